@@ -1,0 +1,150 @@
+"""What can go wrong: one kind of fault, carried by one exception per step.
+
+    AdaptError
+    ├── SourceError          a model or a file could not be read
+    ├── SignatureError       a signature, a dim or a text form is malformed
+    ├── CaptureError         a module could not be probed, or an axis not be explained
+    ├── MatchError           no part of the new module honestly serves a part of the old one
+    ├── PlanError            a plan is inconsistent or asks for something impossible
+    ├── BuildError           a plan could not be made into a module
+    ├── VerificationError    a module does not hold its signature
+    ├── SwapError            a swap inside a bigger model was refused
+    ├── TransferError        weights could not be loaded
+    ├── CalibrationError     adapters could not be fitted
+    └── AssemblyError        a config is faulty
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "AdaptError",
+    "AssemblyError",
+    "BuildError",
+    "CalibrationError",
+    "CaptureError",
+    "MatchError",
+    "Mismatch",
+    "PlanError",
+    "SignatureError",
+    "SourceError",
+    "SwapError",
+    "TransferError",
+    "VerificationError",
+    "nearest",
+]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One fault: the place, what was expected there, what was found, what to do.
+
+    Example:
+        >>> print(Mismatch("output c5", "f32[B, 2048]", "f32[B, 512]", 'adapt(..., project="always")'))
+        output c5
+          expected  f32[B, 2048]
+          found     f32[B, 512]
+          try       adapt(..., project="always")
+    """
+
+    where: str
+    expected: str
+    found: str
+    remedy: str = ""
+    why: str = ""
+
+    def __str__(self) -> str:
+        return "\n".join([self.where, *self.lines()])
+
+    def lines(self) -> list[str]:
+        """The labelled lines below the place; a text of several lines is indented under its label."""
+        labelled = (
+            ("expected", self.expected),
+            ("found", self.found),
+            ("why", self.why),
+            ("try", self.remedy),
+        )
+        return [f"  {label:<8}  " + text.replace("\n", "\n" + " " * 12) for label, text in labelled if text]
+
+
+class AdaptError(Exception):
+    """Base of everything autoadapt raises: a summary in one line, and all faults at once.
+
+    Example:
+        >>> fault = Mismatch("c5", "stride 32", "stride 16", 'pairs={"c5": "layer4"}')
+        >>> print(MatchError("nothing serves `c5`", [fault]))
+        nothing serves `c5`
+          expected  stride 32
+          found     stride 16
+          try       pairs={"c5": "layer4"}
+    """
+
+    def __init__(self, summary: str, mismatches: Iterable[Mismatch] = ()) -> None:
+        self.summary = summary
+        self.mismatches = tuple(mismatches)
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        if len(self.mismatches) == 1:
+            return "\n".join([self.summary, *self.mismatches[0].lines()])
+        return "\n".join([self.summary, *(str(fault) for fault in self.mismatches)])
+
+    def __reduce__(self) -> tuple[type[AdaptError], tuple[str, tuple[Mismatch, ...]]]:
+        return type(self), (self.summary, self.mismatches)
+
+
+class SourceError(AdaptError):
+    """A model or a file could not be read."""
+
+
+class SignatureError(AdaptError):
+    """A signature, a dim or a text form is malformed."""
+
+
+class CaptureError(AdaptError):
+    """A module could not be probed, or an axis not be explained."""
+
+
+class MatchError(AdaptError):
+    """No part of the new module honestly serves a part of the old one."""
+
+
+class PlanError(AdaptError):
+    """A plan is inconsistent or asks for something impossible."""
+
+
+class BuildError(AdaptError):
+    """A plan could not be made into a module."""
+
+
+class VerificationError(AdaptError):
+    """A module does not hold its signature."""
+
+
+class SwapError(AdaptError):
+    """A swap inside a bigger model was refused; the model is as it was."""
+
+
+class TransferError(AdaptError):
+    """Weights could not be loaded; the model is as it was."""
+
+
+class CalibrationError(AdaptError):
+    """Adapters could not be fitted; the weights are as they were."""
+
+
+class AssemblyError(AdaptError):
+    """A config is faulty."""
+
+
+def nearest(name: str, names: Iterable[str], *, count: int = 3) -> list[str]:
+    """The names most like a misspelt one, best first.
+
+    Example:
+        >>> nearest("layer5", ["stem", "layer1", "layer4"], count=2)
+        ['layer4', 'layer1']
+    """
+    return difflib.get_close_matches(name, list(dict.fromkeys(names)), n=count, cutoff=0.5)

@@ -1,0 +1,83 @@
+"""Facts as rows of plain text: what every `str()` of a result is made of."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+__all__ = ["columns", "human_count", "shorten", "text_width"]
+
+
+def text_width(text: str) -> int:
+    """Terminal cells a text takes: wide characters count two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
+
+def columns(
+    rows: Iterable[Sequence[str]],
+    *,
+    align: str = "",
+    indent: int = 1,
+    gap: int = 2,
+) -> list[str]:
+    """Lay rows out in aligned columns.
+
+    Args:
+        rows: Cells as text; rows may differ in length.
+        align: One letter a column, `l` (default) or `r`.
+        indent: Spaces before the first column.
+        gap: Spaces between columns.
+
+    Returns:
+        One line a row, without trailing spaces.
+
+    Example:
+        >>> for line in columns([("c4", "24.6k"), ("c5", "1.5M")], align="lr"):
+        ...     print(line)
+         c4  24.6k
+         c5   1.5M
+    """
+    table = [list(row) for row in rows]
+    count = max(map(len, table), default=0)
+    widths = [max((text_width(row[i]) for row in table if i < len(row)), default=0) for i in range(count)]
+    letters = align.ljust(count, "l")
+
+    def pad(cell: str, column: int) -> str:
+        space = " " * (widths[column] - text_width(cell))
+        return space + cell if letters[column] == "r" else cell + space
+
+    return [
+        (" " * indent + (" " * gap).join(pad(cell, i) for i, cell in enumerate(row))).rstrip()
+        for row in table
+    ]
+
+
+def human_count(number: float) -> str:
+    """A count with three significant digits and a suffix.
+
+    Example:
+        >>> [human_count(n) for n in (0, 950, 24_600, 1_500_000, 37_754_880, 2_000_000_000)]
+        ['0', '950', '24.6k', '1.50M', '37.8M', '2.00G']
+    """
+    value = float(number)
+    for suffix in ("", "k", "M", "G", "T"):
+        if abs(value) < 999.5 or suffix == "T":
+            break
+        value /= 1000
+    if not suffix:
+        return f"{value:.0f}"
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f}{suffix}"
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut a text to a width, with an ellipsis where something is left out.
+
+    Example:
+        >>> shorten("vit_small_patch16_224", 12)
+        'vit_small_p…'
+    """
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
