@@ -155,7 +155,12 @@ class Values(_Frozen):
 class AxisSizes(_Frozen):
     """Which sizes of an input axis are legal: those from `smallest` on that leave `offset` over `step`.
 
-    `smallest` is the smallest size that was seen to run, not a proven bound.
+    A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run,
+    not a proven bound.
+
+    Example:
+        >>> str(AxisSizes(step=32, example=224)), str(AxisSizes(step=0, example=224))
+        ('multiples of 32', '224 only')
     """
 
     step: int = 1
@@ -164,6 +169,8 @@ class AxisSizes(_Frozen):
     example: int
 
     def __str__(self) -> str:
+        if self.step == 0:
+            return f"{self.example} only"
         if self.step == 1:
             return "any size"
         if self.offset == 0:
@@ -171,12 +178,26 @@ class AxisSizes(_Frozen):
         return f"multiples of {self.step}, plus {self.offset}"
 
     def __contains__(self, size: int) -> bool:
+        if self.step == 0:
+            return size == self.example
         return size >= self.smallest and size % self.step == self.offset
 
     def near(self, size: int) -> int:
-        """The legal size nearest to a size, larger ones first."""
-        up = size + (self.offset - size) % self.step
-        return max(up, self.near(self.smallest) if up < self.smallest else up)
+        """The smallest legal size that is not below a size; the only one where there is but one."""
+        if self.step == 0:
+            return self.example
+        size = max(size, self.smallest)
+        return size + (self.offset - size) % self.step
+
+    def covers(self, other: AxisSizes) -> bool:
+        """Whether every size that another axis allows is legal here; smallest sizes are not compared."""
+        if self.step == 0:
+            return other.step == 0 and other.example == self.example
+        return other.example % self.step == self.offset and other.step % self.step == 0
+
+    def as_dim(self, name: str) -> Dim:
+        """A legal size, as a function of an axis that may take any size."""
+        return Dim(self.example) if self.step == 0 else Dim.axis(name) * self.step + self.offset
 
 
 class Gathering(_Frozen):
@@ -488,9 +509,7 @@ def equal_where_legal(left: Dim, right: Dim, axes: Mapping[str, AxisSizes]) -> b
     """Whether two dims are equal at every legal size of the input axes."""
     if left == right:
         return True
-    units = {
-        name: Dim.axis(name) * sizes.step + sizes.offset for name, sizes in axes.items() if sizes.step != 1
-    }
+    units = {name: sizes.as_dim(name) for name, sizes in axes.items() if sizes.step != 1}
     return bool(units) and left.substitute(units) == right.substitute(units)
 
 
@@ -500,7 +519,7 @@ def _diff_axes(expected: Signature, found: Signature) -> list[Mismatch]:
         other = found.axes.get(name)
         if other is None:
             faults.append(Mismatch(f"input axis {name}", str(sizes), "one size only", "resize the input"))
-        elif sizes.step % other.step or (sizes.offset - other.offset) % other.step:
+        elif not other.covers(sizes):
             faults.append(Mismatch(f"input axis {name}", str(sizes), str(other), "resize or pad the input"))
     return faults
 

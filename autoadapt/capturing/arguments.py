@@ -1,0 +1,97 @@
+"""Arguments: how a module is called, as names and values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.errors import CaptureError, Mismatch
+
+__all__ = ["Arguments", "bind", "told_inputs"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The values a module is called with, by the names of its own parameters."""
+
+    values: dict[str, Any]
+    positional: int
+
+    def call(self, module: nn.Module) -> Any:
+        """Call the module as its caller would."""
+        args = list(self.values.values())[: self.positional]
+        kwargs = dict(list(self.values.items())[self.positional :])
+        return module(*args, **kwargs)
+
+
+def bind(module: nn.Module, inputs: object) -> Arguments:
+    """Give names to the inputs of a call.
+
+    Args:
+        module: The module that would be called.
+        inputs: A tensor or a list is the one argument; a tuple holds positional arguments; a dict holds keyword
+            arguments, unless a module's only parameter takes it whole (`({...},)` says so outright).
+
+    Raises:
+        CaptureError: The call does not fit the module's `forward`.
+    """
+    args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
+    kwargs = {str(key): value for key, value in inputs.items()} if isinstance(inputs, Mapping) else {}
+    return bind_call(module, args, kwargs)
+
+
+def bind_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    """Give names to the arguments of one call; see `bind`."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # compiled code has no signature that Python can read
+        return _named(tuple(f"args_{i}" for i in range(len(args))), args, kwargs)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        fault = Mismatch(
+            f"{type(module).__name__}.forward",
+            f"a call that fits forward{signature}",
+            str(error),
+            "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}",
+        )
+        raise CaptureError(f"the inputs do not fit {type(module).__name__}", [fault]) from error
+    return _named(_parameter_names(signature, len(args)), args, kwargs)
+
+
+def _named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    return Arguments(dict(zip(names, args, strict=True)) | dict(kwargs), positional=len(args))
+
+
+def _parameter_names(signature: inspect.Signature, count: int) -> tuple[str, ...]:
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [parameter.name for parameter in signature.parameters.values() if parameter.kind in plain][:count]
+    return (*names, *(f"args_{i}" for i in range(count - len(names))))
+
+
+def told_inputs(module: nn.Module) -> torch.Tensor:
+    """An input of the size the module itself tells, on the meta device.
+
+    Read from `pretrained_cfg["input_size"]` (timm) or from `config.image_size` and `config.num_channels`
+    (transformers).
+
+    Raises:
+        CaptureError: The module tells nothing.
+    """
+    told = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    size = told.get("input_size") if isinstance(told, Mapping) else None
+    config = getattr(module, "config", None)
+    if size is None and config is not None and getattr(config, "image_size", None) is not None:
+        image = config.image_size
+        height, width = image if isinstance(image, (list, tuple)) else (image, image)
+        size = (getattr(config, "num_channels", 3), height, width)
+    if size is None:
+        name = type(module).__name__
+        fault = Mismatch(name, "a model that tells its input size", "none", "inputs=torch.randn(2, 3, 224, 224)")
+        raise CaptureError(f"{name} does not tell what it takes, and no inputs were given", [fault])
+    return torch.empty(2, *size, device="meta")

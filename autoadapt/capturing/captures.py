@@ -1,0 +1,327 @@
+"""Captures: a module run at a few sizes, written down as its signature."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.capturing.arguments import Arguments, bind, bind_call, told_inputs
+from autoadapt.capturing.probing import Observation, Probe, ProbeFailed, Shape, quiet
+from autoadapt.capturing.roles import find_gatherings, find_roles, may_have_roles
+from autoadapt.capturing.sizing import (
+    LONG_STEP,
+    InputAxes,
+    Steps,
+    find_steps,
+    name_axes,
+    probing_sizes,
+    untie,
+)
+from autoadapt.capturing.solving import Solution, solve
+from autoadapt.dims import Dim
+from autoadapt.errors import CaptureError, Mismatch, nearest
+from autoadapt.signature import AxisSizes, Gathering, InnerOutput, Role, Signature, TensorSpec, Values, dtype_name
+from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths
+from autoadapt.views import clone_buffers, copy_module
+
+__all__ = ["capture"]
+
+
+def capture(model: nn.Module, inputs: object = None, *, at: str = "", inner: bool = False) -> Signature:
+    """Run a module at a few sizes and write down what goes in and what comes out.
+
+    The module is copied for that, without its weights where it runs on the meta device, and is as it was
+    afterwards: mode, buffers, hooks, caches and random generators.
+
+    Args:
+        model: The module.
+        inputs: A tensor, a tuple of positional or a dict of keyword arguments. May be left out where the model
+            tells its input size.
+        at: Path of a submodule to capture in place, while the whole model runs on `inputs`.
+        inner: Note what inner modules return, for taps.
+
+    Returns:
+        The signature: every axis as an exact function of the input axes, checked at sizes that it was not
+        fitted on.
+
+    Raises:
+        CaptureError: The model raises at the given input, or an axis has no explanation.
+
+    Example:
+        >>> print(capture(nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.zeros(1, 3, 32, 32)))
+        Conv2d
+         input   input  f32[B, 3, H, W]
+         output  f32[B, 8, ceil(H/2), ceil(W/2)]
+    """
+    arguments = bind(model, told_inputs(model) if inputs is None else inputs)
+    _refuse_empty(arguments)
+    module: nn.Module = model
+    if at:
+        module = _submodule(model, at)
+        arguments = _arguments_in_place(model, arguments, at)
+    return _Session(module, arguments, inner=inner).signature()
+
+
+def _refuse_empty(arguments: Arguments) -> None:
+    tree, tensors = flatten(arguments.values)
+    empty = [path for path, tensor in zip(paths(tree), tensors, strict=True) if tensor.numel() == 0]
+    if empty:
+        faults = [
+            Mismatch(path_text(path), "a tensor with at least one value", "an empty tensor", "torch.randn(2, 3, 224, 224)")
+            for path in empty
+        ]
+        raise CaptureError("an input is empty", faults)
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    named = dict(model.named_modules())
+    if path not in named:
+        near = nearest(path, named)
+        found = f"no module of that name{'; nearest: ' + ', '.join(near) if near else ''}"
+        remedy = f'at="{near[0]}"' if near else "print(model)"
+        raise CaptureError(f"there is no module at `{path}`", [Mismatch(path, "a path in named_modules()", found, remedy)])
+    return named[path]
+
+
+def _arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arguments:
+    """The arguments that a submodule gets when the whole runs; the whole runs once, as a copy, for real."""
+    copied = copy_module(model, clone_buffers)
+    watched = copied.get_submodule(path)
+    calls: list[Arguments] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not calls:
+            calls.append(bind_call(module, args, kwargs))
+
+    watched.register_forward_pre_hook(note, with_kwargs=True)
+    with quiet(), _explained(model):
+        copied.eval()
+        arguments.call(copied)
+    if not calls:
+        fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
+        raise CaptureError(f"`{path}` does not run when the model runs", [fault])
+    return calls[0]
+
+
+@contextlib.contextmanager
+def _explained(model: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _raised(model, f"{type(error).__name__}: {error}") from error
+
+
+def _raised(model: nn.Module, said: str) -> CaptureError:
+    name = type(model).__name__
+    fault = Mismatch(f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first")
+    return CaptureError(f"{name} raises at the given input", [fault])
+
+
+class _Session:
+    """One capture: the probe, and what has been learned so far."""
+
+    def __init__(self, module: nn.Module, arguments: Arguments, *, inner: bool) -> None:
+        self._module = module
+        self._arguments = arguments
+        self._tree, self._tensors = flatten(arguments.values)
+        self._axes = name_axes(self._tensors)
+        self._probe, self._first = self._start(inner)
+        self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
+
+    def _start(self, inner: bool) -> tuple[Probe, Observation]:
+        """Probe on the meta device where the module runs there, else for real."""
+        probe = Probe(self._module, self._arguments, real=False, inner=inner)
+        try:
+            return probe, probe.run()
+        except ProbeFailed:
+            probe = Probe(self._module, self._arguments, real=True, inner=inner)
+            try:
+                return probe, probe.run()
+            except ProbeFailed as error:
+                raise _raised(self._module, str(error)) from error
+
+    def signature(self) -> Signature:
+        self._axes = untie(self._axes, self._runs_at)
+        base = self._base()
+        steps = self._steps(base)
+        solution = self._solve(base, steps)
+        tensors_in, tensors_out = self._real_values()
+        gatherings = find_gatherings(tensors_in, tensors_out)
+        roles = find_roles(tensors_in, tensors_out, gatherings)
+        return Signature(
+            name=type(self._module).__name__,
+            inputs=Values(tree=self._tree, leaves=self._input_specs(steps)),
+            positional=self._arguments.positional,
+            outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles)),
+            axes={name: self._sizes(name, step, solution) for name, step in steps.items()},
+            filled=self._filled(),
+            invariants=gatherings,
+            unverified=solution.unverified,
+            value_ranges=_value_ranges(tensors_in),
+            inner=self._inner_outputs(solution),
+        )
+
+    def _run(self, sizes: Mapping[str, int]) -> Observation | None:
+        full = tuple((self._axes.example | dict(sizes)).items())
+        if full not in self._cache:
+            try:
+                self._cache[full] = self._probe.run(self._axes.shapes(sizes))
+            except ProbeFailed:
+                self._cache[full] = None
+        return self._cache[full]
+
+    def _runs_at(self, shapes: list[Shape] | Any) -> bool:
+        try:
+            self._probe.run(shapes)
+        except ProbeFailed:
+            return False
+        return True
+
+    def _base(self) -> dict[str, int]:
+        """Where to probe: the given sizes, or for real runs the smallest part of them that still runs."""
+        example = self._axes.example
+        if not self._probe.real:
+            return example
+        for part in (8, 4, 2):
+            sizes = {name: _shrunk(name, size, part) for name, size in example.items()}
+            if self._run(sizes) is not None:
+                return sizes
+        return example
+
+    def _steps(self, base: Mapping[str, int]) -> Steps:
+        around = InputAxes(self._axes.names, dict(base))
+        long_steps = (96, 70) if self._probe.real else (LONG_STEP,)
+        return find_steps(self._run, around, long_steps=long_steps)
+
+    def _solve(self, base: dict[str, int], steps: Steps) -> Solution:
+        first = self._run(base)
+        assert first is not None, "the base ran before"
+        long_step = 64 if self._probe.real else LONG_STEP
+        seen = [(base, first)]
+        for sizes in probing_sizes(base, steps, long_step=long_step):
+            observation = self._run(sizes)
+            if observation is not None:
+                seen.append((sizes, observation))
+        example = self._run(self._axes.example)
+        if self._probe.real and example is not None:
+            seen.append((self._axes.example, example))
+        return solve(self._run, base, steps, seen)
+
+    def _filled(self) -> dict[str, str]:
+        """Dict arguments that are filled in; an empty one is tried with an entry, since it may count as absent."""
+        found = dict(self._first.filled)
+        for name, value in self._arguments.values.items():
+            if isinstance(value, dict) and name not in found and self._tensors:
+                with contextlib.suppress(ProbeFailed):
+                    found |= self._probe.run(mark=name).filled
+        return found
+
+    def _real_values(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Values of inputs and outputs from one real run, where they can tell anything; else empty."""
+        names_in = [path_text(path) for path in paths(self._tree)]
+        names_out = [path_text(path) for path in paths(self._first.tree)]
+        observed = self._first
+        if not self._probe.real:
+            kinds = zip(self._first.shapes, self._first.dtypes, strict=True)
+            if not may_have_roles(
+                dict(zip(names_in, self._tensors, strict=True)), dict(zip(names_out, kinds, strict=True))
+            ):
+                return {}, {}
+            try:
+                observed = Probe(self._module, self._arguments, real=True, inner=False).run()
+            except ProbeFailed:
+                return {}, {}
+        return (
+            dict(zip(names_in, observed.inputs, strict=True)),
+            dict(zip(names_out, observed.tensors, strict=True)),
+        )
+
+    def _input_specs(self, steps: Steps) -> tuple[TensorSpec, ...]:
+        example = self._axes.example
+
+        def dim(name: str) -> Dim:
+            return Dim.axis(name) if name in steps else Dim(example[name])
+
+        return tuple(
+            _spec(tensor.dtype, tuple(dim(name) for name in names))
+            for tensor, names in zip(self._tensors, self._axes.names, strict=True)
+        )
+
+    def _output_specs(self, solution: Solution, roles: Mapping[str, Role]) -> tuple[TensorSpec, ...]:
+        first = self._first
+        _refuse_objects(type(self._module).__name__, first.tree)
+        names = [path_text(path) for path in paths(first.tree)]
+        return tuple(
+            _spec(dtype, dims, roles.get(name), same)
+            for name, dtype, dims, same in zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
+        )
+
+    def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
+        example = self._axes.example[name]
+        smallest = solution.smallest.get(name, example)
+        return AxisSizes(step=step, offset=example % step, smallest=smallest, example=example)
+
+    def _inner_outputs(self, solution: Solution) -> tuple[InnerOutput, ...]:
+        named = dict(self._module.named_modules())
+        found = []
+        for (path, call, leaf), dims in solution.inner.items():
+            module = named[path]
+            found.append(
+                InnerOutput(
+                    module=path,
+                    call=call,
+                    path=leaf,
+                    spec=_spec(self._first.inner[path, call, leaf][1], dims),
+                    kind=type(module).__name__,
+                    nesting=_nesting(named, path),
+                    parent=any(True for _ in module.children()),
+                    learns=any(isinstance(part, _LEARNING) for part in module.modules()),
+                )
+            )
+        return tuple(found)
+
+
+_LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
+
+
+def _nesting(named: Mapping[str, nn.Module], path: str) -> int:
+    """How deep a module stands; a plain Sequential or ModuleList above it adds nothing."""
+    parts = path.split(".")
+    above = [named[".".join(parts[:i])] for i in range(1, len(parts))]
+    return sum(type(module) not in (nn.Sequential, nn.ModuleList, nn.ModuleDict) for module in above)
+
+
+def _shrunk(name: str, size: int, part: int) -> int:
+    if name == "B":
+        return min(size, 2)
+    return size if name[0] == "C" else max(size // part, min(size, 4))
+
+
+def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
+    floating = dtype.is_floating_point or dtype.is_complex
+    default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
+    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)
+
+
+def _value_ranges(inputs: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
+    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    return {
+        path: (int(tensor.min()), int(tensor.max())) for path, tensor in inputs.items() if tensor.dtype in integers
+    }
+
+
+def _refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
+    match tree:
+        case Opaque(type=kind):
+            where = path_text(path)
+            fault = Mismatch(where, "tensors in containers", f"a {kind}", "return the tensors it holds")
+            raise CaptureError(f"{name} returns an object that autoadapt cannot look into", [fault])
+        case Container(keys=keys, children=children):
+            for key, child in zip(keys, children, strict=True):
+                _refuse_objects(name, child, (*path, key))
+        case _:
+            return

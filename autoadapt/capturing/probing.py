@@ -1,0 +1,197 @@
+"""Probing: running a copy of a module at chosen sizes and writing down what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoadapt.capturing.arguments import Arguments
+from autoadapt.trees import Tree, flatten, path_text, paths, rebuild
+from autoadapt.views import clone_buffers, copy_module, on_meta
+
+__all__ = ["InnerKey", "Observation", "Probe", "ProbeFailed", "quiet"]
+
+Shape: TypeAlias = tuple[int, ...]
+InnerKey: TypeAlias = tuple[str, int, str]
+"""Path of a module, which of its calls, path within its output."""
+
+
+class ProbeFailed(Exception):
+    """The module raised; carries what it said."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one run gave back."""
+
+    tree: Tree
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[torch.dtype, ...]
+    same_as: tuple[str, ...]
+    filled: dict[str, str]
+    inner: dict[InnerKey, tuple[Shape, torch.dtype]] = field(default_factory=dict)
+    tensors: tuple[torch.Tensor, ...] = ()
+    inputs: tuple[torch.Tensor, ...] = ()
+
+
+class Probe:
+    """A copy of a module that can be run at any size; the module itself is never called.
+
+    Args:
+        module: The original.
+        arguments: One call that is known to be meant.
+        real: Run on the module's own device with values, instead of on the meta device.
+        inner: Note what inner modules return.
+    """
+
+    def __init__(self, module: nn.Module, arguments: Arguments, *, real: bool, inner: bool) -> None:
+        self.real = real
+        self._arguments = arguments
+        self._tree, self._tensors = flatten(arguments.values)
+        self._copy = copy_module(module, clone_buffers if real else on_meta).eval()
+        self._inner = inner
+
+    def run(self, shapes: Sequence[Shape] | None = None, *, mark: str = "") -> Observation:
+        """Run at the given shapes of the input tensors.
+
+        Args:
+            shapes: One shape a tensor; the shapes of the example where left out.
+            mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
+
+        Raises:
+            ProbeFailed: The module raised.
+        """
+        wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
+        make = _resized if self.real else _empty
+        tensors = [make(tensor, shape) for tensor, shape in zip(self._tensors, wanted, strict=True)]
+        values = rebuild(self._tree, tensors)
+        if mark:
+            values[mark] = {**values[mark], _MARK: tensors[0]}
+        arguments = Arguments(values, self._arguments.positional)
+        with quiet(), _everywhere_meta(not self.real), _watch(self._copy, self._inner) as inner:
+            try:
+                returned = arguments.call(self._copy)
+            except Exception as error:
+                raise ProbeFailed(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+        return self._observe(returned, values, tensors, inner)
+
+    def _observe(
+        self,
+        returned: object,
+        values: dict[str, Any],
+        tensors: list[torch.Tensor],
+        inner: dict[InnerKey, tuple[Shape, torch.dtype]],
+    ) -> Observation:
+        tree, outputs = flatten(returned)
+        input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
+        output_paths = [path_text(path) for path in paths(tree)]
+        return Observation(
+            tree=tree,
+            shapes=tuple(tuple(output.shape) for output in outputs),
+            dtypes=tuple(output.dtype for output in outputs),
+            same_as=_identities(tensors, input_paths, outputs, output_paths),
+            filled=_filled(values, returned),
+            inner=inner,
+            tensors=tuple(outputs) if self.real else (),
+            inputs=tuple(tensors) if self.real else (),
+        )
+
+
+_MARK = "__autoadapt__"
+
+
+def _filled(values: Mapping[str, Any], returned: object) -> dict[str, str]:
+    """Dict arguments that the module returned; only a dict at the root is looked for."""
+    return {name: "" for name, value in values.items() if isinstance(value, dict) and value is returned}
+
+
+def _identities(
+    tensors: Sequence[torch.Tensor],
+    input_paths: Sequence[str],
+    outputs: Sequence[torch.Tensor],
+    output_paths: Sequence[str],
+) -> tuple[str, ...]:
+    """For each output, where the very same tensor object stood before; empty where it is new."""
+    seen = {id(tensor): path for tensor, path in zip(tensors, input_paths, strict=True)}
+    found = []
+    for output, path in zip(outputs, output_paths, strict=True):
+        found.append(seen.get(id(output), ""))
+        seen.setdefault(id(output), path)
+    return tuple(found)
+
+
+def _empty(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+    return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+
+def _resized(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """The example cut or repeated to a shape, so that every value stays one that the caller meant."""
+    if tensor.device.type == "meta":
+        tensor = _invented(tensor)
+    for axis, size in enumerate(shape):
+        if size != tensor.shape[axis]:
+            index = torch.arange(size, device=tensor.device) % max(tensor.shape[axis], 1)
+            tensor = tensor.index_select(axis, index)
+    return tensor.clone()
+
+
+def _invented(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(0))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No gradients, no warnings, and every random generator as it was, also when something raises."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if on_device is not None:
+            torch.cuda.set_rng_state_all(on_device)
+
+
+@contextlib.contextmanager
+def _everywhere_meta(active: bool) -> Iterator[None]:
+    """Factory functions inside a forward pass make meta tensors."""
+    with torch.device("meta") if active else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _watch(module: nn.Module, active: bool) -> Iterator[dict[InnerKey, tuple[Shape, torch.dtype]]]:
+    """Note the shapes that inner modules return while the block runs, in the order in which they finish."""
+    noted: dict[InnerKey, tuple[Shape, torch.dtype]] = {}
+    calls: dict[str, int] = {}
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            call = calls[name] = calls.get(name, -1) + 1
+            tree, tensors = flatten(output)
+            for path, tensor in zip(paths(tree), tensors, strict=True):
+                noted[name, call, path_text(path)] = tuple(tensor.shape), tensor.dtype
+
+        return hook
+
+    named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
+    handles = [inner.register_forward_hook(note(name)) for name, inner in named]
+    try:
+        yield noted
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,261 @@
+"""Operations: the closed set of things an adapter may do, as data, and what each does to dims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import assert_never
+
+from autoadapt.dims import Dim
+from autoadapt.errors import Mismatch, PlanError
+from autoadapt.signature import TensorSpec
+
+__all__ = [
+    "Cast",
+    "DropPrefix",
+    "Mean",
+    "Operation",
+    "Pool",
+    "Project",
+    "Rearrange",
+    "Recover",
+    "Resize",
+    "after",
+    "axis_groups",
+    "multiply_adds",
+    "parameters",
+    "text",
+]
+
+Dims: TypeAlias = tuple[Dim, ...]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DropPrefix(_Frozen):
+    """Leave the first entries of an axis out, such as class and register tokens."""
+
+    op: Literal["drop"] = "drop"
+    axis: int
+    count: int
+
+
+class Rearrange(_Frozen):
+    """Split, permute and merge axes, in einops notation."""
+
+    op: Literal["rearrange"] = "rearrange"
+    pattern: str
+    sizes: dict[str, Dim] = Field(default_factory=dict)
+    """Sizes of the names that a merged axis is split into."""
+
+
+class Mean(_Frozen):
+    """Average over axes, which go away."""
+
+    op: Literal["mean"] = "mean"
+    axes: tuple[int, ...]
+
+
+class Pool(_Frozen):
+    """Average over cells of a fixed size, the last cell of an axis cut short; `[B, C, *spatial]`."""
+
+    op: Literal["pool"] = "pool"
+    kernel: tuple[int, ...]
+    """One size for each spatial axis."""
+
+
+class Resize(_Frozen):
+    """Linear interpolation of the spatial axes to exact sizes; `[B, C, *spatial]`."""
+
+    op: Literal["resize"] = "resize"
+    dims: Dims
+    """One size for each spatial axis."""
+
+
+class Project(_Frozen):
+    """A learned map of channels: a 1x1 convolution on axis 1, or a linear layer on the last axis."""
+
+    op: Literal["project"] = "project"
+    form: Literal["conv", "linear"]
+    source: int
+    target: int
+    bias: bool = True
+
+
+class Cast(_Frozen):
+    """Another dtype."""
+
+    op: Literal["cast"] = "cast"
+    dtype: str
+
+
+class Recover(_Frozen):
+    """For each point its row in an input, where points are rows bit for bit: `[B, M, K] -> [B, M]`."""
+
+    op: Literal["recover"] = "recover"
+    values: str
+    """Path of the input, `[B, N, >= K]`."""
+    dtype: str
+
+
+Operation: TypeAlias = Annotated[
+    DropPrefix | Rearrange | Mean | Pool | Resize | Project | Cast | Recover,
+    Field(discriminator="op"),
+]
+
+
+def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
+    """What comes out of an operation when a tensor of a spec goes in.
+
+    Raises:
+        PlanError: The operation does not fit the tensor.
+    """
+    match operation:
+        case Cast(dtype=dtype):
+            return spec.model_copy(update={"dtype": dtype, "same_as": ""})
+        case Recover(dtype=dtype):
+            return TensorSpec(dtype=dtype, dims=spec.dims[:-1], role="index")
+        case _:
+            if not spec.is_floating and not isinstance(operation, (DropPrefix, Rearrange)):
+                raise _refused(operation, spec, "floating-point values")
+            return spec.model_copy(update={"dims": _dims_after(operation, spec), "same_as": ""})
+
+
+def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
+    dims = spec.dims
+    match operation:
+        case DropPrefix(axis=axis, count=count):
+            return (*dims[:axis], dims[axis] - count, *dims[axis + 1 :])
+        case Rearrange():
+            return _rearranged(operation, spec)
+        case Mean(axes=axes):
+            return tuple(dim for axis, dim in enumerate(dims) if axis not in axes)
+        case Pool(kernel=kernel):
+            _check_spatial(operation, spec, len(kernel))
+            return dims[:2] + tuple(dim.ceildiv(size) for dim, size in zip(dims[2:], kernel, strict=True))
+        case Resize(dims=sizes):
+            _check_spatial(operation, spec, len(sizes))
+            return dims[:2] + sizes
+        case Project(form=form, source=source, target=target):
+            axis = 1 if form == "conv" else len(dims) - 1
+            if dims[axis] != source:
+                raise _refused(operation, spec, f"{source} channels on axis {axis}")
+            return (*dims[:axis], Dim(target), *dims[axis + 1 :])
+        case Cast() | Recover():
+            return dims
+        case _:
+            assert_never(operation)
+
+
+def _check_spatial(operation: Operation, spec: TensorSpec, count: int) -> None:
+    if len(spec.dims) != count + 2:
+        raise _refused(operation, spec, f"a batch axis, a channel axis and {count} spatial axes")
+
+
+def _refused(operation: Operation, spec: TensorSpec, expected: str) -> PlanError:
+    fault = Mismatch(text(operation), expected, str(spec), "let autoadapt.plan derive the chain")
+    return PlanError(f"`{text(operation)}` does not fit its input", [fault])
+
+
+def axis_groups(pattern: str) -> tuple[list[list[str]], list[list[str]]]:
+    """Both sides of an einops pattern, each axis as the list of its names; `1` is a unit axis without name.
+
+    Example:
+        >>> axis_groups("b (h w) c -> b c h w")
+        ([['b'], ['h', 'w'], ['c']], [['b'], ['c'], ['h'], ['w']])
+    """
+    left, _, right = pattern.partition("->")
+    return _groups(left), _groups(right)
+
+
+def _groups(side: str) -> list[list[str]]:
+    groups: list[list[str]] = []
+    inside = False
+    for token in side.replace("(", " ( ").replace(")", " ) ").split():
+        if token == "(":
+            groups.append([])
+        elif token != ")":
+            names = [] if token == "1" else [token]
+            if inside:
+                groups[-1] += names
+            else:
+                groups.append(names)
+        inside = token == "(" or (inside and token != ")")
+    return groups
+
+
+def _rearranged(operation: Rearrange, spec: TensorSpec) -> Dims:
+    left, right = axis_groups(operation.pattern)
+    if len(left) != len(spec.dims):
+        raise _refused(operation, spec, f"{len(left)} axes")
+    known = dict(operation.sizes)
+    for names, dim in zip(left, spec.dims, strict=True):
+        if len(names) == 1:
+            known[names[0]] = dim
+        elif _product(names, known) != dim:
+            raise _refused(operation, spec, f"an axis of size {_product(names, known)}")
+    return tuple(_product(names, known) for names in right)
+
+
+def _product(names: Sequence[str], known: Mapping[str, Dim]) -> Dim:
+    return math.prod((known[name] for name in names), start=Dim(1))
+
+
+def parameters(operation: Operation) -> int:
+    """How many parameters an operation has."""
+    match operation:
+        case Project(source=source, target=target, bias=bias):
+            return source * target + (target if bias else 0)
+        case _:
+            return 0
+
+
+def multiply_adds(operation: Operation, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+    """Multiplications with addition that an operation takes at given sizes of the input axes."""
+    made = math.prod(after(operation, spec).shape(sizes))
+    match operation:
+        case Project(source=source):
+            return made * source
+        case Pool() | Mean():
+            return math.prod(spec.shape(sizes))
+        case Resize(dims=dims):
+            return made * 2 ** len(dims)
+        case _:
+            return 0
+
+
+def text(operation: Operation) -> str:
+    """An operation in a plan's table.
+
+    Example:
+        >>> text(Project(form="conv", source=384, target=64)), text(DropPrefix(axis=1, count=1))
+        ('384->64', 'drop 1')
+    """
+    match operation:
+        case DropPrefix(count=count):
+            return f"drop {count}"
+        case Rearrange(pattern=pattern):
+            return pattern
+        case Mean(axes=axes):
+            return f"mean over {', '.join(map(str, axes))}"
+        case Pool(kernel=kernel):
+            return f"pool {_by(kernel)}"
+        case Resize(dims=dims):
+            return f"resize to {_by(dims)}"
+        case Project(source=source, target=target):
+            return f"{source}->{target}"
+        case Cast(dtype=dtype):
+            return f"to {dtype}"
+        case Recover(values=values):
+            return f"find in {values}"
+        case _:
+            assert_never(operation)
+
+
+def _by(sizes: Sequence[object]) -> str:
+    return str(sizes[0]) if len(set(map(str, sizes))) == 1 else " x ".join(map(str, sizes))

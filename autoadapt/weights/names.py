@@ -1,0 +1,202 @@
+"""Names: which tensor of the model each tensor of the checkpoint is, in stages that can be seen.
+
+    rule      the user's rewrites
+    exact     the same name
+    prefix    one prefix for all, and built-in dialects where they explain more
+    suffix    one name is the dotted end of the other, and no third one is
+
+No stage takes back what an earlier one decided; each target gets one source at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autoadapt.errors import Mismatch, TransferError
+from autoadapt.weights.dialects import DIALECTS, WRAPPERS, Dialect, Rule, rewrite
+from autoadapt.weights.prefixes import Exchange, best_exchange, exchanges
+from autoadapt.weights.specs import Spec
+
+__all__ = ["Pairing", "Renaming", "pair_by_name", "prefix_hint"]
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """What the user says about names: rewrite rules, and dialects to use instead of the built-in ones."""
+
+    rules: tuple[Rule, ...] = ()
+    dialects: tuple[Dialect, ...] = ()
+
+
+@dataclass
+class Pairing:
+    """Pairs of names as they are found.
+
+    Args:
+        sources: Tensors of the checkpoint without a place, by name.
+        targets: Tensors of the model without a source, by name.
+        pairs: Target and stage, by source name.
+        remarks: What a person should know about a choice.
+    """
+
+    sources: dict[str, Spec]
+    targets: dict[str, Spec]
+    pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def settle(self, pairs: Iterable[tuple[str, str]], stage: str) -> None:
+        """Fix pairs; both ends are free no more."""
+        for source, target in pairs:
+            self.pairs[source] = (target, stage)
+            del self.sources[source], self.targets[target]
+
+
+def pair_by_name(sources: Sequence[Spec], targets: Sequence[Spec], renaming: Renaming) -> Pairing:
+    """Pair two lists of tensors by their names.
+
+    Raises:
+        TransferError: If a rule gives two tensors one name, or two prefixes fit equally well.
+
+    Example:
+        >>> found = pair_by_name([Spec("module.fc.bias", (10,))], [Spec("fc.bias", (10,))], Renaming())
+        >>> found.pairs
+        {'module.fc.bias': ('fc.bias', 'prefix "module." removed')}
+    """
+    pairing = Pairing({spec.name: spec for spec in sources}, {spec.name: spec for spec in targets})
+    names = {name: rewrite(name, renaming.rules) for name in pairing.sources}
+    _refuse_duplicates(names, pairing.targets)
+    rewritten = [(old, new) for old, new in names.items() if new != old and new in pairing.targets]
+    pairing.settle(rewritten, "rule")
+    pairing.settle([(n, n) for n in names if n in pairing.targets and names[n] == n], "exact")
+    _settle_best_view(pairing, names, renaming.dialects)
+    _settle_suffixes(pairing, names)
+    return pairing
+
+
+def prefix_hint(sources: Iterable[Spec], targets: Iterable[Spec]) -> Exchange | None:
+    """The exchange of prefixes that would pair the most names, however little it explains."""
+    left = {spec.name: spec for spec in sources}
+    right = {spec.name: spec for spec in targets}
+    found = exchanges(left, right, ".")
+    return next((e for e in found if e.source or e.target), None)
+
+
+def _refuse_duplicates(names: Mapping[str, str], targets: Mapping[str, Spec]) -> None:
+    owners: dict[str, list[str]] = defaultdict(list)
+    for old, new in names.items():
+        owners[new].append(old)
+    doubled = {new: old for new, old in owners.items() if len(old) > 1 and new in targets}
+    if doubled:
+        faults = [
+            Mismatch(
+                new,
+                "one tensor of the checkpoint",
+                ", ".join(old),
+                f'exclude=["{old[0]}"], or a pattern in rename that tells them apart',
+            )
+            for new, old in doubled.items()
+        ]
+        raise TransferError("a rule of rename gives two tensors one name", faults)
+
+
+def _settle_best_view(pairing: Pairing, names: Mapping[str, str], dialects: tuple[Dialect, ...]) -> None:
+    """Look at the names through each dialect; keep the view through which most elements fit."""
+    if not pairing.sources or not pairing.targets:
+        return
+    plain = Dialect(name="")
+    best = None
+    for dialect in dialects or (plain, *DIALECTS):
+        view = _view(pairing, names, dialect)
+        if view is not None and (best is None or view.exchange.score > best.exchange.score):
+            best = view
+        if best is not None and len(best.exchange.pairs) == min(len(pairing.sources), len(pairing.targets)):
+            break
+    if best is not None:
+        pairing.remarks += best.remarks
+        pairing.settle(best.pairs(), best.stage())
+
+
+@dataclass(frozen=True)
+class _View:
+    """Both sides in a dialect's common spelling, and the exchange of prefixes that fits best there."""
+
+    dialect: str
+    sources: Mapping[str, str]
+    targets: Mapping[str, str]
+    exchange: Exchange
+    remarks: list[str]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(self.sources[source], self.targets[target]) for source, target in self.exchange.pairs]
+
+    def stage(self) -> str:
+        parts = [f"dialect {self.dialect}"] if self.dialect else []
+        if self.exchange.source or self.exchange.target:
+            parts.append(str(self.exchange))
+        return ", ".join(parts)
+
+
+def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect) -> _View | None:
+    """How the free names look in one spelling; nothing where a dialect changes no name."""
+    wrapped = dialect.name and dialect is not WRAPPERS
+    common = {old: dialect.common(WRAPPERS.common(new) if wrapped else new) for old, new in names.items()}
+    sources = _unique({old: common[old] for old in pairing.sources})
+    targets = _unique({name: dialect.common(name) for name in pairing.targets})
+    unchanged = all(name == names[old] for name, old in sources.items())
+    if dialect.name and unchanged and all(name == old for name, old in targets.items()):
+        return None
+    specs = {name: pairing.sources[old] for name, old in sources.items()}
+    exchange, remarks = best_exchange(
+        specs, {name: pairing.targets[old] for name, old in targets.items()}, dialect.joiner
+    )
+    return exchange and _View(dialect.name, sources, targets, exchange, remarks)
+
+
+def _unique(spelt: Mapping[str, str]) -> dict[str, str]:
+    """Names by their spelling; spellings that two names share identify neither."""
+    counts = Counter(spelt.values())
+    return {spelling: name for name, spelling in spelt.items() if counts[spelling] == 1}
+
+
+def _settle_suffixes(pairing: Pairing, names: Mapping[str, str]) -> None:
+    """Pair what is left where one name ends in the other, shapes are equal, and no third name does."""
+    claims = _suffix_claims(pairing, names)
+    wooers: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    wooed: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for source, target, length in claims:
+        wooers[target].append((length, source))
+        wooed[source].append((length, target))
+    pairs = [
+        (source, target)
+        for source, target, _ in claims
+        if _only_longest(wooed[source]) == target and _only_longest(wooers[target]) == source
+    ]
+    pairing.settle(pairs, "suffix")
+
+
+def _suffix_claims(pairing: Pairing, names: Mapping[str, str]) -> list[tuple[str, str, int]]:
+    by_name = {names[old]: old for old in pairing.sources}
+    claims: dict[tuple[str, str], int] = {}
+    for name, old in by_name.items():
+        for end in _long_ends(name):
+            if end in pairing.targets and pairing.targets[end].shape == pairing.sources[old].shape:
+                claims[old, end] = len(end)
+    for target, spec in pairing.targets.items():
+        for end in _long_ends(target):
+            if end in by_name and pairing.sources[by_name[end]].shape == spec.shape:
+                claims[by_name[end], target] = len(end)
+    return [(source, target, length) for (source, target), length in claims.items()]
+
+
+def _long_ends(name: str) -> list[str]:
+    """Dotted ends of at least two segments: `weight` alone says nothing."""
+    segments = name.split(".")
+    return [".".join(segments[start:]) for start in range(len(segments) - 1)]
+
+
+def _only_longest(found: list[tuple[int, str]]) -> str | None:
+    longest = max(length for length, _ in found)
+    names = {name for length, name in found if length == longest}
+    return names.pop() if len(names) == 1 else None

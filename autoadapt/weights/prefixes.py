@@ -1,0 +1,189 @@
+"""A prefix: what one side of a set of names has in front and the other has not, or has otherwise.
+
+Solved by the weight of the tensors that fit when it is exchanged, never by a list of known words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from autoadapt.errors import Mismatch, TransferError
+from autoadapt.weights.specs import Spec
+
+__all__ = ["Exchange", "best_exchange", "exchanges"]
+
+_VOTES_PER_NAME = 8  # a suffix that more names share than this says nothing (`conv1.weight`)
+_CANDIDATES = 12
+_AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa|momentum|shadow)([._]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A source prefix, the target prefix it becomes, and the names that fit then.
+
+    Args:
+        source: Taken from the front of a source name, with its separator; may be empty.
+        target: Put there instead.
+        pairs: Source and target names, in source order.
+        elements: Elements of the pairs whose shapes are equal.
+    """
+
+    source: str
+    target: str
+    pairs: tuple[tuple[str, str], ...]
+    elements: int
+
+    @property
+    def score(self) -> tuple[int, int]:
+        """What decides: elements that fit, then names that fit."""
+        return self.elements, len(self.pairs)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the source prefix says that these are averaged weights."""
+        return _AVERAGED.search(self.source) is not None
+
+    def __str__(self) -> str:
+        match (self.source, self.target):
+            case ("", ""):
+                return "exact"
+            case (source, ""):
+                return f'prefix "{source}" removed'
+            case ("", target):
+                return f'prefix "{target}" added'
+            case (source, target):
+                return f'prefix "{source}" became "{target}"'
+        raise AssertionError  # pragma: no cover
+
+    def rule(self) -> str:
+        """The exchange as an argument that can be pasted."""
+        return f'rename={{r"^{re.escape(self.source)}": "{self.target}"}}'
+
+    def rivals(self, other: Exchange) -> bool:
+        """Whether both want the same tensors for something else, and fit as well."""
+        if self.score != other.score or self.pairs == other.pairs:
+            return False
+        sources, targets = (set(side) for side in zip(*self.pairs, strict=True))
+        return any(source in sources or target in targets for source, target in other.pairs)
+
+
+def exchanges(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str) -> list[Exchange]:
+    """The most promising exchanges, best first; ties in order of the prefixes' lengths, then names.
+
+    Args:
+        sources: Tensors by their names, possibly rewritten.
+        targets: The same of the model.
+        separator: What stands between segments; none means that only whole names compare.
+    """
+    votes = _votes(sources, targets, separator)
+    promising = sorted(votes, key=lambda pair: (-votes[pair], len(pair[0]) + len(pair[1]), pair))
+    tried = (_exchange(*pair, sources, targets) for pair in promising[:_CANDIDATES])
+    found = [exchange for exchange in tried if exchange.pairs]
+    return sorted(found, key=lambda e: (-e.score[0], -e.score[1], len(e.source) + len(e.target), e.source))
+
+
+def best_exchange(
+    sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str = "."
+) -> tuple[Exchange | None, list[str]]:
+    """The one exchange that fits best, and remarks on what was passed over.
+
+    Raises:
+        TransferError: If two fit equally well and none of them is an averaged copy.
+
+    Example:
+        >>> model = {"conv.weight": Spec("conv.weight", (8, 3, 3, 3))}
+        >>> found, _ = best_exchange({"module.conv.weight": Spec("", (8, 3, 3, 3))}, model)
+        >>> print(found)
+        prefix "module." removed
+    """
+    # Every vote of names that are no prefix apart is for the empty pair, so exact names come along.
+    found = [e for e in exchanges(sources, targets, separator) if _credible(e, sources, targets)]
+    if not found:
+        return None, []
+    equal = [found[0], *(e for e in found[1:] if e.rivals(found[0]))]
+    plain = [e for e in equal if not e.averaged]
+    if len(plain) == 1 or len(equal) == 1:
+        best = plain[0] if plain else equal[0]
+        return best, [_also(e) for e in equal if e is not best]
+    raise TransferError("two prefixes fit equally well", [_ambiguity(plain or equal)])
+
+
+def _also(exchange: Exchange) -> str:
+    scope = exchange.source.rstrip("._")
+    return f'"{exchange.source}" fits as well (averaged weights): scope="{scope}" takes it'
+
+
+def _ambiguity(equal: list[Exchange]) -> Mismatch:
+    first, second = equal[:2]
+    remedy = (
+        "\n".join(f'scope="{e.source.rstrip("._")}"' for e in equal)
+        if first.target == second.target
+        else "\n".join(e.rule() for e in equal)
+    )
+    return Mismatch("names", "one prefix that fits best", ", ".join(map(str, equal)), remedy)
+
+
+def _credible(exchange: Exchange, sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> bool:
+    """Whether an exchange explains enough to be believed.
+
+    A prefix put on or taken off leaves whole names equal, which is evidence enough where shapes
+    are equal too. One that becomes another must explain most of a side: else `blocks.12.` of a
+    deeper model would become `layers.5.`.
+    """
+    if not exchange.elements:
+        return 2 * len(exchange.pairs) >= min(len(sources), len(targets))
+    if not (exchange.source and exchange.target):
+        return True
+    whole = min(sum(s.numel for s in sources.values()), sum(t.numel for t in targets.values()))
+    return 2 * exchange.elements >= whole
+
+
+def _votes(
+    sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str
+) -> dict[tuple[str, str], int]:
+    """How many elements speak for each pair of prefixes: longest common suffixes vote."""
+    ends: dict[str, list[str]] = defaultdict(list)
+    for name in targets:
+        for end in _ends(name, separator):
+            if len(ends[end]) <= _VOTES_PER_NAME:
+                ends[end].append(name)
+    votes: dict[tuple[str, str], int] = defaultdict(int)
+    for name, spec in sources.items():
+        longest = True
+        for end in _ends(name, separator):
+            for target in _voters(ends, end, longest, targets):
+                fits = spec.shape == targets[target].shape
+                votes[name[: len(name) - len(end)], target[: len(target) - len(end)]] += spec.numel * fits + 1
+            longest = longest and end not in ends
+    return votes
+
+
+def _voters(ends: Mapping[str, list[str]], end: str, longest: bool, targets: Mapping[str, Spec]) -> list[str]:
+    # A shorter suffix votes only where it is a whole target name: a prefix to take off.
+    if end in targets and not longest:
+        return [end]
+    found = ends.get(end, []) if longest else []
+    return found if len(found) <= _VOTES_PER_NAME else [end] if end in targets else []
+
+
+def _ends(name: str, separator: str) -> Iterator[str]:
+    """A name and all its suffixes that start at a segment, longest first."""
+    yield name
+    position = name.find(separator) if separator else -1
+    while position >= 0:
+        yield name[position + len(separator) :]
+        position = name.find(separator, position + 1)
+
+
+def _exchange(
+    source_prefix: str, target_prefix: str, sources: Mapping[str, Spec], targets: Mapping[str, Spec]
+) -> Exchange:
+    turned: Callable[[str], str] = lambda name: target_prefix + name[len(source_prefix) :]  # noqa: E731
+    pairs = tuple(
+        (name, turned(name)) for name in sources if name.startswith(source_prefix) and turned(name) in targets
+    )
+    elements = sum(sources[s].numel for s, t in pairs if sources[s].shape == targets[t].shape)
+    return Exchange(source_prefix, target_prefix, pairs, elements)
