@@ -1,17 +1,17 @@
 """What can go wrong: one kind of fault, carried by one exception per step.
 
-    AdaptError
-    ├── SourceError          a model or a file could not be read
-    ├── SignatureError       a signature, a dim or a text form is malformed
-    ├── CaptureError         a module could not be probed, or an axis not be explained
-    ├── MatchError           no part of the new module honestly serves a part of the old one
-    ├── PlanError            a plan is inconsistent or asks for something impossible
-    ├── BuildError           a plan could not be made into a module
-    ├── VerificationError    a module does not hold its signature
-    ├── SwapError            a swap inside a bigger model was refused
-    ├── TransferError        weights could not be loaded
-    ├── CalibrationError     adapters could not be fitted
-    └── AssemblyError        a config is faulty
+AdaptError
+├── SourceError          a model or a file could not be read
+├── SignatureError       a signature, a dim or a text form is malformed
+├── CaptureError         a module could not be probed, or an axis not be explained
+├── MatchError           no part of the new module honestly serves a part of the old one
+├── PlanError            a plan is inconsistent or asks for something impossible
+├── BuildError           a plan could not be made into a module
+├── VerificationError    a module does not hold its signature
+├── SwapError            a swap inside a bigger model was refused
+├── TransferError        weights could not be loaded
+├── CalibrationError     adapters could not be fitted
+└── AssemblyError        a config is faulty
 """
 
 from __future__ import annotations

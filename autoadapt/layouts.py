@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -23,11 +23,10 @@ from autoadapt.operations import (
     Project,
     Rearrange,
     Resize,
-    after,
 )
 from autoadapt.signature import TensorSpec
 
-__all__ = ["Refusal", "chain", "distance", "strides"]
+__all__ = ["Atom", "Factored", "Refusal", "chain", "distance", "factored"]
 
 
 @dataclass(frozen=True)
@@ -38,47 +37,121 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class _Atom:
-    """A factor of an axis; atoms of source and target that serve each other share a name."""
+class Atom:
+    """A factor of an axis."""
 
-    name: str
     dim: Dim
+    """Its size in terms of the target's input axes."""
+    kind: frozenset[str]
+    """The input axes it follows, also where its size is fixed; empty for channels and other constants."""
+    stride: Fraction | None
+    """Input cells per cell, in the module that made it."""
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A tensor whose axes are taken apart."""
+
+    spec: TensorSpec
+    prefixes: tuple[int, ...]
+    """Leading entries of each axis that stand before the product, such as class tokens."""
+    atoms: tuple[tuple[Atom, ...], ...]
 
     @property
-    def axes(self) -> frozenset[str]:
-        return self.dim.axes
+    def strides(self) -> dict[str, Fraction]:
+        """Input cells per cell, for each input axis (not the batch) that the tensor follows."""
+        found = {
+            axis: atom.stride
+            for atoms in self.atoms
+            for atom in atoms
+            for axis in atom.kind - {"B"}
+            if len(atom.kind) == 1 and atom.stride is not None
+        }
+        return dict(sorted(found.items()))
 
 
 Layout: TypeAlias = tuple[tuple[str, ...], ...]
 """Names of the atoms on each axis."""
 
 
-def chain(source: TensorSpec, target: TensorSpec, *, project: bool = False) -> tuple[Operation, ...] | Refusal:
+def factored(
+    spec: TensorSpec, axes: Mapping[str, Dim] | None = None, names: Mapping[str, str] | None = None
+) -> Factored:
+    """Take the axes of a tensor apart.
+
+    Args:
+        spec: The tensor, in terms of the input axes of the module that makes it.
+        axes: What each of these is in terms of other input axes.
+        names: Which of the other input axes each of these follows.
+
+    Example:
+        >>> tokens = factored(TensorSpec.parse("f32[B, floor(H/16)*floor(W/16) + 1, 384]"))
+        >>> tokens.prefixes, [str(atom.dim) for atom in tokens.atoms[1]], tokens.strides["H"]
+        ((0, 1, 0), ['floor(H/16)', 'floor(W/16)'], Fraction(16, 1))
+    """
+    given, called = dict(axes or {}), dict(names or {})
+
+    def atom(factor: Dim) -> Atom:
+        kind = frozenset(called.get(axis, axis) for axis in factor.axes)
+        slope = factor.slope(next(iter(factor.axes))) if len(factor.axes) == 1 else None
+        return Atom(factor.substitute(given) if given else factor, kind, 1 / slope if slope else None)
+
+    split = [_split(dim) for dim in spec.dims]
+    dims = tuple(dim.substitute(given) for dim in spec.dims) if given else spec.dims
+    return Factored(
+        spec=spec.model_copy(update={"dims": dims}),
+        prefixes=tuple(prefix for prefix, _ in split),
+        atoms=tuple(tuple(atom(factor) for factor in factors) for _, factors in split),
+    )
+
+
+def _split(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
+    """An axis as leading entries and a product; unit axes have no factors."""
+    prefix, product = 0, dim
+    if dim.factors is None:
+        constant = sum(coefficient for coefficient, atoms in dim.terms if not atoms)
+        if constant > 0 and (dim - constant).factors is not None:
+            prefix, product = constant, dim - constant
+    factors = product.factors or (product,)
+    if len(factors) == 2 and factors[0].constant is not None and "B" not in factors[1].axes:
+        factors = (factors[0] * factors[1],)  # 2*ceil(H/4) is one axis of an image
+    return prefix, tuple(factor for factor in factors if factor != 1)
+
+
+def chain(
+    source: TensorSpec | Factored, target: TensorSpec, *, project: bool = False
+) -> tuple[Operation, ...] | Refusal:
     """The shortest chain of operations from one tensor to another.
 
     Args:
         source: What there is.
-        target: What is wanted; its dims depend on the same input axes.
+        target: What is wanted.
         project: Put a projection in even where the channels agree.
 
     Returns:
         The operations, none where the tensors are alike; or why there is no honest chain.
     """
-    learned = source.is_floating and target.is_floating and "feature" in (source.role, target.role)
-    if source.dims == target.dims and not (project and learned):
-        return _cast(source, target)
-    if source.is_floating != target.is_floating:
-        return Refusal(f"{source.dtype} values are no {target.dtype} values")
-    prefixes = [_prefix(left, target.dims) for left in source.dims]
-    drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(prefixes) if count)
-    bare = _all_after(drops, source)
-    assigned = _assign(bare.dims, target.dims)
+    have = factored(source) if isinstance(source, TensorSpec) else source
+    spec = have.spec
+    learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
+    if spec.dims == target.dims and not (project and learned):
+        return _cast(spec, target)
+    if spec.is_floating != target.is_floating:
+        return Refusal(f"{spec.dtype} values are no {target.dtype} values")
+    want = factored(target)
+    have, want = _whole(have, target.dims), _whole(want, spec.dims)
+    if any(want.prefixes):
+        return Refusal(f"the target has {max(want.prefixes)} leading tokens that the source lacks")
+    drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count)
+    assigned = _assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
         return assigned
     if not learned and not assigned.is_exact:
         return Refusal(f"a {target.role} leaf is passed on or picked from, never projected or interpolated")
-    steps = (*drops, *_arranged(assigned, project=project and learned))
-    return (*steps, *_cast(source, target))
+    cast = _cast(spec, target)
+    if isinstance(cast, Refusal):
+        return cast
+    return (*drops, *_arranged(assigned, project=project and learned), *cast)
 
 
 def _cast(source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...] | Refusal:
@@ -89,19 +162,21 @@ def _cast(source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...] | Ref
     return (Cast(dtype=target.dtype),)
 
 
-def _all_after(operations: Sequence[Operation], spec: TensorSpec) -> TensorSpec:
-    for operation in operations:
-        spec = after(operation, spec)
-    return spec
+def _whole(tensor: Factored, others: Sequence[Dim]) -> Factored:
+    """Leave axes whole that have leading entries and that the other tensor has just so."""
+    kept = [bool(prefix) and dim in others for prefix, dim in zip(tensor.prefixes, tensor.spec.dims, strict=True)]
+    if not any(kept):
+        return tensor
 
+    def one(atoms: tuple[Atom, ...], dim: Dim) -> tuple[Atom, ...]:
+        return (Atom(dim, frozenset().union(*(atom.kind for atom in atoms)), None),)
 
-def _prefix(dim: Dim, targets: Sequence[Dim]) -> int:
-    """How many leading entries stand before a product of atoms; none where the target has the very same axis."""
-    if dim in targets or dim.factors is not None:
-        return 0
-    constants = [coefficient for coefficient, atoms in dim.terms if not atoms]
-    rest = dim - sum(constants)
-    return constants[0] if constants and constants[0] > 0 and rest.factors is not None else 0
+    rows = zip(kept, tensor.atoms, tensor.spec.dims, strict=True)
+    return Factored(
+        spec=tensor.spec,
+        prefixes=tuple(0 if keep else n for keep, n in zip(kept, tensor.prefixes, strict=True)),
+        atoms=tuple(one(atoms, dim) if keep else atoms for keep, atoms, dim in rows),
+    )
 
 
 @dataclass(frozen=True)
@@ -110,16 +185,20 @@ class _Assignment:
 
     source: Layout
     target: Layout
-    before: dict[str, Dim]
-    then: dict[str, Dim]
+    before: dict[str, Atom]
+    then: dict[str, Atom]
 
     @property
     def resampled(self) -> list[str]:
-        return [n for n in self.shared if self.before[n] != self.then[n] and self.before[n].axes]
+        return [name for name in self._changed if self.then[name].kind]
 
     @property
     def projected(self) -> list[str]:
-        return [n for n in self.shared if self.before[n] != self.then[n] and not self.before[n].axes]
+        return [name for name in self._changed if not self.then[name].kind]
+
+    @property
+    def _changed(self) -> list[str]:
+        return [name for name in self.shared if self.before[name].dim != self.then[name].dim]
 
     @property
     def shared(self) -> list[str]:
@@ -135,80 +214,82 @@ class _Assignment:
 
     def cost(self) -> tuple[int, ...]:
         """Learned channels first, then axes averaged away, then whether the order is kept."""
-        learned = sum(int(self.before[n].constant or 0) * int(self.then[n].constant or 0) for n in self.projected)
+        learned = sum(_size(self.before[name]) * _size(self.then[name]) for name in self.projected)
         order = [name for axis in self.source for name in axis if name in self.then]
         kept = order == [name for axis in self.target for name in axis]
         return len(self.projected), learned, len(self.averaged), int(not kept)
 
 
-def _assign(source: Sequence[Dim], target: Sequence[Dim]) -> _Assignment | Refusal:
-    left, right = _atoms(source), _atoms(target)
-    groups = {atom.axes: None for axis in (*left, *right) for atom in axis}
-    options = [_pairings(_of(left, axes), _of(right, axes)) for axes in groups]
-    refused = [option for option in options if isinstance(option, Refusal)]
-    if refused:
-        return refused[0]
-    complete = [
-        _named(left, right, dict(itertools.chain.from_iterable(pairs)))
-        for pairs in itertools.product(*[option for option in options if not isinstance(option, Refusal)])
-    ]
+def _size(atom: Atom) -> int:
+    return int(atom.dim.constant or 0)
+
+
+Numbered: TypeAlias = tuple[int, Atom]
+Axes: TypeAlias = Sequence[Sequence[Atom]]
+
+
+def _assign(source: Axes, target: Axes) -> _Assignment | Refusal:
+    """The assignment of least cost; ties go to the first in the order of the axes."""
+    left, right = _numbered(source), _numbered(target)
+    kinds = dict.fromkeys(atom.kind for _, atom in (*left, *right))
+    options = []
+    for kind in kinds:
+        found = _pairings([x for x in left if x[1].kind == kind], [x for x in right if x[1].kind == kind])
+        if isinstance(found, Refusal):
+            return found
+        options.append(found)
+    complete = [_named(source, target, dict(itertools.chain(*pairs))) for pairs in itertools.product(*options)]
     best = min(complete, key=lambda assignment: assignment.cost())
     if len(best.projected) > 1:
         return Refusal("more than one constant axis differs, and only channels are learned")
     return best
 
 
-def _atoms(dims: Sequence[Dim]) -> list[list[_Atom]]:
-    """The atoms of every axis, each with a name of its own for now; unit axes have none."""
-    count = itertools.count()
-    return [
-        [_Atom(str(next(count)), factor) for factor in (dim.factors or (dim,)) if factor != 1] for dim in dims
-    ]
+def _numbered(axes: Axes) -> list[Numbered]:
+    return list(enumerate(itertools.chain(*axes)))
 
 
-def _of(axes: Sequence[Sequence[_Atom]], group: frozenset[str]) -> list[_Atom]:
-    return [atom for axis in axes for atom in axis if atom.axes == group]
-
-
-Pairs: TypeAlias = tuple[tuple[str, str], ...]
-"""Pairs of atom names, target to source."""
-
-
-def _pairings(left: Sequence[_Atom], right: Sequence[_Atom]) -> list[Pairs] | Refusal:
-    """All ways to serve the target's atoms of one kind by the source's."""
-    example = (right or left)[0].dim
+def _pairings(left: Sequence[Numbered], right: Sequence[Numbered]) -> list[tuple[tuple[int, int], ...]] | Refusal:
+    """All ways to serve the target's atoms of one kind by the source's, as pairs of numbers (target, source)."""
+    example = (right or left)[0][1]
+    batch = "B" in example.kind
     if len(left) < len(right):
-        return Refusal(f"nothing in the source has an axis like {example}")
-    if not example.axes and len(left) > len(right):
-        return Refusal(f"the source has one constant axis more than the target ({left[-1].dim})")
-    if "B" in example.axes and len(left) != len(right):
+        return Refusal(f"nothing in the source has an axis like {example.dim}")
+    if not example.kind and len(left) > len(right):
+        return Refusal(f"the source has one constant axis more than the target ({left[-1][1].dim})")
+    if batch and len(left) != len(right):
         return Refusal("samples of a batch are not averaged")
     found = []
     for chosen in itertools.permutations(left, len(right)):
-        equal = all(source.dim == atom.dim for source, atom in zip(chosen, right, strict=True))
-        if "B" not in example.axes or equal:
-            found.append(tuple((atom.name, source.name) for source, atom in zip(chosen, right, strict=True)))
-    return found or Refusal(f"the batch axis differs: {left[0].dim} against {right[0].dim}")
+        pairs = list(zip(right, chosen, strict=True))
+        if not batch or all(target.dim == atom.dim for (_, target), (_, atom) in pairs):
+            found.append(tuple((number, other) for (number, _), (other, _) in pairs))
+    return found or Refusal(f"the batch axis differs: {left[0][1].dim} against {right[0][1].dim}")
 
 
-def _named(left: Sequence[Sequence[_Atom]], right: Sequence[Sequence[_Atom]], pairs: dict[str, str]) -> _Assignment:
-    """Give paired atoms one readable name."""
-    names = _readable(left)
+def _named(source: Axes, target: Axes, pairs: Mapping[int, int]) -> _Assignment:
+    """Give atoms that serve each other one readable name."""
+    names = _readable([atom for _, atom in _numbered(source)])
+
+    def layout(axes: Axes, called: Sequence[str]) -> Layout:
+        numbers = iter(called)
+        return tuple(tuple(next(numbers) for _ in axis) for axis in axes)
+
+    then = [names[pairs[number]] for number, _ in _numbered(target)]
     return _Assignment(
-        source=tuple(tuple(names[atom.name] for atom in axis) for axis in left),
-        target=tuple(tuple(names[pairs[atom.name]] for atom in axis) for axis in right),
-        before={names[atom.name]: atom.dim for axis in left for atom in axis},
-        then={names[pairs[atom.name]]: atom.dim for axis in right for atom in axis},
+        source=layout(source, names),
+        target=layout(target, then),
+        before={name: atom for name, (_, atom) in zip(names, _numbered(source), strict=True)},
+        then={name: atom for name, (_, atom) in zip(then, _numbered(target), strict=True)},
     )
 
 
-def _readable(axes: Sequence[Sequence[_Atom]]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for atom in itertools.chain.from_iterable(axes):
-        letter = min(atom.axes).lower() if atom.axes else "c"
-        taken = set(names.values())
+def _readable(atoms: Sequence[Atom]) -> list[str]:
+    names: list[str] = []
+    for atom in atoms:
+        letter = min(atom.kind)[0].lower() if atom.kind else "c"
         fresh = (letter, *(f"{letter}{i}" for i in range(1, 99)))
-        names[atom.name] = next(name for name in fresh if name not in taken)
+        names.append(next(name for name in fresh if name not in names))
     return names
 
 
@@ -225,7 +306,7 @@ def _arranged(assigned: _Assignment, *, project: bool) -> tuple[Operation, ...]:
             turns = sum(left != right for left, right in itertools.pairwise(path))
             routes.append((turns, route))
     best = min(routes, key=lambda option: option[0])[1]
-    state = _State(layout, dict(assigned.before), [*reduced])
+    state = _State(layout, {name: atom.dim for name, atom in assigned.before.items()}, [*reduced])
     for where, one in zip(best, work, strict=True):
         state.turn(where)
         state.do(one)
@@ -245,34 +326,35 @@ class _Work:
 def _works(assigned: _Assignment, *, project: bool) -> list[_Work]:
     """Pool, project, resize, in this order: projections run where there are fewest cells."""
     work = []
-    pooled = {n: k for n in assigned.resampled if (k := _kernel(assigned.before[n], assigned.then[n])) > 1}
-    sizes = dict(assigned.before)
+    sizes = {name: atom.dim for name, atom in assigned.before.items()}
+    pooled = {name: k for name in assigned.resampled if (k := _kernel(assigned, name)) > 1}
     if pooled:
         sizes |= {name: sizes[name].ceildiv(kernel) for name, kernel in pooled.items()}
         work.append(_Work("pool", {name: sizes[name] for name in pooled}, pooled))
+    left = {n: assigned.then[n].dim for n in assigned.resampled if sizes[n] != assigned.then[n].dim}
     channel = assigned.projected or (_channel(assigned) if project else [])
-    left = [name for name in assigned.resampled if sizes[name] != assigned.then[name]]
-    resize = [_Work("resize", {name: assigned.then[name] for name in left}, {})] if left else []
-    projections = [_Work("project", {name: assigned.then[name]}, {}) for name in channel]
-    shrinks = any(_ratio(sizes[name], assigned.then[name]) > 1 for name in left)
-    return [*work, *resize, *projections] if shrinks else [*work, *projections, *resize]
+    projections = [_Work("project", {name: assigned.then[name].dim}, {}) for name in channel]
+    return [*work, *projections, *([_Work("resize", left, {})] if left else [])]
 
 
 def _channel(assigned: _Assignment) -> list[str]:
     """The constant axis that a projection would mix where nothing differs: the largest, if there is one."""
-    constants = [name for name in assigned.shared if not assigned.before[name].axes]
-    return sorted(constants, key=lambda name: -int(assigned.before[name].constant or 0))[:1]
+    constants = [name for name in assigned.shared if not assigned.before[name].kind]
+    return sorted(constants, key=lambda name: -_size(assigned.before[name]))[:1]
 
 
-def _ratio(source: Dim, target: Dim) -> Fraction:
-    """How many source cells make one target cell."""
-    axis = next(iter(source.axes))
-    left, right = source.slope(axis), target.slope(axis)
-    return left / right if left and right else Fraction(1)
+def _kernel(assigned: _Assignment, name: str) -> int:
+    """How many cells to average before an axis is brought to its exact size; 1 for none.
 
-
-def _kernel(source: Dim, target: Dim) -> int:
-    ratio = _ratio(source, target)
+    Interpolation sees two cells a side, so an axis of fixed size is averaged to no less than twice the target's
+    resolution: its target may turn out larger or smaller.
+    """
+    source, target = assigned.before[name], assigned.then[name]
+    if source.stride is None or target.stride is None:
+        return 1
+    ratio = target.stride / source.stride
+    if source.dim.axes != target.dim.axes:
+        ratio /= 2
     return int(ratio) if ratio >= 2 else 1
 
 
@@ -285,7 +367,7 @@ def _averages(assigned: _Assignment) -> tuple[list[Operation], Layout]:
         return steps, layout
     if any(gone & set(axis) and not set(axis) <= gone for axis in layout):
         split = tuple((name,) for axis in layout for name in axis)
-        steps.append(_turn(layout, split, assigned.before))
+        steps.append(_turn(layout, split, {name: atom.dim for name, atom in assigned.before.items()}))
         layout = split
     axes = tuple(i for i, axis in enumerate(layout) if axis and set(axis) <= gone)
     steps.append(Mean(axes=axes))
@@ -295,8 +377,8 @@ def _averages(assigned: _Assignment) -> tuple[list[Operation], Layout]:
 def _canonical(assigned: _Assignment) -> Layout:
     """Batch, channels, then the spatial atoms in the target's order."""
     names = [name for axis in assigned.target for name in axis]
-    batch = [name for name in names if "B" in assigned.then[name].axes]
-    spatial = [name for name in names if assigned.then[name].axes and name not in batch]
+    batch = [name for name in names if "B" in assigned.then[name].kind]
+    spatial = [name for name in names if assigned.then[name].kind and name not in batch]
     rest = [name for name in names if name not in (*batch, *spatial)]
     return (tuple(batch), tuple(rest), *((name,) for name in spatial))
 
@@ -351,48 +433,17 @@ class _State:
 
 def _turn(layout: Layout, then: Layout, sizes: dict[str, Dim]) -> Rearrange:
     split = {name for axis in layout if len(axis) > 1 for name in axis}
-    return Rearrange(
-        pattern=f"{_side(layout)} -> {_side(then)}", sizes={name: sizes[name] for name in sorted(split)}
-    )
+    return Rearrange(pattern=f"{_side(layout)} -> {_side(then)}", sizes={name: sizes[name] for name in sorted(split)})
 
 
 def _side(layout: Layout) -> str:
     return " ".join("1" if not axis else axis[0] if len(axis) == 1 else f"({' '.join(axis)})" for axis in layout)
 
 
-def strides(spec: TensorSpec) -> dict[str, Fraction]:
-    """Input cells per output cell, for each input axis (not the batch) that a tensor depends on.
-
-    Example:
-        >>> strides(TensorSpec.parse("f32[B, 8, ceil(H/4), ceil(W/4)]"))
-        {'H': Fraction(4, 1), 'W': Fraction(4, 1)}
-    """
-    found = {}
-    for dim in spec.dims:
-        for factor in _bare_factors(dim):
-            for axis in factor.axes - {"B"}:
-                slope = factor.slope(axis)
-                if slope and len(factor.axes) == 1:
-                    found[axis] = 1 / slope
-    return dict(sorted(found.items()))
-
-
-def _bare_factors(dim: Dim) -> Iterator[Dim]:
-    factors = dim.factors
-    if factors is None:
-        rest = dim - sum(coefficient for coefficient, atoms in dim.terms if not atoms)
-        factors = rest.factors or ()
-    yield from factors
-
-
-def distance(source: TensorSpec, target: TensorSpec) -> float:
+def distance(source: Factored, target: TensorSpec) -> float:
     """How far resampling must go, in octaves of stride; infinite where an axis cannot be made."""
-    have, want = strides(source), strides(target)
+    have, want = source.strides, factored(target).strides
     if not set(want) <= set(have):
         return float("inf")
-    octaves = sum(abs(_log2(have[axis] / want[axis])) for axis in want)
+    octaves = sum(abs(math.log2(have[axis] / want[axis])) for axis in want)
     return octaves + 100.0 * len(set(have) - set(want))
-
-
-def _log2(ratio: Fraction) -> float:
-    return math.log2(ratio)

@@ -301,10 +301,7 @@ class Signature(_Frozen):
         """The tree of each argument, by name."""
         if not isinstance(self.inputs.tree, Container):
             return {}
-        return {
-            str(key): child
-            for key, child in zip(self.inputs.tree.keys, self.inputs.tree.children, strict=True)
-        }
+        return {str(key): child for key, child in zip(self.inputs.tree.keys, self.inputs.tree.children, strict=True)}
 
     def sizes(self, **changes: int) -> dict[str, int]:
         """The size of every input axis at the probed input, with changes.
@@ -363,9 +360,7 @@ class Signature(_Frozen):
         if self.outputs.tree == Slot():
             lines[-1] = f" output  {self.outputs.leaves[0]}"
         else:
-            lines += columns(
-                [(_bracketed(path), str(spec)) for path, spec in self.outputs.items()], indent=3, gap=3
-            )
+            lines += columns([(_bracketed(path), str(spec)) for path, spec in self.outputs.items()], indent=3, gap=3)
         return "\n".join([*lines, *self._notes()])
 
     def _notes(self) -> list[str]:
@@ -482,9 +477,7 @@ def _diff_leaves(expected: Signature, found: Signature) -> list[Mismatch]:
     return faults
 
 
-def _diff_spec(
-    path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping[str, AxisSizes]
-) -> list[Mismatch]:
+def _diff_spec(path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
     faults = []
     if expected.dtype != found.dtype:
         faults.append(Mismatch(path, expected.dtype, found.dtype, f"cast to {expected.dtype}"))
@@ -493,15 +486,11 @@ def _diff_spec(
         return faults
     for axis, (left, right) in enumerate(zip(expected.dims, found.dims, strict=True)):
         if not equal_where_legal(left, right, axes):
-            faults.append(
-                Mismatch(f"{path}, axis {axis}", str(left), str(right), "resample, pool or project the axis")
-            )
+            faults.append(Mismatch(f"{path}, axis {axis}", str(left), str(right), "resample, pool or project the axis"))
     if expected.role in ("index", "coordinate") and found.role != expected.role:
         faults.append(Mismatch(path, f"role {expected.role}", f"role {found.role}", "pass it through untouched"))
     if expected.same_as.startswith("inputs.") and expected.same_as != found.same_as:
-        faults.append(
-            Mismatch(path, f"the tensor {expected.same_as} itself", found.same_as or "another tensor", "")
-        )
+        faults.append(Mismatch(path, f"the tensor {expected.same_as} itself", found.same_as or "another tensor", ""))
     return faults
 
 

@@ -11,8 +11,7 @@ __all__ = ["columns", "human_count", "shorten", "text_width"]
 def text_width(text: str) -> int:
     """Terminal cells a text takes: wide characters count two, combining ones none."""
     return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
     )
 
 
@@ -49,10 +48,7 @@ def columns(
         space = " " * (widths[column] - text_width(cell))
         return space + cell if letters[column] == "r" else cell + space
 
-    return [
-        (" " * indent + (" " * gap).join(pad(cell, i) for i, cell in enumerate(row))).rstrip()
-        for row in table
-    ]
+    return [(" " * indent + (" " * gap).join(pad(cell, i) for i, cell in enumerate(row))).rstrip() for row in table]
 
 
 def human_count(number: float) -> str:

@@ -49,7 +49,7 @@ class Constant(_Frozen):
     """A value that is not a tensor: None, a number, a text."""
 
     tree: Literal["constant"] = "constant"
-    value: None | bool | int | float | str = None
+    value: bool | int | float | str | None = None
 
 
 class Opaque(_Frozen):
@@ -213,9 +213,7 @@ def paths(tree: Tree, prefix: Path = ()) -> list[Path]:
         case Slot():
             return [prefix]
         case Container(keys=keys, children=children):
-            return [
-                path for key, child in zip(keys, children, strict=True) for path in paths(child, (*prefix, key))
-            ]
+            return [path for key, child in zip(keys, children, strict=True) for path in paths(child, (*prefix, key))]
         case _:
             return []
 

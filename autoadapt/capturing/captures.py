@@ -24,7 +24,7 @@ from autoadapt.capturing.sizing import (
 from autoadapt.capturing.solving import Solution, solve
 from autoadapt.dims import Dim
 from autoadapt.errors import CaptureError, Mismatch, nearest
-from autoadapt.signature import AxisSizes, Gathering, InnerOutput, Role, Signature, TensorSpec, Values, dtype_name
+from autoadapt.signature import AxisSizes, InnerOutput, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths
 from autoadapt.views import clone_buffers, copy_module
 
@@ -71,7 +71,9 @@ def _refuse_empty(arguments: Arguments) -> None:
     empty = [path for path, tensor in zip(paths(tree), tensors, strict=True) if tensor.numel() == 0]
     if empty:
         faults = [
-            Mismatch(path_text(path), "a tensor with at least one value", "an empty tensor", "torch.randn(2, 3, 224, 224)")
+            Mismatch(
+                path_text(path), "a tensor with at least one value", "an empty tensor", "torch.randn(2, 3, 224, 224)"
+            )
             for path in empty
         ]
         raise CaptureError("an input is empty", faults)
@@ -83,7 +85,9 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         near = nearest(path, named)
         found = f"no module of that name{'; nearest: ' + ', '.join(near) if near else ''}"
         remedy = f'at="{near[0]}"' if near else "print(model)"
-        raise CaptureError(f"there is no module at `{path}`", [Mismatch(path, "a path in named_modules()", found, remedy)])
+        raise CaptureError(
+            f"there is no module at `{path}`", [Mismatch(path, "a path in named_modules()", found, remedy)]
+        )
     return named[path]
 
 
@@ -117,7 +121,9 @@ def _explained(model: nn.Module) -> Iterator[None]:
 
 def _raised(model: nn.Module, said: str) -> CaptureError:
     name = type(model).__name__
-    fault = Mismatch(f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first")
+    fault = Mismatch(
+        f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
+    )
     return CaptureError(f"{name} raises at the given input", [fault])
 
 
@@ -309,9 +315,7 @@ def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, s
 
 def _value_ranges(inputs: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
     integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    return {
-        path: (int(tensor.min()), int(tensor.max())) for path, tensor in inputs.items() if tensor.dtype in integers
-    }
+    return {path: (int(tensor.min()), int(tensor.max())) for path, tensor in inputs.items() if tensor.dtype in integers}
 
 
 def _refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:

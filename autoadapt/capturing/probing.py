@@ -80,7 +80,9 @@ class Probe:
             try:
                 returned = arguments.call(self._copy)
             except Exception as error:
-                raise ProbeFailed(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+                raise ProbeFailed(
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                ) from error
         return self._observe(returned, values, tensors, inner)
 
     def _observe(

@@ -15,7 +15,9 @@ __all__ = ["find_gatherings", "find_roles", "may_have_roles"]
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
 
-def may_have_roles(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> bool:
+def may_have_roles(
+    inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+) -> bool:
     """Whether shapes and dtypes leave room for indices or coordinates, so that a real run is worth it."""
     clouds = [tensor.shape[-1] for tensor in inputs.values() if tensor.dim() == 3 and tensor.is_floating_point()]
     for shape, dtype in outputs.values():

@@ -161,8 +161,10 @@ def probing_sizes(base: Mapping[str, int], steps: Steps, *, long_step: int) -> l
     for round_ in range(4):
         sizes = dict(base)
         for position, name in enumerate(varying):
-            sizes[name] = _batch(base[name], round_) if name == "B" else base[name] + _offset(
-                _SCHEDULE[position % len(_SCHEDULE)][round_], steps[name], long_step
+            sizes[name] = (
+                _batch(base[name], round_)
+                if name == "B"
+                else base[name] + _offset(_SCHEDULE[position % len(_SCHEDULE)][round_], steps[name], long_step)
             )
         chosen.append({name: max(size, 1) for name, size in sizes.items()})
     return chosen

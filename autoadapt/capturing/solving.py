@@ -206,11 +206,7 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
         raise _unexplained(evidence, missing)
     names = [path_text(path) for path in paths(evidence.seen[0].tree)]
     solved_outputs = tuple(leaf for leaf in outputs if leaf is not None)
-    varying = [
-        name
-        for name, leaf in zip(names, solved_outputs, strict=True)
-        if any(dim.axes for dim in leaf)
-    ]
+    varying = [name for name, leaf in zip(names, solved_outputs, strict=True) if any(dim.axes for dim in leaf)]
     inner = {}
     for key in evidence.seen[0].inner:
         shapes = [observation.inner[key][0] for observation in evidence.seen if key in observation.inner]

@@ -183,9 +183,7 @@ class Dim:
             values = [evaluate(factor, sizes, _maximum) for factor in factors]
         except KeyError as missing:
             name = str(missing.args[0])
-            fault = Mismatch(
-                f"axis {name} of {self}", "a size", f"sizes of {_listed(sizes)}", _remedy(name, sizes)
-            )
+            fault = Mismatch(f"axis {name} of {self}", "a size", f"sizes of {_listed(sizes)}", _remedy(name, sizes))
             raise SignatureError(f"{self} needs the size of axis {name}", [fault]) from None
         total = values[0]
         for value in values[1:]:
@@ -228,9 +226,7 @@ class Dim:
         )
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "description": "size of an axis, such as ceil(H/32)"}
 
 

@@ -66,17 +66,14 @@ def _complete_points(form: Form) -> dict[str, npt.NDArray[np.int64]]:
     widths = [_width(form, axis) for axis in axes]
     if math.prod(widths) > MOST_POINTS:
         generator = np.random.default_rng(0)
-        return {
-            axis: generator.integers(0, width, SAMPLED_POINTS)
-            for axis, width in zip(axes, widths, strict=True)
-        }
+        return {axis: generator.integers(0, width, SAMPLED_POINTS) for axis, width in zip(axes, widths, strict=True)}
     grid = np.ix_(*(np.arange(width, dtype=np.int64) for width in widths))
     return dict(zip(axes, grid, strict=True))
 
 
 def _width(form: Form, axis: str) -> int:
     spread = 2 if _has_wide_maximum(form) else 1
-    return spread * (_threshold(form, axis) + _period(form, axis))
+    return spread * (_threshold(form, axis) + (_degree(form, axis) + 1) * _period(form, axis))
 
 
 def _atoms(form: Form, axis: str) -> list[Atom]:

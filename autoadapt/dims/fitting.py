@@ -1,9 +1,10 @@
 """From sizes seen to dims: the forms that all samples allow, simplest first, and what tells them apart.
 
 The searches run in one order and the first to find anything decides: a constant; a known dim, or a plain or
-clamped floor of one axis; a known dim, scaled and shifted; products; sums of products; nested floors; the dense form. Within a
-search the simplest is what takes the fewest bits to write down, ties by the order of the axes, then by the
-numbers themselves. A fit proves nothing about sizes that were not sampled: hold some out.
+clamped floor of one axis; a known dim, scaled and shifted; products; sums of products; nested floors; the
+dense form. Within a search the simplest is what takes the fewest bits to write down (a known dim takes none),
+ties by the order of the axes, then by the numbers themselves. A fit proves nothing about sizes that were not
+sampled: hold some out.
 """
 
 from __future__ import annotations
@@ -92,9 +93,7 @@ def _distinct(dims: Sequence[Dim], steps: Steps) -> list[Dim]:
     return list(first.values())
 
 
-def _searches(
-    sizes: dict[str, Array], values: Array, known: Sequence[Dim], steps: Steps
-) -> Iterator[list[Candidate]]:
+def _searches(sizes: dict[str, Array], values: Array, known: Sequence[Dim], steps: Steps) -> Iterator[list[Candidate]]:
     """What each search finds, one after the other, run only when asked for."""
     plain = _along_each(_plain_or_clamped, sizes, values, steps)
     yield _foremost([dim for dim in known if np.all(dim.evaluate(sizes) == values)], plain)
@@ -181,9 +180,7 @@ def _line(axis: str, sizes: dict[str, Array], values: Array, steps: Steps) -> li
     return []
 
 
-def distinguishing_size(
-    candidates: Sequence[Dim], points: Sequence[Mapping[str, int]]
-) -> Mapping[str, int] | None:
+def distinguishing_size(candidates: Sequence[Dim], points: Sequence[Mapping[str, int]]) -> Mapping[str, int] | None:
     """The point at which the largest set of candidates that still agree is smallest; the first of several.
 
     Example:
@@ -194,8 +191,6 @@ def distinguishing_size(
     Returns:
         One of `points`, or None where all candidates agree on all of them.
     """
-    largest = [
-        max(Counter(dim.evaluate(point) for dim in candidates).values(), default=0) for point in points
-    ]
+    largest = [max(Counter(dim.evaluate(point) for dim in candidates).values(), default=0) for point in points]
     best = min(largest, default=len(candidates))
     return None if best == len(candidates) else points[largest.index(best)]

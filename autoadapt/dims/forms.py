@@ -222,9 +222,7 @@ def evaluate(form: Form, sizes: Mapping[str, Any], maximum: Callable[[Any, int],
     return _evaluate(form, sizes, maximum, {})
 
 
-def _evaluate(
-    form: Form, sizes: Mapping[str, Any], maximum: Callable[[Any, int], Any], known: dict[Atom, Any]
-) -> Any:
+def _evaluate(form: Form, sizes: Mapping[str, Any], maximum: Callable[[Any, int], Any], known: dict[Atom, Any]) -> Any:
     def value(atom: Atom) -> Any:
         if atom not in known:
             match atom:

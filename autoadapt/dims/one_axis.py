@@ -168,9 +168,7 @@ def _inner_strides(samples: Samples, scale: int, divisor: int) -> range:
     return range(max(1, least), min(LARGEST_STRIDE // divisor, most) + 1)
 
 
-def _nested_shifts(
-    sizes: Array, cells: Array, inner: int, divisor: int, stride: int
-) -> list[tuple[int, int]]:
+def _nested_shifts(sizes: Array, cells: Array, inner: int, divisor: int, stride: int) -> list[tuple[int, int]]:
     """(first, second) shifts for which every difference from the first sample is right."""
     first = np.arange(stride, dtype=np.int64)[:, None]
     second = np.arange(divisor, dtype=np.int64)
@@ -188,9 +186,7 @@ def _nested(axis: str, samples: Samples, numbers: tuple[int, ...]) -> Candidate:
     dim = outer * ((inner * ((Dim.axis(axis) + first) // stride) + second) // divisor)
     offset = int(samples.values[0]) - dim.evaluate({axis: int(samples.sizes[0])})
     rounding = min(first, stride - 1 - first), min(second, divisor - 1 - second)
-    bits = math.log2(
-        outer * inner * divisor * stride * (1 + rounding[0]) * (1 + rounding[1]) * (1 + abs(offset))
-    )
+    bits = math.log2(outer * inner * divisor * stride * (1 + rounding[0]) * (1 + rounding[1]) * (1 + abs(offset)))
     return Candidate(bits, dim + offset)
 
 

@@ -56,24 +56,18 @@ def _tokens(text: str) -> list[_Token]:
         found = TOKEN.match(text, position)
         if found is None or found.lastgroup is None:
             column = position + len(text[position:]) - len(text[position:].lstrip()) + 1
-            raise _fault(
-                text, column, "an integer, an axis, an operator or a parenthesis", repr(text[column - 1])
-            )
+            raise _fault(text, column, "an integer, an axis, an operator or a parenthesis", repr(text[column - 1]))
         kind, word = found.lastgroup, found[found.lastgroup]
         column = found.end() - len(word) + 1
         if kind == "integer" and len(word) > LONGEST_INTEGER:
-            raise _fault(
-                text, column, f"an integer of at most {LONGEST_INTEGER} digits", f"{len(word)} digits"
-            )
+            raise _fault(text, column, f"an integer of at most {LONGEST_INTEGER} digits", f"{len(word)} digits")
         tokens.append(_Token(word if kind == "sign" else kind, word, column))
         position = found.end()
     return [*tokens, _Token("end", "", end + 1)]
 
 
 def _fault(text: str, column: int, expected: str, found: str, remedy: str = "") -> SignatureError:
-    fault = Mismatch(
-        f"column {column} of {text!r}", expected, found, remedy or 'for example "2*ceil(H/32) + 1"'
-    )
+    fault = Mismatch(f"column {column} of {text!r}", expected, found, remedy or 'for example "2*ceil(H/32) + 1"')
     return SignatureError(f"{text!r} is not a dim, from column {column}", [fault])
 
 

@@ -37,9 +37,7 @@ MOST_SUMMANDS = 10
 MOST_FACTORS = 8
 
 
-def scaled_products(
-    pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], values: Array
-) -> list[Candidate]:
+def scaled_products(pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], values: Array) -> list[Candidate]:
     """All `scale*f*g*h + offset` with one factor from two or more of the pools."""
     found: list[Candidate] = []
     for count in range(2, min(3, len(pools)) + 1):
@@ -127,9 +125,7 @@ def sums_of_products(
     return sorted([*_multilinear(pools, sizes, values), *levels], key=lambda candidate: candidate.bits)
 
 
-def _multilinear(
-    pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], values: Array
-) -> Iterator[Candidate]:
+def _multilinear(pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], values: Array) -> Iterator[Candidate]:
     """Sums of scaled sub-products of one factor on each of two axes, all times a third axis or not."""
     for chosen in combinations(pools, 2):
         rest = [pool[0] for pool in pools if pool not in chosen]

@@ -151,7 +151,7 @@ def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect) -> _View
     exchange, remarks = best_exchange(
         specs, {name: pairing.targets[old] for name, old in targets.items()}, dialect.joiner
     )
-    return exchange and _View(dialect.name, sources, targets, exchange, remarks)
+    return None if exchange is None else _View(dialect.name, sources, targets, exchange, remarks)
 
 
 def _unique(spelt: Mapping[str, str]) -> dict[str, str]:

@@ -64,9 +64,7 @@ def pair_by_order(sources: Sequence[Spec], targets: Sequence[Spec]) -> list[tupl
     groups = [*_unordered(left, right, "checkpoint"), *_unordered(right, left, "model")]
     if groups:
         raise TransferError("order is ambiguous: layers of equal shape could change places", groups)
-    return [
-        pair for source, target in zip(left, right, strict=True) for pair in _pair_leaves(source, target)
-    ]
+    return [pair for source, target in zip(left, right, strict=True) for pair in _pair_leaves(source, target)]
 
 
 def _layers(specs: Sequence[Spec]) -> list[_Layer]:
@@ -83,9 +81,7 @@ def _refuse_if_not_parallel(left: list[_Layer], right: list[_Layer]) -> None:
             fault = Mismatch(f"layer {index + 1}", str(target), str(source), 'match="names" with rename=')
             raise TransferError("order does not match", [fault])
     if len(left) != len(right):
-        fault = Mismatch(
-            "layers", f"{len(right)} in the model", f"{len(left)} in the checkpoint", "exclude=, scope="
-        )
+        fault = Mismatch("layers", f"{len(right)} in the model", f"{len(left)} in the checkpoint", "exclude=, scope=")
         raise TransferError("order does not match", [fault])
 
 
@@ -102,8 +98,9 @@ def _parallel(source: _Layer, target: _Layer, *, is_last: bool) -> bool:
 
 
 def _pair_leaves(source: _Layer, target: _Layer) -> list[tuple[str, str]]:
-    if {leaf for leaf, _ in source.shapes} == {leaf for leaf, _ in target.shapes}:
-        return [(source.leaves[leaf].name, target.leaves[leaf].name) for leaf in source.leaves.keys() & target.leaves]
+    if dict(source.shapes).keys() == dict(target.shapes).keys():
+        common = [leaf for leaf in source.leaves if leaf in target.leaves]
+        return [(source.leaves[leaf].name, target.leaves[leaf].name) for leaf in common]
     return [(a.name, b.name) for a, b in zip(source.leaves.values(), target.leaves.values(), strict=False)]
 
 
@@ -169,6 +166,4 @@ def _split_number(name: str) -> tuple[str, int, str]:
 
 
 def _same_words(names: list[str], layers: list[list[int]], other: list[_Layer]) -> bool:
-    return all(
-        name in other[index].path.split(".") for name, own in zip(names, layers, strict=True) for index in own
-    )
+    return all(name in other[index].path.split(".") for name, own in zip(names, layers, strict=True) for index in own)

@@ -141,9 +141,7 @@ def _credible(exchange: Exchange, sources: Mapping[str, Spec], targets: Mapping[
     return 2 * exchange.elements >= whole
 
 
-def _votes(
-    sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str
-) -> dict[tuple[str, str], int]:
+def _votes(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str) -> dict[tuple[str, str], int]:
     """How many elements speak for each pair of prefixes: longest common suffixes vote."""
     ends: dict[str, list[str]] = defaultdict(list)
     for name in targets:

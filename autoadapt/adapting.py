@@ -1,0 +1,153 @@
+"""Adapting: the order of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from autoadapt.building import AdaptedModule, build
+from autoadapt.capturing import bind, capture, told_inputs
+from autoadapt.errors import AdaptError, Mismatch, SignatureError
+from autoadapt.planning import plan
+from autoadapt.signature import Signature
+
+__all__ = ["adapt", "as_signature"]
+
+
+def adapt(
+    new: nn.Module,
+    *,
+    like: nn.Module | Signature | Mapping[str, object] | Sequence[object] | str | Path,
+    inputs: object = None,
+    pairs: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    project: Literal["needed", "always"] = "needed",
+    indices: Literal["refuse", "recover"] = "refuse",
+    share: bool = True,
+) -> AdaptedModule:
+    """Give a module the output signature of another, exactly, at every input size.
+
+    Args:
+        new: The module to adapt; it is not changed.
+        like: What it should speak like: a module, a `Signature`, texts in containers, or a saved signature file.
+        inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
+            May be left out where a module tells its input size.
+        pairs: Sources chosen by hand, by target path: `{"c4": "layer3"}`.
+        outputs: Serve only these outputs.
+        project: `always` puts a projection on every feature output, also where the channels agree.
+        indices: `recover` finds missing indices from coordinates that are exact input points.
+        share: Use the storage of `new`'s weights; otherwise copy them.
+
+    Returns:
+        A `torch.fx.GraphModule` that holds `new`'s weights; `.plan` says what was done, `.verify()` proves it.
+
+    Raises:
+        AdaptError: Nothing was changed; the error says what was expected, what was found and what to do.
+
+    Example:
+        >>> old, new = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2)
+        >>> net = adapt(new, like=old, inputs=torch.zeros(1, 3, 64, 64))
+        >>> net(torch.zeros(1, 3, 96, 32)).shape
+        torch.Size([1, 8, 24, 8])
+    """
+    _check_devices(new, like)
+    given = _inputs(new, like, inputs)
+    target = as_signature(like, given)
+    source = capture_source(new, target, given)
+    made = plan(source, target, pairs=pairs, outputs=outputs, project=project, indices=indices)
+    return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
+
+
+def _inputs(new: nn.Module, like: object, inputs: object) -> object:
+    """The caller's inputs, or what one of the two modules tells."""
+    if inputs is not None or isinstance(like, (Signature, str, Path)):
+        return inputs
+    told = [module for module in (like, new) if isinstance(module, nn.Module)]
+    for module in told[:-1]:
+        try:
+            return told_inputs(module)
+        except AdaptError:
+            continue
+    return told_inputs(told[-1])
+
+
+def as_signature(like: object, inputs: object = None) -> Signature:
+    """The signature that `like=` means.
+
+    Raises:
+        SignatureError: It is of another type, or a file that holds no signature.
+    """
+    match like:
+        case nn.Module():
+            return capture(like, inputs)
+        case Signature():
+            return like
+        case str() if "[" in like:
+            return Signature.parse(like)
+        case str() | Path():
+            return Signature.load(like)
+        case Mapping() | list() | tuple():
+            return Signature.parse(like)
+        case _:
+            fault = Mismatch(
+                "like",
+                "a module, a Signature, texts in containers, or the path of a saved signature",
+                f"{type(like).__name__}",
+                "like=old_backbone",
+            )
+            raise SignatureError("autoadapt cannot tell what the new module should be like", [fault])
+
+
+def capture_source(new: nn.Module, target: Signature, inputs: object, *, inner: bool = False) -> Signature:
+    """Capture the new module on the old one's inputs, or, where it refuses them, on what it tells itself."""
+    first = inputs if inputs is not None else _from_signature(target)
+    try:
+        return capture(new, _trimmed(new, first), inner=inner)
+    except AdaptError as error:
+        try:
+            return capture(new, told_inputs(new), inner=inner)
+        except AdaptError:
+            raise error from None
+
+
+def _from_signature(target: Signature) -> object:
+    """Inputs on the meta device, of the shapes that a signature was probed at."""
+    if not target.inputs.leaves or not target.axes:
+        return None
+    shapes = [(spec.shape(target.sizes()), spec.torch_dtype) for spec in target.inputs.leaves]
+    return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
+
+
+def _trimmed(new: nn.Module, inputs: object) -> object:
+    """The inputs that the new module has parameters for: by name, else the first ones that are tensors."""
+    if inputs is None:
+        return None
+    try:
+        bind(new, inputs)
+    except AdaptError:
+        values = (
+            list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs) if isinstance(inputs, tuple) else []
+        )
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        for count in range(len(tensors), 0, -1):
+            try:
+                bind(new, tuple(tensors[:count]))
+            except AdaptError:
+                continue
+            return tuple(tensors[:count])
+    return inputs
+
+
+def _check_devices(new: nn.Module, like: object) -> None:
+    """Two modules must stand on one device; the meta device goes with all."""
+    if not isinstance(like, nn.Module):
+        return
+    left, right = ({p.device for p in module.parameters()} - {torch.device("meta")} for module in (like, new))
+    if left and right and left != right:
+        one = str(next(iter(left)))
+        fault = Mismatch("new", one, ", ".join(sorted(map(str, right))), f'new.to("{one}")')
+        raise AdaptError("the two modules are on different devices", [fault])

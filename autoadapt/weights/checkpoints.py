@@ -1,0 +1,183 @@
+"""A checkpoint: named tensors, taken out of whatever a file or an object wraps around them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.weights.files import Tensors, find_file, load_pickle, open_shards
+from autoadapt.weights.specs import Spec
+
+__all__ = ["Checkpoint", "Source", "read_checkpoint"]
+
+Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | nn.Module"
+"""A path, a state dict or what wraps one, or a module."""
+
+_PREFERENCE = (
+    "state_dict", "model", "model_state_dict", "module", "net", "network", "weights", "params",
+    "teacher", "student", "ema", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema",
+)  # fmt: skip
+_DEPTH = 5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors to take, and how they were found.
+
+    Args:
+        name: What the report calls it.
+        container: Dotted path of the state dict inside the file; empty at the top.
+        also: Containers of tensors that were left, and entries that are no tensors.
+        tensors: Reads values.
+        specs: Facts, in order.
+    """
+
+    name: str
+    container: str
+    also: tuple[str, ...]
+    tensors: Tensors
+    specs: tuple[Spec, ...]
+
+
+class _Memory:
+    """Tensors that are in memory, or mapped into it by torch."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def specs(self) -> list[Spec]:
+        """Facts of all tensors, in order."""
+        return [_spec(name, tensor) for name, tensor in self._tensors.items()]
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The values, in one piece."""
+        yield self._tensors[name].detach().reshape(-1)
+
+
+def _spec(name: str, tensor: Tensor) -> Spec:
+    kind = "" if tensor.layout is torch.strided and not tensor.is_quantized else "sparse "
+    return Spec(name, tuple(tensor.shape), kind + str(tensor.dtype).removeprefix("torch."))
+
+
+def read_checkpoint(source: Source, scope: str | None, targets: Sequence[Spec]) -> Checkpoint:
+    """Open a source and find the state dict in it.
+
+    Args:
+        source: A path, a mapping or a module.
+        scope: The container to take, where the choice is not to be left to likeness.
+        targets: What the model holds; decides between containers.
+
+    Raises:
+        SourceError: If a file cannot be read.
+        TransferError: If there are no tensors.
+    """
+    match source:
+        case nn.Module():
+            return _unwrap(dict(source.state_dict()), type(source).__name__, scope, targets)
+        case Mapping():
+            return _unwrap(source, "state dict", scope, targets)
+        case str() | os.PathLike():
+            path = find_file(Path(source))
+            shards = open_shards(path)
+            if shards is None:
+                return _unwrap(load_pickle(path), path.name, scope, targets)
+            return _from_shards(shards, path)
+    fault = Mismatch("source", "a path, a state dict or a module", type(source).__name__)
+    raise TransferError("the source is of no known kind", [fault])
+
+
+def _from_shards(shards: Tensors, path: Path) -> Checkpoint:
+    specs = tuple(shards.specs())
+    if not specs:
+        raise TransferError("the file holds no tensors", [_no_tensors(path.name, "an empty file")])
+    return Checkpoint(path.name, "", (), shards, specs)
+
+
+def _unwrap(content: Any, name: str, scope: str | None, targets: Sequence[Spec]) -> Checkpoint:
+    if isinstance(content, nn.Module):
+        content = dict(content.state_dict())
+    found = dict(_containers(content))
+    if not found:
+        raise TransferError("there is no state dict", [_no_tensors(name, _describe(content))])
+    path = _choose(found, scope, targets)
+    tensors = _Memory({key: value for key, value in found[path].items() if isinstance(value, Tensor)})
+    others = [f"{other or 'top level'} ({_count(found[other])} tensors)" for other in found if other != path]
+    return Checkpoint(name, path, tuple(others), tensors, tuple(tensors.specs()))
+
+
+def _no_tensors(name: str, found: str) -> Mismatch:
+    return Mismatch(name, "tensors under text keys", found, "transfer(model.state_dict(), ...)")
+
+
+def _describe(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    if not content:
+        return "an empty dict"
+    kinds = Counter(type(value).__name__ for value in content.values())
+    keys = ", ".join(str(key) for key in list(content)[:6])
+    return f"a dict of {', '.join(f'{n} {kind}' for kind, n in kinds.items())}: {keys}"
+
+
+def _containers(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All mappings that hold tensors under text keys, by their dotted paths."""
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping) or depth > _DEPTH or not all(isinstance(key, str) for key in content):
+        return
+    if _count(content):
+        yield path, content
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            yield from _containers(value, f"{path}.{key}" if path else key, depth + 1)
+
+
+def _count(container: Mapping[str, Any]) -> int:
+    return sum(isinstance(value, Tensor) for value in container.values())
+
+
+def _choose(found: Mapping[str, Mapping[str, Any]], scope: str | None, targets: Sequence[Spec]) -> str:
+    """The container that looks most like the model; the usual one first where several do."""
+    if scope in found:
+        return str(scope)
+    named = [path for path in found if scope and path.rpartition(".")[2] == scope]
+    if len(named) == 1:
+        return named[0]
+    wanted = Counter((spec.name.rpartition(".")[2], spec.shape) for spec in targets)
+    likeness = {path: _likeness(container, wanted) for path, container in found.items()}
+    return min(found, key=lambda path: (-likeness[path], *_preference(path)))
+
+
+def _likeness(container: Mapping[str, Any], wanted: Counter[tuple[str, tuple[int, ...]]]) -> int:
+    """Elements of a container that some tensor of the model could take, by last name and shape."""
+    kinds = Counter(
+        (name.rpartition(".")[2], tuple(value.shape)) for name, value in container.items() if isinstance(value, Tensor)
+    )
+    return sum(min(count, wanted[kind]) * (torch.Size(kind[1]).numel() + 1) for kind, count in kinds.items())
+
+
+def _preference(path: str) -> tuple[int, int]:
+    last = path.rpartition(".")[2]
+    rank = _PREFERENCE.index(last) if last in _PREFERENCE else len(_PREFERENCE)
+    averaged = "ema" in path.lower()
+    return (rank + len(_PREFERENCE) * averaged, path.count("."))
+
+
+def refuse_scope(scope: str, checkpoint: Checkpoint) -> TransferError:
+    """The error for a scope that is neither a container nor the front of a name."""
+    fronts = dict.fromkeys(".".join(spec.name.split(".")[:depth]) for spec in checkpoint.specs for depth in (1, 2))
+    containers = [entry.partition(" (")[0] for entry in checkpoint.also]
+    close = nearest(scope, [*fronts, *containers]) or [*fronts][:3]
+    found = f"containers: {', '.join([checkpoint.container or 'top level', *containers])}"
+    fault = Mismatch(
+        f'scope="{scope}"', "a container or the front of names", found, "\n".join(f'scope="{c}"' for c in close)
+    )
+    return TransferError("the scope matches nothing", [fault])

@@ -1,0 +1,236 @@
+"""Files: tensors on disk, read one at a time, and never by running what a file says."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.weights.specs import Spec
+
+__all__ = ["Shards", "Tensors", "find_file", "load_pickle", "open_shards"]
+
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_IN_FOLDERS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "U16": "uint16", "U32": "uint32", "U64": "uint64", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+_WINDOW = 32 << 20  # bytes of a mapped file that may be resident before it is opened anew
+
+
+class Tensors(Protocol):
+    """Tensors by name, whose facts are known before their values are read."""
+
+    def specs(self) -> list[Spec]:
+        """Facts of all tensors, in the order of the file."""
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The values of one tensor, flat, in consecutive pieces."""
+
+
+def find_file(path: Path) -> Path:
+    """The file that a path means: itself, with a usual ending, or the weights in a folder.
+
+    Raises:
+        SourceError: If there is none, with the paths tried.
+    """
+    if str(path).startswith(("http:", "https:", "s3:")):
+        fault = Mismatch("source", "a path on this machine", str(path), "download the file first")
+        raise SourceError("a remote address is not read", [fault])
+    path = path.expanduser()
+    tried = [path / name for name in _IN_FOLDERS] if path.is_dir() else [path]
+    if not path.is_dir() and path.suffix not in _ENDINGS:
+        tried += [path.with_name(path.name + ending) for ending in _ENDINGS]
+    found = next((candidate for candidate in tried if candidate.is_file()), None)
+    if found is None:
+        raise SourceError("no such file", [_missing(path, tried)])
+    return found
+
+
+def _missing(path: Path, tried: list[Path]) -> Mismatch:
+    folder = path if path.is_dir() else path.parent
+    present = [entry.name for entry in sorted(folder.iterdir())] if folder.is_dir() else []
+    close = nearest(path.name, present) or [name for name in present if name.endswith(_ENDINGS)][:3]
+    remedy = "\n".join(str(folder / name) for name in close)
+    return Mismatch("source", "a file of weights", "none of\n" + "\n".join(map(str, tried)), remedy)
+
+
+def open_shards(path: Path) -> Shards | None:
+    """A safetensors file or a sharded index of such; nothing if it is of another format.
+
+    Raises:
+        SourceError: If the file or a shard is damaged or missing.
+    """
+    if path.name.endswith(".json"):
+        files = _shard_files(path)
+        return Shards(tuple(files)) if all(map(_is_safetensors, files)) else None
+    return Shards((path,)) if _is_safetensors(path) else None
+
+
+def _shard_files(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        fault = Mismatch(str(index), 'JSON with a "weight_map"', f"{type(error).__name__}: {error}")
+        raise SourceError("the index of the shards cannot be read", [fault]) from error
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        fault = Mismatch(str(index), "shards beside the index", ", ".join(outside))
+        raise SourceError("the index names files elsewhere", [fault])
+    missing = [Mismatch(str(index.parent / n), "a shard", "no file") for n in names if not (index.parent / n).is_file()]
+    if missing:
+        raise SourceError(f"{len(missing)} of {len(names)} shards are missing", missing)
+    return [index.parent / name for name in names]
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:9] == b"{" or path.suffix == ".safetensors"
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    spec: Spec
+
+
+class Shards:
+    """Tensors in safetensors files, mapped into memory a window at a time.
+
+    Pages of a mapped file count as memory of the process until the file is closed, so a file is
+    closed and opened again after each window; the peak stays at one window.
+    """
+
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        self._places = {place.spec.name: place for file in files for place in _places(file)}
+        self._file: Any = None
+        self._path: Path | None = None
+        self._resident = 0
+
+    def specs(self) -> list[Spec]:
+        """Facts of all tensors, in the order of the files."""
+        return [place.spec for place in self._places.values()]
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The values of one tensor, flat; a tensor larger than a window comes in rows."""
+        spec = self._places[name].spec
+        size = max(spec.numel, 1) * _dtype(spec.dtype).itemsize
+        rows = spec.shape[0] if spec.shape and size > _WINDOW else 1
+        step = max(rows * _WINDOW // size, 1)
+        for start in range(0, rows, step):
+            file = self._open(self._places[name].file, size * min(step, rows - start) // rows)
+            piece = file.get_tensor(name) if rows == 1 else file.get_slice(name)[start : start + step]
+            yield piece.reshape(-1)
+
+    def _open(self, path: Path, size: int) -> Any:
+        self._resident += size
+        if path != self._path or self._resident > _WINDOW:
+            self._file, self._path, self._resident = safe_open(path, "pt"), path, size
+        return self._file
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.uint8
+
+
+def _places(file: Path) -> list[_Place]:
+    try:
+        with safe_open(file, "pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            return [
+                _Place(file, Spec(name, tuple(s.get_shape()), _DTYPES.get(s.get_dtype(), s.get_dtype())))
+                for name, s in slices.items()
+            ]
+    except (SafetensorError, OSError) as error:
+        raise SourceError("the file is damaged", [_damaged(file, "safetensors", error)]) from error
+
+
+def _damaged(file: Path, expected: str, error: Exception) -> Mismatch:
+    size = file.stat().st_size
+    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    return Mismatch(str(file), f"a whole {expected} file", f"{size:,} bytes; {text}", "copy or download it again")
+
+
+def load_pickle(path: Path) -> Any:
+    """What a PyTorch file holds, read with `weights_only`: tensors and plain containers.
+
+    Raises:
+        SourceError: If the file needs code to load, is damaged, or is something else.
+    """
+    if path.name.endswith(".json"):
+        return _merge_shards([load_pickle(file) for file in _shard_files(path)])
+    _refuse_text(path)
+    try:
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, error) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        if "TorchScript" in str(error):
+            fault = Mismatch(str(path), "tensors and plain containers", "a TorchScript program", _EXPORT)
+            raise SourceError("the file needs code to load", [fault]) from error
+        raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
+
+
+_EXPORT = 'torch.save(model.state_dict(), "weights.pth")      where the file was made'
+
+
+def _merge_shards(parts: list[Any]) -> dict[str, Any]:
+    return {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
+
+
+def _refuse_text(path: Path) -> None:
+    """Name what lies where weights should: a Git LFS pointer, a web page, nothing."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    kinds = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b"\x89HDF": "an HDF5 file"}
+    found = next((kind for start, kind in kinds.items() if head.lstrip().startswith(start)), "")
+    found = found or ("an empty file" if not head else "")
+    if found:
+        remedy = "git lfs pull" if "LFS" in found else "copy or download it again"
+        raise SourceError("the file holds no weights", [Mismatch(str(path), "weights", found, remedy)])
+
+
+def _refusal(path: Path, error: Exception) -> SourceError:
+    """The error for a pickle that weights_only refused: needs code, or is no pickle at all."""
+    needed = _unsafe_names(path, error)
+    if not needed:
+        return SourceError("the file is damaged", [_damaged(path, "PyTorch", error)])
+    classes = ", ".join(needed)
+    fault = Mismatch(
+        str(path),
+        "tensors and plain containers",
+        classes,
+        f"{_EXPORT}\nwith torch.serialization.safe_globals([{classes}]): transfer(...)      if you trust these",
+        "a pickle runs what it names; autoadapt runs nothing that a file says",
+    )
+    return SourceError("the file needs code to load", [fault])
+
+
+def _unsafe_names(path: Path, error: Exception) -> list[str]:
+    if zipfile.is_zipfile(path):
+        try:
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except (RuntimeError, pickle.UnpicklingError, ValueError):
+            return []
+    found = str(error).partition("GLOBAL ")[2].split()
+    return found[:1]

@@ -1,0 +1,143 @@
+"""A selection: what the caller wants taken, left and expected, as tests of names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.weights.patterns import Pattern, matcher, pattern_text
+
+__all__ = ["Patterns", "Selection"]
+
+_FRONT = 3  # segments of a name that a misspelt pattern is compared with
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Some patterns of one argument, and whether a name fits any."""
+
+    argument: str
+    tests: tuple[tuple[str, Callable[[str], bool]], ...]
+
+    @classmethod
+    def parse(cls, argument: str, patterns: Iterable[Pattern] | None) -> Patterns:
+        """Read patterns at the door.
+
+        Raises:
+            TransferError: If a text stands where a list should, or a regex is malformed.
+        """
+        if isinstance(patterns, str):
+            fault = Mismatch(argument, "a list of patterns", repr(patterns), f'{argument}=["{patterns}"]')
+            raise TransferError("a single text is no list of patterns", [fault])
+        return cls(argument, tuple((pattern_text(p), _test(argument, p)) for p in patterns or ()))
+
+    def __call__(self, *names: str) -> bool:
+        return any(test(name) for _, test in self.tests for name in names)
+
+    def unmatched(self, names: Sequence[str]) -> list[str]:
+        """The patterns that no name fits."""
+        return [text for text, test in self.tests if not any(map(test, names))]
+
+
+def _test(argument: str, pattern: Pattern) -> Callable[[str], bool]:
+    try:
+        return matcher(pattern)
+    except re.error as error:
+        fault = Mismatch(f"{argument}, {pattern_text(pattern)}", "a regular expression", str(error))
+        raise TransferError("a pattern is malformed", [fault]) from error
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All that the caller said about names.
+
+    Args:
+        include: What to take; nothing said means everything.
+        exclude: What to leave.
+        missing: Names of the model that may stay as they are.
+        unexpected: Names of the source that may have no place.
+        policies: Shape policies; the first whose pattern fits counts.
+    """
+
+    include: Patterns
+    exclude: Patterns
+    missing: Patterns
+    unexpected: Patterns
+    policies: tuple[tuple[Patterns, str], ...]
+
+    @classmethod
+    def parse(
+        cls,
+        include: Sequence[Pattern] | None,
+        exclude: Sequence[Pattern] | None,
+        missing: Sequence[Pattern],
+        unexpected: Sequence[Pattern],
+        policies: Mapping[Pattern, str],
+    ) -> Selection:
+        """Read all patterns; see `Patterns.parse`."""
+        return cls(
+            Patterns.parse("include", include),
+            Patterns.parse("exclude", exclude),
+            Patterns.parse("expect_missing", missing),
+            Patterns.parse("expect_unexpected", unexpected),
+            tuple((Patterns.parse("shapes", [pattern]), policy) for pattern, policy in policies.items()),
+        )
+
+    def policy(self, source: str, target: str) -> str:
+        """The shape policy for a pair of names."""
+        return next((policy for test, policy in self.policies if test(source, target)), "skip")
+
+    def left_out(self, sources: Iterable[str], pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+        """Why a tensor is left out, by source name; a pattern may say either of its names."""
+        reasons = {}
+        for name in sources:
+            names = (name, pairs[name][0]) if name in pairs else (name,)
+            if self.exclude(*names):
+                reasons[name] = "exclude"
+            elif self.include.tests and not self.include(*names):
+                reasons[name] = "not in include"
+        return reasons
+
+    def remarks(self, sources: Sequence[str], targets: Sequence[str]) -> list[str]:
+        """Patterns that fit nothing, with the nearest that would.
+
+        Raises:
+            TransferError: If no pattern of `include` fits anything.
+        """
+        both = [*sources, *targets]
+        if self.include.tests and len(self.include.unmatched(both)) == len(self.include.tests):
+            faults = [
+                Mismatch(f'include, "{text}"', "a name of either side", "none", _suggestion(text, both))
+                for text, _ in self.include.tests
+            ]
+            raise TransferError("include fits no tensor", faults)
+        told = [(self.include, both), (self.exclude, both), (self.missing, targets), (self.unexpected, sources)]
+        # The bare default "*" always fits; a policy pattern that fits nothing is most likely misspelt.
+        told += [(test, both) for test, _ in self.policies]
+        return [
+            f'{patterns.argument}: "{text}" fits nothing{_nearest_text(text, names)}'
+            for patterns, names in told
+            for text in patterns.unmatched(names)
+        ]
+
+
+def _suggestion(text: str, names: Iterable[str]) -> str:
+    close = nearest(text, _fronts(names), count=1)
+    return f'include=["{close[0]}"]' if close else f"include={list(_fronts(names))[:4]}".replace("'", '"')
+
+
+def _nearest_text(text: str, names: Iterable[str]) -> str:
+    close = nearest(text, _fronts(names), count=1)
+    return f', nearest "{close[0]}"' if close else ""
+
+
+def _fronts(names: Iterable[str]) -> dict[str, None]:
+    return dict.fromkeys(
+        ".".join(segments[:depth]) for depth in range(1, _FRONT + 1) for segments in map(_split, names)
+    )
+
+
+def _split(name: str) -> list[str]:
+    return name.split(".")

@@ -1,0 +1,145 @@
+"""A slot: a place in the model that takes a tensor, and what is known about it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from autoadapt.errors import Mismatch, TransferError
+from autoadapt.weights.specs import Spec, parent
+
+__all__ = ["Slot", "model_slots", "refuse_unwritable"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One entry of the model's state dict.
+
+    Args:
+        spec: Its facts.
+        tensor: The model's own storage, detached.
+        axes: What each axis is called.
+        parameter: Whether it is a parameter, not a buffer.
+        tied: The first name of the same tensor; empty for that first name itself.
+    """
+
+    spec: Spec
+    tensor: Tensor
+    axes: tuple[str, ...]
+    parameter: bool
+    tied: str = ""
+
+
+def model_slots(model: nn.Module) -> dict[str, Slot]:
+    """The slots of a model, by name, in the order of its state dict.
+
+    Raises:
+        TransferError: If the model has no tensors, or lazy layers that have not seen an input.
+    """
+    entries = {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    lazy = [k for k, v in entries.items() if isinstance(v, UninitializedParameter | UninitializedBuffer)]
+    if lazy:
+        fault = Mismatch(", ".join(lazy[:3]), "a shape", "a lazy layer that has seen no input", "model(inputs)")
+        raise TransferError("the model has no shapes yet", [fault])
+    if not entries:
+        fault = Mismatch("model", "parameters or buffers", f"{type(model).__name__} with none")
+        raise TransferError("the model holds no tensors", [fault])
+    modules = dict(model.named_modules())
+    first: dict[object, str] = {}
+    slots = {}
+    for name, tensor in entries.items():
+        owner = first.setdefault(_place(name, tensor), name)
+        slots[name] = Slot(
+            Spec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")),
+            tensor.detach(),
+            _axes(tensor.ndim, modules.get(parent(name)), name),
+            isinstance(tensor, nn.Parameter),
+            owner if owner != name else "",
+        )
+    return slots
+
+
+def _place(name: str, tensor: Tensor) -> object:
+    """What two names of one tensor have in common."""
+    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
+        return name
+    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _axes(count: int, module: nn.Module | None, name: str) -> tuple[str, ...]:
+    spatial = ("depth", "height", "width")[-max(count - 2, 0) :] if 2 < count <= 5 else ()
+    match module:
+        case _ConvTransposeNd() if count > 2:
+            return ("input", "output", *spatial)
+        case nn.Embedding():
+            return ("entry", "channel")
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear() if count >= 2:
+            return ("output", "input", *spatial)
+        case _ if count == 1:
+            return ("output" if name.endswith((".bias", ".weight")) else "channel",)
+        case _ if "pos" in name and count == 3:
+            return ("batch", "token", "channel")
+    return tuple(_ordinal(axis) for axis in range(count))
+
+
+def _ordinal(axis: int) -> str:
+    return ("first", "second", "third", "fourth", "fifth")[axis] if axis < 5 else f"{axis + 1}th"
+
+
+def refuse_unwritable(model: nn.Module, slots: Iterable[Slot]) -> None:
+    """Make sure that every slot takes a copy, before any does.
+
+    Raises:
+        TransferError: With every slot that does not.
+    """
+    again = model.state_dict()
+    slots = list(slots)
+    faults = [fault for slot in slots if (fault := _fault(slot, again[slot.spec.name])) is not None]
+    if faults := faults or _overlaps(slots):
+        raise TransferError(f"{len(faults)} tensors of the model cannot be written", faults[:10])
+
+
+def _fault(slot: Slot, again: Tensor) -> Mismatch | None:
+    tensor, name = slot.tensor, slot.spec.name
+    if tensor.is_meta:
+        return Mismatch(name, "memory", "the meta device", 'model.to_empty(device="cpu")')
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return Mismatch(name, "a dense tensor", str(tensor.layout).removeprefix("torch."))
+    if tensor.is_inference():
+        return Mismatch(
+            name, "a tensor made outside inference mode", "an inference tensor", "model = copy.deepcopy(model)"
+        )
+    if type(tensor) is not Tensor:
+        return Mismatch(name, "a plain tensor", type(tensor).__name__, "load before sharding or quantising")
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        return Mismatch(name, "a place for each element", "an expanded tensor", "tensor.clone()")
+    if again.data_ptr() != tensor.data_ptr():
+        return Mismatch(name, "a tensor of the model", "a copy made by a state-dict hook")
+    return None
+
+
+def _overlaps(slots: list[Slot]) -> list[Mismatch]:
+    """Slots that share memory in part: writing one would change another."""
+    by_storage: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    for slot in slots:
+        if not slot.tied and slot.tensor.numel() and not slot.tensor.is_meta:
+            start = slot.tensor.data_ptr()
+            reach = sum((n - 1) * s for n, s in zip(slot.tensor.shape, slot.tensor.stride(), strict=True))
+            end = start + (reach + 1) * slot.tensor.element_size()
+            by_storage[slot.tensor.untyped_storage().data_ptr()].append((start, end, slot.spec.name))
+    faults = []
+    for spans in by_storage.values():
+        spans.sort()
+        faults += [
+            Mismatch(f"{a[2]} and {b[2]}", "memory of their own", "memory shared in part", f'exclude=["{b[2]}"]')
+            for a, b in pairwise(spans)
+            if b[0] < a[1]
+        ]
+    return faults

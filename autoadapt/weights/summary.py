@@ -1,0 +1,139 @@
+"""A summary: the entries of a transfer as a table of eighty columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from autoadapt.tables import columns, human_count, shorten
+from autoadapt.weights.entries import ModelEntry, SourceEntry
+from autoadapt.weights.patterns import merged
+from autoadapt.weights.specs import shape_text
+
+__all__ = ["WIDTH", "coverage", "module_rows", "name_stages", "percent", "sections"]
+
+WIDTH = 80
+_GROUPS = 12
+_LABEL = 38
+
+
+def coverage(entries: Iterable[ModelEntry]) -> float:
+    """Share of the parameters that came from the checkpoint, among those that could be expected to.
+
+    Buffers count only in a model that has no parameters.
+    """
+    counted = [e for e in entries if not (e.expected and e.bucket != "loaded")]
+    counted = [e for e in counted if e.parameter] or counted
+    whole = sum(e.numel for e in counted)
+    return sum(e.taken for e in counted) / whole if whole else 1.0
+
+
+def percent(share: float) -> str:
+    """A share as text that never rounds up to all nor down to nothing.
+
+    Example:
+        >>> [percent(share) for share in (1.0, 0.9999, 0.5, 0.0001, 0.0)]
+        ['100 %', '99.9 %', '50.0 %', '0.1 %', '0 %']
+    """
+    if share in (0.0, 1.0):
+        return f"{share * 100:.0f} %"
+    return f"{min(max(int(share * 1000) / 10, 0.1), 99.9):.1f} %"
+
+
+def module_rows(entries: Sequence[ModelEntry]) -> list[str]:
+    """One row a module; modules that came whole share one."""
+    groups: dict[str, list[ModelEntry]] = defaultdict(list)
+    for label, entry in zip(_labels([e.name for e in entries]), entries, strict=True):
+        groups[label].append(entry)
+    whole = [label for label, group in groups.items() if all(e.bucket == "loaded" and not e.how for e in group)]
+    rows = [_row(", ".join(merged(whole)), [e for label in whole for e in groups[label]])] if whole else []
+    rows += [_row(label, group) for label, group in groups.items() if label not in set(whole)]
+    if len(rows) > 2 * _GROUPS:
+        rows = [*rows[: 2 * _GROUPS], (f"and {len(rows) - 2 * _GROUPS} more modules",)]
+    return columns(rows, align="lrrl")
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """The module of each name: the first segment, more of them inside a module that holds nearly all."""
+    labels = [name.split(".")[0] for name in names]
+    for depth in range(2, 5):
+        label, count = Counter(labels).most_common(1)[0]
+        if count < 0.9 * len(names):
+            break
+        labels = [
+            ".".join(name.split(".")[:depth]) if old == label and name.count(".") >= depth else old
+            for name, old in zip(names, labels, strict=True)
+        ]
+    return labels
+
+
+def _row(label: str, group: Sequence[ModelEntry]) -> tuple[str, ...]:
+    loaded = sum(e.bucket == "loaded" for e in group)
+    left = [e for e in group if e.bucket != "loaded"]
+    notes = Counter("expected to be left" if e.expected else e.bucket for e in left)
+    notes["converted"] = sum((e.bucket == "loaded" and ":" in e.how) or e.how.startswith("sum") for e in group)
+    note = ", ".join(f"{count} {what}" for what, count in notes.items() if count)
+    share = "-" if left and all(e.expected for e in left) and not loaded else percent(coverage(group))
+    return shorten(label, _LABEL), f"{loaded}/{len(group)}", share, note
+
+
+def name_stages(entries: Sequence[SourceEntry]) -> str:
+    """How the names were brought together, with counts."""
+    stages = Counter(e.stage for e in entries if e.stage)
+    return ", ".join(f"{count} {stage}" for stage, count in stages.items())
+
+
+def sections(sources: Sequence[SourceEntry], targets: Sequence[ModelEntry]) -> list[str]:
+    """Converted and mismatched tensors with their shapes, then what only one side has."""
+    shapes = {e.name: e.shape for e in targets}
+    by_source = {e.name: e for e in sources}
+    among_sources, among_targets = list(by_source), list(shapes)
+    missing = [e for e in targets if e.bucket == "missing"]
+    unexpected = [e for e in sources if e.bucket == "unexpected"]
+    lines = _shaped("converted", [e for e in sources if e.bucket == "converted"], shapes)
+    lines += _shaped("mismatched", [e for e in sources if e.bucket == "mismatched"], shapes)
+    lines += _listed("only in the checkpoint", [e.name for e in unexpected if not e.expected], among_sources)
+    lines += _listed("only there, expected", [e.name for e in unexpected if e.expected], among_sources)
+    lines += _listed("only in the model", [e.name for e in missing if not e.expected], among_targets)
+    lines += _listed("only here, expected", [e.name for e in missing if e.expected], among_targets)
+    excluded = [e.name for e in sources if e.bucket == "excluded"]
+    return lines + _listed("excluded", excluded, among_sources)
+
+
+def _shaped(title: str, entries: Sequence[SourceEntry], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for entry in entries:
+        target = entry.target or entry.name
+        change = f"{shape_text(entry.shape)} -> {shape_text(shapes[target])}"
+        groups[change, entry.how].append(target)
+    if not groups:
+        return []
+    lines = [f" {title}  {len(entries)}"]
+    for (change, how), names in list(groups.items())[:_GROUPS]:
+        head = f"   {_inline(merged(names))}  {change}"
+        whole = f"{head}  {how}"
+        lines += [whole] if len(whole) <= WIDTH else [head, *_wrapped(how, "       ")]
+    return [*lines, f"   and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else lines
+
+
+def _inline(patterns: list[str]) -> str:
+    return patterns[0] if len(patterns) == 1 else f"{patterns[0]} and {len(patterns) - 1} more"
+
+
+def _listed(title: str, names: list[str], among: list[str]) -> list[str]:
+    if not names:
+        return []
+    patterns = merged(names, among)
+    shown = ", ".join(patterns[:_GROUPS])
+    rest = len(patterns) - _GROUPS
+    text = f"{shown}, and {rest} more" if rest > 0 else shown
+    label = f" {title}".ljust(24) + human_count(len(names)).rjust(5) + "  "
+    first, *others = _wrapped(text, " " * len(label))
+    return [label + first.lstrip(), *others]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [indent]

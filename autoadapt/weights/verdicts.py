@@ -1,0 +1,216 @@
+"""Verdicts: what happens to each tensor, decided before anything is written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from autoadapt.errors import Mismatch, TransferError
+from autoadapt.weights.conversions import plan
+from autoadapt.weights.entries import ModelEntry, SourceEntry
+from autoadapt.weights.slots import Slot
+from autoadapt.weights.specs import Spec, parent
+from autoadapt.weights.writing import Move
+
+__all__ = ["Expected", "Verdicts", "decide", "model_entries", "source_entries"]
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A pair of tensors that is not loaded, and why."""
+
+    target: str
+    stage: str
+    reason: str
+
+
+@dataclass
+class Verdicts:
+    """What happens to the tensors that have found their counterpart, and to those left out.
+
+    Args:
+        moves: By source name, what is copied.
+        refused: By source name, what found its place and is not copied.
+        excluded: By source name, why the caller does not want it.
+        held: Targets of what the caller does not want.
+        places: By target name, the move that fills it; also under the other names of a tied tensor.
+    """
+
+    moves: dict[str, Move] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Move] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Differences that are known: tests of names."""
+
+    missing: Callable[[str], bool]
+    unexpected: Callable[[str], bool]
+
+
+def decide(
+    pairs: Mapping[str, tuple[str, str]],
+    specs: Mapping[str, Spec],
+    slots: Mapping[str, Slot],
+    excluded: Mapping[str, str],
+    policy: Callable[[str, str], str],
+) -> Verdicts:
+    """Decide about every pair of names.
+
+    Args:
+        pairs: Target and stage, by source name.
+        specs: The tensors of the checkpoint.
+        slots: The places of the model.
+        excluded: Why the caller does not want a tensor, by source name.
+        policy: The shape policy for a source and a target name.
+
+    Raises:
+        TransferError: If a shape differs where the policy says `error`.
+    """
+    verdicts = Verdicts(excluded=dict(excluded))
+    faults = []
+    for name, (target, stage) in pairs.items():
+        source, slot = specs[name], slots[target]
+        if name in excluded:
+            verdicts.held[target] = name
+            continue
+        chosen = policy(name, target)
+        move = _move(source, slot, stage, chosen)
+        if isinstance(move, Move):
+            verdicts.moves[name] = move
+        else:
+            verdicts.refused[name] = Refusal(target, stage, move)
+            if chosen == "error":
+                faults.append(Mismatch(target, _fact(slot.spec), _fact(source), f'shapes={{"{target}": "skip"}}', move))
+    if faults:
+        raise TransferError(f"{len(faults)} tensors differ, which the shape policy calls an error", faults)
+    _keep_norms_whole(verdicts, slots)
+    _spread_ties(verdicts, slots)
+    return verdicts
+
+
+def _fact(spec: Spec) -> str:
+    return f"{spec.dtype}{list(spec.shape)}"
+
+
+def _move(source: Spec, slot: Slot, stage: str, policy: str) -> Move | str:
+    """The move for a pair, or why there is none."""
+    if not _castable(source.dtype, slot.spec.dtype):
+        return f"{source.dtype} cannot become {slot.spec.dtype}"
+    if source.shape == slot.spec.shape:
+        return Move(source, slot, stage)
+    planned = plan(policy, source, slot.spec, slot.axes)
+    return planned if isinstance(planned, str) else Move(source, slot, stage, planned)
+
+
+def _castable(old: str, new: str) -> bool:
+    if old == new:
+        return True
+    before, after = getattr(torch, old, None), getattr(torch, new, None)
+    if not (isinstance(before, torch.dtype) and isinstance(after, torch.dtype)):
+        return False
+    return torch.can_cast(before, after)
+
+
+def _keep_norms_whole(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:
+    """A norm's weight means nothing beside another's statistics: they move together or not at all."""
+    by_target = {move.slot.spec.name: name for name, move in verdicts.moves.items()}
+    for name in slots:
+        if not name.endswith("running_mean"):
+            continue
+        prefix = name.removesuffix("running_mean")
+        members = [prefix + leaf for leaf in (*_NORM, _COUNTER) if prefix + leaf in slots]
+        left = [m for m in members if m not in by_target and not m.endswith(_COUNTER)]
+        for member in members if left else ():
+            if (source := by_target.get(member)) is not None:
+                move = verdicts.moves.pop(source)
+                reason = f"moves together with {left[0]}, which is not loaded"
+                verdicts.refused[source] = Refusal(member, move.stage, reason)
+
+
+def _spread_ties(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:
+    """A tensor with several names is filled under all of them."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, slot in slots.items():
+        groups[slot.tied or name].append(name)
+    by_target = {move.slot.spec.name: move for move in verdicts.moves.values()}
+    for group in groups.values():
+        filled = [by_target[name] for name in group if name in by_target]
+        verdicts.places |= {name: by_target.get(name, filled[0]) for name in group if filled}
+
+
+def source_entries(
+    specs: Iterable[Spec], verdicts: Verdicts, hidden: set[str], expected: Expected
+) -> tuple[SourceEntry, ...]:
+    """One entry for each tensor of the checkpoint.
+
+    Args:
+        specs: The tensors.
+        verdicts: What was decided.
+        hidden: Buffers of the model that are not persistent.
+        expected: Known differences.
+    """
+    return tuple(_source_entry(spec, verdicts, hidden, expected) for spec in specs)
+
+
+def _source_entry(spec: Spec, verdicts: Verdicts, hidden: set[str], expected: Expected) -> SourceEntry:
+    made = partial(SourceEntry, name=spec.name, shape=spec.shape, dtype=spec.dtype)
+    if (move := verdicts.moves.get(spec.name)) is not None:
+        target = move.slot.spec.name
+        if move.conversion is None:
+            return made(bucket="loaded", target=target, stage=move.stage)
+        return made(bucket="converted", target=target, stage=move.stage, how=move.conversion.how)
+    if (refusal := verdicts.refused.get(spec.name)) is not None:
+        known = expected.missing(refusal.target) or expected.unexpected(spec.name)
+        how = refusal.reason
+        return made(bucket="mismatched", target=refusal.target, stage=refusal.stage, how=how, expected=known)
+    if (reason := verdicts.excluded.get(spec.name)) is not None:
+        return made(bucket="excluded", how=reason, expected=True)
+    how = "a buffer that the model does not save" if spec.name in hidden else ""
+    return made(bucket="unexpected", how=how, expected=bool(how) or expected.unexpected(spec.name))
+
+
+def model_entries(slots: Sequence[Slot], verdicts: Verdicts, expected: Expected) -> tuple[ModelEntry, ...]:
+    """One entry for each tensor of the model."""
+    refused = {refusal.target: (name, refusal) for name, refusal in verdicts.refused.items()}
+    return tuple(_model_entry(slot, verdicts, refused, expected) for slot in slots)
+
+
+def _model_entry(
+    slot: Slot, verdicts: Verdicts, refused: Mapping[str, tuple[str, Refusal]], expected: Expected
+) -> ModelEntry:
+    spec = slot.spec
+    numel = 0 if slot.tied else spec.numel
+    made = partial(ModelEntry, name=spec.name, shape=spec.shape, dtype=spec.dtype, parameter=slot.parameter)
+    if (move := verdicts.places.get(spec.name)) is not None:
+        other = move.slot.spec.name
+        written = Spec(other, move.conversion.region).numel if move.conversion else spec.numel
+        how = move.conversion.how if move.conversion else ""
+        how = how if other == spec.name else f"tied to {other}"
+        taken = 0 if slot.tied else written
+        return made(numel=numel, bucket="loaded", source=move.source.name, taken=taken, how=how)
+    if spec.name in refused:
+        source, refusal = refused[spec.name]
+        known = expected.missing(spec.name) or expected.unexpected(source)
+        return made(numel=numel, bucket="mismatched", source=source, how=refusal.reason, expected=known)
+    how = _why_missing(spec.name, verdicts)
+    return made(numel=numel, bucket="missing", how=how, expected=bool(how) or expected.missing(spec.name))
+
+
+def _why_missing(name: str, verdicts: Verdicts) -> str:
+    """Why common sense expects a tensor to be missing; empty if it does not."""
+    if name in verdicts.held:
+        return "excluded"
+    if name.endswith("." + _COUNTER) and f"{parent(name)}.running_mean" in verdicts.places:
+        return "old checkpoints have no such counter"
+    return ""
