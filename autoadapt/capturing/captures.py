@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from autoadapt.capturing.arguments import Arguments, bind, bind_call, told_inputs
-from autoadapt.capturing.probing import Observation, Probe, ProbeFailed, Shape, quiet
+from autoadapt.capturing.grids import GridReader
+from autoadapt.capturing.probing import InnerKey, Observation, Probe, ProbeError, Shape, quiet
 from autoadapt.capturing.roles import find_gatherings, find_roles, may_have_roles
 from autoadapt.capturing.sizing import (
     LONG_STEP,
@@ -31,7 +33,14 @@ from autoadapt.views import clone_buffers, copy_module
 __all__ = ["capture"]
 
 
-def capture(model: nn.Module, inputs: object = None, *, at: str = "", inner: bool = False) -> Signature:
+def capture(
+    model: nn.Module,
+    inputs: object = None,
+    *,
+    at: str = "",
+    inner: bool = False,
+    grid: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Signature:
     """Run a module at a few sizes and write down what goes in and what comes out.
 
     The module is copied for that, without its weights where it runs on the meta device, and is as it was
@@ -43,6 +52,8 @@ def capture(model: nn.Module, inputs: object = None, *, at: str = "", inner: boo
             tells its input size.
         at: Path of a submodule to capture in place, while the whole model runs on `inputs`.
         inner: Note what inner modules return, for taps.
+        grid: For modules of one image size: rows, columns and leading tokens of token axes, by output path or
+            module path, where they cannot be read.
 
     Returns:
         The signature: every axis as an exact function of the input axes, checked at sizes that it was not
@@ -63,7 +74,7 @@ def capture(model: nn.Module, inputs: object = None, *, at: str = "", inner: boo
     if at:
         module = _submodule(model, at)
         arguments = _arguments_in_place(model, arguments, at)
-    return _Session(module, arguments, inner=inner).signature()
+    return _Session(module, arguments, inner=inner, grid=grid or {}).signature()
 
 
 def _refuse_empty(arguments: Arguments) -> None:
@@ -130,8 +141,11 @@ def _raised(model: nn.Module, said: str) -> CaptureError:
 class _Session:
     """One capture: the probe, and what has been learned so far."""
 
-    def __init__(self, module: nn.Module, arguments: Arguments, *, inner: bool) -> None:
+    def __init__(
+        self, module: nn.Module, arguments: Arguments, *, inner: bool, grid: Mapping[str, tuple[int, int, int]]
+    ) -> None:
         self._module = module
+        self._grid = grid
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
         self._axes = name_axes(self._tensors)
@@ -143,11 +157,11 @@ class _Session:
         probe = Probe(self._module, self._arguments, real=False, inner=inner)
         try:
             return probe, probe.run()
-        except ProbeFailed:
+        except ProbeError:
             probe = Probe(self._module, self._arguments, real=True, inner=inner)
             try:
                 return probe, probe.run()
-            except ProbeFailed as error:
+            except ProbeError as error:
                 raise _raised(self._module, str(error)) from error
 
     def signature(self) -> Signature:
@@ -155,15 +169,21 @@ class _Session:
         base = self._base()
         steps = self._steps(base)
         solution = self._solve(base, steps)
+        fixed = self._fixed_image(steps)
+        solution = self._with_grids(solution, fixed)
         tensors_in, tensors_out = self._real_values()
         gatherings = find_gatherings(tensors_in, tensors_out)
         roles = find_roles(tensors_in, tensors_out, gatherings)
         return Signature(
             name=type(self._module).__name__,
-            inputs=Values(tree=self._tree, leaves=self._input_specs(steps)),
+            inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
             outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles)),
-            axes={name: self._sizes(name, step, solution) for name, step in steps.items()},
+            axes={
+                name: self._sizes(name, (steps | fixed)[name], solution)
+                for name in self._axes.example
+                if name in steps | fixed
+            },
             filled=self._filled(),
             invariants=gatherings,
             unverified=solution.unverified,
@@ -176,14 +196,14 @@ class _Session:
         if full not in self._cache:
             try:
                 self._cache[full] = self._probe.run(self._axes.shapes(sizes))
-            except ProbeFailed:
+            except ProbeError:
                 self._cache[full] = None
         return self._cache[full]
 
     def _runs_at(self, shapes: list[Shape] | Any) -> bool:
         try:
             self._probe.run(shapes)
-        except ProbeFailed:
+        except ProbeError:
             return False
         return True
 
@@ -217,12 +237,42 @@ class _Session:
             seen.append((self._axes.example, example))
         return solve(self._run, base, steps, seen)
 
+    def _fixed_image(self, steps: Steps) -> Steps:
+        """Height and width, with a step of 0, where the module takes images of one size only."""
+        images = [names for names in self._axes.names if names[-2:] == ("H", "W")]
+        return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
+
+    def _with_grids(self, solution: Solution, fixed: Steps) -> Solution:
+        """Constants that are heights and widths, as functions of H and W."""
+        if not fixed:
+            return solution
+        shapes = [shape for shape, _ in self._observed_inside().values()]
+        example = self._axes.example
+        reader = GridReader(example["H"], example["W"], shapes=[*shapes, *self._first.shapes], declared=self._grid)
+        names = [path_text(path) for path in paths(self._first.tree)]
+
+        def read(dims: tuple[Dim, ...], shape: Shape, name: str) -> tuple[Dim, ...]:
+            found = reader.read(shape, name)
+            return tuple(dim if dim.axes else grid for dim, grid in zip(dims, found, strict=True))
+
+        rows = zip(solution.outputs, self._first.shapes, names, strict=True)
+        inner = {key: read(dims, self._first.inner[key][0], key[0]) for key, dims in solution.inner.items()}
+        return replace(solution, outputs=tuple(read(*row) for row in rows), inner=inner)
+
+    def _observed_inside(self) -> Mapping[InnerKey, tuple[Shape, torch.dtype]]:
+        if self._first.inner:
+            return self._first.inner
+        try:
+            return Probe(self._module, self._arguments, real=self._probe.real, inner=True).run().inner
+        except ProbeError:
+            return {}
+
     def _filled(self) -> dict[str, str]:
         """Dict arguments that are filled in; an empty one is tried with an entry, since it may count as absent."""
         found = dict(self._first.filled)
         for name, value in self._arguments.values.items():
             if isinstance(value, dict) and name not in found and self._tensors:
-                with contextlib.suppress(ProbeFailed):
+                with contextlib.suppress(ProbeError):
                     found |= self._probe.run(mark=name).filled
         return found
 
@@ -239,18 +289,18 @@ class _Session:
                 return {}, {}
             try:
                 observed = Probe(self._module, self._arguments, real=True, inner=False).run()
-            except ProbeFailed:
+            except ProbeError:
                 return {}, {}
         return (
             dict(zip(names_in, observed.inputs, strict=True)),
             dict(zip(names_out, observed.tensors, strict=True)),
         )
 
-    def _input_specs(self, steps: Steps) -> tuple[TensorSpec, ...]:
+    def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
         example = self._axes.example
 
         def dim(name: str) -> Dim:
-            return Dim.axis(name) if name in steps else Dim(example[name])
+            return Dim.axis(name) if name in varying else Dim(example[name])
 
         return tuple(
             _spec(tensor.dtype, tuple(dim(name) for name in names))
@@ -269,7 +319,8 @@ class _Session:
     def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
         example = self._axes.example[name]
         smallest = solution.smallest.get(name, example)
-        return AxisSizes(step=step, offset=example % step, smallest=smallest, example=example)
+        offset = example % step if step else 0
+        return AxisSizes(step=step, offset=offset, smallest=smallest, example=example)
 
     def _inner_outputs(self, solution: Solution) -> tuple[InnerOutput, ...]:
         named = dict(self._module.named_modules())

@@ -17,14 +17,14 @@ from autoadapt.capturing.arguments import Arguments
 from autoadapt.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["InnerKey", "Observation", "Probe", "ProbeFailed", "quiet"]
+__all__ = ["InnerKey", "Observation", "Probe", "ProbeError", "quiet"]
 
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]
 """Path of a module, which of its calls, path within its output."""
 
 
-class ProbeFailed(Exception):
+class ProbeError(Exception):
     """The module raised; carries what it said."""
 
 
@@ -67,7 +67,7 @@ class Probe:
             mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
 
         Raises:
-            ProbeFailed: The module raised.
+            ProbeError: The module raised.
         """
         wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
         make = _resized if self.real else _empty
@@ -80,7 +80,7 @@ class Probe:
             try:
                 returned = arguments.call(self._copy)
             except Exception as error:
-                raise ProbeFailed(
+                raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 ) from error
         return self._observe(returned, values, tensors, inner)

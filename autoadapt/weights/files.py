@@ -66,8 +66,9 @@ def find_file(path: Path) -> Path:
 
 def _missing(path: Path, tried: list[Path]) -> Mismatch:
     folder = path if path.is_dir() else path.parent
-    present = [entry.name for entry in sorted(folder.iterdir())] if folder.is_dir() else []
-    close = nearest(path.name, present) or [name for name in present if name.endswith(_ENDINGS)][:3]
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    present = [entry.name for entry in entries if entry.name.endswith(_ENDINGS)]
+    close = nearest(path.name, present) or present[:3]
     remedy = "\n".join(str(folder / name) for name in close)
     return Mismatch("source", "a file of weights", "none of\n" + "\n".join(map(str, tried)), remedy)
 

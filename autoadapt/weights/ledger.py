@@ -58,7 +58,12 @@ class Transfer(BaseModel):
 
     @cached_property
     def coverage(self) -> float:
-        """Share of the model's parameters that came from the checkpoint; known differences do not count."""
+        """Share of the parameters that came from the checkpoint, among those that should; `min_coverage` reads it."""
+        return coverage(e for e in self.targets if e.bucket == "loaded" or not e.expected)
+
+    @cached_property
+    def share(self) -> float:
+        """Share of all the model's parameters that came from the checkpoint."""
         return coverage(self.targets)
 
     @property
@@ -123,7 +128,9 @@ class Transfer(BaseModel):
         container = f"{self.container}, " if self.container else ""
         sides = f"{self.source} ({container}{len(self.sources)} tensors) -> {self.model} ({len(self.targets)})"
         verb = "WOULD LOAD" if self.dry_run else "LOADED"
-        verdict = f"{verb} {percent(self.coverage)} of parameters"
+        verdict = f"{verb} {percent(self.share)} of parameters"
+        if self.share != self.coverage:
+            verdict += f", {percent(self.coverage)} of those expected"
         gap = WIDTH - len(sides) - len(verdict)
         return [sides + " " * gap + verdict] if gap > 1 else [sides, verdict.rjust(WIDTH)]
 
@@ -171,8 +178,9 @@ def _differences(
         for entries in (mine, others)
     ]
     groups: dict[tuple[str, str], list[str]] = {}
-    for name in dict.fromkeys([*texts[0], *texts[1]]):
+    everything = list(dict.fromkeys([*texts[0], *texts[1]]))
+    for name in everything:
         pair = (texts[0].get(name, "not there"), texts[1].get(name, "not there"))
         if pair[0] != pair[1]:
             groups.setdefault(pair, []).append(name)
-    return [Mismatch(f"{side}: {', '.join(merged(names))}", *pair) for pair, names in groups.items()]
+    return [Mismatch(f"{side}: {', '.join(merged(names, everything))}", *pair) for pair, names in groups.items()]

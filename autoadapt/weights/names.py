@@ -109,6 +109,8 @@ def _settle_best_view(pairing: Pairing, names: Mapping[str, str], dialects: tupl
     best = None
     for dialect in dialects or (plain, *DIALECTS):
         view = _view(pairing, names, dialect)
+        if dialect.name and not dialects and view is not None and not _convincing(view, pairing):
+            continue
         if view is not None and (best is None or view.exchange.score > best.exchange.score):
             best = view
         if best is not None and len(best.exchange.pairs) == min(len(pairing.sources), len(pairing.targets)):
@@ -116,6 +118,12 @@ def _settle_best_view(pairing: Pairing, names: Mapping[str, str], dialects: tupl
     if best is not None:
         pairing.remarks += best.remarks
         pairing.settle(best.pairs(), best.stage())
+
+
+def _convincing(view: _View, pairing: Pairing) -> bool:
+    """Whether a dialect that nobody asked for explains most of a side, not a few chance likenesses."""
+    whole = min(sum(spec.numel for spec in side.values()) for side in (pairing.sources, pairing.targets))
+    return 2 * view.exchange.elements >= whole
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _token_regex(token: re.Match[str]) -> str:
     return re.escape(literal)
 
 
-def merged(names: Iterable[str], among: Iterable[str] = ()) -> list[str]:
+def merged(names: Iterable[str], among: Iterable[str] | None = None) -> list[str]:
     """Say many names in few patterns.
 
     A module all of whose tensors are named becomes `module.*`; names that differ in one number
@@ -83,7 +83,7 @@ def merged(names: Iterable[str], among: Iterable[str] = ()) -> list[str]:
 
     Args:
         names: The names to say.
-        among: All names of that side; decides what a whole module is.
+        among: All names of that side, which tell what a whole module is; without them only numbers merge.
 
     Example:
         >>> merged(["s.2.w", "s.3.w", "s.4.w", "fc.weight", "fc.bias"],
@@ -91,7 +91,7 @@ def merged(names: Iterable[str], among: Iterable[str] = ()) -> list[str]:
         ['s.{2..4}.*', 'fc.*']
     """
     chosen = list(dict.fromkeys(names))
-    whole = _whole_modules(chosen, among)
+    whole = set() if among is None else _whole_modules(chosen, among)
     return _ranges(list(dict.fromkeys(_shortest(name, whole) for name in chosen)))
 
 

@@ -15,15 +15,15 @@ __all__ = ["WIDTH", "coverage", "module_rows", "name_stages", "percent", "sectio
 
 WIDTH = 80
 _GROUPS = 12
-_LABEL = 38
+_LABEL = 44
 
 
 def coverage(entries: Iterable[ModelEntry]) -> float:
-    """Share of the parameters that came from the checkpoint, among those that could be expected to.
+    """Share of the parameters that came from the checkpoint.
 
-    Buffers count only in a model that has no parameters.
+    Buffers count only where there are no parameters.
     """
-    counted = [e for e in entries if not (e.expected and e.bucket != "loaded")]
+    counted = list(entries)
     counted = [e for e in counted if e.parameter] or counted
     whole = sum(e.numel for e in counted)
     return sum(e.taken for e in counted) / whole if whole else 1.0
@@ -42,16 +42,28 @@ def percent(share: float) -> str:
 
 
 def module_rows(entries: Sequence[ModelEntry]) -> list[str]:
-    """One row a module; modules that came whole share one."""
-    groups: dict[str, list[ModelEntry]] = defaultdict(list)
+    """One row a module; modules that came whole, or did not come at all, share one."""
+    modules: dict[str, list[ModelEntry]] = defaultdict(list)
     for label, entry in zip(_labels([e.name for e in entries]), entries, strict=True):
-        groups[label].append(entry)
-    whole = [label for label, group in groups.items() if all(e.bucket == "loaded" and not e.how for e in group)]
-    rows = [_row(", ".join(merged(whole)), [e for label in whole for e in groups[label]])] if whole else []
-    rows += [_row(label, group) for label, group in groups.items() if label not in set(whole)]
+        modules[label].append(entry)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label, group in modules.items():
+        groups[_fate(group) or label].append(label)
+    rows = [
+        _row(", ".join(merged(labels, modules)), [e for label in labels for e in modules[label]]) for labels in groups.values()
+    ]
     if len(rows) > 2 * _GROUPS:
-        rows = [*rows[: 2 * _GROUPS], (f"and {len(rows) - 2 * _GROUPS} more modules",)]
+        rows = [*rows[: 2 * _GROUPS], (f"and {len(rows) - 2 * _GROUPS} more rows",)]
     return columns(rows, align="lrrl")
+
+
+def _fate(group: Sequence[ModelEntry]) -> str:
+    """What became of a whole module, where that is one thing; such modules share a row."""
+    fates = {(e.bucket, bool(e.how), e.expected) for e in group}
+    known = {("loaded", False, False): " whole", ("missing", False, False): " missing"}
+    if all(e.expected and e.bucket != "loaded" for e in group):
+        return " expected"
+    return known.get(fates.pop(), "") if len(fates) == 1 else ""
 
 
 def _labels(names: Sequence[str]) -> list[str]:
@@ -72,7 +84,7 @@ def _row(label: str, group: Sequence[ModelEntry]) -> tuple[str, ...]:
     loaded = sum(e.bucket == "loaded" for e in group)
     left = [e for e in group if e.bucket != "loaded"]
     notes = Counter("expected to be left" if e.expected else e.bucket for e in left)
-    notes["converted"] = sum((e.bucket == "loaded" and ":" in e.how) or e.how.startswith("sum") for e in group)
+    notes["converted"] = sum(e.bucket == "loaded" and bool(e.how) and not e.how.startswith("tied") for e in group)
     note = ", ".join(f"{count} {what}" for what, count in notes.items() if count)
     share = "-" if left and all(e.expected for e in left) and not loaded else percent(coverage(group))
     return shorten(label, _LABEL), f"{loaded}/{len(group)}", share, note
@@ -89,7 +101,7 @@ def sections(sources: Sequence[SourceEntry], targets: Sequence[ModelEntry]) -> l
     shapes = {e.name: e.shape for e in targets}
     by_source = {e.name: e for e in sources}
     among_sources, among_targets = list(by_source), list(shapes)
-    missing = [e for e in targets if e.bucket == "missing"]
+    missing = [e for e in targets if e.bucket == "missing" and e.how != "excluded"]
     unexpected = [e for e in sources if e.bucket == "unexpected"]
     lines = _shaped("converted", [e for e in sources if e.bucket == "converted"], shapes)
     lines += _shaped("mismatched", [e for e in sources if e.bucket == "mismatched"], shapes)
@@ -110,8 +122,9 @@ def _shaped(title: str, entries: Sequence[SourceEntry], shapes: dict[str, tuple[
     if not groups:
         return []
     lines = [f" {title}  {len(entries)}"]
+    everything = list(shapes)
     for (change, how), names in list(groups.items())[:_GROUPS]:
-        head = f"   {_inline(merged(names))}  {change}"
+        head = f"   {_inline(merged(names, everything))}  {change}"
         whole = f"{head}  {how}"
         lines += [whole] if len(whole) <= WIDTH else [head, *_wrapped(how, "       ")]
     return [*lines, f"   and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else lines

@@ -264,7 +264,8 @@ def _hint(sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> str:
             lines.append(f'match="order"      all {count} tensors have the same shapes in the same order')
         except TransferError:
             pass
-    if (exchange := prefix_hint(sources, targets)) is not None:
+    exchange = prefix_hint(sources, targets)
+    if exchange is not None and 4 * len(exchange.pairs) >= min(len(sources), len(targets)):
         lines.append(f"{exchange.rule()}      {len(exchange.pairs)} names would agree")
     return "\n".join(lines)
 

@@ -1,0 +1,149 @@
+"""Grids: the spatial axes of a module that accepts one image size only, read where numbers alone do not tell.
+
+At a fixed size 56 is only a number. What is known: the size of the input, and the grids that inner convolutions and
+poolings return. Each axis found is written as a function of the input axis that is right at the one legal size, so
+that strides can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from autoadapt.dims import Dim
+
+__all__ = ["Grid", "GridReader"]
+
+Shape: TypeAlias = tuple[int, ...]
+
+LARGEST_STRIDE = 64
+MOST_PREFIX_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells along height and width."""
+
+    height: int
+    width: int
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are."""
+        return self.height * self.width
+
+
+class GridReader:
+    """Reads the axes of tensors that a module makes from images of one size.
+
+    Args:
+        height: Size of the input axis H.
+        width: Size of the input axis W.
+        shapes: Shapes of all that inner modules return, as evidence.
+        declared: Grids and numbers of leading tokens that the caller states, by what `read` is asked for.
+
+    Example:
+        >>> reader = GridReader(224, 224, shapes=[(1, 384, 14, 14)])
+        >>> [str(dim) for dim in reader.read((2, 197, 384))], [str(dim) for dim in reader.read((2, 56, 56, 96))]
+        (['2', 'floor(H/16)*floor(W/16) + 1', '384'], ['2', 'floor(H/4)', 'floor(W/4)', '96'])
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        shapes: Iterable[Shape] = (),
+        declared: Mapping[str, tuple[int, int, int]] | None = None,
+    ) -> None:
+        self._height = height
+        self._width = width
+        self._declared = dict(declared or {})
+        found = {self._grid(shape) for shape in shapes if len(shape) == 4}
+        self.grids = sorted(
+            (grid for grid in found if grid is not None and grid.cells > 1), key=lambda grid: -grid.cells
+        )
+
+    def read(self, shape: Shape, name: str = "") -> tuple[Dim, ...]:
+        """The dims of a tensor, spatial axes as functions of H and W; what cannot be read stays a number.
+
+        Args:
+            shape: The shape, the batch first.
+            name: What the tensor is called, to look up what the caller declared.
+        """
+        dims = [Dim(size) for size in shape]
+        if name in self._declared and len(shape) == 3:
+            height, width, prefix = self._declared[name]
+            dims[1] = self._tokens(Grid(height, width), prefix)
+        elif len(shape) == 4:
+            axis = self._spatial_axis(shape)
+            if axis is not None:
+                dims[axis : axis + 2] = self._dims(Grid(*shape[axis : axis + 2]))
+        elif len(shape) == 3:
+            token_axis, options = self.token_grids(shape)
+            if len(options) == 1:
+                grid, prefix = options[0]
+                dims[token_axis] = self._tokens(grid, prefix)
+        return tuple(dims)
+
+    def token_grids(self, shape: Shape) -> tuple[int, list[tuple[Grid, int]]]:
+        """The axis of `[B, N, C]` or `[B, C, N]` that holds tokens, and the grids (with leading tokens) it may be."""
+        for axis in (1, 2):
+            options = [
+                (grid, shape[axis] - grid.cells)
+                for grid in self.grids
+                if 0 <= shape[axis] - grid.cells <= MOST_PREFIX_TOKENS
+            ]
+            exact = [option for option in options if option[1] == 0]
+            if options:
+                return axis, exact[:1] if exact else options
+        return 1, self._divided_grids(shape[1])
+
+    def _divided_grids(self, tokens: int) -> list[tuple[Grid, int]]:
+        """Without evidence: grids that divide the image evenly, by one stride, without leading tokens or with one."""
+        for prefix in (0, 1):
+            found = [
+                (Grid(self._height // stride, self._width // stride), prefix)
+                for stride in range(2, LARGEST_STRIDE + 1)
+                if self._height % stride == 0
+                and self._width % stride == 0
+                and (self._height // stride) * (self._width // stride) == tokens - prefix
+            ]
+            if found and tokens - prefix > 1:
+                return found
+        return []
+
+    def _grid(self, shape: Shape) -> Grid | None:
+        axis = self._spatial_axis(shape)
+        return None if axis is None else Grid(*shape[axis : axis + 2])
+
+    def _spatial_axis(self, shape: Shape) -> int | None:
+        """Where height and width stand in four axes: channels first where both readings are possible."""
+        return next((axis for axis in (2, 1) if self._stride(Grid(*shape[axis : axis + 2])) is not None), None)
+
+    def _stride(self, grid: Grid) -> int | None:
+        """The one stride that makes a grid of the image, rounding down or up; None where there is none."""
+        if min(grid.height, grid.width) < 2:
+            return None
+        for stride in dict.fromkeys([round(self._height / grid.height), self._height // grid.height]):
+            if not 1 <= stride <= LARGEST_STRIDE:
+                continue
+            sizes = ((self._height, grid.height), (self._width, grid.width))
+            if all(size // stride == cells for size, cells in sizes):
+                return stride
+            if all(-(-size // stride) == cells for size, cells in sizes):
+                return stride
+        return None
+
+    def _dims(self, grid: Grid) -> Sequence[Dim]:
+        stride = self._stride(grid)
+        if stride is None:
+            return Dim(grid.height), Dim(grid.width)
+        pairs = ((Dim.axis("H"), self._height, grid.height), (Dim.axis("W"), self._width, grid.width))
+        rounds_down = all(size // stride == cells for _, size, cells in pairs)
+        return [axis // stride if rounds_down else axis.ceildiv(stride) for axis, _, _ in pairs]
+
+    def _tokens(self, grid: Grid, prefix: int) -> Dim:
+        height, width = self._dims(grid)
+        return height * width + prefix
