@@ -24,9 +24,11 @@ def adapt(
     like: nn.Module | Signature | Mapping[str, object] | Sequence[object] | str | Path,
     inputs: object = None,
     pairs: Mapping[str, str] | None = None,
+    taps: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
     project: Literal["needed", "always"] = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
+    grid: Mapping[str, tuple[int, int, int]] | None = None,
     share: bool = True,
 ) -> AdaptedModule:
     """Give a module the output signature of another, exactly, at every input size.
@@ -36,10 +38,13 @@ def adapt(
         like: What it should speak like: a module, a `Signature`, texts in containers, or a saved signature file.
         inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
             May be left out where a module tells its input size.
-        pairs: Sources chosen by hand, by target path: `{"c4": "layer3"}`.
+        pairs: Outputs of `new` chosen by hand, by target path: `{"c4": "2"}`.
+        taps: Inner modules chosen by hand, by target path: `{"c4": "layer3"}`.
         outputs: Serve only these outputs.
         project: `always` puts a projection on every feature output, also where the channels agree.
         indices: `recover` finds missing indices from coordinates that are exact input points.
+        grid: For a `new` of one image size: rows, columns and leading tokens of token axes that cannot be read, by
+            the path of the output or module: `{"blocks.11": (14, 14, 1)}`.
         share: Use the storage of `new`'s weights; otherwise copy them.
 
     Returns:
@@ -57,8 +62,9 @@ def adapt(
     _check_devices(new, like)
     given = _inputs(new, like, inputs)
     target = as_signature(like, given)
-    source = capture_source(new, target, given)
-    made = plan(source, target, pairs=pairs, outputs=outputs, project=project, indices=indices)
+    source = capture_source(new, target, given, inner=True, grid=grid)
+    chosen = {**(pairs or {}), **(taps or {})}
+    made = plan(source, target, pairs=chosen, outputs=outputs, project=project, indices=indices)
     return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
 
 
@@ -102,14 +108,21 @@ def as_signature(like: object, inputs: object = None) -> Signature:
             raise SignatureError("autoadapt cannot tell what the new module should be like", [fault])
 
 
-def capture_source(new: nn.Module, target: Signature, inputs: object, *, inner: bool = False) -> Signature:
+def capture_source(
+    new: nn.Module,
+    target: Signature,
+    inputs: object,
+    *,
+    inner: bool = False,
+    grid: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Signature:
     """Capture the new module on the old one's inputs, or, where it refuses them, on what it tells itself."""
     first = inputs if inputs is not None else _from_signature(target)
     try:
-        return capture(new, _trimmed(new, first), inner=inner)
+        return capture(new, _trimmed(new, first), inner=inner, grid=grid)
     except AdaptError as error:
         try:
-            return capture(new, told_inputs(new), inner=inner)
+            return capture(new, told_inputs(new), inner=inner, grid=grid)
         except AdaptError:
             raise error from None
 

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from autoadapt import layers
+from autoadapt.capturing import Arguments
+from autoadapt.capturing.probing import quiet
 from autoadapt.dims import Dim
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.operations import (
@@ -29,9 +31,9 @@ from autoadapt.operations import (
 )
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import DTYPES, Signature, TensorSpec
-from autoadapt.trees import Constant, Container, Opaque, Path, Slot, Tree, container_type, path_text, paths
+from autoadapt.trees import Constant, Container, Opaque, Path, Slot, Tree, container_type, flatten, path_text, paths, rebuild
 from autoadapt.verification import Verification, verify
-from autoadapt.views import view
+from autoadapt.views import copy_module, cut, freeze_unused, on_meta, tap, view
 
 __all__ = ["AdaptedModule", "build", "param_groups"]
 
@@ -109,6 +111,7 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
         BuildError: The plan needs a container class that is not imported, or two outputs have one name.
     """
     backbone = view(new) if share else copy.deepcopy(new)
+    plan = _tapped(backbone, plan)
     reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
     adapters = nn.Module()
     for name, route in _module_names(plan).items():
@@ -121,6 +124,33 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
         if hasattr(like, name):
             setattr(net, name, _fact(getattr(like, name)))
     return net
+
+
+def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
+    """Put the taps on a view and take off what they leave without use; gives the plan with what was really cut."""
+    if not plan.taps:
+        return plan
+    tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
+    source = plan.source
+
+    def run(module: nn.Module) -> list[torch.Tensor]:
+        tensors = [
+            torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta")
+            for spec in source.inputs.leaves
+        ]
+        arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
+        with quiet(), torch.device("meta"), torch.set_grad_enabled(True):
+            return flatten(arguments.call(module))[1]
+
+    def runs(module: nn.Module) -> bool:
+        try:
+            return len(run(copy_module(module, on_meta).eval())) == len(plan.taps)
+        except Exception:  # whatever it raises, the cut is taken back
+            return False
+
+    done = cut(backbone, plan.cut, runs) if runs(backbone) else []
+    freeze_unused(backbone, run)
+    return plan.model_copy(update={"cut": tuple(done)})
 
 
 def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -283,6 +313,9 @@ class _Emitter:
         values = list(arguments.values())[: source.positional]
         keywords = dict(list(arguments.items())[source.positional :])
         features = self._graph.create_node("call_module", "backbone", tuple(values), keywords, name="features")
+        if self._plan.taps:
+            names = enumerate(self._plan.taps)
+            return {name: self._graph.call_function(operator.getitem, (features, i)) for i, name in names}
         found: dict[str, fx.Node] = {}
         self._take_apart(source.outputs.tree, features, (), found)
         return found

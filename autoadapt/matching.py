@@ -26,6 +26,8 @@ class Source:
     """In terms of the target's input axes."""
     sequence: str = ""
     """What it is ordered within, from shallow to deep; empty where no order is known."""
+    tap: bool = False
+    """Whether it comes from inside; outputs go first where both would do."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -56,6 +58,7 @@ def match(
     *,
     invariants: Sequence[Gathering] = (),
     pairs: Mapping[str, str] | None = None,
+    others: Mapping[str, Source] | None = None,
     indices: str = "refuse",
     name: str = "the new module",
 ) -> tuple[Pairing, ...]:
@@ -66,6 +69,7 @@ def match(
         sources: What the new module offers, in the order in which it comes out.
         invariants: Which index outputs of the new module take which coordinates.
         pairs: Sources chosen by the caller, by target path.
+        others: Sources that are taken only where `pairs` names them.
         indices: `recover` finds missing indices from coordinates that are exact input points.
         name: What errors call the new module.
 
@@ -73,7 +77,7 @@ def match(
         MatchError: A target has no honest source, or several that are equally good; all such targets at once.
     """
     session = _Matching(target, {source.path: source for source in sources}, tuple(invariants), indices, name)
-    session.choose_given(pairs or {})
+    session.choose_given(pairs or {}, others or {})
     session.choose_all()
     if session.faults:
         count = len(session.faults)
@@ -102,18 +106,19 @@ class _Matching:
         self.found: dict[str, Pairing] = {}
         self.faults: list[Mismatch] = []
 
-    def choose_given(self, pairs: Mapping[str, str]) -> None:
+    def choose_given(self, pairs: Mapping[str, str], others: Mapping[str, Source]) -> None:
         """Take the caller's word, after checking that both ends exist and fit."""
         specs = dict(self.target.outputs.items())
+        offered = {**others, **self.sources}
         for path, source in pairs.items():
-            if path not in specs or source not in self.sources:
-                unknown, known = (path, specs) if path not in specs else (source, self.sources)
+            if path not in specs or source not in offered:
+                unknown, known = (path, list(specs)) if path not in specs else (source, list(offered))
                 near = nearest(unknown, known) or list(known)[:3]
                 self.faults.append(
                     Mismatch(f"pairs[{path!r}]", "a path that exists", unknown, "one of " + ", ".join(near))
                 )
                 continue
-            refusal = chain(self.sources[source].tensor, specs[path])
+            refusal = chain(offered[source].tensor, specs[path])
             if isinstance(refusal, Refusal):
                 self.faults.append(self._dishonest(path, specs[path], refusal.why))
             else:
@@ -159,12 +164,14 @@ class _Matching:
         """The options at the least change of stride; among them those whose name agrees."""
         octaves = {option: round(distance(self.sources[option].tensor, spec), 1) for option in options}
         near = [option for option in options if octaves[option] == min(octaves.values())]
+        near = [option for option in near if not self.sources[option].tap] or near
         named = [o for o in near if self.sources[o].name == _name(path) != "" or (o == path and not path.isdigit())]
         if len(named) == 1 and self.sources[named[0]].path.count(".") == path.count("."):
             return (named[0],)
+        if all(self.sources[option].tap for option in near):
+            return tuple(near)
         alike = {option: len(_words(option) & _words(path)) for option in near}
-        best = [option for option in near if alike[option] == max(alike.values())]
-        return tuple(best)
+        return tuple(option for option in near if alike[option] == max(alike.values()))
 
     def _share_out(self, paths: list[str], options: tuple[str, ...], targets: Mapping[str, TensorSpec]) -> None:
         ordered = len({self.sources[option].sequence for option in options}) == 1 and (

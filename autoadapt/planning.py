@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
-from autoadapt.layouts import Factored, Refusal, chain, factored
+from autoadapt.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.matching import Pairing, Source, match
 from autoadapt.operations import Operation, Recover, Resize, after, multiply_adds, parameters, text
-from autoadapt.signature import AxisSizes, Gathering, Signature, TensorSpec, Values, describe
+from autoadapt.signature import AxisSizes, Gathering, InnerOutput, Signature, TensorSpec, Values, describe
 from autoadapt.tables import columns, human_count
+from autoadapt.taps import block_boundaries
 from autoadapt.trees import Container, Key, Slot, Tree
 
-__all__ = ["InputRoute", "Plan", "Route", "plan"]
+__all__ = ["InputRoute", "Plan", "Route", "Tap", "plan"]
 
 
 class _Frozen(BaseModel):
@@ -45,9 +46,19 @@ class Route(_Frozen):
     parameters: int = 0
     multiply_adds: int = 0
     """At the probed size, for the probed batch."""
+    octaves: float = 0.0
+    """How far resampling goes, in octaves of stride."""
     others: tuple[str, ...] = ()
     """What else would have served as well."""
     remark: str = ""
+
+
+class Tap(_Frozen):
+    """An inner output of the new module that is taken."""
+
+    module: str
+    call: int = 0
+    path: str = "output"
 
 
 class Plan(_Frozen):
@@ -57,6 +68,10 @@ class Plan(_Frozen):
     source: Signature
     target: Signature
     inputs: tuple[InputRoute, ...]
+    taps: dict[str, Tap] = Field(default_factory=dict)
+    """Inner outputs that are taken, by the name that routes call them."""
+    cut: tuple[str, ...] = ()
+    """Modules that only serve what follows the last tap; `build` leaves out those it can."""
     routes: tuple[Route, ...]
 
     @property
@@ -75,6 +90,7 @@ class Plan(_Frozen):
         lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
         lines += ["", *columns(_route_rows(self.routes), align="lllrr")]
         lines += columns(_sum_rows(self))
+        lines += columns([("cut", _shown(self.cut))]) if self.cut else []
         remarks = [(f"`{route.target}`:", route.remark) for route in self.routes if route.remark]
         lines += ["", *columns([("remark", *row) for row in remarks])] if remarks else []
         return "\n".join(lines)
@@ -87,7 +103,7 @@ def _input_rows(route: InputRoute, target: Signature) -> Iterable[tuple[str, ...
 
 
 def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
-    rows = [("target", "source", "chain", "params", "mul-adds")]
+    rows: list[tuple[str, ...]] = [("target", "source", "chain", "params", "mul-adds")]
     for route in routes:
         steps = " · ".join(text(step) for step in route.steps) or "as it is"
         cost = (human_count(route.parameters), human_count(route.multiply_adds)) if route.steps else ("", "")
@@ -102,6 +118,10 @@ def _sum_rows(made: Plan) -> list[tuple[str, ...]]:
     sizes = ", ".join(f"{name}={size}" for name, size in made.target.sizes().items())
     cost = f"{human_count(made.parameters)} parameters, {human_count(made.multiply_adds)} multiply-adds at {sizes}"
     return [("adapters", cost)]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def plan(
@@ -136,19 +156,30 @@ def plan(
     wanted = _served(_with_inputs(target, source), outputs)
     routes = _route_inputs(source, wanted)
     sources = _sources(source, wanted, routes)
+    everything = _inner_sources(source.inner, source, wanted, routes)
+    boundaries = {output.name for output in block_boundaries(source.inner)}
     pairings = match(
         wanted,
-        sources,
+        [*sources, *(tap for tap in everything.values() if tap.path in boundaries)],
         invariants=_translated(source.invariants, routes),
         pairs=pairs,
+        others=everything,
         indices=indices,
         name=source.name,
     )
-    tensors = {found.path: found.tensor for found in sources}
+    tensors = {found.path: found.tensor for found in (*everything.values(), *sources)}
     tensors |= {f"inputs.{path}": factored(spec) for path, spec in wanted.inputs.items()}
     contract = dict(wanted.outputs.items())
     made = [_route(pairing, tensors, contract[pairing.target], wanted, project == "always") for pairing in pairings]
-    return Plan(source=source.model_copy(update={"inner": ()}), target=wanted, inputs=routes, routes=tuple(made))
+    taps = _taps([pairing.source for pairing in pairings], source)
+    return Plan(
+        source=source.model_copy(update={"inner": ()}),
+        target=wanted,
+        inputs=routes,
+        taps=taps,
+        cut=_cut(source.inner, taps),
+        routes=tuple(made),
+    )
 
 
 def _with_inputs(target: Signature, source: Signature) -> Signature:
@@ -307,6 +338,41 @@ def _sources(source: Signature, target: Signature, routes: Sequence[InputRoute])
     return found
 
 
+def _inner_sources(
+    inner: Sequence[InnerOutput], source: Signature, target: Signature, routes: Sequence[InputRoute]
+) -> dict[str, Source]:
+    """What inner modules return, in terms of the old module's input axes; in the order in which they finish."""
+    axes, names = _axes(source, target, routes)
+    known = source.outputs.paths
+    return {
+        output.name: Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True)
+        for output in sorted(inner, key=lambda output: output.finished)
+        if output.name not in known
+    }
+
+
+def _taps(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
+    """The inner outputs among the chosen sources; if there are any, outputs of the whole are taken as taps too."""
+    inner = {output.name: Tap(module=output.module, call=output.call, path=output.path) for output in source.inner}
+    outputs = source.outputs.paths
+    names = [name for name in dict.fromkeys(chosen) if not name.startswith("inputs.")]
+    if all(name in outputs for name in names):
+        return {}
+    return {name: Tap(module="", path=name) if name in outputs else inner[name] for name in names}
+
+
+def _cut(inner: Sequence[InnerOutput], taps: Mapping[str, Tap]) -> tuple[str, ...]:
+    """Modules all of whose calls begin after the last tap has finished, without those inside others of them."""
+    if not taps or any(tap.module == "" for tap in taps.values()):
+        return ()
+    ends = [output.finished for output in inner if output.name in taps]
+    first = dict[str, int]()
+    for output in inner:
+        first[output.module] = min(first.get(output.module, output.started), output.started)
+    late = [module for module, started in first.items() if started > max(ends)]
+    return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
+
+
 def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[dict[str, Dim], dict[str, str]]:
     """For each input axis of the new module its size in the old one's terms, and the old one's axis it follows."""
     axes, names = dict[str, Dim](), dict[str, str]()
@@ -359,6 +425,7 @@ def _route(
         specs=tuple(specs),
         parameters=sum(map(parameters, steps)),
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
+        octaves=0.0 if pairing.recover else round(distance(tensor, contract), 3),
         others=pairing.others,
         remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract)])),
     )

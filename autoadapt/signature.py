@@ -43,6 +43,7 @@ DTYPES: dict[str, torch.dtype] = {
     "c64": torch.complex64,
     "c128": torch.complex128,
 }
+_USUAL_SIZES = {"B": 2, "H": 224, "W": 224}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SPEC = re.compile(r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>\w+)?\s*(?:=\s*(?P<same>\S+))?\s*$")
 
@@ -234,6 +235,24 @@ class InnerOutput(_Frozen):
     """Whether it has children."""
     learns: bool
     """Whether it holds a convolution or a linear layer."""
+    started: int = 0
+    """When the call began, counted in calls that began or ended."""
+    finished: int = 0
+    same_as: str = ""
+    """Path of the module that returned the very same tensor before."""
+
+    @property
+    def name(self) -> str:
+        """How a tap on it is called: the path, then `@call` and `:leaf` where they are needed.
+
+        Example:
+            >>> spec = TensorSpec.parse("f32[B, 64]")
+            >>> facts = {"kind": "Block", "nesting": 0, "parent": True, "learns": True}
+            >>> InnerOutput(module="stage4", call=1, path="0", spec=spec, **facts).name
+            'stage4@1:0'
+        """
+        call = f"@{self.call}" if self.call else ""
+        return f"{self.module}{call}" + (f":{self.path}" if self.path != "output" else "")
 
 
 class Signature(_Frozen):
@@ -257,6 +276,8 @@ class Signature(_Frozen):
     axes: dict[str, AxisSizes] = Field(default_factory=dict)
     filled: dict[str, str] = Field(default_factory=dict)
     """Arguments that the module fills in: path of the argument -> path of the output that it becomes."""
+    replaced_when_empty: tuple[str, ...] = ()
+    """Those among them that count as absent while they are empty: the module returns a new container instead."""
     invariants: tuple[Gathering, ...] = ()
     unverified: tuple[str, ...] = ()
     """Outputs whose dims were fitted, with no legal size left to check them on."""
@@ -280,20 +301,21 @@ class Signature(_Frozen):
             inputs: A mapping of argument names to such texts, or one text for an argument `x`. Without it the
                 signature takes the inputs of whatever is adapted to it.
             name: What errors and tables call the module.
-            axes: Legal sizes of the input axes.
+            axes: Legal sizes of the input axes; any size where an axis is left out.
 
         Raises:
             SignatureError: A text is malformed.
         """
         named = {"x": inputs} if isinstance(inputs, str) else inputs
         read = Values.parse({} if named is None else named)
+        free = sorted({axis for spec in read.leaves for dim in spec.dims for axis in dim.axes})
         count = len(read.tree.keys) if isinstance(read.tree, Container) else 0
         return cls(
             name=name,
             inputs=read,
             positional=count,
             outputs=Values.parse(outputs),
-            axes=dict(axes or {}),
+            axes={axis: AxisSizes(example=_USUAL_SIZES.get(axis, 64)) for axis in free} | dict(axes or {}),
         )
 
     @property

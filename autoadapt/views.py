@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoadapt.errors import CaptureError, Mismatch
+from autoadapt.errors import CaptureError, Mismatch, nearest
 
-__all__ = ["aliased", "clone_buffers", "copy_module", "on_meta", "view"]
+__all__ = ["aliased", "clone_buffers", "copy_module", "cut", "freeze_unused", "on_meta", "tap", "view"]
 
 TensorCopy: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -105,3 +105,128 @@ def _as_parameter(original: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     if isinstance(original, nn.Parameter):
         return nn.Parameter(made, requires_grad=original.requires_grad)
     return made
+
+
+def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
+    """Make a view return inner outputs instead of its own, as a tuple.
+
+    Args:
+        module: A view; its hooks are added to.
+        taps: Path of the module (empty for the whole), which of its calls, and the path within its output.
+
+    Raises:
+        CaptureError: A path names no module.
+    """
+    named = dict(module.named_modules())
+    unknown = [path for path, _, _ in taps if path not in named]
+    if unknown:
+        faults = [
+            Mismatch(path, "a path in named_modules()", path, f'"{near[0]}"' if (near := nearest(path, named)) else "")
+            for path in unknown
+        ]
+        raise CaptureError("a tap does not exist", faults)
+    collected = _Collected(tuple(taps))
+    for path in dict.fromkeys(path for path, _, _ in taps if path):
+        named[path].register_forward_hook(_Collect(collected, path))
+    module.register_forward_pre_hook(collected.clear)
+    module.register_forward_hook(collected.give)
+
+
+class _Collected:
+    """What the taps of one module have taken in the running forward pass."""
+
+    def __init__(self, taps: tuple[tuple[str, int, str], ...]) -> None:
+        self._taps = taps
+        self._calls: dict[str, int] = {}
+        self._found: dict[tuple[str, int], Any] = {}
+
+    def take(self, path: str, output: Any) -> None:
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        self._found[path, call] = output
+
+    def clear(self, _module: nn.Module, _args: Any) -> None:
+        self._calls = {}
+        self._found = {}
+
+    def give(self, _module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
+        self._found["", 0] = output
+        taken = tuple(_leaf(self._found[path, call], leaf) for path, call, leaf in self._taps)
+        self._found = {}
+        return taken
+
+
+class _Collect:
+    """A forward hook that can be pickled."""
+
+    def __init__(self, collected: _Collected, path: str) -> None:
+        self._collected = collected
+        self._path = path
+
+    def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._collected.take(self._path, output)
+
+
+def _leaf(value: Any, path: str) -> Any:
+    """The tensor at a path within an output."""
+    if path == "output":
+        return value
+    for key in path.split("."):
+        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+    return value
+
+
+def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], bool]) -> list[str]:
+    """Replace inner modules of a view by identities, those with which it still runs.
+
+    Args:
+        module: A view; it is changed.
+        paths: The modules to replace, in the order in which they run.
+        runs: Whether a module runs, asked after each change.
+
+    Returns:
+        The paths that were replaced.
+    """
+    replaced = {path: module.get_submodule(path) for path in paths}
+    for path in replaced:
+        _set(module, path, nn.Identity())
+    if not replaced or runs(module):
+        return list(replaced)
+    for path, original in replaced.items():
+        _set(module, path, original)
+    done = []
+    for path, original in reversed(replaced.items()):
+        _set(module, path, nn.Identity())
+        if runs(module):
+            done.append(path)
+        else:
+            _set(module, path, original)
+    return done[::-1]
+
+
+def _set(module: nn.Module, path: str, child: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, child)
+
+
+def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str]:
+    """Take `requires_grad` from the parameters of a view that reach none of its outputs.
+
+    Args:
+        module: A view; it is changed.
+        run: Gives the outputs of a copy of it that stands on the meta device.
+
+    Returns:
+        Names of the parameters that were frozen; none where the module does not run on the meta device.
+    """
+    copied = copy_module(module, on_meta).eval()
+    try:
+        with torch.enable_grad():
+            live = [output.float().sum() for output in run(copied) if output.requires_grad]
+            torch.stack(live).sum().backward()
+    except Exception:  # whatever a model raises on meta, it only means that nothing can be said
+        return []
+    unused = [name for name, p in copied.named_parameters() if p.requires_grad and p.grad is None]
+    for name in unused:
+        module.get_parameter(name).requires_grad_(False)
+    return unused

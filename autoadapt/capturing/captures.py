@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.capturing.arguments import Arguments, bind, bind_call, told_inputs
 from autoadapt.capturing.grids import GridReader
-from autoadapt.capturing.probing import InnerKey, Observation, Probe, ProbeError, Shape, quiet
+from autoadapt.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
 from autoadapt.capturing.roles import find_gatherings, find_roles, may_have_roles
 from autoadapt.capturing.sizing import (
     LONG_STEP,
@@ -246,7 +246,7 @@ class _Session:
         """Constants that are heights and widths, as functions of H and W."""
         if not fixed:
             return solution
-        shapes = [shape for shape, _ in self._observed_inside().values()]
+        shapes = [leaf.shape for leaf in self._observed_inside().values()]
         example = self._axes.example
         reader = GridReader(example["H"], example["W"], shapes=[*shapes, *self._first.shapes], declared=self._grid)
         names = [path_text(path) for path in paths(self._first.tree)]
@@ -256,10 +256,10 @@ class _Session:
             return tuple(dim if dim.axes else grid for dim, grid in zip(dims, found, strict=True))
 
         rows = zip(solution.outputs, self._first.shapes, names, strict=True)
-        inner = {key: read(dims, self._first.inner[key][0], key[0]) for key, dims in solution.inner.items()}
+        inner = {key: read(dims, self._first.inner[key].shape, key[0]) for key, dims in solution.inner.items()}
         return replace(solution, outputs=tuple(read(*row) for row in rows), inner=inner)
 
-    def _observed_inside(self) -> Mapping[InnerKey, tuple[Shape, torch.dtype]]:
+    def _observed_inside(self) -> Mapping[InnerKey, InnerLeaf]:
         if self._first.inner:
             return self._first.inner
         try:
@@ -324,22 +324,36 @@ class _Session:
 
     def _inner_outputs(self, solution: Solution) -> tuple[InnerOutput, ...]:
         named = dict(self._module.named_modules())
+        learning = _learning(named)
         found = []
         for (path, call, leaf), dims in solution.inner.items():
-            module = named[path]
+            module, noted = named[path], self._first.inner[path, call, leaf]
             found.append(
                 InnerOutput(
                     module=path,
                     call=call,
                     path=leaf,
-                    spec=_spec(self._first.inner[path, call, leaf][1], dims),
+                    spec=_spec(noted.dtype, dims),
                     kind=type(module).__name__,
                     nesting=_nesting(named, path),
                     parent=any(True for _ in module.children()),
-                    learns=any(isinstance(part, _LEARNING) for part in module.modules()),
+                    learns=path in learning,
+                    started=noted.started,
+                    finished=noted.finished,
+                    same_as=noted.same_as[0] if noted.same_as else "",
                 )
             )
         return tuple(found)
+
+
+def _learning(named: Mapping[str, nn.Module]) -> set[str]:
+    """Paths of the modules that are a convolution or linear layer, or hold one."""
+    found: set[str] = set()
+    for path, module in named.items():
+        if isinstance(module, _LEARNING):
+            parts = path.split(".")
+            found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return found
 
 
 _LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)

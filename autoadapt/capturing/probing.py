@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,11 +18,24 @@ from autoadapt.capturing.arguments import Arguments
 from autoadapt.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["InnerKey", "Observation", "Probe", "ProbeError", "quiet"]
+__all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "quiet"]
 
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]
 """Path of a module, which of its calls, path within its output."""
+
+
+@dataclass(frozen=True)
+class InnerLeaf:
+    """A tensor that an inner module returned."""
+
+    shape: Shape
+    dtype: torch.dtype
+    started: int
+    """When the call began, counted in calls that began or ended."""
+    finished: int
+    same_as: InnerKey | None
+    """The call that returned the very same tensor object before."""
 
 
 class ProbeError(Exception):
@@ -37,7 +51,7 @@ class Observation:
     dtypes: tuple[torch.dtype, ...]
     same_as: tuple[str, ...]
     filled: dict[str, str]
-    inner: dict[InnerKey, tuple[Shape, torch.dtype]] = field(default_factory=dict)
+    inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
     tensors: tuple[torch.Tensor, ...] = ()
     inputs: tuple[torch.Tensor, ...] = ()
 
@@ -90,7 +104,7 @@ class Probe:
         returned: object,
         values: dict[str, Any],
         tensors: list[torch.Tensor],
-        inner: dict[InnerKey, tuple[Shape, torch.dtype]],
+        inner: dict[InnerKey, InnerLeaf],
     ) -> Observation:
         tree, outputs = flatten(returned)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
@@ -176,24 +190,52 @@ def _everywhere_meta(active: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watch(module: nn.Module, active: bool) -> Iterator[dict[InnerKey, tuple[Shape, torch.dtype]]]:
-    """Note the shapes that inner modules return while the block runs, in the order in which they finish."""
-    noted: dict[InnerKey, tuple[Shape, torch.dtype]] = {}
-    calls: dict[str, int] = {}
-
-    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            call = calls[name] = calls.get(name, -1) + 1
-            tree, tensors = flatten(output)
-            for path, tensor in zip(paths(tree), tensors, strict=True):
-                noted[name, call, path_text(path)] = tuple(tensor.shape), tensor.dtype
-
-        return hook
-
+def _watch(module: nn.Module, active: bool) -> Iterator[dict[InnerKey, InnerLeaf]]:
+    """Note what inner modules return while the block runs, in the order in which they finish."""
+    watcher = _Watcher()
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
-    handles = [inner.register_forward_hook(note(name)) for name, inner in named]
+    handles = [handle for name, inner in named for handle in watcher.attach(name, inner)]
     try:
-        yield noted
+        yield watcher.noted
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Watcher:
+    """Counts calls as they begin and end; knows tensors again by weak references, so that none is kept alive."""
+
+    def __init__(self) -> None:
+        self.noted: dict[InnerKey, InnerLeaf] = {}
+        self._events = 0
+        self._began: dict[str, list[int]] = {}
+        self._calls: dict[str, int] = {}
+        self._seen: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
+
+    def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        def begin(_module: nn.Module, _args: Any) -> None:
+            self._events += 1
+            self._began.setdefault(name, []).append(self._events)
+
+        def end(_module: nn.Module, _args: Any, output: Any) -> None:
+            self._events += 1
+            call = self._calls[name] = self._calls.get(name, -1) + 1
+            self._note(name, call, self._began[name].pop(), output)
+
+        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+
+    def _note(self, name: str, call: int, began: int, output: Any) -> None:
+        tree, tensors = flatten(output)
+        for path, tensor in zip(paths(tree), tensors, strict=True):
+            key = (name, call, path_text(path))
+            known = self._seen.get(id(tensor))
+            if known is None or known[0]() is not tensor:
+                known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
+            first = known[1]
+            self.noted[key] = InnerLeaf(
+                shape=tuple(tensor.shape),
+                dtype=tensor.dtype,
+                started=began,
+                finished=self._events,
+                same_as=None if first == key else first,
+            )

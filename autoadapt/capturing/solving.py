@@ -209,7 +209,7 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
     varying = [name for name, leaf in zip(names, solved_outputs, strict=True) if any(dim.axes for dim in leaf)]
     inner = {}
     for key in evidence.seen[0].inner:
-        shapes = [observation.inner[key][0] for observation in evidence.seen if key in observation.inner]
+        shapes = [observation.inner[key].shape for observation in evidence.seen if key in observation.inner]
         if len(shapes) == len(evidence.seen) and len({len(shape) for shape in shapes}) == 1:
             solved = axes_of(shapes)
             if solved is not None:

@@ -1,0 +1,98 @@
+"""Places: where in a bigger model a module stands, by path or pattern, and setting others there."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoadapt.errors import Mismatch, SwapError, nearest
+
+__all__ = ["Place", "find_places", "set_modules"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A submodule and every path at which it stands."""
+
+    path: str
+    module: nn.Module
+    also_at: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All its paths, the one that was asked for first."""
+        return (self.path, *self.also_at)
+
+
+def find_places(model: nn.Module, pattern: str) -> list[Place]:
+    """The submodules that a path or pattern names, in the order of the model.
+
+    Args:
+        model: The bigger model.
+        pattern: A path such as `layers.3`, or a pattern such as `heads.gat2s.*`; a star stays within its part.
+
+    Raises:
+        SwapError: Nothing has that path, or the pattern names a module and another one inside it.
+
+    Example:
+        >>> heads = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+        >>> [place.path for place in find_places(nn.ModuleDict({"heads": heads}), "heads.*")]
+        ['heads.a', 'heads.b']
+    """
+    if not pattern:
+        fault = Mismatch("path", "the path of a submodule", "''", "aa.adapt(new, like=model, inputs=x)  # for the whole")
+        raise SwapError("the whole model cannot be swapped inside itself", [fault])
+    named = {path: module for path, module in model.named_modules(remove_duplicate=False) if path}
+    found = [path for path in named if path == pattern] or [path for path in named if _matches(path, pattern)]
+    if not found:
+        raise _misspelt(pattern, named)
+    places: dict[int, Place] = {}
+    for path in found:
+        module = named[path]
+        others = tuple(other for other, same in named.items() if same is module and other != path)
+        places.setdefault(id(module), Place(path, module, others))
+    _refuse_nested(list(places.values()))
+    return list(places.values())
+
+
+def _matches(path: str, pattern: str) -> bool:
+    parts, wanted = path.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _misspelt(pattern: str, named: Mapping[str, nn.Module]) -> SwapError:
+    near = nearest(pattern, named)
+    found = "no module of that name" + (f"; nearest: {', '.join(near)}" if near else "")
+    remedy = f'swap(model, "{near[0]}", ...)' if near else "print(model)"
+    return SwapError(
+        f"there is no module at `{pattern}`", [Mismatch(pattern, "a path in named_modules()", found, remedy)]
+    )
+
+
+def _refuse_nested(places: list[Place]) -> None:
+    for place in places:
+        inner = {id(module) for module in place.module.modules()} - {id(place.module)}
+        for other in places:
+            if id(other.module) in inner:
+                fault = Mismatch(other.path, "places apart from each other", f"it stands inside {place.path}", "")
+                raise SwapError(f"`{place.path}` and `{other.path}` cannot both be swapped", [fault])
+
+
+def set_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Set modules at paths; all of them, or none where one of them cannot be set."""
+    before = {path: model.get_submodule(path) for path in modules}
+    try:
+        for path, module in modules.items():
+            _set(model, path, module)
+    except Exception:
+        for path, module in before.items():
+            _set(model, path, module)
+        raise
+
+
+def _set(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).register_module(name, module)

@@ -1,0 +1,339 @@
+"""Watching: what the rest of a model does with some of its submodules, seen in one run of a copy."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autoadapt.capturing import Arguments, bind
+from autoadapt.capturing.arguments import bind_call, told_inputs
+from autoadapt.capturing.probing import quiet
+from autoadapt.errors import CaptureError, Mismatch, SwapError
+from autoadapt.swapping.containers import plain_tree, watched
+from autoadapt.trees import Path, Tree, flatten, path_text, paths, rebuild
+from autoadapt.views import clone_buffers, copy_module
+
+__all__ = ["Example", "Outcome", "Reading", "Watched", "run_copy", "watch"]
+
+Example: TypeAlias = Callable[[nn.Module], object]
+"""Runs a model once, as its caller would, and gives back what it returns."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run returned: containers, shapes and dtypes."""
+
+    tree: Tree
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path of each tensor."""
+        return tuple(map(path_text, paths(self.tree)))
+
+
+@dataclass
+class Reading:
+    """What was seen of one submodule."""
+
+    calls: list[Arguments] = field(default_factory=list)
+    returned: list[Outcome] = field(default_factory=list)
+    looked_up: set[str] = field(default_factory=set)
+    """Leaves taken out of their container by key, index or name."""
+    used: set[str] = field(default_factory=set)
+    """Leaves that went into tensor code."""
+    escaped: dict[str, list[str]] = field(default_factory=dict)
+    """Leaves that stand in what the whole model returned, and where."""
+    attributes: list[str] = field(default_factory=list)
+    """What the rest of the model read off the module."""
+    methods: dict[str, list[str]] = field(default_factory=dict)
+    """Methods that the rest of the model called, and what these read off the module."""
+    depth: int = 0
+    within: str = ""
+    """The method that the rest of the model is in."""
+
+    @property
+    def read(self) -> set[str]:
+        """Leaves that must be served: where one tensor stands at several paths, the one that was looked up."""
+        return self.looked_up | self.used
+
+    def join(self, other: Reading) -> None:
+        """Add what another run showed."""
+        self.looked_up |= other.looked_up
+        self.used |= other.used
+        for path, places in other.escaped.items():
+            self.escaped[path] = [*dict.fromkeys([*self.escaped.get(path, []), *places])]
+        self.attributes = [*dict.fromkeys([*self.attributes, *other.attributes])]
+        self.methods = other.methods | self.methods
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One or two runs of a whole model: what was seen of each submodule, and what the whole returned in each mode."""
+
+    readings: dict[str, Reading]
+    outcomes: dict[bool, Outcome]
+    """What the whole returned, by whether it was in train mode."""
+
+
+def as_example(model: nn.Module, inputs: object) -> Example:
+    """A run of the model from what the caller gave: inputs, or a function of the model such as a training step."""
+    if isinstance(inputs, types.FunctionType | types.MethodType | functools.partial):
+        return inputs
+    if inputs is None:
+        told = told_inputs(model)
+        inputs = torch.randn(told.shape, generator=torch.Generator().manual_seed(0))
+    return bind(model, inputs).call
+
+
+def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
+    """Run a copy of the whole model and note what it does with some submodules.
+
+    The copy runs in eval mode, and in train mode as well where the model is in that and the run does not raise:
+    losses may read more.
+
+    Args:
+        model: The whole; it is only copied.
+        example: How to run it.
+        at: Paths of the submodules.
+
+    Raises:
+        CaptureError: The model raises in either mode.
+        SwapError: A submodule never runs.
+    """
+    error: Exception | None = None
+    readings: dict[str, Reading] = {}
+    outcomes: dict[bool, Outcome] = {}
+    for training in (False, True) if model.training else (False,):
+        try:
+            seen, outcomes[training] = _watch_once(model, example, at, training)
+        except Exception as raised:
+            error = raised if error is None else error
+            continue
+        for path, reading in seen.items():
+            if path in readings and readings[path].calls:
+                readings[path].join(reading)
+            else:
+                readings[path] = reading
+    if not outcomes:
+        raise _raised(model, error) from error
+    _refuse_unused(readings)
+    return Watched(readings, outcomes)
+
+
+def _raised(model: nn.Module, error: Exception | None) -> CaptureError:
+    name, said = type(model).__name__, f"{type(error).__name__}: {error}".splitlines()[0]
+    fault = Mismatch(f"{name}(inputs)", "a forward pass", said, "call the model with these inputs first")
+    return CaptureError(f"{name} raises at the given input", [fault])
+
+
+def _refuse_unused(readings: Mapping[str, Reading]) -> None:
+    faults = []
+    for path, reading in readings.items():
+        if not reading.calls:
+            called = ", ".join(f"{name}()" for name in reading.methods)
+            found = f"only its method {called} is called" if called else "it is never called"
+            remedy = "give the path of a module that is called; a callable inputs= gets the model: lambda model: ..."
+            faults.append(Mismatch(path, "a module whose forward runs", found, remedy))
+    if faults:
+        raise SwapError(f"`{faults[0].where}` does not run when the model runs", faults)
+
+
+def _watch_once(
+    model: nn.Module, example: Example, at: Sequence[str], training: bool
+) -> tuple[dict[str, Reading], Outcome]:
+    """Watch with containers that note look-ups; code that does not take these is watched by its tensors alone."""
+    try:
+        return _watch_copy(model, example, at, training, containers=True)
+    except Exception:
+        return _watch_copy(model, example, at, training, containers=False)
+
+
+def _watch_copy(
+    model: nn.Module, example: Example, at: Sequence[str], training: bool, *, containers: bool
+) -> tuple[dict[str, Reading], Outcome]:
+    mode = _Watch(containers)
+
+    def prepare(copied: nn.Module) -> None:
+        for path in at:
+            mode.observe(copied.get_submodule(path), path)
+
+    returned = run_copy(model, example, prepare, training=training, mode=mode)
+    tree, tensors = flatten(returned)
+    mode.note_escaped(tree, tensors)
+    return mode.readings, outcome_of(returned)
+
+
+def run_copy(
+    model: nn.Module,
+    example: Example,
+    prepare: Callable[[nn.Module], None],
+    *,
+    training: bool,
+    mode: contextlib.AbstractContextManager[Any] | None = None,
+) -> Any:
+    """Run a copy of a model, over the same weights but with buffers of its own, after something is done to it."""
+    copied = copy_module(model, clone_buffers)
+    prepare(copied)
+    copied.train(training) if training else copied.eval()
+    with quiet(), _gradients(example), mode or contextlib.nullcontext():
+        return example(copied)
+
+
+@contextlib.contextmanager
+def _gradients(example: Example) -> Iterator[None]:
+    """A function that the caller wrote may be a training step; plain inputs need no gradients."""
+    with torch.set_grad_enabled(inspect.isfunction(example)):
+        yield
+
+
+def outcome_of(returned: object) -> Outcome:
+    """Write down what a run returned."""
+    tree, tensors = flatten(returned)
+    return Outcome(plain_tree(tree), tuple(tuple(t.shape) for t in tensors), tuple(t.dtype for t in tensors))
+
+
+class _Watch(TorchFunctionMode):
+    """While it is active, tensors that observed modules returned are noted where a torch function takes them."""
+
+    def __init__(self, containers: bool) -> None:
+        super().__init__()
+        self.readings: dict[str, Reading] = {}
+        self._containers = containers
+        self._leaves: dict[int, tuple[torch.Tensor, list[tuple[Reading, str]]]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._leaves:
+            self._note_used(args)
+            self._note_used((kwargs or {}).values())
+        return func(*args, **(kwargs or {}))
+
+    def _note_used(self, values: Any) -> None:
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                for reading, path in self._paths(value):
+                    reading.used.add(path)
+            elif isinstance(value, (list, tuple)):
+                self._note_used(value)
+
+    def _paths(self, tensor: torch.Tensor) -> list[tuple[Reading, str]]:
+        """The leaves that a tensor is; of several in one output those that were looked up, if there are any."""
+        places = self._leaves.get(id(tensor), (tensor, []))[1]
+        looked_up = [(reading, path) for reading, path in places if path in reading.looked_up]
+        return looked_up or places
+
+    def observe(self, module: nn.Module, path: str) -> None:
+        """Have a module of the copy tell what is done with it."""
+        reading = self.readings[path] = Reading()
+        module.__class__ = _observed(type(module), reading, self._returned)
+
+    def _returned(self, reading: Reading, value: object) -> object:
+        """Note what a call returned, and hand on what notes its look-ups."""
+        reading.returned.append(outcome_of(value))
+        tree, tensors = flatten(value)
+        for path, tensor in zip(paths(tree), tensors, strict=True):
+            _, places = self._leaves.setdefault(id(tensor), (tensor, []))
+            places.append((reading, path_text(path)))
+        if not self._containers:
+            return value
+
+        def note(path: Path) -> None:
+            reading.looked_up.add(path_text(path))
+
+        return watched(value, note)
+
+    def note_escaped(self, tree: Tree, tensors: Sequence[torch.Tensor]) -> None:
+        """Find observed tensors in what the whole returned."""
+        for path, tensor in zip(paths(tree), tensors, strict=True):
+            for reading, leaf in self._leaves.get(id(tensor), (tensor, []))[1]:
+                reading.escaped.setdefault(leaf, []).append(path_text(path))
+
+
+_ORDINARY = frozenset(dir(nn.Module)) | frozenset(nn.Module().__dict__)
+"""What every module has."""
+
+
+def _observed(cls: Any, reading: Reading, returned: Callable[[Reading, object], object]) -> Any:
+    """A subclass whose modules note what is read off them, and each call, from outside their own forward pass."""
+
+    def record(self: nn.Module, run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        if reading.depth:
+            return run(*args, **kwargs)
+        reading.calls.append(_snapshot(bind_call(self, args, kwargs)))
+        reading.depth += 1
+        try:
+            value = run(*args, **kwargs)
+        finally:
+            reading.depth -= 1
+        return returned(reading, value)
+
+    def called(self: Any, *args: Any, **kwargs: Any) -> object:
+        return record(self, functools.partial(cls.__call__, self), args, kwargs)
+
+    @functools.wraps(cls.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> object:
+        return record(self, functools.partial(cls.forward, self), args, kwargs)
+
+    def getattribute(self: Any, name: str) -> Any:
+        if reading.depth or name in _ORDINARY or name.startswith("__"):
+            return cls.__getattribute__(self, name)
+        if reading.within:
+            if name not in reading.methods[reading.within]:
+                reading.methods[reading.within].append(name)
+            return cls.__getattribute__(self, name)
+        value = getattr(super(made, self), name) if name in dir(cls) else cls.__getattribute__(self, name)
+        if isinstance(value, types.MethodType) and value.__self__ is self:
+            reading.methods.setdefault(name, [])
+            return _followed(value, name, reading)
+        if name not in reading.attributes:
+            reading.attributes.append(name)
+        return value
+
+    def getattr_(self: Any, name: str) -> Any:
+        value = cls.__getattr__(self, name)
+        if not reading.depth and not reading.within and name not in reading.attributes:
+            reading.attributes.append(name)
+        return value
+
+    own = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    made: Any = type(cls)(
+        cls.__name__,
+        (cls,),
+        own | {"__call__": called, "forward": forward, "__getattribute__": getattribute, "__getattr__": getattr_},
+    )
+    return made
+
+
+def _followed(method: Callable[..., Any], name: str, reading: Reading) -> Callable[..., Any]:
+    """The method, with what it reads off its module noted under its name."""
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        reading.within = name
+        try:
+            return method(*args, **kwargs)
+        finally:
+            reading.within = ""
+
+    return run
+
+
+def _snapshot(arguments: Arguments) -> Arguments:
+    """The arguments as they are now: a dict may be filled in by the call."""
+    tree, tensors = flatten(arguments.values)
+    try:
+        return Arguments(rebuild(tree, tensors), arguments.positional)
+    except Exception:  # something that cannot be made anew; it is handed on
+        return arguments

@@ -1,0 +1,75 @@
+"""Taps: which inner outputs of a module are worth taking, found by where blocks end, not by names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import TypeAlias
+
+from autoadapt.layouts import factored
+from autoadapt.signature import InnerOutput
+
+__all__ = ["block_boundaries"]
+
+Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
+
+
+def block_boundaries(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """The inner outputs at which blocks end, in the order in which they finish.
+
+    For each stride: among the modules that have children and hold a convolution or a linear layer, those of the least
+    nesting (a plain `nn.Sequential` or `nn.ModuleList` adds none); where there is no such block, the last of the
+    layers before the next stride, such as the activation of a stem. Containers that return what their last child
+    returned stand for it.
+
+    Args:
+        inner: What inner modules return, as `capture(..., inner=True)` notes it.
+    """
+    by_strides: dict[Strides, list[InnerOutput]] = {}
+    for output in inner:
+        strides = _strides(output)
+        if strides:
+            by_strides.setdefault(strides, []).append(output)
+    found = [output for outputs in by_strides.values() for output in _boundaries(outputs)]
+    return sorted(found, key=lambda output: output.finished)
+
+
+def _strides(output: InnerOutput) -> Strides:
+    """Strides along the spatial input axes; empty for what is no map of features."""
+    spec = output.spec
+    if not spec.is_floating or len(spec.dims) < 3 or str(spec.dims[0]) != "B":
+        return ()
+    found = factored(spec).strides
+    return tuple(found.items()) if len(found) >= min(2, len(spec.dims) - 2) else ()
+
+
+def _boundaries(outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+    blocks = [output for output in outputs if output.parent and output.learns]
+    if not blocks:
+        return _outermost(outputs)[-1:]
+    least = min(block.nesting for block in blocks)
+    level = [block for block in blocks if block.nesting == least]
+    return _alike(_distinct(level))
+
+
+def _outermost(outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+    least = min(output.nesting for output in outputs)
+    return [output for output in outputs if output.nesting == least]
+
+
+def _distinct(outputs: Iterable[InnerOutput]) -> list[InnerOutput]:
+    """One output for each tensor: the first that returned it among those given."""
+    first: dict[str, InnerOutput] = {}
+    for output in outputs:
+        first.setdefault(output.same_as or output.name, output)
+    return list(first.values())
+
+
+def _alike(blocks: list[InnerOutput]) -> list[InnerOutput]:
+    """Of many blocks in a row only those of the kind that is repeated, and the last."""
+    kinds: Mapping[str, int] = Counter(block.kind for block in blocks)
+    common = max(kinds, key=lambda kind: kinds[kind])
+    if kinds[common] < 4:
+        return blocks
+    return [block for block in blocks if block.kind == common or block is blocks[-1]]
