@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import operator
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from autoadapt.operations import (
 )
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import DTYPES, Signature, TensorSpec
-from autoadapt.trees import Constant, Container, Opaque, Path, Slot, Tree, container_type, flatten, path_text, paths, rebuild
+from autoadapt.trees import Constant, Container, LeftOut, Opaque, Path, Slot, Tree, container_type, flatten, path_text, paths, rebuild
 from autoadapt.verification import Verification, verify
 from autoadapt.views import copy_module, cut, freeze_unused, on_meta, tap, view
 
@@ -78,9 +79,16 @@ class AdaptedModule(fx.GraphModule):
         """Prove that it keeps its contract; see `autoadapt.verify`."""
         return verify(self, self.signature, inputs=inputs, thorough=thorough)
 
+    def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:
+        """Take over functions of another class, to run on this module as its methods or properties."""
+        self.__dict__["borrowed"] = {name: (function, name in properties) for name, function in functions.items()}
+
     def __getattr__(self, name: str) -> Any:
         if name in _RECIPES:
             return _recipe(self, name)
+        function, is_property = self.__dict__.get("borrowed", {}).get(name, (None, False))
+        if function is not None:
+            return function(self) if is_property else MethodType(function, self)
         return super().__getattr__(name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
@@ -148,7 +156,7 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
         except Exception:  # whatever it raises, the cut is taken back
             return False
 
-    done = cut(backbone, plan.cut, runs) if runs(backbone) else []
+    done = cut(backbone, plan.cut, runs)
     freeze_unused(backbone, run)
     return plan.model_copy(update={"cut": tuple(done)})
 
@@ -295,7 +303,7 @@ class _Emitter:
                         by_name = kind in ("named_tuple", "dataclass")
                         taken = self._graph.call_function(getattr if by_name else operator.getitem, (node, key))
                         self._take_apart(child, taken, (*path, key), found)
-            case Constant() | Opaque():
+            case Constant() | Opaque() | LeftOut():
                 return
 
     def _call_backbone(self) -> dict[str, fx.Node]:
@@ -408,6 +416,8 @@ class _Emitter:
                 return next(leaves)
             case Constant(value=value):
                 return value
+            case LeftOut(name=name):
+                return self._graph.call_function(layers.LeftOut, (name,))
             case Opaque(type=name):
                 fault = Mismatch(name, "tensors in containers", "an object", "wrap the module")
                 raise BuildError(f"a {name} cannot be made anew", [fault])

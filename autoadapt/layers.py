@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import NoReturn
+
 import torch
 from torch import nn
 
-__all__ = ["conv1x1", "linear", "recover_indices"]
+__all__ = ["FlatLinear", "LeftOut", "conv1x1", "linear", "mlp", "recover_indices"]
 
 # Dimension letters: B batch, M points taken, N points to take from, K columns of a point.
 
@@ -30,6 +33,38 @@ def conv1x1(source: int, target: int, *, spatial: int, bias: bool = True) -> nn.
     layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[spatial - 1](source, target, 1, bias=bias)
     keep_variance_(layer, source)
     return layer
+
+
+def mlp(source: int, hidden: int, target: int, *, spatial: int = 0) -> nn.Sequential:
+    """Two maps of the channels with a GELU between them: the last axis, or axis 1 before spatial ones.
+
+    Shape:
+        `[*, source] -> [*, target]`, or `[B, source, *spatial] -> [B, target, *spatial]`
+    """
+    if spatial:
+        first, second = conv1x1(source, hidden, spatial=spatial), conv1x1(hidden, target, spatial=spatial)
+        return nn.Sequential(first, nn.GELU(), second)
+    return nn.Sequential(linear(source, hidden), nn.GELU(), linear(hidden, target))
+
+
+class FlatLinear(nn.Module):
+    """A linear layer over all axes but the batch, flattened into one; samples never mix.
+
+    Shape:
+        `[B, *source] -> [B, *target]`
+    """
+
+    def __init__(self, source: tuple[int, ...], target: tuple[int, ...]) -> None:
+        super().__init__()
+        self.target = target
+        self.linear = linear(math.prod(source), math.prod(target))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        flat: torch.Tensor = self.linear(values.flatten(1))
+        return flat.unflatten(1, self.target)
+
+    def extra_repr(self) -> str:
+        return f"to {list(self.target)}"
 
 
 def keep_variance_(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, source: int) -> None:
@@ -61,3 +96,40 @@ def recover_indices(points_BMK: torch.Tensor, values_BNK: torch.Tensor, dtype: t
     if not torch.compiler.is_compiling() and not bool(torch.cat(exact, dim=1).all()):
         raise ValueError("a coordinate is no row of the input, so its index cannot be recovered")
     return torch.cat(found, dim=1).to(dtype)
+
+
+class LeftOut:
+    """Stands where an output was left out because nobody read it, and says so when somebody does."""
+
+    def __init__(self, name: str) -> None:
+        self.left_out = name
+
+    def __repr__(self) -> str:
+        return f"<{self.left_out} was left out: nothing read it>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LeftOut) and other.left_out == self.left_out
+
+    def __hash__(self) -> int:
+        return hash(self.left_out)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") or name == "left_out":
+            raise AttributeError(name)
+        self._refuse()
+
+    def __getitem__(self, index: object) -> NoReturn:
+        self._refuse()
+
+    @classmethod
+    def __torch_function__(cls, func: object, types: object, args: object = (), kwargs: object = None) -> NoReturn:
+        values = [*(args if isinstance(args, (list, tuple)) else ()), *(kwargs.values() if isinstance(kwargs, dict) else ())]
+        nested = [item for value in values for item in (value if isinstance(value, (list, tuple)) else [value])]
+        next(item for item in nested if isinstance(item, cls))._refuse()
+        raise AssertionError("torch calls this only where one of the arguments is of this class")
+
+    def _refuse(self) -> NoReturn:
+        raise TypeError(
+            f"the output {self.left_out} was left out because nothing read it when the module was swapped in;"
+            f" name it in swap(..., outputs=[...])"
+        )

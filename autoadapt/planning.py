@@ -156,28 +156,28 @@ def plan(
     wanted = _served(_with_inputs(target, source), outputs)
     routes = _route_inputs(source, wanted)
     sources = _sources(source, wanted, routes)
-    everything = _inner_sources(source.inner, source, wanted, routes)
-    boundaries = {output.name for output in block_boundaries(source.inner)}
+    taps = _inner_sources(block_boundaries(source.inner), source, wanted, routes)
+    others = _inner_sources(_not_among(source.inner, taps), source, wanted, routes) if pairs else []
     pairings = match(
         wanted,
-        [*sources, *(tap for tap in everything.values() if tap.path in boundaries)],
+        [*sources, *taps],
         invariants=_translated(source.invariants, routes),
         pairs=pairs,
-        others=everything,
+        others={other.path: other for other in others},
         indices=indices,
         name=source.name,
     )
-    tensors = {found.path: found.tensor for found in (*everything.values(), *sources)}
+    tensors = {found.path: found.tensor for found in (*others, *taps, *sources)}
     tensors |= {f"inputs.{path}": factored(spec) for path, spec in wanted.inputs.items()}
     contract = dict(wanted.outputs.items())
     made = [_route(pairing, tensors, contract[pairing.target], wanted, project == "always") for pairing in pairings]
-    taps = _taps([pairing.source for pairing in pairings], source)
+    taken = _taps([pairing.source for pairing in pairings], source)
     return Plan(
         source=source.model_copy(update={"inner": ()}),
         target=wanted,
         inputs=routes,
-        taps=taps,
-        cut=_cut(source.inner, taps),
+        taps=taken,
+        cut=_cut(source.inner, taken),
         routes=tuple(made),
     )
 
@@ -339,16 +339,21 @@ def _sources(source: Signature, target: Signature, routes: Sequence[InputRoute])
 
 
 def _inner_sources(
-    inner: Sequence[InnerOutput], source: Signature, target: Signature, routes: Sequence[InputRoute]
-) -> dict[str, Source]:
+    inner: Iterable[InnerOutput], source: Signature, target: Signature, routes: Sequence[InputRoute]
+) -> list[Source]:
     """What inner modules return, in terms of the old module's input axes; in the order in which they finish."""
     axes, names = _axes(source, target, routes)
     known = source.outputs.paths
-    return {
-        output.name: Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True)
+    return [
+        Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True)
         for output in sorted(inner, key=lambda output: output.finished)
         if output.name not in known
-    }
+    ]
+
+
+def _not_among(inner: Iterable[InnerOutput], taps: Iterable[Source]) -> list[InnerOutput]:
+    known = {tap.path for tap in taps}
+    return [output for output in inner if output.name not in known]
 
 
 def _taps(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from autoadapt.dims import Dim
 from autoadapt.errors import Mismatch, SignatureError, nearest
 from autoadapt.tables import columns
-from autoadapt.trees import Constant, Container, Key, Opaque, Slot, Tree, path_text, paths
+from autoadapt.trees import Constant, Container, Key, LeftOut, Opaque, Slot, Tree, path_text, paths
 
 __all__ = [
     "AxisSizes",
@@ -411,6 +411,8 @@ def describe(tree: Tree) -> str:
             return repr(value)
         case Opaque(type=name):
             return f"a {name}"
+        case LeftOut(name=name):
+            return f"nothing in place of {name}"
         case Slot():
             return "tensor"
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from autoadapt.layouts import factored
-from autoadapt.signature import InnerOutput
+from autoadapt.signature import InnerOutput, TensorSpec
 
 __all__ = ["block_boundaries"]
 
@@ -27,17 +27,19 @@ def block_boundaries(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
         inner: What inner modules return, as `capture(..., inner=True)` notes it.
     """
     by_strides: dict[Strides, list[InnerOutput]] = {}
+    known: dict[TensorSpec, Strides] = {}
     for output in inner:
-        strides = _strides(output)
+        strides = known.get(output.spec)
+        if strides is None:
+            strides = known[output.spec] = _strides(output.spec)
         if strides:
             by_strides.setdefault(strides, []).append(output)
     found = [output for outputs in by_strides.values() for output in _boundaries(outputs)]
     return sorted(found, key=lambda output: output.finished)
 
 
-def _strides(output: InnerOutput) -> Strides:
+def _strides(spec: TensorSpec) -> Strides:
     """Strides along the spatial input axes; empty for what is no map of features."""
-    spec = output.spec
     if not spec.is_floating or len(spec.dims) < 3 or str(spec.dims[0]) != "B":
         return ()
     found = factored(spec).strides

@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from autoadapt import layers
 from autoadapt.errors import Mismatch, SignatureError
 
 __all__ = [
     "Constant",
     "Container",
+    "LeftOut",
     "Opaque",
     "Path",
     "Slot",
@@ -59,6 +61,14 @@ class Opaque(_Frozen):
     type: str
 
 
+class LeftOut(_Frozen):
+    """A place where nothing is returned because nobody reads it."""
+
+    tree: Literal["left_out"] = "left_out"
+    name: str
+    """What stood there."""
+
+
 class Container(_Frozen):
     """A container: its kind, the class where the kind alone does not say it, its keys and children."""
 
@@ -69,7 +79,7 @@ class Container(_Frozen):
     children: tuple[Tree, ...]
 
 
-Tree: TypeAlias = Annotated[Slot | Constant | Opaque | Container, Field(discriminator="tree")]
+Tree: TypeAlias = Annotated[Slot | Constant | Opaque | LeftOut | Container, Field(discriminator="tree")]
 Container.model_rebuild()
 
 
@@ -91,6 +101,8 @@ def _flatten(value: object, tensors: list[torch.Tensor]) -> Tree:
         return Slot()
     if value is None or isinstance(value, (bool, int, float, str)):
         return Constant(value=value)
+    if isinstance(value, layers.LeftOut):
+        return LeftOut(name=value.left_out)
     opened = _open(value)
     if opened is None:
         return Opaque(type=type_path(type(value)))
@@ -163,6 +175,8 @@ def _rebuild(tree: Tree, remaining: Iterator[Any]) -> Any:
             return next(remaining)
         case Constant(value=value):
             return value
+        case LeftOut(name=name):
+            return layers.LeftOut(name)
         case Opaque(type=name):
             fault = Mismatch(name, "tensors in containers", "an object without known parts", "return its tensors")
             raise SignatureError(f"a {name} cannot be made anew", [fault])

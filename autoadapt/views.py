@@ -194,6 +194,8 @@ def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], boo
         return list(replaced)
     for path, original in replaced.items():
         _set(module, path, original)
+    if not runs(module):
+        return []
     done = []
     for path, original in reversed(replaced.items()):
         _set(module, path, nn.Identity())

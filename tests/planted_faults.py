@@ -254,24 +254,38 @@ FAULTS = {
     "OrderedDict to dict": Planted(
         spoiled(dict_for_ordered_dict), "signature", "expected ordered dict of 2, found dict of 2"
     ),
-    "lost dict key": Planted(spoiled(lost_key), "signature", "expected ordered dict of 2: p2, p3, found ordered dict of 1: p3"),
+    "lost dict key": Planted(
+        spoiled(lost_key), "signature", "expected ordered dict of 2: p2, p3, found ordered dict of 1: p3"
+    ),
     "added dict key": Planted(spoiled(added_key), "signature", "found ordered dict of 3: p2, p3, p4"),
-    "reordered dict": Planted(spoiled(reordered_keys), "signature", "expected ordered dict of 2: p2, p3, found ordered dict of 2: p3, p2"),
+    "reordered dict": Planted(
+        spoiled(reordered_keys), "signature", "expected ordered dict of 2: p2, p3, found ordered dict of 2: p3, p2"
+    ),
     "None for a tensor": Planted(spoiled(none_for_tensor), "signature", "1.p2: expected tensor, found None"),
     "a number for a tensor": Planted(spoiled(number_for_tensor), "signature", "2: expected tensor, found 0"),
-    "one axis more": Planted(spoiled(one_axis_more), "signature", "expected i32[B, ceil(H/8), ceil(W/8)], found i32[B, 1,"),
+    "one axis more": Planted(
+        spoiled(one_axis_more), "signature", "expected i32[B, ceil(H/8), ceil(W/8)], found i32[B, 1,"
+    ),
     "float64": Planted(spoiled(float64), "signature", "1.p2: expected f32, found f64"),
     "int64 for int32": Planted(spoiled(int64_for_int32), "signature", "2: expected i32, found i64"),
     "floats for integers": Planted(spoiled(floats_for_integers), "signature", "2: expected i32, found f32"),
     "copies the input": Planted(spoiled(copied_input), "signature", "expected the tensor inputs.image itself"),
-    "detached gradient": Planted(spoiled(detached), "gradients", "1.p3: expected a gradient, found none: it is detached"),
-    "overwritten for backward": Planted(spoiled(overwritten_for_backward), "gradients", "modified by an inplace operation"),
-    "unused parameter": Planted(UnusedParameter, "gradients", "left_over: expected a gradient, found none: it is not used"),
+    "detached gradient": Planted(
+        spoiled(detached), "gradients", "1.p3: expected a gradient, found none: it is detached"
+    ),
+    "overwritten for backward": Planted(
+        spoiled(overwritten_for_backward), "gradients", "modified by an inplace operation"
+    ),
+    "unused parameter": Planted(
+        UnusedParameter, "gradients", "left_over: expected a gradient, found none: it is not used"
+    ),
     "always float32": Planted(spoiled(always_float32), "bfloat16", "expected bf16, found f32"),
     "breaks in bfloat16": Planted(spoiled(constant_of_float32), "bfloat16", "RuntimeError"),
     "half under autocast": Planted(spoiled(half_under_autocast), "autocast", "found torch.float16"),
     "train-mode shape change": Planted(spoiled(smaller_in_training), "train mode", "1.p3 at "),
-    "train-mode extra output": Planted(spoiled(more_in_training), "train mode", "expected tuple of 3 (0, 1, 2), found tuple of 4"),
+    "train-mode extra output": Planted(
+        spoiled(more_in_training), "train mode", "expected tuple of 3 (0, 1, 2), found tuple of 4"
+    ),
     "breaks in channels_last": Planted(spoiled(needs_rows_in_memory), "channels_last", "view size is not compatible"),
     "remembers the first size": Planted(spoiled(remembers_the_first_size), "sizes", "1.p2 at "),
     "deepcopy raises": Planted(DeepcopyRaises, "deepcopy, pickle", "cannot copy a running counter"),

@@ -38,9 +38,7 @@ class Mixed(nn.Module):
         super().__init__()
         self.body = Pyramid(4, 8, 16)
 
-    def forward(
-        self, image: torch.Tensor
-    ) -> tuple[torch.Tensor, OrderedDict[str, torch.Tensor], torch.Tensor]:
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, OrderedDict[str, torch.Tensor], torch.Tensor]:
         _, p2, p3 = self.body(image)
         return image, OrderedDict(p2=p2, p3=p3), p3.argmax(1).int()
 

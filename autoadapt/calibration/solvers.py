@@ -1,16 +1,48 @@
-"""Solvers: affine maps from moments alone, each in closed form."""
+"""Solvers: affine maps from moments alone, each in closed form, all from one decomposition."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from autoadapt.calibration.moments import Moments
 
-__all__ = ["AffineMap", "HeldOut", "Spectrum", "constant", "procrustes", "reduced_rank", "with_variance_restored"]
+__all__ = ["AffineMap", "HeldOut", "Recipe", "Spectrum", "constant"]
 
-# Dimension letters: C channels of the new features, D channels of the old ones.
+# Dimension letters: C channels of the new features, D channels of the old ones, K the smaller of the two.
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which map to take of those that a set of moments allows.
+
+    Example:
+        >>> print(Recipe(penalty=0.01, restored=True))
+        ridge 0.01, variance restored
+    """
+
+    penalty: float = 0.0
+    """On the weight, in mean eigenvalues of the standardised sources; never on the offset."""
+    anchored: bool = False
+    """Shrink towards the scaled Procrustes rotation instead of towards zero; an infinite penalty is the rotation."""
+    restored: bool = False
+    """Scale each target channel to the variance it had: a penalty shrinks, and a head's ReLU then sees less."""
+    rank: int = 0
+    """Channels to go through; 0 for all."""
+
+    def __str__(self) -> str:
+        if self.anchored:
+            name = "procrustes" if self.penalty == float("inf") else f"ridge {self.penalty:.2g} towards procrustes"
+        else:
+            name = f"ridge {self.penalty:.2g}" if self.penalty else "least squares"
+        name += f", rank {self.rank}" if self.rank else ""
+        return name + (", variance restored" if self.restored else "")
+
+    def at(self, penalty: float) -> Recipe:
+        """The same with another penalty."""
+        return replace(self, penalty=penalty)
 
 
 @dataclass(frozen=True)
@@ -25,26 +57,26 @@ class AffineMap:
         """The map with a weight that sends mean to mean, as the best offset does for any weight."""
         return cls(weight_CD, moments.mean_y_D - moments.mean_x_C @ weight_CD)
 
-    def variances(self, moments: Moments) -> torch.Tensor:
-        """Sum of squares, around its mean, of each channel that the map makes of the tokens."""
-        return (self.weight_CD * (moments.xx_CC @ self.weight_CD)).sum(0)
+
+def constant(moments: Moments) -> AffineMap:
+    """The map to the mean of the old features, whatever the new ones are."""
+    return AffineMap(torch.zeros_like(moments.xy_CD), moments.mean_y_D)
 
 
 class Spectrum:
-    """The eigenvalues of the standardised sources: one decomposition serves every penalty.
+    """Standardised sources in their eigenvectors: there every penalty costs one product of matrices.
 
-    Channels are scaled to unit variance first, so that scales of 1 and 1e-5 beside each other cost no digits, and the
-    penalty counts in mean eigenvalues.
+    Channels are scaled to unit variance first, so that scales of 1 and 1e-5 beside each other cost no digits.
     """
 
     def __init__(self, moments: Moments) -> None:
         self.moments = moments
         deviation_C = moments.xx_CC.diagonal().div(moments.count).sqrt()
-        self.scale_C = torch.where(deviation_C > 0, deviation_C, 1.0)
-        correlation_CC = moments.xx_CC / moments.count / torch.outer(self.scale_C, self.scale_C)
+        self._scale_C = torch.where(deviation_C > 0, deviation_C, 1.0)
+        correlation_CC = moments.xx_CC / moments.count / torch.outer(self._scale_C, self._scale_C)
         values_C, self._vectors_CC = torch.linalg.eigh(correlation_CC)
         self.values_C = values_C.clamp(min=0)
-        self._projected_CD = self._vectors_CC.T @ (moments.xy_CD / moments.count / self.scale_C[:, None])
+        self._covariance_CD = self._vectors_CC.T @ (moments.xy_CD / moments.count / self._scale_C[:, None])
 
     @property
     def cutoff(self) -> float:
@@ -57,64 +89,76 @@ class Spectrum:
         kept_C = self.values_C[self.values_C > self.cutoff]
         return float(kept_C[-1] / kept_C[0]) if kept_C.numel() else 1.0
 
-    def ridge(self, penalty: float) -> AffineMap:
-        """Least squares with a penalty on the weight, never on the offset; 0 is the pseudo-inverse."""
-        weight_CD = self._vectors_CC @ (self._inverse(penalty)[:, None] * self._projected_CD) / self.scale_C[:, None]
+    def fit(self, recipe: Recipe) -> AffineMap:
+        """The map that a recipe asks for."""
+        coefficients_CD = self._coefficients(recipe)
+        if recipe.rank:
+            coefficients_CD = self._reduced(coefficients_CD, recipe.rank)
+        if recipe.restored:
+            coefficients_CD = coefficients_CD * self._restoring(coefficients_CD)
+        weight_CD = self._vectors_CC @ coefficients_CD / self._scale_C[:, None]
         return AffineMap.through_means(weight_CD, self.moments)
 
-    def degrees(self, penalty: float) -> float:
-        """Effective degrees of freedom a target channel uses."""
-        return float((self.values_C * self._inverse(penalty)).sum())
-
-    def cross_validation(self, penalty: float) -> float:
-        """Generalised cross-validation: held-out error, guessed from the fitted error.
+    def cross_validation(self, recipe: Recipe) -> float:
+        """Generalised cross-validation: the error on new tokens, told from the error on these.
 
         Golub, Heath and Wahba, Generalized cross-validation as a method for choosing a good ridge parameter (1979).
         """
-        inverse_C = self._inverse(penalty)
-        gained_C = (2 * inverse_C - self.values_C * inverse_C.square()) * self._projected_CD.square().sum(1)
-        error = float(self.moments.yy_D.sum() / self.moments.count - gained_C.sum())
-        freedom = 1 - (1 + self.degrees(penalty)) / self.moments.count
+        coefficients_CD = self._coefficients(recipe)
+        gained = (coefficients_CD * (2 * self._covariance_CD - self.values_C[:, None] * coefficients_CD)).sum()
+        error = float(self.moments.yy_D.sum() / self.moments.count - gained)
+        degrees = 1 + float((self.values_C * self._inverse(recipe.penalty)).sum())
+        freedom = 1 - degrees / self.moments.count
         return max(error, 0.0) / freedom**2 if freedom > 0 else float("inf")
+
+    def _coefficients(self, recipe: Recipe) -> torch.Tensor:
+        inverse_C1 = self._inverse(recipe.penalty)[:, None]
+        if not recipe.anchored:
+            return inverse_C1 * self._covariance_CD
+        missed_CD = self._covariance_CD - self.values_C[:, None] * self._rotation_CD
+        return self._rotation_CD + inverse_C1 * missed_CD
 
     def _inverse(self, penalty: float) -> torch.Tensor:
         kept_C = self.values_C > self.cutoff
         return torch.where(kept_C, 1 / torch.where(kept_C, self.values_C + penalty, 1.0), 0.0)
 
+    @cached_property
+    def _rotation_CD(self) -> torch.Tensor:
+        """The best rotation (a projection where the channels differ in number), with one scale.
 
-def constant(moments: Moments) -> AffineMap:
-    """The map to the mean of the old features, whatever the new ones are."""
-    return AffineMap(torch.zeros_like(moments.xy_CD), moments.mean_y_D)
+        Schönemann and Carroll, Fitting one matrix to another under choice of a central dilation and a rigid motion
+        (1970). The polar factor comes from a symmetric eigenproblem, which takes a fraction of an SVD.
+        """
+        rotation_CD = _polar_factor(self.moments.xy_CD)
+        turned_CD = self._vectors_CC.T @ (self._scale_C[:, None] * rotation_CD)
+        size = float((self.values_C[:, None] * turned_CD.square()).sum())
+        scale = float((turned_CD * self._covariance_CD).sum()) / size if size else 0.0
+        return turned_CD * scale
+
+    def _reduced(self, coefficients_CD: torch.Tensor, rank: int) -> torch.Tensor:
+        """Only the channels that vary most among those that the map makes.
+
+        Izenman, Reduced-rank regression for the multivariate linear model (1975); Mukherjee and Zhu (2011) for ridge.
+        """
+        made_DD = coefficients_CD.T @ (self.values_C[:, None] * coefficients_CD)
+        kept_DR = torch.linalg.eigh(made_DD)[1][:, -rank:]
+        return coefficients_CD @ kept_DR @ kept_DR.T
+
+    def _restoring(self, coefficients_CD: torch.Tensor) -> torch.Tensor:
+        made_D = (self.values_C[:, None] * coefficients_CD.square()).sum(0)
+        wanted_D = self.moments.yy_D / self.moments.count
+        alive_D = made_D > torch.finfo(torch.float64).eps * wanted_D
+        return torch.where(alive_D, wanted_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
 
 
-def with_variance_restored(fitted: AffineMap, moments: Moments) -> AffineMap:
-    """Scale each target channel to the variance it had: a penalty shrinks, and what follows a head's ReLU sees less."""
-    made_D = fitted.variances(moments)
-    alive_D = made_D > torch.finfo(torch.float64).eps * moments.yy_D
-    factor_D = torch.where(alive_D, moments.yy_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
-    return AffineMap.through_means(fitted.weight_CD * factor_D, moments)
-
-
-def procrustes(moments: Moments) -> AffineMap:
-    """The best rotation (or projection, where channels differ in number) with one scale.
-
-    Schönemann and Carroll, Fitting one matrix to another under choice of a central dilation and a rigid motion (1970).
-    """
-    left_CK, values_K, right_KD = torch.linalg.svd(moments.xy_CD, full_matrices=False)
-    rotation = AffineMap(left_CK @ right_KD, moments.mean_y_D)
-    size = float(rotation.variances(moments).sum())
-    return AffineMap.through_means(rotation.weight_CD * (float(values_K.sum()) / size if size else 0.0), moments)
-
-
-def reduced_rank(fitted: AffineMap, moments: Moments, rank: int) -> AffineMap:
-    """The fitted map through fewer channels: those of what it makes that vary most.
-
-    Izenman, Reduced-rank regression for the multivariate linear model (1975); Mukherjee and Zhu (2011) for ridge.
-    """
-    made_DD = fitted.weight_CD.T @ moments.xx_CC @ fitted.weight_CD
-    _, vectors_DD = torch.linalg.eigh(made_DD)
-    kept_DR = vectors_DD[:, -rank:]
-    return AffineMap.through_means(fitted.weight_CD @ kept_DR @ kept_DR.T, moments)
+def _polar_factor(matrix_CD: torch.Tensor) -> torch.Tensor:
+    """The matrix of ones for singular values that is nearest; directions that are rounding stay zero."""
+    if matrix_CD.shape[0] < matrix_CD.shape[1]:
+        return _polar_factor(matrix_CD.T).T
+    values_K, vectors_KK = torch.linalg.eigh(matrix_CD.T @ matrix_CD)
+    kept_K = values_K > values_K[-1] * values_K.numel() * torch.finfo(torch.float64).eps
+    inverse_K = torch.where(kept_K, 1 / torch.where(kept_K, values_K, 1.0).sqrt(), 0.0)
+    return matrix_CD @ (vectors_KK * inverse_K) @ vectors_KK.T
 
 
 @dataclass(frozen=True)
@@ -134,7 +178,7 @@ class HeldOut:
     @classmethod
     def of(cls, fitted: AffineMap, mean_D: torch.Tensor, moments: Moments) -> HeldOut:
         """From the moments of the tokens left out; `mean_D` is the mean of the old features that were fitted."""
-        made = float(fitted.variances(moments).sum())
+        made = float((fitted.weight_CD * (moments.xx_CC @ fitted.weight_CD)).sum())
         wanted = float(moments.yy_D.sum())
         product = float((fitted.weight_CD * moments.xy_CD).sum())
         offset_D = moments.mean_y_D - moments.mean_x_C @ fitted.weight_CD - fitted.bias_D

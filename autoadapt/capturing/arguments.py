@@ -40,6 +40,8 @@ def bind(module: nn.Module, inputs: object) -> Arguments:
     Raises:
         CaptureError: The call does not fit the module's `forward`.
     """
+    if isinstance(inputs, Arguments):
+        return inputs
     args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
     kwargs = {str(key): value for key, value in inputs.items()} if isinstance(inputs, Mapping) else {}
     return bind_call(module, args, kwargs)

@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from autoadapt.capturing.arguments import Arguments
 from autoadapt.trees import Tree, flatten, path_text, paths, rebuild
@@ -184,9 +186,25 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _everywhere_meta(active: bool) -> Iterator[None]:
-    """Factory functions inside a forward pass make meta tensors."""
-    with torch.device("meta") if active else contextlib.nullcontext():
+    """Factory functions inside a forward pass make meta tensors, and normalisation is skipped."""
+    if not active:
         yield
+        return
+    with torch.device("meta"), _NormsSkipped():
+        yield
+
+
+class _NormsSkipped(TorchFunctionMode):
+    """Normalisation keeps shapes, and on meta its decomposition into primitives takes most of a probe's time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm and len(args) > 1 and args[1] is not None and len(args[1]) == args[0].shape[1]:
+            return torch.empty_like(args[0])
+        if func is F.layer_norm and len(args) > 1 and tuple(args[0].shape[-len(args[1]) :]) == tuple(args[1]):
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

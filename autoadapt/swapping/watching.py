@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,10 +21,16 @@ from autoadapt.swapping.containers import plain_tree, watched
 from autoadapt.trees import Path, Tree, flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module
 
-__all__ = ["Example", "Outcome", "Reading", "Watched", "run_copy", "watch"]
+__all__ = ["Example", "Outcome", "Reading", "Watched", "as_example", "outcome_of", "run_copy", "watch"]
 
-Example: TypeAlias = Callable[[nn.Module], object]
-"""Runs a model once, as its caller would, and gives back what it returns."""
+
+@dataclass(frozen=True)
+class Example:
+    """How to run a model once."""
+
+    run: Callable[[nn.Module], object]
+    is_step: bool
+    """Whether the caller wrote it, so that it may be a training step and needs gradients."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,12 @@ class Watched:
 
 def as_example(model: nn.Module, inputs: object) -> Example:
     """A run of the model from what the caller gave: inputs, or a function of the model such as a training step."""
-    if isinstance(inputs, types.FunctionType | types.MethodType | functools.partial):
-        return inputs
+    if callable(inputs):
+        return Example(inputs, is_step=True)
     if inputs is None:
         told = told_inputs(model)
         inputs = torch.randn(told.shape, generator=torch.Generator().manual_seed(0))
-    return bind(model, inputs).call
+    return Example(bind(model, inputs).call, is_step=False)
 
 
 def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
@@ -182,19 +187,21 @@ def run_copy(
     training: bool,
     mode: contextlib.AbstractContextManager[Any] | None = None,
 ) -> Any:
-    """Run a copy of a model, over the same weights but with buffers of its own, after something is done to it."""
+    """Run a copy of a model, over the same weights but with buffers of its own, after something is done to it.
+
+    Args:
+        model: The original; it is only read.
+        example: How to run it.
+        prepare: What to do to the copy.
+        training: Run in the modes that the model is in, instead of in eval mode.
+        mode: What to enter around the run.
+    """
     copied = copy_module(model, clone_buffers)
     prepare(copied)
-    copied.train(training) if training else copied.eval()
-    with quiet(), _gradients(example), mode or contextlib.nullcontext():
-        return example(copied)
-
-
-@contextlib.contextmanager
-def _gradients(example: Example) -> Iterator[None]:
-    """A function that the caller wrote may be a training step; plain inputs need no gradients."""
-    with torch.set_grad_enabled(inspect.isfunction(example)):
-        yield
+    if not training:
+        copied.eval()
+    with quiet(), torch.set_grad_enabled(example.is_step), mode or contextlib.nullcontext():
+        return example.run(copied)
 
 
 def outcome_of(returned: object) -> Outcome:
@@ -293,7 +300,7 @@ def _observed(cls: Any, reading: Reading, returned: Callable[[Reading, object], 
             if name not in reading.methods[reading.within]:
                 reading.methods[reading.within].append(name)
             return cls.__getattribute__(self, name)
-        value = getattr(super(made, self), name) if name in dir(cls) else cls.__getattribute__(self, name)
+        value = cls.__getattribute__(self, name)
         if isinstance(value, types.MethodType) and value.__self__ is self:
             reading.methods.setdefault(name, [])
             return _followed(value, name, reading)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoadapt.errors import Mismatch, TransferError, nearest
-from autoadapt.weights.files import Tensors, find_file, load_pickle, open_shards
+from autoadapt.weights.files import PIECE_BYTES, Piece, Tensors, find_file, load_pickle, open_shards
 from autoadapt.weights.specs import Spec
 
 __all__ = ["Checkpoint", "Source", "read_checkpoint"]
@@ -57,9 +57,12 @@ class _Memory:
         """Facts of all tensors, in order."""
         return [_spec(name, tensor) for name, tensor in self._tensors.items()]
 
-    def pieces(self, name: str) -> Iterator[Tensor]:
-        """The values, in one piece."""
-        yield self._tensors[name].detach().reshape(-1)
+    def pieces(self, name: str) -> Iterator[Piece]:
+        """The values, in pieces that fit the cache."""
+        flat = self._tensors[name].detach().reshape(-1)
+        size = PIECE_BYTES // flat.itemsize
+        for start in range(0, flat.numel(), size):
+            yield Piece(flat[start : start + size])
 
 
 def _spec(name: str, tensor: Tensor) -> Spec:

@@ -17,7 +17,7 @@ from torch import Tensor
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.weights.specs import Spec
 
-__all__ = ["Shards", "Tensors", "find_file", "load_pickle", "open_shards"]
+__all__ = ["PIECE_BYTES", "Piece", "Shards", "Tensors", "find_file", "load_pickle", "open_shards"]
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _IN_FOLDERS = (
@@ -32,7 +32,15 @@ _DTYPES = {
     "U16": "uint16", "U32": "uint32", "U64": "uint64", "C64": "complex64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-_WINDOW = 32 << 20  # bytes of a mapped file that may be resident before it is opened anew
+PIECE_BYTES = 2 << 20  # what is copied and compared in one go: fits the second cache of a processor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive values of a tensor, flat, and the bytes they were read into, if they were."""
+
+    values: Tensor
+    raw: bytearray | None = None
 
 
 class Tensors(Protocol):
@@ -41,8 +49,8 @@ class Tensors(Protocol):
     def specs(self) -> list[Spec]:
         """Facts of all tensors, in the order of the file."""
 
-    def pieces(self, name: str) -> Iterator[Tensor]:
-        """The values of one tensor, flat, in consecutive pieces."""
+    def pieces(self, name: str) -> Iterator[Piece]:
+        """The values of one tensor; each piece is good until the next is asked for."""
 
 
 def find_file(path: Path) -> Path:
@@ -109,60 +117,60 @@ def _is_safetensors(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
+    """Where the bytes of a tensor lie."""
+
     file: Path
     spec: Spec
+    start: int
+    stop: int
 
 
 class Shards:
-    """Tensors in safetensors files, mapped into memory a window at a time.
+    """Tensors in safetensors files, read into one small buffer that stays in the processor's cache.
 
-    Pages of a mapped file count as memory of the process until the file is closed, so a file is
-    closed and opened again after each window; the peak stays at one window.
+    Mapped files would be counted as memory of the process, page by page as they are read.
     """
 
     def __init__(self, files: tuple[Path, ...]) -> None:
         self._places = {place.spec.name: place for file in files for place in _places(file)}
-        self._file: Any = None
-        self._path: Path | None = None
-        self._resident = 0
+        self._buffer = bytearray(PIECE_BYTES)
 
     def specs(self) -> list[Spec]:
         """Facts of all tensors, in the order of the files."""
         return [place.spec for place in self._places.values()]
 
-    def pieces(self, name: str) -> Iterator[Tensor]:
-        """The values of one tensor, flat; a tensor larger than a window comes in rows."""
-        spec = self._places[name].spec
-        size = max(spec.numel, 1) * _dtype(spec.dtype).itemsize
-        rows = spec.shape[0] if spec.shape and size > _WINDOW else 1
-        step = max(rows * _WINDOW // size, 1)
-        for start in range(0, rows, step):
-            file = self._open(self._places[name].file, size * min(step, rows - start) // rows)
-            piece = file.get_tensor(name) if rows == 1 else file.get_slice(name)[start : start + step]
-            yield piece.reshape(-1)
-
-    def _open(self, path: Path, size: int) -> Any:
-        self._resident += size
-        if path != self._path or self._resident > _WINDOW:
-            self._file, self._path, self._resident = safe_open(path, "pt"), path, size
-        return self._file
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.uint8
+    def pieces(self, name: str) -> Iterator[Piece]:
+        """The values of one tensor; each piece is overwritten by the next."""
+        place = self._places[name]
+        dtype = getattr(torch, place.spec.dtype)
+        with place.file.open("rb", buffering=0) as file:
+            file.seek(place.start)
+            for start in range(place.start, place.stop, PIECE_BYTES):
+                size = min(PIECE_BYTES, place.stop - start)
+                raw = self._buffer if size == PIECE_BYTES else bytearray(size)
+                if file.readinto(raw) != size:
+                    raise EOFError(f"{place.file.name} ends inside {name}")
+                yield Piece(torch.frombuffer(raw, dtype=dtype), raw)
 
 
 def _places(file: Path) -> list[_Place]:
     try:
-        with safe_open(file, "pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            return [
-                _Place(file, Spec(name, tuple(s.get_shape()), _DTYPES.get(s.get_dtype(), s.get_dtype())))
-                for name, s in slices.items()
-            ]
-    except (SafetensorError, OSError) as error:
+        with safe_open(file, "pt"):  # checks the whole header: sizes, overlaps, the end of the file
+            return sorted(_read_header(file), key=lambda place: place.start)
+    except (SafetensorError, OSError, ValueError) as error:
         raise SourceError("the file is damaged", [_damaged(file, "safetensors", error)]) from error
+
+
+def _read_header(path: Path) -> Iterator[_Place]:
+    """The entries of a header: eight bytes of length, then JSON; offsets count from its end."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            spec = Spec(name, tuple(entry["shape"]), _DTYPES.get(entry["dtype"], entry["dtype"]))
+            start, stop = (8 + length + offset for offset in entry["data_offsets"])
+            yield _Place(path, spec, start, stop)
 
 
 def _damaged(file: Path, expected: str, error: Exception) -> Mismatch:

@@ -50,7 +50,8 @@ def module_rows(entries: Sequence[ModelEntry]) -> list[str]:
     for label, group in modules.items():
         groups[_fate(group) or label].append(label)
     rows = [
-        _row(", ".join(merged(labels, modules)), [e for label in labels for e in modules[label]]) for labels in groups.values()
+        _row(", ".join(merged(labels, modules)), [e for label in labels for e in modules[label]])
+        for labels in groups.values()
     ]
     if len(rows) > 2 * _GROUPS:
         rows = [*rows[: 2 * _GROUPS], (f"and {len(rows) - 2 * _GROUPS} more rows",)]

@@ -288,7 +288,7 @@ def _first_of_tied(verdicts: Verdicts, checkpoint: Checkpoint) -> list[Move]:
         )
         for first, *others in groups.values()
         for other in others
-        if not same_values(checkpoint.tensors, first.source.name, other.source.name)
+        if not same_values(checkpoint.tensors, first.source, other.source)
     ]
     if faults:
         raise TransferError("tied tensors would get two values", faults)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
-from autoadapt.weights.files import Tensors
+from autoadapt.weights.files import Piece, Tensors
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.specs import Spec
 
@@ -23,8 +23,6 @@ Above it they are not: it would double the memory of a large model, and writing 
 ten times as long as the load. A failure after the first write, which every check before it is there
 to prevent, then says that the model has to be built anew.
 """
-
-_CHUNK = 1 << 20  # elements that are copied and compared while they are in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -92,38 +90,58 @@ def _failure(move: Move, error: Exception, kept: bool) -> TransferError:
 def _write_one(move: Move, tensors: Tensors, undo: list[tuple[Tensor, Tensor]] | None) -> bool:
     """Write one tensor; tell whether all its values are finite."""
     finite = True
-    for place, raw in _blocks(move, tensors):
-        values = raw.to(place.dtype)
+    for place, piece in _blocks(move, tensors):
+        values = piece.values.to(place.dtype)
+        raw = piece.raw if values is piece.values and _is_plain(place) else None
         if undo is not None:
             undo.append((place, place.clone()))
-        _copy(place, values)
-        if not _same_bits(place, values):
+        _copy(place, values, raw)
+        if not (_same_bits(place, values) if raw is None else raw == _memory(place)):
             fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", _unlike(place, values))
             raise TransferError("a tensor differs from its source after the copy", [fault])
         finite = finite and _finite(values)
+    torch.autograd.graph.increment_version(move.slot.tensor)
     return finite
 
 
-def _blocks(move: Move, tensors: Tensors) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(move: Move, tensors: Tensors) -> Iterator[tuple[Tensor, Piece]]:
     """Places in the model and the values that belong there, block by block."""
-    target, name = move.slot.tensor, move.source.name
+    target, start = move.slot.tensor, 0
     if move.conversion is None and target.is_contiguous():
-        flat, start = target.view(-1), 0
-        for piece in tensors.pieces(name):
-            for chunk in torch.split(piece, _CHUNK) if piece.numel() else ():
-                yield flat[start : start + chunk.numel()], chunk
-                start += chunk.numel()
+        flat = target.view(-1)
+        for piece in tensors.pieces(move.source.name):
+            stop = start + piece.values.numel()
+            yield flat[start:stop], piece
+            start = stop
         return
-    whole = torch.cat(list(tensors.pieces(name))).reshape(move.source.shape)
+    whole = read_whole(tensors, move.source)
     if move.conversion is None:
-        yield target, whole
+        yield target, Piece(whole)
     else:
         region = target[tuple(slice(size) for size in move.conversion.region)]
-        yield region, convert(whole, move.conversion, tuple(target.shape))
+        yield region, Piece(convert(whole, move.conversion, tuple(target.shape)))
 
 
-def _copy(place: Tensor, values: Tensor) -> None:
-    place.copy_(values)
+def read_whole(tensors: Tensors, spec: Spec) -> Tensor:
+    """All values of a tensor at once."""
+    pieces = [piece.values.clone() for piece in tensors.pieces(spec.name)]
+    return torch.cat(pieces).reshape(spec.shape) if pieces else torch.empty(spec.shape)
+
+
+def _is_plain(place: Tensor) -> bool:
+    return place.device.type == "cpu" and place.is_contiguous()
+
+
+def _memory(place: Tensor) -> memoryview:
+    """The bytes of a tensor in main memory, to read and to write."""
+    return place.view(torch.uint8).numpy().data
+
+
+def _copy(place: Tensor, values: Tensor, raw: bytearray | None) -> None:
+    if raw is None:
+        place.copy_(values)
+    else:
+        _memory(place)[:] = raw  # one thread keeps the bytes in its cache, where they are compared next
 
 
 def _same_bits(place: Tensor, values: Tensor) -> bool:
@@ -152,7 +170,7 @@ def _finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
-def same_values(tensors: Tensors, first: str, second: str) -> bool:
+def same_values(tensors: Tensors, first: Spec, second: Spec) -> bool:
     """Whether two tensors of a checkpoint hold the same bits."""
-    pieces = zip(tensors.pieces(first), tensors.pieces(second), strict=True)
-    return all(a.dtype == b.dtype and _same_bits(a, b) for a, b in pieces)
+    a, b = read_whole(tensors, first), read_whole(tensors, second)
+    return a.dtype == b.dtype and _same_bits(a, b)

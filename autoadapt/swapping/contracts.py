@@ -1,0 +1,92 @@
+"""Contracts: the part of an old module's signature that a new one must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from autoadapt.dims import Dim
+from autoadapt.signature import Signature, TensorSpec, Values
+from autoadapt.trees import Container, LeftOut, Slot, Tree, path_text, paths
+
+__all__ = ["fixed", "reduced"]
+
+_MAPPINGS = ("dict", "ordered_dict", "mapping", "model_output")
+
+
+def reduced(signature: Signature, keep: Collection[str]) -> Signature:
+    """A signature with only some of its outputs.
+
+    What is left out is absent from a dict; in a sequence a placeholder stands there, so that the others keep their
+    places.
+
+    Example:
+        >>> sig = Signature.parse({"a": "f32[B]", "b": ["f32[B]", "f32[B]"]})
+        >>> reduced(sig, ["b.1"]).outputs.paths
+        ('b.1',)
+    """
+    leaves = tuple(spec for path, spec in signature.outputs.items() if path in keep)
+    standing = tuple(_standing(spec, keep) for spec in leaves)
+    tree = _reduced(signature.outputs.tree, keep, ())
+    assert tree is not None, "the root is never left out"
+    invariants = tuple(g for g in signature.invariants if {g.index, g.result} <= set(keep) and _known(g.values, keep))
+    return signature.model_copy(
+        update={"outputs": Values(tree=tree, leaves=standing), "invariants": invariants, "unverified": ()}
+    )
+
+
+def _known(path: str, keep: Collection[str]) -> bool:
+    return path.startswith("inputs.") or path in keep
+
+
+def _standing(spec: TensorSpec, keep: Collection[str]) -> TensorSpec:
+    return spec if not spec.same_as or _known(spec.same_as, keep) else spec.model_copy(update={"same_as": ""})
+
+
+def _reduced(tree: Tree, keep: Collection[str], path: tuple[int | str, ...]) -> Tree | None:
+    """The tree without what is not kept; None for what is gone altogether."""
+    match tree:
+        case Slot():
+            return tree if path_text(path) in keep else None
+        case Container(kind=kind):
+            rows = list(_children(tree, keep, path))
+            if path and not any(child is not None and paths(child) for _, child, _ in rows) and paths(tree):
+                return None
+            if kind in _MAPPINGS:
+                rows = [row for row in rows if row[1] is not None]
+            return tree.model_copy(
+                update={
+                    "keys": tuple(key for key, _, _ in rows),
+                    "children": tuple(LeftOut(name=name) if child is None else child for _, child, name in rows),
+                }
+            )
+        case _:
+            return tree
+
+
+def _children(
+    tree: Container, keep: Collection[str], path: tuple[int | str, ...]
+) -> Iterator[tuple[int | str, Tree | None, str]]:
+    for key, child in zip(tree.keys, tree.children, strict=True):
+        yield key, _reduced(child, keep, (*path, key)), path_text((*path, key))
+
+
+def fixed(signature: Signature, axes: Collection[str]) -> Signature:
+    """A signature at one size of some input axes.
+
+    Example:
+        >>> from autoadapt.signature import AxisSizes
+        >>> sizes = {"B": AxisSizes(example=2), "N": AxisSizes(example=12)}
+        >>> sig = Signature.parse("f32[B, N, 8]", inputs="f32[B, N, 4]", axes=sizes)
+        >>> str(fixed(sig, ["N"]).outputs["output"])
+        'f32[B, 12, 8]'
+    """
+    chosen: Mapping[str, Dim] = {name: Dim(signature.axes[name].example) for name in axes}
+
+    def at(values: Values) -> Values:
+        leaves = [s.model_copy(update={"dims": tuple(dim.substitute(chosen) for dim in s.dims)}) for s in values.leaves]
+        return Values(tree=values.tree, leaves=tuple(leaves))
+
+    rest = {name: sizes for name, sizes in signature.axes.items() if name not in axes}
+    return signature.model_copy(
+        update={"inputs": at(signature.inputs), "outputs": at(signature.outputs), "axes": rest}
+    )

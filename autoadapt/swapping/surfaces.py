@@ -1,0 +1,112 @@
+"""Surfaces: what the rest of a model reads off a module besides its outputs, and having another module say it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.building import AdaptedModule
+from autoadapt.errors import Mismatch
+from autoadapt.trees import flatten
+
+__all__ = ["Surface", "find_surface"]
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a module is to say besides its outputs."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    """As the old module says them."""
+    methods: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    """Functions of the old class, to run on the new module."""
+    properties: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    """What follows the module when it is moved or cast."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that is said."""
+        return tuple(sorted([*self.values, *self.properties, *(f"{name}()" for name in self.methods)]))
+
+    def put_on(self, net: nn.Module) -> None:
+        """Have a module say it."""
+        for name, value in self.values.items():
+            setattr(net, name, copy.deepcopy(value))
+        functions = self.methods | self.properties
+        if functions:
+            assert isinstance(net, AdaptedModule), "only an adapted module borrows"
+            net.borrow(functions, properties=self.properties.keys())
+
+
+def find_surface(
+    old: nn.Module, attributes: Sequence[str], methods: Mapping[str, Sequence[str]], path: str
+) -> tuple[Surface, list[Mismatch]]:
+    """What another module must say in place of the old one, and a fault for each thing that it cannot say honestly.
+
+    Args:
+        old: The module that is read now.
+        attributes: What is read.
+        methods: What is called, and what these methods read in turn.
+        path: Where the old module stands, for the texts.
+    """
+    surface, faults = Surface(), list[Mismatch]()
+    through = {name: method for method, names in methods.items() for name in names}
+    for name in dict.fromkeys([*attributes, *methods, *through]):
+        function = inspect.getattr_static(type(old), name, None)
+        value = getattr(old, name)
+        if why := _refusal(name, value, function):
+            faults.append(_fault(path, name, why, "" if name in attributes else through.get(name, "")))
+        elif isinstance(function, FunctionType):
+            surface.methods[name] = function
+        elif isinstance(value, (torch.dtype, torch.device)):
+            surface.properties[name] = _dtype if isinstance(value, torch.dtype) else _device
+        else:
+            surface.values[name] = value
+    return surface, faults
+
+
+_TAKEN = frozenset(dir(AdaptedModule)) | {"backbone", "adapters"}
+
+
+def _refusal(name: str, value: Any, function: Any) -> str:
+    """Why another module cannot say this; empty where it can."""
+    if name in _TAKEN:
+        return "the adapted module has something else of that name"
+    if isinstance(function, FunctionType):
+        return ""
+    if isinstance(value, nn.Module) or any(isinstance(item, nn.Module) for item in _items(value)):
+        return "it is a part of the old module"
+    if flatten(value)[1]:
+        return "it holds weights of the old module"
+    return "it is a function bound to the old module" if callable(value) and not isinstance(value, type) else ""
+
+
+def _items(value: Any) -> Sequence[Any]:
+    match value:
+        case Mapping():
+            return list(value.values())
+        case list() | tuple():
+            return value
+        case _:
+            return ()
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def _fault(path: str, name: str, why: str, through: str) -> Mismatch:
+    by = f"the rest of the model reads it, through {through}()" if through else "the rest of the model reads it"
+    remedy = "swap a module further inside, or the one around it"
+    return Mismatch(f"{path}.{name}", by, "nothing that another module could honestly say", remedy, why)

@@ -1,0 +1,86 @@
+"""Reports: the outcome of every check of a module, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.errors import Mismatch, VerificationError
+from autoadapt.tables import columns
+
+__all__ = ["Check", "Fault", "Outcome", "Verification", "failed"]
+
+Outcome: TypeAlias = Literal["passed", "failed", "not applicable", "not run"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fault(_Frozen):
+    """A mismatch, in a report."""
+
+    where: str
+    expected: str
+    found: str
+    remedy: str = ""
+
+
+class Check(_Frozen):
+    """One row: what was checked, how it ended, and the faults."""
+
+    name: str
+    outcome: Outcome
+    detail: str = ""
+    faults: tuple[Fault, ...] = ()
+
+
+class Verification(_Frozen):
+    """All checks of one module. It passed when none failed and at least one passed."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed; a check that was not run never counts as passed."""
+        outcomes = [check.outcome for check in self.checks]
+        return "failed" not in outcomes and "passed" in outcomes
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __getitem__(self, name: str) -> Check:
+        return {check.name: check for check in self.checks}[name]
+
+    def raise_if_failed(self) -> None:
+        """Raise with every fault.
+
+        Raises:
+            VerificationError: A check failed.
+        """
+        failed = [check for check in self.checks if check.outcome == "failed"]
+        if failed:
+            faults = [
+                Mismatch(f"{check.name}: {fault.where}", fault.expected, fault.found, fault.remedy)
+                for check in failed
+                for fault in check.faults
+            ]
+            raise VerificationError(f"{self.name} does not keep its signature", faults)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {'keeps its signature' if self.passed else 'DOES NOT keep its signature'}"]
+        lines += columns([(check.name, check.outcome, check.detail) for check in self.checks])
+        for check in self.checks:
+            for fault in check.faults[:3]:
+                lines.append(f"   {check.name}: {fault.where}: expected {fault.expected}, found {fault.found}")
+        return "\n".join(lines)
+
+
+def failed(name: str, faults: Sequence[Mismatch]) -> Check:
+    """The row of a check that found faults."""
+    shown = tuple(Fault(where=f.where, expected=f.expected, found=f.found, remedy=f.remedy) for f in faults)
+    return Check(name=name, outcome="failed", detail=f"{len(faults)} faults" if len(faults) > 1 else "", faults=shown)

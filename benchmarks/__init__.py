@@ -1,0 +1,1 @@
+"""Measurements; each runs as `python -m benchmarks.<name>` and prints a table."""

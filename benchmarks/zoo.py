@@ -1,0 +1,297 @@
+"""Every architecture of timm, torchvision and transformers, as a plain classifier, adapted like ResNet features.
+
+    python -m benchmarks.zoo                       # all of timm; goes on where it was cut off
+    python -m benchmarks.zoo --sample 60 --seed 1  # some of it
+    python -m benchmarks.zoo --family torchvision
+
+Models are built without weights on the meta device where they can be; each ends as `exact` (container, order and shapes
+equal at three sizes and two batch sizes), `refused` (with the reason) or `wrong`. One JSON line a model, then a summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.adapting import capture_source
+from autoadapt.signature import InnerOutput
+
+OUT = Path(__file__).parent / "out"
+SECONDS_EACH = 300
+STRIDES = (2, 4, 8, 16, 32)
+
+
+def timm_names() -> list[str]:
+    import timm
+
+    return list(timm.list_models())
+
+
+def torchvision_names() -> list[str]:
+    import torchvision.models as models
+
+    return list(models.list_models())
+
+
+def transformers_names() -> list[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+    return [name for name in MODEL_FOR_BACKBONE_MAPPING_NAMES if name != "timm_backbone"]
+
+
+FAMILIES: dict[str, Callable[[], list[str]]] = {
+    "timm": timm_names,
+    "torchvision": torchvision_names,
+    "hf": transformers_names,
+}
+
+
+def create(family: str, name: str, device: str) -> tuple[nn.Module, Any]:
+    """A model without weights, and inputs where it does not tell its own."""
+    with torch.device(device):
+        if family == "timm":
+            import timm
+
+            return timm.create_model(name), None
+        if family == "torchvision":
+            return create_torchvision(name)
+        return create_transformers(name)
+
+
+def create_torchvision(name: str) -> tuple[nn.Module, Any]:
+    import torchvision.models as models
+
+    builder = models.get_model_builder(name)
+    options = {"weights": None} | ({"weights_backbone": None} if "weights_backbone" in str(builder.__doc__) else {})
+    model = models.get_model(name, **options)
+    module = builder.__module__
+    if ".video" in module:
+        return model, torch.empty(2, 3, 16, 224, 224)
+    if ".detection" in module:
+        return model.backbone, torch.empty(2, 3, 224, 224)
+    weights = models.get_model_weights(name)
+    sizes = [one.transforms.keywords.get("crop_size", 224) for one in weights] if len(weights) else []
+    size = sizes[0] if sizes and isinstance(sizes[0], int) else 224
+    return model, torch.empty(2, 3, size, size)
+
+
+def create_transformers(name: str) -> tuple[nn.Module, Any]:
+    from transformers import AutoBackbone, AutoConfig
+
+    config = AutoConfig.for_model(name)
+    for key, value in {"num_hidden_layers": 4, "hidden_size": 48, "intermediate_size": 96}.items():
+        if isinstance(getattr(config, key, None), int):
+            setattr(config, key, value)
+    if isinstance(getattr(config, "num_attention_heads", None), int):
+        config.num_attention_heads = 4
+    return AutoBackbone.from_config(config), torch.empty(2, 3, 224, 224)
+
+
+def like_signature(like: str) -> aa.Signature:
+    """The contract: feature levels of a timm model."""
+    import timm
+
+    return aa.capture(timm.create_model(like, features_only=True))
+
+
+def trial(family: str, name: str, target: aa.Signature) -> dict[str, Any]:
+    """Build, adapt and check one model, on the meta device first."""
+    row: dict[str, Any] = {"name": name}
+    started = time.perf_counter()
+    for device in ("meta", "cpu"):
+        try:
+            model, inputs = create(family, name, device)
+        except Exception as error:
+            row |= {"outcome": "not built", "reason": said(error)}
+            continue
+        row |= {"device": device, "parameters": sum(p.numel() for p in model.parameters())}
+        started = time.perf_counter()
+        row |= adapted(model, inputs, target, device)
+        row["seconds"] = round(time.perf_counter() - started, 2)
+        if row["outcome"] == "exact" or row["parameters"] > 1_500_000_000:
+            break
+    return row
+
+
+def adapted(model: nn.Module, inputs: Any, target: aa.Signature, device: str) -> dict[str, Any]:
+    try:
+        source = capture_source(model, target, inputs, inner=True)
+        net = aa.build(model, aa.plan(source, target)).eval()
+    except aa.AdaptError as error:
+        why = error.mismatches[0].why or error.mismatches[0].found if error.mismatches else ""
+        return {"outcome": "refused", "reason": f"{error.summary}: {why}"[:300]}
+    except Exception as error:
+        return {"outcome": "wrong", "reason": said(error)}
+    facts = {
+        "taps": [route.source for route in net.plan.routes],
+        "adapters": net.plan.parameters,
+        "levels": compared_levels(model, source, net.plan),
+    }
+    return facts | checked(net, target, device)
+
+
+def checked(net: nn.Module, target: aa.Signature, device: str) -> dict[str, Any]:
+    native = target.sizes()
+    for sizes in ({}, {"H": 221, "W": 200}, {"H": 131, "W": 97}):
+        for batch in (1, 3):
+            at = native | sizes | {"B": batch}
+            x = torch.zeros(batch, 3, at["H"], at["W"], device=device)
+            try:
+                with torch.no_grad(), torch.device(device):
+                    found = net(x)
+            except Exception as error:
+                return {"outcome": "wrong", "reason": f"at {at}: {said(error)}"}
+            wanted = [spec.shape(at) for spec in target.outputs.leaves]
+            shapes = [tuple(leaf.shape) for leaf in found]
+            if type(found) is not list or shapes != wanted:
+                return {"outcome": "wrong", "reason": f"at {at}: {shapes}"}
+    return {"outcome": "exact"}
+
+
+def compared_levels(model: nn.Module, source: aa.Signature, plan: aa.Plan) -> list[dict[str, Any]]:
+    """For each level that timm lists by hand: its module, the tap that was chosen, and whether they are one tensor."""
+    info = getattr(model, "feature_info", None)
+    listed = [dict(one) for one in (info.info if hasattr(info, "info") else info or [])]
+    if len({one.get("reduction") for one in listed}) < 2:
+        return []
+    tensors = {output.name: identity(output) for output in source.inner}
+    chosen = {stride: route for stride, route in zip(STRIDES, plan.routes, strict=False)}
+    rows = []
+    for one in listed:
+        route = chosen.get(one.get("reduction", 0))
+        if route is not None and route.octaves < 0.5:
+            name, tap = str(one["module"]), route.source
+            same = name == tap or tensors.get(name, name) == tensors.get(tap, tap)
+            rows.append({"stride": one["reduction"], "timm": name, "chosen": tap, "agrees": same})
+    return rows
+
+
+def identity(output: InnerOutput) -> str:
+    return output.same_as or output.name
+
+
+def said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def serve(connection: Connection, family: str, like: str) -> None:
+    """A worker: names in, rows out."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    target = like_signature(like)
+    while (name := connection.recv()) is not None:
+        try:
+            connection.send(trial(family, name, target))
+        except Exception as error:  # a benchmark of strangers' code: whatever it raises is a row
+            connection.send({"name": name, "outcome": "wrong", "reason": said(error)})
+
+
+class Worker:
+    """A process that tries one model after the other, and is started anew when one takes too long."""
+
+    def __init__(self, family: str, like: str) -> None:
+        self.arguments = (family, like)
+        self.start()
+
+    def start(self) -> None:
+        self.name, self.since = "", 0.0
+        self.connection, other = multiprocessing.Pipe()
+        self.process = multiprocessing.Process(target=serve, args=(other, *self.arguments), daemon=True)
+        self.process.start()
+
+    def give(self, name: str) -> None:
+        self.name, self.since = name, time.monotonic()
+        self.connection.send(name)
+
+    def restart(self, reason: str) -> dict[str, Any]:
+        row = {"name": self.name, "outcome": "refused", "reason": reason}
+        self.process.kill()
+        self.start()
+        return row
+
+
+def rows_of(names: list[str], family: str, like: str, processes: int) -> Iterator[dict[str, Any]]:
+    """The rows of all names, as they are done."""
+    queue = list(reversed(names))
+    workers = [Worker(family, like) for _ in range(min(processes, len(names)))]
+    for worker in workers:
+        worker.give(queue.pop())
+    while busy := [worker for worker in workers if worker.name]:
+        ready = wait([worker.connection for worker in busy], timeout=1)
+        for worker in busy:
+            if worker.connection in ready:
+                try:
+                    yield worker.connection.recv()
+                    worker.name = ""
+                except EOFError:
+                    yield worker.restart("the process died (memory)")
+            elif time.monotonic() - worker.since > SECONDS_EACH:
+                yield worker.restart(f"took more than {SECONDS_EACH} s")
+            if not worker.name and queue:
+                worker.give(queue.pop())
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    counts = Counter(row["outcome"] for row in rows)
+    built = sum(count for outcome, count in counts.items() if outcome != "not built")
+    seconds = sorted(row["seconds"] for row in rows if "seconds" in row)
+    lines = [f"{outcome:<10} {count:5d}  {100 * count / max(built, 1):5.1f} %" for outcome, count in counts.most_common()]
+    if seconds:
+        lines.append(f"seconds each: median {seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.1f}, all {sum(seconds):.0f}")
+    levels = [level for row in rows for level in row.get("levels", [])]
+    if levels:
+        agree = sum(level["agrees"] for level in levels)
+        lines.append(f"taps as timm's feature_info: {agree} of {len(levels)} levels, {100 * agree / len(levels):.1f} %")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=FAMILIES, default="timm")
+    parser.add_argument("--like", default="resnet50")
+    parser.add_argument("--sample", type=int, default=0, help="try this many, chosen at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="names that contain this")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    parser.add_argument("--disagreements", action="store_true", help="list levels that differ from timm's")
+    options = parser.parse_args()
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"zoo-{options.family}-{options.like}.jsonl"
+    if options.fresh:
+        path.unlink(missing_ok=True)
+    names = [name for name in FAMILIES[options.family]() if options.only in name]
+    if options.sample:
+        names = sorted(random.Random(options.seed).sample(names, min(options.sample, len(names))))
+    known = {row["name"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    todo = [name for name in names if name not in known]
+    with path.open("a") as file:
+        for i, row in enumerate(rows_of(todo, options.family, options.like, options.processes) if todo else ()):
+            known[row["name"]] = row
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(f"{i + 1}/{len(todo)}  {row['name']:<44} {row['outcome']:<9} {row.get('reason', '')}"[:160], flush=True)
+    rows = [known[name] for name in names]
+    print(summary(rows))
+    for row in rows:
+        for level in row.get("levels", []) if options.disagreements else []:
+            if not level["agrees"]:
+                print(f"  {row['name']:<40} /{level['stride']:<3} timm {level['timm']:<30} chosen {level['chosen']}")
+
+
+if __name__ == "__main__":
+    main()
