@@ -436,6 +436,8 @@ class _Emitter:
                 return dict(zip(keys, children, strict=True))
             case "ordered_dict":
                 return self._graph.call_function(OrderedDict, (list(zip(keys, children, strict=True)),))
+            case _ if form == "sequence":
+                return self._graph.call_function(constructor, (children,))
             case _ if form == "positional":
                 return self._graph.call_function(constructor, tuple(children))
             case _ if form == "keywords":

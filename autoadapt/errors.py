@@ -88,7 +88,8 @@ class AdaptError(Exception):
         super().__init__(self._text())
 
     def _text(self) -> str:
-        if len(self.mismatches) == 1:
+        """The place of a single fault is left out where the summary names it."""
+        if len(self.mismatches) == 1 and self.mismatches[0].where in self.summary:
             return "\n".join([self.summary, *self.mismatches[0].lines()])
         return "\n".join([self.summary, *(str(fault) for fault in self.mismatches)])
 

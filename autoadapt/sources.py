@@ -1,6 +1,7 @@
 """Sources: models by name, from zoos, files and packages; nothing that runs foreign code unless the caller allows it.
 
-A scheme is a text before a colon: `timm:resnet18`. Others add schemes through the entry-point group `autoadapt.sources`.
+A scheme is what stands before the colon of `timm:resnet18`. Other packages add schemes through the entry-point group
+`autoadapt.sources`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -94,14 +94,15 @@ def list_models(pattern: str = "*") -> list[str]:
     if scheme:
         _refuse_unknown_scheme(pattern, scheme)
         return [f"{scheme}:{found}" for found in sorted(fnmatch.filter(_zoo(scheme).names(), name))]
-    found: list[str] = []
-    for known in schemes():
-        try:
-            names = _zoo(known).names()
-        except SourceError:  # its package is not installed
-            continue
-        found += [f"{known}:{model}" for model in sorted(fnmatch.filter(names, name))]
-    return found
+    return [f"{known}:{model}" for known in schemes() for model in sorted(fnmatch.filter(_names_if_any(known), name))]
+
+
+def _names_if_any(scheme: str) -> Sequence[str]:
+    """The models of a zoo; none where its package is not installed."""
+    try:
+        return _zoo(scheme).names()
+    except SourceError:
+        return ()
 
 
 def schemes() -> tuple[str, ...]:
@@ -152,7 +153,7 @@ def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Ma
     """A model of the caller's: a python path or an exported file."""
     if source.endswith(_EXPORTED):
         return _exported(source, allow)
-    scheme, name = _split(source)
+    scheme, _ = _split(source)
     if not scheme:
         found = [f'load("{known}:{source}")' for known in _zoos_with(source)]
         remedy = "\n".join(found) or 'load("timm:resnet18")'
@@ -185,14 +186,7 @@ def _refuse_unknown_scheme(source: str, scheme: str) -> None:
 
 
 def _zoos_with(name: str) -> list[str]:
-    found = []
-    for scheme in ("timm", "torchvision", "smp"):
-        try:
-            if name in _ZOOS[scheme].names():
-                found.append(scheme)
-        except SourceError:
-            continue
-    return found
+    return [scheme for scheme in ("timm", "torchvision", "smp") if name in _names_if_any(scheme)]
 
 
 @contextmanager
@@ -234,7 +228,6 @@ def _package(name: str, extra: str = "zoo") -> ModuleType:
         raise SourceError(f"{name} is not installed", [fault]) from error
 
 
-@cache
 def _entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
     return tuple(importlib.metadata.entry_points(group=GROUP))
 
@@ -282,7 +275,7 @@ class _Torchvision:
                 "features_only", "a model with feature levels", "torchvision gives none", "adapt() finds levels inside"
             )
             raise SourceError(f"torchvision:{name} has no feature levels", [fault])
-        chosen = {"weights": "DEFAULT"} if pretrained else {"weights": None}
+        chosen: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
         if "weights_backbone" not in options and _takes_weights_backbone(name):
             chosen["weights_backbone"] = None
         model: nn.Module = _package("torchvision.models").get_model(name, **{**chosen, **options})
@@ -333,13 +326,14 @@ class _Transformers:
 
     def _make(self, auto: str, name: str, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
         maker = getattr(_package("transformers"), auto)
+        model: nn.Module
         if pretrained:
-            model: nn.Module = maker.from_pretrained(name, trust_remote_code=False, **options)
-            return model
-        config = _config(name)
-        _refuse_unknown_options(name, config, options)
-        config.update(dict(options))
-        model = maker.from_config(config, trust_remote_code=False)
+            model = maker.from_pretrained(name, trust_remote_code=False, **options)
+        else:
+            config = _config(name)
+            _refuse_unknown_options(name, config, options)
+            config.update(dict(options))
+            model = maker.from_config(config, trust_remote_code=False)
         return model
 
 
@@ -348,22 +342,19 @@ def _config(name: str) -> Any:
     transformers = _package("transformers")
     if name in transformers.CONFIG_MAPPING:
         return transformers.AutoConfig.for_model(name)
-    tries: list[Callable[[], Any]] = [
+    tries: tuple[Callable[[], Any], ...] = (
         lambda: transformers.AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False),
         lambda: _shipped_config(transformers, name),
         lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False),
-    ]
+    )
+    said = ""
     for attempt in tries:
         try:
             return attempt()
-        except (OSError, LookupError) as error:
-            failed = error
-        except ValueError as error:
-            failed = error
-            break
+        except (OSError, LookupError, ValueError) as error:  # noqa: PERF203  (each attempt may fail in its own way)
+            said = str(error).splitlines()[0]
     near = nearest(name.rpartition("/")[2], transformers.CONFIG_MAPPING)
     remedy = "\n".join(f"hf:{other}  # this architecture as it is by default" for other in near)
-    said = str(failed).splitlines()[0]
     fault = Mismatch(f"hf:{name}", "a config: cached, shipped or from the network", said, remedy)
     raise SourceError(f"the config of hf:{name} cannot be had", [fault])
 

@@ -18,10 +18,10 @@ Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
 def block_boundaries(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
     """The inner outputs at which blocks end, in the order in which they finish.
 
-    For each stride: among the modules that have children and hold a convolution or a linear layer, those of the least
-    nesting (a plain `nn.Sequential` or `nn.ModuleList` adds none); where there is no such block, the last of the
-    layers before the next stride, such as the activation of a stem. Containers that return what their last child
-    returned stand for it.
+    A block is a module that holds two or more convolutions or linear layers. For each stride those blocks count that
+    are nested least (a plain `nn.Sequential` or `nn.ModuleList` adds no nesting, and is no block if it holds single
+    layers only); where there is none, the last of the layers before the next stride, such as the activation of a
+    stem. So a single convolution behind the blocks, as classifiers have before their pooling, is not taken.
 
     Args:
         inner: What inner modules return, as `capture(..., inner=True)` notes it.
@@ -47,12 +47,13 @@ def _strides(spec: TensorSpec) -> Strides:
 
 
 def _boundaries(outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
-    blocks = [output for output in outputs if output.parent and output.learns]
+    blocks = [output for output in outputs if output.parent and output.layers >= 2]
+    inside = {block.module.rpartition(".")[0] for block in blocks}
+    blocks = [block for block in blocks if block.kind != "Sequential" or block.module in inside]
     if not blocks:
         return _outermost(outputs)[-1:]
     least = min(block.nesting for block in blocks)
-    level = [block for block in blocks if block.nesting == least]
-    return _alike(_distinct(level))
+    return _alike(_distinct([block for block in blocks if block.nesting == least]))
 
 
 def _outermost(outputs: Sequence[InnerOutput]) -> list[InnerOutput]:

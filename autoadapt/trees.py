@@ -33,8 +33,9 @@ __all__ = [
 Key: TypeAlias = int | str
 Path: TypeAlias = tuple[Key, ...]
 Kind: TypeAlias = Literal[
-    "tuple", "list", "dict", "ordered_dict", "mapping", "named_tuple", "dataclass", "model_output"
+    "tuple", "list", "dict", "ordered_dict", "sequence", "mapping", "named_tuple", "dataclass", "model_output"
 ]
+"""`sequence` and `mapping` are classes of their own, made from one iterable."""
 
 
 class _Frozen(BaseModel):
@@ -52,6 +53,12 @@ class Constant(_Frozen):
 
     tree: Literal["constant"] = "constant"
     value: bool | int | float | str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and (type(self.value), self.value) == (type(other.value), other.value)
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
 
 
 class Opaque(_Frozen):
@@ -118,19 +125,23 @@ def _flatten(value: object, tensors: list[torch.Tensor]) -> Tree:
 
 def _open(value: object) -> tuple[Kind, list[tuple[Key, Any]]] | None:
     """The kind of a container and its items; None for what is no container."""
-    if isinstance(value, tuple):
-        names = getattr(value, "_fields", None)
-        if names is not None:
-            return "named_tuple", list(zip(names, value, strict=True))
-        return "tuple", list(enumerate(value))
-    if isinstance(value, list):
-        return "list", list(enumerate(value))
+    names = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and names is not None:
+        return "named_tuple", list(zip(names, value, strict=True))
+    if isinstance(value, (tuple, list)):
+        return _sequence_kind(value), list(enumerate(value))
     if isinstance(value, Mapping):
         return _mapping_kind(value), _mapping_items(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return "dataclass", [(name, getattr(value, name)) for name in fields]
     return None
+
+
+def _sequence_kind(value: tuple[Any, ...] | list[Any]) -> Kind:
+    if type(value) is tuple:
+        return "tuple"
+    return "list" if type(value) is list else "sequence"
 
 
 def _mapping_kind(value: Mapping[Any, Any]) -> Kind:
@@ -145,13 +156,10 @@ def _mapping_items(value: Mapping[Any, Any]) -> list[tuple[Key, Any]]:
     items = list(value.items())
     for key, _ in items:
         if not isinstance(key, (int, str)):
-            fault = Mismatch(
-                f"{type(value).__name__}[{key!r}]",
-                "keys that are texts or integers",
-                f"a {type(key).__name__}",
-                "wrap the module and return a dict with text keys",
-            )
-            raise SignatureError("a mapping has a key that no path can name", [fault])
+            where = f"{type(value).__name__}[{key!r}]"
+            remedy = "wrap the module and return a dict with text keys"
+            fault = Mismatch(where, "keys that are texts or integers", f"a {type(key).__name__}", remedy)
+            raise SignatureError(f"no path can name {where}", [fault])
     return items
 
 
@@ -213,6 +221,8 @@ def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
             return dict, "pairs"
         case "ordered_dict":
             return OrderedDict, "pairs"
+        case "sequence":
+            return find_type(container.type), "sequence"
         case "mapping":
             return find_type(container.type), "pairs"
         case "named_tuple":

@@ -174,9 +174,18 @@ def compared_levels(model: nn.Module, source: aa.Signature, plan: aa.Plan) -> li
         route = chosen.get(one.get("reduction", 0))
         if route is not None and route.octaves < 0.5:
             name, tap = str(one["module"]), route.source
-            same = name == tap or tensors.get(name, name) == tensors.get(tap, tap)
-            rows.append({"stride": one["reduction"], "timm": name, "chosen": tap, "agrees": same})
+            same = name == tap or tensors.get(name, name) == tensors.get(tap, tap) or stands_for(model, name, tap)
+            named = name in dict(model.named_modules())
+            rows.append({"stride": one["reduction"], "timm": name, "chosen": tap, "agrees": same, "exists": named})
     return rows
+
+
+def stands_for(model: nn.Module, name: str, tap: str) -> bool:
+    """Whether timm names a list of modules, which is never called, and the tap is its last."""
+    listed = dict(model.named_modules()).get(name)
+    if not isinstance(listed, nn.ModuleList):
+        return False
+    return tap.partition(":")[0] == f"{name}.{len(listed) - 1}"
 
 
 def identity(output: InnerOutput) -> str:
@@ -252,10 +261,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
     lines = [f"{outcome:<10} {count:5d}  {100 * count / max(built, 1):5.1f} %" for outcome, count in counts.most_common()]
     if seconds:
         lines.append(f"seconds each: median {seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.1f}, all {sum(seconds):.0f}")
-    levels = [level for row in rows for level in row.get("levels", [])]
+    listed = [level for row in rows for level in row.get("levels", [])]
+    levels = [level for level in listed if level["exists"]]
     if levels:
         agree = sum(level["agrees"] for level in levels)
         lines.append(f"taps as timm's feature_info: {agree} of {len(levels)} levels, {100 * agree / len(levels):.1f} %")
+        lines.append(f"levels for which timm names a module that is not there: {len(listed) - len(levels)}")
     return "\n".join(lines)
 
 

@@ -246,11 +246,14 @@ def test_a_leaf_of_another_dtype_than_the_parameters_keeps_it_when_the_module_is
     assert aa.adapt(Pyramid(4), like=like, inputs=image()).verify()["bfloat16"].outcome == "passed"
 
 
-def test_a_module_that_draws_numbers_is_compared_under_one_seed():
-    class Noisy(Pyramid):
-        def forward(self, x):
-            return [one + torch.rand_like(one) for one in super().forward(x)]
+class Noisy(Pyramid):
+    """Other numbers at every call."""
 
+    def forward(self, x):
+        return [one + torch.rand_like(one) for one in super().forward(x)]
+
+
+def test_a_module_that_draws_numbers_is_compared_under_one_seed():
     report = aa.adapt(Noisy(4), like=Pyramid(6), inputs=image()).verify()
     assert report["deepcopy, pickle"].outcome == "passed", report
 

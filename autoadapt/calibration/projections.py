@@ -73,6 +73,9 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
         if len(places) > 1:
             fault = Mismatch(route.target, "one projection", f"{len(places)} in a row", "let autoadapt.plan derive it")
             raise CalibrationError(f"`{route.target}` cannot be fitted in closed form", [fault])
+        if not route.steps[places[0]].bias:  # type: ignore[union-attr]
+            fault = Mismatch(route.target, "a projection with an offset", "bias=False", "Project(..., bias=True)")
+            raise CalibrationError(f"`{route.target}` cannot take the mean of the old features", [fault])
         found.append(Projection(route, f"adapters.{name}.project", places[0]))
     if not found:
         fault = Mismatch("adapters", "a projection to fit", "none in the plan", 'adapt(..., project="always")')
@@ -115,10 +118,8 @@ def _undone(
             return value
         case Rearrange(pattern=pattern):
             left, right = axis_groups(pattern)
-            known = dict(zip([name for names in left if len(names) == 1 for name in names], (), strict=False))
-            for names, size in zip(left, before.shape(sizes), strict=True):
-                if len(names) == 1:
-                    known[names[0]] = size
+            alone = zip(left, before.shape(sizes), strict=True)
+            known = {names[0]: size for names, size in alone if len(names) == 1}
             known |= {name: dim.evaluate(sizes) for name, dim in step.sizes.items()}
             merged = {name: known[name] for names in right if len(names) > 1 for name in names}
             source, _, arranged = pattern.partition("->")

@@ -79,14 +79,17 @@ def _parameter_names(signature: inspect.Signature, count: int) -> tuple[str, ...
 def told_inputs(module: nn.Module) -> torch.Tensor:
     """An input of the size the module itself tells, on the meta device.
 
-    Read from `pretrained_cfg["input_size"]` (timm) or from `config.image_size` and `config.num_channels`
-    (transformers).
+    Read from `patch_embed.img_size` or `pretrained_cfg["input_size"]` (timm), or from `config.image_size` and
+    `config.num_channels` (transformers).
 
     Raises:
         CaptureError: The module tells nothing.
     """
     told = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     size = told.get("input_size") if isinstance(told, Mapping) else None
+    built = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    if size is not None and isinstance(built, tuple):  # timm's configuration tells the size of the weights alone
+        size = (size[0], *built)
     config = getattr(module, "config", None)
     if size is None and config is not None and getattr(config, "image_size", None) is not None:
         image = config.image_size

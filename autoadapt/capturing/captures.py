@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -324,7 +325,7 @@ class _Session:
 
     def _inner_outputs(self, solution: Solution) -> tuple[InnerOutput, ...]:
         named = dict(self._module.named_modules())
-        learning = _learning(named)
+        layers = _layer_counts(named)
         found = []
         for (path, call, leaf), dims in solution.inner.items():
             module, noted = named[path], self._first.inner[path, call, leaf]
@@ -337,7 +338,7 @@ class _Session:
                     kind=type(module).__name__,
                     nesting=_nesting(named, path),
                     parent=any(True for _ in module.children()),
-                    learns=path in learning,
+                    layers=layers[path],
                     started=noted.started,
                     finished=noted.finished,
                     same_as=noted.same_as[0] if noted.same_as else "",
@@ -346,13 +347,13 @@ class _Session:
         return tuple(found)
 
 
-def _learning(named: Mapping[str, nn.Module]) -> set[str]:
-    """Paths of the modules that are a convolution or linear layer, or hold one."""
-    found: set[str] = set()
+def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:
+    """How many convolutions and linear layers each module is or holds."""
+    found: Counter[str] = Counter()
     for path, module in named.items():
         if isinstance(module, _LEARNING):
             parts = path.split(".")
-            found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+            found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 
 from autoadapt.signature import Gathering, Role
 
-__all__ = ["find_gatherings", "find_roles", "may_have_roles"]
+__all__ = ["find_gatherings", "find_roles", "gathers", "may_have_roles"]
 
 # Dimension letters: B batch, N points to take from, M points taken, K columns of a point.
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
@@ -42,7 +42,7 @@ def find_gatherings(inputs: Tensors, outputs: Tensors) -> tuple[Gathering, ...]:
     for index_path, index_BM in indices.items():
         for result_path, result_BMK in points.items():
             for source_path, values_BNK in sources.items():
-                if source_path != result_path and _gathers(values_BNK, index_BM, result_BMK):
+                if source_path != result_path and gathers(values_BNK, index_BM, result_BMK):
                     found.append(
                         Gathering(
                             values=source_path,
@@ -94,7 +94,8 @@ def _is_cloud(values: torch.Tensor, points: torch.Tensor) -> bool:
     )
 
 
-def _gathers(values_BNK: torch.Tensor, index_BM: torch.Tensor, result_BMK: torch.Tensor) -> bool:
+def gathers(values_BNK: torch.Tensor, index_BM: torch.Tensor, result_BMK: torch.Tensor) -> bool:
+    """Whether rows of the values, taken by the index, are the result, bit for bit; columns beyond it do not count."""
     if not _is_cloud(values_BNK, result_BMK) or index_BM.shape != result_BMK.shape[:2]:
         return False
     if int(index_BM.min()) < 0 or int(index_BM.max()) >= values_BNK.shape[1]:

@@ -6,11 +6,27 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
+from autoadapt.capturing import Arguments
+from autoadapt.capturing.roles import gathers
 from autoadapt.errors import Mismatch
+from autoadapt.signature import Signature
 from autoadapt.swapping.watching import Outcome
-from autoadapt.trees import Constant, Container, Slot, Tree, path_text, paths
+from autoadapt.trees import Constant, Container, Slot, Tree, flatten, path_text, paths
 
-__all__ = ["differences", "moving_sizes"]
+__all__ = ["broken_invariants", "differences", "moving_sizes"]
+
+
+def broken_invariants(signature: Signature, arguments: Arguments, returned: object) -> list[Mismatch]:
+    """Invariants of a signature that the values of one call do not keep."""
+    tree, tensors = flatten(arguments.values)
+    known = {f"inputs.{path_text(path)}": tensor for path, tensor in zip(paths(tree), tensors, strict=True)}
+    tree, tensors = flatten(returned)
+    known |= {path_text(path): tensor for path, tensor in zip(paths(tree), tensors, strict=True)}
+    return [
+        Mismatch(one.index, str(one), "it does not hold", "pairs={...} must take indices and points from one choice")
+        for one in signature.invariants
+        if not gathers(known[one.values], known[one.index], known[one.result])
+    ]
 
 
 def moving_sizes(outcomes: Sequence[Outcome]) -> set[tuple[str, int]]:

@@ -43,10 +43,12 @@ def find_places(model: nn.Module, pattern: str) -> list[Place]:
         ['heads.a', 'heads.b']
     """
     if not pattern:
-        fault = Mismatch("path", "the path of a submodule", "''", "aa.adapt(new, like=model, inputs=x)  # for the whole")
+        fault = Mismatch("path", "the path of a submodule", "''", "aa.adapt(new, like=model, inputs=x)")
         raise SwapError("the whole model cannot be swapped inside itself", [fault])
     named = {path: module for path, module in model.named_modules(remove_duplicate=False) if path}
-    found = [path for path in named if path == pattern] or [path for path in named if _matches(path, pattern)]
+    found = [path for path in named if path == pattern] or [
+        path for path, module in named.items() if _matches(path, pattern) and not isinstance(module, _NEVER_CALLED)
+    ]
     if not found:
         raise _misspelt(pattern, named)
     places: dict[int, Place] = {}
@@ -56,6 +58,9 @@ def find_places(model: nn.Module, pattern: str) -> list[Place]:
         places.setdefault(id(module), Place(path, module, others))
     _refuse_nested(list(places.values()))
     return list(places.values())
+
+
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict)
 
 
 def _matches(path: str, pattern: str) -> bool:

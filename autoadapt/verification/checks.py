@@ -191,7 +191,7 @@ def _unused_in_backbone(session: Session) -> set[str]:
 def _backward(tensors: Any) -> None:
     live = [tensor.float().square().mean() for tensor in tensors if tensor.requires_grad]
     if live:
-        torch.stack(live).sum().backward()
+        torch.autograd.backward(torch.stack(live).sum())
 
 
 def bfloat16(session: Session) -> Findings:
@@ -285,7 +285,7 @@ def channels_last(session: Session) -> Findings:
         raise NotApplicableError("no input is an image")
     last = [_last(tensor) if tensor.dim() == 4 else tensor for tensor in tensors]
     changed = Arguments(rebuild(tree, last), arguments.positional)
-    module = session.copy().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = session.copy().to(memory_format=torch.channels_last)
     return Findings(session.compare(changed, changed.call(module), sizes))
 
 
@@ -316,7 +316,7 @@ def compiled(session: Session) -> Findings:
 
     def run(one: Session, sizes: Sequence[Mapping[str, int]]) -> list[Mismatch]:
         torch._dynamo.reset()
-        module = torch.compile(one.copy(), fullgraph=True, dynamic=True, backend="eager")
+        module: Any = torch.compile(one.copy(), fullgraph=True, dynamic=True, backend="eager")
         faults = []
         try:
             for full in sizes:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
 from autoadapt.weights.files import PIECE_BYTES, Piece, Tensors, find_file, load_pickle, open_shards
 from autoadapt.weights.specs import Spec
 
@@ -88,6 +88,7 @@ def read_checkpoint(source: Source, scope: str | None, targets: Sequence[Spec]) 
         case Mapping():
             return _unwrap(source, "state dict", scope, targets)
         case str() | os.PathLike():
+            _refuse_address(str(source))
             path = find_file(Path(source))
             shards = open_shards(path)
             if shards is None:
@@ -95,6 +96,12 @@ def read_checkpoint(source: Source, scope: str | None, targets: Sequence[Spec]) 
             return _from_shards(shards, path)
     fault = Mismatch("source", "a path, a state dict or a module", type(source).__name__)
     raise TransferError("the source is of no known kind", [fault])
+
+
+def _refuse_address(source: str) -> None:
+    if "://" in source:
+        fault = Mismatch(source, "a path on this machine", "a remote address", "download the file first")
+        raise SourceError("a remote address is not read", [fault])
 
 
 def _from_shards(shards: Tensors, path: Path) -> Checkpoint:
@@ -177,9 +184,9 @@ def _preference(path: str) -> tuple[int, int]:
 def refuse_scope(scope: str, checkpoint: Checkpoint) -> TransferError:
     """The error for a scope that is neither a container nor the front of a name."""
     fronts = dict.fromkeys(".".join(spec.name.split(".")[:depth]) for spec in checkpoint.specs for depth in (1, 2))
-    containers = [entry.partition(" (")[0] for entry in checkpoint.also]
-    close = nearest(scope, [*fronts, *containers]) or [*fronts][:3]
-    found = f"containers: {', '.join([checkpoint.container or 'top level', *containers])}"
+    containers = [checkpoint.container or "top level", *(entry.partition(" (")[0] for entry in checkpoint.also)]
+    close = nearest(scope, [*containers, *fronts]) or [*fronts][:3]
+    found = f"containers: {', '.join(containers)}"
     fault = Mismatch(
         f'scope="{scope}"', "a container or the front of names", found, "\n".join(f'scope="{c}"' for c in close)
     )

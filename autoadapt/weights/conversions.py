@@ -57,7 +57,7 @@ def check_policies(shapes: Shapes) -> dict[Pattern, str]:
             f"shapes, {pattern_text(pattern)}",
             f"one of {', '.join(POLICIES)}",
             repr(policy),
-            " or ".join(f'"{name}"' for name in nearest(str(policy), POLICIES, count=1)) or '"skip"',
+            f'shapes={{"{pattern_text(pattern)}": "{(nearest(str(policy), POLICIES) or ["skip"])[0]}"}}',
         )
         for pattern, policy in by_pattern.items()
         if policy not in POLICIES

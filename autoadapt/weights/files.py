@@ -59,16 +59,13 @@ def find_file(path: Path) -> Path:
     Raises:
         SourceError: If there is none, with the paths tried.
     """
-    if str(path).startswith(("http:", "https:", "s3:")):
-        fault = Mismatch("source", "a path on this machine", str(path), "download the file first")
-        raise SourceError("a remote address is not read", [fault])
     path = path.expanduser()
     tried = [path / name for name in _IN_FOLDERS] if path.is_dir() else [path]
     if not path.is_dir() and path.suffix not in _ENDINGS:
         tried += [path.with_name(path.name + ending) for ending in _ENDINGS]
     found = next((candidate for candidate in tried if candidate.is_file()), None)
     if found is None:
-        raise SourceError("no such file", [_missing(path, tried)])
+        raise SourceError("there is no such file", [_missing(path, tried)])
     return found
 
 
@@ -78,7 +75,7 @@ def _missing(path: Path, tried: list[Path]) -> Mismatch:
     present = [entry.name for entry in entries if entry.name.endswith(_ENDINGS)]
     close = nearest(path.name, present) or present[:3]
     remedy = "\n".join(str(folder / name) for name in close)
-    return Mismatch("source", "a file of weights", "none of\n" + "\n".join(map(str, tried)), remedy)
+    return Mismatch(str(path), "a file of weights", "none of\n" + "\n".join(map(str, tried)), remedy)
 
 
 def open_shards(path: Path) -> Shards | None:
@@ -105,7 +102,7 @@ def _shard_files(index: Path) -> list[Path]:
         raise SourceError("the index names files elsewhere", [fault])
     missing = [Mismatch(str(index.parent / n), "a shard", "no file") for n in names if not (index.parent / n).is_file()]
     if missing:
-        raise SourceError(f"{len(missing)} of {len(names)} shards are missing", missing)
+        raise SourceError(f"shards are missing, {len(missing)} of {len(names)}", missing)
     return [index.parent / name for name in names]
 
 
@@ -175,7 +172,7 @@ def _read_header(path: Path) -> Iterator[_Place]:
 
 def _damaged(file: Path, expected: str, error: Exception) -> Mismatch:
     size = file.stat().st_size
-    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    text = f"{type(error).__name__} {error}".split("\n")[0].split(". ")[0].strip()
     return Mismatch(str(file), f"a whole {expected} file", f"{size:,} bytes; {text}", "copy or download it again")
 
 
@@ -188,15 +185,14 @@ def load_pickle(path: Path) -> Any:
     if path.name.endswith(".json"):
         return _merge_shards([load_pickle(file) for file in _shard_files(path)])
     _refuse_text(path)
+    mapped = zipfile.is_zipfile(path)
+    if mapped:
+        _refuse_program(path)
     try:
-        mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        if "TorchScript" in str(error):
-            fault = Mismatch(str(path), "tensors and plain containers", "a TorchScript program", _EXPORT)
-            raise SourceError("the file needs code to load", [fault]) from error
         raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
 
 
@@ -217,6 +213,13 @@ def _refuse_text(path: Path) -> None:
     if found:
         remedy = "git lfs pull" if "LFS" in found else "copy or download it again"
         raise SourceError("the file holds no weights", [Mismatch(str(path), "weights", found, remedy)])
+
+
+def _refuse_program(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            fault = Mismatch(str(path), "tensors and plain containers", "a TorchScript program", _EXPORT)
+            raise SourceError("the file needs code to load", [fault])
 
 
 def _refusal(path: Path, error: Exception) -> SourceError:

@@ -113,12 +113,12 @@ class Transfer(BaseModel):
             >>> whole = transfer(state, torch.nn.Linear(3, 2))
             >>> print(whole.diff(transfer(state, torch.nn.Linear(3, 2), include=["weight"]))[0])
             model: bias
-              expected  loaded from bias
+              expected  loaded
               found     missing
         """
         return (
-            *_differences("checkpoint", self.sources, other.sources, lambda e: e.target and f"as {e.target}"),
-            *_differences("model", self.targets, other.targets, lambda e: e.source and f"from {e.source}"),
+            *_differences("checkpoint", self.sources, other.sources, lambda e: e.target),
+            *_differences("model", self.targets, other.targets, lambda e: e.source),
         )[::-1]
 
     def __str__(self) -> str:
@@ -173,10 +173,7 @@ def _differences(
     others: Sequence[SourceEntry | ModelEntry],
     where: Callable[..., str | None],
 ) -> list[Mismatch]:
-    texts = [
-        {e.name: f"{e.bucket} {where(e)}" if where(e) and e.bucket == "loaded" else e.bucket for e in entries}
-        for entries in (mine, others)
-    ]
+    texts = [{entry.name: _fate(entry, where(entry)) for entry in entries} for entries in (mine, others)]
     groups: dict[tuple[str, str], list[str]] = {}
     everything = list(dict.fromkeys([*texts[0], *texts[1]]))
     for name in everything:
@@ -184,3 +181,8 @@ def _differences(
         if pair[0] != pair[1]:
             groups.setdefault(pair, []).append(name)
     return [Mismatch(f"{side}: {', '.join(merged(names, everything))}", *pair) for pair, names in groups.items()]
+
+
+def _fate(entry: SourceEntry | ModelEntry, counterpart: str | None) -> str:
+    """What became of a tensor, with the name on the other side where that is another."""
+    return entry.bucket if counterpart in (None, entry.name) else f"{entry.bucket}, {counterpart}"

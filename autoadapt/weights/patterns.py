@@ -122,7 +122,8 @@ def _ranges(names: list[str]) -> list[str]:
 def _merge_at(rows: list[tuple[str, ...]], position: int) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for row in rows:
-        rest = (*row[:position], "#", *row[position + 1 :]) if position < len(row) else row
+        mergeable = position < len(row) and row[position] == str(int(row[position]))
+        rest = (*row[:position], "#", *row[position + 1 :]) if mergeable else row
         groups.setdefault(rest, []).append(row)
     return [
         group[0] if len(group) == 1 else (*rest[:position], _braces(group, position), *rest[position + 1 :])

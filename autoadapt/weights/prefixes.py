@@ -64,7 +64,7 @@ class Exchange:
 
     def rivals(self, other: Exchange) -> bool:
         """Whether both want the same tensors for something else, and fit as well."""
-        if self.score != other.score or self.pairs == other.pairs:
+        if not self.elements or self.score != other.score or self.pairs == other.pairs:
             return False
         sources, targets = (set(side) for side in zip(*self.pairs, strict=True))
         return any(source in sources or target in targets for source, target in other.pairs)
@@ -130,13 +130,11 @@ def _credible(exchange: Exchange, sources: Mapping[str, Spec], targets: Mapping[
     """Whether an exchange explains enough to be believed.
 
     A prefix put on or taken off leaves whole names equal, which is evidence enough where shapes
-    are equal too. One that becomes another must explain most of a side: else `blocks.12.` of a
-    deeper model would become `layers.5.`.
+    are equal too, and for most of a side even where they are not. One that becomes another must
+    explain most of a side: else `blocks.12.` of a deeper model would become `layers.5.`.
     """
-    if not exchange.elements:
-        return 2 * len(exchange.pairs) >= min(len(sources), len(targets))
     if not (exchange.source and exchange.target):
-        return True
+        return exchange.elements > 0 or 2 * len(exchange.pairs) >= min(len(sources), len(targets))
     whole = min(sum(s.numel for s in sources.values()), sum(t.numel for t in targets.values()))
     return 2 * exchange.elements >= whole
 

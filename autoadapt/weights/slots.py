@@ -82,8 +82,10 @@ def _axes(count: int, module: nn.Module | None, name: str) -> tuple[str, ...]:
             return ("entry", "channel")
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear() if count >= 2:
             return ("output", "input", *spatial)
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear() | _ConvTransposeNd() if count == 1:
+            return ("output",)
         case _ if count == 1:
-            return ("output" if name.endswith((".bias", ".weight")) else "channel",)
+            return ("channel",)
         case _ if "pos" in name and count == 3:
             return ("batch", "token", "channel")
     return tuple(_ordinal(axis) for axis in range(count))
@@ -103,7 +105,7 @@ def refuse_unwritable(model: nn.Module, slots: Iterable[Slot]) -> None:
     slots = list(slots)
     faults = [fault for slot in slots if (fault := _fault(slot, again[slot.spec.name])) is not None]
     if faults := faults or _overlaps(slots):
-        raise TransferError(f"{len(faults)} tensors of the model cannot be written", faults[:10])
+        raise TransferError("the model cannot be written to", faults[:10])
 
 
 def _fault(slot: Slot, again: Tensor) -> Mismatch | None:

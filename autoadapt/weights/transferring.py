@@ -229,7 +229,7 @@ def _adapters_are_new(checkpoint: Checkpoint, slots: Mapping[str, Slot]) -> bool
 
 def _casts(verdicts: Verdicts) -> list[str]:
     casts = Counter((move.source.dtype, move.slot.spec.dtype) for move in verdicts.moves.values())
-    return [f"{count} tensors cast from {old} to {new}" for (old, new), count in casts.items() if old != new]
+    return [f"cast from {old} to {new}: {count}" for (old, new), count in casts.items() if old != new]
 
 
 def _guard(report: Transfer, min_coverage: float, sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> None:
@@ -265,7 +265,7 @@ def _hint(sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> str:
         except TransferError:
             pass
     exchange = prefix_hint(sources, targets)
-    if exchange is not None and 4 * len(exchange.pairs) >= min(len(sources), len(targets)):
+    if exchange is not None and exchange.elements and 4 * len(exchange.pairs) >= min(len(sources), len(targets)):
         lines.append(f"{exchange.rule()}      {len(exchange.pairs)} names would agree")
     return "\n".join(lines)
 
@@ -300,5 +300,5 @@ def _finish(report: Transfer, written: Written, moves: int) -> Transfer:
     remarks = report.remarks
     if written.nonfinite:
         names = ", ".join(merged(written.nonfinite)[:6])
-        remarks = (*remarks, f"NaN or infinity in {len(written.nonfinite)} tensors: {names}")
+        remarks = (*remarks, f"NaN or infinity in {names}")
     return report.model_copy(update={"compared": moves, "remarks": remarks})

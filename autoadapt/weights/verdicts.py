@@ -93,7 +93,7 @@ def decide(
             if chosen == "error":
                 faults.append(Mismatch(target, _fact(slot.spec), _fact(source), f'shapes={{"{target}": "skip"}}', move))
     if faults:
-        raise TransferError(f"{len(faults)} tensors differ, which the shape policy calls an error", faults)
+        raise TransferError("shapes differ, which the policy calls an error", faults)
     _keep_norms_whole(verdicts, slots)
     _spread_ties(verdicts, slots)
     return verdicts

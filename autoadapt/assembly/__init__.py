@@ -1,0 +1,33 @@
+"""Assembly: backbone, neck, head and loss from a config, with the numbers between them found."""
+
+from autoadapt.assembly.assembling import assemble, describe
+from autoadapt.assembly.cifar import ResNetCIFAR
+from autoadapt.assembly.configs import Config, write_yaml
+from autoadapt.assembly.heads import DenseHead, LinearClsHead, MLPHead
+from autoadapt.assembly.losses import CrossEntropyLoss, L1Loss, SmoothL1Loss
+from autoadapt.assembly.models import AssembledModel
+from autoadapt.assembly.necks import FPN, GlobalAveragePooling, Identity
+from autoadapt.assembly.registry import PARTS, Registry, register
+from autoadapt.assembly.reports import Assembly
+
+__all__ = [
+    "FPN",
+    "PARTS",
+    "AssembledModel",
+    "Assembly",
+    "Config",
+    "CrossEntropyLoss",
+    "DenseHead",
+    "GlobalAveragePooling",
+    "Identity",
+    "L1Loss",
+    "LinearClsHead",
+    "MLPHead",
+    "Registry",
+    "ResNetCIFAR",
+    "SmoothL1Loss",
+    "assemble",
+    "describe",
+    "register",
+    "write_yaml",
+]

@@ -1,0 +1,254 @@
+"""Configs: what a model is made of, as frozen data that assembles to the same model again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from autoadapt.assembly.documents import Document, Keys, yaml_package
+from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
+from autoadapt.signature import TensorSpec
+
+__all__ = ["AdaptConfig", "Config", "Group", "PartConfig", "WeightsConfig", "parse_config", "reference", "write_yaml"]
+
+Group: TypeAlias = Literal["backbone", "neck", "head", "loss"]
+GROUPS: tuple[Group, ...] = ("backbone", "neck", "head", "loss")
+_RESERVED = ("type", "from", "expects", "target")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PartConfig(_Frozen):
+    """One part: its type, where its input comes from, and the arguments of its constructor."""
+
+    type: str
+    takes: tuple[str, ...] = Field(default=(), strict=False)
+    """What it is given, under `from`: `backbone`, `backbone.c4`, `neck.p2`, `head.boxes`."""
+    expects: tuple[str, ...] = Field(default=(), strict=False)
+    """What each of these is, as a tensor spec; where the model gives something else, it is adapted."""
+    target: str = ""
+    """For losses: the name of the target they compare with."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("expects")
+    @classmethod
+    def _readable(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            TensorSpec.parse(text)
+        return texts
+
+    def flat(self) -> dict[str, Any]:
+        """The part as it is written in a file."""
+        given: dict[str, Any] = {"type": self.type}
+        if self.takes:
+            given["from"] = self.takes[0] if len(self.takes) == 1 else list(self.takes)
+        if self.expects:
+            given["expects"] = list(self.expects)
+        if self.target:
+            given["target"] = self.target
+        return given | self.arguments
+
+
+class WeightsConfig(_Frozen):
+    """One file of weights, loaded by `autoadapt.transfer`."""
+
+    path: str = Field(alias="from")
+    to: str = ""
+    """A part, such as `backbone` or `head.boxes`; the whole model where left out."""
+    scope: str | None = None
+    include: tuple[str, ...] | None = Field(default=None, strict=False)
+    exclude: tuple[str, ...] | None = Field(default=None, strict=False)
+    min_coverage: float = 0.0
+
+    def flat(self) -> dict[str, Any]:
+        """The entry as it is written in a file."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+class AdaptConfig(_Frozen):
+    """Whether adapters may be put between parts, and a fixed contract for the backbone."""
+
+    enabled: bool = True
+    like: str | dict[str, Any] | list[Any] | None = None
+    """A signature file, or texts in containers, that the backbone must speak."""
+
+
+class Config(_Frozen):
+    """A whole model. `flat()` is what a YAML file of it holds."""
+
+    schema_version: Literal[1] = 1
+    input: str = "f32[B, 3, 224, 224]"
+    targets: dict[str, str] = Field(default_factory=dict)
+    """What the data gives to the losses, by name, each a tensor spec or an empty text."""
+    backbone: tuple[PartConfig, ...] = Field(strict=False)
+    """One; several for a comparison."""
+    neck: dict[str, PartConfig] = Field(default_factory=dict)
+    """By name; the name of the only one is empty."""
+    head: dict[str, PartConfig] = Field(default_factory=dict)
+    loss: dict[str, PartConfig] = Field(default_factory=dict)
+    weights: tuple[WeightsConfig, ...] = Field(default=(), strict=False)
+    adapt: AdaptConfig = AdaptConfig()
+
+    @field_validator("input")
+    @classmethod
+    def _spec(cls, text: str) -> str:
+        return str(TensorSpec.parse(text))
+
+    @field_validator("targets")
+    @classmethod
+    def _specs(cls, texts: dict[str, str]) -> dict[str, str]:
+        return {name: str(TensorSpec.parse(text)) if text else "" for name, text in texts.items()}
+
+    def parts(self) -> Iterator[tuple[str, PartConfig]]:
+        """Every part but the backbone by its reference: `neck`, `head.boxes`, `loss`."""
+        for group in GROUPS[1:]:
+            for name, part in getattr(self, group).items():
+                yield reference(group, name), part
+
+    def flat(self) -> dict[str, Any]:
+        """The config as plain data, as it is written in a file."""
+        found: dict[str, Any] = {"input": self.input}
+        if self.targets:
+            found["targets"] = dict(self.targets)
+        backbones = [part.flat() for part in self.backbone]
+        found["backbone"] = backbones[0] if len(backbones) == 1 else backbones
+        for group in GROUPS[1:]:
+            parts: Mapping[str, PartConfig] = getattr(self, group)
+            if parts:
+                found[group] = parts[""].flat() if "" in parts else {name: part.flat() for name, part in parts.items()}
+        if self.weights:
+            found["weights"] = [entry.flat() for entry in self.weights]
+        if self.adapt != AdaptConfig():
+            found["adapt"] = {"like": self.adapt.like} if self.adapt.enabled else False
+        return found
+
+
+def reference(group: str, name: str) -> str:
+    """How other parts call a part.
+
+    Example:
+        >>> reference("head", "boxes"), reference("head", "")
+        ('head.boxes', 'head')
+    """
+    return f"{group}.{name}" if name else group
+
+
+def parse_config(document: Document) -> Config:
+    """Check the shape of a config.
+
+    Raises:
+        AssemblyError: With every fault, each with its path and line.
+    """
+    faults: list[Mismatch] = []
+    data = _normal(document, faults)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        faults += [_fault(document, dict(detail)) for detail in error.errors()]
+    else:
+        if not faults:
+            return config
+    raise AssemblyError(_counted(len(faults)), faults)
+
+
+def _counted(count: int) -> str:
+    return "the config has a fault" if count == 1 else f"the config has {count} faults"
+
+
+def _normal(document: Document, faults: list[Mismatch]) -> Any:
+    """Every way to write a thing brought to one: parts by name, backbones in a list, `adapt` as a mapping."""
+    data = document.data
+    if not isinstance(data, Mapping):
+        return data
+    found: dict[str, Any] = dict(data)
+    backbone = found.get("backbone")
+    if backbone is not None:
+        backbones = backbone if isinstance(backbone, list) else [backbone]
+        found["backbone"] = [_part(part) for part in backbones]
+    for group in GROUPS[1:]:
+        if group in found:
+            found[group] = _named(found[group], group, document, faults)
+    if isinstance(found.get("adapt"), bool):
+        found["adapt"] = {"enabled": found["adapt"]}
+    if isinstance(found.get("targets"), list):
+        found["targets"] = dict.fromkeys(map(str, found["targets"]), "")
+    if isinstance(found.get("weights"), (str, Mapping)):
+        found["weights"] = [found["weights"]]
+    return found
+
+
+def _named(value: Any, group: str, document: Document, faults: list[Mismatch]) -> Any:
+    if not isinstance(value, Mapping) or "type" in value or not value:
+        return {} if value is None else {"": _part(value)}
+    if not all(isinstance(part, (Mapping, str)) for part in value.values()):
+        return {"": _part(value)}  # a part without its type, rather than parts with names
+    for name in value:
+        if not str(name).isidentifier():
+            where = document.where((group, name))
+            remedy = "".join(char if char.isalnum() else "_" for char in str(name))
+            faults.append(Mismatch(where, "a name of letters, digits and underscores", repr(name), remedy))
+    return {str(name): _part(part) for name, part in value.items()}
+
+
+def _part(value: Any) -> Any:
+    """A part's reserved keys apart from the arguments of its constructor; a text alone is its type."""
+    if isinstance(value, str):
+        return {"type": value}
+    if not isinstance(value, Mapping):
+        return value
+    found = {key: value[key] for key in ("type", "target") if key in value}
+    for key, name in (("from", "takes"), ("expects", "expects")):
+        if key in value:
+            found[name] = [value[key]] if isinstance(value[key], str) else value[key]
+    found["arguments"] = {key: child for key, child in value.items() if key not in _RESERVED}
+    return found
+
+
+_WRITTEN = {"takes": "from"}
+
+
+def _fault(document: Document, detail: Mapping[str, Any]) -> Mismatch:
+    keys = _keys(document, detail["loc"])
+    where = document.where(keys)
+    match detail["type"]:
+        case "missing":
+            return Mismatch(where, "a value", "nothing", _example(keys))
+        case "extra_forbidden":
+            fields = (*Config.model_fields,) if len(keys) == 1 else ("from", "to", "scope", "include", "exclude", "like")
+            near = nearest(str(keys[-1]), fields, count=1)
+            return Mismatch(where, f"one of {', '.join(fields)}", str(keys[-1]), near[0] if near else "remove it")
+        case "model_type" | "dict_type":
+            return Mismatch(where, "a mapping", repr(detail["input"]), _example(keys))
+        case _:
+            error = detail.get("ctx", {}).get("error")
+            if isinstance(error, AdaptError) and error.mismatches:
+                first = error.mismatches[0]
+                return Mismatch(where, first.expected, first.found, first.remedy)
+            return Mismatch(where, str(detail["msg"]).removeprefix("Input should be "), repr(detail["input"]), "")
+
+
+def _keys(document: Document, loc: tuple[str | int, ...]) -> Keys:
+    """The place in the document that a place in the normal form comes from."""
+    keys = tuple(_WRITTEN.get(str(key), key) for key in loc if key not in ("", "arguments"))
+    single = isinstance(document.data, Mapping) and not isinstance(document.data.get("backbone"), list)
+    if len(keys) > 1 and keys[0] == "backbone" and single:
+        keys = ("backbone", *keys[2:])
+    return tuple(key for key in keys if not (str(key).startswith(("function-", "str", "dict[", "list["))))
+
+
+def _example(keys: Keys) -> str:
+    last, first = str(keys[-1]), str(keys[0])
+    if last == "type" or last in GROUPS:
+        parts = {"backbone": "timm:resnet18", "neck": "GlobalAveragePooling", "head": "LinearClsHead"}
+        return f"{first}: {{type: {parts.get(first, 'CrossEntropyLoss')}}}"
+    return "weights: [{from: checkpoint.pth, to: backbone}]" if first == "weights" else ""
+
+
+def write_yaml(config: Config) -> str:
+    """A config as the YAML text that assembles to the same model."""
+    text: str = yaml_package().safe_dump(config.flat(), sort_keys=False, default_flow_style=None, width=100)
+    return text

@@ -1,0 +1,189 @@
+"""Documents: a config as plain data that knows on which lines it was written. Nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from autoadapt.errors import AssemblyError, Mismatch
+
+__all__ = ["Document", "Keys", "read_document", "yaml_package"]
+
+Keys: TypeAlias = tuple[str | int, ...]
+"""Where something stands in a config: `("head", "num_classes")`."""
+
+_MOST_NODES = 10_000  # aliases of aliases can grow without bound
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data, and the line of each entry where a text was read."""
+
+    data: Any
+    lines: Mapping[Keys, int] = field(default_factory=dict)
+    folder: Path = Path()
+    """What the paths in it are relative to."""
+
+    def where(self, keys: Keys) -> str:
+        """A place as people write it, with its line, or that of what holds it.
+
+        Example:
+            >>> Document({}, {("head",): 4}).where(("head", "num_classes"))
+            'head.num_classes (line 4)'
+        """
+        text = ".".join(str(key) for key in keys if key != "") or "config"
+        known = [self.lines[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in self.lines]
+        return f"{text} (line {known[0]})" if known else text
+
+
+def read_document(config: object) -> Document:
+    """Read a config: a mapping, a YAML or JSON file, or a YAML text of more than one line.
+
+    Raises:
+        AssemblyError: There is no such file, or it is no mapping of plain data.
+    """
+    match config:
+        case str() if "\n" in config:
+            return _parsed(config, "config", Path())
+        case str() | Path():
+            path = Path(config)
+            return _parsed(_text(path), str(path), path.resolve().parent)
+        case Mapping():
+            return Document(_plain(config, (), []))
+        case _:
+            fault = Mismatch("config", "a mapping, a path or a text", type(config).__name__, 'assemble("model.yaml")')
+            raise AssemblyError("a config is a mapping", [fault])
+
+
+def yaml_package() -> ModuleType:
+    """PyYAML, which only configs in files need."""
+    try:
+        return importlib.import_module("yaml")
+    except ImportError as error:
+        fault = Mismatch("yaml", "an installed package", str(error), "pip install pyyaml")
+        raise AssemblyError("PyYAML is not installed", [fault]) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fault = Mismatch(str(path), "a YAML or JSON file", str(error), "check the path and the working folder")
+        raise AssemblyError(f"{path} cannot be read", [fault]) from error
+
+
+def _plain(value: object, keys: Keys, above: list[int]) -> Any:
+    """A copy of what a caller gave, made of mappings, lists, texts and numbers only."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if id(value) in above:
+        raise _recursive(".".join(map(str, keys)))
+    inside = [*above, id(value)]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child, (*keys, str(key)), inside) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child, (*keys, i), inside) for i, child in enumerate(value)]
+    where = ".".join(map(str, keys)) or "config"
+    fault = Mismatch(where, "mappings, lists, texts and numbers", f"a {type(value).__name__}", "register the part")
+    raise AssemblyError("a config holds plain data only", [fault])
+
+
+def _recursive(where: str) -> AssemblyError:
+    fault = Mismatch(where, "a value", "a reference to what holds it", "write the value out")
+    return AssemblyError("a config has a cycle of references", [fault])
+
+
+def _parsed(text: str, name: str, folder: Path) -> Document:
+    yaml = yaml_package()
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        reader = _Reader(loader)
+        data = reader.read(node, (), []) if node is not None else None
+    except yaml.YAMLError as error:
+        return _parsed_json(text, name, folder, error)
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        fault = Mismatch(name, "a mapping with `input` and `backbone`", found, "backbone: {type: timm:resnet18}")
+        raise AssemblyError("a config is a mapping", [fault])
+    if reader.faults:
+        raise AssemblyError("the config is no plain YAML", reader.faults)
+    return Document(data, reader.lines, folder)
+
+
+def _parsed_json(text: str, name: str, folder: Path, error: Exception) -> Document:
+    """JSON that YAML cannot read (tabs); else what was wrong with the YAML."""
+    try:
+        return Document(json.loads(text), {}, folder)
+    except ValueError:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name} (line {mark.line + 1})" if mark is not None else name
+        problem = getattr(error, "problem", None) or str(error)
+        fault = Mismatch(where, "YAML or JSON", problem, "backbone: {type: timm:resnet18}")
+        raise AssemblyError("the config cannot be parsed", [fault]) from error
+
+
+class _Reader:
+    """Nodes of YAML made into plain data, with the line of each entry; tags beyond the plain ones are faults."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._count = 0
+        self.lines: dict[Keys, int] = {}
+        self.faults: list[Mismatch] = []
+
+    def read(self, node: Any, keys: Keys, above: list[int]) -> Any:
+        self._count += 1
+        self.lines.setdefault(keys, node.start_mark.line + 1)
+        if id(node) in above:
+            raise _recursive(self._where(keys, node))
+        if self._count > _MOST_NODES:
+            fault = Mismatch(self._where(keys, node), f"at most {_MOST_NODES} entries", "more", "use fewer aliases")
+            raise AssemblyError("the config is too large", [fault])
+        match node.id:
+            case "mapping":
+                return self._mapping(node, keys, [*above, id(node)])
+            case "sequence":
+                return [self.read(child, (*keys, i), [*above, id(node)]) for i, child in enumerate(node.value)]
+            case _:
+                return self._scalar(node, keys)
+
+    def _mapping(self, node: Any, keys: Keys, above: list[int]) -> dict[str, Any]:
+        self._refuse_tag(node, keys, "tag:yaml.org,2002:map")
+        written = [key.value for key, _ in node.value]
+        self._loader.flatten_mapping(node)
+        found: dict[str, Any] = {}
+        for key_node, child in node.value:
+            key = str(key_node.value)
+            self.lines.setdefault((*keys, key), key_node.start_mark.line + 1)
+            if written.count(key) > 1:
+                where = self._where((*keys, key), key_node)
+                self.faults.append(Mismatch(where, "every key once", f"`{key}` again", "remove one of them"))
+                written = [other for other in written if other != key]
+            found[key] = self.read(child, (*keys, key), above)
+        return found
+
+    def _scalar(self, node: Any, keys: Keys) -> Any:
+        plain = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return node.value
+        self._refuse_tag(node, keys, *plain)
+        return self._loader.construct_object(node) if node.tag in plain else node.value
+
+    def _refuse_tag(self, node: Any, keys: Keys, *plain: str) -> None:
+        if node.tag not in plain:
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            fault = Mismatch(self._where(keys, node), "plain data", f"the tag {tag}", "remove the tag; no file runs code")
+            self.faults.append(fault)
+
+    def _where(self, keys: Keys, node: Any) -> str:
+        return f"{'.'.join(map(str, keys)) or 'config'} (line {node.start_mark.line + 1})"

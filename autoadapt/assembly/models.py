@@ -1,0 +1,161 @@
+"""Models: what a config becomes, a plain module that runs its parts in order."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from autoadapt.assembly.configs import Config
+from autoadapt.assembly.reports import Assembly
+from autoadapt.errors import AssemblyError, Mismatch, nearest
+from autoadapt.trees import Key, Tree, rebuild
+
+__all__ = ["AssembledModel", "Feed", "Pick", "Step"]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A value within what a part returned."""
+
+    producer: str
+    path: tuple[Key, ...] = ()
+
+    def take(self, values: Mapping[str, Any]) -> Any:
+        """Follow the path through mappings, sequences and objects with attributes."""
+        value = values[self.producer]
+        for key in self.path:
+            by_name = isinstance(key, str) and not isinstance(value, Mapping)
+            value = getattr(value, str(key)) if by_name else value[key]
+        return value
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One argument of a part: a value, or several in a container."""
+
+    picks: tuple[Pick, ...]
+    container: Literal["one", "tuple", "list", "dict"] = "one"
+    names: tuple[str, ...] = ()
+    """Keys, where the container is a dict."""
+    tree: Tree | None = None
+    """The containers to put the values into, where they are handed on as they were."""
+
+    def take(self, values: Mapping[str, Any]) -> Any:
+        """The argument, from what earlier parts returned."""
+        taken = [pick.take(values) for pick in self.picks]
+        if self.tree is not None:
+            return rebuild(self.tree, taken)
+        match self.container:
+            case "one":
+                return taken[0]
+            case "tuple":
+                return tuple(taken)
+            case "list":
+                return taken
+            case "dict":
+                return OrderedDict(zip(self.names, taken, strict=True))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part at work: its name, what it is given, and for a loss the target it compares with."""
+
+    name: str
+    feeds: tuple[Feed, ...]
+    target: str = ""
+
+
+class AssembledModel(nn.Module):
+    """A backbone with its necks, heads and losses.
+
+    `model(x)` gives the output of the head, or of several heads by name; `model(x, targets)` gives the losses by name.
+    `model.config` is the resolved config, `print(model.report)` what was found and put between.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, nn.Module], steps: tuple[Step, ...], config: Config, report: Assembly
+    ) -> None:
+        super().__init__()
+        for name, module in parts.items():
+            group, _, own = name.partition(".")
+            if own and not hasattr(self, group):
+                self.add_module(group, nn.Module())
+            (self.get_submodule(group) if own else self).add_module(own or group, module)
+        self._steps = tuple(step for step in steps if not step.target)
+        self._losses = tuple(step for step in steps if step.target)
+        self._config = config
+        self._report = report
+
+    @property
+    def config(self) -> Config:
+        """The config with everything that was found; it assembles to the same model."""
+        return self._config
+
+    @property
+    def report(self) -> Assembly:
+        """What was found, and what was put between the parts."""
+        return self._report
+
+    def forward(self, x: torch.Tensor, targets: Any = None) -> Any:
+        """Predict, or with targets compute the losses.
+
+        Args:
+            x: The input.
+            targets: One value for the only target, or one for each by name; a mapping as the value of a target
+                gives a loss several arguments, such as `{"target": y, "weight": w, "avg_factor": n}`.
+
+        Raises:
+            AssemblyError: A target is missing or unknown; or there is none though the model is in training mode.
+        """
+        values: dict[str, Any] = {"backbone": self.backbone(x)}
+        for step in self._steps:
+            values[step.name] = self.get_submodule(step.name)(*(feed.take(values) for feed in step.feeds))
+        if targets is None and not (self.training and self._losses):
+            return _returned(values)
+        given = self._given(targets)
+        return {
+            step.name.removeprefix("loss.") if "." in step.name else "loss": self._loss(step, values, given)
+            for step in self._losses
+        }
+
+    def _loss(self, step: Step, values: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+        predictions = [feed.take(values) for feed in step.feeds]
+        target = given[step.target]
+        if isinstance(target, Mapping):
+            return self.get_submodule(step.name)(*predictions, **target)
+        return self.get_submodule(step.name)(*predictions, target)
+
+    def _given(self, targets: Any) -> Mapping[str, Any]:
+        """Targets by name, all that the losses need."""
+        needed = list(dict.fromkeys(step.target for step in self._losses))
+        if len(needed) == 1 and targets is not None and not (isinstance(targets, Mapping) and needed[0] in targets):
+            return {needed[0]: targets}
+        given: Mapping[str, Any] = targets if isinstance(targets, Mapping) else {}
+        missing = [name for name in needed if name not in given]
+        if missing:
+            raise AssemblyError("the losses lack a target", [_missing(name, targets, needed) for name in missing])
+        return given
+
+
+def _returned(values: Mapping[str, Any]) -> Any:
+    """What the heads gave; without heads what came last."""
+    heads = {name.partition(".")[2]: value for name, value in values.items() if name.partition(".")[0] == "head"}
+    if not heads:
+        return next(reversed(values.values()))
+    return heads[""] if "" in heads else heads
+
+
+def _missing(name: str, targets: Any, needed: list[str]) -> Mismatch:
+    found = "no targets" if targets is None else f"a {type(targets).__name__}"
+    given = list(targets) if isinstance(targets, Mapping) else []
+    if given:
+        found = f"only {', '.join(map(str, given))}"
+    near = nearest(name, map(str, given), count=1)
+    example = ", ".join(f'"{other}": ...' for other in needed)
+    remedy = f"`{near[0]}` called `{name}`" if near else f"model(x, {{{example}}}), or model.eval() to predict"
+    return Mismatch(f"targets.{name}", f"the target `{name}`", found, remedy)

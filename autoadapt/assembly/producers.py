@@ -1,0 +1,175 @@
+"""Producers: built parts that others take from, with the adapters that what they take asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, stride_of, with_stride
+from autoadapt.assembly.models import Pick
+from autoadapt.building import build
+from autoadapt.dims import Dim
+from autoadapt.errors import Mismatch, nearest
+from autoadapt.planning import Plan, plan
+from autoadapt.signature import AxisSizes, Signature, TensorSpec
+from autoadapt.trees import Key, paths
+
+__all__ = ["Demand", "Producer", "composed", "meta_inputs"]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One tensor that a part takes: from which level, and as what."""
+
+    level: Level
+    spec: TensorSpec
+
+
+@dataclass
+class Producer:
+    """A built part.
+
+    Args:
+        name: What configs call it.
+        module: The part itself.
+        signature: What it takes and gives, in terms of its own input axes.
+        specs: What it gives, in terms of the axes of the network's input, by path.
+        contract: Sizes of its input axes that it must be able to take; empty where it takes what it gets.
+    """
+
+    name: str
+    module: nn.Module
+    signature: Signature
+    specs: Mapping[str, TensorSpec]
+    contract: Mapping[str, AxisSizes] = field(default_factory=dict)
+    demands: dict[str, Demand] = field(default_factory=dict)
+    plan: Plan | None = None
+
+    @property
+    def levels(self) -> list[Level]:
+        """What others can take from it; only a backbone's outputs are brought to the layout of maps."""
+        if self.name == "backbone":
+            return levels_of(self.signature)
+        found = levels_of(self.signature.model_copy(update={"inner": ()}))
+        given = [self.specs[level.path] for level in found]
+        return [
+            Level(level.path, spec, spec, made.stride, made.channels)
+            for level, spec, made in zip(found, given, map(_alone, found, given), strict=True)
+        ]
+
+    def find(self, name: str) -> Level | None:
+        """The level of a name: a path among the outputs, or `c4`; also one that has to be made."""
+        levels = self.levels
+        for level in levels:
+            if level.path == name:
+                return level
+        for level in distinct(levels):
+            if name == level.octave:
+                return level
+        if self.name == "backbone" and name[:1] == "c" and name[1:].isdigit() and int(name[1:]) < 10:
+            return self.at_stride(2 ** int(name[1:]))
+        return None
+
+    def at_stride(self, stride: int) -> Level | None:
+        """The level of a stride, made from the nearest where there is none."""
+        level = nearest_level(self.levels, stride)
+        if level is None or level.stride == stride:
+            return level
+        made = with_stride(level, stride)
+        return Level(level.path, level.spec, made, stride_of(made), level.channels, level.is_tap, f"c{stride.bit_length() - 1}")
+
+    def default(self) -> Level | None:
+        """The level that a part gets which asks for one."""
+        return coarsest(self.levels)
+
+    def unknown(self, name: str, where: str) -> Mismatch:
+        """That there is no such level."""
+        known = list(dict.fromkeys(other for level in self.levels for other in (level.octave, level.path) if other))
+        near = nearest(name, known, count=1) or known[-1:]
+        remedy = f"from: {self.name}.{near[0]}" if near else f"from: {self.name}"
+        return Mismatch(where, f"a level of {self.name}: {', '.join(known)}", f"`{name}`", remedy)
+
+    def demand(self, level: Level, spec: TensorSpec) -> str:
+        """Note that a part takes something; gives the key under which it will be found."""
+        demand = Demand(level, spec)
+        for key, known in self.demands.items():
+            if known == demand:
+                return key
+        key = base = "".join(char if char.isalnum() else "_" for char in level.name)
+        for i in range(2, 99):
+            if key not in self.demands:
+                break
+            key = f"{base}_{i}"
+        self.demands[key] = demand
+        return key
+
+    @property
+    def needs_adapter(self) -> bool:
+        """Whether something is taken that the module does not give by itself, or its input has to be brought in."""
+        covered = all(
+            sizes.covers(self.contract[axis]) for axis, sizes in self.signature.axes.items() if axis in self.contract
+        )
+        return not covered or any(d.level.is_tap or d.spec != d.level.spec for d in self.demands.values())
+
+    def adapt(self) -> None:
+        """Build the adapters, if there is anything to adapt."""
+        if not self.needs_adapter:
+            return
+        own = {key: self._own(demand) for key, demand in self.demands.items()}
+        signature = self.signature
+        axes = {**signature.axes, **self.contract}
+        contract = Signature.parse(own, name="the parts that follow", axes=axes).model_copy(
+            update={"inputs": signature.inputs, "positional": signature.positional}
+        )
+        pairs = {key: demand.level.path for key, demand in self.demands.items()}
+        self.plan = plan(signature, contract, pairs=pairs)
+        self.module = build(self.module, self.plan)
+
+    def _own(self, demand: Demand) -> TensorSpec:
+        """What is asked for in terms of the module's own input axes."""
+        if self.name == "backbone":
+            return demand.spec
+        given = self.signature.outputs[demand.level.path]
+        changed = zip(given.dims, demand.level.spec.dims, demand.spec.dims, strict=True)
+        return given.model_copy(update={"dims": tuple(own if was == want else want for own, was, want in changed)})
+
+    def pick(self, key: str) -> Pick:
+        """Where a demand is found when the model runs."""
+        if self.plan is not None:
+            return Pick(self.name, (key,))
+        return Pick(self.name, self.keys(self.demands[key].level.path))
+
+    def keys(self, path: str) -> tuple[Key, ...]:
+        """The keys that lead to an output."""
+        known = zip(self.signature.outputs.paths, paths(self.signature.outputs.tree), strict=True)
+        return next(keys for text, keys in known if text == path)
+
+
+def _alone(level: Level, spec: TensorSpec) -> Level:
+    return levels_of(Signature.parse({"x": spec}))[0]
+
+
+def meta_inputs(specs: list[TensorSpec], sizes: Mapping[str, int]) -> list[torch.Tensor]:
+    """Tensors of given specs without storage."""
+    return [torch.empty(spec.shape(sizes), dtype=spec.torch_dtype, device="meta") for spec in specs]
+
+
+def composed(signature: Signature, given: list[TensorSpec]) -> dict[str, TensorSpec]:
+    """What a part gives, in terms of the axes of the network's input.
+
+    Args:
+        signature: The part by itself.
+        given: What it is given, in the order of its inputs, in terms of the network's axes.
+    """
+    meaning: dict[str, Dim] = {}
+    for own, spec in zip(signature.inputs.leaves, given, strict=True):
+        for axis, dim in zip(own.dims, spec.dims, strict=True):
+            if len(axis.axes) == 1 and axis == Dim.axis(next(iter(axis.axes))):
+                meaning.setdefault(str(axis), dim)
+    return {
+        path: spec.model_copy(update={"dims": tuple(dim.substitute(meaning) for dim in spec.dims)})
+        for path, spec in signature.outputs.items()
+    }

@@ -1,0 +1,94 @@
+"""Reports: what an assembled model is made of, part by part, and what was put between."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.assembly.levels import cells, stride_of
+from autoadapt.errors import Mismatch
+from autoadapt.planning import Plan
+from autoadapt.signature import TensorSpec
+from autoadapt.tables import columns, human_count
+
+__all__ = ["Assembly", "Given", "PartReport"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Given(_Frozen):
+    """One tensor that a part is given."""
+
+    source: str
+    spec: TensorSpec
+    cells: str = ""
+    """At the size of the config's input."""
+
+    @property
+    def stride(self) -> int | float | None:
+        """Input pixels per cell."""
+        found = stride_of(self.spec)
+        return None if found is None else int(found) if found.denominator == 1 else float(found)
+
+
+class PartReport(_Frozen):
+    """One part: what it is, what it is given, what it costs."""
+
+    name: str
+    type: str
+    given: tuple[Given, ...] = ()
+    parameters: int = 0
+
+
+class Assembly(_Frozen):
+    """What a config became. `str()` is a table."""
+
+    schema_version: Literal[1] = 1
+    sizes: dict[str, int]
+    """Of the input axes, at which cells are counted."""
+    parts: tuple[PartReport, ...]
+    plans: dict[str, Plan] = {}
+    """The adapters, by the part that they stand behind."""
+    remarks: tuple[str, ...] = ()
+
+    def diff(self, found: Assembly) -> list[Mismatch]:
+        """What the parts of another model are given differently, such as another stride at equal channels.
+
+        Args:
+            found: The other model's report, such as after the backbone was changed.
+        """
+        others = {part.name: part for part in found.parts}
+        faults = []
+        for part in self.parts:
+            other = others.get(part.name)
+            for i, given in enumerate(part.given if other is not None else ()):
+                if other is not None and i < len(other.given):
+                    faults += changed(f"{part.name} ({given.source})", given, other.given[i])
+        return faults
+
+    def __str__(self) -> str:
+        input_size = "x".join(str(size) for name, size in self.sizes.items() if name != "B")
+        rows = [("part", "type", "is given", f"cells at {input_size}", "params")]
+        for part in self.parts:
+            first, *rest = part.given or (None,)
+            said = (f"{first.source} {first.spec}", first.cells) if first else ("", "")
+            rows.append((part.name, part.type, *said, human_count(part.parameters)))
+            rows += [("", "", f"{given.source} {given.spec}", given.cells) for given in rest if given]
+        lines = columns(rows, align="lllrr")
+        for name, plan in self.plans.items():
+            lines += ["", f" adapter behind {name}", *("  " + line for line in str(plan).splitlines()[2:])]
+        lines += [""] if self.remarks else []
+        return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
+
+
+def changed(where: str, expected: Given, found: Given) -> list[Mismatch]:
+    """Whether a part is given another stride, or other channels."""
+    if expected.stride == found.stride and expected.spec.dims[1:2] == found.spec.dims[1:2]:
+        return []
+    said = [f"{given.spec}, stride {given.stride}, {given.cells} cells" for given in (expected, found)]
+    same = expected.spec.dims[1:2] == found.spec.dims[1:2]
+    why = f"the channels agree ({expected.spec.dims[1]}), so nothing would fail: only the detail changes" if same else ""
+    return [Mismatch(where, said[0], said[1], "adapt: {like: signature.json} holds it fixed", why)]

@@ -1,0 +1,120 @@
+"""Scopes: what the `type` of a part names: a registered part, a class of torch, a model of a zoo, or allowed code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoadapt.assembly.configs import Group
+from autoadapt.assembly.registry import Part, Registry, takes_of
+from autoadapt.errors import AdaptError, Mismatch, nearest
+from autoadapt.sources import list_models, load_backbone, load_object, schemes
+
+__all__ = ["Scopes"]
+
+
+_CHANNELS_OPTIONS = {"timm": "in_chans", "smp": "in_channels", "hf": "num_channels"}
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Where types are looked up.
+
+    Args:
+        registry: The parts without a scope.
+        allow: Packages and files whose code may run.
+    """
+
+    registry: Registry
+    allow: tuple[str | Path, ...] = ()
+
+    def find(self, group: Group, name: str, where: str) -> Part | Mismatch:
+        """The part that a type names, or why there is none."""
+        scope, colon, inner = name.partition(":")
+        if not colon and not name.endswith(".pt2"):
+            return self.registry.get(group, name) or self._unknown(group, name, where)
+        if scope == "torch":
+            return _torch_class(name, inner.removeprefix("nn."), where)
+        if scope == "mm":
+            return _mm_part(group, inner, where)
+        if scope in schemes():
+            return self._from_zoo(group, name, where)
+        return self._from_code(group, name, where)
+
+    def _unknown(self, group: Group, name: str, where: str) -> Mismatch:
+        known = self.registry.names(group)
+        others = [other for other in self.registry.groups_of(name) if other != group]
+        tries = nearest(name, known)
+        if others:
+            tries = [f"{others[0]}: {{type: {name}}}  # it is a {others[0]}"]
+        elif hasattr(nn, name):
+            tries = [f"torch:{name}", *tries]
+        elif group == "backbone":
+            tries = [*tries, *list_models(name)[:3]]
+        return Mismatch(where, f"a registered {group}: {', '.join(known)}", f"`{name}`", "\n".join(tries))
+
+    def _from_zoo(self, group: Group, name: str, where: str) -> Part | Mismatch:
+        if group == "backbone":
+            option = _CHANNELS_OPTIONS.get(name.partition(":")[0], "")
+            return Part(name, functools.partial(load_backbone, name), is_open=True, channels_option=option)
+        scope, _, inner = name.partition(":")
+        if scope == "torchvision":
+            import torchvision.ops
+
+            return _module_class(torchvision.ops, name, inner, where)
+        return Mismatch(where, f"a {group}", f"a model of {scope}", f"backbone: {{type: {name}}}")
+
+    def _from_code(self, group: Group, name: str, where: str) -> Part | Mismatch:
+        """A python path or an exported file, if the caller allows it; a config by itself never can."""
+        if name.endswith(".pt2"):
+            return Part(name, functools.partial(load_backbone, name, allow=self.allow), is_open=True)
+        try:
+            made = load_object(name, self.allow)
+        except AdaptError as error:
+            scope = name.partition(":")[0]
+            near = nearest(scope, ["torch", "mm", *schemes()], count=1)
+            fault = error.mismatches[0]
+            remedy = f"{near[0]}:{name.partition(':')[2]}" if near and "." not in scope else f"assemble(config, {fault.remedy})"
+            return Mismatch(where, "a registered part, a model of a zoo, or code that is allowed", name, remedy, fault.found)
+        if not callable(made):
+            return Mismatch(where, "a class, or a function that makes a module", type(made).__name__, "name the class")
+        return Part(name, made, takes_of(made))
+
+
+def _torch_class(name: str, inner: str, where: str) -> Part | Mismatch:
+    return _module_class(nn, name, inner, where)
+
+
+def _module_class(package: Any, name: str, inner: str, where: str) -> Part | Mismatch:
+    """A module class of a package; nothing else of it can be named."""
+    known = [key for key, value in vars(package).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+    if inner not in known:
+        scope = name.partition(":")[0]
+        remedy = "\n".join(f"{scope}:{other}" for other in nearest(inner, known))
+        return Mismatch(where, f"a module class of {package.__name__}", f"`{inner}`", remedy)
+    made: Callable[..., nn.Module] = getattr(package, inner)
+    return Part(name, made, takes_of(made))
+
+
+def _mm_part(group: Group, inner: str, where: str) -> Part | Mismatch:
+    """A part of the registries of mmengine, which are filled by the packages that the caller has imported."""
+    try:
+        from mmengine.registry import MODELS
+    except ImportError as error:
+        return Mismatch(where, "an installed mmengine", str(error), "pip install mmengine")
+    made = MODELS.get(inner)
+    if made is None:
+        known = _mm_names(MODELS)
+        return Mismatch(where, "a part in mmengine's MODELS", f"`{inner}`", "\n".join(f"mm:{n}" for n in nearest(inner, known)) or "import the package that registers it")
+    takes = takes_of(made) if inspect.isclass(made) else ("any",)
+    return Part(f"mm:{inner}", made, ("tuple",) if takes == ("any",) and group != "loss" else takes)
+
+
+def _mm_names(registry: Any) -> Sequence[str]:
+    return [*registry.module_dict, *(name for child in registry.children.values() for name in _mm_names(child))]

@@ -1,0 +1,201 @@
+"""Judging: how far the head's answer on adapted features is from its answer on the old ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autoadapt.calibration.observations import Pair, explained
+from autoadapt.calibration.projections import set_weight
+from autoadapt.calibration.samples import Cut, Sample, Samples, joined
+from autoadapt.calibration.solvers import AffineMap
+from autoadapt.calibration.workers import total
+from autoadapt.capturing.arguments import Arguments
+from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.trees import flatten
+from autoadapt.views import clone_buffers, copy_module
+
+__all__ = ["Head", "Judge", "Loss", "Score", "copied_head", "divergence"]
+
+Head: TypeAlias = Callable[[Any], Any]
+Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
+Maps: TypeAlias = Sequence[AffineMap]
+"""One for each projection."""
+
+# Dimension letters: B images, K classes, P places of an image.
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean over images of what the head's answers differ by."""
+
+    loss: float
+    """Kullback-Leibler divergence from the old answer in nats, or the caller's loss."""
+    agreement: float
+    """Share of places where the likeliest class is the same."""
+
+
+class Judge:
+    """Tries maps on the images that were kept, through the very modules that will run."""
+
+    def __init__(self, pair: Pair, samples: Samples, folds: int, head: Head | None, loss: Loss | None) -> None:
+        self._pair = pair
+        self._head = head
+        self._loss = loss
+        self._replay = _Replay()
+        pair.adapted.backbone = self._replay
+        self._batches = {fold: _batches(samples.of(fold)) for fold in range(folds)}
+
+    def score(self, maps: Mapping[int, Maps]) -> Score:
+        """Try maps on the images of the folds that they are given for."""
+        sums = torch.zeros(3, dtype=torch.float64)
+        with torch.no_grad():
+            for fold, fitted in maps.items():
+                self._set(fitted)
+                for batch in self._batches[fold]:
+                    loss, agreement = self._compare(batch)
+                    sums += torch.tensor([float(loss.sum()), float(agreement.sum()), batch.images], dtype=torch.float64)
+        loss_sum, agreement_sum, images = total(sums).tolist()
+        return Score(loss_sum / max(images, 1), agreement_sum / max(images, 1))
+
+    def refine(self, maps: Maps, folds: Sequence[int], steps: int) -> list[AffineMap]:
+        """Take steps on the head's loss, from given maps, on the images of some folds."""
+        layers = [self._pair.layer(projection) for projection in self._pair.projections]
+        self._set(maps)
+        parameters = [parameter for layer in layers for parameter in layer.parameters()]
+        optimiser = torch.optim.Adam(parameters, lr=1e-3)
+        batches = [batch for fold in folds for batch in self._batches[fold]]
+        images = float(total(torch.tensor([sum(batch.images for batch in batches)], dtype=torch.float64)))
+        for _ in range(steps):
+            with torch.enable_grad():
+                gradients = [self._gradients(batch, parameters, images) for batch in batches]
+            for parameter, *parts in zip(parameters, *gradients, strict=True):
+                parameter.grad = total(torch.stack(parts).sum(0) if parts else torch.zeros_like(parameter))
+            optimiser.step()
+        return [_read(layer) for layer in layers]
+
+    def _gradients(
+        self, batch: _Batch, parameters: Sequence[nn.Parameter], images: float
+    ) -> tuple[torch.Tensor, ...]:
+        """Of the adapters alone: nothing is left in the `grad` of a caller's module."""
+        loss = self._compare(batch)[0].sum() / images
+        return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+    def _set(self, maps: Maps) -> None:
+        for projection, fitted in zip(self._pair.projections, maps, strict=True):
+            set_weight(self._pair.layer(projection), fitted.weight_CD, fitted.bias_D)
+
+    def _compare(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and agreement of each image."""
+        self._replay.returns([features.value for features in batch.features])
+        with explained("head", "an answer on adapted features"):
+            found = Arguments(batch.arguments.value, batch.positional).call(self._pair.new)
+            found = found if self._head is None else self._head(found)
+        if self._loss is None:
+            return divergence(found, batch.answer.value, batch.images)
+        with explained("loss", "one number"):
+            given = self._loss(found, batch.answer.value)
+            return given.reshape(1) * batch.images, torch.zeros(batch.images)
+
+
+class _Replay(nn.Module):
+    """Stands for a backbone and returns what it returned before, call after call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: itertools.cycle[Any] = itertools.cycle([None])
+
+    def returns(self, values: Sequence[Any]) -> None:
+        self._values = itertools.cycle(values)
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        return next(self._values)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some images of one fold, put together."""
+
+    images: int
+    positional: int
+    arguments: Cut
+    features: tuple[Cut, ...]
+    answer: Cut
+
+
+def _batches(samples: Sequence[Sample]) -> list[_Batch]:
+    """All images of a fold as one batch where they fit together, else one by one."""
+    if not samples:
+        return []
+    first = samples[0]
+    parts = [
+        joined([sample.arguments for sample in samples]),
+        joined([sample.answer for sample in samples]),
+        *(joined(list(column)) for column in zip(*(sample.features for sample in samples), strict=True)),
+    ]
+    if len(samples) > 1 and any(part is None for part in parts):
+        return [batch for sample in samples for batch in _batches([sample])]
+    arguments, answer, *features = [part for part in parts if part is not None]
+    return [_Batch(len(samples), first.positional, arguments, tuple(features), answer)]
+
+
+def divergence(found: object, expected: object, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kullback-Leibler divergence of two answers and their agreement, for each image.
+
+    Every floating tensor counts as logits: over the last axis of `[B, K]` and `[B, P, K]`, over axis 1 of
+    `[B, K, *spatial]`; a single logit is one of two classes. Several tensors, and places, are averaged.
+
+    Raises:
+        CalibrationError: There are no logits, or the shapes differ.
+
+    Example:
+        >>> kl, agreement = divergence(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]), 1)
+        >>> round(kl.item(), 4), agreement.item()
+        (0.0672, 1.0)
+    """
+    pairs = list(zip(flatten(found)[1], flatten(expected)[1], strict=False))
+    pairs = [(left, right) for left, right in pairs if right.is_floating_point() and right.dim() >= 2]
+    if not pairs or any(left.shape != right.shape for left, right in pairs):
+        shapes = ", ".join(f"{list(left.shape)} and {list(right.shape)}" for left, right in pairs) or "none"
+        fault = Mismatch("head", "logits of one shape, [B, K] or [B, K, ...]", shapes, "loss=lambda found, expected: ...")
+        raise CalibrationError("the head's answers cannot be compared", [fault])
+    losses, agreements = zip(*(_divergence(left, right, images) for left, right in pairs), strict=True)
+    return torch.stack(losses).mean(0), torch.stack(agreements).mean(0)
+
+
+def _divergence(found: torch.Tensor, expected: torch.Tensor, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    axis = -1 if expected.dim() <= 3 else 1
+    logs, wanted = (_log_probabilities(logits.movedim(axis, -1)) for logits in (found, expected))
+    loss_BP = (wanted.exp() * (wanted - logs)).sum(-1).reshape(images, -1)
+    agreement_BP = (logs.argmax(-1) == wanted.argmax(-1)).double().reshape(images, -1)
+    return loss_BP.mean(1), agreement_BP.mean(1)
+
+
+def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    if logits.shape[-1] == 1:
+        logits = torch.cat([logits, torch.zeros_like(logits)], dim=-1)
+    return F.log_softmax(logits.double(), dim=-1)
+
+
+def copied_head(head: Head) -> Head:
+    """A head in eval mode: modules and their methods as copies, any other function as it is."""
+    owner = getattr(head, "__self__", None)
+    if isinstance(head, nn.Module):
+        return copy_module(head, clone_buffers).eval()
+    if isinstance(owner, nn.Module):
+        method: Head = getattr(copy_module(owner, clone_buffers).eval(), head.__name__)
+        return method
+    return head
+
+
+def _read(layer: nn.Module) -> AffineMap:
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, torch.Tensor), "a projection has a weight"
+    assert isinstance(bias, torch.Tensor), "a projection has an offset"
+    return AffineMap(weight.detach().double().flatten(1).T.clone(), bias.detach().double().clone())

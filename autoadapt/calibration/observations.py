@@ -1,0 +1,312 @@
+"""Observations: the old and the new backbone run side by side on the batches of a caller."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.building import AdaptedModule
+from autoadapt.calibration.projections import Projection, find_projections
+from autoadapt.calibration.samples import Cut, cut
+from autoadapt.capturing.arguments import Arguments, bind, bind_call
+from autoadapt.dims import Dim
+from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
+from autoadapt.planning import Plan
+from autoadapt.trees import flatten, path_text, paths, rebuild
+from autoadapt.views import clone_buffers, copy_module
+
+__all__ = ["Observation", "Pair", "explained", "first_line"]
+
+# Dimension letters: B images, T tokens of an image, C and D channels.
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one batch showed."""
+
+    arguments: Arguments
+    images: int
+    tokens: tuple[list[tuple[torch.Tensor, torch.Tensor]], ...]
+    """For each projection, and each call of the backbone: what goes in `[B, T, C]`, what should come out `[B, T, D]`."""
+    features: list[Any]
+    """What the new backbone returned, for each of its calls."""
+    answer: Any
+    """What the old model returned."""
+
+    def cut(self, image: int) -> tuple[Cut, tuple[Cut, ...]]:
+        """Arguments and features of one image."""
+        features = tuple(cut(value, image, self.images, listed=False) for value in self.features)
+        return cut(self.arguments.values, image, self.images), features
+
+
+class Pair:
+    """The two models as copies over the same weights, with adapters of their own; the caller's are never run.
+
+    Attributes:
+        new: The model with the adapted module in it, or the adapted module itself.
+        adapted: The adapted module in it.
+        projections: What there is to fit.
+    """
+
+    def __init__(self, net: nn.Module, like: nn.Module, at: str | None, device: torch.device | str | None) -> None:
+        adapted = find_adapted(net, at)
+        self.projections = find_projections(adapted)
+        own = {id(parameter) for parameter in adapted.adapters.parameters()}  # type: ignore[union-attr]
+        self.new = copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)).eval()
+        self.adapted = find_adapted(self.new, at)
+        self._old = _with_old(net, like, at).eval()
+        self._old_backbone = self._old.get_submodule(at or "")
+        if device is not None:
+            self.new.to(device)
+            self._old.to(device)
+        self.device = next((p.device for p in self.new.parameters()), torch.device("cpu"))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the adapted module."""
+        return self.adapted.plan
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All weights and buffers that have a say in features."""
+        backbone = self.adapted.get_submodule("backbone")
+        return [*self._old.state_dict().values(), *backbone.state_dict().values()]
+
+    def layer(self, projection: Projection) -> nn.Module:
+        """A projection's layer, in the copy."""
+        return self.adapted.get_submodule(projection.module)
+
+    def observe(self, batch: object, number: int) -> Observation:
+        """Run both on a batch.
+
+        Raises:
+            CalibrationError: A model raises, or the old one does not return what the plan was made for, or a feature
+                is not finite.
+        """
+        arguments = self._bound(batch, number)
+        calls, answer = self._run_old(arguments, number)
+        features: list[Any] = []
+        tokens: tuple[list[tuple[torch.Tensor, torch.Tensor]], ...] = tuple([] for _ in self.projections)
+        images = 1
+        for call, returned in calls:
+            sizes = _sizes(self.plan, call)
+            images = sizes.get("B", 1)
+            wanted = self._old_leaves(returned, sizes, number)
+            inputs = self._run_new(call, features, number)
+            for found, projection, entering in zip(tokens, self.projections, inputs, strict=True):
+                old = projection.wanted(wanted[projection.route.target], sizes)
+                pair = projection.tokens(entering, images), projection.tokens(old, images)
+                _check_pair(pair, projection, number)
+                found.append(pair)
+        return Observation(arguments, images, tokens, features, answer)
+
+    def _bound(self, batch: object, number: int) -> Arguments:
+        with explained(f"batch {number}", "a call of the model", "data=(images for images, labels in loader)"):
+            arguments = bind(self._old, _fields(batch, self._old))
+            tree, tensors = flatten(arguments.values)
+            moved = [tensor.to(self.device) for tensor in tensors]
+            if not moved or not all(tensor.numel() for tensor in moved):
+                raise ValueError("no tensors with values in it")
+            return Arguments(rebuild(tree, moved), arguments.positional)
+
+    def _run_old(self, arguments: Arguments, number: int) -> tuple[list[tuple[Arguments, Any]], Any]:
+        given: list[Arguments] = []
+        made: list[Any] = []
+
+        def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given.append(_fresh(bind_call(module, args, kwargs)))
+
+        def leaving(_module: nn.Module, _args: Any, output: Any) -> None:
+            made.append(_fresh_value(output))
+
+        handles = [
+            self._old_backbone.register_forward_pre_hook(entering, with_kwargs=True),
+            self._old_backbone.register_forward_hook(leaving),
+        ]
+        try:
+            with explained(f"batch {number}, old model", "a forward pass"):
+                answer = _fresh(arguments).call(self._old)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not made:
+            fault = Mismatch("at", "a module that runs", "it is never called", "at= the path of the backbone")
+            raise CalibrationError("the backbone does not run when the model runs", [fault])
+        return list(zip(given, made, strict=True)), answer
+
+    def _run_new(self, call: Arguments, features: list[Any], number: int) -> list[torch.Tensor]:
+        """Inputs of the projections; what the backbone returned goes to the list."""
+        inputs: dict[str, torch.Tensor] = {}
+
+        def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+                inputs[name] = args[0].detach()
+
+            return hook
+
+        backbone = self.adapted.get_submodule("backbone")
+        handles = [backbone.register_forward_hook(lambda _module, _args, output: features.append(output))]
+        for projection in self.projections:
+            hook = note(projection.module)
+            handles.append(self.layer(projection).register_forward_pre_hook(hook))
+        try:
+            with explained(f"batch {number}, new backbone", "a forward pass"):
+                _fresh(call).call(self.adapted)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [inputs[projection.module] for projection in self.projections]
+
+    def _old_leaves(self, returned: object, sizes: Mapping[str, int], number: int) -> dict[str, torch.Tensor]:
+        """The old outputs by the names they have in the plan."""
+        tree, tensors = flatten(returned)
+        found = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+        contract = self.plan.target.outputs
+        if tree != contract.tree:
+            found = _served(found, dict(zip(contract.paths, contract.leaves, strict=True)), sizes)
+        faults = []
+        for path, spec in contract.items():
+            expected = spec.shape(sizes)
+            shape = tuple(found[path].shape) if path in found else None
+            if shape != expected:
+                told = f"{list(shape)}" if shape else "no such output"
+                remedy = "like= the module that the new one was adapted to, and one size for both"
+                faults.append(Mismatch(f"batch {number}, output {path}", f"{list(expected)}", told, remedy))
+        if faults:
+            raise CalibrationError("the old module does not return what the new one was adapted to", faults)
+        return found
+
+
+def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
+    """The adapted module at a path, or the only one there is.
+
+    Raises:
+        CalibrationError: There is none.
+    """
+    named = dict(net.named_modules())
+    adapted = [path for path, module in named.items() if isinstance(module, AdaptedModule)]
+    path = at if at is not None else (adapted[0] if len(adapted) == 1 and adapted[0] == "" else "")
+    module = named.get(path)
+    if isinstance(module, AdaptedModule):
+        return module
+    remedy = f'at="{adapted[0]}"' if adapted else f'model.{path or "backbone"} = autoadapt.adapt(...)'
+    near = [] if module is not None else nearest(path, named)
+    found = type(module).__name__ if module is not None else f"nothing; nearest: {', '.join(near)}" if near else "nothing"
+    fault = Mismatch(path or type(net).__name__, "an adapted module", found, remedy)
+    raise CalibrationError("there is no adapted module to calibrate", [fault])
+
+
+def _with_old(net: nn.Module, like: nn.Module, at: str | None) -> nn.Module:
+    """The old model: `like` itself, or the bigger model with `like` where the adapted module is."""
+    if not at or _is_whole(net, like, at):
+        return copy_module(like, clone_buffers)
+    model = copy_module(net, clone_buffers)
+    model.set_submodule(at, copy_module(like, clone_buffers))
+    return model
+
+
+def _is_whole(net: nn.Module, like: nn.Module, at: str) -> bool:
+    """Whether `like` is the whole old model: the same tensors stand around the backbone, and one is at its place."""
+
+    def around(module: nn.Module) -> dict[str, torch.Size]:
+        return {name: t.shape for name, t in module.state_dict().items() if not name.startswith(f"{at}.")}
+
+    has_place = at in dict(like.named_modules())
+    return has_place and type(like) is type(net) and around(like) == around(net)
+
+
+def _fields(batch: object, model: nn.Module) -> object:
+    """What a loader gives, without labels: of a list of fields those that the model needs."""
+    if type(batch) is not list or not batch or not all(isinstance(field, torch.Tensor) for field in batch):
+        return batch
+    if len({field.dim() for field in batch}) == 1 and batch[0].dim() == 3 and len(batch) > 1:
+        return batch  # images of their own sizes, for a detector
+    parameters = inspect.signature(model.forward).parameters.values()
+    needed = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    return tuple(batch[: max(needed, 1)])
+
+
+def _fresh(arguments: Arguments) -> Arguments:
+    """The same arguments in containers and tensors of their own: modules may write into what they are given."""
+    return Arguments(_fresh_value(arguments.values), arguments.positional)
+
+
+def _fresh_value(value: Any) -> Any:
+    tree, tensors = flatten(value)
+    return rebuild(tree, [tensor.detach().clone() for tensor in tensors])
+
+
+def _cloned(tensor: torch.Tensor) -> torch.Tensor:
+    return nn.Parameter(tensor.detach().clone(), requires_grad=True)
+
+
+def _sizes(plan: Plan, call: Arguments) -> dict[str, int]:
+    """Sizes of the plan's input axes in a call."""
+    tree, tensors = flatten(call.values)
+    given = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+    found: dict[str, int] = {}
+    for path, spec in plan.target.inputs.items():
+        if path in given:
+            named = zip(spec.dims, given[path].shape, strict=False)
+            found |= {str(dim): size for dim, size in named if dim.axes and dim == Dim.axis(str(dim))}
+    return found
+
+
+def _served(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Old outputs by the names of a contract that has only some of them, in their order."""
+    if set(wanted) <= set(found) and all(tuple(found[p].shape) == s.shape(sizes) for p, s in wanted.items()):
+        return dict(found)
+    rest, named = list(found.values()), dict[str, torch.Tensor]()
+    for path, spec in wanted.items():
+        fits = [i for i, tensor in enumerate(rest) if tuple(tensor.shape) == spec.shape(sizes)]
+        if fits:
+            named[path] = rest[fits[0]]
+            rest = rest[fits[0] + 1 :]
+    return named
+
+
+def _check_pair(pair: tuple[torch.Tensor, torch.Tensor], projection: Projection, number: int) -> None:
+    target = projection.route.target
+    for side, tokens_BTC in zip(("new", "old"), pair, strict=True):
+        if not bool(torch.isfinite(tokens_BTC).all()):
+            count = int((~torch.isfinite(tokens_BTC)).sum())
+            fault = Mismatch(
+                f"batch {number}, output {target}",
+                f"finite features of the {side} backbone",
+                f"{count} of {tokens_BTC.numel()} are NaN or infinite",
+                "look at that batch, or run in float32",
+            )
+            raise CalibrationError(f"features of `{target}` are not finite", [fault])
+    if pair[0].shape[1] != pair[1].shape[1]:
+        fault = Mismatch(
+            f"batch {number}, output {target}",
+            f"{pair[0].shape[1]} tokens an image, as the new backbone makes",
+            f"{pair[1].shape[1]} of the old one",
+            "give both one size",
+        )
+        raise CalibrationError(f"`{target}` of old and new does not stand on one grid", [fault])
+
+
+@contextlib.contextmanager
+def explained(where: str, expected: str, remedy: str = "") -> Iterator[None]:
+    """Whatever raises inside is a fault of calibration, named by its place."""
+    try:
+        yield
+    except CalibrationError:
+        raise
+    except AdaptError as error:
+        raise CalibrationError(f"{where} failed", error.mismatches or [Mismatch(where, expected, error.summary)]) from error
+    except Exception as error:
+        raise CalibrationError(f"{where} failed", [Mismatch(where, expected, first_line(error), remedy)]) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Kind and first line of an error."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")

@@ -1,0 +1,188 @@
+"""Results: what a calibration found, as frozen values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.tables import columns, human_count
+
+__all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OutputFit(_Frozen):
+    """How well one output is explained, on images that it was not fitted on."""
+
+    target: str
+    source: str
+    channels: tuple[int, int]
+    """Of the new features, of the old ones."""
+    tokens: int
+    solver: str
+    r2: float
+    """Share of the old features' variance explained; the mean alone has 0."""
+    cosine: float
+    """Between centred features."""
+    variance_ratio: float
+    """Variance of the adapted features over that of the old ones."""
+    random_r2: float
+    """Of an adapter with random weights."""
+    penalty: float
+    """In mean eigenvalues of the standardised new features."""
+    condition: float
+    """Largest over smallest eigenvalue."""
+    eigenvalues: tuple[float, ...]
+    """Of the standardised new features, largest first."""
+    by_images: tuple[tuple[int, float], ...]
+    """Number of images fitted on, and R2 on others."""
+
+
+class HeadScore(_Frozen):
+    """How far an answer of the head is from the old one, on images that were not fitted on."""
+
+    loss: float
+    """Kullback-Leibler divergence in nats, or the caller's loss."""
+    agreement: float | None
+    """Share of places where the likeliest class is the same; None with a loss of the caller's."""
+
+
+class Trial(_Frozen):
+    """One of the solvers that were tried."""
+
+    solver: str
+    score: float
+    """The head's loss, or the generalised cross-validation error over the variance."""
+    agreement: float | None = None
+
+
+class Calibration(_Frozen):
+    """The adapters fitted, or left as they were, and how good they are on images that were not fitted on."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    written: bool
+    """Whether the adapters hold the fit."""
+    verdict: str
+    """Why, in a sentence."""
+    solver: str
+    chosen_by: str
+    outputs: tuple[OutputFit, ...]
+    head: HeadScore | None = None
+    random: HeadScore | None = None
+    mean_only: HeadScore | None = None
+    before_refining: HeadScore | None = None
+    trials: tuple[Trial, ...] = ()
+    remarks: tuple[str, ...] = ()
+    images: int
+    head_images: int = 0
+    """How many of them the head was tried on."""
+    tokens: int
+    seconds: float
+    solver_seconds: float
+    """Of these, spent on decompositions and maps."""
+    bytes: int
+    """Of moments and kept images."""
+
+    def __bool__(self) -> bool:
+        return self.written
+
+    def raise_if_failed(self) -> None:
+        """Raise where the adapters were left as they were.
+
+        Raises:
+            CalibrationError: The fit did not beat the floors.
+        """
+        if not self.written:
+            fault = Mismatch(self.name, "a fit that beats random adapters and the mean", self.verdict, "data=more images")
+            raise CalibrationError(f"{self.name} was not calibrated", [fault])
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Error against number of images, spectrum, and agreement, as a matplotlib figure.
+
+        Args:
+            path: Where to save it as well.
+
+        Raises:
+            CalibrationError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            fault = Mismatch("plot", "matplotlib", "it is not installed", 'pip install "autoadapt[plot]"')
+            raise CalibrationError("nothing to draw with", [fault]) from error
+        figure = Figure(figsize=(12, 3.5), layout="constrained")
+        learning, spectrum, bars = figure.subplots(1, 3)
+        _draw_learning(learning, self.outputs)
+        _draw_spectrum(spectrum, self.outputs)
+        _draw_bars(bars, self)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def __str__(self) -> str:
+        head = f"{self.name}, {self.images} unlabelled images, {human_count(self.tokens)} tokens, {self.seconds:.1f} s"
+        lines = [head, *columns(self._head_rows(), align="lrr"), *columns(self._output_rows(), align="llrrrr")]
+        lines += columns([("solver", f"{self.solver}; {self.chosen_by}"), ("adapters", self.verdict)])
+        return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
+
+    def _head_rows(self) -> list[tuple[str, ...]]:
+        scores = {"random adapter": self.random, "mean only": self.mean_only, "calibrated": self.head}
+        if self.before_refining is not None:
+            scores = {**scores, "calibrated": self.before_refining, "refined": self.head}
+        found = [(label, score) for label, score in scores.items() if score is not None]
+        if not found:
+            return []
+        has_agreement = found[0][1].agreement is not None
+        title = ("held-out head", "agreement", "KL") if has_agreement else ("held-out head", "loss")
+        return [
+            title,
+            *(
+                (label, *([f"{s.agreement:.3f}"] if s.agreement is not None else []), f"{s.loss:.3f}")
+                for label, s in found
+            ),
+        ]
+
+    def _output_rows(self) -> list[tuple[str, ...]]:
+        rows = [("held-out output", "channels", "R2", "cosine", "variance", "condition")]
+        for fit in self.outputs:
+            channels = f"{fit.channels[0]}->{fit.channels[1]}"
+            rows.append(
+                (
+                    fit.target,
+                    channels,
+                    f"{fit.r2:.3f}",
+                    f"{fit.cosine:.3f}",
+                    f"{fit.variance_ratio:.2f}",
+                    f"{fit.condition:.0e}",
+                )
+            )
+        return rows
+
+
+def _draw_learning(axes: Any, outputs: tuple[OutputFit, ...]) -> None:
+    for fit in outputs:
+        axes.plot(*zip(*((n, 1 - r2) for n, r2 in fit.by_images), strict=True), marker="o", label=fit.target)
+    axes.set(xlabel="images fitted on", ylabel="held-out error (1 - R2)", title="error against images")
+    axes.legend()
+
+
+def _draw_spectrum(axes: Any, outputs: tuple[OutputFit, ...]) -> None:
+    for fit in outputs:
+        axes.semilogy([max(value, 1e-16) for value in fit.eigenvalues], label=fit.target)
+    axes.set(xlabel="eigenvalue", ylabel="variance", title="spectrum of the new features")
+
+
+def _draw_bars(axes: Any, made: Calibration) -> None:
+    scores = {"random": made.random, "mean": made.mean_only, "calibrated": made.head}
+    known = {name: s.agreement for name, s in scores.items() if s is not None and s.agreement is not None}
+    if not known:
+        known = {f"R2 {fit.target}": fit.r2 for fit in made.outputs}
+    axes.bar(list(known), list(known.values()))
+    axes.set(ylim=(min(0, *known.values()), 1), title="held-out agreement" if made.head else "held-out R2")

@@ -1,0 +1,120 @@
+"""States: what a pass over the data has gathered so far, in a file, so that a run can be stopped and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from autoadapt.calibration.moments import Moments
+from autoadapt.calibration.samples import Cut, Sample, Samples
+from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.trees import Tree
+
+__all__ = ["State"]
+
+_TREE: TypeAdapter[Any] = TypeAdapter(Tree)
+
+
+@dataclass
+class State:
+    """What the batches so far have shown; grows while they come in.
+
+    Attributes:
+        moments: For each projection and each fold.
+        samples: Images for the head.
+        batches: How many batches are counted.
+        images: How many images are counted, on this worker.
+    """
+
+    moments: list[list[Moments]]
+    samples: Samples
+    batches: int = 0
+    images: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens counted, over all projections."""
+        return sum(part.count for folds in self.moments for part in folds)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the state."""
+        return self.samples.bytes + sum(part.bytes for folds in self.moments for part in folds)
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write it, all or nothing."""
+        tensors: dict[str, torch.Tensor] = {}
+        for projection, folds in enumerate(self.moments):
+            for fold, part in enumerate(folds):
+                tensors |= {f"moments.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
+        kept = [sample for fold in range(len(self.moments[0])) for sample in self.samples.of(fold)]
+        noted = {
+            "fingerprint": fingerprint,
+            "batches": self.batches,
+            "images": self.images,
+            "counts": [[part.count for part in folds] for folds in self.moments],
+            "samples": [_noted(sample, tensors) for sample in kept],
+        }
+        waiting = path.with_name(path.name + ".part")
+        save_file({name: t.contiguous() for name, t in tensors.items()}, waiting, {"autoadapt": json.dumps(noted)})
+        os.replace(waiting, path)
+
+    def load(self, path: Path, fingerprint: str) -> None:
+        """Go on from a file.
+
+        Raises:
+            CalibrationError: It is no state, or one of another run.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                noted = json.loads((file.metadata() or {})["autoadapt"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            fault = Mismatch(str(path), "a state of autoadapt.calibrate", str(error).splitlines()[0], "delete the file")
+            raise CalibrationError(f"{path} holds no state", [fault]) from error
+        if noted["fingerprint"] != fingerprint:
+            fault = Mismatch(str(path), f"a run {fingerprint}", f"a run {noted['fingerprint']}", "delete the file")
+            raise CalibrationError(f"{path} is of another run", [fault])
+        self.batches, self.images = noted["batches"], noted["images"]
+        for projection, folds in enumerate(self.moments):
+            for fold, part in enumerate(folds):
+                read = {name: tensors[f"moments.{projection}.{fold}.{name}"] for name in part.tensors}
+                folds[fold] = Moments(noted["counts"][projection][fold], **read)
+        for one in noted["samples"]:
+            self.samples.add(_sample(one, tensors))
+
+
+def _noted(sample: Sample, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """A sample as JSON; its tensors go to the others."""
+    cuts = {"arguments": sample.arguments, "answer": sample.answer}
+    cuts |= {f"features.{call}": features for call, features in enumerate(sample.features)}
+    noted: dict[str, Any] = {"number": sample.number, "fold": sample.fold, "positional": sample.positional, "cuts": {}}
+    for name, part in cuts.items():
+        tensors |= {f"sample.{sample.number}.{name}.{i}": tensor.clone() for i, tensor in enumerate(part.tensors)}
+        tree = _TREE.dump_python(part.tree, mode="json")
+        noted["cuts"][name] = {"tree": tree, "by_image": part.by_image, "joins": part.joins}
+    return noted
+
+
+def _sample(noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Sample:
+    cuts = {}
+    for name, part in noted["cuts"].items():
+        names = [f"sample.{noted['number']}.{name}.{i}" for i in range(len(part["by_image"]))]
+        values = tuple(tensors[each] for each in names)
+        cuts[name] = Cut(_TREE.validate_python(part["tree"]), values, tuple(part["by_image"]), part["joins"])
+    features = tuple(_in_order(cuts))
+    return Sample(noted["number"], noted["fold"], noted["positional"], cuts["arguments"], features, cuts["answer"])
+
+
+def _in_order(cuts: Mapping[str, Cut]) -> Iterator[Cut]:
+    calls: Sequence[str] = [name for name in cuts if name.startswith("features.")]
+    return (cuts[f"features.{call}"] for call in range(len(calls)))

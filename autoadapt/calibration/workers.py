@@ -1,0 +1,68 @@
+"""Workers: sums over the processes of `torch.distributed`; the only file that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from autoadapt.calibration.moments import Moments
+
+__all__ = ["combined", "count", "gathered", "number", "total"]
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def count() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def number() -> int:
+    """Which of them this is."""
+    return dist.get_rank() if count() > 1 else 0
+
+
+def total(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, on the device that it came from."""
+    if count() == 1:
+        return tensor
+    summed = tensor.detach().clone().to(_device())
+    dist.all_reduce(summed)
+    return summed.to(tensor.device)
+
+
+def combined(moments: Moments) -> Moments:
+    """Moments of the tokens of all processes: moved to the common mean first, then summed."""
+    if count() == 1:
+        return moments
+    counted = int(total(torch.tensor([moments.count], dtype=torch.float64)))
+    if not counted:
+        return moments
+    mean_x_C = total(moments.count * moments.mean_x_C) / counted
+    mean_y_D = total(moments.count * moments.mean_y_D) / counted
+    step_x_C, step_y_D = moments.mean_x_C - mean_x_C, moments.mean_y_D - mean_y_D
+    return Moments(
+        counted,
+        mean_x_C,
+        mean_y_D,
+        total(moments.xx_CC + moments.count * torch.outer(step_x_C, step_x_C)),
+        total(moments.xy_CD + moments.count * torch.outer(step_x_C, step_y_D)),
+        total(moments.yy_D + moments.count * step_y_D.square()),
+    )
+
+
+def gathered(values: Mapping[Key, Value]) -> dict[Key, Value]:
+    """The mappings of all processes as one."""
+    if count() == 1:
+        return dict(values)
+    parts: list[dict[Key, Value] | None] = [None] * count()
+    dist.all_gather_object(parts, dict(values))
+    return {key: value for part in parts if part is not None for key, value in part.items()}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -1,0 +1,20 @@
+"""Signature: what goes into a module and what comes out, as a frozen value."""
+
+from autoadapt.signature.axes import AxisSizes, equal_where_legal
+from autoadapt.signature.observations import Gathering, InnerOutput
+from autoadapt.signature.signatures import Signature
+from autoadapt.signature.specs import DTYPES, Role, TensorSpec, Values, describe, dtype_name
+
+__all__ = [
+    "DTYPES",
+    "AxisSizes",
+    "Gathering",
+    "InnerOutput",
+    "Role",
+    "Signature",
+    "TensorSpec",
+    "Values",
+    "describe",
+    "dtype_name",
+    "equal_where_legal",
+]

@@ -1,0 +1,69 @@
+"""Axes: which sizes of an input axis are legal, and what is equal at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.dims import Dim
+
+__all__ = ["AxisSizes", "equal_where_legal"]
+
+
+class AxisSizes(BaseModel):
+    """Which sizes of an input axis are legal: those from `smallest` on that leave `offset` over `step`.
+
+    A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run,
+    not a proven bound.
+
+    Example:
+        >>> str(AxisSizes(step=32, example=224)), str(AxisSizes(step=0, example=224))
+        ('multiples of 32', '224 only')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = 1
+    offset: int = 0
+    smallest: int = 1
+    example: int
+
+    def __str__(self) -> str:
+        if self.step == 0:
+            return f"{self.example} only"
+        if self.step == 1:
+            return "any size"
+        if self.offset == 0:
+            return f"multiples of {self.step}"
+        return f"multiples of {self.step}, plus {self.offset}"
+
+    def __contains__(self, size: int) -> bool:
+        if self.step == 0:
+            return size == self.example
+        return size >= self.smallest and size % self.step == self.offset
+
+    def near(self, size: int) -> int:
+        """The smallest legal size that is not below a size; the only one where there is but one."""
+        if self.step == 0:
+            return self.example
+        size = max(size, self.smallest)
+        return size + (self.offset - size) % self.step
+
+    def covers(self, other: AxisSizes) -> bool:
+        """Whether every size that another axis allows is legal here; smallest sizes are not compared."""
+        if self.step == 0:
+            return other.step == 0 and other.example == self.example
+        return other.example % self.step == self.offset and other.step % self.step == 0
+
+    def as_dim(self, name: str) -> Dim:
+        """A legal size, as a function of an axis that may take any size."""
+        return Dim(self.example) if self.step == 0 else Dim.axis(name) * self.step + self.offset
+
+
+def equal_where_legal(left: Dim, right: Dim, axes: Mapping[str, AxisSizes]) -> bool:
+    """Whether two dims are equal at every legal size of the input axes."""
+    if left == right:
+        return True
+    units = {name: sizes.as_dim(name) for name, sizes in axes.items() if sizes.step != 1}
+    return bool(units) and left.substitute(units) == right.substitute(units)

@@ -1,0 +1,126 @@
+"""Results: what a swap did, or would do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.errors import Mismatch, SwapError
+from autoadapt.planning import Plan
+from autoadapt.signature import Gathering
+from autoadapt.tables import columns, human_count
+from autoadapt.verification import Check
+
+__all__ = ["Part", "Swap"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(_Frozen):
+    """One place: what stood there, what stands there now, and how it was made to fit."""
+
+    path: str
+    also_at: tuple[str, ...] = ()
+    """Other paths of the same module; all of them are replaced."""
+    old: str
+    new: str
+    plan: Plan | None = None
+    """How a module was adapted; None where a generated layer fits as it is."""
+    calls: int = 1
+    """How often the module is called in one run of the whole."""
+    read: tuple[str, ...] = ()
+    """Outputs that the rest of the model reads; these are served."""
+    free: tuple[str, ...] = ()
+    """Outputs that nothing reads and that are served all the same, since they take no layer."""
+    left_out: tuple[str, ...] = ()
+    """Outputs that nothing reads and that are not served."""
+    says: tuple[str, ...] = ()
+    """Attributes and methods that the rest of the model reads off the module."""
+    invariants: tuple[Gathering, ...] = ()
+    parameters_before: int
+    parameters_after: int
+    generated: int
+    """Parameters of generated layers, among those after."""
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """The part as rows of text."""
+        cost = f"{human_count(self.parameters_before)} -> {human_count(self.parameters_after)} parameters"
+        where = ", ".join((self.path, *self.also_at))
+        rows = [("reads", ", ".join(self.read)), ("free", ", ".join(self.free)), ("left out", ", ".join(self.left_out))]
+        rows += [("says", ", ".join(self.says)), *(("always", str(invariant)) for invariant in self.invariants)]
+        rows += [("remark", remark) for remark in self.remarks]
+        lines = [f"{where}: {self.old} -> {self.new}   {cost}, {human_count(self.generated)} of them generated"]
+        lines += columns([row for row in rows if row[1]])
+        return lines + ([f" {line}" for line in str(self.plan).splitlines()] if self.plan is not None else [])
+
+
+class Fault(_Frozen):
+    """A mismatch, in a result."""
+
+    where: str
+    expected: str
+    found: str
+    remedy: str = ""
+    why: str = ""
+
+
+class Swap(_Frozen):
+    """A swap: its parts, what was checked, and the call that does it."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    parts: tuple[Part, ...] = ()
+    checks: tuple[Check, ...] = ()
+    refused: str = ""
+    """Why it is refused, in a line; empty where it is not."""
+    faults: tuple[Fault, ...] = ()
+    call: str
+    """The call that does it, to paste."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the swap can be done."""
+        return not self.refused
+
+    @property
+    def parameters_before(self) -> int:
+        """Parameters of all the modules that are replaced."""
+        return sum(part.parameters_before for part in self.parts)
+
+    @property
+    def parameters_after(self) -> int:
+        """Parameters of all the modules that take their places."""
+        return sum(part.parameters_after for part in self.parts)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def raise_if_failed(self) -> None:
+        """Raise with every fault.
+
+        Raises:
+            SwapError: The swap is refused.
+        """
+        if self.refused:
+            faults = [Mismatch(f.where, f.expected, f.found, f.remedy, f.why) for f in self.faults]
+            raise SwapError(self.refused, faults)
+
+    def __str__(self) -> str:
+        verdict = f"refused: {self.refused}" if self.refused else "fits"
+        lines = [f"{self.model}: {verdict}"]
+        for part in self.parts:
+            lines += ["", *part.lines()]
+        if len(self.parts) > 1:
+            sums = f"{human_count(self.parameters_before)} -> {human_count(self.parameters_after)} parameters"
+            lines += ["", f"{len(self.parts)} places, {sums}"]
+        lines += ["", *columns([(check.name, check.outcome, check.detail) for check in self.checks])]
+        for fault in self.faults:
+            lines += str(Mismatch(fault.where, fault.expected, fault.found, fault.remedy, fault.why)).splitlines()
+        return "\n".join([*lines, f" call  {self.call}"])

@@ -1,0 +1,314 @@
+"""Successors: the module that takes an old one's place, made to fit and to take over how the old one stood."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from autoadapt.adapting import capture_source
+from autoadapt.building import AdaptedModule, build
+from autoadapt.capturing import Arguments, capture
+from autoadapt.errors import MatchError, Mismatch, PlanError, SwapError, nearest
+from autoadapt.operations import Cast, DropPrefix, Rearrange
+from autoadapt.planning import Plan, Route, plan
+from autoadapt.signature import Signature
+from autoadapt.swapping.contracts import fixed, reduced
+from autoadapt.swapping.places import Place
+from autoadapt.swapping.replacements import Replacement, as_kind
+from autoadapt.swapping.results import Part
+from autoadapt.swapping.surfaces import Surface, find_surface
+from autoadapt.swapping.watching import Reading
+from autoadapt.trees import Slot
+from autoadapt.views import view
+
+__all__ = ["Options", "Successor", "prepare"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller asked for."""
+
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Sequence[str] | None = None
+    project: Literal["needed", "always"] = "needed"
+    indices: Literal["refuse", "recover"] = "refuse"
+    thin: Literal["farthest", "first", "even"] = "farthest"
+    grid: Mapping[str, tuple[int, int, int]] | None = None
+    share: bool = True
+
+
+@dataclass(frozen=True)
+class Successor:
+    """What takes a place: its facts, and how to make it once these are agreed to."""
+
+    place: Place
+    part: Part
+    new: nn.Module | Replacement
+    surface: Surface
+    escaped: Mapping[str, Sequence[str]]
+    """Where outputs stood in what the whole model returned."""
+
+    @property
+    def left_out_places(self) -> list[str]:
+        """Where outputs that are left out stood in what the whole model returned."""
+        return [place for path in self.part.left_out for place in self.escaped.get(path, ())]
+
+    def build(self) -> nn.Module:
+        """Make the module, in the mode, on the device, of the dtype and memory format of the old one."""
+        old = self.place.module
+        module = self.new.build() if isinstance(self.new, Replacement) else self.new
+        if isinstance(self.new, Replacement):
+            _move(module, old)
+        net = module if self.part.plan is None else build(module, self.part.plan, like=old)
+        self.surface.put_on(net)
+        take_over(net, old)
+        return net
+
+
+def prepare(place: Place, reading: Reading, new: nn.Module | str, options: Options) -> Successor:
+    """Capture the old module in place and plan how the new one serves what is read of it; nothing is built.
+
+    Raises:
+        AdaptError: It cannot be served; the error says what and why.
+    """
+    surface, faults = find_surface(place.module, reading.attributes, reading.methods, place.path)
+    if faults:
+        raise SwapError(f"the rest of the model reads `{faults[0].where}`", faults)
+    arguments = reading.calls[0]
+    target = capture(place.module, arguments)
+    wanted = _wanted(target, reading, options.outputs)
+    if isinstance(new, str):
+        return _generated(place, reading, as_kind(new), target, wanted, surface)
+    module = _moved(new, place.module, options.share)
+    source = capture_source(module, target, _call(arguments), inner=True, grid=options.grid)
+    made, free = _served(source, target, wanted, options)
+    after = sum(p.numel() for p in module.parameters()) + made.parameters
+    part = _part(place, reading, target, made, type(new).__name__, wanted, free)
+    part = part.model_copy(update={"says": surface.names, "parameters_after": after})
+    return Successor(place, part, module, surface, reading.escaped)
+
+
+def _call(arguments: Arguments) -> object:
+    """The arguments in the form in which callers give them."""
+    values = arguments.values
+    return tuple(values.values()) if arguments.positional == len(values) else dict(values)
+
+
+def _wanted(target: Signature, reading: Reading, outputs: Sequence[str] | None) -> list[str]:
+    """The outputs that must be served: those that are named, else those that are read, else all."""
+    known = target.outputs.paths
+    if outputs is None:
+        return [path for path in known if path in reading.read] or list(known)
+    unknown = [name for name in outputs if not any(_under(path, name) for path in known)]
+    if unknown:
+        faults = [
+            Mismatch(
+                f"outputs={name!r}",
+                "a path among the outputs",
+                name,
+                "one of " + ", ".join(nearest(name, known) or known[:4]),
+            )
+            for name in unknown
+        ]
+        raise PlanError("outputs names something that the old module does not return", faults)
+    return [path for path in known if any(_under(path, name) for name in outputs)]
+
+
+def _under(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}.")
+
+
+def _served(source: Signature, target: Signature, wanted: Sequence[str], options: Options) -> tuple[Plan, list[str]]:
+    """The plan that serves what is wanted, and what else costs nothing; and the paths of the latter."""
+
+    def planned(keep: Sequence[str]) -> Plan:
+        return plan(
+            source,
+            reduced(target, keep),
+            pairs={path: choice for path, choice in options.pairs.items() if path in keep or path not in known},
+            project=options.project,
+            indices=options.indices,
+        )
+
+    known = target.outputs.paths
+    least = planned(wanted)
+    if options.outputs is not None or len(wanted) == len(known):
+        return least, []
+    optional = [path for path in known if path not in wanted]
+    while optional:
+        try:
+            most = planned([path for path in known if path in wanted or path in optional])
+        except MatchError as error:
+            faulty = {fault.where for fault in error.mismatches}
+            left = [path for path in optional if path not in faulty]
+            if left == optional:
+                return least, []
+            optional = left
+            continue
+        routes = {route.target: route for route in most.routes}
+        free = [path for path in optional if _is_free(routes[path], target)]
+        if free == optional and all(routes[route.target] == route for route in least.routes):
+            return most, free
+        if free == optional:
+            return least, []
+        optional = free
+    return least, []
+
+
+def _is_free(route: Route, target: Signature) -> bool:
+    """Whether a leaf takes no layer; an index into a leaf that is the old module's own means nothing elsewhere."""
+    into = [gathering.values for gathering in target.invariants if gathering.index == route.target]
+    if route.specs[-1].role == "index" and not all(values.startswith("inputs.") for values in into):
+        return False
+    return all(isinstance(step, (Cast, DropPrefix, Rearrange)) for step in route.steps)
+
+
+def _part(
+    place: Place,
+    reading: Reading,
+    target: Signature,
+    made: Plan | None,
+    name: str,
+    wanted: Sequence[str],
+    free: Sequence[str],
+) -> Part:
+    old = place.module
+    missing = [path for path in target.outputs.paths if path not in (*wanted, *free)]
+    return Part(
+        path=place.path,
+        also_at=place.also_at,
+        old=type(old).__name__,
+        new=name,
+        plan=made,
+        calls=len(reading.calls),
+        read=tuple(wanted),
+        free=tuple(free),
+        left_out=tuple(missing),
+        invariants=made.target.invariants if made is not None else (),
+        parameters_before=sum(p.numel() for p in old.parameters()),
+        parameters_after=0,
+        generated=made.parameters if made is not None else 0,
+        remarks=tuple(_remarks(old, made)),
+    )
+
+
+def _remarks(old: nn.Module, made: Plan | None) -> list[str]:
+    remarks = []
+    hooks = len(old._forward_hooks) + len(old._forward_pre_hooks)
+    if hooks:
+        remarks.append(f"{hooks} hooks of the old module are not carried over")
+    grads = {p.requires_grad for p in old.parameters()}
+    if grads == {False} and made is not None and made.parameters:
+        remarks.append("the old module was frozen, so all of the new one is, adapters too")
+    if len(grads) == 2:
+        remarks.append("part of the old module was frozen; the new one takes this over where names agree")
+    return remarks
+
+
+def _generated(
+    place: Place, reading: Reading, kind: str, target: Signature, wanted: Sequence[str], surface: Surface
+) -> Successor:
+    """A generated layer between the shapes of the first input and of the one output that is read."""
+    inputs = [(path, spec) for path, spec in target.inputs.items() if spec.is_floating]
+    if len(wanted) != 1 or not inputs:
+        fault = Mismatch(place.path, "one output that is read", ", ".join(wanted), "swap in a module of your own")
+        raise SwapError(f"a generated layer serves one output, and `{place.path}` has {len(wanted)}", [fault])
+    sizes = target.sizes()
+    path, spec = inputs[0]
+    layer = Replacement(
+        kind=as_kind(kind), source=spec.shape(sizes)[1:], target=target.outputs[wanted[0]].shape(sizes)[1:]
+    )
+    if why := layer.refusal():
+        fault = Mismatch(place.path, f"{spec} -> {target.outputs[wanted[0]]}", why, 'swap(..., "linear")')
+        raise SwapError(f"{kind} cannot take the place of `{place.path}`", [fault])
+    contract = target
+    if kind == "linear":
+        inner = {axis for dim in (*spec.dims[1:], *target.outputs[wanted[0]].dims[1:]) for axis in dim.axes}
+        contract = fixed(target, sorted(inner & set(target.axes)))
+    made = None
+    if target.outputs.tree != Slot() or surface.methods or surface.properties or len(target.inputs.leaves) > 1:
+        made = _wrapped(layer, contract, wanted, path)
+    elif not _fits(layer, contract, wanted[0], path):
+        made = _wrapped(layer, contract, wanted, path)
+    part = _part(place, reading, target, made, str(layer), wanted, [])
+    generated = layer.parameters + (made.parameters if made is not None else 0)
+    remarks = [*part.remarks]
+    if contract is not target and contract.axes.keys() != target.axes.keys():
+        gone = ", ".join(f"{axis} = {sizes[axis]}" for axis in target.axes if axis not in contract.axes)
+        remarks.append(f"works at {gone} only, which the old module did not ask for")
+    unused = [other for other in target.inputs.paths if other != path]
+    if unused:
+        remarks.append(f"the generated layer sees {path} only, not {', '.join(unused)}")
+    update = {"says": surface.names, "generated": generated, "parameters_after": generated, "remarks": tuple(remarks)}
+    return Successor(place, part.model_copy(update=update), layer, surface, reading.escaped)
+
+
+def _fits(layer: Replacement, contract: Signature, wanted: str, path: str) -> bool:
+    """Whether a layer alone keeps the contract: what it does not mix stays as it comes in."""
+    given, made = contract.inputs[path], contract.outputs[wanted]
+    if given.dtype != made.dtype or given.dims[0] != made.dims[0]:
+        return False
+    if layer.kind == "linear":
+        return True
+    first = layer.kind == "conv1x1" or len(layer.source) >= 3
+    axis = 1 if first else len(given.dims) - 1
+    return len(given.dims) == len(made.dims) and all(
+        left == right for i, (left, right) in enumerate(zip(given.dims, made.dims, strict=True)) if i != axis
+    )
+
+
+def _wrapped(layer: Replacement, contract: Signature, wanted: Sequence[str], path: str) -> Plan:
+    """The plan that puts a layer's output into the old module's container; the layer itself is made on meta."""
+    with torch.device("meta"):
+        module = layer.build()
+    example = torch.empty(contract.inputs[path].shape(contract.sizes()), device="meta")
+    source = capture(module, example)
+    return plan(source, reduced(contract, wanted))
+
+
+def _moved(new: nn.Module, old: nn.Module, share: bool) -> nn.Module:
+    """Another set of module objects over the new one's weights, where and of what dtype the old one is."""
+    module = view(new) if share else copy.deepcopy(new)
+    _move(module, old)
+    return module
+
+
+def _move(module: nn.Module, old: nn.Module) -> None:
+    like = next((p for p in old.parameters() if p.is_floating_point()), None)
+    if like is not None:
+        module.to(device=like.device, dtype=like.dtype)
+
+
+def take_over(net: nn.Module, old: nn.Module) -> None:
+    """Bring a module into the mode, the gradient pattern and the memory format of another."""
+    net.train(old.training)
+    norms = {part.training for part in old.modules() if isinstance(part, _NORMS)}
+    if norms == {False}:
+        for part in net.modules():
+            if isinstance(part, _NORMS):
+                part.eval()
+    _take_over_gradients(net, old)
+    images = [p for p in old.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+    if images and all(p.is_contiguous(memory_format=torch.channels_last) for p in images):
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def _take_over_gradients(net: nn.Module, old: nn.Module) -> None:
+    """All frozen or all trained as the old one was; a mixed pattern goes over where names agree."""
+    pattern = {name: p.requires_grad for name, p in old.named_parameters() if p.is_floating_point()}
+    common = set(pattern.values())
+    for name, parameter in net.named_parameters():
+        if not parameter.is_floating_point() or not common:
+            continue
+        if len(common) == 1:
+            parameter.requires_grad_(common == {True})
+        elif (inner := name.removeprefix("backbone.")) in pattern and isinstance(net, AdaptedModule):
+            parameter.requires_grad_(pattern[inner])

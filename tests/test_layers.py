@@ -1,0 +1,55 @@
+"""Generated layers keep variance, and indices found from coordinates are the right ones."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from autoadapt.layers import conv1x1, linear, recover_indices
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+
+
+@pytest.mark.parametrize(("source", "target"), [(16, 512), (512, 16), (300, 300)])
+def test_projections_keep_the_variance_of_what_goes_in(source, target):
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    images = torch.randn(8, source, 12, 12, generator=generator)
+    assert conv1x1(source, target, spatial=2)(images).std().item() == pytest.approx(1, abs=0.06)
+    assert linear(source, target)(images.movedim(1, -1)).std().item() == pytest.approx(1, abs=0.06)
+
+
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+def test_a_convolution_maps_channels_and_leaves_the_grid(spatial):
+    layer = conv1x1(3, 5, spatial=spatial)
+    assert layer(torch.randn(2, 3, *range(4, 4 + spatial))).shape == (2, 5, *range(4, 4 + spatial))
+    assert torch.equal(layer.bias, torch.zeros(5))
+    assert conv1x1(3, 5, spatial=spatial, bias=False).bias is None
+
+
+@SETTINGS
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(0, 9999))
+def test_recovered_indices_are_the_ones_that_took_the_points(batch, count, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(batch, count, columns, generator=generator)
+    index = torch.randint(count, (batch, 2 * count), generator=generator)
+    width = min(columns, 3)
+    points = values[..., :width].gather(1, index.unsqueeze(-1).expand(-1, -1, width))
+    found = recover_indices(points, values, torch.int32)
+    assert found.dtype == torch.int32
+    assert torch.equal(found.long(), index)
+
+
+def test_of_equal_points_the_first_is_taken():
+    values = torch.tensor([[[1.0, 2], [3, 4], [1, 2]]])
+    assert recover_indices(values[:, 2:], values, torch.int64).tolist() == [[0]]
+
+
+def test_more_points_than_are_compared_at_once_are_found():
+    values = torch.randn(1, 700, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(recover_indices(values, values, torch.int64), torch.arange(700)[None])
+
+
+def test_a_point_that_is_no_row_is_refused():
+    values = torch.zeros(1, 4, 3)
+    with pytest.raises(ValueError, match="a coordinate is no row of the input, so its index cannot be recovered"):
+        recover_indices(values + 1e-7, values, torch.int64)

