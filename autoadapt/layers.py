@@ -1,14 +1,14 @@
-"""Layers that adapters are made of, beyond those that torch has. Imports torch alone, so that source can inline them."""
+"""Layers that adapters are made of, beyond those of torch. Imports torch alone, so that source can inline them."""
 
 from __future__ import annotations
 
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-__all__ = ["FlatLinear", "LeftOut", "conv1x1", "linear", "mlp", "recover_indices"]
+__all__ = ["FlatLinear", "LeftOut", "conv1x1", "fill_in", "linear", "mlp", "recover_indices"]
 
 # Dimension letters: B batch, M points taken, N points to take from, K columns of a point.
 
@@ -61,7 +61,7 @@ class FlatLinear(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         flat: torch.Tensor = self.linear(values.flatten(1))
-        return flat.unflatten(1, self.target)
+        return torch.unflatten(flat, 1, self.target)
 
     def extra_repr(self) -> str:
         return f"to {list(self.target)}"
@@ -89,13 +89,21 @@ def recover_indices(points_BMK: torch.Tensor, values_BNK: torch.Tensor, dtype: t
     """
     rows_BNK = values_BNK[..., : points_BMK.shape[-1]]
     found, exact = [], []
-    for part_BmK in points_BMK.split(256, dim=1):  # bounds the memory of the comparison
+    for part_BmK in torch.split(points_BMK, 256, dim=1):  # bounds the memory of the comparison
         same_BmN = (part_BmK.unsqueeze(2) == rows_BNK.unsqueeze(1)).all(-1)
         found.append(same_BmN.int().argmax(-1))
         exact.append(same_BmN.any(-1))
     if not torch.compiler.is_compiling() and not bool(torch.cat(exact, dim=1).all()):
         raise ValueError("a coordinate is no row of the input, so its index cannot be recovered")
     return torch.cat(found, dim=1).to(dtype)
+
+
+def fill_in(argument: dict[str, Any] | None, made: dict[str, Any]) -> dict[str, Any]:
+    """Add what was made to an argument that the caller gave to be filled in; an empty one counts as absent."""
+    if not argument:
+        return made
+    argument.update(made)
+    return argument
 
 
 class LeftOut:
@@ -123,7 +131,10 @@ class LeftOut:
 
     @classmethod
     def __torch_function__(cls, func: object, types: object, args: object = (), kwargs: object = None) -> NoReturn:
-        values = [*(args if isinstance(args, (list, tuple)) else ()), *(kwargs.values() if isinstance(kwargs, dict) else ())]
+        values = [
+            *(args if isinstance(args, (list, tuple)) else ()),
+            *(kwargs.values() if isinstance(kwargs, dict) else ()),
+        ]
         nested = [item for value in values for item in (value if isinstance(value, (list, tuple)) else [value])]
         next(item for item in nested if isinstance(item, cls))._refuse()
         raise AssertionError("torch calls this only where one of the arguments is of this class")

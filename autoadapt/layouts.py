@@ -70,6 +70,9 @@ class Factored:
         return dict(sorted(found.items()))
 
 
+POINTS = frozenset({"points"})
+"""The kind of a constant axis that lists points: these are chosen, never interpolated or mixed up with channels."""
+
 Layout: TypeAlias = tuple[tuple[str, ...], ...]
 """Names of the atoms on each axis."""
 
@@ -96,12 +99,17 @@ def factored(
         slope = factor.slope(next(iter(factor.axes))) if len(factor.axes) == 1 else None
         return Atom(factor.substitute(given) if given else factor, kind, 1 / slope if slope else None)
 
+    def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
+        if axis == spec.points and all(factor.constant is not None for factor in factors):
+            return tuple(Atom(factor, POINTS, None) for factor in factors)
+        return tuple(atom(factor) for factor in factors)
+
     split = [_split(dim) for dim in spec.dims]
     dims = tuple(dim.substitute(given) for dim in spec.dims) if given else spec.dims
     return Factored(
         spec=spec.model_copy(update={"dims": dims}),
         prefixes=tuple(prefix for prefix, _ in split),
-        atoms=tuple(tuple(atom(factor) for factor in factors) for _, factors in split),
+        atoms=tuple(atoms(axis, factors) for axis, (_, factors) in enumerate(split)),
     )
 
 
@@ -146,12 +154,24 @@ def chain(
     assigned = _assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
         return assigned
+    if why := _differing_points(assigned):
+        return Refusal(why)
     if not learned and not assigned.is_exact:
         return Refusal(f"a {target.role} leaf is passed on or picked from, never projected or interpolated")
     cast = _cast(spec, target)
     if isinstance(cast, Refusal):
         return cast
     return (*drops, *_arranged(assigned, project=project and learned), *cast)
+
+
+def _differing_points(assigned: _Assignment) -> str:
+    """Why sets of points of different sizes do not serve each other; empty where they agree."""
+    for name in assigned.resampled:
+        if assigned.then[name].kind == POINTS:
+            have, want = _size(assigned.before[name]), _size(assigned.then[name])
+            told = '; thin="repeat" takes some of them again' if have < want else ""
+            return f"there are {have} points and {want} are wanted{told}"
+    return ""
 
 
 def _cast(source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...] | Refusal:

@@ -23,6 +23,7 @@ __all__ = [
     "Rearrange",
     "Recover",
     "Resize",
+    "Thin",
     "after",
     "axis_groups",
     "multiply_adds",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 Dims: TypeAlias = tuple[Dim, ...]
+Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
+"""How points are chosen: far from each other, the first, at even steps, at random, or all of them again and again."""
 
 
 class _Frozen(BaseModel):
@@ -103,8 +106,24 @@ class Recover(_Frozen):
     dtype: str
 
 
+class Thin(_Frozen):
+    """Take some points of a set, by one choice for every leaf that lies on it; with `repeat`, some of them twice."""
+
+    op: Literal["thin"] = "thin"
+    axis: int
+    """Which axis of the leaf lists points."""
+    source: int
+    count: int
+    how: Thinning
+    points: str
+    """Path of the coordinates among the new module's outputs, `[B, N, K]`, or of any other leaf of the set."""
+    points_axis: int = 1
+    """Which axis of that leaf lists points."""
+    seed: int = 0
+
+
 Operation: TypeAlias = Annotated[
-    DropPrefix | Rearrange | Mean | Pool | Resize | Project | Cast | Recover,
+    DropPrefix | Rearrange | Mean | Pool | Resize | Project | Cast | Recover | Thin,
     Field(discriminator="op"),
 ]
 
@@ -120,6 +139,11 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
             return spec.model_copy(update={"dtype": dtype, "same_as": ""})
         case Recover(dtype=dtype):
             return TensorSpec(dtype=dtype, dims=spec.dims[:-1], role="index")
+        case Thin(axis=axis, source=source, count=count):
+            if spec.dims[axis] != source:
+                raise _refused(operation, spec, f"{source} points on axis {axis}")
+            dims = (*spec.dims[:axis], Dim(count), *spec.dims[axis + 1 :])
+            return spec.model_copy(update={"dims": dims, "same_as": ""})
         case _:
             if not spec.is_floating and not isinstance(operation, (DropPrefix, Rearrange)):
                 raise _refused(operation, spec, "floating-point values")
@@ -146,7 +170,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if dims[axis] != source:
                 raise _refused(operation, spec, f"{source} channels on axis {axis}")
             return (*dims[:axis], Dim(target), *dims[axis + 1 :])
-        case Cast() | Recover():
+        case Cast() | Recover() | Thin():
             return dims
         case _:
             assert_never(operation)
@@ -253,6 +277,8 @@ def text(operation: Operation) -> str:
             return f"to {dtype}"
         case Recover(values=values):
             return f"find in {values}"
+        case Thin(source=source, count=count, how=how):
+            return f"{source} points, {how} {count}"
         case _:
             assert_never(operation)
 

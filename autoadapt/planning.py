@@ -156,7 +156,7 @@ def plan(
     wanted = _served(_with_inputs(target, source), outputs)
     routes = _route_inputs(source, wanted)
     sources = _sources(source, wanted, routes)
-    taps = _inner_sources(block_boundaries(source.inner), source, wanted, routes)
+    taps = _inner_sources(block_boundaries(source.inner, source.sizes()), source, wanted, routes)
     others = _inner_sources(_not_among(source.inner, taps), source, wanted, routes) if pairs else []
     pairings = match(
         wanted,

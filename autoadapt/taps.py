@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -15,16 +16,18 @@ __all__ = ["block_boundaries"]
 Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
 
 
-def block_boundaries(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
+def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
     """The inner outputs at which blocks end, in the order in which they finish.
 
     A block is a module that holds two or more convolutions or linear layers. For each stride those blocks count that
     are nested least (a plain `nn.Sequential` or `nn.ModuleList` adds no nesting, and is no block if it holds single
     layers only); where there is none, the last of the layers before the next stride, such as the activation of a
-    stem. So a single convolution behind the blocks, as classifiers have before their pooling, is not taken.
+    stem. A single convolution behind the blocks, as classifiers have before their pooling, is not taken, unless the
+    whole model has it as a part of its own.
 
     Args:
         inner: What inner modules return, as `capture(..., inner=True)` notes it.
+        sizes: A size for every input axis.
     """
     by_strides: dict[Strides, list[InnerOutput]] = {}
     known: dict[TensorSpec, Strides] = {}
@@ -34,7 +37,10 @@ def block_boundaries(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
             strides = known[output.spec] = _strides(output.spec)
         if strides:
             by_strides.setdefault(strides, []).append(output)
-    found = [output for outputs in by_strides.values() for output in _boundaries(outputs)]
+    strides_of = {output.name: known[output.spec] for output in inner}
+    found = [
+        output for outputs in by_strides.values() for output in _boundaries(_full_grids(outputs, sizes), strides_of)
+    ]
     return sorted(found, key=lambda output: output.finished)
 
 
@@ -46,19 +52,58 @@ def _strides(spec: TensorSpec) -> Strides:
     return tuple(found.items()) if len(found) >= min(2, len(spec.dims) - 2) else ()
 
 
-def _boundaries(outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+def _full_grids(outputs: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
+    """Without the outputs that have lost most of their cells, as fully connected layers made of convolutions do."""
+    cells = [_cells(output, sizes) for output in outputs]
+    return [output for output, count in zip(outputs, cells, strict=True) if 4 * count >= max(cells)]
+
+
+def _cells(output: InnerOutput, sizes: Mapping[str, int]) -> int:
+    return math.prod(int(dim.evaluate(sizes)) for dim in output.spec.dims if dim.axes - {"B"})
+
+
+def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides]) -> list[InnerOutput]:
     blocks = [output for output in outputs if output.parent and output.layers >= 2]
     inside = {block.module.rpartition(".")[0] for block in blocks}
-    blocks = [block for block in blocks if block.kind != "Sequential" or block.module in inside]
+    single = {_tensor(output) for output in outputs if output.layers == 1}
+    blocks = [
+        block
+        for block in blocks
+        if block.kind != "Sequential" or (block.module in inside and _tensor(block) not in single)
+    ]
     if not blocks:
-        return _outermost(outputs)[-1:]
+        return _last_layer(outputs, strides_of)
     least = min(block.nesting for block in blocks)
-    return _alike(_distinct([block for block in blocks if block.nesting == least]))
+    level = _distinct(_first_leaves([block for block in blocks if block.nesting == least]))
+    return [*_alike(level), *_final_layer(outputs, level[-1])]
 
 
-def _outermost(outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:
+    """Without what modules hand on beside a first output of the same stride."""
+    main = {output.module for output in outputs if output.path == "0"}
+    return [output for output in outputs if output.path == "0" or output.module not in main]
+
+
+def _last_layer(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides]) -> list[InnerOutput]:
+    """The last layer at a stride without blocks; what stands inside a module of another stride leads on to that."""
     least = min(output.nesting for output in outputs)
-    return [output for output in outputs if output.nesting == least]
+    level = [output for output in outputs if output.nesting == least]
+    own = strides_of[level[0].name]
+    staying = [o for o in level if strides_of.get(o.module.rpartition(".")[0], own) == own]
+    return (staying or level)[-1:]
+
+
+def _final_layer(outputs: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
+    """A convolution with its norm and activation that the model applies last, as one module of its own."""
+    return [
+        output
+        for output in outputs
+        if output.finished > last.finished and output.parent and output.layers == 1 and "." not in output.module
+    ][-1:]
+
+
+def _tensor(output: InnerOutput) -> str:
+    return output.same_as or output.module
 
 
 def _distinct(outputs: Iterable[InnerOutput]) -> list[InnerOutput]:

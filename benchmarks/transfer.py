@@ -22,7 +22,8 @@ from torch import nn
 from autoadapt.tables import columns
 from autoadapt.weights import transfer
 from autoadapt.weights.dialects import DIALECTS
-from autoadapt.weights.names import Renaming, pair_by_name
+from autoadapt.weights.names import pair_by_name
+from autoadapt.weights.renaming import Renaming
 from autoadapt.weights.specs import Spec
 
 WIDTH = 1024  # a layer is 4 MiB

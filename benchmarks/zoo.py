@@ -181,7 +181,9 @@ def compared_levels(model: nn.Module, source: aa.Signature, plan: aa.Plan) -> li
 
 
 def stands_for(model: nn.Module, name: str, tap: str) -> bool:
-    """Whether timm names a list of modules, which is never called, and the tap is its last."""
+    """Whether the tap is a leaf of the module that timm names, or the last of a list, which is never called itself."""
+    if tap.partition(":")[0] == name:
+        return True
     listed = dict(model.named_modules()).get(name)
     if not isinstance(listed, nn.ModuleList):
         return False

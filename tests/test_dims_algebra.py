@@ -34,9 +34,7 @@ def test_evaluation_equals_python_arithmetic_of_the_same_expression(expression, 
 @SETTINGS
 @given(expressions(depth=2), expressions(depth=2))
 def test_equality_agrees_with_brute_force_and_hash_with_equality(left, right):
-    points = [
-        dict(zip(AXES, at, strict=True)) for at in itertools.product(range(0, 40, 3), range(41), (0, 1, 7))
-    ]
+    points = [dict(zip(AXES, at, strict=True)) for at in itertools.product(range(0, 40, 3), range(41), (0, 1, 7))]
     same = all(left[1](at) == right[1](at) for at in points)
     if left[0] == right[0]:
         assert same
@@ -66,9 +64,7 @@ def test_substitution_commutes_with_evaluation(outer, inner, at):
 @given(expressions(), sizes)
 def test_terms_and_factors_multiply_out_to_the_dim(expression, at):
     dim, python = expression
-    total = sum(
-        c * int(torch.tensor([f.evaluate(at) for f in product] or [1]).prod()) for c, product in dim.terms
-    )
+    total = sum(c * int(torch.tensor([f.evaluate(at) for f in product] or [1]).prod()) for c, product in dim.terms)
     assert total == python(at)
     if dim.factors is not None:
         product = 1
@@ -159,14 +155,10 @@ def test_a_traced_graph_computes_the_right_number(expression):
 def test_a_traced_graph_reads_as_a_person_would_write_it():
     class Sizes(torch.nn.Module):
         def forward(self, height):
-            return Dim.parse("2*ceil(H/32) - 1").evaluate({"H": height}) + Dim.parse("3 - H").evaluate(
-                {"H": height}
-            )
+            return Dim.parse("2*ceil(H/32) - 1").evaluate({"H": height}) + Dim.parse("3 - H").evaluate({"H": height})
 
     code = fx.symbolic_trace(Sizes()).code
-    names = [
-        node.target.__name__ for node in fx.symbolic_trace(Sizes()).graph.nodes if node.op == "call_function"
-    ]
+    names = [node.target.__name__ for node in fx.symbolic_trace(Sizes()).graph.nodes if node.op == "call_function"]
     assert names == ["add", "floordiv", "mul", "sub", "sub", "add"], code
 
 
@@ -178,9 +170,7 @@ def test_symbolic_sizes_flow_through_an_export():
             size = [Dim.parse("max(3, ceil(H/4))").evaluate(at), Dim.parse("floor(3*W/2)").evaluate(at)]
             return torch.nn.functional.interpolate(image_BCHW, size=size)
 
-    dynamic = {
-        "image_BCHW": {2: torch.export.Dim("h", min=8, max=512), 3: torch.export.Dim("w", min=8, max=512)}
-    }
+    dynamic = {"image_BCHW": {2: torch.export.Dim("h", min=8, max=512), 3: torch.export.Dim("w", min=8, max=512)}}
     exported = torch.export.export(Resize(), (torch.zeros(2, 3, 32, 48),), dynamic_shapes=dynamic).module()
     assert exported(torch.zeros(2, 3, 101, 33)).shape == (2, 3, 26, 49)
     assert exported(torch.zeros(2, 3, 8, 9)).shape == (2, 3, 3, 13)

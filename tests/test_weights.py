@@ -12,12 +12,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from weights_models import Adapted, PoseNet, Tied, equal, prefixed, randomised, snapshot
 
 from autoadapt.errors import TransferError
-from autoadapt.weights import Dialect, Rule, Transfer, transfer
+from autoadapt.weights import Dialect, Rule, Transfer, transfer, transfer_command
 
 
 def check_ledger(report: Transfer, source: dict[str, torch.Tensor], before: dict, model: nn.Module) -> None:
@@ -339,6 +339,15 @@ def test_a_policy_that_does_not_apply_is_a_mismatch_that_says_so() -> None:
     assert entry.how == "18 -> 15 on the output axis (key points + 1); resample does not apply"
 
 
+def test_a_model_can_be_its_own_source() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    before = snapshot(model)
+    transfer(model, model, rename={r"^a\.": "c.", r"^b\.": "a.", r"^c\.": "b."})
+    after = snapshot(model)
+    assert torch.equal(after["a.weight"], before["b.weight"])
+    assert torch.equal(after["b.weight"], before["a.weight"])
+
+
 # What belongs together
 
 
@@ -470,6 +479,33 @@ def test_patterns_that_fit_nothing_are_remarked_with_the_nearest() -> None:
         'include: "stage22" fits nothing, nearest "stage2"',
         'exclude: "deconv_layer" fits nothing, nearest "deconv_layers"',
     )
+
+
+def test_the_hint_names_the_prefix_through_which_the_rest_would_meet() -> None:
+    source = nn.ModuleDict({"fc": nn.Linear(50, 50), "aux": nn.ModuleDict({"cls": nn.Linear(3, 2)})})
+    model = nn.ModuleDict({"fc": nn.Linear(50, 50), "extra": nn.ModuleDict({"cls": nn.Linear(3, 2)}), "new": WIDE})
+    report = transfer(source, model)
+    assert report.hint == 'rename={r"^aux\\.": "extra."}      2 names would agree'
+    assert str(report).splitlines()[-1] == f" hint       {report.hint}"
+
+
+WIDE = nn.Linear(60, 60)
+
+
+def test_the_command_saves_weights_and_report(tmp_path: Path) -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    torch.save({"net": prefixed(source.state_dict(), "old.")}, tmp_path / "w.pth")
+    out, told = tmp_path / "out.safetensors", tmp_path / "report.json"
+    report = transfer_command(
+        tmp_path / "w.pth", model, rename=[r"^old\.="], shapes=["head_heatmap.*=slice"], output=out, report=told
+    )
+    assert Transfer.model_validate_json(told.read_text()) == report
+    assert equal(load_file(out), model.state_dict())
+    again = PoseNet(14)
+    dry = transfer_command(tmp_path / "w.pth", again, shapes=["slice"])
+    assert dry.dry_run
+    with pytest.raises(TransferError, match="an argument is malformed\n--shapes slice"):
+        transfer_command(tmp_path / "w.pth", again, shapes=["slice", "a=skip"])
 
 
 def test_entries_that_are_no_tensors_do_no_harm() -> None:

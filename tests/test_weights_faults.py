@@ -271,6 +271,28 @@ state dict -> ModuleDict
             body.a.0.weight, body.a.0.bias, ...      in the model
   try       rename={r"^enc\\.": "body."}      2 names would agree""",
     ),
+    "a total miss by shape": (
+        linear,
+        lambda: nn.Linear(5, 7),
+        {},
+        """\
+TransferError: a total miss: none of 2 tensors would be loaded
+state dict -> Linear
+  expected  shapes that agree
+  found     2 names agree, none of their shapes; weight: 2 -> 7 on the output axis, 3 -> 5 on the input axis
+  try       shapes="slice\"""",
+    ),
+    "nothing left": (
+        state,
+        net,
+        {"exclude": ["*"]},
+        """\
+TransferError: a total miss: none of 9 tensors would be loaded
+state dict -> Sequential
+  expected  something to load
+  found     all 9 tensors left out
+  try       include=, exclude=, scope=""",
+    ),
     "one rule, two sources": (
         state,
         net,

@@ -14,9 +14,10 @@ from weights_models import equal, snapshot
 
 from autoadapt.errors import TransferError
 from autoadapt.weights import POLICIES, transfer
-from autoadapt.weights.names import Renaming, pair_by_name
+from autoadapt.weights.names import pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import matcher, merged
+from autoadapt.weights.renaming import Renaming, read_renaming
 from autoadapt.weights.specs import Spec
 
 
@@ -93,15 +94,9 @@ def test_rules_come_before_exact_names() -> None:
 
 def test_a_rule_and_a_prefix_work_together() -> None:
     sources = [*numbered([f"module.{n}" for n in NAMES[:3]]), Spec("module.classifier.weight", (4, 3))]
-    rules = Renaming(rules=transfer_rules({r"classifier\.": "head."}))
+    rules = read_renaming({r"classifier\.": "head."})
     found = pair_by_name(sources, numbered(NAMES), rules).pairs
     assert found["module.classifier.weight"] == ("head.weight", 'prefix "module." removed')
-
-
-def transfer_rules(rules: dict[str, str]) -> tuple:
-    from autoadapt.weights import Rule
-
-    return tuple(Rule(pattern=p, replacement=r) for p, r in rules.items())
 
 
 # Order
@@ -143,7 +138,7 @@ def test_order_lets_the_classifier_alone_differ() -> None:
         "fc.weight",
         "head.weight",
     )
-    with pytest.raises(TransferError, match="order does not match: layer 1"):
+    with pytest.raises(TransferError, match="order does not match\nlayer 1"):
         pair_by_order(old, [Spec("b.weight", (9, 3)), Spec("head.weight", (1000, 8))])
 
 

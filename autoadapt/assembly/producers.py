@@ -125,7 +125,7 @@ class Producer:
             update={"inputs": signature.inputs, "positional": signature.positional}
         )
         pairs = {key: demand.level.path for key, demand in self.demands.items()}
-        self.plan = plan(signature, contract, pairs=pairs)
+        self.plan = _unremarked(plan(signature, contract, pairs=pairs))
         self.module = build(self.module, self.plan)
 
     def _own(self, demand: Demand) -> TensorSpec:
@@ -150,6 +150,13 @@ class Producer:
 
 def _alone(level: Level, spec: TensorSpec) -> Level:
     return levels_of(Signature.parse({"x": spec}))[0]
+
+
+def _unremarked(made: Plan) -> Plan:
+    """Without the remark that pairs were given, since it was not the user who gave them."""
+    said = "chosen by the caller"
+    routes = (r.model_copy(update={"remark": r.remark.removeprefix(said).removeprefix("; ")}) for r in made.routes)
+    return made.model_copy(update={"routes": tuple(routes)})
 
 
 def meta_inputs(specs: list[TensorSpec], sizes: Mapping[str, int]) -> list[torch.Tensor]:

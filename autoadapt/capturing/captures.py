@@ -19,6 +19,7 @@ from autoadapt.capturing.sizing import (
     LONG_STEP,
     InputAxes,
     Steps,
+    find_regular_steps,
     find_steps,
     name_axes,
     probing_sizes,
@@ -170,6 +171,8 @@ class _Session:
         base = self._base()
         steps = self._steps(base)
         solution = self._solve(base, steps)
+        if self._resizes_itself(solution):
+            steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
         fixed = self._fixed_image(steps)
         solution = self._with_grids(solution, fixed)
         tensors_in, tensors_out = self._real_values()
@@ -222,14 +225,20 @@ class _Session:
     def _steps(self, base: Mapping[str, int]) -> Steps:
         around = InputAxes(self._axes.names, dict(base))
         long_steps = (96, 70) if self._probe.real else (LONG_STEP,)
-        return find_steps(self._run, around, long_steps=long_steps)
+        steps = find_steps(self._run, around, long_steps=long_steps)
+        if all(self._run(sizes) is not None for sizes in self._schedule(base, steps)):
+            return steps
+        return find_regular_steps(self._run, around, steps)
+
+    def _schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
+        long_step = 64 if self._probe.real else LONG_STEP
+        return probing_sizes(base, steps, long_step=long_step)
 
     def _solve(self, base: dict[str, int], steps: Steps) -> Solution:
         first = self._run(base)
         assert first is not None, "the base ran before"
-        long_step = 64 if self._probe.real else LONG_STEP
         seen = [(base, first)]
-        for sizes in probing_sizes(base, steps, long_step=long_step):
+        for sizes in self._schedule(base, steps):
             observation = self._run(sizes)
             if observation is not None:
                 seen.append((sizes, observation))
@@ -242,6 +251,14 @@ class _Session:
         """Height and width, with a step of 0, where the module takes images of one size only."""
         images = [names for names in self._axes.names if names[-2:] == ("H", "W")]
         return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
+
+    def _resizes_itself(self, solution: Solution) -> bool:
+        """Whether nothing inside follows the size of the image, as where a module resizes its input first.
+
+        Such a module is taken for one of a single size, so that its maps count as maps.
+        """
+        maps = [dims for dims in solution.inner.values() if len(dims) >= 3]
+        return bool(maps) and not any(dim.axes & {"H", "W"} for dims in (*maps, *solution.outputs) for dim in dims)
 
     def _with_grids(self, solution: Solution, fixed: Steps) -> Solution:
         """Constants that are heights and widths, as functions of H and W."""

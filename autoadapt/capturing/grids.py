@@ -7,7 +7,7 @@ that strides can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -119,30 +119,35 @@ class GridReader:
         return None if axis is None else Grid(*shape[axis : axis + 2])
 
     def _spatial_axis(self, shape: Shape) -> int | None:
-        """Where height and width stand in four axes: channels first where both readings are possible."""
-        return next((axis for axis in (2, 1) if self._stride(Grid(*shape[axis : axis + 2])) is not None), None)
+        """Where height and width stand in four axes: what divides evenly first, then channels before cells."""
+        options = [(axis, self._read(Grid(*shape[axis : axis + 2]))) for axis in (2, 1)]
+        even = [axis for axis, dims in options if dims is not None and dims[1]]
+        return (even or [axis for axis, dims in options if dims is not None] or [None])[0]
 
-    def _stride(self, grid: Grid) -> int | None:
-        """The one stride that makes a grid of the image, rounding down or up; None where there is none."""
+    def _read(self, grid: Grid) -> tuple[tuple[Dim, Dim], bool] | None:
+        """Height and width of a grid as functions of H and W of one stride, and whether they only round.
+
+        A convolution without padding loses border cells: 27 cells of 224 pixels at stride 8 are `floor((H - 8)/8)`.
+        """
         if min(grid.height, grid.width) < 2:
             return None
+        sizes = ((Dim.axis("H"), self._height, grid.height), (Dim.axis("W"), self._width, grid.width))
         for stride in dict.fromkeys([round(self._height / grid.height), self._height // grid.height]):
             if not 1 <= stride <= LARGEST_STRIDE:
                 continue
-            sizes = ((self._height, grid.height), (self._width, grid.width))
-            if all(size // stride == cells for size, cells in sizes):
-                return stride
-            if all(-(-size // stride) == cells for size, cells in sizes):
-                return stride
+            if all(size // stride == cells for _, size, cells in sizes):
+                return (sizes[0][0] // stride, sizes[1][0] // stride), True
+            if all(-(-size // stride) == cells for _, size, cells in sizes):
+                return (sizes[0][0].ceildiv(stride), sizes[1][0].ceildiv(stride)), True
+            lost = [size // stride - cells for _, size, cells in sizes]
+            if stride > 1 and lost[0] == lost[1] and lost[0] in (1, 2):
+                shift = lost[0] * stride
+                return ((sizes[0][0] - shift) // stride, (sizes[1][0] - shift) // stride), False
         return None
 
-    def _dims(self, grid: Grid) -> Sequence[Dim]:
-        stride = self._stride(grid)
-        if stride is None:
-            return Dim(grid.height), Dim(grid.width)
-        pairs = ((Dim.axis("H"), self._height, grid.height), (Dim.axis("W"), self._width, grid.width))
-        rounds_down = all(size // stride == cells for _, size, cells in pairs)
-        return [axis // stride if rounds_down else axis.ceildiv(stride) for axis, _, _ in pairs]
+    def _dims(self, grid: Grid) -> tuple[Dim, Dim]:
+        read = self._read(grid)
+        return read[0] if read is not None else (Dim(grid.height), Dim(grid.width))
 
     def _tokens(self, grid: Grid, prefix: int) -> Dim:
         height, width = self._dims(grid)

@@ -10,7 +10,7 @@ import torch
 
 from autoadapt.capturing.probing import Observation, Shape
 
-__all__ = ["InputAxes", "Run", "Steps", "find_steps", "held_out_sizes", "name_axes", "probing_sizes", "untie"]
+__all__ = ["InputAxes", "Run", "Steps", "find_regular_steps", "find_steps", "held_out_sizes", "name_axes", "probing_sizes", "untie"]
 
 Run: TypeAlias = Callable[[Mapping[str, int]], Observation | None]
 """Runs the module at sizes of the input axes; None where it raises."""
@@ -140,6 +140,33 @@ def _find_step(run: Run, name: str, example: Mapping[str, int], guesses: Sequenc
     for prime in (2, 3, 5, 7):
         while found % prime == 0 and found > prime and legal(found // prime):
             found //= prime
+    return found
+
+
+STEP_GUESSES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 48, 56, 64, 96, 112, 128, 192, 224, 256, 384, 448)
+
+
+def find_regular_steps(run: Run, axes: InputAxes, steps: Steps) -> Steps:
+    """As `find_steps`, for modules that take some sizes in a row and refuse others further on.
+
+    A step counts only if several multiples of it run; an axis without one may not vary.
+
+    Args:
+        run: Runs the module.
+        axes: Its input axes.
+        steps: What `find_steps` said, which some sizes have contradicted.
+    """
+    example = axes.example
+    found: Steps = {}
+
+    def legal(name: str, step: int) -> bool:
+        return all(run({**example, name: example[name] + step * units}) is not None for units in (1, 3, 16, 37))
+
+    for name in steps:
+        guesses = dict.fromkeys([*(step for step in found.values() if step > 1), *STEP_GUESSES])
+        step = next((guess for guess in guesses if legal(name, guess)), None)
+        if step is not None:
+            found[name] = step
     return found
 
 

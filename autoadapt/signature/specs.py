@@ -54,6 +54,8 @@ class TensorSpec(_Frozen):
     role: Role = "feature"
     same_as: str = ""
     """Where the very same tensor stands already: `inputs.x`, or the path of an earlier output."""
+    points: int | None = Field(default=None, exclude=True, repr=False)
+    """Which axis lists points that other leaves lie on too; noted while planning."""
 
     @field_validator("dtype")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -70,13 +70,16 @@ def _spec(name: str, tensor: Tensor) -> Spec:
     return Spec(name, tuple(tensor.shape), kind + str(tensor.dtype).removeprefix("torch."))
 
 
-def read_checkpoint(source: Source, scope: str | None, targets: Sequence[Spec]) -> Checkpoint:
+def read_checkpoint(
+    source: Source, scope: str | None, targets: Sequence[Spec], storages: Set[int] = frozenset()
+) -> Checkpoint:
     """Open a source and find the state dict in it.
 
     Args:
         source: A path, a mapping or a module.
         scope: The container to take, where the choice is not to be left to likeness.
         targets: What the model holds; decides between containers.
+        storages: Where the model holds it; what a source shares with the model is read before it is written.
 
     Raises:
         SourceError: If a file cannot be read.
@@ -84,15 +87,15 @@ def read_checkpoint(source: Source, scope: str | None, targets: Sequence[Spec]) 
     """
     match source:
         case nn.Module():
-            return _unwrap(dict(source.state_dict()), type(source).__name__, scope, targets)
+            return _unwrap(dict(source.state_dict()), type(source).__name__, scope, targets, storages)
         case Mapping():
-            return _unwrap(source, "state dict", scope, targets)
+            return _unwrap(source, "state dict", scope, targets, storages)
         case str() | os.PathLike():
             _refuse_address(str(source))
             path = find_file(Path(source))
             shards = open_shards(path)
             if shards is None:
-                return _unwrap(load_pickle(path), path.name, scope, targets)
+                return _unwrap(load_pickle(path), path.name, scope, targets, storages)
             return _from_shards(shards, path)
     fault = Mismatch("source", "a path, a state dict or a module", type(source).__name__)
     raise TransferError("the source is of no known kind", [fault])
@@ -111,16 +114,23 @@ def _from_shards(shards: Tensors, path: Path) -> Checkpoint:
     return Checkpoint(path.name, "", (), shards, specs)
 
 
-def _unwrap(content: Any, name: str, scope: str | None, targets: Sequence[Spec]) -> Checkpoint:
+def _unwrap(content: Any, name: str, scope: str | None, targets: Sequence[Spec], storages: Set[int]) -> Checkpoint:
     if isinstance(content, nn.Module):
         content = dict(content.state_dict())
     found = dict(_containers(content))
     if not found:
         raise TransferError("there is no state dict", [_no_tensors(name, _describe(content))])
     path = _choose(found, scope, targets)
-    tensors = _Memory({key: value for key, value in found[path].items() if isinstance(value, Tensor)})
+    own = {key: _apart(value, storages) for key, value in found[path].items() if isinstance(value, Tensor)}
+    tensors = _Memory(own)
     others = [f"{other or 'top level'} ({_count(found[other])} tensors)" for other in found if other != path]
     return Checkpoint(name, path, tuple(others), tensors, tuple(tensors.specs()))
+
+
+def _apart(tensor: Tensor, storages: Set[int]) -> Tensor:
+    """A tensor that writing to the model does not change."""
+    dense = tensor.layout is torch.strided and not tensor.is_meta
+    return tensor.detach().clone() if dense and tensor.untyped_storage().data_ptr() in storages else tensor
 
 
 def _no_tensors(name: str, found: str) -> Mismatch:

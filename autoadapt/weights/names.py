@@ -15,19 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.dialects import DIALECTS, WRAPPERS, Dialect, Rule, rewrite
+from autoadapt.weights.dialects import DIALECTS, WRAPPERS, Dialect, rewrite
 from autoadapt.weights.prefixes import Exchange, best_exchange, exchanges
+from autoadapt.weights.renaming import Renaming
 from autoadapt.weights.specs import Spec
 
-__all__ = ["Pairing", "Renaming", "pair_by_name", "prefix_hint"]
-
-
-@dataclass(frozen=True)
-class Renaming:
-    """What the user says about names: rewrite rules, and dialects to use instead of the built-in ones."""
-
-    rules: tuple[Rule, ...] = ()
-    dialects: tuple[Dialect, ...] = ()
+__all__ = ["Pairing", "pair_by_name", "prefix_hint"]
 
 
 @dataclass
@@ -39,12 +32,17 @@ class Pairing:
         targets: Tensors of the model without a source, by name.
         pairs: Target and stage, by source name.
         remarks: What a person should know about a choice.
+        whole: Elements of the smaller side at the start.
     """
 
     sources: dict[str, Spec]
     targets: dict[str, Spec]
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    whole: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole = min(sum(spec.numel for spec in side.values()) for side in (self.sources, self.targets))
 
     def settle(self, pairs: Iterable[tuple[str, str]], stage: str) -> None:
         """Fix pairs; both ends are free no more."""
@@ -157,7 +155,7 @@ def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect) -> _View
         return None
     specs = {name: pairing.sources[old] for name, old in sources.items()}
     exchange, remarks = best_exchange(
-        specs, {name: pairing.targets[old] for name, old in targets.items()}, dialect.joiner
+        specs, {name: pairing.targets[old] for name, old in targets.items()}, dialect.joiner, pairing.whole
     )
     return None if exchange is None else _View(dialect.name, sources, targets, exchange, remarks)
 

@@ -86,9 +86,15 @@ def exchanges(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separato
 
 
 def best_exchange(
-    sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str = "."
+    sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str = ".", whole: int = 0
 ) -> tuple[Exchange | None, list[str]]:
     """The one exchange that fits best, and remarks on what was passed over.
+
+    Args:
+        sources: Tensors by their names, possibly rewritten.
+        targets: The same of the model.
+        separator: What stands between segments.
+        whole: Elements of the smaller side, with what was paired before.
 
     Raises:
         TransferError: If two fit equally well and none of them is an averaged copy.
@@ -100,7 +106,7 @@ def best_exchange(
         prefix "module." removed
     """
     # Every vote of names that are no prefix apart is for the empty pair, so exact names come along.
-    found = [e for e in exchanges(sources, targets, separator) if _credible(e, sources, targets)]
+    found = [e for e in exchanges(sources, targets, separator) if _credible(e, min(len(sources), len(targets)), whole)]
     if not found:
         return None, []
     equal = [found[0], *(e for e in found[1:] if e.rivals(found[0]))]
@@ -126,17 +132,16 @@ def _ambiguity(equal: list[Exchange]) -> Mismatch:
     return Mismatch("names", "one prefix that fits best", ", ".join(map(str, equal)), remedy)
 
 
-def _credible(exchange: Exchange, sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> bool:
+def _credible(exchange: Exchange, names: int, whole: int) -> bool:
     """Whether an exchange explains enough to be believed.
 
     A prefix put on or taken off leaves whole names equal, which is evidence enough where shapes
     are equal too, and for most of a side even where they are not. One that becomes another must
-    explain most of a side: else `blocks.12.` of a deeper model would become `layers.5.`.
+    explain half of the smaller side: else `blocks.12.` of a deeper model would become `layers.5.`.
     """
     if not (exchange.source and exchange.target):
-        return exchange.elements > 0 or 2 * len(exchange.pairs) >= min(len(sources), len(targets))
-    whole = min(sum(s.numel for s in sources.values()), sum(t.numel for t in targets.values()))
-    return 2 * exchange.elements >= whole
+        return exchange.elements > 0 or 2 * len(exchange.pairs) >= names
+    return exchange.elements > 0 and 2 * exchange.elements >= whole
 
 
 def _votes(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str) -> dict[tuple[str, str], int]:

@@ -36,6 +36,11 @@ class Slot:
     parameter: bool
     tied: str = ""
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether it is dense and not on the meta device."""
+        return self.tensor.layout is torch.strided and not self.tensor.is_meta
+
 
 def model_slots(model: nn.Module) -> dict[str, Slot]:
     """The slots of a model, by name, in the order of its state dict.

@@ -6,32 +6,28 @@ check has passed.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from torch import nn
 
-from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.checkpoints import Checkpoint, Source, read_checkpoint, refuse_scope
 from autoadapt.weights.conversions import Shapes, check_policies
-from autoadapt.weights.dialects import DIALECTS, Dialect, Rule
+from autoadapt.weights.guards import check_arguments, guard, leftover_hint
 from autoadapt.weights.ledger import Transfer
-from autoadapt.weights.names import Pairing, Renaming, pair_by_name, prefix_hint
+from autoadapt.weights.names import Pairing, pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
+from autoadapt.weights.renaming import Rename, Renaming, read_renaming
 from autoadapt.weights.selection import Selection
 from autoadapt.weights.slots import Slot, model_slots, refuse_unwritable
 from autoadapt.weights.specs import Spec
-from autoadapt.weights.summary import percent
 from autoadapt.weights.verdicts import Expected, Verdicts, decide, model_entries, source_entries
 from autoadapt.weights.writing import Move, Written, same_values, write
 
-__all__ = ["Rename", "transfer"]
-
-Rename: TypeAlias = "str | Dialect | Mapping[str, str] | Sequence[str | Dialect | Rule | tuple[str, str]] | None"
-"""Rewrite rules (`{regex: replacement}`), the name of a dialect, a dialect, or a list of these."""
+__all__ = ["transfer"]
 
 
 def transfer(
@@ -85,80 +81,24 @@ def transfer(
         >>> report.model_counts, int(model.weight.sum())
         ({'loaded': 1, 'missing': 1}, 6)
     """
-    _check_arguments(match, min_coverage)
+    check_arguments(match, min_coverage)
     selection = Selection.parse(include, exclude, expect_missing, expect_unexpected, check_policies(shapes))
     slots = model_slots(model)
     targets = [slot.spec for slot in slots.values()]
-    checkpoint = read_checkpoint(source, scope, targets)
+    storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
+    checkpoint = read_checkpoint(source, scope, targets, storages)
     outside = _outside_scope(checkpoint, scope)
     wanted = [s for s in checkpoint.specs if s.name not in outside and not selection.exclude(s.name)]
-    pairing = _pair(wanted, targets, match, _renaming(rename))
+    pairing = _pair(wanted, targets, match, read_renaming(rename))
     verdicts = _decide(pairing, checkpoint, slots, selection, outside)
     report = _report(checkpoint, model, slots, verdicts, selection, pairing.remarks, dry_run)
-    _guard(report, min_coverage, wanted, targets, match)
+    report = report.model_copy(update={"hint": leftover_hint(report)})
+    guard(report, min_coverage, wanted, targets, match)
     moves = _first_of_tied(verdicts, checkpoint)
     refuse_unwritable(model, [move.slot for move in moves])
     if dry_run:
         return report
     return _finish(report, write(moves, checkpoint.tensors), len(verdicts.moves))
-
-
-def _check_arguments(match: str, min_coverage: float) -> None:
-    faults = []
-    if match not in ("names", "order"):
-        close = nearest(match, ("names", "order"), count=1) or ["names"]
-        faults.append(Mismatch("match", '"names" or "order"', repr(match), f'match="{close[0]}"'))
-    if not 0 <= min_coverage <= 1:
-        faults.append(Mismatch("min_coverage", "a share between 0 and 1", str(min_coverage), "min_coverage=0.9"))
-    if faults:
-        raise TransferError("an argument is wrong", faults)
-
-
-def _renaming(rename: Rename) -> Renaming:
-    """Read `rename` at the door."""
-    parts: Sequence[object]
-    match rename:
-        case None:
-            parts = ()
-        case str() | Dialect():
-            parts = (rename,)
-        case Mapping():
-            parts = tuple(rename.items())
-        case _:
-            parts = tuple(rename)
-    rules = tuple(_rule(part) for part in parts if not isinstance(part, str | Dialect))
-    dialects = tuple(_dialect(part) for part in parts if isinstance(part, str | Dialect))
-    return Renaming(rules, dialects)
-
-
-def _rule(part: object) -> Rule:
-    try:
-        match part:
-            case Rule():
-                rule = part
-            case (str(pattern), str(replacement)):
-                rule = Rule(pattern=pattern, replacement=replacement)
-            case _:
-                raise ValueError("neither a rule nor a pair of texts")
-        # The replacement can be wrong as well (a group that is not there).
-        re.compile(rule.pattern + "|").sub(rule.replacement, "")
-    except (re.error, ValueError) as error:
-        fault = Mismatch(f"rename, {part!r}", "a regex and its replacement", str(error), 'rename={r"^old\\.": "new."}')
-        raise TransferError("a rewrite rule is malformed", [fault]) from error
-    return rule
-
-
-def _dialect(part: str | Dialect) -> Dialect:
-    if isinstance(part, Dialect):
-        return part
-    known = {dialect.name: dialect for dialect in DIALECTS}
-    if part not in known:
-        close = nearest(part, known, count=1)
-        fault = Mismatch(
-            "rename", f"one of {', '.join(known)}", repr(part), "\n".join(f'rename="{name}"' for name in close)
-        )
-        raise TransferError("unknown dialect", [fault])
-    return known[part]
 
 
 def _outside_scope(checkpoint: Checkpoint, scope: str | None) -> dict[str, str]:
@@ -230,44 +170,6 @@ def _adapters_are_new(checkpoint: Checkpoint, slots: Mapping[str, Slot]) -> bool
 def _casts(verdicts: Verdicts) -> list[str]:
     casts = Counter((move.source.dtype, move.slot.spec.dtype) for move in verdicts.moves.values())
     return [f"cast from {old} to {new}: {count}" for (old, new), count in casts.items() if old != new]
-
-
-def _guard(report: Transfer, min_coverage: float, sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> None:
-    """Refuse a total miss, and less than was asked for."""
-    floating = [entry for entry in report.targets if entry.parameter] or report.targets
-    if not any(entry.taken for entry in floating):
-        fault = Mismatch(
-            f"{report.source} -> {report.model}",
-            "names that agree",
-            _examples(sources, targets),
-            _hint(sources, targets, match),
-        )
-        raise TransferError(f"a total miss: none of {len(report.sources)} tensors would be loaded", [fault])
-    if report.coverage < min_coverage:
-        raise TransferError(
-            f"would load {percent(report.coverage)} of the parameters, less than min_coverage={min_coverage}",
-            report.faults(),
-        )
-
-
-def _examples(sources: Sequence[Spec], targets: Sequence[Spec]) -> str:
-    left, right = (", ".join(spec.name for spec in specs[:2]) for specs in (sources, targets))
-    return f"{left or 'nothing'}, ...      in the checkpoint\n{right}, ...      in the model"
-
-
-def _hint(sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> str:
-    """What would load something: an order of layers that runs in parallel, a prefix."""
-    lines = []
-    if match == "names":
-        try:
-            count = len(pair_by_order(sources, targets))
-            lines.append(f'match="order"      all {count} tensors have the same shapes in the same order')
-        except TransferError:
-            pass
-    exchange = prefix_hint(sources, targets)
-    if exchange is not None and exchange.elements and 4 * len(exchange.pairs) >= min(len(sources), len(targets)):
-        lines.append(f"{exchange.rule()}      {len(exchange.pairs)} names would agree")
-    return "\n".join(lines)
 
 
 def _first_of_tied(verdicts: Verdicts, checkpoint: Checkpoint) -> list[Move]:

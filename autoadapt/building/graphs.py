@@ -1,21 +1,16 @@
-"""Building: a plan made into a torch.fx module, straight-line code without the plan in it."""
+"""Graphs: a plan written as straight-line code in torch.fx nodes, without tensors."""
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from types import MethodType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from autoadapt import layers
-from autoadapt.capturing import Arguments
-from autoadapt.capturing.probing import quiet
 from autoadapt.dims import Dim
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.operations import (
@@ -32,207 +27,17 @@ from autoadapt.operations import (
 )
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import DTYPES, Signature, TensorSpec
-from autoadapt.trees import Constant, Container, LeftOut, Opaque, Path, Slot, Tree, container_type, flatten, path_text, paths, rebuild
-from autoadapt.verification import Verification, verify
-from autoadapt.views import copy_module, cut, freeze_unused, on_meta, tap, view
+from autoadapt.trees import Constant, Container, LeftOut, Opaque, Path, Slot, Tree, container_type, path_text, paths
 
-__all__ = ["AdaptedModule", "build", "param_groups"]
-
-# What people read off a backbone, by the habits of timm, torchvision, smp, transformers and detectron2.
-_FACTS = (
-    "channels",
-    "feature_channels",
-    "feature_info",
-    "num_channels",
-    "num_features",
-    "out_channels",
-    "out_strides",
-    "output_shape",
-    "output_stride",
-    "size_divisibility",
-    "stride",
-    "strides",
-)
-_RECIPES = ("group_matcher", "no_weight_decay", "set_grad_checkpointing")
+__all__ = ["adapter_names", "graph_of", "learned_steps"]
 
 
-class AdaptedModule(fx.GraphModule):
-    """A backbone and its adapters behind the signature of another module.
-
-    State-dict keys are `backbone.<names in the backbone>` and `adapters.<output>.<step>.*`. `print(net.code)` shows
-    the forward pass.
-    """
-
-    _plan: Plan
-
-    @property
-    def plan(self) -> Plan:
-        """The plan it was built from."""
-        return self._plan
-
-    @property
-    def signature(self) -> Signature:
-        """The contract it keeps."""
-        return self._plan.target
-
-    def verify(self, inputs: object = None, *, thorough: bool = False) -> Verification:
-        """Prove that it keeps its contract; see `autoadapt.verify`."""
-        return verify(self, self.signature, inputs=inputs, thorough=thorough)
-
-    def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:
-        """Take over functions of another class, to run on this module as its methods or properties."""
-        self.__dict__["borrowed"] = {name: (function, name in properties) for name, function in functions.items()}
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _RECIPES:
-            return _recipe(self, name)
-        function, is_property = self.__dict__.get("borrowed", {}).get(name, (None, False))
-        if function is not None:
-            return function(self) if is_property else MethodType(function, self)
-        return super().__getattr__(name)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
-        made = _restored(self._plan, copy.deepcopy(self._modules, memo), copy.deepcopy(_extras(self), memo))
-        memo[id(self)] = made
-        return made
-
-    def __copy__(self) -> AdaptedModule:
-        return _restored(self._plan, dict(self._modules), _extras(self))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self._plan, self._modules, _extras(self))
+def graph_of(plan: Plan) -> fx.Graph:
+    """The forward pass of a plan, with the backbone at `backbone` and layers at `adapters.<name>.<step>`."""
+    return _Emitter(plan).graph()
 
 
-def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
-    """Make a plan into a module.
-
-    Args:
-        new: The module that the plan's source signature was captured from; it is not changed.
-        plan: What to build.
-        like: The old module; what consumers read off it (`out_channels`, `strides`, ...) is said by the new one too.
-        share: Use the storage of `new`'s weights; otherwise copy them.
-
-    Returns:
-        A torch.fx module in the mode of `new`, on its device and of its dtype.
-
-    Raises:
-        BuildError: The plan needs a container class that is not imported, or two outputs have one name.
-    """
-    backbone = view(new) if share else copy.deepcopy(new)
-    plan = _tapped(backbone, plan)
-    reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
-    adapters = nn.Module()
-    for name, route in _module_names(plan).items():
-        made = _route_layers(route, reference)
-        if made is not None:
-            adapters.add_module(name, made)
-    net = _restored(plan, {"backbone": backbone, "adapters": adapters}, {})
-    net.train(new.training)
-    for name in _FACTS if like is not None else ():
-        if hasattr(like, name):
-            setattr(net, name, _fact(getattr(like, name)))
-    return net
-
-
-def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
-    """Put the taps on a view and take off what they leave without use; gives the plan with what was really cut."""
-    if not plan.taps:
-        return plan
-    tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
-    source = plan.source
-
-    def run(module: nn.Module) -> list[torch.Tensor]:
-        tensors = [
-            torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta")
-            for spec in source.inputs.leaves
-        ]
-        arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
-        with quiet(), torch.device("meta"), torch.set_grad_enabled(True):
-            return flatten(arguments.call(module))[1]
-
-    def runs(module: nn.Module) -> bool:
-        try:
-            return len(run(copy_module(module, on_meta).eval())) == len(plan.taps)
-        except Exception:  # whatever it raises, the cut is taken back
-            return False
-
-    done = cut(backbone, plan.cut, runs)
-    freeze_unused(backbone, run)
-    return plan.model_copy(update={"cut": tuple(done)})
-
-
-def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters of an adapted module in two lists, `backbone` and `adapters`, for optimisers."""
-    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "adapters": []}
-    for name, parameter in net.named_parameters():
-        groups["adapters" if name.startswith("adapters.") else "backbone"].append(parameter)
-    return groups
-
-
-class _Said:
-    """A method without arguments whose answer is known."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def __call__(self) -> Any:
-        return copy.copy(self._value)
-
-
-def _fact(value: Any) -> Any:
-    return _Said(value()) if callable(value) else copy.deepcopy(value)
-
-
-def _recipe(net: AdaptedModule, name: str) -> Any:
-    """A training recipe's method of the backbone, its parameter names as they are in the adapted module."""
-    method = getattr(net.backbone, name)
-    if name == "no_weight_decay":
-        return lambda: {f"backbone.{parameter}" for parameter in method()}
-    if name == "group_matcher":
-        return lambda coarse=False: _prefixed(method(coarse=coarse))
-    return method
-
-
-def _prefixed(patterns: Any) -> Any:
-    match patterns:
-        case str():
-            return patterns.replace("^", r"^backbone\.", 1) if patterns.startswith("^") else rf"^backbone\.{patterns}"
-        case tuple():
-            return tuple(_prefixed(item) if isinstance(item, (str, tuple)) else item for item in patterns)
-        case list():
-            return [_prefixed(item) for item in patterns]
-        case Mapping():
-            return {key: _prefixed(item) for key, item in patterns.items()}
-        case _:
-            return patterns
-
-
-_GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys() - nn.Module().__dict__.keys()) | {
-    "_modules",
-    "_plan",
-    "_code",
-    "_graph",
-}
-
-
-def _extras(net: AdaptedModule) -> dict[str, Any]:
-    """What users and consumers put on the module: attributes, hooks, mode."""
-    return {name: value for name, value in net.__dict__.items() if name not in _GRAPH_STATE}
-
-
-def _restored(plan: Plan, modules: Mapping[str, nn.Module | None], extras: Mapping[str, Any]) -> AdaptedModule:
-    """The graph emitted anew around modules that stand ready; also what pickle calls."""
-    root = nn.Module()
-    for name, module in modules.items():
-        root.add_module(name, module)
-    net = AdaptedModule(root, _Emitter(plan).graph(), class_name="AdaptedModule")
-    net._modules.update(modules)
-    net.__dict__.update(extras)
-    net._plan = plan
-    return net
-
-
-def _module_names(plan: Plan) -> dict[str, Route]:
+def adapter_names(plan: Plan) -> dict[str, Route]:
     """A name for the adapter of each route, allowed for a module and unlike the others."""
     names: dict[str, Route] = {}
     for route in plan.routes:
@@ -243,24 +48,10 @@ def _module_names(plan: Plan) -> dict[str, Route]:
     return names
 
 
-def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
-    """The layers of a route that have parameters."""
-    container = nn.Module()
-    for name, step, spec in _learned(route):
-        container.add_module(name, _layer(step, spec).to(device=reference.device, dtype=reference.dtype))
-    return container if container._modules else None
-
-
-def _learned(route: Route) -> list[tuple[str, Project, TensorSpec]]:
+def learned_steps(route: Route) -> list[tuple[str, Project, TensorSpec]]:
     """Name, operation and input of each learned step."""
     found = [(step, spec) for step, spec in zip(route.steps, route.specs, strict=False) if isinstance(step, Project)]
     return [("project" if i == 0 else f"project_{i + 1}", step, spec) for i, (step, spec) in enumerate(found)]
-
-
-def _layer(step: Project, spec: TensorSpec) -> nn.Module:
-    if step.form == "linear":
-        return layers.linear(step.source, step.target, bias=step.bias)
-    return layers.conv1x1(step.source, step.target, spatial=len(spec.dims) - 2, bias=step.bias)
 
 
 class _Emitter:
@@ -269,31 +60,38 @@ class _Emitter:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._graph = fx.Graph()
-        self._sizes: dict[str, Any] = {}
+        self._sizes: dict[str, fx.Node] = {}
         self._given: dict[str, fx.Node] = {}
 
     def graph(self) -> fx.Graph:
         placeholders = self._placeholders()
         returned = self._call_backbone()
-        leaves = [self._route(name, route, returned) for name, route in _module_names(self._plan).items()]
+        leaves = [self._route(name, route, returned) for name, route in adapter_names(self._plan).items()]
         self._graph.output(self._returned(leaves, placeholders))
+        self._forget_unused()
         self._graph.lint()
         return self._graph
 
     def _placeholders(self) -> dict[str, fx.Node]:
-        """One argument for each of the old module's; those that were no tensors have defaults."""
+        """One argument for each of the old module's; those that were no tensors or may be absent have defaults."""
         found: dict[str, fx.Node] = {}
         optional = False
         for name, tree in self._plan.target.arguments.items():
-            optional = optional or isinstance(tree, Constant)
+            optional = optional or isinstance(tree, Constant) or name in self._plan.target.replaced_when_empty
             default = (tree.value if isinstance(tree, Constant) else None,) if optional else ()
             node = self._graph.create_node("placeholder", name, args=default, name=name)
             found[name] = node
             self._take_apart(tree, node, (name,), self._given)
         return found
 
+    def _forget_unused(self) -> None:
+        """Remove what was taken out of a container and is not needed."""
+        for node in reversed(self._graph.nodes):
+            if node.target in (operator.getitem, getattr) and not node.users:
+                self._graph.erase_node(node)
+
     def _take_apart(self, tree: Tree, node: fx.Node, path: Path, found: dict[str, fx.Node]) -> None:
-        """Note the node of every tensor in a tree; nodes that nothing uses are removed in the end."""
+        """Note the node of every tensor in a tree."""
         match tree:
             case Slot():
                 found[path_text(path)] = node
@@ -301,7 +99,9 @@ class _Emitter:
                 for key, child in zip(keys, children, strict=True):
                     if paths(child):
                         by_name = kind in ("named_tuple", "dataclass")
-                        taken = self._graph.call_function(getattr if by_name else operator.getitem, (node, key))
+                        take = getattr if by_name else operator.getitem
+                        name = f"{node.name}_{key}" if isinstance(key, int) else key
+                        taken = self._graph.create_node("call_function", take, (node, key), name=name)
                         self._take_apart(child, taken, (*path, key), found)
             case Constant() | Opaque() | LeftOut():
                 return
@@ -331,7 +131,7 @@ class _Emitter:
     def _route(self, name: str, route: Route, returned: Mapping[str, fx.Node]) -> fx.Node:
         is_input = route.source.startswith("inputs.")
         node = self._given[route.source.removeprefix("inputs.")] if is_input else returned[route.source]
-        learned = {id(step): called for called, step, _ in _learned(route)}
+        learned = {id(step): called for called, step, _ in learned_steps(route)}
         for step, spec in zip(route.steps, route.specs, strict=False):
             called = learned.get(id(step), "")
             node = self._step(step, node, spec, f"adapters.{name}.{called}" if called else "", f"to_{name}")
@@ -350,12 +150,16 @@ class _Emitter:
                 return graph.call_method("mean", (node, axes))
             case Pool(kernel=kernel):
                 function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 3]
-                options = {"ceil_mode": True, "count_include_pad": False}
-                return graph.call_function(function, (node, kernel), options)
+                pooling: dict[str, Any] = {"ceil_mode": True, "count_include_pad": False}
+                return graph.call_function(function, (node, kernel), pooling)
             case Resize(dims=dims):
                 mode = ("linear", "bilinear", "trilinear")[rank - 3]
-                options = {"size": tuple(self._size(dim) for dim in dims), "mode": mode, "align_corners": False}
-                return graph.call_function(F.interpolate, (node,), options)
+                resizing: dict[str, Any] = {
+                    "size": tuple(self._size(dim) for dim in dims),
+                    "mode": mode,
+                    "align_corners": False,
+                }
+                return graph.call_function(F.interpolate, (node,), resizing)
             case Project():
                 return graph.create_node("call_module", module, (node,), name=name)
             case Cast(dtype=dtype):
@@ -397,7 +201,7 @@ class _Emitter:
             name = {"B": "batch", "H": "height", "W": "width"}.get(axis, f"size_{axis}")
             node = self._given[path]
             self._sizes[axis] = self._graph.create_node("call_method", "size", (node, position), name=name)
-        return self._sizes[axis]  # type: ignore[no-any-return]
+        return self._sizes[axis]
 
     def _returned(self, leaves: Sequence[fx.Node], placeholders: Mapping[str, fx.Node]) -> Any:
         """The old module's container around the adapted leaves; an argument that it filled in is filled in."""
@@ -407,6 +211,8 @@ class _Emitter:
         if not filled:
             return value
         argument = placeholders[filled[0]]
+        if filled[0] in target.replaced_when_empty:
+            return self._graph.call_function(layers.fill_in, (argument, value))
         self._graph.call_method("update", (argument, value))
         return argument
 

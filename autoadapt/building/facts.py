@@ -1,0 +1,73 @@
+"""Facts: what consumers and training recipes read off a backbone, said by the adapted module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+__all__ = ["RECIPES", "copy_facts", "recipe"]
+
+# What people read off a backbone, by the habits of timm, torchvision, smp, transformers and detectron2.
+_FACTS = (
+    "channels",
+    "feature_channels",
+    "feature_info",
+    "num_channels",
+    "num_features",
+    "out_channels",
+    "out_strides",
+    "output_shape",
+    "output_stride",
+    "size_divisibility",
+    "stride",
+    "strides",
+)
+RECIPES = ("group_matcher", "no_weight_decay", "set_grad_checkpointing")
+
+
+def copy_facts(like: nn.Module, net: nn.Module) -> None:
+    """Let a module say what another one says of its outputs."""
+    for name in _FACTS:
+        if hasattr(like, name):
+            setattr(net, name, _fact(getattr(like, name)))
+
+
+class _Said:
+    """A method without arguments whose answer is known."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        return copy.copy(self._value)
+
+
+def _fact(value: Any) -> Any:
+    return _Said(value()) if callable(value) else copy.deepcopy(value)
+
+
+def recipe(backbone: nn.Module, name: str) -> Any:
+    """A training recipe's method of the backbone, its parameter names as they are in the adapted module."""
+    method = getattr(backbone, name)
+    if name == "no_weight_decay":
+        return lambda: {f"backbone.{parameter}" for parameter in method()}
+    if name == "group_matcher":
+        return lambda coarse=False: _prefixed(method(coarse=coarse))
+    return method
+
+
+def _prefixed(patterns: Any) -> Any:
+    match patterns:
+        case str():
+            return patterns.replace("^", r"^backbone\.", 1) if patterns.startswith("^") else rf"^backbone\.{patterns}"
+        case tuple():
+            return tuple(_prefixed(item) if isinstance(item, (str, tuple)) else item for item in patterns)
+        case list():
+            return [_prefixed(item) for item in patterns]
+        case Mapping():
+            return {key: _prefixed(item) for key, item in patterns.items()}
+        case _:
+            return patterns

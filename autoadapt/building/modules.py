@@ -1,0 +1,194 @@
+"""Modules: plans made into torch.fx modules, straight-line code without the plan in it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Collection, Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from autoadapt import layers
+from autoadapt.building.facts import RECIPES, copy_facts, recipe
+from autoadapt.building.graphs import adapter_names, graph_of, learned_steps
+from autoadapt.capturing import Arguments
+from autoadapt.capturing.probing import quiet
+from autoadapt.operations import Project
+from autoadapt.planning import Plan, Route
+from autoadapt.signature import Signature, TensorSpec
+from autoadapt.trees import flatten, rebuild
+from autoadapt.verification import Verification, verify
+from autoadapt.views import copy_module, cut, freeze_unused, on_meta, tap, view
+
+__all__ = ["AdaptedModule", "build", "param_groups"]
+
+
+class AdaptedModule(fx.GraphModule):
+    """A backbone and its adapters behind the signature of another module.
+
+    State-dict keys are `backbone.<names in the backbone>` and `adapters.<output>.<step>.*`. `print(net.code)` shows
+    the forward pass.
+    """
+
+    _plan: Plan
+
+    @property
+    def plan(self) -> Plan:
+        """The plan it was built from."""
+        return self._plan
+
+    @property
+    def signature(self) -> Signature:
+        """The contract it keeps."""
+        return self._plan.target
+
+    @property
+    def code(self) -> str:
+        """The forward pass as Python; what torch.fx adds to free memory early is left out."""
+        return re.sub(r";  (?:\w+ = )+None", "", super().code)
+
+    def verify(self, inputs: object = None, *, thorough: bool = False) -> Verification:
+        """Prove that it keeps its contract; see `autoadapt.verify`."""
+        return verify(self, self.signature, inputs=inputs, thorough=thorough)
+
+    def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:
+        """Take over functions of another class, to run on this module as its methods or properties."""
+        self.__dict__["borrowed"] = {name: (function, name in properties) for name, function in functions.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in RECIPES:
+            return recipe(self.backbone, name)
+        function, is_property = self.__dict__.get("borrowed", {}).get(name, (None, False))
+        if function is not None:
+            return function(self) if is_property else MethodType(function, self)
+        return super().__getattr__(name)
+
+    def recompile(self) -> Any:
+        """Write the code anew; called by torch.fx.
+
+        torch.fx gives each module a `__call__` that prints its own message to stderr when the forward pass raises;
+        the exception says it all.
+        """
+        written = super().recompile()
+        type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        return written
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
+        made = _restored(self._plan, copy.deepcopy(self._modules, memo))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(_extras(self), memo))
+        return made
+
+    def __copy__(self) -> AdaptedModule:
+        made = _restored(self._plan, self._modules)
+        made.__dict__.update(_extras(self))
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._plan, self._modules), _extras(self)
+
+
+def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
+    """Make a plan into a module.
+
+    Args:
+        new: The module that the plan's source signature was captured from; it is not changed.
+        plan: What to build.
+        like: The old module; what consumers read off it (`out_channels`, `strides`, ...) is said by the new one too.
+        share: Use the storage of `new`'s weights; otherwise copy them.
+
+    Returns:
+        A torch.fx module in the mode of `new`, on its device and of its dtype.
+
+    Raises:
+        BuildError: The plan needs a container class that is not imported, or two outputs have one name.
+    """
+    backbone = view(new) if share else copy.deepcopy(new)
+    plan = _tapped(backbone, plan)
+    reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
+    adapters = nn.Module()
+    for name, route in adapter_names(plan).items():
+        made = _route_layers(route, reference)
+        if made is not None:
+            adapters.add_module(name, made)
+    net = _restored(plan, {"backbone": backbone, "adapters": adapters})
+    net.train(new.training)
+    if like is not None:
+        copy_facts(like, net)
+    return net
+
+
+def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
+    """Put the taps on a view and take off what they leave without use; gives the plan with what was really cut."""
+    if not plan.taps:
+        return plan
+    tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
+    source = plan.source
+
+    def run(module: nn.Module) -> list[torch.Tensor]:
+        tensors = [
+            torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta")
+            for spec in source.inputs.leaves
+        ]
+        arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
+        with quiet(), torch.device("meta"), torch.set_grad_enabled(True):
+            return flatten(arguments.call(module))[1]
+
+    def runs(module: nn.Module) -> bool:
+        try:
+            return len(run(copy_module(module, on_meta).eval())) == len(plan.taps)
+        except Exception:  # whatever it raises, the cut is taken back
+            return False
+
+    done = cut(backbone, plan.cut, runs)
+    freeze_unused(backbone, run)
+    return plan.model_copy(update={"cut": tuple(done)})
+
+
+def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters of an adapted module in two lists, `backbone` and `adapters`, for optimisers."""
+    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "adapters": []}
+    for name, parameter in net.named_parameters():
+        groups["adapters" if name.startswith("adapters.") else "backbone"].append(parameter)
+    return groups
+
+
+def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
+    """The layers of a route that have parameters."""
+    container = nn.Module()
+    for name, step, spec in learned_steps(route):
+        container.add_module(name, _layer(step, spec).to(device=reference.device, dtype=reference.dtype))
+    return container if container._modules else None
+
+
+def _layer(step: Project, spec: TensorSpec) -> nn.Module:
+    if step.form == "linear":
+        return layers.linear(step.source, step.target, bias=step.bias)
+    return layers.conv1x1(step.source, step.target, spatial=len(spec.dims) - 2, bias=step.bias)
+
+
+_GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys() - nn.Module().__dict__.keys()) | {
+    "_modules",
+    "_plan",
+    "_code",
+    "_graph",
+}
+
+
+def _extras(net: AdaptedModule) -> dict[str, Any]:
+    """What users and consumers put on the module: attributes, hooks, mode."""
+    return {name: value for name, value in net.__dict__.items() if name not in _GRAPH_STATE}
+
+
+def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedModule:
+    """The graph emitted anew around modules that stand ready; also what pickle calls."""
+    root = nn.Module()
+    for name, module in modules.items():
+        root.add_module(name, module)
+    net = AdaptedModule(root, graph_of(plan), class_name="AdaptedModule")
+    net._modules.update(modules)
+    net._plan = plan
+    return net

@@ -1,0 +1,86 @@
+"""The command: `transfer` for a shell, where every argument is text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import save_model
+from torch import nn
+
+from autoadapt.errors import Mismatch, TransferError
+from autoadapt.weights.ledger import Transfer
+from autoadapt.weights.transferring import transfer
+
+__all__ = ["transfer_command"]
+
+
+def transfer_command(
+    checkpoint: Path,
+    model: nn.Module,
+    *,
+    scope: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    match: Literal["names", "order"] = "names",
+    shapes: Sequence[str] = (),
+    min_coverage: float = 0.0,
+    expect_missing: Sequence[str] = (),
+    expect_unexpected: Sequence[str] = (),
+    output: Path | None = None,
+    report: Path | None = None,
+) -> Transfer:
+    """Load a file into a model, and save what came of it.
+
+    Args:
+        checkpoint: The file.
+        model: Takes the weights.
+        scope: As of `transfer`, and so all that are not named here.
+        include: Patterns; none means everything.
+        exclude: Patterns.
+        rename: `REGEX=REPLACEMENT`, or the name of a dialect.
+        match: `names` or `order`.
+        shapes: `PATTERN=POLICY`, or a policy for everything.
+        min_coverage: Share of the parameters.
+        expect_missing: Patterns.
+        expect_unexpected: Patterns.
+        output: Where the loaded model's weights go, as safetensors; nothing means a dry run.
+        report: Where the report goes, as JSON.
+
+    Returns:
+        The report.
+
+    Raises:
+        SourceError: As of `transfer`.
+        TransferError: As of `transfer`, and if a text is malformed.
+    """
+    single = shapes[0] if len(shapes) == 1 and "=" not in shapes[0] else None
+    result = transfer(
+        checkpoint,
+        model,
+        scope=scope,
+        include=include or None,
+        exclude=exclude,
+        rename=[_pair("rename", text) if "=" in text else text for text in rename],
+        match=match,
+        shapes=single or dict(_pair("shapes", text) for text in shapes),
+        min_coverage=min_coverage,
+        expect_missing=expect_missing,
+        expect_unexpected=expect_unexpected,
+        dry_run=output is None,
+    )
+    if output is not None:
+        save_model(model, str(output))
+    if report is not None:
+        report.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    return result
+
+
+def _pair(argument: str, text: str) -> tuple[str, str]:
+    left, sign, right = text.rpartition("=")
+    if not (sign and left):
+        fault = Mismatch(f"--{argument} {text}", "PATTERN=VALUE", "no equals sign", f"--{argument} 'head.*={text}'")
+        raise TransferError("an argument is malformed", [fault])
+    return left, right

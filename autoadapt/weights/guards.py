@@ -1,0 +1,94 @@
+"""Guards: what must hold before anything is written, and hints for when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.weights.ledger import Transfer
+from autoadapt.weights.names import prefix_hint
+from autoadapt.weights.order import pair_by_order
+from autoadapt.weights.specs import Spec
+from autoadapt.weights.summary import percent
+
+__all__ = ["check_arguments", "guard", "leftover_hint"]
+
+
+def check_arguments(match: str, min_coverage: float) -> None:
+    """Refuse unknown ways to match and shares that are none."""
+    faults = []
+    if match not in ("names", "order"):
+        close = nearest(match, ("names", "order"), count=1) or ["names"]
+        faults.append(Mismatch("match", '"names" or "order"', repr(match), f'match="{close[0]}"'))
+    if not 0 <= min_coverage <= 1:
+        faults.append(Mismatch("min_coverage", "a share between 0 and 1", str(min_coverage), "min_coverage=0.9"))
+    if faults:
+        raise TransferError("an argument is wrong", faults)
+
+
+def guard(report: Transfer, min_coverage: float, sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> None:
+    """Refuse a total miss, and less than was asked for.
+
+    Args:
+        report: What would be done.
+        min_coverage: The least share of the parameters.
+        sources: The tensors of the checkpoint that the caller wants.
+        targets: The tensors of the model.
+        match: The way names were paired.
+
+    Raises:
+        TransferError: If nothing or too little would be loaded.
+    """
+    counted = [entry for entry in report.targets if entry.parameter] or report.targets
+    if not any(entry.taken for entry in counted):
+        raise TransferError(
+            f"a total miss: none of {len(report.sources)} tensors would be loaded",
+            [_total_miss(report, sources, targets, match)],
+        )
+    if report.coverage < min_coverage:
+        raise TransferError(
+            f"would load {percent(report.coverage)} of the parameters, less than min_coverage={min_coverage}",
+            report.faults(),
+        )
+
+
+def _total_miss(report: Transfer, sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> Mismatch:
+    where = f"{report.source} -> {report.model}"
+    refused = [entry for entry in report.sources if entry.bucket == "mismatched"]
+    if refused:
+        found = f"{len(refused)} names agree, none of their shapes; {refused[0].target}: {refused[0].how}"
+        return Mismatch(where, "shapes that agree", found, 'shapes="slice"')
+    excluded = report.source_counts.get("excluded", 0)
+    if excluded == len(report.sources):
+        return Mismatch(where, "something to load", f"all {excluded} tensors left out", "include=, exclude=, scope=")
+    hints = [*_order_hint(sources, targets, match), *_prefix_hint(sources, targets)]
+    return Mismatch(where, "names that agree", _examples(sources, targets), "\n".join(hints))
+
+
+def _examples(sources: Sequence[Spec], targets: Sequence[Spec]) -> str:
+    left, right = (", ".join(spec.name for spec in specs[:2]) for specs in (sources, targets))
+    return f"{left}, ...      in the checkpoint\n{right}, ...      in the model"
+
+
+def _order_hint(sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> list[str]:
+    if match == "order":
+        return []
+    try:
+        count = len(pair_by_order(sources, targets))
+    except TransferError:
+        return []
+    return [f'match="order"      all {count} tensors have the same shapes in the same order']
+
+
+def _prefix_hint(sources: Sequence[Spec], targets: Sequence[Spec]) -> list[str]:
+    exchange = prefix_hint(sources, targets)
+    if exchange is None or not exchange.elements or 4 * len(exchange.pairs) < min(len(sources), len(targets)):
+        return []
+    return [f"{exchange.rule()}      {len(exchange.pairs)} names would agree"]
+
+
+def leftover_hint(report: Transfer) -> str:
+    """The prefix through which tensors left on both sides would meet; empty if there is none."""
+    sources = [Spec(e.name, e.shape, e.dtype) for e in report.sources if e.bucket == "unexpected"]
+    targets = [Spec(e.name, e.shape, e.dtype) for e in report.targets if e.bucket == "missing" and not e.expected]
+    return "".join(_prefix_hint(sources, targets)) if sources and targets else ""
