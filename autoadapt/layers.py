@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-__all__ = ["FlatLinear", "LeftOut", "conv1x1", "fill_in", "linear", "mlp", "recover_indices"]
+__all__ = ["FlatLinear", "LeftOut", "choose_points", "conv1x1", "fill_in", "linear", "mlp", "recover_indices", "take_points"]
 
 # Dimension letters: B batch, M points taken, N points to take from, K columns of a point.
 
@@ -104,6 +104,49 @@ def fill_in(argument: dict[str, Any] | None, made: dict[str, Any]) -> dict[str, 
         return made
     argument.update(made)
     return argument
+
+
+def choose_points(points: torch.Tensor, count: int, how: str, axis: int = 1, seed: int = 0) -> torch.Tensor:
+    """Which of N points to take.
+
+    `farthest` takes the first point, and then again and again the one farthest from those taken (Eldar et al., The
+    farthest point strategy for progressive image sampling, 1997).
+
+    Shape:
+        `[B, N, K]`, or N at another axis where values do not matter -> `[B, count]`
+    """
+    batch, size, device = points.shape[0], points.shape[axis], points.device
+    if how == "farthest":
+        return _farthest(points.detach(), count)
+    if how == "random":
+        chosen = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values.to(device)
+    else:
+        steps = torch.arange(count, device=device)
+        chosen = {"first": steps, "even": steps * size // count, "repeat": steps % size}[how]
+    return chosen.expand(batch, -1)
+
+
+def _farthest(points_BNK: torch.Tensor, count: int) -> torch.Tensor:
+    nearest_BN = torch.full_like(points_BNK[..., 0], float("inf"))
+    chosen = [torch.zeros_like(points_BNK[:, 0, 0], dtype=torch.int64)]
+    for _ in range(count - 1):
+        last_B1K = points_BNK.gather(1, chosen[-1][:, None, None].expand(-1, 1, points_BNK.shape[2]))
+        nearest_BN = torch.minimum(nearest_BN, (points_BNK - last_B1K).square().sum(-1))
+        chosen.append(nearest_BN.argmax(1))
+    return torch.stack(chosen, dim=1)
+
+
+def take_points(values: torch.Tensor, choice_BM: torch.Tensor, axis: int) -> torch.Tensor:
+    """The chosen entries of an axis, each sample by its own choice.
+
+    Shape:
+        `[B, ..., N, ...] -> [B, ..., M, ...]`
+    """
+    shape = [1] * values.dim()
+    shape[0], shape[axis] = choice_BM.shape
+    wanted = list(values.shape)
+    wanted[axis] = choice_BM.shape[1]
+    return values.gather(axis, choice_BM.reshape(shape).expand(wanted))
 
 
 class LeftOut:

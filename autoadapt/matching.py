@@ -266,7 +266,9 @@ def _refusal(tensor: Factored, target: TensorSpec) -> str | None:
 
 
 def _most_telling(whys: Sequence[str]) -> str:
-    return max(whys, key=whys.count) if whys else "it returns nothing"
+    """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
+    alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
+    return max(alike, key=alike.count) if alike else "it returns nothing"
 
 
 def _spread(options: Sequence[str], count: int) -> list[str]:

@@ -11,10 +11,11 @@ from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
 from autoadapt.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.matching import Pairing, Source, match
-from autoadapt.operations import Operation, Recover, Resize, after, multiply_adds, parameters, text
+from autoadapt.operations import Operation, Recover, Resize, Thin, Thinning, after, multiply_adds, parameters, text
 from autoadapt.signature import AxisSizes, Gathering, InnerOutput, Signature, TensorSpec, Values, describe
 from autoadapt.tables import columns, human_count
 from autoadapt.taps import block_boundaries
+from autoadapt.thinning import mark_points, thinned, unmark_points
 from autoadapt.trees import Container, Key, Slot, Tree
 
 __all__ = ["InputRoute", "Plan", "Route", "Tap", "plan"]
@@ -132,6 +133,7 @@ def plan(
     outputs: Sequence[str] | None = None,
     project: Literal["needed", "always"] = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
+    thin: Thinning = "farthest",
 ) -> Plan:
     """Find the fewest layers that make a module with one signature speak another.
 
@@ -142,6 +144,8 @@ def plan(
         outputs: Serve only these outputs; the others are left out of the container.
         project: `always` puts a projection on every feature leaf, also where the channels agree.
         indices: `recover` finds missing indices from coordinates that are exact input points.
+        thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
+            `random`; `repeat` also where it has fewer.
 
     Raises:
         MatchError: An output, or an input of the new module, has no honest source, or several equally good ones.
@@ -155,11 +159,14 @@ def plan(
     """
     wanted = _served(_with_inputs(target, source), outputs)
     routes = _route_inputs(source, wanted)
-    sources = _sources(source, wanted, routes)
+    outputs_marked = mark_points(wanted.outputs)
+    wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
+    offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
+    sources, thinning = thinned(_sources(offered, wanted, routes), outputs_marked, thin)
     taps = _inner_sources(block_boundaries(source.inner, source.sizes()), source, wanted, routes)
     others = _inner_sources(_not_among(source.inner, taps), source, wanted, routes) if pairs else []
     pairings = match(
-        wanted,
+        wanted.model_copy(update={"outputs": outputs_marked}),
         [*sources, *taps],
         invariants=_translated(source.invariants, routes),
         pairs=pairs,
@@ -169,8 +176,14 @@ def plan(
     )
     tensors = {found.path: found.tensor for found in (*others, *taps, *sources)}
     tensors |= {f"inputs.{path}": factored(spec) for path, spec in wanted.inputs.items()}
-    contract = dict(wanted.outputs.items())
-    made = [_route(pairing, tensors, contract[pairing.target], wanted, project == "always") for pairing in pairings]
+    contract = dict(outputs_marked.items())
+    first = {found.path: (found.spec, thinning.get(found.path)) for found in _sources(source, wanted, routes)}
+    made = [
+        _route(
+            pairing, tensors, contract[pairing.target], wanted, project == "always", first.get(pairing.source)
+        )
+        for pairing in pairings
+    ]
     taken = _taps([pairing.source for pairing in pairings], source)
     return Plan(
         source=source.model_copy(update={"inner": ()}),
@@ -408,9 +421,10 @@ def _route(
     contract: TensorSpec,
     target: Signature,
     always: bool,
+    first: tuple[TensorSpec, Thin | None] | None = None,
 ) -> Route:
     tensor = sources[pairing.source]
-    spec = tensor.spec
+    spec, thin = first if first is not None else (tensor.spec, None)
     steps: tuple[Operation, ...]
     if pairing.recover:
         gathering = next(g for g in target.invariants if g.index == pairing.target)
@@ -419,6 +433,8 @@ def _route(
         found = chain(tensor, contract, project=always)
         assert not isinstance(found, Refusal), "only what can be chained is paired"
         steps = found
+    if thin is not None:
+        steps = (thin, *steps)
     specs = [spec]
     for step in steps:
         specs.append(after(step, specs[-1]))

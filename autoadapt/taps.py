@@ -37,7 +37,8 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
             strides = known[output.spec] = _strides(output.spec)
         if strides:
             by_strides.setdefault(strides, []).append(output)
-    strides_of = {output.name: known[output.spec] for output in inner}
+    trunk = max((output.layers for output in inner), default=0) // 4
+    strides_of = {output.name: known[output.spec] for output in inner if output.layers <= trunk or not output.parent}
     found = [
         output for outputs in by_strides.values() for output in _boundaries(_full_grids(outputs, sizes), strides_of)
     ]
@@ -85,21 +86,34 @@ def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:
 
 
 def _last_layer(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides]) -> list[InnerOutput]:
-    """The last layer at a stride without blocks; what stands inside a module of another stride leads on to that."""
+    """The last layer at a stride without blocks.
+
+    What stands inside a module of another stride, a stem or an anti-aliased pooling, leads on to that stride: there
+    the last convolution counts, and before it all that stands by itself.
+    """
     least = min(output.nesting for output in outputs)
     level = [output for output in outputs if output.nesting == least]
-    own = strides_of[level[0].name]
-    staying = [o for o in level if strides_of.get(o.module.rpartition(".")[0], own) == own]
-    return (staying or level)[-1:]
+    own = next((strides_of[output.name] for output in level if output.name in strides_of), ())
+    staying = [output for output in level if strides_of.get(_parent(output), own) == own]
+    learned = [output for output in level if output.layers]
+    return (staying or learned or level)[-1:]
 
 
 def _final_layer(outputs: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
-    """A convolution with its norm and activation that the model applies last, as one module of its own."""
+    """A convolution with its norm and activation behind the blocks, if it is a part or a stage of its own."""
+    stages = {output.module for output in outputs if output.kind == "Sequential" and output.layers == 1}
     return [
         output
         for output in outputs
-        if output.finished > last.finished and output.parent and output.layers == 1 and "." not in output.module
+        if output.finished > last.finished
+        and output.parent
+        and output.layers == 1
+        and ("." not in output.module or _parent(output) in stages)
     ][-1:]
+
+
+def _parent(output: InnerOutput) -> str:
+    return output.module.rpartition(".")[0]
 
 
 def _tensor(output: InnerOutput) -> str:

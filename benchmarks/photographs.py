@@ -13,8 +13,11 @@ from torch import nn
 
 __all__ = ["FITTED", "HELD_OUT", "Classifier", "crops", "lite"]
 
-FITTED = ("astronaut", "coffee", "rocket", "stereo_motorcycle", "immunohistochemistry", "grass", "gravel", "flower.jpg")
-HELD_OUT = ("chelsea", "camera", "retina", "hubble_deep_field", "brick", "china.jpg")
+FITTED = (
+    "astronaut", "coffee", "stereo_motorcycle", "immunohistochemistry", "retina", "hubble_deep_field", "grass", "gravel",
+    "coins", "page", "cell", "moon", "clock", "text", "microaneurysms", "flower.jpg",
+)  # fmt: skip
+HELD_OUT = ("chelsea", "camera", "brick", "rocket", "china.jpg")
 
 
 class Classifier(nn.Module):
@@ -61,7 +64,7 @@ def photograph(name: str) -> torch.Tensor:
 
         found = getattr(skimage.data, name)()
         pixels = found[0] if isinstance(found, tuple) else found
-    values = np.ascontiguousarray(pixels)
+    values = np.array(pixels)
     values = np.stack([values] * 3, axis=-1) if values.ndim == 2 else values[..., :3]
     return torch.from_numpy(values).permute(2, 0, 1).float() / 255
 

@@ -167,7 +167,8 @@ def compared_levels(model: nn.Module, source: aa.Signature, plan: aa.Plan) -> li
     listed = [dict(one) for one in (info.info if hasattr(info, "info") else info or [])]
     if len({one.get("reduction") for one in listed}) < 2:
         return []
-    tensors = {output.name: identity(output) for output in source.inner}
+    tensors = {output.module: identity(output) for output in reversed(source.inner) if output.call == 0}
+    tensors |= {output.name: identity(output) for output in source.inner}
     chosen = {stride: route for stride, route in zip(STRIDES, plan.routes, strict=False)}
     rows = []
     for one in listed:

@@ -11,7 +11,9 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     """Weights with their versions, objects, attributes, hooks and modes, so that two snapshots compare equal."""
     modules = dict(model.named_modules(remove_duplicate=False))
     return {
-        "weights": {name: (id(t), t._version, float(t.double().sum())) for name, t in model.state_dict().items()},
+        "weights": {
+            name: (t.data_ptr(), t._version, float(t.double().sum())) for name, t in model.state_dict().items()
+        },
         "parameters": {name: (id(p), p.requires_grad, id(p.grad)) for name, p in model.named_parameters()},
         "modules": {name: id(module) for name, module in modules.items()},
         "classes": {name: type(module) for name, module in modules.items()},

@@ -27,6 +27,7 @@ ORDER = [
     "layouts",
     "taps",
     "matching",
+    "thinning",
     "planning",
     "verification",
     "building",

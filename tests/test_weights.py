@@ -235,6 +235,23 @@ def test_mmengine_names_find_a_torchvision_model_and_back() -> None:
     assert {e.stage for e in report.sources} == {"dialect mmengine"}
 
 
+def test_the_deep_stem_of_mmengine_finds_that_of_timm() -> None:
+    source = randomised(timm.create_model("resnet18d"), 1).state_dict()
+    spelt = {re.sub(r"^bn1\.", "stem.7.", re.sub(r"^conv1\.(?=\d)", "stem.", name)): v for name, v in source.items()}
+    mm = {("head." if name.startswith("fc.") else "backbone.") + name: value for name, value in spelt.items()}
+    model = randomised(timm.create_model("resnet18d"), 2)
+    assert transfer(mm, model).share == 1
+    assert equal(snapshot(model), dict(source))
+
+
+def test_a_pattern_may_say_either_name_of_a_tensor() -> None:
+    source = prefixed(randomised(PoseNet(17), 1).state_dict(), "net.")
+    by_source = transfer(source, PoseNet(17), exclude=["net.stem"])
+    by_target = transfer(source, PoseNet(17), exclude=["stem"])
+    assert by_source.targets == by_target.targets
+    assert by_target.source_counts == {"excluded": 6, "loaded": 64}
+
+
 def test_detectron2_names_find_a_torchvision_model() -> None:
     source = randomised(torchvision.models.resnet18(), 1).state_dict()
     renamed = {}

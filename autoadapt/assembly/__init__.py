@@ -2,6 +2,7 @@
 
 from autoadapt.assembly.assembling import assemble, describe
 from autoadapt.assembly.cifar import ResNetCIFAR
+from autoadapt.assembly.comparisons import Comparison, compare
 from autoadapt.assembly.configs import Config, write_yaml
 from autoadapt.assembly.heads import DenseHead, LinearClsHead, MLPHead
 from autoadapt.assembly.losses import CrossEntropyLoss, L1Loss, SmoothL1Loss
@@ -15,6 +16,7 @@ __all__ = [
     "PARTS",
     "AssembledModel",
     "Assembly",
+    "Comparison",
     "Config",
     "CrossEntropyLoss",
     "DenseHead",
@@ -27,6 +29,7 @@ __all__ = [
     "ResNetCIFAR",
     "SmoothL1Loss",
     "assemble",
+    "compare",
     "describe",
     "register",
     "write_yaml",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
@@ -25,9 +26,11 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 def inferred_names(part: Part) -> tuple[str, ...]:
     """The parameters of a part that are filled in."""
     known = part.parameters
-    return tuple(
-        name for name in INFERRED if name in known and (name in _ALWAYS or known[name].default is inspect.Parameter.empty)
-    )
+    return tuple(name for name in INFERRED if name in known and (name in _ALWAYS or _is_required(known[name])))
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty
 
 
 def wanted_strides(part: Part, arguments: Mapping[str, Any]) -> tuple[int, ...]:
@@ -52,10 +55,11 @@ def check_arguments(part: Part, arguments: Mapping[str, Any], keys: Keys, docume
         elif not takes_any:
             near = nearest(name, known, count=1)
             expected = f"an argument of {part.name}({', '.join(known)})"
-            faults.append(Mismatch(where, expected, f"`{name}`", f"{near[0]}: {json.dumps(value)}" if near else "remove it"))
+            remedy = f"{near[0]}: {json.dumps(value)}" if near else "remove it"
+            faults.append(Mismatch(where, expected, f"`{name}`", remedy))
     given = {*arguments, *inferred_names(part)}
     for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in given:
+        if _is_required(parameter) and name not in given:
             kind = _type_name(parameter.annotation)
             where = document.where((*keys, name))
             faults.append(Mismatch(where, f"a value ({kind})", "nothing", f"{name}: ...  # {kind}"))
@@ -70,20 +74,30 @@ def _check_type(where: str, annotation: Any, value: Any) -> list[Mismatch]:
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        expected = str(error.errors()[0]["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
-        return [Mismatch(where, f"{_type_name(annotation)}: {expected}", repr(value), _converted(annotation, value))]
+        said = str(error.errors()[0]["msg"]).removeprefix("Input should be ")
+        expected = _type_name(annotation) if isinstance(annotation, type) else said
+        return [Mismatch(where, expected, repr(value), _converted(annotation, value))]
     return []
 
 
 def _converted(annotation: Any, value: Any) -> str:
-    """The value that was meant, where it is plain: YAML reads `1e-3` as a text."""
+    """The value that was meant, where it is plain: YAML reads `1e-3` as a text; one of a few choices."""
+    if typing.get_origin(annotation) is Literal:
+        return _nearest_choice(value, typing.get_args(annotation))
     try:
         return str(TypeAdapter(annotation).validate_python(value, strict=False))
     except (ValidationError, PydanticSchemaGenerationError):
         return ""
 
 
+def _nearest_choice(value: Any, choices: Sequence[Any]) -> str:
+    if isinstance(value, (int, float)):
+        return str(min((c for c in choices if isinstance(c, (int, float))), key=lambda c: abs(c - value), default=""))
+    return (nearest(str(value), map(str, choices), count=1) or [""])[0]
+
+
 def _type_name(annotation: Any) -> str:
     if annotation is Any:
         return "any value"
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "").replace("collections.abc.", "")
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return text.replace("typing.", "").replace("collections.abc.", "")

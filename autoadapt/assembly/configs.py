@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import nn
 
 from autoadapt.assembly.documents import Document, Keys, yaml_package
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
 from autoadapt.signature import TensorSpec
 
-__all__ = ["AdaptConfig", "Config", "Group", "PartConfig", "WeightsConfig", "parse_config", "reference", "write_yaml"]
+__all__ = [
+    "AdaptConfig",
+    "Config",
+    "Group",
+    "PartConfig",
+    "WeightsConfig",
+    "counted",
+    "parse_config",
+    "reference",
+    "write_yaml",
+]
 
 Group: TypeAlias = Literal["backbone", "neck", "head", "loss"]
 GROUPS: tuple[Group, ...] = ("backbone", "neck", "head", "loss")
@@ -47,7 +58,7 @@ class PartConfig(_Frozen):
         if self.takes:
             given["from"] = self.takes[0] if len(self.takes) == 1 else list(self.takes)
         if self.expects:
-            given["expects"] = list(self.expects)
+            given["expects"] = self.expects[0] if len(self.expects) == 1 else list(self.expects)
         if self.target:
             given["target"] = self.target
         return given | self.arguments
@@ -109,6 +120,11 @@ class Config(_Frozen):
             for name, part in getattr(self, group).items():
                 yield reference(group, name), part
 
+    @staticmethod
+    def group(name: str) -> Group:
+        """The group of a part, from its reference."""
+        return next(group for group in GROUPS if group == name.partition(".")[0])
+
     def flat(self) -> dict[str, Any]:
         """The config as plain data, as it is written in a file."""
         found: dict[str, Any] = {"input": self.input}
@@ -152,10 +168,11 @@ def parse_config(document: Document) -> Config:
     else:
         if not faults:
             return config
-    raise AssemblyError(_counted(len(faults)), faults)
+    raise AssemblyError(counted(len(faults)), faults)
 
 
-def _counted(count: int) -> str:
+def counted(count: int) -> str:
+    """The summary of an error with that many faults."""
     return "the config has a fault" if count == 1 else f"the config has {count} faults"
 
 
@@ -186,11 +203,12 @@ def _named(value: Any, group: str, document: Document, faults: list[Mismatch]) -
         return {} if value is None else {"": _part(value)}
     if not all(isinstance(part, (Mapping, str)) for part in value.values()):
         return {"": _part(value)}  # a part without its type, rather than parts with names
-    for name in value:
-        if not str(name).isidentifier():
+    for name in map(str, value):
+        if not name.isidentifier() or hasattr(nn.Module, name):
             where = document.where((group, name))
-            remedy = "".join(char if char.isalnum() else "_" for char in str(name))
-            faults.append(Mismatch(where, "a name of letters, digits and underscores", repr(name), remedy))
+            remedy = "".join(char if char.isalnum() else "_" for char in name)
+            expected = "a name of letters, digits and underscores that modules do not use themselves"
+            faults.append(Mismatch(where, expected, repr(name), remedy if remedy != name else f"{name}_"))
     return {str(name): _part(part) for name, part in value.items()}
 
 
@@ -209,6 +227,11 @@ def _part(value: Any) -> Any:
 
 
 _WRITTEN = {"takes": "from"}
+_FIELDS: dict[str, Sequence[str]] = {
+    "": tuple(Config.model_fields),
+    "weights": ("from", "to", "scope", "include", "exclude", "min_coverage"),
+    "adapt": ("like",),
+}
 
 
 def _fault(document: Document, detail: Mapping[str, Any]) -> Mismatch:
@@ -218,7 +241,7 @@ def _fault(document: Document, detail: Mapping[str, Any]) -> Mismatch:
         case "missing":
             return Mismatch(where, "a value", "nothing", _example(keys))
         case "extra_forbidden":
-            fields = (*Config.model_fields,) if len(keys) == 1 else ("from", "to", "scope", "include", "exclude", "like")
+            fields = _FIELDS.get(str(keys[0]) if len(keys) > 1 else "", ())
             near = nearest(str(keys[-1]), fields, count=1)
             return Mismatch(where, f"one of {', '.join(fields)}", str(keys[-1]), near[0] if near else "remove it")
         case "model_type" | "dict_type":

@@ -153,6 +153,7 @@ class _Reader:
             case "mapping":
                 return self._mapping(node, keys, [*above, id(node)])
             case "sequence":
+                self._refuse_tag(node, keys, "tag:yaml.org,2002:seq")
                 return [self.read(child, (*keys, i), [*above, id(node)]) for i, child in enumerate(node.value)]
             case _:
                 return self._scalar(node, keys)
@@ -165,10 +166,9 @@ class _Reader:
         for key_node, child in node.value:
             key = str(key_node.value)
             self.lines.setdefault((*keys, key), key_node.start_mark.line + 1)
-            if written.count(key) > 1:
+            if key in found and written.count(key) > 1:
                 where = self._where((*keys, key), key_node)
                 self.faults.append(Mismatch(where, "every key once", f"`{key}` again", "remove one of them"))
-                written = [other for other in written if other != key]
             found[key] = self.read(child, (*keys, key), above)
         return found
 
@@ -182,8 +182,8 @@ class _Reader:
     def _refuse_tag(self, node: Any, keys: Keys, *plain: str) -> None:
         if node.tag not in plain:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            fault = Mismatch(self._where(keys, node), "plain data", f"the tag {tag}", "remove the tag; no file runs code")
-            self.faults.append(fault)
+            where, remedy = self._where(keys, node), "remove the tag; nothing in a file is run"
+            self.faults.append(Mismatch(where, "plain data", f"the tag {tag}", remedy))
 
     def _where(self, keys: Keys, node: Any) -> str:
         return f"{'.'.join(map(str, keys)) or 'config'} (line {node.start_mark.line + 1})"

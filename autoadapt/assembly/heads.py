@@ -29,7 +29,8 @@ class LinearClsHead(nn.Module):
     def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
         """Classify."""
         _refuse_maps(features_BD)
-        return self.fc(features_BD)
+        scores_BK: torch.Tensor = self.fc(features_BD)
+        return scores_BK
 
 
 @register("head")
@@ -51,7 +52,8 @@ class MLPHead(nn.Module):
     def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
         """Classify, or regress."""
         _refuse_maps(features_BD)
-        return self.layers(features_BD)
+        scores_BK: torch.Tensor = self.layers(features_BD)
+        return scores_BK
 
 
 @register("head")
@@ -72,7 +74,8 @@ class DenseHead(nn.Module):
         """Predict at every cell; levels come back in a list, or by name."""
         match features:
             case torch.Tensor():
-                return self.conv(features)
+                scores_BKHW: torch.Tensor = self.conv(features)
+                return scores_BKHW
             case Mapping():
                 return {name: self.conv(map_BCHW) for name, map_BCHW in features.items()}
             case _:

@@ -12,7 +12,18 @@ from autoadapt.layouts import Factored, factored
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.taps import block_boundaries
 
-__all__ = ["Level", "cells", "channels_of", "coarsest", "distinct", "levels_of", "nearest_level", "octave_of", "stride_of", "with_stride"]
+__all__ = [
+    "Level",
+    "cells",
+    "channels_of",
+    "coarsest",
+    "distinct",
+    "levels_of",
+    "nearest_level",
+    "octave_of",
+    "stride_of",
+    "with_stride",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ def levels_of(signature: Signature) -> list[Level]:
     outputs = [_level(path, spec) for path, spec in signature.outputs.items()]
     if any(level.stride for level in outputs) or not signature.inner:
         return outputs
-    taps = [_level(tap.name, tap.spec, is_tap=True) for tap in block_boundaries(signature.inner)]
+    taps = [_level(tap.name, tap.spec, is_tap=True) for tap in block_boundaries(signature.inner, signature.sizes())]
     return [*outputs, *distinct(tap for tap in taps if tap.stride)]
 
 

@@ -53,9 +53,10 @@ class CrossEntropyLoss(nn.Module):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
-        if avg_factor is None and weight is None and self.reduction == "mean" and not target.is_floating_point():
-            avg_factor = _at_least_one((target != self.ignore_index).sum())  # as torch: ignored cells do not count
-        return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+        if avg_factor is not None or self.reduction != "mean" or target.is_floating_point():
+            return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+        counted = (target != self.ignore_index).sum().clamp(min=1)  # ignored cells do not count
+        return self.loss_weight * reduced(loss, "mean", weight, counted)
 
 
 @register("loss")
@@ -139,10 +140,6 @@ def reduced(
             return weighted.sum()
         case "mean":
             return weighted.mean() if avg_factor is None else weighted.sum() / avg_factor
-
-
-def _at_least_one(count: torch.Tensor) -> torch.Tensor:
-    return count.clamp(min=1)
 
 
 def _refuse_broadcast(prediction: torch.Tensor, target: torch.Tensor) -> None:

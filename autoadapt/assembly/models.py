@@ -112,7 +112,7 @@ class AssembledModel(nn.Module):
         Raises:
             AssemblyError: A target is missing or unknown; or there is none though the model is in training mode.
         """
-        values: dict[str, Any] = {"backbone": self.backbone(x)}
+        values: dict[str, Any] = {"backbone": self.get_submodule("backbone")(x)}
         for step in self._steps:
             values[step.name] = self.get_submodule(step.name)(*(feed.take(values) for feed in step.feeds))
         if targets is None and not (self.training and self._losses):
@@ -146,8 +146,8 @@ def _returned(values: Mapping[str, Any]) -> Any:
     """What the heads gave; without heads what came last."""
     heads = {name.partition(".")[2]: value for name, value in values.items() if name.partition(".")[0] == "head"}
     if not heads:
-        return next(reversed(values.values()))
-    return heads[""] if "" in heads else heads
+        return list(values.values())[-1]
+    return heads.get("", heads)
 
 
 def _missing(name: str, targets: Any, needed: list[str]) -> Mismatch:
@@ -157,5 +157,5 @@ def _missing(name: str, targets: Any, needed: list[str]) -> Mismatch:
         found = f"only {', '.join(map(str, given))}"
     near = nearest(name, map(str, given), count=1)
     example = ", ".join(f'"{other}": ...' for other in needed)
-    remedy = f"`{near[0]}` called `{name}`" if near else f"model(x, {{{example}}}), or model.eval() to predict"
+    remedy = f"rename `{near[0]}` to `{name}`" if near else f"model(x, {{{example}}}), or model.eval() to predict"
     return Mismatch(f"targets.{name}", f"the target `{name}`", found, remedy)

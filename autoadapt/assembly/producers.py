@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, stride_of, with_stride
+from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, octave_of, with_stride
 from autoadapt.assembly.models import Pick
 from autoadapt.building import build
 from autoadapt.dims import Dim
 from autoadapt.errors import Mismatch, nearest
 from autoadapt.planning import Plan, plan
-from autoadapt.signature import AxisSizes, Signature, TensorSpec
+from autoadapt.signature import AxisSizes, Signature, TensorSpec, Values
 from autoadapt.trees import Key, paths
 
-__all__ = ["Demand", "Producer", "composed", "meta_inputs"]
+__all__ = ["Demand", "Producer", "meta_inputs", "pinned"]
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,27 @@ class Producer:
         module: The part itself.
         signature: What it takes and gives, in terms of its own input axes.
         specs: What it gives, in terms of the axes of the network's input, by path.
-        contract: Sizes of its input axes that it must be able to take; empty where it takes what it gets.
+        legal: For the backbone, the sizes of its input axes that the network takes.
+        network: For the others, the sizes of the network's input axes.
+        demands: What others take from it.
+        plan: Of the adapters behind it, once there are any.
     """
 
     name: str
     module: nn.Module
     signature: Signature
     specs: Mapping[str, TensorSpec]
-    contract: Mapping[str, AxisSizes] = field(default_factory=dict)
+    legal: Mapping[str, AxisSizes] = field(default_factory=dict)
+    network: Mapping[str, int] = field(default_factory=dict)
     demands: dict[str, Demand] = field(default_factory=dict)
     plan: Plan | None = None
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the network's input axes."""
+        return dict(self.network) or self.signature.sizes(**{axis: legal.example for axis, legal in self.legal.items()})
+
+    @cached_property
     def levels(self) -> list[Level]:
         """What others can take from it; only a backbone's outputs are brought to the layout of maps."""
         if self.name == "backbone":
@@ -79,7 +90,8 @@ class Producer:
         if level is None or level.stride == stride:
             return level
         made = with_stride(level, stride)
-        return Level(level.path, level.spec, made, stride_of(made), level.channels, level.is_tap, f"c{stride.bit_length() - 1}")
+        found = Fraction(stride)
+        return replace(level, natural=made, stride=found, octave=octave_of(found))
 
     def default(self) -> Level | None:
         """The level that a part gets which asks for one."""
@@ -110,7 +122,7 @@ class Producer:
     def needs_adapter(self) -> bool:
         """Whether something is taken that the module does not give by itself, or its input has to be brought in."""
         covered = all(
-            sizes.covers(self.contract[axis]) for axis, sizes in self.signature.axes.items() if axis in self.contract
+            sizes.covers(self.legal[axis]) for axis, sizes in self.signature.axes.items() if axis in self.legal
         )
         return not covered or any(d.level.is_tap or d.spec != d.level.spec for d in self.demands.values())
 
@@ -120,7 +132,7 @@ class Producer:
             return
         own = {key: self._own(demand) for key, demand in self.demands.items()}
         signature = self.signature
-        axes = {**signature.axes, **self.contract}
+        axes = {**signature.axes, **self.legal}
         contract = Signature.parse(own, name="the parts that follow", axes=axes).model_copy(
             update={"inputs": signature.inputs, "positional": signature.positional}
         )
@@ -159,24 +171,41 @@ def _unremarked(made: Plan) -> Plan:
     return made.model_copy(update={"routes": tuple(routes)})
 
 
-def meta_inputs(specs: list[TensorSpec], sizes: Mapping[str, int]) -> list[torch.Tensor]:
+def meta_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> list[torch.Tensor]:
     """Tensors of given specs without storage."""
     return [torch.empty(spec.shape(sizes), dtype=spec.torch_dtype, device="meta") for spec in specs]
 
 
-def composed(signature: Signature, given: list[TensorSpec]) -> dict[str, TensorSpec]:
-    """What a part gives, in terms of the axes of the network's input.
+def pinned(
+    name: str, module: nn.Module, signature: Signature, given: Sequence[TensorSpec], sizes: Mapping[str, int]
+) -> Producer:
+    """A part that was captured by itself, in its place: what it gives, in terms of the network's input.
 
     Args:
-        signature: The part by itself.
+        name: What configs call it.
+        module: The part.
+        signature: What it takes and gives by itself.
         given: What it is given, in the order of its inputs, in terms of the network's axes.
+        sizes: Sizes of these axes.
     """
     meaning: dict[str, Dim] = {}
     for own, spec in zip(signature.inputs.leaves, given, strict=True):
         for axis, dim in zip(own.dims, spec.dims, strict=True):
-            if len(axis.axes) == 1 and axis == Dim.axis(next(iter(axis.axes))):
+            if str(axis) in signature.axes:
                 meaning.setdefault(str(axis), dim)
-    return {
-        path: spec.model_copy(update={"dims": tuple(dim.substitute(meaning) for dim in spec.dims)})
-        for path, spec in signature.outputs.items()
+    specs = {path: _substituted(spec, meaning) for path, spec in signature.outputs.items()}
+    constants = {axis: dim for axis, dim in meaning.items() if dim.constant is not None}
+    values = {
+        "inputs": _with_leaves(signature.inputs, constants),
+        "outputs": _with_leaves(signature.outputs, constants),
+        "axes": {axis: legal for axis, legal in signature.axes.items() if axis not in constants},
     }
+    return Producer(name, module, signature.model_copy(update=values), specs, network=sizes)
+
+
+def _with_leaves(values: Values, meaning: Mapping[str, Dim]) -> Values:
+    return values.model_copy(update={"leaves": tuple(_substituted(leaf, meaning) for leaf in values.leaves)})
+
+
+def _substituted(spec: TensorSpec, meaning: Mapping[str, Dim]) -> TensorSpec:
+    return spec.model_copy(update={"dims": tuple(dim.substitute(dict(meaning)) for dim in spec.dims)})

@@ -66,13 +66,12 @@ def _default(name: str, config: Config, document: Document, faults: list[Mismatc
         remedy = "\n".join(f"from: {other}" for other in before)
         faults.append(Mismatch(where, "one of several to take", f"nothing said: {', '.join(before)}", remedy))
     else:
-        faults.append(Mismatch(where, "predictions to compare", "the config has no head", "head: {type: LinearClsHead}"))
+        remedy = "head: {type: LinearClsHead, num_classes: 10}"
+        faults.append(Mismatch(where, "predictions to compare", "the config has no head", remedy))
     return ()
 
 
-def _parse(
-    text: str, name: str, parts: Sequence[str], document: Document, faults: list[Mismatch]
-) -> Reference | None:
+def _parse(text: str, name: str, parts: Sequence[str], document: Document, faults: list[Mismatch]) -> Reference | None:
     group = name.partition(".")[0]
     earlier = {"neck": ("neck",), "head": ("neck", "head"), "loss": ("head",)}[group]
     producers = ["backbone", *(part for part in parts if part.partition(".")[0] in earlier)]
@@ -89,9 +88,7 @@ def _parse(
     return None
 
 
-def _ordered(
-    takes: Mapping[str, Sequence[Reference]], document: Document, faults: list[Mismatch]
-) -> list[str]:
+def _ordered(takes: Mapping[str, Sequence[Reference]], document: Document, faults: list[Mismatch]) -> list[str]:
     """Producers before those that take from them, else in the order of the config."""
     order: list[str] = []
 
@@ -121,7 +118,7 @@ def _targets(
     found = {}
     for name, part in losses.items():
         own = name.partition(".")[2]
-        default = own if own in given or len(losses) > 1 else given[0] if len(given) == 1 else own or "target"
+        default = given[0] if len(given) == 1 and own not in given else own or "target"
         chosen = found[name] = part.target or default
         if given and chosen not in given:
             near = nearest(chosen, given, count=1) or given

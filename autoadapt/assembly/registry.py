@@ -156,7 +156,7 @@ def _hints(made: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    called = make.__init__ if isinstance(make, type) else make
+    called: Any = getattr(make, "__init__") if isinstance(make, type) else make  # noqa: B009  (mypy forbids the access)
     hints = _hints(called)
     try:
         found = inspect.signature(make).parameters

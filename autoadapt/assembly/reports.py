@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from autoadapt.assembly.levels import cells, stride_of
+from autoadapt.assembly.levels import stride_of
 from autoadapt.errors import Mismatch
 from autoadapt.planning import Plan
 from autoadapt.signature import TensorSpec
@@ -32,6 +32,9 @@ class Given(_Frozen):
         """Input pixels per cell."""
         found = stride_of(self.spec)
         return None if found is None else int(found) if found.denominator == 1 else float(found)
+
+    def __str__(self) -> str:
+        return f"{self.spec}, stride {self.stride}, {self.cells} cells" if self.cells else str(self.spec)
 
 
 class PartReport(_Frozen):
@@ -60,18 +63,17 @@ class Assembly(_Frozen):
         Args:
             found: The other model's report, such as after the backbone was changed.
         """
-        others = {part.name: part for part in found.parts}
-        faults = []
-        for part in self.parts:
-            other = others.get(part.name)
-            for i, given in enumerate(part.given if other is not None else ()):
-                if other is not None and i < len(other.given):
-                    faults += changed(f"{part.name} ({given.source})", given, other.given[i])
-        return faults
+        others = {part.name: part.given for part in found.parts}
+        pairs: list[tuple[str, Given, Given]] = [
+            (f"{part.name} ({given.source})", given, other)
+            for part in self.parts
+            for given, other in zip(part.given, others.get(part.name, ()), strict=False)
+        ]
+        return [fault for pair in pairs if (fault := changed(*pair)) is not None]
 
     def __str__(self) -> str:
         input_size = "x".join(str(size) for name, size in self.sizes.items() if name != "B")
-        rows = [("part", "type", "is given", f"cells at {input_size}", "params")]
+        rows: list[tuple[str, ...]] = [("part", "type", "is given", f"cells at {input_size}", "params")]
         for part in self.parts:
             first, *rest = part.given or (None,)
             said = (f"{first.source} {first.spec}", first.cells) if first else ("", "")
@@ -84,11 +86,17 @@ class Assembly(_Frozen):
         return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
 
 
-def changed(where: str, expected: Given, found: Given) -> list[Mismatch]:
-    """Whether a part is given another stride, or other channels."""
-    if expected.stride == found.stride and expected.spec.dims[1:2] == found.spec.dims[1:2]:
-        return []
-    said = [f"{given.spec}, stride {given.stride}, {given.cells} cells" for given in (expected, found)]
+def changed(where: str, expected: Given, found: Given) -> Mismatch | None:
+    """Whether a part is given another stride, or other channels.
+
+    Args:
+        where: The part, and which tensor.
+        expected: What it was given, or should be.
+        found: What it is given.
+    """
     same = expected.spec.dims[1:2] == found.spec.dims[1:2]
-    why = f"the channels agree ({expected.spec.dims[1]}), so nothing would fail: only the detail changes" if same else ""
-    return [Mismatch(where, said[0], said[1], "adapt: {like: signature.json} holds it fixed", why)]
+    if expected.stride == found.stride and same:
+        return None
+    channels = ", ".join(map(str, expected.spec.dims[1:2]))
+    why = f"the channels agree ({channels}), so nothing fails: only the detail changes" if same else ""
+    return Mismatch(where, str(expected), str(found), "adapt: {like: signature.json} holds it fixed", why)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoadapt.assembly.configs import Group
+from autoadapt.assembly.mmengine import mm_part
 from autoadapt.assembly.registry import Part, Registry, takes_of
 from autoadapt.errors import AdaptError, Mismatch, nearest
 from autoadapt.sources import list_models, load_backbone, load_object, schemes
@@ -40,9 +41,9 @@ class Scopes:
         if not colon and not name.endswith(".pt2"):
             return self.registry.get(group, name) or self._unknown(group, name, where)
         if scope == "torch":
-            return _torch_class(name, inner.removeprefix("nn."), where)
+            return _module_class(nn, name, inner.removeprefix("nn."), where)
         if scope == "mm":
-            return _mm_part(group, inner, where)
+            return mm_part(group, inner, where)
         if scope in schemes():
             return self._from_zoo(group, name, where)
         return self._from_code(group, name, where)
@@ -65,9 +66,7 @@ class Scopes:
             return Part(name, functools.partial(load_backbone, name), is_open=True, channels_option=option)
         scope, _, inner = name.partition(":")
         if scope == "torchvision":
-            import torchvision.ops
-
-            return _module_class(torchvision.ops, name, inner, where)
+            return _module_class(importlib.import_module("torchvision.ops"), name, inner, where)
         return Mismatch(where, f"a {group}", f"a model of {scope}", f"backbone: {{type: {name}}}")
 
     def _from_code(self, group: Group, name: str, where: str) -> Part | Mismatch:
@@ -77,18 +76,18 @@ class Scopes:
         try:
             made = load_object(name, self.allow)
         except AdaptError as error:
-            scope = name.partition(":")[0]
-            near = nearest(scope, ["torch", "mm", *schemes()], count=1)
-            fault = error.mismatches[0]
-            remedy = f"{near[0]}:{name.partition(':')[2]}" if near and "." not in scope else f"assemble(config, {fault.remedy})"
-            return Mismatch(where, "a registered part, a model of a zoo, or code that is allowed", name, remedy, fault.found)
+            return _not_allowed(name, where, error.mismatches[0])
         if not callable(made):
             return Mismatch(where, "a class, or a function that makes a module", type(made).__name__, "name the class")
         return Part(name, made, takes_of(made))
 
 
-def _torch_class(name: str, inner: str, where: str) -> Part | Mismatch:
-    return _module_class(nn, name, inner, where)
+def _not_allowed(name: str, where: str, fault: Mismatch) -> Mismatch:
+    scope, _, inner = name.partition(":")
+    near = nearest(scope, ["torch", "mm", *schemes()], count=1) if "." not in scope else []
+    remedy = f"assemble(config, {fault.remedy})" if fault.remedy.startswith("allow=") else fault.remedy
+    expected = "a registered part, a model of a zoo, or code that is allowed"
+    return Mismatch(where, expected, name, f"{near[0]}:{inner}" if near else remedy, fault.found)
 
 
 def _module_class(package: Any, name: str, inner: str, where: str) -> Part | Mismatch:
@@ -100,21 +99,3 @@ def _module_class(package: Any, name: str, inner: str, where: str) -> Part | Mis
         return Mismatch(where, f"a module class of {package.__name__}", f"`{inner}`", remedy)
     made: Callable[..., nn.Module] = getattr(package, inner)
     return Part(name, made, takes_of(made))
-
-
-def _mm_part(group: Group, inner: str, where: str) -> Part | Mismatch:
-    """A part of the registries of mmengine, which are filled by the packages that the caller has imported."""
-    try:
-        from mmengine.registry import MODELS
-    except ImportError as error:
-        return Mismatch(where, "an installed mmengine", str(error), "pip install mmengine")
-    made = MODELS.get(inner)
-    if made is None:
-        known = _mm_names(MODELS)
-        return Mismatch(where, "a part in mmengine's MODELS", f"`{inner}`", "\n".join(f"mm:{n}" for n in nearest(inner, known)) or "import the package that registers it")
-    takes = takes_of(made) if inspect.isclass(made) else ("any",)
-    return Part(f"mm:{inner}", made, ("tuple",) if takes == ("any",) and group != "loss" else takes)
-
-
-def _mm_names(registry: Any) -> Sequence[str]:
-    return [*registry.module_dict, *(name for child in registry.children.values() for name in _mm_names(child))]

@@ -23,6 +23,7 @@ from autoadapt.operations import (
     Rearrange,
     Recover,
     Resize,
+    Thin,
     axis_groups,
 )
 from autoadapt.planning import Plan, Route
@@ -41,7 +42,7 @@ def adapter_names(plan: Plan) -> dict[str, Route]:
     """A name for the adapter of each route, allowed for a module and unlike the others."""
     names: dict[str, Route] = {}
     for route in plan.routes:
-        name = "".join(char if char.isalnum() or char == "_" else "_" for char in route.target)
+        name = "".join(char if char.isalnum() or char == "_" else "_" for char in route.target) or "_"
         while name in names or hasattr(nn.Module, name):
             name += "_"
         names[name] = route
@@ -62,10 +63,12 @@ class _Emitter:
         self._graph = fx.Graph()
         self._sizes: dict[str, fx.Node] = {}
         self._given: dict[str, fx.Node] = {}
+        self._features: dict[str, fx.Node] = {}
+        self._choices: dict[Thin, fx.Node] = {}
 
     def graph(self) -> fx.Graph:
         placeholders = self._placeholders()
-        returned = self._call_backbone()
+        returned = self._features = self._call_backbone()
         leaves = [self._route(name, route, returned) for name, route in adapter_names(self._plan).items()]
         self._graph.output(self._returned(leaves, placeholders))
         self._forget_unused()
@@ -166,6 +169,17 @@ class _Emitter:
                 return graph.call_method("to", (node, DTYPES[dtype]))
             case Recover(values=values, dtype=dtype):
                 return graph.call_function(layers.recover_indices, (node, self._given[values], DTYPES[dtype]))
+            case Thin(axis=axis):
+                return graph.call_function(layers.take_points, (node, self._choice(step), axis))
+
+    def _choice(self, step: Thin) -> fx.Node:
+        """Which points are taken: one choice for all leaves on a set."""
+        key = step.model_copy(update={"axis": 0})
+        if key not in self._choices:
+            points = self._features[step.points]
+            arguments = (points, step.count, step.how, step.points_axis, step.seed)
+            self._choices[key] = self._graph.call_function(layers.choose_points, arguments)
+        return self._choices[key]
 
     def _rearrange(self, step: Rearrange, node: fx.Node) -> fx.Node:
         """An einops pattern in torch's own words: unflatten, permute, flatten."""

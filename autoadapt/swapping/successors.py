@@ -14,7 +14,7 @@ from autoadapt.adapting import capture_source
 from autoadapt.building import AdaptedModule, build
 from autoadapt.capturing import Arguments, capture
 from autoadapt.errors import MatchError, Mismatch, PlanError, SwapError, nearest
-from autoadapt.operations import Cast, DropPrefix, Rearrange
+from autoadapt.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
 from autoadapt.planning import Plan, Route, plan
 from autoadapt.signature import Signature
 from autoadapt.swapping.contracts import fixed, reduced
@@ -23,6 +23,7 @@ from autoadapt.swapping.replacements import Replacement, as_kind
 from autoadapt.swapping.results import Part
 from autoadapt.swapping.surfaces import Surface, find_surface
 from autoadapt.swapping.watching import Reading
+from autoadapt.thinning import mark_points
 from autoadapt.trees import Slot
 from autoadapt.views import view
 
@@ -37,7 +38,7 @@ class Options:
     outputs: Sequence[str] | None = None
     project: Literal["needed", "always"] = "needed"
     indices: Literal["refuse", "recover"] = "refuse"
-    thin: Literal["farthest", "first", "even"] = "farthest"
+    thin: Thinning = "farthest"
     grid: Mapping[str, tuple[int, int, int]] | None = None
     share: bool = True
 
@@ -81,6 +82,7 @@ def prepare(place: Place, reading: Reading, new: nn.Module | str, options: Optio
         raise SwapError(f"the rest of the model reads `{faults[0].where}`", faults)
     arguments = reading.calls[0]
     target = capture(place.module, arguments)
+    target = target.model_copy(update={"outputs": mark_points(target.outputs)})
     wanted = _wanted(target, reading, options.outputs)
     if isinstance(new, str):
         return _generated(place, reading, as_kind(new), target, wanted, surface)
@@ -133,6 +135,7 @@ def _served(source: Signature, target: Signature, wanted: Sequence[str], options
             pairs={path: choice for path, choice in options.pairs.items() if path in keep or path not in known},
             project=options.project,
             indices=options.indices,
+            thin=options.thin,
         )
 
     known = target.outputs.paths
@@ -165,7 +168,7 @@ def _is_free(route: Route, target: Signature) -> bool:
     into = [gathering.values for gathering in target.invariants if gathering.index == route.target]
     if route.specs[-1].role == "index" and not all(values.startswith("inputs.") for values in into):
         return False
-    return all(isinstance(step, (Cast, DropPrefix, Rearrange)) for step in route.steps)
+    return all(isinstance(step, (Cast, DropPrefix, Rearrange, Thin)) for step in route.steps)
 
 
 def _part(

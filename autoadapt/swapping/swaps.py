@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 from torch import nn
 
 from autoadapt.errors import AdaptError, Mismatch, SwapError
+from autoadapt.operations import Thinning
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
@@ -36,7 +37,7 @@ def swap(
     taps: Mapping[str, str] | None = None,
     project: Literal["needed", "always"] = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
-    thin: Literal["farthest", "first", "even"] = "farthest",
+    thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
     share: bool = True,
     allow_cost: bool = False,
@@ -60,7 +61,8 @@ def swap(
         taps: Inner modules of `new` chosen by hand, by target path.
         project: `always` puts a projection on every feature output.
         indices: `recover` finds missing indices from coordinates that are exact input points.
-        thin: How points are chosen where there are more than wanted.
+        thin: How points are chosen where there are more than wanted: `farthest`, `first`, `even`, `random`;
+            `repeat` also where there are fewer.
         grid: Rows, columns and leading tokens of token axes that cannot be read.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
         allow_cost: Consent to generated layers of more parameters than the limit.

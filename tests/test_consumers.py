@@ -1,0 +1,46 @@
+"""One line swaps the backbone of real detectors and segmenters; they run, and train one step, on a CNN and a ViT."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from consumers import CONSUMERS
+from snapshots import snapshot
+
+from autoadapt.errors import SwapError
+from autoadapt.swapping import swap
+
+BACKBONES = {
+    "cnn": lambda: timm.create_model("resnet10t", features_only=True),
+    "vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=4),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # the models' own
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_a_real_consumer_runs_and_trains_on_another_backbone(name, backbone):
+    consumer = CONSUMERS[name]
+    model, new = consumer.make(), BACKBONES[backbone]()
+    model = swap(model, consumer.path, new, inputs=consumer.inputs)
+    net = model.get_submodule(consumer.path)
+    assert {part.training for part in net.modules()} == {model.training}
+    with torch.no_grad():
+        model.eval()(consumer.inputs)
+    loss = consumer.loss(model.train())
+    assert loss.isfinite()
+    loss.backward()
+    untouched = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    assert not untouched
+    assert all(p.grad is None for p in new.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_consumer_that_wants_a_mask_from_its_backbone_is_refused_by_name():
+    model = CONSUMERS["Detr"].make()
+    before = snapshot(model)
+    with pytest.raises(SwapError, match=r"can honestly serve `0\.1`") as caught:
+        swap(model, "model.backbone", BACKBONES["cnn"](), inputs=CONSUMERS["Detr"].inputs)
+    assert "bool[B, ceil(H/32), ceil(W/32)]" in str(caught.value)
+    assert snapshot(model) == before
