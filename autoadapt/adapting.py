@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -116,15 +117,30 @@ def capture_source(
     inner: bool = False,
     grid: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> Signature:
-    """Capture the new module on the old one's inputs, or, where it refuses them, on what it tells itself."""
-    first = inputs if inputs is not None else _from_signature(target)
-    try:
-        return capture(new, _trimmed(new, first), inner=inner, grid=grid)
-    except AdaptError as error:
+    """Capture the new module on the old one's inputs, or, where it refuses them, on what it was made for."""
+    first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
+    options = [partial(_same, first), partial(told_inputs, new), partial(_with_channels, new, first)]
+    refused: AdaptError | None = None
+    for option in options:
         try:
-            return capture(new, told_inputs(new), inner=inner, grid=grid)
-        except AdaptError:
-            raise error from None
+            return capture(new, option(), inner=inner, grid=grid)
+        except AdaptError as error:
+            refused = refused or error
+    assert refused is not None, "every option that does not return has raised"
+    raise refused
+
+
+def _same(inputs: object) -> object:
+    return inputs
+
+
+def _with_channels(new: nn.Module, inputs: object) -> object:
+    """The same images with as many channels as the first convolution of the new module reads."""
+    stem = next((m for m in new.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
+    images = inputs if isinstance(inputs, tuple) else (inputs,)
+    if stem is None or not all(isinstance(image, torch.Tensor) and image.dim() > 3 for image in images):
+        raise AdaptError("the inputs are no images, so that their channels cannot be changed")
+    return tuple(image[:, :1].expand(-1, stem.in_channels, *image.shape[2:]) for image in images)
 
 
 def _from_signature(target: Signature) -> object:

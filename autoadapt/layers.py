@@ -8,7 +8,17 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-__all__ = ["FlatLinear", "LeftOut", "choose_points", "conv1x1", "fill_in", "linear", "mlp", "recover_indices", "take_points"]
+__all__ = [
+    "FlatLinear",
+    "LeftOut",
+    "choose_points",
+    "conv1x1",
+    "fill_in",
+    "linear",
+    "mlp",
+    "recover_indices",
+    "take_points",
+]
 
 # Dimension letters: B batch, M points taken, N points to take from, K columns of a point.
 

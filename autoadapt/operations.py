@@ -15,6 +15,7 @@ from autoadapt.signature import TensorSpec
 
 __all__ = [
     "Cast",
+    "Channels",
     "DropPrefix",
     "Mean",
     "Operation",
@@ -97,6 +98,18 @@ class Cast(_Frozen):
     dtype: str
 
 
+class Channels(_Frozen):
+    """Read another number of image channels: the weights of the first convolution are spread or summed."""
+
+    op: Literal["channels"] = "channels"
+    source: int
+    """Channels that are given."""
+    target: int
+    """Channels that the module was made for."""
+    stem: str
+    """Path of the convolution."""
+
+
 class Recover(_Frozen):
     """For each point its row in an input, where points are rows bit for bit: `[B, M, K] -> [B, M]`."""
 
@@ -123,7 +136,7 @@ class Thin(_Frozen):
 
 
 Operation: TypeAlias = Annotated[
-    DropPrefix | Rearrange | Mean | Pool | Resize | Project | Cast | Recover | Thin,
+    DropPrefix | Rearrange | Mean | Pool | Resize | Project | Cast | Channels | Recover | Thin,
     Field(discriminator="op"),
 ]
 
@@ -170,6 +183,8 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if dims[axis] != source:
                 raise _refused(operation, spec, f"{source} channels on axis {axis}")
             return (*dims[:axis], Dim(target), *dims[axis + 1 :])
+        case Channels(target=target):
+            return (dims[0], Dim(target), *dims[2:])
         case Cast() | Recover() | Thin():
             return dims
         case _:
@@ -275,6 +290,8 @@ def text(operation: Operation) -> str:
             return f"{source}->{target}"
         case Cast(dtype=dtype):
             return f"to {dtype}"
+        case Channels(source=source, target=target, stem=stem):
+            return f"{stem} reads {source} channels, not {target}"
         case Recover(values=values):
             return f"find in {values}"
         case Thin(source=source, count=count, how=how):

@@ -11,7 +11,7 @@ from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
 from autoadapt.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.matching import Pairing, Source, match
-from autoadapt.operations import Operation, Recover, Resize, Thin, Thinning, after, multiply_adds, parameters, text
+from autoadapt.operations import Channels, Operation, Recover, Resize, Thin, Thinning, after, multiply_adds, parameters, text
 from autoadapt.signature import AxisSizes, Gathering, InnerOutput, Signature, TensorSpec, Values, describe
 from autoadapt.tables import columns, human_count
 from autoadapt.taps import block_boundaries
@@ -272,14 +272,27 @@ def _route_inputs(source: Signature, target: Signature) -> tuple[InputRoute, ...
         if isinstance(chosen, Mismatch):
             faults.append(chosen)
             continue
-        steps = _fitted_input(path, spec, wanted[chosen], source.axes, target.axes)
+        given = wanted[chosen]
+        channels = _matched_channels(spec, given, source.inner)
+        steps = _fitted_input(path, spec, after(channels[0], given) if channels else given, source.axes, target.axes)
         if isinstance(steps, Mismatch):
             faults.append(steps)
         else:
-            routes.append(InputRoute(source=path, target=chosen, steps=steps))
+            routes.append(InputRoute(source=path, target=chosen, steps=(*channels, *steps)))
     if faults:
         raise MatchError(f"{source.name} cannot be called with the old module's inputs", faults)
     return tuple(routes)
+
+
+def _matched_channels(spec: TensorSpec, given: TensorSpec, inner: Sequence[InnerOutput]) -> tuple[Channels, ...]:
+    """Where an image has other channels than the new module was made for: its first layer reads them."""
+    if len(spec.dims) not in (4, 5) or spec.dims[1] == given.dims[1]:
+        return ()
+    have, want = given.dims[1].constant, spec.dims[1].constant
+    stem = min((o for o in inner if o.layers == 1 and not o.parent), key=lambda o: o.started, default=None)
+    if have is None or want is None or stem is None:
+        return ()
+    return (Channels(source=have, target=want, stem=stem.module),)
 
 
 def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]) -> str | Mismatch:

@@ -110,7 +110,7 @@ def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
         live = [output.float().square().mean() for output in outputs if output.requires_grad]
         if not live:
             raise AssertionError(f"no output of {type(net).__name__} depends on a parameter")
-        torch.stack(live).sum().backward()
+        torch.autograd.backward(torch.stack(live).sum())
     trained = {name: parameter for name, parameter in copied.named_parameters() if parameter.requires_grad}
     faults = [
         Mismatch(name, "a finite gradient", "none" if parameter.grad is None else "values that are not finite")

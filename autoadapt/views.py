@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoadapt.errors import CaptureError, Mismatch, nearest
+from autoadapt.errors import BuildError, CaptureError, Mismatch, nearest
 
-__all__ = ["aliased", "clone_buffers", "copy_module", "cut", "freeze_unused", "on_meta", "tap", "view"]
+__all__ = ["aliased", "clone_buffers", "copy_module", "cut", "freeze_unused", "on_meta", "read_channels", "tap", "view"]
 
 TensorCopy: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -209,6 +209,40 @@ def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], boo
 def _set(module: nn.Module, path: str, child: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, child)
+
+
+def read_channels(module: nn.Module, path: str, source: int, target: int) -> None:
+    """Let a convolution of a view read another number of channels.
+
+    The response to an image that is the same in all channels is kept: the weights of a channel are shared among those
+    that stand for it, or summed where one stands for several.
+
+    Args:
+        module: A view; the convolution's weight is replaced by one of its own.
+        path: The convolution.
+        source: Channels that are given.
+        target: Channels that it was made for.
+
+    Raises:
+        BuildError: What stands there is no convolution over all channels of the input.
+    """
+    layer = module.get_submodule(path)
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or layer.groups != 1 or layer.in_channels != target:
+        fault = Mismatch(
+            path,
+            f"a convolution that reads the {target} channels of the input",
+            f"{type(layer).__name__}",
+            f"in_chans={source}  # build the new module for these inputs",
+        )
+        raise BuildError(f"the first layer cannot be made to read {source} channels", [fault])
+    weight_DCk = layer.weight.detach()
+    if source < target:
+        parts = [weight_DCk[:, i::source].sum(1) for i in range(source)]
+    else:
+        shares = [len(range(i, source, target)) for i in range(target)]
+        parts = [weight_DCk[:, i % target] / shares[i % target] for i in range(source)]
+    layer.weight = nn.Parameter(torch.stack(parts, 1), requires_grad=layer.weight.requires_grad)
+    layer.in_channels = source
 
 
 def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str]:

@@ -1,7 +1,8 @@
 """Cost of `transfer` beside plain `load_state_dict` of the same file, and of matching 10,000 names.
 
 Run as `python -m benchmarks.transfer`. Each load runs in a process of its own, so that the peak of
-resident memory is its own; kinds take turns, and medians are compared.
+resident memory is its own; kinds take turns, and medians are compared. The seconds of a busy machine
+say little; the processor's seconds beside them depend less on what else runs.
 """
 
 from __future__ import annotations
@@ -49,13 +50,17 @@ def child(kind: str, path: str, layers: int) -> None:
     """Load once and print what it took; `nothing` tells the cost of the model alone."""
     before = memory("VmRSS")
     model = make_model(layers)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     if kind == "plain":
         model.load_state_dict(load_file(path))
     elif kind == "transfer":
         transfer(path, model)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak": memory("VmHWM") - before}))
+    result = {
+        "seconds": time.perf_counter() - start,
+        "processor": time.process_time() - used,
+        "peak": memory("VmHWM") - before,
+    }
+    print(json.dumps(result))
 
 
 def measure(kind: str, path: Path, layers: int) -> dict[str, float]:
@@ -82,17 +87,16 @@ def loading(layers: int, rounds: int) -> list[tuple[str, ...]]:
             for kind in kinds:
                 runs[kind].append(measure(kind, path, layers))
     middle = {
-        kind: {key: statistics.median(run[key] for run in found) for key in ("seconds", "peak")}
-        for kind, found in runs.items()
+        kind: {key: statistics.median(run[key] for run in found) for key in found[0]} for kind, found in runs.items()
     }
-    own, plain = middle["nothing"]["peak"], middle["plain"]["seconds"]
-    return [
-        (f"{size:.0f} MiB safetensors", "seconds", "x plain", "peak MiB", "x model's own"),
-        *(
-            (kind, f"{m['seconds']:.3f}", f"{m['seconds'] / plain:.2f}", f"{m['peak']:.0f}", f"{m['peak'] / own:.2f}")
-            for kind, m in middle.items()
-        ),
-    ]
+    own, plain = middle["nothing"]["peak"], middle["plain"]
+    head = ("seconds", "x plain", "processor", "x plain", "peak MiB", "x model's own")
+    return [(f"{size:.0f} MiB safetensors", *head), *((kind, *_cells(m, plain, own)) for kind, m in middle.items())]
+
+
+def _cells(found: dict[str, float], plain: dict[str, float], own: float) -> tuple[str, ...]:
+    times = ((f"{found[key]:.3f}", f"{found[key] / plain[key]:.2f}") for key in ("seconds", "processor"))
+    return (*(cell for pair in times for cell in pair), f"{found['peak']:.0f}", f"{found['peak'] / own:.2f}")
 
 
 def names(count: int) -> dict[str, tuple[list[Spec], list[Spec]]]:
@@ -138,7 +142,7 @@ def main() -> None:
     if arguments.child:
         child(*arguments.child, arguments.layers)
         return
-    print("\n".join(columns(loading(arguments.layers, arguments.rounds), align="lrrrr")))
+    print("\n".join(columns(loading(arguments.layers, arguments.rounds), align="lrrrrrr")))
     print()
     print("\n".join(columns(matching(10_000, arguments.rounds), align="lrr")))
 

@@ -39,7 +39,8 @@ def _detection_loss(model: nn.Module) -> torch.Tensor:
 
 def _segmentation_loss(model: nn.Module) -> torch.Tensor:
     made = model(BATCH)
-    return F.cross_entropy(made["out"] if isinstance(made, dict) else made, torch.zeros(2, 64, 64, dtype=torch.long))
+    outputs = made.values() if isinstance(made, dict) else [made]
+    return sum(F.cross_entropy(output, torch.zeros(2, 64, 64, dtype=torch.long)) for output in outputs)
 
 
 def _resnet() -> transformers.ResNetConfig:

@@ -374,3 +374,15 @@ def test_a_misspelt_path_gets_the_nearest():
         "  found     no module of that name; nearest: body, body.norm\n"
         '  try       swap(model, "body", ...)'
     )
+
+
+def test_a_module_that_mixes_the_samples_of_a_batch_is_refused():
+    class Centred(New):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [level - level.mean(0) for level in super().forward(image)]
+
+    model = Whole()
+    before = snapshot(model)
+    with pytest.raises(SwapError, match="mixes the samples of a batch"):
+        swap(model, "body", Centred(), inputs=X)
+    assert snapshot(model) == before

@@ -191,7 +191,7 @@ def test_a_level_that_nobody_reads_says_so_when_it_is_used():
     swap(detector, "base_network", Levels((16, 32, 48, 64, 80)), inputs=torch.rand(1, 3, 64, 64))
     unread = detector.base_network(torch.rand(1, 3, 64, 64))[1]
     for use in (lambda: unread.shape, lambda: unread + 1, lambda: torch.relu(unread), lambda: torch.cat([unread])):
-        with pytest.raises(TypeError, match="left out|unsupported"):
+        with pytest.raises(TypeError, match=r"left out|unsupported"):
             use()
 
 

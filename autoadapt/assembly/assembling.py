@@ -74,7 +74,6 @@ def assemble_document(document: Document, allow: Sequence[str | Path], registry:
     """As `assemble`, from a config that was read already."""
     session = Session(parse_config(document), document)
     parts, wiring = _look_up(session, Scopes(registry, tuple(allow)))
-    session.check()
     return _Assembling(session, parts, wiring).model()
 
 
@@ -84,7 +83,7 @@ def describe(model: AssembledModel) -> dict[str, Any]:
 
 
 def _look_up(session: Session, scopes: Scopes) -> tuple[dict[str, Part], Wiring]:
-    """Every part by its type, its arguments checked as far as that goes without making anything."""
+    """Every part by its type, as far as it is without fault before anything is made."""
     config = session.config
     if len(config.backbone) != 1:
         where = session.where("backbone")
@@ -94,10 +93,12 @@ def _look_up(session: Session, scopes: Scopes) -> tuple[dict[str, Part], Wiring]
     for name, part in named:
         looked_up = scopes.find(config.group(name), part.type, session.where(name, "type"))
         if isinstance(looked_up, Part):
-            found[name] = looked_up
-            session.faults += check_arguments(looked_up, part.arguments, keys_of(name), session.document)
+            faults = check_arguments(looked_up, part.arguments, keys_of(name), session.document)
         else:
-            session.faults.append(looked_up)
+            faults = [looked_up]
+        if isinstance(looked_up, Part) and not faults:
+            found[name] = looked_up
+        session.faults += faults
     return found, wire(config, session.document, session.faults)
 
 
@@ -115,10 +116,12 @@ class _Assembling:
         self._plans: dict[str, Plan] = {}
 
     def model(self) -> AssembledModel:
-        """Build part by part, put adapters between, load weights."""
-        self._build_backbone()
+        """Build part by part what is without fault, put adapters between, load weights."""
+        if "backbone" in self._parts and len(self._session.config.backbone) == 1:
+            self._build_backbone()
         for name, references in self._wiring.takes.items():
-            if all(reference.producer in self._session.producers for reference in references):
+            built = all(reference.producer in self._session.producers for reference in references)
+            if built and name in self._parts:
                 self._build_part(name, references)
         self._session.check()
         self._adapt()
@@ -140,8 +143,9 @@ class _Assembling:
         module = self._made("backbone", part, arguments)
         if module is None:
             return
+        before = len(session.faults)
         like = self._contract()
-        if len(session.faults):
+        if len(session.faults) > before:
             return
         try:
             session.producers["backbone"] = self._captured_backbone(module, spec, like)

@@ -168,11 +168,11 @@ def hold_expected(session: Session, name: str, config: PartConfig, given: Sequen
         return
     for each, text in zip(taken, config.expects, strict=False):
         expected = TensorSpec.parse(text)
-        pinned, found = each.given(expected, session.sizes), each.given(each.level.natural, session.sizes)
+        pinned, found = each.given(expected, session.sizes), each.given(each.spec, session.sizes)
         fault = changed(f"`{name}` ({each.source})", pinned, found)
         if fault is None:
             pass
-        elif session.config.adapt.enabled and each.producer.name == "backbone":
+        elif session.config.adapt.enabled and (each.producer.name == "backbone" or pinned.stride == found.stride):
             why = f"; {fault.why}" if fault.why else ""
             session.remarks.append(f"{fault.where} expects {fault.expected}, there is {fault.found}: adapted{why}")
         else:

@@ -25,7 +25,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Wiring:
-    """References of every part, in an order in which they can run, and the target of every loss."""
+    """References of every part without fault, in an order in which they can run, and the target of every loss."""
 
     takes: dict[str, tuple[Reference, ...]]
     targets: dict[str, str]
@@ -43,7 +43,9 @@ def wire(config: Config, document: Document, faults: list[Mismatch]) -> Wiring:
     for name, part in parts.items():
         texts = part.takes or _default(name, config, document, faults)
         read = [_parse(text, name, [*parts], document, faults) for text in texts]
-        takes[name] = tuple(found for found in read if found is not None)
+        found = tuple(reference for reference in read if reference is not None)
+        if found and len(found) == len(texts):
+            takes[name] = found
     order = _ordered(takes, document, faults)
     losses = {name: part for name, part in parts.items() if name.partition(".")[0] == "loss"}
     return Wiring({name: takes[name] for name in order}, _targets(losses, config, document, faults))

@@ -15,6 +15,7 @@ from autoadapt.dims import Dim
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.operations import (
     Cast,
+    Channels,
     DropPrefix,
     Mean,
     Operation,
@@ -165,6 +166,8 @@ class _Emitter:
                 return graph.call_function(F.interpolate, (node,), resizing)
             case Project():
                 return graph.create_node("call_module", module, (node,), name=name)
+            case Channels():
+                return node  # the backbone's own weights were changed
             case Cast(dtype=dtype):
                 return graph.call_method("to", (node, DTYPES[dtype]))
             case Recover(values=values, dtype=dtype):

@@ -16,12 +16,12 @@ from autoadapt.building.facts import RECIPES, copy_facts, recipe
 from autoadapt.building.graphs import adapter_names, graph_of, learned_steps
 from autoadapt.capturing import Arguments
 from autoadapt.capturing.probing import quiet
-from autoadapt.operations import Project
+from autoadapt.operations import Channels, Project
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.trees import flatten, rebuild
 from autoadapt.verification import Verification, verify
-from autoadapt.views import copy_module, cut, freeze_unused, on_meta, tap, view
+from autoadapt.views import copy_module, cut, freeze_unused, on_meta, read_channels, tap, view
 
 __all__ = ["AdaptedModule", "build", "param_groups"]
 
@@ -108,6 +108,10 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
     """
     backbone = view(new) if share else copy.deepcopy(new)
     plan = _tapped(backbone, plan)
+    for route in plan.inputs:
+        for step in route.steps:
+            if isinstance(step, Channels):
+                read_channels(backbone, step.stem, step.source, step.target)
     reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
     adapters = nn.Module()
     for name, route in adapter_names(plan).items():

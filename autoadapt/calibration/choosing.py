@@ -70,11 +70,13 @@ def _ranks(rank: int) -> list[int]:
 
 
 def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Choice:
-    """Take the recipe that is best on held-out images: by the head where there is one, else by cross-validation."""
+    """Take the recipe that is best by the head where there is one, else by the features alone."""
     smallest = min(min(fitting.moments(p).source, fitting.moments(p).target) for p in fitting.projections)
     options = _possible(fitting, recipes(solver, smallest), solver)
+    if judge is None and len(options) == 1:
+        return Choice((options[0],) * len(fitting.projections), "as asked for", ())
     if judge is None:
-        return _by_cross_validation(fitting, options)
+        return _by_cosine(fitting) if solver == "auto" else _by_cross_validation(fitting, options)
     return _by_head(fitting, judge, options, _ranks(smallest) if solver == "auto" else [])
 
 
@@ -116,17 +118,37 @@ def _key(score: Score) -> float:
     return score.loss if score.loss == score.loss else INFINITE
 
 
+def _by_cosine(fitting: Fitting) -> Choice:
+    """Ridge towards procrustes with the variance restored, its penalty by the cosine on held-out images.
+
+    Measured without a head, on digits and on EfficientNet-Lite pairs, with 8 to 128 images: of the families and
+    criteria that were tried this one left the head's answers nearest on the whole. Generalised cross-validation takes
+    the tokens of an image for independent, and with 8 images falls below the mean alone.
+    """
+    paths = [Recipe(penalty, anchored=True, restored=True) for penalty in (0.0, *COARSE, 0.03, 0.3, 3.0, INFINITE)]
+    paths = _possible(fitting, paths, "auto")
+    cosines = {
+        recipe: [fitting.held_out(p, maps).cosine for p in fitting.projections]
+        for recipe in paths
+        for maps in [fitting.held_out_maps([recipe] * len(fitting.projections))]
+    }
+    chosen = [max(paths, key=lambda recipe: cosines[recipe][p]) for p in fitting.projections]  # noqa: B023
+    trials = tuple(
+        Trial(solver=str(recipe), score=1 - sum(values) / len(values)) for recipe, values in cosines.items()
+    )
+    return Choice(tuple(chosen), "largest cosine on held-out images, since no head was given", trials)
+
+
 def _by_cross_validation(fitting: Fitting, options: Sequence[Recipe]) -> Choice:
-    if len(options) == 1:
-        return Choice((options[0],) * len(fitting.projections), "as asked for", ())
-    paths = [Recipe(p, one.anchored, one.restored, one.rank) for one in options for p in FINE if one.penalty < INFINITE]
+    """A penalty for each projection; the held-out error itself would choose too large ones, which a head suffers from."""
+    paths = [one.at(penalty) for one in options for penalty in (one.penalty, *FINE) if one.penalty < INFINITE]
     paths = list(dict.fromkeys([*options, *paths]))
     chosen, trials = [], []
     for projection in fitting.projections:
         spectrum = fitting.spectrum(projection)
         variance = float(spectrum.moments.yy_D.sum()) / spectrum.moments.count
         errors = {recipe: spectrum.cross_validation(recipe) / (variance or 1.0) for recipe in paths}
-        best = min(errors, key=lambda recipe: errors[recipe])
+        best = min(paths, key=lambda recipe: errors[recipe])  # noqa: B023
         chosen.append(best)
         trials.append(Trial(solver=str(best), score=errors[best]))
-    return Choice(tuple(chosen), "least generalised cross-validation error: no head was given", tuple(trials))
+    return Choice(tuple(chosen), "least generalised cross-validation error, since no head was given", tuple(trials))

@@ -58,7 +58,7 @@ class Trial(_Frozen):
 
     solver: str
     score: float
-    """The head's loss, or the generalised cross-validation error over the variance."""
+    """Less is better: the head's loss, or one minus the held-out cosine, or the cross-validation error."""
     agreement: float | None = None
 
 

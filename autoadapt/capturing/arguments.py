@@ -99,4 +99,10 @@ def told_inputs(module: nn.Module) -> torch.Tensor:
         name = type(module).__name__
         fault = Mismatch(name, "a model that tells its input size", "none", "inputs=torch.randn(2, 3, 224, 224)")
         raise CaptureError(f"{name} does not tell what it takes, and no inputs were given", [fault])
-    return torch.empty(2, *size, device="meta")
+    return torch.empty(2, _channels(module, size[0]), *size[1:], device="meta")
+
+
+def _channels(module: nn.Module, told: int) -> int:
+    """The channels that a module tells, or those that its first convolution reads where none reads as many."""
+    reads = [part.in_channels for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))]
+    return told if not reads or told in reads else reads[0]

@@ -177,6 +177,7 @@ class _Session:
         solution = self._with_grids(solution, fixed)
         tensors_in, tensors_out = self._real_values()
         gatherings = find_gatherings(tensors_in, tensors_out)
+        replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
         return Signature(
             name=type(self._module).__name__,
@@ -188,7 +189,8 @@ class _Session:
                 for name in self._axes.example
                 if name in steps | fixed
             },
-            filled=self._filled(),
+            filled=dict(self._first.filled) | replaced,
+            replaced_when_empty=tuple(replaced),
             invariants=gatherings,
             unverified=solution.unverified,
             value_ranges=_value_ranges(tensors_in),
@@ -231,7 +233,8 @@ class _Session:
         return find_regular_steps(self._run, around, steps)
 
     def _schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
-        long_step = 64 if self._probe.real else LONG_STEP
+        image = any(len(names) > 3 for names in self._axes.names)
+        long_step = 64 if self._probe.real else LONG_STEP if image else LONG_STEP // 16
         return probing_sizes(base, steps, long_step=long_step)
 
     def _solve(self, base: dict[str, int], steps: Steps) -> Solution:
@@ -285,11 +288,11 @@ class _Session:
         except ProbeError:
             return {}
 
-    def _filled(self) -> dict[str, str]:
-        """Dict arguments that are filled in; an empty one is tried with an entry, since it may count as absent."""
-        found = dict(self._first.filled)
+    def _replaced_when_empty(self) -> dict[str, str]:
+        """Dict arguments that are filled in only if they hold something; an empty one counts as absent."""
+        found: dict[str, str] = {}
         for name, value in self._arguments.values.items():
-            if isinstance(value, dict) and name not in found and self._tensors:
+            if isinstance(value, dict) and name not in self._first.filled and self._tensors:
                 with contextlib.suppress(ProbeError):
                     found |= self._probe.run(mark=name).filled
         return found

@@ -7,9 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-import torch
-
-from autoadapt.trees import Container, Constant, Path, Slot, Tree, flatten
+from autoadapt.trees import Constant, Container, Path, Slot, Tree, flatten
 
 __all__ = ["plain_tree", "watched"]
 
@@ -23,6 +21,7 @@ def watched(value: Any, note: Note, path: Path = ()) -> Any:
     handed back as it is.
 
     Example:
+        >>> import torch
         >>> seen = []
         >>> levels = watched([torch.zeros(1), torch.zeros(2)], seen.append)
         >>> _ = levels[-1], [level for level in levels]
@@ -96,12 +95,12 @@ def _subclass(cls: type, methods: dict[str, Any]) -> Any:
     return type(cls)(cls.__name__, (cls,), own | methods)
 
 
-def _numbered(cls: type, noted: Callable[[Any], None], names: tuple[Any, ...] = ()) -> dict[str, Any]:
+def _numbered(cls: Any, noted: Callable[[Any], None], names: tuple[Any, ...] = ()) -> dict[str, Any]:
     def getitem(self: Any, index: Any) -> Any:
         if isinstance(index, int):
             number = index + len(self) if index < 0 else index
             noted(names[number] if names and number < len(names) else number)
-        return cls.__getitem__(self, index)  # type: ignore[attr-defined]
+        return cls.__getitem__(self, index)
 
     return {"__getitem__": getitem}
 
@@ -138,7 +137,7 @@ def _keyed(cls: Any, noted: Callable[[Any], None], leaves: set[Any]) -> dict[str
     return own | {"__getitem__": getitem, "__setitem__": setitem, "__init__": initialise}
 
 
-def _named(cls: type, noted: Callable[[Any], None], names: tuple[Any, ...]) -> dict[str, Any]:
+def _named(cls: Any, noted: Callable[[Any], None], names: tuple[Any, ...]) -> dict[str, Any]:
     def getattribute(self: Any, name: str) -> Any:
         if name in names:
             noted(name)

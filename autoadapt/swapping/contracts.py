@@ -87,6 +87,4 @@ def fixed(signature: Signature, axes: Collection[str]) -> Signature:
         return Values(tree=values.tree, leaves=tuple(leaves))
 
     rest = {name: sizes for name, sizes in signature.axes.items() if name not in axes}
-    return signature.model_copy(
-        update={"inputs": at(signature.inputs), "outputs": at(signature.outputs), "axes": rest}
-    )
+    return signature.model_copy(update={"inputs": at(signature.inputs), "outputs": at(signature.outputs), "axes": rest})

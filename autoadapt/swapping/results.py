@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -115,8 +116,10 @@ class Swap(_Frozen):
     def __str__(self) -> str:
         verdict = f"refused: {self.refused}" if self.refused else "fits"
         lines = [f"{self.model}: {verdict}"]
-        for part in self.parts:
-            lines += ["", *part.lines()]
+        if len(self.parts) > 1 and all(part.plan is None for part in self.parts):
+            lines += ["", *_table(self.parts)]
+        else:
+            lines += [line for part in self.parts for line in ("", *part.lines())]
         if len(self.parts) > 1:
             sums = f"{human_count(self.parameters_before)} -> {human_count(self.parameters_after)} parameters"
             lines += ["", f"{len(self.parts)} places, {sums}"]
@@ -124,3 +127,20 @@ class Swap(_Frozen):
         for fault in self.faults:
             lines += str(Mismatch(fault.where, fault.expected, fault.found, fault.remedy, fault.why)).splitlines()
         return "\n".join([*lines, f" call  {self.call}"])
+
+
+def _table(parts: Sequence[Part]) -> list[str]:
+    """Generated layers at several places, a row each."""
+    rows = [("place", "old", "new", "parameters", "", "remark")]
+    rows += [
+        (
+            ", ".join((part.path, *part.also_at)),
+            part.old,
+            part.new,
+            human_count(part.parameters_before),
+            f"-> {human_count(part.parameters_after)}",
+            "; ".join(part.remarks),
+        )
+        for part in parts
+    ]
+    return columns(rows, align="lllrrl")

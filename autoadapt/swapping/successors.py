@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting import capture_source
-from autoadapt.building import AdaptedModule, build
+from autoadapt.building import build
 from autoadapt.capturing import Arguments, capture
 from autoadapt.errors import MatchError, Mismatch, PlanError, SwapError, nearest
 from autoadapt.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
@@ -21,6 +21,7 @@ from autoadapt.swapping.contracts import fixed, reduced
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.replacements import Replacement, as_kind
 from autoadapt.swapping.results import Part
+from autoadapt.swapping.standing import move, take_over
 from autoadapt.swapping.surfaces import Surface, find_surface
 from autoadapt.swapping.watching import Reading
 from autoadapt.thinning import mark_points
@@ -64,7 +65,7 @@ class Successor:
         old = self.place.module
         module = self.new.build() if isinstance(self.new, Replacement) else self.new
         if isinstance(self.new, Replacement):
-            _move(module, old)
+            move(module, old)
         net = module if self.part.plan is None else build(module, self.part.plan, like=old)
         self.surface.put_on(net)
         take_over(net, old)
@@ -233,17 +234,15 @@ def _generated(
     if kind == "linear":
         inner = {axis for dim in (*spec.dims[1:], *target.outputs[wanted[0]].dims[1:]) for axis in dim.axes}
         contract = fixed(target, sorted(inner & set(target.axes)))
-    made = None
-    if target.outputs.tree != Slot() or surface.methods or surface.properties or len(target.inputs.leaves) > 1:
-        made = _wrapped(layer, contract, wanted, path)
-    elif not _fits(layer, contract, wanted[0], path):
-        made = _wrapped(layer, contract, wanted, path)
+    bare = target.outputs.tree == Slot() and len(target.inputs.leaves) == 1
+    alone = bare and not (surface.methods or surface.properties) and _fits(layer, contract, wanted[0], path)
+    made = None if alone else _wrapped(layer, contract, wanted, path)
     part = _part(place, reading, target, made, str(layer), wanted, [])
     generated = layer.parameters + (made.parameters if made is not None else 0)
     remarks = [*part.remarks]
     if contract is not target and contract.axes.keys() != target.axes.keys():
         gone = ", ".join(f"{axis} = {sizes[axis]}" for axis in target.axes if axis not in contract.axes)
-        remarks.append(f"works at {gone} only, which the old module did not ask for")
+        remarks.append(f"at {gone} only")
     unused = [other for other in target.inputs.paths if other != path]
     if unused:
         remarks.append(f"the generated layer sees {path} only, not {', '.join(unused)}")
@@ -277,41 +276,5 @@ def _wrapped(layer: Replacement, contract: Signature, wanted: Sequence[str], pat
 def _moved(new: nn.Module, old: nn.Module, share: bool) -> nn.Module:
     """Another set of module objects over the new one's weights, where and of what dtype the old one is."""
     module = view(new) if share else copy.deepcopy(new)
-    _move(module, old)
+    move(module, old)
     return module
-
-
-def _move(module: nn.Module, old: nn.Module) -> None:
-    like = next((p for p in old.parameters() if p.is_floating_point()), None)
-    if like is not None:
-        module.to(device=like.device, dtype=like.dtype)
-
-
-def take_over(net: nn.Module, old: nn.Module) -> None:
-    """Bring a module into the mode, the gradient pattern and the memory format of another."""
-    net.train(old.training)
-    norms = {part.training for part in old.modules() if isinstance(part, _NORMS)}
-    if norms == {False}:
-        for part in net.modules():
-            if isinstance(part, _NORMS):
-                part.eval()
-    _take_over_gradients(net, old)
-    images = [p for p in old.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
-    if images and all(p.is_contiguous(memory_format=torch.channels_last) for p in images):
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-_NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-def _take_over_gradients(net: nn.Module, old: nn.Module) -> None:
-    """All frozen or all trained as the old one was; a mixed pattern goes over where names agree."""
-    pattern = {name: p.requires_grad for name, p in old.named_parameters() if p.is_floating_point()}
-    common = set(pattern.values())
-    for name, parameter in net.named_parameters():
-        if not parameter.is_floating_point() or not common:
-            continue
-        if len(common) == 1:
-            parameter.requires_grad_(common == {True})
-        elif (inner := name.removeprefix("backbone.")) in pattern and isinstance(net, AdaptedModule):
-            parameter.requires_grad_(pattern[inner])

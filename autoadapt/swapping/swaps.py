@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Literal, TypedDict, overload
 
 from torch import nn
+from typing_extensions import Unpack
 
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.operations import Thinning
@@ -18,12 +19,35 @@ from autoadapt.swapping.watching import Watched, as_example, watch
 __all__ = ["swap"]
 
 
+class _Options(TypedDict, total=False):
+    """The keyword arguments of `swap` but `dry_run`, which decides what comes back."""
+
+    inputs: object
+    outputs: Sequence[str] | None
+    pairs: Mapping[str, str] | None
+    taps: Mapping[str, str] | None
+    project: Literal["needed", "always"]
+    indices: Literal["refuse", "recover"]
+    thin: Thinning
+    grid: Mapping[str, tuple[int, int, int]] | None
+    share: bool
+    allow_cost: bool
+    max_parameters: int | None
+
+
 @overload
 def swap(
-    model: nn.Module, path: str, new: nn.Module | str, *, dry_run: Literal[False] = False, **options: Any
+    model: nn.Module,
+    path: str,
+    new: nn.Module | str,
+    *,
+    dry_run: Literal[False] = False,
+    **options: Unpack[_Options],
 ) -> nn.Module: ...
 @overload
-def swap(model: nn.Module, path: str, new: nn.Module | str, *, dry_run: Literal[True], **options: Any) -> Swap: ...
+def swap(
+    model: nn.Module, path: str, new: nn.Module | str, *, dry_run: Literal[True], **options: Unpack[_Options]
+) -> Swap: ...
 
 
 def swap(
@@ -77,6 +101,7 @@ def swap(
         SwapError: The swap is refused, and the model is as it was.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 2, 1))
         >>> model = swap(model, "0", nn.Conv2d(3, 5, 2, stride=2), inputs=torch.zeros(1, 3, 16, 16))
         >>> model(torch.zeros(2, 3, 32, 32)).shape
@@ -127,16 +152,24 @@ def _prepared(places: list[Place], seen: Watched, new: nn.Module | str, options:
     own = len(places) > 1 and isinstance(new, nn.Module)
     each = Options(**{**vars(options), "share": options.share and not own})
     for place in places:
-        try:
-            found.append(prepare(place, seen.readings[place.path], new, each))
-        except AdaptError as error:
-            if len(places) == 1:
-                raise
-            summary = summary or error.summary
-            faults += error.mismatches or [Mismatch(place.path, "a plan", error.summary)]
+        made = _tried(place, seen, new, each)
+        if isinstance(made, Successor):
+            found.append(made)
+        elif len(places) == 1:
+            raise made
+        else:
+            summary = summary or made.summary
+            faults += made.mismatches or [Mismatch(place.path, "a plan", made.summary)]
     if faults:
         raise SwapError(summary, faults)
     return found
+
+
+def _tried(place: Place, seen: Watched, new: nn.Module | str, options: Options) -> Successor | AdaptError:
+    try:
+        return prepare(place, seen.readings[place.path], new, options)
+    except AdaptError as error:
+        return error
 
 
 _LIMIT = 10_000_000
@@ -171,8 +204,7 @@ def _refusal(path: str, error: AdaptError) -> SwapError:
 
 def _refused(name: str, planned: list[Successor], refusal: SwapError, call: str) -> Swap:
     faults = tuple(
-        Fault(where=f.where, expected=f.expected, found=f.found, remedy=f.remedy, why=f.why)
-        for f in refusal.mismatches
+        Fault(where=f.where, expected=f.expected, found=f.found, remedy=f.remedy, why=f.why) for f in refusal.mismatches
     )
     parts = tuple(one.part for one in planned)
     return Swap(model=name, parts=parts, refused=refusal.summary, faults=faults, call=call)

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule
+from autoadapt.capturing import Arguments
 from autoadapt.capturing.arguments import bind_call
+from autoadapt.capturing.probing import quiet
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.outcomes import broken_invariants, differences, moving_sizes
 from autoadapt.swapping.places import set_modules
@@ -41,6 +43,7 @@ def try_out(
         faults += trial.differences(before, after)
         if faults:
             raise SwapError(f"with the new module {type(model).__name__} does not return what it did", faults)
+        trial.refuse_mixing(seen)
         detail = "the whole returns what it did"
         checks.append(Check(name=f"runs in {trial.mode} mode", outcome="passed", detail=detail))
     return checks
@@ -105,6 +108,21 @@ class _Trial:
                 faults.append(Mismatch(path, f"a module that is called {times}", f"{count} calls", remedy))
         return faults
 
+    def refuse_mixing(self, seen: Watched) -> None:
+        """Refuse new modules that let the samples of a batch see each other where the old ones do not.
+
+        Raises:
+            SwapError: One of them does.
+        """
+        faults = []
+        for one, module in zip(self.planned, self.modules, strict=True):
+            arguments = seen.readings[one.place.path].calls[0]
+            if mixes_samples(module, arguments) and not mixes_samples(one.place.module, arguments):
+                expected, found = "outputs that depend on their own sample", "outputs that depend on other samples too"
+                faults.append(Mismatch(one.place.path, expected, found, "take the batch from axis 0 of the input"))
+        if faults:
+            raise SwapError(f"the new module at `{faults[0].where}` mixes the samples of a batch", faults)
+
     def differences(self, before: Outcome, after: Outcome) -> list[Mismatch]:
         """Differences of the whole's outputs, but for what was left out and for sizes that follow the values."""
         absent = {place for one in self.planned for place in one.left_out_places}
@@ -115,7 +133,7 @@ class _Trial:
         return differences(before, after, absent=absent, moving=moving_sizes([before, *runs]))
 
     def _run_on_noise(self, scale: float) -> Outcome | None:
-        """What the whole returns when other values of the same shapes come out of the old modules; None if it raises."""
+        """What the whole returns when the old modules give other values of the same shapes; None if it raises."""
 
         def noisy(_module: nn.Module, _args: object, output: object) -> object:
             tree, tensors = flatten(output)
@@ -129,6 +147,38 @@ class _Trial:
             return outcome_of(run_copy(self.model, self.example, put_in, training=self.training))
         except Exception:  # other values may well be refused; there are more runs
             return None
+
+
+def mixes_samples(module: nn.Module, arguments: Arguments) -> bool:
+    """Whether another last sample changes what comes out for the others, in eval mode; batches of one tell nothing."""
+    tree, tensors = flatten(arguments.values)
+    batch = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+    changed = [_with_another_last(tensor, batch) for tensor in tensors]
+    if batch < 2 or all(left is right for left, right in zip(tensors, changed, strict=True)):
+        return False
+    try:
+        left, right = (
+            _outputs(module, Arguments(rebuild(tree, one), arguments.positional)) for one in (tensors, changed)
+        )
+    except Exception:  # other values may well be refused
+        return False
+    pairs = [
+        (a[:-1], b[:-1]) for a, b in zip(left, right, strict=False) if a.shape == b.shape and a.shape[:1] == (batch,)
+    ]
+    return any(
+        a.is_floating_point() and not torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in pairs
+    )
+
+
+def _with_another_last(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    if tensor.shape[:1] != (batch,) or not tensor.is_floating_point():
+        return tensor
+    return torch.cat([tensor[:-1], tensor[-1:].flip(-1) + 1])
+
+
+def _outputs(module: nn.Module, arguments: Arguments) -> list[torch.Tensor]:
+    with quiet():
+        return flatten(arguments.call(copy_module(module, clone_buffers).eval()))[1]
 
 
 def _noise(tensor: torch.Tensor) -> torch.Tensor:

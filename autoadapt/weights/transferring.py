@@ -6,6 +6,7 @@ check has passed.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -88,8 +89,10 @@ def transfer(
     storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
     checkpoint = read_checkpoint(source, scope, targets, storages)
     outside = _outside_scope(checkpoint, scope)
-    wanted = [s for s in checkpoint.specs if s.name not in outside and not selection.exclude(s.name)]
+    unwanted = outside.keys() | {s.name for s in checkpoint.specs if selection.exclude(s.name)}
+    wanted = [spec for spec in checkpoint.specs if spec.name not in unwanted]
     pairing = _pair(wanted, targets, match, read_renaming(rename))
+    _pair_unwanted(pairing, [spec for spec in checkpoint.specs if spec.name in unwanted], read_renaming(rename))
     verdicts = _decide(pairing, checkpoint, slots, selection, outside)
     report = _report(checkpoint, model, slots, verdicts, selection, pairing.remarks, dry_run)
     report = report.model_copy(update={"hint": leftover_hint(report)})
@@ -118,6 +121,13 @@ def _pair(sources: Sequence[Spec], targets: Sequence[Spec], match: str, renaming
     pairing = Pairing({spec.name: spec for spec in sources}, {spec.name: spec for spec in targets})
     pairing.settle(pair_by_order(sources, targets), "order")
     return pairing
+
+
+def _pair_unwanted(pairing: Pairing, unwanted: Sequence[Spec], renaming: Renaming) -> None:
+    """Find what would belong to the tensors left out, so that the report can say why it is missing."""
+    with contextlib.suppress(TransferError):  # where their names are ambiguous the report does without
+        found = pair_by_name(unwanted, list(pairing.targets.values()), renaming)
+        pairing.pairs |= found.pairs
 
 
 def _decide(

@@ -1,0 +1,47 @@
+"""Standing: how a module stands in a model: its device and dtype, mode, gradients and memory format."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoadapt.building import AdaptedModule
+
+__all__ = ["move", "take_over"]
+
+
+def move(module: nn.Module, old: nn.Module) -> None:
+    """Bring a module to the device and dtype of another; one without weights leaves it as it is."""
+    like = next((p for p in old.parameters() if p.is_floating_point()), None)
+    if like is not None:
+        module.to(device=like.device, dtype=like.dtype)
+
+
+def take_over(net: nn.Module, old: nn.Module) -> None:
+    """Bring a module into the mode, the gradient pattern and the memory format of another."""
+    net.train(old.training)
+    norms = {part.training for part in old.modules() if isinstance(part, _NORMS)}
+    if norms == {False}:
+        for part in net.modules():
+            if isinstance(part, _NORMS):
+                part.eval()
+    _take_over_gradients(net, old)
+    images = [p for p in old.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+    if images and all(p.is_contiguous(memory_format=torch.channels_last) for p in images):
+        net.to(memory_format=torch.channels_last)
+
+
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def _take_over_gradients(net: nn.Module, old: nn.Module) -> None:
+    """All frozen or all trained as the old one was; a mixed pattern goes over where names agree."""
+    pattern = {name: p.requires_grad for name, p in old.named_parameters() if p.is_floating_point()}
+    common = set(pattern.values())
+    for name, parameter in net.named_parameters():
+        if not parameter.is_floating_point() or not common:
+            continue
+        if len(common) == 1:
+            parameter.requires_grad_(common == {True})
+        elif (inner := name.removeprefix("backbone.")) in pattern and isinstance(net, AdaptedModule):
+            parameter.requires_grad_(pattern[inner])
