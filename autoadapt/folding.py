@@ -80,8 +80,8 @@ def fold(
 
 
 def _place(model: nn.Module, at: str | None) -> str:
-    found = [name for name, module in model.named_modules() if isinstance(module, AdaptedModule)]
-    if at in found and at:
+    found: list[str] = [name for name, module in model.named_modules() if isinstance(module, AdaptedModule)]
+    if at and at in found:
         return at
     if at is None and len(found) == 1 and found[0]:
         return found[0]
@@ -201,7 +201,7 @@ def _obstacle(model: nn.Module, net: AdaptedModule, target: str, readers: Sequen
     if getattr(consumer, "groups", 1) != 1:
         why = "a projection mixes all channels, a grouped convolution only some"
         return fault("groups=1", f"{readers[0]} with groups={consumer.groups}", why)
-    if _pads(consumer) and bool(_projection(net, target).bias.count_nonzero()):
+    if _pads(consumer) and bool(_offset(_projection(net, target)).count_nonzero()):
         why = "at the border the layer sees zeros, where the projection of zeros would be its offset"
         return fault("no padding", f"{readers[0]} with padding={consumer.padding}", why)
     axis = _channel_axis(next(route for route in net.plan.routes if route.target == target))
@@ -240,7 +240,7 @@ def _pads(consumer: nn.Module) -> bool:
 
 def _projection(net: AdaptedModule, target: str) -> Consumer:
     projected = [route.target for route in net.plan.routes if _steps_of(route)]
-    adapter = list(net.adapters.children())[projected.index(target)]  # type: ignore[union-attr]
+    adapter = list(net.adapters.children())[projected.index(target)]
     layer = adapter.project
     assert isinstance(layer, _CONSUMERS), "a projection is one of them"
     return layer
@@ -251,15 +251,17 @@ def _merged(consumer: nn.Module, projection: Consumer) -> Consumer:
     assert isinstance(consumer, _CONSUMERS), "no obstacle"
     outer, inner_DC = consumer.weight.detach().double(), projection.weight.detach().double().flatten(1)
     weight = torch.einsum("od...,dc->oc...", outer, inner_DC)
-    bias_O = torch.zeros(outer.shape[0], dtype=torch.float64, device=outer.device)
-    if consumer.bias is not None:
-        bias_O += consumer.bias.detach()
-    if projection.bias is not None:
-        bias_O += outer.flatten(2).sum(2) @ projection.bias.detach().double() if outer.dim() > 2 else outer @ projection.bias.detach().double()
+    bias_O = _offset(consumer) + outer.reshape(*outer.shape[:2], -1).sum(2) @ _offset(projection)
     made = _like(consumer, inner_DC.shape[1]).to(device=consumer.weight.device, dtype=consumer.weight.dtype)
-    made.weight.data.copy_(weight)
-    made.bias.data.copy_(bias_O)  # type: ignore[union-attr]
+    made.load_state_dict({"weight": weight, "bias": bias_O})
     return made.train(consumer.training)
+
+
+def _offset(layer: Consumer) -> torch.Tensor:
+    """The offset of a layer; zeros where it has none."""
+    if layer.bias is None:
+        return torch.zeros(layer.weight.shape[0], dtype=torch.float64, device=layer.weight.device)
+    return layer.bias.detach().double()
 
 
 def _like(consumer: Consumer, channels: int) -> Consumer:
@@ -287,9 +289,9 @@ def _without(net: AdaptedModule, targets: Sequence[str]) -> AdaptedModule:
     contract = net.plan.target.model_copy(update={"outputs": outputs.model_copy(update={"leaves": leaves})})
     changed = net.plan.model_copy(update={"routes": tuple(routes), "target": contract})
     made = build(net.get_submodule("backbone"), changed, like=net)
-    kept = dict(net.adapters.named_children())  # type: ignore[union-attr]
-    for name, _ in list(made.adapters.named_children()):  # type: ignore[union-attr]
-        made.adapters.add_module(name, copy_module(kept[name], aliased))  # type: ignore[operator, union-attr]
+    kept = dict(net.adapters.named_children())
+    for name, _ in list(made.adapters.named_children()):
+        made.adapters.add_module(name, copy_module(kept[name], aliased))
     return made.train(net.training)
 
 

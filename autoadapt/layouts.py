@@ -120,10 +120,17 @@ def _split(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
         constant = sum(coefficient for coefficient, atoms in dim.terms if not atoms)
         if constant > 0 and (dim - constant).factors is not None:
             prefix, product = constant, dim - constant
-    factors = product.factors or (product,)
-    if len(factors) == 2 and factors[0].constant is not None and "B" not in factors[1].axes:
-        factors = (factors[0] * factors[1],)  # 2*ceil(H/4) is one axis of an image
+    factors = _shared_constant(product.factors or (product,))
     return prefix, tuple(factor for factor in factors if factor != 1)
+
+
+def _shared_constant(factors: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """A constant belongs to the image axes it multiplies: `2*ceil(H/4)`, and `4*ceil(H/4)*ceil(W/4)` in equal parts."""
+    constant, spatial = factors[0].constant, factors[1:]
+    if constant is None or constant < 1 or not spatial or any("B" in factor.axes for factor in spatial):
+        return factors
+    share = round(constant ** (1 / len(spatial)))
+    return tuple(share * factor for factor in spatial) if share ** len(spatial) == constant else factors
 
 
 def chain(

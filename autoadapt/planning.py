@@ -11,7 +11,18 @@ from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
 from autoadapt.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.matching import Pairing, Source, match
-from autoadapt.operations import Channels, Operation, Recover, Resize, Thin, Thinning, after, multiply_adds, parameters, text
+from autoadapt.operations import (
+    Channels,
+    Operation,
+    Recover,
+    Resize,
+    Thin,
+    Thinning,
+    after,
+    multiply_adds,
+    parameters,
+    text,
+)
 from autoadapt.signature import AxisSizes, Gathering, InnerOutput, Signature, TensorSpec, Values, describe
 from autoadapt.tables import columns, human_count
 from autoadapt.taps import block_boundaries
@@ -89,7 +100,7 @@ class Plan(_Frozen):
         contract = f"{self.target.name} ({describe(self.target.outputs.tree)})"
         lines = [f"{self.source.name}  ->  contract of {contract}"]
         lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
-        lines += ["", *columns(_route_rows(self.routes), align="lllrr")]
+        lines += ["", *columns(_route_rows(self.routes), align="lllr")]
         lines += columns(_sum_rows(self))
         lines += columns([("cut", _shown(self.cut))]) if self.cut else []
         remarks = [(f"`{route.target}`:", route.remark) for route in self.routes if route.remark]
@@ -103,13 +114,47 @@ def _input_rows(route: InputRoute, target: Signature) -> Iterable[tuple[str, ...
     yield "input", route.target, str(spec or ""), done
 
 
+WIDTH = 80
+NARROWEST_CHAIN = 24
+
+
 def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("target", "source", "chain", "params", "mul-adds")]
-    for route in routes:
-        steps = " · ".join(text(step) for step in route.steps) or "as it is"
-        cost = (human_count(route.parameters), human_count(route.multiply_adds)) if route.steps else ("", "")
-        rows.append((f"{route.target} {route.specs[-1]}", route.source, steps, *cost))
+    """Target, source, chain and parameters; a chain that is too long for the page goes on in the next row."""
+    targets = [f"{route.target} {_abbreviated(route.specs[-1])}" for route in routes]
+    room = WIDTH - max(map(len, targets)) - max(len(route.source) for route in routes) - 14
+    rows: list[tuple[str, ...]] = [("target", "source", "chain", "params")]
+    for target, route in zip(targets, routes, strict=True):
+        first, *more = _wrapped(_chain_texts(route), max(room, NARROWEST_CHAIN))
+        rows.append((target, route.source, first, human_count(route.parameters) if route.steps else ""))
+        rows += [("", "", f"  {line}", "") for line in more]
     return rows
+
+
+def _chain_texts(route: Route) -> list[str]:
+    """The steps of a route; a last resizing goes to the target's own size, which stands beside it."""
+    shown = [text(step) for step in route.steps]
+    if route.steps and isinstance(route.steps[-1], Resize):
+        shown[-1] = "resize"
+    return shown
+
+
+def _abbreviated(spec: TensorSpec) -> str:
+    """A spec whose width is as its height, without saying it twice."""
+    dims = [str(dim) for dim in spec.dims]
+    if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
+        return f"{spec.dtype}[{', '.join(dims[:-1])}, ..]"
+    return str(spec)
+
+
+def _wrapped(steps: Sequence[str], room: int) -> list[str]:
+    """Steps set between dots, in lines of a width."""
+    lines = [""]
+    for step in steps:
+        if lines[-1] and len(lines[-1]) + len(step) + 3 > room:
+            lines.append("· " + step)
+        else:
+            lines[-1] += f" · {step}" if lines[-1] else step
+    return lines if steps else ["as it is"]
 
 
 def _sum_rows(made: Plan) -> list[tuple[str, ...]]:
@@ -179,9 +224,7 @@ def plan(
     contract = dict(outputs_marked.items())
     first = {found.path: (found.spec, thinning.get(found.path)) for found in _sources(source, wanted, routes)}
     made = [
-        _route(
-            pairing, tensors, contract[pairing.target], wanted, project == "always", first.get(pairing.source)
-        )
+        _route(pairing, tensors, contract[pairing.target], wanted, project == "always", first.get(pairing.source))
         for pairing in pairings
     ]
     taken = _taps([pairing.source for pairing in pairings], source)
@@ -473,4 +516,7 @@ def _lost(source: Factored, target: TensorSpec) -> str:
         return f"finer than its source (stride {have[finer[0]]}): detail is interpolated, not seen"
     if set(have) - set(want):
         return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
+    rounded = [dim for dim in source.spec.dims if dim.axes - {"B"} and dim not in target.dims and dim.factors]
+    if rounded and have == want:
+        return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: resized by a cell"
     return ""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from autoadapt import layers
 from autoadapt.errors import Mismatch, SignatureError
@@ -141,11 +142,11 @@ def _open(value: object) -> tuple[Kind, list[tuple[Key, Any]]] | None:
 def _sequence_kind(value: tuple[Any, ...] | list[Any]) -> Kind:
     if type(value) is tuple:
         return "tuple"
-    return "list" if type(value) is list else "sequence"
+    return "list" if type(value) in (list, immutable_list) else "sequence"  # torch.export returns fx's own lists
 
 
 def _mapping_kind(value: Mapping[Any, Any]) -> Kind:
-    if type(value) is dict:
+    if type(value) in (dict, immutable_dict):
         return "dict"
     if type(value) is OrderedDict:
         return "ordered_dict"

@@ -14,8 +14,8 @@ from torch import nn
 __all__ = ["FITTED", "HELD_OUT", "Classifier", "crops", "lite"]
 
 FITTED = (
-    "astronaut", "coffee", "stereo_motorcycle", "immunohistochemistry", "retina", "hubble_deep_field", "grass", "gravel",
-    "coins", "page", "cell", "moon", "clock", "text", "microaneurysms", "flower.jpg",
+    "astronaut", "coffee", "stereo_motorcycle", "immunohistochemistry", "retina", "hubble_deep_field", "grass",
+    "gravel", "coins", "page", "cell", "moon", "clock", "text", "microaneurysms", "flower.jpg",
 )  # fmt: skip
 HELD_OUT = ("chelsea", "camera", "brick", "rocket", "china.jpg")
 

@@ -193,21 +193,23 @@ def test_the_place_of_a_single_fault_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "expected"),
     [
-        "!!python/object/apply:pathlib.Path.touch [{0}]",
-        "!!python/object/apply:os.system ['touch {0}']",
-        "{{type: !!python/name:os.system }}",
-        "{{type: ResNet_CIFAR, depth: \"__import__('pathlib').Path('{0}').touch()\"}}",
-        "{{type: \"pathlib:Path.touch\", self: '{0}'}}",
+        ("!!python/object/apply:pathlib.Path.touch [{0}]", "the tag !!python/object/apply:pathlib.Path.touch"),
+        ("!!python/object/apply:os.system ['touch {0}']", "the tag !!python/object/apply:os.system"),
+        ("!!python/object:pathlib.Path {{type: x}}", "the tag !!python/object:pathlib.Path"),
+        ("{{type: !!python/name:os.system }}", "the tag !!python/name:os.system"),
+        ("{{type: ResNet_CIFAR, depth: \"__import__('pathlib').Path('{0}').touch()\"}}", "18, 34, 50, 101 or 152"),
+        ("{{type: \"pathlib:Path.touch\", self: '{0}'}}", "code that is allowed"),
     ],
 )
-def test_a_python_expression_in_a_config_is_never_run(value: str, tmp_path: Path) -> None:
+def test_a_python_expression_in_a_config_is_never_run(value: str, expected: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     config = tmp_path / "config.yaml"
     config.write_text(INPUT + "backbone: " + value.format(trace) + "\n")
-    with pytest.raises(AssemblyError):
+    with pytest.raises(AssemblyError) as caught:
         assemble(config)
+    assert expected in str(caught.value)
     assert not trace.exists()
 
 

@@ -74,16 +74,13 @@ def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: st
     model = assemble(_config(BOTH, backbone))
     images = torch.randn(2, 3, 64, 64)
     targets = {"label": torch.tensor([1, 2]), "cells": torch.randint(4, (2, 16, 16))}
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
     losses = model(images, targets)
     torch.stack([*losses.values()]).sum().backward()
-    optimizer.step()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
 
     assert set(losses) == {"label", "cells"}
-    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
-    assert sum(changed) > 0.8 * len(changed)
+    untrained = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert all(name.startswith("neck.fpn.pyramid.layer_blocks.") for name in untrained)  # of levels that no head takes
     model.eval()
     with torch.no_grad():
         outputs = model(images)
@@ -141,7 +138,7 @@ def test_a_pinned_input_is_held_when_the_backbone_changes() -> None:
     pinned = write_yaml(assemble(_config(POOL, "ResNet_CIFAR")).config).replace(
         "type: ResNet_CIFAR", "type: timm:resnet18"
     )
-    model = assemble(pinned.replace(", in_channels: 3", ""))
+    model = assemble(pinned.replace(", in_channels: 3", "")).eval()
     assert model.report.parts[1].given[0].cells == "4x4"
     assert model.backbone(torch.zeros(1, 3, 32, 32))["c3"].shape == (1, 512, 4, 4)
     with pytest.raises(AssemblyError, match=r"neck\.expects"):

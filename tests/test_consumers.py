@@ -31,8 +31,10 @@ def test_a_real_consumer_runs_and_trains_on_another_backbone(name, backbone):
     loss = consumer.loss(model.train())
     assert loss.isfinite()
     loss.backward()
-    assert all(p.grad is not None for p in net.adapters.parameters())
-    assert any(p.grad is not None for p in net.backbone.parameters())
+    trained = [p for p in net.adapters.parameters() if p.requires_grad]
+    assert trained or not net.plan.parameters or name == "Detr", "transformers freezes the backbone of this one alone"
+    assert all(p.grad is not None for p in trained)
+    assert not trained or any(p.grad is not None for p in net.backbone.parameters())
     assert all(p.grad is None for p in new.parameters())
 
 
@@ -43,4 +45,5 @@ def test_a_consumer_that_wants_a_mask_from_its_backbone_is_refused_by_name():
     with pytest.raises(SwapError, match=r"can honestly serve `0\.1`") as caught:
         swap(model, "model.backbone", BACKBONES["cnn"](), inputs=CONSUMERS["Detr"].inputs)
     assert "bool[B, ceil(H/32), ceil(W/32)]" in str(caught.value)
+    assert 'swap(model, "model.backbone.model", ...)  # a module inside, which makes 0.0' in str(caught.value)
     assert snapshot(model) == before

@@ -173,7 +173,6 @@ def test_a_grid_of_whole_cells_is_one_axis_each():
     assert texts(chain(source, target)) == ["resize to ceil(H/16) x ceil(W/16)"]
 
 
-@pytest.mark.xfail(strict=True, reason="4*ceil(H/32)*ceil(W/32) is not read as (2*ceil(H/32)) x (2*ceil(W/32)) yet")
 def test_tokens_of_a_grid_of_whole_cells_are_split_into_rows():
     source = TensorSpec.parse("f32[B, 4*ceil(H/32)*ceil(W/32), 8]")
     target = TensorSpec.parse("f32[B, 8, ceil(H/16), ceil(W/16)]")

@@ -66,10 +66,10 @@ def test_leaving_out_or_altering_any_operation_of_a_plan_turns_verification_red(
         assert not report.passed, done
 
 
-def test_ten_kinds_of_plans_use_every_operation_there_is():
+def test_ten_kinds_of_plans_use_the_operations_that_change_tensors():
     used = {step.op for kind in KINDS.values() for route in _routes(kind()) for step in route.steps}
     assert len(KINDS) >= 10
-    assert used == {"drop", "rearrange", "mean", "pool", "resize", "project", "cast", "recover"}
+    assert used >= {"drop", "rearrange", "mean", "pool", "resize", "project", "cast", "recover"}
 
 
 def _routes(kind):

@@ -6,6 +6,7 @@ from autoadapt.assembly.comparisons import Comparison, compare
 from autoadapt.assembly.configs import Config, write_yaml
 from autoadapt.assembly.heads import DenseHead, LinearClsHead, MLPHead
 from autoadapt.assembly.losses import CrossEntropyLoss, L1Loss, SmoothL1Loss
+from autoadapt.assembly.mmengine import share_with_mmengine
 from autoadapt.assembly.models import AssembledModel
 from autoadapt.assembly.necks import FPN, GlobalAveragePooling, Identity
 from autoadapt.assembly.registry import PARTS, Registry, register
@@ -32,5 +33,6 @@ __all__ = [
     "compare",
     "describe",
     "register",
+    "share_with_mmengine",
     "write_yaml",
 ]

@@ -19,7 +19,7 @@ from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.observations import Observation, Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
-from autoadapt.calibration.projections import find_projections, lacking_projection, set_weight
+from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weight
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.samples import Sample, Samples, cut
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
@@ -333,20 +333,17 @@ class _Session:
             return None
         return HeadScore(loss=score.loss, agreement=None if self._loss is not None else score.agreement)
 
-    def _remarks(
-        self, fitting: Fitting, fits: Sequence[OutputFit], refine: int, before: Score | None
-    ) -> list[str]:
-        said = [
-            f"{target}: no projection to fit, since the channels agree; adapt(..., project=\"always\") puts one in"
-            for target in lacking_projection(self._pair.plan)
-        ]
+    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], refine: int, before: Score | None) -> list[str]:
+        said = [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
         for projection, fit in enumerate(fits):
             moments = fitting.moments(projection)
             dead = int((moments.xx_CC.diagonal() == 0).sum())
             if dead:
                 said.append(f"{fit.target}: {dead} of {moments.source} channels of {fit.source} are constant")
             if projection in has_few_tokens(fitting):
-                said.append(f"{fit.target}: {moments.count} tokens for {moments.source} channels: fits with a penalty only")
+                said.append(
+                    f"{fit.target}: {moments.count} tokens for {moments.source} channels: fits with a penalty only"
+                )
             if fit.r2 < EXPLAINS_LITTLE:
                 share = f"{max(fit.r2, 0):.0%} of the variance"
                 said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")
@@ -373,9 +370,9 @@ def _refined(
 def _below_floors(score: Score | None, floors: Sequence[Score | None], fits: Sequence[OutputFit]) -> str:
     """Why the fit is not to be written; empty where it is."""
     if score is not None:
-        for name, floor in zip(("random adapters", "the mean alone"), floors, strict=True):
-            if floor is not None and not score.loss < floor.loss:
-                return f"the head's loss {score.loss:.3g} is no better than {floor.loss:.3g} with {name}"
+        for name, other in zip(("random adapters", "the mean alone"), floors, strict=True):
+            if other is not None and not score.loss < other.loss:
+                return f"the head's loss {score.loss:.3g} is no better than {other.loss:.3g} with {name}"
         return ""
     for fit in fits:
         if not fit.r2 > max(0.0, fit.random_r2):

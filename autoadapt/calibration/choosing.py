@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -110,8 +110,23 @@ def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], ranks: S
         if not fitting.has_many_channels:
             best = attempt([Recipe(best.penalty, best.anchored, best.restored, rank) for rank in ranks])
     trials = tuple(Trial(solver=str(r), score=s.loss, agreement=s.agreement) for r, s in tried.items())
-    reason = "as asked for" if len(options) == 1 else f"least loss of the head among {len(tried)}, on held-out images"
+    if len(options) == 1:
+        return Choice((best,) * len(fitting.projections), "as asked for", trials, tried[best])
+    reason = f"least loss of the head among {len(tried)}, on held-out images"
+    cautious = _most_cautious(tried, best)
+    if cautious != best:
+        best, reason = cautious, f"{reason}; the most cautious within one standard error"
     return Choice((best,) * len(fitting.projections), reason, trials, tried[best])
+
+
+def _most_cautious(tried: Mapping[Recipe, Score], best: Recipe) -> Recipe:
+    """The recipe that is nearest to a mere rotation among those that are as good as the best, give or take chance.
+
+    The rule of one standard error of Breiman, Friedman, Olshen and Stone, Classification and Regression Trees (1984),
+    section 3.4.3.
+    """
+    equals = [r for r, s in tried.items() if r.anchored and r.restored and not r.rank and s.is_as_good_as(tried[best])]
+    return max(equals, key=lambda recipe: recipe.penalty, default=best)
 
 
 def _key(score: Score) -> float:
@@ -132,15 +147,13 @@ def _by_cosine(fitting: Fitting) -> Choice:
         for recipe in paths
         for maps in [fitting.held_out_maps([recipe] * len(fitting.projections))]
     }
-    chosen = [max(paths, key=lambda recipe: cosines[recipe][p]) for p in fitting.projections]  # noqa: B023
-    trials = tuple(
-        Trial(solver=str(recipe), score=1 - sum(values) / len(values)) for recipe, values in cosines.items()
-    )
+    chosen = [max(paths, key=lambda recipe: cosines[recipe][p]) for p in fitting.projections]
+    trials = tuple(Trial(solver=str(recipe), score=1 - sum(values) / len(values)) for recipe, values in cosines.items())
     return Choice(tuple(chosen), "largest cosine on held-out images, since no head was given", trials)
 
 
 def _by_cross_validation(fitting: Fitting, options: Sequence[Recipe]) -> Choice:
-    """A penalty for each projection; the held-out error itself would choose too large ones, which a head suffers from."""
+    """A penalty for each projection; the held-out error would choose larger ones, which a head suffers from."""
     paths = [one.at(penalty) for one in options for penalty in (one.penalty, *FINE) if one.penalty < INFINITE]
     paths = list(dict.fromkeys([*options, *paths]))
     chosen, trials = [], []
@@ -148,7 +161,7 @@ def _by_cross_validation(fitting: Fitting, options: Sequence[Recipe]) -> Choice:
         spectrum = fitting.spectrum(projection)
         variance = float(spectrum.moments.yy_D.sum()) / spectrum.moments.count
         errors = {recipe: spectrum.cross_validation(recipe) / (variance or 1.0) for recipe in paths}
-        best = min(paths, key=lambda recipe: errors[recipe])  # noqa: B023
+        best = min(paths, key=lambda recipe: errors[recipe])
         chosen.append(best)
         trials.append(Trial(solver=str(best), score=errors[best]))
     return Choice(tuple(chosen), "least generalised cross-validation error, since no head was given", tuple(trials))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +16,7 @@ from autoadapt.calibration.observations import Pair, explained
 from autoadapt.calibration.projections import set_weight
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
-from autoadapt.calibration.workers import total
+from autoadapt.calibration.workers import gathered, total
 from autoadapt.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.trees import flatten
@@ -33,12 +34,27 @@ Maps: TypeAlias = Sequence[AffineMap]
 
 @dataclass(frozen=True)
 class Score:
-    """Mean over images of what the head's answers differ by."""
+    """What the head's answers differ by, on held-out images."""
 
-    loss: float
-    """Kullback-Leibler divergence from the old answer in nats, or the caller's loss."""
-    agreement: float
-    """Share of places where the likeliest class is the same."""
+    losses: tuple[float, ...]
+    """Kullback-Leibler divergence from the old answer in nats, or the caller's loss; one an image, in their order."""
+    agreements: tuple[float, ...]
+    """Share of places where the likeliest class is the same; one an image."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over images."""
+        return fmean(self.losses) if self.losses else float("nan")
+
+    @property
+    def agreement(self) -> float:
+        """Mean over images."""
+        return fmean(self.agreements) if self.agreements else float("nan")
+
+    def is_as_good_as(self, best: Score) -> bool:
+        """Whether it is no worse than another by more than a standard error, image by image."""
+        gaps = [mine - other for mine, other in zip(self.losses, best.losses, strict=True)]
+        return len(gaps) > 1 and fmean(gaps) <= stdev(gaps) / len(gaps) ** 0.5
 
 
 class Judge:
@@ -54,15 +70,15 @@ class Judge:
 
     def score(self, maps: Mapping[int, Maps]) -> Score:
         """Try maps on the images of the folds that they are given for."""
-        sums = torch.zeros(3, dtype=torch.float64)
+        found: dict[int, tuple[float, float]] = {}
         with torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
                 for batch in self._batches[fold]:
-                    loss, agreement = self._compare(batch)
-                    sums += torch.tensor([float(loss.sum()), float(agreement.sum()), batch.images], dtype=torch.float64)
-        loss_sum, agreement_sum, images = total(sums).tolist()
-        return Score(loss_sum / max(images, 1), agreement_sum / max(images, 1))
+                    losses, agreements = (values.tolist() for values in self._compare(batch))
+                    found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
+        ordered = [pair for _, pair in sorted(gathered(found).items())]
+        return Score(tuple(loss for loss, _ in ordered), tuple(agreement for _, agreement in ordered))
 
     def refine(self, maps: Maps, folds: Sequence[int], steps: int) -> list[AffineMap]:
         """Take steps on the head's loss, from given maps, on the images of some folds."""
@@ -71,7 +87,7 @@ class Judge:
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=1e-3)
         batches = [batch for fold in folds for batch in self._batches[fold]]
-        images = float(total(torch.tensor([sum(batch.images for batch in batches)], dtype=torch.float64)))
+        images = float(total(torch.tensor([sum(len(batch.numbers) for batch in batches)], dtype=torch.float64)))
         for _ in range(steps):
             with torch.enable_grad():
                 gradients = [self._gradients(batch, parameters, images) for batch in batches]
@@ -80,9 +96,7 @@ class Judge:
             optimiser.step()
         return [_read(layer) for layer in layers]
 
-    def _gradients(
-        self, batch: _Batch, parameters: Sequence[nn.Parameter], images: float
-    ) -> tuple[torch.Tensor, ...]:
+    def _gradients(self, batch: _Batch, parameters: Sequence[nn.Parameter], images: float) -> tuple[torch.Tensor, ...]:
         """Of the adapters alone: nothing is left in the `grad` of a caller's module."""
         loss = self._compare(batch)[0].sum() / images
         return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -98,10 +112,10 @@ class Judge:
             found = Arguments(batch.arguments.value, batch.positional).call(self._pair.new)
             found = found if self._head is None else self._head(found)
         if self._loss is None:
-            return divergence(found, batch.answer.value, batch.images)
+            return divergence(found, batch.answer.value, len(batch.numbers))
         with explained("loss", "one number"):
-            given = self._loss(found, batch.answer.value)
-            return given.reshape(1) * batch.images, torch.zeros(batch.images)
+            given = self._loss(found, batch.answer.value).double().reshape(1)
+            return given.expand(len(batch.numbers)), torch.zeros(len(batch.numbers))
 
 
 class _Replay(nn.Module):
@@ -122,7 +136,7 @@ class _Replay(nn.Module):
 class _Batch:
     """Some images of one fold, put together."""
 
-    images: int
+    numbers: tuple[int, ...]
     positional: int
     arguments: Cut
     features: tuple[Cut, ...]
@@ -142,7 +156,8 @@ def _batches(samples: Sequence[Sample]) -> list[_Batch]:
     if len(samples) > 1 and any(part is None for part in parts):
         return [batch for sample in samples for batch in _batches([sample])]
     arguments, answer, *features = [part for part in parts if part is not None]
-    return [_Batch(len(samples), first.positional, arguments, tuple(features), answer)]
+    numbers = tuple(sample.number for sample in samples)
+    return [_Batch(numbers, first.positional, arguments, tuple(features), answer)]
 
 
 def divergence(found: object, expected: object, images: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,7 +178,9 @@ def divergence(found: object, expected: object, images: int) -> tuple[torch.Tens
     pairs = [(left, right) for left, right in pairs if right.is_floating_point() and right.dim() >= 2]
     if not pairs or any(left.shape != right.shape for left, right in pairs):
         shapes = ", ".join(f"{list(left.shape)} and {list(right.shape)}" for left, right in pairs) or "none"
-        fault = Mismatch("head", "logits of one shape, [B, K] or [B, K, ...]", shapes, "loss=lambda found, expected: ...")
+        fault = Mismatch(
+            "head", "logits of one shape, [B, K] or [B, K, ...]", shapes, "loss=lambda found, expected: ..."
+        )
         raise CalibrationError("the head's answers cannot be compared", [fault])
     losses, agreements = zip(*(_divergence(left, right, images) for left, right in pairs), strict=True)
     return torch.stack(losses).mean(0), torch.stack(agreements).mean(0)

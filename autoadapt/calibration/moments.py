@@ -10,6 +10,7 @@ import torch
 
 __all__ = ["Moments"]
 
+# ruff: noqa: N815 - shapes stand in the names of tensors
 # Dimension letters: N tokens, C channels of the new features, D channels of the old ones.
 
 

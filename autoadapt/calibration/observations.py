@@ -33,7 +33,8 @@ class Observation:
     arguments: Arguments
     images: int
     tokens: tuple[list[tuple[torch.Tensor, torch.Tensor]], ...]
-    """For each projection, and each call of the backbone: what goes in `[B, T, C]`, what should come out `[B, T, D]`."""
+    """For each projection, and each call of the backbone: what goes in `[B, T, C]`, what should
+    come out `[B, T, D]`."""
     features: list[Any]
     """What the new backbone returned, for each of its calls."""
     answer: Any
@@ -57,7 +58,7 @@ class Pair:
     def __init__(self, net: nn.Module, like: nn.Module, at: str | None, device: torch.device | str | None) -> None:
         adapted = find_adapted(net, at)
         self.projections = find_projections(adapted)
-        own = {id(parameter) for parameter in adapted.adapters.parameters()}  # type: ignore[union-attr]
+        own = {id(parameter) for parameter in adapted.adapters.parameters()}
         self.new = copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)).eval()
         self.adapted = find_adapted(self.new, at)
         self._old = _with_old(net, like, at).eval()
@@ -194,9 +195,9 @@ def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
     module = named.get(path)
     if isinstance(module, AdaptedModule):
         return module
-    remedy = f'at="{adapted[0]}"' if adapted else f'model.{path or "backbone"} = autoadapt.adapt(...)'
-    near = [] if module is not None else nearest(path, named)
-    found = type(module).__name__ if module is not None else f"nothing; nearest: {', '.join(near)}" if near else "nothing"
+    remedy = f'at="{adapted[0]}"' if adapted else f"model.{path or 'backbone'} = autoadapt.adapt(...)"
+    near = ", ".join(nearest(path, named)) if module is None else ""
+    found = type(module).__name__ if module is not None else f"nothing; nearest: {near}" if near else "nothing"
     fault = Mismatch(path or type(net).__name__, "an adapted module", found, remedy)
     raise CalibrationError("there is no adapted module to calibrate", [fault])
 
@@ -302,7 +303,8 @@ def explained(where: str, expected: str, remedy: str = "") -> Iterator[None]:
     except CalibrationError:
         raise
     except AdaptError as error:
-        raise CalibrationError(f"{where} failed", error.mismatches or [Mismatch(where, expected, error.summary)]) from error
+        faults = error.mismatches or (Mismatch(where, expected, error.summary),)
+        raise CalibrationError(f"{where} failed", faults) from error
     except Exception as error:
         raise CalibrationError(f"{where} failed", [Mismatch(where, expected, first_line(error), remedy)]) from error
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from autoadapt.building import AdaptedModule
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.operations import Cast, Operation, Pool, Project, Rearrange, Resize, axis_groups, text
+from autoadapt.operations import Cast, Operation, Pool, Project, Rearrange, Resize, Thin, axis_groups, text
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import TensorSpec
 
-__all__ = ["Projection", "find_projections", "lacking_projection", "set_weight"]
+__all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -60,39 +60,42 @@ class Projection:
 
 
 def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
-    """All projections of an adapted module, in the order of its plan.
+    """The projections of an adapted module that can be fitted, in the order of its plan.
 
     Raises:
-        CalibrationError: A chain has several, or the module has none.
+        CalibrationError: A projection is of another form than plans have, or there is none to fit.
     """
     found = []
-    adapters = dict(net.adapters.named_children())  # type: ignore[union-attr]
+    names = [name for name, _ in net.adapters.named_children()]
     routes = [route for route in net.plan.routes if _projected(route)]
-    for name, route in zip(adapters, routes, strict=True):
-        places = _projected(route)
-        if len(places) > 1:
-            fault = Mismatch(route.target, "one projection", f"{len(places)} in a row", "let autoadapt.plan derive it")
+    for name, route in zip(names, routes, strict=True):
+        steps = [step for step in route.steps if isinstance(step, Project)]
+        if len(steps) > 1 or not steps[0].bias:
+            told = f"{len(steps)} in a row" if len(steps) > 1 else "one without offset"
+            fault = Mismatch(route.target, "one projection, with an offset", told, "let autoadapt.plan derive it")
             raise CalibrationError(f"`{route.target}` cannot be fitted in closed form", [fault])
-        if not route.steps[places[0]].bias:  # type: ignore[union-attr]
-            fault = Mismatch(route.target, "a projection with an offset", "bias=False", "Project(..., bias=True)")
-            raise CalibrationError(f"`{route.target}` cannot take the mean of the old features", [fault])
-        found.append(Projection(route, f"adapters.{name}.project", places[0]))
+        if not _is_thinned(route):
+            found.append(Projection(route, f"adapters.{name}.project", _projected(route)[0]))
     if not found:
         fault = Mismatch("adapters", "a projection to fit", "none in the plan", 'adapt(..., project="always")')
         raise CalibrationError("there is nothing to calibrate", [fault])
     return tuple(found)
 
 
-def lacking_projection(plan: Plan) -> tuple[str, ...]:
-    """Feature outputs that the new module serves as they are, though its function may differ from the old one's."""
-    return tuple(
-        route.target
-        for route in plan.routes
-        if not _projected(route)
-        and not route.source.startswith("inputs.")
-        and route.specs[-1].role == "feature"
-        and route.specs[-1].is_floating
-    )
+def left_as_they_are(plan: Plan) -> dict[str, str]:
+    """Feature outputs that are not fitted although the new module's function may differ, and why."""
+    reasons = {}
+    for route in plan.routes:
+        is_feature = route.specs[-1].role == "feature" and route.specs[-1].is_floating
+        if _is_thinned(route) and _projected(route):
+            reasons[route.target] = "points of the new module are not those of the old one, so nothing can be paired"
+        elif is_feature and not _projected(route) and not route.source.startswith("inputs."):
+            reasons[route.target] = 'no projection to fit, since channels agree; adapt(..., project="always") adds one'
+    return reasons
+
+
+def _is_thinned(route: Route) -> bool:
+    return any(isinstance(step, Thin) for step in route.steps)
 
 
 def _projected(route: Route) -> list[int]:

@@ -100,7 +100,8 @@ class Calibration(_Frozen):
             CalibrationError: The fit did not beat the floors.
         """
         if not self.written:
-            fault = Mismatch(self.name, "a fit that beats random adapters and the mean", self.verdict, "data=more images")
+            expected = "a fit that beats random adapters and the mean"
+            fault = Mismatch(self.name, expected, self.verdict, "data=more images")
             raise CalibrationError(f"{self.name} was not calibrated", [fault])
 
     def plot(self, path: str | Path | None = None) -> Any:
@@ -150,7 +151,7 @@ class Calibration(_Frozen):
         ]
 
     def _output_rows(self) -> list[tuple[str, ...]]:
-        rows = [("held-out output", "channels", "R2", "cosine", "variance", "condition")]
+        rows: list[tuple[str, ...]] = [("held-out output", "channels", "R2", "cosine", "variance", "condition")]
         for fit in self.outputs:
             channels = f"{fit.channels[0]}->{fit.channels[1]}"
             rows.append(

@@ -11,6 +11,9 @@ from autoadapt.calibration.moments import Moments
 
 __all__ = ["AffineMap", "HeldOut", "Recipe", "Spectrum", "constant"]
 
+_ROUNDING = float(torch.finfo(torch.float64).eps)
+
+# ruff: noqa: N802, N815 - shapes stand in the names of tensors
 # Dimension letters: C channels of the new features, D channels of the old ones, K the smaller of the two.
 
 
@@ -72,16 +75,18 @@ class Spectrum:
     def __init__(self, moments: Moments) -> None:
         self.moments = moments
         deviation_C = moments.xx_CC.diagonal().div(moments.count).sqrt()
-        self._scale_C = torch.where(deviation_C > 0, deviation_C, 1.0)
+        self._scale_C: torch.Tensor = torch.where(deviation_C > 0, deviation_C, 1.0)
         correlation_CC = moments.xx_CC / moments.count / torch.outer(self._scale_C, self._scale_C)
         values_C, self._vectors_CC = torch.linalg.eigh(correlation_CC)
-        self.values_C = values_C.clamp(min=0)
-        self._covariance_CD = self._vectors_CC.T @ (moments.xy_CD / moments.count / self._scale_C[:, None])
+        self.values_C: torch.Tensor = values_C.clamp(min=0)
+        self._covariance_CD: torch.Tensor = self._vectors_CC.T @ (
+            moments.xy_CD / moments.count / self._scale_C[:, None]
+        )
 
     @property
     def cutoff(self) -> float:
         """Below this an eigenvalue is rounding."""
-        return float(self.values_C[-1]) * self.values_C.numel() * torch.finfo(torch.float64).eps
+        return float(self.values_C[-1]) * self.values_C.numel() * _ROUNDING
 
     @property
     def condition(self) -> float:
@@ -133,7 +138,8 @@ class Spectrum:
         turned_CD = self._vectors_CC.T @ (self._scale_C[:, None] * rotation_CD)
         size = float((self.values_C[:, None] * turned_CD.square()).sum())
         scale = float((turned_CD * self._covariance_CD).sum()) / size if size else 0.0
-        return turned_CD * scale
+        scaled_CD: torch.Tensor = turned_CD * scale
+        return scaled_CD
 
     def _reduced(self, coefficients_CD: torch.Tensor, rank: int) -> torch.Tensor:
         """Only the channels that vary most among those that the map makes.
@@ -142,12 +148,13 @@ class Spectrum:
         """
         made_DD = coefficients_CD.T @ (self.values_C[:, None] * coefficients_CD)
         kept_DR = torch.linalg.eigh(made_DD)[1][:, -rank:]
-        return coefficients_CD @ kept_DR @ kept_DR.T
+        reduced_CD: torch.Tensor = coefficients_CD @ kept_DR @ kept_DR.T
+        return reduced_CD
 
     def _restoring(self, coefficients_CD: torch.Tensor) -> torch.Tensor:
         made_D = (self.values_C[:, None] * coefficients_CD.square()).sum(0)
         wanted_D = self.moments.yy_D / self.moments.count
-        alive_D = made_D > torch.finfo(torch.float64).eps * wanted_D
+        alive_D = made_D > _ROUNDING * wanted_D
         return torch.where(alive_D, wanted_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
 
 
@@ -156,9 +163,10 @@ def _polar_factor(matrix_CD: torch.Tensor) -> torch.Tensor:
     if matrix_CD.shape[0] < matrix_CD.shape[1]:
         return _polar_factor(matrix_CD.T).T
     values_K, vectors_KK = torch.linalg.eigh(matrix_CD.T @ matrix_CD)
-    kept_K = values_K > values_K[-1] * values_K.numel() * torch.finfo(torch.float64).eps
+    kept_K = values_K > values_K[-1] * values_K.numel() * _ROUNDING
     inverse_K = torch.where(kept_K, 1 / torch.where(kept_K, values_K, 1.0).sqrt(), 0.0)
-    return matrix_CD @ (vectors_KK * inverse_K) @ vectors_KK.T
+    factor_CD: torch.Tensor = matrix_CD @ (vectors_KK * inverse_K) @ vectors_KK.T
+    return factor_CD
 
 
 @dataclass(frozen=True)

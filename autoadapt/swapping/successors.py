@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -89,11 +89,26 @@ def prepare(place: Place, reading: Reading, new: nn.Module | str, options: Optio
         return _generated(place, reading, as_kind(new), target, wanted, surface)
     module = _moved(new, place.module, options.share)
     source = capture_source(module, target, _call(arguments), inner=True, grid=options.grid)
-    made, free = _served(source, target, wanted, options)
+    try:
+        made, free = _served(source, target, wanted, options)
+    except MatchError as error:
+        raise _with_inner_places(error, reading, wanted) from error
     after = sum(p.numel() for p in module.parameters()) + made.parameters
     part = _part(place, reading, target, made, type(new).__name__, wanted, free)
     part = part.model_copy(update={"says": surface.names, "parameters_after": after})
     return Successor(place, part, module, surface, reading.escaped)
+
+
+def _with_inner_places(error: MatchError, reading: Reading, wanted: Sequence[str]) -> MatchError:
+    """Where a leaf has no source but the others come from one module inside, that one can be swapped instead."""
+    faulty = {fault.where for fault in error.mismatches}
+    inner = {reading.inside.get(path, "") for path in wanted if path not in faulty}
+    if len(inner) != 1 or "" in inner:
+        return error
+    served = ", ".join(path for path in wanted if path not in faulty)
+    remedy = f'swap(model, "{inner.pop()}", ...)  # a module inside, which makes {served}'
+    faults = [replace(f, remedy=f"{remedy}\n{f.remedy}".rstrip()) for f in error.mismatches]
+    return MatchError(error.summary, faults)
 
 
 def _call(arguments: Arguments) -> object:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.capturing import Arguments, bind
 from autoadapt.capturing.arguments import bind_call, told_inputs
 from autoadapt.capturing.probing import quiet
-from autoadapt.errors import CaptureError, Mismatch, SwapError
+from autoadapt.errors import CaptureError, Mismatch, SignatureError, SwapError
 from autoadapt.swapping.containers import plain_tree, watched
 from autoadapt.trees import Path, Tree, flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module
@@ -63,6 +63,8 @@ class Reading:
     """What the rest of the model read off the module."""
     methods: dict[str, list[str]] = field(default_factory=dict)
     """Methods that the rest of the model called, and what these read off the module."""
+    inside: dict[str, str] = field(default_factory=dict)
+    """Leaves that a module inside returned already, and the path of the outermost such module."""
     depth: int = 0
     within: str = ""
     """The method that the rest of the model is in."""
@@ -218,6 +220,7 @@ class _Watch(TorchFunctionMode):
         self.readings: dict[str, Reading] = {}
         self._containers = containers
         self._leaves: dict[int, tuple[torch.Tensor, list[tuple[Reading, str]]]] = {}
+        self._made: dict[int, dict[int, tuple[torch.Tensor, str]]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -244,6 +247,11 @@ class _Watch(TorchFunctionMode):
     def observe(self, module: nn.Module, path: str) -> None:
         """Have a module of the copy tell what is done with it."""
         reading = self.readings[path] = Reading()
+        made: dict[int, tuple[torch.Tensor, str]] = {}
+        self._made[id(reading)] = made
+        for name, inner in module.named_modules():
+            if name:
+                inner.register_forward_hook(functools.partial(_note_made, made, f"{path}.{name}"))
         module.__class__ = _observed(type(module), reading, self._returned)
 
     def _returned(self, reading: Reading, value: object) -> object:
@@ -253,6 +261,10 @@ class _Watch(TorchFunctionMode):
         for path, tensor in zip(paths(tree), tensors, strict=True):
             _, places = self._leaves.setdefault(id(tensor), (tensor, []))
             places.append((reading, path_text(path)))
+            made = self._made[id(reading)].get(id(tensor))
+            if made is not None:
+                reading.inside[path_text(path)] = made[1]
+        self._made[id(reading)].clear()
         if not self._containers:
             return value
 
@@ -266,6 +278,21 @@ class _Watch(TorchFunctionMode):
         for path, tensor in zip(paths(tree), tensors, strict=True):
             for reading, leaf in self._leaves.get(id(tensor), (tensor, []))[1]:
                 reading.escaped.setdefault(leaf, []).append(path_text(path))
+
+
+def _note_made(
+    made: dict[int, tuple[torch.Tensor, str]], path: str, _module: nn.Module, _args: object, returned: object
+) -> None:
+    """Modules further out finish later, so that the outermost one is what stays."""
+    for tensor in _tensors(returned):
+        made[id(tensor)] = (tensor, path)
+
+
+def _tensors(value: object) -> list[torch.Tensor]:
+    try:
+        return flatten(value)[1]
+    except SignatureError:  # a container that paths cannot name
+        return []
 
 
 _ORDINARY = frozenset(dir(nn.Module)) | frozenset(nn.Module().__dict__)
