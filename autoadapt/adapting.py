@@ -15,6 +15,7 @@ from autoadapt.capturing import bind, capture, told_inputs
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
 from autoadapt.planning import plan
 from autoadapt.signature import Signature
+from autoadapt.sources import load_backbone, schemes
 
 __all__ = ["adapt", "as_signature"]
 
@@ -36,7 +37,8 @@ def adapt(
 
     Args:
         new: The module to adapt; it is not changed.
-        like: What it should speak like: a module, a `Signature`, texts in containers, or a saved signature file.
+        like: What it should speak like: a module, a `Signature`, texts in containers, a saved signature file, or the
+            name of a model, `timm:resnet101`.
         inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
             May be left out where a module tells its input size.
         pairs: Outputs of `new` chosen by hand, by target path: `{"c4": "2"}`.
@@ -95,6 +97,8 @@ def as_signature(like: object, inputs: object = None) -> Signature:
             return like
         case str() if "[" in like:
             return Signature.parse(like)
+        case str() if like.partition(":")[0] in schemes():
+            return capture(load_backbone(like), inputs)
         case str() | Path():
             return Signature.load(like)
         case Mapping() | list() | tuple():

@@ -142,7 +142,7 @@ def _farthest(points_BNK: torch.Tensor, count: int) -> torch.Tensor:
     for _ in range(count - 1):
         last_B1K = points_BNK.gather(1, chosen[-1][:, None, None].expand(-1, 1, points_BNK.shape[2]))
         nearest_BN = torch.minimum(nearest_BN, (points_BNK - last_B1K).square().sum(-1))
-        chosen.append(nearest_BN.argmin(1))
+        chosen.append(nearest_BN.argmax(1))
     return torch.stack(chosen, dim=1)
 
 

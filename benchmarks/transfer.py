@@ -94,6 +94,10 @@ def loading(layers: int, rounds: int) -> list[tuple[str, ...]]:
     return [(f"{size:.0f} MiB safetensors", *head), *((kind, *_cells(m, plain, own)) for kind, m in middle.items())]
 
 
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
 def _cells(found: dict[str, float], plain: dict[str, float], own: float) -> tuple[str, ...]:
     times = ((f"{found[key]:.3f}", f"{found[key] / plain[key]:.2f}") for key in ("seconds", "processor"))
     return (*(cell for pair in times for cell in pair), f"{found['peak']:.0f}", f"{found['peak'] / own:.2f}")

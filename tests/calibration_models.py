@@ -36,9 +36,7 @@ class Reader(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths)
 
     def forward(self, levels):
-        return sum(
-            layer(level).relu().mean((2, 3)) * 8 for layer, level in zip(self.layers, levels, strict=True)
-        )
+        return sum(layer(level).relu().mean((2, 3)) * 8 for layer, level in zip(self.layers, levels, strict=True))
 
 
 class Model(nn.Module):

@@ -31,14 +31,16 @@ ORDER = [
     "planning",
     "verification",
     "building",
+    "folding",
     "calibration",
+    "sources",
     "adapting",
     "swapping",
-    "sources",
     "saving",
     "assembly",
     "reports",
     "testing",
+    "demo",
     "cli",
 ]
 """From the ground up. A new room gets its place here, above everything that it imports."""

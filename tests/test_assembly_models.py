@@ -17,7 +17,7 @@ from torch import nn
 
 from autoadapt.assembly import AssembledModel, Config, Registry, assemble, describe, write_yaml
 from autoadapt.capturing import capture
-from autoadapt.errors import AdaptError, AssemblyError
+from autoadapt.errors import AssemblyError
 
 BACKBONES = (
     "timm:resnet18",
@@ -377,6 +377,9 @@ def test_importing_assembly_imports_no_zoo() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_every_error_of_assembling_is_one_of_ours() -> None:
-    with pytest.raises(AdaptError):
+def test_an_input_of_another_rank_is_refused() -> None:
+    expected = (
+        r"f32\[B, 3, H, W\], as the backbone takes\n  found     f32\[B, 3, 8\]\n  try       input: f32\[B, 3, H, W\]"
+    )
+    with pytest.raises(AssemblyError, match=expected):
         assemble({"backbone": "timm:resnet18", "input": "f32[B, 3, 8]"})

@@ -11,6 +11,9 @@ from torch import nn
 
 from autoadapt.errors import AdaptError, SwapError
 from autoadapt.swapping import swap
+from autoadapt.swapping.containers import watched
+from autoadapt.swapping.places import set_modules
+from autoadapt.swapping.surfaces import find_surface
 
 
 class Body(nn.Module):
@@ -386,3 +389,40 @@ def test_a_module_that_mixes_the_samples_of_a_batch_is_refused():
     with pytest.raises(SwapError, match="mixes the samples of a batch"):
         swap(model, "body", Centred(), inputs=X)
     assert snapshot(model) == before
+
+
+def test_all_places_are_set_or_none():
+    class Stubborn(nn.Sequential):
+        def register_module(self, name: str, module: nn.Module | None) -> None:
+            if name == "1" and isinstance(module, nn.Linear):
+                raise RuntimeError("not here")
+            super().register_module(name, module)
+
+    model = Stubborn(nn.ReLU(), nn.ReLU())
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="not here"):
+        set_modules(model, {"0": nn.Linear(2, 2), "1": nn.Linear(2, 2)})
+    assert snapshot(model) == before
+
+
+def test_a_generated_layer_far_larger_than_the_old_one_asks_for_consent_below_the_general_limit():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())
+    with pytest.raises(SwapError, match="at most 160 generated parameters"):
+        swap(model, "0", "linear", inputs=torch.rand(2, 3, 4, 4))
+    swap(model, "0", "linear", inputs=torch.rand(2, 3, 4, 4), max_parameters=10_000)
+    assert model(torch.rand(5, 3, 4, 4)).shape == (5, 64)
+
+
+def test_a_key_that_the_consumer_wrote_itself_is_no_look_up():
+    seen = []
+    levels = watched({"c1": torch.zeros(1), "c2": torch.zeros(1)}, seen.append)
+    levels["c1"] = torch.ones(1)
+    assert (levels["c1"], levels["c2"], seen) == (torch.ones(1), torch.zeros(1), [("c2",)])
+
+
+def test_weights_kept_in_a_list_are_refused_by_name():
+    layer = nn.Linear(2, 2)
+    layer.kept = [torch.zeros(2)]
+    surface, faults = find_surface(layer, ["kept"], {}, "layer")
+    assert not surface.names
+    assert [(fault.where, fault.why) for fault in faults] == [("layer.kept", "it holds weights of the old module")]

@@ -12,8 +12,10 @@ from snapshots import snapshot
 from torch import nn
 from whole_models import GROUPS, GraphNetwork, Levels, OrientedDetector
 
+from autoadapt.capturing import Arguments
 from autoadapt.errors import SwapError
 from autoadapt.swapping import swap
+from autoadapt.swapping.outcomes import broken_invariants
 
 
 def scene(batch=2, count=64):
@@ -214,3 +216,26 @@ def test_shifted_strides_are_brought_back():
     assert {size: shapes(detector, size) for size in (96, 221)} == before
     sources = {route.target: route.source for route in detector.base_network.plan.routes}
     assert sources["3"] != "3"
+
+
+def test_indices_that_do_not_take_the_points_are_refused_by_their_values():
+    class Crossed(PointTransformer):
+        """Tells the right indices of small clouds, as captures see them, and wrong ones of the caller's."""
+
+        def forward(self, points):
+            made = super().forward(points)
+            if points.shape[1] == 64 and points.shape[0] == 2:
+                made["fp_indices"][-1] = made["fp_indices"][-1].flip(1)
+            return made
+
+    signature = swap(PointDetector(), "backbone_net", PointTransformer(), inputs=scene()).backbone_net.signature
+    points = cloud()
+    made = Crossed()(points)
+    values = {
+        "fp2_features": torch.zeros(2, 288, 16),
+        "fp2_xyz": made["fp_xyz"][-1],
+        "sa2_xyz": made["fp_xyz"][-1],
+        "fp2_inds": made["fp_indices"][-1],
+    }
+    faults = broken_invariants(signature, Arguments({"cloud": points}, 1), values)
+    assert {fault.where for fault in faults} == {"fp2_inds"}

@@ -148,7 +148,9 @@ class _Assembling:
         if len(session.faults) > before:
             return
         try:
-            session.producers["backbone"] = self._captured_backbone(module, spec, like)
+            producer = self._captured_backbone(module, spec, like)
+            self._refuse_input(producer.signature, spec)
+            session.producers["backbone"] = producer
         except AdaptError as error:
             session.note(error, ("backbone",), f"a backbone that takes {spec}", "another `input`, or another backbone")
         self._modules["backbone"] = module
@@ -174,6 +176,14 @@ class _Assembling:
             if not any(stride_of(leaf) for leaf in signature.outputs.leaves):
                 signature = _captured(module, spec, inner=True)
         return Producer("backbone", module, signature, dict(signature.outputs.items()), _legal(signature, spec))
+
+    def _refuse_input(self, signature: Signature, spec: TensorSpec) -> None:
+        """An input of another rank or other channels than the backbone takes; sizes are brought in."""
+        own = signature.inputs.leaves[0]
+        channels = {channels_of(own), channels_of(spec)} - {None}
+        if len(own.dims) != len(spec.dims) or len(channels) > 1:
+            where, remedy = self._session.where("input"), f"input: {own}"
+            self._session.fault(where, f"{own}, as the backbone takes", str(spec), remedy)
 
     def _build_part(self, name: str, references: Sequence[Reference]) -> None:
         session, part, config = self._session, self._parts[name], self._configs[name]

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from autoadapt.assembly.assembling import assemble_document
 from autoadapt.assembly.configs import Config, parse_config
@@ -167,6 +166,8 @@ def _measured(name: str, document: Document, allow: Sequence[str | Path], regist
 
 def _counted(model: AssembledModel, inputs: torch.Tensor) -> tuple[int, int]:
     """Multiply-adds and peak bytes of one pass, on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that few need
+
     copied = copy_module(model, on_meta)
     given = torch.empty_like(inputs, device="meta")
     with torch.no_grad(), torch.device("meta"):

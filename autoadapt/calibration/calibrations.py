@@ -341,9 +341,8 @@ class _Session:
             if dead:
                 said.append(f"{fit.target}: {dead} of {moments.source} channels of {fit.source} are constant")
             if projection in has_few_tokens(fitting):
-                said.append(
-                    f"{fit.target}: {moments.count} tokens for {moments.source} channels: fits with a penalty only"
-                )
+                found = f"{moments.count} tokens for {moments.source} channels"
+                said.append(f"{fit.target}: {found}, so only fits with a penalty are tried")
             if fit.r2 < EXPLAINS_LITTLE:
                 share = f"{max(fit.r2, 0):.0%} of the variance"
                 said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")

@@ -1,0 +1,5 @@
+"""`python -m autoadapt`."""
+
+from autoadapt.cli import app
+
+app()

@@ -1,0 +1,188 @@
+"""A folded model answers as before with one layer less; what cannot be folded is refused with the reason."""
+
+import pytest
+import torch
+from torch import nn
+
+from autoadapt.adapting import adapt
+from autoadapt.errors import BuildError
+from autoadapt.folding import fold
+
+X = torch.randn(2, 3, 32, 32)
+
+
+class Levels(nn.Module):
+    def __init__(self, *widths):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Conv2d(3, width, 2**i, stride=2**i) for i, width in enumerate(widths, 1))
+
+    def forward(self, x):
+        return [stage(x) for stage in self.stages]
+
+
+class Model(nn.Module):
+    """A consumer for each level; `between` is what stands before the last one."""
+
+    def __init__(self, consumers, between=None):
+        super().__init__()
+        self.backbone = Levels(8, 10)
+        self.consumers = nn.ModuleList(consumers)
+        self.between = between or nn.Identity()
+
+    def forward(self, x):
+        levels = self.backbone(x)
+        height = levels[0].shape[2]
+        made = [consumer(level) for consumer, level in zip(self.consumers, levels, strict=False)]
+        made[-1] = nn.functional.interpolate(self.between(made[-1]), size=(height, height))
+        return made
+
+
+def adapted(model, *widths, **options):
+    model.backbone = adapt(Levels(*widths), like=model.backbone, inputs=X, **options)
+    for parameter in model.backbone.adapters.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def assert_alike(left, right):
+    for a, b in zip(left, right, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.detach().abs().max()))
+
+
+def consumers(**last):
+    return [nn.Conv2d(8, 4, 1), nn.Conv2d(10, 5, 3, **last)]
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2}, {"bias": False}])
+def test_every_projection_is_merged_into_its_consumer(options):
+    model = adapted(Model(consumers(**options)), 6, 7)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folded = fold(model, inputs=X)
+    assert_alike(folded(X), model(X))
+    assert [layer.in_channels for layer in folded.consumers] == [6, 7]
+    assert not list(folded.backbone.adapters.parameters())
+    assert folded.backbone(X)[1].shape[1] == 7
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert folded.backbone.backbone.stages[0].weight.data_ptr() == model.backbone.backbone.stages[0].weight.data_ptr()
+
+
+def test_a_resize_between_commutes():
+    model = Model([nn.Conv2d(8, 4, 1)])
+    model.backbone = First(Levels(8, 10))
+    model.backbone = adapt(First(Levels(5, 6), 1), like=model.backbone, inputs=X, pairs={"0": "0"})
+    assert [type(step).__name__ for step in model.backbone.plan.routes[0].steps] == ["Project", "Resize"]
+    nn.init.normal_(model.backbone.get_parameter("adapters.0.project.bias"))
+    assert_alike(fold(model.eval(), inputs=X)(X), model(X))
+
+
+class First(nn.Module):
+    def __init__(self, levels, which=0):
+        super().__init__()
+        self.levels, self.which = levels, which
+
+    def forward(self, x):
+        return [self.levels.stages[self.which](x)]
+
+
+def test_linear_consumers_of_tokens_are_folded():
+    class Tokens(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.patches = nn.Conv2d(3, width, 8, stride=8)
+
+        def forward(self, x):
+            return self.patches(x).flatten(2).transpose(1, 2)
+
+    old = nn.Sequential(Tokens(12), nn.Linear(12, 4))
+    model = nn.Sequential(adapt(Tokens(9), like=old[0], inputs=X), old[1]).eval()
+    folded = fold(model, at="0", inputs=X)
+    assert folded[1].in_features == 9
+    assert_alike([folded(X)], [model(X)])
+
+
+def test_padding_is_in_the_way_of_an_offset_and_of_nothing_else():
+    model = adapted(Model(consumers(padding=1)), 6, 7)
+    with pytest.raises(BuildError, match="1 of 2 projections cannot be folded") as caught:
+        fold(model, inputs=X)
+    assert "output 1" in str(caught.value)
+    assert "consumers.1 with padding=(1, 1)" in str(caught.value)
+    assert "fold(..., outputs=['0'])" in str(caught.value)
+    partly = fold(model, inputs=X, outputs=["0"])
+    assert [layer.in_channels for layer in partly.consumers] == [6, 10]
+    assert_alike(partly(X), model(X))
+    nn.init.zeros_(model.backbone.get_parameter("adapters.1.project.bias"))
+    assert_alike(fold(model, inputs=X)(X), model(X))
+
+
+class Between(nn.Module):
+    """Something before the consumer."""
+
+    def __init__(self, consumer, function):
+        super().__init__()
+        self.consumer, self.function = consumer, function
+
+    def forward(self, level):
+        return self.consumer(self.function(level))
+
+
+class Twice(nn.Module):
+    def __init__(self, consumer):
+        super().__init__()
+        self.consumer = consumer
+
+    def forward(self, level):
+        return self.consumer(level) + level.mean()
+
+
+class Called(nn.Module):
+    def __init__(self, consumer):
+        super().__init__()
+        self.consumer = consumer
+
+    def forward(self, level):
+        return self.consumer(level) + self.consumer(level)
+
+
+@pytest.mark.parametrize(
+    ("consumer", "reason"),
+    [
+        (Between(nn.Conv2d(10, 5, 1), torch.relu), "torch.relu"),
+        (Twice(nn.Conv2d(10, 5, 1)), "consumer, torch.mean"),
+        (Called(nn.Conv2d(10, 5, 1)), "another call of consumers.1.consumer"),
+        (nn.Conv2d(10, 10, 1, groups=5), "groups=5"),
+        (nn.BatchNorm2d(10), "torch.batch_norm"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(10, 5, 1)), "a ParametrizedConv2d"),
+    ],
+    ids=["activation", "two readers", "two calls", "groups", "norm", "parametrised"],
+)
+def test_anything_in_between_is_named(consumer, reason):
+    model = adapted(Model([nn.Conv2d(8, 4, 1), consumer]), 6, 7)
+    with pytest.raises(BuildError, match="cannot be folded") as caught:
+        fold(model, inputs=X)
+    assert reason in str(caught.value)
+
+
+def test_an_output_that_nothing_reads_or_that_the_caller_gets_is_refused():
+    model = adapted(Model([nn.Conv2d(8, 4, 1)]), 6, 7)
+    with pytest.raises(BuildError, match="nothing reads it"):
+        fold(model, inputs=X)
+    sequential = nn.Sequential(adapt(nn.Conv2d(3, 4, 1), like=nn.Conv2d(3, 8, 1), inputs=X))
+    with pytest.raises(BuildError, match="the caller of the model"):
+        fold(sequential, inputs=X, at="0")
+
+
+def test_there_must_be_a_consumer_and_a_projection():
+    net = adapt(nn.Conv2d(3, 4, 1), like=nn.Conv2d(3, 8, 1), inputs=X)
+    with pytest.raises(BuildError, match="what reads the adapter must be in the model"):
+        fold(net, inputs=X)
+    same = nn.Conv2d(3, 8, 1)
+    with pytest.raises(BuildError, match="no projection to fold"):
+        fold(nn.Sequential(adapt(same, like=same, inputs=X), nn.Conv2d(8, 2, 1)), at="0", inputs=X)
+    model = adapted(Model(consumers()), 6, 7)
+    with pytest.raises(BuildError, match="no projection to fold"):
+        fold(model, inputs=X, outputs=["5"])
+
+
+def test_equal_channels_are_folded_where_a_projection_was_put():
+    model = adapted(Model(consumers()), 8, 10, project="always")
+    assert_alike(fold(model, inputs=X)(X), model(X))
