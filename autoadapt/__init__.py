@@ -1,7 +1,9 @@
 """Swap a backbone: `adapt(new, like=old)` speaks the old one's output signature exactly, at every input size."""
 
 from autoadapt.adapting import adapt
+from autoadapt.assembly import assemble, describe, register
 from autoadapt.building import AdaptedModule, build, param_groups
+from autoadapt.calibration import Calibration, calibrate
 from autoadapt.capturing import capture
 from autoadapt.dims import Dim
 from autoadapt.errors import (
@@ -19,9 +21,13 @@ from autoadapt.errors import (
     TransferError,
     VerificationError,
 )
+from autoadapt.folding import fold
 from autoadapt.planning import Plan, plan
 from autoadapt.signature import Signature, TensorSpec
+from autoadapt.sources import list_models, load
+from autoadapt.swapping import Swap, swap
 from autoadapt.verification import Verification, verify
+from autoadapt.weights import Transfer, transfer
 
 __version__ = "0.1.0"
 
@@ -30,6 +36,7 @@ __all__ = [
     "AdaptedModule",
     "AssemblyError",
     "BuildError",
+    "Calibration",
     "CalibrationError",
     "CaptureError",
     "Dim",
@@ -40,15 +47,26 @@ __all__ = [
     "Signature",
     "SignatureError",
     "SourceError",
+    "Swap",
     "SwapError",
     "TensorSpec",
+    "Transfer",
     "TransferError",
     "Verification",
     "VerificationError",
     "adapt",
+    "assemble",
     "build",
+    "calibrate",
     "capture",
+    "describe",
+    "fold",
+    "list_models",
+    "load",
     "param_groups",
     "plan",
+    "register",
+    "swap",
+    "transfer",
     "verify",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from torch import nn
 from autoadapt.building import AdaptedModule, build
 from autoadapt.capturing import bind, capture, told_inputs
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
+from autoadapt.operations import Thinning
 from autoadapt.planning import plan
 from autoadapt.signature import Signature
 from autoadapt.sources import load_backbone, schemes
@@ -30,6 +31,7 @@ def adapt(
     outputs: Sequence[str] | None = None,
     project: Literal["needed", "always"] = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
+    thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
     share: bool = True,
 ) -> AdaptedModule:
@@ -46,6 +48,8 @@ def adapt(
         outputs: Serve only these outputs.
         project: `always` puts a projection on every feature output, also where the channels agree.
         indices: `recover` finds missing indices from coordinates that are exact input points.
+        thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
+            `random`; `repeat` also where it has fewer.
         grid: For a `new` of one image size: rows, columns and leading tokens of token axes that cannot be read, by
             the path of the output or module: `{"blocks.11": (14, 14, 1)}`.
         share: Use the storage of `new`'s weights; otherwise copy them.
@@ -67,7 +71,7 @@ def adapt(
     target = as_signature(like, given)
     source = capture_source(new, target, given, inner=True, grid=grid)
     chosen = {**(pairs or {}), **(taps or {})}
-    made = plan(source, target, pairs=chosen, outputs=outputs, project=project, indices=indices)
+    made = plan(source, target, pairs=chosen, outputs=outputs, project=project, indices=indices, thin=thin)
     return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
 
 
@@ -123,7 +127,7 @@ def capture_source(
 ) -> Signature:
     """Capture the new module on the old one's inputs, or, where it refuses them, on what it was made for."""
     first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
-    options = [partial(_same, first), partial(told_inputs, new), partial(_with_channels, new, first)]
+    options: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new), partial(_with_channels, new, first)]
     refused: AdaptError | None = None
     for option in options:
         try:

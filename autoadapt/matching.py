@@ -146,8 +146,8 @@ class _Matching:
                 self.faults.append(self._dishonest(path, spec, _most_telling(whys)))
                 continue
             groups.setdefault(self._nearest(path, spec, options), []).append(path)
-        for options, paths in groups.items():
-            self._share_out(paths, options, targets)
+        for near, paths in groups.items():
+            self._share_out(paths, near, targets)
 
     def _honest(self, spec: TensorSpec) -> tuple[list[str], list[str]]:
         """Sources from which a chain leads to the target; and why the others have none."""

@@ -259,7 +259,7 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
     try:
         with torch.enable_grad():
             live = [output.float().sum() for output in run(copied) if output.requires_grad]
-            torch.stack(live).sum().backward()
+            torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]
     except Exception:  # whatever a model raises on meta, it only means that nothing can be said
         return []
     unused = [name for name, p in copied.named_parameters() if p.requires_grad and p.grad is None]

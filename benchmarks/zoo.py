@@ -4,8 +4,8 @@
     python -m benchmarks.zoo --sample 60 --seed 1  # some of it
     python -m benchmarks.zoo --family torchvision
 
-Models are built without weights on the meta device where they can be; each ends as `exact` (container, order and shapes
-equal at three sizes and two batch sizes), `refused` (with the reason) or `wrong`. One JSON line a model, then a summary.
+Models are built without weights on the meta device where they can be; each ends as `exact` (container, order and
+shapes equal at three sizes and two batch sizes), `refused` (with the reason) or `wrong`. One JSON line a model, then a summary.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def compared_levels(model: nn.Module, source: aa.Signature, plan: aa.Plan) -> li
         return []
     tensors = {output.module: identity(output) for output in reversed(source.inner) if output.call == 0}
     tensors |= {output.name: identity(output) for output in source.inner}
-    chosen = {stride: route for stride, route in zip(STRIDES, plan.routes, strict=False)}
+    chosen = dict(zip(STRIDES, plan.routes, strict=False))
     rows = []
     for one in listed:
         route = chosen.get(one.get("reduction", 0))
@@ -261,9 +261,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
     counts = Counter(row["outcome"] for row in rows)
     built = sum(count for outcome, count in counts.items() if outcome != "not built")
     seconds = sorted(row["seconds"] for row in rows if "seconds" in row)
-    lines = [f"{outcome:<10} {count:5d}  {100 * count / max(built, 1):5.1f} %" for outcome, count in counts.most_common()]
+    lines = [
+        f"{outcome:<10} {count:5d}  {100 * count / max(built, 1):5.1f} %" for outcome, count in counts.most_common()
+    ]
     if seconds:
-        lines.append(f"seconds each: median {seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.1f}, all {sum(seconds):.0f}")
+        lines.append(
+            f"seconds each: median {seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.1f}, all {sum(seconds):.0f}"
+        )
     listed = [level for row in rows for level in row.get("levels", [])]
     levels = [level for level in listed if level["exists"]]
     if levels:
@@ -298,7 +302,9 @@ def main() -> None:
             known[row["name"]] = row
             file.write(json.dumps(row) + "\n")
             file.flush()
-            print(f"{i + 1}/{len(todo)}  {row['name']:<44} {row['outcome']:<9} {row.get('reason', '')}"[:160], flush=True)
+            print(
+                f"{i + 1}/{len(todo)}  {row['name']:<44} {row['outcome']:<9} {row.get('reason', '')}"[:160], flush=True
+            )
     rows = [known[name] for name in names]
     print(summary(rows))
     for row in rows:

@@ -63,6 +63,22 @@ def test_multiply_adds_and_peak_of_one_convolution_are_exact() -> None:
     assert (row.parameters, row.weight_bytes) == (12, 48)
 
 
+def test_the_peak_counts_only_what_is_alive_at_once() -> None:
+    registry = Registry()
+
+    @registry.register("backbone")
+    class Chain(nn.Module):
+        def __init__(self, in_channels: int) -> None:
+            super().__init__()
+            self.convs = nn.Sequential(*(nn.Conv2d(in_channels, in_channels, 1, bias=False) for _ in range(4)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.convs(x)
+
+    (row,) = compare("input: f32[B, 3, 8, 8]\nbackbone: [Chain]\n", registry=registry).rows
+    assert row.peak_bytes == 2 * 4 * 3 * 64
+
+
 def test_a_faulty_config_is_a_fault_of_the_config() -> None:
     with pytest.raises(AssemblyError, match="bakbone"):
         compare("input: f32[B, 3, 8, 8]\nbakbone: [ResNet_CIFAR]\n")

@@ -372,7 +372,6 @@ def test_equal_modules_have_equal_signatures():
     assert aa.capture(Plain(), image()) == aa.capture(Plain(), image())
 
 
-@pytest.mark.skip(reason="the long step along a sequence takes half a minute; capture has no budget for a probe yet")
 @pytest.mark.parametrize(
     "module", [nn.GRU(4, 6, batch_first=True), nn.LSTM(4, 6, batch_first=True)], ids=["gru", "lstm"]
 )

@@ -138,7 +138,7 @@ class _Assembling:
         channels = channels_of(spec)
         if channels is not None:
             arguments = dict.fromkeys(inferred_names(part), channels) | arguments
-        if part.channels_option and channels not in (None, 3):
+        if part.channels_option and len(spec.dims) == 4 and channels not in (None, 3):
             arguments.setdefault(part.channels_option, channels)
         module = self._made("backbone", part, arguments)
         if module is None:

@@ -108,8 +108,8 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
     """
     backbone = view(new) if share else copy.deepcopy(new)
     plan = _tapped(backbone, plan)
-    for route in plan.inputs:
-        for step in route.steps:
+    for given in plan.inputs:
+        for step in given.steps:
             if isinstance(step, Channels):
                 read_channels(backbone, step.stem, step.source, step.target)
     reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))

@@ -29,7 +29,7 @@ from autoadapt.capturing.solving import Solution, solve
 from autoadapt.dims import Dim
 from autoadapt.errors import CaptureError, Mismatch, nearest
 from autoadapt.signature import AxisSizes, InnerOutput, Role, Signature, TensorSpec, Values, dtype_name
-from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths
+from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module
 
 __all__ = ["capture"]
@@ -101,7 +101,7 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         raise CaptureError(
             f"there is no module at `{path}`", [Mismatch(path, "a path in named_modules()", found, remedy)]
         )
-    return named[path]
+    return model.get_submodule(path)
 
 
 def _arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arguments:
@@ -112,7 +112,7 @@ def _arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Ar
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not calls:
-            calls.append(bind_call(module, args, kwargs))
+            calls.append(_as_they_are(bind_call(module, args, kwargs)))
 
     watched.register_forward_pre_hook(note, with_kwargs=True)
     with quiet(), _explained(model):
@@ -122,6 +122,12 @@ def _arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Ar
         fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
         raise CaptureError(f"`{path}` does not run when the model runs", [fault])
     return calls[0]
+
+
+def _as_they_are(arguments: Arguments) -> Arguments:
+    """The arguments in containers of their own, since the call may fill in the caller's."""
+    tree, tensors = flatten(arguments.values)
+    return Arguments(rebuild(tree, tensors), arguments.positional)
 
 
 @contextlib.contextmanager

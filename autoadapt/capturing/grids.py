@@ -122,7 +122,7 @@ class GridReader:
         """Where height and width stand in four axes: what divides evenly first, then channels before cells."""
         options = [(axis, self._read(Grid(*shape[axis : axis + 2]))) for axis in (2, 1)]
         even = [axis for axis, dims in options if dims is not None and dims[1]]
-        return (even or [axis for axis, dims in options if dims is not None] or [None])[0]
+        return next(iter([*even, *(axis for axis, dims in options if dims is not None)]), None)
 
     def _read(self, grid: Grid) -> tuple[tuple[Dim, Dim], bool] | None:
         """Height and width of a grid as functions of H and W of one stride, and whether they only round.

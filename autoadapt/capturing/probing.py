@@ -171,7 +171,7 @@ def _invented(tensor: torch.Tensor) -> torch.Tensor:
 def quiet() -> Iterator[None]:
     """No gradients, no warnings, and every random generator as it was, also when something raises."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

@@ -10,7 +10,17 @@ import torch
 
 from autoadapt.capturing.probing import Observation, Shape
 
-__all__ = ["InputAxes", "Run", "Steps", "find_regular_steps", "find_steps", "held_out_sizes", "name_axes", "probing_sizes", "untie"]
+__all__ = [
+    "InputAxes",
+    "Run",
+    "Steps",
+    "find_regular_steps",
+    "find_steps",
+    "held_out_sizes",
+    "name_axes",
+    "probing_sizes",
+    "untie",
+]
 
 Run: TypeAlias = Callable[[Mapping[str, int]], Observation | None]
 """Runs the module at sizes of the input axes; None where it raises."""
