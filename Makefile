@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: setup
 	$(BIN)/python -m autoadapt demo
+	$(BIN)/python examples/digits.py
 
 test: setup
 	$(BIN)/python -m pytest
