@@ -38,7 +38,7 @@ Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DropPrefix(_Frozen):

@@ -33,7 +33,7 @@ __all__ = ["InputRoute", "Plan", "Route", "Tap", "plan"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class InputRoute(_Frozen):

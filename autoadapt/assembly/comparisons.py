@@ -30,7 +30,7 @@ __all__ = ["Comparison", "Measured", "compare"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Measured(_Frozen):

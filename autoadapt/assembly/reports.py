@@ -16,7 +16,7 @@ __all__ = ["Assembly", "Given", "PartReport"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Given(_Frozen):

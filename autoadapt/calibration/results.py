@@ -14,7 +14,7 @@ __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class OutputFit(_Frozen):

@@ -22,7 +22,7 @@ class AxisSizes(BaseModel):
         ('multiples of 32', '224 only')
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     step: int = 1
     offset: int = 0

@@ -10,7 +10,7 @@ __all__ = ["Gathering", "InnerOutput"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Gathering(_Frozen):

@@ -39,7 +39,7 @@ class Signature(BaseModel):
            [0]   f32[B, 64, ceil(H/4), ceil(W/4)]
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     name: str = "module"

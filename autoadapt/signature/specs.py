@@ -38,7 +38,7 @@ _SPEC = re.compile(r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>\w+)?\s*(?
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TensorSpec(_Frozen):

@@ -29,7 +29,7 @@ class Replacement(BaseModel):
         (37754880, 'linear 6144->6144')
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Kind
     source: Shape

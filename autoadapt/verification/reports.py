@@ -16,7 +16,7 @@ Outcome: TypeAlias = Literal["passed", "failed", "not applicable", "not run"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Fault(_Frozen):
