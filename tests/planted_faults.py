@@ -107,6 +107,10 @@ def copied_input(module, image, maps, labels):
     return image.clone(), maps, labels
 
 
+def copied_input_in_training(module, image, maps, labels):
+    return image.clone() if module.training else image, maps, labels
+
+
 def detached(module, image, maps, labels):
     maps["p3"] = maps["p3"].detach()
     return image, maps, labels
@@ -270,6 +274,9 @@ FAULTS = {
     "int64 for int32": Planted(spoiled(int64_for_int32), "signature", "2: expected i32, found i64"),
     "floats for integers": Planted(spoiled(floats_for_integers), "signature", "2: expected i32, found f32"),
     "copies the input": Planted(spoiled(copied_input), "signature", "expected the tensor inputs.image itself"),
+    "copies the input in training": Planted(
+        spoiled(copied_input_in_training), "train mode", "expected the tensor inputs.image itself, found another tensor"
+    ),
     "detached gradient": Planted(
         spoiled(detached), "gradients", "1.p3: expected a gradient, found none: it is detached"
     ),

@@ -12,7 +12,7 @@ from torch import nn
 from autoadapt.adapting import adapt
 from autoadapt.calibration import Calibration, Recipe, calibrate
 from autoadapt.calibration.judging import divergence
-from autoadapt.calibration.projections import find_projections
+from autoadapt.calibration.projections import find_projections, resized
 from autoadapt.errors import CalibrationError
 
 IMAGES = pictures(32)
@@ -68,7 +68,13 @@ def test_only_the_adapters_change():
     before = weights(old, new, model.head, model.backbone.backbone)
     adapters = weights(model.backbone.adapters)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    assert calibrate(model, at="backbone", like=old, data=BATCHES).written
+
+    def data():
+        for batch in BATCHES:
+            torch.rand(1), random.random(), np.random.rand()
+            yield batch
+
+    assert calibrate(model, at="backbone", like=old, data=data()).written
     assert same(before, weights(old, new, model.head, model.backbone.backbone))
     assert not same(adapters, weights(model.backbone.adapters))
     assert model.training
@@ -125,6 +131,50 @@ def test_images_and_tokens_are_bounded():
     assert found.images == 12
     assert [fit.tokens for fit in found.outputs] == [120, 120]
     assert len(taken) <= 3
+
+
+def test_four_images_are_enough_to_hold_some_out():
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    found = calibrate(model_with(old, new), at="backbone", like=old, data=IMAGES[:4].split(1))
+    assert found.images == 4
+    assert [images for images, _ in found.outputs[0].by_images] == [1, 2, 3]
+
+
+class Doubling(nn.Module):
+    """A backbone that writes into what it is given."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x):
+        return self.backbone(x.mul_(2))
+
+
+def test_backbones_that_write_into_their_input_see_the_same_images():
+    old, new = Pyramid((4, 6)).eval(), Pyramid((3, 5), seed=1).eval()
+    net = adapt(new, like=old, inputs=IMAGES[:2])
+    plain = calibrate(net, like=old, data=[batch * 2 for batch in BATCHES]).outputs
+    before = IMAGES.clone()
+    net = adapt(Doubling(new), like=Doubling(old), inputs=IMAGES[:2].clone())
+    doubled = calibrate(net, like=Doubling(old), data=BATCHES).outputs
+    assert torch.equal(IMAGES, before)
+    assert [fit.r2 for fit in doubled] == pytest.approx([fit.r2 for fit in plain])
+
+
+@pytest.mark.parametrize("size", [(4,), (4, 4), (2, 8)])
+def test_shrinking_averages_what_the_smaller_grid_cannot_show(size):
+    stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16)
+    stripes = stripes if len(size) == 1 else stripes[..., None, :].expand(1, 1, 16, 16)
+    made = resized(stripes, size)
+    assert made.shape[2:] == size
+    assert float(made.abs().max()) < 0.3
+    assert torch.equal(resized(stripes, tuple(stripes.shape[2:])), stripes)
+
+
+def test_resizing_keeps_cell_centres():
+    ramp = torch.arange(16.0).expand(1, 1, 16)
+    torch.testing.assert_close(resized(ramp, (4,))[0, 0, 1:3], torch.tensor([5.5, 9.5]))
 
 
 def test_one_level_without_projection_is_named():

@@ -90,6 +90,15 @@ def test_reduced_rank_goes_through_so_many_channels():
     assert int((values > 1e-9 * values[0]).sum()) == 2
 
 
+def test_reduced_rank_keeps_what_varies_most():
+    x = random(3000, 8)
+    left, right = random(8, 2, seed=4), random(2, 6, seed=5)
+    y = x @ left @ right + 0.01 * random(3000, 6, seed=6)
+    moments = Moments.of(x, y)
+    held = HeldOut.of(Spectrum(moments).fit(Recipe(rank=2)), moments.mean_y_D, moments)
+    assert held.r2 > 0.999
+
+
 @pytest.mark.parametrize("recipe", FORMS, ids=str)
 def test_every_form_sends_mean_to_mean(recipe):
     x, y, _ = planted(noise=0.3)

@@ -35,6 +35,7 @@ def worker(rank, count, store, folder):
     except CalibrationError as error:
         failed = error.summary
     torch.save((found.model_dump_json(), adapters, moments.tensors, failed), f"{folder}/{rank}.pt")
+    dist.barrier()  # a process that leaves early takes the connection with it
     dist.destroy_process_group()
 
 

@@ -198,6 +198,7 @@ def test_faults_name_what_was_expected_and_what_to_do():
         Dim.parse("ceil(H/32)").evaluate({"W": 3, "h": 4})
     assert str(missing.value) == (
         "ceil(H/32) needs the size of axis H\n"
+        "axis H of ceil(H/32)\n"
         "  expected  a size\n"
         "  found     sizes of W, h\n"
         '  try       sizes["H"] = ...'

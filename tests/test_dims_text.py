@@ -102,6 +102,7 @@ def test_a_refusal_says_what_to_write_instead():
         Dim.parse("H/2")
     assert str(refused.value) == (
         "'H/2' is not a dim, from column 2\n"
+        "column 2 of 'H/2'\n"
         "  expected  an operator\n"
         "  found     '/'\n"
         "  try       divide inside a function: floor((H + 1)/2), ceil(H/2)"
