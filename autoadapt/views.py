@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.errors import BuildError, CaptureError, Mismatch, nearest
 
-__all__ = ["aliased", "clone_buffers", "copy_module", "cut", "freeze_unused", "on_meta", "read_channels", "tap", "view"]
+__all__ = ["aliased", "clone_buffers", "copy_module", "cut", "freeze_unused", "on_meta", "read_channels", "tap", "uncompiled", "view"]
 
 TensorCopy: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,6 +29,12 @@ def view(module: nn.Module) -> nn.Module:
     return copy_module(module, aliased)
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that a `torch.compile` wrapper stands for; any other module itself."""
+    wrapped: nn.Module = getattr(module, "_orig_mod", module)
+    return wrapped
+
+
 def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
     """Copy a module with one rule for its tensors, whether registered or kept in plain attributes.
 
@@ -40,7 +46,7 @@ def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
     Raises:
         CaptureError: The module holds something that cannot be copied, such as a lock or a generator.
     """
-    original = getattr(module, "_orig_mod", module)
+    original = uncompiled(module)
     rule = _TensorCopies(copy_tensor)
     memo: dict[int, Any] = {}
     for tensor in [*original.parameters(), *original.buffers()]:
@@ -259,6 +265,8 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
     try:
         with torch.enable_grad():
             live = [output.float().sum() for output in run(copied) if output.requires_grad]
+            if not live:
+                return []
             torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]
     except Exception:  # whatever a model raises on meta, it only means that nothing can be said
         return []

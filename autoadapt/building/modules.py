@@ -94,6 +94,9 @@ class AdaptedModule(fx.GraphModule):
 def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
     """Make a plan into a module.
 
+    Parameters of the backbone that reach none of the outputs that are read take no gradient in the result, so that
+    distributed training does not wait for them.
+
     Args:
         new: The module that the plan's source signature was captured from; it is not changed.
         plan: What to build.
@@ -127,10 +130,14 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
 
 def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
     """Put the taps on a view and take off what they leave without use; gives the plan with what was really cut."""
-    if not plan.taps:
-        return plan
-    tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
     source = plan.source
+    read = {route.source for route in plan.routes}
+    unread = set(source.outputs.paths) - read
+    if not plan.taps and not unread:
+        return plan
+    if plan.taps:
+        tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
+    names = tuple(plan.taps) or source.outputs.paths
 
     def run(module: nn.Module) -> list[torch.Tensor]:
         tensors = [
@@ -139,13 +146,15 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
         ]
         arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
         with quiet(), torch.device("meta"), torch.set_grad_enabled(True):
-            return flatten(arguments.call(module))[1]
+            returned = flatten(arguments.call(module))[1]
+        return [tensor for name, tensor in zip(names, returned, strict=True) if name in read]
 
     def runs(module: nn.Module) -> bool:
         try:
-            return len(run(copy_module(module, on_meta).eval())) == len(plan.taps)
+            run(copy_module(module, on_meta).eval())
         except Exception:  # whatever it raises, the cut is taken back
             return False
+        return True
 
     done = cut(backbone, plan.cut, runs)
     freeze_unused(backbone, run)

@@ -30,7 +30,7 @@ from autoadapt.dims import Dim
 from autoadapt.errors import CaptureError, Mismatch, nearest
 from autoadapt.signature import AxisSizes, InnerOutput, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
-from autoadapt.views import clone_buffers, copy_module
+from autoadapt.views import clone_buffers, copy_module, uncompiled
 
 __all__ = ["capture"]
 
@@ -152,7 +152,7 @@ class _Session:
     def __init__(
         self, module: nn.Module, arguments: Arguments, *, inner: bool, grid: Mapping[str, tuple[int, int, int]]
     ) -> None:
-        self._module = module
+        self._module = uncompiled(module)
         self._grid = grid
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)

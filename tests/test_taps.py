@@ -1,0 +1,187 @@
+"""Plain classifiers as backbones: which inner outputs are taken, and what taking them leaves untouched."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+import torchvision
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import autoadapt as aa
+from autoadapt.capturing import capture
+from autoadapt.errors import BuildError, CaptureError, MatchError
+from autoadapt.taps import block_boundaries
+from autoadapt.views import read_channels, tap, view
+
+PYRAMID = [f"f32[B, {8 * s}, ceil(H/{s}), ceil(W/{s})]" for s in (2, 4, 8, 16, 32)]
+
+
+def contract(levels=PYRAMID):
+    return aa.Signature.parse(levels, inputs={"x": "f32[B, 3, H, W]"})
+
+
+def classifier(name, **options):
+    return timm.create_model(name, **options).eval()
+
+
+def boundaries(name):
+    signature = capture(classifier(name), torch.empty(2, 3, 64, 64, device="meta"), inner=True)
+    found = {}
+    for output in block_boundaries(signature.inner, signature.sizes()):
+        found[output.name] = output
+    return list(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("resnet18", ["act1", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]),
+        ("mobilenetv2_050", ["blocks.0.0", "blocks.1.1", "blocks.2.2", "blocks.4.2", "blocks.6.0"]),
+        ("resnest14d", ["act1", "layer1.0", "layer2.0", "layer3.0", "layer4.0"]),  # a stem of three convolutions
+        ("resnetblur18", ["act1", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]),  # pooling in two steps
+        ("rexnet_100", ["features.0", "features.2", "features.4", "features.10", "features.15"]),
+    ],
+)
+def test_the_last_block_of_each_stride_is_taken(name, last):
+    net = aa.adapt(classifier(name), like=contract(), inputs=torch.empty(2, 3, 224, 224, device="meta"))
+    taken = [route.source for route in net.plan.routes]
+    inner = {o.name: o for o in capture(classifier(name), torch.empty(2, 3, 64, 64), inner=True).inner}
+    same = [a == b or inner[a].same_as == inner[b].same_as != "" for a, b in zip(taken, last, strict=True)]
+    assert all(same), taken
+
+
+def test_a_single_convolution_before_the_pooling_is_not_a_level():
+    names = boundaries("mobilenetv2_050")
+    assert "conv_head" not in names
+    assert names[-1] == "blocks.6.0"
+
+
+def test_torchvision_mobilenet_gives_the_levels_of_the_oriented_detector_without_being_told():
+    old = ["f32[B, 3, H, W] = inputs.x", *(f"f32[B, {c}, ceil(H/{s}), ceil(W/{s})]" for c, s in LEVELS)]
+    net = aa.adapt(torchvision.models.mobilenet_v2().eval(), like=contract(old), inputs=torch.randn(1, 3, 96, 96))
+    taken = {route.source: route.specs[0].dims[1] for route in net.plan.routes[2:]}
+    assert taken == {"features.3": 24, "features.6": 32, "features.13": 96, "features.17": 320}
+    assert "classifier" in net.plan.cut
+    for size in (512, 200, 221):
+        x = torch.randn(1, 3, size, size)
+        with torch.no_grad():
+            levels = net(x)
+        assert levels[0] is x
+        assert [level.shape[2] for level in levels[1:]] == [-(-size // stride) for _, stride in LEVELS]
+
+
+LEVELS = [(64, 2), (256, 4), (512, 8), (1024, 16), (2048, 32)]
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"]
+)
+def test_a_classifier_of_one_image_size_serves_every_size(name):
+    net = aa.adapt(classifier(name), like=contract()).eval()
+    with torch.no_grad():
+        for height, width in ((640, 480), (224, 224), (97, 131)):
+            shapes = [tuple(level.shape[2:]) for level in net(torch.randn(1, 3, height, width))]
+            assert shapes == [(-(-height // s), -(-width // s)) for s in (2, 4, 8, 16, 32)]
+
+
+def test_blocks_of_one_stride_are_spread_evenly_and_the_deeper_target_gets_the_deeper_tap():
+    levels = [f"f32[B, 32, ceil(H/{s}), ceil(W/{s})]" for s in (4, 8, 16, 32)]
+    net = aa.adapt(classifier("vit_tiny_patch16_224"), like=contract(levels))
+    assert [route.source for route in net.plan.routes] == ["blocks.2", "blocks.5", "blocks.8", "blocks.11"]
+
+
+def test_taps_chosen_by_hand_are_taken_and_swapping_two_changes_what_comes_out():
+    torch.manual_seed(0)
+    new = classifier("resnet18", zero_init_last=False)  # else a fresh block gives back what it gets
+    x = torch.randn(1, 3, 64, 64)
+    same = ["f32[B, 64, ceil(H/4), ceil(W/4)]", "f32[B, 64, ceil(H/4), ceil(W/4)]"]
+    given, turned = (
+        aa.adapt(new, like=contract(same), inputs=x, taps=dict(zip("01", names, strict=True))).eval()
+        for names in (("layer1.0", "layer1.1"), ("layer1.1", "layer1.0"))
+    )
+    with torch.no_grad():
+        first, second = given(x), turned(x)
+    assert torch.equal(first[0], second[1])
+    assert torch.equal(first[1], second[0])
+    assert not torch.equal(first[0], second[0])
+
+
+def test_a_tap_that_does_not_exist_is_named_with_the_nearest():
+    with pytest.raises(MatchError) as refused:
+        aa.adapt(classifier("resnet18"), like=contract(), inputs=torch.randn(1, 3, 64, 64), taps={"4": "layer44"})
+    assert "layer44" in str(refused.value)
+    assert "layer4" in refused.value.mismatches[0].remedy
+    with pytest.raises(CaptureError, match="a tap does not exist"):
+        tap(view(classifier("resnet18")), [("layer9", 0, "output")])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "fasternet_t0"])
+def test_the_users_model_gives_the_same_and_has_no_hook_more(name):
+    new, x = classifier(name), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = new(x)
+    net = aa.adapt(new, like=contract(), inputs=x)
+    net.half()
+    net.float()
+    torch.stack([level.mean() for level in net(x)]).sum().backward()
+    with torch.no_grad():
+        assert torch.equal(new(x), before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in new.modules())
+    assert all(parameter.grad is None and parameter.dtype == torch.float32 for parameter in new.parameters())
+
+
+def test_the_weights_are_shared_until_a_move_and_copied_on_request():
+    new, x = classifier("resnet18"), torch.randn(1, 3, 64, 64)
+    shared = aa.adapt(new, like=contract(), inputs=x)
+    owned = aa.adapt(new, like=contract(), inputs=x, share=False)
+    assert shared.backbone.conv1.weight.data_ptr() == new.conv1.weight.data_ptr()
+    assert owned.backbone.conv1.weight.data_ptr() != new.conv1.weight.data_ptr()
+
+
+def test_a_compiled_classifier_is_taken_for_what_it_wraps():
+    new, x = classifier("resnet18"), torch.randn(1, 3, 64, 64)
+    net = aa.adapt(torch.compile(new, backend="eager"), like=contract(), inputs=x)
+    assert [level.shape[1] for level in net(x)] == [16, 32, 64, 128, 256]
+    torch._dynamo.reset()
+
+
+def test_taps_survive_deepcopy_and_pickle():
+    x = torch.randn(1, 3, 64, 64)
+    net = aa.adapt(classifier("resnet18"), like=contract(), inputs=x).eval()
+    with torch.no_grad():
+        expected = net(x)
+        for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            assert all(map(torch.equal, twin(x), expected))
+
+
+def test_no_parameter_is_left_without_gradient_in_distributed_training(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for name in ("resnet18", "cait_xxs24_224"):  # class tokens are read behind the last tap only
+            net = aa.adapt(timm.create_model(name), like=contract())
+            trained = DistributedDataParallel(net, find_unused_parameters=False)
+            for _ in range(2):  # the second pass raises where the first left a parameter out
+                torch.stack([level.mean() for level in trained(torch.randn(2, 3, 224, 224))]).sum().backward()
+            assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_the_first_convolution_reads_other_channels_and_keeps_its_response_to_grey(channels):
+    new, grey = classifier("resnet18"), torch.randn(1, 1, 64, 64)
+    other = view(new)
+    read_channels(other, "conv1", channels, 3)
+    with torch.no_grad():
+        expected, found = new.conv1(grey.expand(-1, 3, -1, -1)), other.conv1(grey.expand(-1, channels, -1, -1))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert new.conv1.weight.shape[1] == 3
+
+
+def test_a_stem_that_is_no_convolution_over_the_channels_is_refused():
+    with pytest.raises(BuildError, match="the first layer cannot be made to read 1 channels"):
+        read_channels(view(nn.Sequential(nn.Linear(3, 4))), "0", 1, 3)
