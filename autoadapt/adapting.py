@@ -127,7 +127,11 @@ def capture_source(
 ) -> Signature:
     """Capture the new module on the old one's inputs, or, where it refuses them, on what it was made for."""
     first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
-    options: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new), partial(_with_channels, new, first)]
+    options: list[Callable[[], object]] = [
+        partial(_same, first),
+        partial(told_inputs, new),
+        partial(_with_channels, new, first),
+    ]
     refused: AdaptError | None = None
     for option in options:
         try:

@@ -351,7 +351,7 @@ def _config(name: str) -> Any:
     for attempt in tries:
         try:
             return attempt()
-        except (OSError, LookupError, ValueError) as error:  # noqa: PERF203  (each attempt may fail in its own way)
+        except (OSError, LookupError, ValueError) as error:
             said = str(error).splitlines()[0]
     near = nearest(name.rpartition("/")[2], transformers.CONFIG_MAPPING)
     remedy = "\n".join(f"hf:{other}  # this architecture as it is by default" for other in near)

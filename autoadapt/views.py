@@ -12,7 +12,18 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.errors import BuildError, CaptureError, Mismatch, nearest
 
-__all__ = ["aliased", "clone_buffers", "copy_module", "cut", "freeze_unused", "on_meta", "read_channels", "tap", "uncompiled", "view"]
+__all__ = [
+    "aliased",
+    "clone_buffers",
+    "copy_module",
+    "cut",
+    "freeze_unused",
+    "on_meta",
+    "read_channels",
+    "tap",
+    "uncompiled",
+    "view",
+]
 
 TensorCopy: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 

@@ -5,7 +5,8 @@
     python -m benchmarks.zoo --family torchvision
 
 Models are built without weights on the meta device where they can be; each ends as `exact` (container, order and
-shapes equal at three sizes and two batch sizes), `refused` (with the reason) or `wrong`. One JSON line a model, then a summary.
+shapes equal at three sizes and two batch sizes), `refused` (with the reason) or `wrong`. One JSON line a model, then
+a summary.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -222,7 +223,10 @@ def is_all(node):
 
 
 def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    """What a new interpreter prints; it may keep compiled files, as that of anybody who installed the package does."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -73,6 +73,8 @@ def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Ch
     """Take the recipe that is best by the head where there is one, else by the features alone."""
     smallest = min(min(fitting.moments(p).source, fitting.moments(p).target) for p in fitting.projections)
     options = _possible(fitting, recipes(solver, smallest), solver)
+    if solver == "auto" and fitting.has_many_channels:
+        options = [one for one in options if one.restored or not one.penalty]
     if judge is None and len(options) == 1:
         return Choice((options[0],) * len(fitting.projections), "as asked for", ())
     if judge is None:
@@ -105,17 +107,17 @@ def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], ranks: S
 
     best = attempt(options)
     if len(options) > 1:
-        if 0 < best.penalty < INFINITE:
+        if 0 < best.penalty < INFINITE and not fitting.has_many_channels:
             best = attempt([best.at(best.penalty * factor) for factor in (0.3, 3.0)])
         if not fitting.has_many_channels:
             best = attempt([Recipe(best.penalty, best.anchored, best.restored, rank) for rank in ranks])
     trials = tuple(Trial(solver=str(r), score=s.loss, agreement=s.agreement) for r, s in tried.items())
     if len(options) == 1:
         return Choice((best,) * len(fitting.projections), "as asked for", trials, tried[best])
-    reason = f"least loss of the head among {len(tried)}, on held-out images"
+    reason = f"held-out loss of the head, {len(tried)} tried"
     cautious = _most_cautious(tried, best)
     if cautious != best:
-        best, reason = cautious, f"{reason}; the most cautious within one standard error"
+        best, reason = cautious, f"{reason}, one standard error allowed"
     return Choice((best,) * len(fitting.projections), reason, trials, tried[best])
 
 
@@ -149,7 +151,7 @@ def _by_cosine(fitting: Fitting) -> Choice:
     }
     chosen = [max(paths, key=lambda recipe: cosines[recipe][p]) for p in fitting.projections]
     trials = tuple(Trial(solver=str(recipe), score=1 - sum(values) / len(values)) for recipe, values in cosines.items())
-    return Choice(tuple(chosen), "largest cosine on held-out images, since no head was given", trials)
+    return Choice(tuple(chosen), "held-out cosine, since no head was given", trials)
 
 
 def _by_cross_validation(fitting: Fitting, options: Sequence[Recipe]) -> Choice:
@@ -164,4 +166,4 @@ def _by_cross_validation(fitting: Fitting, options: Sequence[Recipe]) -> Choice:
         best = min(paths, key=lambda recipe: errors[recipe])
         chosen.append(best)
         trials.append(Trial(solver=str(best), score=errors[best]))
-    return Choice(tuple(chosen), "least generalised cross-validation error, since no head was given", tuple(trials))
+    return Choice(tuple(chosen), "generalised cross-validation, since no head was given", tuple(trials))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,8 +131,9 @@ class Calibration(_Frozen):
     def __str__(self) -> str:
         head = f"{self.name}, {self.images} unlabelled images, {human_count(self.tokens)} tokens, {self.seconds:.1f} s"
         lines = [head, *columns(self._head_rows(), align="lrr"), *columns(self._output_rows(), align="llrrrr")]
-        lines += columns([("solver", f"{self.solver}; {self.chosen_by}"), ("adapters", self.verdict)])
-        return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
+        facts = [("solver", self.solver), ("chosen by", self.chosen_by), ("adapters", self.verdict)]
+        facts += [("remark", remark) for remark in self.remarks]
+        return "\n".join([*lines, *columns(row for fact in facts for row in _wrapped(*fact))])
 
     def _head_rows(self) -> list[tuple[str, ...]]:
         scores = {"random adapter": self.random, "mean only": self.mean_only, "calibrated": self.head}
@@ -165,6 +167,12 @@ class Calibration(_Frozen):
                 )
             )
         return rows
+
+
+def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
+    """A fact in rows of eighty columns, its label on the first."""
+    parts = textwrap.wrap(text, 66)
+    return list(zip((label, *[""] * len(parts)), parts, strict=False))
 
 
 def _draw_learning(axes: Any, outputs: tuple[OutputFit, ...]) -> None:
