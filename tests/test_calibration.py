@@ -1,17 +1,19 @@
 """Calibration fits the adapters and nothing else, on data that comes in any form."""
 
+import copy
 import json
 import random
 
 import numpy as np
 import pytest
 import torch
-from calibration_models import Mixed, Model, Pyramid, model_with, pictures, same, weights
+from calibration_models import Mixed, Model, Pyramid, Reader, model_with, pictures, same, weights
 from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.calibration import Calibration, Recipe, calibrate
-from autoadapt.calibration.judging import divergence
+from autoadapt.calibration.choosing import most_cautious
+from autoadapt.calibration.judging import Score, divergence
 from autoadapt.calibration.projections import find_projections, resized
 from autoadapt.errors import CalibrationError
 
@@ -162,14 +164,14 @@ def test_backbones_that_write_into_their_input_see_the_same_images():
     assert [fit.r2 for fit in doubled] == pytest.approx([fit.r2 for fit in plain])
 
 
-@pytest.mark.parametrize("size", [(4,), (4, 4), (2, 8)])
-def test_shrinking_averages_what_the_smaller_grid_cannot_show(size):
-    stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16)
-    stripes = stripes if len(size) == 1 else stripes[..., None, :].expand(1, 1, 16, 16)
-    made = resized(stripes, size)
-    assert made.shape[2:] == size
-    assert float(made.abs().max()) < 0.3
-    assert torch.equal(resized(stripes, tuple(stripes.shape[2:])), stripes)
+@pytest.mark.parametrize("axes", [1, 2])
+def test_shrinking_averages_and_skips_nothing(axes):
+    spikes = torch.eye(16).reshape(16, 1, 16)
+    spikes = spikes if axes == 1 else spikes[..., None, :].expand(16, 1, 16, 16)
+    made = resized(spikes, (4,) * axes)
+    assert made.shape[2:] == (4,) * axes
+    assert bool((made.flatten(1).sum(1) > 0.1).all())
+    assert torch.equal(resized(spikes, tuple(spikes.shape[2:])), spikes)
 
 
 def test_resizing_keeps_cell_centres():
@@ -327,6 +329,30 @@ def test_refining_is_kept_only_where_held_out_images_gain():
     losses = [float(divergence(model(fresh), old(fresh), 64)[0].detach().mean()) for model in (plain, refined)]
     assert losses[1] < losses[0]
     assert all(p.grad is None for model in (old, refined) for p in model.parameters())
+
+
+def test_heads_are_run_as_copies_in_eval_mode_and_get_no_gradients():
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    head = nn.Sequential(Reader((4, 6)), nn.Dropout(0.5)).train()
+    net = model_with(old, new).backbone
+    options = {"like": old.backbone, "data": BATCHES, "refine": 3}
+    scores = [calibrate(copy.deepcopy(net), head=one, **options).head.loss for one in (head, head, head.forward)]
+    assert scores == pytest.approx([scores[0]] * 3)
+    assert head.training
+    calibrate(net, head=lambda levels: old.head(levels), **options)
+    assert all(p.grad is None for module in (head, old.head) for p in module.parameters())
+
+
+def test_within_a_standard_error_the_most_cautious_recipe_is_taken():
+    best, near, far = (Score(losses, (1.0,) * 4) for losses in ((1, 2, 3, 4), (1.5, 1.6, 3.3, 4), (3, 4, 5, 6)))
+    plain, mild, strong = (
+        Recipe(0.1),
+        Recipe(0.1, anchored=True, restored=True),
+        Recipe(9, anchored=True, restored=True),
+    )
+    assert most_cautious({plain: best, mild: near, strong: far}, plain) == mild
+    assert most_cautious({plain: best, mild: near, strong: near}, plain) == strong
+    assert most_cautious({plain: best, mild: far, strong: far}, plain) == plain
 
 
 def test_refining_that_does_not_help_is_not_kept():

@@ -115,13 +115,13 @@ def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], ranks: S
     if len(options) == 1:
         return Choice((best,) * len(fitting.projections), "as asked for", trials, tried[best])
     reason = f"held-out loss of the head, {len(tried)} tried"
-    cautious = _most_cautious(tried, best)
+    cautious = most_cautious(tried, best)
     if cautious != best:
         best, reason = cautious, f"{reason}, one standard error allowed"
     return Choice((best,) * len(fitting.projections), reason, trials, tried[best])
 
 
-def _most_cautious(tried: Mapping[Recipe, Score], best: Recipe) -> Recipe:
+def most_cautious(tried: Mapping[Recipe, Score], best: Recipe) -> Recipe:
     """The recipe that is nearest to a mere rotation among those that are as good as the best, give or take chance.
 
     The rule of one standard error of Breiman, Friedman, Olshen and Stone, Classification and Regression Trees (1984),

@@ -157,7 +157,7 @@ class Pair:
             handles.append(self.layer(projection).register_forward_pre_hook(hook))
         try:
             with explained(f"batch {number}, new backbone", "a forward pass"):
-                _fresh(call).call(self.adapted)
+                call.call(self.adapted)
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,0 +1,78 @@
+"""Contracts: what of an old module's signature is to be served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from autoadapt.errors import Mismatch, PlanError, nearest
+from autoadapt.signature import Signature, Values
+from autoadapt.trees import Container, Key, Slot, Tree
+
+__all__ = ["served", "with_inputs"]
+
+
+def with_inputs(target: Signature, source: Signature) -> Signature:
+    """A contract written without inputs takes those of the new module."""
+    if target.inputs.leaves:
+        return target
+    given = {"inputs": source.inputs, "positional": source.positional, "axes": source.axes | target.axes}
+    return target.model_copy(update=given)
+
+
+def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
+    """The contract with only some of its outputs."""
+    if outputs is None:
+        return target
+    known = target.outputs.paths
+    unknown = [path for path in outputs if not any(_under(name, path) for name in known)]
+    if unknown:
+        faults = [
+            Mismatch(
+                f"outputs={path!r}",
+                "a path among the outputs",
+                path,
+                "one of " + ", ".join(nearest(path, known) or known[:4]),
+            )
+            for path in unknown
+        ]
+        raise PlanError("outputs names something that the old module does not return", faults)
+    keep = [any(_under(name, path) for path in outputs) for name in known]
+    tree = _pruned(target.outputs.tree, iter(keep))
+    if tree is None:
+        raise PlanError(
+            "outputs is empty", [Mismatch("outputs", "at least one path", "none", f"outputs=[{known[0]!r}]")]
+        )
+    leaves = tuple(leaf for leaf, kept in zip(target.outputs.leaves, keep, strict=True) if kept)
+    kept_names = {name for name, kept in zip(known, keep, strict=True) if kept}
+    invariants = tuple(g for g in target.invariants if {g.index, g.result} <= kept_names)
+    return target.model_copy(update={"outputs": Values(tree=tree, leaves=leaves), "invariants": invariants})
+
+
+def _under(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
+
+
+def _pruned(tree: Tree, keep: Iterable[bool]) -> Tree | None:
+    """The tree without the leaves that are not kept, nor containers that become empty."""
+    flags = iter(keep)
+    return _prune(tree, flags)
+
+
+def _prune(tree: Tree, flags: Iterable[bool]) -> Tree | None:
+    match tree:
+        case Slot():
+            return tree if next(iter(flags)) else None
+        case Container(keys=keys, children=children):
+            pairs = [(key, _prune(child, flags)) for key, child in zip(keys, children, strict=True)]
+            kept: list[tuple[Key, Tree]] = [(key, child) for key, child in pairs if child is not None]
+            if not kept:
+                return None
+            numbered = tree.kind in ("list", "tuple")
+            return tree.model_copy(
+                update={
+                    "keys": tuple(range(len(kept))) if numbered else tuple(key for key, _ in kept),
+                    "children": tuple(child for _, child in kept),
+                }
+            )
+        case _:
+            return tree

@@ -1,0 +1,91 @@
+"""Sources: what the new module offers, in terms of the old one's input axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from autoadapt.dims import Dim
+from autoadapt.layouts import factored
+from autoadapt.matching import Source
+from autoadapt.operations import (
+    after,
+)
+from autoadapt.planning.plans import InputRoute, Tap
+from autoadapt.signature import Gathering, InnerOutput, Signature
+
+__all__ = ["cut_after", "inner_sources", "not_among", "output_sources", "taps_of", "translated"]
+
+
+def output_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> list[Source]:
+    """The outputs of the new module in terms of the old one's input axes."""
+    axes, names = _axes(source, target, routes)
+    found = []
+    for path, spec in source.outputs.items():
+        parent, _, last = path.rpartition(".")
+        found.append(Source(path, factored(spec, axes, names), f"{parent}." if last.isdigit() else ""))
+    return found
+
+
+def inner_sources(
+    inner: Iterable[InnerOutput], source: Signature, target: Signature, routes: Sequence[InputRoute]
+) -> list[Source]:
+    """What inner modules return, in terms of the old module's input axes; in the order in which they finish."""
+    axes, names = _axes(source, target, routes)
+    known = source.outputs.paths
+    return [
+        Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True)
+        for output in sorted(inner, key=lambda output: output.finished)
+        if output.name not in known
+    ]
+
+
+def not_among(inner: Iterable[InnerOutput], taps: Iterable[Source]) -> list[InnerOutput]:
+    """The inner outputs that are no taps already."""
+    known = {tap.path for tap in taps}
+    return [output for output in inner if output.name not in known]
+
+
+def taps_of(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
+    """The inner outputs among the chosen sources; if there are any, outputs of the whole are taken as taps too."""
+    inner = {output.name: Tap(module=output.module, call=output.call, path=output.path) for output in source.inner}
+    outputs = source.outputs.paths
+    names = [name for name in dict.fromkeys(chosen) if not name.startswith("inputs.")]
+    if all(name in outputs for name in names):
+        return {}
+    return {name: Tap(module="", path=name) if name in outputs else inner[name] for name in names}
+
+
+def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap]) -> tuple[str, ...]:
+    """Modules all of whose calls begin after the last tap has finished, without those inside others of them."""
+    if not taps or any(tap.module == "" for tap in taps.values()):
+        return ()
+    ends = [output.finished for output in inner if output.name in taps]
+    first = dict[str, int]()
+    for output in inner:
+        first[output.module] = min(first.get(output.module, output.started), output.started)
+    late = [module for module, started in first.items() if started > max(ends)]
+    return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
+
+
+def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[dict[str, Dim], dict[str, str]]:
+    """For each input axis of the new module its size in the old one's terms, and the old one's axis it follows."""
+    axes, names = dict[str, Dim](), dict[str, str]()
+    have, wanted = dict(source.inputs.items()), dict(target.inputs.items())
+    for route in routes:
+        given = reached = wanted[route.target]
+        for step in route.steps:
+            reached = after(step, reached)
+        for dim, left, made in zip(have[route.source].dims, given.dims, reached.dims, strict=True):
+            if dim.axes:
+                axes[str(dim)] = made
+                names[str(dim)] = str(left) if left.axes else str(dim)
+    return axes, names
+
+
+def translated(invariants: Iterable[Gathering], routes: Iterable[InputRoute]) -> list[Gathering]:
+    """Invariants of the new module with its inputs under the old one's names."""
+    names = {f"inputs.{route.source}": f"inputs.{route.target}" for route in routes}
+    return [
+        invariant.model_copy(update={"values": names.get(invariant.values, invariant.values)})
+        for invariant in invariants
+    ]
