@@ -21,7 +21,7 @@ from autoadapt.planning import Plan
 from autoadapt.trees import flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module
 
-__all__ = ["Observation", "Pair", "explained", "first_line"]
+__all__ = ["Observation", "Pair", "explained", "find_adapted"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -306,9 +306,9 @@ def explained(where: str, expected: str, remedy: str = "") -> Iterator[None]:
         faults = error.mismatches or (Mismatch(where, expected, error.summary),)
         raise CalibrationError(f"{where} failed", faults) from error
     except Exception as error:
-        raise CalibrationError(f"{where} failed", [Mismatch(where, expected, first_line(error), remedy)]) from error
+        raise CalibrationError(f"{where} failed", [Mismatch(where, expected, _first_line(error), remedy)]) from error
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """Kind and first line of an error."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")

@@ -165,11 +165,6 @@ class Samples:
         return [number for numbers in folds.values() for number in numbers[: self._limit]]
 
     @property
-    def limit(self) -> int:
-        """How many images of a fold may be kept."""
-        return self._limit
-
-    @property
     def bytes(self) -> int:
         """Memory of all of them."""
         return sum(sample.bytes for sample in self._kept.values())
