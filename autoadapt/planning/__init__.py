@@ -1,6 +1,7 @@
 """Planning: the operations that make the new module speak the old one's signature, as data."""
 
+from autoadapt.planning.contracts import named_outputs
 from autoadapt.planning.deriving import plan
 from autoadapt.planning.plans import InputRoute, Plan, Route, Tap
 
-__all__ = ["InputRoute", "Plan", "Route", "Tap", "plan"]
+__all__ = ["InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan"]

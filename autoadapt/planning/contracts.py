@@ -8,7 +8,7 @@ from autoadapt.errors import Mismatch, PlanError, nearest
 from autoadapt.signature import Signature, Values
 from autoadapt.trees import Container, Key, Slot, Tree
 
-__all__ = ["served", "with_inputs"]
+__all__ = ["named_outputs", "served", "with_inputs"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
@@ -24,28 +24,37 @@ def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
     if outputs is None:
         return target
     known = target.outputs.paths
-    unknown = [path for path in outputs if not any(_under(name, path) for name in known)]
-    if unknown:
-        faults = [
-            Mismatch(
-                f"outputs={path!r}",
-                "a path among the outputs",
-                path,
-                "one of " + ", ".join(nearest(path, known) or known[:4]),
-            )
-            for path in unknown
-        ]
-        raise PlanError("outputs names something that the old module does not return", faults)
-    keep = [any(_under(name, path) for path in outputs) for name in known]
+    wanted = set(named_outputs(known, outputs))
+    keep = [name in wanted for name in known]
     tree = _pruned(target.outputs.tree, iter(keep))
     if tree is None:
         raise PlanError(
             "outputs is empty", [Mismatch("outputs", "at least one path", "none", f"outputs=[{known[0]!r}]")]
         )
     leaves = tuple(leaf for leaf, kept in zip(target.outputs.leaves, keep, strict=True) if kept)
-    kept_names = {name for name, kept in zip(known, keep, strict=True) if kept}
-    invariants = tuple(g for g in target.invariants if {g.index, g.result} <= kept_names)
+    invariants = tuple(g for g in target.invariants if {g.index, g.result} <= wanted)
     return target.model_copy(update={"outputs": Values(tree=tree, leaves=leaves), "invariants": invariants})
+
+
+def named_outputs(known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The output paths that names stand for; a name stands for all that is under it.
+
+    Raises:
+        PlanError: A name stands for nothing.
+    """
+    faults = [
+        Mismatch(
+            f"outputs={name!r}",
+            "a path among the outputs",
+            name,
+            "one of " + ", ".join(nearest(name, known) or known[:4]),
+        )
+        for name in names
+        if not any(_under(path, name) for path in known)
+    ]
+    if faults:
+        raise PlanError("outputs names something that the old module does not return", faults)
+    return [path for path in known if any(_under(path, name) for name in names)]
 
 
 def _under(name: str, path: str) -> bool:

@@ -13,9 +13,9 @@ from torch import nn
 from autoadapt.adapting import capture_source
 from autoadapt.building import build
 from autoadapt.capturing import Arguments, capture
-from autoadapt.errors import MatchError, Mismatch, PlanError, SwapError, nearest
+from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
-from autoadapt.planning import Plan, Route, plan
+from autoadapt.planning import Plan, Route, named_outputs, plan
 from autoadapt.signature import Signature
 from autoadapt.swapping.contracts import fixed, reduced
 from autoadapt.swapping.places import Place
@@ -122,23 +122,7 @@ def _wanted(target: Signature, reading: Reading, outputs: Sequence[str] | None) 
     known = target.outputs.paths
     if outputs is None:
         return [path for path in known if path in reading.read] or list(known)
-    unknown = [name for name in outputs if not any(_under(path, name) for path in known)]
-    if unknown:
-        faults = [
-            Mismatch(
-                f"outputs={name!r}",
-                "a path among the outputs",
-                name,
-                "one of " + ", ".join(nearest(name, known) or known[:4]),
-            )
-            for name in unknown
-        ]
-        raise PlanError("outputs names something that the old module does not return", faults)
-    return [path for path in known if any(_under(path, name) for name in outputs)]
-
-
-def _under(path: str, name: str) -> bool:
-    return path == name or path.startswith(f"{name}.")
+    return named_outputs(known, outputs)
 
 
 def _served(source: Signature, target: Signature, wanted: Sequence[str], options: Options) -> tuple[Plan, list[str]]:
