@@ -56,8 +56,8 @@ def plan(
     Example:
         >>> old = Signature.parse(["f32[B, 64, ceil(H/4), ceil(W/4)]"], inputs="f32[B, 3, H, W]")
         >>> new = Signature.parse("f32[B, 32, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
-        >>> [text(step) for step in plan(new, old).routes[0].steps]
-        ['32->64']
+        >>> plan(new, old).routes[0].steps
+        (Project(op='project', form='conv', source=32, target=64, bias=True),)
     """
     wanted = served(with_inputs(target, source), outputs)
     routes = route_inputs(source, wanted)
