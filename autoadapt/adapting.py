@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +10,10 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule, build
-from autoadapt.capturing import bind, capture, told_inputs
+from autoadapt.capturing import capture, capture_source, told_inputs
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
 from autoadapt.operations import Thinning
-from autoadapt.planning import plan
+from autoadapt.planning import CONVERSIONS, Conversion, plan
 from autoadapt.signature import Signature
 from autoadapt.sources import load_backbone, schemes
 
@@ -33,6 +32,7 @@ def adapt(
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
+    convert_inputs: Collection[Conversion] = CONVERSIONS,
     share: bool = True,
 ) -> AdaptedModule:
     """Give a module the output signature of another, exactly, at every input size.
@@ -52,6 +52,8 @@ def adapt(
             `random`; `repeat` also where it has fewer.
         grid: For a `new` of one image size: rows, columns and leading tokens of token axes that cannot be read, by
             the path of the output or module: `{"blocks.11": (14, 14, 1)}`.
+        convert_inputs: What may be changed of an input that `new` would refuse: `layout` (the order of its axes),
+            `channels` (its first convolution reads others), `size` (resized to the nearest legal one); `()` refuses.
         share: Use the storage of `new`'s weights; otherwise copy them.
 
     Returns:
@@ -71,7 +73,16 @@ def adapt(
     target = as_signature(like, given)
     source = capture_source(new, target, given, inner=True, grid=grid)
     chosen = {**(pairs or {}), **(taps or {})}
-    made = plan(source, target, pairs=chosen, outputs=outputs, project=project, indices=indices, thin=thin)
+    made = plan(
+        source,
+        target,
+        pairs=chosen,
+        outputs=outputs,
+        project=project,
+        indices=indices,
+        thin=thin,
+        convert_inputs=convert_inputs,
+    )
     return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
 
 
@@ -115,72 +126,6 @@ def as_signature(like: object, inputs: object = None) -> Signature:
                 "like=old_backbone",
             )
             raise SignatureError("autoadapt cannot tell what the new module should be like", [fault])
-
-
-def capture_source(
-    new: nn.Module,
-    target: Signature,
-    inputs: object,
-    *,
-    inner: bool = False,
-    grid: Mapping[str, tuple[int, int, int]] | None = None,
-) -> Signature:
-    """Capture the new module on the old one's inputs, or, where it refuses them, on what it was made for."""
-    first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
-    options: list[Callable[[], object]] = [
-        partial(_same, first),
-        partial(told_inputs, new),
-        partial(_with_channels, new, first),
-    ]
-    refused: AdaptError | None = None
-    for option in options:
-        try:
-            return capture(new, option(), inner=inner, grid=grid)
-        except AdaptError as error:
-            refused = refused or error
-    assert refused is not None, "every option that does not return has raised"
-    raise refused
-
-
-def _same(inputs: object) -> object:
-    return inputs
-
-
-def _with_channels(new: nn.Module, inputs: object) -> object:
-    """The same images with as many channels as the first convolution of the new module reads."""
-    stem = next((m for m in new.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
-    images = inputs if isinstance(inputs, tuple) else (inputs,)
-    if stem is None or not all(isinstance(image, torch.Tensor) and image.dim() > 3 for image in images):
-        raise AdaptError("the inputs are no images, so that their channels cannot be changed")
-    return tuple(image[:, :1].expand(-1, stem.in_channels, *image.shape[2:]) for image in images)
-
-
-def _from_signature(target: Signature) -> object:
-    """Inputs on the meta device, of the shapes that a signature was probed at."""
-    if not target.inputs.leaves or not target.axes:
-        return None
-    shapes = [(spec.shape(target.sizes()), spec.torch_dtype) for spec in target.inputs.leaves]
-    return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
-
-
-def _trimmed(new: nn.Module, inputs: object) -> object:
-    """The inputs that the new module has parameters for: by name, else the first ones that are tensors."""
-    if inputs is None:
-        return None
-    try:
-        bind(new, inputs)
-    except AdaptError:
-        values = (
-            list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs) if isinstance(inputs, tuple) else []
-        )
-        tensors = [value for value in values if isinstance(value, torch.Tensor)]
-        for count in range(len(tensors), 0, -1):
-            try:
-                bind(new, tuple(tensors[:count]))
-            except AdaptError:
-                continue
-            return tuple(tensors[:count])
-    return inputs
 
 
 def _check_devices(new: nn.Module, like: object) -> None:

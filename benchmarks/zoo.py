@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.adapting import capture_source
+from autoadapt.capturing import capture_source
 from autoadapt.signature import InnerOutput
 
 OUT = Path(__file__).parent / "out"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from autoadapt.capturing.arguments import Arguments, bind, bind_call, told_inputs
-from autoadapt.capturing.grids import GridReader
+from autoadapt.capturing.fixed import FixedImages
 from autoadapt.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
 from autoadapt.capturing.roles import find_gatherings, find_roles, may_have_roles
 from autoadapt.capturing.sizing import (
@@ -180,7 +180,7 @@ class _Session:
         if self._resizes_itself(solution):
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
         fixed = self._fixed_image(steps)
-        solution = self._with_grids(solution, fixed)
+        solution, unread = self._with_grids(solution) if fixed else (solution, ())
         tensors_in, tensors_out = self._real_values()
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
@@ -201,6 +201,7 @@ class _Session:
             unverified=solution.unverified,
             value_ranges=_value_ranges(tensors_in),
             inner=self._inner_outputs(solution),
+            unread_tokens=unread,
         )
 
     def _run(self, sizes: Mapping[str, int]) -> Observation | None:
@@ -258,7 +259,7 @@ class _Session:
 
     def _fixed_image(self, steps: Steps) -> Steps:
         """Height and width, with a step of 0, where the module takes images of one size only."""
-        images = [names for names in self._axes.names if names[-2:] == ("H", "W")]
+        images = [names for names in self._axes.names if {"H", "W"} <= set(names)]
         return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
 
     def _resizes_itself(self, solution: Solution) -> bool:
@@ -269,22 +270,9 @@ class _Session:
         maps = [dims for dims in solution.inner.values() if len(dims) >= 3]
         return bool(maps) and not any(dim.axes & {"H", "W"} for dims in (*maps, *solution.outputs) for dim in dims)
 
-    def _with_grids(self, solution: Solution, fixed: Steps) -> Solution:
-        """Constants that are heights and widths, as functions of H and W."""
-        if not fixed:
-            return solution
-        shapes = [leaf.shape for leaf in self._observed_inside().values()]
-        example = self._axes.example
-        reader = GridReader(example["H"], example["W"], shapes=[*shapes, *self._first.shapes], declared=self._grid)
-        names = [path_text(path) for path in paths(self._first.tree)]
-
-        def read(dims: tuple[Dim, ...], shape: Shape, name: str) -> tuple[Dim, ...]:
-            found = reader.read(shape, name)
-            return tuple(dim if dim.axes else grid for dim, grid in zip(dims, found, strict=True))
-
-        rows = zip(solution.outputs, self._first.shapes, names, strict=True)
-        inner = {key: read(dims, self._first.inner[key].shape, key[0]) for key, dims in solution.inner.items()}
-        return replace(solution, outputs=tuple(read(*row) for row in rows), inner=inner)
+    def _with_grids(self, solution: Solution) -> tuple[Solution, tuple[str, ...]]:
+        images = FixedImages(self._module, self._arguments, self._axes, self._grid)
+        return images.read(solution, self._first, self._observed_inside())
 
     def _observed_inside(self) -> Mapping[InnerKey, InnerLeaf]:
         if self._first.inner:
@@ -351,7 +339,7 @@ class _Session:
 
     def _inner_outputs(self, solution: Solution) -> tuple[InnerOutput, ...]:
         named = dict(self._module.named_modules())
-        layers = _layer_counts(named)
+        layers, parameters = _layer_counts(named), _parameter_counts(self._module)
         found = []
         for (path, call, leaf), dims in solution.inner.items():
             module, noted = named[path], self._first.inner[path, call, leaf]
@@ -365,6 +353,8 @@ class _Session:
                     nesting=_nesting(named, path),
                     parent=any(True for _ in module.children()),
                     layers=layers[path],
+                    parameters=parameters[path],
+                    multiply_adds=_multiply_adds(module, noted.shape),
                     started=noted.started,
                     finished=noted.finished,
                     same_as=noted.same_as[0] if noted.same_as else "",
@@ -381,6 +371,23 @@ def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:
             parts = path.split(".")
             found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
     return found
+
+
+def _parameter_counts(module: nn.Module) -> Counter[str]:
+    """How many parameters each module holds."""
+    found: Counter[str] = Counter()
+    for path, parameter in module.named_parameters():
+        parts = path.split(".")[:-1]
+        for i in range(len(parts)):
+            found[".".join(parts[: i + 1])] += parameter.numel()
+    return found
+
+
+def _multiply_adds(module: nn.Module, made: Shape) -> int:
+    """What a convolution or linear layer takes to make an output of a shape; 0 for anything else."""
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+        return 0
+    return math.prod(made) * (module.weight.numel() // module.weight.shape[0])
 
 
 _LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)

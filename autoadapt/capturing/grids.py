@@ -41,7 +41,8 @@ class GridReader:
         height: Size of the input axis H.
         width: Size of the input axis W.
         shapes: Shapes of all that inner modules return, as evidence.
-        declared: Grids and numbers of leading tokens that the caller states, by what `read` is asked for.
+        declared: Grids and numbers of leading tokens that the caller states, by what `read` is asked for; tensors
+            of as many tokens are read alike.
 
     Example:
         >>> reader = GridReader(224, 224, shapes=[(1, 384, 14, 14)])
@@ -60,6 +61,7 @@ class GridReader:
         self._height = height
         self._width = width
         self._declared = dict(declared or {})
+        self._located: dict[int, tuple[Grid, int]] = {}
         found = {self._grid(shape) for shape in shapes if len(shape) == 4}
         self.grids = sorted(
             (grid for grid in found if grid is not None and grid.cells > 1), key=lambda grid: -grid.cells
@@ -76,6 +78,8 @@ class GridReader:
         if name in self._declared and len(shape) == 3:
             height, width, prefix = self._declared[name]
             dims[1] = self._tokens(Grid(height, width), prefix)
+        elif len(shape) == 3 and shape[1] in self._located:
+            dims[1] = self._tokens(*self._located[shape[1]])
         elif len(shape) == 4:
             axis = self._spatial_axis(shape)
             if axis is not None:
@@ -86,6 +90,10 @@ class GridReader:
                 grid, prefix = options[0]
                 dims[token_axis] = self._tokens(grid, prefix)
         return tuple(dims)
+
+    def locate(self, tokens: int, grid: Grid, prefix: int) -> None:
+        """Read axes of so many tokens as a grid behind others, whatever else they may be."""
+        self._located[tokens] = (grid, prefix)
 
     def token_grids(self, shape: Shape) -> tuple[int, list[tuple[Grid, int]]]:
         """The axis of `[B, N, C]` or `[B, C, N]` that holds tokens, and the grids (with leading tokens) it may be."""

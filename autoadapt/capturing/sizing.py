@@ -64,9 +64,22 @@ def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
 def _letters(tensor: torch.Tensor) -> str:
     if tensor.dim() == 3 and not tensor.is_floating_point():
         return "BHW"
+    if tensor.dim() == 4 and tensor.is_floating_point() and _few(tensor.shape[3], tensor.shape[1:3]):
+        return "BHWC"
+    if tensor.dim() == 3 and _few(tensor.shape[1], tensor.shape[2:]):
+        return "BCN"
     if tensor.dim() == 2 and tensor.is_floating_point():
         return "BC"
     return _LETTERS.get(tensor.dim(), "BCDEFGHIJK"[: tensor.dim()])
+
+
+COLOURS = (1, 3, 4, 6)
+"""Channels of images and of clouds of points: grey, RGB or xyz, with alpha or intensity, with normals."""
+
+
+def _few(channels: int, cells: Sequence[int]) -> bool:
+    """Whether an axis lists the channels of an input beside axes of cells, wherever it stands."""
+    return channels in COLOURS and min(cells) >= 4 * channels
 
 
 def _name(letter: str, size: int, example: Mapping[str, int], taken: Sequence[str]) -> str:

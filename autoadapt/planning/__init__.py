@@ -2,6 +2,7 @@
 
 from autoadapt.planning.contracts import named_outputs
 from autoadapt.planning.deriving import plan
+from autoadapt.planning.inputs import CONVERSIONS, Conversion
 from autoadapt.planning.plans import InputRoute, Plan, Route, Tap
 
-__all__ = ["InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan"]
+__all__ = ["CONVERSIONS", "Conversion", "InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from autoadapt.dims import Dim
 from autoadapt.errors import Mismatch, PlanError, nearest
 from autoadapt.signature import Signature, Values
 from autoadapt.trees import Container, Key, Slot, Tree
 
-__all__ = ["named_outputs", "served", "with_inputs"]
+__all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
@@ -17,6 +18,26 @@ def with_inputs(target: Signature, source: Signature) -> Signature:
         return target
     given = {"inputs": source.inputs, "positional": source.positional, "axes": source.axes | target.axes}
     return target.model_copy(update=given)
+
+
+def with_channels(target: Signature, source: Signature) -> Signature:
+    """A contract that holds for any number of input channels, for the number of the example, if only that goes in."""
+    free = {name: sizes.example for name, sizes in target.axes.items() if name.startswith("C")}
+    if not free or any(name.startswith("C") for name in source.axes):
+        return target
+    taken = {dim.constant for spec in source.inputs.leaves for dim in spec.dims}
+    fixed = {name: Dim(size) for name, size in free.items() if size in taken}
+
+    def narrowed(values: Values) -> Values:
+        leaves = tuple(
+            spec.model_copy(update={"dims": tuple(dim.substitute(fixed) for dim in spec.dims)})
+            for spec in values.leaves
+        )
+        return values.model_copy(update={"leaves": leaves})
+
+    axes = {name: sizes for name, sizes in target.axes.items() if name not in fixed}
+    update = {"inputs": narrowed(target.inputs), "outputs": narrowed(target.outputs), "axes": axes}
+    return target.model_copy(update=update) if fixed else target
 
 
 def served(target: Signature, outputs: Sequence[str] | None) -> Signature:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
+from autoadapt.errors import MatchError, Mismatch
 from autoadapt.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.matching import Pairing, match
 from autoadapt.operations import (
@@ -16,10 +17,18 @@ from autoadapt.operations import (
     multiply_adds,
     parameters,
 )
-from autoadapt.planning.contracts import served, with_inputs
-from autoadapt.planning.inputs import route_inputs
-from autoadapt.planning.plans import Plan, Route
-from autoadapt.planning.sources import cut_after, inner_sources, not_among, output_sources, taps_of, translated
+from autoadapt.planning.contracts import served, with_channels, with_inputs
+from autoadapt.planning.inputs import CONVERSIONS, Conversion, route_inputs
+from autoadapt.planning.plans import Plan, Route, Tap
+from autoadapt.planning.sources import (
+    costs_of,
+    cut_after,
+    inner_sources,
+    not_among,
+    output_sources,
+    taps_of,
+    translated,
+)
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.taps import block_boundaries
 from autoadapt.thinning import mark_points, thinned, unmark_points
@@ -36,6 +45,7 @@ def plan(
     project: Literal["needed", "always"] = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
+    convert_inputs: Collection[Conversion] = CONVERSIONS,
 ) -> Plan:
     """Find the fewest layers that make a module with one signature speak another.
 
@@ -48,6 +58,8 @@ def plan(
         indices: `recover` finds missing indices from coordinates that are exact input points.
         thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
             `random`; `repeat` also where it has fewer.
+        convert_inputs: What may be changed of an input that the new module would refuse: `layout` (the order of the
+            axes), `channels` (its first convolution reads others), `size` (resized to the nearest legal one).
 
     Raises:
         MatchError: An output, or an input of the new module, has no honest source, or several equally good ones.
@@ -59,8 +71,8 @@ def plan(
         >>> plan(new, old).routes[0].steps
         (Project(op='project', form='conv', source=32, target=64, bias=True),)
     """
-    wanted = served(with_inputs(target, source), outputs)
-    routes = route_inputs(source, wanted)
+    wanted = served(with_channels(with_inputs(target, source), source), outputs)
+    routes = route_inputs(source, wanted, convert_inputs)
     outputs_marked = mark_points(wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
@@ -85,14 +97,37 @@ def plan(
         for pairing in pairings
     ]
     taken = taps_of([pairing.source for pairing in pairings], source)
+    _ask_for_grids(source, taken, pairs or {})
+    cut = cut_after(source.inner, taken)
     return Plan(
         source=source.model_copy(update={"inner": ()}),
         target=wanted,
         inputs=routes,
         taps=taken,
-        cut=cut_after(source.inner, taken),
+        cut=cut,
+        cut_costs=costs_of(cut, source.inner),
         routes=tuple(made),
     )
+
+
+def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[str, str]) -> None:
+    """Taps that were found although most blocks could not be read are a guess; the caller is asked instead.
+
+    Raises:
+        MatchError: With what to fill in.
+    """
+    guessed = [name for name, tap in taken.items() if tap.module and name not in pairs.values()]
+    if not source.unread_tokens or not guessed:
+        return
+    output = next(output for output in source.inner if output.module == source.unread_tokens[-1])
+    image = " x ".join(str(sizes.example) for name, sizes in source.axes.items() if name in ("H", "W"))
+    fault = Mismatch(
+        output.name,
+        f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
+        f"{output.spec}, and neither inner grids nor a run with changed patches tell which cells these are",
+        f'grid={{"{output.module}": (rows, columns, leading_tokens)}}',
+    )
+    raise MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
 
 
 def _route(

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch
-from autoadapt.operations import (
-    Channels,
-    Operation,
-    Resize,
-    after,
-)
+from autoadapt.operations import Channels, Operation, Rearrange, Resize, after
 from autoadapt.planning.plans import InputRoute
 from autoadapt.signature import AxisSizes, InnerOutput, Signature, TensorSpec
 
-__all__ = ["route_inputs"]
+__all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
+
+Conversion: TypeAlias = Literal["layout", "channels", "size"]
+"""What may be changed of an input: the order of its axes, how many channels are read, height and width."""
+
+CONVERSIONS: tuple[Conversion, ...] = ("layout", "channels", "size")
 
 
-def route_inputs(source: Signature, target: Signature) -> tuple[InputRoute, ...]:
-    """Pair inputs by name, then by spec, and bring them to legal sizes."""
+def route_inputs(
+    source: Signature, target: Signature, convert: Collection[Conversion] = CONVERSIONS
+) -> tuple[InputRoute, ...]:
+    """Pair inputs by name, then by spec, and bring them to the layout, channels and sizes of the new module.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old module, whose inputs are given.
+        convert: What may be changed of an input.
+
+    Raises:
+        MatchError: An input of the new module has no counterpart, or one that cannot or may not be made to fit.
+    """
+    _check_conversions(convert)
     routes, faults = list[InputRoute](), list[Mismatch]()
     wanted = dict(target.inputs.items())
     for path, spec in source.inputs.items():
@@ -28,23 +41,116 @@ def route_inputs(source: Signature, target: Signature) -> tuple[InputRoute, ...]
         if isinstance(chosen, Mismatch):
             faults.append(chosen)
             continue
-        given = wanted[chosen]
-        channels = _matched_channels(spec, given, source.inner)
-        steps = _fitted_input(path, spec, after(channels[0], given) if channels else given, source.axes, target.axes)
+        steps = _fitted(path, spec, wanted[chosen], source, target)
         if isinstance(steps, Mismatch):
             faults.append(steps)
-        else:
-            routes.append(InputRoute(source=path, target=chosen, steps=(*channels, *steps)))
+            continue
+        forbidden = [kind for kind in _conversions(steps) if kind not in convert]
+        faults += [_not_allowed(path, chosen, source, target, kind) for kind in forbidden]
+        routes.append(InputRoute(source=path, target=chosen, steps=steps))
     if faults:
         raise MatchError(f"{source.name} cannot be called with the old module's inputs", faults)
     return tuple(routes)
 
 
-def _matched_channels(spec: TensorSpec, given: TensorSpec, inner: Sequence[InnerOutput]) -> tuple[Channels, ...]:
-    """Where an image has other channels than the new module was made for: its first layer reads them."""
-    if len(spec.dims) not in (4, 5) or spec.dims[1] == given.dims[1]:
+def _check_conversions(convert: Collection[Conversion]) -> None:
+    unknown = [kind for kind in convert if kind not in CONVERSIONS]
+    if isinstance(convert, str) or unknown:
+        fault = Mismatch(
+            "convert_inputs", f"some of {', '.join(CONVERSIONS)}", repr(convert), 'convert_inputs=("layout", "size")'
+        )
+        raise MatchError("there is no such conversion of inputs", [fault])
+
+
+def _conversions(steps: Sequence[Operation]) -> list[Conversion]:
+    kinds: dict[type, Conversion] = {Rearrange: "layout", Channels: "channels", Resize: "size"}
+    return list(dict.fromkeys(kinds[type(step)] for step in steps))
+
+
+def _not_allowed(path: str, given: str, source: Signature, target: Signature, kind: Conversion) -> Mismatch:
+    return Mismatch(
+        f"inputs.{path}",
+        f"{_with_sizes(target.inputs[given], target.axes)}, as the old module takes it",
+        f"{_with_sizes(source.inputs[path], source.axes)}, and convert_inputs leaves {kind} out",
+        f'convert_inputs=("{kind}", ...)  # or build the new module for these inputs',
+    )
+
+
+def _with_sizes(spec: TensorSpec, axes: Mapping[str, AxisSizes]) -> str:
+    """A spec, and which sizes are legal where not all are."""
+    limits = {str(dim): axes.get(str(dim)) for dim in spec.dims[1:] if dim.axes}
+    shown = [f"{name} {sizes}" for name, sizes in limits.items() if sizes is not None and sizes.step != 1]
+    return f"{spec} with {', '.join(shown)}" if shown else str(spec)
+
+
+def _fitted(
+    path: str, spec: TensorSpec, given: TensorSpec, source: Signature, target: Signature
+) -> tuple[Operation, ...] | Mismatch:
+    """The operations that make a given input one that the new module takes.
+
+    Channels and sizes are changed with the channels on axis 1, so that what lists them last is turned for that.
+    """
+    order = _positions(spec.dims, given.dims)
+    dims = tuple(given.dims[i] for i in order)
+    channel = _channel_axis(spec.dims)
+    channels = _matched_channels(spec, dims, channel, source.inner)
+    reached = tuple(
+        have if axis == channel and channels else _legal(dim, have, source.axes, target.axes)
+        for axis, (dim, have) in enumerate(zip(spec.dims, dims, strict=True))
+    )
+    changed = [axis for axis, (made, have) in enumerate(zip(reached, dims, strict=True)) if made != have]
+    is_image = len(dims) in (4, 5) or (len(dims) == 3 and channel == 1 and order == (0, 1, 2))
+    if changed and not (given.is_floating and is_image and not {0, channel} & set(changed)):
+        return Mismatch(
+            f"inputs.{path}, axis {changed[0]}",
+            str(dims[changed[0]]),
+            f"{spec.dims[changed[0]]} only",
+            "build the new module for these inputs, such as in_chans=" + str(dims[changed[0]]),
+        )
+    if not (channels or changed):
+        return _turned(given.dims, order)
+    first = (0, channel, *(axis for axis in range(1, len(dims)) if axis != channel))
+    resized = (Resize(dims=tuple(reached[axis] for axis in first[2:])),) if changed else ()
+    work = (*_turned(given.dims, [order[axis] for axis in first]), *channels, *resized)
+    at = given
+    for step in work:
+        at = after(step, at)
+    return (*work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
+
+
+def _positions(dims: Sequence[Dim], given: Sequence[Dim]) -> tuple[int, ...]:
+    """For each axis of the new module's input where it stands in the given one: by name, by size, then in order."""
+    left = [str(dim) for dim in dims]
+    right = [str(dim) for dim in given]
+    found = {axis: right.index(name) for axis, name in enumerate(left) if name in right and left.count(name) == 1}
+    rest = iter([axis for axis in range(len(right)) if axis not in found.values()])
+    return tuple(found[axis] if axis in found else next(rest) for axis in range(len(left)))
+
+
+def _channel_axis(dims: Sequence[Dim]) -> int:
+    """Where channels stand: the one axis of a fixed number, else the second."""
+    fixed = [axis for axis, dim in enumerate(dims) if axis and dim.constant is not None]
+    return fixed[0] if len(fixed) == 1 else 1
+
+
+def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
+    """Axes in another order, named by what they list."""
+    if list(order) == sorted(order):
         return ()
-    have, want = given.dims[1].constant, spec.dims[1].constant
+    channel = _channel_axis(dims)
+    cells = iter({3: "n", 4: "hw", 5: "thw"}[len(dims)])
+    constants = ["b" if axis == 0 else "c" if axis == channel else next(cells) for axis in range(len(dims))]
+    names = [str(dim).lower() if dim.axes else name for dim, name in zip(dims, constants, strict=True)]
+    return (Rearrange(pattern=f"{' '.join(names)} -> {' '.join(names[axis] for axis in order)}"),)
+
+
+def _matched_channels(
+    spec: TensorSpec, given: Sequence[Dim], channel: int, inner: Sequence[InnerOutput]
+) -> tuple[Channels, ...]:
+    """Where an image has other channels than the new module was made for: its first layer reads them."""
+    if len(given) not in (4, 5) or spec.dims[channel] == given[channel]:
+        return ()
+    have, want = given[channel].constant, spec.dims[channel].constant
     stem = min((o for o in inner if o.layers == 1 and not o.parent), key=lambda o: o.started, default=None)
     if have is None or want is None or stem is None:
         return ()
@@ -70,27 +176,6 @@ def _same_kind(left: TensorSpec, right: TensorSpec) -> bool:
 
 def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
     return tuple(dim.constant for dim in spec.dims)
-
-
-def _fitted_input(
-    path: str,
-    spec: TensorSpec,
-    given: TensorSpec,
-    legal: Mapping[str, AxisSizes],
-    wanted: Mapping[str, AxisSizes],
-) -> tuple[Operation, ...] | Mismatch:
-    """The operations that make a given input legal for the new module."""
-    reached = [_legal(dim, have, legal, wanted) for dim, have in zip(spec.dims, given.dims, strict=True)]
-    changed = [i for i, (made, have) in enumerate(zip(reached, given.dims, strict=True)) if made != have]
-    spatial = given.is_floating and len(given.dims) in (3, 4, 5) and all(axis >= 2 for axis in changed)
-    if changed and not spatial:
-        return Mismatch(
-            f"inputs.{path}, axis {changed[0]}",
-            str(given.dims[changed[0]]),
-            f"{spec.dims[changed[0]]} only",
-            "build the new module for these inputs, such as in_chans=" + str(given.dims[changed[0]]),
-        )
-    return (Resize(dims=tuple(reached[2:])),) if changed else ()
 
 
 def _legal(dim: Dim, given: Dim, legal: Mapping[str, AxisSizes], wanted: Mapping[str, AxisSizes]) -> Dim:

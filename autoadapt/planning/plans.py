@@ -15,7 +15,7 @@ from autoadapt.operations import (
 from autoadapt.signature import Signature, TensorSpec, describe
 from autoadapt.tables import columns, human_count
 
-__all__ = ["InputRoute", "Plan", "Route", "Tap"]
+__all__ = ["CutCost", "InputRoute", "Plan", "Route", "Tap"]
 
 
 class _Frozen(BaseModel):
@@ -59,6 +59,14 @@ class Tap(_Frozen):
     path: str = "output"
 
 
+class CutCost(_Frozen):
+    """What a module that no longer runs would cost."""
+
+    parameters: int = 0
+    multiply_adds: int = 0
+    """Of its convolutions and linear layers, at the probed size, for the probed batch."""
+
+
 class Plan(_Frozen):
     """How the new module is made to speak the old one's signature: data that can be read, edited, compared."""
 
@@ -70,6 +78,8 @@ class Plan(_Frozen):
     """Inner outputs that are taken, by the name that routes call them."""
     cut: tuple[str, ...] = ()
     """Modules that only serve what follows the last tap; `build` leaves out those it can."""
+    cut_costs: dict[str, CutCost] = Field(default_factory=dict)
+    """What each of them would cost."""
     routes: tuple[Route, ...]
 
     @property
@@ -82,16 +92,33 @@ class Plan(_Frozen):
         """Multiply-adds of all generated layers at the probed size."""
         return sum(route.multiply_adds for route in self.routes)
 
+    @property
+    def saved(self) -> CutCost:
+        """Parameters and multiply-adds that no longer run."""
+        costs = [self.cut_costs[module] for module in self.cut if module in self.cut_costs]
+        return CutCost(
+            parameters=sum(cost.parameters for cost in costs), multiply_adds=sum(cost.multiply_adds for cost in costs)
+        )
+
     def __str__(self) -> str:
         contract = f"{self.target.name} ({describe(self.target.outputs.tree)})"
         lines = [f"{self.source.name}  ->  contract of {contract}"]
         lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
         lines += ["", *columns(_route_rows(self.routes), align="lllr")]
         lines += columns(_sum_rows(self))
-        lines += columns([("cut", _shown(self.cut))]) if self.cut else []
+        lines += _cut_lines(self)
         remarks = [(f"`{route.target}`:", route.remark) for route in self.routes if route.remark]
         lines += ["", *columns([("remark", *row) for row in remarks])] if remarks else []
         return "\n".join(lines)
+
+
+def _cut_lines(plan: Plan) -> list[str]:
+    if not plan.cut:
+        return []
+    saved = plan.saved
+    costs = f"{human_count(saved.parameters)} parameters and {human_count(saved.multiply_adds)} multiply-adds"
+    rows = [("cut", _shown(plan.cut))]
+    return columns([*rows, ("", f"{costs} no longer run")] if saved.parameters or saved.multiply_adds else rows)
 
 
 def _input_rows(route: InputRoute, target: Signature) -> Iterable[tuple[str, ...]]:

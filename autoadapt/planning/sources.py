@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from autoadapt.dims import Dim
 from autoadapt.layouts import factored
 from autoadapt.matching import Source
-from autoadapt.operations import (
-    after,
-)
-from autoadapt.planning.plans import InputRoute, Tap
+from autoadapt.operations import Rearrange, after
+from autoadapt.planning.plans import CutCost, InputRoute, Tap
 from autoadapt.signature import Gathering, InnerOutput, Signature
 
-__all__ = ["cut_after", "inner_sources", "not_among", "output_sources", "taps_of", "translated"]
+__all__ = ["costs_of", "cut_after", "inner_sources", "not_among", "output_sources", "taps_of", "translated"]
 
 
 def output_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> list[Source]:
@@ -67,6 +65,17 @@ def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap]) -> tuple[st
     return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
 
 
+def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput]) -> dict[str, CutCost]:
+    """What modules cost while they run."""
+    found = {}
+    for module in modules:
+        within = [output for output in inner if output.module == module or output.module.startswith(f"{module}.")]
+        parameters = max((output.parameters for output in within if output.module == module), default=0)
+        calls = {(output.module, output.call): output.multiply_adds for output in within}
+        found[module] = CutCost(parameters=parameters, multiply_adds=sum(calls.values()))
+    return found
+
+
 def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[dict[str, Dim], dict[str, str]]:
     """For each input axis of the new module its size in the old one's terms, and the old one's axis it follows."""
     axes, names = dict[str, Dim](), dict[str, str]()
@@ -75,6 +84,7 @@ def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) ->
         given = reached = wanted[route.target]
         for step in route.steps:
             reached = after(step, reached)
+            given = after(step, given) if isinstance(step, Rearrange) else given
         for dim, left, made in zip(have[route.source].dims, given.dims, reached.dims, strict=True):
             if dim.axes:
                 axes[str(dim)] = made

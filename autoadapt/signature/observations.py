@@ -47,6 +47,10 @@ class InnerOutput(_Frozen):
     """Whether it has children."""
     layers: int
     """How many convolutions and linear layers it holds."""
+    parameters: int = 0
+    """How many parameters it holds."""
+    multiply_adds: int = 0
+    """Of this call at the probed sizes, where it is a convolution or a linear layer itself."""
     started: int = 0
     """When the call began, counted in calls that began or ended."""
     finished: int = 0

@@ -58,6 +58,8 @@ class Signature(BaseModel):
     value_ranges: dict[str, tuple[int, int]] = Field(default_factory=dict)
     """Smallest and largest value seen in each integer input."""
     inner: tuple[InnerOutput, ...] = ()
+    unread_tokens: tuple[str, ...] = ()
+    """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
 
     @classmethod
     def parse(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import nn
 
-from autoadapt.adapting import capture_source
 from autoadapt.building import build
-from autoadapt.capturing import Arguments, capture
+from autoadapt.capturing import Arguments, capture, capture_source
 from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
-from autoadapt.planning import Plan, Route, named_outputs, plan
+from autoadapt.planning import CONVERSIONS, Conversion, Plan, Route, named_outputs, plan
 from autoadapt.signature import Signature
 from autoadapt.swapping.contracts import fixed, reduced
 from autoadapt.swapping.places import Place
@@ -41,6 +40,7 @@ class Options:
     indices: Literal["refuse", "recover"] = "refuse"
     thin: Thinning = "farthest"
     grid: Mapping[str, tuple[int, int, int]] | None = None
+    convert_inputs: Collection[Conversion] = CONVERSIONS
     share: bool = True
 
 
@@ -136,6 +136,7 @@ def _served(source: Signature, target: Signature, wanted: Sequence[str], options
             project=options.project,
             indices=options.indices,
             thin=options.thin,
+            convert_inputs=options.convert_inputs,
         )
 
     known = target.outputs.paths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypedDict, overload
 
 from torch import nn
@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.operations import Thinning
+from autoadapt.planning import CONVERSIONS, Conversion
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
@@ -30,6 +31,7 @@ class _Options(TypedDict, total=False):
     indices: Literal["refuse", "recover"]
     thin: Thinning
     grid: Mapping[str, tuple[int, int, int]] | None
+    convert_inputs: Collection[Conversion]
     share: bool
     allow_cost: bool
     max_parameters: int | None
@@ -63,6 +65,7 @@ def swap(
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
+    convert_inputs: Collection[Conversion] = CONVERSIONS,
     share: bool = True,
     allow_cost: bool = False,
     max_parameters: int | None = None,
@@ -88,6 +91,7 @@ def swap(
         thin: How points are chosen where there are more than wanted: `farthest`, `first`, `even`, `random`;
             `repeat` also where there are fewer.
         grid: Rows, columns and leading tokens of token axes that cannot be read.
+        convert_inputs: What may be changed of the inputs of `new`: `layout`, `channels`, `size`.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
         allow_cost: Consent to generated layers of more parameters than the limit.
         max_parameters: The limit; by default 10 million, and for a generated layer 10 times the old module's.
@@ -107,7 +111,7 @@ def swap(
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 2, 8, 8])
     """
-    options = Options({**(pairs or {}), **(taps or {})}, outputs, project, indices, thin, grid, share)
+    options = Options({**(pairs or {}), **(taps or {})}, outputs, project, indices, thin, grid, convert_inputs, share)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(model).__name__
     planned: list[Successor] = []
@@ -221,6 +225,7 @@ def _call_text(
         "indices": options.indices if options.indices != "refuse" else None,
         "thin": options.thin if options.thin != "farthest" else None,
         "grid": options.grid,
+        "convert_inputs": None if set(options.convert_inputs) == set(CONVERSIONS) else tuple(options.convert_inputs),
         "share": None if options.share else False,
         "allow_cost": allow_cost or None,
         "max_parameters": max_parameters,
