@@ -42,15 +42,17 @@ def timm_names() -> list[str]:
 
 
 def torchvision_names() -> list[str]:
+    """All but optical flow and quantised models, which are no backbones."""
     import torchvision.models as models
 
-    return list(models.list_models())
+    kinds = (models, models.segmentation, models.detection, models.video)
+    return [name for kind in kinds for name in models.list_models(module=kind)]
 
 
 def transformers_names() -> list[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
-    return [name for name in MODEL_FOR_BACKBONE_MAPPING_NAMES if name != "timm_backbone"]
+    return [name for name in MODEL_FOR_BACKBONE_MAPPING_NAMES if name != "timm_backbone"]  # which needs a timm name
 
 
 FAMILIES: dict[str, Callable[[], list[str]]] = {
@@ -92,13 +94,19 @@ def create_torchvision(name: str) -> tuple[nn.Module, Any]:
 def create_transformers(name: str) -> tuple[nn.Module, Any]:
     from transformers import AutoBackbone, AutoConfig
 
-    config = AutoConfig.for_model(name)
-    for key, value in {"num_hidden_layers": 4, "hidden_size": 48, "intermediate_size": 96}.items():
-        if isinstance(getattr(config, key, None), int):
-            setattr(config, key, value)
-    if isinstance(getattr(config, "num_attention_heads", None), int):
-        config.num_attention_heads = 4
-    return AutoBackbone.from_config(config), torch.empty(2, 3, 224, 224)
+    default = AutoConfig.for_model(name)
+    tiny = {key: value for key, value in TINY.items() if isinstance(getattr(default, key, None), int)}
+    lists = (
+        {"hidden_sizes": list(default.hidden_sizes)} if isinstance(getattr(default, "hidden_sizes", 0), tuple) else {}
+    )
+    config = AutoConfig.for_model(name, **tiny, **lists)
+    size = getattr(config, "image_size", None) or 224
+    height, width = (size, size) if isinstance(size, int) else size
+    return AutoBackbone.from_config(config), torch.empty(2, 3, height, width)
+
+
+TINY = {"num_hidden_layers": 4, "hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4}
+"""What makes most transformers small; others keep their own size."""
 
 
 def like_signature(like: str) -> aa.Signature:
