@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule, build
-from autoadapt.capturing import capture, capture_source, told_inputs
+from autoadapt.capturing import capture, capture_source, check_taps, told_inputs
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
 from autoadapt.operations import Thinning
 from autoadapt.planning import CONVERSIONS, Conversion, plan
@@ -72,6 +72,7 @@ def adapt(
     given = _inputs(new, like, inputs)
     target = as_signature(like, given)
     source = capture_source(new, target, given, inner=True, grid=grid)
+    check_taps(new, source, taps or {})
     chosen = {**(pairs or {}), **(taps or {})}
     made = plan(
         source,

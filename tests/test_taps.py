@@ -110,13 +110,58 @@ def test_taps_chosen_by_hand_are_taken_and_swapping_two_changes_what_comes_out()
     assert not torch.equal(first[0], second[0])
 
 
-def test_a_tap_that_does_not_exist_is_named_with_the_nearest():
+class Uneven(nn.Module):
+    """Modules that cannot be tapped, each in its own way, before a real network."""
+
+    def __init__(self):
+        super().__init__()
+        self.halve = nn.MaxPool2d(2)
+        self.words = Words()
+        self.never = nn.Conv2d(3, 3, 1)
+        self.inner = classifier("resnet18")
+
+    def forward(self, x):
+        self.words(x)
+        small = x
+        while small.shape[-1] > 16:
+            small = self.halve(small)
+        return self.inner(x)
+
+
+class Words(nn.Module):
+    def forward(self, x):
+        return "no tensor"
+
+
+@pytest.mark.parametrize(
+    ("tap_", "why"),
+    [
+        ("inner.layer44", "`inner.layer44` does not exist"),
+        ("never", "`never` is never called"),
+        ("words", "`words` returns no tensor"),
+        ("halve", "`halve` is called a varying number of times (2 at the probed size)"),
+        ("inner.layer4@3", "`inner.layer4@3` is none of what it returns: inner.layer4"),
+    ],
+)
+def test_a_tap_that_cannot_be_taken_is_refused_with_the_reason_and_the_nearest(tap_, why):
+    new, x = Uneven(), torch.randn(1, 3, 64, 64)
     with pytest.raises(MatchError) as refused:
-        aa.adapt(classifier("resnet18"), like=contract(), inputs=torch.randn(1, 3, 64, 64), taps={"4": "layer44"})
-    assert "layer44" in str(refused.value)
-    assert "layer4" in refused.value.mismatches[0].remedy
+        aa.adapt(new, like=contract(), inputs=x, taps={"4": tap_})
+    assert why in refused.value.mismatches[0].found
+    if "layer4" in tap_:
+        assert 'taps={"4": "inner.layer4"}' in refused.value.mismatches[0].remedy
+
+
+def test_a_tap_on_a_view_that_does_not_exist_is_refused():
     with pytest.raises(CaptureError, match="a tap does not exist"):
         tap(view(classifier("resnet18")), [("layer9", 0, "output")])
+
+
+def test_two_modules_of_one_name_are_refused():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)))
+    model._modules["0.0"] = nn.Conv2d(4, 4, 1)
+    with pytest.raises(CaptureError, match="inner modules that share a name"):
+        aa.capture(model, torch.randn(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "fasternet_t0"])

@@ -14,6 +14,7 @@ from torch import nn
 from autoadapt.capturing.arguments import Arguments, bind, bind_call, told_inputs
 from autoadapt.capturing.fixed import FixedImages
 from autoadapt.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
+from autoadapt.capturing.refusals import check_names
 from autoadapt.capturing.roles import find_gatherings, find_roles, may_have_roles
 from autoadapt.capturing.sizing import (
     LONG_STEP,
@@ -153,6 +154,7 @@ class _Session:
         self, module: nn.Module, arguments: Arguments, *, inner: bool, grid: Mapping[str, tuple[int, int, int]]
     ) -> None:
         self._module = uncompiled(module)
+        check_names(self._module)
         self._grid = grid
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)

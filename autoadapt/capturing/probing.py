@@ -6,7 +6,7 @@ import contextlib
 import random
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -74,6 +74,10 @@ class Probe:
         self._tree, self._tensors = flatten(arguments.values)
         self._copy = copy_module(module, clone_buffers if real else on_meta).eval()
         self._inner = inner
+
+    def watch(self, path: str, note: Callable[[Any], None]) -> None:
+        """Have whatever an inner module returns noted in later runs."""
+        self._copy.get_submodule(path).register_forward_hook(lambda _module, _args, output: note(output))
 
     def run(self, shapes: Sequence[Shape] | None = None, *, mark: str = "") -> Observation:
         """Run at the given shapes of the input tensors.

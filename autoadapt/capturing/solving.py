@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -208,7 +209,10 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
     solved_outputs = tuple(leaf for leaf in outputs if leaf is not None)
     varying = [name for name, leaf in zip(names, solved_outputs, strict=True) if any(dim.axes for dim in leaf)]
     inner = {}
+    steady = _called_equally_often(evidence.seen)
     for key in evidence.seen[0].inner:
+        if key[0] not in steady:
+            continue
         shapes = [observation.inner[key].shape for observation in evidence.seen if key in observation.inner]
         if len(shapes) == len(evidence.seen) and len({len(shape) for shape in shapes}) == 1:
             solved = axes_of(shapes)
@@ -216,6 +220,12 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
                 inner[key] = solved
     smallest = {name: min(sizes[name] for sizes in evidence.sizes) for name in evidence.steps}
     return Solution(solved_outputs, inner, () if checked else tuple(varying), smallest)
+
+
+def _called_equally_often(seen: Sequence[Observation]) -> set[str]:
+    """Inner modules whose number of calls does not depend on the size."""
+    counts = [Counter(path for path, _call in {key[:2] for key in observation.inner}) for observation in seen]
+    return {path for path, count in counts[0].items() if all(other[path] == count for other in counts)}
 
 
 def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_sizes: Sizes) -> None:
