@@ -1,6 +1,6 @@
 """Reports: how results look in a notebook, in a rich terminal, and as one HTML file."""
 
-from autoadapt.reports.assemblies import assembly_section, comparison_section
+from autoadapt.reports.assemblies import assembly_section, comparison_section, config_section
 from autoadapt.reports.calibrations import calibration_section
 from autoadapt.reports.pages import html_report, write_html
 from autoadapt.reports.plans import plan_section, plan_svg
@@ -13,6 +13,7 @@ __all__ = [
     "assembly_section",
     "calibration_section",
     "comparison_section",
+    "config_section",
     "html_report",
     "plan_section",
     "plan_svg",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from autoadapt.assembly import Assembly, Comparison
+from autoadapt.assembly import Assembly, Comparison, Config, write_yaml
 from autoadapt.assembly.comparisons import Measured
 from autoadapt.assembly.reports import PartReport
 from autoadapt.reports.plans import plan_section
 from autoadapt.showing import Cell, Code, Column, Facts, Name, Part, Section, Table, section_of
 from autoadapt.tables import human_count
 
-__all__ = ["assembly_section", "comparison_section"]
+__all__ = ["assembly_section", "comparison_section", "config_section"]
 
 
 @section_of.register
@@ -39,6 +39,12 @@ def _rows(part: PartReport) -> list[tuple[Cell, ...]]:
         said = (Name(f"{given.source} {given.spec}"), given.cells)
         rows.append((*(("", "") if rows else head), *said, "" if rows else human_count(part.parameters)))
     return rows or [(*head, "", "", human_count(part.parameters))]
+
+
+@section_of.register
+def config_section(config: Config) -> Section:
+    """The config as it is written in a file, with every number filled in where it was resolved."""
+    return Section("Config", " · ".join(part.type for part in config.backbone), (Code(write_yaml(config)),))
 
 
 @section_of.register

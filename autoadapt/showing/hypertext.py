@@ -31,6 +31,7 @@ from autoadapt.showing.styles import RULES, SCOPE
 
 __all__ = ["cell", "fragment", "section_element"]
 
+SHORT = 20
 FEW = 3
 """Tables of more columns become cards where there is little room."""
 
@@ -120,7 +121,7 @@ def cell(content: Cell) -> Markup:
         case str():
             return element("span", *_breakable(content))
         case Name(text=text, strong=strong):
-            return element("b" if strong else "span", *_breakable(text), class_="aa-name")
+            return element("b" if strong else "span", *_axes(text), class_="aa-name")
         case Badge():
             return _badge(content)
         case Share(value=value, text=text):
@@ -130,6 +131,16 @@ def cell(content: Cell) -> Markup:
             return element("span", *map(_step, steps or (_AS_IT_IS,)), class_="aa-steps")
         case _:
             assert_never(content)
+
+
+def _axes(text: str) -> Iterator[str]:
+    """A text in which what stands between commas stays together, if it is short."""
+    for part in re.split(r"(?<=, )", text):
+        if " " in part.strip() and len(part) <= SHORT:
+            yield element("span", part.rstrip(), class_="aa-whole")
+            yield part[len(part.rstrip()) :]
+        else:
+            yield from _breakable(part)
 
 
 _LONG = re.compile(r"\S{17,}")

@@ -42,7 +42,7 @@ def _escaped(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A text in which what cannot be seen, or turns the direction of what follows, is written as in Python.
+    r"""A text in which what cannot be seen, or turns the direction of what follows, is written as in Python.
 
     Line breaks are left.
 

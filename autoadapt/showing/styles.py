@@ -28,6 +28,7 @@ font:14px/1.5 system-ui,sans-serif;text-align:left;overflow-wrap:anywhere}}
 .{SCOPE} h3,.{SCOPE} h4{{font-size:15px;line-height:1.4;margin:0 0 8px}}
 .{SCOPE} .aa-kindname{{color:var(--aa-muted);font-weight:400}}
 .{SCOPE} .aa-name,.{SCOPE} pre,.{SCOPE} .aa-step{{font-family:{_MONO};font-size:12.5px}}
+.{SCOPE} .aa-whole{{white-space:nowrap}}
 .{SCOPE} b.aa-name{{font-weight:700}}
 .{SCOPE} pre{{background:var(--aa-panel);color:inherit;border:1px solid var(--aa-line);border-radius:6px;
 margin:8px 0;padding:10px 12px;white-space:pre-wrap}}
@@ -67,14 +68,15 @@ background:var(--aa-line);overflow:hidden}}
 .{SCOPE} nav li{{display:flex;flex-wrap:wrap;gap:2px 12px;padding:6px 0;border-bottom:1px solid var(--aa-line)}}
 .{SCOPE} nav a{{color:inherit;flex:1 1 14em}}
 @container (max-width:760px){{
-.{SCOPE} dl{{grid-template-columns:88px 1fr;gap:4px 10px}}
+.{SCOPE} dl{{grid-template-columns:88px minmax(0,1fr);gap:4px 10px}}
+.{SCOPE} .aa-bar{{width:48px}}
 .{SCOPE} th,.{SCOPE} td{{padding-right:10px}}
 .{SCOPE} table{{min-width:100%}}
 .{SCOPE} .aa-cards :is(table,tbody,tr,td,caption){{display:block;width:100%}}
 .{SCOPE} .aa-cards thead{{display:none}}
 .{SCOPE} .aa-cards tr{{border-bottom:1px solid var(--aa-line);padding:8px 0}}
-.{SCOPE} .aa-cards td{{display:grid;grid-template-columns:88px 1fr;gap:10px;text-align:left;white-space:normal;
-border:0;padding:2px 0}}
+.{SCOPE} .aa-cards td{{display:grid;grid-template-columns:88px minmax(0,1fr);gap:10px;text-align:left;
+white-space:normal;border:0;padding:2px 0}}
 .{SCOPE} .aa-cards td:empty{{display:none}}
 .{SCOPE} .aa-cards td::before{{content:attr(data-label);color:var(--aa-muted);font-size:12px}}
 .{SCOPE} .aa-cards td>*{{min-width:0;justify-self:start}}
