@@ -7,8 +7,10 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,32 @@ class Opened:
     console: list[str]
 
 
-def opened(page: Path, folder: Path, *flags: str) -> Opened:
-    """Open a page from disk."""
+def asked_for(page: str, folder: Path) -> list[str]:
+    """What a browser asks a server for when it opens a page there."""
+    paths: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(200 if self.path == "/page" else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(page.encode() if self.path == "/page" else b"")
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        opened(f"http://127.0.0.1:{server.server_port}/page", folder)
+        server.shutdown()
+    return paths
+
+
+def opened(page: Path | str, folder: Path, *flags: str) -> Opened:
+    """Open a page, from disk or at an address."""
     command = [str(BROWSER), *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    command += ["--virtual-time-budget=20000", page.as_uri()]
+    command += ["--virtual-time-budget=20000", page.as_uri() if isinstance(page, Path) else page]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return Opened(done.stdout, console)
@@ -150,7 +174,6 @@ function measure(frame) {
     picture_faults: pictures(doc),
     smallest_letters: Math.min(99, ...shown.map(letters)),
     alien: [...doc.querySelectorAll(ALIEN)].map(e => e.outerHTML),
-    requests: view.performance.getEntriesByType('resource').map(entry => entry.name),
     names: [...doc.querySelectorAll('b.aa-name')].map(e => e.textContent),
     ink: view.getComputedStyle(doc.querySelector('.autoadapt') || doc.body).color,
     back: view.getComputedStyle(doc.querySelector('.autoadapt') || doc.body).backgroundColor,

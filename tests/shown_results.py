@@ -115,7 +115,7 @@ def failing() -> aa.Verification:
 def calibration() -> Calibration:
     old = Model((8, 6)).eval()
     net = model_with(old, Pyramid((6, 5), seed=1))
-    return aa.calibrate(net, at="backbone", like=old, data=pictures(8).split(4), images=8, tokens_per_image=32)
+    return aa.calibrate(net, at="backbone", like=old, data=pictures(8).split(4), images=8, solver="ridge")
 
 
 def transfer() -> aa.Transfer:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browser import BROWSER, DARK, measured, opened
+from browser import BROWSER, DARK, asked_for, measured, opened
 from shown_results import HOSTILE, PLANS, RESULTS, hostile, result
 
 from autoadapt.reports import html_report, plan_svg, write_html
@@ -68,7 +68,7 @@ def test_hostile_names_are_texts_and_nothing_else(light):
     for width in (WIDE, NARROW):
         found = light[f"hostile at {width}"]
         assert found["names"] == [visible(name) for name in HOSTILE]
-        assert (found["alien"], found["requests"]) == ([], [])
+        assert found["alien"] == []
 
 
 def test_hostile_names_are_inert_even_without_the_policy_of_the_page(pages, tmp_path):
@@ -81,14 +81,18 @@ def test_hostile_names_are_inert_even_without_the_policy_of_the_page(pages, tmp_
     assert found.console == []
 
 
-def test_the_report_opens_from_disk_and_has_nothing_to_say_or_to_ask(light, tmp_path):
+def test_the_report_opens_from_disk_and_has_nothing_to_say(light, tmp_path):
     page = tmp_path / "report.html"
     write_html(page, *map(result, RESULTS), hostile())
     found = opened(page, tmp_path)
     assert found.console == []
     assert found.elements.count("<section") > len(RESULTS)
-    assert light[f"everything at {WIDE}"]["requests"] == []
     assert light[f"everything at {WIDE}"]["alien"] == []
+
+
+@pytest.mark.parametrize("name", ["everything", "hostile"])
+def test_a_report_asks_for_nothing_but_itself(pages, name, tmp_path):
+    assert asked_for(pages[name], tmp_path) == ["/page"]
 
 
 def test_the_page_follows_the_reader_in_light_and_dark(light, dark):
@@ -126,7 +130,6 @@ PLANTED = {
     "cut": '<p style="width:40px;overflow:hidden;white-space:nowrap">much too long a line</p>',
     "overlaps": '<p>below</p><p style="margin-top:-24px">above</p>',
     "alien": '<img src="missing.png">',
-    "requests": '<img src="missing.png">',
     "text out of its box": '<svg width="90" height="40">'
     '<g><rect width="20" height="20"/><text y="15">long</text></g></svg>',
     "boxes on each other": '<svg width="90" height="40"><g><rect width="20" height="20"/></g>'
@@ -144,6 +147,7 @@ def test_every_fault_that_is_looked_for_would_be_seen(tmp_path):
         page = found[f"{name} at {NARROW}"]
         seen = page[name] if name in page else [fault for fault in page["picture_faults"] if fault.startswith(name)]
         assert seen, name
+    assert asked_for(f"<!doctype html><body>{PLANTED['alien']}", tmp_path)[:2] == ["/page", "/missing.png"]
 
 
 def test_a_script_in_the_page_would_be_stopped_and_heard_of(tmp_path, pages):

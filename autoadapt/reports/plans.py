@@ -121,7 +121,10 @@ def _remarks(routes: Sequence[Route]) -> list[str]:
     about: dict[str, list[str]] = {}
     for route in routes:
         about.setdefault(route.remark, []).append(route.target)
-    return [f"{', '.join(targets)}: {remark}" for remark, targets in about.items() if remark]
+    named = {
+        remark: "all" if len(targets) == len(routes) > 1 else ", ".join(targets) for remark, targets in about.items()
+    }
+    return [f"{targets}: {remark}" for remark, targets in named.items() if remark]
 
 
 def diagram(plan: Plan) -> Diagram:

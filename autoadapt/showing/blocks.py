@@ -79,7 +79,8 @@ def _pieces(text: str, fits: int, separators: Sequence[str] = _SEPARATORS) -> li
     if separators:
         parts = re.split(separators[0], text)
         return [piece for part in parts if part for piece in _pieces(part, fits, separators[1:])]
-    return [text[: len(text) // 2], *_pieces(text[len(text) // 2 :], fits, ())] if len(text) > 1 else [text]
+    half = len(text) // 2
+    return [*_pieces(text[:half], fits, ()), *_pieces(text[half:], fits, ())]
 
 
 def fitted(text: str, fits: int) -> str:

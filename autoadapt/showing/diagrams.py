@@ -27,6 +27,7 @@ GAP = 12.0
 ARROW = 18.0
 """Between the steps of a chain."""
 SIDE_ROOM = 272.0
+SIDE_LEAST = 100.0
 CHAIN_ROOM = 600.0
 CHAIN_LEAST = 300.0
 READABLE = 0.75
@@ -141,8 +142,8 @@ class _Layout:
         often = [remark for remark, count in counts.items() if count >= OFTEN]
         self.shared = {remark: f"note {i}" for i, remark in enumerate(often, 1)}
         self.chains = [self._chain(lane) for lane in diagram.lanes]
-        self.side = max(block.width for block in self._left_blocks())
-        self.target_side = max(chain.target.width for chain in self.chains)
+        self.side = max(SIDE_LEAST, *(block.width for block in self._left_blocks()))
+        self.target_side = max(SIDE_LEAST, *(chain.target.width for chain in self.chains))
         self.middle = max(CHAIN_LEAST, *(chain.width for chain in self.chains))
         self.left = MARGIN + PADDING + 4
         self.chain_left = self.left + self.side + PADDING + 4 + GUTTER

@@ -49,6 +49,7 @@ border:0;border-bottom:1px solid var(--aa-line);color:inherit;max-width:none;whi
 .{SCOPE} dd{{margin:0;min-width:0}}
 .{SCOPE} .aa-badge{{display:inline-block;border:1px solid var(--aa-wire);border-radius:999px;padding:0 9px;
 font-size:12px;font-weight:600;line-height:20px;color:var(--aa-muted);vertical-align:middle}}
+.{SCOPE} td .aa-badge{{white-space:nowrap}}
 .{SCOPE} .aa-good{{color:var(--aa-good);border-color:currentColor}}
 .{SCOPE} .aa-bad{{color:var(--aa-bad);border-color:currentColor}}
 .{SCOPE} .aa-share{{display:inline-flex;align-items:center;gap:8px;white-space:nowrap}}

@@ -155,7 +155,8 @@ class _Chain:
         from rich.measure import Measurement
 
         widths = [step.cell_len for step in self._steps]
-        return Measurement(max(widths) + 2, sum(widths) + 3 * (len(widths) - 1) + 2)
+        least = max(widths[0], *(width + 2 for width in widths[1:]), 0)
+        return Measurement(least, sum(widths) + 3 * (len(widths) - 1))
 
 
 def _cell(content: Cell) -> RenderableType:
