@@ -82,6 +82,7 @@ def test_a_page_nests_and_holds_nothing_that_runs_or_asks(name):
     }
     assert [value for key, value in page.attributes if key in ("href", "src")] == ["data:,"]
     assert not [key for key, _ in page.attributes if key.startswith("on")]
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
     assert "url(" not in html_report(result(name))
 
 

@@ -77,6 +77,18 @@ def test_visible_texts_can_be_stored_and_move_nothing(text):
     ElementTree.fromstring(element("p", text))
 
 
+@pytest.mark.parametrize("char", "\x00\x07\x1b\x7f\x85\xad\u200b\u200e\u202e\u2028\u2066\ud800\ufeff\uffff")
+def test_what_cannot_be_seen_or_turns_the_direction_is_escaped(char):
+    shown = visible(f"a{char}b")
+    assert shown.isascii()
+    assert shown.encode().decode("unicode_escape") == f"a{char}b"
+
+
+def test_letters_of_every_script_stay():
+    for text in ("größe", "行列", "می\u200cخواهم", "👩\u200d🔬", "é", "a\nb"):
+        assert visible(text) == text
+
+
 @SETTINGS
 @given(text=TEXTS, style=st.sampled_from(sorted(FONTS)), room=st.floats(60, 400))
 def test_wrapped_lines_fit_and_lose_nothing(text, style, room):
@@ -167,8 +179,12 @@ def test_in_any_picture_boxes_stay_apart_and_texts_in_their_places(diagram):
 def test_sources_stand_in_their_own_order_whichever_order_they_are_asked_for_in():
     sources = tuple(Box(f"block{i}", "f32[B, 8]") for i in range(4))
     lanes = tuple(Lane(4 - i, (), Box(f"out{i}", "f32[B, 8]")) for i in range(4))
-    diagram = Diagram("", "New", ("Old", ""), ((Box("x", "f32[B]"), ()),), sources, lanes)
-    root = ElementTree.fromstring(svg(diagram))
+    pictures = [
+        svg(Diagram("", "New", ("Old", ""), ((Box("x", "f32[B]"), ()),), sources, asked))
+        for asked in (lanes, lanes[::-1])
+    ]
+    root, in_order = map(ElementTree.fromstring, pictures)
+    assert root.get("height") == in_order.get("height")
     tops = {text.text: float(text.get("y")) for text in root.iter(f"{SVG}text")}
     assert [tops[f"block{i}"] for i in range(4)] == sorted(tops[f"block{i}"] for i in range(4))
     assert [tops[f"out{i}"] for i in range(4)] == sorted(tops[f"out{i}"] for i in range(4))
