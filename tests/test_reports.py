@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import timm
 import torch
+from plan_kinds import KINDS, adapted, spoiled_plans
 from rich.console import Console
 from shown_results import HOSTILE, RESULTS, hostile, result
 from small_models import Mixed, Plain, image
@@ -146,7 +147,7 @@ def test_the_picture_tells_taps_chains_dims_and_costs():
         assert said in texts
     for said in ("[B, 196, 384]", "[B, 384, 14, 14]", "project  788k", "to target size", "to 224", "1.50M parameters"):
         assert said in texts
-    for said in ("no longer run", "norm, fc_norm, head_drop, head", "list of 5"):
+    for said in ("no longer run 386k parameters", "norm, fc_norm, head_drop, head", "list of 5"):
         assert said in texts
     assert any("multiply-adds at B=1, H=224, W=224" in text for text in texts)
 
@@ -189,6 +190,13 @@ def test_an_input_that_only_the_old_module_takes_can_be_handed_through():
     plan = aa.plan(aa.Signature.parse([level(4, 8)], inputs={"x": IMAGE}), old)
     assert picture_texts(plan).count("as it is") == 2
     assert "bool[B, H, W]" in picture_texts(plan)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_that_was_edited_into_nonsense_is_shown_all_the_same(kind):
+    for _, spoiled in spoiled_plans(adapted(KINDS[kind]()).plan):
+        assert picture_texts(spoiled)
+        assert spoiled._repr_html_()
 
 
 def test_equal_plans_have_equal_pictures():

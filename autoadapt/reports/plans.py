@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import assert_never
 
+from autoadapt.errors import PlanError
 from autoadapt.operations import (
     Cast,
     Channels,
@@ -83,14 +84,23 @@ def _costs(plan: Plan) -> tuple[str, ...]:
 
 
 def _facts(plan: Plan) -> Facts:
+    wanted = dict(plan.target.inputs.items())
     rows: list[tuple[str, Name | str]] = []
     for i, route in enumerate(plan.inputs):
         done = "".join(f", {text(step)}" for step in route.steps)
         renamed = f" as {route.source}" if route.source != route.target else ""
-        rows.append(("" if i else "input", Name(f"{route.target}  {plan.target.inputs[route.target]}{renamed}{done}")))
+        rows.append(("" if i else "input", Name(f"{route.target}  {wanted.get(route.target, '')}{renamed}{done}")))
     rows.append(("adapters", ", ".join(_costs(plan))))
     rows += [("cut", Name(", ".join(plan.cut)))] if plan.cut else []
+    rows += [("no longer run", saved)] if (saved := _saved(plan)) else []
     return Facts(tuple(rows))
+
+
+def _saved(plan: Plan) -> str:
+    saved = plan.saved
+    if not saved.parameters and not saved.multiply_adds:
+        return ""
+    return f"{human_count(saved.parameters)} parameters, {human_count(saved.multiply_adds)} multiply-adds"
 
 
 def _routes(routes: Sequence[Route]) -> Table:
@@ -158,18 +168,26 @@ def _sources(plan: Plan) -> dict[str, TensorSpec]:
 
 
 def _given(route: InputRoute, target: Signature) -> tuple[Box, tuple[Step, ...]]:
-    spec = reached = target.inputs[route.target]
+    spec = reached = dict(target.inputs.items()).get(route.target)
     steps = []
     for step in route.steps:
-        reached = after(step, reached)
+        reached = reached and _after(step, reached)
         steps.append(_step(step, gives=reached))
     renamed = "" if route.source == route.target else f" as {route.source}"
-    return _box(route.target + renamed, spec), tuple(steps)
+    return Box(route.target + renamed, str(spec or "")), tuple(steps)
+
+
+def _after(step: Operation, spec: TensorSpec) -> TensorSpec | None:
+    """What an operation gives; a plan that was edited by hand may ask for what cannot be, and is shown all the same."""
+    try:
+        return after(step, spec)
+    except PlanError:
+        return None
 
 
 def _unused(plan: Plan) -> tuple[str, str]:
     if plan.cut:
-        return "no longer run", ", ".join(plan.cut)
+        return " ".join(filter(None, ["no longer run", _saved(plan).partition(",")[0]])), ", ".join(plan.cut)
     used = {route.source for route in plan.routes}
     left = [path for path in plan.source.outputs.paths if path not in used]
     return ("not used", ", ".join(left)) if left and not plan.taps else ("", "")
