@@ -147,7 +147,7 @@ def test_the_picture_tells_taps_chains_dims_and_costs():
         assert said in texts
     for said in ("[B, 196, 384]", "[B, 384, 14, 14]", "project  788k", "to target size", "to 224", "1.50M parameters"):
         assert said in texts
-    for said in ("no longer run 386k parameters", "norm, fc_norm, head_drop, head", "list of 5"):
+    for said in ("no longer run: 386k parameters", "norm, fc_norm, head_drop, head", "list of 5"):
         assert said in texts
     assert any("multiply-adds at B=1, H=224, W=224" in text for text in texts)
 

@@ -187,7 +187,7 @@ def _after(step: Operation, spec: TensorSpec) -> TensorSpec | None:
 
 def _unused(plan: Plan) -> tuple[str, str]:
     if plan.cut:
-        return " ".join(filter(None, ["no longer run", _saved(plan).partition(",")[0]])), ", ".join(plan.cut)
+        return ": ".join(filter(None, ["no longer run", _saved(plan).partition(",")[0]])), ", ".join(plan.cut)
     used = {route.source for route in plan.routes}
     left = [path for path in plan.source.outputs.paths if path not in used]
     return ("not used", ", ".join(left)) if left and not plan.taps else ("", "")
