@@ -23,6 +23,7 @@ from autoadapt.errors import (
 )
 from autoadapt.folding import fold
 from autoadapt.planning import Plan, plan
+from autoadapt.reports import write_html
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.sources import list_models, load
 from autoadapt.swapping import Swap, swap
@@ -69,4 +70,5 @@ __all__ = [
     "swap",
     "transfer",
     "verify",
+    "write_html",
 ]

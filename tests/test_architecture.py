@@ -19,6 +19,7 @@ ORDER = [
     "layers",
     "dims",
     "tables",
+    "showing",
     "trees",
     "signature",
     "views",
@@ -89,6 +90,7 @@ EXPORTED = [
     "swap",
     "transfer",
     "verify",
+    "write_html",
 ]
 
 

@@ -22,6 +22,7 @@ from autoadapt.assembly.models import AssembledModel
 from autoadapt.assembly.registry import PARTS, Registry
 from autoadapt.assembly.reports import Assembly, Given
 from autoadapt.errors import AdaptError
+from autoadapt.showing import Shown
 from autoadapt.signature import TensorSpec
 from autoadapt.tables import columns, human_count
 from autoadapt.views import copy_module, on_meta
@@ -49,7 +50,7 @@ class Measured(_Frozen):
     fault: str = ""
 
 
-class Comparison(_Frozen):
+class Comparison(Shown, _Frozen):
     """The same config with several backbones. `str()` is a table."""
 
     schema_version: Literal[1] = 1

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from autoadapt.assembly.levels import stride_of
 from autoadapt.errors import Mismatch
 from autoadapt.planning import Plan
+from autoadapt.showing import Shown
 from autoadapt.signature import TensorSpec
 from autoadapt.tables import columns, human_count
 
@@ -46,7 +47,7 @@ class PartReport(_Frozen):
     parameters: int = 0
 
 
-class Assembly(_Frozen):
+class Assembly(Shown, _Frozen):
     """What a config became. `str()` is a table."""
 
     schema_version: Literal[1] = 1

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.showing import Shown
 from autoadapt.tables import columns, human_count
 
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
@@ -63,7 +64,7 @@ class Trial(_Frozen):
     agreement: float | None = None
 
 
-class Calibration(_Frozen):
+class Calibration(Shown, _Frozen):
     """The adapters fitted, or left as they were, and how good they are on images that were not fitted on."""
 
     schema_version: Literal[1] = 1

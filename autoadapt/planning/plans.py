@@ -12,6 +12,7 @@ from autoadapt.operations import (
     Resize,
     text,
 )
+from autoadapt.showing import Shown
 from autoadapt.signature import Signature, TensorSpec, describe
 from autoadapt.tables import columns, human_count
 
@@ -67,7 +68,7 @@ class CutCost(_Frozen):
     """Of its convolutions and linear layers, at the probed size, for the probed batch."""
 
 
-class Plan(_Frozen):
+class Plan(Shown, _Frozen):
     """How the new module is made to speak the old one's signature: data that can be read, edited, compared."""
 
     schema_version: Literal[1] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from autoadapt.dims import Dim
@@ -44,10 +45,15 @@ def not_among(inner: Iterable[InnerOutput], taps: Iterable[Source]) -> list[Inne
 
 
 def taps_of(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
-    """The inner outputs among the chosen sources; if there are any, outputs of the whole are taken as taps too."""
+    """The inner outputs among the chosen sources, in the order in which they are made.
+
+    If there are any, outputs of the whole are taken as taps too, and come last.
+    """
     inner = {output.name: Tap(module=output.module, call=output.call, path=output.path) for output in source.inner}
     outputs = source.outputs.paths
-    names = [name for name in dict.fromkeys(chosen) if not name.startswith("inputs.")]
+    made = {output.name: output.finished for output in source.inner}
+    wanted = (name for name in dict.fromkeys(chosen) if not name.startswith("inputs."))
+    names = sorted(wanted, key=lambda name: made.get(name, math.inf))
     if all(name in outputs for name in names):
         return {}
     return {name: Tap(module="", path=name) if name in outputs else inner[name] for name in names}

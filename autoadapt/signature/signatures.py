@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.showing import Shown
 from autoadapt.signature.axes import AxisSizes
 from autoadapt.signature.differences import (
     axis_differences,
@@ -27,7 +28,7 @@ __all__ = ["Signature"]
 _USUAL_SIZES = {"B": 2, "H": 224, "W": 224}
 
 
-class Signature(BaseModel):
+class Signature(Shown, BaseModel):
     """Inputs and outputs of a module: containers, names, dtypes, roles, and every axis as a function of the input.
 
     Example:

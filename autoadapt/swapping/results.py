@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.planning import Plan
+from autoadapt.showing import Shown
 from autoadapt.signature import Gathering
 from autoadapt.tables import columns, human_count
 from autoadapt.verification import Check
@@ -72,7 +73,7 @@ class Fault(_Frozen):
     why: str = ""
 
 
-class Swap(_Frozen):
+class Swap(Shown, _Frozen):
     """A swap: its parts, what was checked, and the call that does it."""
 
     schema_version: Literal[1] = 1

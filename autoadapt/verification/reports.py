@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import Mismatch, VerificationError
+from autoadapt.showing import Shown
 from autoadapt.tables import columns
 
 __all__ = ["Check", "Fault", "Outcome", "Verification", "failed"]
@@ -37,7 +38,7 @@ class Check(_Frozen):
     faults: tuple[Fault, ...] = ()
 
 
-class Verification(_Frozen):
+class Verification(Shown, _Frozen):
     """All checks of one module. It passed when none failed and at least one passed."""
 
     schema_version: Literal[1] = 1

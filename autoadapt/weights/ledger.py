@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import Mismatch, TransferError
+from autoadapt.showing import Shown
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.summary import WIDTH, coverage, module_rows, name_stages, percent, sections
@@ -18,7 +19,7 @@ from autoadapt.weights.summary import WIDTH, coverage, module_rows, name_stages,
 __all__ = ["Transfer"]
 
 
-class Transfer(BaseModel):
+class Transfer(Shown, BaseModel):
     """What was loaded from where, what was not, and why.
 
     Args:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from autoadapt.tables import columns, human_count, shorten
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.specs import shape_text
 
-__all__ = ["WIDTH", "coverage", "module_rows", "name_stages", "percent", "sections"]
+__all__ = [
+    "WIDTH",
+    "coverage",
+    "module_groups",
+    "module_rows",
+    "name_stages",
+    "notes",
+    "percent",
+    "sections",
+    "shape_groups",
+]
 
 WIDTH = 80
 _GROUPS = 12
@@ -43,19 +53,24 @@ def percent(share: float) -> str:
 
 def module_rows(entries: Sequence[ModelEntry]) -> list[str]:
     """One row a module; modules that came whole, or did not come at all, share one."""
+    rows = [_row(label, group) for label, group in module_groups(entries)]
+    if len(rows) > 2 * _GROUPS:
+        rows = [*rows[: 2 * _GROUPS], (f"and {len(rows) - 2 * _GROUPS} more rows",)]
+    return columns(rows, align="lrrl")
+
+
+def module_groups(entries: Sequence[ModelEntry]) -> list[tuple[str, list[ModelEntry]]]:
+    """The rows of `module_rows`: what to call the modules that share one, and all their entries."""
     modules: dict[str, list[ModelEntry]] = defaultdict(list)
     for label, entry in zip(_labels([e.name for e in entries]), entries, strict=True):
         modules[label].append(entry)
     groups: dict[str, list[str]] = defaultdict(list)
     for label, group in modules.items():
         groups[_fate(group) or label].append(label)
-    rows = [
-        _row(", ".join(merged(labels, modules)), [e for label in labels for e in modules[label]])
+    return [
+        (", ".join(merged(labels, modules)), [e for label in labels for e in modules[label]])
         for labels in groups.values()
     ]
-    if len(rows) > 2 * _GROUPS:
-        rows = [*rows[: 2 * _GROUPS], (f"and {len(rows) - 2 * _GROUPS} more rows",)]
-    return columns(rows, align="lrrl")
 
 
 def _fate(group: Sequence[ModelEntry]) -> str:
@@ -84,11 +99,15 @@ def _labels(names: Sequence[str]) -> list[str]:
 def _row(label: str, group: Sequence[ModelEntry]) -> tuple[str, ...]:
     loaded = sum(e.bucket == "loaded" for e in group)
     left = [e for e in group if e.bucket != "loaded"]
-    notes = Counter("expected to be left" if e.expected else e.bucket for e in left)
-    notes["converted"] = sum(e.bucket == "loaded" and bool(e.how) and not e.how.startswith("tied") for e in group)
-    note = ", ".join(f"{count} {what}" for what, count in notes.items() if count)
     share = "-" if left and all(e.expected for e in left) and not loaded else percent(coverage(group))
-    return shorten(label, _LABEL), f"{loaded}/{len(group)}", share, note
+    return shorten(label, _LABEL), f"{loaded}/{len(group)}", share, notes(group)
+
+
+def notes(group: Sequence[ModelEntry]) -> str:
+    """How many tensors did not come as they were, and why."""
+    found = Counter("expected to be left" if e.expected else e.bucket for e in group if e.bucket != "loaded")
+    found["converted"] = sum(e.bucket == "loaded" and bool(e.how) and not e.how.startswith("tied") for e in group)
+    return ", ".join(f"{count} {what}" for what, count in found.items() if count)
 
 
 def name_stages(entries: Sequence[SourceEntry]) -> str:
@@ -115,20 +134,32 @@ def sections(sources: Sequence[SourceEntry], targets: Sequence[ModelEntry]) -> l
 
 
 def _shaped(title: str, entries: Sequence[SourceEntry], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    groups = shape_groups(entries, shapes)
+    if not groups:
+        return []
+    lines = [f" {title}  {len(entries)}"]
+    for (change, how), patterns in list(groups.items())[:_GROUPS]:
+        head = f"   {_inline(patterns)}  {change}"
+        whole = f"{head}  {how}"
+        lines += [whole] if len(whole) <= WIDTH else [head, *_wrapped(how, "       ")]
+    return [*lines, f"   and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else lines
+
+
+def shape_groups(
+    entries: Sequence[SourceEntry], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[tuple[str, str], list[str]]:
+    """Tensors that change in the same way, as patterns, by the change of shape and how it was made or why it was not.
+
+    Args:
+        entries: Tensors of the checkpoint that belong to some of the model.
+        shapes: Of all tensors of the model, by name.
+    """
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for entry in entries:
         target = entry.target or entry.name
         change = f"{shape_text(entry.shape)} -> {shape_text(shapes[target])}"
         groups[change, entry.how].append(target)
-    if not groups:
-        return []
-    lines = [f" {title}  {len(entries)}"]
-    everything = list(shapes)
-    for (change, how), names in list(groups.items())[:_GROUPS]:
-        head = f"   {_inline(merged(names, everything))}  {change}"
-        whole = f"{head}  {how}"
-        lines += [whole] if len(whole) <= WIDTH else [head, *_wrapped(how, "       ")]
-    return [*lines, f"   and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else lines
+    return {change: merged(names, shapes) for change, names in groups.items()}
 
 
 def _inline(patterns: list[str]) -> str:

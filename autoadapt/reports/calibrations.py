@@ -1,0 +1,88 @@
+"""Calibrations as tables: what the fit is worth on images that it was not fitted on."""
+
+from __future__ import annotations
+
+from autoadapt.calibration import Calibration
+from autoadapt.calibration.results import HeadScore, OutputFit
+from autoadapt.showing import Badge, Cell, Column, Facts, Folded, Name, Section, Share, Table, section_of
+from autoadapt.tables import human_count
+
+__all__ = ["calibration_section"]
+
+
+@section_of.register
+def calibration_section(made: Calibration) -> Section:
+    """How the head answers, how well each output is explained, what was tried, and what it took."""
+    verdict = Badge("written", "good") if made.written else Badge("left as it was", "bad")
+    tables = [_head(made)] if made.head else []
+    tables.append(_outputs(made))
+    trials = [Folded(f"{len(made.trials)} solvers tried", (_trials(made),))] if len(made.trials) > 1 else []
+    return Section("Calibration", made.name, (*tables, _facts(made), *trials), verdict)
+
+
+def _head(made: Calibration) -> Table:
+    scores = {"random adapter": made.random, "mean only": made.mean_only, "calibrated": made.head}
+    if made.before_refining is not None:
+        scores = {**scores, "calibrated": made.before_refining, "refined": made.head}
+    found = [(label, score) for label, score in scores.items() if score is not None]
+    known = any(score.agreement is not None for _, score in found)
+    columns = (Column("held-out head"), Column("agreement"), Column("divergence" if known else "loss", right=True))
+    return Table(columns, tuple((label, _agreement(score), f"{score.loss:.3f}") for label, score in found))
+
+
+def _agreement(score: HeadScore) -> Cell:
+    return "" if score.agreement is None else Share(score.agreement, f"{score.agreement:.3f}")
+
+
+def _outputs(made: Calibration) -> Table:
+    columns = (
+        Column("held-out output"),
+        Column("source", brief=False),
+        Column("channels", right=True),
+        Column("R2"),
+        Column("random", right=True, brief=False),
+        Column("cosine", right=True),
+        Column("variance", right=True),
+        Column("condition", right=True),
+        Column("R2 by images", brief=False),
+    )
+    return Table(columns, tuple(map(_output, made.outputs)))
+
+
+def _output(fit: OutputFit) -> tuple[Cell, ...]:
+    return (
+        Name(fit.target, strong=True),
+        Name(fit.source),
+        f"{fit.channels[0]}→{fit.channels[1]}",
+        Share(fit.r2, f"{fit.r2:.3f}"),
+        f"{fit.random_r2:.3f}",
+        f"{fit.cosine:.3f}",
+        f"{fit.variance_ratio:.2f}",
+        f"{fit.condition:.0e}",
+        ", ".join(f"{images}: {r2:.2f}" for images, r2 in fit.by_images),
+    )
+
+
+def _trials(made: Calibration) -> Table:
+    columns = (Column("solver tried"), Column("score", right=True), Column("agreement"))
+    rows = tuple(
+        (
+            Name(trial.solver, strong=trial.solver == made.solver),
+            f"{trial.score:.4f}",
+            "" if trial.agreement is None else Share(trial.agreement, f"{trial.agreement:.3f}"),
+        )
+        for trial in sorted(made.trials, key=lambda trial: trial.score)
+    )
+    return Table(columns, rows, "less is better")
+
+
+def _facts(made: Calibration) -> Facts:
+    images = f"{made.images} without labels" + (f", {made.head_images} for the head" if made.head_images else "")
+    rows: list[tuple[str, Cell]] = [
+        ("adapters", made.verdict),
+        ("solver", Name(made.solver)),
+        ("chosen by", made.chosen_by),
+        ("images", f"{images}; {human_count(made.tokens)} tokens"),
+        ("took", f"{made.seconds:.1f} s, {made.solver_seconds:.1f} s of it solving; {human_count(made.bytes)}B held"),
+    ]
+    return Facts((*rows, *(("remark", remark) for remark in made.remarks)))

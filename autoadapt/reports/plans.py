@@ -1,0 +1,255 @@
+"""Plans as pictures and tables: which source serves which output, by which operations, at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from typing_extensions import assert_never
+
+from autoadapt.errors import PlanError
+from autoadapt.operations import (
+    Cast,
+    Channels,
+    DropPrefix,
+    Mean,
+    Operation,
+    Pool,
+    Project,
+    Rearrange,
+    Recover,
+    Resize,
+    Thin,
+    after,
+    parameters,
+    text,
+)
+from autoadapt.planning import InputRoute, Plan, Route
+from autoadapt.showing import (
+    Badge,
+    Box,
+    Column,
+    Diagram,
+    Facts,
+    Lane,
+    Name,
+    Section,
+    Step,
+    Steps,
+    Table,
+    section_of,
+    svg,
+)
+from autoadapt.signature import Signature, TensorSpec, describe
+from autoadapt.tables import human_count
+
+__all__ = ["diagram", "plan_section", "plan_svg"]
+
+
+def plan_svg(plan: Plan) -> str:
+    """The picture of a plan: an SVG that stands alone, in light and dark.
+
+    Example:
+        >>> from autoadapt.planning import plan
+        >>> old = Signature.parse({"c2": "f32[B, 64, ceil(H/4), ceil(W/4)]"}, inputs="f32[B, 3, H, W]")
+        >>> new = Signature.parse("f32[B, 32, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
+        >>> "32→64" in plan_svg(plan(new, old))
+        True
+    """
+    return str(svg(diagram(plan), alone=True)) + "\n"
+
+
+@section_of.register
+def plan_section(plan: Plan) -> Section:
+    """The picture, what it costs, and a row for each output."""
+    cost = f"{human_count(plan.parameters)} parameters" if _steps(plan) else "no layer"
+    remarks = _remarks(plan.routes)
+    notes = (Facts(tuple(("remark", remark) for remark in remarks)),) if remarks else ()
+    return Section("Plan", _title(plan), (diagram(plan), _facts(plan), _routes(plan.routes), *notes), Badge(cost))
+
+
+def _title(plan: Plan) -> str:
+    return f"{plan.source.name} → contract of {plan.target.name} ({describe(plan.target.outputs.tree)})"
+
+
+def _steps(plan: Plan) -> int:
+    return sum(len(route.steps) for route in plan.routes)
+
+
+def _costs(plan: Plan) -> tuple[str, ...]:
+    if not _steps(plan):
+        return ("none: the outputs are as they should be",)
+    sizes = ", ".join(f"{name}={size}" for name, size in plan.target.sizes().items())
+    work = f"{human_count(plan.multiply_adds)} multiply-adds" + (f" at {sizes}" if sizes else "")
+    return f"{human_count(plan.parameters)} parameters", work
+
+
+def _facts(plan: Plan) -> Facts:
+    wanted = dict(plan.target.inputs.items())
+    rows: list[tuple[str, Name | str]] = []
+    for i, route in enumerate(plan.inputs):
+        done = "".join(f", {text(step)}" for step in route.steps)
+        renamed = f" as {route.source}" if route.source != route.target else ""
+        rows.append(("" if i else "input", Name(f"{route.target}  {wanted.get(route.target, '')}{renamed}{done}")))
+    rows.append(("adapters", ", ".join(_costs(plan))))
+    rows += [("cut", Name(", ".join(plan.cut)))] if plan.cut else []
+    rows += [("no longer run", saved)] if (saved := _saved(plan)) else []
+    return Facts(tuple(rows))
+
+
+def _saved(plan: Plan) -> str:
+    saved = plan.saved
+    if not saved.parameters and not saved.multiply_adds:
+        return ""
+    return f"{human_count(saved.parameters)} parameters, {human_count(saved.multiply_adds)} multiply-adds"
+
+
+def _routes(routes: Sequence[Route]) -> Table:
+    columns = (
+        Column("target"),
+        Column("is"),
+        Column("source"),
+        Column("chain"),
+        Column("params", right=True),
+        Column("mul-adds", right=True, brief=False),
+    )
+    rows = tuple(
+        (
+            Name(route.target, strong=True),
+            Name(str(route.specs[-1]), short=_abbreviated(route.specs[-1])),
+            Name(route.source),
+            Steps(_chain(route)),
+            human_count(route.parameters) if route.steps else "",
+            human_count(route.multiply_adds) if route.steps else "",
+        )
+        for route in routes
+    )
+    return Table(columns, rows)
+
+
+def _remarks(routes: Sequence[Route]) -> list[str]:
+    """Each remark once, with the outputs that it is about."""
+    about: dict[str, list[str]] = {}
+    for route in routes:
+        about.setdefault(route.remark, []).append(route.target)
+    named = {
+        remark: "all" if len(targets) == len(routes) > 1 else ", ".join(targets) for remark, targets in about.items()
+    }
+    return [f"{targets}: {remark}" for remark, targets in named.items() if remark]
+
+
+def diagram(plan: Plan) -> Diagram:
+    """The picture of a plan, as data."""
+    inputs = [f"inputs.{route.target}" for route in plan.inputs]
+    sources = _sources(plan)
+    places = {name: i for i, name in enumerate([*inputs, *sources])}
+    cost = f"{len(plan.routes)} outputs, " + ", ".join(_costs(plan))
+    given = [_given(route, plan.target) for route in plan.inputs]
+    for name in dict.fromkeys(route.source for route in plan.routes):
+        if name not in places:  # an input that the old module hands through and the new one does not take
+            places = {other: i + (i >= len(given)) for other, i in places.items()} | {name: len(given)}
+            given.append((_box(name.removeprefix("inputs."), plan.target.inputs[name.removeprefix("inputs.")]), ()))
+    return Diagram(
+        title=f"Plan: {_title(plan)}; {cost}",
+        source=plan.source.name,
+        target=(plan.target.name, describe(plan.target.outputs.tree)),
+        inputs=tuple(given),
+        sources=tuple(_box(name, spec) for name, spec in sources.items()),
+        lanes=tuple(_lane(route, places) for route in plan.routes),
+        notes=_costs(plan),
+        unused=_unused(plan),
+    )
+
+
+def _sources(plan: Plan) -> dict[str, TensorSpec]:
+    """What the new module gives: taps in the order in which they are made, outputs in that in which they are read."""
+    first = {route.source: route.specs[0] for route in plan.routes if not route.source.startswith("inputs.")}
+    order = {name: i for i, name in enumerate(plan.taps)}
+    return {name: first[name] for name in sorted(first, key=lambda name: order.get(name, len(order)))}
+
+
+def _given(route: InputRoute, target: Signature) -> tuple[Box, tuple[Step, ...]]:
+    spec = reached = dict(target.inputs.items()).get(route.target)
+    steps = []
+    for step in route.steps:
+        reached = reached and _after(step, reached)
+        steps.append(_step(step, gives=reached))
+    renamed = "" if route.source == route.target else f" as {route.source}"
+    return Box(route.target + renamed, str(spec or "")), tuple(steps)
+
+
+def _after(step: Operation, spec: TensorSpec) -> TensorSpec | None:
+    """What an operation gives; a plan that was edited by hand may ask for what cannot be, and is shown all the same."""
+    try:
+        return after(step, spec)
+    except PlanError:
+        return None
+
+
+def _unused(plan: Plan) -> tuple[str, str]:
+    if plan.cut:
+        return ": ".join(filter(None, ["no longer run", _saved(plan).partition(",")[0]])), ", ".join(plan.cut)
+    used = {route.source for route in plan.routes}
+    left = [path for path in plan.source.outputs.paths if path not in used]
+    return ("not used", ", ".join(left)) if left and not plan.taps else ("", "")
+
+
+def _box(name: str, spec: TensorSpec) -> Box:
+    return Box(name, str(spec))
+
+
+def _lane(route: Route, places: dict[str, int]) -> Lane:
+    return Lane(places[route.source], _chain(route), _box(route.target, route.specs[-1]), route.remark)
+
+
+def _chain(route: Route) -> tuple[Step, ...]:
+    """The steps of a route; the dims after the last are those of the target, which stand beside it."""
+    last = len(route.steps) - 1
+    return tuple(
+        _step(step, gives=None if i == last else route.specs[i + 1], last=i == last)
+        for i, step in enumerate(route.steps)
+    )
+
+
+def _step(operation: Operation, *, gives: TensorSpec | None = None, last: bool = False) -> Step:
+    cost = parameters(operation)
+    to_target = last and isinstance(operation, Resize)
+    return Step(
+        kind=operation.op,
+        text="resize" if to_target else text(operation).replace("->", "→"),
+        label="to target size" if to_target else _label(operation),
+        note=human_count(cost) if cost else "",
+        gives=_abbreviated(gives).removeprefix(gives.dtype) if gives is not None else "",
+    )
+
+
+def _abbreviated(spec: TensorSpec) -> str:
+    """A spec whose width is left out where it is as the height."""
+    dims = [str(dim) for dim in spec.dims]
+    if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
+        return f"{spec.dtype}[{', '.join(dims[:-1])}, ..]"
+    return str(spec)
+
+
+def _label(operation: Operation) -> str:
+    """An operation where its name stands above it already."""
+    match operation:
+        case DropPrefix(axis=axis, count=count):
+            return f"first {count}" if axis == 1 else f"first {count} of axis {axis}"
+        case Mean(axes=axes):
+            return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
+        case Pool() | Resize():
+            return text(operation).removeprefix("pool ").removeprefix("resize ")
+        case Rearrange(pattern=pattern):
+            return pattern.replace("->", "→")
+        case Project(source=source, target=target):
+            return f"{source}→{target}"
+        case Channels(source=source, target=target):
+            return f"{source}, not {target}"
+        case Cast(dtype=dtype):
+            return f"to {dtype}"
+        case Recover(values=values):
+            return f"in {values}"
+        case Thin(source=source, count=count, how=how):
+            return f"{source}→{count}, {how}"
+        case _:
+            assert_never(operation)

@@ -1,0 +1,69 @@
+"""Swaps as sections: each place with its plan, what was checked, and the call that does it."""
+
+from __future__ import annotations
+
+from autoadapt.errors import Mismatch
+from autoadapt.reports.plans import plan_section
+from autoadapt.reports.verifications import check_parts
+from autoadapt.showing import Badge, Cell, Code, Column, Facts, Faults, Name, Part as Shown, Section, Table, section_of
+from autoadapt.swapping import Swap
+from autoadapt.swapping.results import Part
+from autoadapt.tables import human_count
+
+__all__ = ["swap_section"]
+
+
+@section_of.register
+def swap_section(swap: Swap) -> Section:
+    """The verdict, the call, a table of places, and a plan for each that has one."""
+    faults = tuple(Mismatch(f.where, f.expected, f.found, f.remedy, f.why) for f in swap.faults)
+    parts: list[Shown] = [Facts((("refused", swap.refused),))] if swap.refused else []
+    parts += [Faults(faults)] if faults else []
+    parts += [_table(swap.parts)] if swap.parts else []
+    parts += [Section("at", part.path, (_facts(part), *_plan(part))) for part in swap.parts if _says_more(part)]
+    parts += check_parts(swap.checks) if swap.checks else ()
+    parts.append(Code(swap.call))
+    return Section("Swap", swap.model, tuple(parts), Badge("refused", "bad") if swap.refused else Badge("fits", "good"))
+
+
+def _table(parts: tuple[Part, ...]) -> Table:
+    columns = (
+        Column("place"),
+        Column("old"),
+        Column("new"),
+        Column("old params", right=True),
+        Column("new params", right=True),
+        Column("generated", right=True, brief=False),
+    )
+    rows = tuple(
+        (
+            Name(", ".join((part.path, *part.also_at)), strong=True),
+            Name(part.old),
+            Name(part.new),
+            human_count(part.parameters_before),
+            human_count(part.parameters_after),
+            human_count(part.generated),
+        )
+        for part in parts
+    )
+    return Table(columns, rows)
+
+
+def _says_more(part: Part) -> bool:
+    return part.plan is not None or bool(_rows(part))
+
+
+def _facts(part: Part) -> Facts:
+    return Facts(tuple(_rows(part)))
+
+
+def _rows(part: Part) -> list[tuple[str, Cell]]:
+    named = (("reads", part.read), ("free", part.free), ("left out", part.left_out), ("says", part.says))
+    rows: list[tuple[str, Cell]] = [(label, Name(", ".join(names))) for label, names in named if names]
+    rows += [("calls", f"{part.calls} in one run")] if part.calls > 1 else []
+    rows += [("always", Name(str(invariant))) for invariant in part.invariants]
+    return rows + [("remark", remark) for remark in part.remarks]
+
+
+def _plan(part: Part) -> tuple[Section, ...]:
+    return (plan_section(part.plan),) if part.plan is not None else ()

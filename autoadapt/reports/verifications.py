@@ -1,0 +1,42 @@
+"""Verifications as tables: every check, how it ended, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from autoadapt.errors import Mismatch
+from autoadapt.showing import Badge, Column, Faults, Folded, Part, Section, Table, Tone, section_of
+from autoadapt.verification import Check, Verification
+
+__all__ = ["check_parts", "verification_section"]
+
+_MARKS = {"passed": "✓ passed", "failed": "✗ failed", "not applicable": "not applicable", "not run": "not run"}
+_SHOWN = 3
+_TONES: dict[str, Tone] = {"passed": "good", "failed": "bad"}
+
+
+@section_of.register
+def verification_section(report: Verification) -> Section:
+    """A row for each check; what a failed one found stands below."""
+    verdict = Badge("keeps its signature", "good") if report else Badge("DOES NOT keep its signature", "bad")
+    return Section("Verification", report.name, check_parts(report.checks), verdict)
+
+
+def check_parts(checks: Sequence[Check]) -> tuple[Part, ...]:
+    """Checks as a table, and the faults of those that failed."""
+    rows = tuple((check.name, _outcome(check), check.detail) for check in checks)
+    table = Table((Column("check"), Column("outcome"), Column("detail")), rows)
+    return (table, *(part for check in checks for part in _faults(check)))
+
+
+def _faults(check: Check) -> Iterator[Part]:
+    """The first faults of a check, the others folded."""
+    made = tuple(Mismatch(f"{check.name}: {f.where}", f.expected, f.found, f.remedy) for f in check.faults)
+    if made:
+        yield Faults(made[:_SHOWN])
+    if made[_SHOWN:]:
+        yield Folded(f"{len(made) - _SHOWN} more faults of {check.name}", (Faults(made[_SHOWN:]),))
+
+
+def _outcome(check: Check) -> Badge:
+    return Badge(_MARKS[check.outcome], _TONES.get(check.outcome, "quiet"))

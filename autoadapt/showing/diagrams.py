@@ -1,0 +1,370 @@
+"""Diagrams: the ways from what a module offers to what is asked of it, laid out and drawn as an SVG.
+
+At left what is offered, in the order in which it is made; at right what is asked, a lane each; the chains between.
+Nothing lies on anything else: texts have the room they need in the widest usual font, and lines run between columns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from autoadapt.showing.blocks import FONTS, PADDING, Block, draw_text, text_width, wrapped
+from autoadapt.showing.colours import KINDS, kind_class, style_variables
+from autoadapt.showing.markup import Markup, element
+from autoadapt.showing.parts import Box, Diagram, Lane, Step
+
+__all__ = ["PICTURE_RULES", "readable_width", "svg"]
+
+MARGIN = 14.0
+GUTTER = 46.0
+"""Between the columns; lines that are not level run here only."""
+GAP = 12.0
+"""Between blocks below each other."""
+ARROW = 18.0
+"""Between the steps of a chain."""
+SIDE_ROOM = 272.0
+SIDE_LEAST = 100.0
+CHAIN_ROOM = 600.0
+CHAIN_LEAST = 300.0
+READABLE = 0.75
+OFTEN = 4
+"""A remark that so many lanes have stands below once."""
+
+PICTURE_RULES = """
+.aa-picture{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono","Liberation Mono",monospace}
+.aa-picture text{fill:var(--aa-ink);white-space:pre}
+.aa-picture .aa-title{font-family:system-ui,sans-serif;font-size:15px;font-weight:600}
+.aa-picture .aa-name{font-size:12.5px;font-weight:700}
+.aa-picture .aa-label{font-size:12px}
+.aa-picture .aa-spec{font-size:11px;fill:var(--aa-muted)}
+.aa-picture .aa-caption{font-size:10.5px;fill:var(--aa-muted)}
+.aa-picture .aa-remark{font-family:system-ui,sans-serif;font-size:11.5px;fill:var(--aa-muted)}
+.aa-picture .aa-head{font-family:system-ui,sans-serif;font-size:11px;fill:var(--aa-muted)}
+.aa-picture .aa-back{fill:var(--aa-back)}
+.aa-picture .aa-panel{fill:var(--aa-panel);stroke:var(--aa-line)}
+.aa-picture .aa-box rect{fill:var(--aa-back);stroke:var(--aa-wire)}
+.aa-picture .aa-plain rect{fill:var(--aa-back);stroke:var(--aa-line)}
+.aa-picture .aa-unused rect{fill:none;stroke:var(--aa-wire);stroke-dasharray:4 3}
+.aa-picture path{fill:none;stroke:var(--aa-wire);stroke-width:1.4}
+.aa-picture path.aa-tip{fill:var(--aa-wire);stroke:none}
+""" + "\n".join(
+    f".aa-picture .aa-{name} rect{{fill:var(--aa-{name}-fill);stroke:var(--aa-{name}-edge)}}" for name in KINDS
+)
+"""Where the picture stands in a page, the page sets the variables; alone, it does so itself."""
+
+
+def svg(diagram: Diagram, *, alone: bool = False) -> Markup:
+    """Draw a diagram.
+
+    Args:
+        diagram: What to draw.
+        alone: Whether it is a file of its own, with its own colours; else it takes those of the page.
+    """
+    laid = _Layout(diagram)
+    width, height = f"{laid.width:.0f}", f"{laid.height:.0f}"
+    style = [element("style", Markup(style_variables(".aa-picture") + PICTURE_RULES))] if alone else []
+    back = [element("rect", class_="aa-back", width=width, height=height, rx=8)] if alone else []
+    return element(
+        "svg",
+        *style,
+        element("title", diagram.title),
+        *back,
+        *laid.draw(),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+        role="img",
+        aria_label=diagram.title,
+        class_="aa-picture",
+    )
+
+
+def readable_width(diagram: Diagram) -> int:
+    """Pixels that a picture needs; shrunk to fewer its letters would be too small."""
+    return round(_Layout(diagram).width * READABLE)
+
+
+@dataclass
+class _Chain:
+    """A lane with its blocks; places are relative to its top."""
+
+    lane: Lane
+    rows: list[list[Block]]
+    target: Block
+    remark: list[str]
+    source_height: float = 0.0
+
+    @cached_property
+    def width(self) -> float:
+        return max(sum(block.width for block in row) + ARROW * (len(row) - 1) for row in self.rows)
+
+    @cached_property
+    def heights(self) -> list[float]:
+        return [max(block.height for block in row) for row in self.rows]
+
+    @cached_property
+    def centres(self) -> list[float]:
+        """The middle of each row of steps."""
+        first, last = self.heights[0] / 2, self.heights[-1] / 2
+        reach = max(first, self.source_height / 2, self.target.height / 2 if len(self.rows) == 1 else 0)
+        made = [reach]
+        for above, below in itertools.pairwise(self.heights):
+            made.append(made[-1] + above / 2 + GAP + below / 2)
+        room = made[-1] - self.target.height / 2
+        return [centre - min(room, 0) for centre in made] if last else made
+
+    @property
+    def remark_top(self) -> float:
+        return self.centres[-1] + self.heights[-1] / 2 + 4
+
+    @property
+    def height(self) -> float:
+        remark = self.remark_top + len(self.remark) * FONTS["remark"].line if self.remark else 0
+        below = self.centres[-1] + max(self.heights[-1], self.target.height) / 2
+        return max(below, remark, self.centres[0] + self.source_height / 2)
+
+
+class _Layout:
+    """Where everything stands."""
+
+    def __init__(self, diagram: Diagram) -> None:
+        self.diagram = diagram
+        self.inputs = [(_boxed(box), [_step(step) for step in steps]) for box, steps in diagram.inputs]
+        self.sources = [_boxed(box) for box in diagram.sources]
+        unused_title, unused = diagram.unused
+        self.unused = _unused(unused_title, unused) if unused else None
+        counts = Counter(lane.remark for lane in diagram.lanes if lane.remark)
+        often = [remark for remark, count in counts.items() if count >= OFTEN]
+        self.shared = {remark: f"note {i}" for i, remark in enumerate(often, 1)}
+        self.chains = [self._chain(lane) for lane in diagram.lanes]
+        self.side = max(SIDE_LEAST, *(block.width for block in self._left_blocks()))
+        self.target_side = max(SIDE_LEAST, *(chain.target.width for chain in self.chains))
+        self.middle = max(CHAIN_LEAST, *(chain.width for chain in self.chains))
+        self.left = MARGIN + PADDING + 4
+        self.chain_left = self.left + self.side + PADDING + 4 + GUTTER
+        self.target_left = self.chain_left + self.middle + GUTTER
+        self.width = self.target_left + self.target_side + PADDING + 4 + MARGIN
+        self._place()
+
+    def _left_blocks(self) -> Iterator[Block]:
+        for block, steps in self.inputs:
+            yield from (block, *steps)
+        yield from self.sources
+        yield from [self.unused] if self.unused else []
+
+    def _chain(self, lane: Lane) -> _Chain:
+        blocks = [_step(step) for step in lane.steps] or [Block((("caption", "as it is"),), "aa-plain")]
+        rows: list[list[Block]] = [[]]
+        for block in blocks:
+            taken = sum(other.width + ARROW for other in rows[-1])
+            if rows[-1] and taken + block.width > CHAIN_ROOM:
+                rows.append([])
+            rows[-1].append(block)
+        chain = _Chain(lane, rows, _boxed(lane.target), [])
+        if lane.remark:
+            remark = self.shared.get(lane.remark, lane.remark)
+            chain.remark = wrapped(remark, "remark", max(chain.width, CHAIN_LEAST) + GUTTER / 2)
+        if lane.source >= len(self.inputs):
+            chain.source_height = self.sources[lane.source - len(self.inputs)].height
+        return chain
+
+    def _place(self) -> None:
+        """Titles, what is given, then lanes; each source in the middle of the lanes it serves, none on another."""
+        notes = [line for note in self.diagram.notes for line in wrapped(note, "head", self.middle + GUTTER / 2)]
+        self.titles = [
+            (self.left, _headed("new", (self.diagram.source, ""), self.side)),
+            (self.chain_left, [("title", "adapters"), *(("head", line) for line in notes)]),
+            (self.target_left, _headed("speaks like", self.diagram.target, self.target_side)),
+        ]
+        top = MARGIN + PADDING
+        below_title = top + sum(FONTS[style].line for style, _ in self.titles[0][1]) + 8
+        self.input_tops: list[float] = []
+        for block, steps in self.inputs:
+            self.input_tops.append(below_title)
+            below_title += block.height + GAP + sum(step.height + GAP for step in steps)
+        heads = max(sum(FONTS[style].line for style, _ in lines) for _, lines in self.titles)
+        lane_top = max(top + heads + GAP, below_title + GAP / 2)
+        self.lane_tops: list[float] = []
+        for chain in self.chains:
+            self.lane_tops.append(lane_top)
+            lane_top += chain.height + 2 * GAP
+        self.centres = self._source_centres(below_title)
+        self.unused_top = max(
+            (c + b.height / 2 for c, b in zip(self.centres, self.sources, strict=True)), default=below_title
+        )
+        self.unused_top += GAP
+        bottom = self.unused_top + (self.unused.height if self.unused else -GAP)
+        self.bottom = max(bottom, lane_top - 2 * GAP) + PADDING + 2
+        self.notes = [
+            ("remark", line)
+            for remark, note in self.shared.items()
+            for line in wrapped(f"{note}: {remark}", "remark", self.width - 2 * self.left)
+        ]
+        below = self.bottom + GAP + len(self.notes) * FONTS["remark"].line + (GAP / 2 if self.notes else 0)
+        self.legend = list(self._legend(below))
+        self.height = (max(y for _, y, _ in self.legend) + 18 if self.legend else below - GAP) + MARGIN - 4
+
+    def _source_centres(self, top: float) -> list[float]:
+        """Sources are in their own order: the first takes the first place that any of them would like."""
+        liked: list[float] = []
+        for i in range(len(self.sources)):
+            served = [
+                lane_top + chain.centres[0]
+                for lane_top, chain in zip(self.lane_tops, self.chains, strict=True)
+                if chain.lane.source == i + len(self.inputs)
+            ]
+            liked.append(sum(served) / len(served))
+        centres = []
+        for block, place in zip(self.sources, sorted(liked), strict=True):
+            centre = max(place, top + block.height / 2)
+            centres.append(centre)
+            top = centre + block.height / 2 + GAP
+        return centres
+
+    def _legend(self, top: float) -> Iterator[tuple[float, float, str]]:
+        """Where each operation that occurs is explained."""
+        steps = [step for _, done in self.diagram.inputs for step in done]
+        used = {step.kind for step in (*steps, *(step for lane in self.diagram.lanes for step in lane.steps))}
+        left = self.left
+        for name in (name for name in KINDS if name in used):
+            width = 22 + text_width(f"{KINDS[name].word}: {KINDS[name].says}", "head") + 14
+            if left > self.left and left + width > self.width - MARGIN:
+                left, top = self.left, top + 20
+            yield left, top, name
+            left += width
+
+    def draw(self) -> list[Markup]:
+        """Panels, lines, blocks, titles, legend."""
+        target_panel = self.target_left - PADDING - 4
+        return [
+            _panel(MARGIN, MARGIN, self.side + 2 * PADDING + 8, self.bottom - MARGIN),
+            _panel(target_panel, MARGIN, self.target_side + 2 * PADDING + 8, self.bottom - MARGIN),
+            *self._spine(),
+            *(line for i in range(len(self.chains)) for line in self._lines(i)),
+            *self._left_side(),
+            *(block for i in range(len(self.chains)) for block in self._lane(i)),
+            *(line for left, lines in self.titles for line in draw_text(lines, left, MARGIN + PADDING)),
+            *draw_text(self.notes, self.left, self.bottom + GAP),
+            *(shape for place in self.legend for shape in _legend_entry(*place)),
+        ]
+
+    def _left_side(self) -> Iterator[Markup]:
+        for (block, steps), top in zip(self.inputs, self.input_tops, strict=True):
+            yield block.draw(self.left, top, self.side)
+            top += block.height + GAP
+            for step in steps:
+                yield step.draw(self.left, top, self.side)
+                top += step.height + GAP
+        for block, centre in zip(self.sources, self.centres, strict=True):
+            yield block.draw(self.left, centre - block.height / 2, self.side)
+        if self.unused:
+            yield self.unused.draw(self.left, self.unused_top, self.side)
+
+    def _spine(self) -> Iterator[Markup]:
+        """From what is given through the sources in their order."""
+        x = self.left + 20
+        ends: list[tuple[float, float]] = []
+        for (block, steps), top in zip(self.inputs, self.input_tops, strict=True):
+            for one in (block, *steps):
+                ends.append((top, top + one.height))
+                top += one.height + GAP
+        ends += [(c - b.height / 2, c + b.height / 2) for c, b in zip(self.centres, self.sources, strict=True)]
+        for (_, above), (below, _) in itertools.pairwise(ends):
+            yield element("path", d=f"M{x:.1f} {above:.1f}V{below:.1f}")
+
+    def _source_at(self, index: int) -> float:
+        """The middle of an input or a source."""
+        if index < len(self.inputs):
+            return self.input_tops[index] + self.inputs[index][0].height / 2
+        return self.centres[index - len(self.inputs)]
+
+    def _lines(self, index: int) -> Iterator[Markup]:
+        chain, top = self.chains[index], self.lane_tops[index]
+        start = self.left + self.side
+        yield from _curve(start, self._source_at(chain.lane.source), self.chain_left, top + chain.centres[0])
+        for number, (row, centre) in enumerate(zip(chain.rows, chain.centres, strict=True)):
+            right = self.chain_left
+            for block in row[:-1]:
+                right += block.width
+                yield from _curve(right, top + centre, right + ARROW, top + centre)
+                right += ARROW
+            right += row[-1].width
+            if number + 1 < len(chain.rows):
+                between = top + centre + chain.heights[number] / 2 + GAP / 2
+                yield from _turn(right, top + centre, between, self.chain_left, top + chain.centres[number + 1])
+            else:
+                yield from _curve(right, top + centre, self.target_left, top + centre)
+
+    def _lane(self, index: int) -> Iterator[Markup]:
+        chain, top = self.chains[index], self.lane_tops[index]
+        for row, centre in zip(chain.rows, chain.centres, strict=True):
+            left = self.chain_left
+            for block in row:
+                yield block.draw(left, top + centre - block.height / 2)
+                left += block.width + ARROW
+        remark = [("remark", line) for line in chain.remark]
+        yield from draw_text(remark, self.chain_left, top + chain.remark_top)
+        yield chain.target.draw(self.target_left, top + chain.centres[-1] - chain.target.height / 2, self.target_side)
+
+
+def _boxed(box: Box) -> Block:
+    room = SIDE_ROOM - 2 * PADDING
+    lines = [("name", line) for line in wrapped(box.name, "name", room, 2)]
+    lines += [("spec", line) for line in wrapped(box.spec, "spec", room)] if box.spec else []
+    return Block(tuple(lines), full=f"{box.name}  {box.spec}")
+
+
+def _unused(title: str, text: str) -> Block:
+    room = SIDE_ROOM - 2 * PADDING
+    lines = [("caption", title), *(("spec", line) for line in wrapped(text, "spec", room, 4))]
+    return Block(tuple(lines), "aa-unused", full=f"{title}: {text}")
+
+
+def _step(step: Step) -> Block:
+    caption = f"{KINDS[step.kind].word if step.kind in KINDS else step.kind}  {step.note}".rstrip()
+    lines = [("caption", caption), *(("label", line) for line in wrapped(step.label, "label", 220))]
+    lines += [("spec", line) for line in wrapped(step.gives, "spec", 220)] if step.gives else []
+    return Block(tuple(lines), kind_class(step.kind), full=f"{step.text}  {step.gives}".rstrip())
+
+
+def _headed(label: str, named: tuple[str, str], room: float) -> list[tuple[str, str]]:
+    styled = zip(("title", "head"), named, strict=True)
+    return [("head", label), *((style, line) for style, text in styled if text for line in wrapped(text, style, room))]
+
+
+def _panel(left: float, top: float, width: float, height: float) -> Markup:
+    return element(
+        "rect", class_="aa-panel", x=f"{left:.1f}", y=f"{top:.1f}", width=f"{width:.1f}", height=f"{height:.1f}", rx=8
+    )
+
+
+def _legend_entry(left: float, top: float, name: str) -> Sequence[Markup]:
+    swatch = element("rect", x=f"{left:.1f}", y=f"{top + 1:.1f}", width=14, height=12, rx=3)
+    words = draw_text([("head", f"{KINDS[name].word}: {KINDS[name].says}")], left + 20, top)
+    return [element("g", swatch, class_=f"{kind_class(name)} aa-swatch"), *words]
+
+
+def _curve(left: float, top: float, right: float, bottom: float) -> tuple[Markup, Markup]:
+    """A line to the right, with a tip; curved where the ends are not level."""
+    end = right - 5
+    if abs(top - bottom) < 0.5:
+        path = f"M{left:.1f} {top:.1f}H{end:.1f}"
+    else:
+        bend = left + (right - left) / 2
+        path = f"M{left:.1f} {top:.1f}C{bend:.1f} {top:.1f} {bend:.1f} {bottom:.1f} {end:.1f} {bottom:.1f}"
+    return element("path", d=path), _tip(right, bottom)
+
+
+def _turn(right: float, top: float, between: float, left: float, bottom: float) -> tuple[Markup, Markup]:
+    """A line from the end of one row to the start of the next."""
+    path = f"M{right:.1f} {top:.1f}h8V{between:.1f}H{left - 14:.1f}V{bottom:.1f}H{left - 5:.1f}"
+    return element("path", d=path, stroke_linejoin="round"), _tip(left, bottom)
+
+
+def _tip(x: float, y: float) -> Markup:
+    return element("path", class_="aa-tip", d=f"M{x:.1f} {y:.1f}l-7 -3.6v7.2z")

@@ -1,0 +1,53 @@
+"""Shown: what makes a result a table in a rich terminal and hypertext in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import singledispatch
+from typing import TYPE_CHECKING
+
+from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.showing.hypertext import fragment
+from autoadapt.showing.parts import Code, Section
+from autoadapt.showing.terminal import rendered
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+__all__ = ["Shown", "section_of"]
+
+
+class Shown:
+    """A result that shows itself; how it looks is said by the function registered for it in `section_of`."""
+
+    def _repr_html_(self) -> str:
+        return str(fragment(section_of(self)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield from rendered(section_of(self), options.max_width)
+
+
+@singledispatch
+def section_of(result: object) -> Section:
+    """A result as a section of a report: register a function for each kind of result.
+
+    Raises:
+        AdaptError: It is no result.
+
+    Example:
+        >>> class Count(Shown):
+        ...     pass
+        >>> @section_of.register
+        ... def _(result: Count) -> Section:
+        ...     return Section("Count", "three", ())
+        >>> section_of(Count()).title
+        'three'
+    """
+    found = f"{type(result).__module__}.{type(result).__qualname__}"
+    fault = Mismatch("results", "a Plan, a Verification or another result", found, "net.plan, net.verify()")
+    raise AdaptError("this is no result that could be shown", [fault])
+
+
+@section_of.register
+def _(result: Shown) -> Section:
+    return Section("", type(result).__name__, (Code(str(result)),))
