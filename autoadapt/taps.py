@@ -75,7 +75,16 @@ def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides
     if not blocks:
         return _last_layer(outputs, strides_of)
     least = min(block.nesting for block in blocks)
-    level = _distinct(_first_leaves([block for block in blocks if block.nesting == least]))
+    kinds = {block.kind for block in blocks if block.nesting == least and block.kind != "Sequential"}
+    level = _distinct(
+        _first_leaves(
+            [
+                output
+                for output in outputs
+                if output.nesting == least and (output in blocks or (output.layers and output.kind in kinds))
+            ]
+        )
+    )
     return [*_alike(level), *_final_layer(outputs, level[-1])]
 
 
@@ -100,15 +109,16 @@ def _last_layer(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides
 
 
 def _final_layer(outputs: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
-    """A convolution with its norm and activation behind the blocks, if it is a part or a stage of its own."""
+    """A convolution behind the blocks, with its norm if there is one, if that is a part or a stage of its own."""
+    norms = [output.started for output in outputs if output.parameters and not output.layers]
     stages = {output.module for output in outputs if output.kind == "Sequential" and output.layers == 1}
     return [
         output
         for output in outputs
         if output.finished > last.finished
-        and output.parent
         and output.layers == 1
-        and ("." not in output.module or _parent(output) in stages)
+        and (output.parent or not any(started > output.finished for started in norms))
+        and ("." not in output.module or (output.parent and _parent(output) in stages))
     ][-1:]
 
 

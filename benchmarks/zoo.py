@@ -201,7 +201,7 @@ def stands_for(model: nn.Module, name: str, tap: str) -> bool:
 
 
 def identity(output: InnerOutput) -> str:
-    return output.same_as or output.name
+    return output.same_as or output.module
 
 
 def said(error: Exception) -> str:
