@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
-from autoadapt.weights.files import PIECE_BYTES, Bytes, Read, Tensors, as_bytes, find_file, load_pickle, open_shards
+from autoadapt.weights.files import Read, Tensors, find_file, load_pickle, open_shards
+from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.specs import Spec
 
 __all__ = ["Checkpoint", "Source", "read_checkpoint"]

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
-from autoadapt.weights.files import Bytes, Read, Tensors, as_bytes
+from autoadapt.weights.files import Read, Tensors
+from autoadapt.weights.memory import PIECE_BYTES, Bytes, Mask, as_bytes, as_dtype, is_finite, is_same
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.specs import Spec
 
@@ -38,8 +38,6 @@ loaded, and the error says so.
 """
 
 _THREADS = 2  # or fewer, where torch may use fewer; more would not make the memory faster
-_REAL = {"float64": np.float64, "complex128": np.float64, "float32": np.float32, "complex64": np.float32}
-_INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}  # as integers; NaN are larger
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,10 @@ def _share(moves: Sequence[Move], work: Callable[[deque[Move]], None], *, stop: 
 def _work(waiting: deque[Move], tensors: Tensors, undo: _Undo | None, nonfinite: set[str]) -> None:
     """Write tensors until none is waiting; what fails in one thread ends all."""
     with tensors.reader() as read:
+        writer = _Writer(read, undo, np.empty(PIECE_BYTES // 8, np.bool_))
         for move in _taken(waiting):
             try:
-                if not _write_one(move, read, undo):
+                if not writer.write(move):
                     nonfinite.add(move.source.name)
             except BaseException as error:
                 waiting.clear()
@@ -152,47 +151,57 @@ def _taken(waiting: deque[Move]) -> Iterator[Move]:
         yield move
 
 
-def _write_one(move: Move, read: Read, undo: _Undo | None) -> bool:
-    """Write one tensor; tell whether all its values are finite."""
-    tensor = move.slot.tensor
-    plain = move.conversion is None and tensor.device.type == "cpu" and tensor.is_contiguous()
-    finite = _write_pieces(move, read, undo) if plain else _write_whole(move, read, undo)
-    torch.autograd.graph.increment_version(tensor)
-    return finite
+@dataclass(frozen=True)
+class _Writer:
+    """Writes one tensor after the other; each thread has its own.
 
+    Args:
+        read: Reads the source.
+        undo: Keeps old values; nothing where there are too many.
+        mask: Memory for comparisons.
+    """
 
-def _write_pieces(move: Move, read: Read, undo: _Undo | None) -> bool:
-    memory, start, finite = as_bytes(move.slot.tensor), 0, True
-    for piece in read(move.source.name):
-        values = _cast(piece, move.source.dtype, move.slot.spec.dtype)
-        place = memory[start : start + values.size]
-        if undo is not None:
-            undo.keep(place)
+    read: Read
+    undo: _Undo | None
+    mask: Mask
+
+    def write(self, move: Move) -> bool:
+        """Copy a tensor and compare it; tell whether all its values are finite."""
+        tensor = move.slot.tensor
+        plain = move.conversion is None and tensor.device.type == "cpu" and tensor.is_contiguous()
+        finite = self._write_pieces(move) if plain else self._write_whole(move)
+        torch.autograd.graph.increment_version(tensor)
+        return finite
+
+    def _write_pieces(self, move: Move) -> bool:
+        memory, start, finite = as_bytes(move.slot.tensor), 0, True
+        for piece in self.read(move.source.name):
+            values = as_dtype(piece, move.source.dtype, move.slot.spec.dtype)
+            place = memory[start : start + values.size]
+            if self.undo is not None:
+                self.undo.keep(place)
+            _copy(place, values)
+            finite = self._look(move, place, values) and finite
+            start += values.size
+        return finite
+
+    def _write_whole(self, move: Move) -> bool:
+        place, values = move.slot.tensor, read_whole(self.read, move.source)
+        if move.conversion is not None:
+            values = convert(values, move.conversion, tuple(place.shape))
+            place = place[tuple(slice(size) for size in move.conversion.region)]
+        values = values.to(place.dtype)
+        if self.undo is not None:
+            self.undo.keep_tensor(place)
         _copy(place, values)
-        _compare(move, place, values)
-        finite = finite and _finite(values, move.slot.spec.dtype)
-        start += values.size
-    return finite
+        return self._look(move, as_bytes(place), as_bytes(values))
 
-
-def _write_whole(move: Move, read: Read, undo: _Undo | None) -> bool:
-    place, values = move.slot.tensor, read_whole(read, move.source)
-    if move.conversion is not None:
-        values = convert(values, move.conversion, tuple(place.shape))
-        place = place[tuple(slice(size) for size in move.conversion.region)]
-    values = values.to(place.dtype)
-    if undo is not None:
-        undo.keep_tensor(place)
-    _copy(place, values)
-    _compare(move, as_bytes(place), as_bytes(values))
-    return _finite(as_bytes(values), move.slot.spec.dtype)
-
-
-def _compare(move: Move, place: Bytes, values: Bytes) -> None:
-    if not np.array_equal(_words(place), _words(values)):
-        found = f"{np.count_nonzero(place != values)} of {place.size} bytes differ"
-        fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", found)
-        raise TransferError("a tensor differs from its source after the copy", [fault])
+    def _look(self, move: Move, place: Bytes, values: Bytes) -> bool:
+        if not is_same(place, values, self.mask):
+            found = f"{np.count_nonzero(place != values)} of {place.size} bytes differ"
+            fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", found)
+            raise TransferError("a tensor differs from its source after the copy", [fault])
+        return is_finite(values, move.slot.spec.dtype)
 
 
 def _copy(place: Any, values: Any) -> None:
@@ -211,30 +220,6 @@ def read_whole(read: Read, spec: Spec) -> Tensor:
         whole[start : start + piece.size] = piece
         start += piece.size
     return torch.from_numpy(whole).view(dtype).reshape(spec.shape)
-
-
-def _cast(values: Bytes, old: str, new: str) -> Bytes:
-    if old == new:
-        return values
-    return as_bytes(torch.from_numpy(values).view(getattr(torch, old)).to(getattr(torch, new)))
-
-
-def _words(values: Bytes) -> NDArray[Any]:
-    """The bytes in the widest integers that their number allows."""
-    return values.view(np.uint64) if values.size % 8 == 0 else values
-
-
-def _finite(values: Bytes, dtype: str) -> bool:
-    """Whether no value is NaN or infinite."""
-    real = _REAL.get(dtype)
-    if real is not None:  # a sum is a cheap first look
-        return bool(np.isfinite(np.einsum("i->", values.view(real)))) or bool(np.isfinite(values.view(real)).all())
-    if dtype in _INFINITY:
-        # As signed integers, positive infinity and NaN are the largest; as unsigned ones, the negative are.
-        signed, infinity = values.view(np.int16), _INFINITY[dtype]
-        return bool(signed.max() < infinity) and bool(signed.view(np.uint16).max() < infinity + 0x8000)
-    tensor = torch.from_numpy(values).view(getattr(torch, dtype))
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float()).all())
 
 
 def same_values(tensors: Tensors, first: Spec, second: Spec) -> bool:
