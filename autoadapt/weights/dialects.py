@@ -32,7 +32,7 @@ def rewrite(names: Iterable[str], rules: Iterable[Rule]) -> list[str]:
     """Apply rules in turn, to many names at once.
 
     Example:
-        >>> rewrite(["backbone.conv1.weight"], [Rule(pattern="^backbone\\.", replacement="")])
+        >>> rewrite(["backbone.conv1.weight"], [Rule(pattern="^backbone[.]", replacement="")])
         ['conv1.weight']
     """
     rewritten = list(names)
