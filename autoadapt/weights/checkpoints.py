@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
-from autoadapt.weights.files import PIECE_BYTES, Piece, Tensors, find_file, load_pickle, open_shards
+from autoadapt.weights.files import Read, Tensors, find_file, load_pickle, open_shards
+from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.specs import Spec
 
 __all__ = ["Checkpoint", "Source", "read_checkpoint"]
@@ -57,12 +59,14 @@ class _Memory:
         """Facts of all tensors, in order."""
         return [_spec(name, tensor) for name, tensor in self._tensors.items()]
 
-    def pieces(self, name: str) -> Iterator[Piece]:
-        """The values, in pieces that fit the cache."""
-        flat = self._tensors[name].detach().reshape(-1)
-        size = PIECE_BYTES // flat.itemsize
-        for start in range(0, flat.numel(), size):
-            yield Piece(flat[start : start + size])
+    def reader(self) -> nullcontext[Read]:
+        """What reads values; pieces stay where they are."""
+        return nullcontext(self._pieces)
+
+    def _pieces(self, name: str) -> Iterator[Bytes]:
+        whole = as_bytes(self._tensors[name])
+        for start in range(0, whole.size, PIECE_BYTES):
+            yield whole[start : start + PIECE_BYTES]
 
 
 def _spec(name: str, tensor: Tensor) -> Spec:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.weights.memory import PIECE_BYTES, Bytes
 from autoadapt.weights.specs import Spec
 
-__all__ = ["PIECE_BYTES", "Piece", "Shards", "Tensors", "find_file", "load_pickle", "open_shards"]
+__all__ = ["Read", "Shards", "Tensors", "find_file", "load_pickle", "open_shards"]
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _IN_FOLDERS = (
@@ -32,15 +36,8 @@ _DTYPES = {
     "U16": "uint16", "U32": "uint32", "U64": "uint64", "C64": "complex64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-PIECE_BYTES = 2 << 20  # what is copied and compared in one go: fits the second cache of a processor
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some consecutive values of a tensor, flat, and the bytes they were read into, if they were."""
-
-    values: Tensor
-    raw: bytearray | None = None
+Read: TypeAlias = Callable[[str], Iterator[Bytes]]
+"""Takes the name of a tensor, gives its bytes in pieces; each is good until the next is asked for."""
 
 
 class Tensors(Protocol):
@@ -49,8 +46,8 @@ class Tensors(Protocol):
     def specs(self) -> list[Spec]:
         """Facts of all tensors, in the order of the file."""
 
-    def pieces(self, name: str) -> Iterator[Piece]:
-        """The values of one tensor; each piece is good until the next is asked for."""
+    def reader(self) -> AbstractContextManager[Read]:
+        """What reads values; each thread needs one of its own."""
 
 
 def find_file(path: Path) -> Path:
@@ -123,31 +120,52 @@ class _Place:
 
 
 class Shards:
-    """Tensors in safetensors files, read into one small buffer that stays in the processor's cache.
-
-    Mapped files would be counted as memory of the process, page by page as they are read.
-    """
+    """Tensors in safetensors files."""
 
     def __init__(self, files: tuple[Path, ...]) -> None:
         self._places = {place.spec.name: place for file in files for place in _places(file)}
-        self._buffer = bytearray(PIECE_BYTES)
 
     def specs(self) -> list[Spec]:
         """Facts of all tensors, in the order of the files."""
         return [place.spec for place in self._places.values()]
 
-    def pieces(self, name: str) -> Iterator[Piece]:
-        """The values of one tensor; each piece is overwritten by the next."""
+    def reader(self) -> closing[_Reader]:
+        """What reads values; each thread needs one of its own."""
+        return closing(_Reader(self._places))
+
+
+class _Reader:
+    """Reads tensors into a buffer that stays in the processor's cache.
+
+    Mapped files would be counted as memory of the process, page by page as they are read.
+    """
+
+    def __init__(self, places: Mapping[str, _Place]) -> None:
+        self._places = places
+        # A whole number of pages: where memory starts elsewhere, systems copy at half the speed.
+        self._buffer: Bytes = np.frombuffer(mmap(-1, PIECE_BYTES), np.uint8)
+        self._path: Path | None = None
+        self._file: io.FileIO
+
+    def __call__(self, name: str) -> Iterator[Bytes]:
         place = self._places[name]
-        dtype = getattr(torch, place.spec.dtype)
-        with place.file.open("rb", buffering=0) as file:
-            file.seek(place.start)
-            for start in range(place.start, place.stop, PIECE_BYTES):
-                size = min(PIECE_BYTES, place.stop - start)
-                raw = self._buffer if size == PIECE_BYTES else bytearray(size)
-                if file.readinto(raw) != size:
-                    raise EOFError(f"{place.file.name} ends inside {name}")
-                yield Piece(torch.frombuffer(raw, dtype=dtype), raw)
+        file = self._open(place.file)
+        file.seek(place.start)
+        for start in range(place.start, place.stop, PIECE_BYTES):
+            piece = self._buffer[: place.stop - start]
+            if file.readinto(piece.data) != piece.size:
+                raise EOFError(f"{place.file.name} ends inside {name}")
+            yield piece
+
+    def _open(self, path: Path) -> io.FileIO:
+        if path is not self._path:
+            self.close()
+            self._path, self._file = path, io.FileIO(path)
+        return self._file
+
+    def close(self) -> None:
+        if self._path is not None:
+            self._file.close()
 
 
 def _places(file: Path) -> list[_Place]:

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.dialects import DIALECTS, WRAPPERS, Dialect, rewrite
-from autoadapt.weights.prefixes import Exchange, best_exchange, exchanges
+from autoadapt.weights.dialects import DIALECTS, PLAIN, WRAPPERS, Dialect, rewrite
+from autoadapt.weights.prefixes import Exchange, best_exchange, ends_of, exchanges
 from autoadapt.weights.renaming import Renaming
 from autoadapt.weights.specs import Spec
 
@@ -63,7 +63,7 @@ def pair_by_name(sources: Sequence[Spec], targets: Sequence[Spec], renaming: Ren
         {'module.fc.bias': ('fc.bias', 'prefix "module." removed')}
     """
     pairing = Pairing({spec.name: spec for spec in sources}, {spec.name: spec for spec in targets})
-    names = {name: rewrite(name, renaming.rules) for name in pairing.sources}
+    names = dict(zip(pairing.sources, rewrite(pairing.sources, renaming.rules), strict=True))
     _refuse_duplicates(names, pairing.targets)
     rewritten = [(old, new) for old, new in names.items() if new != old and new in pairing.targets]
     pairing.settle(rewritten, "rule")
@@ -99,15 +99,17 @@ def _refuse_duplicates(names: Mapping[str, str], targets: Mapping[str, Spec]) ->
         raise TransferError("a rule of rename gives two tensors one name", faults)
 
 
-def _settle_best_view(pairing: Pairing, names: Mapping[str, str], dialects: tuple[Dialect, ...]) -> None:
+def _settle_best_view(pairing: Pairing, names: Mapping[str, str], asked: tuple[Dialect, ...]) -> None:
     """Look at the names through each dialect; keep the view through which most elements fit."""
     if not pairing.sources or not pairing.targets:
         return
-    plain = Dialect(name="")
+    free = {old: names[old] for old in pairing.sources}
+    unwrapped = dict(zip(free, WRAPPERS.common(free.values()), strict=True))
     best = None
-    for dialect in dialects or (plain, *DIALECTS):
-        view = _view(pairing, names, dialect)
-        if dialect.name and not dialects and view is not None and not _convincing(view, pairing):
+    for dialect in asked or (PLAIN, *DIALECTS):
+        before = free if dialect in (PLAIN, WRAPPERS) else unwrapped
+        view = _view(pairing, before, dialect, unless=free if asked else before)
+        if dialect is not PLAIN and not asked and view is not None and not _convincing(view, pairing):
             continue
         if view is not None and (best is None or view.exchange.score > best.exchange.score):
             best = view
@@ -144,19 +146,23 @@ class _View:
         return ", ".join(parts)
 
 
-def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect) -> _View | None:
-    """How the free names look in one spelling; nothing where a dialect changes no name."""
-    wrapped = dialect.name and dialect is not WRAPPERS
-    common = {old: dialect.common(WRAPPERS.common(new) if wrapped else new) for old, new in names.items()}
-    sources = _unique({old: common[old] for old in pairing.sources})
-    targets = _unique({name: dialect.common(name) for name in pairing.targets})
-    unchanged = all(name == names[old] for name, old in sources.items())
-    if dialect.name and unchanged and all(name == old for name, old in targets.items()):
+def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect, unless: Mapping[str, str]) -> _View | None:
+    """How the free names look in one spelling.
+
+    Args:
+        pairing: Its free names.
+        names: The sources, possibly rewritten.
+        dialect: The spelling.
+        unless: How the sources looked before; where they still do, and the targets too, there is no view.
+    """
+    spelt = dict(zip(names, dialect.common(names.values()), strict=True))
+    spelt_targets = dict(zip(pairing.targets, dialect.common(pairing.targets), strict=True))
+    if dialect is not PLAIN and spelt == unless and all(old == new for old, new in spelt_targets.items()):
         return None
+    sources, targets = _unique(spelt), _unique(spelt_targets)
     specs = {name: pairing.sources[old] for name, old in sources.items()}
-    exchange, remarks = best_exchange(
-        specs, {name: pairing.targets[old] for name, old in targets.items()}, dialect.joiner, pairing.whole
-    )
+    places = {name: pairing.targets[old] for name, old in targets.items()}
+    exchange, remarks = best_exchange(specs, places, dialect.joiner, pairing.whole)
     return None if exchange is None else _View(dialect.name, sources, targets, exchange, remarks)
 
 
@@ -186,20 +192,14 @@ def _suffix_claims(pairing: Pairing, names: Mapping[str, str]) -> list[tuple[str
     by_name = {names[old]: old for old in pairing.sources}
     claims: dict[tuple[str, str], int] = {}
     for name, old in by_name.items():
-        for end in _long_ends(name):
+        for end in ends_of(name, ".")[:-1]:  # the last segment alone says nothing
             if end in pairing.targets and pairing.targets[end].shape == pairing.sources[old].shape:
                 claims[old, end] = len(end)
     for target, spec in pairing.targets.items():
-        for end in _long_ends(target):
+        for end in ends_of(target, ".")[:-1]:
             if end in by_name and pairing.sources[by_name[end]].shape == spec.shape:
                 claims[by_name[end], target] = len(end)
     return [(source, target, length) for (source, target), length in claims.items()]
-
-
-def _long_ends(name: str) -> list[str]:
-    """Dotted ends of at least two segments: `weight` alone says nothing."""
-    segments = name.split(".")
-    return [".".join(segments[start:]) for start in range(len(segments) - 1)]
 
 
 def _only_longest(found: list[tuple[int, str]]) -> str | None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.specs import Spec
 
-__all__ = ["Exchange", "best_exchange", "exchanges"]
+__all__ = ["Exchange", "best_exchange", "ends_of", "exchanges"]
 
 _VOTES_PER_NAME = 8  # a suffix that more names share than this says nothing (`conv1.weight`)
 _CANDIDATES = 12
@@ -146,45 +146,46 @@ def _credible(exchange: Exchange, names: int, whole: int) -> bool:
 
 def _votes(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str) -> dict[tuple[str, str], int]:
     """How many elements speak for each pair of prefixes: longest common suffixes vote."""
-    ends: dict[str, list[str]] = defaultdict(list)
+    ends: dict[str, list[str]] = {}
     for name in targets:
-        for end in _ends(name, separator):
-            if len(ends[end]) <= _VOTES_PER_NAME:
-                ends[end].append(name)
+        for end in ends_of(name, separator):
+            if (found := ends.get(end)) is None:
+                ends[end] = [name]
+            elif len(found) <= _VOTES_PER_NAME:
+                found.append(name)
     votes: dict[tuple[str, str], int] = defaultdict(int)
     for name, spec in sources.items():
-        longest = True
-        for end in _ends(name, separator):
-            for target in _voters(ends, end, longest, targets):
+        known = [end for end in ends_of(name, separator) if end in ends]
+        for end in known:
+            for target in _voters(ends[end], end, end == known[0], targets):
                 fits = spec.shape == targets[target].shape
                 votes[name[: len(name) - len(end)], target[: len(target) - len(end)]] += spec.numel * fits + 1
-            longest = longest and end not in ends
     return votes
 
 
-def _voters(ends: Mapping[str, list[str]], end: str, longest: bool, targets: Mapping[str, Spec]) -> list[str]:
+def _voters(found: list[str], end: str, longest: bool, targets: Mapping[str, Spec]) -> list[str]:
     # A shorter suffix votes only where it is a whole target name: a prefix to take off.
-    if end in targets and not longest:
-        return [end]
-    found = ends.get(end, []) if longest else []
-    return found if len(found) <= _VOTES_PER_NAME else [end] if end in targets else []
+    if longest and len(found) <= _VOTES_PER_NAME:
+        return found
+    return [end] if end in targets else []
 
 
-def _ends(name: str, separator: str) -> Iterator[str]:
+def ends_of(name: str, separator: str) -> list[str]:
     """A name and all its suffixes that start at a segment, longest first."""
-    yield name
-    position = name.find(separator) if separator else -1
-    while position >= 0:
-        yield name[position + len(separator) :]
-        position = name.find(separator, position + 1)
+    ends = [name]
+    while separator and (name := name.partition(separator)[2]):
+        ends.append(name)
+    return ends
 
 
 def _exchange(
     source_prefix: str, target_prefix: str, sources: Mapping[str, Spec], targets: Mapping[str, Spec]
 ) -> Exchange:
-    turned: Callable[[str], str] = lambda name: target_prefix + name[len(source_prefix) :]  # noqa: E731
+    cut = len(source_prefix)
     pairs = tuple(
-        (name, turned(name)) for name in sources if name.startswith(source_prefix) and turned(name) in targets
+        (name, turned)
+        for name in sources
+        if name.startswith(source_prefix) and (turned := target_prefix + name[cut:]) in targets
     )
     elements = sum(sources[s].numel for s, t in pairs if sources[s].shape == targets[t].shape)
     return Exchange(source_prefix, target_prefix, pairs, elements)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.specs import Spec, parent
@@ -49,14 +49,14 @@ def model_slots(model: nn.Module) -> dict[str, Slot]:
         TransferError: If the model has no tensors, or lazy layers that have not seen an input.
     """
     entries = {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-    lazy = [k for k, v in entries.items() if isinstance(v, UninitializedParameter | UninitializedBuffer)]
+    lazy = [name for name, tensor in entries.items() if is_lazy(tensor)]
     if lazy:
         fault = Mismatch(", ".join(lazy[:3]), "a shape", "a lazy layer that has seen no input", "model(inputs)")
         raise TransferError("the model has no shapes yet", [fault])
     if not entries:
         fault = Mismatch("model", "parameters or buffers", f"{type(model).__name__} with none")
         raise TransferError("the model holds no tensors", [fault])
-    modules = dict(model.named_modules())
+    modules, parameters = dict(model.named_modules()), set(map(id, model.parameters()))
     first: dict[object, str] = {}
     slots = {}
     for name, tensor in entries.items():
@@ -65,7 +65,7 @@ def model_slots(model: nn.Module) -> dict[str, Slot]:
             Spec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")),
             tensor.detach(),
             _axes(tensor.ndim, modules.get(parent(name)), name),
-            isinstance(tensor, nn.Parameter),
+            id(tensor) in parameters,
             owner if owner != name else "",
         )
     return slots
@@ -137,10 +137,8 @@ def _overlaps(slots: list[Slot]) -> list[Mismatch]:
     by_storage: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
     for slot in slots:
         if not slot.tied and slot.tensor.numel() and not slot.tensor.is_meta:
-            start = slot.tensor.data_ptr()
-            reach = sum((n - 1) * s for n, s in zip(slot.tensor.shape, slot.tensor.stride(), strict=True))
-            end = start + (reach + 1) * slot.tensor.element_size()
-            by_storage[slot.tensor.untyped_storage().data_ptr()].append((start, end, slot.spec.name))
+            start, storage = slot.tensor.data_ptr(), slot.tensor.untyped_storage().data_ptr()
+            by_storage[storage].append((start, start + _reach(slot.tensor), slot.spec.name))
     faults = []
     for spans in by_storage.values():
         spans.sort()
@@ -150,3 +148,10 @@ def _overlaps(slots: list[Slot]) -> list[Mismatch]:
             if b[0] < a[1]
         ]
     return faults
+
+
+def _reach(tensor: Tensor) -> int:
+    """Bytes from the first element to the end of the last."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    return (sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1) * tensor.element_size()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 __all__ = ["Spec", "parent", "shape_text"]
 
@@ -27,7 +26,7 @@ class Spec:
     shape: tuple[int, ...]
     dtype: str = "float32"
 
-    @cached_property
+    @property
     def numel(self) -> int:
         """Number of elements; one for a scalar."""
         return math.prod(self.shape)

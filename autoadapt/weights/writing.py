@@ -1,16 +1,27 @@
-"""Writing: tensors copied into the model, each compared bit for bit, and all put back if one differs."""
+"""Writing: tensors copied into the model, each compared bit for bit, and all put back if one differs.
+
+A piece is read, copied, compared and looked at for NaN while it is in the processor's cache. The loops
+over bytes are numpy's: they let another thread run, and start none of their own for every piece.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
-from autoadapt.weights.files import Piece, Tensors
+from autoadapt.weights.files import Read, Tensors
+from autoadapt.weights.memory import PIECE_BYTES, Bytes, Mask, as_bytes, as_dtype, is_finite, is_same
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.specs import Spec
 
@@ -19,10 +30,14 @@ __all__ = ["UNDO_BYTES", "Move", "Written", "same_values", "write"]
 UNDO_BYTES = 512 << 20
 """Up to this size the old values are kept until the last tensor is compared.
 
-Above it they are not: it would double the memory of a large model, and writing them to a disk takes
-ten times as long as the load. A failure after the first write, which every check before it is there
-to prevent, then says that the model has to be built anew.
+Above it they are not: it would double the memory of a large model; a copy on disk, or reading the
+file once more before the first write, would take longer than the load may. An interruption is then
+held until the last tensor is there, so that it leaves the model loaded. A file that can no longer
+be read to its end, or memory that does not hold what is written to it, leaves the model half
+loaded, and the error says so.
 """
+
+_THREADS = 2  # or fewer, where torch may use fewer; more would not make the memory faster
 
 
 @dataclass(frozen=True)
@@ -51,126 +66,164 @@ class Written:
 
 
 def write(moves: Sequence[Move], tensors: Tensors) -> Written:
-    """Carry out all moves, or none.
+    """Carry out all moves, or none; `UNDO_BYTES` says what that means in a large model.
 
     Raises:
         TransferError: If a tensor cannot be read or differs from its source after the copy.
     """
-    undo: list[tuple[Tensor, Tensor]] = []
-    keep = sum(move.slot.tensor.nbytes for move in moves) <= UNDO_BYTES
-    nonfinite = []
-    move = moves[0]
+    size = sum(move.slot.tensor.nbytes for move in moves)
+    undo = _Undo(size) if size <= UNDO_BYTES else None
+    nonfinite: set[str] = set()
     try:
-        with torch.no_grad():
-            for move in moves:
-                if not _write_one(move, tensors, undo if keep else None):
-                    nonfinite.append(move.source.name)
+        _share(moves, lambda waiting: _work(waiting, tensors, undo, nonfinite), stop=undo is not None)
     except BaseException as error:
-        _restore(undo)
-        if not isinstance(error, Exception):
-            raise
-        raise _failure(move, error, keep) from error
-    return Written(len(moves), tuple(nonfinite))
-
-
-def _restore(undo: list[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for place, old in reversed(undo):
-            place.copy_(old)
-
-
-def _failure(move: Move, error: Exception, kept: bool) -> TransferError:
-    state = "the model is as it was" if kept else "the model is half loaded: build it anew"
-    if isinstance(error, AdaptError):
-        return TransferError(f"{error.summary}; {state}", error.mismatches)
-    fault = Mismatch(move.source.name, "a tensor that can be read", f"{type(error).__name__}: {error}")
-    return TransferError(f"a tensor could not be copied; {state}", [fault])
-
-
-def _write_one(move: Move, tensors: Tensors, undo: list[tuple[Tensor, Tensor]] | None) -> bool:
-    """Write one tensor; tell whether all its values are finite."""
-    finite = True
-    for place, piece in _blocks(move, tensors):
-        values = piece.values.to(place.dtype)
-        raw = piece.raw if values is piece.values and _is_plain(place) else None
         if undo is not None:
-            undo.append((place, place.clone()))
-        _copy(place, values, raw)
-        if not (_same_bits(place, values) if raw is None else raw == _memory(place)):
-            fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", _unlike(place, values))
+            undo.put_back()
+        if not isinstance(error, AdaptError):
+            raise
+        state = "the model is half loaded: build it anew" if undo is None else "the model is as it was"
+        raise TransferError(f"{error.summary}; {state}", error.mismatches) from error
+    return Written(len(moves), tuple(move.source.name for move in moves if move.source.name in nonfinite))
+
+
+class _Undo:
+    """Old values, in one block of memory: many small ones would take several times as long to get."""
+
+    def __init__(self, size: int) -> None:
+        self._free: Bytes = np.empty(size, np.uint8)
+        self._steps: list[Callable[[], object]] = []
+        self._lock = Lock()
+
+    def keep(self, place: Bytes) -> None:
+        """Remember the bytes of a place."""
+        with self._lock:
+            old, self._free = self._free[: place.size], self._free[place.size :]
+        np.copyto(old, place)
+        self._steps.append(partial(np.copyto, place, old))
+
+    def keep_tensor(self, place: Tensor) -> None:
+        """Remember a tensor with gaps in its memory, or in another memory."""
+        self._steps.append(partial(place.copy_, place.clone()))
+
+    def put_back(self) -> None:
+        """Make all as it was."""
+        for step in self._steps:
+            step()
+
+
+def _share(moves: Sequence[Move], work: Callable[[deque[Move]], None], *, stop: bool) -> None:
+    """Let threads work on what is waiting; an interruption stops them, or is held until they are done."""
+    waiting = deque(moves)
+    count = min(_THREADS, torch.get_num_threads())
+    with ThreadPoolExecutor(count) as pool:
+        workers = [pool.submit(work, waiting) for _ in range(count)]
+        try:
+            wait(workers)  # an interruption ends the wait
+        finally:
+            if stop:
+                waiting.clear()
+            for worker in workers:
+                worker.result()
+
+
+def _work(waiting: deque[Move], tensors: Tensors, undo: _Undo | None, nonfinite: set[str]) -> None:
+    """Write tensors until none is waiting; what fails in one thread ends all."""
+    with tensors.reader() as read:
+        writer = _Writer(read, undo, np.empty(PIECE_BYTES // 8, np.bool_))
+        for move in _taken(waiting):
+            try:
+                if not writer.write(move):
+                    nonfinite.add(move.source.name)
+            except BaseException as error:
+                waiting.clear()
+                if isinstance(error, AdaptError) or not isinstance(error, Exception):
+                    raise
+                fault = Mismatch(move.source.name, "a tensor that can be read", f"{type(error).__name__}: {error}")
+                raise TransferError("a tensor could not be copied", [fault]) from error
+
+
+def _taken(waiting: deque[Move]) -> Iterator[Move]:
+    while True:
+        try:
+            move = waiting.popleft()
+        except IndexError:
+            return
+        yield move
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes one tensor after the other; each thread has its own.
+
+    Args:
+        read: Reads the source.
+        undo: Keeps old values; nothing where there are too many.
+        mask: Memory for comparisons.
+    """
+
+    read: Read
+    undo: _Undo | None
+    mask: Mask
+
+    def write(self, move: Move) -> bool:
+        """Copy a tensor and compare it; tell whether all its values are finite."""
+        tensor = move.slot.tensor
+        plain = move.conversion is None and tensor.device.type == "cpu" and tensor.is_contiguous()
+        finite = self._write_pieces(move) if plain else self._write_whole(move)
+        torch.autograd.graph.increment_version(tensor)
+        return finite
+
+    def _write_pieces(self, move: Move) -> bool:
+        memory, start, finite = as_bytes(move.slot.tensor), 0, True
+        for piece in self.read(move.source.name):
+            values = as_dtype(piece, move.source.dtype, move.slot.spec.dtype)
+            place = memory[start : start + values.size]
+            if self.undo is not None:
+                self.undo.keep(place)
+            _copy(place, values)
+            finite = self._look(move, place, values) and finite
+            start += values.size
+        return finite
+
+    def _write_whole(self, move: Move) -> bool:
+        place, values = move.slot.tensor, read_whole(self.read, move.source)
+        if move.conversion is not None:
+            values = convert(values, move.conversion, tuple(place.shape))
+            place = place[tuple(slice(size) for size in move.conversion.region)]
+        values = values.to(place.dtype)
+        if self.undo is not None:
+            self.undo.keep_tensor(place)
+        _copy(place, values)
+        return self._look(move, as_bytes(place), as_bytes(values))
+
+    def _look(self, move: Move, place: Bytes, values: Bytes) -> bool:
+        if not is_same(place, values, self.mask):
+            found = f"{np.count_nonzero(place != values)} of {place.size} bytes differ"
+            fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", found)
             raise TransferError("a tensor differs from its source after the copy", [fault])
-        finite = finite and _finite(values)
-    torch.autograd.graph.increment_version(move.slot.tensor)
-    return finite
+        return is_finite(values, move.slot.spec.dtype)
 
 
-def _blocks(move: Move, tensors: Tensors) -> Iterator[tuple[Tensor, Piece]]:
-    """Places in the model and the values that belong there, block by block."""
-    target, start = move.slot.tensor, 0
-    if move.conversion is None and target.is_contiguous():
-        flat = target.view(-1)
-        for piece in tensors.pieces(move.source.name):
-            stop = start + piece.values.numel()
-            yield flat[start:stop], piece
-            start = stop
-        return
-    whole = read_whole(tensors, move.source)
-    if move.conversion is None:
-        yield target, Piece(whole)
-    else:
-        region = target[tuple(slice(size) for size in move.conversion.region)]
-        yield region, Piece(convert(whole, move.conversion, tuple(target.shape)))
-
-
-def read_whole(tensors: Tensors, spec: Spec) -> Tensor:
-    """All values of a tensor at once."""
-    pieces = [piece.values.clone() for piece in tensors.pieces(spec.name)]
-    return torch.cat(pieces).reshape(spec.shape) if pieces else torch.empty(spec.shape)
-
-
-def _is_plain(place: Tensor) -> bool:
-    return place.device.type == "cpu" and place.is_contiguous()
-
-
-def _memory(place: Tensor) -> memoryview:
-    """The bytes of a tensor in main memory, to read and to write."""
-    return place.view(torch.uint8).numpy().data
-
-
-def _copy(place: Tensor, values: Tensor, raw: bytearray | None) -> None:
-    if raw is None:
+def _copy(place: Any, values: Any) -> None:
+    if isinstance(place, Tensor):
         place.copy_(values)
     else:
-        _memory(place)[:] = raw  # one thread keeps the bytes in its cache, where they are compared next
+        np.copyto(place, values)
 
 
-def _same_bits(place: Tensor, values: Tensor) -> bool:
-    return torch.equal(_bits(place), _bits(values))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bits of a tensor as integers, as wide as its size and place in memory allow."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    for wide in (torch.int64, torch.int32, torch.int16):
-        if flat.nbytes % wide.itemsize == 0 and flat.storage_offset() * flat.itemsize % wide.itemsize == 0:
-            return flat.view(torch.uint8).view(wide) if flat.itemsize > wide.itemsize else flat.view(wide)
-    return flat.view(torch.uint8)
-
-
-def _unlike(place: Tensor, values: Tensor) -> str:
-    different = int((_bits(place) != _bits(values)).sum())
-    return f"{different} words of {place.numel()} elements differ"
-
-
-def _finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite; a sum is a cheap first look."""
-    if not (values.is_floating_point() or values.is_complex()):
-        return True
-    values = values.float() if values.itemsize == 1 else values
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+def read_whole(read: Read, spec: Spec) -> Tensor:
+    """All values of a tensor at once."""
+    dtype = getattr(torch, spec.dtype)
+    whole = np.empty(spec.numel * dtype.itemsize, np.uint8)
+    start = 0
+    for piece in read(spec.name):
+        whole[start : start + piece.size] = piece
+        start += piece.size
+    return torch.from_numpy(whole).view(dtype).reshape(spec.shape)
 
 
 def same_values(tensors: Tensors, first: Spec, second: Spec) -> bool:
     """Whether two tensors of a checkpoint hold the same bits."""
-    a, b = read_whole(tensors, first), read_whole(tensors, second)
-    return a.dtype == b.dtype and _same_bits(a, b)
+    with tensors.reader() as read:
+        a, b = read_whole(read, first), read_whole(read, second)
+    return a.dtype == b.dtype and np.array_equal(as_bytes(a), as_bytes(b))

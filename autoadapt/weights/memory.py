@@ -1,0 +1,78 @@
+"""Memory: tensors as bytes, compared and looked at by loops of numpy.
+
+Those let other threads run, and start none of their own for every piece, as torch's would.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["PIECE_BYTES", "Bytes", "Mask", "as_bytes", "as_dtype", "is_finite", "is_same"]
+
+PIECE_BYTES = 1 << 20  # what is read, copied and compared in one go: stays in a processor's cache
+
+Bytes: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.bool_]
+
+_REAL = {"float64": np.float64, "complex128": np.float64, "float32": np.float32, "complex64": np.float32}
+_INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}  # as integers; NaN are larger
+
+
+def as_bytes(tensor: Tensor) -> Bytes:
+    """The bytes of a tensor; its own memory where that is main memory without gaps.
+
+    Example:
+        >>> as_bytes(torch.tensor([1.0]))
+        array([  0,   0, 128,  63], dtype=uint8)
+    """
+    flat: Bytes = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return flat
+
+
+def as_dtype(values: Bytes, old: str, new: str) -> Bytes:
+    """Values of one dtype in another; the same bytes where both are one."""
+    if old == new:
+        return values
+    return as_bytes(torch.from_numpy(values).view(getattr(torch, old)).to(getattr(torch, new)))
+
+
+def is_same(left: Bytes, right: Bytes, mask: Mask) -> bool:
+    """Whether all bytes are equal.
+
+    Args:
+        left: Bytes.
+        right: As many.
+        mask: Memory for comparisons; a new one for every piece would cost as much as the comparison.
+    """
+    width = np.uint64 if left.size % 8 == 0 else np.uint8
+    a, b = left.view(width), right.view(width)
+    for start in range(0, a.size, mask.size):
+        stop = min(start + mask.size, a.size)
+        if not np.equal(a[start:stop], b[start:stop], out=mask[: stop - start]).all():
+            return False
+    return True
+
+
+def is_finite(values: Bytes, dtype: str) -> bool:
+    """Whether no value is NaN or infinite.
+
+    Example:
+        >>> is_finite(as_bytes(torch.tensor([1.0, -torch.inf])), "float32")
+        False
+    """
+    if not values.size:
+        return True
+    if dtype in _REAL:
+        real = values.view(_REAL[dtype])  # a sum is a cheap first look, but may be too large itself
+        return bool(np.isfinite(np.einsum("i->", real))) or bool(np.isfinite(real).all())
+    if dtype in _INFINITY:
+        # As signed integers, positive infinity and NaN are the largest; as unsigned ones, the negative are.
+        bits, infinity = values.view(np.int16), _INFINITY[dtype]
+        return bool(bits.max() < infinity) and bool(bits.view(np.uint16).max() < infinity + 0x8000)
+    tensor = torch.from_numpy(values).view(getattr(torch, dtype))
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float()).all())
