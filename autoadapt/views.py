@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt import layers
 from autoadapt.errors import BuildError, CaptureError, Mismatch, nearest
 
 __all__ = [
@@ -231,8 +232,7 @@ def _set(module: nn.Module, path: str, child: nn.Module) -> None:
 def read_channels(module: nn.Module, path: str, source: int, target: int) -> None:
     """Let a convolution of a view read another number of channels.
 
-    The response to an image that is the same in all channels is kept: the weights of a channel are shared among those
-    that stand for it, or summed where one stands for several.
+    The response to an image that is the same in all channels is kept, see `layers.spread_channels`.
 
     Args:
         module: A view; the convolution's weight is replaced by one of its own.
@@ -252,13 +252,8 @@ def read_channels(module: nn.Module, path: str, source: int, target: int) -> Non
             f"in_chans={source}  # build the new module for these inputs",
         )
         raise BuildError(f"the first layer cannot be made to read {source} channels", [fault])
-    weight_DCk = layer.weight.detach()
-    if source < target:
-        parts = [weight_DCk[:, i::source].sum(1) for i in range(source)]
-    else:
-        shares = [len(range(i, source, target)) for i in range(target)]
-        parts = [weight_DCk[:, i % target] / shares[i % target] for i in range(source)]
-    layer.weight = nn.Parameter(torch.stack(parts, 1), requires_grad=layer.weight.requires_grad)
+    weight = layers.spread_channels(layer.weight.detach(), source)
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     layer.in_channels = source
 
 

@@ -25,15 +25,10 @@ def test_the_code_is_straight_lines_that_read_the_outputs_by_their_own_names():
     assert sound().code.strip().splitlines() == [
         "def forward(self, image):",
         "    features = self.backbone(image)",
-        "    maps = features['maps']",
-        "    maps_0 = maps[0]",
-        "    maps_1 = maps[1]",
-        "    labels = features['labels']",
-        '    to_1_p2 = getattr(self.adapters, "1_p2").project(maps_0)',
-        '    to_1_p3 = getattr(self.adapters, "1_p3").project(maps_1)',
-        "    to = labels.to(torch.int32)",
-        "    ordered_dict = collections_OrderedDict([('p2', to_1_p2), ('p3', to_1_p3)])",
-        "    return (image, ordered_dict, to)",
+        '    p2 = self.adapters["1_p2"](features["maps"][0])',
+        '    p3 = self.adapters["1_p3"](features["maps"][1])',
+        '    output_2 = features["labels"].to(torch.int32)',
+        '    return image, OrderedDict([("p2", p2), ("p3", p3)]), output_2',
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import re
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from types import MethodType
 from typing import Any
@@ -14,6 +14,7 @@ from torch import fx, nn
 from autoadapt import layers
 from autoadapt.building.facts import RECIPES, copy_facts, recipe
 from autoadapt.building.graphs import adapter_names, graph_of, learned_steps
+from autoadapt.building.printing import print_graph
 from autoadapt.capturing import Arguments
 from autoadapt.capturing.probing import quiet
 from autoadapt.operations import Channels, Project
@@ -47,8 +48,11 @@ class AdaptedModule(fx.GraphModule):
 
     @property
     def code(self) -> str:
-        """The forward pass as Python; what torch.fx adds to free memory early is left out."""
-        return re.sub(r";  (?:\w+ = )+None", "", super().code)
+        """The forward pass as a person would write it; torch.fx runs the same graph, and frees memory early."""
+        return print_graph(self.graph).function()
+
+    def __str__(self) -> str:
+        return f"{nn.Module.__repr__(self)}\n\n{self.code}"
 
     def verify(self, inputs: object = None, *, thorough: bool = False) -> Verification:
         """Prove that it keeps its contract; see `autoadapt.verify`."""
@@ -116,7 +120,7 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
             if isinstance(step, Channels):
                 read_channels(backbone, step.stem, step.source, step.target)
     reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
-    adapters = nn.Module()
+    adapters = nn.ModuleDict()
     for name, route in adapter_names(plan).items():
         made = _route_layers(route, reference)
         if made is not None:
@@ -171,10 +175,10 @@ def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
     """The layers of a route that have parameters."""
-    container = nn.Module()
-    for name, step, spec in learned_steps(route):
-        container.add_module(name, _layer(step, spec).to(device=reference.device, dtype=reference.dtype))
-    return container if container._modules else None
+    made = {name: _layer(step, spec).to(reference) for name, step, spec in learned_steps(route)}
+    if len(made) > 1:
+        return nn.ModuleDict(made)
+    return nn.Sequential(OrderedDict(made)) if made else None
 
 
 def _layer(step: Project, spec: TensorSpec) -> nn.Module:
