@@ -24,7 +24,7 @@ from autoadapt.trees import flatten, rebuild
 from autoadapt.verification import Verification, verify
 from autoadapt.views import copy_module, cut, freeze_unused, on_meta, read_channels, tap, view
 
-__all__ = ["AdaptedModule", "build", "param_groups"]
+__all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
 
 
 class AdaptedModule(fx.GraphModule):
@@ -198,6 +198,11 @@ _GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys()
 def _extras(net: AdaptedModule) -> dict[str, Any]:
     """What users and consumers put on the module: attributes, hooks, mode."""
     return {name: value for name, value in net.__dict__.items() if name not in _GRAPH_STATE}
+
+
+def own_attributes(net: AdaptedModule) -> dict[str, Any]:
+    """What was put on an adapted module besides its parts, hooks and mode, by name."""
+    return {name: value for name, value in _extras(net).items() if name not in vars(nn.Module())}
 
 
 def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedModule:
