@@ -15,6 +15,7 @@ __all__ = [
     "choose_points",
     "conv1x1",
     "fill_in",
+    "leaf",
     "linear",
     "mlp",
     "pool",
@@ -96,6 +97,15 @@ def keep_variance_(layer: nn.Linear | Conv, source: int) -> None:
     nn.init.normal_(layer.weight, std=source**-0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def leaf(value: Any, path: str) -> Any:
+    """The tensor at a path within an output, `levels.0`; `output` is the whole."""
+    if path == "output":
+        return value
+    for key in path.split("."):
+        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+    return value
 
 
 def resize(values: torch.Tensor, *sizes: int) -> torch.Tensor:

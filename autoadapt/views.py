@@ -169,7 +169,7 @@ class _Collected:
 
     def give(self, _module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
         self._found["", 0] = output
-        taken = tuple(_leaf(self._found[path, call], leaf) for path, call, leaf in self._taps)
+        taken = tuple(layers.leaf(self._found[path, call], leaf) for path, call, leaf in self._taps)
         self._found = {}
         return taken
 
@@ -183,15 +183,6 @@ class _Collect:
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._collected.take(self._path, output)
-
-
-def _leaf(value: Any, path: str) -> Any:
-    """The tensor at a path within an output."""
-    if path == "output":
-        return value
-    for key in path.split("."):
-        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
-    return value
 
 
 def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], bool]) -> list[str]:

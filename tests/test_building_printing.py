@@ -12,7 +12,8 @@ from torch import fx, nn
 from transformers.modeling_outputs import BackboneOutput
 
 import autoadapt as aa
-from autoadapt.building.printing import WIDTH, print_graph
+from autoadapt.building.expressions import WIDTH
+from autoadapt.building.printing import print_graph
 from autoadapt.trees import flatten
 
 

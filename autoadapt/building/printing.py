@@ -1,60 +1,40 @@
 """Printing: graphs as the Python that a person would write.
 
 torch.fx prints a statement for every node. Here look-ups and arithmetic stand where they are used, methods are chained,
-a chain of layers keeps one name, and what does not fit into a line is broken as ruff and black break it: each item on
-a line of its own, with a comma behind the last, so that the text is formatted at any line length.
+and a chain of layers keeps one name.
 """
 
 from __future__ import annotations
 
 import builtins
 import keyword
-import math
 import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx
 
 from autoadapt import layers
+from autoadapt.building.expressions import (
+    INDENT,
+    WIDTH,
+    Bracketed,
+    Expression,
+    Text,
+    constant,
+    flat,
+    group,
+    lines_of,
+    quoted,
+)
 
-__all__ = ["WIDTH", "Printed", "print_graph", "quoted"]
+__all__ = ["Printed", "print_graph"]
 
-WIDTH = 88
-"""Columns of a line, as black and ruff have it by default."""
-_INDENT = 4
 _DEEPEST = 2  # calls within calls that a reader still follows
-
-
-@dataclass(frozen=True)
-class Text:
-    """An expression that stays on one line."""
-
-    text: str
-    level: int = 9
-    """How tightly it binds: a sum 1, a product 2, anything closed 9."""
-    depth: int = 0
-    """Calls within calls."""
-
-
-@dataclass(frozen=True)
-class Bracketed:
-    """Items between brackets, behind what is called or indexed, if anything is."""
-
-    head: str
-    opening: str
-    items: tuple[tuple[str, Expression], ...]
-    """Each with what stands before it: `size=`, `"p2": `."""
-    closing: str
-    depth: int = 0
-    level: int = 9
-
-
-Expression: TypeAlias = Text | Bracketed
 
 
 @dataclass(frozen=True)
@@ -85,7 +65,7 @@ class Printed:
         arguments = ["self", *(name if default is None else f"{name}={default}" for name, default in self.arguments)]
         return "\n".join([f"def forward({', '.join(arguments)}):", *self.body()])
 
-    def body(self, *, indent: int = _INDENT, result_type: str = "") -> list[str]:
+    def body(self, *, indent: int = INDENT, result_type: str = "") -> list[str]:
         """The lines of the body.
 
         Args:
@@ -149,7 +129,7 @@ class _Printer:
         for node in self._graph.nodes:
             match node.op:
                 case "placeholder":
-                    default = _flat(self._value(node.args[0])) if node.args else None
+                    default = flat(self._value(node.args[0])) if node.args else None
                     arguments.append((str(node.target), default))
                     self._hold(node, str(node.target))
                 case "output":
@@ -199,8 +179,8 @@ class _Printer:
         """Whether what waits may stand inside this node's own statement."""
         expression = self._expression(node)
         name = str(node.meta.get("name", node.name))
-        room = WIDTH - 2 * _INDENT
-        return expression.depth <= _DEEPEST and len(f"{name} = {_flat(expression)}") <= room
+        room = WIDTH - 2 * INDENT
+        return expression.depth <= _DEEPEST and len(f"{name} = {flat(expression)}") <= room
 
     def _name_waiting(self, node: fx.Node) -> None:
         """Give names to the values that a node uses and that have none."""
@@ -253,7 +233,7 @@ class _Printer:
         if isinstance(value, fx.Node) and value not in self._waiting:
             if not _is_name(self._known[value]):
                 self._assign(value, self._known[value])
-            name = _flat(self._known[value])
+            name = flat(self._known[value])
             first = next((i for i, one in enumerate(self._statements) if one.targets == (name,)), None)
             if first is not None:
                 self._statements[first] = replace(self._statements[first], is_result=True)
@@ -290,23 +270,23 @@ class _Printer:
     def _operand(self, value: Any) -> str:
         """What stands before a dot or an index."""
         expression = self._value(value)
-        return _flat(expression) if expression.level == 9 else f"({_flat(expression)})"
+        return flat(expression) if expression.level == 9 else f"({flat(expression)})"
 
     def _arithmetic(self, node: fx.Node) -> Expression:
         sign, level = _ARITHMETIC[node.target]
         left, right = (self._value(value) for value in node.args)
-        before = _flat(left) if left.level >= level else f"({_flat(left)})"
-        after = _flat(right) if right.level > level else f"({_flat(right)})"
+        before = flat(left) if left.level >= level else f"({flat(left)})"
+        after = flat(right) if right.level > level else f"({flat(right)})"
         return Text(f"{before} {sign} {after}", level)
 
     def _index(self, index: Any) -> str:
         parts = index if isinstance(index, tuple) else (index,)
-        texts = [self._slice(part) if isinstance(part, slice) else _flat(self._value(part)) for part in parts]
+        texts = [self._slice(part) if isinstance(part, slice) else flat(self._value(part)) for part in parts]
         return ", ".join(texts) + ("," if isinstance(index, tuple) and len(texts) == 1 else "")
 
     def _slice(self, part: slice) -> str:
-        start, stop = ("" if bound is None else _flat(self._value(bound)) for bound in (part.start, part.stop))
-        return f"{start}:{stop}" + ("" if part.step is None else f":{_flat(self._value(part.step))}")
+        start, stop = ("" if bound is None else flat(self._value(bound)) for bound in (part.start, part.stop))
+        return f"{start}:{stop}" + ("" if part.step is None else f":{flat(self._value(part.step))}")
 
     def _value(self, value: Any) -> Expression:
         """An argument: a node, or a constant, or containers of them."""
@@ -314,21 +294,17 @@ class _Printer:
             case fx.Node():
                 return self._known.get(value) or self._waiting[value]
             case dict():
-                items = [(f"{_flat(self._value(key))}: ", self._value(item)) for key, item in value.items()]
-                return _group("{", items, "}")
+                items = [(f"{flat(self._value(key))}: ", self._value(item)) for key, item in value.items()]
+                return group("{", items, "}")
             case list():
-                return _group("[", [("", self._value(item)) for item in value], "]")
+                return group("[", [("", self._value(item)) for item in value], "]")
             case tuple():
-                return _group("(", [("", self._value(item)) for item in value], ")")
+                return group("(", [("", self._value(item)) for item in value], ")")
             case slice():
                 bounds = (value.start, value.stop, value.step)
-                return _group("slice(", [("", self._value(bound)) for bound in bounds], ")")
-            case str():
-                return Text(quoted(value))
-            case float() if not math.isfinite(value):
-                return Text(f'float("{value}")')
+                return group("slice(", [("", self._value(bound)) for bound in bounds], ")")
             case _:
-                return Text("..." if value is ... else repr(value))
+                return constant(value)
 
 
 _RESERVED = {"self", "F", "nn", "torch", *dir(builtins), *layers.__all__}
@@ -382,51 +358,15 @@ def _module_path(path: str) -> str:
     return f"self.get_submodule({quoted(path)})"
 
 
-def quoted(text: str) -> str:
-    """A text between double quotes, as formatters have it.
-
-    Example:
-        >>> print(quoted("p2"), quoted("it's"), quoted('an "a"'))
-        "p2" "it's" 'an "a"'
-    """
-    plain = repr(text)
-    if plain[0] == '"' or '"' in text:
-        return plain
-    return f'"{plain[1:-1]}"'
-
-
-def _group(opening: str, items: list[tuple[str, Expression]], closing: str) -> Bracketed:
-    return Bracketed("", opening, tuple(items), closing, max((item.depth for _, item in items), default=0))
-
-
-def _flat(expression: Expression) -> str:
-    """An expression on one line."""
-    if isinstance(expression, Text):
-        return expression.text
-    inner = ", ".join(before + _flat(item) for before, item in expression.items)
-    comma = "," if not expression.head and expression.opening == "(" and len(expression.items) == 1 else ""
-    return f"{expression.head}{expression.opening}{inner}{comma}{expression.closing}"
-
-
-def _lines(before: str, expression: Expression, after: str, room: int) -> list[str]:
-    """An expression on as many lines as it takes."""
-    flat = before + _flat(expression) + after
-    if len(flat) <= room or isinstance(expression, Text) or not expression.items:
-        return [flat]
-    inner = [_lines(name, item, ",", room - _INDENT) for name, item in expression.items]
-    indented = [" " * _INDENT + line for lines in inner for line in lines]
-    return [before + expression.head + expression.opening, *indented, expression.closing + after]
-
-
 def _statement_lines(statement: Statement, room: int, result_type: str) -> list[str]:
     note = f"  # {statement.comment}" if statement.comment else ""
     if not statement.targets:
-        return _lines("", statement.values[0], "", room)
+        return lines_of("", statement.values[0], "", room)
     annotation = f": {result_type}" if statement.is_result and result_type else ""
     before = f"{', '.join(statement.targets)}{annotation} = "
     if len(statement.values) > 1:
-        return [before + ", ".join(map(_flat, statement.values))]
-    lines = _lines(before, statement.values[0], "", room)
+        return [before + ", ".join(map(flat, statement.values))]
+    lines = lines_of(before, statement.values[0], "", room)
     if len(lines) == 1 and len(lines[0] + note) <= room:
         return [lines[0] + note]
     return [*_wrapped(statement.comment, room), *lines]
@@ -446,10 +386,10 @@ def _wrapped(comment: str, room: int) -> list[str]:
 def _return_lines(returned: Expression, room: int) -> list[str]:
     is_tuple = isinstance(returned, Bracketed) and not returned.head and returned.opening == "("
     if is_tuple and isinstance(returned, Bracketed) and returned.items:
-        flat = "return " + _flat(returned)[1:-1]
-        if len(flat) <= room and len(returned.items) > 1:
-            return [flat]
-    return _lines("return ", returned, "", room)
+        line = "return " + flat(returned)[1:-1]
+        if len(line) <= room and len(returned.items) > 1:
+            return [line]
+    return lines_of("return ", returned, "", room)
 
 
 def _merged(statements: list[Statement]) -> Iterator[Statement]:
