@@ -28,6 +28,7 @@ from autoadapt.reports import write_html
 from autoadapt.saving import Saved, restore, save
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.sources import list_models, load
+from autoadapt.standalone import to_source
 from autoadapt.swapping import Swap, swap
 from autoadapt.verification import Verification, verify
 from autoadapt.versions import VERSION
@@ -75,6 +76,7 @@ __all__ = [
     "restore",
     "save",
     "swap",
+    "to_source",
     "transfer",
     "verify",
     "write_html",

@@ -95,6 +95,7 @@ EXPORTED = [
     "restore",
     "save",
     "swap",
+    "to_source",
     "transfer",
     "verify",
     "write_html",
@@ -109,7 +110,6 @@ COMING = {
     "calibrate",
     "load",
     "swap",
-    "to_source",
     "transfer",
 }
 """Promised by the design; they move to EXPORTED when they are there."""

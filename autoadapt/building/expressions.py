@@ -92,8 +92,9 @@ def quoted(text: str) -> str:
 
 
 def group(opening: str, items: list[tuple[str, Expression]], closing: str) -> Bracketed:
-    """Items between brackets, each with what stands before it."""
-    return Bracketed("", opening, tuple(items), closing, max((item.depth for _, item in items), default=0))
+    """Items between brackets, each with what stands before it; what is called stands before the opening bracket."""
+    head, bracket = opening[:-1], opening[-1]
+    return Bracketed(head, bracket, tuple(items), closing, max((item.depth for _, item in items), default=0))
 
 
 def flat(expression: Expression) -> str:

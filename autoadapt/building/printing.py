@@ -65,17 +65,23 @@ class Printed:
         arguments = ["self", *(name if default is None else f"{name}={default}" for name, default in self.arguments)]
         return "\n".join([f"def forward({', '.join(arguments)}):", *self.body()])
 
-    def body(self, *, indent: int = INDENT, result_type: str = "") -> list[str]:
+    def body(self, *, indent: int = INDENT, result_type: str = "", keywords: str = "") -> list[str]:
         """The lines of the body.
 
         Args:
             indent: Columns that they are moved in by.
             result_type: Annotates the value that is returned as it is.
+            keywords: A name for the keyword arguments of the call that is returned, where its class declares them
+                more narrowly than they are.
         """
-        room, lines = WIDTH - indent, list[str]()
+        room, lines, returned = WIDTH - indent, list[str](), self.returned
         for statement in self.statements:
             lines += _statement_lines(statement, room, result_type)
-        lines += _return_lines(self.returned, room)
+        if keywords and isinstance(returned, Bracketed) and returned.head:
+            items = [(f"{quoted(name.removesuffix('='))}: ", item) for name, item in returned.items]
+            lines += lines_of(f"{keywords}: dict[str, Any] = ", group("{", items, "}"), "", room)
+            returned = Text(f"{returned.head}(**{keywords})")
+        lines += _return_lines(returned, room)
         return [" " * indent + line for line in lines]
 
 
@@ -131,7 +137,8 @@ class _Printer:
                 case "placeholder":
                     default = flat(self._value(node.args[0])) if node.args else None
                     arguments.append((str(node.target), default))
-                    self._hold(node, str(node.target))
+                    self._holders[str(node.target)] = node
+                    self._known[node] = Text(str(node.target))
                 case "output":
                     returned = self._returned(node.args[0])
                 case _ if _is_light(node):
@@ -154,7 +161,8 @@ class _Printer:
             if getattr(module, name, None) is target:
                 return f"{prefix}.{name}" if prefix else name
         head, _, rest = str(getattr(target, "__qualname__", name)).partition(".")
-        while self._objects.get(head, target) is not target:
+        arguments = {str(node.target) for node in self._graph.nodes if node.op == "placeholder"}
+        while head in arguments or self._objects.get(head, target) is not target:
             head += "_"
         self._objects[head] = target
         return f"{head}.{rest}" if rest else head
@@ -307,7 +315,8 @@ class _Printer:
                 return constant(value)
 
 
-_RESERVED = {"self", "F", "nn", "torch", *dir(builtins), *layers.__all__}
+_IN_FILES = {"Adapted", "Any", "Conv", "OrderedDict", "TAPS", "UNUSED", "partial"}  # see `standalone`
+_RESERVED = {"self", "F", "nn", "torch", *_IN_FILES, *dir(builtins), *layers.__all__}
 
 
 def _is_light(node: fx.Node) -> bool:

@@ -145,7 +145,7 @@ class Config(_Frozen):
 
 def plan_classes(plan: Plan) -> Iterator[Container]:
     """The containers of classes of their own that a plan makes."""
-    left: list[Tree] = [plan.target.outputs.tree, plan.source.inputs.tree]
+    left: list[Tree] = [plan.target.outputs.tree, plan.target.inputs.tree, plan.source.inputs.tree]
     while left:
         tree = left.pop()
         if isinstance(tree, Container):

@@ -84,7 +84,7 @@ def channels_last_parts(net: nn.Module) -> tuple[str, ...]:
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    if tensor.dim() != 4 or tensor.is_contiguous():
+    if tensor.dim() != 4 or tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
         return False
     return tensor.is_contiguous(memory_format=torch.channels_last)
 

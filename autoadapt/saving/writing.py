@@ -16,7 +16,7 @@ from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.operations import Channels
 from autoadapt.origins import Origin, origin_of
 from autoadapt.planning import Plan
-from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, plan_classes
+from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness
 from autoadapt.saving.files import file_hash, write_all
 from autoadapt.saving.reports import Saved
 from autoadapt.saving.states import (
@@ -30,11 +30,11 @@ from autoadapt.saving.states import (
     unkept_buffers,
 )
 from autoadapt.saving.witnesses import witness_of
+from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.signature import describe
 from autoadapt.sources import load, load_backbone, schemes
 from autoadapt.trees import Constant, Container, Tree, flatten, type_path
 from autoadapt.versions import VERSION, package_version
-from autoadapt.views import uncompiled
 
 __all__ = ["save"]
 
@@ -67,7 +67,7 @@ def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, che
         ...     print(save(net, folder).tensors, sorted(path.name for path in Path(folder).iterdir()))
         4 ['config.json', 'model.safetensors']
     """
-    adapted = _adapted(net)
+    adapted = adapted_inside(net, "aa.save")
     written = _Written(adapted, Path(folder), adapters_only=adapters_only, check=check)
     write_all(Path(folder), {WEIGHTS: written.write_weights, CONFIG: written.write_config})
     return written.report()
@@ -179,25 +179,6 @@ def _parameters(net: nn.Module) -> set[str]:
     return {name for name, _ in net.named_parameters(remove_duplicate=False)}
 
 
-def _adapted(net: nn.Module) -> AdaptedModule:
-    """The adapted module inside the wrappers that training puts around it."""
-    inner = net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
-    inner = uncompiled(inner) if isinstance(inner, nn.Module) else inner
-    if isinstance(inner, AdaptedModule):
-        return inner
-    found = (
-        [path for path, m in inner.named_modules() if isinstance(m, AdaptedModule)]
-        if isinstance(inner, nn.Module)
-        else []
-    )
-    remedy = "\n".join(f'aa.save(model.get_submodule("{path}"), folder)' for path in found[:3])
-    fault = Mismatch("net", "a module that aa.adapt or aa.build made", f"a {type(inner).__name__}", remedy or _OTHERS)
-    raise SavingError("only an adapted module has a plan to save", [fault])
-
-
-_OTHERS = "safetensors.torch.save_model(model, file)      for any other module"
-
-
 def _check_whole(net: AdaptedModule, tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse what tensors cannot say: other state, and tensors without values."""
     faults = [
@@ -209,11 +190,6 @@ def _check_whole(net: AdaptedModule, tensors: Mapping[str, torch.Tensor]) -> Non
         Mismatch(name, "values", "a tensor on the meta device", 'net.to_empty(device="cpu"), then load weights')
         for name, tensor in tensors.items()
         if tensor.is_meta
-    ]
-    faults += [
-        Mismatch("outputs", "a class that can be imported", container.type, "define it at the top of a module")
-        for container in plan_classes(net.plan)
-        if "<locals>" in container.type
     ]
     if faults:
         raise SavingError(f"{len(faults)} parts of the module cannot be saved", faults[:8])
