@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from plan_kinds import KINDS as PLAN_KINDS, adapted, texts
 from saved_models import KINDS, Made, contract, images, made, train_a_step
@@ -672,14 +671,3 @@ def test_saving_changes_nothing_of_the_module_nor_of_the_random_numbers(tmp_path
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in all_tensors(net).items())
     assert net.training
-
-
-def test_origins_stay_with_views_and_copies_and_never_fail_a_load():
-    from autoadapt.origins import origin_of
-
-    model = aa.load("timm:resnet18", features_only=True, out_indices=(1, 2))
-    expected = ("load", "timm:resnet18", False, {"features_only": True, "out_indices": (1, 2)})
-    assert origin_of(copy.deepcopy(model)) == expected
-    assert origin_of(timm.create_model("resnet18")) is None
-    odd = aa.load("small_models:Wrapped", allow=ALLOW, container={(1, 2): Pair}.__getitem__)
-    assert origin_of(odd).options is None
