@@ -158,3 +158,12 @@ def test_an_argument_of_a_name_that_python_does_not_allow_is_refused():
     target = plan.target.model_copy(update={"inputs": plan.target.inputs.model_copy(update={"tree": tree})})
     with pytest.raises(aa.BuildError, match="an argument has a name that Python does not allow"):
         aa.build(Pyramid(4, 8), plan.model_copy(update={"target": target}))
+
+
+def test_nothing_is_moved_over_a_statement_that_changes_what_it_reads():
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    before = graph.call_function(torch.neg, (x,))
+    graph.call_method("add_", (x, 1))
+    graph.output([graph.call_function(torch.abs, (before,)), graph.call_function(torch.abs, (x,))])
+    assert [float(one) for one in run(graph, torch.tensor([2.0]))] == [2.0, 3.0]
