@@ -145,6 +145,12 @@ def test_a_whole_module_saved_by_torch_comes_back(tmp_path):
     assert torch.equal(again(image())[1]["p3"], net(image())[1]["p3"])
 
 
+def test_the_folder_of_torch_fx_is_refused_with_what_to_do_instead(tmp_path):
+    with pytest.raises(aa.BuildError, match=r"aa\.to_source\(net"):
+        sound().to_folder(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
 def test_a_state_dict_goes_into_another_build_of_the_same_plan():
     net, other = sound().eval(), sound().eval()
     other.load_state_dict(net.state_dict())

@@ -283,11 +283,39 @@ def test_a_report_says_what_was_written_and_what_was_not(tmp_path):
         "Plain in the contract of module (dict of 1)  ->  runs/net",
         f" model.safetensors    {weights}B  the adapters alone: 2 tensors, 65 parameters",
         f" config.json        {config / 1000:.2f}kB  plan, signature, versions, modes",
-        ' restore  aa.restore("runs/net", new=the backbone)',
+        ' restore  aa.restore("runs/net", new=aa.load("small_models:Plain"))',
         " remark  not saved: owner, describe() (no plain values)",
         " remark  not saved: hooks of the module",
     ]
     assert aa.Saved.model_validate_json(report.model_dump_json()) == report
+
+
+def test_the_call_that_a_report_shows_is_one_that_restores(tmp_path):
+    one = made("points")
+    report = aa.save(one.net, tmp_path)
+    assert report.call == f'aa.restore("{tmp_path}", allow=["point_clouds"])'
+    assert one.same(eval(report.call, {"aa": aa}))
+    net = aa.adapt(Pyramid(6, 12), like=Wrapped(Pair), inputs=image()).eval()
+    report = aa.save(net, tmp_path)
+    assert report.call == f'aa.restore("{tmp_path}", new=backbone, allow=["small_models"])'
+    again = eval(report.call, {"aa": aa, "backbone": Pyramid(6, 12)})
+    assert torch.equal(again(image()).fine, net(image()).fine)
+
+
+def test_a_calibrated_module_comes_back(tmp_path):
+    old = loaded_pyramid()
+    net = aa.adapt(loaded_pyramid(), like=old, inputs=image(), project="always").eval()
+    before = net.adapters["0"].project.weight.clone()
+    report = aa.calibrate(net, like=old, data=[image(4, 40, 56 + i) for i in range(6)])
+    assert not torch.equal(net.adapters["0"].project.weight, before), report
+    aa.save(net, tmp_path)
+    again = aa.restore(tmp_path, new=loaded_pyramid())
+    assert all(map(torch.equal, again(image()), net(image())))
+
+
+def loaded_pyramid() -> nn.Module:
+    torch.manual_seed(3)
+    return Pyramid(6, 12).eval()
 
 
 def test_a_backbone_that_no_longer_is_what_its_name_makes_has_to_be_given(tmp_path):
@@ -538,6 +566,16 @@ def test_a_plan_for_another_module_is_refused(tmp_path):
     aa.save(one.net, tmp_path)
     edit(tmp_path, lambda content: content["plan"].update(cut=["classifier.99"]))
     assert "does not fit" in str(refused(tmp_path, new=one.new))
+
+
+def test_steps_that_do_not_follow_from_one_another_are_refused_though_nothing_was_noted(tmp_path):
+    aa.save(small(), tmp_path, check=False)
+
+    def widen(content):
+        content["plan"]["routes"][0]["specs"][0]["dims"][1] = "13"
+
+    edit(tmp_path, widen)
+    assert "the plan of" in str(refused(tmp_path))
 
 
 def test_a_tap_elsewhere_is_refused_by_its_outputs(tmp_path):

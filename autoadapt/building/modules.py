@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from types import MethodType
@@ -17,6 +18,7 @@ from autoadapt.building.graphs import adapter_names, graph_of, learned_steps
 from autoadapt.building.printing import print_graph
 from autoadapt.capturing import Arguments
 from autoadapt.capturing.probing import quiet
+from autoadapt.errors import BuildError, Mismatch
 from autoadapt.operations import Channels, Project
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import Signature, TensorSpec
@@ -79,6 +81,16 @@ class AdaptedModule(fx.GraphModule):
         written = super().recompile()
         type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
         return written
+
+    def to_folder(self, folder: str | os.PathLike[str], module_name: str = "FxModule") -> None:
+        """Refused: torch.fx would pickle the backbone, and leave out what the forward pass calls.
+
+        Raises:
+            BuildError: Always.
+        """
+        where = f"{type(self).__name__}.to_folder"
+        fault = Mismatch(where, "a file of plain PyTorch", "a folder with pickles", 'aa.to_source(net, "net.py")')
+        raise BuildError("an adapted module is not written by torch.fx", [fault])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
         made = _restored(self._plan, copy.deepcopy(self._modules, memo))

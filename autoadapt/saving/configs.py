@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.origins import Verb
 from autoadapt.planning import Plan
-from autoadapt.trees import Container, Tree
+from autoadapt.trees import Container, Tree, rebuild
 from autoadapt.versions import VERSION, version_key
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "Weights",
     "Witness",
+    "is_trusted",
     "plan_classes",
 ]
 
@@ -51,6 +52,12 @@ class Source(_Frozen):
     pretrained: bool
     """Whether it had published weights at first; they are never loaded to be replaced."""
     options: Tree
+
+    def call(self) -> str:
+        """The call as text, to paste."""
+        options = {**({"pretrained": True} if self.pretrained else {}), **rebuild(self.options, [])}
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        return f'aa.{self.verb}("{self.name}"{given})'
 
 
 class Weights(_Frozen):
@@ -141,6 +148,18 @@ class Config(_Frozen):
             found = str(error).splitlines()[-1] if isinstance(error, AdaptError) else _first_fault(error)
             fault = Mismatch(str(path), f"a config of schema version {SCHEMA}", found, "aa.save(net, folder)")
             raise SavingError(f"{path} is malformed", [fault]) from error
+
+
+def is_trusted(container: Container) -> bool:
+    """Whether a class of outputs may be made without the caller's word."""
+    return container.type.partition(".")[0].partition(":")[0] in _TRUSTED and container.kind in (
+        "model_output",
+        "named_tuple",
+    )
+
+
+_TRUSTED = ("torch", "torchvision", "timm", "transformers", "segmentation_models_pytorch")
+"""Packages whose classes of outputs may be made; they are what autoadapt's own sources come from."""
 
 
 def plan_classes(plan: Plan) -> Iterator[Container]:

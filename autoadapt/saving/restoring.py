@@ -11,7 +11,7 @@ from torch import nn
 from autoadapt.building import AdaptedModule, build
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.planning import Plan
-from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, plan_classes
+from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
 from autoadapt.saving.files import read_tensors
 from autoadapt.saving.states import (
     all_tensors,
@@ -25,6 +25,8 @@ from autoadapt.saving.states import (
 from autoadapt.saving.witnesses import differences
 from autoadapt.sources import load, load_backbone, load_object
 from autoadapt.trees import container_type, rebuild
+from autoadapt.verification.checks import plan_follows
+from autoadapt.verification.sessions import Session
 from autoadapt.versions import package_version
 
 __all__ = ["restore"]
@@ -73,17 +75,12 @@ def restore(
     return net
 
 
-_TRUSTED = ("torch", "torchvision", "timm", "transformers", "segmentation_models_pytorch")
-"""Packages whose classes of outputs may be made; they are what autoadapt's own sources come from."""
-
-
 def _check_classes(plan: Plan, allow: Sequence[str | Path]) -> None:
     """Import the classes of containers, those that may be; any other is refused before anything is built."""
     faults = list[Mismatch]()
     for container in plan_classes(plan):
         package = container.type.partition(":")[0].partition(".")[0]
-        is_plain = container.kind in ("model_output", "named_tuple")
-        allowed = [*allow, package] if package in _TRUSTED and is_plain else list(allow)
+        allowed = [*allow, package] if is_trusted(container) else list(allow)
         try:
             load_object(container.type, allowed)
             container_type(container)
@@ -117,23 +114,20 @@ def _made(config: Config, folder: Path, allow: Sequence[str | Path]) -> nn.Modul
 
 
 def _new_is_missing(config: Config, folder: Path) -> Mismatch:
-    shown = _call(config.source) if config.source is not None else f"{config.backbone.rpartition(':')[2]}(...)"
+    shown = config.source.call() if config.source is not None else f"{config.backbone.rpartition(':')[2]}(...)"
     kept = "the adapters alone are saved" if config.weights.scope == "adapters" else "autoadapt did not load it by name"
     return Mismatch(
         "new", f"the module that was adapted, a {config.backbone}", "None", f'aa.restore("{folder}", new={shown})', kept
     )
 
 
-def _call(source: Source) -> str:
-    options = {**({"pretrained": True} if source.pretrained else {}), **rebuild(source.options, [])}
-    given = "".join(f", {name}={value!r}" for name, value in options.items())
-    return f'aa.{source.verb}("{source.name}"{given})'
-
-
 def _built(config: Config, backbone: nn.Module, folder: Path) -> AdaptedModule:
     """The plan on the backbone."""
     try:
         net = build(backbone, config.plan)
+        faults = plan_follows(Session(net, net.signature)).faults
+        if faults:
+            raise SavingError("its steps do not follow from one another", faults)
     except AdaptError as error:
         text = f"the plan of {folder} does not fit {type(backbone).__name__}: {error.summary}"
         raise SavingError(text, error.mismatches) from error
@@ -199,7 +193,7 @@ def _check_backbone(net: AdaptedModule, config: Config) -> None:
     own = {n: t for n, t in all_tensors(net).items() if n.startswith("backbone.") and n not in unkept}
     found = checksum_of(own)
     if found != config.weights.backbone:
-        shown = f"\nnew={_call(config.source)}" if config.source is not None else ""
+        shown = f"\nnew={config.source.call()}" if config.source is not None else ""
         remedy = f"give it the weights that the adapters were fitted to{shown}\nstrict=False      to have it as it is"
         fault = Mismatch("new", f"weights of checksum {config.weights.backbone[:16]}..", f"{found[:16]}..", remedy)
         raise SavingError("the backbone has other weights than those that the adapters were fitted to", [fault])

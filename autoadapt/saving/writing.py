@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.operations import Channels
 from autoadapt.origins import Origin, origin_of
 from autoadapt.planning import Plan
-from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness
+from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.files import file_hash, write_all
 from autoadapt.saving.reports import Saved
 from autoadapt.saving.states import (
@@ -142,8 +145,7 @@ class _Written:
     def write_weights(self, path: Path) -> None:
         """The tensors, and their checksum for the config."""
         try:
-            plain = {name: tensor.cpu().contiguous().clone() for name, tensor in self._tensors.items()}
-            save_file(plain, path, metadata={"format": "pt"})
+            save_file(_apart(self._tensors), path, metadata={"format": "pt"})
         except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
             fault = Mismatch(
                 WEIGHTS, "tensors that safetensors can hold", str(error).splitlines()[0], "net.to(float32)"
@@ -160,7 +162,6 @@ class _Written:
         """What stands in the folder now."""
         config, folder = self._config, self._folder
         target = config.plan.target
-        needs_new = config.source is None or config.weights.scope == "adapters"
         return Saved(
             folder=str(folder),
             name=config.plan.source.name,
@@ -170,9 +171,31 @@ class _Written:
             parameters=sum(self._tensors[name].numel() for name in self._tensors if name in _parameters(self._net)),
             weight_bytes=(folder / WEIGHTS).stat().st_size,
             config_bytes=(folder / CONFIG).stat().st_size,
-            call=f'aa.restore("{folder}"{", new=the backbone" if needs_new else ""})',
+            call=f'aa.restore("{folder}"{_arguments(config)})',
             remarks=tuple(self._remarks),
         )
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors in main memory, none of which overlap; safetensors takes no others."""
+    counts = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    made = {}
+    for name, tensor in tensors.items():
+        shared = counts[tensor.untyped_storage().data_ptr()] > 1
+        made[name] = tensor.cpu().clone(memory_format=torch.contiguous_format) if shared else tensor.cpu().contiguous()
+    return made
+
+
+def _arguments(config: Config) -> str:
+    """What `restore` has to be given besides the folder, as text."""
+    source, given = config.source, ""
+    if source is None or config.weights.scope == "adapters":
+        given += f", new={source.call() if source is not None else 'backbone'}"
+    names = [container.type for container in plan_classes(config.plan) if not is_trusted(container)]
+    if source is not None and config.weights.scope == "all" and source.name.partition(":")[0] not in schemes():
+        names.append(source.name)
+    packages = sorted({name if name.endswith(".pt2") else re.split(r"[.:]", name)[0] for name in names})
+    return given + (f", allow={json.dumps(packages)}" if packages else "")
 
 
 def _parameters(net: nn.Module) -> set[str]:
