@@ -348,8 +348,8 @@ def refused(folder: Path, **options) -> aa.SavingError:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A folder with a small module in it."""
-    aa.save(small(), tmp_path)
-    return tmp_path
+    aa.save(small(), tmp_path / "net")
+    return tmp_path / "net"
 
 
 def test_a_folder_without_a_config_is_refused_and_what_is_near_is_named(saved):

@@ -7,12 +7,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.saving.configs import CONFIG, WEIGHTS
+from autoadapt.showing import Shown
 from autoadapt.tables import columns, human_count
 
 __all__ = ["Saved"]
 
 
-class Saved(BaseModel):
+class Saved(Shown, BaseModel):
     """What `save` wrote, and what it could not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
