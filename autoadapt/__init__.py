@@ -15,6 +15,7 @@ from autoadapt.errors import (
     MatchError,
     Mismatch,
     PlanError,
+    SavingError,
     SignatureError,
     SourceError,
     SwapError,
@@ -24,13 +25,16 @@ from autoadapt.errors import (
 from autoadapt.folding import fold
 from autoadapt.planning import Plan, plan
 from autoadapt.reports import write_html
+from autoadapt.saving import Saved, restore, save
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.sources import list_models, load
+from autoadapt.standalone import to_source
 from autoadapt.swapping import Swap, swap
 from autoadapt.verification import Verification, verify
+from autoadapt.versions import VERSION
 from autoadapt.weights import Transfer, transfer
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AdaptError",
@@ -45,6 +49,8 @@ __all__ = [
     "Mismatch",
     "Plan",
     "PlanError",
+    "Saved",
+    "SavingError",
     "Signature",
     "SignatureError",
     "SourceError",
@@ -67,7 +73,10 @@ __all__ = [
     "param_groups",
     "plan",
     "register",
+    "restore",
+    "save",
     "swap",
+    "to_source",
     "transfer",
     "verify",
     "write_html",

@@ -11,6 +11,7 @@ AdaptError
 ├── SwapError            a swap inside a bigger model was refused
 ├── TransferError        weights could not be loaded
 ├── CalibrationError     adapters could not be fitted
+├── SavingError          a module could not be saved, restored or written as source
 └── AssemblyError        a config is faulty
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "MatchError",
     "Mismatch",
     "PlanError",
+    "SavingError",
     "SignatureError",
     "SourceError",
     "SwapError",
@@ -135,6 +137,10 @@ class TransferError(AdaptError):
 
 class CalibrationError(AdaptError):
     """Adapters could not be fitted; the weights are as they were."""
+
+
+class SavingError(AdaptError):
+    """A module could not be saved, restored or written as source; files are as they were."""
 
 
 class AssemblyError(AdaptError):

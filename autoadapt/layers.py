@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 __all__ = [
@@ -14,13 +15,19 @@ __all__ = [
     "choose_points",
     "conv1x1",
     "fill_in",
+    "leaf",
     "linear",
     "mlp",
+    "pool",
     "recover_indices",
+    "resize",
+    "spread_channels",
     "take_points",
 ]
 
-# Dimension letters: B batch, M points taken, N points to take from, K columns of a point.
+# Dimension letters: B batch, C and D channels, M points taken, N points to take from,
+# K columns of a point. Functions stay below 88 columns: they are inlined into files
+# that other people format.
 
 
 def linear(source: int, target: int, *, bias: bool = True) -> nn.Linear:
@@ -34,8 +41,11 @@ def linear(source: int, target: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
-def conv1x1(source: int, target: int, *, spatial: int, bias: bool = True) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
-    """A 1x1 convolution over one to three spatial axes that keeps the variance of its input.
+Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def conv1x1(source: int, target: int, *, spatial: int, bias: bool = True) -> Conv:
+    """A 1x1 convolution over spatial axes that keeps the variance of its input.
 
     Shape:
         `[B, source, *spatial] -> [B, target, *spatial]`
@@ -52,7 +62,8 @@ def mlp(source: int, hidden: int, target: int, *, spatial: int = 0) -> nn.Sequen
         `[*, source] -> [*, target]`, or `[B, source, *spatial] -> [B, target, *spatial]`
     """
     if spatial:
-        first, second = conv1x1(source, hidden, spatial=spatial), conv1x1(hidden, target, spatial=spatial)
+        first = conv1x1(source, hidden, spatial=spatial)
+        second = conv1x1(hidden, target, spatial=spatial)
         return nn.Sequential(first, nn.GELU(), second)
     return nn.Sequential(linear(source, hidden), nn.GELU(), linear(hidden, target))
 
@@ -77,18 +88,70 @@ class FlatLinear(nn.Module):
         return f"to {list(self.target)}"
 
 
-def keep_variance_(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, source: int) -> None:
+def keep_variance_(layer: nn.Linear | Conv, source: int) -> None:
     """Weights of variance 1/source and no offset.
 
-    LeCun et al., Efficient BackProp (1998), section 4.6: independent inputs of unit variance give outputs of unit
-    variance.
+    LeCun et al., Efficient BackProp (1998), section 4.6: independent inputs of unit
+    variance give outputs of unit variance.
     """
     nn.init.normal_(layer.weight, std=source**-0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
-def recover_indices(points_BMK: torch.Tensor, values_BNK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def leaf(value: Any, path: str) -> Any:
+    """The tensor at a path within an output, `levels.0`; `output` is the whole."""
+    if path == "output":
+        return value
+    for key in path.split("."):
+        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+    return value
+
+
+def resize(values: torch.Tensor, *sizes: int) -> torch.Tensor:
+    """Linear interpolation of the spatial axes to exact sizes.
+
+    Shape:
+        `[B, C, *spatial] -> [B, C, *sizes]`
+    """
+    mode = ("linear", "bilinear", "trilinear")[len(sizes) - 1]
+    return F.interpolate(values, sizes, mode=mode, align_corners=False)
+
+
+def pool(values: torch.Tensor, *kernel: int) -> torch.Tensor:
+    """The average of each cell of the spatial axes, the last of an axis cut short.
+
+    Shape:
+        `[B, C, *spatial] -> [B, C, *(ceil(size / kernel))]`
+    """
+    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
+    return average(values, kernel, ceil_mode=True, count_include_pad=False)
+
+
+def spread_channels(weight_DCk: torch.Tensor, source: int) -> torch.Tensor:
+    """The weight of a convolution for another number of input channels.
+
+    The response to an image that is the same in all channels is kept: the weights of a
+    channel are shared among those that stand for it, or summed where one stands for
+    several.
+
+    Shape:
+        `[D, C, *kernel] -> [D, source, *kernel]`
+    """
+    target = weight_DCk.shape[1]
+    if source < target:
+        parts = [weight_DCk[:, i::source].sum(1) for i in range(source)]
+    else:
+        shares = [len(range(i, source, target)) for i in range(target)]
+        parts = [weight_DCk[:, i % target] / shares[i % target] for i in range(source)]
+    return torch.stack(parts, 1)
+
+
+def recover_indices(
+    points_BMK: torch.Tensor,
+    values_BNK: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     """For each point the first row of the values that is the same, bit for bit.
 
     Shape:
@@ -99,28 +162,37 @@ def recover_indices(points_BMK: torch.Tensor, values_BNK: torch.Tensor, dtype: t
     """
     rows_BNK = values_BNK[..., : points_BMK.shape[-1]]
     found, exact = [], []
-    for part_BmK in torch.split(points_BMK, 256, dim=1):  # bounds the memory of the comparison
+    for part_BmK in torch.split(points_BMK, 256, dim=1):  # bounds the memory it takes
         same_BmN = (part_BmK.unsqueeze(2) == rows_BNK.unsqueeze(1)).all(-1)
         found.append(same_BmN.int().argmax(-1))
         exact.append(same_BmN.any(-1))
     if not torch.compiler.is_compiling() and not bool(torch.cat(exact, dim=1).all()):
-        raise ValueError("a coordinate is no row of the input, so its index cannot be recovered")
+        raise ValueError(
+            "a coordinate is no row of the input, so its index cannot be recovered",
+        )
     return torch.cat(found, dim=1).to(dtype)
 
 
 def fill_in(argument: dict[str, Any] | None, made: dict[str, Any]) -> dict[str, Any]:
-    """Add what was made to an argument that the caller gave to be filled in; an empty one counts as absent."""
+    """Add what was made to a dict of the caller's; an empty one counts as absent."""
     if not argument:
         return made
     argument.update(made)
     return argument
 
 
-def choose_points(points: torch.Tensor, count: int, how: str, axis: int = 1, seed: int = 0) -> torch.Tensor:
+def choose_points(
+    points: torch.Tensor,
+    count: int,
+    how: str,
+    axis: int = 1,
+    seed: int = 0,
+) -> torch.Tensor:
     """Which of N points to take.
 
-    `farthest` takes the first point, and then again and again the one farthest from those taken (Eldar et al., The
-    farthest point strategy for progressive image sampling, 1997).
+    `farthest` takes the first point, and then again and again the one farthest from
+    those taken (Eldar et al., The farthest point strategy for progressive image
+    sampling, 1997).
 
     Shape:
         `[B, N, K]`, or N at another axis where values do not matter -> `[B, count]`
@@ -129,10 +201,12 @@ def choose_points(points: torch.Tensor, count: int, how: str, axis: int = 1, see
     if how == "farthest":
         return _farthest(points.detach(), count)
     if how == "random":
-        chosen = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values.to(device)
+        mixed = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+        chosen = mixed[:count].sort().values.to(device)
     else:
         steps = torch.arange(count, device=device)
-        chosen = {"first": steps, "even": steps * size // count, "repeat": steps % size}[how]
+        ways = {"first": steps, "even": steps * size // count, "repeat": steps % size}
+        chosen = ways[how]
     return chosen.expand(batch, -1)
 
 
@@ -140,13 +214,17 @@ def _farthest(points_BNK: torch.Tensor, count: int) -> torch.Tensor:
     nearest_BN = torch.full_like(points_BNK[..., 0], float("inf"))
     chosen = [torch.zeros_like(points_BNK[:, 0, 0], dtype=torch.int64)]
     for _ in range(count - 1):
-        last_B1K = points_BNK.gather(1, chosen[-1][:, None, None].expand(-1, 1, points_BNK.shape[2]))
+        last_B1K = take_points(points_BNK, chosen[-1][:, None], 1)
         nearest_BN = torch.minimum(nearest_BN, (points_BNK - last_B1K).square().sum(-1))
         chosen.append(nearest_BN.argmax(1))
     return torch.stack(chosen, dim=1)
 
 
-def take_points(values: torch.Tensor, choice_BM: torch.Tensor, axis: int) -> torch.Tensor:
+def take_points(
+    values: torch.Tensor,
+    choice_BM: torch.Tensor,
+    axis: int,
+) -> torch.Tensor:
     """The chosen entries of an axis, each sample by its own choice.
 
     Shape:
@@ -160,7 +238,7 @@ def take_points(values: torch.Tensor, choice_BM: torch.Tensor, axis: int) -> tor
 
 
 class LeftOut:
-    """Stands where an output was left out because nobody read it, and says so when somebody does."""
+    """Stands where an output was left out, and says so when somebody reads it."""
 
     def __init__(self, name: str) -> None:
         self.left_out = name
@@ -183,17 +261,25 @@ class LeftOut:
         self._refuse()
 
     @classmethod
-    def __torch_function__(cls, func: object, types: object, args: object = (), kwargs: object = None) -> NoReturn:
+    def __torch_function__(
+        cls,
+        func: object,
+        types: object,
+        args: object = (),
+        kwargs: object = None,
+    ) -> NoReturn:
         values = [
             *(args if isinstance(args, (list, tuple)) else ()),
             *(kwargs.values() if isinstance(kwargs, dict) else ()),
         ]
-        nested = [item for value in values for item in (value if isinstance(value, (list, tuple)) else [value])]
-        next(item for item in nested if isinstance(item, cls))._refuse()
-        raise AssertionError("torch calls this only where one of the arguments is of this class")
+        for value in values:
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(item, cls):
+                    item._refuse()
+        raise AssertionError("torch calls this only with an argument of this class")
 
     def _refuse(self) -> NoReturn:
         raise TypeError(
-            f"the output {self.left_out} was left out because nothing read it when the module was swapped in;"
-            f" name it in swap(..., outputs=[...])"
+            f"the output {self.left_out} was left out because nothing read it when the"
+            f" module was swapped in; name it in swap(..., outputs=[...])"
         )

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.origins import note_origin
 
 __all__ = ["Source", "list_models", "load", "load_backbone", "load_object", "schemes"]
 
@@ -61,11 +62,14 @@ def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] =
         Linear(in_features=3, out_features=2, bias=True)
     """
     scheme, name = _split(source)
+    made: nn.Module
     if scheme in schemes():
         zoo = _zoo(scheme)
         with _explained(source, zoo, name, pretrained):
-            return zoo.load(name, pretrained=pretrained, **options)
-    return _own(source, allow, pretrained, options)
+            made = zoo.load(name, pretrained=pretrained, **options)
+    else:
+        made = _own(source, allow, pretrained, options)
+    return note_origin(made, "load", source, pretrained, options)
 
 
 def load_backbone(
@@ -73,11 +77,14 @@ def load_backbone(
 ) -> nn.Module:
     """Load a model as a backbone: with its feature levels where the zoo gives them; else as `load`."""
     scheme, name = _split(source)
+    made: nn.Module
     if scheme in schemes():
         zoo = _zoo(scheme)
         with _explained(source, zoo, name, pretrained):
-            return zoo.backbone(name, pretrained=pretrained, **options)
-    return _own(source, allow, pretrained, options)
+            made = zoo.backbone(name, pretrained=pretrained, **options)
+    else:
+        made = _own(source, allow, pretrained, options)
+    return note_origin(made, "load_backbone", source, pretrained, options)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -26,6 +26,7 @@ __all__ = [
     "build_container",
     "container_type",
     "flatten",
+    "has_opaque",
     "path_text",
     "paths",
     "rebuild",
@@ -223,13 +224,34 @@ def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
         case "ordered_dict":
             return OrderedDict, "pairs"
         case "sequence":
-            return find_type(container.type), "sequence"
+            return _class_of(container), "sequence"
         case "mapping":
-            return find_type(container.type), "pairs"
+            return _class_of(container), "pairs"
         case "named_tuple":
-            return find_type(container.type), "positional"
+            return _class_of(container), "positional"
         case "dataclass" | "model_output":
-            return find_type(container.type), "keywords"
+            return _class_of(container), "keywords"
+
+
+def _class_of(container: Container) -> Callable[..., Any]:
+    """The class of a container, if it is one of such containers: data must not name anything else to be called."""
+    found = find_type(container.type)
+    match container.kind:
+        case "named_tuple":
+            right = issubclass(found, tuple) and hasattr(found, "_fields")
+        case "dataclass":
+            right = dataclasses.is_dataclass(found)
+        case "model_output":
+            right = dataclasses.is_dataclass(found) and issubclass(found, Mapping)
+        case "sequence":
+            right = issubclass(found, (tuple, list))
+        case _:
+            right = issubclass(found, Mapping)
+    if not right:
+        kind = container.kind.replace("_", " ")
+        fault = Mismatch(container.type, f"a class that is a {kind}", "another class", "capture the module again")
+        raise SignatureError(f"{container.type} is no {kind}", [fault])
+    return found
 
 
 def paths(tree: Tree, prefix: Path = ()) -> list[Path]:
@@ -241,6 +263,15 @@ def paths(tree: Tree, prefix: Path = ()) -> list[Path]:
             return [path for key, child in zip(keys, children, strict=True) for path in paths(child, (*prefix, key))]
         case _:
             return []
+
+
+def has_opaque(tree: Tree) -> bool:
+    """Whether a tree holds an object that cannot be made anew."""
+    match tree:
+        case Container(children=children):
+            return any(map(has_opaque, children))
+        case _:
+            return isinstance(tree, Opaque)
 
 
 def path_text(path: Path) -> str:
@@ -258,7 +289,7 @@ def type_path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def find_type(name: str) -> Callable[..., Any]:
+def find_type(name: str) -> type[Any]:
     """The class a tree names; only among what is imported, since reading data must not run code.
 
     Raises:

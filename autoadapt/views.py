@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt import layers
 from autoadapt.errors import BuildError, CaptureError, Mismatch, nearest
 
 __all__ = [
@@ -168,7 +169,7 @@ class _Collected:
 
     def give(self, _module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
         self._found["", 0] = output
-        taken = tuple(_leaf(self._found[path, call], leaf) for path, call, leaf in self._taps)
+        taken = tuple(layers.leaf(self._found[path, call], leaf) for path, call, leaf in self._taps)
         self._found = {}
         return taken
 
@@ -182,15 +183,6 @@ class _Collect:
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._collected.take(self._path, output)
-
-
-def _leaf(value: Any, path: str) -> Any:
-    """The tensor at a path within an output."""
-    if path == "output":
-        return value
-    for key in path.split("."):
-        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
-    return value
 
 
 def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], bool]) -> list[str]:
@@ -231,8 +223,7 @@ def _set(module: nn.Module, path: str, child: nn.Module) -> None:
 def read_channels(module: nn.Module, path: str, source: int, target: int) -> None:
     """Let a convolution of a view read another number of channels.
 
-    The response to an image that is the same in all channels is kept: the weights of a channel are shared among those
-    that stand for it, or summed where one stands for several.
+    The response to an image that is the same in all channels is kept, see `layers.spread_channels`.
 
     Args:
         module: A view; the convolution's weight is replaced by one of its own.
@@ -252,13 +243,8 @@ def read_channels(module: nn.Module, path: str, source: int, target: int) -> Non
             f"in_chans={source}  # build the new module for these inputs",
         )
         raise BuildError(f"the first layer cannot be made to read {source} channels", [fault])
-    weight_DCk = layer.weight.detach()
-    if source < target:
-        parts = [weight_DCk[:, i::source].sum(1) for i in range(source)]
-    else:
-        shares = [len(range(i, source, target)) for i in range(target)]
-        parts = [weight_DCk[:, i % target] / shares[i % target] for i in range(source)]
-    layer.weight = nn.Parameter(torch.stack(parts, 1), requires_grad=layer.weight.requires_grad)
+    weight = layers.spread_channels(layer.weight.detach(), source)
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     layer.in_channels = source
 
 

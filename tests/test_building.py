@@ -25,15 +25,10 @@ def test_the_code_is_straight_lines_that_read_the_outputs_by_their_own_names():
     assert sound().code.strip().splitlines() == [
         "def forward(self, image):",
         "    features = self.backbone(image)",
-        "    maps = features['maps']",
-        "    maps_0 = maps[0]",
-        "    maps_1 = maps[1]",
-        "    labels = features['labels']",
-        '    to_1_p2 = getattr(self.adapters, "1_p2").project(maps_0)',
-        '    to_1_p3 = getattr(self.adapters, "1_p3").project(maps_1)',
-        "    to = labels.to(torch.int32)",
-        "    ordered_dict = collections_OrderedDict([('p2', to_1_p2), ('p3', to_1_p3)])",
-        "    return (image, ordered_dict, to)",
+        '    p2 = self.adapters["1_p2"](features["maps"][0])',
+        '    p3 = self.adapters["1_p3"](features["maps"][1])',
+        '    output_2 = features["labels"].to(torch.int32)',
+        '    return image, OrderedDict([("p2", p2), ("p3", p3)]), output_2',
     ]
 
 
@@ -148,6 +143,12 @@ def test_a_whole_module_saved_by_torch_comes_back(tmp_path):
     torch.save(net, tmp_path / "net.pt")
     again = torch.load(tmp_path / "net.pt", weights_only=False)
     assert torch.equal(again(image())[1]["p3"], net(image())[1]["p3"])
+
+
+def test_the_folder_of_torch_fx_is_refused_with_what_to_do_instead(tmp_path):
+    with pytest.raises(aa.BuildError, match=r"aa\.to_source\(net"):
+        sound().to_folder(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_state_dict_goes_into_another_build_of_the_same_plan():

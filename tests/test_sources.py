@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,9 @@ from torch import nn
 
 from autoadapt.capturing import capture
 from autoadapt.errors import SourceError
+from autoadapt.origins import note_origin, origin_of
 from autoadapt.sources import FrozenExport, list_models, load, load_backbone
+from autoadapt.views import view
 
 
 @pytest.fixture(autouse=True)
@@ -187,3 +190,16 @@ def test_another_package_adds_a_scheme_by_an_entry_point(tmp_path: Path) -> None
         "mine has no model `smal`",
         "the scheme `broken` of another package cannot be loaded",
     ]
+
+
+def test_a_loaded_model_and_its_copies_say_how_it_was_made() -> None:
+    model = load("timm:resnet18", features_only=True, out_indices=(1, 2))
+    expected = ("load", "timm:resnet18", False, {"features_only": True, "out_indices": (1, 2)})
+    assert origin_of(copy.deepcopy(model)) == origin_of(view(model)) == expected
+    assert origin_of(load_backbone("smp:resnet18")) == ("load_backbone", "smp:resnet18", False, {})
+    assert origin_of(nn.Linear(1, 1)) is None
+
+
+def test_options_that_no_file_can_hold_are_not_noted_and_do_no_harm() -> None:
+    assert origin_of(load("timm:resnet18", act_layer=nn.ReLU)).options is None
+    assert origin_of(note_origin(nn.Identity(), "load", "a:b", False, {"sizes": {(1, 2): 3}})).options is None

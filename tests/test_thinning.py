@@ -28,7 +28,7 @@ def test_more_points_than_wanted_are_thinned_by_one_choice(how):
     before = detector.backbone_net.adapters.fp2_features.project(own["fp_features"][-1])
     assert torch.allclose(made["fp2_features"][0], before[0][:, taken], atol=1e-5)
     assert len(set(taken)) == 16
-    assert detector.backbone_net.code.count("layers_choose_points(") == 1
+    assert detector.backbone_net.code.count("choose_points(") == 1
 
 
 def test_farthest_points_are_those_of_the_textbook():

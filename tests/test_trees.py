@@ -232,3 +232,12 @@ def test_a_class_of_ones_own_comes_back_as_that_class(value):
     assert type(again) is type(value)
     assert flatten(again)[0] == tree
     assert all(map(torch.equal, found, flatten(again)[1]))
+
+
+@pytest.mark.parametrize("kind", ["dataclass", "named_tuple", "model_output", "mapping", "sequence"])
+def test_data_cannot_have_a_class_called_that_is_no_such_container(kind):
+    import subprocess
+
+    tree = Container(kind=kind, type=f"subprocess:{subprocess.Popen.__name__}", keys=("args",), children=(Slot(),))
+    with pytest.raises(SignatureError, match="subprocess:Popen is no"):
+        rebuild(tree, [["touch", "run"]])

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["RECIPES", "copy_facts", "recipe"]
+__all__ = ["RECIPES", "Said", "copy_facts", "recipe"]
 
 # What people read off a backbone, by the habits of timm, torchvision, smp, transformers and detectron2.
 _FACTS = (
@@ -35,18 +35,18 @@ def copy_facts(like: nn.Module, net: nn.Module) -> None:
             setattr(net, name, _fact(getattr(like, name)))
 
 
-class _Said:
+class Said:
     """A method without arguments whose answer is known."""
 
     def __init__(self, value: Any) -> None:
-        self._value = value
+        self.value = value
 
     def __call__(self) -> Any:
-        return copy.copy(self._value)
+        return copy.copy(self.value)
 
 
 def _fact(value: Any) -> Any:
-    return _Said(value()) if callable(value) else copy.deepcopy(value)
+    return Said(value()) if callable(value) else copy.deepcopy(value)
 
 
 def recipe(backbone: nn.Module, name: str) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import re
+import os
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from types import MethodType
 from typing import Any
@@ -14,8 +15,10 @@ from torch import fx, nn
 from autoadapt import layers
 from autoadapt.building.facts import RECIPES, copy_facts, recipe
 from autoadapt.building.graphs import adapter_names, graph_of, learned_steps
+from autoadapt.building.printing import print_graph
 from autoadapt.capturing import Arguments
 from autoadapt.capturing.probing import quiet
+from autoadapt.errors import BuildError, Mismatch
 from autoadapt.operations import Channels, Project
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import Signature, TensorSpec
@@ -23,7 +26,7 @@ from autoadapt.trees import flatten, rebuild
 from autoadapt.verification import Verification, verify
 from autoadapt.views import copy_module, cut, freeze_unused, on_meta, read_channels, tap, view
 
-__all__ = ["AdaptedModule", "build", "param_groups"]
+__all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
 
 
 class AdaptedModule(fx.GraphModule):
@@ -47,8 +50,11 @@ class AdaptedModule(fx.GraphModule):
 
     @property
     def code(self) -> str:
-        """The forward pass as Python; what torch.fx adds to free memory early is left out."""
-        return re.sub(r";  (?:\w+ = )+None", "", super().code)
+        """The forward pass as a person would write it; torch.fx runs the same graph, and frees memory early."""
+        return print_graph(self.graph).function()
+
+    def __str__(self) -> str:
+        return f"{nn.Module.__repr__(self)}\n\n{self.code}"
 
     def verify(self, inputs: object = None, *, thorough: bool = False) -> Verification:
         """Prove that it keeps its contract; see `autoadapt.verify`."""
@@ -75,6 +81,16 @@ class AdaptedModule(fx.GraphModule):
         written = super().recompile()
         type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
         return written
+
+    def to_folder(self, folder: str | os.PathLike[str], module_name: str = "FxModule") -> None:
+        """Refused: torch.fx would pickle the backbone, and leave out what the forward pass calls.
+
+        Raises:
+            BuildError: Always.
+        """
+        where = f"{type(self).__name__}.to_folder"
+        fault = Mismatch(where, "a file of plain PyTorch", "a folder with pickles", 'aa.to_source(net, "net.py")')
+        raise BuildError("an adapted module is not written by torch.fx", [fault])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
         made = _restored(self._plan, copy.deepcopy(self._modules, memo))
@@ -116,7 +132,7 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
             if isinstance(step, Channels):
                 read_channels(backbone, step.stem, step.source, step.target)
     reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
-    adapters = nn.Module()
+    adapters = nn.ModuleDict()
     for name, route in adapter_names(plan).items():
         made = _route_layers(route, reference)
         if made is not None:
@@ -171,10 +187,10 @@ def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
     """The layers of a route that have parameters."""
-    container = nn.Module()
-    for name, step, spec in learned_steps(route):
-        container.add_module(name, _layer(step, spec).to(device=reference.device, dtype=reference.dtype))
-    return container if container._modules else None
+    made = {name: _layer(step, spec).to(reference) for name, step, spec in learned_steps(route)}
+    if len(made) > 1:
+        return nn.ModuleDict(made)
+    return nn.Sequential(OrderedDict(made)) if made else None
 
 
 def _layer(step: Project, spec: TensorSpec) -> nn.Module:
@@ -194,6 +210,11 @@ _GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys()
 def _extras(net: AdaptedModule) -> dict[str, Any]:
     """What users and consumers put on the module: attributes, hooks, mode."""
     return {name: value for name, value in net.__dict__.items() if name not in _GRAPH_STATE}
+
+
+def own_attributes(net: AdaptedModule) -> dict[str, Any]:
+    """What was put on an adapted module besides its parts, hooks and mode, by name."""
+    return {name: value for name, value in _extras(net).items() if name not in vars(nn.Module())}
 
 
 def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedModule:

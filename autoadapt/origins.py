@@ -1,0 +1,53 @@
+"""Origins: how a module was loaded, noted on the module itself, so that it can be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from torch import nn
+
+from autoadapt.errors import SignatureError
+from autoadapt.trees import flatten, has_opaque, rebuild
+
+__all__ = ["Origin", "Verb", "note_origin", "origin_of"]
+
+Verb: TypeAlias = Literal["load", "load_backbone"]
+
+
+class Origin(NamedTuple):
+    """The call that made a module."""
+
+    verb: Verb
+    """Of `autoadapt.sources`."""
+    source: str
+    pretrained: bool
+    options: dict[str, Any] | None
+    """None where they are more than plain values, so that no file can hold them."""
+
+
+_ORIGIN = "autoadapt_origin"
+
+
+def origin_of(module: nn.Module) -> Origin | None:
+    """How a module, or the module that it is a view of, was loaded; None where it was made otherwise."""
+    noted = vars(module).get(_ORIGIN)
+    return Origin(*noted) if isinstance(noted, tuple) and len(noted) == len(Origin._fields) else None
+
+
+def note_origin(module: nn.Module, verb: Verb, source: str, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    """Note on a module how it was made.
+
+    As plain values in a plain attribute: views and copies keep it, and whatever unpickles them needs no autoadapt.
+    """
+    vars(module)[_ORIGIN] = (verb, source, pretrained, _plain(options))
+    return module
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        tree, tensors = flatten(dict(options))
+    except SignatureError:  # keys that no file can hold
+        return None
+    made: dict[str, Any] | None = None if tensors or has_opaque(tree) else rebuild(tree, [])
+    return made

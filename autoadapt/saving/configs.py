@@ -1,0 +1,214 @@
+"""Configs: everything about a saved module that is not a tensor, as data with a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.origins import Verb
+from autoadapt.planning import Plan
+from autoadapt.trees import Container, Tree, rebuild
+from autoadapt.versions import VERSION, version_key
+
+__all__ = [
+    "CONFIG",
+    "FORMAT",
+    "SCHEMA",
+    "WEIGHTS",
+    "Config",
+    "Fact",
+    "Leaf",
+    "Scope",
+    "Source",
+    "Weights",
+    "Witness",
+    "is_trusted",
+    "plan_classes",
+]
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FORMAT = "autoadapt.AdaptedModule"
+SCHEMA = 1
+
+Scope: TypeAlias = Literal["all", "adapters"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Source(_Frozen):
+    """The call of `autoadapt.load` or `load_backbone` that makes the backbone anew."""
+
+    verb: Verb
+    name: str
+    pretrained: bool
+    """Whether it had published weights at first; they are never loaded to be replaced."""
+    options: Tree
+
+    def call(self) -> str:
+        """The call as text, to paste."""
+        options = {**({"pretrained": True} if self.pretrained else {}), **rebuild(self.options, [])}
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        return f'aa.{self.verb}("{self.name}"{given})'
+
+
+class Weights(_Frozen):
+    """What stands in the file of weights."""
+
+    file: Literal["model.safetensors"] = "model.safetensors"
+    sha256: str
+    scope: Scope
+    backbone: str = ""
+    """Checksum of the weights that the adapters were fitted to, where only the adapters are saved."""
+    tied: dict[str, str] = Field(default_factory=dict)
+    """Tensors that are the same one as another: name -> the name that it is saved under."""
+    unkept: tuple[str, ...] = ()
+    """Buffers that a state dict leaves out: caches and tables that a module may make anew by itself."""
+    channels_last: tuple[str, ...] = ()
+    """Parts whose convolutions lie in memory with channels last."""
+
+
+class Leaf(_Frozen):
+    """What came out in one place of the outputs."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float | None = None
+    """Root of the mean square; None where it is no finite number, or values are not compared."""
+    samples: tuple[float, ...] = ()
+
+
+class Witness(_Frozen):
+    """A run on invented inputs before saving; a restored module must come to the same."""
+
+    sizes: dict[str, int]
+    leaves: dict[str, Leaf]
+
+
+class Fact(_Frozen):
+    """An attribute that consumers read off the module."""
+
+    form: Literal["value", "method", "feature_info"] = "value"
+    """`method` is called without arguments; `feature_info` is timm's class of that name."""
+    value: Tree
+
+
+class Config(_Frozen):
+    """A saved module without its tensors."""
+
+    format: Literal["autoadapt.AdaptedModule"] = "autoadapt.AdaptedModule"
+    schema_version: Literal[1] = 1
+    versions: dict[str, str]
+    """Of autoadapt, torch and the package that the backbone's class comes from."""
+    backbone: str
+    """Python path of the backbone's class."""
+    source: Source | None
+    """None where autoadapt did not load the backbone by name: then it must be given to `restore`."""
+    weights: Weights
+    training: dict[str, bool]
+    """The mode of the module, and of each part that is in another mode than what it stands in."""
+    frozen: tuple[str, ...] = ()
+    """Parameters, and parts with all their parameters, that take no gradient."""
+    facts: dict[str, Fact] = Field(default_factory=dict)
+    witness: Witness | None = None
+    plan: Plan
+
+    def text(self) -> str:
+        """The file: JSON, one fact a line, with a checksum of all others."""
+        content = json.loads(self.model_dump_json())
+        rows = {**content, "checksum": checksum(content)}
+        return "{\n" + ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in rows.items()) + "\n}\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Config:
+        """Read a saved config; nothing that it names is looked up.
+
+        Raises:
+            SavingError: There is none, or it is damaged, was changed, or is of another version.
+        """
+        path = folder / CONFIG
+        content = _json(path)
+        _check_kind(path, content)
+        noted = content.pop("checksum", None)
+        if noted != checksum(content):
+            why = "a plan that somebody edits goes into aa.build(new, plan), which checks what it does"
+            fault = Mismatch(str(path), f"a config with checksum {noted}", "other content", "aa.save(net, folder)", why)
+            raise SavingError(f"{path} was changed after it was saved", [fault])
+        try:
+            return cls.model_validate(content)
+        except (ValidationError, AdaptError) as error:
+            found = str(error).splitlines()[-1] if isinstance(error, AdaptError) else _first_fault(error)
+            fault = Mismatch(str(path), f"a config of schema version {SCHEMA}", found, "aa.save(net, folder)")
+            raise SavingError(f"{path} is malformed", [fault]) from error
+
+
+def is_trusted(container: Container) -> bool:
+    """Whether a class of outputs may be made without the caller's word."""
+    return container.type.partition(".")[0].partition(":")[0] in _TRUSTED and container.kind in (
+        "model_output",
+        "named_tuple",
+    )
+
+
+_TRUSTED = ("torch", "torchvision", "timm", "transformers", "segmentation_models_pytorch")
+"""Packages whose classes of outputs may be made; they are what autoadapt's own sources come from."""
+
+
+def plan_classes(plan: Plan) -> Iterator[Container]:
+    """The containers of classes of their own that a plan makes."""
+    left: list[Tree] = [plan.target.outputs.tree, plan.target.inputs.tree, plan.source.inputs.tree]
+    while left:
+        tree = left.pop()
+        if isinstance(tree, Container):
+            left += tree.children
+            if tree.type:
+                yield tree
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """A checksum of JSON that does not depend on how it is laid out."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = sorted(str(found.parent) for found in path.parent.glob(f"*/{CONFIG}"))[:3]
+        remedy = "\n".join(f'aa.restore("{folder}")' for folder in near) or f'aa.save(net, "{path.parent}")'
+        fault = Mismatch(str(path), "a folder that aa.save wrote", f"no {CONFIG}", remedy)
+        raise SavingError(f"nothing is saved in {path.parent}", [fault]) from error
+    except (OSError, ValueError) as error:
+        said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        fault = Mismatch(str(path), "JSON", said, "copy or save it again")
+        raise SavingError(f"{path} cannot be read", [fault]) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _check_kind(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse other formats and other versions, before anything else is read of them."""
+    if content.get("format") != FORMAT:
+        fault = Mismatch(str(path), f'"format": "{FORMAT}"', repr(content.get("format")), "aa.save(net, folder)")
+        raise SavingError(f"{path} is no config of autoadapt", [fault])
+    versions = content.get("versions")
+    written = str(versions.get("autoadapt", "")) if isinstance(versions, dict) else ""
+    if content.get("schema_version") != SCHEMA or version_key(written) > version_key(VERSION):
+        found = f"schema version {content.get('schema_version')}, written by autoadapt {written or 'unknown'}"
+        fault = Mismatch(
+            str(path), f"schema version {SCHEMA}, autoadapt {VERSION} or older", found, "pip install -U autoadapt"
+        )
+        raise SavingError(f"{path} is of another version of autoadapt", [fault])
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

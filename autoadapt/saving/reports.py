@@ -1,0 +1,47 @@
+"""Reports: what was saved, as a table."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.saving.configs import CONFIG, WEIGHTS
+from autoadapt.showing import Shown
+from autoadapt.tables import columns, human_count
+
+__all__ = ["Saved"]
+
+
+class Saved(Shown, BaseModel):
+    """What `save` wrote, and what it could not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    schema_version: Literal[1] = 1
+    folder: str
+    name: str
+    """Of the backbone's class."""
+    contract: str
+    """What the saved module speaks like."""
+    scope: Literal["all", "adapters"]
+    tensors: int
+    parameters: int
+    weight_bytes: int
+    config_bytes: int
+    call: str
+    """What restores it."""
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = "all weights" if self.scope == "all" else "the adapters alone"
+        rows = [
+            (WEIGHTS, f"{human_count(self.weight_bytes)}B", f"{what}: {self.tensors} tensors, {self._parameters()}"),
+            (CONFIG, f"{human_count(self.config_bytes)}B", "plan, signature, versions, modes"),
+        ]
+        lines = [f"{self.name} in the contract of {self.contract}  ->  {self.folder}", *columns(rows, align="lrl")]
+        lines += columns([("restore", self.call)])
+        return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
+
+    def _parameters(self) -> str:
+        return f"{human_count(self.parameters)} parameters"

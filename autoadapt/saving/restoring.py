@@ -1,0 +1,199 @@
+"""Restoring: an adapted module from a folder of data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoadapt.building import AdaptedModule, build
+from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.planning import Plan
+from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
+from autoadapt.saving.files import read_tensors
+from autoadapt.saving.states import (
+    all_tensors,
+    checksum_of,
+    put_facts,
+    put_modes,
+    put_tensors,
+    set_frozen,
+    unkept_buffers,
+)
+from autoadapt.saving.witnesses import differences
+from autoadapt.sources import load, load_backbone, load_object
+from autoadapt.trees import container_type, rebuild
+from autoadapt.verification.checks import plan_follows
+from autoadapt.verification.sessions import Session
+from autoadapt.versions import package_version
+
+__all__ = ["restore"]
+
+
+def restore(
+    folder: str | Path,
+    new: nn.Module | None = None,
+    *,
+    allow: Sequence[str | Path] = (),
+    strict: bool = True,
+) -> AdaptedModule:
+    """Make a saved module anew, from data alone: nothing is unpickled, and no code runs that the files name.
+
+    Versions, checksums and shapes are checked; then a copy runs once, and what comes out is compared with the contract
+    and with what came out before it was saved.
+
+    Args:
+        folder: What `save` wrote.
+        new: The module that was adapted, in any state. It may be left out where all weights were saved and
+            `autoadapt.load` made it; where the adapters alone were saved, its weights are used, and shared.
+        allow: Packages whose code may run: those of python paths, and of classes of outputs that are not of
+            torchvision, timm or transformers.
+        strict: Refuse a backbone whose weights are not those that the adapters were fitted to, and outputs of other
+            values.
+
+    Returns:
+        The module as it was: weights, dtypes, modes, plain attributes; on the CPU, or where `new` is.
+
+    Raises:
+        SavingError: A file is missing, damaged, changed or of another version; `new` is missing or another module.
+    """
+    folder = Path(folder)
+    config = Config.read(folder)
+    _check_classes(config.plan, allow)
+    tensors = _all_names(config, read_tensors(folder / WEIGHTS, config.weights.sha256))
+    backbone = new if new is not None else _made(config, folder, allow)
+    net = _built(config, backbone, folder)
+    _load(net, config, tensors, folder)
+    if config.weights.scope == "adapters" and strict:
+        _check_backbone(net, config)
+    if config.witness is not None and strict:
+        faults = differences(net, config.witness)
+        if faults:
+            raise SavingError(f"what was restored from {folder} is not what was saved", faults)
+    return net
+
+
+def _check_classes(plan: Plan, allow: Sequence[str | Path]) -> None:
+    """Import the classes of containers, those that may be; any other is refused before anything is built."""
+    faults = list[Mismatch]()
+    for container in plan_classes(plan):
+        package = container.type.partition(":")[0].partition(".")[0]
+        allowed = [*allow, package] if is_trusted(container) else list(allow)
+        try:
+            load_object(container.type, allowed)
+            container_type(container)
+        except AdaptError as error:
+            faults += error.mismatches
+    if faults:
+        raise SavingError("the outputs are of a class that cannot be used", faults)
+
+
+def _all_names(config: Config, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors under all names that they have in the module."""
+    known = {name: kept for name, kept in config.weights.tied.items() if kept in tensors}
+    return {**tensors, **{name: tensors[kept] for name, kept in known.items()}}
+
+
+def _made(config: Config, folder: Path, allow: Sequence[str | Path]) -> nn.Module:
+    """The backbone by its name, without the weights that are replaced."""
+    source = config.source
+    if config.weights.scope == "adapters" or source is None:
+        fault = _new_is_missing(config, folder)
+        raise SavingError(f"{folder} does not say all of the backbone, and new= was left out", [fault])
+    make = load if source.verb == "load" else load_backbone
+    try:
+        made: nn.Module = make(source.name, allow=allow, **rebuild(source.options, []))
+    except AdaptError as error:
+        raise SavingError(f"the backbone {source.name} could not be made: {error.summary}", error.mismatches) from error
+    except TypeError as error:
+        fault = Mismatch("source.options", "options of a model", str(error), "aa.save(net, folder)")
+        raise SavingError(f"the backbone {source.name} could not be made", [fault]) from error
+    return made
+
+
+def _new_is_missing(config: Config, folder: Path) -> Mismatch:
+    shown = config.source.call() if config.source is not None else f"{config.backbone.rpartition(':')[2]}(...)"
+    kept = "the adapters alone are saved" if config.weights.scope == "adapters" else "autoadapt did not load it by name"
+    return Mismatch(
+        "new", f"the module that was adapted, a {config.backbone}", "None", f'aa.restore("{folder}", new={shown})', kept
+    )
+
+
+def _built(config: Config, backbone: nn.Module, folder: Path) -> AdaptedModule:
+    """The plan on the backbone."""
+    try:
+        net = build(backbone, config.plan)
+        faults = plan_follows(Session(net, net.signature)).faults
+        if faults:
+            raise SavingError("its steps do not follow from one another", faults)
+    except AdaptError as error:
+        text = f"the plan of {folder} does not fit {type(backbone).__name__}: {error.summary}"
+        raise SavingError(text, error.mismatches) from error
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
+        fault = Mismatch(
+            str(folder / CONFIG),
+            f"a plan for {type(backbone).__name__}",
+            f"{type(error).__name__}: {error}",
+            f"restore(..., new=a {config.backbone})",
+        )
+        raise SavingError(f"the plan of {folder} does not fit {type(backbone).__name__}", [fault]) from error
+    if any(tensor.is_meta for tensor in all_tensors(net).values()) and config.weights.scope == "all":
+        net.to_empty(device="cpu")
+    return net
+
+
+def _load(net: AdaptedModule, config: Config, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Give the module everything that was saved; all is checked first."""
+    own, within = all_tensors(net), "" if config.weights.scope == "all" else "adapters."
+    wanted = {name: tensor for name, tensor in own.items() if name.startswith(within)}
+    unkept = unkept_buffers(net) | set(config.weights.unkept)
+    faults = [*_misfits(wanted, tensors, unkept)]
+    if faults:
+        more = f", and {len(faults) - 6} more" if len(faults) > 6 else ""
+        installed = _other_versions(config)
+        text = f"the weights of {folder} do not fit the module, in {len(faults)} places{more}{installed}"
+        raise SavingError(text, faults[:6])
+    put_tensors(net, {name: tensor for name, tensor in tensors.items() if name in wanted})
+    for part in config.weights.channels_last if not within else ():
+        if part in net._modules:
+            net.get_submodule(part).to(memory_format=torch.channels_last)
+    put_modes(net, config.training)
+    set_frozen(net, config.frozen)
+    put_facts(net, config.facts)
+
+
+def _misfits(
+    own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], unkept: Collection[str]
+) -> Iterator[Mismatch]:
+    remedy = "restore(..., new=the module that was adapted)"
+    for name in own.keys() - saved.keys() - set(unkept):
+        yield Mismatch(name, "a saved tensor", "none of this name", remedy)
+    for name in saved.keys() - own.keys() - set(unkept):
+        yield Mismatch(name, "a parameter or buffer of this name", "none in the module", remedy)
+    for name in saved.keys() & own.keys():
+        left, right = saved[name], own[name]
+        if left.shape != right.shape or left.is_floating_point() != right.is_floating_point():
+            yield Mismatch(name, f"{left.dtype} {list(left.shape)}", f"{right.dtype} {list(right.shape)}", remedy)
+
+
+def _other_versions(config: Config) -> str:
+    """What is installed in another version than at the time of saving, as a clause."""
+    others = [
+        f"{package} was {version}, is {package_version(package)}"
+        for package, version in config.versions.items()
+        if package not in ("autoadapt", "torch") and package_version(package) != version
+    ]
+    return f" ({'; '.join(others)})" if others else ""
+
+
+def _check_backbone(net: AdaptedModule, config: Config) -> None:
+    unkept = unkept_buffers(net)
+    own = {n: t for n, t in all_tensors(net).items() if n.startswith("backbone.") and n not in unkept}
+    found = checksum_of(own)
+    if found != config.weights.backbone:
+        shown = f"\nnew={config.source.call()}" if config.source is not None else ""
+        remedy = f"give it the weights that the adapters were fitted to{shown}\nstrict=False      to have it as it is"
+        fault = Mismatch("new", f"weights of checksum {config.weights.backbone[:16]}..", f"{found[:16]}..", remedy)
+        raise SavingError("the backbone has other weights than those that the adapters were fitted to", [fault])

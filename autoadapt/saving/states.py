@@ -1,0 +1,197 @@
+"""States: what a module holds besides its code: tensors, modes, what is frozen, what is said of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.building import AdaptedModule, Said, own_attributes
+from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.saving.configs import Fact
+from autoadapt.trees import Container, Tree, flatten, has_opaque, rebuild
+
+__all__ = [
+    "all_tensors",
+    "channels_last_parts",
+    "checksum_of",
+    "facts_of",
+    "frozen_parts",
+    "modes_of",
+    "put_facts",
+    "put_modes",
+    "put_tensors",
+    "set_frozen",
+    "ties_of",
+    "unkept_buffers",
+]
+
+
+def all_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer by each of its names, those that a state dict leaves out too."""
+    named = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def unkept_buffers(net: nn.Module) -> set[str]:
+    """Names of the buffers that a state dict leaves out."""
+    found = set()
+    for path, module in net.named_modules(remove_duplicate=False):
+        found |= {f"{path}.{name}" if path else name for name in module._non_persistent_buffers_set}
+    return found & {name for name, _ in net.named_buffers(remove_duplicate=False)}
+
+
+def ties_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Tensors that are the same memory as another one: name -> the first name."""
+    first: dict[Any, str] = {}
+    ties = {}
+    for name, tensor in tensors.items():
+        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and first.setdefault(key, name) != name:
+            ties[name] = first[key]
+    return ties
+
+
+def checksum_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A checksum of names, dtypes, shapes and bits."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return found.hexdigest()
+
+
+def put_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give parameters and buffers the values and dtypes of others, in storage of their own.
+
+    Whoever shared the old storage keeps it as it was.
+    """
+    own = dict([*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)])
+    with torch.no_grad():
+        for tensor in {id(own[name]): own[name] for name in tensors}.values():
+            name = next(name for name in tensors if own[name] is tensor)
+            tensor.data = tensors[name].to(tensor.device, copy=True)
+
+
+def channels_last_parts(net: nn.Module) -> tuple[str, ...]:
+    """The children whose convolutions lie in memory with channels last."""
+    return tuple(name for name, child in net.named_children() if any(map(_is_channels_last, child.parameters())))
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    if tensor.dim() != 4 or tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
+        return False
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def modes_of(net: nn.Module) -> dict[str, bool]:
+    """The mode of a module, and of each part that is in another mode than what it stands in."""
+    modes = {"": net.training}
+    for path, module in net.named_modules():
+        if path and module.training != net.get_submodule(path.rpartition(".")[0]).training:
+            modes[path] = module.training
+    return modes
+
+
+def put_modes(net: nn.Module, modes: Mapping[str, bool]) -> None:
+    """Set modes that were noted; parts that are not there are passed over."""
+    for path, module in net.named_modules():
+        if path in modes:
+            module.training = modes[path]
+        elif path:
+            module.training = net.get_submodule(path.rpartition(".")[0]).training
+
+
+def frozen_parts(net: nn.Module) -> tuple[str, ...]:
+    """Parts whose parameters all take no gradient, the largest that there are, and single parameters."""
+    return tuple(_frozen(net, ""))
+
+
+def _frozen(module: nn.Module, path: str) -> Iterator[str]:
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        yield path
+        return
+    before = f"{path}." if path else ""
+    yield from (before + name for name, p in module.named_parameters(recurse=False) if not p.requires_grad)
+    for name, child in module.named_children():
+        yield from _frozen(child, before + name)
+
+
+def set_frozen(net: nn.Module, frozen: Collection[str]) -> None:
+    """Let exactly these parts take no gradient."""
+    for name, parameter in net.named_parameters():
+        is_frozen = any(not part or name == part or name.startswith(f"{part}.") for part in frozen)
+        parameter.requires_grad_(not is_frozen and (parameter.is_floating_point() or parameter.is_complex()))
+
+
+def facts_of(net: AdaptedModule) -> tuple[dict[str, Fact], list[str]]:
+    """What consumers read off a module, and the names of what no file can hold."""
+    facts, left = {}, []
+    for name, value in own_attributes(net).items():
+        fact = None if name in ("borrowed", "swapped") else _fact(value)
+        if name.startswith("_") or name == "swapped":  # private, or the report of how it came into a bigger model
+            continue
+        if fact is not None:
+            facts[name] = fact
+        else:
+            left += [f"{method}()" for method in value] if name == "borrowed" else [name]
+    return facts, left
+
+
+def _fact(value: Any) -> Fact | None:
+    if isinstance(value, Said):
+        tree = _as_data(value.value)
+        return None if tree is None else Fact(form="method", value=tree)
+    if type(value).__name__ == "FeatureInfo" and type(value).__module__.startswith("timm."):
+        tree = _as_data({"info": value.info, "out_indices": value.out_indices})
+        return None if tree is None else Fact(form="feature_info", value=tree)
+    tree = _as_data(value)
+    return None if tree is None else Fact(value=tree)
+
+
+def _as_data(value: Any) -> Tree | None:
+    """A value as a tree; None where it is more than plain values in plain containers."""
+    try:
+        tree, tensors = flatten(value)
+    except AdaptError:
+        return None
+    return None if tensors or has_opaque(tree) or not _is_plain(tree) else tree
+
+
+def _is_plain(tree: Tree) -> bool:
+    return not isinstance(tree, Container) or (not tree.type and all(map(_is_plain, tree.children)))
+
+
+def put_facts(net: AdaptedModule, facts: Mapping[str, Fact]) -> None:
+    """Let a module say what was noted.
+
+    Raises:
+        SavingError: A fact is none that `save` writes.
+    """
+    for name, fact in facts.items():
+        is_free = name.isidentifier() and not name.startswith("_") and not hasattr(net, name)
+        if not _is_plain(fact.value) or not is_free:
+            fault = Mismatch(f"facts.{name}", "a plain value under a free name", str(fact)[:60], "aa.save(net, folder)")
+            raise SavingError(f"the config says something of `{name}` that cannot be put on a module", [fault])
+        value = rebuild(fact.value, [])
+        if fact.form == "feature_info":
+            made = _feature_info(value)
+            if made is not None:
+                setattr(net, name, made)
+        else:
+            setattr(net, name, Said(value) if fact.form == "method" else value)
+
+
+def _feature_info(value: Any) -> Any:
+    """Of timm's class; nothing where timm is not installed, since then nobody reads it."""
+    try:
+        made = importlib.import_module("timm.models").FeatureInfo
+    except ImportError:
+        return None
+    return made(value["info"], value["out_indices"])

@@ -1,0 +1,35 @@
+"""Wrappers: the adapted module inside what training puts around it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from autoadapt.building import AdaptedModule
+from autoadapt.errors import Mismatch, SavingError
+from autoadapt.views import uncompiled
+
+__all__ = ["adapted_inside"]
+
+
+def adapted_inside(net: object, verb: str) -> AdaptedModule:
+    """The adapted module itself, without `torch.compile` and parallel wrappers.
+
+    Args:
+        net: What the caller gave.
+        verb: What is to be done with it, for the text of the error.
+
+    Raises:
+        SavingError: There is none.
+    """
+    inner = net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
+    inner = uncompiled(inner) if isinstance(inner, nn.Module) else inner
+    if isinstance(inner, AdaptedModule):
+        return inner
+    parts = inner.named_modules() if isinstance(inner, nn.Module) else ()
+    found = [path for path, part in parts if isinstance(part, AdaptedModule)]
+    remedy = "\n".join(f'{verb}(model.get_submodule("{path}"), ...)' for path in found[:3])
+    fault = Mismatch("net", "a module that aa.adapt or aa.build made", f"a {type(inner).__name__}", remedy or _OTHERS)
+    raise SavingError("only an adapted module has a plan", [fault])
+
+
+_OTHERS = "safetensors.torch.save_model(model, file)      for any other module"

@@ -1,0 +1,332 @@
+"""Writing: the file that says in plain PyTorch what an adapted module does."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoadapt import layers
+from autoadapt.building import AdaptedModule
+from autoadapt.building.expressions import INDENT, WIDTH, Expression, Text, constant, group, lines_of, quoted
+from autoadapt.building.graphs import adapter_names, learned_steps
+from autoadapt.building.printing import Printed, print_graph
+from autoadapt.errors import Mismatch, SavingError
+from autoadapt.operations import Channels, Project
+from autoadapt.origins import origin_of
+from autoadapt.planning import Plan
+from autoadapt.saving.files import write_all
+from autoadapt.saving.states import facts_of, frozen_parts
+from autoadapt.saving.wrappers import adapted_inside
+from autoadapt.standalone.annotations import annotation, argument_annotation
+from autoadapt.standalone.inlining import import_lines, inlined, names_in
+from autoadapt.trees import Container, Slot, container_type, rebuild, type_path
+from autoadapt.versions import VERSION
+
+__all__ = ["to_source"]
+
+
+def to_source(net: nn.Module, path: str | Path | None = None) -> str:
+    """Write an adapted module as one file that needs torch alone, and whatever classes its outputs are of.
+
+    The file has a class `Adapted`, whose only argument is the backbone as it was before it was adapted. It loads the
+    state dict of the module and then gives the same bits.
+
+    Args:
+        net: The adapted module; it is not changed.
+        path: Where to write the file; it is only returned where this is left out.
+
+    Returns:
+        The text: formatted, annotated, with the plan as its docstring.
+
+    Raises:
+        SavingError: It is no adapted module, its adapters are not those of its plan, or a class of its outputs cannot
+            be imported.
+
+    Example:
+        >>> from autoadapt.adapting import adapt
+        >>> net = adapt(nn.Conv2d(3, 5, 2, 2), like=nn.Conv2d(3, 8, 2, 2), inputs=torch.zeros(1, 3, 8, 8))
+        >>> for line in to_source(net).splitlines()[-4:]:
+        ...     print(line)
+            def forward(self, input: torch.Tensor) -> torch.Tensor:
+                features = self.backbone(input)
+                output: torch.Tensor = self.adapters["output"](features)
+                return output
+    """
+    text = _File(adapted_inside(net, "aa.to_source")).text()
+    if path is not None:
+        path = Path(path)
+        write_all(path.parent, {path.name: lambda made: made.write_text(text, encoding="utf-8")})
+    return text
+
+
+class _File:
+    """The parts of one file."""
+
+    def __init__(self, net: AdaptedModule) -> None:
+        self._net = net
+        self._plan = net.plan
+        self._printed: Printed = print_graph(net.graph, calls={"backbone": "self._tapped"} if net.plan.taps else {})
+        _check_adapters(net)
+        _check_arguments(self._printed)
+
+    def text(self) -> str:
+        body = "\n".join(self._class())
+        above, below = inlined(names_in(body))
+        top = "\n".join(filter(None, ["\n".join(self._constants()), "\n\n".join(above)]))
+        code = "\n\n\n".join([*below, body])
+        imports = import_lines(f"{top}\n{code}", self._class_imports())
+        head = f"{imports}\n\n{top}" if top else imports
+        return f"{self._docstring()}\n\n{head}\n\n\n{code}\n"
+
+    def _docstring(self) -> str:
+        plan, kind = self._plan, self._backbone()
+        lines = [
+            f"{plan.source.name} in the contract of {plan.target.name}, as autoadapt {VERSION} built it.",
+            "",
+            "    net = Adapted(backbone)",
+            "    net.load_state_dict(state)  # of the adapted module",
+            "",
+            f"The backbone is {kind}",
+            "as it was before it was adapted; it becomes a part of the module and is changed.",
+            "",
+            *(f"    {line}".rstrip() for line in str(plan).splitlines()),
+        ]
+        left = facts_of(self._net)[1]
+        if left:
+            lines += ["", f"Not in this file: {', '.join(left)}."]
+        return '"""' + "\n".join(lines).replace("\\", "/").replace('"""', "'''") + '\n"""'
+
+    def _backbone(self) -> str:
+        backbone = self._net.get_submodule("backbone")
+        origin, kind = origin_of(backbone), type_path(type(backbone)).replace(":", ".")
+        return f"{origin.source} ({kind})" if origin is not None else f"a {kind}"
+
+    def _constants(self) -> Iterator[str]:
+        """What is tapped and what is cut, by name."""
+        if self._plan.taps:
+            paths = [tap.module for tap in self._plan.taps.values() if tap.module]
+            yield from lines_of("TAPS = ", constant(tuple(dict.fromkeys(paths))), "", WIDTH)
+        if self._plan.cut:
+            yield from lines_of("UNUSED = ", constant(self._plan.cut), "", WIDTH)
+
+    def _class(self) -> Iterator[str]:
+        plan = self._plan
+        yield "class Adapted(nn.Module):"
+        yield f'    """{plan.source.name} that speaks like {plan.target.name}."""'
+        yield ""
+        yield "    def __init__(self, backbone: nn.Module) -> None:"
+        yield "        super().__init__()"
+        yield from (" " * 2 * INDENT + line if line else "" for line in self._init())
+        if plan.taps:
+            yield ""
+            yield from _tapping(plan)
+        yield ""
+        yield from self._forward()
+
+    def _init(self) -> Iterator[str]:
+        plan, room = self._plan, WIDTH - 2 * INDENT
+        yield from _stems(self._net)
+        if plan.cut:
+            yield "for path in UNUSED:  # they only serve what is not read"
+            yield "    backbone.set_submodule(path, nn.Identity())"
+        yield "self.backbone = backbone"
+        adapters = list(_adapter_items(self._net))
+        if adapters:
+            call = group("nn.ModuleDict(", [("", group("{", adapters, "}"))], ")")
+            yield from lines_of("self.adapters = ", call, "", room)
+            yield from _cast(self._net)
+        if plan.taps:
+            yield "for path in TAPS:"
+            yield "    module = backbone.get_submodule(path)"
+            yield "    module.register_forward_hook(partial(self._take, path))"
+            yield f"self._taken: dict[str, {'list[Any]' if _counts_calls(plan) else 'Any'}] = {{}}"
+        yield from _frozen(self._net, room)
+        facts, _ = facts_of(self._net)
+        for name, fact in facts.items():
+            if fact.form == "value":
+                yield from lines_of(f"self.{name} = ", constant(rebuild(fact.value, [])), "", room)
+
+    def _forward(self) -> Iterator[str]:
+        tree = self._plan.target.outputs.tree
+        trees = self._plan.target.arguments
+        arguments = ["self"]
+        for name, default in self._printed.arguments:
+            kind = argument_annotation(trees[name], default, self._class_name)
+            arguments.append(f"{name}: {kind}" + (f" = {default}" if default is not None else ""))
+        returned = annotation(tree, self._class_name)
+        items: list[tuple[str, Expression]] = [("", Text(argument)) for argument in arguments]
+        head = group("forward(", items, ")")
+        yield from ("    " + line for line in lines_of("def ", head, f" -> {returned}:", WIDTH - INDENT))
+        if isinstance(tree, Container) and tree.kind == "model_output":
+            yield from self._printed.body(indent=2 * INDENT, keywords="outputs")
+        else:
+            yield from self._printed.body(indent=2 * INDENT, result_type=returned if isinstance(tree, Slot) else "")
+
+    def _class_name(self, container: Container) -> str:
+        wanted = container_type(container)[0]
+        return next((name for name, found in self._printed.objects.items() if found is wanted), "Any")
+
+    def _class_imports(self) -> dict[str, str]:
+        """The imports of classes that are not torch's, by the names that they have in the file."""
+        lines, faults = {}, []
+        for name, found in self._printed.objects.items():
+            if getattr(layers, name, None) is found:
+                continue
+            real = found.__qualname__.partition(".")[0]
+            if found.__module__ == "__main__" or "<locals>" in found.__qualname__:
+                remedy = "define it at the top of a module that can be imported"
+                faults.append(Mismatch(found.__qualname__, "a class that a file can import", type_path(found), remedy))
+            shown = real if real == name else f"{real} as {name}"
+            lines[name] = f"from {found.__module__} import {shown}{_typing_note(found.__module__)}"
+        if faults:
+            raise SavingError("the outputs are of a class that no file can import", faults)
+        return lines
+
+
+def _typing_note(module: str) -> str:
+    """What mypy wants to be told of a package without types."""
+    name = module.partition(".")[0]
+    package = None if name in sys.stdlib_module_names else importlib.util.find_spec(name)
+    folders = list(package.submodule_search_locations or []) if package is not None else []
+    is_typed = not folders or any((Path(folder) / "py.typed").exists() for folder in folders)
+    return "" if is_typed else "  # type: ignore[import-untyped]"
+
+
+def _counts_calls(plan: Plan) -> bool:
+    return any(tap.call for tap in plan.taps.values())
+
+
+def _tapping(plan: Plan) -> Iterator[str]:
+    """The methods that collect what inner modules return."""
+    counts = _counts_calls(plan)
+    yield "    def _take(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:"
+    if counts:
+        yield '        """Keep what an inner module returns, call by call."""'
+        yield "        self._taken.setdefault(path, []).append(output)"
+    else:
+        yield '        """Keep what an inner module returns when it is first called."""'
+        yield "        self._taken.setdefault(path, output)"
+    yield ""
+    yield "    def _tapped(self, *args: Any, **kwargs: Any) -> list[Any]:"
+    yield '        """What the inner modules return while the backbone runs."""'
+    yield "        self._taken = {}"
+    whole = any(not tap.module for tap in plan.taps.values())
+    yield f"        {'output = ' if whole else ''}self.backbone(*args, **kwargs)"
+    yield "        taken, self._taken = self._taken, {}"
+    taps = list(plan.taps.values())
+    if (
+        all(tap.module and tap.path == "output" for tap in taps)
+        and not counts
+        and len({t.module for t in taps}) == len(taps)
+    ):
+        yield "        return [taken[path] for path in TAPS]"
+        return
+    items: list[tuple[str, Expression]] = []
+    for tap in taps:
+        call = f"[{tap.call}]" if counts else ""
+        value = f"taken[{quoted(tap.module)}]{call}" if tap.module else "output"
+        items.append(("", Text(value if tap.path == "output" else f"leaf({value}, {quoted(tap.path)})")))
+    yield from ("        " + line for line in lines_of("return ", group("[", items, "]"), "", WIDTH - 2 * INDENT))
+
+
+def _stems(net: AdaptedModule) -> Iterator[str]:
+    """First convolutions that read another number of channels."""
+    steps = [step for route in net.plan.inputs for step in route.steps if isinstance(step, Channels)]
+    for step in steps:
+        spatial = net.get_submodule(f"backbone.{step.stem}").weight.dim() - 2  # type: ignore[operator]
+        yield f"stem = backbone.get_submodule({quoted(step.stem)})"
+        yield f"assert isinstance(stem, nn.Conv{spatial}d)"
+        yield f"weight = spread_channels(stem.weight.detach(), {step.source})"
+        yield "stem.weight = nn.Parameter(weight)"
+        yield f"stem.in_channels = {step.source}"
+
+
+def _check_adapters(net: AdaptedModule) -> None:
+    """Refuse layers that are not those that the plan says."""
+    faults = []
+    for name, route in adapter_names(net.plan).items():
+        for called, step, _ in learned_steps(route):
+            path = f"adapters.{name}.{called}"
+            try:
+                found = net.get_submodule(path)
+            except AttributeError:
+                found = nn.Identity()
+            if not _is_as_planned(found, step):
+                shown = str(found).splitlines()[0]
+                remedy = "aa.build(new, net.plan)      the layers of the plan"
+                faults.append(Mismatch(path, f"a map of {step.source} to {step.target} channels", shown, remedy))
+    if faults:
+        raise SavingError("the adapters are not those of the plan", faults)
+
+
+def _check_arguments(printed: Printed) -> None:
+    """Refuse names of arguments that stand for something else in the file."""
+    taken = {"F", "OrderedDict", "nn", "torch", *layers.__all__}
+    faults = [
+        Mismatch(f"argument {name}", "a name that is free", name, "rename it")
+        for name, _ in printed.arguments
+        if name in taken
+    ]
+    if faults:
+        raise SavingError("an argument has a name that the file needs", faults)
+
+
+def _is_as_planned(layer: nn.Module, step: Project) -> bool:
+    kinds = (nn.Linear,) if step.form == "linear" else (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    if type(layer) not in kinds:
+        return False
+    weight = layer.get_parameter("weight")
+    if tuple(weight.shape) != (step.target, step.source, *[1] * (weight.dim() - 2)):
+        return False
+    return getattr(layer, "bias", None) is not None if step.bias else getattr(layer, "bias", None) is None
+
+
+def _adapter_items(net: AdaptedModule) -> Iterator[tuple[str, Expression]]:
+    """The adapters by name, as calls that make them."""
+    for name, route in adapter_names(net.plan).items():
+        made: list[tuple[str, Expression]] = []
+        learned = learned_steps(route)
+        for called, step, spec in learned:
+            bias = "" if step.bias else ", bias=False"
+            if step.form == "linear":
+                text = f"linear({step.source}, {step.target}{bias})"
+            else:
+                text = f"conv1x1({step.source}, {step.target}, spatial={len(spec.dims) - 2}{bias})"
+            made.append((f"{called}=" if len(learned) == 1 else f"{quoted(called)}: ", Text(text)))
+        if len(made) == 1:
+            yield f"{quoted(name)}: ", group("nn.Sequential(", [("", group("OrderedDict(", made, ")"))], ")")
+        elif made:
+            yield f"{quoted(name)}: ", group("nn.ModuleDict(", [("", group("{", made, "}"))], ")")
+
+
+def _cast(net: AdaptedModule) -> Iterator[str]:
+    """The adapters go where the backbone is, in its dtype; or in one of their own."""
+    named = net.get_submodule("backbone").named_parameters()
+    name, reference = next(((n, p) for n, p in named if p.is_floating_point()), ("", torch.empty(0)))
+    own = next((p.dtype for p in net.get_submodule("adapters").parameters()), reference.dtype)
+    if name and own == reference.dtype:
+        items: list[tuple[str, Expression]] = [("", Text(f"backbone.get_parameter({quoted(name)})"))]
+        yield from lines_of("", group("self.adapters.to(", items, ")"), "", WIDTH - 2 * INDENT)
+    elif own != torch.float32:
+        yield f"self.adapters.to({own})"
+
+
+def _frozen(net: AdaptedModule, room: int) -> Iterator[str]:
+    """What takes no gradient."""
+    frozen = frozen_parts(net)
+    modules = tuple(part for part in frozen if part in dict(net.named_modules()))
+    parameters = tuple(part for part in frozen if part not in modules)
+    if "" in modules:
+        yield "self.requires_grad_(False)"
+        return
+    if modules:
+        yield from lines_of("for path in ", constant(modules), ":", room)
+        yield "    self.get_submodule(path).requires_grad_(False)"
+    if parameters:
+        yield from lines_of("for path in ", constant(parameters), ":", room)
+        yield "    self.get_parameter(path).requires_grad_(False)"
