@@ -125,7 +125,7 @@ def test_held_out_error_from_moments_is_that_of_the_tokens(recipe):
 def test_the_mean_alone_explains_nothing():
     x, y, _ = planted()
     moments = Moments.of(x, y)
-    assert HeldOut.of(constant(moments), moments.mean_y_D, moments).r2 == 0
+    assert HeldOut.of(constant(moments.source, moments.mean_y_D), moments.mean_y_D, moments).r2 == 0
 
 
 def test_cross_validation_tells_the_error_on_new_tokens():

@@ -58,15 +58,19 @@ class Score:
 
 
 class Judge:
-    """Tries maps on the images that were kept, through the very modules that will run."""
+    """Tries maps on the images that were kept, through the very modules that will run.
 
-    def __init__(self, pair: Pair, samples: Samples, folds: int, head: Head | None, loss: Loss | None) -> None:
+    The images are taken out of `samples`, so that there is one copy of them.
+    """
+
+    def __init__(self, pair: Pair, samples: Samples, head: Head | None, loss: Loss | None) -> None:
         self._pair = pair
         self._head = head
         self._loss = loss
         self._replay = _Replay()
         pair.adapted.backbone = self._replay
-        self._batches = {fold: _batches(samples.of(fold)) for fold in range(folds)}
+        self._samples = samples
+        self._batches: dict[int, list[_Batch]] = {}
 
     def score(self, maps: Mapping[int, Maps]) -> Score:
         """Try maps on the images of the folds that they are given for."""
@@ -74,7 +78,7 @@ class Judge:
         with torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
-                for batch in self._batches[fold]:
+                for batch in self._batches_of(fold):
                     losses, agreements = (values.tolist() for values in self._compare(batch))
                     found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
         ordered = [pair for _, pair in sorted(gathered(found).items())]
@@ -86,7 +90,7 @@ class Judge:
         self._set(maps)
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=1e-3)
-        batches = [batch for fold in folds for batch in self._batches[fold]]
+        batches = [batch for fold in folds for batch in self._batches_of(fold)]
         images = float(total(torch.tensor([sum(len(batch.numbers) for batch in batches)], dtype=torch.float64)))
         for _ in range(steps):
             with torch.enable_grad():
@@ -100,6 +104,11 @@ class Judge:
         """Of the adapters alone: nothing is left in the `grad` of a caller's module."""
         loss = self._compare(batch)[0].sum() / images
         return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+    def _batches_of(self, fold: int) -> list[_Batch]:
+        if fold not in self._batches:
+            self._batches[fold] = _batches(self._samples.take(fold))
+        return self._batches[fold]
 
     def _set(self, maps: Maps) -> None:
         for projection, fitted in zip(self._pair.projections, maps, strict=True):

@@ -153,6 +153,13 @@ class Samples:
         """The images of a fold, in the order of their numbers."""
         return sorted((s for s in self._kept.values() if s.fold == fold), key=lambda sample: sample.number)
 
+    def take(self, fold: int) -> list[Sample]:
+        """The images of a fold, which are kept here no longer."""
+        taken = self.of(fold)
+        for sample in taken:
+            del self._kept[sample.number]
+        return taken
+
     @property
     def numbers(self) -> dict[int, int]:
         """The fold of each image that is kept."""

@@ -33,12 +33,14 @@ class State:
         samples: Images for the head.
         batches: How many batches are counted.
         images: How many images are counted, on this worker.
+        is_whole: Whether all of it counts the same images; not so when an update was interrupted.
     """
 
     moments: list[list[Moments]]
     samples: Samples
     batches: int = 0
     images: int = 0
+    is_whole: bool = True
 
     @property
     def tokens(self) -> int:
