@@ -19,7 +19,7 @@ from autoadapt.calibration.observations import Pair, find_adapted
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weight
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.samples import Samples
-from autoadapt.calibration.solvers import AffineMap, Recipe
+from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.calibration.states import State
 from autoadapt.capturing.probing import quiet
 
@@ -186,7 +186,8 @@ class _Session:
         sizes: Sequence[int],
     ) -> OutputFit:
         where = self._pair.projections[projection]
-        spectrum, held = fitting.described(projection), fitting.held_out(projection, _of(projection, maps))
+        spectrum, errors = fitting.described(projection), fitting.held_out(projection, _of(projection, maps))
+        held, without = HeldOut.sum(errors), HeldOut.sum(fitting.held_out(projection, _of(projection, random)))
         return OutputFit(
             target=where.route.target,
             source=where.route.source,
@@ -196,11 +197,11 @@ class _Session:
             r2=held.r2,
             cosine=held.cosine,
             variance_ratio=held.variance_ratio,
-            random_r2=fitting.held_out(projection, _of(projection, random)).r2,
+            random_r2=without.r2,
             penalty=recipe.penalty,
             condition=spectrum.condition,
             eigenvalues=tuple(spectrum.values_C.flip(0).tolist()),
-            by_images=fitting.error_by_images(projection, recipe, sizes),
+            by_images=fitting.error_by_images(projection, recipe, sizes, errors[0]),
         )
 
     def _said(self, score: Score | None) -> HeadScore | None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 from autoadapt.calibration.fitting import Fitting
 from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.results import Trial
-from autoadapt.calibration.solvers import Recipe
+from autoadapt.calibration.solvers import HeldOut, Recipe
 from autoadapt.errors import CalibrationError, Mismatch, nearest
 
 __all__ = ["Choice", "Solver", "choose", "recipes"]
@@ -201,7 +201,9 @@ def _by_cosine(fitting: Fitting) -> Choice:
 
         def lost(recipe: Recipe, cosines: dict[Recipe, float] = cosines, projection: int = projection) -> float:
             if recipe not in cosines:
-                cosines[recipe] = fitting.held_out(projection, fitting.held_out_map(projection, recipe)).cosine
+                cosines[recipe] = HeldOut.sum(
+                    fitting.held_out(projection, fitting.held_out_map(projection, recipe))
+                ).cosine
             return -cosines[recipe]
 
         if fitting.folds.holds_one_out:

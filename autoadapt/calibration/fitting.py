@@ -112,25 +112,35 @@ class Fitting:
             drawn.append(AffineMap(weight_CD.to(mean_D.device), torch.zeros_like(mean_D)))
         return dict.fromkeys(self.folds.held_out, drawn)
 
-    def held_out(self, projection: int, maps: Mapping[int, AffineMap]) -> HeldOut:
-        """Error of one projection's maps on the folds that they have not seen."""
-        total = HeldOut(0.0, 0.0, 0.0, 0.0, 0.0)
+    def held_out(self, projection: int, maps: Mapping[int, AffineMap]) -> dict[int, HeldOut]:
+        """Error of one projection's maps on each fold that they have not seen."""
         with self._timed():
-            for fold, fitted in maps.items():
-                mean_D = self._old_mean(projection, self.folds.others(fold))
-                total += HeldOut.of(fitted, mean_D, self._moments[projection][fold])
-        return total
+            return {
+                fold: HeldOut.of(
+                    fitted, self._old_mean(projection, self.folds.others(fold)), self._moments[projection][fold]
+                )
+                for fold, fitted in maps.items()
+            }
 
-    def error_by_images(self, projection: int, recipe: Recipe, images: Sequence[int]) -> tuple[tuple[int, float], ...]:
-        """R2 on the first fold when fitted on more and more of the others; `images` counts each fold's."""
+    def error_by_images(
+        self, projection: int, recipe: Recipe, images: Sequence[int], whole: HeldOut
+    ) -> tuple[tuple[int, float], ...]:
+        """R2 on the first fold when fitted on more and more of the others.
+
+        Args:
+            projection: Which one.
+            recipe: How to fit.
+            images: How many each fold has.
+            whole: The error when fitted on all of the others.
+        """
         points = []
-        for count in range(1, len(self.folds.numbers)):
+        for count in range(1, len(self.folds.numbers) - 1):
             used = self.folds.numbers[1 : count + 1]
             fitted = self.map(projection, recipe, used)
             with self._timed():
                 held = HeldOut.of(fitted, self._old_mean(projection, used), self._moments[projection][0])
             points.append((sum(images[fold] for fold in used), held.r2))
-        return tuple(points)
+        return (*points, (sum(images[1:]), whole.r2))
 
     def _given(self, folds: Sequence[int] | None) -> tuple[int, ...]:
         return self.folds.numbers if folds is None else tuple(folds)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -222,14 +223,10 @@ class HeldOut:
         total = wanted + moments.count * float((moments.mean_y_D - mean_D).square().sum())
         return cls(max(error, 0.0), total, made, wanted, product)
 
-    def __add__(self, other: HeldOut) -> HeldOut:
-        return HeldOut(
-            self.error + other.error,
-            self.total + other.total,
-            self.made + other.made,
-            self.wanted + other.wanted,
-            self.product + other.product,
-        )
+    @classmethod
+    def sum(cls, folds: Mapping[int, HeldOut]) -> HeldOut:
+        """Of all folds together."""
+        return cls(*(sum(getattr(one, field.name) for one in folds.values()) for field in fields(cls)))
 
     @property
     def r2(self) -> float:
