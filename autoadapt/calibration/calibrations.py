@@ -15,7 +15,7 @@ from autoadapt.calibration.choosing import Choice, Solver, choose, has_few_token
 from autoadapt.calibration.fitting import Fitting, HeldOutMaps
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
-from autoadapt.calibration.observations import Pair, find_adapted
+from autoadapt.calibration.observations import Pair, explained, find_adapted
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weight
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.samples import Samples
@@ -92,7 +92,8 @@ def calibrate(
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
     with quiet():
         pair = Pair(net, like, at, device)
-        head = None if head is None else copied_head(head)
+        with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
+            head = None if head is None else copied_head(head)
         gathering = Gathering(
             pair,
             head,
