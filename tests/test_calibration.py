@@ -325,6 +325,7 @@ def test_refining_is_kept_only_where_held_out_images_gain():
     found = calibrate(refined, at="backbone", like=old, data=BATCHES, refine=30)
     assert found.before_refining is not None
     assert found.head.loss < found.before_refining.loss
+    assert int(found.solver.rpartition(", ")[2].split()[0]) in (1, 2, 4, 8, 16, 30)
     fresh = pictures(64, seed=9)
     losses = [float(divergence(model(fresh), old(fresh), 64)[0].detach().mean()) for model in (plain, refined)]
     assert losses[1] < losses[0]

@@ -68,7 +68,8 @@ def calibrate(
         tokens_per_image: At most so many places of each image, chosen by chance.
         solver: `auto`, or one family: `least_squares`, `ridge`, `restored` (ridge with the variance restored),
             `procrustes`, `anchored` (ridge towards procrustes), `reduced_rank`; or the one `Recipe` to take.
-        refine: Steps on the head's loss after the closed form, adapters only; kept only if held-out images gain.
+        refine: At most so many steps on the head's loss after the closed form, adapters only. As many are taken as
+            are best for held-out images, and none where these gain no more than chance would give.
         device: Where to run; where the model is, if left out.
         seed: For the choice of places and images, and the random floor.
         state: A `.safetensors` file to go on from if it exists, and to write to now and then.
@@ -140,26 +141,24 @@ class _Session:
         held_out_maps = fitting.held_out_maps(choice.recipes)
         sizes = self._folds.sizes(images)
         fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], sizes) for p in fitting.projections]
-        maps, score, before = fitting.maps(choice.recipes), choice.score, None
-        if refine and judge is not None and score is not None:
-            refined = _refined(judge, fitting, choice, maps, refine)
-            if refined is not None:
-                maps, score, before = refined[0], refined[2], refined[1]
+        refined = _refined(judge, fitting, choice, held_out_maps, refine) if refine and judge is not None else None
+        maps = fitting.maps(choice.recipes) if refined is None else refined.maps
+        score = choice.score if refined is None else refined.score
         failing = _below_floors(score, scores, fits)
         written = not failing
         result = Calibration(
             name=self._pair.plan.source.name,
             written=written,
             verdict="written" if written else f"left as they were: {failing}",
-            solver=choice.text + (f", {refine} steps on the head" if before is not None else ""),
+            solver=choice.text + (f", {refined.steps} steps on the head" if refined is not None else ""),
             chosen_by=choice.reason,
             outputs=tuple(fits),
             head=self._said(score),
             random=self._said(scores[0]),
             mean_only=self._said(scores[1]),
-            before_refining=self._said(before),
+            before_refining=self._said(choice.score) if refined is not None else None,
             trials=choice.trials,
-            remarks=tuple(self._remarks(fitting, fits, refine, before)),
+            remarks=tuple(self._remarks(fitting, fits, refine, refined is not None)),
             images=images,
             head_images=head_images,
             tokens=sum(map(fitting.count, fitting.projections)),
@@ -210,7 +209,7 @@ class _Session:
             return None
         return HeadScore(loss=score.loss, agreement=None if self._loss is not None else score.agreement)
 
-    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], refine: int, before: Score | None) -> list[str]:
+    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], refine: int, is_refined: bool) -> list[str]:
         said = [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
         for projection, fit in enumerate(fits):
             channels, dead = fit.channels[0], fitting.constant_channels(projection)
@@ -224,8 +223,8 @@ class _Session:
                 said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")
         if refine and not self._judged:
             said.append("refine needs a head to refine for; nothing was refined")
-        elif refine and before is None:
-            said.append(f"{refine} steps on the head made it no better on held-out images, and are not kept")
+        elif refine and not is_refined:
+            said.append("steps on the head made it no better on held-out images beyond chance, and are not kept")
         return said
 
 
@@ -234,17 +233,32 @@ def _of(projection: int, maps: HeldOutMaps) -> dict[int, AffineMap]:
     return {fold: fitted[projection] for fold, fitted in maps.items()}
 
 
-def _refined(
-    judge: Judge, fitting: Fitting, choice: Choice, maps: list[AffineMap], steps: int
-) -> tuple[list[AffineMap], Score, Score] | None:
-    """Maps after some steps on the head, with the scores before and after on a fold not used; None if no better."""
-    held, used = 0, fitting.folds.others(0)
-    fitted = fitting.maps(choice.recipes, used)
-    before = judge.score({held: fitted})
-    after = judge.score({held: judge.refine(fitted, used, steps)})
-    if not after.loss < before.loss:
+@dataclass(frozen=True)
+class _Refined:
+    """Maps after some steps on the head."""
+
+    steps: int
+    maps: list[AffineMap]
+    score: Score
+
+
+def _refined(judge: Judge, fitting: Fitting, choice: Choice, start: HeldOutMaps, limit: int) -> _Refined | None:
+    """Steps on the head, as many as are best for held-out images; None if they gain no more than a standard error.
+
+    The steps that were tried are the steps that are taken: their mean over the folds, from the fit on all images.
+    """
+    assert choice.score is not None, "there is a judge"
+    counts = sorted({limit, *(2**power for power in range(limit.bit_length()))})
+    paths = {fold: judge.refine(maps, fitting.folds.others(fold), counts) for fold, maps in start.items()}
+    scores = {count: judge.score({fold: path[count] for fold, path in paths.items()}) for count in counts}
+    best = min(counts, key=lambda count: scores[count].loss)
+    if not scores[best].loss < choice.score.loss or choice.score.is_as_good_as(scores[best]):
         return None
-    return judge.refine(maps, fitting.folds.numbers, steps), before, after
+    maps = fitting.maps(choice.recipes)
+    for fold, path in paths.items():
+        moved = zip(maps, path[best], start[fold], strict=True)
+        maps = [one.plus(after, before, 1 / len(paths)) for one, after, before in moved]
+    return _Refined(best, maps, scores[best])
 
 
 def _below_floors(score: Score | None, floors: Sequence[Score | None], fits: Sequence[OutputFit]) -> str:

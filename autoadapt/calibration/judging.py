@@ -84,21 +84,24 @@ class Judge:
         ordered = [pair for _, pair in sorted(gathered(found).items())]
         return Score(tuple(loss for loss, _ in ordered), tuple(agreement for _, agreement in ordered))
 
-    def refine(self, maps: Maps, folds: Sequence[int], steps: int) -> list[AffineMap]:
-        """Take steps on the head's loss, from given maps, on the images of some folds."""
+    def refine(self, maps: Maps, folds: Sequence[int], steps: Sequence[int]) -> dict[int, list[AffineMap]]:
+        """Take steps on the head's loss, from given maps, on the images of some folds; maps after so many steps."""
         layers = [self._pair.layer(projection) for projection in self._pair.projections]
         self._set(maps)
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=1e-3)
         batches = [batch for fold in folds for batch in self._batches_of(fold)]
         images = float(total(torch.tensor([sum(len(batch.numbers) for batch in batches)], dtype=torch.float64)))
-        for _ in range(steps):
+        found = {}
+        for step in range(1, max(steps) + 1):
             with torch.enable_grad():
                 gradients = [self._gradients(batch, parameters, images) for batch in batches]
             for parameter, *parts in zip(parameters, *gradients, strict=True):
                 parameter.grad = total(torch.stack(parts).sum(0) if parts else torch.zeros_like(parameter))
             optimiser.step()
-        return [_read(layer) for layer in layers]
+            if step in steps:
+                found[step] = [_read(layer) for layer in layers]
+        return found
 
     def _gradients(self, batch: _Batch, parameters: Sequence[nn.Parameter], images: float) -> tuple[torch.Tensor, ...]:
         """Of the adapters alone: nothing is left in the `grad` of a caller's module."""

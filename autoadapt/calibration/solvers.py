@@ -66,6 +66,11 @@ class AffineMap:
         """The map with a weight that sends mean to mean, as the best offset does for any weight."""
         return cls(weight_CD, moments.mean_y_D - moments.mean_x_C @ weight_CD)
 
+    def plus(self, after: AffineMap, before: AffineMap, share: float) -> AffineMap:
+        """This map and a share of the way from one map to another."""
+        weight_CD = self.weight_CD + share * (after.weight_CD - before.weight_CD)
+        return AffineMap(weight_CD, self.bias_D + share * (after.bias_D - before.bias_D))
+
 
 def constant(source: int, mean_D: torch.Tensor) -> AffineMap:
     """The map to the mean of the old features, whatever the new ones are."""
