@@ -154,11 +154,12 @@ class _Session:
             chosen_by=choice.reason,
             outputs=tuple(fits),
             head=self._said(score),
+            loss_name=self._loss_name(judge),
             random=self._said(scores[0]),
             mean_only=self._said(scores[1]),
             before_refining=self._said(choice.score) if refined is not None else None,
             trials=choice.trials,
-            remarks=tuple(self._remarks(fitting, fits, refine, refined is not None)),
+            remarks=(*self._remarks(fitting, fits), *self._remarks_on_head(judge, refine, refined)),
             images=images,
             head_images=head_images,
             tokens=sum(map(fitting.count, fitting.projections)),
@@ -174,7 +175,13 @@ class _Session:
             return None, 0
         chosen = samples.chosen(workers.gathered(samples.numbers))
         samples.only(chosen)
-        return Judge(self._pair, samples, self._head, self._loss), len(chosen)
+        judge = Judge(self._pair, samples, self._head, self._loss)
+        return None if judge.says_nothing else judge, len(chosen)
+
+    def _loss_name(self, judge: Judge | None) -> str:
+        if self._loss is not None:
+            return "loss"
+        return "boxes lost" if judge is not None and judge.is_of_detections else "KL"
 
     def _fit(
         self,
@@ -209,7 +216,7 @@ class _Session:
             return None
         return HeadScore(loss=score.loss, agreement=None if self._loss is not None else score.agreement)
 
-    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], refine: int, is_refined: bool) -> list[str]:
+    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit]) -> list[str]:
         said = [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
         for projection, fit in enumerate(fits):
             channels, dead = fit.channels[0], fitting.constant_channels(projection)
@@ -221,9 +228,15 @@ class _Session:
             if fit.r2 < EXPLAINS_LITTLE:
                 share = f"{max(fit.r2, 0):.0%} of the variance"
                 said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")
-        if refine and not self._judged:
-            said.append("refine needs a head to refine for; nothing was refined")
-        elif refine and not is_refined:
+        return said
+
+    def _remarks_on_head(self, judge: Judge | None, refine: int, refined: _Refined | None) -> list[str]:
+        said = []
+        if self._judged and judge is None:
+            said.append("the old model finds no boxes on these images, so the features decided alone")
+        if refine and judge is None:
+            said.append("refine needs a head that answers; nothing was refined")
+        elif refine and refined is None:
             said.append("steps on the head made it no better on held-out images beyond chance, and are not kept")
         return said
 

@@ -120,15 +120,19 @@ class Gathering:
 
     def _add_batch(self, state: State, batch: object, number: int) -> None:
         """Count one more batch. Whatever raises while moments grow leaves a state that says so."""
-        observation = self._pair.observe(batch, number)
-        numbers = [self._number(state.images + i) for i in range(observation.images)]
-        numbers = [one for one in numbers if one < self._images]
-        if self.keeps_images:
-            self._keep(state.samples, observation, numbers)
+        first, seen = state.images, []
+        for observation in self._pair.observe(batch, number):
+            numbers = [self._number(first + i) for i in range(observation.images)]
+            numbers = [one for one in numbers if one < self._images]
+            if self.keeps_images:
+                self._keep(state.samples, observation, numbers)
+            seen.append((observation, numbers))
+            first += len(numbers)
         state.is_whole = False
-        for parts, calls in zip(state.moments, observation.tokens, strict=True):
-            self._add_tokens(parts, calls, numbers)
-        state.batches, state.images = number + 1, state.images + len(numbers)
+        for observation, numbers in seen:
+            for parts, calls in zip(state.moments, observation.tokens, strict=True):
+                self._add_tokens(parts, calls, numbers)
+        state.batches, state.images = number + 1, first
         state.is_whole = True
 
     def _add_tokens(

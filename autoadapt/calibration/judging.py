@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
@@ -12,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autoadapt.calibration.detections import are_detections, compared, found_nothing
 from autoadapt.calibration.observations import Pair, explained
 from autoadapt.calibration.projections import set_weight
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
-from autoadapt.calibration.workers import gathered, total
+from autoadapt.calibration.workers import gathered, summed, total
 from autoadapt.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.trees import flatten
@@ -37,7 +39,8 @@ class Score:
     """What the head's answers differ by, on held-out images."""
 
     losses: tuple[float, ...]
-    """Kullback-Leibler divergence from the old answer in nats, or the caller's loss; one an image, in their order."""
+    """Kullback-Leibler divergence from the old answer in nats, for detections the share that does not overlap, or the
+    caller's loss; one an image, in their order."""
     agreements: tuple[float, ...]
     """Share of places where the likeliest class is the same; one an image."""
 
@@ -54,13 +57,17 @@ class Score:
     def is_as_good_as(self, best: Score) -> bool:
         """Whether it is no worse than another by more than a standard error, image by image."""
         gaps = [mine - other for mine, other in zip(self.losses, best.losses, strict=True)]
-        return len(gaps) > 1 and fmean(gaps) <= stdev(gaps) / len(gaps) ** 0.5
+        return len(gaps) > 1 and all(map(isfinite, gaps)) and fmean(gaps) <= stdev(gaps) / len(gaps) ** 0.5
 
 
 class Judge:
     """Tries maps on the images that were kept, through the very modules that will run.
 
     The images are taken out of `samples`, so that there is one copy of them.
+
+    Attributes:
+        is_of_detections: Whether the answers are boxes.
+        says_nothing: Whether they are boxes, and there is none on any image.
     """
 
     def __init__(self, pair: Pair, samples: Samples, head: Head | None, loss: Loss | None) -> None:
@@ -69,6 +76,9 @@ class Judge:
         self._loss = loss
         self._replay = _Replay()
         pair.adapted.backbone = self._replay
+        answers = [sample.answer.value for sample in samples.all]
+        self.is_of_detections = loss is None and not summed(not all(map(are_detections, answers)))
+        self.says_nothing = self.is_of_detections and not summed(not all(map(found_nothing, answers)))
         self._samples = samples
         self._batches: dict[int, list[_Batch]] = {}
 
@@ -123,6 +133,8 @@ class Judge:
         with explained("head", "an answer on adapted features"):
             found = Arguments(batch.arguments.value, batch.positional).call(self._pair.new)
             found = found if self._head is None else self._head(found)
+        if self._loss is None and are_detections(found) and are_detections(batch.answer.value):
+            return compared(found, batch.answer.value)
         if self._loss is None:
             return divergence(found, batch.answer.value, len(batch.numbers))
         with explained("loss", "one number"):
@@ -162,7 +174,7 @@ def _batches(samples: Sequence[Sample]) -> list[_Batch]:
     first = samples[0]
     parts = [
         joined([sample.arguments for sample in samples]),
-        joined([sample.answer for sample in samples]),
+        joined([sample.answer for sample in samples], shapes_differ=True),
         *(joined(list(column)) for column in zip(*(sample.features for sample in samples), strict=True)),
     ]
     if len(samples) > 1 and any(part is None for part in parts):
@@ -187,7 +199,7 @@ def divergence(found: object, expected: object, images: int) -> tuple[torch.Tens
         (0.0826, 1.0)
     """
     pairs = list(zip(flatten(found)[1], flatten(expected)[1], strict=False))
-    pairs = [(left, right) for left, right in pairs if right.is_floating_point() and right.dim() >= 2]
+    pairs = [(left, right) for left, right in pairs if right.is_floating_point() and right.dim() >= 2 and right.numel()]
     if not pairs or any(left.shape != right.shape for left, right in pairs):
         shapes = ", ".join(f"{list(left.shape)} and {list(right.shape)}" for left, right in pairs) or "none"
         fault = Mismatch(
