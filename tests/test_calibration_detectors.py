@@ -66,7 +66,8 @@ def test_the_same_backbone_finds_the_same_boxes(pair, data):
     assert found.head.agreement > max(found.random.agreement, found.mean_only.agreement)
     assert "boxes lost" in str(found)
     with torch.no_grad():
-        assert float(compared(model(images(4)), old(images(4)))[0].mean()) < 0.2
+        lost = [float(compared(one(images(4)), old(images(4)))[0].mean()) for one in (model, pair[1])]
+    assert lost[0] < 0.6 * lost[1]
 
 
 def test_where_the_old_model_finds_nothing_the_features_decide(pair):
