@@ -16,6 +16,7 @@ from autoadapt.calibration.fitting import Fitting, HeldOutMaps
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.observations import Pair, explained, find_adapted
+from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weight
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.samples import Samples
@@ -91,7 +92,7 @@ def calibrate(
     started = time.perf_counter()
     adapted = find_adapted(net, at)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
-    with quiet():
+    with quiet(), progress(images) as report:
         pair = Pair(net, like, at, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head = None if head is None else copied_head(head)
@@ -103,8 +104,8 @@ def calibrate(
             images=images,
             seed=seed,
         )
-        gathered = gathering.run(data, None if state is None else Path(state))
-        outcome = _Session(pair, gathering, head, loss, seed).solve(gathered, solver, refine)
+        gathered = gathering.run(data, None if state is None else Path(state), report)
+        outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
         if outcome.result.written:
             for layer, fitted in zip(layers, outcome.maps, strict=True):
                 set_weight(layer, fitted.weight_CD, fitted.bias_D)
@@ -122,18 +123,22 @@ class _Outcome:
 class _Session:
     """What is made of what a pass over the data has left."""
 
-    def __init__(self, pair: Pair, gathering: Gathering, head: Head | None, loss: Loss | None, seed: int) -> None:
+    def __init__(
+        self, pair: Pair, gathering: Gathering, head: Head | None, loss: Loss | None, seed: int, report: Progress
+    ) -> None:
         self._pair = pair
         self._folds = gathering.folds
         self._judged = gathering.keeps_images
         self._head = head
         self._loss = loss
+        self._report = report
         self._seed = seed
 
     def solve(self, state: State, solver: Solver | Recipe, refine: int) -> _Outcome:
         """Choose, fit on everything, and describe it."""
         fitting = Fitting([[workers.combined(part) for part in parts] for parts in state.moments], self._folds)
         images, used = workers.summed(state.images), state.bytes
+        self._report.does("fitting")
         judge, head_images = self._judge(state.samples)
         choice = choose(fitting, judge, solver)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
@@ -175,7 +180,7 @@ class _Session:
             return None, 0
         chosen = samples.chosen(workers.gathered(samples.numbers))
         samples.only(chosen)
-        judge = Judge(self._pair, samples, self._head, self._loss)
+        judge = Judge(self._pair, samples, self._head, self._loss, self._report)
         return None if judge.says_nothing else judge, len(chosen)
 
     def _loss_name(self, judge: Judge | None) -> str:

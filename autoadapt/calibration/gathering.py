@@ -16,7 +16,7 @@ from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.judging import Head
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.observations import Observation, Pair, explained
-from autoadapt.calibration.progress import Progress, progress
+from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.samples import Sample, Samples, cut
 from autoadapt.calibration.solvers import HeldOut, Recipe
 from autoadapt.calibration.states import State
@@ -49,12 +49,13 @@ class Gathering:
         self._images = images
         self._seed = seed
 
-    def run(self, data: Iterable[object], path: Path | None) -> State:
+    def run(self, data: Iterable[object], path: Path | None, report: Progress) -> State:
         """Pass over the data once.
 
         Args:
             data: Batches.
             path: A file to go on from, and to write to now and then.
+            report: Is told what comes in.
 
         Raises:
             CalibrationError: There is none, or a batch is faulty.
@@ -66,8 +67,7 @@ class Gathering:
                 state.load(path, fingerprint)
         failed = True
         try:
-            with progress(self._images) as report:
-                self._pass(data, state, report, path, fingerprint)
+            self._pass(data, state, report, path, fingerprint)
             failed = False
         finally:
             failures = float(workers.total(torch.tensor([float(failed)], dtype=torch.float64)))
@@ -107,7 +107,7 @@ class Gathering:
                     continue
                 self._add_batch(state, batch, number)
                 done = min(state.images * workers.count(), self._images)
-                report(done, state.tokens, lambda: self._error_so_far(state))
+                report.sees(done, state.tokens, lambda: self._error_so_far(state))
                 if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                     state.save(path, fingerprint)
                     saved = time.monotonic()

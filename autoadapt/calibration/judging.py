@@ -15,6 +15,7 @@ from torch import nn
 
 from autoadapt.calibration.detections import are_detections, compared, found_nothing
 from autoadapt.calibration.observations import Pair, explained
+from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.projections import set_weight
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
@@ -70,7 +71,7 @@ class Judge:
         says_nothing: Whether they are boxes, and there is none on any image.
     """
 
-    def __init__(self, pair: Pair, samples: Samples, head: Head | None, loss: Loss | None) -> None:
+    def __init__(self, pair: Pair, samples: Samples, head: Head | None, loss: Loss | None, report: Progress) -> None:
         self._pair = pair
         self._head = head
         self._loss = loss
@@ -80,10 +81,14 @@ class Judge:
         self.is_of_detections = loss is None and not summed(not all(map(are_detections, answers)))
         self.says_nothing = self.is_of_detections and not summed(not all(map(found_nothing, answers)))
         self._samples = samples
+        self._report = report
+        self._tried = 0
         self._batches: dict[int, list[_Batch]] = {}
 
     def score(self, maps: Mapping[int, Maps]) -> Score:
         """Try maps on the images of the folds that they are given for."""
+        self._tried += 1
+        self._report.does(f"fitting, {self._tried} tried on the head")
         found: dict[int, tuple[float, float]] = {}
         with torch.no_grad():
             for fold, fitted in maps.items():
@@ -104,6 +109,7 @@ class Judge:
         images = float(total(torch.tensor([sum(len(batch.numbers) for batch in batches)], dtype=torch.float64)))
         found = {}
         for step in range(1, max(steps) + 1):
+            self._report.does(f"refining, step {step} of {max(steps)}")
             with torch.enable_grad():
                 gradients = [self._gradients(batch, parameters, images) for batch in batches]
             for parameter, *parts in zip(parameters, *gradients, strict=True):
