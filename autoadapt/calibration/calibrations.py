@@ -63,8 +63,8 @@ def calibrate(
         head: What makes the answer of the backbone's output. In a bigger model the rest of it is the head, and this
             comes after. Modules run as copies in eval mode.
         at: Path of the adapted module in a bigger model.
-        loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is not the divergence
-            of logits.
+        loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is neither the
+            divergence of logits nor the overlap of a detector's boxes.
         images: At most so many are looked at.
         tokens_per_image: At most so many places of each image, chosen by chance.
         solver: `auto`, or one family: `least_squares`, `ridge`, `restored` (ridge with the variance restored),
