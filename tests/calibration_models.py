@@ -89,3 +89,43 @@ def weights(*modules):
 def same(left, right):
     """Whether all are bit for bit the same."""
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def segmenter():
+    """A bigger model whose backbone is small."""
+    return Model((4, 6))
+
+
+def last_level_head():
+    """Ten classes of the last level of timm's `test_resnet`."""
+    torch.manual_seed(0)
+    return nn.Sequential(_Last(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
+
+
+class _Last(nn.Module):
+    def forward(self, levels):
+        return levels[-1]
+
+
+def pictures_of_one():
+    """No module."""
+    return pictures(1)
+
+
+def smooth():
+    """A backbone of one coarse level."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 32, stride=32), nn.Tanh())
+
+
+def noise():
+    """A backbone of features that have nothing to do with the input but their size."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 5, 32, stride=32), Scrambled())
+
+
+class Scrambled(nn.Module):
+    """Values that change wholly with the least change of their input."""
+
+    def forward(self, x):
+        return torch.sin(1e4 * x)

@@ -325,6 +325,7 @@ def test_refining_is_kept_only_where_held_out_images_gain():
     found = calibrate(refined, at="backbone", like=old, data=BATCHES, refine=30)
     assert found.before_refining is not None
     assert found.head.loss < found.before_refining.loss
+    assert int(found.solver.rpartition(", ")[2].split()[0]) in (1, 2, 4, 8, 16, 30)
     fresh = pictures(64, seed=9)
     losses = [float(divergence(model(fresh), old(fresh), 64)[0].detach().mean()) for model in (plain, refined)]
     assert losses[1] < losses[0]
@@ -369,13 +370,9 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(tmp_path):
     calibrate(whole, at="backbone", like=old, data=BATCHES)
     state = tmp_path / "state.safetensors"
 
-    def interrupted():
-        yield from BATCHES[:2]
-        raise KeyboardInterrupt
-
     before = weights(cut)
     with pytest.raises(KeyboardInterrupt):
-        calibrate(cut, at="backbone", like=old, data=interrupted(), state=state)
+        calibrate(cut, at="backbone", like=old, data=interrupted_after(2), state=state)
     assert same(before, weights(cut))
     ran = []
     new_run = cut.backbone.backbone.register_forward_pre_hook(lambda *_: ran.append(1))
@@ -384,6 +381,36 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(tmp_path):
     assert found.images == 32
     for left, right in zip(weights(whole), weights(cut), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-8)
+
+
+def test_a_run_that_was_cut_inside_an_update_keeps_the_state_before_it(tmp_path):
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model_with(old, new), at="backbone", like=old, data=interrupted_after(2), state=state)
+    written = state.read_bytes()
+    net = model_with(old, new)
+    with pytest.raises(KeyboardInterrupt), InterruptedSums():
+        calibrate(net, at="backbone", like=old, data=BATCHES, state=state)
+    assert state.read_bytes() == written
+    found = calibrate(net, at="backbone", like=old, data=BATCHES, state=state)
+    assert found.images == 32
+    assert [fit.tokens for fit in found.outputs] == [32 * 256, 32 * 64]
+
+
+def interrupted_after(count):
+    yield from BATCHES[:count]
+    raise KeyboardInterrupt
+
+
+class InterruptedSums(torch.overrides.TorchFunctionMode):
+    """Ctrl-C between the two products of an update."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function is torch.Tensor.addmm_:
+            raise KeyboardInterrupt
+        return made
 
 
 def test_the_state_of_another_run_is_refused(tmp_path):

@@ -116,6 +116,12 @@ def test_a_head_that_raises(late):
     assert "RuntimeError: no memory left" in text
 
 
+def test_a_head_that_was_never_run():
+    old, model = setup()
+    text = refused(model.backbone, old.backbone, "head failed", at=None, head=nn.LazyLinear(3), like=old.backbone)
+    assert "run it once, if it has lazy layers" in text
+
+
 def test_a_head_without_logits():
     old, model = setup()
     text = refused(model.backbone, old.backbone, "cannot be compared", at=None, head=lambda levels: 3)

@@ -24,7 +24,7 @@ def test_parts_in_any_sizes_add_up_to_the_whole(sizes, seed):
 
 def test_moments_of_nothing_change_nothing():
     some = Moments.of(tokens(5, 4, 0), tokens(5, 3, 1))
-    for total in (Moments.zeros(4, 3) + some, some + Moments.zeros(4, 3)):
+    for total in (Moments.sum([Moments.zeros(4, 3), some]), Moments.sum([some, Moments.zeros(4, 3)])):
         assert all(torch.equal(total.tensors[name], tensor) for name, tensor in some.tensors.items())
 
 

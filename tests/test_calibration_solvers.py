@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.solvers import HeldOut, Recipe, Spectrum, constant
+from autoadapt.calibration.solvers import HeldOut, Recipe, Spectrum, constant, ridge
 
 INFINITE = float("inf")
 FORMS = [
@@ -48,6 +48,17 @@ def test_ridge_solves_its_own_normal_equations():
     direct = torch.linalg.solve(penalised / torch.outer(scale, scale), moments.xy_CD / moments.count / scale[:, None])
     torch.testing.assert_close(found.weight_CD, direct / scale[:, None], rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(found.bias_D, moments.mean_y_D - moments.mean_x_C @ found.weight_CD)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+@pytest.mark.parametrize("penalty", [1e-3, 1.0, 100.0])
+def test_a_ridge_by_cholesky_is_that_of_the_decomposition(penalty, restored):
+    x, y, _ = planted(noise=0.5)
+    x[:, 3] = 50
+    recipe = Recipe(penalty, restored=restored)
+    left, right = ridge(Moments.of(x, y), recipe), Spectrum(Moments.of(x, y)).fit(recipe)
+    torch.testing.assert_close(left.weight_CD, right.weight_CD, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(left.bias_D, right.bias_D, rtol=1e-8, atol=1e-6)
 
 
 def test_procrustes_recovers_a_planted_rotation_and_its_scale():
@@ -125,7 +136,7 @@ def test_held_out_error_from_moments_is_that_of_the_tokens(recipe):
 def test_the_mean_alone_explains_nothing():
     x, y, _ = planted()
     moments = Moments.of(x, y)
-    assert HeldOut.of(constant(moments), moments.mean_y_D, moments).r2 == 0
+    assert HeldOut.of(constant(moments.source, moments.mean_y_D), moments.mean_y_D, moments).r2 == 0
 
 
 def test_cross_validation_tells_the_error_on_new_tokens():

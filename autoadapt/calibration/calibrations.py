@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,24 +12,21 @@ from torch import nn
 
 from autoadapt.calibration import workers
 from autoadapt.calibration.choosing import Choice, Solver, choose, has_few_tokens
-from autoadapt.calibration.fitting import Fitting
+from autoadapt.calibration.fitting import Fitting, HeldOutMaps
+from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
-from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.observations import Observation, Pair, explained, find_adapted
+from autoadapt.calibration.observations import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weight
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
-from autoadapt.calibration.samples import Sample, Samples, cut
+from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.calibration.states import State
 from autoadapt.capturing.probing import quiet
-from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["calibrate"]
 
-FOLDS = 4
 EXPLAINS_LITTLE = 0.5
-_SECONDS_BETWEEN_SAVES = 10.0
 
 
 def calibrate(
@@ -68,13 +63,14 @@ def calibrate(
         head: What makes the answer of the backbone's output. In a bigger model the rest of it is the head, and this
             comes after. Modules run as copies in eval mode.
         at: Path of the adapted module in a bigger model.
-        loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is not the divergence
-            of logits.
+        loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is neither the
+            divergence of logits nor the overlap of a detector's boxes.
         images: At most so many are looked at.
         tokens_per_image: At most so many places of each image, chosen by chance.
         solver: `auto`, or one family: `least_squares`, `ridge`, `restored` (ridge with the variance restored),
             `procrustes`, `anchored` (ridge towards procrustes), `reduced_rank`; or the one `Recipe` to take.
-        refine: Steps on the head's loss after the closed form, adapters only; kept only if held-out images gain.
+        refine: At most so many steps on the head's loss after the closed form, adapters only. As many are taken as
+            are best for held-out images, and none where these gain no more than chance would give.
         device: Where to run; where the model is, if left out.
         seed: For the choice of places and images, and the random floor.
         state: A `.safetensors` file to go on from if it exists, and to write to now and then.
@@ -96,11 +92,20 @@ def calibrate(
     started = time.perf_counter()
     adapted = find_adapted(net, at)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
-    with quiet():
+    with quiet(), progress(images) as report:
         pair = Pair(net, like, at, device)
-        session = _Session(pair, None if head is None else copied_head(head), bool(at), loss, tokens_per_image, seed)
-        passed = session.gather(data, images, None if state is None else Path(state))
-        outcome = session.solve(passed, solver, refine)
+        with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
+            head = None if head is None else copied_head(head)
+        gathering = Gathering(
+            pair,
+            head,
+            keeps_images=head is not None or bool(at),
+            tokens_per_image=tokens_per_image,
+            images=images,
+            seed=seed,
+        )
+        gathered = gathering.run(data, None if state is None else Path(state), report)
+        outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
         if outcome.result.written:
             for layer, fitted in zip(layers, outcome.maps, strict=True):
                 set_weight(layer, fitted.weight_CD, fitted.bias_D)
@@ -116,216 +121,99 @@ class _Outcome:
 
 
 class _Session:
-    """One calibration: the pass over the data, and what is made of it."""
+    """What is made of what a pass over the data has left."""
 
     def __init__(
-        self, pair: Pair, head: Head | None, in_model: bool, loss: Loss | None, tokens_per_image: int, seed: int
+        self, pair: Pair, gathering: Gathering, head: Head | None, loss: Loss | None, seed: int, report: Progress
     ) -> None:
         self._pair = pair
+        self._folds = gathering.folds
+        self._judged = gathering.keeps_images
         self._head = head
         self._loss = loss
-        self._judged = head is not None or in_model
-        self._tokens_per_image = tokens_per_image
+        self._report = report
         self._seed = seed
-
-    def gather(self, data: Iterable[object], images: int, path: Path | None) -> State:
-        """Pass over the data once.
-
-        Raises:
-            CalibrationError: There is none, or a batch is faulty.
-        """
-        state = self._empty()
-        fingerprint = self._fingerprint()
-        if path is not None:
-            path = path if workers.count() == 1 else path.with_suffix(f".{workers.number()}{path.suffix}")
-            if path.exists():
-                state.load(path, fingerprint)
-        failed = True
-        try:
-            with progress(images) as report:
-                state = self._passed(data, images, state, report, path, fingerprint)
-            failed = False
-        finally:
-            failures = float(workers.total(torch.tensor([float(failed)], dtype=torch.float64)))
-        if failures:
-            fault = Mismatch("workers", "every one to end its pass", f"{failures:.0f} failed", "see their errors")
-            raise CalibrationError("another worker failed", [fault])
-        self._check_images(state)
-        return state
-
-    def _empty(self) -> State:
-        where = self._pair.device if self._pair.device.type in ("cpu", "cuda") else torch.device("cpu")
-        moments = [
-            [Moments.zeros(projection.step.source, projection.step.target, where) for _ in range(FOLDS)]
-            for projection in self._pair.projections
-        ]
-        return State(moments, Samples(FOLDS, self._seed))
-
-    def _fingerprint(self) -> str:
-        """What two runs must have in common for one to go on where the other stopped."""
-        weights = [float(t.double().sum()) for t in self._pair.tensors()]
-        facts = [
-            self._pair.plan.model_dump_json(),
-            weights,
-            [FOLDS, self._tokens_per_image, self._seed, self._judged],
-            [workers.number(), workers.count()],
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-
-    def _passed(
-        self, data: Iterable[object], images: int, state: State, report: Progress, path: Path | None, fingerprint: str
-    ) -> State:
-        saved = time.monotonic()
-        try:
-            for number, batch in enumerate(data):
-                if self._number(state.images) >= images:
-                    break
-                if number < state.batches:
-                    continue
-                state = self._with_batch(state, batch, number, images)
-                done, tokens = state.images * workers.count(), state.tokens
-                report(min(done, images), tokens, lambda: _error_so_far(state))  # noqa: B023  # called at once
-                if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                    state.save(path, fingerprint)
-                    saved = time.monotonic()
-        finally:
-            if path is not None and state.batches:
-                state.save(path, fingerprint)
-        return state
-
-    def _number(self, index: int) -> int:
-        return index * workers.count() + workers.number()
-
-    def _with_batch(self, state: State, batch: object, number: int, images: int) -> State:
-        """The state with one more batch; all or nothing."""
-        observation = self._pair.observe(batch, number)
-        numbers = [self._number(state.images + i) for i in range(observation.images)]
-        numbers = [one for one in numbers if one < images]
-        moments = [
-            self._added(folds, calls, numbers) for folds, calls in zip(state.moments, observation.tokens, strict=True)
-        ]
-        if self._judged:
-            self._keep(state.samples, observation, numbers)
-        return replace(state, moments=moments, batches=number + 1, images=state.images + len(numbers))
-
-    def _added(
-        self, folds: Sequence[Moments], calls: Sequence[tuple[torch.Tensor, torch.Tensor]], numbers: Sequence[int]
-    ) -> list[Moments]:
-        """Moments with the tokens of some images, each image in the fold of its number."""
-        added = list(folds)
-        for x_BTC, y_BTD in calls:
-            places = [self._places(number, x_BTC.shape[1]) for number in numbers]
-            for fold in range(FOLDS):
-                mine = [i for i, number in enumerate(numbers) if number % FOLDS == fold]
-                if mine:
-                    device = folds[fold].mean_x_C.device
-                    x_NC = torch.cat([x_BTC[i, places[i]] for i in mine]).to(device)
-                    y_ND = torch.cat([y_BTD[i, places[i]] for i in mine]).to(device)
-                    added[fold] = added[fold] + Moments.of(x_NC, y_ND)
-        return added
-
-    def _places(self, number: int, count: int) -> torch.Tensor | slice:
-        """Which tokens of an image are looked at; a matter of its number alone."""
-        if count <= self._tokens_per_image:
-            return slice(None)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
-        return torch.randperm(count, generator=generator)[: self._tokens_per_image].to(self._pair.device)
-
-    def _keep(self, samples: Samples, observation: Observation, numbers: Sequence[int]) -> None:
-        wanted = [(i, number) for i, number in enumerate(numbers) if samples.wants(number, number % FOLDS)]
-        if not wanted:
-            return
-        answer = observation.answer
-        if self._head is not None:
-            with explained("head", "an answer on the old features"):
-                answer = self._head(answer)
-        for i, number in wanted:
-            arguments, features = observation.cut(i)
-            one = cut(answer, i, observation.images)
-            positional = observation.arguments.positional
-            samples.add(Sample(number, number % FOLDS, positional, arguments, features, one))
-
-    def _check_images(self, state: State) -> None:
-        seen = int(workers.total(torch.tensor([state.images], dtype=torch.float64)))
-        if not seen:
-            fault = Mismatch("data", "at least one batch", "none", "data=[images]; a generator can be used up once")
-            raise CalibrationError("there are no images to calibrate on", [fault])
-        if seen < FOLDS:
-            fault = Mismatch("data", f"at least {FOLDS} images, one a fold", str(seen), "data= more images")
-            raise CalibrationError("too few images to hold any out", [fault])
 
     def solve(self, state: State, solver: Solver | Recipe, refine: int) -> _Outcome:
         """Choose, fit on everything, and describe it."""
-        fitting = Fitting([[workers.combined(part) for part in folds] for folds in state.moments])
-        judge = self._judge(state.samples, fitting)
+        fitting = Fitting([[workers.combined(part) for part in parts] for parts in state.moments], self._folds)
+        images, used = workers.summed(state.images), state.bytes
+        self._report.does("fitting")
+        judge, head_images = self._judge(state.samples)
         choice = choose(fitting, judge, solver)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
         scores = [None if judge is None else judge.score(maps) for maps in floors]
         held_out_maps = fitting.held_out_maps(choice.recipes)
-        fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], state) for p in fitting.projections]
-        maps, score, before = fitting.maps(choice.recipes), choice.score, None
-        if refine and judge is not None and score is not None:
-            refined = _refined(judge, fitting, choice, maps, refine)
-            if refined is not None:
-                maps, score, before = refined[0], refined[2], refined[1]
+        sizes = self._folds.sizes(images)
+        fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], sizes) for p in fitting.projections]
+        refined = _refined(judge, fitting, choice, held_out_maps, refine) if refine and judge is not None else None
+        maps = fitting.maps(choice.recipes) if refined is None else refined.maps
+        score = choice.score if refined is None else refined.score
         failing = _below_floors(score, scores, fits)
         written = not failing
         result = Calibration(
             name=self._pair.plan.source.name,
             written=written,
             verdict="written" if written else f"left as they were: {failing}",
-            solver=choice.text + (f", {refine} steps on the head" if before is not None else ""),
+            solver=choice.text + (f", {refined.steps} steps on the head" if refined is not None else ""),
             chosen_by=choice.reason,
             outputs=tuple(fits),
             head=self._said(score),
+            loss_name=self._loss_name(judge),
             random=self._said(scores[0]),
             mean_only=self._said(scores[1]),
-            before_refining=self._said(before),
+            before_refining=self._said(choice.score) if refined is not None else None,
             trials=choice.trials,
-            remarks=tuple(self._remarks(fitting, fits, refine, before)),
-            images=int(workers.total(torch.tensor([state.images], dtype=torch.float64))),
-            head_images=len(workers.gathered(state.samples.numbers)) if self._judged else 0,
-            tokens=sum(fitting.moments(p).count for p in fitting.projections),
+            remarks=(*self._remarks(fitting, fits), *self._remarks_on_head(judge, refine, refined)),
+            images=images,
+            head_images=head_images,
+            tokens=sum(map(fitting.count, fitting.projections)),
             seconds=0.0,
             solver_seconds=fitting.seconds,
-            bytes=state.bytes,
+            bytes=used,
         )
         return _Outcome(maps, result)
 
-    def _judge(self, samples: Samples, fitting: Fitting) -> Judge | None:
+    def _judge(self, samples: Samples) -> tuple[Judge | None, int]:
+        """What tries maps, and on how many images."""
         if not self._judged:
-            return None
-        everyone = workers.gathered(samples.numbers)
-        samples.only(samples.chosen(everyone))
-        return Judge(self._pair, samples, FOLDS, self._head, self._loss)
+            return None, 0
+        chosen = samples.chosen(workers.gathered(samples.numbers))
+        samples.only(chosen)
+        judge = Judge(self._pair, samples, self._head, self._loss, self._report)
+        return None if judge.says_nothing else judge, len(chosen)
+
+    def _loss_name(self, judge: Judge | None) -> str:
+        if self._loss is not None:
+            return "loss"
+        return "boxes lost" if judge is not None and judge.is_of_detections else "KL"
 
     def _fit(
         self,
         projection: int,
         fitting: Fitting,
         recipe: Recipe,
-        maps: dict[int, list[AffineMap]],
-        random: dict[int, list[AffineMap]],
-        state: State,
+        maps: HeldOutMaps,
+        random: HeldOutMaps,
+        sizes: Sequence[int],
     ) -> OutputFit:
         where = self._pair.projections[projection]
-        spectrum, held = fitting.spectrum(projection), fitting.held_out(projection, maps)
-        seen = int(workers.total(torch.tensor([state.images], dtype=torch.float64)))
-        by_fold = [len(range(fold, seen, FOLDS)) for fold in range(FOLDS)]
+        spectrum, errors = fitting.described(projection), fitting.held_out(projection, _of(projection, maps))
+        held, without = HeldOut.sum(errors), HeldOut.sum(fitting.held_out(projection, _of(projection, random)))
         return OutputFit(
             target=where.route.target,
             source=where.route.source,
             channels=(where.step.source, where.step.target),
-            tokens=spectrum.moments.count,
+            tokens=fitting.count(projection),
             solver=str(recipe),
             r2=held.r2,
             cosine=held.cosine,
             variance_ratio=held.variance_ratio,
-            random_r2=fitting.held_out(projection, random).r2,
+            random_r2=without.r2,
             penalty=recipe.penalty,
             condition=spectrum.condition,
             eigenvalues=tuple(spectrum.values_C.flip(0).tolist()),
-            by_images=fitting.error_by_images(projection, recipe, by_fold),
+            by_images=fitting.error_by_images(projection, recipe, sizes, errors[0]),
         )
 
     def _said(self, score: Score | None) -> HeadScore | None:
@@ -333,37 +221,62 @@ class _Session:
             return None
         return HeadScore(loss=score.loss, agreement=None if self._loss is not None else score.agreement)
 
-    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], refine: int, before: Score | None) -> list[str]:
+    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit]) -> list[str]:
         said = [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
         for projection, fit in enumerate(fits):
-            moments = fitting.moments(projection)
-            dead = int((moments.xx_CC.diagonal() == 0).sum())
+            channels, dead = fit.channels[0], fitting.constant_channels(projection)
             if dead:
-                said.append(f"{fit.target}: {dead} of {moments.source} channels of {fit.source} are constant")
+                said.append(f"{fit.target}: {dead} of {channels} channels of {fit.source} are constant")
             if projection in has_few_tokens(fitting):
-                found = f"{moments.count} tokens for {moments.source} channels"
+                found = f"{fit.tokens} tokens for {channels} channels"
                 said.append(f"{fit.target}: {found}, so only fits with a penalty are tried")
             if fit.r2 < EXPLAINS_LITTLE:
                 share = f"{max(fit.r2, 0):.0%} of the variance"
                 said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")
-        if refine and not self._judged:
-            said.append("refine needs a head to refine for; nothing was refined")
-        elif refine and before is None:
-            said.append(f"{refine} steps on the head made it no better on held-out images, and are not kept")
+        return said
+
+    def _remarks_on_head(self, judge: Judge | None, refine: int, refined: _Refined | None) -> list[str]:
+        said = []
+        if self._judged and judge is None:
+            said.append("the old model finds no boxes on these images, so the features decided alone")
+        if refine and judge is None:
+            said.append("refine needs a head that answers; nothing was refined")
+        elif refine and refined is None:
+            said.append("steps on the head made it no better on held-out images beyond chance, and are not kept")
         return said
 
 
-def _refined(
-    judge: Judge, fitting: Fitting, choice: Choice, maps: list[AffineMap], steps: int
-) -> tuple[list[AffineMap], Score, Score] | None:
-    """Maps after some steps on the head, with the scores before and after on a fold not used; None if no better."""
-    held, used = 0, fitting.others(0)
-    fitted = fitting.maps(choice.recipes, used)
-    before = judge.score({held: fitted})
-    after = judge.score({held: judge.refine(fitted, used, steps)})
-    if not after.loss < before.loss:
+def _of(projection: int, maps: HeldOutMaps) -> dict[int, AffineMap]:
+    """The maps of one projection."""
+    return {fold: fitted[projection] for fold, fitted in maps.items()}
+
+
+@dataclass(frozen=True)
+class _Refined:
+    """Maps after some steps on the head."""
+
+    steps: int
+    maps: list[AffineMap]
+    score: Score
+
+
+def _refined(judge: Judge, fitting: Fitting, choice: Choice, start: HeldOutMaps, limit: int) -> _Refined | None:
+    """Steps on the head, as many as are best for held-out images; None if they gain no more than a standard error.
+
+    The steps that were tried are the steps that are taken: their mean over the folds, from the fit on all images.
+    """
+    assert choice.score is not None, "there is a judge"
+    counts = sorted({limit, *(2**power for power in range(limit.bit_length()))})
+    paths = {fold: judge.refine(maps, fitting.folds.others(fold), counts) for fold, maps in start.items()}
+    scores = {count: judge.score({fold: path[count] for fold, path in paths.items()}) for count in counts}
+    best = min(counts, key=lambda count: scores[count].loss)
+    if not scores[best].loss < choice.score.loss or choice.score.is_as_good_as(scores[best]):
         return None
-    return judge.refine(maps, fitting.folds, steps), before, after
+    maps = fitting.maps(choice.recipes)
+    for fold, path in paths.items():
+        moved = zip(maps, path[best], start[fold], strict=True)
+        maps = [one.plus(after, before, 1 / len(paths)) for one, after, before in moved]
+    return _Refined(best, maps, scores[best])
 
 
 def _below_floors(score: Score | None, floors: Sequence[Score | None], fits: Sequence[OutputFit]) -> str:
@@ -378,16 +291,3 @@ def _below_floors(score: Score | None, floors: Sequence[Score | None], fits: Seq
             floor = max(0.0, fit.random_r2)
             return f"{fit.target} has R2 {fit.r2:.3f} on other images, no better than {floor:.3f} without a fit"
     return ""
-
-
-def _error_so_far(state: State) -> float | None:
-    """Held-out error of a plain ridge on the last output, where that is cheap."""
-    folds = state.moments[-1]
-    if any(not part.count for part in folds):
-        return None
-    fitting = Fitting([folds])
-    if fitting.has_many_channels:
-        return None
-    used = fitting.others(0)
-    fitted = fitting.map(0, Recipe(1e-2), used)
-    return 1 - HeldOut.of(fitted, fitting.moments(0, used).mean_y_D, folds[0]).r2

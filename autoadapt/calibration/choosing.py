@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, TypeAlias, get_args
 
 from autoadapt.calibration.fitting import Fitting
 from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.results import Trial
-from autoadapt.calibration.solvers import Recipe
+from autoadapt.calibration.solvers import HeldOut, Recipe
 from autoadapt.errors import CalibrationError, Mismatch, nearest
 
 __all__ = ["Choice", "Solver", "choose", "recipes"]
@@ -19,6 +20,7 @@ Solver: TypeAlias = Literal["auto", "least_squares", "ridge", "restored", "procr
 COARSE = (1e-3, 1e-2, 1e-1, 1.0)
 FINE = tuple(10.0 ** (exponent / 4) for exponent in range(-24, 9))
 INFINITE = float("inf")
+ANCHORS = (0.0, *COARSE, 0.03, 0.3, 3.0, INFINITE)
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,13 @@ def _ranks(rank: int) -> list[int]:
 
 def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Choice:
     """Take the recipe that is best by the head where there is one, else by the features alone."""
-    smallest = min(min(fitting.moments(p).source, fitting.moments(p).target) for p in fitting.projections)
+    smallest = min(min(fitting.channels(p)) for p in fitting.projections)
     options = _possible(fitting, recipes(solver, smallest), solver)
-    if solver == "auto" and fitting.has_many_channels:
-        options = [one for one in options if one.restored or not one.penalty]
     if judge is None and len(options) == 1:
         return Choice((options[0],) * len(fitting.projections), "as asked for", ())
-    if judge is None:
-        return _by_cosine(fitting) if solver == "auto" else _by_cross_validation(fitting, options)
-    return _by_head(fitting, judge, options, _ranks(smallest) if solver == "auto" else [])
+    if judge is not None:
+        return _by_head(fitting, judge, options, solver)
+    return _by_cosine(fitting) if solver == "auto" else _by_cross_validation(fitting, options)
 
 
 def _possible(fitting: Fitting, options: list[Recipe], solver: Solver | Recipe) -> list[Recipe]:
@@ -90,35 +90,90 @@ def _possible(fitting: Fitting, options: list[Recipe], solver: Solver | Recipe) 
 
 def has_few_tokens(fitting: Fitting) -> list[int]:
     """Projections with no more tokens to fit on than channels."""
-    subsets = [fitting.others(fold) for fold in fitting.splits]
-    fewest = {p: min(fitting.moments(p, folds).count for folds in subsets) for p in fitting.projections}
-    return [projection for projection, count in fewest.items() if count <= fitting.moments(projection).source + 1]
+    subsets = [fitting.folds.others(fold) for fold in fitting.folds.held_out]
+    fewest = {p: min(fitting.count(p, folds) for folds in subsets) for p in fitting.projections}
+    return [projection for projection, count in fewest.items() if count <= fitting.channels(projection)[0] + 1]
 
 
-def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], ranks: Sequence[int]) -> Choice:
-    tried: dict[Recipe, Score] = {}
+class _Trials:
+    """Recipes tried on the head, each once."""
 
-    def attempt(some: Sequence[Recipe]) -> Recipe:
+    def __init__(self, fitting: Fitting, judge: Judge) -> None:
+        self._fitting = fitting
+        self._judge = judge
+        self.scores: dict[Recipe, Score] = {}
+
+    def loss(self, recipe: Recipe) -> float:
+        """The held-out loss with one recipe for all projections; infinite where it is no number."""
+        if recipe not in self.scores:
+            same = [recipe] * len(self._fitting.projections)
+            self.scores[recipe] = self._judge.score(self._fitting.held_out_maps(same))
+        loss = self.scores[recipe].loss
+        return loss if loss == loss else INFINITE
+
+    def best(self, some: Iterable[Recipe] = ()) -> Recipe:
+        """The best of all that were tried, after trying some more."""
         for recipe in some:
-            if recipe not in tried:
-                same = [recipe] * len(fitting.projections)
-                tried[recipe] = judge.score(fitting.held_out_maps(same))
-        return min(tried, key=lambda recipe: _key(tried[recipe]))
+            self.loss(recipe)
+        return min(self.scores, key=self.loss)
 
-    best = attempt(options)
-    if len(options) > 1:
-        if 0 < best.penalty < INFINITE and not fitting.has_many_channels:
-            best = attempt([best.at(best.penalty * factor) for factor in (0.3, 3.0)])
-        if not fitting.has_many_channels:
-            best = attempt([Recipe(best.penalty, best.anchored, best.restored, rank) for rank in ranks])
-    trials = tuple(Trial(solver=str(r), score=s.loss, agreement=s.agreement) for r, s in tried.items())
-    if len(options) == 1:
-        return Choice((best,) * len(fitting.projections), "as asked for", trials, tried[best])
-    reason = f"held-out loss of the head, {len(tried)} tried"
-    cautious = most_cautious(tried, best)
+
+def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], solver: Solver | Recipe) -> Choice:
+    trials = _Trials(fitting, judge)
+    if solver == "auto" and fitting.folds.holds_one_out:
+        few = bool(has_few_tokens(fitting))
+        descend(_short_path(few), trials.loss)
+        best = trials.best(_rotations(few))
+    else:
+        best = trials.best(options)
+        if len(options) > 1 and not fitting.folds.holds_one_out:
+            best = _refined(fitting, trials, best, solver)
+    reason = f"held-out loss of the head, {len(trials.scores)} tried" if len(options) > 1 else "as asked for"
+    cautious = most_cautious(trials.scores, best)
     if cautious != best:
         best, reason = cautious, f"{reason}, one standard error allowed"
-    return Choice((best,) * len(fitting.projections), reason, trials, tried[best])
+    told = tuple(Trial(solver=str(r), score=s.loss, agreement=s.agreement) for r, s in trials.scores.items())
+    return Choice((best,) * len(fitting.projections), reason, told, trials.scores[best])
+
+
+def _refined(fitting: Fitting, trials: _Trials, best: Recipe, solver: Solver | Recipe) -> Recipe:
+    """The best after trying penalties next to it, and fewer channels to go through."""
+    if 0 < best.penalty < INFINITE:
+        best = trials.best(best.at(best.penalty * factor) for factor in (0.3, 3.0))
+    if solver != "auto":
+        return best
+    smallest = min(min(fitting.channels(p)) for p in fitting.projections)
+    return trials.best(Recipe(best.penalty, best.anchored, best.restored, rank) for rank in _ranks(smallest))
+
+
+def _short_path(has_few_tokens: bool) -> list[Recipe]:
+    """Where every map is dear: penalties to go along, from the likeliest in the middle.
+
+    Measured on the 1,280 channels of EfficientNet-Lite pairs with 8 to 128 images: ridge with the variance restored
+    and a penalty of 1 to 30 is as good for the head as any other family wherever there are more tokens than channels.
+    """
+    path = [Recipe(10.0**exponent, restored=True) for exponent in range(-3, 3)]
+    return path if has_few_tokens else [Recipe(), *path]
+
+
+def _rotations(has_few_tokens: bool) -> list[Recipe]:
+    """With fewer tokens than channels a rotation is better than any ridge, and worth its decomposition."""
+    return [Recipe(penalty, anchored=True, restored=True) for penalty in (10.0, INFINITE)] if has_few_tokens else []
+
+
+def descend(path: Sequence[Recipe], loss: Callable[[Recipe], float]) -> Recipe:
+    """The recipe of a path from which both neighbours are worse, going downhill from the penalty of one.
+
+    Example:
+        >>> path = [Recipe(0.1), Recipe(1.0), Recipe(10.0), Recipe(100.0)]
+        >>> print(descend(path, lambda recipe: abs(recipe.penalty - 9)))
+        ridge 10
+    """
+    here = next(index for index, recipe in enumerate(path) if recipe.penalty >= 1)
+    for step in (1, -1):
+        while 0 <= here + step < len(path) and loss(path[here + step]) < loss(path[here]):
+            here += step
+    return path[here]
 
 
 def most_cautious(tried: Mapping[Recipe, Score], best: Recipe) -> Recipe:
@@ -131,10 +186,6 @@ def most_cautious(tried: Mapping[Recipe, Score], best: Recipe) -> Recipe:
     return max(equals, key=lambda recipe: recipe.penalty, default=best)
 
 
-def _key(score: Score) -> float:
-    return score.loss if score.loss == score.loss else INFINITE
-
-
 def _by_cosine(fitting: Fitting) -> Choice:
     """Ridge towards procrustes with the variance restored, its penalty by the cosine on held-out images.
 
@@ -142,15 +193,27 @@ def _by_cosine(fitting: Fitting) -> Choice:
     criteria that were tried this one left the head's answers nearest on the whole. Generalised cross-validation takes
     the tokens of an image for independent, and with 8 images falls below the mean alone.
     """
-    paths = [Recipe(penalty, anchored=True, restored=True) for penalty in (0.0, *COARSE, 0.03, 0.3, 3.0, INFINITE)]
-    paths = _possible(fitting, paths, "auto")
-    cosines = {
-        recipe: [fitting.held_out(p, maps).cosine for p in fitting.projections]
-        for recipe in paths
-        for maps in [fitting.held_out_maps([recipe] * len(fitting.projections))]
-    }
-    chosen = [max(paths, key=lambda recipe: cosines[recipe][p]) for p in fitting.projections]
-    trials = tuple(Trial(solver=str(recipe), score=1 - sum(values) / len(values)) for recipe, values in cosines.items())
+    few = has_few_tokens(fitting)
+    tried: dict[Recipe, list[float]] = {}
+    chosen = []
+    for projection in fitting.projections:
+        cosines: dict[Recipe, float] = {}
+
+        def lost(recipe: Recipe, cosines: dict[Recipe, float] = cosines, projection: int = projection) -> float:
+            if recipe not in cosines:
+                cosines[recipe] = HeldOut.sum(
+                    fitting.held_out(projection, fitting.held_out_map(projection, recipe))
+                ).cosine
+            return -cosines[recipe]
+
+        if fitting.folds.holds_one_out:
+            paths = [descend(_short_path(projection in few), lost), *_rotations(projection in few)]
+        else:
+            paths = _possible(fitting, [Recipe(p, anchored=True, restored=True) for p in ANCHORS], "auto")
+        chosen.append(min(paths, key=lost))
+        for recipe, cosine in cosines.items():
+            tried.setdefault(recipe, []).append(cosine)
+    trials = tuple(Trial(solver=str(recipe), score=1 - fmean(cosines)) for recipe, cosines in tried.items())
     return Choice(tuple(chosen), "held-out cosine, since no head was given", trials)
 
 

@@ -2,117 +2,163 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 
+from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, Spectrum, constant
+from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, Spectrum, constant, ridge
 
-__all__ = ["Fitting"]
+__all__ = ["Fitting", "HeldOutMaps"]
 
-MANY_CHANNELS = 512
-"""Above this one split into fitted and held-out folds must do: each costs a decomposition."""
+HeldOutMaps: TypeAlias = Mapping[int, Sequence[AffineMap]]
+"""By the fold that they have not seen: one map for each projection."""
 
 
 class Fitting:
     """Moments by projection and fold, and what is computed from them, once.
 
     Attributes:
-        splits: The folds that are held out, one after the other.
-        seconds: Time spent in solvers.
+        folds: Which images are fitted on, and which are held out.
+        seconds: Time spent on decompositions, maps and their errors.
     """
 
-    def __init__(self, moments: Sequence[Sequence[Moments]]) -> None:
+    def __init__(self, moments: Sequence[Sequence[Moments]], folds: Folds) -> None:
+        self.folds = folds
+        self.seconds = 0.0
         self._moments = moments
         self._spectra: dict[tuple[int, tuple[int, ...]], Spectrum] = {}
-        folds = range(len(moments[0]))
-        self.splits = tuple(folds)[: 1 if self.has_many_channels else None]
-        self.seconds = 0.0
-
-    @property
-    def has_many_channels(self) -> bool:
-        """Whether decompositions are dear."""
-        return any(max(folds[0].source, folds[0].target) > MANY_CHANNELS for folds in self._moments)
+        self._is_timed = False
 
     @property
     def projections(self) -> range:
         """Numbers of the projections."""
         return range(len(self._moments))
 
-    @property
-    def folds(self) -> tuple[int, ...]:
-        """Numbers of the folds."""
-        return tuple(range(len(self._moments[0])))
+    def channels(self, projection: int) -> tuple[int, int]:
+        """Of the new features, of the old ones."""
+        first = self._moments[projection][0]
+        return first.source, first.target
+
+    def count(self, projection: int, folds: Sequence[int] | None = None) -> int:
+        """Tokens in some folds, or in all."""
+        return sum(self._moments[projection][fold].count for fold in self._given(folds))
+
+    def constant_channels(self, projection: int) -> int:
+        """How many of the new channels never change."""
+        variances = [part.xx_CC.diagonal() for part in self._moments[projection]]
+        means = torch.stack([part.mean_x_C for part in self._moments[projection] if part.count])
+        return int(((torch.stack(variances).sum(0) == 0) & (means == means[0]).all(0)).sum())
 
     def moments(self, projection: int, folds: Sequence[int] | None = None) -> Moments:
-        """Moments of some folds, or of all."""
-        return Moments.sum(self._moments[projection][fold] for fold in (self.folds if folds is None else folds))
+        """Moments of some folds, or of all; one that stands alone is not copied."""
+        given = self._given(folds)
+        parts = [self._moments[projection][fold] for fold in given]
+        return parts[0] if len(parts) == 1 else Moments.sum(parts)
 
     def spectrum(self, projection: int, folds: Sequence[int] | None = None) -> Spectrum:
         """Decomposition of some folds, or of all."""
-        key = projection, tuple(self.folds if folds is None else folds)
+        key = projection, self._given(folds)
         if key not in self._spectra:
-            started = time.perf_counter()
-            self._spectra[key] = Spectrum(self.moments(*key))
-            self.seconds += time.perf_counter() - started
+            with self._timed():
+                self._spectra[key] = Spectrum(self.moments(*key))
         return self._spectra[key]
 
-    def others(self, fold: int) -> tuple[int, ...]:
-        """All folds but one."""
-        return tuple(other for other in self.folds if other != fold)
+    def described(self, projection: int) -> Spectrum:
+        """The decomposition to report: of all folds, or where that would be dear, of all but the first."""
+        return self.spectrum(projection, self.folds.others(0) if self.folds.holds_one_out else None)
 
     def map(self, projection: int, recipe: Recipe, folds: Sequence[int] | None = None) -> AffineMap:
         """The map of one projection, fitted on some folds, or on all."""
-        spectrum = self.spectrum(projection, folds)
-        started = time.perf_counter()
-        fitted = spectrum.fit(recipe)
-        self.seconds += time.perf_counter() - started
-        return fitted
+        with self._timed():
+            if folds is None and self.folds.holds_one_out and recipe.is_ridge:
+                return ridge(self.moments(projection), recipe)
+            return self.spectrum(projection, folds).fit(recipe)
 
     def maps(self, recipes: Sequence[Recipe], folds: Sequence[int] | None = None) -> list[AffineMap]:
         """The maps of all projections."""
         return [self.map(projection, recipe, folds) for projection, recipe in enumerate(recipes)]
 
+    def held_out_map(self, projection: int, recipe: Recipe) -> dict[int, AffineMap]:
+        """The map of one projection for each fold that is held out, fitted on the others."""
+        return {fold: self.map(projection, recipe, self.folds.others(fold)) for fold in self.folds.held_out}
+
     def held_out_maps(self, recipes: Sequence[Recipe]) -> dict[int, list[AffineMap]]:
-        """For each split, maps that have not seen it."""
-        return {fold: self.maps(recipes, self.others(fold)) for fold in self.splits}
+        """Maps for each fold that is held out, fitted on the others."""
+        return {fold: self.maps(recipes, self.folds.others(fold)) for fold in self.folds.held_out}
 
     def constant_maps(self) -> dict[int, list[AffineMap]]:
-        """For each split, maps to the mean of the others."""
+        """Maps to the mean of the old features, for each fold that is held out that of the others."""
         return {
-            fold: [constant(self.moments(projection, self.others(fold))) for projection in self.projections]
-            for fold in self.splits
+            fold: [
+                constant(self.channels(projection)[0], self._old_mean(projection, self.folds.others(fold)))
+                for projection in self.projections
+            ]
+            for fold in self.folds.held_out
         }
 
     def random_maps(self, seed: int) -> dict[int, list[AffineMap]]:
-        """For each split, the weights that `build` would draw."""
+        """For each fold that is held out, the weights that `build` would draw."""
         generator = torch.Generator().manual_seed(seed)
         drawn = []
         for projection in self.projections:
-            moments = self.moments(projection)
-            weight_CD = torch.randn(moments.source, moments.target, dtype=torch.float64, generator=generator)
-            made = (weight_CD / moments.source**0.5).to(moments.mean_y_D.device)
-            drawn.append(AffineMap(made, torch.zeros_like(moments.mean_y_D)))
-        return dict.fromkeys(self.splits, drawn)
+            source, target = self.channels(projection)
+            weight_CD = torch.randn(source, target, dtype=torch.float64, generator=generator) / source**0.5
+            mean_D = self._moments[projection][0].mean_y_D
+            drawn.append(AffineMap(weight_CD.to(mean_D.device), torch.zeros_like(mean_D)))
+        return dict.fromkeys(self.folds.held_out, drawn)
 
-    def held_out(self, projection: int, maps: dict[int, list[AffineMap]]) -> HeldOut:
-        """Error of one projection's maps on the splits that they have not seen."""
-        total = HeldOut(0.0, 0.0, 0.0, 0.0, 0.0)
-        for fold, fitted in maps.items():
-            mean_D = self.moments(projection, self.others(fold)).mean_y_D
-            total += HeldOut.of(fitted[projection], mean_D, self._moments[projection][fold])
-        return total
+    def held_out(self, projection: int, maps: Mapping[int, AffineMap]) -> dict[int, HeldOut]:
+        """Error of one projection's maps on each fold that they have not seen."""
+        with self._timed():
+            return {
+                fold: HeldOut.of(
+                    fitted, self._old_mean(projection, self.folds.others(fold)), self._moments[projection][fold]
+                )
+                for fold, fitted in maps.items()
+            }
 
-    def error_by_images(self, projection: int, recipe: Recipe, images: Sequence[int]) -> tuple[tuple[int, float], ...]:
-        """R2 on the first fold when fitted on more and more of the others; `images` counts each fold's."""
+    def error_by_images(
+        self, projection: int, recipe: Recipe, images: Sequence[int], whole: HeldOut
+    ) -> tuple[tuple[int, float], ...]:
+        """R2 on the first fold when fitted on more and more of the others.
+
+        Args:
+            projection: Which one.
+            recipe: How to fit.
+            images: How many each fold has.
+            whole: The error when fitted on all of the others.
+        """
         points = []
-        first = len(self.folds) - 1 if self.has_many_channels else 1
-        for count in range(first, len(self.folds)):
-            used = self.folds[1 : count + 1]
+        for count in range(1, len(self.folds.numbers) - 1):
+            used = self.folds.numbers[1 : count + 1]
             fitted = self.map(projection, recipe, used)
-            mean_D = self.moments(projection, used).mean_y_D
-            held = HeldOut.of(fitted, mean_D, self._moments[projection][0])
+            with self._timed():
+                held = HeldOut.of(fitted, self._old_mean(projection, used), self._moments[projection][0])
             points.append((sum(images[fold] for fold in used), held.r2))
-        return tuple(points)
+        return (*points, (sum(images[1:]), whole.r2))
+
+    def _given(self, folds: Sequence[int] | None) -> tuple[int, ...]:
+        return self.folds.numbers if folds is None else tuple(folds)
+
+    def _old_mean(self, projection: int, folds: Sequence[int]) -> torch.Tensor:
+        """Mean of the old features in some folds."""
+        parts = [self._moments[projection][fold] for fold in folds]
+        return torch.stack([part.mean_y_D * (part.count / self.count(projection, folds)) for part in parts]).sum(0)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the seconds of what runs inside, once where one call stands in another."""
+        if self._is_timed:
+            yield
+            return
+        started, self._is_timed = time.perf_counter(), True
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+            self._is_timed = False

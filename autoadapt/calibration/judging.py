@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
@@ -12,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autoadapt.calibration.detections import are_detections, compared, found_nothing
 from autoadapt.calibration.observations import Pair, explained
+from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.projections import set_weight
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
-from autoadapt.calibration.workers import gathered, total
+from autoadapt.calibration.workers import gathered, summed, total
 from autoadapt.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.trees import flatten
@@ -37,7 +40,8 @@ class Score:
     """What the head's answers differ by, on held-out images."""
 
     losses: tuple[float, ...]
-    """Kullback-Leibler divergence from the old answer in nats, or the caller's loss; one an image, in their order."""
+    """Kullback-Leibler divergence from the old answer in nats, for detections the share that does not overlap, or the
+    caller's loss; one an image, in their order."""
     agreements: tuple[float, ...]
     """Share of places where the likeliest class is the same; one an image."""
 
@@ -54,52 +58,76 @@ class Score:
     def is_as_good_as(self, best: Score) -> bool:
         """Whether it is no worse than another by more than a standard error, image by image."""
         gaps = [mine - other for mine, other in zip(self.losses, best.losses, strict=True)]
-        return len(gaps) > 1 and fmean(gaps) <= stdev(gaps) / len(gaps) ** 0.5
+        return len(gaps) > 1 and all(map(isfinite, gaps)) and fmean(gaps) <= stdev(gaps) / len(gaps) ** 0.5
 
 
 class Judge:
-    """Tries maps on the images that were kept, through the very modules that will run."""
+    """Tries maps on the images that were kept, through the very modules that will run.
 
-    def __init__(self, pair: Pair, samples: Samples, folds: int, head: Head | None, loss: Loss | None) -> None:
+    The images are taken out of `samples`, so that there is one copy of them.
+
+    Attributes:
+        is_of_detections: Whether the answers are boxes.
+        says_nothing: Whether they are boxes, and there is none on any image.
+    """
+
+    def __init__(self, pair: Pair, samples: Samples, head: Head | None, loss: Loss | None, report: Progress) -> None:
         self._pair = pair
         self._head = head
         self._loss = loss
         self._replay = _Replay()
         pair.adapted.backbone = self._replay
-        self._batches = {fold: _batches(samples.of(fold)) for fold in range(folds)}
+        answers = [sample.answer.value for sample in samples.all]
+        self.is_of_detections = loss is None and not summed(not all(map(are_detections, answers)))
+        self.says_nothing = self.is_of_detections and not summed(not all(map(found_nothing, answers)))
+        self._samples = samples
+        self._report = report
+        self._tried = 0
+        self._batches: dict[int, list[_Batch]] = {}
 
     def score(self, maps: Mapping[int, Maps]) -> Score:
         """Try maps on the images of the folds that they are given for."""
+        self._tried += 1
+        self._report.does(f"fitting, {self._tried} tried on the head")
         found: dict[int, tuple[float, float]] = {}
         with torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
-                for batch in self._batches[fold]:
+                for batch in self._batches_of(fold):
                     losses, agreements = (values.tolist() for values in self._compare(batch))
                     found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
         ordered = [pair for _, pair in sorted(gathered(found).items())]
         return Score(tuple(loss for loss, _ in ordered), tuple(agreement for _, agreement in ordered))
 
-    def refine(self, maps: Maps, folds: Sequence[int], steps: int) -> list[AffineMap]:
-        """Take steps on the head's loss, from given maps, on the images of some folds."""
+    def refine(self, maps: Maps, folds: Sequence[int], steps: Sequence[int]) -> dict[int, list[AffineMap]]:
+        """Take steps on the head's loss, from given maps, on the images of some folds; maps after so many steps."""
         layers = [self._pair.layer(projection) for projection in self._pair.projections]
         self._set(maps)
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=1e-3)
-        batches = [batch for fold in folds for batch in self._batches[fold]]
+        batches = [batch for fold in folds for batch in self._batches_of(fold)]
         images = float(total(torch.tensor([sum(len(batch.numbers) for batch in batches)], dtype=torch.float64)))
-        for _ in range(steps):
+        found = {}
+        for step in range(1, max(steps) + 1):
+            self._report.does(f"refining, step {step} of {max(steps)}")
             with torch.enable_grad():
                 gradients = [self._gradients(batch, parameters, images) for batch in batches]
             for parameter, *parts in zip(parameters, *gradients, strict=True):
                 parameter.grad = total(torch.stack(parts).sum(0) if parts else torch.zeros_like(parameter))
             optimiser.step()
-        return [_read(layer) for layer in layers]
+            if step in steps:
+                found[step] = [_read(layer) for layer in layers]
+        return found
 
     def _gradients(self, batch: _Batch, parameters: Sequence[nn.Parameter], images: float) -> tuple[torch.Tensor, ...]:
         """Of the adapters alone: nothing is left in the `grad` of a caller's module."""
         loss = self._compare(batch)[0].sum() / images
         return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+    def _batches_of(self, fold: int) -> list[_Batch]:
+        if fold not in self._batches:
+            self._batches[fold] = _batches(self._samples.take(fold))
+        return self._batches[fold]
 
     def _set(self, maps: Maps) -> None:
         for projection, fitted in zip(self._pair.projections, maps, strict=True):
@@ -111,6 +139,8 @@ class Judge:
         with explained("head", "an answer on adapted features"):
             found = Arguments(batch.arguments.value, batch.positional).call(self._pair.new)
             found = found if self._head is None else self._head(found)
+        if self._loss is None and are_detections(found) and are_detections(batch.answer.value):
+            return compared(found, batch.answer.value)
         if self._loss is None:
             return divergence(found, batch.answer.value, len(batch.numbers))
         with explained("loss", "one number"):
@@ -150,7 +180,7 @@ def _batches(samples: Sequence[Sample]) -> list[_Batch]:
     first = samples[0]
     parts = [
         joined([sample.arguments for sample in samples]),
-        joined([sample.answer for sample in samples]),
+        joined([sample.answer for sample in samples], shapes_differ=True),
         *(joined(list(column)) for column in zip(*(sample.features for sample in samples), strict=True)),
     ]
     if len(samples) > 1 and any(part is None for part in parts):
@@ -175,7 +205,7 @@ def divergence(found: object, expected: object, images: int) -> tuple[torch.Tens
         (0.0826, 1.0)
     """
     pairs = list(zip(flatten(found)[1], flatten(expected)[1], strict=False))
-    pairs = [(left, right) for left, right in pairs if right.is_floating_point() and right.dim() >= 2]
+    pairs = [(left, right) for left, right in pairs if right.is_floating_point() and right.dim() >= 2 and right.numel()]
     if not pairs or any(left.shape != right.shape for left, right in pairs):
         shapes = ", ".join(f"{list(left.shape)} and {list(right.shape)}" for left, right in pairs) or "none"
         fault = Mismatch(

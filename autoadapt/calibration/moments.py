@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import reduce
 
 import torch
 
@@ -14,9 +13,9 @@ __all__ = ["Moments"]
 # Dimension letters: N tokens, C channels of the new features, D channels of the old ones.
 
 
-@dataclass(frozen=True)
+@dataclass
 class Moments:
-    """Count, means and centred sums of products of paired tokens.
+    """Count, means and centred sums of products of paired tokens; they grow in place.
 
     Tokens are centred before they are multiplied, and parts are put together by Chan, Golub and LeVeque (1979), so
     that channels with a mean far from zero lose nothing. Memory is `8 * (C*C + C*D + D)` bytes, for any number of
@@ -50,31 +49,52 @@ class Moments:
             >>> made.count, made.mean_y_D.item(), made.xy_CD.item()
             (2, 4.0, 4.0)
         """
-        x_NC, y_ND = x_NC.double(), y_ND.double()
-        mean_x_C, mean_y_D = x_NC.mean(0), y_ND.mean(0)
-        x_NC, y_ND = x_NC - mean_x_C, y_ND - mean_y_D
-        return cls(x_NC.shape[0], mean_x_C, mean_y_D, x_NC.T @ x_NC, x_NC.T @ y_ND, y_ND.square().sum(0))
-
-    def __add__(self, other: Moments) -> Moments:
-        if not self.count or not other.count:
-            return self if self.count else other
-        count = self.count + other.count
-        share = other.count / count
-        step_x_C, step_y_D = other.mean_x_C - self.mean_x_C, other.mean_y_D - self.mean_y_D
-        weight = self.count * share
-        return Moments(
-            count,
-            self.mean_x_C + share * step_x_C,
-            self.mean_y_D + share * step_y_D,
-            self.xx_CC + other.xx_CC + weight * torch.outer(step_x_C, step_x_C),
-            self.xy_CD + other.xy_CD + weight * torch.outer(step_x_C, step_y_D),
-            self.yy_D + other.yy_D + weight * step_y_D.square(),
-        )
+        made = cls.zeros(x_NC.shape[1], y_ND.shape[1], x_NC.device)
+        made.add_tokens(x_NC, y_ND)
+        return made
 
     @classmethod
     def sum(cls, parts: Iterable[Moments]) -> Moments:
-        """All parts as one."""
-        return reduce(cls.__add__, parts)
+        """All parts as one, in tensors of its own."""
+        first, *others = parts
+        made = cls(first.count, *(tensor.clone() for tensor in first.tensors.values()))
+        for other in others:
+            made.add(other)
+        return made
+
+    def add_tokens(self, x_NC: torch.Tensor, y_ND: torch.Tensor) -> None:
+        """Count more tokens.
+
+        The step from the old mean to the new one is one more row of the product, so that no second matrix is made.
+        """
+        x_NC, y_ND = x_NC.double(), y_ND.double()
+        mean_x_C, mean_y_D = x_NC.mean(0), y_ND.mean(0)
+        step_x_C, step_y_D, weight = self._step(x_NC.shape[0], mean_x_C, mean_y_D)
+        x_NC = torch.cat([x_NC - mean_x_C, weight**0.5 * step_x_C[None]])
+        y_ND = torch.cat([y_ND - mean_y_D, weight**0.5 * step_y_D[None]])
+        self.xx_CC.addmm_(x_NC.T, x_NC)
+        self.xy_CD.addmm_(x_NC.T, y_ND)
+        self.yy_D += y_ND.square().sum(0)
+
+    def add(self, other: Moments) -> None:
+        """Count the tokens of others."""
+        if not other.count:
+            return
+        step_x_C, step_y_D, weight = self._step(other.count, other.mean_x_C, other.mean_y_D)
+        self.xx_CC.add_(other.xx_CC).addr_(step_x_C, step_x_C, alpha=weight)
+        self.xy_CD.add_(other.xy_CD).addr_(step_x_C, step_y_D, alpha=weight)
+        self.yy_D += other.yy_D + weight * step_y_D.square()
+
+    def _step(
+        self, count: int, mean_x_C: torch.Tensor, mean_y_D: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Move count and means to those with more tokens; how far they were apart, and how much that weighs."""
+        step_x_C, step_y_D = mean_x_C - self.mean_x_C, mean_y_D - self.mean_y_D
+        before, self.count = self.count, self.count + count
+        share = count / self.count
+        self.mean_x_C = self.mean_x_C + share * step_x_C
+        self.mean_y_D = self.mean_y_D + share * step_y_D
+        return step_x_C, step_y_D, before * share
 
     @property
     def source(self) -> int:

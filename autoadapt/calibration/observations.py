@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,14 +82,16 @@ class Pair:
         """A projection's layer, in the copy."""
         return self.adapted.get_submodule(projection.module)
 
-    def observe(self, batch: object, number: int) -> Observation:
-        """Run both on a batch.
+    def observe(self, batch: object, number: int) -> list[Observation]:
+        """Run both on a batch; on one image after the other where images are of different sizes.
 
         Raises:
             CalibrationError: A model raises, or the old one does not return what the plan was made for, or a feature
                 is not finite.
         """
-        arguments = self._bound(batch, number)
+        return [self._observed(arguments, number) for arguments in _apart(self._bound(batch, number))]
+
+    def _observed(self, arguments: Arguments, number: int) -> Observation:
         calls, answer = self._run_old(arguments, number)
         features: list[Any] = []
         tokens: tuple[list[tuple[torch.Tensor, torch.Tensor]], ...] = tuple([] for _ in self.projections)
@@ -225,11 +227,33 @@ def _fields(batch: object, model: nn.Module) -> object:
     """What a loader gives, without labels: of a list of fields those that the model needs."""
     if type(batch) is not list or not batch or not all(isinstance(field, torch.Tensor) for field in batch):
         return batch
-    if len({field.dim() for field in batch}) == 1 and batch[0].dim() == 3 and len(batch) > 1:
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    takes_list = bool(parameters) and "list" in str(parameters[0].annotation).lower()
+    if _are_images(batch) and (len(batch) > 1 or takes_list):
         return batch  # images of their own sizes, for a detector
-    parameters = inspect.signature(model.forward).parameters.values()
     needed = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
     return tuple(batch[: max(needed, 1)])
+
+
+def _apart(arguments: Arguments) -> list[Arguments]:
+    """A call for each image where a list has images of different sizes: together they would all be padded alike."""
+    lists = {name: value for name, value in arguments.values.items() if isinstance(value, (list, tuple))}
+    shapes = [[tensor.shape for tensor in value] for value in lists.values() if _are_images(value)]
+    if all(len(set(each)) == 1 for each in shapes):
+        return [arguments]
+    count = len(shapes[0])
+    listed = [name for name, value in lists.items() if len(value) == count]
+    return [
+        Arguments(
+            {name: [value[i]] if name in listed else value for name, value in arguments.values.items()},
+            arguments.positional,
+        )
+        for i in range(count)
+    ]
+
+
+def _are_images(values: Sequence[object]) -> bool:
+    return bool(values) and all(isinstance(value, torch.Tensor) and value.dim() == 3 for value in values)
 
 
 def _fresh(arguments: Arguments) -> Arguments:

@@ -1,4 +1,4 @@
-"""Progress: a bar while images come in, only on a terminal."""
+"""Progress: a bar while images come in and fits are tried, only on a terminal."""
 
 from __future__ import annotations
 
@@ -6,38 +6,58 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any
 
 __all__ = ["Progress", "progress"]
 
-Progress: TypeAlias = Callable[[int, int, Callable[[], float | None]], None]
-"""Called with images, tokens, and a way to the held-out error so far."""
-
+NARROW = 76
+"""Columns of a terminal below which only images are counted."""
 _SECONDS_BETWEEN = 2.0
+
+
+class Progress:
+    """What happens, told to nobody."""
+
+    def sees(self, images: int, tokens: int, error: Callable[[], float | None]) -> None:
+        """So many images and tokens came in; the held-out error so far can be asked for."""
+
+    def does(self, text: str) -> None:
+        """Images are all in, and this is done with them."""
+
+
+class _Told(Progress):
+    """The same, told by a bar."""
+
+    def __init__(self, bar: Any, images: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task("calibrate", total=images, said="images")
+        self._looked = float("-inf")
+        self._error = ""
+
+    def sees(self, images: int, tokens: int, error: Callable[[], float | None]) -> None:
+        if time.monotonic() - self._looked > _SECONDS_BETWEEN:
+            value = error()
+            self._error = "" if value is None else f" · held-out error {value:.3f}"
+            self._looked = time.monotonic()
+        said = f"images · {tokens:,} tokens{self._error}"
+        self._bar.update(self._task, completed=images, said=said if self._bar.console.width >= NARROW else "images")
+
+    def does(self, text: str) -> None:
+        self._bar.columns = self._bar.columns[:1]
+        self._bar.update(self._task, description=text)
 
 
 @contextlib.contextmanager
 def progress(images: int) -> Iterator[Progress]:
     """A bar on standard error; nothing at all where that is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, tokens, error: None
+        yield Progress()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
-    said = TextColumn("{task.fields[tokens]:,} tokens  held-out error {task.fields[error]}")
     with Bar(
-        TextColumn("calibrate"), BarColumn(), MofNCompleteColumn(), said, TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(compact=True), console=Console(stderr=True), transient=True,
     ) as bar:  # fmt: skip
-        task = bar.add_task("", total=images, tokens=0, error="...")
-        looked = [time.monotonic()]
-
-        def update(done: int, tokens: int, error: Callable[[], float | None]) -> None:
-            bar.update(task, completed=done, tokens=tokens)
-            if time.monotonic() - looked[0] > _SECONDS_BETWEEN:
-                value = error()
-                bar.update(task, error="..." if value is None else f"{value:.3f}")
-                looked[0] = time.monotonic()
-
-        yield update
+        yield _Told(bar, images)

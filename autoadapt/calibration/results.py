@@ -50,7 +50,7 @@ class HeadScore(_Frozen):
     """How far an answer of the head is from the old one, on images that were not fitted on."""
 
     loss: float
-    """Kullback-Leibler divergence in nats, or the caller's loss."""
+    """Kullback-Leibler divergence in nats, the share of boxes that does not overlap, or the caller's loss."""
     agreement: float | None
     """Share of places where the likeliest class is the same; None with a loss of the caller's."""
 
@@ -77,6 +77,8 @@ class Calibration(Shown, _Frozen):
     chosen_by: str
     outputs: tuple[OutputFit, ...]
     head: HeadScore | None = None
+    loss_name: str = "KL"
+    """What the losses are: `KL`, `boxes lost` (one minus their overlap), or `loss`, the caller's."""
     random: HeadScore | None = None
     mean_only: HeadScore | None = None
     before_refining: HeadScore | None = None
@@ -144,7 +146,7 @@ class Calibration(Shown, _Frozen):
         if not found:
             return []
         has_agreement = found[0][1].agreement is not None
-        title = ("held-out head", "agreement", "KL") if has_agreement else ("held-out head", "loss")
+        title = ("held-out head", *(["agreement"] if has_agreement else []), self.loss_name)
         return [
             title,
             *(

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from typing import Any, TypeAlias
 
 import torch
 
+from autoadapt.calibration.detections import are_detections
 from autoadapt.trees import Tree, flatten, rebuild
 
 __all__ = ["Cut", "Sample", "Samples", "cut", "joined", "priority"]
 
 IMAGES = 64
 BYTES = 128 << 20
+
+
+Place: TypeAlias = tuple[str, ...]
+"""Keys that lead to a part of a value through dicts."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,8 @@ class Cut:
     tensors: tuple[torch.Tensor, ...]
     by_image: tuple[bool, ...]
     """Which of them have an axis of images."""
-    joins: bool = True
-    """Whether such values of several images can be put into one batch."""
+    lists: tuple[Place, ...] = ()
+    """Where lists stand that have one entry an image, such as detectors take and return."""
 
     @property
     def value(self) -> Any:
@@ -73,46 +79,76 @@ def cut(value: object, image: int, images: int, *, listed: bool = True) -> Cut:
         >>> cut({"x": torch.zeros(2, 3), "scale": torch.ones(())}, 0, 2).by_image
         (True, False)
     """
-    picked = _picked(value, image, images) if listed and images > 1 else value
-    tree, tensors = flatten(picked)
-    if picked is not value:
-        return Cut(tree, tuple(tensor.clone() for tensor in tensors), (True,) * len(tensors), joins=False)
+    lists = tuple(_lists(value, images, ())) if listed else ()
+    if lists:
+        tree, tensors = flatten(_changed(value, lists, (), lambda entries: [entries[image]]))
+        return Cut(tree, tuple(tensor.clone() for tensor in tensors), (True,) * len(tensors), lists)
+    tree, tensors = flatten(value)
     own = tuple(_has_axis(tensor, images) for tensor in tensors)
     parts = (t[image : image + 1].clone() if mine else t for t, mine in zip(tensors, own, strict=True))
     return Cut(tree, tuple(parts), own)
 
 
-def _picked(value: object, image: int, images: int) -> object:
-    """The value itself, unless it holds lists with one entry an image."""
+def _lists(value: Any, images: int, place: Place) -> Iterator[Place]:
+    """Where lists stand that have one entry an image."""
     if type(value) is dict:
-        made = {key: _picked(child, image, images) for key, child in value.items()}
-        return made if any(made[key] is not child for key, child in value.items()) else value
-    if type(value) is list and len(value) == images and not _is_batched(value, images):
-        return [value[image]]
+        for key, child in value.items():
+            yield from _lists(child, images, (*place, key))
+    elif type(value) in (list, tuple) and len(value) == images and _has_entries_by_image(value, images):
+        yield place
+
+
+def _has_entries_by_image(values: Sequence[Any], images: int) -> bool:
+    """Detections, or tensors that have no axis of images; one of three axes is taken for an image itself."""
+    if are_detections(values):
+        return True
+    tensors = flatten(list(values))[1]
+    return bool(tensors) and not all(_has_axis(t, images) and (t.dim() != 3 or images == 1) for t in tensors)
+
+
+def _changed(value: Any, places: Sequence[Place], here: Place, change: Callable[[Any], Any]) -> Any:
+    """A value with other things at some places."""
+    if here in places:
+        return change(value)
+    if type(value) is dict:
+        return {key: _changed(child, places, (*here, key), change) for key, child in value.items()}
     return value
 
 
-def _is_batched(values: list[object], images: int) -> bool:
-    """Whether the tensors in a list have an axis of images; one of three axes is taken for an image itself."""
-    return all(_has_axis(tensor, images) and tensor.dim() != 3 for tensor in flatten(values)[1])
+def _at(value: Any, place: Place) -> Any:
+    return reduce(lambda inner, key: inner[key], place, value)
 
 
 def _has_axis(tensor: torch.Tensor, images: int) -> bool:
     return tensor.dim() > 0 and tensor.shape[0] == images
 
 
-def joined(cuts: Sequence[Cut]) -> Cut | None:
-    """Values of several images as one batch; None where they do not fit together."""
+def joined(cuts: Sequence[Cut], *, shapes_differ: bool = False) -> Cut | None:
+    """Values of several images as one batch; None where they do not fit together.
+
+    Args:
+        cuts: One an image.
+        shapes_differ: Entries of lists may be of different shapes, as detections are, and images must not be.
+    """
     first = cuts[0]
-    alike = all(
-        one.joins and one.tree == first.tree and [t.shape for t in one.tensors] == [t.shape for t in first.tensors]
-        for one in cuts
-    )
-    if not alike:
-        return first if len(cuts) == 1 else None
+    if len(cuts) == 1:
+        return first
+    alike = all([t.shape for t in one.tensors] == [t.shape for t in first.tensors] for one in cuts)
+    if any(one.lists != first.lists for one in cuts) or not (alike or (first.lists and shapes_differ)):
+        return None
+    if first.lists:
+        values = [one.value for one in cuts]
+        places = iter(first.lists)
+        merged = _changed(
+            values[0], first.lists, (), lambda _: [_at(value, place)[0] for place in [next(places)] for value in values]
+        )
+        tree, tensors = flatten(merged)
+        return Cut(tree, tuple(tensors), (True,) * len(tensors), first.lists)
+    if any(one.tree != first.tree for one in cuts):
+        return None
     columns = zip(*(one.tensors for one in cuts), strict=True)
-    tensors = [torch.cat(c) if own else c[0] for c, own in zip(columns, first.by_image, strict=True)]
-    return Cut(first.tree, tuple(tensors), first.by_image)
+    joint = [torch.cat(c) if own else c[0] for c, own in zip(columns, first.by_image, strict=True)]
+    return Cut(first.tree, tuple(joint), first.by_image)
 
 
 def priority(seed: int, number: int) -> float:
@@ -152,6 +188,18 @@ class Samples:
     def of(self, fold: int) -> list[Sample]:
         """The images of a fold, in the order of their numbers."""
         return sorted((s for s in self._kept.values() if s.fold == fold), key=lambda sample: sample.number)
+
+    def take(self, fold: int) -> list[Sample]:
+        """The images of a fold, which are kept here no longer."""
+        taken = self.of(fold)
+        for sample in taken:
+            del self._kept[sample.number]
+        return taken
+
+    @property
+    def all(self) -> list[Sample]:
+        """The images, in the order of their numbers."""
+        return [sample for _, sample in sorted(self._kept.items())]
 
     @property
     def numbers(self) -> dict[int, int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
 
 from autoadapt.calibration.moments import Moments
 
-__all__ = ["AffineMap", "HeldOut", "Recipe", "Spectrum", "constant"]
+__all__ = ["AffineMap", "HeldOut", "Recipe", "Spectrum", "constant", "ridge"]
 
 _ROUNDING = float(torch.finfo(torch.float64).eps)
 
@@ -43,6 +44,11 @@ class Recipe:
         name += f", rank {self.rank}" if self.rank else ""
         return name + (", variance restored" if self.restored else "")
 
+    @property
+    def is_ridge(self) -> bool:
+        """Whether one system of equations gives it."""
+        return self.penalty > 0 and not self.anchored and not self.rank
+
     def at(self, penalty: float) -> Recipe:
         """The same with another penalty."""
         return replace(self, penalty=penalty)
@@ -60,10 +66,45 @@ class AffineMap:
         """The map with a weight that sends mean to mean, as the best offset does for any weight."""
         return cls(weight_CD, moments.mean_y_D - moments.mean_x_C @ weight_CD)
 
+    def plus(self, after: AffineMap, before: AffineMap, share: float) -> AffineMap:
+        """This map and a share of the way from one map to another."""
+        weight_CD = self.weight_CD + share * (after.weight_CD - before.weight_CD)
+        return AffineMap(weight_CD, self.bias_D + share * (after.bias_D - before.bias_D))
 
-def constant(moments: Moments) -> AffineMap:
+
+def constant(source: int, mean_D: torch.Tensor) -> AffineMap:
     """The map to the mean of the old features, whatever the new ones are."""
-    return AffineMap(torch.zeros_like(moments.xy_CD), moments.mean_y_D)
+    return AffineMap(mean_D.new_zeros(source, mean_D.shape[0]), mean_D)
+
+
+def ridge(moments: Moments, recipe: Recipe) -> AffineMap:
+    """The map of one penalty, the same as of a `Spectrum`, by Cholesky's factors, in a fraction of the time."""
+    scale_C = _scale(moments)
+    covariance_CD = moments.xy_CD / moments.count / scale_C[:, None]
+    penalised_CC = _correlation(moments, scale_C)
+    penalised_CC.diagonal().add_(recipe.penalty)
+    weight_CD = torch.cholesky_solve(covariance_CD, torch.linalg.cholesky(penalised_CC))
+    if recipe.restored:
+        made_D = (weight_CD * covariance_CD).sum(0) - recipe.penalty * weight_CD.square().sum(0)
+        weight_CD *= _restoring(made_D, moments)
+    return AffineMap.through_means(weight_CD.div_(scale_C[:, None]), moments)
+
+
+def _scale(moments: Moments) -> torch.Tensor:
+    """Standard deviations of the sources; 1 for channels that are constant."""
+    deviation_C = moments.xx_CC.diagonal().div(moments.count).sqrt()
+    return torch.where(deviation_C > 0, deviation_C, 1.0)
+
+
+def _correlation(moments: Moments, scale_C: torch.Tensor) -> torch.Tensor:
+    return (moments.xx_CC / (scale_C * moments.count)).div_(scale_C[:, None])
+
+
+def _restoring(made_D: torch.Tensor, moments: Moments) -> torch.Tensor:
+    """What to scale each target channel by, so that it has the variance that it had."""
+    wanted_D = moments.yy_D / moments.count
+    alive_D = made_D > _ROUNDING * wanted_D
+    return torch.where(alive_D, wanted_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
 
 
 class Spectrum:
@@ -74,10 +115,8 @@ class Spectrum:
 
     def __init__(self, moments: Moments) -> None:
         self.moments = moments
-        deviation_C = moments.xx_CC.diagonal().div(moments.count).sqrt()
-        self._scale_C: torch.Tensor = torch.where(deviation_C > 0, deviation_C, 1.0)
-        correlation_CC = moments.xx_CC / moments.count / torch.outer(self._scale_C, self._scale_C)
-        values_C, self._vectors_CC = torch.linalg.eigh(correlation_CC)
+        self._scale_C = _scale(moments)
+        values_C, self._vectors_CC = torch.linalg.eigh(_correlation(moments, self._scale_C))
         self.values_C: torch.Tensor = values_C.clamp(min=0)
         self._covariance_CD: torch.Tensor = self._vectors_CC.T @ (
             moments.xy_CD / moments.count / self._scale_C[:, None]
@@ -100,9 +139,10 @@ class Spectrum:
         if recipe.rank:
             coefficients_CD = self._reduced(coefficients_CD, recipe.rank)
         if recipe.restored:
-            coefficients_CD = coefficients_CD * self._restoring(coefficients_CD)
-        weight_CD = self._vectors_CC @ coefficients_CD / self._scale_C[:, None]
-        return AffineMap.through_means(weight_CD, self.moments)
+            made_D = self.values_C @ coefficients_CD.square()
+            coefficients_CD *= _restoring(made_D, self.moments)
+        weight_CD = self._vectors_CC @ coefficients_CD
+        return AffineMap.through_means(weight_CD.div_(self._scale_C[:, None]), self.moments)
 
     def cross_validation(self, recipe: Recipe) -> float:
         """Generalised cross-validation: the error on new tokens, told from the error on these.
@@ -151,12 +191,6 @@ class Spectrum:
         reduced_CD: torch.Tensor = coefficients_CD @ kept_DR @ kept_DR.T
         return reduced_CD
 
-    def _restoring(self, coefficients_CD: torch.Tensor) -> torch.Tensor:
-        made_D = (self.values_C[:, None] * coefficients_CD.square()).sum(0)
-        wanted_D = self.moments.yy_D / self.moments.count
-        alive_D = made_D > _ROUNDING * wanted_D
-        return torch.where(alive_D, wanted_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
-
 
 def _polar_factor(matrix_CD: torch.Tensor) -> torch.Tensor:
     """The matrix of ones for singular values that is nearest; directions that are rounding stay zero."""
@@ -194,14 +228,10 @@ class HeldOut:
         total = wanted + moments.count * float((moments.mean_y_D - mean_D).square().sum())
         return cls(max(error, 0.0), total, made, wanted, product)
 
-    def __add__(self, other: HeldOut) -> HeldOut:
-        return HeldOut(
-            self.error + other.error,
-            self.total + other.total,
-            self.made + other.made,
-            self.wanted + other.wanted,
-            self.product + other.product,
-        )
+    @classmethod
+    def sum(cls, folds: Mapping[int, HeldOut]) -> HeldOut:
+        """Of all folds together."""
+        return cls(*(sum(getattr(one, field.name) for one in folds.values()) for field in fields(cls)))
 
     @property
     def r2(self) -> float:

@@ -33,12 +33,14 @@ class State:
         samples: Images for the head.
         batches: How many batches are counted.
         images: How many images are counted, on this worker.
+        is_whole: Whether all of it counts the same images; not so when an update was interrupted.
     """
 
     moments: list[list[Moments]]
     samples: Samples
     batches: int = 0
     images: int = 0
+    is_whole: bool = True
 
     @property
     def tokens(self) -> int:
@@ -56,13 +58,12 @@ class State:
         for projection, folds in enumerate(self.moments):
             for fold, part in enumerate(folds):
                 tensors |= {f"moments.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
-        kept = [sample for fold in range(len(self.moments[0])) for sample in self.samples.of(fold)]
         noted = {
             "fingerprint": fingerprint,
             "batches": self.batches,
             "images": self.images,
             "counts": [[part.count for part in folds] for folds in self.moments],
-            "samples": [_noted(sample, tensors) for sample in kept],
+            "samples": [_noted(sample, tensors) for sample in self.samples.all],
         }
         waiting = path.with_name(path.name + ".part")
         save_file({name: t.contiguous() for name, t in tensors.items()}, waiting, {"autoadapt": json.dumps(noted)})
@@ -101,7 +102,7 @@ def _noted(sample: Sample, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     for name, part in cuts.items():
         tensors |= {f"sample.{sample.number}.{name}.{i}": tensor.clone() for i, tensor in enumerate(part.tensors)}
         tree = _TREE.dump_python(part.tree, mode="json")
-        noted["cuts"][name] = {"tree": tree, "by_image": part.by_image, "joins": part.joins}
+        noted["cuts"][name] = {"tree": tree, "by_image": part.by_image, "lists": part.lists}
     return noted
 
 
@@ -110,7 +111,8 @@ def _sample(noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Sa
     for name, part in noted["cuts"].items():
         names = [f"sample.{noted['number']}.{name}.{i}" for i in range(len(part["by_image"]))]
         values = tuple(tensors[each] for each in names)
-        cuts[name] = Cut(_TREE.validate_python(part["tree"]), values, tuple(part["by_image"]), part["joins"])
+        lists = tuple(tuple(place) for place in part["lists"])
+        cuts[name] = Cut(_TREE.validate_python(part["tree"]), values, tuple(part["by_image"]), lists)
     features = tuple(_in_order(cuts))
     return Sample(noted["number"], noted["fold"], noted["positional"], cuts["arguments"], features, cuts["answer"])
 

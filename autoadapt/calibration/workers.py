@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from autoadapt.calibration.moments import Moments
 
-__all__ = ["combined", "count", "gathered", "number", "total"]
+__all__ = ["combined", "count", "gathered", "number", "summed", "total"]
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -30,16 +30,16 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, on the device that it came from."""
     if count() == 1:
         return tensor
-    summed = tensor.detach().clone().to(_device())
-    dist.all_reduce(summed)
-    return summed.to(tensor.device)
+    shared = tensor.detach().clone().to(_device())
+    dist.all_reduce(shared)
+    return shared.to(tensor.device)
 
 
 def combined(moments: Moments) -> Moments:
     """Moments of the tokens of all processes: moved to the common mean first, then summed."""
     if count() == 1:
         return moments
-    counted = int(total(torch.tensor([moments.count], dtype=torch.float64)))
+    counted = summed(moments.count)
     if not counted:
         return moments
     mean_x_C = total(moments.count * moments.mean_x_C) / counted
@@ -53,6 +53,11 @@ def combined(moments: Moments) -> Moments:
         total(moments.xy_CD + moments.count * torch.outer(step_x_C, step_y_D)),
         total(moments.yy_D + moments.count * step_y_D.square()),
     )
+
+
+def summed(number: int) -> int:
+    """The sum of a number over all processes."""
+    return int(total(torch.tensor([number], dtype=torch.float64)))
 
 
 def gathered(values: Mapping[Key, Value]) -> dict[Key, Value]:

@@ -1,0 +1,191 @@
+"""Gathering: the pass over a caller's data, that leaves moments and a few images for the head."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from autoadapt.calibration import workers
+from autoadapt.calibration.fitting import Fitting
+from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.judging import Head
+from autoadapt.calibration.moments import Moments
+from autoadapt.calibration.observations import Observation, Pair, explained
+from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.samples import Sample, Samples, cut
+from autoadapt.calibration.solvers import HeldOut, Recipe
+from autoadapt.calibration.states import State
+from autoadapt.errors import CalibrationError, Mismatch
+
+__all__ = ["Gathering"]
+
+_SECONDS_BETWEEN_SAVES = 10.0
+
+# Dimension letters: B images, T tokens of an image, N tokens, C and D channels.
+
+
+class Gathering:
+    """One pass over the data.
+
+    Attributes:
+        folds: Which images are held out together.
+        keeps_images: Whether some images are kept for a head.
+    """
+
+    def __init__(
+        self, pair: Pair, head: Head | None, *, keeps_images: bool, tokens_per_image: int, images: int, seed: int
+    ) -> None:
+        widest = max(max(each.step.source, each.step.target) for each in pair.projections)
+        self.folds = Folds.of_channels(widest)
+        self.keeps_images = keeps_images
+        self._pair = pair
+        self._head = head
+        self._tokens_per_image = tokens_per_image
+        self._images = images
+        self._seed = seed
+
+    def run(self, data: Iterable[object], path: Path | None, report: Progress) -> State:
+        """Pass over the data once.
+
+        Args:
+            data: Batches.
+            path: A file to go on from, and to write to now and then.
+            report: Is told what comes in.
+
+        Raises:
+            CalibrationError: There is none, or a batch is faulty.
+        """
+        state, fingerprint = self._empty(), self._fingerprint()
+        if path is not None:
+            path = path if workers.count() == 1 else path.with_suffix(f".{workers.number()}{path.suffix}")
+            if path.exists():
+                state.load(path, fingerprint)
+        failed = True
+        try:
+            self._pass(data, state, report, path, fingerprint)
+            failed = False
+        finally:
+            failures = float(workers.total(torch.tensor([float(failed)], dtype=torch.float64)))
+        if failures:
+            fault = Mismatch("workers", "every one to end its pass", f"{failures:.0f} failed", "see their errors")
+            raise CalibrationError("another worker failed", [fault])
+        self._check_images(state)
+        return state
+
+    def _empty(self) -> State:
+        where = self._pair.device if self._pair.device.type in ("cpu", "cuda") else torch.device("cpu")
+        moments = [
+            [Moments.zeros(each.step.source, each.step.target, where) for _ in self.folds.numbers]
+            for each in self._pair.projections
+        ]
+        return State(moments, Samples(len(self.folds.numbers), self._seed))
+
+    def _fingerprint(self) -> str:
+        """What two runs must have in common for one to go on where the other stopped."""
+        facts = [
+            self._pair.plan.model_dump_json(),
+            [float(t.double().sum()) for t in self._pair.tensors()],
+            [len(self.folds.numbers), self._tokens_per_image, self._seed, self.keeps_images],
+            [workers.number(), workers.count()],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+    def _pass(
+        self, data: Iterable[object], state: State, report: Progress, path: Path | None, fingerprint: str
+    ) -> None:
+        saved = time.monotonic()
+        try:
+            for number, batch in enumerate(data):
+                if self._number(state.images) >= self._images:
+                    break
+                if number < state.batches:
+                    continue
+                self._add_batch(state, batch, number)
+                done = min(state.images * workers.count(), self._images)
+                report.sees(done, state.tokens, lambda: self._error_so_far(state))
+                if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                    state.save(path, fingerprint)
+                    saved = time.monotonic()
+        finally:
+            if path is not None and state.batches and state.is_whole:
+                state.save(path, fingerprint)
+
+    def _number(self, index: int) -> int:
+        return index * workers.count() + workers.number()
+
+    def _add_batch(self, state: State, batch: object, number: int) -> None:
+        """Count one more batch. Whatever raises while moments grow leaves a state that says so."""
+        first, seen = state.images, []
+        for observation in self._pair.observe(batch, number):
+            numbers = [self._number(first + i) for i in range(observation.images)]
+            numbers = [one for one in numbers if one < self._images]
+            if self.keeps_images:
+                self._keep(state.samples, observation, numbers)
+            seen.append((observation, numbers))
+            first += len(numbers)
+        state.is_whole = False
+        for observation, numbers in seen:
+            for parts, calls in zip(state.moments, observation.tokens, strict=True):
+                self._add_tokens(parts, calls, numbers)
+        state.batches, state.images = number + 1, first
+        state.is_whole = True
+
+    def _add_tokens(
+        self, parts: Sequence[Moments], calls: Sequence[tuple[torch.Tensor, torch.Tensor]], numbers: Sequence[int]
+    ) -> None:
+        """Count the tokens of some images, each image in its fold."""
+        for x_BTC, y_BTD in calls:
+            places = [self._places(number, x_BTC.shape[1]) for number in numbers]
+            for fold, part in zip(self.folds.numbers, parts, strict=True):
+                mine = [i for i, number in enumerate(numbers) if self.folds.of_image(number) == fold]
+                if mine:
+                    device = part.mean_x_C.device
+                    x_NC = torch.cat([x_BTC[i, places[i]] for i in mine]).to(device)
+                    y_ND = torch.cat([y_BTD[i, places[i]] for i in mine]).to(device)
+                    part.add_tokens(x_NC, y_ND)
+
+    def _places(self, number: int, count: int) -> torch.Tensor | slice:
+        """Which tokens of an image are looked at; a matter of its number alone."""
+        if count <= self._tokens_per_image:
+            return slice(None)
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
+        return torch.randperm(count, generator=generator)[: self._tokens_per_image].to(self._pair.device)
+
+    def _keep(self, samples: Samples, observation: Observation, numbers: Sequence[int]) -> None:
+        """Keep images of a batch for the head; to keep one twice changes nothing."""
+        folds = {number: self.folds.of_image(number) for number in numbers}
+        wanted = [(i, number) for i, number in enumerate(numbers) if samples.wants(number, folds[number])]
+        if not wanted:
+            return
+        answer = observation.answer
+        if self._head is not None:
+            with explained("head", "an answer on the old features"):
+                answer = self._head(answer)
+        for i, number in wanted:
+            arguments, features = observation.cut(i)
+            one = cut(answer, i, observation.images)
+            samples.add(Sample(number, folds[number], observation.arguments.positional, arguments, features, one))
+
+    def _check_images(self, state: State) -> None:
+        seen, fewest = workers.summed(state.images), self.folds.fewest_images
+        if not seen:
+            fault = Mismatch("data", "at least one batch", "none", "data=[images]; a generator can be used up once")
+            raise CalibrationError("there are no images to calibrate on", [fault])
+        if seen < fewest:
+            fault = Mismatch("data", f"at least {fewest} images, one a fold", str(seen), "data= more images")
+            raise CalibrationError("too few images to hold any out", [fault])
+
+    def _error_so_far(self, state: State) -> float | None:
+        """Held-out error of a plain ridge on the last output, where that is cheap."""
+        parts = state.moments[-1]
+        if self.folds.holds_one_out or any(not part.count for part in parts):
+            return None
+        fitting = Fitting([parts], self.folds)
+        used = self.folds.others(0)
+        fitted = fitting.map(0, Recipe(1e-2), used)
+        return 1 - HeldOut.of(fitted, fitting.moments(0, used).mean_y_D, parts[0]).r2
