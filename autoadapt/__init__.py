@@ -15,6 +15,7 @@ from autoadapt.errors import (
     MatchError,
     Mismatch,
     PlanError,
+    RankingError,
     SignatureError,
     SourceError,
     SwapError,
@@ -23,6 +24,7 @@ from autoadapt.errors import (
 )
 from autoadapt.folding import fold
 from autoadapt.planning import Plan, plan
+from autoadapt.ranking import Ranking, rank
 from autoadapt.reports import write_html
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.sources import list_models, load
@@ -45,6 +47,8 @@ __all__ = [
     "Mismatch",
     "Plan",
     "PlanError",
+    "Ranking",
+    "RankingError",
     "Signature",
     "SignatureError",
     "SourceError",
@@ -66,6 +70,7 @@ __all__ = [
     "load",
     "param_groups",
     "plan",
+    "rank",
     "register",
     "swap",
     "transfer",

@@ -11,6 +11,7 @@ AdaptError
 ├── SwapError            a swap inside a bigger model was refused
 ├── TransferError        weights could not be loaded
 ├── CalibrationError     adapters could not be fitted
+├── RankingError         candidates could not be ranked
 └── AssemblyError        a config is faulty
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "MatchError",
     "Mismatch",
     "PlanError",
+    "RankingError",
     "SignatureError",
     "SourceError",
     "SwapError",
@@ -135,6 +137,10 @@ class TransferError(AdaptError):
 
 class CalibrationError(AdaptError):
     """Adapters could not be fitted; the weights are as they were."""
+
+
+class RankingError(AdaptError):
+    """Candidates could not be ranked."""
 
 
 class AssemblyError(AdaptError):
