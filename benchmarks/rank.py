@@ -3,8 +3,8 @@
 Run as `python -m benchmarks.rank`; it ends with a table and a picture, and goes on where it was cut.
 
 The three EfficientNet-Lite have real ImageNet weights; the others are timm's with random ones, since a machine without
-a network has none, so their agreement only says what calibration makes of random features. Crop n shows photograph
-n % 16 and is held out with fold n % 4, so that whole photographs are held out, never other crops of one fitted on.
+a network has none, so their agreement only says what calibration makes of random features. The head judges on crops of
+photographs that were not fitted on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import nn
 
 from autoadapt.ranking import Ranked, rank
-from benchmarks.photographs import FITTED, crops, lite
+from benchmarks.photographs import FITTED, HELD_OUT, crops, lite
 
 RANDOM = (
     "resnet10t", "resnet14t", "resnet18", "resnet26t", "regnetx_002", "regnety_004", "mobilenetv2_050",
@@ -65,6 +65,7 @@ def main() -> None:
         inputs=images[:1],
         data=images.split(BATCH),
         head=lambda levels: old.head(levels[-1]),
+        held_out=crops(HELD_OUT, 60, seed=1).split(BATCH),
         images=arguments.images,
         allow=["benchmarks"],
         state=arguments.state,

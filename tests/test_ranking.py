@@ -13,10 +13,12 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from autoadapt.capturing import capture
 from autoadapt.errors import RankingError
 from autoadapt.ranking import Ranked, Ranking, rank
+from autoadapt.ranking.images import Batch, gathered, split
 
 OLD = ["f32[B, 24, ceil(H/8), ceil(W/8)]", "f32[B, 48, ceil(H/16), ceil(W/16)]"]
 INPUTS = torch.zeros(1, 3, 64, 64)
@@ -147,6 +149,42 @@ def test_names_are_loaded_and_patterns_spelt_out_and_time_sorts_without_data() -
     assert missing.remedy.startswith("timm:resnet1")
     assert "without data nothing tells how well they serve" in str(found)
     assert not found.front()
+
+
+def test_every_fourth_image_is_held_out_and_never_fitted_on() -> None:
+    images = torch.arange(10.0)[:, None, None, None].expand(-1, 3, 8, 8)
+    batches = gathered([images[:3], images[3:4], images[4:]], nn.Conv2d(3, 1, 1), 9)
+    fitted, held = split(batches)
+
+    def numbers(some: list[Batch]) -> list[int]:
+        return [int(image[0, 0, 0]) for batch in some for image in batch.arguments.values["input"]]
+
+    assert numbers(batches) == [*range(9)]
+    assert numbers(fitted) == [0, 1, 2, 4, 5, 6, 8]
+    assert numbers(held) == [3, 7]
+
+
+def test_images_of_a_loader_with_labels_and_of_dictionaries_are_taken() -> None:
+    old, images = Pyramid(4).eval(), torch.randn(16, 3, 16, 16)
+    head = Head(4).eval()
+    loader = DataLoader(TensorDataset(images, torch.zeros(16)), batch_size=4, shuffle=True)
+    found = rank({"narrow": Pyramid(2)}, old, data=loader, head=head)
+    assert (found.images, found.held_out, found.inputs) == (12, 4, "f32[1, 3, 16, 16]")
+    again = rank({"itself": old}, old, data=({"x": part} for part in images.split(8)), head=head)
+    assert (again.images, again.held_out) == (12, 4)
+    assert again.rows[0].agreement == 1.0
+
+
+def test_the_head_judges_on_the_images_that_are_named() -> None:
+    old, head = Pyramid(4).eval(), Head(4).eval()
+    fitted, other = torch.randn(12, 3, 16, 16), 30 + torch.randn(5, 3, 16, 16)
+    known, beside = (
+        rank({"narrow": Pyramid(2)}, old, data=[fitted], head=head, held_out=[held]) for held in (fitted, other)
+    )
+    assert (known.images, known.held_out, beside.images, beside.held_out) == (12, 12, 12, 5)
+    assert known.rows[0].divergence != beside.rows[0].divergence
+    with pytest.raises(RankingError, match="too few images"):
+        rank({"narrow": Pyramid(2)}, old, data=[fitted[:3]], head=head)
 
 
 def test_without_a_head_the_variance_explained_is_the_quality() -> None:

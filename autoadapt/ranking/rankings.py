@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +15,7 @@ from autoadapt.calibration.judging import Head
 from autoadapt.capturing import Arguments, told_inputs
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
+from autoadapt.ranking.images import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
 from autoadapt.ranking.trials import Place, tried
@@ -36,6 +36,7 @@ def rank(
     inputs: object = None,
     data: Iterable[object] | None = None,
     head: Head | None = None,
+    held_out: Iterable[object] | None = None,
     images: int = 128,
     pretrained: bool = False,
     allow: Sequence[str | Path] = (),
@@ -46,22 +47,24 @@ def rank(
     """Try many backbones in the place of one: what each costs there and how well it serves.
 
     Each is adapted, its forward pass is weighed and timed on this machine, and with `data` its adapters are
-    calibrated, so that the head tells how often it still answers as with the old backbone, on images that were not
-    fitted on. With `data` every feature output gets a projection, since there is nothing to fit without.
-    A candidate that does not fit is a row that says why.
+    calibrated; then the head tells how often it still answers as with the old backbone, on images that were not
+    fitted on, the same for all. With `data` every feature output gets a projection, since there is nothing to fit
+    without. A candidate that does not fit is a row that says why.
 
     Args:
         candidates: Names such as `timm:resnet18`, patterns such as `timm:resnet*`, modules, or modules by name.
         like: The old backbone: what `adapt` takes. `data` needs the module itself, or its name.
-        inputs: An example call; may be left out where the old backbone tells its input size. Its batch is what is
-            timed.
-        data: Batches of images, as for `calibrate`; gone through once for each candidate.
+        inputs: An example call, which is what is timed; where left out, one of the images, or one of the size that
+            the old backbone tells.
+        data: Batches of images, as for `calibrate`; they are kept in memory.
         head: What makes the answer of the old backbone's output, as for `calibrate`.
-        images: At most so many are calibrated on.
+        held_out: Batches that the head judges on; where left out, every fourth image of `data`, which is then not
+            fitted on.
+        images: At most so many are taken, of each of the two.
         pretrained: Load the published weights of candidates and old backbone; they may have to be downloaded.
         allow: Packages and files whose code may run, as for `load`.
-        state: A file of JSON lines to go on from if it exists, and to write to after each candidate; the data must be
-            the same. Candidates that were refused are tried again.
+        state: A file of JSON lines to go on from if it exists, and to write to after each candidate. Candidates that
+            were refused are tried again.
         seed: For random weights, and the choice of images.
         report: Called after each candidate with its row, the number done, and the number of all.
 
@@ -85,17 +88,18 @@ def rank(
     if data is not None and not isinstance(old, nn.Module):
         fault = Mismatch("like", "the old module, which data is run through", type(old).__name__, "like=old_backbone")
         raise RankingError("a signature alone cannot be calibrated to", [fault])
-    example = _example(old, inputs)
+    module = old if isinstance(old, nn.Module) else None
+    fitted, held = _images(data, held_out, module, head, images)
+    example = _example(old, inputs, fitted)
     signature = as_signature(old, example)
     example = _from(signature) if example is None else example
-    kept = None if data is None else _repeatable(data, images)
-    module = old if isinstance(old, nn.Module) else None
-    place = Place(signature, example, module, kept, head, images, pretrained, allow, seed)
+    place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed)
     rows = _rows(chosen, place, Journal(None if state is None else Path(state), _run(place)), report)
     return Ranking(
         like=f"{signature.name} ({describe(signature.outputs.tree)})",
         inputs=", ".join(_input_texts(example)),
-        images=0 if kept is None else images,
+        images=sum(batch.images for batch in fitted),
+        held_out=0 if held is None else held.images,
         threads=torch.get_num_threads(),
         rows=tuple(rows),
         remarks=_remarks(chosen, place),
@@ -109,7 +113,11 @@ def _old(like: object, pretrained: bool, allow: Sequence[str | Path]) -> object:
     return like
 
 
-def _example(old: object, inputs: object) -> object:
+def _example(old: object, inputs: object, fitted: Sequence[Batch]) -> object:
+    """What the caller gives, else one of the images, else what the old backbone tells."""
+    first = fitted[0].part([0]) if inputs is None and fitted else None
+    if first is not None:
+        return first.arguments
     return told_inputs(old)[:1] if inputs is None and isinstance(old, nn.Module) else inputs
 
 
@@ -123,19 +131,24 @@ def _from(signature: Signature) -> object:
     return Arguments(rebuild(signature.inputs.tree, tensors), signature.positional)
 
 
-def _repeatable(data: Iterable[object], images: int) -> Iterable[object]:
-    """Batches that can be gone through more than once: a generator's are kept, as many as are looked at."""
-    if iter(data) is not data:
-        return data
-    kept: list[object] = []
-    seen = 0
-    for batch in islice(data, images):
-        kept.append(batch)
-        tensors = flatten(batch)[1]
-        seen += tensors[0].shape[0] if tensors and tensors[0].dim() else 1
-        if seen >= images:
-            break
-    return kept
+def _images(
+    data: Iterable[object] | None,
+    held_out: Iterable[object] | None,
+    old: nn.Module | None,
+    head: Head | None,
+    images: int,
+) -> tuple[list[Batch], HeldOut | None]:
+    """Those to fit on, and those that the head judges on."""
+    if data is None or old is None:
+        return [], None
+    fitted = gathered(data, old, images)
+    if head is None:
+        return fitted, None
+    fitted, held = split(fitted) if held_out is None else (fitted, gathered(held_out, old, images))
+    if not fitted or not held:
+        where = "data" if not fitted or held_out is None else "held_out"
+        raise RankingError("too few images to hold any out", [Mismatch(where, "at least 8 images", "fewer", "more")])
+    return fitted, HeldOut(held, old, head)
 
 
 def _rows(candidates: Sequence[Candidate], place: Place, journal: Journal, report: Report | None) -> list[Ranked]:
@@ -164,12 +177,12 @@ def _noted(candidate: Candidate, place: Place, journal: Journal) -> Ranked:
 def _run(place: Place) -> dict[str, Any]:
     """What two runs must have in common for one to go on where the other stopped."""
     weights = [] if place.old is None else [float(t.double().sum()) for t in place.old.state_dict().values()]
-    texts = [place.signature.model_dump_json(), str(weights if place.data is not None else [])]
+    texts = [place.signature.model_dump_json(), str(weights if place.fitted else [])]
     return {
         "like": hashlib.sha256("".join(texts).encode()).hexdigest()[:12],
         "inputs": _input_texts(place.inputs),
-        "images": 0 if place.data is None else place.images,
-        "head": place.head is not None,
+        "images": [sum(batch.images for batch in place.fitted), sum(batch.checksum for batch in place.fitted)],
+        "held out": [0, 0] if place.held_out is None else [place.held_out.images, place.held_out.checksum],
         "pretrained": place.pretrained,
         "seed": place.seed,
         "threads": torch.get_num_threads(),
@@ -183,7 +196,7 @@ def _input_texts(inputs: object) -> list[str]:
 
 def _remarks(candidates: Iterable[Candidate], place: Place) -> tuple[str, ...]:
     """What the figures do not say of themselves."""
-    if place.data is None or place.pretrained:
+    if not place.fitted or place.pretrained:
         return ()
     random = [one for one in candidates if isinstance(one.what, str) and one.what.partition(":")[0] in schemes()]
     if not random:

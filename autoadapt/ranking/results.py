@@ -76,7 +76,9 @@ class Ranking(_Frozen):
     inputs: str
     """What a pass was given."""
     images: int = 0
-    """At most so many were calibrated on; 0 where there were none."""
+    """Those that were calibrated on."""
+    held_out: int = 0
+    """Those that the head judged on, none of them calibrated on."""
     threads: int
     rows: tuple[Ranked, ...]
     """In the order of the candidates."""
@@ -173,11 +175,13 @@ class Ranking(_Frozen):
     def _legend(self) -> list[str]:
         if not self.has_quality:
             return [" sorted by time: without data nothing tells how well they serve"]
-        fitted = f"calibrated on at most {self.images} unlabelled images"
+        fitted = f"calibrated on {self.images} unlabelled images"
         if any(row.agreement is not None for row in self.rows):
-            said = f" agrees, KL: the head's answers beside the old ones on images not fitted on; {fitted}"
+            said = (
+                f"agrees, KL: the head's answers beside the old ones on {self.held_out} images not fitted on; {fitted}"
+            )
         else:
-            said = f" R2: share of the old features' variance explained on images not fitted on; {fitted}"
+            said = f"R2: share of the old features' variance explained on images not fitted on; {fitted}"
         return textwrap.wrap(said, WIDTH, initial_indent=" ", subsequent_indent="   ")
 
 

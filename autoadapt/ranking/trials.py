@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,11 +15,12 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.building import AdaptedModule
-from autoadapt.calibration import Calibration, calibrate
+from autoadapt.calibration import calibrate
 from autoadapt.calibration.judging import Head
 from autoadapt.costs import cost_of
 from autoadapt.errors import AdaptError
 from autoadapt.ranking.candidates import Candidate
+from autoadapt.ranking.images import Batch, HeldOut
 from autoadapt.ranking.results import Ranked
 from autoadapt.signature import Signature
 
@@ -34,9 +35,9 @@ class Place:
         signature: What they must speak.
         inputs: An example call.
         old: The old backbone, which calibration needs.
-        data: Batches of images; None where there are none.
+        fitted: Images to calibrate on; none without data.
         head: What makes the answer of the backbone's output.
-        images: At most so many are calibrated on.
+        held_out: Images that the head judges on; None where there is no head.
         pretrained: Whether zoos give their published weights.
         allow: Packages and files whose code may run.
         seed: For random weights and the choice of images.
@@ -45,9 +46,9 @@ class Place:
     signature: Signature
     inputs: object
     old: nn.Module | None
-    data: Iterable[object] | None
+    fitted: Sequence[Batch]
     head: Head | None
-    images: int
+    held_out: HeldOut | None
     pretrained: bool
     allow: Sequence[str | Path]
     seed: int
@@ -72,7 +73,7 @@ def tried(candidate: Candidate, place: Place) -> Ranked:
 
 def _weighed(candidate: Candidate, place: Place) -> Ranked:
     module = candidate.module(pretrained=place.pretrained, allow=place.allow)
-    project: Any = "needed" if place.data is None else "always"
+    project: Any = "always" if place.fitted else "needed"
     net = adapt(module, like=place.signature, inputs=place.inputs, project=project)
     cost = cost_of(net, place.inputs)
     row = Ranked(
@@ -84,7 +85,7 @@ def _weighed(candidate: Candidate, place: Place) -> Ranked:
         weight_bytes=cost.weight_bytes,
         peak_bytes=cost.peak_bytes,
     )
-    return row if place.data is None else row.model_copy(update=_judged(net, place))
+    return row.model_copy(update=_judged(net, place)) if place.fitted else row
 
 
 def _count(module: nn.Module) -> int:
@@ -94,19 +95,15 @@ def _count(module: nn.Module) -> int:
 def _judged(net: AdaptedModule, place: Place) -> dict[str, Any]:
     """How well the calibrated candidate serves, as fields of its row."""
     assert place.old is not None, "checked at the door"
-    assert place.data is not None, "as above"
-    found = calibrate(net, like=place.old, data=place.data, head=place.head, images=place.images, seed=place.seed)
-    return _quality(found)
-
-
-def _quality(found: Calibration) -> dict[str, Any]:
-    return {
-        "agreement": None if found.head is None else found.head.agreement,
-        "divergence": None if found.head is None else found.head.loss,
-        "r2": fmean(fit.r2 for fit in found.outputs),
-        "fitted": found.written,
-        "remark": "" if found.written else f"no use: {found.verdict.removeprefix('left as they were: ')}",
-    }
+    images = sum(batch.images for batch in place.fitted)
+    data = [batch.arguments for batch in place.fitted]
+    found = calibrate(net, like=place.old, data=data, head=place.head, images=images, seed=place.seed)
+    fields: dict[str, Any] = {"r2": fmean(fit.r2 for fit in found.outputs), "fitted": found.written}
+    if not found.written:
+        fields["remark"] = f"no use: {found.verdict.removeprefix('left as they were: ')}"
+    if place.held_out is not None:
+        fields["divergence"], fields["agreement"] = place.held_out.score(net.eval())
+    return fields
 
 
 def _refused(candidate: Candidate, error: AdaptError) -> Ranked:
