@@ -10,6 +10,7 @@ AdaptError
 ├── VerificationError    a module does not hold its signature
 ├── SwapError            a swap inside a bigger model was refused
 ├── TransferError        weights could not be loaded
+│   └── CoverageError    too few of them would be
 ├── CalibrationError     adapters could not be fitted
 ├── RankingError         candidates could not be ranked
 └── AssemblyError        a config is faulty
@@ -27,6 +28,7 @@ __all__ = [
     "BuildError",
     "CalibrationError",
     "CaptureError",
+    "CoverageError",
     "MatchError",
     "Mismatch",
     "PlanError",
@@ -133,6 +135,10 @@ class SwapError(AdaptError):
 
 class TransferError(AdaptError):
     """Weights could not be loaded; the model is as it was."""
+
+
+class CoverageError(TransferError):
+    """Nothing of a checkpoint would be loaded, or less than was asked for; the model is as it was."""
 
 
 class CalibrationError(AdaptError):

@@ -1,0 +1,75 @@
+"""Models: what a person types for one becomes one; who types a path allows its code to run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from autoadapt.adapting import as_signature
+from autoadapt.errors import AdaptError
+from autoadapt.signature import Signature
+from autoadapt.sources import list_models, load, load_backbone, names_a_file, schemes
+
+__all__ = ["allowed", "backbone", "complete_source", "contract", "model"]
+
+
+def model(source: str, *, pretrained: bool = False) -> nn.Module:
+    """A model as its maker meant it.
+
+    Raises:
+        SourceError: There is none of that name.
+    """
+    return load(source, pretrained=pretrained, allow=allowed(source))
+
+
+def backbone(source: str, *, pretrained: bool = False) -> nn.Module:
+    """A model with its feature levels where its zoo gives them.
+
+    Raises:
+        SourceError: There is none of that name.
+    """
+    return load_backbone(source, pretrained=pretrained, allow=allowed(source))
+
+
+def contract(like: str, *, pretrained: bool = False) -> nn.Module | Signature:
+    """What `--like` means: a backbone, the texts of outputs, or a saved signature.
+
+    Raises:
+        SourceError: There is no model of that name.
+        SignatureError: There is no such file, or it holds no signature.
+    """
+    if "[" in like or Path(like).exists() or ":" not in like:
+        return as_signature(like)
+    return backbone(like, pretrained=pretrained)
+
+
+def allowed(source: str) -> list[str]:
+    """The code that a person allows to run by typing its path; modules of the working folder can be named as well."""
+    if source.endswith(".pt2"):
+        return [source]
+    if names_a_file(source):
+        return [source.rpartition(":")[0]]
+    scheme, colon, _ = source.partition(":")
+    if not colon or scheme in schemes():
+        return []
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a console script, unlike `python -m`, does not look into the working folder
+    return [scheme.partition(".")[0]]
+
+
+def complete_source(incomplete: str) -> list[str]:
+    """Schemes, then the models of one; none where its package is not installed.
+
+    Example:
+        >>> complete_source("torchv")[:2], complete_source("torchvision:resnet5")
+        (['torchvision:alexnet', 'torchvision:convnext_base'], ['torchvision:resnet50'])
+    """
+    begun = [f"{scheme}:" for scheme in schemes() if f"{scheme}:".startswith(incomplete)]
+    if ":" not in incomplete and len(begun) != 1:
+        return begun
+    try:
+        return list_models(f"{incomplete if ':' in incomplete else begun[0]}*")
+    except AdaptError:
+        return []

@@ -1,0 +1,117 @@
+"""Outcomes: what a command prints and the code it exits with: 0 it holds, 1 it does not, 2 a bad call.
+
+Results go to standard output, as tables of eighty columns or as JSON; errors and progress go to standard error. An
+error is a line and what to do; with `--json` it is an object with `error`, `message` and `mismatches`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+from autoadapt.cli.remedies import in_shell
+from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
+
+__all__ = ["DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working"]
+
+WIDTH = 80
+HOLDS, DOES_NOT_HOLD, BAD_CALL, STOPPED = 0, 1, 2, 130
+
+_FAILURES = (MatchError, VerificationError, CoverageError)
+"""Nothing is wrong with the call: what was asked for does not hold."""
+
+_MOST_FAULTS = 4
+_MOST_REMEDIES = 3
+
+
+@contextlib.contextmanager
+def running(as_json: bool, debug: bool) -> Iterator[None]:
+    """Errors become a line and a remedy, and an exit code; the traceback is there for who asks."""
+    try:
+        yield
+    except AdaptError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            complain(type(error).__name__, error.summary, error.mismatches, as_json)
+        raise typer.Exit(DOES_NOT_HOLD if isinstance(error, _FAILURES) else BAD_CALL) from error
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            said = (str(error).splitlines() or ["no message"])[0]
+            fault = Mismatch("", "", "", "the same call with --debug shows where")
+            complain(type(error).__name__, said, [fault], as_json)
+        raise typer.Exit(BAD_CALL) from error
+
+
+def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: bool) -> None:
+    """Say what is wrong and what to do about it, on standard error."""
+    if as_json:
+        faults = [{**vars(fault), "remedy": in_shell(fault.remedy)} for fault in mismatches]
+        typer.echo(json.dumps({"error": kind, "message": summary, "mismatches": faults}), err=True)
+        return
+    typer.echo("\n".join(_lines(kind, summary, mismatches)), err=True)
+
+
+def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]:
+    single = _difference(mismatches[0], with_place=False) if len(mismatches) == 1 else ""
+    lines = _wrapped(f"{kind}: {summary}" + (f": {single}" if single else ""), "", "  ")
+    if len(mismatches) > 1:
+        for fault in mismatches[:_MOST_FAULTS]:
+            lines += _wrapped(_difference(fault, with_place=True), "  ", "    ")
+        if len(mismatches) > _MOST_FAULTS:
+            lines.append(f"  and {len(mismatches) - _MOST_FAULTS} more, which --json shows")
+    remedies = [in_shell(line) for fault in mismatches for line in fault.remedy.splitlines() if line]
+    labels = ["try", *[""] * _MOST_REMEDIES]
+    shown = list(dict.fromkeys(remedies))[:_MOST_REMEDIES]
+    return lines + [f"  {label:<3}  {remedy}" for label, remedy in zip(labels, shown, strict=False)]
+
+
+def _difference(fault: Mismatch, *, with_place: bool) -> str:
+    """A fault in a sentence."""
+    parts = [f"expected {fault.expected}" if fault.expected else "", f"found {fault.found}" if fault.found else ""]
+    said = " ".join(", ".join(filter(None, parts)).split())
+    return f"{fault.where}: {said}" if with_place and fault.where else said
+
+
+def _wrapped(text: str, first: str, later: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=later,
+        max_lines=6,
+        placeholder=" …",
+        break_on_hyphens=False,
+    )
+
+
+def show(result: Any, as_json: bool) -> None:
+    """Print a result: models of facts, or plain data."""
+    if isinstance(result, BaseModel):
+        typer.echo(result.model_dump_json(indent=1) if as_json else str(result))
+    else:
+        typer.echo(json.dumps(result, indent=1) if as_json else str(result))
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on a terminal what is being done, while it is; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
