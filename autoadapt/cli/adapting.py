@@ -49,8 +49,9 @@ def capture_command(
     debug: Debug = False,
 ) -> None:
     """Say what goes into a model and what comes out, at every input size."""
-    with running(as_json, debug), working(f"capturing {source}"):
-        signature = capture(backbone(source) if levels else model(source), read_inputs(inputs or ()), at=at)
+    with running(as_json, debug):
+        with working(f"capturing {source}"):
+            signature = capture(backbone(source) if levels else model(source), read_inputs(inputs or ()), at=at)
         if out is not None:
             signature.save(out)
         show(signature, as_json)
@@ -70,9 +71,11 @@ def plan_command(
     debug: Debug = False,
 ) -> None:
     """Say how a model would be made to speak like another. Exit code 1 if it cannot be."""
-    with running(as_json, debug), working(f"planning {new} like {like}"):
-        options = chosen(pair, project, indices, thin, grid)
-        show(_adapted(new, like, inputs, outputs=outputs, **options).plan, as_json)
+    with running(as_json, debug):
+        with working(f"planning {new} like {like}"):
+            options = chosen(pair, project, indices, thin, grid)
+            net = _adapted(new, like, inputs, outputs=outputs, **options)
+        show(net.plan, as_json)
 
 
 class Adapted(BaseModel):

@@ -87,9 +87,7 @@ Pairs = Annotated[
 ]
 Project = Annotated[ProjectChoice, typer.Option(help="projections where channels differ, or always")]
 Indices = Annotated[IndicesChoice, typer.Option(help="of points, where the new module gives none")]
-Thin = Annotated[
-    ThinChoice, typer.Option(metavar="HOW", help="to choose points: farthest, first, even, random, repeat")
-]
+Thin = Annotated[ThinChoice, typer.Option(metavar="HOW", help="of choosing points: farthest, first, even, random")]
 Grid = Annotated[
     list[str] | None,
     typer.Option(help="MODULE=ROWS,COLUMNS,TOKENS of token axes that cannot be read", show_default=False),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import typer
 from pydantic import BaseModel
@@ -97,12 +97,34 @@ def _wrapped(text: str, first: str, later: str) -> list[str]:
     )
 
 
-def show(result: Any, as_json: bool) -> None:
-    """Print a result: models of facts, or plain data."""
-    if isinstance(result, BaseModel):
-        typer.echo(result.model_dump_json(indent=1) if as_json else str(result))
-    else:
-        typer.echo(json.dumps(result, indent=1) if as_json else str(result))
+def show(result: BaseModel, as_json: bool) -> None:
+    """Print a result, in the width of the terminal."""
+    typer.echo(result.model_dump_json(indent=1) if as_json else fitted(str(result)))
+
+
+def fitted(text: str, width: int | None = None) -> str:
+    """A text whose lines fit a terminal, or eighty columns; those that are too long go on below, farther in.
+
+    Example:
+        >>> print(fitted(" reads  c2, c3, c4", 14))
+         reads  c2,
+             c3, c4
+    """
+    room = max(width or shutil.get_terminal_size().columns, 10 if width else WIDTH)
+    return "\n".join(
+        part for line in text.split("\n") for part in (_broken(line, room) if len(line) > room else [line])
+    )
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """A line in parts; what is to be pasted stays whole."""
+    inside = line.lstrip()
+    if inside.startswith("call  "):
+        return [line]
+    indent = " " * (len(line) - len(inside))
+    return textwrap.wrap(
+        line, width, subsequent_indent=f"{indent}    ", drop_whitespace=True, break_on_hyphens=False
+    ) or [line]
 
 
 @contextlib.contextmanager

@@ -127,6 +127,7 @@ def label(axes: Any, points: Sequence[Point], renderer: Any) -> None:
             va="bottom",
             fontsize=8 if len(points) <= 30 else 6.5,
             color="black" if point.marked else "0.35",
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.6", "shrinkA": 0, "shrinkB": 3},
         )
         size = Text.get_window_extent(text, renderer)  # that of an annotation has its point in it

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.pictures import Point, draw
-from autoadapt.tables import columns, human_count, shorten
+from autoadapt.tables import columns, hanging, human_count, shorten
 
 __all__ = ["Costs", "Ranked", "Ranking"]
 
@@ -257,8 +257,5 @@ def _refusal(row: Ranked) -> list[str]:
 
 
 def _listed(rows: Iterable[tuple[str, str]]) -> list[str]:
-    lines = []
-    for label, text in rows:
-        first, *rest = textwrap.wrap(text, WIDTH - len(label) - 3) or [""]
-        lines += [f" {label}  {first}", *(" " * (len(label) + 3) + line for line in rest)]
+    lines = [line for label, text in rows for line in hanging(label, text)]
     return ["", *lines] if lines else []

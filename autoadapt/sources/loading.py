@@ -99,7 +99,9 @@ def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Ma
     try:
         model = made(**options) if callable(made) and not isinstance(made, nn.Module) else made
     except Exception as error:
-        fault = Mismatch(source, "a call that makes a module", f"{type(error).__name__}: {error}", f"check {options}")
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        remedy = f"check {dict(options)}" if options else "call it by itself, which shows where"
+        fault = Mismatch(source, "a call that makes a module", said, remedy)
         raise SourceError(f"{source} raises", [fault]) from error
     if not isinstance(model, nn.Module):
         fault = Mismatch(source, "a torch.nn.Module, or what makes one", type(model).__name__, "return the module")
