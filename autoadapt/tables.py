@@ -56,7 +56,7 @@ def hanging(label: str, text: str, *, width: int = 80) -> list[str]:
     """A label and a text beside it, in as many lines as a width asks for.
 
     Example:
-        >>> for line in hanging("remark", "detail is interpolated, not seen", width=32):
+        >>> for line in hanging("remark", "detail is interpolated, not seen", width=31):
         ...     print(line)
          remark  detail is
                  interpolated, not seen

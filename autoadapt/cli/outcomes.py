@@ -110,21 +110,17 @@ def fitted(text: str, width: int | None = None) -> str:
          reads  c2,
              c3, c4
     """
-    room = max(width or shutil.get_terminal_size().columns, 10 if width else WIDTH)
-    return "\n".join(
-        part for line in text.split("\n") for part in (_broken(line, room) if len(line) > room else [line])
-    )
+    room = width or max(shutil.get_terminal_size().columns, WIDTH)
+    return "\n".join(part for line in text.split("\n") for part in _broken(line, room))
 
 
 def _broken(line: str, width: int) -> list[str]:
     """A line in parts; what is to be pasted stays whole."""
     inside = line.lstrip()
-    if inside.startswith("call  "):
+    if len(line) <= width or inside.startswith("call  "):
         return [line]
     indent = " " * (len(line) - len(inside))
-    return textwrap.wrap(
-        line, width, subsequent_indent=f"{indent}    ", drop_whitespace=True, break_on_hyphens=False
-    ) or [line]
+    return textwrap.wrap(line, width, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
 
 
 @contextlib.contextmanager
