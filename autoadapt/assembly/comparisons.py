@@ -63,9 +63,10 @@ class Comparison(Shown, _Frozen):
         )
 
     def __str__(self) -> str:
-        head = ("backbone", "params", "adapters", "mul-adds", "forward", "weights", "peak")
+        head = ("backbone", "params", "adapters", "mul-adds", "ms", "MiB", "peak")
         lines = columns([head, *map(_row, self.rows)], align="lrrrrrr")
-        lines.append(f" one sample, median of 5, {self.threads} thread{'s' if self.threads != 1 else ''}")
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        lines.append(f" one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them")
         lines += columns([("changed", *change) for change in self.changes])
         for row in self.rows:
             if row.fault:
@@ -96,9 +97,9 @@ def _row(row: Measured) -> tuple[str, ...]:
         human_count(row.parameters),
         adapters,
         human_count(row.multiply_adds),
-        f"{row.seconds * 1000:.1f} ms",
-        f"{row.weight_bytes / 2**20:.1f} MB",
-        f"{row.peak_bytes / 2**20:.2f} MB",
+        f"{row.seconds * 1000:.1f}",
+        f"{row.weight_bytes / 2**20:.1f}",
+        f"{row.peak_bytes / 2**20:.2f}",
     )
 
 

@@ -273,5 +273,5 @@ def _example(keys: Keys) -> str:
 
 def write_yaml(config: Config) -> str:
     """A config as the YAML text that assembles to the same model."""
-    text: str = yaml_package().safe_dump(config.flat(), sort_keys=False, default_flow_style=None, width=100)
+    text: str = yaml_package().safe_dump(config.flat(), sort_keys=False, default_flow_style=None, width=68)
     return text

@@ -43,6 +43,9 @@ def running(as_json: bool, debug: bool) -> Iterator[None]:
         else:
             complain(type(error).__name__, error.summary, error.mismatches, as_json)
         raise typer.Exit(DOES_NOT_HOLD if isinstance(error, _FAILURES) else BAD_CALL) from error
+    except KeyboardInterrupt as error:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(STOPPED) from error
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except Exception as error:
@@ -65,7 +68,10 @@ def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: b
 
 
 def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]:
-    single = _difference(mismatches[0], with_place=False) if len(mismatches) == 1 else ""
+    single = ""
+    if len(mismatches) == 1:
+        place = mismatches[0].where
+        single = _difference(mismatches[0], with_place=place.rpartition(":")[2] not in summary)
     lines = _wrapped(f"{kind}: {summary}" + (f": {single}" if single else ""), "", "  ")
     if len(mismatches) > 1:
         for fault in mismatches[:_MOST_FAULTS]:
@@ -75,14 +81,22 @@ def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]
     remedies = [in_shell(line) for fault in mismatches for line in fault.remedy.splitlines() if line]
     labels = ["try", *[""] * _MOST_REMEDIES]
     shown = list(dict.fromkeys(remedies))[:_MOST_REMEDIES]
-    return lines + [f"  {label:<3}  {remedy}" for label, remedy in zip(labels, shown, strict=False)]
+    return lines + [f"  {label:<3}  {_pasted(remedy)}" for label, remedy in zip(labels, shown, strict=False)]
+
+
+def _pasted(remedy: str) -> str:
+    """Options that are too many for a line, in lines that a shell puts together."""
+    if not remedy.startswith("--") or len(remedy) < WIDTH - 7:
+        return remedy
+    options = [f"--{part}" for part in remedy.removeprefix("--").split(" --")]
+    return " \\\n       ".join(options)
 
 
 def _difference(fault: Mismatch, *, with_place: bool) -> str:
     """A fault in a sentence."""
     parts = [f"expected {fault.expected}" if fault.expected else "", f"found {fault.found}" if fault.found else ""]
     said = " ".join(", ".join(filter(None, parts)).split())
-    return f"{fault.where}: {said}" if with_place and fault.where else said
+    return f"{fault.where}: {said}" if with_place and fault.where and said else said
 
 
 def _wrapped(text: str, first: str, later: str) -> list[str]:

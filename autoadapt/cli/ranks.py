@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +61,7 @@ def rank_command(
     debug: Debug = False,
 ) -> None:
     """Which backbone should I take? Costs and, with --data, agreement. Exit code 1 if none fits."""
-    with running(as_json, debug):
+    with running(as_json, debug), _resumable(state):
         if picture is not None:
             check_drawable(picture)
         found = rank(
@@ -79,6 +81,17 @@ def rank_command(
             found.picture(picture, cost=cost.value)
         show(found, as_json)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
+
+
+@contextlib.contextmanager
+def _resumable(state: Path | None) -> Iterator[None]:
+    """Say to who stops it that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state is not None:
+            typer.echo(f"the same call goes on from {state}", err=True)
+        raise
 
 
 def _say(row: Ranked, done: int, of: int) -> None:

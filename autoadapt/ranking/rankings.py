@@ -201,5 +201,5 @@ def _remarks(candidates: Iterable[Candidate], place: Place) -> tuple[str, ...]:
     random = [one for one in candidates if isinstance(one.what, str) and one.what.partition(":")[0] in schemes()]
     if not random:
         return ()
-    said = f"{len(random)} candidates have random weights, so their agreement says little; pretrained=True loads theirs"
-    return (said,)
+    count = f"{len(random)} of the candidates {'has' if len(random) == 1 else 'have'}"
+    return (f"{count} random weights, so that agreement says little of them: pretrained loads the published ones",)
