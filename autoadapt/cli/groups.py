@@ -60,7 +60,7 @@ def _complete_in_bash(complete: Callable[[], object]) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         complete()
     known = len(current) - len(current.rpartition(":")[2])
-    sys.stdout.write("".join(f"{line[known:]}\n" for line in printed.getvalue().splitlines()))
+    sys.stdout.write("".join(f"{line[known:]}\n" for line in printed.getvalue().split()))
     sys.exit(0)
 
 

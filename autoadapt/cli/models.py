@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -52,11 +53,12 @@ def allowed(source: str) -> list[str]:
     if names_a_file(source):
         return [source.rpartition(":")[0]]
     scheme, colon, _ = source.partition(":")
-    if not colon or scheme in schemes():
+    package = scheme.partition(".")[0]
+    if not colon or scheme in schemes() or not package.isidentifier():
         return []
     if "" not in sys.path:
         sys.path.insert(0, "")  # a console script, unlike `python -m`, does not look into the working folder
-    return [scheme.partition(".")[0]]
+    return [package] if importlib.util.find_spec(package) is not None else []
 
 
 def complete_source(incomplete: str) -> list[str]:
