@@ -85,9 +85,11 @@ def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]
 
 
 def _pasted(remedy: str) -> str:
-    """Options that are too many for a line, in lines that a shell puts together."""
-    if not remedy.startswith("--") or len(remedy) < WIDTH - 7:
+    """A remedy that is too long for a line in several: options so that a shell puts them together, else words."""
+    if len(remedy) <= WIDTH - 7:
         return remedy
+    if not remedy.startswith("--"):
+        return "\n       ".join(textwrap.wrap(remedy, WIDTH - 7, break_on_hyphens=False))
     options = [f"--{part}" for part in remedy.removeprefix("--").split(" --")]
     return " \\\n       ".join(options)
 
