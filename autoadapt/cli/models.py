@@ -1,9 +1,7 @@
-"""Models: what a person types for one becomes one; who types a path allows its code to run."""
+"""Models: what a person types for one becomes one."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 from torch import nn
@@ -11,9 +9,9 @@ from torch import nn
 from autoadapt.adapting import as_signature
 from autoadapt.errors import AdaptError
 from autoadapt.signature import Signature
-from autoadapt.sources import list_models, load, load_backbone, names_a_file, schemes
+from autoadapt.sources import allowed_by_typing, list_models, load, load_backbone, schemes
 
-__all__ = ["allowed", "backbone", "complete_source", "contract", "model"]
+__all__ = ["backbone", "complete_source", "contract", "model"]
 
 
 def model(source: str, *, pretrained: bool = False) -> nn.Module:
@@ -22,7 +20,7 @@ def model(source: str, *, pretrained: bool = False) -> nn.Module:
     Raises:
         SourceError: There is none of that name.
     """
-    return load(source, pretrained=pretrained, allow=allowed(source))
+    return load(source, pretrained=pretrained, allow=allowed_by_typing(source))
 
 
 def backbone(source: str, *, pretrained: bool = False) -> nn.Module:
@@ -31,7 +29,7 @@ def backbone(source: str, *, pretrained: bool = False) -> nn.Module:
     Raises:
         SourceError: There is none of that name.
     """
-    return load_backbone(source, pretrained=pretrained, allow=allowed(source))
+    return load_backbone(source, pretrained=pretrained, allow=allowed_by_typing(source))
 
 
 def contract(like: str, *, pretrained: bool = False) -> nn.Module | Signature:
@@ -44,21 +42,6 @@ def contract(like: str, *, pretrained: bool = False) -> nn.Module | Signature:
     if "[" in like or Path(like).exists() or ":" not in like:
         return as_signature(like)
     return backbone(like, pretrained=pretrained)
-
-
-def allowed(source: str) -> list[str]:
-    """The code that a person allows to run by typing its path; modules of the working folder can be named as well."""
-    if source.endswith(".pt2"):
-        return [source]
-    if names_a_file(source):
-        return [source.rpartition(":")[0]]
-    scheme, colon, _ = source.partition(":")
-    package = scheme.partition(".")[0]
-    if not colon or scheme in schemes() or not package.isidentifier():
-        return []
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a console script, unlike `python -m`, does not look into the working folder
-    return [package] if importlib.util.find_spec(package) is not None else []
 
 
 def complete_source(incomplete: str) -> list[str]:

@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from autoadapt.cli.inputs import read_batches, read_inputs
-from autoadapt.cli.models import allowed, complete_source, contract, model
+from autoadapt.cli.models import complete_source, contract, model
 from autoadapt.cli.options import SOURCES, AsJson, Debug, Inputs, Like, Pretrained
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show
 from autoadapt.ranking import Ranked, rank
 from autoadapt.ranking.pictures import check_drawable
+from autoadapt.sources import allowed_by_typing
 from autoadapt.tables import shorten
 
 __all__ = ["rank_command"]
@@ -73,7 +74,7 @@ def rank_command(
             held_out=None if held_out is None else read_batches(held_out),
             images=images,
             pretrained=pretrained,
-            allow=[entry for candidate in candidates for entry in allowed(candidate)],
+            allow=[entry for candidate in candidates for entry in allowed_by_typing(candidate)],
             state=state,
             report=_say,
         )

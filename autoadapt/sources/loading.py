@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from autoadapt.sources.codes import load_object, names_a_file
 from autoadapt.sources.exports import EXPORTED, load_export
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
-__all__ = ["list_models", "load", "load_backbone"]
+__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone"]
 
 
 def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any) -> nn.Module:
@@ -55,6 +57,28 @@ def load_backbone(
         with _explained(source, zoo, name, pretrained):
             return zoo.backbone(name, pretrained=pretrained, **options)
     return _own(source, allow, pretrained, options)
+
+
+def allowed_by_typing(source: str) -> list[str]:
+    """What a person who types a source in a shell allows to run: its file or package, which they name themselves.
+
+    Modules of the working folder can be named as well, which `python -m` looks into and a console script does not.
+
+    Example:
+        >>> [allowed_by_typing(source) for source in ("models/mine.py:build", "torch.nn:Identity", "timm:resnet18")]
+        [['models/mine.py'], ['torch'], []]
+    """
+    if source.endswith(EXPORTED):
+        return [source]
+    if names_a_file(source):
+        return [source.rpartition(":")[0]]
+    scheme, _ = _split(source)
+    package = scheme.partition(".")[0]
+    if scheme in schemes() or not package.isidentifier():
+        return []
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return [package] if importlib.util.find_spec(package) is not None else []
 
 
 def list_models(pattern: str = "*") -> list[str]:
