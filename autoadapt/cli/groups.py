@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import typer
@@ -43,13 +43,25 @@ class Group(TyperGroup):
         if os.environ.get("_AUTOADAPT_COMPLETE") == "complete_bash":
             _complete_in_bash(lambda: run(True))
         try:
-            code = run(False)
+            with _working_folder():
+                code = run(False)
         except _UsageError as error:
             _complain_of_call(error, args)
             code = BAD_CALL
         except (typer.Abort, KeyboardInterrupt):
             code = STOPPED
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def _working_folder() -> Iterator[None]:
+    """Modules of the working folder can be named, which `python -m` looks into and a console script does not."""
+    before = list(sys.path)
+    sys.path[:] = before if "" in before else ["", *before]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _complete_in_bash(complete: Callable[[], object]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +61,6 @@ def load_backbone(
 def allowed_by_typing(source: str) -> list[str]:
     """What a person who types a source in a shell allows to run: its file or package, which they name themselves.
 
-    Modules of the working folder can be named as well, which `python -m` looks into and a console script does not.
-
     Example:
         >>> [allowed_by_typing(source) for source in ("models/mine.py:build", "torch.nn:Identity", "timm:resnet18")]
         [['models/mine.py'], ['torch'], []]
@@ -76,8 +73,6 @@ def allowed_by_typing(source: str) -> list[str]:
     package = scheme.partition(".")[0]
     if scheme in schemes() or not package.isidentifier():
         return []
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     return [package] if importlib.util.find_spec(package) is not None else []
 
 
