@@ -173,7 +173,8 @@ def test_a_signature_is_shown_saved_and_adapted_to(folder: Path) -> None:
     assert str(signature) == result.stdout.strip()
     assert Signature.model_validate_json(run("capture", "timm:resnet18", "--levels", "--json").stdout) == signature
     assert "f32[B, 1000]" in run("capture", "timm:resnet18").stdout
-    planned = run("plan", "mine.py:narrow", "--like", "old.json", "--outputs", "4", "--project", "always")
+    (folder / "old.json").rename(folder / "of:monday.json")
+    planned = run("plan", "mine.py:narrow", "--like", "of:monday.json", "--outputs", "4", "--project", "always")
     assert planned.exit_code == 0
     assert "5->512" in planned.stdout
 

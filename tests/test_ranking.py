@@ -119,6 +119,8 @@ def test_of_made_up_rows_the_front_is_known() -> None:
     assert made.front() == ("slow", "good", "fast")
     marked = [line.split()[1] for line in str(made).splitlines() if line.startswith(" *  ")]
     assert marked == ["slow", "good", "fast"]
+    useless = row("of no use", 0.0, 0.1).model_copy(update={"fitted": False})
+    assert made.model_copy(update={"rows": (*rows, useless)}).front() == made.front()
 
 
 def test_the_table_has_eighty_columns_and_every_figure(judged: Ranking) -> None:
@@ -307,6 +309,36 @@ def test_a_second_run_goes_on_where_the_first_one_stopped(tmp_path: Path) -> Non
     assert other.rows[0].took != took
 
 
+class Raising(nn.Module):
+    """Raises on real images only."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8, stride=8)
+        self.error: type[BaseException] | None = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.error is not None and not x.is_meta:
+            raise self.error("out of memory\nand more")
+        return self.conv(x)
+
+
+def test_what_a_candidate_itself_raises_is_its_row() -> None:
+    found = rank(
+        {"raising": Raising(RuntimeError), "fine": Pyramid(2)}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS
+    )
+    assert [one.refused for one in found.rows] == ["RuntimeError: out of memory", ""]
+
+
+def test_who_stops_a_candidate_again_and_again_may_still_go_on(tmp_path: Path) -> None:
+    candidate, like = Raising(KeyboardInterrupt), ["f32[B, 8, ceil(H/8), ceil(W/8)]"]
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            rank({"slow": candidate}, like, inputs=INPUTS, state=tmp_path / "rank.jsonl")
+    candidate.error = None
+    assert rank({"slow": candidate}, like, inputs=INPUTS, state=tmp_path / "rank.jsonl")
+
+
 KILLED = """
 import os, signal, sys, torch
 from torch import nn
@@ -345,6 +377,10 @@ def test_a_state_of_another_ranking_is_not_taken_nor_changed(tmp_path: Path) -> 
     with pytest.raises(RankingError, match=r"is of another ranking(.|\n)*inputs(.|\n)*f32\[2, 3, 64, 64\]"):
         rank({"one": Pyramid(2)}, OLD, inputs=INPUTS.expand(2, -1, -1, -1), state=state)
     assert state.read_bytes() == before
+    old, images, calibrated = Pyramid(4).eval(), torch.randn(8, 3, 16, 16), tmp_path / "calibrated.jsonl"
+    rank({"one": Pyramid(2)}, old, data=[images], state=calibrated)
+    with pytest.raises(RankingError, match=r"is of another ranking(.|\n)*images"):
+        rank({"one": Pyramid(2)}, old, data=[images.flip(0) + 1], state=calibrated)
     notes = tmp_path / "notes.txt"
     notes.write_text("my notes\nwithout an end")
     with pytest.raises(RankingError, match="holds no ranking"):

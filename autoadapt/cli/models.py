@@ -39,7 +39,7 @@ def contract(like: str, *, pretrained: bool = False) -> nn.Module | Signature:
         SourceError: There is no model of that name.
         SignatureError: There is no such file, or it holds no signature.
     """
-    if "[" in like or Path(like).exists() or ":" not in like:
+    if ":" not in like or Path(like).exists():
         return as_signature(like)
     return backbone(like, pretrained=pretrained)
 
