@@ -15,7 +15,7 @@ from autoadapt.planning import Plan
 from autoadapt.sources import load
 from autoadapt.verification import Verification
 
-__all__ = ["Decoder", "Levels", "Shown", "demo"]
+__all__ = ["Decoder", "Levels", "Swapped", "demo"]
 
 
 class Levels(nn.Module):
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
         return {name: head(merged) for name, head in self.heads.items()}
 
 
-class Shown(BaseModel):
+class Swapped(BaseModel):
     """One swap of the demo."""
 
     model_config = ConfigDict(frozen=True)
@@ -61,7 +61,7 @@ class Shown(BaseModel):
     verification: Verification
 
 
-def demo(*, quiet: bool = False) -> list[Shown]:
+def demo(*, quiet: bool = False) -> list[Swapped]:
     """Swap ResNet-101 for ResNet-18 and for MobileNetV2, a plain classifier; print signature, plans and proofs.
 
     Args:
@@ -81,7 +81,7 @@ def demo(*, quiet: bool = False) -> list[Shown]:
         heads = {size: _decoded(net.eval(), old, decoder, size, say) for size in (512, 200, 221)}
         report = net.verify(image)
         say(f"\n{report}\n")
-        shown.append(Shown(source=source, plan=net.plan, heads=heads, verification=report))
+        shown.append(Swapped(source=source, plan=net.plan, heads=heads, verification=report))
     return shown
 
 

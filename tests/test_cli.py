@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from autoadapt.swapping import Swap
 from autoadapt.verification import Verification
 from autoadapt.weights import Transfer
 
+ROOT = Path(__file__).parent.parent
 COMMANDS = ("demo", "capture", "plan", "adapt", "verify", "swap", "transfer", "assemble", "rank", "doctor")
 
 MODELS = '''
@@ -183,6 +186,42 @@ def test_a_contract_can_be_typed(folder: Path) -> None:
     result = run("plan", "mine.py:narrow", "--like", "f32[B, 8, ceil(H/4), ceil(W/4)]", "--input", "f32[1, 3, 32, 32]")
     assert result.exit_code == 0
     assert "pool 2 · 5->8" in result.stdout
+
+
+def test_a_page_is_written_by_who_asks_for_one(folder: Path) -> None:
+    (folder / "model.yaml").write_text(CONFIG)
+    torch.save(timm.create_model("resnet18").state_dict(), "r18.pth")
+    image = ("--input", "f32[1, 3, 32, 32]")
+    calls = {
+        "Signature": ("capture", "mine.py:Net", *image),
+        "Plan": ("plan", "mine.py:narrow", "--like", "mine.py:old", *image),
+        "Verification": ("adapt", "mine.py:narrow", "--like", "mine.py:old", *image),
+        "Swap": ("swap", "mine.py:Net", "backbone", "mine.py:narrow", *image),
+        "Transfer": ("transfer", "r18.pth", "timm:resnet18"),
+        "Config": ("assemble", "model.yaml"),
+        "Ranking": ("rank", "mine.py:narrow", "--like", "mine.py:old", *image),
+    }
+    for kind, call in calls.items():
+        result = run(*call, "--html", "page.html")
+        assert result.exit_code == 0, result.output
+        assert f">{kind}" in (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_on_a_terminal_results_have_colours_and_eighty_columns(folder: Path) -> None:
+    reader, writer = pty.openpty()
+    command = [sys.executable, "-m", "autoadapt", "adapt", "mine.py:narrow", "--like", "mine.py:old"]
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--input", "f32[1, 3, 32, 32]"], stdout=writer, check=True, env=environment)
+    os.close(writer)
+    text = b""
+    with contextlib.suppress(OSError):  # the end of what a terminal has to say
+        while part := os.read(reader, 65536):
+            text += part
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+    assert done.returncode == 0
+    assert b"\x1b[" in text
+    assert any("✓ passed" in line for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("source", ["mine.py:Net", "mine:Net", "./mine.py:Net"])
@@ -409,8 +448,7 @@ def test_bash_takes_a_colon_for_the_end_of_a_word() -> None:
 
 
 def test_doctor_knows_the_extras_of_the_package() -> None:
-    project = Path(__file__).parent.parent / "pyproject.toml"
-    text = project.read_text(encoding="utf-8")
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extra, packages in EXTRAS.items():
         (listed,) = re.findall(rf"^{extra} = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
         assert tuple(re.findall(r'"([a-z-]+)>=', listed)) == packages
@@ -436,7 +474,7 @@ def test_who_stops_a_command_gets_the_code_of_an_interrupt(folder: Path) -> None
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 130
     assert done.stderr.strip() == "stopped"

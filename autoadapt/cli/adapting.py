@@ -17,6 +17,7 @@ from autoadapt.cli.options import (
     AsJson,
     Debug,
     Grid,
+    Html,
     Indices,
     IndicesChoice,
     Inputs,
@@ -45,6 +46,7 @@ def capture_command(
     at: Annotated[str, typer.Option(help="capture this submodule, while the whole model runs")] = "",
     levels: Annotated[bool, typer.Option("--levels", help="with feature levels, as --like takes a model")] = False,
     out: Annotated[Path | None, typer.Option(help="save the signature to this file", show_default=False)] = None,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -54,7 +56,7 @@ def capture_command(
             signature = capture(backbone(source) if levels else model(source), read_inputs(inputs or ()), at=at)
         if out is not None:
             signature.save(out)
-        show(signature, as_json)
+        show(signature, as_json, html)
 
 
 def plan_command(
@@ -67,6 +69,7 @@ def plan_command(
     indices: Indices = IndicesChoice.refuse,
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -75,7 +78,7 @@ def plan_command(
         with working(f"planning {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
             net = _adapted(new, like, inputs, outputs=outputs, **options)
-        show(net.plan, as_json)
+        show(net.plan, as_json, html)
 
 
 class Adapted(BaseModel):
@@ -101,6 +104,7 @@ def adapt_command(
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
     pretrained: Pretrained = False,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -110,7 +114,7 @@ def adapt_command(
             options = chosen(pair, project, indices, thin, grid)
             net = _adapted(new, like, inputs, outputs=outputs, pretrained=pretrained, **options)
             report = net.verify()
-        show(Adapted(plan=net.plan, verification=report), as_json)
+        show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 
@@ -125,6 +129,7 @@ def verify_command(
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="also compile and export: minutes")] = False,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -133,7 +138,7 @@ def verify_command(
         with working(f"verifying {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
             report = _adapted(new, like, inputs, outputs=outputs, **options).verify(thorough=thorough)
-        show(report, as_json)
+        show(report, as_json, html)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 
@@ -150,6 +155,7 @@ def swap_command(
     grid: Grid = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -169,7 +175,7 @@ def swap_command(
                 dry_run=True,
                 **options,
             )
-        show(report, as_json)
+        show(report, as_json, html)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 

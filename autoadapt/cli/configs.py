@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel, ConfigDict
 
-from autoadapt.assembly import Assembly, Comparison, assemble, compare, describe, write_yaml
-from autoadapt.cli.options import AsJson, Debug
+from autoadapt.assembly import AssembledModel, Assembly, Comparison, assemble, compare, describe, write_yaml
+from autoadapt.cli.options import AsJson, Debug, Html
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working
 from autoadapt.errors import AssemblyError, Mismatch
 
@@ -39,6 +39,7 @@ def assemble_command(
     allow: Annotated[
         list[str] | None, typer.Option(help="a package or file whose code may run", show_default=False)
     ] = None,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -47,21 +48,21 @@ def assemble_command(
         if comparing:
             with working("assembling"):
                 found = _compared(configs, allow or ())
-            show(found, as_json)
+            show(found, as_json, html)
             raise typer.Exit(HOLDS if any(not row.fault for row in found.rows) else DOES_NOT_HOLD)
         with working("assembling"):
-            made = _assembled(configs, allow or ())
+            model = _assembled(configs, allow or ())
+        made = Assembled(config=describe(model), report=model.report, text=write_yaml(model.config))
         if out is not None:
             out.write_text(made.text, encoding="utf-8")
-        show(made, as_json)
+        show(made, as_json, html, (model.report, model.config))
 
 
-def _assembled(configs: Sequence[Path], allow: Sequence[str]) -> Assembled:
+def _assembled(configs: Sequence[Path], allow: Sequence[str]) -> AssembledModel:
     if len(configs) > 1:
         names = ", ".join(map(str, configs))
         raise AssemblyError("several configs make no model", [Mismatch("configs", "one config", names, "--compare")])
-    model = assemble(configs[0], allow=allow)
-    return Assembled(config=describe(model), report=model.report, text=write_yaml(model.config))
+    return assemble(configs[0], allow=allow)
 
 
 def _compared(configs: Sequence[Path], allow: Sequence[str]) -> Comparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ __all__ = [
     "AsJson",
     "Debug",
     "Grid",
+    "Html",
     "Indices",
     "IndicesChoice",
     "Inputs",
@@ -75,6 +77,7 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
+Html = Annotated[Path | None, typer.Option(help="write a page of it to this file", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="load published weights; may download")]

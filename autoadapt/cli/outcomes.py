@@ -13,17 +13,23 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import typer
 from pydantic import BaseModel
 
 from autoadapt.cli.remedies import in_shell
 from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
+from autoadapt.reports import write_html
 
-__all__ = ["DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working"]
+__all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working"]
 
 WIDTH = 80
-HOLDS, DOES_NOT_HOLD, BAD_CALL, STOPPED = 0, 1, 2, 130
+HOLDS = 0
+DOES_NOT_HOLD = 1
+BAD_CALL = 2
+STOPPED = 130
+"""As shells give it to what an interrupt has ended."""
 
 _FAILURES = (MatchError, VerificationError, CoverageError)
 """Nothing is wrong with the call: what was asked for does not hold."""
@@ -113,9 +119,27 @@ def _wrapped(text: str, first: str, later: str) -> list[str]:
     )
 
 
-def show(result: BaseModel, as_json: bool) -> None:
-    """Print a result, in the width of the terminal."""
-    typer.echo(result.model_dump_json(indent=1) if as_json else fitted(str(result)))
+def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequence[BaseModel] = ()) -> None:
+    """Print a result: in colours on a terminal, else as text of eighty columns, or as JSON.
+
+    Args:
+        result: What was found.
+        as_json: Whether JSON is wanted.
+        html: Where a page of it goes as well.
+        parts: What a result of several parts is made of, each of which shows itself.
+    """
+    shown = parts or (result,)
+    if html is not None:
+        write_html(html, *shown)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        for number, part in enumerate(shown):
+            Console().print(*([""] if number else []), part, sep="\n")
+    else:
+        typer.echo(fitted(str(result)))
 
 
 def fitted(text: str, width: int | None = None) -> str:

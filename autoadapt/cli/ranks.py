@@ -12,7 +12,7 @@ import typer
 
 from autoadapt.cli.inputs import read_batches, read_inputs
 from autoadapt.cli.models import complete_source, contract, model
-from autoadapt.cli.options import SOURCES, AsJson, Debug, Inputs, Like, Pretrained
+from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Pretrained
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show
 from autoadapt.ranking import Ranked, rank
 from autoadapt.ranking.pictures import check_drawable
@@ -58,6 +58,7 @@ def rank_command(
         Path | None, typer.Option(help="draw cost against agreement: .svg, .png", show_default=False)
     ] = None,
     cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -80,7 +81,7 @@ def rank_command(
         )
         if picture is not None and found:
             found.picture(picture, cost=cost.value)
-        show(found, as_json)
+        show(found, as_json, html)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
 
 

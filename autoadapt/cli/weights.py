@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autoadapt.cli.models import model
-from autoadapt.cli.options import AsJson, Debug, Model
+from autoadapt.cli.options import AsJson, Debug, Html, Model
 from autoadapt.cli.outcomes import running, show, working
 from autoadapt.weights import transfer_command as run_transfer
 
@@ -51,6 +51,7 @@ def transfer_command(
         Path | None, typer.Option(help="save the loaded weights (.safetensors); else a dry run", show_default=False)
     ] = None,
     report: Annotated[Path | None, typer.Option(help="save the report (JSON)", show_default=False)] = None,
+    html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -72,4 +73,4 @@ def transfer_command(
                 output=output,
                 report=report,
             )
-        show(found, as_json)
+        show(found, as_json, html)

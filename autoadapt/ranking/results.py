@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.pictures import Point, draw
+from autoadapt.showing import Shown
 from autoadapt.tables import columns, hanging, human_count, shorten
 
 __all__ = ["Costs", "Ranked", "Ranking"]
@@ -67,7 +68,7 @@ class Ranked(_Frozen):
         return self.r2 if self.agreement is None else self.agreement
 
 
-class Ranking(_Frozen):
+class Ranking(Shown, _Frozen):
     """Candidates for one place. `str()` is a table, best first; `picture()` sets cost against agreement."""
 
     schema_version: Literal[1] = 1
