@@ -355,6 +355,7 @@ def test_weights_that_fit_are_said_and_saved_and_too_few_of_them_are_not(folder:
     result = run("transfer", "r18.pth", "timm:resnet18", "--output", "out.safetensors", "--report", "report.json")
     assert result.exit_code == 0
     assert "LOADED 100 % of parameters" in result.stdout
+    assert result.stderr == "wrote out.safetensors\nwrote report.json\n"
     assert torch.equal(load_file("out.safetensors")["conv1.weight"], donor.conv1.weight)
     assert Transfer.model_validate_json((folder / "report.json").read_text()).coverage == 1
     few = run("transfer", "r18.pth", "timm:resnet34", "--min-coverage", "0.9", "--output", "few.safetensors")
@@ -408,7 +409,7 @@ def test_a_ranking_answers_draws_and_goes_on(folder: Path) -> None:
     call += ("--head", "mine.py:head", "--state", "rank.jsonl", "--picture", "rank.svg")
     result = run(*call)
     assert result.exit_code == 0, result.output
-    assert [line.split()[0] for line in result.stderr.splitlines()] == ["1/3", "2/3", "3/3"]
+    assert [line.split()[0] for line in result.stderr.splitlines()] == ["1/3", "2/3", "3/3", "wrote"]
     assert "2 of 3 candidates fit Conv2d" in result.stdout
     assert "not ranked: timm:nothing" in result.stdout
     assert "<svg" in (folder / "rank.svg").read_text()

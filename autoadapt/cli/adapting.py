@@ -32,7 +32,7 @@ from autoadapt.cli.options import (
     ThinChoice,
     chosen,
 )
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.planning import Plan
 from autoadapt.swapping import swap
 from autoadapt.verification import Verification
@@ -56,6 +56,7 @@ def capture_command(
             signature = capture(backbone(source) if levels else model(source), read_inputs(inputs or ()), at=at)
         if out is not None:
             signature.save(out)
+            wrote(out)
         show(signature, as_json, html)
 
 

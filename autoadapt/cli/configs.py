@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.assembly import AssembledModel, Assembly, Comparison, assemble, compare, describe, write_yaml
 from autoadapt.cli.options import AsJson, Debug, Html
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.errors import AssemblyError, Mismatch
 
 __all__ = ["assemble_command"]
@@ -55,6 +55,7 @@ def assemble_command(
         made = Assembled(config=describe(model), report=model.report, text=write_yaml(model.config))
         if out is not None:
             out.write_text(made.text, encoding="utf-8")
+            wrote(out)
         show(made, as_json, html, (model.report, model.config))
 
 

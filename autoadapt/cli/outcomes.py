@@ -22,7 +22,7 @@ from autoadapt.cli.remedies import in_shell
 from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
 from autoadapt.reports import write_html
 
-__all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working"]
+__all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working", "wrote"]
 
 WIDTH = 80
 HOLDS = 0
@@ -131,6 +131,7 @@ def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequ
     shown = parts or (result,)
     if html is not None:
         write_html(html, *shown)
+        wrote(html)
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
     elif sys.stdout.isatty():
@@ -140,6 +141,11 @@ def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequ
             Console().print(*([""] if number else []), part, sep="\n")
     else:
         typer.echo(fitted(str(result)))
+
+
+def wrote(path: Path) -> None:
+    """Say on standard error that a file is there."""
+    typer.echo(f"wrote {path}", err=True)
 
 
 def fitted(text: str, width: int | None = None) -> str:

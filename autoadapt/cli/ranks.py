@@ -13,7 +13,7 @@ import typer
 from autoadapt.cli.inputs import read_batches, read_inputs
 from autoadapt.cli.models import complete_source, contract, model
 from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Pretrained
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.ranking import Ranked, rank
 from autoadapt.ranking.pictures import check_drawable
 from autoadapt.sources import allowed_by_typing
@@ -81,6 +81,7 @@ def rank_command(
         )
         if picture is not None and found:
             found.picture(picture, cost=cost.value)
+            wrote(picture)
         show(found, as_json, html)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
 

@@ -10,7 +10,7 @@ import typer
 
 from autoadapt.cli.models import model
 from autoadapt.cli.options import AsJson, Debug, Html, Model
-from autoadapt.cli.outcomes import running, show, working
+from autoadapt.cli.outcomes import running, show, working, wrote
 from autoadapt.weights import transfer_command as run_transfer
 
 __all__ = ["transfer_command"]
@@ -73,4 +73,7 @@ def transfer_command(
                 output=output,
                 report=report,
             )
+        for path in (output, report):
+            if path is not None:
+                wrote(path)
         show(found, as_json, html)
