@@ -15,6 +15,7 @@ from autoadapt.errors import (
     MatchError,
     Mismatch,
     PlanError,
+    RankingError,
     SavingError,
     SignatureError,
     SourceError,
@@ -24,6 +25,7 @@ from autoadapt.errors import (
 )
 from autoadapt.folding import fold
 from autoadapt.planning import Plan, plan
+from autoadapt.ranking import Ranking, rank
 from autoadapt.reports import write_html
 from autoadapt.saving import Saved, restore, save
 from autoadapt.signature import Signature, TensorSpec
@@ -49,6 +51,8 @@ __all__ = [
     "Mismatch",
     "Plan",
     "PlanError",
+    "Ranking",
+    "RankingError",
     "Saved",
     "SavingError",
     "Signature",
@@ -72,6 +76,7 @@ __all__ = [
     "load",
     "param_groups",
     "plan",
+    "rank",
     "register",
     "restore",
     "save",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.capturing import capture
+from autoadapt.planning import Plan
 from autoadapt.sources import load
+from autoadapt.verification import Verification
 
-__all__ = ["Decoder", "Levels", "demo"]
+__all__ = ["Decoder", "Levels", "Swapped", "demo"]
 
 
 class Levels(nn.Module):
@@ -44,22 +49,47 @@ class Decoder(nn.Module):
         return {name: head(merged) for name, head in self.heads.items()}
 
 
-def demo() -> None:
-    """Swap ResNet-101 for ResNet-18 and for MobileNetV2, a plain classifier; print signature, plans and proofs."""
+class Swapped(BaseModel):
+    """One swap of the demo."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    plan: Plan
+    heads: dict[int, bool]
+    """By pixels of the image, whether the heads answered in the shapes they had before."""
+    verification: Verification
+
+
+def demo(*, quiet: bool = False) -> list[Swapped]:
+    """Swap ResNet-101 for ResNet-18 and for MobileNetV2, a plain classifier; print signature, plans and proofs.
+
+    Args:
+        quiet: Print nothing.
+    """
     torch.manual_seed(0)
+    say: Callable[[str], None] = (lambda text: None) if quiet else print
     old = Levels(load("timm:resnet101", features_only=True)).eval()
     image = torch.randn(1, 3, 256, 256)
-    signature = capture(old, image)
-    print(f"The old backbone, as it was found by running it:\n\n{signature}\n")
+    say(f"The old backbone, as it was found by running it:\n\n{capture(old, image)}\n")
     decoder = Decoder().eval()
+    shown = []
     for source in ("timm:resnet18", "torchvision:mobilenet_v2"):
-        print(f"{'-' * 80}\nadapt({source}, like=old): the decoder is not touched\n")
-        net = adapt(load(source).eval(), like=old, inputs=image).eval()
-        print(f"{net.plan}\n")
-        for size in (512, 200, 221):
-            x = torch.randn(1, 3, size, size)
-            with torch.no_grad():
-                before, after = decoder(old(x)), decoder(net(x))
-            same = all(before[name].shape == after[name].shape for name in before)
-            print(f" {size} pixels: heads {list(after['hm'].shape)} {'as before' if same else 'NOT AS BEFORE'}")
-        print(f"\n{net.verify(image)}\n")
+        say(f"{'-' * 80}\nadapt({source}, like=old): the decoder is not touched\n")
+        net = adapt(load(source).eval(), like=old, inputs=image)
+        say(f"{net.plan}\n")
+        heads = {size: _decoded(net.eval(), old, decoder, size, say) for size in (512, 200, 221)}
+        report = net.verify(image)
+        say(f"\n{report}\n")
+        shown.append(Swapped(source=source, plan=net.plan, heads=heads, verification=report))
+    return shown
+
+
+def _decoded(net: nn.Module, old: nn.Module, decoder: nn.Module, size: int, say: Callable[[str], None]) -> bool:
+    """Whether the heads answer in the shapes they had before, at a size of the image."""
+    x = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        before, after = decoder(old(x)), decoder(net(x))
+    same = all(before[name].shape == after[name].shape for name in before)
+    say(f" {size} pixels: heads {list(after['hm'].shape)} {'as before' if same else 'NOT AS BEFORE'}")
+    return same

@@ -10,8 +10,10 @@ AdaptError
 ├── VerificationError    a module does not hold its signature
 ├── SwapError            a swap inside a bigger model was refused
 ├── TransferError        weights could not be loaded
+│   └── CoverageError    too few of them would be
 ├── CalibrationError     adapters could not be fitted
 ├── SavingError          a module could not be saved, restored or written as source
+├── RankingError         candidates could not be ranked
 └── AssemblyError        a config is faulty
 """
 
@@ -27,9 +29,11 @@ __all__ = [
     "BuildError",
     "CalibrationError",
     "CaptureError",
+    "CoverageError",
     "MatchError",
     "Mismatch",
     "PlanError",
+    "RankingError",
     "SavingError",
     "SignatureError",
     "SourceError",
@@ -135,8 +139,16 @@ class TransferError(AdaptError):
     """Weights could not be loaded; the model is as it was."""
 
 
+class CoverageError(TransferError):
+    """Nothing of a checkpoint would be loaded, or less than was asked for; the model is as it was."""
+
+
 class CalibrationError(AdaptError):
     """Adapters could not be fitted; the weights are as they were."""
+
+
+class RankingError(AdaptError):
+    """Candidates could not be ranked."""
 
 
 class SavingError(AdaptError):

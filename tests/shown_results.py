@@ -163,6 +163,11 @@ def comparison() -> Any:
     )
 
 
+def ranking() -> aa.Ranking:
+    candidates = {"narrow": Pyramid((2, 4)), "timm:nothing": "timm:nothing", "wide": Pyramid((8, 16), seed=1)}
+    return aa.rank(candidates, Pyramid((4, 8)).eval(), data=[pictures(12)], head=lambda maps: maps[-1].mean((2, 3)))
+
+
 PLANS: dict[str, Callable[[], aa.Plan]] = {
     "one output": one_output,
     "five levels": five_levels,
@@ -184,6 +189,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "assembly": assembly,
     "config": config,
     "comparison": comparison,
+    "ranking": ranking,
 }
 
 

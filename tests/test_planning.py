@@ -84,7 +84,8 @@ def test_a_plan_prints_what_serves_what_how_and_at_what_cost():
 def test_what_is_finer_than_its_source_is_remarked_on():
     plan = planned([level(16, 5)], {"p2": level(4)})
     assert plan.routes[0].remark == "finer than its source (stride 16): detail is interpolated, not seen"
-    assert plan.routes[0].remark in str(plan)
+    assert plan.routes[0].remark in " ".join(str(plan).split())
+    assert max(map(len, str(plan).splitlines())) <= 80
 
 
 def test_what_is_averaged_away_is_remarked_on():

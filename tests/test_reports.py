@@ -22,7 +22,10 @@ from autoadapt.showing.markup import visible
 from autoadapt.tables import human_count
 
 IMAGE = "f32[B, 3, H, W]"
-SHOWN = (aa.Signature, aa.Plan, aa.Verification, Calibration, aa.Transfer, aa.Swap, Assembly, Comparison)
+SHOWN = (
+    *(aa.Signature, aa.Plan, aa.Verification, Calibration, aa.Transfer, aa.Swap, aa.Ranking),
+    *(Assembly, Config, Comparison),
+)
 VOID = ("meta", "link", "br", "wbr")
 
 

@@ -90,6 +90,9 @@ def test_a_local_folder_is_a_checkpoint_with_its_weights(tmp_path: Path) -> None
         ("torch.nn.functional:relu", {"allow": ["torch"]}, "raises"),
         ("math:pi", {"allow": ["math"]}, "math:pi gives no module"),
         ("nothing_of_that_name:x", {"allow": ["nothing_of_that_name"]}, "cannot be imported"),
+        ("nothing_here/of_that_name.py:x", {}, 'try       allow=["nothing_here/of_that_name.py"]'),
+        ("nothing.py:x", {"allow": ["."]}, "there is no file nothing.py"),
+        ("nothing.py", {"allow": ["."]}, "try       nothing.py:build"),
         ("net.pt2", {}, 'try       allow=["net.pt2"]'),
         ("net.pt2", {"allow": ["net.pt2"]}, "no such file"),
     ],
@@ -112,6 +115,37 @@ def test_code_is_not_even_imported_without_permission(tmp_path: Path, monkeypatc
     assert not trace.exists()
     assert load("foreign_of_a_test:build", allow=["foreign_of_a_test"], width=5).in_features == 5
     assert trace.exists()
+
+
+def test_a_file_and_a_name_in_it_are_a_model_and_what_stands_beside_can_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "beside_of_a_test.py").write_text("WIDTH = 3\n")
+    file = tmp_path / "torch.py"  # by the name of a package: that one stays what it is
+    file.write_text(
+        "import beside_of_a_test\nfrom torch import nn\n\n"
+        "class Net(nn.Module):\n    def __init__(self, out=2):\n        super().__init__()\n"
+        "        self.layer = nn.Linear(beside_of_a_test.WIDTH, out)\n\nready = Net()\n"
+    )
+    source, before = f"{file}:Net", list(sys.path)
+    with pytest.raises(SourceError, match="is not allowed"):
+        load(source, allow=["torch"])
+    model = load(source, allow=[file], out=5)
+    assert model.layer.weight.shape == (5, 3)
+    assert sys.path == before
+    assert sys.modules["torch"] is torch
+    assert load(f"{file}:ready", allow=[tmp_path]) is load_backbone(f"{file}:ready", allow=[file])
+    assert type(copy.deepcopy(model)) is type(load(source, allow=[file]))
+    with pytest.raises(SourceError, match=r"has no Nte(.|\n)*try +.*torch.py:Net"):
+        load(f"{file}:Nte", allow=[file])
+
+
+def test_a_file_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
+    file = tmp_path / "faulty_of_a_test.py"
+    file.write_text("1 / 0\n")
+    with pytest.raises(SourceError, match=r"cannot be imported(.|\n)*ZeroDivisionError"):
+        load(f"{file}:x", allow=[file])
+    assert "faulty_of_a_test" not in sys.modules
+    file.write_text("import torch\nx = torch.nn.Identity()\n")
+    assert type(load(f"{file}:x", allow=[file])) is nn.Identity
 
 
 def test_an_exported_program_is_a_frozen_backbone(tmp_path: Path) -> None:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from autoadapt.assembly.assembling import assemble_document
 from autoadapt.assembly.configs import Config, parse_config
 from autoadapt.assembly.documents import Document, read_document
-from autoadapt.assembly.models import AssembledModel
 from autoadapt.assembly.registry import PARTS, Registry
 from autoadapt.assembly.reports import Assembly, Given
+from autoadapt.costs import cost_of
 from autoadapt.errors import AdaptError
 from autoadapt.showing import Shown
 from autoadapt.signature import TensorSpec
 from autoadapt.tables import columns, human_count
-from autoadapt.views import copy_module, on_meta
 
 __all__ = ["Comparison", "Measured", "compare"]
 
@@ -70,9 +63,10 @@ class Comparison(Shown, _Frozen):
         )
 
     def __str__(self) -> str:
-        head = ("backbone", "params", "adapters", "mul-adds", "forward", "weights", "peak")
+        head = ("backbone", "params", "adapters", "mul-adds", "ms", "MiB", "peak")
         lines = columns([head, *map(_row, self.rows)], align="lrrrrrr")
-        lines.append(f" one sample, median of 5, {self.threads} thread{'s' if self.threads != 1 else ''}")
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        lines.append(f" one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them")
         lines += columns([("changed", *change) for change in self.changes])
         for row in self.rows:
             if row.fault:
@@ -103,9 +97,9 @@ def _row(row: Measured) -> tuple[str, ...]:
         human_count(row.parameters),
         adapters,
         human_count(row.multiply_adds),
-        f"{row.seconds * 1000:.1f} ms",
-        f"{row.weight_bytes / 2**20:.1f} MB",
-        f"{row.peak_bytes / 2**20:.2f} MB",
+        f"{row.seconds * 1000:.1f}",
+        f"{row.weight_bytes / 2**20:.1f}",
+        f"{row.peak_bytes / 2**20:.2f}",
     )
 
 
@@ -146,75 +140,17 @@ def _measured(name: str, document: Document, allow: Sequence[str | Path], regist
         model = assemble_document(document, allow, registry)
     except AdaptError as error:
         return Measured(backbone=name, fault=str(error))
-    model.eval()
     spec = TensorSpec.parse(model.config.input)
     sizes = model.report.sizes
     shape = [1 if str(dim) == "B" else dim.constant or sizes.get(str(dim), 224) for dim in spec.dims]
-    inputs = torch.zeros(shape, dtype=spec.torch_dtype)
-    multiply_adds, peak = _counted(model, inputs)
-    tensors = [*model.parameters(), *model.buffers()]
+    cost = cost_of(model, torch.zeros(shape, dtype=spec.torch_dtype))
     return Measured(
         backbone=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         adapter_parameters=sum(plan.parameters for plan in model.report.plans.values()),
-        multiply_adds=multiply_adds,
-        seconds=_timed(model, inputs),
-        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        peak_bytes=peak,
+        multiply_adds=cost.multiply_adds,
+        seconds=cost.seconds,
+        weight_bytes=cost.weight_bytes,
+        peak_bytes=cost.peak_bytes,
         report=model.report,
     )
-
-
-def _counted(model: AssembledModel, inputs: torch.Tensor) -> tuple[int, int]:
-    """Multiply-adds and peak bytes of one pass, on the meta device."""
-    from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that few need
-
-    copied = copy_module(model, on_meta)
-    given = torch.empty_like(inputs, device="meta")
-    with torch.no_grad(), torch.device("meta"):
-        with FlopCounterMode(display=False) as flops:
-            copied(given)
-        with _LiveBytes([*copied.parameters(), *copied.buffers(), given]) as live:
-            copied(given)
-    return flops.get_total_flops() // 2, live.peak
-
-
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """Counts the bytes of storages that operations make, while they are alive."""
-
-    def __init__(self, present: Sequence[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
-        self.now = 0
-        self.peak = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in present}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        returned = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(returned):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        return returned
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._known:
-            self._known.add(key)
-            size = storage.nbytes()
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
-
-
-def _timed(model: nn.Module, inputs: torch.Tensor, *, repeats: int = 5) -> float:
-    times = []
-    with torch.no_grad():
-        model(inputs)
-        for _ in range(repeats):
-            start = time.perf_counter()
-            model(inputs)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)

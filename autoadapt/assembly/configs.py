@@ -10,6 +10,7 @@ from torch import nn
 
 from autoadapt.assembly.documents import Document, Keys, yaml_package
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
+from autoadapt.showing import Shown
 from autoadapt.signature import TensorSpec
 
 __all__ = [
@@ -88,7 +89,7 @@ class AdaptConfig(_Frozen):
     """A signature file, or texts in containers, that the backbone must speak."""
 
 
-class Config(_Frozen):
+class Config(Shown, _Frozen):
     """A whole model. `flat()` is what a YAML file of it holds."""
 
     schema_version: Literal[1] = 1
@@ -273,5 +274,5 @@ def _example(keys: Keys) -> str:
 
 def write_yaml(config: Config) -> str:
     """A config as the YAML text that assembles to the same model."""
-    text: str = yaml_package().safe_dump(config.flat(), sort_keys=False, default_flow_style=None, width=100)
+    text: str = yaml_package().safe_dump(config.flat(), sort_keys=False, default_flow_style=None, width=68)
     return text

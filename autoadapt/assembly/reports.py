@@ -74,13 +74,12 @@ class Assembly(Shown, _Frozen):
 
     def __str__(self) -> str:
         input_size = "x".join(str(size) for name, size in self.sizes.items() if name != "B")
-        rows: list[tuple[str, ...]] = [("part", "type", "is given", f"cells at {input_size}", "params")]
-        for part in self.parts:
-            first, *rest = part.given or (None,)
-            said = (f"{first.source} {first.spec}", first.cells) if first else ("", "")
-            rows.append((part.name, part.type, *said, human_count(part.parameters)))
-            rows += [("", "", f"{given.source} {given.spec}", given.cells) for given in rest if given]
-        lines = columns(rows, align="lllrr")
+        rows = [("part", "type", "params")]
+        rows += [(part.name, part.type, human_count(part.parameters)) for part in self.parts]
+        lines = columns(rows, align="llr")
+        given = [(part.name, g.source, str(g.spec), g.cells) for part in self.parts for g in part.given]
+        if given:
+            lines += ["", *columns([("part", "is given", "", f"cells at {input_size}"), *given], align="lllr")]
         for name, plan in self.plans.items():
             lines += ["", f" adapter behind {name}", *("  " + line for line in str(plan).splitlines()[2:])]
         lines += [""] if self.remarks else []

@@ -21,7 +21,7 @@ from autoadapt.planning import Plan
 from autoadapt.trees import flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module
 
-__all__ = ["Observation", "Pair", "explained", "find_adapted"]
+__all__ = ["Observation", "Pair", "explained", "fields", "find_adapted"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -110,7 +110,7 @@ class Pair:
 
     def _bound(self, batch: object, number: int) -> Arguments:
         with explained(f"batch {number}", "a call of the model", "data=(images for images, labels in loader)"):
-            arguments = bind(self._old, _fields(batch, self._old))
+            arguments = bind(self._old, fields(batch, self._old))
             tree, tensors = flatten(arguments.values)
             moved = [tensor.to(self.device) for tensor in tensors]
             if not moved or not all(tensor.numel() for tensor in moved):
@@ -223,7 +223,7 @@ def _is_whole(net: nn.Module, like: nn.Module, at: str) -> bool:
     return has_place and type(like) is type(net) and around(like) == around(net)
 
 
-def _fields(batch: object, model: nn.Module) -> object:
+def fields(batch: object, model: nn.Module) -> object:
     """What a loader gives, without labels: of a list of fields those that the model needs."""
     if type(batch) is not list or not batch or not all(isinstance(field, torch.Tensor) for field in batch):
         return batch

@@ -14,7 +14,7 @@ from autoadapt.operations import (
 )
 from autoadapt.showing import Shown
 from autoadapt.signature import Signature, TensorSpec, describe
-from autoadapt.tables import columns, human_count
+from autoadapt.tables import columns, hanging, human_count
 
 __all__ = ["CutCost", "InputRoute", "Plan", "Route", "Tap"]
 
@@ -109,7 +109,10 @@ class Plan(Shown, _Frozen):
         lines += columns(_sum_rows(self))
         lines += _cut_lines(self)
         remarks = [(f"`{route.target}`:", route.remark) for route in self.routes if route.remark]
-        lines += ["", *columns([("remark", *row) for row in remarks])] if remarks else []
+        widest = max((len(place) for place, _ in remarks), default=0)
+        lines += [""] if remarks else []
+        for place, remark in remarks:
+            lines += hanging(f"remark  {place:<{widest}}", remark)
         return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from autoadapt.reports.assemblies import assembly_section, comparison_section, c
 from autoadapt.reports.calibrations import calibration_section
 from autoadapt.reports.pages import html_report, write_html
 from autoadapt.reports.plans import plan_section, plan_svg
+from autoadapt.reports.rankings import ranking_section
 from autoadapt.reports.signatures import signature_section
 from autoadapt.reports.swaps import swap_section
 from autoadapt.reports.transfers import transfer_section
@@ -17,6 +18,7 @@ __all__ = [
     "html_report",
     "plan_section",
     "plan_svg",
+    "ranking_section",
     "signature_section",
     "swap_section",
     "transfer_section",

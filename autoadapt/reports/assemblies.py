@@ -50,11 +50,13 @@ def config_section(config: Config) -> Section:
 @section_of.register
 def comparison_section(made: Comparison) -> Section:
     """What each backbone costs, what changes with it, and why one does not fit."""
-    titles = ("params", "adapters", "mul-adds", "forward", "weights", "peak")
+    titles = ("params", "adapters", "mul-adds", "ms", "MiB", "peak")
     columns = (Column("backbone"), *(Column(title, right=True) for title in titles))
     parts: list[Part] = [Table(columns, tuple(map(_row, made.rows)))]
     threads = f"{made.threads} thread{'s' if made.threads != 1 else ''}"
-    facts: list[tuple[str, Cell]] = [("measured", f"one sample, median of 5, {threads}")]
+    facts: list[tuple[str, Cell]] = [
+        ("measured", f"one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them")
+    ]
     facts += [("changed", Name("  ".join(change))) for change in made.changes]
     parts.append(Facts(tuple(facts)))
     parts += [Section("does not fit", row.backbone, (Code(row.fault),)) for row in made.rows if row.fault]
@@ -69,7 +71,7 @@ def _row(row: Measured) -> tuple[Cell, ...]:
         human_count(row.parameters),
         human_count(row.adapter_parameters) if row.report and row.report.plans else "none",
         human_count(row.multiply_adds),
-        f"{row.seconds * 1000:.1f} ms",
-        f"{row.weight_bytes / 2**20:.1f} MB",
-        f"{row.peak_bytes / 2**20:.2f} MB",
+        f"{row.seconds * 1000:.1f}",
+        f"{row.weight_bytes / 2**20:.1f}",
+        f"{row.peak_bytes / 2**20:.2f}",
     )

@@ -58,7 +58,8 @@ class Part(_Frozen):
         rows = [("reads", ", ".join(self.read)), ("free", ", ".join(self.free)), ("left out", ", ".join(self.left_out))]
         rows += [("says", ", ".join(self.says)), *(("always", str(invariant)) for invariant in self.invariants)]
         rows += [("remark", remark) for remark in self.remarks]
-        lines = [f"{where}: {self.old} -> {self.new}   {cost}, {human_count(self.generated)} of them generated"]
+        lines = [f"{where}: {self.old} -> {self.new}"]
+        rows.insert(0, ("cost", f"{cost}, {human_count(self.generated)} of them generated"))
         lines += columns([row for row in rows if row[1]])
         return lines + ([f" {line}" for line in str(self.plan).splitlines()] if self.plan is not None else [])
 

@@ -71,7 +71,7 @@ def _missing(path: Path, tried: list[Path]) -> Mismatch:
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     present = [entry.name for entry in entries if entry.name.endswith(_ENDINGS)]
     close = nearest(path.name, present) or present[:3]
-    remedy = "\n".join(str(folder / name) for name in close)
+    remedy = "\n".join(str(folder / name) for name in close) or "check the path and the working folder"
     return Mismatch(str(path), "a file of weights", "none of\n" + "\n".join(map(str, tried)), remedy)
 
 

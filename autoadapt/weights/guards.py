@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.errors import CoverageError, Mismatch, TransferError, nearest
 from autoadapt.weights.ledger import Transfer
 from autoadapt.weights.names import prefix_hint
 from autoadapt.weights.order import pair_by_order
@@ -37,16 +37,16 @@ def guard(report: Transfer, min_coverage: float, sources: Sequence[Spec], target
         match: The way names were paired.
 
     Raises:
-        TransferError: If nothing or too little would be loaded.
+        CoverageError: If nothing or too little would be loaded.
     """
     counted = [entry for entry in report.targets if entry.parameter] or report.targets
     if not any(entry.taken for entry in counted):
-        raise TransferError(
+        raise CoverageError(
             f"a total miss: none of {len(report.sources)} tensors would be loaded",
             [_total_miss(report, sources, targets, match)],
         )
     if report.coverage < min_coverage:
-        raise TransferError(
+        raise CoverageError(
             f"would load {percent(report.coverage)} of the parameters, less than min_coverage={min_coverage}",
             report.faults(),
         )

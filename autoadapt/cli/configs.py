@@ -1,0 +1,79 @@
+"""Configs from a shell: assemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.assembly import AssembledModel, Assembly, Comparison, assemble, compare, describe, write_yaml
+from autoadapt.cli.options import AsJson, Debug, Html
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
+from autoadapt.errors import AssemblyError, Mismatch
+
+__all__ = ["assemble_command"]
+
+
+class Assembled(BaseModel):
+    """A config with every number filled in, and what its parts are given."""
+
+    model_config = ConfigDict(frozen=True)
+
+    config: dict[str, Any]
+    report: Assembly
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.report}\n\n{self.text.rstrip()}"
+
+
+def assemble_command(
+    configs: Annotated[list[Path], typer.Argument(help="YAML or JSON files", show_default=False)],
+    comparing: Annotated[
+        bool, typer.Option("--compare", help="several configs, or the backbones that one lists, beside one another")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="save the filled-in config (YAML)", show_default=False)] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="a package or file whose code may run", show_default=False)
+    ] = None,
+    html: Html = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Build a model from a config and fill in every number. With --compare, exit code 1 if none fits."""
+    with running(as_json, debug):
+        if comparing:
+            with working("assembling"):
+                found = _compared(configs, allow or ())
+            show(found, as_json, html)
+            raise typer.Exit(HOLDS if any(not row.fault for row in found.rows) else DOES_NOT_HOLD)
+        with working("assembling"):
+            model = _assembled(configs, allow or ())
+        made = Assembled(config=describe(model), report=model.report, text=write_yaml(model.config))
+        if out is not None:
+            out.write_text(made.text, encoding="utf-8")
+            wrote(out)
+        show(made, as_json, html, (model.report, model.config))
+
+
+def _assembled(configs: Sequence[Path], allow: Sequence[str]) -> AssembledModel:
+    if len(configs) > 1:
+        names = ", ".join(map(str, configs))
+        raise AssemblyError("several configs make no model", [Mismatch("configs", "one config", names, "--compare")])
+    return assemble(configs[0], allow=allow)
+
+
+def _compared(configs: Sequence[Path], allow: Sequence[str]) -> Comparison:
+    """All backbones of all configs; the config's name stands before each where there are several."""
+    found = [compare(config, allow=allow) for config in configs]
+    if len(found) == 1:
+        return found[0]
+    rows = [
+        row.model_copy(update={"backbone": f"{config.stem}: {row.backbone}"})
+        for config, comparison in zip(configs, found, strict=True)
+        for row in comparison.rows
+    ]
+    return Comparison(rows=tuple(rows), threads=found[0].threads)

@@ -1,0 +1,110 @@
+"""Groups: typer's commands with errors of one line, and completion of names that have a colon in them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from autoadapt.cli.outcomes import BAD_CALL, STOPPED, complain
+from autoadapt.errors import Mismatch
+
+__all__ = ["Group"]
+
+_UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+"""Whatever is wrong with a call, by the name that every version of typer has for it."""
+
+
+class Group(TyperGroup):
+    """All commands."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command and exit with its code; what is wrong with the call is a line and a remedy."""
+
+        def run(standalone: bool) -> Any:
+            return super(Group, self).main(args, prog_name, complete_var, standalone, windows_expand_args, **extra)
+
+        if not standalone_mode:
+            return run(False)
+        if os.environ.get("_AUTOADAPT_COMPLETE") == "complete_bash":
+            _complete_in_bash(lambda: run(True))
+        try:
+            with _working_folder():
+                code = run(False)
+        except _UsageError as error:
+            _complain_of_call(error, args)
+            code = BAD_CALL
+        except (typer.Abort, KeyboardInterrupt):
+            code = STOPPED
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def _working_folder() -> Iterator[None]:
+    """Modules of the working folder can be named, which `python -m` looks into and a console script does not."""
+    before = list(sys.path)
+    sys.path[:] = before if "" in before else ["", *before]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _complete_in_bash(complete: Callable[[], object]) -> None:
+    """Bash takes `timm:resnet18` for three words, and only puts in what follows the last colon."""
+    words, number = joined(os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD", "0")))
+    current = words[number] if number < len(words) else ""
+    os.environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(number))
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        complete()
+    known = len(current) - len(current.rpartition(":")[2])
+    sys.stdout.write("".join(f"{line[known:]}\n" for line in printed.getvalue().split()))
+    sys.exit(0)
+
+
+def joined(words: Sequence[str], number: int) -> tuple[list[str], int]:
+    """Words that bash has parted at colons and equals signs, put together, and where the current one is now.
+
+    Example:
+        >>> joined(["autoadapt", "plan", "timm", ":", "res", "--like", "=", "timm", ":"], 8)
+        (['autoadapt', 'plan', 'timm:res', '--like', 'timm:'], 4)
+    """
+    made: list[str] = []
+    open_end, current = False, number
+    for index, word in enumerate(words):
+        is_equals = word == "=" and bool(made) and made[-1].startswith("--")
+        if not is_equals and made and (word == ":" or open_end):
+            made[-1] += word
+        elif not is_equals:
+            made.append(word)
+        open_end = word == ":"
+        if index == number:
+            current = len(made) - 1 + is_equals
+    return made, max(current, len(made) if number >= len(words) else current)
+
+
+def _complain_of_call(error: Any, args: Sequence[str] | None) -> None:
+    """A line and a remedy, where click prints a usage, a hint and a box."""
+    given = sys.argv[1:] if args is None else args
+    names: list[str] = []
+    context = getattr(error, "ctx", None)
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    command = " ".join(["autoadapt", *names])
+    fault = Mismatch(command, "", "", f"{command} --help")
+    complain(command, error.format_message().rstrip("."), [fault], "--json" in given)

@@ -1,0 +1,82 @@
+"""The machine and the package themselves: doctor and demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from typing import TypeAlias
+
+import torch
+import typer
+
+from autoadapt.cli.options import AsJson, Debug
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running
+from autoadapt.demo import demo
+from autoadapt.tables import columns, human_count
+
+__all__ = ["EXTRAS", "demo_command", "doctor_command"]
+
+REQUIRED = ("autoadapt", "numpy", "einops", "pydantic", "rich", "typer", "safetensors", "pyyaml")
+EXTRAS = {
+    "zoo": ("timm", "torchvision", "transformers", "segmentation-models-pytorch"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "plot": ("matplotlib",),
+}
+"""Packages that not every command needs, by the extra that brings them."""
+
+
+_Versions: TypeAlias = dict[str, "str | None"]
+"""What is installed of each package; None where nothing is."""
+
+
+def demo_command(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Swap the backbone of a small detector on real models, twice. Exit code 1 if a proof fails."""
+    with running(as_json, debug):
+        shown = demo(quiet=as_json)
+        if as_json:
+            swaps = [one.model_dump(mode="json") for one in shown]
+            typer.echo(json.dumps(swaps, indent=1))
+        raise typer.Exit(
+            HOLDS if all(one.verification.passed and all(one.heads.values()) for one in shown) else DOES_NOT_HOLD
+        )
+
+
+def doctor_command(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Say which versions, devices and optional packages are there."""
+    with running(as_json, debug):
+        facts = {"python": platform.python_version(), "system": platform.platform(), "torch": torch.__version__}
+        packages = {package: _version(package) for package in REQUIRED}
+        extras = {extra: {package: _version(package) for package in names} for extra, names in EXTRAS.items()}
+        everything = {**facts, "packages": packages, "devices": _devices(), "extras": extras}
+        typer.echo(json.dumps(everything, indent=1) if as_json else "\n".join(_lines(facts, packages, extras)))
+
+
+def _version(package: str) -> str | None:
+    """What is installed; None where nothing is."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    found = [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    for number in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(number).total_memory
+        found.append(f"cuda:{number}, {torch.cuda.get_device_name(number)}, {human_count(memory)}B")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _lines(facts: dict[str, str], packages: _Versions, extras: dict[str, _Versions]) -> list[str]:
+    rows = [*facts.items(), *(("device", device) for device in _devices())]
+    rows += [(name, version or "not installed") for name, version in packages.items()]
+    lines = columns(rows)
+    for extra, names in extras.items():
+        missing = not all(names.values())
+        lines.append(f"\n extra {extra}" + (f'   pip install "autoadapt[{extra}]"' if missing else ""))
+        lines += columns([(name, version or "not installed") for name, version in names.items()], indent=3)
+    return lines

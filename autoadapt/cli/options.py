@@ -1,0 +1,151 @@
+"""Options: arguments that several commands share, each with its one line of help."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoadapt.cli.models import complete_source
+from autoadapt.errors import Mismatch, SignatureError
+
+__all__ = [
+    "AsJson",
+    "Debug",
+    "Grid",
+    "Html",
+    "Indices",
+    "IndicesChoice",
+    "Inputs",
+    "Like",
+    "Model",
+    "Outputs",
+    "Pairs",
+    "Pretrained",
+    "Project",
+    "ProjectChoice",
+    "Thin",
+    "ThinChoice",
+    "chosen",
+    "read_grid",
+    "read_pairs",
+]
+
+
+class ProjectChoice(str, Enum):
+    """Where projections are put."""
+
+    needed = "needed"
+    always = "always"
+
+
+class IndicesChoice(str, Enum):
+    """What is done about missing indices."""
+
+    refuse = "refuse"
+    recover = "recover"
+
+
+class ThinChoice(str, Enum):
+    """How points are chosen."""
+
+    farthest = "farthest"
+    first = "first"
+    even = "even"
+    random = "random"
+    repeat = "repeat"
+
+
+SOURCES = "timm:resnet18, torchvision:..., hf:..., smp:..., package.module:factory, file.py:factory or net.pt2"
+
+Model = Annotated[str, typer.Argument(help=SOURCES, autocompletion=complete_source, show_default=False)]
+Like = Annotated[
+    str,
+    typer.Option(
+        help="what to speak like: a model, a saved signature (JSON), or 'f32[B, 256, ceil(H/4), ceil(W/4)]'",
+        autocompletion=complete_source,
+        show_default=False,
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="'f32[2, 3, 224, 224]', x.npy or x.safetensors; once for each argument; NAME=... by name",
+        show_default=False,
+    ),
+]
+Html = Annotated[Path | None, typer.Option(help="write a page of it to this file", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="load published weights; may download")]
+Outputs = Annotated[
+    list[str] | None, typer.Option(help="serve only this output; may be given again", show_default=False)
+]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option("--pair", help="TARGET=SOURCE: the output or inner module that serves one", show_default=False),
+]
+Project = Annotated[ProjectChoice, typer.Option(help="projections where channels differ, or always")]
+Indices = Annotated[IndicesChoice, typer.Option(help="of points, where the new module gives none")]
+Thin = Annotated[ThinChoice, typer.Option(metavar="HOW", help="of choosing points: farthest, first, even, random")]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(help="MODULE=ROWS,COLUMNS,TOKENS of token axes that cannot be read", show_default=False),
+]
+
+
+def read_pairs(texts: list[str] | None) -> dict[str, str]:
+    """`TARGET=SOURCE` texts as a mapping.
+
+    Raises:
+        SignatureError: There is no equals sign in one.
+
+    Example:
+        >>> read_pairs(["c5=layer4"])
+        {'c5': 'layer4'}
+    """
+    return dict(_parted(text, "--pair c5=layer4") for text in texts or ())
+
+
+def read_grid(texts: list[str] | None) -> dict[str, tuple[int, int, int]] | None:
+    """`MODULE=ROWS,COLUMNS,TOKENS` texts as a mapping; None where there are none.
+
+    Raises:
+        SignatureError: One is malformed.
+
+    Example:
+        >>> read_grid(["blocks.11=14,14,1"])
+        {'blocks.11': (14, 14, 1)}
+    """
+    example = "--grid blocks.11=14,14,1"
+    found = {}
+    for text in texts or ():
+        name, numbers = _parted(text, example)
+        sizes = [int(number) for number in numbers.split(",") if number.strip().isdigit()]
+        if len(sizes) != 3:
+            raise SignatureError(f"{text} is no grid", [Mismatch(text, "three numbers", numbers, example)])
+        found[name] = (sizes[0], sizes[1], sizes[2])
+    return found or None
+
+
+def _parted(text: str, example: str) -> tuple[str, str]:
+    left, sign, right = text.partition("=")
+    if not (left and sign and right):
+        raise SignatureError(f"{text} is malformed", [Mismatch(text, "NAME=VALUE", text, example)])
+    return left, right
+
+
+def chosen(
+    pairs: list[str] | None, project: ProjectChoice, indices: IndicesChoice, thin: ThinChoice, grid: list[str] | None
+) -> dict[str, Any]:
+    """The options that `adapt` and `swap` share, as their keyword arguments."""
+    return {
+        "pairs": read_pairs(pairs),
+        "project": project.value,
+        "indices": indices.value,
+        "thin": thin.value,
+        "grid": read_grid(grid),
+    }

@@ -1,0 +1,181 @@
+"""Outcomes: what a command prints and the code it exits with: 0 it holds, 1 it does not, 2 a bad call.
+
+Results go to standard output, as tables of eighty columns or as JSON; errors and progress go to standard error. An
+error is a line and what to do; with `--json` it is an object with `error`, `message` and `mismatches`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import typer
+from pydantic import BaseModel
+
+from autoadapt.cli.remedies import in_shell
+from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
+from autoadapt.reports import write_html
+
+__all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working", "wrote"]
+
+WIDTH = 80
+HOLDS = 0
+DOES_NOT_HOLD = 1
+BAD_CALL = 2
+STOPPED = 130
+"""As shells give it to what an interrupt has ended."""
+
+_FAILURES = (MatchError, VerificationError, CoverageError)
+"""Nothing is wrong with the call: what was asked for does not hold."""
+
+_MOST_FAULTS = 4
+_MOST_REMEDIES = 3
+
+
+@contextlib.contextmanager
+def running(as_json: bool, debug: bool) -> Iterator[None]:
+    """Errors become a line and a remedy, and an exit code; the traceback is there for who asks."""
+    try:
+        yield
+    except AdaptError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            complain(type(error).__name__, error.summary, error.mismatches, as_json)
+        raise typer.Exit(DOES_NOT_HOLD if isinstance(error, _FAILURES) else BAD_CALL) from error
+    except KeyboardInterrupt as error:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(STOPPED) from error
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            said = (str(error).splitlines() or ["no message"])[0]
+            fault = Mismatch("", "", "", "the same call with --debug shows where")
+            complain(type(error).__name__, said, [fault], as_json)
+        raise typer.Exit(BAD_CALL) from error
+
+
+def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: bool) -> None:
+    """Say what is wrong and what to do about it, on standard error."""
+    if as_json:
+        faults = [{**vars(fault), "remedy": in_shell(fault.remedy)} for fault in mismatches]
+        typer.echo(json.dumps({"error": kind, "message": summary, "mismatches": faults}), err=True)
+        return
+    typer.echo("\n".join(_lines(kind, summary, mismatches)), err=True)
+
+
+def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]:
+    single = ""
+    if len(mismatches) == 1:
+        place = mismatches[0].where
+        single = _difference(mismatches[0], with_place=place.rpartition(":")[2] not in summary)
+    lines = _wrapped(f"{kind}: {summary}" + (f": {single}" if single else ""), "", "  ")
+    if len(mismatches) > 1:
+        for fault in mismatches[:_MOST_FAULTS]:
+            lines += _wrapped(_difference(fault, with_place=True), "  ", "    ")
+        if len(mismatches) > _MOST_FAULTS:
+            lines.append(f"  and {len(mismatches) - _MOST_FAULTS} more, which --json shows")
+    remedies = [in_shell(line) for fault in mismatches for line in fault.remedy.splitlines() if line]
+    labels = ["try", *[""] * _MOST_REMEDIES]
+    shown = list(dict.fromkeys(remedies))[:_MOST_REMEDIES]
+    return lines + [f"  {label:<3}  {_pasted(remedy)}" for label, remedy in zip(labels, shown, strict=False)]
+
+
+def _pasted(remedy: str) -> str:
+    """A remedy that is too long for a line in several: options so that a shell puts them together, else words."""
+    if len(remedy) <= WIDTH - 7:
+        return remedy
+    if not remedy.startswith("--"):
+        return "\n       ".join(textwrap.wrap(remedy, WIDTH - 7, break_on_hyphens=False))
+    options = [f"--{part}" for part in remedy.removeprefix("--").split(" --")]
+    return " \\\n       ".join(options)
+
+
+def _difference(fault: Mismatch, *, with_place: bool) -> str:
+    """A fault in a sentence."""
+    parts = [f"expected {fault.expected}" if fault.expected else "", f"found {fault.found}" if fault.found else ""]
+    said = " ".join(", ".join(filter(None, parts)).split())
+    return f"{fault.where}: {said}" if with_place and fault.where and said else said
+
+
+def _wrapped(text: str, first: str, later: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=later,
+        max_lines=6,
+        placeholder=" …",
+        break_on_hyphens=False,
+    )
+
+
+def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequence[BaseModel] = ()) -> None:
+    """Print a result: in colours on a terminal, else as text of eighty columns, or as JSON.
+
+    Args:
+        result: What was found.
+        as_json: Whether JSON is wanted.
+        html: Where a page of it goes as well.
+        parts: What a result of several parts is made of, each of which shows itself.
+    """
+    shown = parts or (result,)
+    if html is not None:
+        write_html(html, *shown)
+        wrote(html)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        for number, part in enumerate(shown):
+            Console().print(*([""] if number else []), part, sep="\n")
+    else:
+        typer.echo(fitted(str(result)))
+
+
+def wrote(path: Path) -> None:
+    """Say on standard error that a file is there."""
+    typer.echo(f"wrote {path}", err=True)
+
+
+def fitted(text: str, width: int | None = None) -> str:
+    """A text whose lines fit a terminal, or eighty columns; those that are too long go on below, farther in.
+
+    Example:
+        >>> print(fitted(" reads  c2, c3, c4", 14))
+         reads  c2,
+             c3, c4
+    """
+    room = width or max(shutil.get_terminal_size().columns, WIDTH)
+    return "\n".join(part for line in text.split("\n") for part in _broken(line, room))
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """A line in parts; what is to be pasted stays whole."""
+    inside = line.lstrip()
+    if len(line) <= width or inside.startswith("call  "):
+        return [line]
+    indent = " " * (len(line) - len(inside))
+    return textwrap.wrap(line, width, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on a terminal what is being done, while it is; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield

@@ -1,0 +1,104 @@
+"""Ranking from a shell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoadapt.cli.inputs import read_batches, read_inputs
+from autoadapt.cli.models import complete_source, contract, model
+from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Pretrained
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
+from autoadapt.ranking import Ranked, rank
+from autoadapt.ranking.pictures import check_drawable
+from autoadapt.sources import allowed_by_typing
+from autoadapt.tables import shorten
+
+__all__ = ["rank_command"]
+
+
+class CostChoice(str, Enum):
+    """What a picture has across."""
+
+    seconds = "seconds"
+    multiply_adds = "multiply_adds"
+    parameters = "parameters"
+    memory = "memory"
+
+
+def rank_command(
+    candidates: Annotated[
+        list[str],
+        typer.Argument(
+            help=f"names or patterns: 'timm:resnet*', {SOURCES}", autocompletion=complete_source, show_default=False
+        ),
+    ],
+    like: Like,
+    inputs: Inputs = None,
+    data: Annotated[
+        Path | None, typer.Option(help="images to calibrate on: .npy or .safetensors", show_default=False)
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="module.py:factory of what follows the old backbone", show_default=False)
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="images to judge on; else every fourth of --data", show_default=False)
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
+    pretrained: Pretrained = False,
+    state: Annotated[
+        Path | None, typer.Option(help="a file (JSON lines) to go on from after a cut", show_default=False)
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="draw cost against agreement: .svg, .png", show_default=False)
+    ] = None,
+    cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
+    html: Html = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Which backbone should I take? Costs and, with --data, agreement. Exit code 1 if none fits."""
+    with running(as_json, debug), _resumable(state):
+        if picture is not None:
+            check_drawable(picture)
+        found = rank(
+            candidates,
+            contract(like, pretrained=pretrained),
+            inputs=read_inputs(inputs or ()),
+            data=None if data is None else read_batches(data),
+            head=None if head is None else model(head).eval(),
+            held_out=None if held_out is None else read_batches(held_out),
+            images=images,
+            pretrained=pretrained,
+            allow=[entry for candidate in candidates for entry in allowed_by_typing(candidate)],
+            state=state,
+            report=_say,
+        )
+        if picture is not None and found:
+            found.picture(picture, cost=cost.value)
+            wrote(picture)
+        show(found, as_json, html)
+        raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
+
+
+@contextlib.contextmanager
+def _resumable(state: Path | None) -> Iterator[None]:
+    """Say to who stops it that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state is not None:
+            typer.echo(f"the same call goes on from {state}", err=True)
+        raise
+
+
+def _say(row: Ranked, done: int, of: int) -> None:
+    """A line for each candidate, on standard error."""
+    said = f"not ranked: {row.refused}" if row.refused else f"{row.seconds * 1000:.0f} ms"
+    said += "" if row.agreement is None else f", agrees {row.agreement:.2f}"
+    typer.echo(shorten(f"{done:>{len(str(of))}}/{of}  {row.source}  {said}", 80), err=True)

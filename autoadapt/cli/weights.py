@@ -1,0 +1,79 @@
+"""Weights from a shell: transfer."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoadapt.cli.models import model
+from autoadapt.cli.options import AsJson, Debug, Html, Model
+from autoadapt.cli.outcomes import running, show, working, wrote
+from autoadapt.weights import transfer_command as run_transfer
+
+__all__ = ["transfer_command"]
+
+
+class MatchChoice(str, Enum):
+    """How tensors are paired."""
+
+    names = "names"
+    order = "order"
+
+
+def transfer_command(
+    checkpoint: Annotated[
+        Path, typer.Argument(help=".pth, .pt, .bin, .safetensors, a sharded index or a folder", show_default=False)
+    ],
+    target: Model,
+    scope: Annotated[str | None, typer.Option(help="the part to take: ema, or the front of names")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="names to take, as 'layer4.*'", show_default=False)] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="names to leave", show_default=False)] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="REGEX=REPLACEMENT, or a dialect", show_default=False)
+    ] = None,
+    match: Annotated[MatchChoice, typer.Option(help="pair by names, or the k-th with the k-th")] = MatchChoice.names,
+    shapes: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=POLICY, or a policy for all: skip, slice, error, ...")
+    ] = None,
+    min_coverage: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="smallest share of parameters that counts as loaded")
+    ] = 0.0,
+    expect_missing: Annotated[
+        list[str] | None, typer.Option(help="names that may stay as they are", show_default=False)
+    ] = None,
+    expect_unexpected: Annotated[
+        list[str] | None, typer.Option(help="names that may have no place", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="save the loaded weights (.safetensors); else a dry run", show_default=False)
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="save the report (JSON)", show_default=False)] = None,
+    html: Html = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say which weights of a checkpoint fit a model. Exit code 1 if less than --min-coverage do, or none."""
+    with running(as_json, debug):
+        with working(f"reading {checkpoint}"):
+            found = run_transfer(
+                checkpoint,
+                model(target),
+                scope=scope,
+                include=include or (),
+                exclude=exclude or (),
+                rename=rename or (),
+                match=match.value,
+                shapes=shapes or ("skip",),
+                min_coverage=min_coverage,
+                expect_missing=expect_missing or (),
+                expect_unexpected=expect_unexpected or (),
+                output=output,
+                report=report,
+            )
+        for path in (output, report):
+            if path is not None:
+                wrote(path)
+        show(found, as_json, html)

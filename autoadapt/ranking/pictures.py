@@ -1,0 +1,171 @@
+"""Pictures: points with names, cost against quality, the front of the best joined by a line."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoadapt.errors import Mismatch, RankingError
+
+__all__ = ["Point", "check_drawable", "draw", "label"]
+
+ENDINGS = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One candidate in a picture."""
+
+    name: str
+    cost: float
+    quality: float
+    marked: bool
+    """Whether it is on the front."""
+
+
+def check_drawable(path: str | Path) -> None:
+    """Refuse at the door what could not be drawn after minutes of work.
+
+    Raises:
+        RankingError: matplotlib is not installed, or the path has another ending than pictures have.
+    """
+    if Path(path).suffix not in ENDINGS:
+        fault = Mismatch(str(path), f"one of the endings {', '.join(ENDINGS)}", Path(path).suffix or "none", "rank.svg")
+        raise RankingError(f"{path} is no picture", [fault])
+    try:
+        import matplotlib.figure  # noqa: F401  # only whether it is there
+    except ImportError as error:
+        fault = Mismatch("picture", "matplotlib", "it is not installed", 'pip install "autoadapt[plot]"')
+        raise RankingError("nothing to draw with", [fault]) from error
+
+
+def draw(points: Sequence[Point], path: str | Path, *, across: str, up: str, title: str) -> None:
+    """Draw points of logarithmic cost.
+
+    Args:
+        points: Best first: their names are placed in this order.
+        path: Where to.
+        across: What the cost is.
+        up: What the quality is.
+        title: Above all.
+
+    Raises:
+        RankingError: matplotlib is not installed, or the ending is unknown.
+    """
+    check_drawable(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set(xscale="log", xlabel=across, ylabel=up)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    _plain_ticks(axes)
+    front = sorted((point for point in points if point.marked), key=lambda point: point.cost)
+    axes.plot([p.cost for p in front], [p.quality for p in front], color="tab:blue", alpha=0.5, drawstyle="steps-post")
+    for marked, colour in ((False, "0.55"), (True, "tab:blue")):
+        some = [point for point in points if point.marked is marked]
+        axes.scatter([p.cost for p in some], [p.quality for p in some], s=26, color=colour, zorder=3)
+    axes.margins(x=0.12, y=0.08)
+    canvas.draw()
+    figure.set_layout_engine("none")  # names were placed for this layout
+    label(axes, points, canvas.get_renderer())
+    figure.savefig(path)
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Costs as people write them, 5 10 20 50, where a logarithmic axis has powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+_Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, in pixels."""
+
+_DISTANCES = (9, 18, *range(30, 420, 12))
+"""Between a point and its name, in pixels."""
+
+_DIRECTIONS = tuple(
+    (math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8))
+    for turn in (0, 1, -1, 8, 7, -7, 2, -2, 4, -4, 6, -6, 3, -3, 5, -5)
+)
+"""Right first, then left, then above and below."""
+
+
+def label(axes: Any, points: Sequence[Point], renderer: Any) -> None:
+    """Write each name at the nearest place that is free; a thin line leads to those farther away.
+
+    Args:
+        axes: A matplotlib axes that was laid out.
+        points: In this order.
+        renderer: Of its canvas, which knows how wide a text is.
+    """
+    from matplotlib.text import Text
+
+    places = [axes.transData.transform((point.cost, point.quality)) for point in points]
+    taken: list[_Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    frame = axes.get_window_extent(renderer)
+    to_points = 72 / axes.figure.dpi
+    inside: _Box = (frame.x0, frame.y0, frame.x1, frame.y1)
+    for point, (x, y) in zip(points, places, strict=True):
+        text = axes.annotate(
+            point.name,
+            (point.cost, point.quality),
+            xytext=(0, 0),
+            textcoords="offset points",
+            ha="left",
+            va="bottom",
+            fontsize=8 if len(points) <= 30 else 6.5,
+            color="black" if point.marked else "0.35",
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.6", "shrinkA": 0, "shrinkB": 3},
+        )
+        size = Text.get_window_extent(text, renderer)  # that of an annotation has its point in it
+        place = _free_place(x, y, size.width, size.height, taken, inside)
+        text.set_position((place.dx * to_points, place.dy * to_points))
+        text.arrow_patch.set_visible(place.distance > _DISTANCES[1])
+        taken.append(place.box)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name goes, in pixels from its point."""
+
+    dx: float
+    dy: float
+    distance: int
+    box: _Box
+
+
+def _free_place(x: float, y: float, width: float, height: float, taken: Sequence[_Box], inside: _Box) -> _Place:
+    """The nearest place without overlap, or else the one with the least."""
+    best: tuple[float, _Place] | None = None
+    for distance, (right, up) in itertools.product(_DISTANCES, _DIRECTIONS):
+        dx = right * distance - width * (1 - right) / 2
+        dy = up * distance - height / 2
+        box = (x + dx, y + dy, x + dx + width, y + dy + height)
+        outside = width * height - _overlap(box, inside)
+        overlap = sum(_overlap(box, other) for other in taken) + (outside if outside > 1e-6 else 0)
+        if best is None or overlap < best[0]:
+            best = (overlap, _Place(dx, dy, distance, box))
+        if overlap == 0:
+            break
+    assert best is not None, "there are directions"
+    return best[1]
+
+
+def _overlap(left: _Box, right: _Box) -> float:
+    """The area that two boxes share, in square pixels."""
+    across = min(left[2], right[2]) - max(left[0], right[0])
+    up = min(left[3], right[3]) - max(left[1], right[1])
+    return max(across, 0.0) * max(up, 0.0)

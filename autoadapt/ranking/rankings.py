@@ -1,0 +1,205 @@
+"""Rankings: candidate after candidate in the old backbone's place; the order of the steps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from autoadapt.adapting import as_signature
+from autoadapt.calibration.judging import Head
+from autoadapt.capturing import Arguments, told_inputs
+from autoadapt.errors import Mismatch, RankingError
+from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
+from autoadapt.ranking.images import Batch, HeldOut, gathered, split
+from autoadapt.ranking.journals import Journal
+from autoadapt.ranking.results import Ranked, Ranking
+from autoadapt.ranking.trials import Place, tried
+from autoadapt.signature import Signature, describe, dtype_name
+from autoadapt.sources import load_backbone, schemes
+from autoadapt.trees import flatten, rebuild
+
+__all__ = ["Report", "rank"]
+
+Report: TypeAlias = Callable[[Ranked, int, int], None]
+"""Called after each candidate with its row, how many are done, and how many there are."""
+
+
+def rank(
+    candidates: Candidates,
+    like: nn.Module | Signature | Mapping[str, object] | Sequence[object] | str | Path,
+    *,
+    inputs: object = None,
+    data: Iterable[object] | None = None,
+    head: Head | None = None,
+    held_out: Iterable[object] | None = None,
+    images: int = 128,
+    pretrained: bool = False,
+    allow: Sequence[str | Path] = (),
+    state: str | Path | None = None,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Ranking:
+    """Try many backbones in the place of one: what each costs there and how well it serves.
+
+    Each is adapted, its forward pass is weighed and timed on this machine, and with `data` its adapters are
+    calibrated; then the head tells how often it still answers as with the old backbone, on images that were not
+    fitted on, the same for all. With `data` every feature output gets a projection, since there is nothing to fit
+    without. A candidate that does not fit is a row that says why.
+
+    Args:
+        candidates: Names such as `timm:resnet18`, patterns such as `timm:resnet*`, modules, or modules by name.
+        like: The old backbone: what `adapt` takes. `data` needs the module itself, or its name.
+        inputs: An example call, which is what is timed; where left out, one of the images, or one of the size that
+            the old backbone tells.
+        data: Batches of images, as for `calibrate`; they are kept in memory.
+        head: What makes the answer of the old backbone's output, as for `calibrate`.
+        held_out: Batches that the head judges on; where left out, every fourth image of `data`, which is then not
+            fitted on.
+        images: At most so many are taken, of each of the two.
+        pretrained: Load the published weights of candidates and old backbone; they may have to be downloaded.
+        allow: Packages and files whose code may run, as for `load`.
+        state: A file of JSON lines to go on from if it exists, and to write to after each candidate. Candidates that
+            were refused are tried again.
+        seed: For random weights, and the choice of images.
+        report: Called after each candidate with its row, the number done, and the number of all.
+
+    Returns:
+        The ranking: `print` it; `.picture("rank.svg")` sets cost against agreement.
+
+    Raises:
+        RankingError: There are no candidates, data was given without the old module, or `state` is of another
+            ranking.
+        AdaptError: The old backbone cannot be had or captured.
+
+    Example:
+        >>> old = nn.Conv2d(3, 8, 4, stride=4)
+        >>> candidates = {"fine": nn.Conv2d(3, 6, 2, stride=2), "flat": nn.Flatten()}
+        >>> found = rank(candidates, old, inputs=torch.zeros(1, 3, 8, 8))
+        >>> [(row.source, row.adapter_parameters, bool(row.refused)) for row in found.rows]
+        [('fine', 56, False), ('flat', 0, True)]
+    """
+    chosen = find_candidates(candidates)
+    old = _old(like, pretrained, allow)
+    if data is not None and not isinstance(old, nn.Module):
+        fault = Mismatch("like", "the old module, which data is run through", type(old).__name__, "like=old_backbone")
+        raise RankingError("a signature alone cannot be calibrated to", [fault])
+    module = old if isinstance(old, nn.Module) else None
+    fitted, held = _images(data, held_out, module, head, images)
+    example = _example(old, inputs, fitted)
+    signature = as_signature(old, example)
+    example = _from(signature) if example is None else example
+    place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed)
+    rows = _rows(chosen, place, Journal(None if state is None else Path(state), _run(place)), report)
+    return Ranking(
+        like=f"{signature.name} ({describe(signature.outputs.tree)})",
+        inputs=", ".join(_input_texts(example)),
+        images=sum(batch.images for batch in fitted),
+        held_out=0 if held is None else held.images,
+        threads=torch.get_num_threads(),
+        rows=tuple(rows),
+        remarks=_remarks(chosen, place),
+    )
+
+
+def _old(like: object, pretrained: bool, allow: Sequence[str | Path]) -> object:
+    """The old backbone itself where a name is given for it."""
+    if isinstance(like, str) and ":" in like and "[" not in like and not Path(like).exists():
+        return load_backbone(like, pretrained=pretrained, allow=allow)
+    return like
+
+
+def _example(old: object, inputs: object, fitted: Sequence[Batch]) -> object:
+    """What the caller gives, else one of the images, else what the old backbone tells."""
+    first = fitted[0].part([0]) if inputs is None and fitted else None
+    if first is not None:
+        return first.arguments
+    return told_inputs(old)[:1] if inputs is None and isinstance(old, nn.Module) else inputs
+
+
+def _from(signature: Signature) -> object:
+    """A call of the size that a saved signature was probed at, on the meta device."""
+    shapes = [(spec.shape(signature.sizes()), spec.torch_dtype) for spec in signature.inputs.leaves]
+    if not shapes:
+        fault = Mismatch("inputs", "an example call", "none, and the signature has none", "inputs=torch.zeros(...)")
+        raise RankingError("nothing says what a pass is given", [fault])
+    tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes]
+    return Arguments(rebuild(signature.inputs.tree, tensors), signature.positional)
+
+
+def _images(
+    data: Iterable[object] | None,
+    held_out: Iterable[object] | None,
+    old: nn.Module | None,
+    head: Head | None,
+    images: int,
+) -> tuple[list[Batch], HeldOut | None]:
+    """Those to fit on, and those that the head judges on."""
+    if data is None or old is None:
+        return [], None
+    fitted = gathered(data, old, images)
+    if head is None:
+        return fitted, None
+    fitted, held = split(fitted) if held_out is None else (fitted, gathered(held_out, old, images))
+    if not fitted or not held:
+        where = "data" if not fitted or held_out is None else "held_out"
+        raise RankingError("too few images to hold any out", [Mismatch(where, "at least 8 images", "fewer", "more")])
+    return fitted, HeldOut(held, old, head)
+
+
+def _rows(candidates: Sequence[Candidate], place: Place, journal: Journal, report: Report | None) -> list[Ranked]:
+    rows = []
+    for candidate in candidates:
+        row = journal.row(candidate)
+        if row is None:
+            row = _noted(candidate, place, journal)
+        rows.append(row)
+        if report is not None:
+            report(row, len(rows), len(candidates))
+    return rows
+
+
+def _noted(candidate: Candidate, place: Place, journal: Journal) -> Ranked:
+    journal.begin(candidate)
+    try:
+        row = tried(candidate, place)
+    except BaseException:
+        journal.stop(candidate)
+        raise
+    journal.end(candidate, row)
+    return row
+
+
+def _run(place: Place) -> dict[str, Any]:
+    """What two runs must have in common for one to go on where the other stopped."""
+    weights = [] if place.old is None else [float(t.double().sum()) for t in place.old.state_dict().values()]
+    texts = [place.signature.model_dump_json(), str(weights if place.fitted else [])]
+    return {
+        "like": hashlib.sha256("".join(texts).encode()).hexdigest()[:12],
+        "inputs": _input_texts(place.inputs),
+        "images": [sum(batch.images for batch in place.fitted), sum(batch.checksum for batch in place.fitted)],
+        "held out": [0, 0] if place.held_out is None else [place.held_out.images, place.held_out.checksum],
+        "pretrained": place.pretrained,
+        "seed": place.seed,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _input_texts(inputs: object) -> list[str]:
+    values = inputs.values if isinstance(inputs, Arguments) else inputs
+    return [f"{dtype_name(t.dtype)}[{', '.join(map(str, t.shape))}]" for t in flatten(values)[1]]
+
+
+def _remarks(candidates: Iterable[Candidate], place: Place) -> tuple[str, ...]:
+    """What the figures do not say of themselves."""
+    if not place.fitted or place.pretrained:
+        return ()
+    random = [one for one in candidates if isinstance(one.what, str) and one.what.partition(":")[0] in schemes()]
+    if not random:
+        return ()
+    count = f"{len(random)} of the candidates {'has' if len(random) == 1 else 'have'}"
+    return (f"{count} random weights, so that agreement says little of them: pretrained loads the published ones",)

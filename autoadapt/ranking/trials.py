@@ -1,0 +1,114 @@
+"""Trials: one candidate put in the old backbone's place, weighed and, where there are images, calibrated."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.adapting import adapt
+from autoadapt.building import AdaptedModule
+from autoadapt.calibration import calibrate
+from autoadapt.calibration.judging import Head
+from autoadapt.costs import cost_of
+from autoadapt.errors import AdaptError
+from autoadapt.ranking.candidates import Candidate
+from autoadapt.ranking.images import Batch, HeldOut
+from autoadapt.ranking.results import Ranked
+from autoadapt.signature import Signature
+
+__all__ = ["Place", "tried"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the candidates are to stand, and what they are tried on.
+
+    Attributes:
+        signature: What they must speak.
+        inputs: An example call.
+        old: The old backbone, which calibration needs.
+        fitted: Images to calibrate on; none without data.
+        head: What makes the answer of the backbone's output.
+        held_out: Images that the head judges on; None where there is no head.
+        pretrained: Whether zoos give their published weights.
+        allow: Packages and files whose code may run.
+        seed: For random weights and the choice of images.
+    """
+
+    signature: Signature
+    inputs: object
+    old: nn.Module | None
+    fitted: Sequence[Batch]
+    head: Head | None
+    held_out: HeldOut | None
+    pretrained: bool
+    allow: Sequence[str | Path]
+    seed: int
+
+
+def tried(candidate: Candidate, place: Place) -> Ranked:
+    """What a candidate costs and how well it serves; whatever it raises is why it is not ranked."""
+    started = time.perf_counter()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(place.seed)
+            row = _weighed(candidate, place)
+    except AdaptError as error:
+        row = _refused(candidate, error)
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+        row = Ranked(source=candidate.name, refused=said)
+    finally:
+        gc.collect()  # modules are cycles of references, and there are many of them to come
+    return row.model_copy(update={"took": time.perf_counter() - started})
+
+
+def _weighed(candidate: Candidate, place: Place) -> Ranked:
+    module = candidate.module(pretrained=place.pretrained, allow=place.allow)
+    project: Any = "always" if place.fitted else "needed"
+    net = adapt(module, like=place.signature, inputs=place.inputs, project=project)
+    cost = cost_of(net, place.inputs)
+    row = Ranked(
+        source=candidate.name,
+        parameters=_count(net.get_submodule("backbone")),
+        adapter_parameters=_count(net.adapters),
+        multiply_adds=cost.multiply_adds,
+        seconds=cost.seconds,
+        weight_bytes=cost.weight_bytes,
+        peak_bytes=cost.peak_bytes,
+    )
+    return row.model_copy(update=_judged(net, place)) if place.fitted else row
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _judged(net: AdaptedModule, place: Place) -> dict[str, Any]:
+    """How well the calibrated candidate serves, as fields of its row."""
+    assert place.old is not None, "checked at the door"
+    images = sum(batch.images for batch in place.fitted)
+    data = [batch.arguments for batch in place.fitted]
+    found = calibrate(net, like=place.old, data=data, head=place.head, images=images, seed=place.seed)
+    fields: dict[str, Any] = {"r2": fmean(fit.r2 for fit in found.outputs), "fitted": found.written}
+    if not found.written:
+        fields["remark"] = f"no use: {found.verdict.removeprefix('left as they were: ')}"
+    if place.held_out is not None:
+        fields["divergence"], fields["agreement"] = place.held_out.score(net.eval())
+    return fields
+
+
+def _refused(candidate: Candidate, error: AdaptError) -> Ranked:
+    first = next(iter(error.mismatches), None)
+    if first is None:
+        return Ranked(source=candidate.name, refused=error.summary)
+    said = f"{error.summary}: expected {first.expected}, found {first.found}".replace("\n", " ")
+    return Ranked(source=candidate.name, refused=said, remedy=first.remedy)

@@ -1,0 +1,22 @@
+"""Sources: models by name, from zoos, files and packages; nothing that runs foreign code unless the caller allows it.
+
+A scheme is what stands before the colon of `timm:resnet18`. Other packages add schemes through the entry-point group
+`autoadapt.sources`.
+"""
+
+from autoadapt.sources.codes import load_object, names_a_file
+from autoadapt.sources.exports import FrozenExport
+from autoadapt.sources.loading import allowed_by_typing, list_models, load, load_backbone
+from autoadapt.sources.zoos import Source, schemes
+
+__all__ = [
+    "FrozenExport",
+    "Source",
+    "allowed_by_typing",
+    "list_models",
+    "load",
+    "load_backbone",
+    "load_object",
+    "names_a_file",
+    "schemes",
+]

@@ -1,0 +1,178 @@
+"""Loading: a model from its name."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.origins import note_origin
+from autoadapt.sources.codes import load_object, names_a_file
+from autoadapt.sources.exports import EXPORTED, load_export
+from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
+
+__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone"]
+
+
+def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any) -> nn.Module:
+    """Load a model by name.
+
+    Args:
+        source: `timm:resnet18`, `torchvision:resnet50`, `hf:microsoft/resnet-50`, `smp:resnet34`; a python path
+            `my_package.models:build`, or a file and a name in it, `models/mine.py:build`, which may be a module or
+            what makes one; or a file of `torch.export`, `backbone.pt2`, which comes frozen.
+        pretrained: Whether to load the published weights; they may have to be downloaded.
+        allow: Packages and files (or folders of files) whose code may run; python paths and exported files need it.
+        options: Handed to whatever makes the model.
+
+    Raises:
+        SourceError: There is no such model, its package is not installed, its weights cannot be had, it refuses
+            the options, or it is not allowed.
+
+    Example:
+        >>> load("torch.nn:Linear", allow=["torch"], in_features=3, out_features=2)
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    scheme, name = _split(source)
+    made: nn.Module
+    if scheme in schemes():
+        zoo = zoo_of(scheme)
+        with _explained(source, zoo, name, pretrained):
+            made = zoo.load(name, pretrained=pretrained, **options)
+    else:
+        made = _own(source, allow, pretrained, options)
+    return note_origin(made, "load", source, pretrained, options)
+
+
+def load_backbone(
+    source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any
+) -> nn.Module:
+    """Load a model as a backbone: with its feature levels where the zoo gives them; else as `load`."""
+    scheme, name = _split(source)
+    made: nn.Module
+    if scheme in schemes():
+        zoo = zoo_of(scheme)
+        with _explained(source, zoo, name, pretrained):
+            made = zoo.backbone(name, pretrained=pretrained, **options)
+    else:
+        made = _own(source, allow, pretrained, options)
+    return note_origin(made, "load_backbone", source, pretrained, options)
+
+
+def allowed_by_typing(source: str) -> list[str]:
+    """What a person who types a source in a shell allows to run: its file or package, which they name themselves.
+
+    Example:
+        >>> [allowed_by_typing(source) for source in ("models/mine.py:build", "torch.nn:Identity", "timm:resnet18")]
+        [['models/mine.py'], ['torch'], []]
+    """
+    if source.endswith(EXPORTED):
+        return [source]
+    if names_a_file(source):
+        return [source.rpartition(":")[0]]
+    scheme, _ = _split(source)
+    package = scheme.partition(".")[0]
+    if scheme in schemes() or not package.isidentifier():
+        return []
+    return [package] if importlib.util.find_spec(package) is not None else []
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of models, with their schemes.
+
+    Args:
+        pattern: `timm:*resnet*`; without a scheme it looks in every zoo that is installed.
+
+    Example:
+        >>> list_models("torchvision:resnet1*")
+        ['torchvision:resnet101', 'torchvision:resnet152', 'torchvision:resnet18']
+    """
+    scheme, name = _split(pattern)
+    if scheme:
+        _refuse_unknown_scheme(pattern, scheme)
+        return [f"{scheme}:{found}" for found in sorted(fnmatch.filter(zoo_of(scheme).names(), name))]
+    return [f"{known}:{model}" for known in schemes() for model in sorted(fnmatch.filter(names_if_any(known), name))]
+
+
+def _split(source: str) -> tuple[str, str]:
+    scheme, colon, name = source.partition(":")
+    return (scheme, name) if colon else ("", source)
+
+
+def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    """A model of the caller's: a python path or an exported file."""
+    if source.endswith(EXPORTED):
+        return load_export(source, allow)
+    scheme, _ = _split(source)
+    if not scheme:
+        found = [f'load("{known}:{source}")' for known in _zoos_with(source)]
+        remedy = "\n".join(found) or 'load("timm:resnet18")'
+        remedy = f"{source}:build  # the function in it that makes the module" if source.endswith(".py") else remedy
+        fault = Mismatch(source, "scheme:name, package.module:name, module.py:name or a .pt2 file", source, remedy)
+        raise SourceError(f"{source!r} says no scheme", [fault])
+    if not names_a_file(source) and "." not in scheme and not any(str(entry) == scheme for entry in allow):
+        _refuse_unknown_scheme(source, scheme)
+    if pretrained:
+        fault = Mismatch(source, "weights that a zoo publishes", "a model of your own", "aa.transfer(file, model)")
+        raise SourceError(f"{source} has no published weights", [fault])
+    made = load_object(source, allow)
+    try:
+        model = made(**options) if callable(made) and not isinstance(made, nn.Module) else made
+    except Exception as error:
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        remedy = f"check {dict(options)}" if options else "call it by itself, which shows where"
+        fault = Mismatch(source, "a call that makes a module", said, remedy)
+        raise SourceError(f"{source} raises", [fault]) from error
+    if not isinstance(model, nn.Module):
+        fault = Mismatch(source, "a torch.nn.Module, or what makes one", type(model).__name__, "return the module")
+        raise SourceError(f"{source} gives no module", [fault])
+    return model
+
+
+def _refuse_unknown_scheme(source: str, scheme: str) -> None:
+    known = schemes()
+    if scheme in known:
+        return
+    near = nearest(scheme, known, count=1)
+    remedy = f"{near[0]}:{_split(source)[1]}" if near else f'allow=["{scheme}"]  # if it is a package of yours'
+    raise SourceError(f"unknown scheme `{scheme}`", [Mismatch(source, f"one of {', '.join(known)}", scheme, remedy)])
+
+
+def _zoos_with(name: str) -> list[str]:
+    return [scheme for scheme in ("timm", "torchvision", "smp") if name in names_if_any(scheme)]
+
+
+@contextmanager
+def _explained(source: str, zoo: Source, name: str, pretrained: bool) -> Iterator[None]:
+    """Whatever a zoo raises becomes one kind of error with something to do."""
+    if not name:
+        raise SourceError("the name is empty", [Mismatch(source, "a model", "nothing", f'list_models("{source}*")')])
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise _zoo_error(source, zoo, name, pretrained, said) from error
+
+
+def _zoo_error(source: str, zoo: Source, name: str, pretrained: bool, said: str) -> SourceError:
+    scheme = _split(source)[0]
+    known = zoo.names()
+    if known and name.partition(".")[0] not in {model.partition(".")[0] for model in known}:
+        near = [f"{scheme}:{other}" for other in nearest(name, known)]
+        remedy = "\n".join(near) or f'list_models("{scheme}:*")'
+        fault = Mismatch(source, f"one of the {len(known)} models of {scheme}", "no such model", remedy)
+        return SourceError(f"{scheme} has no model `{name}`", [fault])
+    if pretrained:
+        remedy = "pretrained=False, then aa.transfer(file, model)  # with a file that you have"
+        fault = Mismatch(source, "published weights, in the cache or from the network", said, remedy)
+        return SourceError(f"the weights of {source} cannot be had", [fault])
+    fault = Mismatch(source, "options that the model takes", said, "leave out what the message names")
+    return SourceError(f"{source} could not be made", [fault])

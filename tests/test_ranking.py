@@ -1,0 +1,388 @@
+"""Candidates are weighed, calibrated and put in order; what fails is a row; a run that was cut goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from autoadapt.capturing import capture
+from autoadapt.errors import RankingError
+from autoadapt.ranking import Ranked, Ranking, rank
+from autoadapt.ranking.images import Batch, gathered, split
+
+OLD = ["f32[B, 24, ceil(H/8), ceil(W/8)]", "f32[B, 48, ceil(H/16), ceil(W/16)]"]
+INPUTS = torch.zeros(1, 3, 64, 64)
+
+
+def levels(width: int, seed: int) -> nn.Module:
+    """A small real backbone of two levels."""
+    torch.manual_seed(seed)
+    return timm.create_model("resnet18", features_only=True, out_indices=(2, 3), channels=(width,) * 4)
+
+
+class Pyramid(nn.Module):
+    """Two levels of a plain network."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, width, 4, stride=4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(width, width, 2, stride=2), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        first = self.first(x)
+        return [first, self.second(first)]
+
+
+class Head(nn.Module):
+    """Six classes read off both levels, sharp enough that images differ."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * width, 6)
+        self.middle = 0.0
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        return 50 * (self.linear(torch.cat([level.mean((2, 3)) for level in maps], 1)) - self.middle)
+
+
+@pytest.fixture(scope="module")
+def judged() -> Ranking:
+    """The old network itself, a narrow one, a deaf one and one that does not fit, judged by the old head."""
+    torch.manual_seed(0)
+    old, head = Pyramid(16).eval(), Head(16).eval()
+    deaf = Pyramid(16)
+    nn.init.zeros_(deaf.first[0].weight)
+    candidates = {"deaf": deaf, "narrow": Pyramid(4), "itself": old, "flat": nn.Flatten()}
+    grain = torch.randn(64, 3, 4, 4)
+    images = nn.functional.interpolate(grain, size=(32, 32), mode="bilinear")
+    with torch.no_grad():
+        head.middle = head(old(images)).mean(0) / 50
+    return rank(candidates, old, inputs=images[:1], data=images.split(16), head=head)
+
+
+def test_the_best_comes_first_and_what_cannot_see_comes_last(judged: Ranking) -> None:
+    names = [row.source for row in judged.best_first]
+    assert names == ["itself", "narrow", "deaf"]
+    itself, narrow, deaf = judged.best_first
+    assert itself.agreement is not None
+    assert itself.agreement > 0.95
+    assert itself.divergence is not None
+    assert narrow.divergence is not None
+    assert itself.divergence < narrow.divergence
+    assert itself.r2 == pytest.approx(1, abs=1e-3)
+    assert deaf.remark.startswith("no use: ")
+
+
+def test_a_candidate_that_fails_is_a_row_with_the_reason_and_a_remedy(judged: Ranking) -> None:
+    (flat,) = judged.refused
+    assert flat.source == "flat"
+    assert flat.refused
+    assert "not ranked: flat" in str(judged)
+
+
+def test_the_front_has_what_no_other_beats(judged: Ranking) -> None:
+    front = judged.front("multiply_adds")
+    assert "itself" in front
+    by_name = {row.source: row for row in judged.best_first}
+    for name in set(by_name) - set(front):
+        assert any(
+            other.multiply_adds <= by_name[name].multiply_adds
+            and (other.agreement or 0) >= (by_name[name].agreement or 0)
+            for other in by_name.values()
+            if other.source != name
+        )
+
+
+def row(name: str, agreement: float, seconds: float) -> Ranked:
+    return Ranked(source=name, agreement=agreement, divergence=1 - agreement, seconds=seconds)
+
+
+def test_of_made_up_rows_the_front_is_known() -> None:
+    rows = (
+        row("slow", 0.9, 3),
+        row("good", 0.8, 2),
+        row("worse", 0.7, 2),
+        row("fast", 0.1, 1),
+        row("as fast", 0.05, 1),
+    )
+    made = Ranking(like="old", inputs="x", images=8, threads=1, rows=rows)
+    assert made.front() == ("slow", "good", "fast")
+    marked = [line.split()[1] for line in str(made).splitlines() if line.startswith(" *  ")]
+    assert marked == ["slow", "good", "fast"]
+    useless = row("of no use", 0.0, 0.1).model_copy(update={"fitted": False})
+    assert made.model_copy(update={"rows": (*rows, useless)}).front() == made.front()
+
+
+def test_the_table_has_eighty_columns_and_every_figure(judged: Ranking) -> None:
+    text = str(judged)
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"^ +candidate +params +adapters +MACs +ms +MiB +agrees +KL$", text, re.MULTILINE)
+    assert Ranking.model_validate_json(judged.model_dump_json()) == judged
+
+
+def test_long_names_keep_their_beginning_and_end_in_eighty_columns() -> None:
+    rows = tuple(row(f"timm:vit_small_patch16_224.augreg_in21k_ft_in1k_{i}", 0.123, 12.3) for i in range(12))
+    text = str(Ranking(like="x" * 200, inputs="f32[1, 3, 224, 224]", images=128, threads=2, rows=rows))
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(re.search(rf" vit_small\S*…\S*in1k_{i} ", text) for i in range(12))
+
+
+def test_names_are_loaded_and_patterns_spelt_out_and_time_sorts_without_data() -> None:
+    found = rank(["timm:resnet1[48]t", "timm:resnet18", "timm:resnet1"], OLD, inputs=INPUTS)
+    assert [one.source for one in found.rows] == ["timm:resnet14t", "timm:resnet18", "timm:resnet1"]
+    assert found.best_first[0].seconds <= found.best_first[1].seconds
+    small, big, missing = found.rows
+    cut = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3))
+    assert big.parameters == sum(parameter.numel() for parameter in cut.parameters())
+    assert big.adapter_parameters == 128 * 24 + 24 + 256 * 48 + 48
+    assert small.multiply_adds > 0
+    assert small.memory > 0
+    assert "no such model" in missing.refused
+    assert missing.remedy.startswith("timm:resnet1")
+    assert "without data nothing tells how well they serve" in str(found)
+    assert not found.front()
+
+
+def test_every_fourth_image_is_held_out_and_never_fitted_on() -> None:
+    images = torch.arange(10.0)[:, None, None, None].expand(-1, 3, 8, 8)
+    batches = gathered([images[:3], images[3:4], images[4:]], nn.Conv2d(3, 1, 1), 9)
+    fitted, held = split(batches)
+
+    def numbers(some: list[Batch]) -> list[int]:
+        return [int(image[0, 0, 0]) for batch in some for image in batch.arguments.values["input"]]
+
+    assert numbers(batches) == [*range(9)]
+    assert numbers(fitted) == [0, 1, 2, 4, 5, 6, 8]
+    assert numbers(held) == [3, 7]
+
+
+def test_images_of_a_loader_with_labels_and_of_dictionaries_are_taken() -> None:
+    old, images = Pyramid(4).eval(), torch.randn(16, 3, 16, 16)
+    head = Head(4).eval()
+    loader = DataLoader(TensorDataset(images, torch.zeros(16)), batch_size=4, shuffle=True)
+    found = rank({"narrow": Pyramid(2)}, old, data=loader, head=head)
+    assert (found.images, found.held_out, found.inputs) == (12, 4, "f32[1, 3, 16, 16]")
+    again = rank({"itself": old}, old, data=({"x": part} for part in images.split(8)), head=head)
+    assert (again.images, again.held_out) == (12, 4)
+    assert again.rows[0].agreement == 1.0
+
+
+def test_the_head_judges_on_the_images_that_are_named() -> None:
+    old, head = Pyramid(4).eval(), Head(4).eval()
+    fitted, other = torch.randn(12, 3, 16, 16), 30 + torch.randn(5, 3, 16, 16)
+    known, beside = (
+        rank({"narrow": Pyramid(2)}, old, data=[fitted], head=head, held_out=[held]) for held in (fitted, other)
+    )
+    assert (known.images, known.held_out, beside.images, beside.held_out) == (12, 12, 12, 5)
+    assert known.rows[0].divergence != beside.rows[0].divergence
+    with pytest.raises(RankingError, match="too few images"):
+        rank({"narrow": Pyramid(2)}, old, data=[fitted[:3]], head=head)
+
+
+def test_without_a_head_the_variance_explained_is_the_quality() -> None:
+    torch.manual_seed(0)
+    old, images = Pyramid(8).eval(), torch.randn(16, 3, 16, 16)
+    found = rank({"itself": old, "narrow": Pyramid(2)}, old, inputs=images[:1], data=iter(images.split(4)), images=16)
+    assert [one.source for one in found.best_first] == ["itself", "narrow"]
+    assert found.rows[0].agreement is None
+    assert found.rows[0].r2 == pytest.approx(1, abs=1e-3)
+    assert " R2" in str(found)
+
+
+def test_random_weights_are_said_to_say_little() -> None:
+    old = capture(levels(24, 0), INPUTS)
+    assert not rank(["timm:resnet14t"], old, inputs=INPUTS).remarks
+    net, images = Pyramid(4).eval(), torch.randn(8, 3, 32, 32)
+    found = rank(["timm:resnet14t"], net, inputs=images[:1], data=[images])
+    assert "random weights" in found.remarks[0]
+
+
+def test_what_cannot_be_ranked_is_said_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(RankingError, match="a signature alone cannot be calibrated to"):
+        rank(["timm:resnet18"], OLD, inputs=INPUTS, data=[INPUTS])
+    with pytest.raises(RankingError, match=r"no model fits timm:rasnet\*(.|\n)*try +timm:resnet"):
+        rank("timm:rasnet*", OLD, inputs=INPUTS)
+    with pytest.raises(RankingError, match="there are no candidates"):
+        rank([], OLD, inputs=INPUTS)
+    with pytest.raises(RankingError, match=r"rank.txt is no picture(.|\n)*rank.svg"):
+        Ranking(like="old", inputs="x", threads=1, rows=(row("a", 1, 1),)).picture(tmp_path / "rank.txt")
+
+
+def test_no_candidate_that_fits_can_be_raised() -> None:
+    found = rank({"flat": nn.Flatten()}, OLD, inputs=INPUTS)
+    assert not found
+    with pytest.raises(RankingError, match="no candidate fits"):
+        found.raise_if_failed()
+
+
+def test_modules_of_one_class_get_names_of_their_own_and_are_left_as_they_were() -> None:
+    nets = [Pyramid(2), Pyramid(3)]
+    before = [{name: t.clone() for name, t in net.state_dict().items()} for net in nets]
+    torch.manual_seed(1)
+    expected, _ = torch.randn(2), torch.manual_seed(1)
+    found = rank(nets, ["f32[B, 8, ceil(H/4), ceil(W/4)]"], inputs=INPUTS)
+    assert [one.source for one in found.rows] == ["Pyramid", "Pyramid-2"]
+    assert torch.equal(torch.randn(2), expected)
+    for net, state in zip(nets, before, strict=True):
+        assert net.training
+        assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+
+
+def test_the_same_candidates_give_the_same_figures() -> None:
+    old, images = Pyramid(4).eval(), torch.randn(8, 3, 32, 32)
+
+    def facts() -> list[tuple[float | None, int]]:
+        found = rank(["timm:test_resnet", "timm:test_vit"], old, inputs=images[:1], data=[images])
+        return [(one.r2, one.multiply_adds) for one in found.rows]
+
+    assert facts() == facts()
+
+
+def test_a_picture_of_each_kind_is_drawn(judged: Ranking, tmp_path: Path) -> None:
+    judged.picture(tmp_path / "rank.svg")
+    text = (tmp_path / "rank.svg").read_text()
+    assert "<svg" in text
+    judged.picture(tmp_path / "rank.png", cost="memory")
+    assert (tmp_path / "rank.png").read_bytes().startswith(b"\x89PNG")
+    rank({"one": Pyramid(2)}, ["f32[B, 8, ceil(H/4), ceil(W/4)]"], inputs=INPUTS).picture(tmp_path / "cost.svg")
+    assert (tmp_path / "cost.svg").stat().st_size > 1000
+
+
+def test_names_in_a_picture_do_not_cover_one_another() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    from autoadapt.ranking.pictures import Point, label
+
+    figure = Figure(figsize=(9, 6), dpi=150)
+    axes = figure.subplots()
+    canvas = FigureCanvasAgg(figure)
+    points = [Point(f"a_rather_long_name_{i}", 10 + i % 7 * 0.1, 0.01 * (i // 7), False) for i in range(20)]
+    points += [Point("far_away", 90, 0.9, True)]
+    axes.scatter([point.cost for point in points], [point.quality for point in points])
+    canvas.draw()
+    label(axes, points, canvas.get_renderer())
+    canvas.draw()
+    boxes = [Text.get_window_extent(text, canvas.get_renderer()) for text in axes.texts]
+    covered = [
+        (left, right)
+        for i, left in enumerate(boxes)
+        for right in boxes[:i]
+        if min(left.x1, right.x1) - max(left.x0, right.x0) > 1 and min(left.y1, right.y1) - max(left.y0, right.y0) > 1
+    ]
+    assert len(boxes) == 21
+    assert not covered
+
+
+def test_a_second_run_goes_on_where_the_first_one_stopped(tmp_path: Path) -> None:
+    state, seen = tmp_path / "rank.jsonl", list[str]()
+    candidates: dict[str, str | nn.Module] = {"one": Pyramid(2), "two": "timm:test_resnet", "three": "timm:nothing"}
+
+    def stop(found: Ranked, done: int, _all: int) -> None:
+        seen.append(found.source)
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rank(candidates, OLD, inputs=INPUTS, state=state, report=stop)
+    took = json.loads(state.read_text().splitlines()[-1])["row"]["took"]
+    with state.open("a") as file:
+        file.write('{"what": "ended", "candi')  # a cut in the middle of a line
+    found = rank(candidates, OLD, inputs=INPUTS, state=state)
+    assert seen == ["one"]
+    assert found.rows[0].took == took
+    assert [bool(one.refused) for one in found.rows] == [False, False, True]
+    again = rank(candidates, OLD, inputs=INPUTS, state=state)
+    assert [one.took for one in again.rows[:2]] == [one.took for one in found.rows[:2]]
+    other = rank({**candidates, "one": Pyramid(2)}, OLD, inputs=INPUTS, state=state)
+    assert other.rows[0].took != took
+
+
+class Raising(nn.Module):
+    """Raises on real images only."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8, stride=8)
+        self.error: type[BaseException] | None = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.error is not None and not x.is_meta:
+            raise self.error("out of memory\nand more")
+        return self.conv(x)
+
+
+def test_what_a_candidate_itself_raises_is_its_row() -> None:
+    found = rank(
+        {"raising": Raising(RuntimeError), "fine": Pyramid(2)}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS
+    )
+    assert [one.refused for one in found.rows] == ["RuntimeError: out of memory", ""]
+
+
+def test_who_stops_a_candidate_again_and_again_may_still_go_on(tmp_path: Path) -> None:
+    candidate, like = Raising(KeyboardInterrupt), ["f32[B, 8, ceil(H/8), ceil(W/8)]"]
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            rank({"slow": candidate}, like, inputs=INPUTS, state=tmp_path / "rank.jsonl")
+    candidate.error = None
+    assert rank({"slow": candidate}, like, inputs=INPUTS, state=tmp_path / "rank.jsonl")
+
+
+KILLED = """
+import os, signal, sys, torch
+from torch import nn
+from autoadapt.ranking import rank
+
+class Deadly(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8, stride=8)
+
+    def forward(self, x):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.manual_seed(0)
+candidates = {"deadly": Deadly(), "fine": nn.Conv2d(3, 4, 2, stride=2)}
+print(rank(candidates, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=torch.zeros(1, 3, 16, 16), state=sys.argv[1]))
+"""
+
+
+def test_a_candidate_that_kills_the_process_ends_it_twice_at_most(tmp_path: Path) -> None:
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path / "rank.jsonl")], capture_output=True, text=True, check=False
+        )
+        for _ in range(3)
+    ]
+    assert [run.returncode for run in runs] == [-signal.SIGKILL, -signal.SIGKILL, 0], runs[-1].stderr
+    assert "the process ended 2 times while it was tried" in runs[-1].stdout
+    assert re.search(r"^ +fine ", runs[-1].stdout, re.MULTILINE)
+
+
+def test_a_state_of_another_ranking_is_not_taken_nor_changed(tmp_path: Path) -> None:
+    state = tmp_path / "rank.jsonl"
+    rank({"one": Pyramid(2)}, OLD, inputs=INPUTS, state=state)
+    before = state.read_bytes()
+    with pytest.raises(RankingError, match=r"is of another ranking(.|\n)*inputs(.|\n)*f32\[2, 3, 64, 64\]"):
+        rank({"one": Pyramid(2)}, OLD, inputs=INPUTS.expand(2, -1, -1, -1), state=state)
+    assert state.read_bytes() == before
+    old, images, calibrated = Pyramid(4).eval(), torch.randn(8, 3, 16, 16), tmp_path / "calibrated.jsonl"
+    rank({"one": Pyramid(2)}, old, data=[images], state=calibrated)
+    with pytest.raises(RankingError, match=r"is of another ranking(.|\n)*images"):
+        rank({"one": Pyramid(2)}, old, data=[images.flip(0) + 1], state=calibrated)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes\nwithout an end")
+    with pytest.raises(RankingError, match="holds no ranking"):
+        rank({"one": Pyramid(2)}, OLD, inputs=INPUTS, state=notes)
+    assert notes.read_text() == "my notes\nwithout an end"
