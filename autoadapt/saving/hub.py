@@ -29,7 +29,7 @@ _CARD = """---
 {{ card_data }}
 ---
 
-An adapted module of [autoadapt](https://pypi.org/project/autoadapt/):
+An adapted module of autoadapt:
 
 ```
 {{ plan }}
