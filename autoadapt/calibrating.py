@@ -15,7 +15,7 @@ from autoadapt.building import AdaptedModule
 from autoadapt.calibration import Calibration, calibrate
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.images import preprocessing_of, read_images
-from autoadapt.sources import load, load_backbone, load_object, schemes
+from autoadapt.sources import allowed_by_typing, load, load_backbone, load_object, published
 from autoadapt.swapping import swap
 from autoadapt.weights import transfer
 
@@ -44,14 +44,14 @@ def calibrate_command(
 ) -> Calibration:
     """Adapt one model to another, calibrate it on unlabelled images, and save the adapters.
 
-    Python paths are taken as permission to run their package: who types one means it.
+    Python paths are taken as permission to run their package or file: who types one means it.
 
     Args:
-        new: The new backbone: `timm:resnet18`, or `package.module:function`.
+        new: The new backbone: `timm:resnet18`, or `package.module:function` or `file.py:function`.
         like: The old backbone; with `at` the bigger model that it is part of.
         images: A folder of pictures, or a file; pictures are preprocessed as the old model's zoo tells.
         at: Path of the old backbone in the bigger model, the rest of which is the head.
-        head: `package.module:function` of what makes the head, where there is no bigger model.
+        head: `package.module:function` or `file.py:function` of what makes the head, where there is no bigger model.
         count: At most so many images.
         batch: Images at a time.
         refine: Steps on the head after the closed form.
@@ -105,23 +105,17 @@ def _check(images: Path, out: Path | None) -> None:
 
 
 def _loaded(source: str, weights: Path | None, pretrained: bool, *, whole: bool = False) -> nn.Module:
-    scheme = source.partition(":")[0]
-    published = pretrained and weights is None and scheme in schemes()
-    model = (load if whole else load_backbone)(source, pretrained=published, allow=_named_package(source))
+    taken = pretrained and weights is None and published(source)
+    model = (load if whole else load_backbone)(source, pretrained=taken, allow=allowed_by_typing(source))
     if weights is not None:
         transfer(weights, model, min_coverage=COVERAGE).raise_if_failed()
     return model.eval()
 
 
-def _named_package(source: str) -> list[str]:
-    scheme, colon, _ = source.partition(":")
-    return [scheme.partition(".")[0]] if colon and scheme not in schemes() else []
-
-
 def _head(source: str) -> nn.Module | None:
     if not source:
         return None
-    named = load_object(source, _named_package(source))
+    named = load_object(source, allowed_by_typing(source))
     made = named if isinstance(named, nn.Module) else named()
     if not isinstance(made, nn.Module):
         found = f"{type(made).__name__} of {source}"

@@ -16,21 +16,24 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from autoadapt.assembly import assemble
+from autoadapt.calibration import Calibration
 from autoadapt.cli import app
 from autoadapt.cli.machines import EXTRAS
 from autoadapt.planning import Plan
 from autoadapt.ranking import Ranking
+from autoadapt.saving import restore
 from autoadapt.signature import Signature
 from autoadapt.swapping import Swap
 from autoadapt.verification import Verification
 from autoadapt.weights import Transfer
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("demo", "capture", "plan", "adapt", "verify", "swap", "transfer", "assemble", "rank", "doctor")
+COMMANDS = ("demo", "capture", "plan", "adapt", "verify", "swap", "transfer", "calibrate", "assemble", "rank", "doctor")
 
 MODELS = '''
 import torch
@@ -141,6 +144,7 @@ def test_without_a_command_all_of_them_are_listed() -> None:
 FIRST_CONTACT = """
 import time, torch, timm
 started = time.process_time()
+from autoadapt.calibration import Calibration
 from autoadapt.cli import app
 try:
     app(["plan", "timm:vit_small_patch16_224", "--like", "timm:resnet50", "--input", "f32[1,3,640,480]"])
@@ -405,7 +409,7 @@ def test_configs_are_compared(folder: Path) -> None:
 
 def test_a_ranking_answers_draws_and_goes_on(folder: Path) -> None:
     np.save("images.npy", np.random.default_rng(0).random((16, 3, 16, 16), dtype=np.float32))
-    call = ("rank", "mine.py:old", "mine.py:narrow", "timm:nothing", "--like", "mine.py:old", "--data", "images.npy")
+    call = ("rank", "mine.py:old", "mine.py:narrow", "timm:nothing", "--like", "mine.py:old", "--images", "images.npy")
     call += ("--head", "mine.py:head", "--state", "rank.jsonl", "--picture", "rank.svg")
     result = run(*call)
     assert result.exit_code == 0, result.output
@@ -420,6 +424,75 @@ def test_a_ranking_answers_draws_and_goes_on(folder: Path) -> None:
     assert [entry["candidate"] for entry in lines if entry.get("what") == "begun"].count("mine.py:old") == 1
     none = run("rank", "timm:nothing", "--like", "mine.py:old", "--input", "f32[1, 3, 16, 16]")
     assert none.exit_code == 1
+
+
+def test_what_is_adapted_is_saved_and_written_as_source(folder: Path) -> None:
+    call = ("adapt", "mine.py:narrow", "--like", "mine.py:old", "--input", "f32[1, 3, 32, 32]")
+    result = run(*call, "--out", "saved", "--source", "plain.py")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "wrote saved\nwrote plain.py\n"
+    net = restore(folder / "saved", allow=["mine.py"]).eval()
+    image = torch.randn(2, 3, 64, 32)
+    assert net(image).shape == (2, 8, 16, 8)
+    assert "autoadapt" not in {line.split()[1].split(".")[0] for line in imports(folder / "plain.py")}
+    small = run(*call, "--out", "small", "--adapters-only")
+    assert small.exit_code == 0
+    assert set(load_file(folder / "small" / "model.safetensors")) < set(
+        load_file(folder / "saved" / "model.safetensors")
+    )
+
+
+def imports(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
+
+
+def test_nothing_is_saved_of_what_does_not_hold(folder: Path) -> None:
+    call = ("adapt", "mine.py:Moody", "--like", "mine.py:old", "--input", "f32[1, 3, 64, 64]", "--out", "saved")
+    sys.modules.pop("mine", None)  # it counts its calls
+    result = run(*call, "--source", "plain.py")
+    assert result.exit_code == 1, result.output
+    assert not (folder / "saved").exists()
+    assert not (folder / "plain.py").exists()
+
+
+def test_adapters_are_calibrated_on_pictures_and_saved(folder: Path) -> None:
+    (folder / "pictures").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(folder / "pictures" / f"{number}.png")
+    call = ("calibrate", "mine.py:old", "--like", "mine.py:old", "--head", "mine.py:head", "--images", "pictures")
+    result = run(*call, "--out", "adapters.safetensors", "--picture", "fit.svg", "--html", "page.html")
+    assert result.exit_code == 0, result.output
+    assert "12 unlabelled images" in result.stdout
+    assert "calibrated" in result.stdout
+    assert set(load_file("adapters.safetensors")) == {f"adapters.output.project.{name}" for name in ("weight", "bias")}
+    assert "<svg" in (folder / "fit.svg").read_text()
+    assert ">Calibration" in (folder / "page.html").read_text()
+    assert Calibration.model_validate_json(run(*call, "--json").stdout).images == 12
+    (folder / "noise.py").write_text(NOISE)
+    useless = run("calibrate", "noise.py:Deaf", *call[2:], "--out", "useless.safetensors")
+    assert useless.exit_code == 1, useless.output
+    assert not (folder / "useless.safetensors").exists()
+    ranked = run("rank", "mine.py:narrow", *call[2:6], "--images", "pictures", "--count", "8")
+    assert ranked.exit_code == 0, ranked.output
+    assert "on 2 images not fitted on; calibrated on 6 unlabelled images" in " ".join(ranked.stdout.split())
+
+
+NOISE = """
+import torch
+from torch import nn
+
+
+class Deaf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4, stride=4)
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
 
 
 def complete(words: list[str], shell: str = "bash") -> list[str]:

@@ -16,7 +16,7 @@ __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
 
 
 class OutputFit(_Frozen):

@@ -34,6 +34,8 @@ from autoadapt.cli.options import (
 )
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.planning import Plan
+from autoadapt.saving import save
+from autoadapt.standalone import to_source
 from autoadapt.swapping import swap
 from autoadapt.verification import Verification
 
@@ -105,18 +107,37 @@ def adapt_command(
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
     pretrained: Pretrained = False,
+    out: Annotated[
+        Path | None, typer.Option(help="save it to this folder, as aa.save does", show_default=False)
+    ] = None,
+    adapters_only: Annotated[bool, typer.Option("--adapters-only", help="save no weights of the backbone")] = False,
+    source: Annotated[
+        Path | None, typer.Option(help="write it as one file of plain PyTorch", show_default=False)
+    ] = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Make a model speak like another, and prove it. Exit code 1 if it does not hold."""
+    """Make a model speak like another, and prove it. Exit code 1 if it does not hold; then nothing is saved."""
     with running(as_json, debug):
         with working(f"adapting {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
             net = _adapted(new, like, inputs, outputs=outputs, pretrained=pretrained, **options)
             report = net.verify()
+        if report.passed:
+            _kept(net, out, source, adapters_only=adapters_only)
         show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
+
+
+def _kept(net: AdaptedModule, out: Path | None, source: Path | None, *, adapters_only: bool) -> None:
+    """Save what was made, in the forms that were asked for."""
+    if out is not None:
+        save(net, out, adapters_only=adapters_only)
+        wrote(out)
+    if source is not None:
+        to_source(net, source)
+        wrote(source)
 
 
 def verify_command(

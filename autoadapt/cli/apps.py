@@ -13,7 +13,7 @@ from autoadapt.cli.configs import assemble_command
 from autoadapt.cli.groups import Group
 from autoadapt.cli.machines import demo_command, doctor_command
 from autoadapt.cli.ranks import rank_command
-from autoadapt.cli.weights import transfer_command
+from autoadapt.cli.weights import calibrate_command, transfer_command
 
 __all__ = ["app"]
 
@@ -37,6 +37,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,
     "swap": swap_command,
     "transfer": transfer_command,
+    "calibrate": calibrate_command,
     "assemble": assemble_command,
     "rank": rank_command,
     "doctor": doctor_command,

@@ -14,9 +14,7 @@ from safetensors.torch import load_file
 from autoadapt.errors import Mismatch, SourceError
 from autoadapt.signature import TensorSpec
 
-__all__ = ["read_batches", "read_inputs"]
-
-BATCH = 8
+__all__ = ["read_inputs"]
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<text>.+)", re.DOTALL)
 _USUAL = {"B": 2, "C": 3, "H": 224, "W": 224}
@@ -110,19 +108,3 @@ def _noise(text: str, generator: torch.Generator) -> torch.Tensor:
     if spec.is_floating:
         return torch.randn(shape, generator=generator).to(spec.torch_dtype)
     return torch.randint(0, 2, shape, generator=generator).to(spec.torch_dtype)
-
-
-def read_batches(path: Path) -> list[torch.Tensor]:
-    """Images of a `.npy` file, or of the only tensor of a `.safetensors` file, as batches of eight.
-
-    Shape:
-        `[N, C, H, W]` or any other with an axis of images first
-
-    Raises:
-        SourceError: The file cannot be read, or holds several tensors.
-    """
-    value = _read(str(path), torch.Generator())
-    if isinstance(value, dict):
-        fault = Mismatch(str(path), "one tensor, [N, C, H, W]", ", ".join(value), "a file of images alone")
-        raise SourceError(f"{path} holds several tensors", [fault])
-    return list(torch.split(value, BATCH))

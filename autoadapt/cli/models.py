@@ -9,7 +9,7 @@ from torch import nn
 from autoadapt.adapting import as_signature
 from autoadapt.errors import AdaptError
 from autoadapt.signature import Signature
-from autoadapt.sources import allowed_by_typing, list_models, load, load_backbone, schemes
+from autoadapt.sources import allowed_by_typing, list_models, load, load_backbone, published, schemes
 
 __all__ = ["backbone", "complete_source", "contract", "model"]
 
@@ -20,7 +20,7 @@ def model(source: str, *, pretrained: bool = False) -> nn.Module:
     Raises:
         SourceError: There is none of that name.
     """
-    return load(source, pretrained=pretrained, allow=allowed_by_typing(source))
+    return load(source, pretrained=pretrained and published(source), allow=allowed_by_typing(source))
 
 
 def backbone(source: str, *, pretrained: bool = False) -> nn.Module:
@@ -29,7 +29,7 @@ def backbone(source: str, *, pretrained: bool = False) -> nn.Module:
     Raises:
         SourceError: There is none of that name.
     """
-    return load_backbone(source, pretrained=pretrained, allow=allowed_by_typing(source))
+    return load_backbone(source, pretrained=pretrained and published(source), allow=allowed_by_typing(source))
 
 
 def contract(like: str, *, pretrained: bool = False) -> nn.Module | Signature:

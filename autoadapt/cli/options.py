@@ -28,6 +28,7 @@ __all__ = [
     "ProjectChoice",
     "Thin",
     "ThinChoice",
+    "Weights",
     "chosen",
     "read_grid",
     "read_pairs",
@@ -81,6 +82,14 @@ Html = Annotated[Path | None, typer.Option(help="write a page of it to this file
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="load published weights; may download")]
+Weights = Annotated[
+    bool | None,
+    typer.Option(
+        "--pretrained/--random",
+        help="published weights of named models, or random ones; published ones with images",
+        show_default=False,
+    ),
+]
 Outputs = Annotated[
     list[str] | None, typer.Option(help="serve only this output; may be given again", show_default=False)
 ]

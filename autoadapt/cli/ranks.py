@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import nn
 
-from autoadapt.cli.inputs import read_batches, read_inputs
+from autoadapt.cli.inputs import read_inputs
 from autoadapt.cli.models import complete_source, contract, model
-from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Pretrained
+from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Weights
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
+from autoadapt.images import Preprocessing, preprocessing_of, read_images
 from autoadapt.ranking import Ranked, rank
 from autoadapt.ranking.pictures import check_drawable
 from autoadapt.sources import allowed_by_typing
 from autoadapt.tables import shorten
 
 __all__ = ["rank_command"]
+
+BATCH = 8
 
 
 class CostChoice(str, Enum):
@@ -40,17 +44,17 @@ def rank_command(
     ],
     like: Like,
     inputs: Inputs = None,
-    data: Annotated[
-        Path | None, typer.Option(help="images to calibrate on: .npy or .safetensors", show_default=False)
+    images: Annotated[
+        Path | None, typer.Option(help="pictures to calibrate on: a folder, .npy, .safetensors", show_default=False)
     ] = None,
     head: Annotated[
         str | None, typer.Option(help="module.py:factory of what follows the old backbone", show_default=False)
     ] = None,
     held_out: Annotated[
-        Path | None, typer.Option(help="images to judge on; else every fourth of --data", show_default=False)
+        Path | None, typer.Option(help="pictures to judge on; else every fourth of --images", show_default=False)
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
-    pretrained: Pretrained = False,
+    count: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
+    pretrained: Weights = None,
     state: Annotated[
         Path | None, typer.Option(help="a file (JSON lines) to go on from after a cut", show_default=False)
     ] = None,
@@ -62,23 +66,28 @@ def rank_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Which backbone should I take? Costs and, with --data, agreement. Exit code 1 if none fits."""
+    """Which backbone should I take? Costs and, with --images, agreement. Exit code 1 if none fits."""
     with running(as_json, debug), _resumable(state):
         if picture is not None:
             check_drawable(picture)
+        published = pretrained if pretrained is not None else images is not None
+        old = contract(like, pretrained=published)
+        pictures = preprocessing_of(old, like) if images is not None and isinstance(old, nn.Module) else None
         found = rank(
             candidates,
-            contract(like, pretrained=pretrained),
+            old,
             inputs=read_inputs(inputs or ()),
-            data=None if data is None else read_batches(data),
+            data=_read(images, pictures, count),
             head=None if head is None else model(head).eval(),
-            held_out=None if held_out is None else read_batches(held_out),
-            images=images,
-            pretrained=pretrained,
+            held_out=_read(held_out, pictures, count),
+            images=count,
+            pretrained=published,
             allow=[entry for candidate in candidates for entry in allowed_by_typing(candidate)],
             state=state,
             report=_say,
         )
+        if pictures is not None:
+            found = found.model_copy(update={"remarks": (*found.remarks, str(pictures))})
         if picture is not None and found:
             found.picture(picture, cost=cost.value)
             wrote(picture)
@@ -95,6 +104,13 @@ def _resumable(state: Path | None) -> Iterator[None]:
         if state is not None:
             typer.echo(f"the same call goes on from {state}", err=True)
         raise
+
+
+def _read(path: Path | None, pictures: Preprocessing | None, count: int) -> Iterable[object] | None:
+    """Batches of a folder or a file; without an old module, which says how, `rank` refuses them."""
+    if path is None:
+        return None
+    return [] if pictures is None else read_images(path, pictures, count=count, batch=BATCH)
 
 
 def _say(row: Ranked, done: int, of: int) -> None:

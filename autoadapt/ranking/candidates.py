@@ -10,7 +10,7 @@ from typing import TypeAlias
 from torch import nn
 
 from autoadapt.errors import Mismatch, RankingError, nearest
-from autoadapt.sources import list_models, load, schemes
+from autoadapt.sources import list_models, load, published, schemes
 
 __all__ = ["Candidate", "Candidates", "find_candidates"]
 
@@ -30,7 +30,9 @@ class Candidate:
         Raises:
             SourceError: There is none of that name.
         """
-        return self.what if isinstance(self.what, nn.Module) else load(self.what, pretrained=pretrained, allow=allow)
+        if isinstance(self.what, nn.Module):
+            return self.what
+        return load(self.what, pretrained=pretrained and published(self.what), allow=allow)
 
     @property
     def fingerprint(self) -> str:

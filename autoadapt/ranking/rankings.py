@@ -20,7 +20,7 @@ from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
 from autoadapt.ranking.trials import Place, tried
 from autoadapt.signature import Signature, describe, dtype_name
-from autoadapt.sources import load_backbone, schemes
+from autoadapt.sources import load_backbone, published
 from autoadapt.trees import flatten, rebuild
 
 __all__ = ["Report", "rank"]
@@ -109,7 +109,7 @@ def rank(
 def _old(like: object, pretrained: bool, allow: Sequence[str | Path]) -> object:
     """The old backbone itself where a name is given for it."""
     if isinstance(like, str) and ":" in like and "[" not in like and not Path(like).exists():
-        return load_backbone(like, pretrained=pretrained, allow=allow)
+        return load_backbone(like, pretrained=pretrained and published(like), allow=allow)
     return like
 
 
@@ -198,7 +198,7 @@ def _remarks(candidates: Iterable[Candidate], place: Place) -> tuple[str, ...]:
     """What the figures do not say of themselves."""
     if not place.fitted or place.pretrained:
         return ()
-    random = [one for one in candidates if isinstance(one.what, str) and one.what.partition(":")[0] in schemes()]
+    random = [one for one in candidates if isinstance(one.what, str) and published(one.what)]
     if not random:
         return ()
     count = f"{len(random)} of the candidates {'has' if len(random) == 1 else 'have'}"

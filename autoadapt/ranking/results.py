@@ -23,7 +23,7 @@ Costs: TypeAlias = Literal["seconds", "multiply_adds", "parameters", "memory"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
 
 
 class Ranked(_Frozen):

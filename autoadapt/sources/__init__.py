@@ -6,7 +6,7 @@ A scheme is what stands before the colon of `timm:resnet18`. Other packages add 
 
 from autoadapt.sources.codes import load_object, names_a_file
 from autoadapt.sources.exports import FrozenExport
-from autoadapt.sources.loading import allowed_by_typing, list_models, load, load_backbone
+from autoadapt.sources.loading import allowed_by_typing, list_models, load, load_backbone, published
 from autoadapt.sources.zoos import Source, schemes
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "load_backbone",
     "load_object",
     "names_a_file",
+    "published",
     "schemes",
 ]

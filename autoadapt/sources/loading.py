@@ -17,7 +17,7 @@ from autoadapt.sources.codes import load_object, names_a_file
 from autoadapt.sources.exports import EXPORTED, load_export
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
-__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone"]
+__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone", "published"]
 
 
 def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any) -> nn.Module:
@@ -81,6 +81,16 @@ def allowed_by_typing(source: str) -> list[str]:
     if scheme in schemes() or not package.isidentifier():
         return []
     return [package] if importlib.util.find_spec(package) is not None else []
+
+
+def published(source: str) -> bool:
+    """Whether a source is of a zoo, which may have published weights for it.
+
+    Example:
+        >>> published("timm:resnet18"), published("mine.py:build")
+        (True, False)
+    """
+    return _split(source)[0] in schemes()
 
 
 def list_models(pattern: str = "*") -> list[str]:
