@@ -52,6 +52,14 @@ def write_number(path: Path) -> None:
     torch.save({"state_dict": state(), "loss": np.float64(3)}, path)
 
 
+def write_new(path: Path) -> None:
+    torch.save(state(), path, pickle_protocol=4)
+
+
+def write_new_and_old(path: Path) -> None:
+    torch.save(state(), path, pickle_protocol=5, _use_new_zipfile_serialization=False)
+
+
 def write_cut(path: Path) -> None:
     torch.save(state(), path)
     path.write_bytes(path.read_bytes()[:1500])
@@ -82,6 +90,12 @@ FILE
   why       a pickle runs what it names; autoadapt runs nothing that a file says
   try       torch.save(model.state_dict(), "weights.pth")      where the file was made
             with torch.serialization.safe_globals([argparse.Namespace]): transfer(...)      if you trust these"""
+TOO_NEW = """\
+SourceError: the pickle is too new to be read without running it
+FILE
+  expected  a pickle of protocol 3 or older, as torch writes it
+  found     protocol {}
+  try       torch.save(model.state_dict(), "weights.pth")      where the file was made"""
 NO_DICT = """\
 TransferError: there is no state dict
 NAME
@@ -98,6 +112,8 @@ FILES = {
     "code": ("w.pth", write_code, NEEDS_CODE),
     "code in the old format": ("w.pth", write_old_code, NEEDS_CODE),
     "a numpy scalar": ("w.pth", write_number, "try       torch.save(model.state_dict()"),
+    "a new pickle": ("w.pth", write_new, TOO_NEW.format(4)),
+    "a new pickle in the old format": ("w.pth", write_new_and_old, TOO_NEW.format(5)),
     "cut": ("w.pth", write_cut, "SourceError: the file is damaged\nFILE\n  expected  a whole PyTorch file\n"),
     "cut safetensors": ("w.safetensors", write_cut_safetensors, "  expected  a whole safetensors file\n"),
     "corrupt safetensors": ("w.safetensors", write_corrupt_safetensors, "the file is damaged\nFILE\n"),

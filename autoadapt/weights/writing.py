@@ -114,7 +114,7 @@ class _Undo:
 def _share(moves: Sequence[Move], work: Callable[[deque[Move]], None], *, stop: bool) -> None:
     """Let threads work on what is waiting; an interruption stops them, or is held until they are done."""
     waiting = deque(moves)
-    count = min(_THREADS, torch.get_num_threads())
+    count = _THREADS
     with ThreadPoolExecutor(count) as pool:
         workers = [pool.submit(work, waiting) for _ in range(count)]
         try:
