@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -602,21 +605,91 @@ def test_one_wrong_bit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a tensor differs from its source after the copy" in refusal(source, nn.Linear(3, 2))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no memory"), KeyboardInterrupt()])
-def test_an_interruption_in_the_middle_puts_everything_back(
-    error: BaseException, monkeypatch: pytest.MonkeyPatch
+def half(model: nn.Module) -> nn.Module:
+    return model.bfloat16()
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("convert", [half, channels_last])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_whatever_way_tensors_take_all_are_put_back(
+    convert: Callable[[nn.Module], nn.Module], from_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fail_at(monkeypatch, 5, RuntimeError("no memory"))
+    save_file(state(), tmp_path / "w.safetensors")
+    text = refusal(tmp_path / "w.safetensors" if from_file else state(), convert(net()))
+    assert text.startswith("TransferError: a tensor could not be copied; the model is as it was\n")
+
+
+def test_the_pieces_of_a_large_tensor_are_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(nn.Linear(1100, 1000).state_dict(), tmp_path / "w.safetensors")  # five pieces
+    fail_at(monkeypatch, 4, RuntimeError("no memory"))
+    assert "the model is as it was" in refusal(tmp_path / "w.safetensors", nn.Linear(1100, 1000))
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
     calls, plain_copy = iter(range(99)), writing._copy
 
     def stop(place: Any, values: Any) -> None:
-        if next(calls) == 4:
+        if next(calls) == number:
             raise error
         plain_copy(place, values)
 
     monkeypatch.setattr(writing, "_copy", stop)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Interrupt the main thread while another one copies, as a person does who presses Ctrl-C."""
+    calls, plain_copy = iter(range(99)), writing._copy
+
+    def interrupt(place: Any, values: Any) -> None:
+        if next(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.2)
+        plain_copy(place, values)
+
+    monkeypatch.setattr(writing, "_copy", interrupt)
+
+
+def test_who_interrupts_gets_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 3)
     model = net()
     before = snapshot(model)
-    with pytest.raises((TransferError, KeyboardInterrupt)):
+    with pytest.raises(KeyboardInterrupt):
+        transfer(state(), model)
+    assert equal(snapshot(model), before)
+
+
+def test_above_the_limit_of_undoing_who_interrupts_gets_the_model_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "UNDO_BYTES", 10)
+    interrupt_at(monkeypatch, 3)
+    model = net()
+    with pytest.raises(KeyboardInterrupt):
+        transfer(state(), model)
+    assert equal(snapshot(model), state())
+
+
+class InterruptedPool(ThreadPoolExecutor):
+    """Threads of which the second is never started, since a person presses Ctrl-C before."""
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        if self._threads:
+            raise KeyboardInterrupt
+        return super().submit(*arguments, **options)
+
+
+@pytest.mark.parametrize("limit", [10, writing.UNDO_BYTES])
+def test_who_interrupts_before_all_threads_are_there_gets_the_model_as_it_was(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "UNDO_BYTES", limit)
+    monkeypatch.setattr(writing, "ThreadPoolExecutor", InterruptedPool)
+    model = net()
+    before = snapshot(model)
+    with pytest.raises(KeyboardInterrupt):
         transfer(state(), model)
     assert equal(snapshot(model), before)
 
