@@ -1,20 +1,22 @@
 """Cost of `transfer` beside plain `load_state_dict` of the same file, and of matching 10,000 names.
 
 Run as `python -m benchmarks.transfer`. Each load runs in a process of its own, so that the peak of
-resident memory is its own; kinds take turns, and medians are compared. The seconds of a busy machine
-say little; the processor's seconds beside them depend less on what else runs.
+resident memory is its own; kinds take turns, and the medians of the rounds' ratios are given. What
+the seconds say depends on what else runs, the processor's seconds beside them less so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,6 +31,9 @@ from autoadapt.weights.specs import Spec
 
 WIDTH = 1024  # a layer is 4 MiB
 MEBI = 1 << 20
+THREADS = (1, 2)
+KINDS = ("nothing", "plain", "transfer")
+Runs: TypeAlias = dict[tuple[int, str], list[dict[str, float]]]
 
 
 def make_model(layers: int) -> nn.Module:
@@ -63,44 +68,48 @@ def child(kind: str, path: str, layers: int) -> None:
     print(json.dumps(result))
 
 
-def measure(kind: str, path: Path, layers: int) -> dict[str, float]:
-    """Run one load in a child process."""
+def measure(kind: str, path: Path, layers: int, threads: int) -> dict[str, float]:
+    """Run one load in a child process, in which torch may use some threads."""
     command = [sys.executable, "-m", "benchmarks.transfer", "--child", kind, str(path), "--layers", str(layers)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
 
 def loading(layers: int, rounds: int) -> list[tuple[str, ...]]:
     """Rows of the table of loads."""
-    kinds = ("nothing", "plain", "transfer")
+    cases = [(threads, kind) for threads in THREADS for kind in KINDS]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         state = make_model(layers).state_dict()
         save_file({name: torch.randn(tensor.shape) for name, tensor in state.items()}, path)
         size = path.stat().st_size / MEBI
         del state
-        for kind in kinds:
-            measure(kind, path, layers)  # warms the page cache
-        runs = {kind: [] for kind in kinds}
+        measure("plain", path, layers, 1)  # warms the page cache
+        runs: Runs = {case: [] for case in cases}
         for _ in range(rounds):
-            for kind in kinds:
-                runs[kind].append(measure(kind, path, layers))
-    middle = {
-        kind: {key: statistics.median(run[key] for run in found) for key in found[0]} for kind, found in runs.items()
-    }
-    own, plain = middle["nothing"]["peak"], middle["plain"]
+            for threads, kind in cases:
+                runs[threads, kind].append(measure(kind, path, layers, threads))
     head = ("seconds", "x plain", "processor", "x plain", "peak MiB", "x model's own")
-    return [(f"{size:.0f} MiB safetensors", *head), *((kind, *_cells(m, plain, own)) for kind, m in middle.items())]
+    rows = [(f"{kind}, {threads} of torch's threads", *_cells(runs, threads, kind)) for threads, kind in cases]
+    return [(f"{size:.0f} MiB safetensors", *head), *rows]
 
 
-def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+def _cells(runs: Runs, threads: int, kind: str) -> tuple[str, ...]:
+    """Medians, and medians of what each round's ratio to the plain load was."""
+    own, plain, found = (runs[threads, name] for name in ("nothing", "plain", kind))
+    times = ((f"{_median(found, key):.3f}", f"{_ratio(found, plain, key):.2f}") for key in ("seconds", "processor"))
+    peak = (f"{_median(found, 'peak'):.0f}", f"{_ratio(found, own, 'peak'):.2f}")
+    return (*(cell for pair in times for cell in pair), *peak)
 
 
-def _cells(found: dict[str, float], plain: dict[str, float], own: float) -> tuple[str, ...]:
-    times = ((f"{found[key]:.3f}", f"{found[key] / plain[key]:.2f}") for key in ("seconds", "processor"))
-    return (*(cell for pair in times for cell in pair), f"{found['peak']:.0f}", f"{found['peak'] / own:.2f}")
+def _median(runs: list[dict[str, float]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def _ratio(runs: list[dict[str, float]], others: list[dict[str, float]], key: str) -> float:
+    return statistics.median(run[key] / other[key] for run, other in zip(runs, others, strict=True))
 
 
 def names(count: int) -> dict[str, tuple[list[Spec], list[Spec]]]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from weights_models import Adapted, PoseNet, Tied, equal, prefixed, randomised, snapshot
 
+import autoadapt
 from autoadapt.errors import TransferError
 from autoadapt.weights import Dialect, Rule, Transfer, transfer, transfer_command
 
@@ -161,23 +162,56 @@ def test_scope_takes_the_averaged_weights(scope: str) -> None:
     assert equal(snapshot(model), snapshot(averaged))
 
 
-def test_the_plain_backbone_finds_its_place_in_an_adapted_module() -> None:
-    source = randomised(timm.create_model("resnet18", num_classes=0), 1)
-    model = randomised(Adapted(timm.create_model("resnet18", num_classes=0)), 2)
+@pytest.fixture(scope="module")
+def pyramids() -> tuple[nn.Module, nn.Module]:
+    """The old model, and the new one adapted to it."""
+    old = timm.create_model("resnet101", features_only=True)
+    return old, autoadapt.adapt(timm.create_model("resnet18"), like=old, inputs=torch.zeros(1, 3, 64, 64))
+
+
+def test_a_file_of_the_new_backbone_finds_its_place_in_the_adapted_module(
+    pyramids: tuple[nn.Module, nn.Module], tmp_path: Path
+) -> None:
+    source, model = randomised(timm.create_model("resnet18"), 1), randomised(pyramids[1], 2)
     before = snapshot(model)
-    report = transfer(source, model)
-    assert report.ok
+    save_file(source.state_dict(), tmp_path / "resnet18.safetensors")
+    report = transfer(tmp_path / "resnet18.safetensors", model)
+    check_ledger(report, load_file(tmp_path / "resnet18.safetensors"), before, model)
     assert report.coverage == 1
-    assert report.share < 1
-    check_ledger(report, source.state_dict(), before, model)
-    assert {e.name for e in report.targets if e.expected} == {"adapters.c4.project.weight", "adapters.c4.project.bias"}
+    assert report.model_counts == {"loaded": 120, "missing": 8}
+    # The adapters are new, and the classifier has no place in a pyramid.
+    assert {e.name for e in report.targets if e.expected} == {n for n in before if n.startswith("adapters.")}
+    assert {e.name for e in report.sources if e.bucket == "unexpected"} == {"fc.weight", "fc.bias"}
+    assert " only here, expected        8  adapters.*" in str(report)
+    assert transfer(source, model, expect_unexpected=["fc"]).ok
 
 
-def test_a_checkpoint_of_the_old_model_leaves_the_adapters_as_expected() -> None:
-    report = transfer(torchvision.models.resnet50(), Adapted(torchvision.models.resnet18()))
+def test_a_file_of_the_old_model_leaves_the_adapters_as_expected(
+    pyramids: tuple[nn.Module, nn.Module], tmp_path: Path
+) -> None:
+    save_file(pyramids[0].state_dict(), tmp_path / "resnet101.safetensors")
+    report = transfer(tmp_path / "resnet101.safetensors", pyramids[1])
     adapters = [e for e in report.targets if e.name.startswith("adapters.")]
+    assert len(adapters) == 8
     assert all(e.bucket == "missing" and e.expected for e in adapters)
-    assert not report.ok  # the rest did not all fit
+    assert not report.ok  # a deeper model's weights do not all fit
+    assert not any("adapters" in fault.where for fault in report.faults())
+
+
+def test_adapters_inside_a_bigger_model_are_expected_too() -> None:
+    model = nn.ModuleDict({"trunk": Adapted(nn.Conv2d(3, 8, 1)), "head": nn.Linear(4, 2)})
+    state = {**prefixed(nn.Conv2d(3, 8, 1).state_dict(), "trunk."), **prefixed(nn.Linear(4, 2).state_dict(), "head.")}
+    report = transfer(state, model)
+    assert report.ok
+    assert {e.name for e in report.targets if e.expected} == {
+        "trunk.adapters.c4.project.weight",
+        "trunk.adapters.c4.project.bias",
+    }
+
+
+def test_what_is_called_adapters_but_stands_beside_no_backbone_is_missed() -> None:
+    model = nn.ModuleDict({"adapters": nn.Linear(4, 2), "body": nn.Linear(4, 4)})
+    assert not transfer({"body.weight": torch.ones(4, 4), "body.bias": torch.ones(4)}, model).ok
 
 
 def test_a_checkpoint_of_an_adapted_module_must_bring_its_adapters() -> None:

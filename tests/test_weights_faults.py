@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,14 @@ def write_number(path: Path) -> None:
     torch.save({"state_dict": state(), "loss": np.float64(3)}, path)
 
 
+def write_new(path: Path) -> None:
+    torch.save(state(), path, pickle_protocol=4)
+
+
+def write_new_and_old(path: Path) -> None:
+    torch.save(state(), path, pickle_protocol=5, _use_new_zipfile_serialization=False)
+
+
 def write_cut(path: Path) -> None:
     torch.save(state(), path)
     path.write_bytes(path.read_bytes()[:1500])
@@ -82,6 +93,12 @@ FILE
   why       a pickle runs what it names; autoadapt runs nothing that a file says
   try       torch.save(model.state_dict(), "weights.pth")      where the file was made
             with torch.serialization.safe_globals([argparse.Namespace]): transfer(...)      if you trust these"""
+TOO_NEW = """\
+SourceError: the pickle is too new to be read without running it
+FILE
+  expected  a pickle of protocol 3 or older, as torch writes it
+  found     protocol {}
+  try       torch.save(model.state_dict(), "weights.pth")      where the file was made"""
 NO_DICT = """\
 TransferError: there is no state dict
 NAME
@@ -98,6 +115,8 @@ FILES = {
     "code": ("w.pth", write_code, NEEDS_CODE),
     "code in the old format": ("w.pth", write_old_code, NEEDS_CODE),
     "a numpy scalar": ("w.pth", write_number, "try       torch.save(model.state_dict()"),
+    "a new pickle": ("w.pth", write_new, TOO_NEW.format(4)),
+    "a new pickle in the old format": ("w.pth", write_new_and_old, TOO_NEW.format(5)),
     "cut": ("w.pth", write_cut, "SourceError: the file is damaged\nFILE\n  expected  a whole PyTorch file\n"),
     "cut safetensors": ("w.safetensors", write_cut_safetensors, "  expected  a whole safetensors file\n"),
     "corrupt safetensors": ("w.safetensors", write_corrupt_safetensors, "the file is damaged\nFILE\n"),
@@ -586,21 +605,91 @@ def test_one_wrong_bit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a tensor differs from its source after the copy" in refusal(source, nn.Linear(3, 2))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no memory"), KeyboardInterrupt()])
-def test_an_interruption_in_the_middle_puts_everything_back(
-    error: BaseException, monkeypatch: pytest.MonkeyPatch
+def half(model: nn.Module) -> nn.Module:
+    return model.bfloat16()
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("convert", [half, channels_last])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_whatever_way_tensors_take_all_are_put_back(
+    convert: Callable[[nn.Module], nn.Module], from_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fail_at(monkeypatch, 5, RuntimeError("no memory"))
+    save_file(state(), tmp_path / "w.safetensors")
+    text = refusal(tmp_path / "w.safetensors" if from_file else state(), convert(net()))
+    assert text.startswith("TransferError: a tensor could not be copied; the model is as it was\n")
+
+
+def test_the_pieces_of_a_large_tensor_are_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(nn.Linear(1100, 1000).state_dict(), tmp_path / "w.safetensors")  # five pieces
+    fail_at(monkeypatch, 4, RuntimeError("no memory"))
+    assert "the model is as it was" in refusal(tmp_path / "w.safetensors", nn.Linear(1100, 1000))
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
     calls, plain_copy = iter(range(99)), writing._copy
 
     def stop(place: Any, values: Any) -> None:
-        if next(calls) == 4:
+        if next(calls) == number:
             raise error
         plain_copy(place, values)
 
     monkeypatch.setattr(writing, "_copy", stop)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Interrupt the main thread while another one copies, as a person does who presses Ctrl-C."""
+    calls, plain_copy = iter(range(99)), writing._copy
+
+    def interrupt(place: Any, values: Any) -> None:
+        if next(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.2)
+        plain_copy(place, values)
+
+    monkeypatch.setattr(writing, "_copy", interrupt)
+
+
+def test_who_interrupts_gets_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 3)
     model = net()
     before = snapshot(model)
-    with pytest.raises((TransferError, KeyboardInterrupt)):
+    with pytest.raises(KeyboardInterrupt):
+        transfer(state(), model)
+    assert equal(snapshot(model), before)
+
+
+def test_above_the_limit_of_undoing_who_interrupts_gets_the_model_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "UNDO_BYTES", 10)
+    interrupt_at(monkeypatch, 3)
+    model = net()
+    with pytest.raises(KeyboardInterrupt):
+        transfer(state(), model)
+    assert equal(snapshot(model), state())
+
+
+class InterruptedPool(ThreadPoolExecutor):
+    """Threads of which the second is never started, since a person presses Ctrl-C before."""
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        if self._threads:
+            raise KeyboardInterrupt
+        return super().submit(*arguments, **options)
+
+
+@pytest.mark.parametrize("limit", [10, writing.UNDO_BYTES])
+def test_who_interrupts_before_all_threads_are_there_gets_the_model_as_it_was(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "UNDO_BYTES", limit)
+    monkeypatch.setattr(writing, "ThreadPoolExecutor", InterruptedPool)
+    model = net()
+    before = snapshot(model)
+    with pytest.raises(KeyboardInterrupt):
         transfer(state(), model)
     assert equal(snapshot(model), before)
 

@@ -38,6 +38,13 @@ def test_pytorch_files_of_every_ending_are_read(ending: str, source: nn.Module, 
     check(tmp_path / "w", source)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_of_protocol_three_is_read_without_a_warning(zipped: bool, source: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(source.state_dict(), path, pickle_protocol=3, _use_new_zipfile_serialization=zipped)
+    check(path, source)
+
+
 def test_the_old_format_is_read(source: nn.Module, tmp_path: Path) -> None:
     torch.save(source.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     check(tmp_path / "w.pth", source)

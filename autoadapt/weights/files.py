@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -207,11 +208,23 @@ def load_pickle(path: Path) -> Any:
     if mapped:
         _refuse_program(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with _without_hints():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
+
+
+_NEWEST_PROTOCOL = 3
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """Without torch's warning that a pickle's protocol may not be read; if it is not, an error says so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        yield
 
 
 _EXPORT = 'torch.save(model.state_dict(), "weights.pth")      where the file was made'
@@ -241,7 +254,12 @@ def _refuse_program(path: Path) -> None:
 
 
 def _refusal(path: Path, error: Exception) -> SourceError:
-    """The error for a pickle that weights_only refused: needs code, or is no pickle at all."""
+    """The error for a pickle that weights_only refused: too new, needs code, or is no pickle at all."""
+    protocol = _protocol(path)
+    if protocol > _NEWEST_PROTOCOL:
+        expected = f"a pickle of protocol {_NEWEST_PROTOCOL} or older, as torch writes it"
+        fault = Mismatch(str(path), expected, f"protocol {protocol}", _EXPORT)
+        return SourceError("the pickle is too new to be read without running it", [fault])
     needed = _unsafe_names(path, error)
     if not needed:
         return SourceError("the file is damaged", [_damaged(path, "PyTorch", error)])
@@ -256,10 +274,24 @@ def _refusal(path: Path, error: Exception) -> SourceError:
     return SourceError("the file needs code to load", [fault])
 
 
+def _protocol(path: Path) -> int:
+    """The protocol of the pickle in a file; zero where none is said."""
+    head = b""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            head = archive.open(inside[0]).read(2) if inside else head
+    else:
+        with path.open("rb") as file:
+            head = file.read(2)
+    return head[1] if len(head) == 2 and head[0] == pickle.PROTO[0] else 0
+
+
 def _unsafe_names(path: Path, error: Exception) -> list[str]:
     if zipfile.is_zipfile(path):
         try:
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            with _without_hints():
+                return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         except (RuntimeError, pickle.UnpicklingError, ValueError):
             return []
     found = str(error).partition("GLOBAL ")[2].split()

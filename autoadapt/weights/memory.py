@@ -5,6 +5,7 @@ Those let other threads run, and start none of their own for every piece, as tor
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -53,7 +54,7 @@ def is_same(left: Bytes, right: Bytes, mask: Mask) -> bool:
     a, b = left.view(width), right.view(width)
     for start in range(0, a.size, mask.size):
         stop = min(start + mask.size, a.size)
-        if not np.equal(a[start:stop], b[start:stop], out=mask[: stop - start]).all():
+        if not np.logical_and.reduce(np.equal(a[start:stop], b[start:stop], out=mask[: stop - start])):
             return False
     return True
 
@@ -69,7 +70,7 @@ def is_finite(values: Bytes, dtype: str) -> bool:
         return True
     if dtype in _REAL:
         real = values.view(_REAL[dtype])  # a sum is a cheap first look, but may be too large itself
-        return bool(np.isfinite(np.einsum("i->", real))) or bool(np.isfinite(real).all())
+        return math.isfinite(np.einsum("i->", real)) or bool(np.isfinite(real).all())
     if dtype in _INFINITY:
         # As signed integers, positive infinity and NaN are the largest; as unsigned ones, the negative are.
         bits, infinity = values.view(np.int16), _INFINITY[dtype]

@@ -49,6 +49,8 @@ def matcher(pattern: Pattern) -> Callable[[str], bool]:
         return lambda name: pattern.search(name) is not None
     if pattern.startswith("re:"):
         return matcher(re.compile(pattern.removeprefix("re:")))
+    if pattern == "*":
+        return lambda name: True
     if any(char in pattern for char in "*?[{"):
         glob = re.compile(_glob_regex(pattern), re.DOTALL)
         return lambda name: glob.fullmatch(name) is not None

@@ -106,7 +106,7 @@ def refuse_unwritable(model: nn.Module, slots: Iterable[Slot]) -> None:
     Raises:
         TransferError: With every slot that does not.
     """
-    again = model.state_dict()
+    again = model.state_dict(keep_vars=True)
     slots = list(slots)
     faults = [fault for slot in slots if (fault := _fault(slot, again[slot.spec.name])) is not None]
     if faults := faults or _overlaps(slots):
@@ -125,7 +125,7 @@ def _fault(slot: Slot, again: Tensor) -> Mismatch | None:
         )
     if type(tensor) is not Tensor:
         return Mismatch(name, "a plain tensor", type(tensor).__name__, "load before sharding or quantising")
-    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+    if not tensor.is_contiguous() and any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True)):
         return Mismatch(name, "a place for each element", "an expanded tensor", "tensor.clone()")
     if again.data_ptr() != tensor.data_ptr():
         return Mismatch(name, "a tensor of the model", "a copy made by a state-dict hook")

@@ -7,6 +7,7 @@ check has passed.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -29,6 +30,8 @@ from autoadapt.weights.verdicts import Expected, Verdicts, decide, model_entries
 from autoadapt.weights.writing import Move, Written, same_values, write
 
 __all__ = ["transfer"]
+
+_ADAPTERS = re.compile(r"(?<![^.])adapters\.")
 
 
 def transfer(
@@ -153,11 +156,8 @@ def _report(
     remarks: Sequence[str],
     dry_run: bool,
 ) -> Transfer:
-    adapters = _adapters_are_new(checkpoint, slots)
-    expected = Expected(
-        lambda name: selection.missing(name) or (adapters and name.startswith("adapters.")),
-        lambda name: selection.unexpected(name),
-    )
+    adapters = _new_adapters(checkpoint, slots)
+    expected = Expected(lambda name: name in adapters or selection.missing(name), selection.unexpected)
     hidden = {name for name, _ in model.named_buffers()} - set(slots)
     also = [f"not taken: {', '.join(checkpoint.also)}"] if checkpoint.also else []
     return Transfer(
@@ -171,10 +171,13 @@ def _report(
     )
 
 
-def _adapters_are_new(checkpoint: Checkpoint, slots: Mapping[str, Slot]) -> bool:
-    """Whether the model is an adapted one and the checkpoint is not of such: its adapters cannot be there."""
-    adapted = {"adapters", "backbone"} <= {name.split(".")[0] for name in slots}
-    return adapted and not any("adapters" in spec.name.split(".") for spec in checkpoint.specs)
+def _new_adapters(checkpoint: Checkpoint, slots: Mapping[str, Slot]) -> set[str]:
+    """The adapters of adapted modules in the model, where the checkpoint is of a time before them."""
+    if any("adapters" in spec.name.split(".") for spec in checkpoint.specs):
+        return set()
+    owners = {name: _ADAPTERS.split(name)[0] for name in slots if _ADAPTERS.search(name)}
+    adapted = {owner for owner in owners.values() if any(name.startswith(f"{owner}backbone.") for name in slots)}
+    return {name for name, owner in owners.items() if owner in adapted}
 
 
 def _casts(verdicts: Verdicts) -> list[str]:

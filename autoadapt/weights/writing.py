@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ be read to its end, or memory that does not hold what is written to it, leaves t
 loaded, and the error says so.
 """
 
-_THREADS = 2  # or fewer, where torch may use fewer; more would not make the memory faster
+_THREADS = 2  # one reads while the other copies; more would not make the memory faster
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def write(moves: Sequence[Move], tensors: Tensors) -> Written:
     undo = _Undo(size) if size <= UNDO_BYTES else None
     nonfinite: set[str] = set()
     try:
-        _share(moves, lambda waiting: _work(waiting, tensors, undo, nonfinite), stop=undo is not None)
+        _share(moves, lambda waiting: _work(waiting, tensors, undo, nonfinite), hold=undo is None)
     except BaseException as error:
         if undo is not None:
             undo.put_back()
@@ -111,17 +111,31 @@ class _Undo:
             step()
 
 
-def _share(moves: Sequence[Move], work: Callable[[deque[Move]], None], *, stop: bool) -> None:
-    """Let threads work on what is waiting; an interruption stops them, or is held until they are done."""
-    waiting = deque(moves)
-    count = min(_THREADS, torch.get_num_threads())
-    with ThreadPoolExecutor(count) as pool:
-        workers = [pool.submit(work, waiting) for _ in range(count)]
+def _share(moves: Sequence[Move], work: Callable[[deque[Move]], None], *, hold: bool) -> None:
+    """Let threads work on what is waiting.
+
+    Args:
+        moves: What is waiting.
+        work: Takes from it until nothing is left.
+        hold: Whether an interruption is held until all is done, or ends the work. One that comes
+            while the threads are being started ends it anyway, since none has begun.
+    """
+    waiting, all_there = deque(moves), Event()
+
+    def begin() -> None:
+        all_there.wait()
+        work(waiting)
+
+    workers: list[Future[None]] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            wait(workers)  # an interruption ends the wait
+            workers.extend(pool.submit(begin) for _ in range(_THREADS))
+            all_there.set()
+            wait(workers)
         finally:
-            if stop:
+            if not (hold and all_there.is_set()):
                 waiting.clear()
+            all_there.set()
             for worker in workers:
                 worker.result()
 
