@@ -426,6 +426,20 @@ def test_a_ranking_answers_draws_and_goes_on(folder: Path) -> None:
     assert none.exit_code == 1
 
 
+def test_published_weights_that_cannot_be_had_are_said_with_a_way_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    np.save("images.npy", np.zeros((8, 3, 32, 32), dtype=np.float32))
+    result = run("rank", "mine.py:narrow", "--like", "timm:test_resnet", "--images", "images.npy")
+    assert result.exit_code == 2
+    assert "the weights of timm:test_resnet cannot be had" in result.stderr
+    assert "try  --random" in result.stderr
+    assert run("rank", "mine.py:narrow", "--like", "timm:test_resnet", "--images", "images.npy", "--random").stdout
+
+
 def test_what_is_adapted_is_saved_and_written_as_source(folder: Path) -> None:
     call = ("adapt", "mine.py:narrow", "--like", "mine.py:old", "--input", "f32[1, 3, 32, 32]")
     result = run(*call, "--out", "saved", "--source", "plain.py")

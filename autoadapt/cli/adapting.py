@@ -25,11 +25,11 @@ from autoadapt.cli.options import (
     Model,
     Outputs,
     Pairs,
-    Pretrained,
     Project,
     ProjectChoice,
     Thin,
     ThinChoice,
+    Weights,
     chosen,
 )
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
@@ -106,7 +106,7 @@ def adapt_command(
     indices: Indices = IndicesChoice.refuse,
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
-    pretrained: Pretrained = False,
+    pretrained: Weights = None,
     out: Annotated[
         Path | None, typer.Option(help="save it to this folder, as aa.save does", show_default=False)
     ] = None,
@@ -122,7 +122,7 @@ def adapt_command(
     with running(as_json, debug):
         with working(f"adapting {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
-            net = _adapted(new, like, inputs, outputs=outputs, pretrained=pretrained, **options)
+            net = _adapted(new, like, inputs, outputs=outputs, pretrained=bool(pretrained), **options)
             report = net.verify()
         if report.passed:
             _kept(net, out, source, adapters_only=adapters_only)

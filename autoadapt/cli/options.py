@@ -23,7 +23,6 @@ __all__ = [
     "Model",
     "Outputs",
     "Pairs",
-    "Pretrained",
     "Project",
     "ProjectChoice",
     "Thin",
@@ -81,12 +80,11 @@ Inputs = Annotated[
 Html = Annotated[Path | None, typer.Option(help="write a page of it to this file", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="load published weights; may download")]
 Weights = Annotated[
     bool | None,
     typer.Option(
         "--pretrained/--random",
-        help="published weights of named models, or random ones; published ones with images",
+        help="published weights of named models, which may be downloaded, or random ones",
         show_default=False,
     ),
 ]

@@ -19,6 +19,9 @@ _OPTIONS = frozenset(
      "solver", "thin", "thorough")
 )  # fmt: skip
 _WHOLE = {
+    "pretrained=False, then aa.transfer(file, model)  # with a file that you have": (
+        "--random, or a file that you have: --new-weights and --like-weights of calibrate"
+    ),
     "aa.compare(config)": "--compare",
     "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}": (
         "--input SPEC, one for each argument, or --input NAME=SPEC"
