@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from autoadapt.cli.groups import Group
 from autoadapt.cli.machines import demo_command, doctor_command
 from autoadapt.cli.ranks import rank_command
 from autoadapt.cli.weights import calibrate_command, transfer_command
+from autoadapt.versions import VERSION
 
 __all__ = ["app"]
 
@@ -49,7 +49,7 @@ for _name, _command in _COMMANDS.items():
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"autoadapt {metadata.version('autoadapt')}")
+        typer.echo(f"autoadapt {VERSION}")
         raise typer.Exit
 
 

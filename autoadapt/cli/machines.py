@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-from importlib import metadata
 from typing import TypeAlias
 
 import torch
@@ -15,10 +14,11 @@ from autoadapt.cli.options import AsJson, Debug
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.demo import demo
 from autoadapt.tables import columns, human_count
+from autoadapt.versions import VERSION, package_version
 
 __all__ = ["EXTRAS", "demo_command", "doctor_command"]
 
-REQUIRED = ("autoadapt", "numpy", "einops", "pydantic", "rich", "typer", "safetensors", "pyyaml")
+REQUIRED = ("numpy", "einops", "pydantic", "rich", "typer", "safetensors", "pyyaml")
 EXTRAS = {
     "zoo": ("timm", "torchvision", "transformers", "segmentation-models-pytorch"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -27,8 +27,8 @@ EXTRAS = {
 """Packages that not every command needs, by the extra that brings them."""
 
 
-_Versions: TypeAlias = dict[str, "str | None"]
-"""What is installed of each package; None where nothing is."""
+_Versions: TypeAlias = dict[str, str]
+"""What is installed of each package; empty where nothing is."""
 
 
 def demo_command(as_json: AsJson = False, debug: Debug = False) -> None:
@@ -46,19 +46,16 @@ def demo_command(as_json: AsJson = False, debug: Debug = False) -> None:
 def doctor_command(as_json: AsJson = False, debug: Debug = False) -> None:
     """Say which versions, devices and optional packages are there."""
     with running(as_json, debug):
-        facts = {"python": platform.python_version(), "system": platform.platform(), "torch": torch.__version__}
-        packages = {package: _version(package) for package in REQUIRED}
-        extras = {extra: {package: _version(package) for package in names} for extra, names in EXTRAS.items()}
+        facts = {
+            "autoadapt": VERSION,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "torch": torch.__version__,
+        }
+        packages = {package: package_version(package) for package in REQUIRED}
+        extras = {extra: {package: package_version(package) for package in names} for extra, names in EXTRAS.items()}
         everything = {**facts, "packages": packages, "devices": _devices(), "extras": extras}
         typer.echo(json.dumps(everything, indent=1) if as_json else "\n".join(_lines(facts, packages, extras)))
-
-
-def _version(package: str) -> str | None:
-    """What is installed; None where nothing is."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _devices() -> list[str]:
