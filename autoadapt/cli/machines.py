@@ -20,7 +20,7 @@ __all__ = ["EXTRAS", "demo_command", "doctor_command"]
 
 REQUIRED = ("numpy", "einops", "pydantic", "rich", "typer", "safetensors", "pyyaml")
 EXTRAS = {
-    "zoo": ("timm", "torchvision", "transformers", "segmentation-models-pytorch"),
+    "zoo": ("timm", "torchvision", "transformers", "segmentation-models-pytorch", "huggingface_hub"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "plot": ("matplotlib",),
 }
