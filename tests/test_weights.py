@@ -559,6 +559,68 @@ def test_the_command_saves_weights_and_report(tmp_path: Path) -> None:
         transfer_command(tmp_path / "w.pth", again, shapes=["slice", "a=skip"])
 
 
+def test_the_command_says_what_the_call_says(tmp_path: Path) -> None:
+    torch.save({"net": randomised(PoseNet(17), 1).state_dict()}, tmp_path / "w.pth")
+    given: dict[str, object] = {
+        "scope": "net",
+        "include": ["stem", "stage*", "head_heatmap"],
+        "exclude": ["stage3"],
+        "min_coverage": 0.05,
+        "expect_missing": ["deconv_layers", "offset_layers", "transition_offset"],
+        "expect_unexpected": ["transition_offset"],
+    }
+    texts = {"rename": ["^stem=stem"], "shapes": ["head_heatmap.2.*=slice", "head*=skip"]}
+    values = {"rename": {"^stem": "stem"}, "shapes": {"head_heatmap.2.*": "slice", "head*": "skip"}}
+    expected = transfer(tmp_path / "w.pth", PoseNet(14), dry_run=True, **given, **values)
+    assert transfer_command(tmp_path / "w.pth", PoseNet(14), **given, **texts) == expected
+    assert expected.source_counts["converted"] == 2
+    ordered = transfer(tmp_path / "w.pth", PoseNet(17), match="order", dry_run=True)
+    assert transfer_command(tmp_path / "w.pth", PoseNet(17), match="order") == ordered
+
+
+def test_the_command_writes_no_weights_in_a_dry_run(tmp_path: Path) -> None:
+    torch.save(randomised(PoseNet(17), 1).state_dict(), tmp_path / "w.pth")
+    model = randomised(PoseNet(17), 2)
+    before = snapshot(model)
+    found = transfer_command(
+        tmp_path / "w.pth", model, dry_run=True, output=tmp_path / "o.safetensors", report=tmp_path / "r.json"
+    )
+    assert found.dry_run
+    assert equal(snapshot(model), before)
+    assert not (tmp_path / "o.safetensors").exists()
+    assert Transfer.model_validate_json((tmp_path / "r.json").read_text()) == found
+
+
+def test_the_command_saves_a_tied_tensor_once(tmp_path: Path) -> None:
+    save_file({"embedding.weight": torch.ones(7, 3)}, tmp_path / "w.safetensors")
+    transfer_command(tmp_path / "w.safetensors", Tied(), output=tmp_path / "o.safetensors")
+    assert list(load_file(tmp_path / "o.safetensors")) == ["embedding.weight"]
+    assert transfer(tmp_path / "o.safetensors", Tied()).ok
+
+
+def test_the_command_refuses_files_without_a_place_before_it_loads(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(nn.Linear(3, 2).state_dict(), path)
+    content, model = path.read_bytes(), nn.Linear(3, 2)
+    before = snapshot(model)
+    with pytest.raises(TransferError) as caught:
+        transfer_command(path, model, output=path, report=tmp_path / "no" / "r.json")
+    assert (
+        str(caught.value).replace(str(tmp_path), "FOLDER")
+        == """\
+there is no place for a file
+--output FOLDER/w.safetensors
+  expected  a file of its own
+  found     the checkpoint
+--report FOLDER/no/r.json
+  expected  a folder that exists
+  found     no folder
+  try       mkdir -p FOLDER/no"""
+    )
+    assert path.read_bytes() == content
+    assert equal(snapshot(model), before)
+
+
 def test_entries_that_are_no_tensors_do_no_harm() -> None:
     state = {**nn.Linear(3, 2).state_dict(), "args": argparse.Namespace(lr=1), "epoch": 3}
     assert transfer(state, nn.Linear(3, 2)).ok

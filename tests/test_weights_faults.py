@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from weights_models import Tied, equal, prefixed, randomised, snapshot
 
 from autoadapt.errors import AdaptError, SourceError, TransferError
-from autoadapt.weights import transfer, writing
+from autoadapt.weights import transfer, transferring, writing
+from autoadapt.weights.slots import refuse_unwritable
 
 
 def net() -> nn.Module:
@@ -192,7 +193,28 @@ def test_a_file_that_shrinks_during_the_load_leaves_the_model_as_it_was(
     monkeypatch.setattr(writing, "_copy", copy_then_cut)
     text = refusal(path, net())
     assert text.startswith("TransferError: a tensor could not be copied; the model is as it was\n")
-    assert "EOFError: w.safetensors ends inside" in text
+    assert "found     OSError: w.safetensors was changed after its header was read" in text
+
+
+@pytest.mark.parametrize("change", ["replaced", "written to"])
+def test_a_file_that_is_another_than_the_one_checked_is_not_taken_for_it(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
+    save_file(state(), path)
+    save_file({name: value + 1 for name, value in state().items()}, other)
+    assert path.stat().st_size == other.stat().st_size
+
+    def change_then_check(*arguments: Any) -> None:
+        if change == "replaced":
+            other.replace(path)
+        else:
+            path.write_bytes(other.read_bytes())
+        refuse_unwritable(*arguments)
+
+    monkeypatch.setattr(transferring, "refuse_unwritable", change_then_check)
+    text = refusal(path, net())
+    assert "OSError: w.safetensors was changed after its header was read" in text
 
 
 # Arguments, names and shapes
@@ -272,7 +294,7 @@ TransferError: there is no state dict
         net,
         {},
         """\
-TransferError: a total miss: none of 1 tensors would be loaded
+CoverageError: a total miss: none of 1 tensors would be loaded
 state dict -> Sequential
   expected  names that agree
   found     x.weight, ...      in the checkpoint
@@ -283,7 +305,7 @@ state dict -> Sequential
         lambda: nn.ModuleDict({"body": nn.ModuleDict({"a": nn.ModuleList([nn.Linear(3, 3)])}), "z": nn.Linear(99, 99)}),
         {},
         """\
-TransferError: a total miss: none of 3 tensors would be loaded
+CoverageError: a total miss: none of 3 tensors would be loaded
 state dict -> ModuleDict
   expected  names that agree
   found     enc.a.0.weight, enc.a.0.bias, ...      in the checkpoint
@@ -295,7 +317,7 @@ state dict -> ModuleDict
         lambda: nn.Linear(5, 7),
         {},
         """\
-TransferError: a total miss: none of 2 tensors would be loaded
+CoverageError: a total miss: none of 2 tensors would be loaded
 state dict -> Linear
   expected  shapes that agree
   found     2 names agree, none of their shapes; weight: 2 -> 7 on the output axis, 3 -> 5 on the input axis
@@ -306,7 +328,7 @@ state dict -> Linear
         net,
         {"exclude": ["*"]},
         """\
-TransferError: a total miss: none of 9 tensors would be loaded
+CoverageError: a total miss: none of 9 tensors would be loaded
 state dict -> Sequential
   expected  something to load
   found     all 9 tensors left out
@@ -378,7 +400,7 @@ TransferError: shapes differ, which the policy calls an error
         wider,
         {"min_coverage": 0.9},
         """\
-TransferError: would load 88.8 % of the parameters, less than min_coverage=0.9
+CoverageError: would load 88.8 % of the parameters, less than min_coverage=0.9
 2.*
   expected  a shape that fits
   found     2 mismatched

@@ -29,6 +29,7 @@ def transfer_command(
     min_coverage: float = 0.0,
     expect_missing: Sequence[str] = (),
     expect_unexpected: Sequence[str] = (),
+    dry_run: bool = False,
     output: Path | None = None,
     report: Path | None = None,
 ) -> Transfer:
@@ -46,6 +47,7 @@ def transfer_command(
         min_coverage: Share of the parameters.
         expect_missing: Patterns.
         expect_unexpected: Patterns.
+        dry_run: Report only, even where an output is named.
         output: Where the loaded model's weights go, as safetensors; nothing means a dry run.
         report: Where the report goes, as JSON.
 
@@ -54,8 +56,9 @@ def transfer_command(
 
     Raises:
         SourceError: As of `transfer`.
-        TransferError: As of `transfer`, and if a text is malformed.
+        TransferError: As of `transfer`, and if a text is malformed or there is no place for a file.
     """
+    _refuse_places(checkpoint, output, report)
     single = shapes[0] if len(shapes) == 1 and "=" not in shapes[0] else None
     result = transfer(
         checkpoint,
@@ -69,13 +72,28 @@ def transfer_command(
         min_coverage=min_coverage,
         expect_missing=expect_missing,
         expect_unexpected=expect_unexpected,
-        dry_run=output is None,
+        dry_run=dry_run or output is None,
     )
-    if output is not None:
+    if output is not None and not dry_run:
         save_model(model, str(output))
     if report is not None:
         report.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     return result
+
+
+def _refuse_places(checkpoint: Path, output: Path | None, report: Path | None) -> None:
+    """Make sure that what comes of a load can be saved, before it is begun."""
+    faults = []
+    for argument, path in (("output", output), ("report", report)):
+        if path is None:
+            continue
+        where = f"--{argument} {path}"
+        if not path.parent.is_dir():
+            faults.append(Mismatch(where, "a folder that exists", "no folder", f"mkdir -p {path.parent}"))
+        elif path.exists() and checkpoint.exists() and path.samefile(checkpoint):
+            faults.append(Mismatch(where, "a file of its own", "the checkpoint"))
+    if faults:
+        raise TransferError("there is no place for a file", faults)
 
 
 def _pair(argument: str, text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import warnings
 import zipfile
@@ -111,10 +112,23 @@ def _is_safetensors(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
+class _Version:
+    """A file as it was when its header was read."""
+
+    path: Path
+    stamp: tuple[int, ...]
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    """What is another once a file is replaced or written to."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where the bytes of a tensor lie."""
 
-    file: Path
+    file: _Version
     spec: Spec
     start: int
     stop: int
@@ -145,48 +159,53 @@ class _Reader:
         self._places = places
         # A whole number of pages: where memory starts elsewhere, systems copy at half the speed.
         self._buffer: Bytes = np.frombuffer(mmap(-1, PIECE_BYTES), np.uint8)
-        self._path: Path | None = None
+        self._version: _Version | None = None
         self._file: io.FileIO
 
     def __call__(self, name: str) -> Iterator[Bytes]:
         place = self._places[name]
         file = self._open(place.file)
         file.seek(place.start)
+        whole = True
         for start in range(place.start, place.stop, PIECE_BYTES):
             piece = self._buffer[: place.stop - start]
-            if file.readinto(piece.data) != piece.size:
-                raise EOFError(f"{place.file.name} ends inside {name}")
+            whole = file.readinto(piece.data) == piece.size
+            if not whole:
+                break
             yield piece
+        if not whole or _stamp(os.fstat(file.fileno())) != place.file.stamp:
+            raise OSError(f"{place.file.path.name} was changed after its header was read")
 
-    def _open(self, path: Path) -> io.FileIO:
-        if path is not self._path:
+    def _open(self, version: _Version) -> io.FileIO:
+        if version is not self._version:
             self.close()
-            self._path, self._file = path, io.FileIO(path)
+            self._version, self._file = version, io.FileIO(version.path)
         return self._file
 
     def close(self) -> None:
-        if self._path is not None:
+        if self._version is not None:
             self._file.close()
 
 
 def _places(file: Path) -> list[_Place]:
     try:
         with safe_open(file, "pt"):  # checks the whole header: sizes, overlaps, the end of the file
-            return sorted(_read_header(file), key=lambda place: place.start)
+            version = _Version(file, _stamp(file.stat()))
+            return sorted(_read_header(version), key=lambda place: place.start)
     except (SafetensorError, OSError, ValueError) as error:
         raise SourceError("the file is damaged", [_damaged(file, "safetensors", error)]) from error
 
 
-def _read_header(path: Path) -> Iterator[_Place]:
+def _read_header(version: _Version) -> Iterator[_Place]:
     """The entries of a header: eight bytes of length, then JSON; offsets count from its end."""
-    with path.open("rb") as file:
+    with version.path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     for name, entry in header.items():
         if name != "__metadata__":
             spec = Spec(name, tuple(entry["shape"]), _DTYPES.get(entry["dtype"], entry["dtype"]))
             start, stop = (8 + length + offset for offset in entry["data_offsets"])
-            yield _Place(path, spec, start, stop)
+            yield _Place(version, spec, start, stop)
 
 
 def _damaged(file: Path, expected: str, error: Exception) -> Mismatch:

@@ -27,7 +27,7 @@ from autoadapt.weights.selection import Selection
 from autoadapt.weights.slots import Slot, model_slots, refuse_unwritable
 from autoadapt.weights.specs import Spec
 from autoadapt.weights.verdicts import Expected, Verdicts, decide, model_entries, source_entries
-from autoadapt.weights.writing import Move, Written, same_values, write
+from autoadapt.weights.writing import Move, same_values, write
 
 __all__ = ["transfer"]
 
@@ -54,6 +54,9 @@ def transfer(
     Everything is checked before anything is written; what was written is compared bit for bit; when
     something fails the model is as it was. Dtype and device of the model are kept.
 
+    Of more than 512 MiB no old values are kept. An interruption then waits for the last tensor; a
+    file that is changed while it is copied leaves the model half loaded, and the error says so.
+
     Args:
         source: A file (`.pth`, `.pt`, `.bin`, `.safetensors`, a sharded index, a folder with one of
             these), a state dict or what wraps one, or a module.
@@ -75,8 +78,9 @@ def transfer(
 
     Raises:
         SourceError: If a file is missing, damaged, or needs code to load.
-        TransferError: If nothing fits, less than `min_coverage` does, a name or an argument is
-            ambiguous or unknown, or the copy is not bit-equal.
+        CoverageError: If nothing fits, or less than `min_coverage` does.
+        TransferError: If a name or an argument is ambiguous or unknown, the model takes no copy, or
+            the copy is not bit-equal.
 
     Example:
         >>> import torch
@@ -210,10 +214,10 @@ def _first_of_tied(verdicts: Verdicts, checkpoint: Checkpoint) -> list[Move]:
     return [group[0] for group in groups.values()]
 
 
-def _finish(report: Transfer, written: Written, moves: int) -> Transfer:
+def _finish(report: Transfer, nonfinite: Sequence[str], compared: int) -> Transfer:
     """The report after the copy: what was compared, and values to look at."""
     remarks = report.remarks
-    if written.nonfinite:
-        names = ", ".join(merged(written.nonfinite)[:6])
+    if nonfinite:
+        names = ", ".join(merged(nonfinite)[:6])
         remarks = (*remarks, f"NaN or infinity in {names}")
-    return report.model_copy(update={"compared": moves, "remarks": remarks})
+    return report.model_copy(update={"compared": compared, "remarks": remarks})

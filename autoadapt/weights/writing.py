@@ -25,16 +25,16 @@ from autoadapt.weights.memory import PIECE_BYTES, Bytes, Mask, as_bytes, as_dtyp
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.specs import Spec
 
-__all__ = ["UNDO_BYTES", "Move", "Written", "same_values", "write"]
+__all__ = ["UNDO_BYTES", "Move", "same_values", "write"]
 
 UNDO_BYTES = 512 << 20
 """Up to this size the old values are kept until the last tensor is compared.
 
 Above it they are not: it would double the memory of a large model; a copy on disk, or reading the
 file once more before the first write, would take longer than the load may. An interruption is then
-held until the last tensor is there, so that it leaves the model loaded. A file that can no longer
-be read to its end, or memory that does not hold what is written to it, leaves the model half
-loaded, and the error says so.
+held until the last tensor is there, so that it leaves the model loaded. A file that someone changes
+meanwhile, a disk that fails, or memory that does not hold what is written to it, leaves the model
+half loaded, and the error says so.
 """
 
 _THREADS = 2  # one reads while the other copies; more would not make the memory faster
@@ -57,16 +57,11 @@ class Move:
     conversion: Conversion | None = None
 
 
-@dataclass(frozen=True)
-class Written:
-    """What was seen while writing: tensors compared, and sources that hold NaN or infinity."""
-
-    compared: int
-    nonfinite: tuple[str, ...]
-
-
-def write(moves: Sequence[Move], tensors: Tensors) -> Written:
+def write(moves: Sequence[Move], tensors: Tensors) -> list[str]:
     """Carry out all moves, or none; `UNDO_BYTES` says what that means in a large model.
+
+    Returns:
+        The names of sources that hold NaN or infinity.
 
     Raises:
         TransferError: If a tensor cannot be read or differs from its source after the copy.
@@ -83,7 +78,7 @@ def write(moves: Sequence[Move], tensors: Tensors) -> Written:
             raise
         state = "the model is half loaded: build it anew" if undo is None else "the model is as it was"
         raise TransferError(f"{error.summary}; {state}", error.mismatches) from error
-    return Written(len(moves), tuple(move.source.name for move in moves if move.source.name in nonfinite))
+    return [move.source.name for move in moves if move.source.name in nonfinite]
 
 
 class _Undo:
