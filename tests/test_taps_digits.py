@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 import autoadapt as aa
 
 TRAINED, LEVELS = 1000, (4, 8, 16, 32)
+STANDARD_ERROR = 0.012  # of an accuracy of 0.88 on 797 digits
 
 
 def digits():
@@ -79,6 +80,5 @@ def test_a_linear_probe_on_the_chosen_taps_is_as_good_as_on_evenly_spaced_ones(m
     net = aa.adapt(model, like=like, inputs=images[:2])
     chosen = [route.source for route in net.plan.routes]
     ours, theirs = (probed(model, paths, images, labels) for paths in (chosen, evenly_spaced(model, images)))
-    print(chosen, evenly_spaced(model, images), ours, theirs)
     assert ours > 0.8
-    assert ours >= theirs
+    assert ours >= theirs - STANDARD_ERROR
