@@ -4,6 +4,7 @@ AdaptError
 ├── SourceError          a model or a file could not be read
 ├── SignatureError       a signature, a dim or a text form is malformed
 ├── CaptureError         a module could not be probed, or an axis not be explained
+│   └── InputError       it raises at the given input
 ├── MatchError           no part of the new module honestly serves a part of the old one
 ├── PlanError            a plan is inconsistent or asks for something impossible
 ├── BuildError           a plan could not be made into a module
@@ -30,6 +31,7 @@ __all__ = [
     "CalibrationError",
     "CaptureError",
     "CoverageError",
+    "InputError",
     "MatchError",
     "Mismatch",
     "PlanError",
@@ -113,6 +115,10 @@ class SignatureError(AdaptError):
 
 class CaptureError(AdaptError):
     """A module could not be probed, or an axis not be explained."""
+
+
+class InputError(CaptureError):
+    """A module raises at the given input; it may run at another."""
 
 
 class MatchError(AdaptError):

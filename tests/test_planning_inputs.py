@@ -125,3 +125,16 @@ def test_a_contract_for_any_number_of_channels_is_narrowed_to_the_number_that_th
     net = aa.adapt(new, like=old, inputs=x)
     assert str(net.plan.target.inputs.leaves[0]) == "f32[B, N, 4]"
     assert torch.equal(net(x), new(x))  # nothing is interpolated along channels
+
+
+def test_a_module_that_runs_but_cannot_be_explained_is_not_run_at_guessed_sizes():
+    seen = []
+
+    class Random(nn.Module):
+        def forward(self, x):
+            seen.append(tuple(x.shape[2:]))
+            return x[..., : (x.shape[-1] * 7919) % 31 + 1]
+
+    with pytest.raises(AdaptError):
+        aa.adapt(Random(), like=pyramid("resnet18"), inputs=torch.randn(1, 3, 64, 64))
+    assert (1024, 1024) not in seen

@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.capturing.arguments import bind, told_inputs
 from autoadapt.capturing.captures import capture
-from autoadapt.errors import AdaptError
+from autoadapt.errors import AdaptError, InputError
 from autoadapt.signature import Signature
 
 __all__ = ["capture_source"]
@@ -33,11 +33,15 @@ def capture_source(
     """
     first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
     refused: AdaptError | None = None
-    for option in _options(new, first):
-        try:
-            return capture(new, option(), inner=inner, grid=grid)
-        except AdaptError as error:
-            refused = refused or error
+    known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]
+    for options in (known, _guesses(new, first)):
+        for option in options:
+            try:
+                return capture(new, option(), inner=inner, grid=grid)
+            except AdaptError as error:
+                refused = refused or error
+        if not isinstance(refused, InputError):
+            break  # it runs, and what is wrong with it would be so at any input
     assert refused is not None, "every option that does not return has raised"
     raise _refused_everywhere(refused, first)
 
@@ -46,10 +50,8 @@ USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32
 """Heights and widths of images that networks are built for, the commonest first."""
 
 
-def _options(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
-    """Inputs to try, from the most to the least likely."""
-    yield partial(_same, first)
-    yield partial(told_inputs, new)
+def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
+    """Inputs to try besides those given and told, from the most to the least likely."""
     sized: Iterable[object] = (first,)
     if any(map(_is_image, _as_tuple(first))):
         sized = itertools.chain(sized, (_resized(first, size) for size in USUAL_SIZES))
@@ -63,7 +65,7 @@ def _options(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
 
 def _refused_everywhere(refused: AdaptError, first: object) -> AdaptError:
     """The first refusal, with what else was tried."""
-    if not any(map(_is_image, _as_tuple(first))):
+    if not isinstance(refused, InputError) or not any(map(_is_image, _as_tuple(first))):
         return refused
     tried = f"so it does at the sizes in use ({', '.join(map(str, sorted(USUAL_SIZES)))}) and with other channels"
     return type(refused)(refused.summary, [replace(fault, why=fault.why or tried) for fault in refused.mismatches])

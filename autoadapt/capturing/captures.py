@@ -28,7 +28,7 @@ from autoadapt.capturing.sizing import (
 )
 from autoadapt.capturing.solving import Solution, solve
 from autoadapt.dims import Dim
-from autoadapt.errors import CaptureError, Mismatch, nearest
+from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
 from autoadapt.signature import AxisSizes, InnerOutput, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module, uncompiled
@@ -139,12 +139,12 @@ def _explained(model: nn.Module) -> Iterator[None]:
         raise _raised(model, f"{type(error).__name__}: {error}") from error
 
 
-def _raised(model: nn.Module, said: str) -> CaptureError:
+def _raised(model: nn.Module, said: str) -> InputError:
     name = type(model).__name__
     fault = Mismatch(
         f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
     )
-    return CaptureError(f"{name} raises at the given input", [fault])
+    return InputError(f"{name} raises at the given input", [fault])
 
 
 class _Session:
