@@ -647,9 +647,9 @@ def test_whatever_way_tensors_take_all_are_put_back(
 
 
 def test_the_pieces_of_a_large_tensor_are_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_file(nn.Linear(1100, 1000).state_dict(), tmp_path / "w.safetensors")  # five pieces
+    save_file(nn.Linear(2200, 1000).state_dict(), tmp_path / "w.safetensors")  # five pieces
     fail_at(monkeypatch, 4, RuntimeError("no memory"))
-    assert "the model is as it was" in refusal(tmp_path / "w.safetensors", nn.Linear(1100, 1000))
+    assert "the model is as it was" in refusal(tmp_path / "w.safetensors", nn.Linear(2200, 1000))
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:

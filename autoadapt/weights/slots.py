@@ -25,16 +25,21 @@ class Slot:
     Args:
         spec: Its facts.
         tensor: The model's own storage, detached.
-        axes: What each axis is called.
+        owner: The module that holds it; nothing where a state-dict hook made the name.
         parameter: Whether it is a parameter, not a buffer.
         tied: The first name of the same tensor; empty for that first name itself.
     """
 
     spec: Spec
     tensor: Tensor
-    axes: tuple[str, ...]
+    owner: nn.Module | None
     parameter: bool
     tied: str = ""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What each axis is called."""
+        return _axes(self.tensor.ndim, self.owner, self.spec.name)
 
     @property
     def has_memory(self) -> bool:
@@ -56,7 +61,7 @@ def model_slots(model: nn.Module) -> dict[str, Slot]:
     if not entries:
         fault = Mismatch("model", "parameters or buffers", f"{type(model).__name__} with none")
         raise TransferError("the model holds no tensors", [fault])
-    modules, parameters = dict(model.named_modules()), set(map(id, model.parameters()))
+    modules = dict(model.named_modules())
     first: dict[object, str] = {}
     slots = {}
     for name, tensor in entries.items():
@@ -64,8 +69,8 @@ def model_slots(model: nn.Module) -> dict[str, Slot]:
         slots[name] = Slot(
             Spec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")),
             tensor.detach(),
-            _axes(tensor.ndim, modules.get(parent(name)), name),
-            id(tensor) in parameters,
+            modules.get(parent(name)),
+            isinstance(tensor, nn.Parameter),
             owner if owner != name else "",
         )
     return slots

@@ -21,7 +21,7 @@ from torch import Tensor
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
 from autoadapt.weights.files import Read, Tensors
-from autoadapt.weights.memory import PIECE_BYTES, Bytes, Mask, as_bytes, as_dtype, is_finite, is_same
+from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes, as_dtype, is_finite, is_same
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.specs import Spec
 
@@ -69,8 +69,10 @@ def write(moves: Sequence[Move], tensors: Tensors) -> list[str]:
     size = sum(move.slot.tensor.nbytes for move in moves)
     undo = _Undo(size) if size <= UNDO_BYTES else None
     nonfinite: set[str] = set()
+    steps = [_Step(move, _plain_memory(move)) for move in moves]
+    torch.autograd.graph.increment_version([move.slot.tensor for move in moves])
     try:
-        _share(moves, lambda waiting: _work(waiting, tensors, undo, nonfinite), hold=undo is None)
+        _share(steps, lambda waiting: _work(waiting, tensors, undo, nonfinite), hold=undo is None)
     except BaseException as error:
         if undo is not None:
             undo.put_back()
@@ -79,6 +81,26 @@ def write(moves: Sequence[Move], tensors: Tensors) -> list[str]:
         state = "the model is half loaded: build it anew" if undo is None else "the model is as it was"
         raise TransferError(f"{error.summary}; {state}", error.mismatches) from error
     return [move.source.name for move in moves if move.source.name in nonfinite]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A move made ready: what threads would wait for each other to do.
+
+    Args:
+        move: The move.
+        memory: The bytes to write to; nothing where they have gaps, or are in another memory, or the
+            values are converted.
+    """
+
+    move: Move
+    memory: Bytes | None
+
+
+def _plain_memory(move: Move) -> Bytes | None:
+    tensor = move.slot.tensor
+    plain = move.conversion is None and tensor.device.type == "cpu" and tensor.is_contiguous()
+    return as_bytes(tensor) if plain else None
 
 
 class _Undo:
@@ -106,16 +128,16 @@ class _Undo:
             step()
 
 
-def _share(moves: Sequence[Move], work: Callable[[deque[Move]], None], *, hold: bool) -> None:
+def _share(steps: Sequence[_Step], work: Callable[[deque[_Step]], None], *, hold: bool) -> None:
     """Let threads work on what is waiting.
 
     Args:
-        moves: What is waiting.
+        steps: What is waiting.
         work: Takes from it until nothing is left.
         hold: Whether an interruption is held until all is done, or ends the work. One that comes
             while the threads are being started ends it anyway, since none has begun.
     """
-    waiting, all_there = deque(moves), Event()
+    waiting, all_there = deque(steps), Event()
 
     def begin() -> None:
         all_there.wait()
@@ -135,29 +157,29 @@ def _share(moves: Sequence[Move], work: Callable[[deque[Move]], None], *, hold: 
                 worker.result()
 
 
-def _work(waiting: deque[Move], tensors: Tensors, undo: _Undo | None, nonfinite: set[str]) -> None:
+def _work(waiting: deque[_Step], tensors: Tensors, undo: _Undo | None, nonfinite: set[str]) -> None:
     """Write tensors until none is waiting; what fails in one thread ends all."""
     with tensors.reader() as read:
-        writer = _Writer(read, undo, np.empty(PIECE_BYTES // 8, np.bool_))
-        for move in _taken(waiting):
+        writer = _Writer(read, undo, bytearray(PIECE_BYTES // 8))
+        for step in _taken(waiting):
             try:
-                if not writer.write(move):
-                    nonfinite.add(move.source.name)
+                if not writer.write(step):
+                    nonfinite.add(step.move.source.name)
             except BaseException as error:
                 waiting.clear()
                 if isinstance(error, AdaptError) or not isinstance(error, Exception):
                     raise
-                fault = Mismatch(move.source.name, "a tensor that can be read", f"{type(error).__name__}: {error}")
+                fault = Mismatch(step.move.source.name, "a tensor that can be read", f"{type(error).__name__}: {error}")
                 raise TransferError("a tensor could not be copied", [fault]) from error
 
 
-def _taken(waiting: deque[Move]) -> Iterator[Move]:
+def _taken(waiting: deque[_Step]) -> Iterator[_Step]:
     while True:
         try:
-            move = waiting.popleft()
+            step = waiting.popleft()
         except IndexError:
             return
-        yield move
+        yield step
 
 
 @dataclass(frozen=True)
@@ -172,18 +194,14 @@ class _Writer:
 
     read: Read
     undo: _Undo | None
-    mask: Mask
+    mask: bytearray
 
-    def write(self, move: Move) -> bool:
+    def write(self, step: _Step) -> bool:
         """Copy a tensor and compare it; tell whether all its values are finite."""
-        tensor = move.slot.tensor
-        plain = move.conversion is None and tensor.device.type == "cpu" and tensor.is_contiguous()
-        finite = self._write_pieces(move) if plain else self._write_whole(move)
-        torch.autograd.graph.increment_version(tensor)
-        return finite
+        return self._write_whole(step.move) if step.memory is None else self._write_pieces(step.move, step.memory)
 
-    def _write_pieces(self, move: Move) -> bool:
-        memory, start, finite = as_bytes(move.slot.tensor), 0, True
+    def _write_pieces(self, move: Move, memory: Bytes) -> bool:
+        start, finite = 0, True
         for piece in self.read(move.source.name):
             values = as_dtype(piece, move.source.dtype, move.slot.spec.dtype)
             place = memory[start : start + values.size]
