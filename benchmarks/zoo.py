@@ -29,6 +29,7 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.capturing import capture_source
 from autoadapt.signature import InnerOutput
+from autoadapt.trees import flatten
 
 OUT = Path(__file__).parent / "out"
 SECONDS_EACH = 300
@@ -153,8 +154,10 @@ def adapted(model: nn.Module, inputs: Any, target: aa.Signature, device: str) ->
 
 
 def checked(net: nn.Module, target: aa.Signature, device: str) -> dict[str, Any]:
-    native = target.sizes()
-    for sizes in ({}, {"H": 221, "W": 200}, {"H": 131, "W": 97}):
+    """Run at four sizes and two batch sizes; outputs, and what the plan says of its sources, are to hold."""
+    native, noted = target.sizes(), dict[str, tuple[int, ...]]()
+    net.backbone.register_forward_hook(lambda module, args, returned: noted.update(tap_shapes(net.plan, returned)))
+    for sizes in ({}, {"H": 221, "W": 200}, {"H": 131, "W": 97}, {"H": 49, "W": 34}):
         for batch in (1, 3):
             at = native | sizes | {"B": batch}
             x = torch.zeros(batch, 3, at["H"], at["W"], device=device)
@@ -167,27 +170,47 @@ def checked(net: nn.Module, target: aa.Signature, device: str) -> dict[str, Any]
             shapes = [tuple(leaf.shape) for leaf in found]
             if type(found) is not list or shapes != wanted:
                 return {"outcome": "wrong", "reason": f"at {at}: {shapes}"}
+            sources = {route.source: route.specs[0].shape(at) for route in net.plan.routes}
+            if any(noted[name] != shape for name, shape in sources.items() if name in noted):
+                return {"outcome": "wrong", "reason": f"at {at}: sources {noted}, planned {sources}"}
     return {"outcome": "exact"}
 
 
+def tap_shapes(plan: aa.Plan, returned: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of what a backbone returned, by the names that the plan gives them."""
+    names = tuple(plan.taps) or plan.source.outputs.paths
+    return dict(zip(names, (tuple(tensor.shape) for tensor in flatten(returned)[1]), strict=False))
+
+
 def compared_levels(model: nn.Module, source: aa.Signature, plan: aa.Plan) -> list[dict[str, Any]]:
-    """For each level that timm lists by hand: its module, the tap that was chosen, and whether they are one tensor."""
+    """For each level that timm lists by hand: its module, the tap that was chosen, and whether they are one tensor.
+
+    Of several levels at one stride the last counts. A level does not `exist` where the module that is listed is not
+    there, or returns no tensor of the channels that are listed.
+    """
     info = getattr(model, "feature_info", None)
-    listed = [dict(one) for one in (info.info if hasattr(info, "info") else info or [])]
-    if len({one.get("reduction") for one in listed}) < 2:
+    listed = {one.get("reduction"): dict(one) for one in (info.info if hasattr(info, "info") else info or [])}
+    if len(listed) < 2:
         return []
     tensors = {output.module: identity(output) for output in reversed(source.inner) if output.call == 0}
     tensors |= {output.name: identity(output) for output in source.inner}
     chosen = dict(zip(STRIDES, plan.routes, strict=False))
     rows = []
-    for one in listed:
+    for one in listed.values():
         route = chosen.get(one.get("reduction", 0))
         if route is not None and route.octaves < 0.5:
             name, tap = str(one["module"]), route.source
             same = name == tap or tensors.get(name, name) == tensors.get(tap, tap) or stands_for(model, name, tap)
-            named = name in dict(model.named_modules())
+            named = name in dict(model.named_modules()) and returns_channels(source, name, int(one["num_chs"]))
             rows.append({"stride": one["reduction"], "timm": name, "chosen": tap, "agrees": same, "exists": named})
     return rows
+
+
+def returns_channels(source: aa.Signature, name: str, channels: int) -> bool:
+    """Whether a module returns a tensor of that many channels, or several that have them together."""
+    returned = [output.spec for output in source.inner if output.module == name and output.call == 0]
+    found = [max(dim.constant or 0 for dim in spec.dims) for spec in returned]
+    return not returned or channels in found or sum(found) == channels
 
 
 def stands_for(model: nn.Module, name: str, tap: str) -> bool:

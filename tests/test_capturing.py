@@ -378,3 +378,20 @@ def test_equal_modules_have_equal_signatures():
 def test_recurrent_modules_keep_their_sequence(module):
     signature = aa.capture(module, torch.randn(2, 5, 4))
     assert [str(spec) for spec in signature.outputs.leaves][:2] == ["f32[B, N, 6]", "f32[1, B, 6]"]
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "densenet121"])
+def test_what_is_said_of_inner_outputs_holds_at_sizes_that_were_not_probed(name):
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+    signature, generator = aa.capture(model, inner=True), random.Random(3)
+    maps = {output.module: output.spec for output in signature.inner if len(output.spec.dims) == 4 and not output.call}
+    found = {}
+    for module in maps:
+        model.get_submodule(module).register_forward_hook(
+            lambda _, args, returned, module=module: found.update({module: tuple(returned.shape)})
+        )
+    for _ in range(8):
+        sizes = {"B": 2, "H": generator.randint(75, 700), "W": generator.randint(75, 700)}
+        model(torch.empty(2, 3, sizes["H"], sizes["W"], device="meta"))
+        assert {module: spec.shape(sizes) for module, spec in maps.items()} == found

@@ -7,6 +7,8 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.errors import AdaptError, MatchError
+from autoadapt.layers import resize
+from autoadapt.operations import text
 
 
 class ChannelsLast(nn.Module):
@@ -98,6 +100,21 @@ def test_each_conversion_can_be_switched_off_and_the_refusal_says_which_it_was(k
         aa.adapt(new, like=old, inputs=x, convert_inputs=others)
     assert f'convert_inputs=("{kind}", ...)' in refused.value.mismatches[0].remedy
     assert aa.adapt(new, like=old, inputs=x, convert_inputs=(kind,)).plan.inputs[0].steps
+
+
+def test_images_too_small_for_the_new_module_are_enlarged_and_others_are_left_alone():
+    old, new = pyramid("resnet18"), timm.create_model("inception_v3")
+    net = aa.adapt(new, like=old, inputs=torch.randn(1, 3, 96, 128)).eval()
+    assert [text(step) for step in net.plan.inputs[0].steps] == ["resize to max(75, H) x max(75, W)"]
+    with torch.no_grad():
+        for height, width in ((34, 49), (74, 97), (75, 75), (131, 97)):
+            x = torch.randn(2, 3, height, width)
+            assert [a.shape for a in net(x)] == [b.shape for b in old(x)]
+        assert torch.equal(resize(x, 131, 97), x)
+        with pytest.raises(RuntimeError, match="Kernel size"):
+            new(torch.randn(1, 3, 74, 97))
+    with pytest.raises(MatchError, match="with H from 75 on, W from 75 on, and convert_inputs leaves size out"):
+        aa.adapt(new, like=old, inputs=torch.randn(1, 3, 96, 128), convert_inputs=("layout",))
 
 
 def test_an_unknown_conversion_is_refused_with_the_known_ones():

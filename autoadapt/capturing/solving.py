@@ -65,6 +65,15 @@ class _Evidence:
         leaves = zip(*shapes, strict=True)
         return {column: None for leaf in leaves for column in zip(*leaf, strict=True)}
 
+    def inner_shapes(self) -> dict[InnerKey, list[tuple[int, ...]]]:
+        """In every observation the shape of each tensor inside that is there in all, with equally many axes."""
+        steady, found = _called_equally_often(self.seen), {}
+        for key in self.seen[0].inner:
+            shapes = [observation.inner[key].shape for observation in self.seen if key in observation.inner]
+            if key[0] in steady and len(shapes) == len(self.seen) and len({len(shape) for shape in shapes}) == 1:
+                found[key] = shapes
+        return found
+
     def samples(self, column: Column) -> list[tuple[Sizes, int]]:
         return list(zip(self.sizes, column, strict=True))
 
@@ -98,6 +107,7 @@ def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Obse
             break
     else:
         raise _unexplained(evidence, faults)
+    _settle_inside(run, evidence, base)
     return _solution(evidence, dims, checked)
 
 
@@ -119,6 +129,23 @@ def _settle(run: Run, evidence: _Evidence, base: Sizes) -> dict[Column, Dim]:
     if missing:
         raise _unexplained(evidence, missing)
     return {column: dims[0] for column, dims in candidates.items()}
+
+
+def _settle_inside(run: Run, evidence: _Evidence, base: Sizes) -> None:
+    """Probe until the axes of maps inside have one form left too, as far as a few more sizes can tell.
+
+    Outputs such as `[B, 1000]` tell nothing of how strides round inside.
+    """
+    left = set(evidence.inner_shapes())
+    for _ in range(MOST_EXTRA_PROBES):
+        shapes = {key: leaf for key, leaf in evidence.inner_shapes().items() if key in left and len(leaf[0]) > 2}
+        columns = {column for leaf in shapes.values() for column in zip(*leaf, strict=True)}
+        candidates = {column: dims for column in columns if len(dims := evidence.fits(column)) > 1}
+        point = _splitting_point(evidence, base, candidates.values())
+        if point is None:
+            return
+        evidence.try_add(run, point)
+        left = {key for key, leaf in shapes.items() if any(column in candidates for column in zip(*leaf, strict=True))}
 
 
 def _candidates(evidence: _Evidence, columns: Iterable[Column]) -> dict[Column, list[Dim]]:
@@ -208,16 +235,7 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
     names = [path_text(path) for path in paths(evidence.seen[0].tree)]
     solved_outputs = tuple(leaf for leaf in outputs if leaf is not None)
     varying = [name for name, leaf in zip(names, solved_outputs, strict=True) if any(dim.axes for dim in leaf)]
-    inner = {}
-    steady = _called_equally_often(evidence.seen)
-    for key in evidence.seen[0].inner:
-        if key[0] not in steady:
-            continue
-        shapes = [observation.inner[key].shape for observation in evidence.seen if key in observation.inner]
-        if len(shapes) == len(evidence.seen) and len({len(shape) for shape in shapes}) == 1:
-            solved = axes_of(shapes)
-            if solved is not None:
-                inner[key] = solved
+    inner = {key: solved for key, leaf in evidence.inner_shapes().items() if (solved := axes_of(leaf)) is not None}
     smallest = {name: min(sizes[name] for sizes in evidence.sizes) for name in evidence.steps}
     return Solution(solved_outputs, inner, () if checked else tuple(varying), smallest)
 

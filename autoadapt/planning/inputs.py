@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
@@ -70,16 +71,21 @@ def _conversions(steps: Sequence[Operation]) -> list[Conversion]:
 def _not_allowed(path: str, given: str, source: Signature, target: Signature, kind: Conversion) -> Mismatch:
     return Mismatch(
         f"inputs.{path}",
-        f"{_with_sizes(target.inputs[given], target.axes)}, as the old module takes it",
-        f"{_with_sizes(source.inputs[path], source.axes)}, and convert_inputs leaves {kind} out",
+        f"{_with_sizes(target.inputs[given], target)}, as the old module takes it",
+        f"{_with_sizes(source.inputs[path], source)}, and convert_inputs leaves {kind} out",
         f'convert_inputs=("{kind}", ...)  # or build the new module for these inputs',
     )
 
 
-def _with_sizes(spec: TensorSpec, axes: Mapping[str, AxisSizes]) -> str:
+def _with_sizes(spec: TensorSpec, signature: Signature) -> str:
     """A spec, and which sizes are legal where not all are."""
-    limits = {str(dim): axes.get(str(dim)) for dim in spec.dims[1:] if dim.axes}
-    shown = [f"{name} {sizes}" for name, sizes in limits.items() if sizes is not None and sizes.step != 1]
+    shown = []
+    for name in (str(dim) for dim in spec.dims[1:] if dim.axes):
+        sizes = signature.axes.get(name)
+        if sizes is not None and sizes.step != 1:
+            shown.append(f"{name} {sizes}")
+        elif (least := _least(name, signature)) > 1:
+            shown.append(f"{name} from {least} on")
     return f"{spec} with {', '.join(shown)}" if shown else str(spec)
 
 
@@ -95,7 +101,7 @@ def _fitted(
     channel = _channel_axis(spec.dims)
     channels = _matched_channels(spec, dims, channel, source.inner)
     reached = tuple(
-        have if axis == channel and channels else _legal(dim, have, source.axes, target.axes)
+        have if axis == channel and channels else _legal(dim, have, source, target)
         for axis, (dim, have) in enumerate(zip(spec.dims, dims, strict=True))
     )
     changed = [axis for axis, (made, have) in enumerate(zip(reached, dims, strict=True)) if made != have]
@@ -178,18 +184,34 @@ def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
     return tuple(dim.constant for dim in spec.dims)
 
 
-def _legal(dim: Dim, given: Dim, legal: Mapping[str, AxisSizes], wanted: Mapping[str, AxisSizes]) -> Dim:
+def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
     """The size to bring a given axis to, so that the new module takes it."""
     if dim.constant is not None:
         return dim
-    sizes = legal.get(str(dim))
-    if sizes is None or sizes.step == 1:
+    sizes, allowed = source.axes.get(str(dim)), target.axes.get(str(given))
+    if sizes is None:
         return given
     if given.constant is not None:
         return given if given.constant in sizes else Dim(sizes.near(given.constant))
-    allowed = wanted.get(str(given))
-    if allowed is not None and sizes.covers(allowed):
-        return given
     if sizes.step == 0:
-        return Dim(sizes.example)
-    return (given - sizes.offset).ceildiv(sizes.step) * sizes.step + sizes.offset
+        return given if allowed is not None and sizes.covers(allowed) else Dim(sizes.example)
+    least = _least(str(dim), source)
+    least += (sizes.offset - least) % sizes.step
+    if allowed is not None and sizes.covers(allowed):
+        return given if least <= allowed.near(1) else given.at_least(least)
+    made = (given - sizes.offset).ceildiv(sizes.step) * sizes.step + sizes.offset
+    return made.at_least(least) if least > sizes.step + sizes.offset else made
+
+
+def _least(axis: str, source: Signature) -> int:
+    """The smallest size of an input axis at which no tensor is left without cells, up to the size of the example."""
+    sizes = source.sizes()
+    if axis not in sizes:
+        return 1
+    dims = {dim for spec in (*source.outputs.leaves, *(o.spec for o in source.inner)) for dim in spec.dims}
+    return max((_first_size(dim, axis, sizes) for dim in dims if axis in dim.axes), default=1)
+
+
+def _first_size(dim: Dim, axis: str, sizes: Mapping[str, int]) -> int:
+    """The smallest size from which on a dim is positive; by halving, since no dim shrinks as its axis grows."""
+    return bisect_left(range(1, sizes[axis]), 1, key=lambda size: int(dim.evaluate({**sizes, axis: size}) > 0)) + 1
