@@ -10,7 +10,7 @@ from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch
 from autoadapt.operations import Channels, Operation, Rearrange, Resize, after
 from autoadapt.planning.plans import InputRoute
-from autoadapt.signature import AxisSizes, InnerOutput, Signature, TensorSpec
+from autoadapt.signature import InnerOutput, Signature, TensorSpec
 
 __all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
 
