@@ -6,9 +6,11 @@ ways is refused, with the options as arguments to paste.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from autoadapt.errors import MatchError, Mismatch, nearest
 from autoadapt.layouts import Factored, Refusal, chain, distance
@@ -165,6 +167,8 @@ class _Matching:
         octaves = {option: round(distance(self.sources[option].tensor, spec), 1) for option in options}
         near = [option for option in options if octaves[option] == min(octaves.values())]
         near = [option for option in near if not self.sources[option].tap] or near
+        cells = {option: _cell(self.sources[option].tensor) for option in near}
+        near = [option for option in near if cells[option] == min(cells.values())]
         named = [o for o in near if self.sources[o].name == _name(path) != "" or (o == path and not path.isdigit())]
         if len(named) == 1 and self.sources[named[0]].path.count(".") == path.count("."):
             return (named[0],)
@@ -280,6 +284,11 @@ def _spread(options: Sequence[str], count: int) -> list[str]:
     ['a', 'b', 'b']
     """
     return [options[-(-(i + 1) * len(options) // count) - 1] for i in range(count)]
+
+
+def _cell(tensor: Factored) -> Fraction:
+    """Input cells per cell: of a finer and a coarser map equally far away, the finer has seen what is wanted."""
+    return math.prod(tensor.strides.values(), start=Fraction(1))
 
 
 def _name(path: str) -> str:

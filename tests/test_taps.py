@@ -231,3 +231,16 @@ def test_the_first_convolution_reads_other_channels_and_keeps_its_response_to_gr
 def test_a_stem_that_is_no_convolution_over_the_channels_is_refused():
     with pytest.raises(BuildError, match="the first layer cannot be made to read 1 channels"):
         read_channels(view(nn.Sequential(nn.Linear(3, 4))), "0", 1, 3)
+
+
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (2, 4, 8, 16, 32), (8, 16, 32)])
+def test_deeper_levels_get_deeper_taps_also_where_heads_are_as_large_as_a_grid(strides):
+    # Queries of 16 tokens and 16 channels, `[B, 3, 16, 16]`, are no map of 32 x 32 pixels at stride 2.
+    new = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, in_chans=1, embed_dim=48, depth=8, num_heads=3, class_token=False, global_pool="avg"
+    )
+    levels = [f"f32[B, 32, ceil(H/{stride}), ceil(W/{stride})]" for stride in strides]
+    like = aa.Signature.parse(levels, inputs="f32[B, 1, H, W]")
+    taps = [route.source for route in aa.adapt(new, like=like, inputs=torch.randn(2, 1, 32, 32)).plan.routes]
+    assert all(tap.startswith("blocks.") for tap in taps)
+    assert [int(tap.split(".")[1]) for tap in taps] == sorted({int(tap.split(".")[1]) for tap in taps})

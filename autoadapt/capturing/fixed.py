@@ -67,7 +67,12 @@ class FixedImages:
     def _unread(self, reader: GridReader, inside: Mapping[InnerKey, InnerLeaf]) -> list[InnerKey]:
         """The outputs of most blocks, if they are tokens that numbers do not explain; by when they finish."""
         named = dict(self.module.named_modules())
-        blocks = [key for key, leaf in inside.items() if _is_tokens(leaf) and _is_block(named[key[0]])]
+        batch = self.axes.example.get("B")
+        blocks = [
+            key
+            for key, leaf in inside.items()
+            if _is_tokens(leaf) and leaf.shape[0] == batch and _is_block(named[key[0]])
+        ]
         counts = Counter(inside[key].shape[1] for key in blocks)
         if not counts:
             return []
