@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import itertools
 import json
 import re
 import signal
@@ -19,6 +21,9 @@ from autoadapt.capturing import capture
 from autoadapt.errors import RankingError
 from autoadapt.ranking import Ranked, Ranking, rank
 from autoadapt.ranking.images import Batch, gathered, split
+from autoadapt.showing import Dot, Scatter
+from autoadapt.showing.blocks import FONTS, text_width
+from autoadapt.showing.scatters import scatter_svg
 
 OLD = ["f32[B, 24, ceil(H/8), ceil(W/8)]", "f32[B, 48, ceil(H/16), ceil(W/16)]"]
 INPUTS = torch.zeros(1, 3, 64, 64)
@@ -386,3 +391,28 @@ def test_a_state_of_another_ranking_is_not_taken_nor_changed(tmp_path: Path) -> 
     with pytest.raises(RankingError, match="holds no ranking"):
         rank({"one": Pyramid(2)}, OLD, inputs=INPUTS, state=notes)
     assert notes.read_text() == "my notes\nwithout an end"
+
+
+def test_a_page_shows_every_candidate_once_in_a_scatter_and_no_name_lies_on_another(judged: Ranking) -> None:
+    hostile = judged.model_copy(update={"rows": (*judged.rows, judged.rows[0].model_copy(update={"source": "<b>x"}))})
+    page = hostile._repr_html_()
+    assert page.count("<circle") == len(hostile.points())
+    assert "<b>x" not in page
+    names = [
+        (float(x), float(y), text_width(html.unescape(name), "spec"))
+        for x, y, name in re.findall(
+            r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="aa-spec">(.*?)<', page
+        )
+    ]
+    assert len(names) == len(hostile.points())
+    for (x, y, width), (other_x, other_y, other_width) in itertools.combinations(names, 2):
+        apart = x + width <= other_x or other_x + other_width <= x or abs(y - other_y) >= FONTS["spec"].line - 0.2
+        assert apart
+
+
+@pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [0.0, 1e-9], [0.2, 0.9], [-1.0, 40.0]])
+def test_a_scatter_has_a_few_ticks_whatever_the_values(values: list[float]) -> None:
+    drawn = scatter_svg(Scatter("", "ms", "agrees", tuple(Dot("a", abs(value), value, True) for value in values)))
+    ticks = re.findall(r'text-anchor="end" class="aa-head">', drawn)
+    assert 2 <= len(ticks) <= 8
+    assert "nan" not in drawn

@@ -82,7 +82,7 @@ def test_a_page_nests_and_holds_nothing_that_runs_or_asks(name):
     assert set(page.tags) <= {
         *("html", "head", "meta", "link", "title", "style", "body", "main", "div", "section", "h1", "h2", "h3", "h4"),
         *("span", "b", "i", "wbr", "p", "pre", "table", "caption", "thead", "tbody", "tr", "th", "td", "dl", "dt"),
-        *("dd", "details", "summary", "svg", "g", "rect", "path", "text"),
+        *("dd", "details", "summary", "svg", "g", "rect", "circle", "path", "text"),
     }
     assert [value for key, value in page.attributes if key in ("href", "src")] == ["data:,"]
     assert not [key for key, _ in page.attributes if key.startswith("on")]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.showing import NEAR, free_place
 
 __all__ = ["Point", "check_drawable", "draw", "label"]
 
@@ -89,19 +88,6 @@ def _plain_ticks(axes: Any) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-_Box = tuple[float, float, float, float]
-"""Left, bottom, right and top, in pixels."""
-
-_DISTANCES = (9, 18, *range(30, 420, 12))
-"""Between a point and its name, in pixels."""
-
-_DIRECTIONS = tuple(
-    (math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8))
-    for turn in (0, 1, -1, 8, 7, -7, 2, -2, 4, -4, 6, -6, 3, -3, 5, -5)
-)
-"""Right first, then left, then above and below."""
-
-
 def label(axes: Any, points: Sequence[Point], renderer: Any) -> None:
     """Write each name at the nearest place that is free; a thin line leads to those farther away.
 
@@ -113,10 +99,10 @@ def label(axes: Any, points: Sequence[Point], renderer: Any) -> None:
     from matplotlib.text import Text
 
     places = [axes.transData.transform((point.cost, point.quality)) for point in points]
-    taken: list[_Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    taken: list[tuple[float, float, float, float]] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
     frame = axes.get_window_extent(renderer)
     to_points = 72 / axes.figure.dpi
-    inside: _Box = (frame.x0, frame.y0, frame.x1, frame.y1)
+    inside: tuple[float, float, float, float] = (frame.x0, frame.y0, frame.x1, frame.y1)
     for point, (x, y) in zip(points, places, strict=True):
         text = axes.annotate(
             point.name,
@@ -131,41 +117,7 @@ def label(axes: Any, points: Sequence[Point], renderer: Any) -> None:
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.6", "shrinkA": 0, "shrinkB": 3},
         )
         size = Text.get_window_extent(text, renderer)  # that of an annotation has its point in it
-        place = _free_place(x, y, size.width, size.height, taken, inside)
+        place = free_place(x, y, size.width, size.height, taken, inside)
         text.set_position((place.dx * to_points, place.dy * to_points))
-        text.arrow_patch.set_visible(place.distance > _DISTANCES[1])
+        text.arrow_patch.set_visible(place.distance > NEAR)
         taken.append(place.box)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a name goes, in pixels from its point."""
-
-    dx: float
-    dy: float
-    distance: int
-    box: _Box
-
-
-def _free_place(x: float, y: float, width: float, height: float, taken: Sequence[_Box], inside: _Box) -> _Place:
-    """The nearest place without overlap, or else the one with the least."""
-    best: tuple[float, _Place] | None = None
-    for distance, (right, up) in itertools.product(_DISTANCES, _DIRECTIONS):
-        dx = right * distance - width * (1 - right) / 2
-        dy = up * distance - height / 2
-        box = (x + dx, y + dy, x + dx + width, y + dy + height)
-        outside = width * height - _overlap(box, inside)
-        overlap = sum(_overlap(box, other) for other in taken) + (outside if outside > 1e-6 else 0)
-        if best is None or overlap < best[0]:
-            best = (overlap, _Place(dx, dy, distance, box))
-        if overlap == 0:
-            break
-    assert best is not None, "there are directions"
-    return best[1]
-
-
-def _overlap(left: _Box, right: _Box) -> float:
-    """The area that two boxes share, in square pixels."""
-    across = min(left[2], right[2]) - max(left[0], right[0])
-    up = min(left[3], right[3]) - max(left[1], right[1])
-    return max(across, 0.0) * max(up, 0.0)

@@ -134,17 +134,28 @@ class Ranking(Shown, _Frozen):
         """
         if not self:
             self.raise_if_failed()
+        across, up = self.axes(cost)
+        draw(self.points(cost), path, across=across, up=up, title=f"in the place of {self.like}")
+
+    def points(self, cost: Costs = "seconds") -> tuple[Point, ...]:
+        """What a picture shows, best first: those of known quality, or without data all that fit.
+
+        Args:
+            cost: What the horizontal axis shows.
+        """
         front = self.front(cost)
         rows = [row for row in self.best_first if row.quality is not None] or self.best_first
-        points = [Point(_short(row.source), _cost(row, cost), _height(row), row.source in front) for row in rows]
-        draw(points, path, across=_COSTS[cost][0], up=self._quality_label(), title=f"in the place of {self.like}")
+        return tuple(Point(_short(row.source), _cost(row, cost), _height(row), row.source in front) for row in rows)
 
-    def _quality_label(self) -> str:
+    def axes(self, cost: Costs = "seconds") -> tuple[str, str]:
+        """What the axes of a picture show, the horizontal one first."""
         if any(row.agreement is not None for row in self.rows):
-            return "held-out agreement with the old backbone's answers"
-        if self.has_quality:
-            return "variance of the old features explained, held out"
-        return "parameters, millions"
+            up = "held-out agreement with the old backbone's answers"
+        elif self.has_quality:
+            up = "variance of the old features explained, held out"
+        else:
+            up = "parameters, millions"
+        return _COSTS[cost][0], up
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from autoadapt.errors import Mismatch
 from autoadapt.ranking import Ranked, Ranking
-from autoadapt.showing import Badge, Cell, Column, Facts, Faults, Name, Part, Section, Table, section_of
+from autoadapt.showing import (
+    Badge,
+    Cell,
+    Column,
+    Dot,
+    Facts,
+    Faults,
+    Name,
+    Part,
+    Scatter,
+    Section,
+    Table,
+    section_of,
+)
 from autoadapt.tables import human_count
 
 __all__ = ["ranking_section"]
@@ -14,17 +27,24 @@ __all__ = ["ranking_section"]
 def ranking_section(made: Ranking) -> Section:
     """A row for each candidate that fits, those on the front marked; then those that do not, with the reasons."""
     verdict = Badge(f"{len(made.best_first)} of {len(made.rows)} fit", "good" if made else "bad")
-    parts: list[Part] = [_table(made)] if made else []
+    parts: list[Part] = [_scatter(made), _table(made)] if made else []
     faults = tuple(Mismatch(row.source, "", row.refused, row.remedy) for row in made.refused)
     parts += [_facts(made), *([Faults(faults)] if faults else [])]
     return Section("Ranking", f"in the place of {made.like}", tuple(parts), verdict)
+
+
+def _scatter(made: Ranking) -> Scatter:
+    across, up = made.axes()
+    title = f"{up} against {across}, in the place of {made.like}; the table below has the numbers"
+    dots = (Dot(point.name, point.cost, point.quality, point.marked) for point in made.points())
+    return Scatter(title, across, up, tuple(dots))
 
 
 def _table(made: Ranking) -> Table:
     titles = ("params", "adapters", "MACs", "ms", "MiB", "agrees", "KL", "R2")
     columns = (Column(""), Column("candidate"), *(Column(title, right=True) for title in titles))
     front = made.front()
-    rows = tuple((Badge("*" if row.source in front else "", "good"), *_cells(row)) for row in made.best_first)
+    rows = tuple((Badge("*", "good") if row.source in front else "", *_cells(row)) for row in made.best_first)
     return Table(columns, rows)
 
 

@@ -10,12 +10,14 @@ from autoadapt.showing.parts import (
     Code,
     Column,
     Diagram,
+    Dot,
     Facts,
     Faults,
     Folded,
     Lane,
     Name,
     Part,
+    Scatter,
     Section,
     Share,
     Step,
@@ -23,10 +25,12 @@ from autoadapt.showing.parts import (
     Table,
     Tone,
 )
+from autoadapt.showing.placing import NEAR, free_place
 from autoadapt.showing.shown import Shown, section_of
 from autoadapt.showing.styles import RULES, SCOPE
 
 __all__ = [
+    "NEAR",
     "RULES",
     "SCOPE",
     "Badge",
@@ -35,6 +39,7 @@ __all__ = [
     "Code",
     "Column",
     "Diagram",
+    "Dot",
     "Facts",
     "Faults",
     "Folded",
@@ -42,6 +47,7 @@ __all__ = [
     "Markup",
     "Name",
     "Part",
+    "Scatter",
     "Section",
     "Share",
     "Shown",
@@ -52,6 +58,7 @@ __all__ = [
     "cell",
     "element",
     "fragment",
+    "free_place",
     "section_element",
     "section_of",
     "svg",

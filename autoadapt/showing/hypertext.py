@@ -21,12 +21,14 @@ from autoadapt.showing.parts import (
     Folded,
     Name,
     Part,
+    Scatter,
     Section,
     Share,
     Step,
     Steps,
     Table,
 )
+from autoadapt.showing.scatters import READABLE_SCATTER, scatter_svg
 from autoadapt.showing.styles import RULES, SCOPE
 
 __all__ = ["cell", "fragment", "section_element"]
@@ -71,16 +73,17 @@ def _part(part: Part, level: int) -> Markup:
         case Code(text=text):
             return element("pre", text)
         case Diagram():
-            return _frame(part)
+            return _frame(svg(part), readable_width(part))
+        case Scatter():
+            return _frame(scatter_svg(part), READABLE_SCATTER)
         case _:
             assert_never(part)
 
 
-def _frame(diagram: Diagram) -> Markup:
+def _frame(picture: Markup, least: int) -> Markup:
     """A picture, where there is room for it; where there is none, the table beside it says the same."""
-    least = readable_width(diagram)
     rule = f"@container (max-width:{least - 1}px){{.{SCOPE} .aa-from-{least}{{display:none}}}}"
-    return element("div", element("style", Markup(rule)), svg(diagram), class_=f"aa-frame aa-from-{least}")
+    return element("div", element("style", Markup(rule)), picture, class_=f"aa-frame aa-from-{least}")
 
 
 def _fact(label: str, said: Markup) -> tuple[Markup, Markup]:

@@ -14,12 +14,14 @@ __all__ = [
     "Code",
     "Column",
     "Diagram",
+    "Dot",
     "Facts",
     "Faults",
     "Folded",
     "Lane",
     "Name",
     "Part",
+    "Scatter",
     "Section",
     "Share",
     "Step",
@@ -182,6 +184,29 @@ class Diagram:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """One point of a scatter."""
+
+    name: str
+    across: float
+    up: float
+    marked: bool
+    """Whether it is among the best."""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points between two axes, the one across logarithmic; a table beside it says the same."""
+
+    title: str
+    """In a sentence, for who cannot see it."""
+    across: str
+    up: str
+    dots: tuple[Dot, ...]
+    """The one whose name is placed first comes first."""
+
+
+@dataclass(frozen=True)
 class Section:
     """Everything about one result, or about a part of one."""
 
@@ -192,4 +217,4 @@ class Section:
     verdict: Badge | None = None
 
 
-Part: TypeAlias = Table | Facts | Faults | Folded | Code | Diagram | Section
+Part: TypeAlias = Table | Facts | Faults | Folded | Code | Diagram | Scatter | Section

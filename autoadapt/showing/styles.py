@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoadapt.showing.colours import KINDS, style_variables
 from autoadapt.showing.diagrams import PICTURE_RULES
+from autoadapt.showing.scatters import SCATTER_RULES
 
 __all__ = ["RULES", "SCOPE"]
 
@@ -89,5 +90,5 @@ _STEPS = "\n".join(
     for name in KINDS
 )
 
-RULES = "\n".join([style_variables(f".{SCOPE}", _HOSTS), _FIXED, _STEPS, PICTURE_RULES])
+RULES = "\n".join([style_variables(f".{SCOPE}", _HOSTS), _FIXED, _STEPS, PICTURE_RULES, SCATTER_RULES])
 """Everything a section needs, as one sheet."""

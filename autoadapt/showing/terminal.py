@@ -18,6 +18,7 @@ from autoadapt.showing.parts import (
     Folded,
     Name,
     Part,
+    Scatter,
     Section,
     Share,
     Steps,
@@ -59,7 +60,7 @@ def rendered(section: Section, width: int) -> Iterator[RenderableType]:
     from rich.text import Text
 
     yield _heading(section)
-    for i, part in enumerate(part for part in section.parts if not isinstance(part, Diagram)):
+    for i, part in enumerate(part for part in section.parts if not isinstance(part, Diagram | Scatter)):
         yield from [Text("")] if i or isinstance(part, Table) else []
         yield from _part(part, width)
 
@@ -94,7 +95,7 @@ def _part(part: Part, width: int) -> Iterator[RenderableType]:
             yield Text(f" {visible(title)}", style="dim")
         case Code(text=text):
             yield Text(visible(text))
-        case Diagram():
+        case Diagram() | Scatter():
             return
         case _:
             assert_never(part)
