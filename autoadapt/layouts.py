@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from autoadapt.dims import Dim
 from autoadapt.operations import (
@@ -345,7 +345,7 @@ def _arranged(assigned: _Assignment, *, project: bool) -> tuple[Operation, ...]:
 class _Work:
     """Something that must happen to atoms, in a layout that allows it."""
 
-    kind: str  # pool, project or resize
+    kind: str  # pool, project, resize or drop
     then: dict[str, Dim]
     kernel: dict[str, int]
 
@@ -360,8 +360,10 @@ def _works(assigned: _Assignment, *, project: bool) -> list[_Work]:
         work.append(_Work("pool", {name: sizes[name] for name in pooled}, pooled))
     left = {n: assigned.then[n].dim for n in assigned.resampled if sizes[n] != assigned.then[n].dim}
     channel = assigned.projected or (_channel(assigned) if project else [])
-    projections = [_Work("project", {name: assigned.then[name].dim}, {}) for name in channel]
-    return [*work, *projections, *([_Work("resize", left, {})] if left else [])]
+    then = {name: assigned.then[name].dim for name in channel}
+    learned = [_Work("project", {name: dim}, {}) for name, dim in then.items() if dim != 0]
+    emptied = [_Work("drop", {name: dim}, {}) for name, dim in then.items() if dim == 0]  # cannot be resized
+    return [*work, *learned, *([_Work("resize", left, {})] if left else []), *emptied]
 
 
 def _channel(assigned: _Assignment) -> list[str]:
@@ -415,6 +417,8 @@ def _allows(layout: Layout, work: _Work) -> bool:
     alone = {axis[0]: i for i, axis in enumerate(layout) if len(axis) == 1}
     if not all(name in alone for name in work.then):
         return False
+    if work.kind == "drop":
+        return True
     if work.kind == "project":
         (name,) = work.then
         return alone[name] == len(layout) - 1 or (alone[name] == 1 and 3 <= len(layout) <= 5)
@@ -442,14 +446,16 @@ class _State:
         self.sizes |= work.then
         if work.kind == "resize":
             self.steps.append(Resize(dims=tuple(self._size(axis) for axis in self.layout[2:])))
-        if work.kind == "project":
+        if work.kind in ("project", "drop"):
             (name,) = work.then
             axis = self.layout.index((name,))
             source, target = before[axis].constant, work.then[name].constant
             assert source is not None, "only constants are projected"
             assert target is not None, "only constants are projected"
-            linear = axis == len(self.layout) - 1
-            self.steps.append(Project(form="linear" if linear else "conv", source=source, target=target))
+            form: Literal["linear", "conv"] = "linear" if axis == len(self.layout) - 1 else "conv"
+            self.steps.append(
+                Project(form=form, source=source, target=target) if target else DropPrefix(axis=axis, count=source)
+            )
 
     def _size(self, axis: tuple[str, ...]) -> Dim:
         size = Dim(1)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import segmentation_models_pytorch
 import timm
 import torch
 import torchvision
@@ -494,3 +495,13 @@ def test_errors_can_be_pickled_for_other_processes():
     assert type(again) is type(caught.value)
     assert str(again) == str(caught.value)
     assert again.mismatches == caught.value.mismatches
+
+
+def test_a_level_without_channels_stays_without_channels():
+    old = segmentation_models_pytorch.encoders.get_encoder("mit_b0", weights=None).eval()  # its second is `[B, 0, ..]`
+    net = aa.adapt(timm.create_model("resnet18"), like=old, inputs=torch.randn(1, 3, 64, 96)).eval()
+    assert [step.op for step in net.plan.routes[1].steps] == ["resize", "drop"]
+    with torch.no_grad():
+        for height, width in ((96, 128), (64, 96), (32, 160)):
+            x = torch.randn(2, 3, height, width)
+            assert [level.shape for level in net(x)] == [level.shape for level in old(x)]
