@@ -7,6 +7,7 @@ them, calls to what the called function of the package returns; an error that ca
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,9 +50,10 @@ class ErrorText:
         return re.fullmatch(pattern, summary, re.DOTALL) is not None
 
 
-def error_texts(package: Path = PACKAGE) -> list[ErrorText]:
+@functools.cache
+def error_texts(package: Path = PACKAGE) -> tuple[ErrorText, ...]:
     """Every message of the package, by class, in the order of the alphabet."""
-    reader = Reader(package)
+    reader = _reader(package)
     found: dict[tuple[str, str], list[Fault]] = {}
     for call in reader.raised:
         faults = list(reader.faults(call.args[1], DEPTH)) if len(call.args) > 1 else []
@@ -59,17 +61,22 @@ def error_texts(package: Path = PACKAGE) -> list[ErrorText]:
             found.setdefault((_name(call), summary), []).extend(faults)
     order = list(CLASSES)
     keys = sorted(found, key=lambda key: (order.index(key[0]), key[1].lstrip(f"`{OPEN} ").lower(), key[1]))
-    return [ErrorText(*key, tuple(one for one in dict.fromkeys(found[key]) if one != Fault())) for key in keys]
+    return tuple(ErrorText(*key, tuple(one for one in dict.fromkeys(found[key]) if one != Fault())) for key in keys)
 
 
 def unread(package: Path = PACKAGE) -> list[str]:
     """Places whose message cannot be read off the source, `file:line`; there should be none."""
-    reader = Reader(package)
+    reader = _reader(package)
     return [
         f"{reader.file[call].relative_to(package)}:{call.lineno}"
         for call in reader.raised
         if not reader.passes_on(call.args[0]) and not any(map(_says, reader.texts(call.args[0], DEPTH)))
     ]
+
+
+@functools.cache
+def _reader(package: Path) -> Reader:
+    return Reader(package)
 
 
 class Reader:
