@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 import typer
@@ -25,12 +26,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def command_line() -> str:
-    """Every command with its arguments and options, as typer documents them."""
+    """Every command with its arguments and options, as typer documents them, without its list of cut-off sentences."""
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="autoadapt")
     title, _, rest = html.unescape(text).partition("\n")
     assert title == "# `autoadapt`"
-    return rest
+    return re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", rest)
 
 
 def error_list() -> str:
@@ -39,7 +40,8 @@ def error_list() -> str:
     parts = []
     for name, kind in CLASSES.items():
         mine = [text for text in texts if text.kind == name]
-        parts += [f"## {name}", "", kind.__doc__ or "", "", *map(_message, mine)]
+        said = (kind.__doc__ or "").partition("\n\n")[0]
+        parts += [f"## {name}", "", said, "", *map(_message, mine)]
     return "\n".join(parts)
 
 
