@@ -38,7 +38,6 @@ class Block:
         shown_line: The first line of that.
         figures_vary: Whether only the beginnings of the lines are the same each time.
         not_run: Why it is not run; empty where it is.
-        section: The heading, or the bold words, above.
     """
 
     page: Path
@@ -48,24 +47,21 @@ class Block:
     shown_line: int
     figures_vary: bool
     not_run: str
-    section: str
 
 
 def blocks(page: Path) -> list[Block]:
     """The python blocks of a page, in order."""
     lines = page.read_text(encoding="utf-8").split("\n")
     found: list[Block] = []
-    section, reason, i = "", "", 0
+    reason, i = "", 0
     while i < len(lines):
-        heading = re.match(r"#+ (.+)|\*\*(.+?)\*\*", lines[i])
-        section = next(filter(None, heading.groups())) if heading else section
         skipped = NOT_RUN.fullmatch(lines[i])
         reason = skipped[1] if skipped else reason
         if lines[i].startswith("```"):
             end = lines.index("```", i + 1)
             if lines[i] == "```python":
                 code = "\n".join(lines[i + 1 : end])
-                found.append(Block(page, i + 2, code, *_shown(lines, end + 1), reason, section))
+                found.append(Block(page, i + 2, code, *_shown(lines, end + 1), reason))
             reason, i = "", end
         i += 1
     return found
