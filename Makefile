@@ -27,9 +27,9 @@ check: setup
 	$(BIN)/mypy
 	$(MAKE) docs
 
-# The site in `site/`; a warning, such as a link that leads nowhere, is an error.
+# The site in `site/`; a warning, such as a link that leads nowhere, is an error (but none is seen with --quiet).
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .

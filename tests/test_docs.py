@@ -154,9 +154,9 @@ def test_an_error_that_is_raised_is_on_the_page(raised: Callable[[], object]) ->
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site; a warning is an error."""
+    """The built site; a warning, such as a link that leads nowhere, is an error."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -169,6 +169,14 @@ def test_a_page_asks_nothing_of_another_host(site: Path) -> None:
         assert not asked.findall(page.read_text(encoding="utf-8")), page.name
     for style in site.rglob("*.css"):
         assert not re.findall(r"url\([\"']?https?:|@import", style.read_text(encoding="utf-8")), style.name
+
+
+def test_make_check_builds_the_site_so_that_a_warning_stops_it() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"mkdocs build.*", recipe)
+    assert "--strict" in command
+    assert "--quiet" not in command  # with it mkdocs counts no warnings
+    assert "$(MAKE) docs" in recipe.split("\ncheck:")[1].split("\n\n")[0]
 
 
 def test_examples_in_docstrings_are_shown_as_code(site: Path) -> None:
