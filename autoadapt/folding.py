@@ -315,11 +315,14 @@ def _check(model: nn.Module, made: nn.Module, call: Callable[[nn.Module], Any]) 
     """Run both and compare.
 
     Raises:
-        BuildError: They differ by more than rounding.
+        BuildError: They differ by more than rounding, or in shape, as where one of them detects another box.
     """
     before, after_ = (flatten(call(copy_module(one, clone_buffers).eval()))[1] for one in (model, made))
     for left, right in zip(before, after_, strict=True):
-        if not left.is_floating_point():
+        if left.shape != right.shape:
+            fault = Mismatch("answer of the model", f"shape {[*left.shape]}", f"{[*right.shape]}", "keep it")
+            raise BuildError("the folded model does not answer as before", [fault])
+        if not left.is_floating_point() or left.numel() == 0:
             continue
         allowed = max(_TOLERANCE, 32 * torch.finfo(left.dtype).eps) * max(float(left.abs().max()), 1.0)
         found = float((left - right).abs().max())

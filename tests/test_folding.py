@@ -186,3 +186,44 @@ def test_there_must_be_a_consumer_and_a_projection():
 def test_equal_channels_are_folded_where_a_projection_was_put():
     model = adapted(Model(consumers()), 8, 10, project="always")
     assert_alike(fold(model, inputs=X)(X), model(X))
+
+
+class Picked(nn.Module):
+    """A detector in small: of the cells of a map it returns those that score above a threshold, which may be none."""
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.backbone, self.score = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 1, 1)
+        self.threshold = threshold
+
+    def forward(self, x):
+        scores = self.score(self.backbone(x)).flatten()
+        return scores[scores > self.threshold]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e6])
+def test_a_model_that_may_return_nothing_is_folded(threshold):
+    model, x = Picked(threshold), torch.randn(1, 3, 16, 16)
+    model.backbone = adapt(nn.Conv2d(3, 5, 2, stride=2), like=model.backbone, inputs=x)
+    folded = fold(model, at="backbone", inputs=x)
+    assert folded.score.in_channels == 5
+    torch.testing.assert_close(folded(x), model(x))
+
+
+class Counted(nn.Module):
+    """Returns as many cells as its layer has parameters, so that a folded one answers in another shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.score = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        return self.score(self.backbone(x)).flatten()[: self.score.weight.numel()]
+
+
+def test_an_answer_of_another_shape_is_refused():
+    model, x = Counted(), torch.randn(1, 3, 16, 16)
+    model.backbone = adapt(nn.Conv2d(3, 5, 2, stride=2), like=model.backbone, inputs=x)
+    with pytest.raises(BuildError, match="does not answer as before") as refused:
+        fold(model, at="backbone", inputs=x)
+    assert (refused.value.mismatches[0].expected, refused.value.mismatches[0].found) == ("shape [8]", "[5]")

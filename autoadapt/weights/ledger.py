@@ -22,7 +22,7 @@ __all__ = ["Transfer"]
 class Transfer(Shown, BaseModel):
     """What was loaded from where, what was not, and why.
 
-    Args:
+    Attributes:
         schema_version: Version of the JSON form.
         source: File or kind of object.
         container: Where in it the state dict was.

@@ -1,0 +1,62 @@
+"""Hooks of mkdocs: pages that are written from the source when the site is built, so that they are always true."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import typer
+from error_texts import CLASSES, OPEN, ErrorText, Fault, error_texts
+from typer.cli import get_docs_for_click
+
+from autoadapt.cli import app
+
+COMMANDS = "<!-- commands -->"
+ERRORS = "<!-- errors -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in what a page asks for by a comment."""
+    if COMMANDS in markdown:
+        markdown = markdown.replace(COMMANDS, command_line())
+    if ERRORS in markdown:
+        markdown = markdown.replace(ERRORS, error_list())
+    return markdown
+
+
+def command_line() -> str:
+    """Every command with its arguments and options, as typer documents them, without its list of cut-off sentences."""
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="autoadapt")
+    title, _, rest = html.unescape(text).partition("\n")
+    assert title == "# `autoadapt`"
+    return re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", rest)
+
+
+def error_list() -> str:
+    """Every message by its class, with what it expects, finds and says to do."""
+    texts = error_texts()
+    parts = []
+    for name, kind in CLASSES.items():
+        mine = [text for text in texts if text.kind == name]
+        said = (kind.__doc__ or "").partition("\n\n")[0]
+        parts += [f"## {name}", "", said, "", *map(_message, mine)]
+    return "\n".join(parts)
+
+
+def _message(text: ErrorText) -> str:
+    faults = "\n\n".join(filter(None, map(_labelled, text.faults)))
+    block = f"\n```text\n{faults}\n```\n" if faults else ""
+    return f"### {html.escape(text.summary, quote=False)}\n{block}"
+
+
+def _labelled(fault: Fault) -> str:
+    """The lines of a fault as they are printed; where the source has several texts, one below the other."""
+    labels = {"expected": fault.expected, "found": fault.found, "why": fault.why, "try": fault.remedy}
+    lines = []
+    for label, texts in labels.items():
+        for number, text in enumerate(texts):
+            start = f"  {label if number == 0 else 'or':<8}  "
+            lines.append(start + text.replace("\n", "\n" + " " * 12))
+    return "\n".join(lines) if any(text.strip(OPEN) for text in lines) else ""

@@ -1,0 +1,185 @@
+"""README and manual are true: their code runs and prints what they show, and every name and message has its place."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import point_clouds
+import pytest
+import torch
+import typer
+from markdown_pages import ROOT, agrees, blocks, outputs
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.assembly.registry import PARTS
+from autoadapt.cli import app
+
+DOCS = ROOT / "docs"
+sys.path.append(str(DOCS))  # where the hooks of the site stand
+
+import error_texts  # noqa: E402
+import hooks  # noqa: E402
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+RUN = [page for page in PAGES if blocks(page)]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def given(page: Path) -> dict[str, object]:
+    """What a page leaves to its reader: the README's point-cloud recipe names backbones that a tutorial makes."""
+    names: dict[str, object] = {"__name__": "__page__"}
+    if page.name == "README.md":
+        names.update(
+            pointformer=point_clouds.PointTransformer(), pointnet=point_clouds.PointNet(), cloud=point_clouds.cloud()
+        )
+    return names
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # the exporter's own
+def test_every_block_runs_and_prints_what_the_page_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    own = {key: part for key, part in PARTS._parts.items() if part.make.__module__.startswith("autoadapt.")}
+    monkeypatch.setattr(PARTS, "_parts", own)  # without those that other tests have registered
+    for block, text in outputs(page, given(page)):
+        assert agrees(block, text), f"{name_of(page)}:{block.shown_line} is not what is printed:\n{text}"
+    sys.modules.pop("adapted", None)
+
+
+def test_no_block_is_left_out() -> None:
+    left = [f"{name_of(page)}:{block.line} {block.not_run}" for page in RUN for block in blocks(page) if block.not_run]
+    assert not left
+
+
+def test_the_readme_shows_what_the_first_lines_print() -> None:
+    first = blocks(ROOT / "README.md")[0]
+    assert "print(net.plan)" in first.code
+    assert "contract of FeatureListNet" in str(first.shown)
+    assert "keeps its signature" in str(first.shown)
+
+
+def test_a_page_that_shows_something_else_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint('2.5 s')\nprint('done')\n```\n\n```text\n... s\nleft\n```\n")
+    (block, text), *rest = outputs(page)
+    assert not rest
+    assert not agrees(block, text)
+    page.write_text(page.read_text().replace("left", "done"))
+    assert all(agrees(block, text) for block, text in outputs(page))
+
+
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    written = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    described = set(re.findall(r"^::: autoadapt\.(\w+)$", written, re.MULTILINE))
+    listed = {text.kind for text in error_texts.error_texts()} | {"AdaptError"}
+    missing = set(aa.__all__) - described - listed
+    assert not missing
+    assert described <= set(aa.__all__)
+
+
+def test_the_command_line_page_has_every_command_and_option() -> None:
+    page = hooks.command_line()
+    command = typer.main.get_command(app)
+    context = typer.Context(command)
+    for name in command.list_commands(context):  # type: ignore[attr-defined]
+        assert f"\n## `autoadapt {name}`\n" in page
+        for parameter in command.get_command(context, name).params:  # type: ignore[attr-defined]
+            assert any(f"`{text}" in page for text in (*parameter.opts, parameter.name)), (name, parameter.name)
+
+
+def test_the_message_of_every_error_in_the_source_can_be_read() -> None:
+    assert error_texts.unread() == []
+    assert len(error_texts.error_texts()) > 200
+
+
+def test_a_message_that_cannot_be_read_is_found(tmp_path: Path) -> None:
+    (tmp_path / "steps.py").write_text(
+        "def step(said, path):\n"
+        "    if path:\n"
+        "        raise SourceError(f'{path} is gone', [Mismatch(path, 'a file', 'nothing', 'make it')])\n"
+        "    raise PlanError(said[0])\n"
+    )
+    (text,) = error_texts.error_texts(tmp_path)
+    assert (text.kind, text.summary) == ("SourceError", "… is gone")
+    assert text.faults == (error_texts.Fault(("a file",), ("nothing",), (), ("make it",)),)
+    assert error_texts.unread(tmp_path) == ["steps.py:4"]
+
+
+def old() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), nn.ReLU())
+
+
+RAISED: dict[str, Callable[[], object]] = {
+    "a misspelt place": lambda: aa.swap(old(), "3", nn.Identity(), inputs=torch.zeros(1, 3, 8, 8)),
+    "a model in itself": lambda: aa.swap(old(), "", nn.Identity(), inputs=torch.zeros(1, 3, 8, 8)),
+    "a dim": lambda: aa.Dim.parse("H +"),
+    "a scheme": lambda: aa.load("timmm:resnet18"),
+    "a model": lambda: aa.load("timm:resnet81"),
+    "a checkpoint": lambda: aa.transfer("nowhere.pth", old()),
+    "a total miss": lambda: aa.transfer({"unknown": torch.zeros(3)}, old()),
+    "a config": lambda: aa.assemble("backbone: [1"),
+    "an output": lambda: aa.adapt(old(), like=old(), inputs=torch.zeros(1, 3, 8, 8), outputs=["c9"]),
+    "inputs": lambda: aa.capture(old(), torch.zeros(1, 5, 8, 8)),
+    "indices": lambda: aa.plan(
+        aa.Signature.parse("f32[B, 8, H, W]", inputs="f32[B, 3, H, W]"),
+        aa.Signature.parse("i64[B, 16] index", inputs="f32[B, 3, H, W]"),
+    ),
+    "a folder": lambda: aa.restore("nowhere"),
+    "no candidate": lambda: aa.rank([], old(), inputs=torch.zeros(1, 3, 8, 8)),
+    "no projection": lambda: aa.fold(old(), at="0", inputs=torch.zeros(1, 3, 8, 8)),
+    "no images": lambda: aa.calibrate(old(), like=old(), data=[]),
+}
+
+
+@pytest.mark.parametrize("raised", RAISED.values(), ids=list(RAISED))
+def test_an_error_that_is_raised_is_on_the_page(raised: Callable[[], object]) -> None:
+    with pytest.raises(aa.AdaptError) as caught:
+        raised()
+    kind, summary = type(caught.value).__name__, caught.value.summary
+    assert any(text.kind == kind and text.fits(summary) for text in error_texts.error_texts()), (kind, summary)
+    assert f"\n## {kind}\n" in f"\n{hooks.error_list()}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a warning, such as a link that leads nowhere, is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_page_asks_nothing_of_another_host(site: Path) -> None:
+    asked = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=.?https?:[^ >]*|<link\b[^>]*\bhref=.?https?:[^ >]*")
+    for page in site.rglob("*.html"):
+        assert not asked.findall(page.read_text(encoding="utf-8")), page.name
+    for style in site.rglob("*.css"):
+        assert not re.findall(r"url\([\"']?https?:|@import", style.read_text(encoding="utf-8")), style.name
+
+
+def test_make_check_builds_the_site_so_that_a_warning_stops_it() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"mkdocs build.*", recipe)
+    assert "--strict" in command
+    assert "--quiet" not in command  # with it mkdocs counts no warnings
+    assert "$(MAKE) docs" in recipe.split("\ncheck:")[1].split("\n\n")[0]
+
+
+def test_examples_in_docstrings_are_shown_as_code(site: Path) -> None:
+    page = (site / "verbs" / "adapt.html").read_text(encoding="utf-8")
+    assert page.count("&gt;&gt;&gt; ") == 3
+    assert "<blockquote>" not in page
