@@ -108,14 +108,15 @@ def leaf(value: Any, path: str) -> Any:
     return value
 
 
-def resize(values: torch.Tensor, *sizes: int) -> torch.Tensor:
+def resize(values: torch.Tensor, *sizes: int | torch.SymInt) -> torch.Tensor:
     """Linear interpolation of the spatial axes to exact sizes.
 
     Shape:
         `[B, C, *spatial] -> [B, C, *sizes]`
     """
     mode = ("linear", "bilinear", "trilinear")[len(sizes) - 1]
-    return F.interpolate(values, sizes, mode=mode, align_corners=False)
+    numbers: Any = sizes  # of symbols torch's annotation does not know
+    return F.interpolate(values, numbers, mode=mode, align_corners=False)
 
 
 def pool(values: torch.Tensor, *kernel: int) -> torch.Tensor:

@@ -156,7 +156,10 @@ def chain(
     want = factored(target)
     have, want = _whole(have, target.dims), _whole(want, spec.dims)
     if any(want.prefixes):
-        return Refusal(f"the target has {max(want.prefixes)} leading tokens that the source lacks")
+        count = max(want.prefixes)
+        has_them = any(have.prefixes) and not project
+        why = "on a grid of another size, and tokens that are no cells are not interpolated" if has_them else ""
+        return Refusal(f"the target has {_leading(count)} {why or 'that the source lacks'}")
     drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count)
     assigned = _assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
@@ -169,6 +172,10 @@ def chain(
     if isinstance(cast, Refusal):
         return cast
     return (*drops, *_arranged(assigned, project=project and learned), *cast)
+
+
+def _leading(count: int) -> str:
+    return "1 leading token" if count == 1 else f"{count} leading tokens"
 
 
 def _differing_points(assigned: _Assignment) -> str:

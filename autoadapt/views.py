@@ -197,8 +197,8 @@ def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], boo
         The paths that were replaced.
     """
     replaced = {path: module.get_submodule(path) for path in paths}
-    for path in replaced:
-        _set(module, path, nn.Identity())
+    for path, original in replaced.items():
+        _set(module, path, _nothing(original))
     if not replaced or runs(module):
         return list(replaced)
     for path, original in replaced.items():
@@ -207,12 +207,17 @@ def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], boo
         return []
     done = []
     for path, original in reversed(replaced.items()):
-        _set(module, path, nn.Identity())
+        _set(module, path, _nothing(original))
         if runs(module):
             done.append(path)
         else:
             _set(module, path, original)
     return done[::-1]
+
+
+def _nothing(module: nn.Module) -> nn.Module:
+    """What does nothing in its place; a stage stays one, since gradient checkpointing goes through its layers."""
+    return nn.Sequential() if isinstance(module, nn.Sequential) else nn.Identity()
 
 
 def _set(module: nn.Module, path: str, child: nn.Module) -> None:

