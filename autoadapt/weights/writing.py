@@ -21,7 +21,7 @@ from torch import Tensor
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
 from autoadapt.weights.files import Read, Tensors
-from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes, as_dtype, is_finite, is_same
+from autoadapt.weights.memory import Bytes, as_bytes, as_dtype, is_finite, is_same
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.specs import Spec
 
@@ -160,7 +160,7 @@ def _share(steps: Sequence[_Step], work: Callable[[deque[_Step]], None], *, hold
 def _work(waiting: deque[_Step], tensors: Tensors, undo: _Undo | None, nonfinite: set[str]) -> None:
     """Write tensors until none is waiting; what fails in one thread ends all."""
     with tensors.reader() as read:
-        writer = _Writer(read, undo, bytearray(PIECE_BYTES // 8))
+        writer = _Writer(read, undo)
         for step in _taken(waiting):
             try:
                 if not writer.write(step):
@@ -189,12 +189,10 @@ class _Writer:
     Args:
         read: Reads the source.
         undo: Keeps old values; nothing where there are too many.
-        mask: Memory for comparisons.
     """
 
     read: Read
     undo: _Undo | None
-    mask: bytearray
 
     def write(self, step: _Step) -> bool:
         """Copy a tensor and compare it; tell whether all its values are finite."""
@@ -224,7 +222,7 @@ class _Writer:
         return self._look(move, as_bytes(place), as_bytes(values))
 
     def _look(self, move: Move, place: Bytes, values: Bytes) -> bool:
-        if not is_same(place, values, self.mask):
+        if not is_same(place, values):
             found = f"{np.count_nonzero(place != values)} of {place.size} bytes differ"
             fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", found)
             raise TransferError("a tensor differs from its source after the copy", [fault])
