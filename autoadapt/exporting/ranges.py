@@ -18,6 +18,7 @@ Given: TypeAlias = Mapping[str, int | tuple[int, int | None]]
 """Sizes that a caller asks for, by axis: one size, or the smallest and the largest (None: any)."""
 
 _CELLS = 2
+_SEEN = "the smallest that was seen to run"
 _LARGEST = 8192
 """An axis that does not have two cells at this size never will."""
 
@@ -40,6 +41,8 @@ class SizeRange(BaseModel):
     offset: int = 0
     why: str = ""
     """What a smaller size would break."""
+    asked: bool = False
+    """Whether the caller asked for these sizes."""
 
     @property
     def fixed(self) -> bool:
@@ -88,7 +91,7 @@ def size_ranges(plan: Plan, given: Given | None = None) -> dict[str, SizeRange]:
     for name in found.keys() & asked.keys():
         faults += _outside(found[name], signature.axes[name], asked[name])
         low, high = _ends(asked[name])
-        found[name] = found[name].model_copy(update={"low": low, "high": high, "why": "asked for"})
+        found[name] = found[name].model_copy(update={"low": low, "high": high, "why": "", "asked": True})
     if faults:
         raise ExportError(f"{signature.name} cannot be exported for these sizes", faults)
     return found
@@ -120,17 +123,18 @@ def _outside(derived: SizeRange, legal: AxisSizes, asked: int | tuple[int, int |
 def _derived(name: str, legal: AxisSizes, signature: Signature, dims: list[tuple[str, Dim]]) -> SizeRange:
     if legal.step == 0:
         return SizeRange(axis=name, low=legal.example, high=legal.example, why="the only legal size")
-    low, why = legal.near(1), ""
+    low = legal.near(1)
+    why = _SEEN if low > 1 else ""
     for label, dim in dims if name != "B" else ():
-        needed = _two_cells(name, legal, signature, dim) if name in dim.axes else low
-        if needed > low:
+        needed = _two_cells(name, legal, signature, dim) if name in dim.axes else 0
+        if needed > low or (needed == low and why == _SEEN):
             low, why = needed, f"{dim} of {label} is one cell below"
     return SizeRange(axis=name, low=low, step=legal.step, offset=legal.offset, why=why)
 
 
 def _two_cells(name: str, legal: AxisSizes, signature: Signature, dim: Dim) -> int:
     """The smallest legal size at which a dim has two cells; 0 where it never has."""
-    size = legal.near(1)
+    size = legal.offset or legal.step
     while size <= _LARGEST:
         if dim.evaluate(signature.sizes(**{name: size})) >= _CELLS:
             return size

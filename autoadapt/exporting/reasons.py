@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.exporting.formats import Call, Format, program_of
 from autoadapt.exporting.ranges import SizeRange
-from autoadapt.exporting.shapes import shapes_of
+from autoadapt.exporting.shapes import UNITS, shapes_of
 from autoadapt.verification.checks import any_size_program
 from autoadapt.verification.sessions import Session, said
 
-__all__ = ["refusal"]
+__all__ = ["narrowed", "refusal"]
 
 _SUGGESTED = re.compile(r"^\s*(\w+) = Dim\('\1'(?:, min=(\d+))?(?:, max=(\d+))?\)\s*$", re.MULTILINE)
 
@@ -59,12 +59,25 @@ def _backbone_alone(session: Session) -> str:
     return ""
 
 
+def narrowed(ranges: Mapping[str, SizeRange], error: Exception) -> dict[str, SizeRange] | None:
+    """The ranges that torch says would do; None where it says nothing new, or of sizes that were asked for."""
+    found = dict(ranges)
+    for name, (low, high) in _suggested(error, ranges).items():
+        if ranges[name].asked:
+            return None
+        why = "torch takes another path for others"
+        found[name] = ranges[name].model_copy(update={"low": low, "high": high, "why": why})
+    return None if found == ranges else found
+
+
 def _suggested(error: Exception, ranges: Mapping[str, SizeRange]) -> dict[str, tuple[int, int | None]]:
-    """Narrower ranges that torch says would do."""
+    """Sizes that torch says would do, by axis; it counts those that come in steps."""
     found = {}
-    for name, low, high in _SUGGESTED.findall(str(error)):
-        if name in ranges and (low or high):
-            found[name] = (int(low or ranges[name].low), int(high) if high else ranges[name].high)
+    for text, low, high in _SUGGESTED.findall(str(error)):
+        one = ranges.get(text.removesuffix(UNITS))
+        if one is not None and (low or high):
+            ends = [int(end) * one.step + one.offset if end else None for end in (low, high)]
+            found[one.axis] = (ends[0] or one.low, ends[1] or one.high)
     return found
 
 

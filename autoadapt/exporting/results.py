@@ -20,7 +20,7 @@ class Compared(BaseModel):
 
     sizes: dict[str, int]
     difference: float
-    """The largest over all outputs, of values that are small or in units of those that are not."""
+    """The largest over all outputs, of one with values above 1 in units of the largest of these."""
 
 
 class Exported(Shown, BaseModel):
@@ -47,7 +47,7 @@ class Exported(Shown, BaseModel):
     def __str__(self) -> str:
         lines = [f"{self.name} in the contract of {self.contract}  ->  {self.path}"]
         lines += [f" {self.format}, {human_count(self.file_bytes)}B, exported at {_at(self.example)}"]
-        lines += columns([(one.axis, str(one), one.why) for one in self.ranges])
+        lines += columns([(one.axis, str(one), "asked for" if one.asked else one.why) for one in self.ranges])
         rows = [(_at(one.sizes), f"differs by {one.difference:.1e}") for one in self.compared]
         lines += [f" run in {self.runtime} beside the module"] if rows else []
         lines += columns(rows, indent=2)

@@ -13,7 +13,10 @@ from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.signature import Signature, TensorSpec
 from autoadapt.trees import rebuild
 
-__all__ = ["dynamic_shapes", "shapes_of"]
+__all__ = ["UNITS", "dynamic_shapes", "shapes_of"]
+
+UNITS = "_units"
+"""What the name of an axis ends in where torch is to count steps of it."""
 
 
 def dynamic_shapes(net: nn.Module, ranges: Given | None = None) -> dict[str, Any]:
@@ -78,5 +81,5 @@ def _as_dim(one: SizeRange) -> Any:
     if one.step == 1:
         return torch.export.Dim(one.axis, min=one.low, max=one.high)
     low, high = ((size - one.offset) // one.step if size is not None else None for size in (one.low, one.high))
-    unit = torch.export.Dim(f"{one.axis}_units", min=low, max=high)
+    unit = torch.export.Dim(one.axis + UNITS, min=low, max=high)
     return unit * one.step + one.offset if one.offset else unit * one.step
