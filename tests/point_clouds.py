@@ -32,6 +32,11 @@ def farthest_points_together(xyz_BN3: torch.Tensor, count: int) -> torch.Tensor:
     return torch.stack(chosen, dim=1)
 
 
+def squares(left_BM3: torch.Tensor, right_BN3: torch.Tensor) -> torch.Tensor:
+    """Squared distances `[B, M, N]`; ONNX has no word for `torch.cdist`."""
+    return (left_BM3.unsqueeze(2) - right_BN3.unsqueeze(1)).square().sum(-1)
+
+
 def rows_of(values_BNK: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:
     """The rows `[B, M, K]` that indices take."""
     return values_BNK.gather(1, index_BM.long().unsqueeze(-1).expand(-1, -1, values_BNK.shape[-1]))
@@ -44,6 +49,7 @@ class SetAbstraction(nn.Module):
         super().__init__()
         self.count, self.neighbours = count, neighbours
         self.choose = farthest_points_together if together else farthest_points
+        self.far = squares if together else torch.cdist
         self.mlp = nn.Sequential(nn.Conv2d(source + 3, target, 1), nn.ReLU())
 
     def forward(
@@ -52,7 +58,7 @@ class SetAbstraction(nn.Module):
         """Points `[B, M, 3]`, features `[B, D, M]`, indices `[B, M]`."""
         index_BM = self.choose(xyz_BN3, self.count)
         points_BM3 = rows_of(xyz_BN3, index_BM)
-        near_BMG = torch.cdist(points_BM3.float(), xyz_BN3.float()).topk(self.neighbours, largest=False).indices
+        near_BMG = self.far(points_BM3.float(), xyz_BN3.float()).topk(self.neighbours, largest=False).indices
         both_BNK = torch.cat([xyz_BN3, features_BDN.transpose(1, 2)], dim=-1)
         flat_BMG = near_BMG.flatten(1)
         grouped_BMGK = rows_of(both_BNK, flat_BMG).unflatten(1, near_BMG.shape[1:])
@@ -102,7 +108,7 @@ class PointTransformer(nn.Module):
     Args:
         indices: Whether it tells which points it took.
         count: How many points the finest level has.
-        together: Whether points are chosen in all clouds at once, without a look at values.
+        together: Whether it does all clouds at once, by operations that exporters can follow.
     """
 
     def __init__(self, columns: int = 1, *, indices: bool = True, count: int = 16, together: bool = False) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -68,7 +72,7 @@ def export(
     made = _Export(adapted, _format_of(target), inputs, size_ranges(adapted.plan, ranges))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder, quiet():
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder, quiet(), _no_logs():
             written = Path(folder) / target.name
             made.write(written, opset_version)
             compared = compare(made.session, made.format, written, made.ranges, made.example, tolerance)
@@ -96,6 +100,18 @@ def _format_of(path: Path) -> Format:
         fault = Mismatch(str(path), ", ".join(FORMATS), path.suffix or "no ending", f'"{path.with_suffix(".onnx")}"')
         raise ExportError("the ending of a file says how it is exported", [fault])
     return FORMATS[path.suffix]
+
+
+@contextlib.contextmanager
+def _no_logs() -> Iterator[None]:
+    """Nothing logged or printed: torch writes whole graphs to the terminal before it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Export:

@@ -9,6 +9,7 @@ from autoadapt.errors import ExportError, Mismatch
 from autoadapt.exporting.formats import Call, Format, program_of
 from autoadapt.exporting.ranges import SizeRange
 from autoadapt.exporting.shapes import UNITS, shapes_of
+from autoadapt.trees import Container, Tree
 from autoadapt.verification.checks import any_size_program
 from autoadapt.verification.sessions import Session, said
 
@@ -31,20 +32,50 @@ def refusal(
         ranges: The sizes it was to hold at.
         error: What the exporter raised.
     """
-    reason = _backbone_alone(session)
-    where = "backbone" if reason else "module"
-    why = f"the backbone alone fails as well: {reason}" if reason else "the backbone alone goes through torch.export"
-    narrower = _suggested(error, ranges) or _fewer(session, example, ranges)
-    remedy = f"ranges={narrower}" if narrower else ""
     asked = ", ".join(f"{name} {one}" for name, one in ranges.items()) or "the given size"
+    where, why, remedy = _place(session, format_, example, ranges, error)
     fault = Mismatch(where, f"a program for {asked}", _reason(error), remedy, why)
     return ExportError(f"{session.signature.name} does not go through {format_.name}", [fault])
 
 
+def _place(
+    session: Session, format_: Format, example: Mapping[str, int], ranges: Mapping[str, SizeRange], error: Exception
+) -> tuple[str, str, str]:
+    """Where an exporter stops, why, and what to do."""
+    other = "" if format_.name == "torch.export" else 'aa.export(net, "net.pt2")'
+    classes = _unknown_classes(session.signature.outputs.tree)
+    if format_.name == "TorchScript":
+        return "module", "torch.jit.trace knows tensors in tuples, lists and dicts alone", other
+    suggested = _suggested(error, ranges)
+    if not suggested and _goes_through(session, example, ranges):
+        return "module", f"torch.export takes it; {format_.name} has no word for it", classes or other
+    narrower = suggested or _fewer(session, example, ranges)
+    remedy = f"ranges={narrower}" if narrower else classes
+    alone = _backbone_alone(session)
+    if alone:
+        return "backbone", "the backbone alone fails as well" + ("" if alone in str(error) else f": {alone}"), remedy
+    return "module", "the backbone alone goes through torch.export", remedy
+
+
+def _unknown_classes(tree: Tree) -> str:
+    """What makes the classes of outputs known to torch, which knows those of transformers already."""
+    if not isinstance(tree, Container):
+        return ""
+    name = tree.type.replace(":", ".")
+    calls = {
+        "dataclass": f"torch.export.register_dataclass({name})",
+        "named_tuple": f'torch.utils._pytree._register_namedtuple({name}, serialized_type_name="{name}")',
+    }
+    inside = [_unknown_classes(child) for child in tree.children]
+    return "\n".join(dict.fromkeys(text for text in (calls.get(tree.kind, ""), *inside) if text))
+
+
 def _reason(error: Exception) -> str:
-    """The first lines that say something, without the pages after them."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "\n".join([said(error)[:200], *(line[:200] for line in lines[1:3])])
+    """What was raised first, in a line, with the conditions that torch lists."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    listed = [line.strip()[:200] for line in str(error).splitlines()[1:] if line.strip().startswith("- Not all")]
+    return "\n".join([said(error)[:200], *listed[:2]])
 
 
 def _backbone_alone(session: Session) -> str:
@@ -55,7 +86,7 @@ def _backbone_alone(session: Session) -> str:
     try:
         any_size_program(bare)
     except Exception as error:
-        return said(error)[:120]
+        return str(error).strip().partition("\n")[0][:120] or type(error).__name__
     return ""
 
 
@@ -82,17 +113,21 @@ def _suggested(error: Exception, ranges: Mapping[str, SizeRange]) -> dict[str, t
 
 
 def _fewer(session: Session, example: Mapping[str, int], ranges: Mapping[str, SizeRange]) -> dict[str, int]:
-    """The most axes that may stay dynamic: the batch alone, or none; empty where nothing goes through."""
+    """Sizes to fix so that the others may vary: all but the batch, or all; empty where nothing goes through."""
     free = [name for name, one in ranges.items() if not one.fixed]
-    for kept in (["B"], []):
-        fixed = {name: example[name] for name in free if name not in kept}
-        if not fixed:
-            continue
-        tried = dict(ranges) | {name: SizeRange(axis=name, low=size, high=size) for name, size in fixed.items()}
-        call = Call(session.copy(), session.arguments(example), shapes_of(session.signature, tried), session.signature)
-        try:
-            program_of(call)
-        except Exception:  # whatever it raises, these axes will not do
-            continue
-        return fixed
+    for kept in ("B", ""):
+        fixed = {name: example[name] for name in free if name != kept}
+        tried = {name: SizeRange(axis=name, low=size, high=size) for name, size in fixed.items()}
+        if fixed and _goes_through(session, example, dict(ranges) | tried):
+            return fixed
     return {}
+
+
+def _goes_through(session: Session, example: Mapping[str, int], ranges: Mapping[str, SizeRange]) -> bool:
+    """Whether `torch.export` takes the module with these dynamic axes."""
+    shapes = shapes_of(session.signature, ranges)
+    try:
+        program_of(Call(session.copy(), session.arguments(example), shapes, session.signature))
+    except Exception:  # whatever it raises, it refuses
+        return False
+    return True
