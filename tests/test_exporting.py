@@ -20,8 +20,9 @@ import autoadapt as aa
 from autoadapt.exporting import size_ranges
 from autoadapt.trees import flatten
 
-SLOW_TO_CONVERT = ("depthwise convolutions", "windows, channels last", "an ordered dict, as of a feature pyramid")
-"""ONNX of these is left to `python -m benchmarks.export`, which takes all kinds through everything."""
+BY_TORCH_EXPORT = ("windows, channels last", "tokens at one image size", "patches of 14", "points")
+IN_ONNXRUNTIME = ("convolutions", "tokens at one image size", "grey images", "points")
+"""A part of the kinds, for time; `python -m benchmarks.export` takes all of them through everything."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,8 +44,8 @@ def test_ten_models_as_source_give_the_same_bits_with_the_same_state_dict(kind, 
     assert one.same(other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ten_models_go_through_torch_export_at_any_size(kind, tmp_path):
+@pytest.mark.parametrize("kind", BY_TORCH_EXPORT)
+def test_programs_of_torch_export_give_the_same_bits_at_any_size(kind, tmp_path):
     one = exported(kind)
     report = aa.export(one.net, tmp_path / "net.pt2", one.inputs)
     assert [run.difference for run in report.compared] == [0.0, 0.0]
@@ -57,13 +58,12 @@ def test_ten_models_go_through_torch_export_at_any_size(kind, tmp_path):
 def test_ten_models_as_torchscript_hold_at_any_size(kind, tmp_path):
     one = exported(kind)
     aa.export(one.net, tmp_path / "net.ts", one.inputs)
-    with pytest.warns(DeprecationWarning):
-        script = torch.jit.load(tmp_path / "net.ts")
+    script = load_script(tmp_path / "net.ts")
     for inputs in other_inputs(kind):
         assert same(one.net, script, inputs)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in SLOW_TO_CONVERT])
+@pytest.mark.parametrize("kind", IN_ONNXRUNTIME)
 def test_onnx_files_hold_in_onnxruntime_at_sizes_they_were_not_exported_at(kind, tmp_path):
     one = exported(kind)
     report = aa.export(one.net, tmp_path / "net.onnx", one.inputs)
@@ -77,6 +77,11 @@ def test_onnx_files_hold_in_onnxruntime_at_sizes_they_were_not_exported_at(kind,
         for left, right in zip(expected, found, strict=True):
             assert left.shape == right.shape
             np.testing.assert_allclose(left.numpy(), right, atol=1e-4, rtol=1e-4 * float(left.abs().max()))
+
+
+def load_script(path: Path) -> nn.Module:
+    with pytest.warns(FutureWarning, match="deprecated"):
+        return torch.jit.load(path)
 
 
 def other_inputs(kind):
@@ -95,16 +100,16 @@ def same(net: nn.Module, other: nn.Module, inputs) -> bool:
 
 def test_the_report_states_the_sizes_and_why_they_are_no_smaller(tmp_path):
     one = exported("an ordered dict, as of a feature pyramid")
-    text = str(aa.export(one.net, tmp_path / "net.pt2", one.inputs)).replace(str(tmp_path), "runs")
+    text = str(aa.export(one.net, tmp_path / "net.ts", one.inputs)).replace(str(tmp_path), "runs")
     lines = text.splitlines()
-    assert lines[0] == "FeatureListNet in the contract of BackboneWithFPN (ordered dict of 5)  ->  runs/net.pt2"
-    assert lines[1].startswith(" torch.export, 7.")
+    assert lines[0] == "FeatureListNet in the contract of BackboneWithFPN (ordered dict of 5)  ->  runs/net.ts"
+    assert lines[1].startswith(" TorchScript, ")
     assert lines[1].endswith("MB, exported at B=2 H=96 W=97")
     assert lines[2:] == [
         " B  from 1",
         " H  from 96  ceil((H - 31)/64) of `3` is one cell below",
         " W  from 96  ceil((W - 31)/64) of `3` is one cell below",
-        " run in torch beside the module",
+        " run in TorchScript beside the module",
         "  B=1 H=96 W=96    differs by 0.0e+00",
         "  B=3 H=127 W=145  differs by 0.0e+00",
     ]
@@ -128,7 +133,7 @@ def test_sizes_in_steps_stay_in_steps(tmp_path):
     assert report.compared[1].sizes == {"B": 3, "H": 140, "W": 182}
     program = torch.export.load(tmp_path / "net.pt2").module()
     assert same(net, program, (images(3, 56, 70),))
-    with pytest.raises(AssertionError, match="Guard failed"):
+    with pytest.raises(RuntimeError, match="Eq\\(Mod"):
         program(images(3, 57, 70))
 
 
@@ -165,14 +170,14 @@ def test_sizes_that_cannot_hold_are_refused_with_those_that_can(tmp_path):
 
 
 class Distances(nn.Module):
-    """How far points are from the mean of all, by an operation that has two ways and no word in ONNX."""
+    """How far points are from the first four, by an operation that has two ways and no word in ONNX."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mlp = nn.Conv1d(3, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        near = torch.cdist(x, x).mean(1, keepdim=True)
+        near = torch.cdist(x[:, :4], x).mean(1, keepdim=True)
         return self.mlp(x.transpose(1, 2)) + near
 
 
@@ -296,11 +301,12 @@ def test_onnx_files_name_what_goes_in_and_out(tmp_path):
 def test_shapes_serve_the_exporters_of_torch_directly(tmp_path):
     net, x = small(), image()
     shapes = aa.dynamic_shapes(net, {"H": (20, 200)})
-    assert {axis: (dim.__name__, dim.min, dim.max) for axis, dim in shapes["x"].items()} == {
-        0: ("B", 1, None),
-        2: ("H", 20, 200),
-        3: ("W", 11, None),
+    assert {axis: (dim.__name__, dim.min) for axis, dim in shapes["x"].items()} == {
+        0: ("B", 1),
+        2: ("H", 20),
+        3: ("W", 11),
     }
+    assert shapes["x"][2].max == 200
     options = {"dynamic_shapes": shapes, "prefer_deferred_runtime_asserts_over_guards": True}
     assert same(net, torch.export.export(net, (x,), **options).module(), (image(3, 33, 57),))
 
@@ -314,7 +320,7 @@ def test_exporting_leaves_the_module_as_it_was(tmp_path):
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
     assert all(module.training for module in net.modules())
-    assert Made(net.eval(), net, (image(),)).same(torch.jit.load(tmp_path / "net.ts"))
+    assert Made(net.eval(), net, (image(),)).same(load_script(tmp_path / "net.ts"))
 
 
 def test_a_path_that_cannot_be_written_to_is_named(tmp_path):
