@@ -49,7 +49,8 @@ def from_source(one: Made, folder: Path) -> Run:
     """From a file of plain PyTorch, with the same state dict."""
     aa.to_source(one.net, folder / "net.py")
     spec = importlib.util.spec_from_file_location("net", folder / "net.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     written = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(written)
     other = written.Adapted(copy.deepcopy(one.new))
