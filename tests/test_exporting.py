@@ -129,6 +129,8 @@ def test_sizes_in_steps_stay_in_steps(tmp_path):
     assert str(ranges["H"]) == "multiples of 14 from 28"
     assert 42 in ranges["H"]
     assert 43 not in ranges["H"]
+    height = aa.dynamic_shapes(net)["x"][2]
+    assert (height.fn(3), height.root.min, height.root.__name__) == (42, 2, "H_units")
     report = aa.export(net, tmp_path / "net.pt2")
     assert report.compared[1].sizes == {"B": 3, "H": 140, "W": 182}
     program = torch.export.load(tmp_path / "net.pt2").module()

@@ -146,8 +146,10 @@ def _dims(plan: Plan) -> Iterator[tuple[str, Dim]]:
     """Every dim that depends on the input, each once, with the place where it is met first."""
     axes = source_axes(plan)
     places = [(f"`{path}`", spec.dims) for path, spec in plan.target.outputs.items()]
-    places += [(f"`{route.source}`", spec.dims) for route in plan.routes for spec in route.specs]
-    places += [(f"`{path}`", _in_old_axes(spec.dims, axes)) for path, spec in plan.source.outputs.items()]
+    places += [(f"`{route.target}` on its way", spec.dims) for route in plan.routes for spec in route.specs]
+    places += [
+        (f"the backbone's `{path}`", _in_old_axes(spec.dims, axes)) for path, spec in plan.source.outputs.items()
+    ]
     for inner in plan.source.inner:
         if not any(inner.module == cut or inner.module.startswith(f"{cut}.") for cut in plan.cut):
             places.append((f"`backbone.{inner.name}`", _in_old_axes(inner.spec.dims, axes)))
