@@ -107,8 +107,8 @@ def test_the_report_states_the_sizes_and_why_they_are_no_smaller(tmp_path):
     assert lines[1].endswith("MB, exported at B=2 H=96 W=97")
     assert lines[2:] == [
         " B  from 1",
-        " H  from 96  ceil((H - 31)/64) of `3` is one cell below",
-        " W  from 96  ceil((W - 31)/64) of `3` is one cell below",
+        " H  from 96  max(1, ceil((H - 31)/64)) of `pool` on its way is one cell below",
+        " W  from 96  max(1, ceil((W - 31)/64)) of `pool` on its way is one cell below",
         " run in TorchScript beside the module",
         "  B=1 H=96 W=96    differs by 0.0e+00",
         "  B=3 H=127 W=145  differs by 0.0e+00",
