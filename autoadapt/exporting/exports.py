@@ -58,6 +58,7 @@ def export(
         SavingError: It is no adapted module.
 
     Example:
+        >>> import torch
         >>> from autoadapt.adapting import adapt
         >>> x = torch.zeros(2, 3, 8, 8)
         >>> net = adapt(nn.Conv2d(3, 5, 2, stride=2), like=nn.Conv2d(3, 8, 2, stride=2), inputs=x)
