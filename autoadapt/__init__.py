@@ -12,6 +12,7 @@ from autoadapt.errors import (
     BuildError,
     CalibrationError,
     CaptureError,
+    ExportError,
     MatchError,
     Mismatch,
     PlanError,
@@ -23,6 +24,7 @@ from autoadapt.errors import (
     TransferError,
     VerificationError,
 )
+from autoadapt.exporting import Exported, dynamic_shapes, export
 from autoadapt.folding import fold
 from autoadapt.planning import Plan, plan
 from autoadapt.ranking import Ranking, rank
@@ -47,6 +49,8 @@ __all__ = [
     "CalibrationError",
     "CaptureError",
     "Dim",
+    "ExportError",
+    "Exported",
     "MatchError",
     "Mismatch",
     "Plan",
@@ -71,6 +75,8 @@ __all__ = [
     "calibrate",
     "capture",
     "describe",
+    "dynamic_shapes",
+    "export",
     "fold",
     "list_models",
     "load",

@@ -14,6 +14,7 @@ AdaptError
 │   └── CoverageError    too few of them would be
 ├── CalibrationError     adapters could not be fitted
 ├── SavingError          a module could not be saved, restored or written as source
+├── ExportError          a module does not go through an exporter, or not at all sizes
 ├── RankingError         candidates could not be ranked
 └── AssemblyError        a config is faulty
 """
@@ -31,6 +32,7 @@ __all__ = [
     "CalibrationError",
     "CaptureError",
     "CoverageError",
+    "ExportError",
     "InputError",
     "MatchError",
     "Mismatch",
@@ -159,6 +161,10 @@ class RankingError(AdaptError):
 
 class SavingError(AdaptError):
     """A module could not be saved, restored or written as source; files are as they were."""
+
+
+class ExportError(AdaptError):
+    """A module does not go through an exporter, or its program holds at fewer sizes than were asked for."""
 
 
 class AssemblyError(AdaptError):

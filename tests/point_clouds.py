@@ -21,6 +21,22 @@ def farthest_points(xyz_BN3: torch.Tensor, count: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
+def farthest_points_together(xyz_BN3: torch.Tensor, count: int) -> torch.Tensor:
+    """The same for all clouds at once, by operations on tensors alone: of the kind that exporters can follow."""
+    nearest_BN = torch.full_like(xyz_BN3[..., 0], float("inf"))
+    chosen = [torch.zeros_like(xyz_BN3[:, 0, 0], dtype=torch.int64)]
+    for _ in range(count - 1):
+        last_B13 = rows_of(xyz_BN3, chosen[-1][:, None])
+        nearest_BN = torch.minimum(nearest_BN, (xyz_BN3 - last_B13).square().sum(-1))
+        chosen.append(nearest_BN.argmax(1))
+    return torch.stack(chosen, dim=1)
+
+
+def squares(left_BM3: torch.Tensor, right_BN3: torch.Tensor) -> torch.Tensor:
+    """Squared distances `[B, M, N]`; ONNX has no word for `torch.cdist`."""
+    return (left_BM3.unsqueeze(2) - right_BN3.unsqueeze(1)).square().sum(-1)
+
+
 def rows_of(values_BNK: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:
     """The rows `[B, M, K]` that indices take."""
     return values_BNK.gather(1, index_BM.long().unsqueeze(-1).expand(-1, -1, values_BNK.shape[-1]))
@@ -29,18 +45,20 @@ def rows_of(values_BNK: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:
 class SetAbstraction(nn.Module):
     """Takes points far from each other and gives each the largest features of its neighbours."""
 
-    def __init__(self, count: int, source: int, target: int, neighbours: int = 4) -> None:
+    def __init__(self, count: int, source: int, target: int, neighbours: int = 4, *, together: bool = False) -> None:
         super().__init__()
         self.count, self.neighbours = count, neighbours
+        self.choose = farthest_points_together if together else farthest_points
+        self.far = squares if together else torch.cdist
         self.mlp = nn.Sequential(nn.Conv2d(source + 3, target, 1), nn.ReLU())
 
     def forward(
         self, xyz_BN3: torch.Tensor, features_BDN: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Points `[B, M, 3]`, features `[B, D, M]`, indices `[B, M]`."""
-        index_BM = farthest_points(xyz_BN3, self.count)
+        index_BM = self.choose(xyz_BN3, self.count)
         points_BM3 = rows_of(xyz_BN3, index_BM)
-        near_BMG = torch.cdist(points_BM3.float(), xyz_BN3.float()).topk(self.neighbours, largest=False).indices
+        near_BMG = self.far(points_BM3.float(), xyz_BN3.float()).topk(self.neighbours, largest=False).indices
         both_BNK = torch.cat([xyz_BN3, features_BDN.transpose(1, 2)], dim=-1)
         flat_BMG = near_BMG.flatten(1)
         grouped_BMGK = rows_of(both_BNK, flat_BMG).unflatten(1, near_BMG.shape[1:])
@@ -90,13 +108,14 @@ class PointTransformer(nn.Module):
     Args:
         indices: Whether it tells which points it took.
         count: How many points the finest level has.
+        together: Whether it does all clouds at once, by operations that exporters can follow.
     """
 
-    def __init__(self, columns: int = 1, *, indices: bool = True, count: int = 16) -> None:
+    def __init__(self, columns: int = 1, *, indices: bool = True, count: int = 16, together: bool = False) -> None:
         super().__init__()
         self.indices = indices
-        self.fine = SetAbstraction(count, columns, 32)
-        self.coarse = SetAbstraction(8, 32, 256)
+        self.fine = SetAbstraction(count, columns, 32, together=together)
+        self.coarse = SetAbstraction(8, 32, 256, together=together)
         self.up = nn.Linear(32, 256)
 
     def forward(self, points: torch.Tensor) -> dict[str, list[torch.Tensor]]:

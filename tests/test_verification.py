@@ -1,6 +1,7 @@
 """Verification turns red for every planted fault, for the right reason, and stays green for what is sound."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -164,6 +165,27 @@ def test_a_thorough_verification_compiles_and_exports():
     report = sound().verify(image(), thorough=True)
     assert report["compile"].outcome == "passed", report
     assert report["export"].outcome == "passed", report
+
+
+class Endless(nn.Module):
+    """Compiles and exports for ever, as far as anybody waits."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, image):
+        while torch.compiler.is_compiling():
+            time.sleep(0.01)
+        return self.net(image)
+
+
+def test_a_check_that_takes_too_long_is_stopped_and_says_so():
+    net = sound()
+    report = aa.verify(Endless(net), net.signature, inputs=image(), sizes=[{}], thorough=True, seconds=2)
+    assert report["export"].outcome == "not run"
+    assert report["export"].detail == "stopped after 2 s; verify(..., seconds=)"
+    assert sound().verify(image(), thorough=True)["export"].outcome == "passed"
 
 
 def test_code_that_depends_on_values_fails_to_compile_but_runs_otherwise():

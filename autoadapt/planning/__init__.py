@@ -4,5 +4,6 @@ from autoadapt.planning.contracts import named_outputs
 from autoadapt.planning.deriving import plan
 from autoadapt.planning.inputs import CONVERSIONS, Conversion
 from autoadapt.planning.plans import InputRoute, Plan, Route, Tap
+from autoadapt.planning.sources import source_axes
 
-__all__ = ["CONVERSIONS", "Conversion", "InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan"]
+__all__ = ["CONVERSIONS", "Conversion", "InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan", "source_axes"]

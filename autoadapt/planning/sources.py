@@ -9,10 +9,19 @@ from autoadapt.dims import Dim
 from autoadapt.layouts import factored
 from autoadapt.matching import Source
 from autoadapt.operations import Rearrange, after
-from autoadapt.planning.plans import CutCost, InputRoute, Tap
+from autoadapt.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.signature import Gathering, InnerOutput, Signature
 
-__all__ = ["costs_of", "cut_after", "inner_sources", "not_among", "output_sources", "taps_of", "translated"]
+__all__ = [
+    "costs_of",
+    "cut_after",
+    "inner_sources",
+    "not_among",
+    "output_sources",
+    "source_axes",
+    "taps_of",
+    "translated",
+]
 
 
 def output_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> list[Source]:
@@ -96,6 +105,11 @@ def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) ->
                 axes[str(dim)] = made
                 names[str(dim)] = str(left) if left.axes else str(dim)
     return axes, names
+
+
+def source_axes(plan: Plan) -> dict[str, Dim]:
+    """The size of each input axis of the new module, in terms of the old one's."""
+    return _axes(plan.source, plan.target, plan.inputs)[0]
 
 
 def translated(invariants: Iterable[Gathering], routes: Iterable[InputRoute]) -> list[Gathering]:

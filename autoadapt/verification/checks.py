@@ -21,7 +21,7 @@ from autoadapt.trees import flatten, rebuild
 from autoadapt.verification.sessions import NotApplicableError, Session, said
 from autoadapt.views import clone_buffers, copy_module
 
-__all__ = ["CHECKS", "THOROUGH_CHECKS", "Findings"]
+__all__ = ["CHECKS", "THOROUGH_CHECKS", "Findings", "any_size_program"]
 
 
 @dataclass(frozen=True)
@@ -339,9 +339,9 @@ def exported(session: Session) -> Findings:
     if session.signature.filled:
         raise NotApplicableError("torch.export allows no argument to be filled in")
     try:
-        program = _export(session)
+        program = any_size_program(session)
     except Exception:
-        session.excuse(_export, "to export")
+        session.excuse(any_size_program, "to export")
         raise
     faults = []
     for sizes in session.sizes[-2:]:
@@ -352,7 +352,8 @@ def exported(session: Session) -> Findings:
     return Findings(faults, "dynamic dims, run at other sizes")
 
 
-def _export(session: Session) -> nn.Module:
+def any_size_program(session: Session) -> nn.Module:
+    """The program of `torch.export`, dynamic along every axis that torch does not find to be fixed."""
     arguments = session.arguments(session.at(B=2))
     values = arguments.values
     positional = tuple(list(values.values())[: arguments.positional])

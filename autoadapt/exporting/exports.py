@@ -1,0 +1,169 @@
+"""Exports: an adapted module into a file that runs without it, run beside it before it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from autoadapt.building import AdaptedModule
+from autoadapt.capturing.probing import quiet
+from autoadapt.errors import ExportError, Mismatch
+from autoadapt.exporting.comparing import compare
+from autoadapt.exporting.formats import FORMATS, Call, Format
+from autoadapt.exporting.ranges import Given, SizeRange, size_ranges
+from autoadapt.exporting.reasons import narrowed, refusal
+from autoadapt.exporting.results import Exported
+from autoadapt.exporting.shapes import shapes_of
+from autoadapt.saving.wrappers import adapted_inside
+from autoadapt.signature import describe
+from autoadapt.verification.sessions import Session
+
+__all__ = ["export"]
+
+
+def export(
+    net: nn.Module,
+    path: str | Path,
+    inputs: object = None,
+    *,
+    ranges: Given | None = None,
+    opset_version: int | None = None,
+    tolerance: float = 1e-4,
+) -> Exported:
+    """Write an adapted module as a program that runs without Python code of its own, at any legal batch and size.
+
+    The file is run beside the module at the smallest sizes and at larger, odd ones; only if all outputs are equal it
+    takes its place. The module itself is neither run nor changed.
+
+    Args:
+        net: The adapted module.
+        path: Its ending says the format: `.onnx`, `.pt2` (`torch.export`), or `.pt` and `.ts` (TorchScript, traced).
+        inputs: An example call, as for `capture`; invented where left out.
+        ranges: Sizes by axis, where not all legal ones are wanted: `{"H": 640, "W": (64, 1024)}`.
+        opset_version: Of ONNX; torch chooses where left out.
+        tolerance: How far outputs may be from those of the module, one with values above 1 in units of the largest.
+
+    Returns:
+        What was written, and at which sizes it holds, as a table.
+
+    Raises:
+        ExportError: An exporter refuses the module, or its program returns something else; what is in the way is said.
+        SavingError: It is no adapted module.
+
+    Example:
+        >>> import torch
+        >>> from autoadapt.adapting import adapt
+        >>> x = torch.zeros(2, 3, 8, 8)
+        >>> net = adapt(nn.Conv2d(3, 5, 2, stride=2), like=nn.Conv2d(3, 8, 2, stride=2), inputs=x)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for one in export(net, f"{folder}/net.pt2").ranges:
+        ...         print(one.axis, one, f"({one.why or 'any'})")
+        B from 1 (any)
+        H from 4 (floor(H/2) of `output` is one cell below)
+        W from 4 (floor(W/2) of `output` is one cell below)
+    """
+    adapted, target = adapted_inside(net, "aa.export"), Path(path)
+    made = _Export(adapted, _format_of(target), inputs, size_ranges(adapted.plan, ranges))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder, quiet(), _no_logs():
+            written = Path(folder) / target.name
+            made.write(written, opset_version)
+            compared = compare(made.session, made.format, written, made.ranges, made.example, tolerance)
+            files = sorted(Path(folder).iterdir())
+            for file in files:  # weights of more than 2 GB stand beside an ONNX file
+                os.replace(file, target.parent / file.name)
+    except OSError as error:
+        fault = Mismatch(str(target), "a path that can be written to", f"{type(error).__name__}: {error.strerror}")
+        raise ExportError(f"{target} could not be written", [fault]) from error
+    return Exported(
+        path=str(target),
+        name=adapted.plan.source.name,
+        contract=f"{adapted.signature.name} ({describe(adapted.signature.outputs.tree)})",
+        format=made.format.name,
+        file_bytes=sum((target.parent / file.name).stat().st_size for file in files),
+        example=made.example,
+        ranges=tuple(made.ranges.values()),
+        compared=tuple(compared),
+        runtime=made.format.runtime,
+    )
+
+
+def _format_of(path: Path) -> Format:
+    if path.suffix not in FORMATS:
+        fault = Mismatch(str(path), ", ".join(FORMATS), path.suffix or "no ending", f'"{path.with_suffix(".onnx")}"')
+        raise ExportError("the ending of a file says how it is exported", [fault])
+    return FORMATS[path.suffix]
+
+
+@contextlib.contextmanager
+def _no_logs() -> Iterator[None]:
+    """Nothing logged or printed: torch writes whole graphs to the terminal before it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+class _Export:
+    """One module on its way into one format."""
+
+    def __init__(self, net: AdaptedModule, format_: Format, inputs: object, ranges: dict[str, SizeRange]) -> None:
+        if net.signature.filled:
+            raise _filled(net)
+        self.format, self.ranges = format_, ranges
+        self.session = Session(net, net.signature, inputs=inputs)
+
+    @property
+    def example(self) -> dict[str, int]:
+        """Sizes to export at: the probed ones where they are in range, a batch of two, and no two axes equal."""
+        found: dict[str, int] = {}
+        for name, one in self.ranges.items():
+            size = one.near(2 if name == "B" else self.session.at()[name])
+            larger = one.near(size + 1)
+            found[name] = larger if size in found.values() and larger > size else size
+        return found
+
+    def write(self, path: Path, opset_version: int | None) -> None:
+        """Export; where torch says that it could for fewer sizes, for these.
+
+        Raises:
+            ExportError: The exporter refuses the module.
+        """
+        try:
+            self.format.write(self._call(opset_version), path)
+        except ExportError:
+            raise
+        except Exception as error:
+            fewer = narrowed(self.ranges, error)
+            if fewer is None:
+                raise refusal(self.session, self.format, self.example, self.ranges, error) from error
+            self.ranges = fewer
+            self.write(path, opset_version)
+
+    def _call(self, opset_version: int | None) -> Call:
+        session = self.session
+        return Call(
+            module=session.copy(),
+            arguments=session.arguments(self.example),
+            shapes=shapes_of(session.signature, self.ranges),
+            signature=session.signature,
+            opset_version=opset_version,
+        )
+
+
+def _filled(net: AdaptedModule) -> ExportError:
+    found = "one that the module fills in and returns"
+    remedy = "adapt(..., inputs=x)  # a call that leaves the argument out, so that the module makes it anew"
+    faults = [Mismatch(argument, "an argument that is only read", found, remedy) for argument in net.signature.filled]
+    return ExportError("a program cannot fill in an argument of its caller's", faults)

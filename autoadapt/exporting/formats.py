@@ -1,0 +1,152 @@
+"""Formats: how a module becomes a file of each kind, and how that file is run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx, nn
+
+from autoadapt.capturing import Arguments
+from autoadapt.errors import ExportError, Mismatch
+from autoadapt.signature import Signature
+from autoadapt.trees import flatten
+
+__all__ = ["FORMATS", "Call", "Format", "program_of"]
+
+Runner: TypeAlias = Callable[[Arguments], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is exported: a module in eval mode, an example call, and which axes of it are dynamic."""
+
+    module: nn.Module
+    arguments: Arguments
+    shapes: Mapping[str, Any]
+    signature: Signature
+    opset_version: int | None = None
+
+    @property
+    def positional(self) -> tuple[Any, ...]:
+        return tuple(list(self.arguments.values.values())[: self.arguments.positional])
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        return dict(list(self.arguments.values.items())[self.arguments.positional :])
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file."""
+
+    name: str
+    runtime: str
+    write: Callable[[Call, Path], None]
+    load: Callable[[Path], Runner]
+
+
+_ROUNDING = {
+    name: True
+    for name in inspect.signature(torch.export.export).parameters
+    if name == "prefer_deferred_runtime_asserts_over_guards"
+}
+"""Sizes that are rounded make torch ask for proofs of what always holds; it may leave them to the run."""
+
+
+def program_of(call: Call) -> torch.export.ExportedProgram:
+    """The program of `torch.export`."""
+    options: dict[str, Any] = {"dynamic_shapes": dict(call.shapes), "strict": False, **_ROUNDING}
+    return torch.export.export(call.module, call.positional, call.keywords, **options)
+
+
+def _write_program(call: Call, path: Path) -> None:
+    torch.export.save(program_of(call), path)
+
+
+def _load_program(path: Path) -> Runner:
+    return _plain(torch.export.load(path).module())
+
+
+def _plain(module: nn.Module) -> Runner:
+    return lambda arguments: flatten(arguments.call(module))[1]
+
+
+def _write_onnx(call: Call, path: Path) -> None:
+    _needs("onnxscript")
+    made = torch.onnx.export(
+        program_of(call),
+        call.positional,
+        kwargs=call.keywords,
+        dynamo=True,
+        dynamic_shapes=dict(call.shapes),
+        output_names=_output_names(call.signature),
+        opset_version=call.opset_version,
+        verbose=False,
+    )
+    assert made is not None
+    made.save(path)
+
+
+def _output_names(signature: Signature) -> list[str]:
+    """A name for each output; those of a list are counted, and none is that of an input."""
+    taken = set(signature.inputs.paths)
+    named = [f"output_{path}" if path[0].isdigit() or path in taken else path for path in signature.outputs.paths]
+    return [name.replace(".", "_") for name in named]
+
+
+def _load_onnx(path: Path) -> Runner:
+    ort = _needs("onnxruntime")
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def run(arguments: Arguments) -> list[torch.Tensor]:
+        tensors = flatten(arguments.values)[1]
+        given = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, given)]
+
+    return run
+
+
+def _needs(package: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError as error:
+        fault = Mismatch(package, "an installed package", "none", 'pip install "autoadapt[onnx]"')
+        raise ExportError(f"ONNX files need {package}", [fault]) from error
+
+
+def _larger(size: Any, low: int) -> Any:
+    """The larger of a size and a bound, also where a trace has a tensor for the size."""
+    return size.clamp(min=low) if isinstance(size, torch.Tensor) else max(size, low)
+
+
+def _write_script(call: Call, path: Path) -> None:
+    if isinstance(call.module, fx.GraphModule):  # a copy; traces cannot follow torch's own maximum of sizes
+        for node in call.module.graph.nodes:
+            node.target = _larger if node.target is torch.sym_max else node.target
+        call.module.recompile()
+    given = {"example_kwarg_inputs": call.keywords} if call.keywords else {}
+    traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+        call.module, call.positional or None, strict=False, check_trace=False, **given
+    )
+    torch.jit.save(traced, path)
+
+
+def _load_script(path: Path) -> Runner:
+    return _plain(torch.jit.load(path))  # type: ignore[no-untyped-call]
+
+
+_SCRIPT = Format("TorchScript", "TorchScript", _write_script, _load_script)
+
+FORMATS: dict[str, Format] = {
+    ".onnx": Format("ONNX", "onnxruntime", _write_onnx, _load_onnx),
+    ".pt2": Format("torch.export", "torch", _write_program, _load_program),
+    ".pt": _SCRIPT,
+    ".ts": _SCRIPT,
+}
+"""By the ending of the file."""

@@ -1,0 +1,133 @@
+"""Reasons: which part of a module an exporter refuses, and what it would take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from autoadapt.errors import ExportError, Mismatch
+from autoadapt.exporting.formats import Call, Format, program_of
+from autoadapt.exporting.ranges import SizeRange
+from autoadapt.exporting.shapes import UNITS, shapes_of
+from autoadapt.trees import Container, Tree
+from autoadapt.verification.checks import any_size_program
+from autoadapt.verification.sessions import Session, said
+
+__all__ = ["narrowed", "refusal"]
+
+_SUGGESTED = re.compile(r"^\s*(\w+) = Dim\('\1'(?:, min=(\d+))?(?:, max=(\d+))?\)\s*$", re.MULTILINE)
+
+
+def refusal(
+    session: Session, format_: Format, example: Mapping[str, int], ranges: Mapping[str, SizeRange], error: Exception
+) -> ExportError:
+    """What an exporter's exception means: the part that it refuses, its reason, and ranges that it would take.
+
+    Finds out by exporting again: the backbone alone, then with fewer dynamic axes.
+
+    Args:
+        session: Of the module.
+        format_: What it was to become.
+        example: The sizes it was exported at.
+        ranges: The sizes it was to hold at.
+        error: What the exporter raised.
+    """
+    asked = ", ".join(f"{name} {one}" for name, one in ranges.items()) or "the given size"
+    where, why, remedy = _place(session, format_, example, ranges, error)
+    fault = Mismatch(where, f"a program for {asked}", _reason(error), remedy, why)
+    return ExportError(f"{session.signature.name} does not go through {format_.name}", [fault])
+
+
+def _place(
+    session: Session, format_: Format, example: Mapping[str, int], ranges: Mapping[str, SizeRange], error: Exception
+) -> tuple[str, str, str]:
+    """Where an exporter stops, why, and what to do."""
+    other = "" if format_.name == "torch.export" else 'aa.export(net, "net.pt2")'
+    classes = _unknown_classes(session.signature.outputs.tree)
+    if format_.name == "TorchScript":
+        return "module", "torch.jit.trace knows tensors in tuples, lists and dicts alone", other
+    suggested = _suggested(error, ranges)
+    if not suggested and _goes_through(session, example, ranges):
+        return "module", f"torch.export takes it; {format_.name} has no word for it", classes or other
+    narrower = suggested or _fewer(session, example, ranges)
+    remedy = f"ranges={narrower}" if narrower else classes
+    alone = _backbone_alone(session)
+    if alone:
+        return "backbone", "the backbone alone fails as well" + ("" if alone in str(error) else f": {alone}"), remedy
+    return "module", "the backbone alone goes through torch.export", remedy
+
+
+def _unknown_classes(tree: Tree) -> str:
+    """What makes the classes of outputs known to torch, which knows those of transformers already."""
+    if not isinstance(tree, Container):
+        return ""
+    name = tree.type.replace(":", ".")
+    calls = {
+        "dataclass": f"torch.export.register_dataclass({name})",
+        "named_tuple": f'torch.utils._pytree._register_namedtuple({name}, serialized_type_name="{name}")',
+    }
+    inside = [_unknown_classes(child) for child in tree.children]
+    return "\n".join(dict.fromkeys(text for text in (calls.get(tree.kind, ""), *inside) if text))
+
+
+def _reason(error: Exception) -> str:
+    """What was raised first, in a line, with the conditions that torch lists."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    listed = [line.strip()[:200] for line in str(error).splitlines()[1:] if line.strip().startswith("- Not all")]
+    return "\n".join([said(error)[:200], *listed[:2]])
+
+
+def _backbone_alone(session: Session) -> str:
+    """What the exporter says of the backbone alone, at whatever sizes it would take; empty where it takes it."""
+    bare = session.backbone()
+    if bare is None:
+        return ""
+    try:
+        any_size_program(bare)
+    except Exception as error:
+        return str(error).strip().partition("\n")[0][:120] or type(error).__name__
+    return ""
+
+
+def narrowed(ranges: Mapping[str, SizeRange], error: Exception) -> dict[str, SizeRange] | None:
+    """The ranges that torch says would do; None where it says nothing new, or of sizes that were asked for."""
+    found = dict(ranges)
+    for name, (low, high) in _suggested(error, ranges).items():
+        if ranges[name].asked:
+            return None
+        why = "torch takes another path for others"
+        found[name] = ranges[name].model_copy(update={"low": low, "high": high, "why": why})
+    return None if found == ranges else found
+
+
+def _suggested(error: Exception, ranges: Mapping[str, SizeRange]) -> dict[str, tuple[int, int | None]]:
+    """Sizes that torch says would do, by axis; it counts those that come in steps."""
+    found = {}
+    for text, low, high in _SUGGESTED.findall(str(error)):
+        one = ranges.get(text.removesuffix(UNITS))
+        if one is not None and (low or high):
+            ends = [int(end) * one.step + one.offset if end else None for end in (low, high)]
+            found[one.axis] = (ends[0] or one.low, ends[1] or one.high)
+    return found
+
+
+def _fewer(session: Session, example: Mapping[str, int], ranges: Mapping[str, SizeRange]) -> dict[str, int]:
+    """Sizes to fix so that the others may vary: all but the batch, or all; empty where nothing goes through."""
+    free = [name for name, one in ranges.items() if not one.fixed]
+    for kept in ("B", ""):
+        fixed = {name: example[name] for name in free if name != kept}
+        tried = {name: SizeRange(axis=name, low=size, high=size) for name, size in fixed.items()}
+        if fixed and _goes_through(session, example, dict(ranges) | tried):
+            return fixed
+    return {}
+
+
+def _goes_through(session: Session, example: Mapping[str, int], ranges: Mapping[str, SizeRange]) -> bool:
+    """Whether `torch.export` takes the module with these dynamic axes."""
+    shapes = shapes_of(session.signature, ranges)
+    try:
+        program_of(Call(session.copy(), session.arguments(example), shapes, session.signature))
+    except Exception:  # whatever it raises, it refuses
+        return False
+    return True

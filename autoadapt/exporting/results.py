@@ -1,0 +1,60 @@
+"""Results: what was exported, at which sizes it holds, and how far it is from the module."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.exporting.ranges import SizeRange
+from autoadapt.showing import Shown
+from autoadapt.tables import columns, hanging, human_count
+
+__all__ = ["Compared", "Exported"]
+
+
+class Compared(BaseModel):
+    """One run of the program beside the module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    sizes: dict[str, int]
+    difference: float
+    """The largest over all outputs, of one with values above 1 in units of the largest of these."""
+
+
+class Exported(Shown, BaseModel):
+    """What `export` wrote."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    schema_version: Literal[1] = 1
+    path: str
+    name: str
+    """Of the backbone's class."""
+    contract: str
+    """What the program speaks like."""
+    format: str
+    file_bytes: int
+    """Of all files, where weights stand beside the program."""
+    example: dict[str, int]
+    """The sizes that it was exported at."""
+    ranges: tuple[SizeRange, ...]
+    compared: tuple[Compared, ...] = ()
+    runtime: str = ""
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.name} in the contract of {self.contract}  ->  {self.path}"]
+        lines += [f" {self.format}, {human_count(self.file_bytes)}B, exported at {_at(self.example)}"]
+        lines += columns([(one.axis, str(one), "asked for" if one.asked else one.why) for one in self.ranges])
+        rows = [(_at(one.sizes), f"differs by {one.difference:.1e}") for one in self.compared]
+        lines += [f" run in {self.runtime} beside the module"] if rows else []
+        lines += columns(rows, indent=2)
+        for remark in self.remarks:
+            lines += hanging("remark", remark)
+        return "\n".join(lines)
+
+
+def _at(sizes: dict[str, int]) -> str:
+    return " ".join(f"{name}={size}" for name, size in sizes.items())

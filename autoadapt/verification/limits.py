@@ -1,0 +1,52 @@
+"""Limits: how long a check may take."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Iterator
+
+__all__ = ["OutOfTime", "at_most"]
+
+
+class OutOfTime(BaseException):
+    """Raised inside a check that takes too long; no `Exception`, so that nothing between takes it for a fault."""
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Stop Python code that runs for longer; a single call into compiled code is waited for.
+
+    Args:
+        seconds: How long it may run.
+
+    Raises:
+        OutOfTime: It ran for longer.
+
+    Example:
+        >>> import time
+        >>> try:
+        ...     with at_most(0.01):
+        ...         while True:
+        ...             time.sleep(0.001)
+        ... except OutOfTime:
+        ...     print("stopped")
+        stopped
+    """
+    thread, lock, over = threading.get_ident(), threading.Lock(), False
+
+    def stop() -> None:
+        with lock:
+            if not over:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with lock:
+            over = True
