@@ -155,3 +155,14 @@ def test_a_module_that_runs_but_cannot_be_explained_is_not_run_at_guessed_sizes(
     with pytest.raises(AdaptError):
         aa.adapt(Random(), like=pyramid("resnet18"), inputs=torch.randn(1, 3, 64, 64))
     assert (1024, 1024) not in seen
+
+
+def test_verification_runs_at_sizes_that_need_to_be_enlarged():
+    old, new, x = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 6, 16, 16), torch.randn(2, 3, 64, 96)
+    net = aa.adapt(new, like=old, inputs=x)
+    assert [text(step) for step in net.plan.inputs[0].steps] == ["resize to max(16, H) x max(16, W)"]
+    assert net.verify().passed
+    bare = net.plan.model_copy(update={"inputs": (net.plan.inputs[0].model_copy(update={"steps": ()}),)})
+    assert "Kernel size" in str(aa.verify(aa.build(new, bare), net.signature, inputs=x)["sizes"].faults)
+    by_text = aa.adapt(new, like="f32[B, 8, floor(H/4), floor(W/4)]", inputs=x)
+    assert by_text.plan.inputs[0].steps == ()

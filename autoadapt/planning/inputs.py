@@ -198,9 +198,18 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
     least = _least(str(dim), source)
     least += (sizes.offset - least) % sizes.step
     if allowed is not None and sizes.covers(allowed):
-        return given if least <= allowed.near(1) else given.at_least(least)
+        return given if least <= _smallest(str(given), target) else given.at_least(least)
     made = (given - sizes.offset).ceildiv(sizes.step) * sizes.step + sizes.offset
     return made.at_least(least) if least > sizes.step + sizes.offset else made
+
+
+def _smallest(axis: str, target: Signature) -> int:
+    """The smallest size that the old module is known to take, of either side of an image.
+
+    Where none was seen to run, as in texts, it is that of the example.
+    """
+    sides = [target.axes[side] for side in (("H", "W") if axis in ("H", "W") else (axis,)) if side in target.axes]
+    return min(sizes.near(1) if sizes.smallest > 1 else sizes.example for sizes in sides)
 
 
 def _least(axis: str, source: Signature) -> int:
