@@ -244,3 +244,19 @@ def test_deeper_levels_get_deeper_taps_also_where_heads_are_as_large_as_a_grid(s
     taps = [route.source for route in aa.adapt(new, like=like, inputs=torch.randn(2, 1, 32, 32)).plan.routes]
     assert all(tap.startswith("blocks.") for tap in taps)
     assert [int(tap.split(".")[1]) for tap in taps] == sorted({int(tap.split(".")[1]) for tap in taps})
+
+
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [
+        # 64 windows' tokens, 64 channels and 64 x 64 cells are different things.
+        ("maxvit_rmlp_nano_rw_256", ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]),
+        # A table of relative positions `[27, 27, 8]` is no sequence of tokens.
+        ("coatnet_rmlp_nano_rw_224", ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]),
+    ],
+)
+def test_equal_numbers_of_different_things_are_told_apart_at_one_image_size(name, taps):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    net = aa.adapt(model, like=contract())
+    assert [route.source for route in net.plan.routes] == taps

@@ -63,7 +63,8 @@ class GridReader:
         self._declared = dict(declared or {})
         self._located: dict[int, tuple[Grid, int]] = {}
         shapes = list(shapes)
-        self._tokens_seen = {shape for shape in shapes if len(shape) == 3}
+        tokens = {shape for shape in shapes if len(shape) == 3}
+        self._heads = {s[:3] for s in shapes if len(s) == 4 and (s[0], s[2], s[1] * s[3]) in tokens}
         found = {self._grid(shape) for shape in shapes if len(shape) == 4}
         self.grids = sorted(
             (grid for grid in found if grid is not None and grid.cells > 1), key=lambda grid: -grid.cells
@@ -130,17 +131,11 @@ class GridReader:
 
     def _spatial_axis(self, shape: Shape) -> int | None:
         """Where height and width stand in four axes: what divides evenly first, then channels before cells."""
-        if self._is_heads(shape):
+        if shape[:3] in self._heads:  # `[B, heads, N, D]` of tokens `[B, N, heads*D]`, or their `[B, heads, N, N]`
             return None
         options = [(axis, self._read(Grid(*shape[axis : axis + 2]))) for axis in (2, 1)]
         even = [axis for axis, dims in options if dims is not None and dims[1]]
         return next(iter([*even, *(axis for axis, dims in options if dims is not None)]), None)
-
-    def _is_heads(self, shape: Shape) -> bool:
-        """Whether it holds tokens apart by heads: `[B, heads, N, D]` of `[B, N, heads*D]`, or `[B, heads, N, N]`."""
-        batch, heads, tokens, width = shape
-        alike = {seen[2] for seen in self._tokens_seen if seen[:2] == (batch, tokens)}
-        return heads * width in alike or (tokens == width and bool(alike))
 
     def _read(self, grid: Grid) -> tuple[tuple[Dim, Dim], bool] | None:
         """Height and width of a grid as functions of H and W of one stride, and whether they only round.
