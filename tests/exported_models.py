@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import torch
 from point_clouds import READ, PointNet, cloud
-from saved_models import LEVELS, POINTS, Made, contract, images, train_a_step
+from saved_models import LEVELS, POINTS, Made, Recipe, contract, images, trained
 from torch import nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
@@ -29,7 +27,7 @@ def features(name: str, **options: Any) -> nn.Module:
 
 SMALL_VIT = {"depth": 3, "embed_dim": 96, "num_heads": 3}
 
-KINDS: dict[str, Callable[[], tuple[nn.Module, Any, tuple[Any, ...], dict[str, Any]]]] = {
+KINDS: dict[str, Recipe] = {
     "convolutions": lambda: (features("resnet10t"), features("resnet18"), (images(),), {}),
     "depthwise convolutions": lambda: (classifier("lcnet_035"), contract(LEVELS), (images(),), {}),
     "windows, channels last": lambda: (
@@ -81,8 +79,4 @@ KINDS: dict[str, Callable[[], tuple[nn.Module, Any, tuple[Any, ...], dict[str, A
 @cache
 def exported(kind: str) -> Made:
     """The adapted module of a kind, trained for a step; nobody changes it."""
-    torch.manual_seed(0)
-    new, like, inputs, options = KINDS[kind]()
-    net = aa.adapt(new, like=like, inputs=inputs, share=False, **options)
-    train_a_step(net, inputs)
-    return Made(net.eval(), new, inputs)
+    return trained(KINDS[kind])

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from point_clouds import READ, PointNet, cloud
@@ -50,7 +50,10 @@ def contract(outputs: object, channels: int = 3) -> aa.Signature:
     return aa.Signature.parse(outputs, inputs=f"f32[B, {channels}, H, W]")
 
 
-KINDS: dict[str, Callable[[], tuple[nn.Module, Any, tuple[Any, ...], dict[str, Any]]]] = {
+Recipe: TypeAlias = Callable[[], tuple[nn.Module, Any, tuple[Any, ...], dict[str, Any]]]
+"""The new backbone, what it is to speak like, an example call, and options of `adapt`."""
+
+KINDS: dict[str, Recipe] = {
     "timm levels": lambda: (
         aa.load("timm:resnet18", features_only=True),
         aa.load("timm:resnet50", features_only=True),
@@ -117,8 +120,13 @@ KINDS: dict[str, Callable[[], tuple[nn.Module, Any, tuple[Any, ...], dict[str, A
 @cache
 def made(kind: str) -> Made:
     """The adapted module of a kind; nobody changes it."""
+    return trained(KINDS[kind])
+
+
+def trained(recipe: Recipe) -> Made:
+    """What a recipe adapts, trained for a step."""
     torch.manual_seed(0)
-    new, like, inputs, options = KINDS[kind]()
+    new, like, inputs, options = recipe()
     net = aa.adapt(new, like=like, inputs=inputs, share=False, **options)
     train_a_step(net, inputs)
     return Made(net.eval(), new, inputs)

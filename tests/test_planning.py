@@ -105,6 +105,13 @@ LEGAL = {
 }
 
 
+def test_a_legal_size_at_which_nothing_is_left_is_passed_over():
+    sizes = AxisSizes(step=32, offset=5, example=69)
+    lost = "f32[B, 5, floor((H - 5)/32), floor((W - 5)/32)]"
+    steps = planned([lost], [level(32)], new_axes=ANY | {"H": sizes, "W": sizes}).inputs[0].steps
+    assert [steps[0].dims[0].evaluate({"H": size}) for size in (1, 5, 6, 37, 38, 70)] == [37, 37, 37, 37, 69, 101]
+
+
 @pytest.mark.parametrize("name", LEGAL)
 def test_inputs_are_brought_to_sizes_that_the_new_module_takes(name):
     changes, steps = LEGAL[name]

@@ -268,14 +268,14 @@ def test_names_in_a_picture_do_not_cover_one_another() -> None:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    from autoadapt.ranking.pictures import Point, label
+    from autoadapt.ranking.pictures import label
 
     figure = Figure(figsize=(9, 6), dpi=150)
     axes = figure.subplots()
     canvas = FigureCanvasAgg(figure)
-    points = [Point(f"a_rather_long_name_{i}", 10 + i % 7 * 0.1, 0.01 * (i // 7), False) for i in range(20)]
-    points += [Point("far_away", 90, 0.9, True)]
-    axes.scatter([point.cost for point in points], [point.quality for point in points])
+    points = [Dot(f"a_rather_long_name_{i}", 10 + i % 7 * 0.1, 0.01 * (i // 7), False) for i in range(20)]
+    points += [Dot("far_away", 90, 0.9, True)]
+    axes.scatter([point.across for point in points], [point.up for point in points])
     canvas.draw()
     label(axes, points, canvas.get_renderer())
     canvas.draw()

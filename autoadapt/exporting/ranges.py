@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from autoadapt.dims import Dim
 from autoadapt.errors import ExportError, Mismatch, nearest
 from autoadapt.planning import Plan, source_axes
-from autoadapt.signature import AxisSizes, Signature
+from autoadapt.signature import AxisSizes, Signature, smallest_size
 
 __all__ = ["Given", "SizeRange", "size_ranges"]
 
@@ -134,12 +134,8 @@ def _derived(name: str, legal: AxisSizes, signature: Signature, dims: list[tuple
 
 def _two_cells(name: str, legal: AxisSizes, signature: Signature, dim: Dim) -> int:
     """The smallest legal size at which a dim has two cells; 0 where it never has."""
-    size = legal.offset or legal.step
-    while size <= _LARGEST:
-        if dim.evaluate(signature.sizes(**{name: size})) >= _CELLS:
-            return size
-        size += legal.step
-    return 0
+    size = smallest_size(dim, _CELLS, name, signature.sizes(), below=_LARGEST)
+    return 0 if size == _LARGEST else size + (legal.offset - size) % legal.step
 
 
 def _dims(plan: Plan) -> Iterator[tuple[str, Dim]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
@@ -10,7 +9,7 @@ from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch
 from autoadapt.operations import Channels, Operation, Rearrange, Resize, after
 from autoadapt.planning.plans import InputRoute
-from autoadapt.signature import InnerOutput, Signature, TensorSpec
+from autoadapt.signature import InnerOutput, Signature, TensorSpec, smallest_size
 
 __all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
 
@@ -198,9 +197,11 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
     least = _least(str(dim), source)
     least += (sizes.offset - least) % sizes.step
     if allowed is not None and sizes.covers(allowed):
-        return given if least <= _smallest(str(given), target) else given.at_least(least)
-    made = (given - sizes.offset).ceildiv(sizes.step) * sizes.step + sizes.offset
-    return made.at_least(least) if least > sizes.step + sizes.offset else made
+        reached, smallest = given, _smallest(str(given), target)
+    else:
+        reached = (given - sizes.offset).ceildiv(sizes.step) * sizes.step + sizes.offset
+        smallest = sizes.offset or sizes.step
+    return reached.at_least(least) if least > smallest else reached
 
 
 def _smallest(axis: str, target: Signature) -> int:
@@ -218,9 +219,4 @@ def _least(axis: str, source: Signature) -> int:
     if axis not in sizes:
         return 1
     dims = {dim for spec in (*source.outputs.leaves, *(o.spec for o in source.inner)) for dim in spec.dims}
-    return max((_first_size(dim, axis, sizes) for dim in dims if axis in dim.axes), default=1)
-
-
-def _first_size(dim: Dim, axis: str, sizes: Mapping[str, int]) -> int:
-    """The smallest size from which on a dim is positive; by halving, since no dim shrinks as its axis grows."""
-    return bisect_left(range(1, sizes[axis]), 1, key=lambda size: int(dim.evaluate({**sizes, axis: size}) > 0)) + 1
+    return max((smallest_size(d, 1, axis, sizes, below=sizes[axis]) for d in dims if axis in d.axes), default=1)

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.showing import NEAR, free_place
+from autoadapt.showing import NEAR, Area, Dot, free_place
 
-__all__ = ["Point", "check_drawable", "draw", "label"]
+__all__ = ["check_drawable", "draw", "label"]
 
 ENDINGS = (".svg", ".png", ".pdf")
-
-
-@dataclass(frozen=True)
-class Point:
-    """One candidate in a picture."""
-
-    name: str
-    cost: float
-    quality: float
-    marked: bool
-    """Whether it is on the front."""
 
 
 def check_drawable(path: str | Path) -> None:
@@ -42,7 +30,7 @@ def check_drawable(path: str | Path) -> None:
         raise RankingError("nothing to draw with", [fault]) from error
 
 
-def draw(points: Sequence[Point], path: str | Path, *, across: str, up: str, title: str) -> None:
+def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title: str) -> None:
     """Draw points of logarithmic cost.
 
     Args:
@@ -67,11 +55,11 @@ def draw(points: Sequence[Point], path: str | Path, *, across: str, up: str, tit
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     _plain_ticks(axes)
-    front = sorted((point for point in points if point.marked), key=lambda point: point.cost)
-    axes.plot([p.cost for p in front], [p.quality for p in front], color="tab:blue", alpha=0.5, drawstyle="steps-post")
+    front = sorted((point for point in points if point.marked), key=lambda point: point.across)
+    axes.plot([p.across for p in front], [p.up for p in front], color="tab:blue", alpha=0.5, drawstyle="steps-post")
     for marked, colour in ((False, "0.55"), (True, "tab:blue")):
         some = [point for point in points if point.marked is marked]
-        axes.scatter([p.cost for p in some], [p.quality for p in some], s=26, color=colour, zorder=3)
+        axes.scatter([p.across for p in some], [p.up for p in some], s=26, color=colour, zorder=3)
     axes.margins(x=0.12, y=0.08)
     canvas.draw()
     figure.set_layout_engine("none")  # names were placed for this layout
@@ -88,7 +76,7 @@ def _plain_ticks(axes: Any) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def label(axes: Any, points: Sequence[Point], renderer: Any) -> None:
+def label(axes: Any, points: Sequence[Dot], renderer: Any) -> None:
     """Write each name at the nearest place that is free; a thin line leads to those farther away.
 
     Args:
@@ -98,15 +86,15 @@ def label(axes: Any, points: Sequence[Point], renderer: Any) -> None:
     """
     from matplotlib.text import Text
 
-    places = [axes.transData.transform((point.cost, point.quality)) for point in points]
-    taken: list[tuple[float, float, float, float]] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    places = [axes.transData.transform((point.across, point.up)) for point in points]
+    taken: list[Area] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
     frame = axes.get_window_extent(renderer)
     to_points = 72 / axes.figure.dpi
-    inside: tuple[float, float, float, float] = (frame.x0, frame.y0, frame.x1, frame.y1)
+    inside: Area = (frame.x0, frame.y0, frame.x1, frame.y1)
     for point, (x, y) in zip(points, places, strict=True):
         text = axes.annotate(
             point.name,
-            (point.cost, point.quality),
+            (point.across, point.up),
             xytext=(0, 0),
             textcoords="offset points",
             ha="left",

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.ranking.pictures import Point, draw
-from autoadapt.showing import Shown
+from autoadapt.ranking.pictures import draw
+from autoadapt.showing import Dot, Shown
 from autoadapt.tables import columns, hanging, human_count, shorten
 
 __all__ = ["Costs", "Ranked", "Ranking"]
@@ -137,7 +137,7 @@ class Ranking(Shown, _Frozen):
         across, up = self.axes(cost)
         draw(self.points(cost), path, across=across, up=up, title=f"in the place of {self.like}")
 
-    def points(self, cost: Costs = "seconds") -> tuple[Point, ...]:
+    def points(self, cost: Costs = "seconds") -> tuple[Dot, ...]:
         """What a picture shows, best first: those of known quality, or without data all that fit.
 
         Args:
@@ -145,7 +145,7 @@ class Ranking(Shown, _Frozen):
         """
         front = self.front(cost)
         rows = [row for row in self.best_first if row.quality is not None] or self.best_first
-        return tuple(Point(_short(row.source), _cost(row, cost), _height(row), row.source in front) for row in rows)
+        return tuple(Dot(_short(row.source), _cost(row, cost), _height(row), row.source in front) for row in rows)
 
     def axes(self, cost: Costs = "seconds") -> tuple[str, str]:
         """What the axes of a picture show, the horizontal one first."""

@@ -8,7 +8,6 @@ from autoadapt.showing import (
     Badge,
     Cell,
     Column,
-    Dot,
     Facts,
     Faults,
     Name,
@@ -36,8 +35,7 @@ def ranking_section(made: Ranking) -> Section:
 def _scatter(made: Ranking) -> Scatter:
     across, up = made.axes()
     title = f"{up} against {across}, in the place of {made.like}; the table below has the numbers"
-    dots = (Dot(point.name, point.cost, point.quality, point.marked) for point in made.points())
-    return Scatter(title, across, up, tuple(dots))
+    return Scatter(title, across, up, made.points())
 
 
 def _table(made: Ranking) -> Table:

@@ -25,7 +25,7 @@ from autoadapt.showing.parts import (
     Table,
     Tone,
 )
-from autoadapt.showing.placing import NEAR, free_place
+from autoadapt.showing.placing import NEAR, Area, free_place
 from autoadapt.showing.shown import Shown, section_of
 from autoadapt.showing.styles import RULES, SCOPE
 
@@ -33,6 +33,7 @@ __all__ = [
     "NEAR",
     "RULES",
     "SCOPE",
+    "Area",
     "Badge",
     "Box",
     "Cell",

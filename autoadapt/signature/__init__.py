@@ -1,6 +1,6 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
-from autoadapt.signature.axes import AxisSizes, equal_where_legal
+from autoadapt.signature.axes import AxisSizes, equal_where_legal, smallest_size
 from autoadapt.signature.observations import Gathering, InnerOutput
 from autoadapt.signature.signatures import Signature
 from autoadapt.signature.specs import DTYPES, Role, TensorSpec, Values, describe, dtype_name
@@ -17,4 +17,5 @@ __all__ = [
     "describe",
     "dtype_name",
     "equal_where_legal",
+    "smallest_size",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.dims import Dim
 
-__all__ = ["AxisSizes", "equal_where_legal"]
+__all__ = ["AxisSizes", "equal_where_legal", "smallest_size"]
 
 
 class AxisSizes(BaseModel):
@@ -67,3 +68,21 @@ def equal_where_legal(left: Dim, right: Dim, axes: Mapping[str, AxisSizes]) -> b
         return True
     units = {name: sizes.as_dim(name) for name, sizes in axes.items() if sizes.step != 1}
     return bool(units) and left.substitute(units) == right.substitute(units)
+
+
+def smallest_size(dim: Dim, cells: int, axis: str, sizes: Mapping[str, int], *, below: int) -> int:
+    """The smallest size of an axis at which a dim has so many cells, by halving: no dim shrinks as its axis grows.
+
+    Args:
+        dim: In terms of that axis, and perhaps others.
+        cells: How many are wanted.
+        axis: The axis that varies.
+        sizes: Of the others.
+        below: Where the search ends, and what is returned where no smaller size will do.
+
+    Example:
+        >>> smallest_size(Dim.parse("floor((H - 11)/32)"), 1, "H", {}, below=1000)
+        43
+    """
+    enough = lambda size: bool(dim.evaluate({**sizes, axis: size}) >= cells)  # noqa: E731
+    return bisect_left(range(1, below), True, key=enough) + 1
