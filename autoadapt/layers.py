@@ -16,6 +16,7 @@ __all__ = [
     "conv1x1",
     "fill_in",
     "leaf",
+    "least_multiple",
     "linear",
     "mlp",
     "pool",
@@ -117,6 +118,18 @@ def resize(values: torch.Tensor, *sizes: int | torch.SymInt) -> torch.Tensor:
     mode = ("linear", "bilinear", "trilinear")[len(sizes) - 1]
     numbers: Any = sizes  # of symbols torch's annotation does not know
     return F.interpolate(values, numbers, mode=mode, align_corners=False)
+
+
+def least_multiple(size: int, step: int) -> int:
+    """The least multiple of a step that is not below a size.
+
+    Counted rather than divided: whatever traces it then sees a number, and a program
+    for each multiple, instead of sizes about which nothing can be proved.
+    """
+    multiple = step
+    while multiple < size:
+        multiple += step
+    return multiple
 
 
 def pool(values: torch.Tensor, *kernel: int) -> torch.Tensor:

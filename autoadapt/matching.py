@@ -30,6 +30,8 @@ class Source:
     """What it is ordered within, from shallow to deep; empty where no order is known."""
     tap: bool = False
     """Whether it comes from inside; outputs go first where both would do."""
+    listed: bool = False
+    """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -182,9 +184,12 @@ class _Matching:
             self.sources[options[0]].sequence != "" or len(options) == 1
         )
         if ordered:
-            for path, option in zip(paths, _spread(options, len(paths)), strict=True):
+            listed = [option for option in options if self.sources[option].listed]
+            chosen = _spread(listed if len(listed) >= len(paths) else options, len(paths))
+            for path, option, found in zip(paths, chosen, _spread(options, len(paths)), strict=True):
                 others = tuple(other for other in options if other != option)
-                self.found[path] = Pairing(path, option, others)
+                remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
+                self.found[path] = Pairing(path, option, others, remark=remark)
             return
         for path in paths:
             same = [o for o in options if self.sources[o].spec.dims == targets[path].dims]

@@ -27,6 +27,7 @@ __all__ = [
     "Thin",
     "after",
     "axis_groups",
+    "coarse_step",
     "multiply_adds",
     "parameters",
     "text",
@@ -252,6 +253,26 @@ def parameters(operation: Operation) -> int:
             return source * target + (target if bias else 0)
         case _:
             return 0
+
+
+def coarse_step(dim: Dim) -> tuple[str, int] | None:
+    """The axis and the step of a size that goes up in steps of 128 or more; None for any other.
+
+    Windows and images of one size make such steps. Tracing goes on for good when it has to prove things about the maps
+    within them (torch 2.14, MaxViT), so that it gets them as numbers.
+
+    Example:
+        >>> coarse_step(Dim.axis("H").ceildiv(224) * 224), coarse_step(Dim.axis("H").ceildiv(32) * 32)
+        (('H', 224), None)
+    """
+    if len(dim.axes) != 1:
+        return None
+    (axis,) = dim.axes
+    step = int(dim.evaluate({axis: 1}))
+    return (axis, step) if step >= _COARSE and dim == Dim.axis(axis).ceildiv(step) * step else None
+
+
+_COARSE = 128
 
 
 def multiply_adds(operation: Operation, spec: TensorSpec, sizes: Mapping[str, int]) -> int:

@@ -23,7 +23,7 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
     are nested least (a plain `nn.Sequential` or `nn.ModuleList` adds no nesting, and is no block if it holds single
     layers only); where there is none, the last of the layers before the next stride, such as the activation of a
     stem. A single convolution behind the blocks, as classifiers have before their pooling, is not taken, unless the
-    whole model has it as a part of its own.
+    whole model has it as a part of its own. What the model lists as a level itself is always among them.
 
     Args:
         inner: What inner modules return, as `capture(..., inner=True)` notes it.
@@ -39,10 +39,14 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
             by_strides.setdefault(strides, []).append(output)
     trunk = max((output.layers for output in inner), default=0) // 4
     strides_of = {output.name: known[output.spec] for output in inner if output.layers <= trunk or not output.parent}
-    found = [
-        output for outputs in by_strides.values() for output in _boundaries(_full_grids(outputs, sizes), strides_of)
-    ]
+    groups = [_full_grids(outputs, sizes) for outputs in by_strides.values()]
+    found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, strides_of), outputs)]
     return sorted(found, key=lambda output: output.finished)
+
+
+def _with_listed(found: list[InnerOutput], outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+    known = {_tensor(output) for output in found}
+    return [*found, *_distinct(output for output in outputs if output.listed and _tensor(output) not in known)]
 
 
 def _strides(spec: TensorSpec) -> Strides:

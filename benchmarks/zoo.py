@@ -5,7 +5,7 @@
     python -m benchmarks.zoo --family torchvision
 
 Models are built without weights on the meta device where they can be; each ends as `exact` (container, order and
-shapes equal at three sizes and two batch sizes), `refused` (with the reason) or `wrong`. One JSON line a model, then
+shapes equal at four sizes and two batch sizes, also those of the sources in the plan), `refused` (with the reason) or `wrong`. One JSON line a model, then
 a summary.
 """
 
@@ -137,20 +137,31 @@ def trial(family: str, name: str, target: aa.Signature) -> dict[str, Any]:
 
 
 def adapted(model: nn.Module, inputs: Any, target: aa.Signature, device: str) -> dict[str, Any]:
+    started = time.perf_counter()
     try:
         source = capture_source(model, target, inputs, inner=True)
         net = aa.build(model, aa.plan(source, target)).eval()
+        seconds = round(time.perf_counter() - started, 2)
+        unlisted = aa.plan(without_list(source), target)
     except aa.AdaptError as error:
         why = error.mismatches[0].why or error.mismatches[0].found if error.mismatches else ""
         return {"outcome": "refused", "reason": f"{error.summary}: {why}"[:300]}
     except Exception as error:
         return {"outcome": "wrong", "reason": said(error)}
     facts = {
+        "adapted in": seconds,
         "taps": [route.source for route in net.plan.routes],
         "adapters": net.plan.parameters,
         "levels": compared_levels(model, source, net.plan),
+        "levels without the list": compared_levels(model, source, unlisted),
     }
     return facts | checked(net, target, device)
+
+
+def without_list(source: aa.Signature) -> aa.Signature:
+    """A capture that does not know which levels the model lists itself, so that taps are found by evidence alone."""
+    inner = tuple(output.model_copy(update={"listed": False}) for output in source.inner)
+    return source.model_copy(update={"inner": inner})
 
 
 def checked(net: nn.Module, target: aa.Signature, device: str) -> dict[str, Any]:
@@ -289,6 +300,10 @@ def rows_of(names: list[str], family: str, like: str, processes: int) -> Iterato
                 worker.give(queue.pop())
 
 
+LEVELS = {"levels without the list": "found without reading it", "levels": "as plans are made"}
+"""What a row holds of levels, and how the summary calls it."""
+
+
 def summary(rows: list[dict[str, Any]]) -> str:
     counts = Counter(row["outcome"] for row in rows)
     built = sum(count for outcome, count in counts.items() if outcome != "not built")
@@ -300,12 +315,16 @@ def summary(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"seconds each: median {seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.1f}, all {sum(seconds):.0f}"
         )
-    listed = [level for row in rows for level in row.get("levels", [])]
-    levels = [level for level in listed if level["exists"]]
-    if levels:
+    adapted = sorted(row["adapted in"] for row in rows if "adapted in" in row)
+    if adapted:
+        lines.append(f"of which adapting: median {adapted[len(adapted) // 2]:.2f}, all {sum(adapted):.0f}")
+    for key, said in LEVELS.items():
+        listed = [level for row in rows for level in row.get(key, [])]
+        levels = [level for level in listed if level["exists"]]
         agree = sum(level["agrees"] for level in levels)
-        lines.append(f"taps as timm's feature_info: {agree} of {len(levels)} levels, {100 * agree / len(levels):.1f} %")
-        lines.append(f"levels for which timm names a module that is not there: {len(listed) - len(levels)}")
+        if levels:
+            share = f"{agree} of {len(levels)} levels, {100 * agree / len(levels):.1f} %"
+            lines.append(f"taps as timm's feature_info, {said}: {share} (and {len(listed) - len(levels)} do not exist)")
     return "\n".join(lines)
 
 
@@ -340,7 +359,7 @@ def main() -> None:
     rows = [known[name] for name in names]
     print(summary(rows))
     for row in rows:
-        for level in row.get("levels", []) if options.disagreements else []:
+        for level in row.get("levels without the list", []) if options.disagreements else []:
             if not level["agrees"]:
                 print(f"  {row['name']:<40} /{level['stride']:<3} timm {level['timm']:<30} chosen {level['chosen']}")
 

@@ -26,6 +26,7 @@ from autoadapt.operations import (
     Resize,
     Thin,
     axis_groups,
+    coarse_step,
 )
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import DTYPES, Signature, TensorSpec
@@ -249,6 +250,10 @@ class _Emitter:
         """A size as a number, or as arithmetic on the sizes of the inputs."""
         if dim.constant is not None:
             return dim.constant
+        stepped = coarse_step(dim)
+        if stepped:
+            axis, step = stepped
+            return self._graph.call_function(layers.least_multiple, (self._axis(axis), step))
         known = {axis: fx.Proxy(self._axis(axis)) for axis in sorted(dim.axes)}
         value = dim.evaluate(known)
         return value.node if isinstance(value, fx.Proxy) else value

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import nn
 
 from autoadapt.capturing.arguments import Arguments, bind, bind_call, told_inputs
 from autoadapt.capturing.fixed import FixedImages
+from autoadapt.capturing.inside import inner_outputs
 from autoadapt.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
 from autoadapt.capturing.refusals import check_names
 from autoadapt.capturing.roles import find_gatherings, find_roles, may_have_roles
@@ -29,7 +28,7 @@ from autoadapt.capturing.sizing import (
 from autoadapt.capturing.solving import Solution, solve
 from autoadapt.dims import Dim
 from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
-from autoadapt.signature import AxisSizes, InnerOutput, Role, Signature, TensorSpec, Values, dtype_name
+from autoadapt.signature import AxisSizes, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module, uncompiled
 
@@ -202,7 +201,7 @@ class _Session:
             invariants=gatherings,
             unverified=solution.unverified,
             value_ranges=_value_ranges(tensors_in),
-            inner=self._inner_outputs(solution),
+            inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner),
             unread_tokens=unread,
         )
 
@@ -313,6 +312,9 @@ class _Session:
             dict(zip(names_out, observed.tensors, strict=True)),
         )
 
+    def _inner_specs(self, solution: Solution) -> dict[InnerKey, TensorSpec]:
+        return {key: _spec(self._first.inner[key].dtype, dims) for key, dims in solution.inner.items()}
+
     def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
         example = self._axes.example
 
@@ -338,68 +340,6 @@ class _Session:
         smallest = solution.smallest.get(name, example)
         offset = example % step if step else 0
         return AxisSizes(step=step, offset=offset, smallest=smallest, example=example)
-
-    def _inner_outputs(self, solution: Solution) -> tuple[InnerOutput, ...]:
-        named = dict(self._module.named_modules())
-        layers, parameters = _layer_counts(named), _parameter_counts(self._module)
-        found = []
-        for (path, call, leaf), dims in solution.inner.items():
-            module, noted = named[path], self._first.inner[path, call, leaf]
-            found.append(
-                InnerOutput(
-                    module=path,
-                    call=call,
-                    path=leaf,
-                    spec=_spec(noted.dtype, dims),
-                    kind=type(module).__name__,
-                    nesting=_nesting(named, path),
-                    parent=any(True for _ in module.children()),
-                    layers=layers[path],
-                    parameters=parameters[path],
-                    multiply_adds=_multiply_adds(module, noted.shape),
-                    started=noted.started,
-                    finished=noted.finished,
-                    same_as=noted.same_as[0] if noted.same_as else "",
-                )
-            )
-        return tuple(found)
-
-
-def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:
-    """How many convolutions and linear layers each module is or holds."""
-    found: Counter[str] = Counter()
-    for path, module in named.items():
-        if isinstance(module, _LEARNING):
-            parts = path.split(".")
-            found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-    return found
-
-
-def _parameter_counts(module: nn.Module) -> Counter[str]:
-    """How many parameters each module holds."""
-    found: Counter[str] = Counter()
-    for path, parameter in module.named_parameters():
-        parts = path.split(".")[:-1]
-        for i in range(len(parts)):
-            found[".".join(parts[: i + 1])] += parameter.numel()
-    return found
-
-
-def _multiply_adds(module: nn.Module, made: Shape) -> int:
-    """What a convolution or linear layer takes to make an output of a shape; 0 for anything else."""
-    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-        return 0
-    return math.prod(made) * (module.weight.numel() // module.weight.shape[0])
-
-
-_LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
-
-
-def _nesting(named: Mapping[str, nn.Module], path: str) -> int:
-    """How deep a module stands; a plain Sequential or ModuleList above it adds nothing."""
-    parts = path.split(".")
-    above = [named[".".join(parts[:i])] for i in range(1, len(parts))]
-    return sum(type(module) not in (nn.Sequential, nn.ModuleList, nn.ModuleDict) for module in above)
 
 
 def _shrunk(name: str, size: int, part: int) -> int:

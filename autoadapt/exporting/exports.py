@@ -126,12 +126,17 @@ class _Export:
 
     @property
     def example(self) -> dict[str, int]:
-        """Sizes to export at: the probed ones where they are in range, a batch of two, and no two axes equal."""
+        """Sizes to export at: the probed ones where they are in range, a batch of two, and no two axes equal.
+
+        Where one program holds for a coarse step of an axis alone, the sizes stay within it.
+        """
         found: dict[str, int] = {}
+        steps = self.session.plan.coarse_steps if self.session.plan else {}
         for name, one in self.ranges.items():
             size = one.near(2 if name == "B" else self.session.at()[name])
-            larger = one.near(size + 1)
-            found[name] = larger if size in found.values() and larger > size else size
+            larger, smaller = one.near(size + 1), one.near(size - one.step)
+            other = smaller if name in steps and size % steps[name] == 0 else larger
+            found[name] = other if size in found.values() and other != size else size
         return found
 
     def write(self, path: Path, opset_version: int | None) -> None:

@@ -7,11 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoadapt.operations import (
-    Operation,
-    Resize,
-    text,
-)
+from autoadapt.operations import Operation, Resize, coarse_step, text
 from autoadapt.showing import Shown
 from autoadapt.signature import Signature, TensorSpec, describe
 from autoadapt.tables import columns, hanging, human_count
@@ -100,6 +96,12 @@ class Plan(Shown, _Frozen):
         return CutCost(
             parameters=sum(cost.parameters for cost in costs), multiply_adds=sum(cost.multiply_adds for cost in costs)
         )
+
+    @property
+    def coarse_steps(self) -> dict[str, int]:
+        """Input axes that are resized in coarse steps, by axis: what is traced holds within one step."""
+        resized = [step for route in self.inputs for step in route.steps if isinstance(step, Resize)]
+        return dict(found for step in resized for found in map(coarse_step, step.dims) if found)
 
     def __str__(self) -> str:
         contract = f"{self.target.name} ({describe(self.target.outputs.tree)})"

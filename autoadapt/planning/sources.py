@@ -41,7 +41,7 @@ def inner_sources(
     axes, names = _axes(source, target, routes)
     known = source.outputs.paths
     return [
-        Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True)
+        Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True, listed=output.listed)
         for output in sorted(inner, key=lambda output: output.finished)
         if output.name not in known
     ]

@@ -56,6 +56,8 @@ class InnerOutput(_Frozen):
     finished: int = 0
     same_as: str = ""
     """Path of the module that returned the very same tensor before."""
+    listed: bool = False
+    """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 
     @property
     def name(self) -> str:
