@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
 from exported_models import ALLOW, KINDS, SMALL_VIT, exported
 from point_clouds import READ, PointNet, PointTransformer, cloud
-from saved_models import Made, contract, images
+from saved_models import LEVELS, Made, contract, images
 from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from torch import nn
 
@@ -330,3 +331,34 @@ def test_a_path_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(aa.ExportError, match="could not be written"):
         aa.export(small(), Path(tmp_path / "file" / "net.ts"))
+
+
+def windowed():
+    """A small MaxViT, which takes multiples of 224 alone and pads by what the size leaves over."""
+    sizes = {"depths": (1, 1, 1, 1), "embed_dim": (32,) * 4, "block_type": ("M",) * 4, "stem_width": 8}
+    model = timm.create_model("maxvit_tiny_tf_224", **sizes)
+    return aa.adapt(model, like=contract(LEVELS[1:]), inputs=images()).eval()
+
+
+def test_sizes_in_coarse_steps_are_numbers_while_tracing_and_a_program_holds_within_one(tmp_path):
+    net = windowed()
+    assert net.plan.coarse_steps == {"H": 224, "W": 224}
+    x = image(2, 97, 131)
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(net, (x,), dynamic_shapes=(free,)).module()
+    for other in (x, image(3, 200, 150)):
+        assert same(net, program, (other,))
+    with pytest.raises(AssertionError, match="224"):
+        program(image(1, 225, 97))
+    report = aa.export(net, tmp_path / "net.pt2", ranges={"H": (225, 448)})
+    assert {one.axis: (one.low, one.high) for one in report.ranges}["H"] == (225, 448)
+    assert {one.axis: one.high for one in report.ranges}["W"] == 224
+    assert "path for others" in str(report)
+
+
+def test_sizes_in_coarse_steps_pass_the_thorough_checks_in_more_than_one_step():
+    sizes = [{"H": 97, "W": 131}, {"H": 224, "W": 225}]
+    report = windowed().verify(sizes=sizes, batches=(1,), thorough=True)
+    assert report.passed, report
+    assert report["export"].outcome == report["compile"].outcome == "passed"
+    assert report["export"].detail.endswith("within a step of 224")

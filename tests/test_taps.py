@@ -54,6 +54,40 @@ def test_the_last_block_of_each_stride_is_taken(name, last):
     assert all(same), taken
 
 
+def sources(model, levels=PYRAMID):
+    return [route.source for route in aa.plan(capture(model, IMAGES, inner=True), contract(levels)).routes]
+
+
+IMAGES = torch.empty(2, 3, 224, 224, device="meta")
+
+
+def test_a_level_that_the_model_lists_itself_goes_before_a_deeper_one_and_the_plan_says_so():
+    model = classifier("ghostnet_050")
+    net = aa.adapt(model, like=contract(), inputs=IMAGES)
+    listed = [level["module"] for level in model.feature_info]
+    found = {output.name: output for output in capture(model, IMAGES, inner=True).inner}
+    same = {name: found[name].same_as or name for name in (*listed, *(route.source for route in net.plan.routes))}
+    assert [same[route.source] for route in net.plan.routes] == [same[name] for name in listed]
+    route = net.plan.routes[3]
+    assert route.remark == "GhostNet lists blocks.5.0 as its level, before blocks.6.4"
+    assert "blocks.6.4" in route.others
+
+
+def test_without_its_list_or_with_a_wrong_one_the_last_block_is_taken():
+    model = classifier("ghostnet_050")
+    listed = model.feature_info
+    found = []
+    for levels in (None, 3, [{"module": "blocks.5"}], [{**one, "num_chs": 7} for one in listed], ["blocks.5"]):
+        model.feature_info = levels
+        found.append(sources(model)[1:4])
+    assert found == [["blocks.2.0", "blocks.4.0", "blocks.6.4"]] * 5
+
+
+def test_where_fewer_levels_are_listed_than_wanted_at_a_stride_blocks_are_spread_as_ever():
+    two = [f"f32[B, {channels}, ceil(H/16), ceil(W/16)]" for channels in (8, 16)]
+    assert sources(classifier("ghostnet_050"), two) == ["blocks.6.1", "blocks.6.4"]
+
+
 def test_a_single_convolution_before_the_pooling_is_not_a_level():
     names = boundaries("mobilenetv2_050")
     assert "conv_head" not in names

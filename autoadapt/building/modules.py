@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -56,9 +56,19 @@ class AdaptedModule(fx.GraphModule):
     def __str__(self) -> str:
         return f"{nn.Module.__repr__(self)}\n\n{self.code}"
 
-    def verify(self, inputs: object = None, *, thorough: bool = False) -> Verification:
-        """Prove that it keeps its contract; see `autoadapt.verify`."""
-        return verify(self, self.signature, inputs=inputs, thorough=thorough)
+    def verify(
+        self,
+        inputs: object = None,
+        *,
+        sizes: Sequence[Mapping[str, int]] | None = None,
+        batches: Sequence[int] = (1, 3),
+        thorough: bool = False,
+        seconds: float = 600,
+        seed: int = 0,
+    ) -> Verification:
+        """Prove that it keeps its contract; the arguments are those of `autoadapt.verify`."""
+        options: dict[str, Any] = {"sizes": sizes, "batches": batches, "seconds": seconds, "seed": seed}
+        return verify(self, self.signature, inputs=inputs, thorough=thorough, **options)
 
     def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:
         """Take over functions of another class, to run on this module as its methods or properties."""

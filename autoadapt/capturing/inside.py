@@ -60,7 +60,7 @@ def _listed(
     channels = {
         level.get("module"): level.get("num_chs")
         for level in (levels if isinstance(levels, (list, tuple)) else ())
-        if isinstance(level, Mapping)
+        if isinstance(level, Mapping) and isinstance(level.get("num_chs"), int)
     }
     return {
         noted[key].same_as or key
