@@ -5,8 +5,9 @@
     python -m benchmarks.zoo --family torchvision
 
 Models are built without weights on the meta device where they can be; each ends as `exact` (container, order and
-shapes equal at four sizes and two batch sizes, also those of the sources in the plan), `refused` (with the reason) or `wrong`. One JSON line a model, then
-a summary.
+shapes equal at four sizes and two batch sizes, and those of the sources as planned), `refused` (with the reason) or
+`wrong`. One JSON line a model, then a summary. Taps are compared with timm's `feature_info` twice: as plans are made,
+which read that list, and as they would be without it.
 """
 
 from __future__ import annotations
