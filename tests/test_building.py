@@ -292,3 +292,50 @@ def test_compiled_without_graph_breaks_it_gives_the_same_at_every_size():
         x = image(batch, height, width)
         assert torch.allclose(compiled(x)[0], net(x)[0], atol=1e-6)
     torch._dynamo.reset()
+
+
+class Stages(nn.Module):
+    """Three levels; what stands before the last may write into the one before."""
+
+    def __init__(self, activation=torch.relu) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Conv2d(3 if i == 0 else 8, 8, 3, 2, 1) for i in range(3))
+        self.activation = activation
+
+    def forward(self, x):
+        first = self.stages[0](x)
+        second = self.stages[1](first)
+        third = self.stages[2](self.activation(second))
+        return [first, second, third]
+
+
+LEVEL_2 = aa.Signature.parse("f32[B, 8, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
+
+
+def test_what_only_serves_outputs_that_are_not_read_is_cut_and_counted():
+    new = Stages().eval()
+    net = aa.adapt(new, like=LEVEL_2, inputs=image())
+    assert net.plan.cut == ("activation", "stages.2")
+    assert net.plan.saved.parameters == sum(p.numel() for p in new.stages[2].parameters())
+    assert net.plan.saved.multiply_adds == 2 * 5 * 7 * 8 * 8 * 9
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert torch.equal(net(image()), new(image())[1])
+    assert net.verify(image()).passed
+
+
+@pytest.mark.parametrize(("activation", "cut"), [(nn.ReLU(inplace=True), ("stages.2",)), (torch.relu_, ())])
+def test_nothing_is_cut_that_writes_into_an_output_that_is_read(activation, cut):
+    new = Stages(activation).eval()
+    net = aa.adapt(new, like=LEVEL_2, inputs=image())
+    assert net.plan.cut == cut
+    assert torch.equal(net(image()), new(image())[1])
+    assert net(image()).min() == 0
+
+
+def test_the_deepest_stage_of_a_feature_extractor_goes_where_only_shallow_levels_are_read():
+    new = timm.create_model("resnet10t", features_only=True).eval()
+    levels = [f"f32[B, 64, ceil(H/{stride}), ceil(W/{stride})]" for stride in (4, 8)]
+    net = aa.adapt(new, like=aa.Signature.parse(levels, inputs="f32[B, 3, H, W]"), inputs=image()).eval()
+    assert net.plan.cut == ("layer3", "layer4")
+    assert torch.equal(net(image())[0], new(image())[1])
+    assert "nn.Sequential()" in aa.to_source(net)

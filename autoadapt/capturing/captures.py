@@ -201,7 +201,7 @@ class _Session:
             invariants=gatherings,
             unverified=solution.unverified,
             value_ranges=_value_ranges(tensors_in),
-            inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner),
+            inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner, self._returned()),
             unread_tokens=unread,
         )
 
@@ -311,6 +311,11 @@ class _Session:
             dict(zip(names_in, observed.inputs, strict=True)),
             dict(zip(names_out, observed.tensors, strict=True)),
         )
+
+    def _returned(self) -> dict[InnerKey, str]:
+        """Paths of outputs, by the inner call that returned them."""
+        names = [path_text(path) for path in paths(self._first.tree)]
+        return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
     def _inner_specs(self, solution: Solution) -> dict[InnerKey, TensorSpec]:
         return {key: _spec(self._first.inner[key].dtype, dims) for key, dims in solution.inner.items()}

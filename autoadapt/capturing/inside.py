@@ -15,7 +15,10 @@ __all__ = ["inner_outputs"]
 
 
 def inner_outputs(
-    model: nn.Module, specs: Mapping[InnerKey, TensorSpec], noted: Mapping[InnerKey, InnerLeaf]
+    model: nn.Module,
+    specs: Mapping[InnerKey, TensorSpec],
+    noted: Mapping[InnerKey, InnerLeaf],
+    returned: Mapping[InnerKey, str],
 ) -> tuple[InnerOutput, ...]:
     """The tensors that inner modules return, with the place and the size of each module.
 
@@ -23,6 +26,7 @@ def inner_outputs(
         model: The whole.
         specs: Dtype and dims of each tensor.
         noted: What one run noted of it.
+        returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
     """
     named = dict(model.named_modules())
     layers, parameters = _layer_counts(named), _parameter_counts(model)
@@ -42,6 +46,7 @@ def inner_outputs(
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
             same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
+            output=returned.get((path, call, leaf), ""),
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
         for (path, call, leaf), spec in specs.items()

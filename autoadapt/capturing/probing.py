@@ -54,6 +54,8 @@ class Observation:
     same_as: tuple[str, ...]
     filled: dict[str, str]
     inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
+    made_by: tuple[InnerKey | None, ...] = ()
+    """For each output the call of an inner module that returned it as it is."""
     tensors: tuple[torch.Tensor, ...] = ()
     inputs: tuple[torch.Tensor, ...] = ()
 
@@ -96,21 +98,21 @@ class Probe:
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
-        with quiet(), _everywhere_meta(not self.real), _watch(self._copy, self._inner) as inner:
+        with quiet(), _everywhere_meta(not self.real), _watch(self._copy, self._inner) as watcher:
             try:
                 returned = arguments.call(self._copy)
             except Exception as error:
                 raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 ) from error
-        return self._observe(returned, values, tensors, inner)
+        return self._observe(returned, values, tensors, watcher)
 
     def _observe(
         self,
         returned: object,
         values: dict[str, Any],
         tensors: list[torch.Tensor],
-        inner: dict[InnerKey, InnerLeaf],
+        watcher: _Watcher,
     ) -> Observation:
         tree, outputs = flatten(returned)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
@@ -121,7 +123,8 @@ class Probe:
             dtypes=tuple(output.dtype for output in outputs),
             same_as=_identities(tensors, input_paths, outputs, output_paths),
             filled=_filled(values, returned),
-            inner=inner,
+            inner=watcher.noted,
+            made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
         )
@@ -212,13 +215,13 @@ class _NormsSkipped(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _watch(module: nn.Module, active: bool) -> Iterator[dict[InnerKey, InnerLeaf]]:
+def _watch(module: nn.Module, active: bool) -> Iterator[_Watcher]:
     """Note what inner modules return while the block runs, in the order in which they finish."""
     watcher = _Watcher()
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
     handles = [handle for name, inner in named for handle in watcher.attach(name, inner)]
     try:
-        yield watcher.noted
+        yield watcher
     finally:
         for handle in handles:
             handle.remove()
@@ -233,6 +236,7 @@ class _Watcher:
         self._began: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
         self._seen: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
+        self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey, int]] = {}
 
     def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         def begin(_module: nn.Module, _args: Any) -> None:
@@ -254,6 +258,7 @@ class _Watcher:
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
             first = known[1]
+            self._last[id(tensor)] = (weakref.ref(tensor), key, tensor._version)
             self.noted[key] = InnerLeaf(
                 shape=tuple(tensor.shape),
                 dtype=tensor.dtype,
@@ -261,3 +266,8 @@ class _Watcher:
                 finished=self._events,
                 same_as=None if first == key else first,
             )
+
+    def maker(self, tensor: torch.Tensor) -> InnerKey | None:
+        """The last call that returned a tensor, unless it was written to after that."""
+        made, key, version = self._last.get(id(tensor), (None, None, -1))
+        return key if made is not None and made() is tensor and tensor._version == version else None

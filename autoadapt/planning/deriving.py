@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from autoadapt.errors import MatchError, Mismatch
@@ -98,7 +98,7 @@ def plan(
     ]
     taken = taps_of([pairing.source for pairing in pairings], source)
     _ask_for_grids(source, taken, pairs or {})
-    cut = cut_after(source.inner, taken)
+    cut = cut_after(source.inner, taken, _read(made, taken))
     return Plan(
         source=source.model_copy(update={"inner": ()}),
         target=wanted,
@@ -108,6 +108,12 @@ def plan(
         cut_costs=costs_of(cut, source.inner),
         routes=tuple(made),
     )
+
+
+def _read(routes: Iterable[Route], taken: Mapping[str, Tap]) -> set[str]:
+    """What of the new module is read: all taps, or the outputs that routes begin with or choose points by."""
+    points = {step.points for route in routes for step in route.steps if isinstance(step, Thin)}
+    return set(taken) or {name for name in points | {r.source for r in routes} if not name.startswith("inputs.")}
 
 
 def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from autoadapt.dims import Dim
 from autoadapt.layouts import factored
@@ -68,15 +68,25 @@ def taps_of(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
     return {name: Tap(module="", path=name) if name in outputs else inner[name] for name in names}
 
 
-def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap]) -> tuple[str, ...]:
-    """Modules all of whose calls begin after the last tap has finished, without those inside others of them."""
-    if not taps or any(tap.module == "" for tap in taps.values()):
+def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Collection[str]) -> tuple[str, ...]:
+    """Modules that only serve what is not read, without those inside others of them.
+
+    All of their calls begin after the last tensor that is read was made.
+
+    Args:
+        inner: What inner modules return.
+        taps: Inner outputs that are taken; where there are none, whole outputs are.
+        read: Paths of the taps or outputs that are read.
+    """
+    if any(tap.module == "" for tap in taps.values()):
         return ()
-    ends = [output.finished for output in inner if output.name in taps]
+    ends = {name: output.finished for output in inner if (name := output.name if taps else output.output) in read}
+    if ends.keys() != set(read) or not ends:
+        return ()
     first = dict[str, int]()
     for output in inner:
         first[output.module] = min(first.get(output.module, output.started), output.started)
-    late = [module for module, started in first.items() if started > max(ends)]
+    late = [module for module, started in first.items() if started > max(ends.values())]
     return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
 
 

@@ -56,6 +56,8 @@ class InnerOutput(_Frozen):
     finished: int = 0
     same_as: str = ""
     """Path of the module that returned the very same tensor before."""
+    output: str = ""
+    """Path of the output of the whole that is this tensor, where nothing is done to it after."""
     listed: bool = False
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 
