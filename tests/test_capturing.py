@@ -60,6 +60,13 @@ def axes(signature):
     return {name: str(sizes) for name, sizes in signature.axes.items()}
 
 
+@pytest.mark.parametrize(("height", "halvings"), [(224, 9), (320, 9), (64, 10)])
+def test_levels_of_small_detectors_with_strides_of_512_and_more_are_exact(height, halvings):
+    module = nn.Sequential(*(nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(halvings))).to("meta")
+    signature = aa.capture(module, torch.empty(2, 3, height, height, device="meta"))
+    assert str(signature.outputs["output"]) == f"f32[B, 3, ceil(H/{2**halvings}), ceil(W/{2**halvings})]"
+
+
 def test_the_axes_that_may_vary_are_named_and_their_steps_said():
     model = timm.create_model(
         "vit_tiny_patch16_224", dynamic_img_size=True, depth=1, features_only=True, out_indices=[0]

@@ -156,22 +156,31 @@ def _candidates(evidence: _Evidence, columns: Iterable[Column]) -> dict[Column, 
 
 
 def _splitting_point(evidence: _Evidence, base: Sizes, candidates: Iterable[list[Dim]]) -> Sizes | None:
-    """A size that tells apart the forms of the most ambiguous axis; None where all are settled."""
-    points = [point for point in _neighbours(base, evidence.steps) if point not in evidence.refused]
-    for dims in sorted((dims for dims in candidates if len(dims) > 1), key=len, reverse=True):
-        point = distinguishing_size(dims, points)
-        if point is not None:
-            return point
+    """A size that tells apart the forms of the most ambiguous axis; None where all are settled.
+
+    What near sizes cannot tell apart, such as strides of 511 and 512, far ones may.
+    """
+    unsettled = sorted((dims for dims in candidates if len(dims) > 1), key=len, reverse=True)
+    for prime in _NEAR_AND_FAR if unsettled else ():
+        points = [point for point in _neighbours(base, evidence.steps, prime) if point not in evidence.refused]
+        for dims in unsettled:
+            point = distinguishing_size(dims, points)
+            if point is not None:
+                return point
     return None
 
 
-def _neighbours(base: Sizes, steps: Steps) -> list[dict[str, int]]:
+_NEAR_AND_FAR = (257, 2053)
+"""Primes above the strides that are searched first, and above all."""
+
+
+def _neighbours(base: Sizes, steps: Steps, prime: int) -> list[dict[str, int]]:
     """Legal sizes around the base; the axes run through them in different orders."""
     points = []
-    for unit in range(1, 257):
+    for unit in range(1, prime):
         point = dict(base)
         for position, (name, step) in enumerate(steps.items()):
-            point[name] = base[name] + step * (unit * (2 * position + 1) % 257)
+            point[name] = base[name] + step * (unit * (2 * position + 1) % prime)
         points.append(point)
     return points
 

@@ -2,9 +2,9 @@
 
 The searches run in one order and the first to find anything decides: a constant; a known dim, or a plain or
 clamped floor of one axis; a known dim, scaled and shifted; products; sums of products; nested floors; the
-dense form. Within a search the simplest is what takes the fewest bits to write down (a known dim takes none),
-ties by the order of the axes, then by the numbers themselves. A fit proves nothing about sizes that were not
-sampled: hold some out.
+dense form; floors of a stride above 256. Within a search the simplest is what takes the fewest bits to write
+down (a known dim takes none), ties by the order of the axes, then by the numbers themselves. A fit proves
+nothing about sizes that were not sampled: hold some out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from autoadapt.dims.one_axis import (
     Candidate,
     Samples,
     clamped_floors,
+    coarse_floors,
     dense_form,
     nested_floors,
     plain_floors,
@@ -108,6 +109,7 @@ def _searches(sizes: dict[str, Array], values: Array, known: Sequence[Dim], step
         yield sums_of_products(pools, known, sizes, values)
     yield _along_each(nested_floors, sizes, values, steps)
     yield _along_each(dense_form, sizes, values, steps)
+    yield _along_each(coarse_floors, sizes, values, steps)
 
 
 def _foremost(known: Sequence[Dim], others: Sequence[Candidate]) -> list[Candidate]:

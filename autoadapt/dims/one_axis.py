@@ -21,6 +21,7 @@ __all__ = [
     "Candidate",
     "Samples",
     "clamped_floors",
+    "coarse_floors",
     "dense_form",
     "nested_floors",
     "plain_floors",
@@ -29,6 +30,7 @@ __all__ = [
 Array = npt.NDArray[np.int64]
 
 LARGEST_STRIDE = 256
+COARSEST_STRIDE = 2048
 MOST_CANDIDATES = 16
 """Of one search, the simplest are kept."""
 
@@ -63,10 +65,23 @@ def plain_floors(axis: str, samples: Samples) -> list[Candidate]:
 
     The scale divides every difference of values; the longest step then leaves few strides.
     """
+    return _floors(axis, samples, range(1, LARGEST_STRIDE + 1))
+
+
+def coarse_floors(axis: str, samples: Samples) -> list[Candidate]:
+    """The same with a stride of 257 to 2048, as the last maps of detectors of small images have.
+
+    So many strides fit a few samples that those which layers make are taken for the simplest: powers of two cost
+    nothing, and what else divides a stride counts.
+    """
+    return _floors(axis, samples, range(LARGEST_STRIDE + 1, COARSEST_STRIDE + 1), halved=True)
+
+
+def _floors(axis: str, samples: Samples, allowed: range, *, halved: bool = False) -> list[Candidate]:
     if not _is_monotone(samples.values):
         return []
     rows: list[Array] = []
-    for scale, stride in _slopes(samples):
+    for scale, stride in _slopes(samples, allowed):
         shifts = _shifts(samples, scale, stride)
         offsets = samples.values[0] - scale * ((samples.sizes[0] + shifts) // stride)
         rows.append(np.stack(np.broadcast_arrays(scale, stride, shifts, offsets), axis=-1))
@@ -74,6 +89,9 @@ def plain_floors(axis: str, samples: Samples) -> list[Candidate]:
         return []
     table = np.concatenate(rows)
     bits = _bits(table)
+    if halved:
+        strides = table[:, 1]
+        bits -= np.log2(strides & -strides)
     order = np.lexsort((table[:, 2], table[:, 1], table[:, 0], bits))[:MOST_CANDIDATES]
     return [Candidate(float(bits[row]), _floor_dim(Dim.axis(axis), table[row])) for row in order]
 
@@ -83,14 +101,14 @@ def _is_monotone(values: Array) -> bool:
     return values[0] != values[-1] and bool(np.all(rises >= 0) or np.all(rises <= 0))
 
 
-def _slopes(samples: Samples) -> Iterator[tuple[int, int]]:
+def _slopes(samples: Samples, allowed: range) -> Iterator[tuple[int, int]]:
     """(scale, stride) that the longest step allows."""
     step = int(samples.sizes[-1] - samples.sizes[0])
     rise = int(samples.values[-1] - samples.values[0])
     for scale in _divisors(math.gcd(*(int(v) for v in samples.values - samples.values[0]))):
         cells = abs(rise) // scale
-        largest = LARGEST_STRIDE if cells < 2 else min(LARGEST_STRIDE, (step - 1) // (cells - 1))
-        for stride in range(step // (cells + 1) + 1, largest + 1):
+        largest = allowed[-1] if cells < 2 else min(allowed[-1], (step - 1) // (cells - 1))
+        for stride in range(max(allowed[0], step // (cells + 1) + 1), largest + 1):
             yield (scale if rise > 0 else -scale), stride
 
 
