@@ -172,6 +172,33 @@ def test_a_cache_kept_by_a_real_model_is_not_left_on_meta():
         assert torch.equal(model(x), expected)
 
 
+class Anchored(nn.Module):
+    """Counts the cells of an image once, and keeps the count until the size changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.known = nn.Conv2d(3, 4, 4, stride=4), None
+
+    def forward(self, x):
+        levels = self.stem(x)
+        if self.known is None or self.known[0] != levels.shape[2:]:
+            self.known = levels.shape[2:], torch.ones(levels.shape[2:], device=x.device).sum().int().item()
+        return levels, levels.flatten(2)[..., : self.known[1]]
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_what_a_module_keeps_from_its_last_call_does_not_make_it_one_of_a_single_size(ran_before):
+    module, x = Anchored(), torch.rand(1, 3, 32, 48)
+    if ran_before:
+        module(x)
+    signature = aa.capture(module, x)
+    assert [str(spec) for spec in signature.outputs.leaves] == [
+        "f32[B, 4, floor(H/4), floor(W/4)]",
+        "f32[B, 4, floor(H/4)*floor(W/4)]",
+    ]
+    assert (module.known is not None) == ran_before
+
+
 def test_the_callers_tensors_are_not_written_to():
     class InPlace(nn.Module):
         def forward(self, x):

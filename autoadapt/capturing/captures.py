@@ -76,7 +76,10 @@ def capture(
     if at:
         module = _submodule(model, at)
         arguments = _arguments_in_place(model, arguments, at)
-    return _Session(module, arguments, inner=inner, grid=grid or {}).signature()
+    try:
+        return _Session(module, arguments, inner=inner, grid=grid or {}).signature()
+    except _ValuesNeededError:
+        return _Session(module, arguments, inner=inner, grid=grid or {}, real=True).signature()
 
 
 def _refuse_empty(arguments: Arguments) -> None:
@@ -146,11 +149,21 @@ def _raised(model: nn.Module, said: str) -> InputError:
     return InputError(f"{name} raises at the given input", [fault])
 
 
+class _ValuesNeededError(Exception):
+    """The module runs on the meta device at the given size alone, as with anchors that it keeps from its last call."""
+
+
 class _Session:
     """One capture: the probe, and what has been learned so far."""
 
     def __init__(
-        self, module: nn.Module, arguments: Arguments, *, inner: bool, grid: Mapping[str, tuple[int, int, int]]
+        self,
+        module: nn.Module,
+        arguments: Arguments,
+        *,
+        inner: bool,
+        grid: Mapping[str, tuple[int, int, int]],
+        real: bool = False,
     ) -> None:
         self._module = uncompiled(module)
         check_names(self._module)
@@ -158,20 +171,20 @@ class _Session:
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
         self._axes = name_axes(self._tensors)
-        self._probe, self._first = self._start(inner)
+        self._probe, self._first = self._start(inner, real)
         self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
 
-    def _start(self, inner: bool) -> tuple[Probe, Observation]:
+    def _start(self, inner: bool, real: bool) -> tuple[Probe, Observation]:
         """Probe on the meta device where the module runs there, else for real."""
-        probe = Probe(self._module, self._arguments, real=False, inner=inner)
+        if not real:
+            probe = Probe(self._module, self._arguments, real=False, inner=inner)
+            with contextlib.suppress(ProbeError):
+                return probe, probe.run()
+        probe = Probe(self._module, self._arguments, real=True, inner=inner)
         try:
             return probe, probe.run()
-        except ProbeError:
-            probe = Probe(self._module, self._arguments, real=True, inner=inner)
-            try:
-                return probe, probe.run()
-            except ProbeError as error:
-                raise _raised(self._module, str(error)) from error
+        except ProbeError as error:
+            raise _raised(self._module, str(error)) from error
 
     def signature(self) -> Signature:
         self._axes = untie(self._axes, self._runs_at)
@@ -210,16 +223,24 @@ class _Session:
         if full not in self._cache:
             try:
                 self._cache[full] = self._probe.run(self._axes.shapes(sizes))
-            except ProbeError:
+            except ProbeError as error:
+                self._refuse_for_want_of_values(error)
                 self._cache[full] = None
         return self._cache[full]
 
     def _runs_at(self, shapes: list[Shape] | Any) -> bool:
         try:
             self._probe.run(shapes)
-        except ProbeError:
+        except ProbeError as error:
+            self._refuse_for_want_of_values(error)
             return False
         return True
+
+    def _refuse_for_want_of_values(self, error: ProbeError) -> None:
+        """Raise where the meta device is to blame, and the module could run for real."""
+        has_values = not any(parameter.is_meta for parameter in self._module.parameters())
+        if has_values and not self._probe.real and "meta" in str(error):
+            raise _ValuesNeededError from error
 
     def _base(self) -> dict[str, int]:
         """Where to probe: the given sizes, or for real runs the smallest part of them that still runs."""
@@ -256,7 +277,7 @@ class _Session:
         example = self._run(self._axes.example)
         if self._probe.real and example is not None:
             seen.append((self._axes.example, example))
-        return solve(self._run, base, steps, seen)
+        return solve(self._run, base, steps, seen, reach=_REACH_FOR_REAL if self._probe.real else LONG_STEP)
 
     def _fixed_image(self, steps: Steps) -> Steps:
         """Height and width, with a step of 0, where the module takes images of one size only."""
@@ -345,6 +366,10 @@ class _Session:
         smallest = solution.smallest.get(name, example)
         offset = example % step if step else 0
         return AxisSizes(step=step, offset=offset, smallest=smallest, example=example)
+
+
+_REACH_FOR_REAL = 1024
+"""How far above the base a module is run for real, since images of ten times that take all the memory."""
 
 
 def _shrunk(name: str, size: int, part: int) -> int:

@@ -42,6 +42,7 @@ class _Evidence:
     seen: list[Observation]
     fixed: Mapping[str, int]
     steps: Steps
+    reach: int
     refused: list[Sizes] = field(default_factory=list)
 
     def add(self, sizes: Sizes, observation: Observation) -> None:
@@ -59,6 +60,10 @@ class _Evidence:
             return False
         self.add(sizes, observation)
         return True
+
+    def reaches(self, base: Sizes, point: Sizes) -> bool:
+        """Whether a size is near enough to the base to be probed."""
+        return all(size <= base[name] + self.reach for name, size in point.items())
 
     def output_columns(self) -> dict[Column, None]:
         shapes = [observation.shapes for observation in self.seen]
@@ -84,7 +89,7 @@ class _Evidence:
         return fit(self.samples(column), axes=tuple(self.steps), known=known, steps=offsets)
 
 
-def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Observation]]) -> Solution:
+def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Observation]], *, reach: int) -> Solution:
     """Find the dims of everything that was observed.
 
     Args:
@@ -92,11 +97,12 @@ def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Obse
         base: The sizes around which to probe further.
         steps: Axes that may vary.
         first: What the scheduled probes saw.
+        reach: How far above the base further probes may lie.
 
     Raises:
         CaptureError: An axis fits no form, or the outputs are not the same at every size.
     """
-    evidence = _Evidence([first[0][0]], [first[0][1]], base, steps)
+    evidence = _Evidence([first[0][0]], [first[0][1]], base, steps, reach)
     for sizes, observation in first[1:]:
         evidence.add(sizes, observation)
     checked = False
@@ -162,7 +168,8 @@ def _splitting_point(evidence: _Evidence, base: Sizes, candidates: Iterable[list
     """
     unsettled = sorted((dims for dims in candidates if len(dims) > 1), key=len, reverse=True)
     for prime in _NEAR_AND_FAR if unsettled else ():
-        points = [point for point in _neighbours(base, evidence.steps, prime) if point not in evidence.refused]
+        near = [point for point in _neighbours(base, evidence.steps, prime) if evidence.reaches(base, point)]
+        points = [point for point in near if point not in evidence.refused]
         for dims in unsettled:
             point = distinguishing_size(dims, points)
             if point is not None:
