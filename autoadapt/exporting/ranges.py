@@ -143,8 +143,11 @@ def _dims(plan: Plan) -> Iterator[tuple[str, Dim]]:
     axes = source_axes(plan)
     places = [(f"`{path}`", spec.dims) for path, spec in plan.target.outputs.items()]
     places += [(f"`{route.target}` on its way", spec.dims) for route in plan.routes for spec in route.specs]
+    read = {route.source for route in plan.routes}
     places += [
-        (f"the backbone's `{path}`", _in_old_axes(spec.dims, axes)) for path, spec in plan.source.outputs.items()
+        (f"the backbone's `{path}`", _in_old_axes(spec.dims, axes))
+        for path, spec in plan.source.outputs.items()
+        if path in read or not plan.cut
     ]
     for inner in plan.source.inner:
         if not any(inner.module == cut or inner.module.startswith(f"{cut}.") for cut in plan.cut):

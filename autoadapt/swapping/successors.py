@@ -93,7 +93,7 @@ def prepare(place: Place, reading: Reading, new: nn.Module | str, options: Optio
         made, free = _served(source, target, wanted, options)
     except MatchError as error:
         raise _with_inner_places(error, reading, wanted) from error
-    after = sum(p.numel() for p in module.parameters()) + made.parameters
+    after = sum(p.numel() for p in module.parameters()) + made.parameters - made.saved.parameters
     part = _part(place, reading, target, made, type(new).__name__, wanted, free)
     part = part.model_copy(update={"says": surface.names, "parameters_after": after})
     return Successor(place, part, module, surface, reading.escaped)
