@@ -117,6 +117,35 @@ def test_images_too_small_for_the_new_module_are_enlarged_and_others_are_left_al
         aa.adapt(new, like=old, inputs=torch.randn(1, 3, 96, 128), convert_inputs=("layout",))
 
 
+class Rounded(nn.Module):
+    """A map of patches of 14, the last of which may be cut short."""
+
+    def forward(self, x):
+        return torch.nn.functional.avg_pool2d(x, 14, ceil_mode=True)
+
+
+class Patches(nn.Module):
+    """Tokens of patches of 14 behind a class token; what is left of an image over is not looked at."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 24, 14, stride=14)
+        self.token = nn.Parameter(torch.zeros(1, 1, 24))
+
+    def forward(self, x):
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1)
+
+
+@pytest.mark.parametrize(("old", "resized"), [(Patches, "14*floor(H/14)"), (Rounded, "14*ceil(H/14)")])
+def test_an_image_is_resized_to_the_legal_size_at_which_the_levels_have_the_wanted_cells(old, resized):
+    new = timm.create_model("vit_small_patch14_dinov2", img_size=56, dynamic_img_size=True, depth=1)
+    net = aa.adapt(new, like=old(), inputs=torch.zeros(2, 3, 56, 70)).eval()
+    assert resized in text(net.plan.inputs[0].steps[0])
+    assert not any(step.op == "resize" for route in net.plan.routes for step in route.steps)
+    assert net.verify(sizes=[{"H": 75, "W": 97}, {"H": 84, "W": 55}]).passed
+
+
 def test_an_unknown_conversion_is_refused_with_the_known_ones():
     with pytest.raises(MatchError, match="some of layout, channels, size"):
         aa.adapt(pyramid("resnet18"), like=pyramid("resnet34"), convert_inputs=("colour",))

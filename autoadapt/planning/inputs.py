@@ -9,7 +9,7 @@ from autoadapt.dims import Dim
 from autoadapt.errors import MatchError, Mismatch
 from autoadapt.operations import Channels, Operation, Rearrange, Resize, after
 from autoadapt.planning.plans import InputRoute
-from autoadapt.signature import InnerOutput, Signature, TensorSpec, smallest_size
+from autoadapt.signature import AxisSizes, InnerOutput, Signature, TensorSpec, smallest_size
 
 __all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
 
@@ -199,9 +199,25 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
     if allowed is not None and sizes.covers(allowed):
         reached, smallest = given, _smallest(str(given), target)
     else:
-        reached = (given - sizes.offset).ceildiv(sizes.step) * sizes.step + sizes.offset
+        cells = (given - sizes.offset) // sizes.step if _rounds_down(given, sizes, target) else None
+        reached = (cells or (given - sizes.offset).ceildiv(sizes.step)) * sizes.step + sizes.offset
         smallest = sizes.offset or sizes.step
     return reached.at_least(least) if least > smallest else reached
+
+
+def _rounds_down(given: Dim, legal: AxisSizes, target: Signature) -> bool:
+    """Whether every output of the old module is at any size as at the next smaller legal one of the new module.
+
+    Then the levels of the smaller size have the wanted cells already.
+    """
+    sizes, axis = target.sizes(), next(iter(given.axes))
+    dims = {dim for spec in target.outputs.leaves for dim in spec.dims if axis in dim.axes}
+    start = legal.offset + legal.step
+    return bool(dims) and all(
+        dim.evaluate(sizes | {axis: size}) == dim.evaluate(sizes | {axis: size - (size - legal.offset) % legal.step})
+        for dim in dims
+        for size in range(start, start + 4 * legal.step)
+    )
 
 
 def _smallest(axis: str, target: Signature) -> int:
