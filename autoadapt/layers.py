@@ -22,6 +22,7 @@ __all__ = [
     "pool",
     "recover_indices",
     "resize",
+    "resize_tokens",
     "spread_channels",
     "take_points",
 ]
@@ -140,6 +141,25 @@ def pool(values: torch.Tensor, *kernel: int) -> torch.Tensor:
     """
     average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
     return average(values, kernel, ceil_mode=True, count_include_pad=False)
+
+
+def resize_tokens(
+    tokens_BNC: torch.Tensor,
+    leading: int,
+    grid: tuple[int, ...],
+    sizes: tuple[int, ...],
+    *kernel: int,
+) -> torch.Tensor:
+    """Linear interpolation of the cells behind leading tokens; those stay as they are.
+
+    Shape:
+        `[B, leading + prod(grid), C] -> [B, leading + prod(sizes), C]`
+    """
+    cells = torch.unflatten(tokens_BNC[:, leading:].transpose(1, 2), 2, grid)
+    if kernel:
+        cells = pool(cells, *kernel)
+    cells = resize(cells, *sizes).flatten(2).transpose(1, 2)
+    return torch.cat([tokens_BNC[:, :leading], cells], 1)
 
 
 def spread_channels(weight_DCk: torch.Tensor, source: int) -> torch.Tensor:

@@ -24,6 +24,7 @@ __all__ = [
     "Rearrange",
     "Recover",
     "Resize",
+    "ResizeTokens",
     "Thin",
     "after",
     "axis_groups",
@@ -82,6 +83,19 @@ class Resize(_Frozen):
     """One size for each spatial axis."""
 
 
+class ResizeTokens(_Frozen):
+    """Linear interpolation of tokens on their grid, `[B, prefix + cells, C]`; the leading tokens stay as they are."""
+
+    op: Literal["resize tokens"] = "resize tokens"
+    prefix: int
+    source: Dims
+    """The grid, one size for each side."""
+    dims: Dims
+    """The grid that is wanted."""
+    kernel: tuple[int, ...] = ()
+    """Cells a side that are averaged before, where there are many more than are wanted."""
+
+
 class Project(_Frozen):
     """A learned map of channels: a 1x1 convolution on axis 1, or a linear layer on the last axis."""
 
@@ -137,7 +151,7 @@ class Thin(_Frozen):
 
 
 Operation: TypeAlias = Annotated[
-    DropPrefix | Rearrange | Mean | Pool | Resize | Project | Cast | Channels | Recover | Thin,
+    DropPrefix | Rearrange | Mean | Pool | Resize | ResizeTokens | Project | Cast | Channels | Recover | Thin,
     Field(discriminator="op"),
 ]
 
@@ -179,6 +193,10 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
         case Resize(dims=sizes):
             _check_spatial(operation, spec, len(sizes))
             return dims[:2] + sizes
+        case ResizeTokens(prefix=prefix, source=grid, dims=sizes):
+            if len(dims) != 3 or dims[1] != math.prod(grid, start=Dim(1)) + prefix:
+                raise _refused(operation, spec, f"{prefix} tokens before a grid of {_by(grid)}, and channels last")
+            return (dims[0], math.prod(sizes, start=Dim(1)) + prefix, dims[2])
         case Project(form=form, source=source, target=target):
             axis = 1 if form == "conv" else len(dims) - 1
             if dims[axis] != source:
@@ -285,6 +303,8 @@ def multiply_adds(operation: Operation, spec: TensorSpec, sizes: Mapping[str, in
             return math.prod(spec.shape(sizes))
         case Resize(dims=dims):
             return made << len(dims)  # linear interpolation reads two cells a side
+        case ResizeTokens(dims=dims, kernel=kernel):
+            return (made << len(dims)) + (math.prod(spec.shape(sizes)) if kernel else 0)
         case _:
             return 0
 
@@ -307,6 +327,8 @@ def text(operation: Operation) -> str:
             return f"pool {_by(kernel)}"
         case Resize(dims=dims):
             return f"resize to {_by(dims)}"
+        case ResizeTokens(dims=dims):
+            return f"resize tokens to {_by(dims)}"
         case Project(source=source, target=target):
             return f"{source}->{target}"
         case Cast(dtype=dtype):

@@ -13,7 +13,19 @@ from small_models import Mixed, Plain, Pyramid, Tokens, image
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.operations import Cast, DropPrefix, Mean, Operation, Pool, Project, Rearrange, Recover, Resize, text
+from autoadapt.operations import (
+    Cast,
+    DropPrefix,
+    Mean,
+    Operation,
+    Pool,
+    Project,
+    Rearrange,
+    Recover,
+    Resize,
+    ResizeTokens,
+    text,
+)
 
 IMAGE = "f32[B, 3, H, W]"
 
@@ -39,6 +51,9 @@ KINDS = {
     "tokens to a coarser map": lambda: Kind(Tokens(4), texts(["f32[B, 7, ceil(H/16), ceil(W/16)]"]), image()),
     "tokens to a vector": lambda: Kind(Tokens(), texts("f32[B, 5]"), image()),
     "map to tokens": lambda: Kind(Pyramid(4, 8), texts("f32[B, ceil(H/4)*ceil(W/4), 5]"), image()),
+    "tokens to tokens on another grid": lambda: Kind(
+        Tokens(4), texts("f32[B, floor(H/10)*floor(W/10) + 1, 5]"), image()
+    ),
     "map to a vector": lambda: Kind(Pyramid(4, 8), texts("f32[B, 5]"), image()),
     "map to channels last, in float64": lambda: Kind(Pyramid(4, 8), texts("f64[B, ceil(H/4), ceil(W/4), 8]"), image()),
     "rounded down to rounded up": lambda: Kind(
@@ -102,6 +117,10 @@ def _altered(step: Operation) -> Iterator[Operation]:
         case Resize():
             yield step.model_copy(update={"dims": tuple(dim + 1 for dim in step.dims)})
             yield step.model_copy(update={"dims": tuple(reversed(step.dims))})
+        case ResizeTokens():
+            yield step.model_copy(update={"dims": tuple(dim + 1 for dim in step.dims)})
+            yield step.model_copy(update={"dims": tuple(reversed(step.dims))})
+            yield step.model_copy(update={"prefix": step.prefix + 1})
         case Project():
             yield step.model_copy(update={"target": step.target + 1})
             yield step.model_copy(update={"source": step.source + 1})

@@ -224,6 +224,30 @@ def test_a_projection_of_tokens_before_a_resize_is_fitted_on_its_own_grid():
     assert float((made - wanted).square().mean() / wanted.var()) < 0.1
 
 
+class Classed(nn.Module):
+    """Tokens behind one that is their mean."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, x):
+        made = self.tokens(x)
+        made = made.flatten(2).transpose(1, 2) if made.dim() == 4 else made
+        return torch.cat([made.mean(1, keepdim=True), made], 1)
+
+
+def test_a_projection_of_tokens_before_they_go_to_another_grid_is_fitted_on_its_own():
+    tokens = Tokens(5, seed=1).eval()
+    net = adapt(Classed(tokens), like=Classed(Up(tokens, 7)).eval(), inputs=IMAGES[:2])
+    assert [type(step).__name__ for step in net.plan.routes[0].steps] == ["Project", "ResizeTokens"]
+    old = Classed(Up(tokens, 7)).eval()
+    found = calibrate(net, like=old, data=pictures(16, size=64).split(4))
+    assert found.outputs[0].r2 > 0.9
+    made, wanted = net(IMAGES).detach(), old(IMAGES).detach()
+    assert float((made - wanted).square().mean() / wanted.var()) < 0.1
+
+
 def test_pooling_before_the_projection_is_part_of_the_chain():
     new = Pyramid((5,), seed=1).eval()
     old = nn.Sequential(Mixed(new, (7,)), First(), nn.AvgPool2d(4, ceil_mode=True, count_include_pad=False)).eval()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from torch import nn
 
-from autoadapt.layers import conv1x1, linear, recover_indices
+from autoadapt.layers import conv1x1, least_multiple, linear, recover_indices, resize_tokens
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 
@@ -24,6 +25,28 @@ def test_a_convolution_maps_channels_and_leaves_the_grid(spatial):
     assert layer(torch.randn(2, 3, *range(4, 4 + spatial))).shape == (2, 5, *range(4, 4 + spatial))
     assert torch.equal(layer.bias, torch.zeros(5))
     assert conv1x1(3, 5, spatial=spatial, bias=False).bias is None
+
+
+@pytest.mark.parametrize(
+    ("grid", "sizes", "kernel"), [((4, 6), (8, 9), ()), ((8, 12), (4, 6), (2, 2)), ((7,), (3,), ())]
+)
+def test_tokens_are_resized_on_their_grid_and_the_leading_ones_stay(grid, sizes, kernel):
+    cells = torch.randn(2, 5, *grid)
+    tokens = torch.cat([torch.full((2, 3, 5), 9.0), cells.flatten(2).transpose(1, 2)], 1)
+    made = resize_tokens(tokens, 3, grid, sizes, *kernel)
+    if kernel:
+        expected = nn.functional.avg_pool2d(cells, kernel)
+    else:
+        mode = "bilinear" if len(grid) == 2 else "linear"
+        expected = nn.functional.interpolate(cells, size=sizes, mode=mode)
+    assert torch.equal(made[:, :3], tokens[:, :3])
+    torch.testing.assert_close(made[:, 3:].transpose(1, 2).unflatten(2, sizes), expected)
+
+
+@given(st.integers(1, 5000), st.integers(1, 600))
+@SETTINGS
+def test_the_least_multiple_is_the_size_rounded_up(size, step):
+    assert least_multiple(size, step) == -(-size // step) * step
 
 
 @SETTINGS

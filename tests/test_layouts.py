@@ -112,6 +112,21 @@ KNOWN = {
     "channels last": ("f32[B, ceil(H/4), ceil(W/4), 96]", "f32[B, 96, ceil(H/4), ceil(W/4)]", ["b h w c -> b c h w"]),
     "a vector": ("f32[B, 512, ceil(H/32), ceil(W/32)]", "f32[B, 512]", ["mean over 2, 3"]),
     "points": ("f32[B, 256, 1024]", "f32[B, 288, 1024]", ["256->288"]),
+    "tokens on a finer grid": (
+        "f32[B, floor(H/32)*floor(W/32) + 1, 96]",
+        "f32[B, floor(H/16)*floor(W/16) + 1, 48]",
+        ["96->48", "resize tokens to floor(H/16) x floor(W/16)"],
+    ),
+    "tokens on a coarser grid": (
+        "f32[B, ceil(H/8)*ceil(W/8) + 5, 96]",
+        "f32[B, ceil(H/32)*ceil(W/32) + 5, 48]",
+        ["resize tokens to ceil(H/32) x ceil(W/32)", "96->48"],
+    ),
+    "tokens of one width on another grid, in another dtype": (
+        "f64[B, ceil(H/8)*ceil(W/8) + 1, 96]",
+        "f32[B, ceil(H/9)*ceil(W/9) + 1, 96]",
+        ["resize tokens to ceil(H/9) x ceil(W/9)", "to f32"],
+    ),
     "another dtype": ("f64[B, 8]", "f32[B, 8]", ["to f32"]),
     "another integer": ("i64[B, 1024] index", "i32[B, 1024] index", ["to i32"]),
 }
@@ -129,10 +144,20 @@ REFUSED = {
         "f32[B, ceil(H/4)*ceil(W/4) + 1, 8]",
         "the target has 1 leading token that the source lacks",
     ),
-    "tokens on another grid": (
-        "f32[B, ceil(H/8)*ceil(W/8) + 1, 8]",
+    "tokens behind more others": (
+        "f32[B, ceil(H/8)*ceil(W/8) + 5, 8]",
         "f32[B, ceil(H/4)*ceil(W/4) + 1, 8]",
-        "the target has 1 leading token on a grid of another size",
+        "the target has 1 leading token and the source 5",
+    ),
+    "labels of tokens on another grid": (
+        "i64[B, ceil(H/8)*ceil(W/8) + 1, 8]",
+        "i64[B, ceil(H/4)*ceil(W/4) + 1, 8]",
+        "the target has 1 leading token before cells that are not interpolated",
+    ),
+    "tokens of another order on another grid": (
+        "f32[B, ceil(W/8)*ceil(H/8) + 1, 8]",
+        "f32[B, 8, ceil(H/4)*ceil(W/4) + 1]",
+        "the target has 1 leading token before cells that are not interpolated",
     ),
     "integers from floats": ("f32[B, 1024]", "i64[B, 1024]", "f32 values are no i64 values"),
     "floats from integers": ("i64[B, 1024]", "f32[B, 1024]", "i64 values are no f32 values"),

@@ -24,6 +24,7 @@ from autoadapt.operations import (
     Rearrange,
     Recover,
     Resize,
+    ResizeTokens,
     Thin,
     axis_groups,
     coarse_step,
@@ -205,6 +206,9 @@ class _Emitter:
                 return self._put("call_function", layers.pool, node, *kernel)
             case Resize(dims=dims):
                 return self._put("call_function", layers.resize, node, *map(self._size, dims))
+            case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
+                have, want = (tuple(map(self._size, sides)) for sides in (grid, dims))
+                return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *kernel)
             case Project():
                 return self._put("call_module", module, node)
             case Channels():

@@ -12,7 +12,18 @@ from torch import nn
 
 from autoadapt.building import AdaptedModule
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.operations import Cast, Operation, Pool, Project, Rearrange, Resize, Thin, axis_groups, text
+from autoadapt.operations import (
+    Cast,
+    Operation,
+    Pool,
+    Project,
+    Rearrange,
+    Resize,
+    ResizeTokens,
+    Thin,
+    axis_groups,
+    text,
+)
 from autoadapt.planning import Plan, Route
 from autoadapt.signature import TensorSpec
 
@@ -129,6 +140,10 @@ def _undone(
             return einops.rearrange(value, f"{arranged} -> {source}", **merged)
         case Resize() | Pool():
             return resized(value, before.shape(sizes)[2:])
+        case ResizeTokens(prefix=prefix, source=grid, dims=dims):
+            have, want = (tuple(dim.evaluate(sizes) for dim in sides) for sides in (dims, grid))
+            cells = resized(torch.unflatten(value[:, prefix:].transpose(1, 2), 2, have), want)
+            return torch.cat([value[:, :prefix], cells.flatten(2).transpose(1, 2)], 1)
         case _:
             fault = Mismatch(target, "rearranging and resizing", text(step), "calibrate before editing the plan")
             raise CalibrationError(f"`{target}`: what follows the projection cannot be undone", [fault])

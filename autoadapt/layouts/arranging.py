@@ -8,10 +8,10 @@ from typing import Literal
 
 from autoadapt.dims import Dim
 from autoadapt.layouts.assigning import Assignment, Layout
-from autoadapt.layouts.factors import size_of
+from autoadapt.layouts.factors import Atom, size_of
 from autoadapt.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resize
 
-__all__ = ["arranged"]
+__all__ = ["arranged", "kernel_of"]
 
 
 def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...]:
@@ -48,7 +48,8 @@ def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
     """Pool, project, resize, in this order: projections run where there are fewest cells."""
     work = []
     sizes = {name: atom.dim for name, atom in assigned.before.items()}
-    pooled = {name: k for name in assigned.resampled if (k := _kernel(assigned, name)) > 1}
+    kernels = {name: kernel_of(assigned.before[name], assigned.then[name]) for name in assigned.resampled}
+    pooled = {name: kernel for name, kernel in kernels.items() if kernel > 1}
     if pooled:
         sizes |= {name: sizes[name].ceildiv(kernel) for name, kernel in pooled.items()}
         work.append(_Work("pool", {name: sizes[name] for name in pooled}, pooled))
@@ -66,13 +67,12 @@ def _channel(assigned: Assignment) -> list[str]:
     return sorted(constants, key=lambda name: -size_of(assigned.before[name]))[:1]
 
 
-def _kernel(assigned: Assignment, name: str) -> int:
+def kernel_of(source: Atom, target: Atom) -> int:
     """How many cells to average before an axis is brought to its exact size; 1 for none.
 
     Interpolation sees two cells a side, so an axis of fixed size is averaged to no less than twice the target's
     resolution: its target may turn out larger or smaller.
     """
-    source, target = assigned.before[name], assigned.then[name]
     if source.stride is None or target.stride is None:
         return 1
     ratio = target.stride / source.stride

@@ -5,6 +5,7 @@ from __future__ import annotations
 from autoadapt.layouts.arranging import arranged
 from autoadapt.layouts.assigning import Assignment, Refusal, assign
 from autoadapt.layouts.factors import POINTS, Factored, factored, size_of, whole
+from autoadapt.layouts.regridding import regridded
 from autoadapt.operations import Cast, DropPrefix, Operation
 from autoadapt.signature import TensorSpec
 
@@ -34,10 +35,7 @@ def chain(
     want = factored(target)
     have, want = whole(have, target.dims), whole(want, spec.dims)
     if any(want.prefixes):
-        count = max(want.prefixes)
-        has_them = any(have.prefixes) and not project
-        why = "on a grid of another size, and tokens that are no cells are not interpolated" if has_them else ""
-        return Refusal(f"the target has {_leading(count)} {why or 'that the source lacks'}")
+        return _with_leading(have, want, target, project=project, learned=learned)
     drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count)
     assigned = assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
@@ -50,6 +48,19 @@ def chain(
     if isinstance(cast, Refusal):
         return cast
     return (*drops, *arranged(assigned, project=project and learned), *cast)
+
+
+def _with_leading(
+    have: Factored, want: Factored, target: TensorSpec, *, project: bool, learned: bool
+) -> tuple[Operation, ...] | Refusal:
+    """A chain to leading tokens and cells of another grid."""
+    told, count = f"the target has {_leading(max(want.prefixes))}", max(have.prefixes)
+    if count != max(want.prefixes):
+        return Refusal(f"{told} and the source {count}" if count else f"{told} that the source lacks")
+    steps, cast = regridded(have, want, project=project and learned), _cast(have.spec, target)
+    if steps is None or not learned:
+        return Refusal(f"{told} before cells that are not interpolated")
+    return cast if isinstance(cast, Refusal) else (*steps, *cast)
 
 
 def _leading(count: int) -> str:

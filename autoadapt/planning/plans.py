@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoadapt.operations import Operation, Resize, coarse_step, text
+from autoadapt.operations import Operation, Resize, ResizeTokens, coarse_step, text
 from autoadapt.showing import Shown
 from autoadapt.signature import Signature, TensorSpec, describe
 from autoadapt.tables import columns, hanging, human_count
@@ -150,8 +150,8 @@ def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
 
 
 def _chain_texts(route: Route) -> list[str]:
-    """The steps of a route; a last resizing goes to the target's own size, which stands beside it."""
-    shown = [text(step) for step in route.steps]
+    """The steps of a route; a last resizing goes to the target's own size, which stands beside it, and so do tokens."""
+    shown = ["resize tokens" if isinstance(step, ResizeTokens) else text(step) for step in route.steps]
     if route.steps and isinstance(route.steps[-1], Resize):
         shown[-1] = "resize"
     return shown

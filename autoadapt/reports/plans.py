@@ -18,6 +18,7 @@ from autoadapt.operations import (
     Rearrange,
     Recover,
     Resize,
+    ResizeTokens,
     Thin,
     after,
     parameters,
@@ -214,7 +215,7 @@ def _step(operation: Operation, *, gives: TensorSpec | None = None, last: bool =
     cost = parameters(operation)
     to_target = last and isinstance(operation, Resize)
     return Step(
-        kind=operation.op,
+        kind=operation.op.partition(" ")[0],
         text="resize" if to_target else text(operation).replace("->", "→"),
         label="to target size" if to_target else _label(operation),
         note=human_count(cost) if cost else "",
@@ -239,6 +240,8 @@ def _label(operation: Operation) -> str:
             return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
         case Pool() | Resize():
             return text(operation).removeprefix("pool ").removeprefix("resize ")
+        case ResizeTokens(prefix=prefix):
+            return text(operation).removeprefix("resize tokens ") + f", first {prefix} as they are"
         case Rearrange(pattern=pattern):
             return pattern.replace("->", "→")
         case Project(source=source, target=target):

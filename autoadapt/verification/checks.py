@@ -14,10 +14,9 @@ from torch import nn
 
 from autoadapt.capturing import Arguments, capture
 from autoadapt.errors import Mismatch
-from autoadapt.operations import Rearrange, after, axis_groups, parameters
-from autoadapt.planning import Plan, Route
-from autoadapt.signature import Signature, TensorSpec
+from autoadapt.planning import Plan
 from autoadapt.trees import flatten, rebuild
+from autoadapt.verification.chains import axis_order, broken_chain, misread_rows
 from autoadapt.verification.sessions import NotApplicableError, Session, said
 from autoadapt.views import clone_buffers, copy_module
 
@@ -49,50 +48,13 @@ def plan_follows(session: Session) -> Findings:
     if plan is None:
         raise NotApplicableError("the module was not built from a plan")
     contract = dict(plan.target.outputs.items())
-    order = _axis_order(plan.target)
+    order = axis_order(plan.target)
     faults = [
         fault
         for route in plan.routes
-        for fault in (*_broken_chain(route, contract[route.target]), *_misread_rows(route, order))
+        for fault in (*broken_chain(route, contract[route.target]), *misread_rows(route, order))
     ]
     return Findings(faults, f"{sum(len(route.steps) for route in plan.routes)} steps follow from one another")
-
-
-def _broken_chain(route: Route, contract: TensorSpec) -> list[Mismatch]:
-    if len(route.specs) != len(route.steps) + 1:
-        return [Mismatch(route.target, f"{len(route.specs) - 1} steps", f"{len(route.steps)} steps")]
-    faults, spec = [], route.specs[0]
-    for step, noted in zip(route.steps, route.specs[1:], strict=True):
-        spec = after(step, spec)
-        if spec != noted:
-            faults.append(Mismatch(route.target, str(noted), f"{spec} after {step.op}"))
-    if (spec.dtype, spec.dims) != (contract.dtype, contract.dims):
-        faults.append(Mismatch(route.target, str(contract), str(spec)))
-    counted = sum(map(parameters, route.steps))
-    if counted != route.parameters:
-        faults.append(Mismatch(route.target, f"{route.parameters} parameters", f"{counted} parameters"))
-    return faults
-
-
-def _axis_order(signature: Signature) -> dict[str, int]:
-    """The input axes in the order in which they stand."""
-    names = [axis for spec in signature.inputs.leaves for dim in spec.dims for axis in sorted(dim.axes)]
-    return {name: position for position, name in enumerate(dict.fromkeys(names))}
-
-
-def _misread_rows(route: Route, order: Mapping[str, int]) -> list[Mismatch]:
-    """Merged axes that are not in the order of the input's: columns read for rows have the right size and are wrong."""
-    faults = []
-    for step, spec in zip(route.steps, route.specs, strict=False):
-        if not isinstance(step, Rearrange):
-            continue
-        left, right = axis_groups(step.pattern)
-        dims = step.sizes | {names[0]: dim for names, dim in zip(left, spec.dims, strict=False) if len(names) == 1}
-        for names in (*left, *right):
-            rank = [min(map(order.__getitem__, dims[name].axes)) for name in names if dims[name].axes]
-            if rank != sorted(rank):
-                faults.append(Mismatch(route.target, "cells row by row", f"({' '.join(names)}) in {step.pattern}"))
-    return faults
 
 
 def sizes_and_batches(session: Session) -> Findings:
