@@ -414,6 +414,25 @@ def test_recurrent_modules_keep_their_sequence(module):
     assert [str(spec) for spec in signature.outputs.leaves][:2] == ["f32[B, N, 6]", "f32[1, B, 6]"]
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.LSTM(4, 6, num_layers=2, bidirectional=True),
+        nn.GRU(4, 6, num_layers=2, bidirectional=True, batch_first=True),
+        nn.LSTM(4, 6, proj_size=3, batch_first=True),
+        nn.RNN(4, 6),
+    ],
+    ids=["both ways", "gru both ways", "projected", "rnn"],
+)
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_recurrent_modules_return_what_is_captured_without_running_their_steps(module):
+    signature = aa.capture(module, torch.randn(2, 5, 4))
+    made = module(torch.randn(3, 7, 4))
+    found = [made[0], *(made[1] if isinstance(made[1], tuple) else made[1:])]
+    sizes = dict(zip(signature.axes, (3, 7), strict=True))
+    assert [tuple(tensor.shape) for tensor in found] == [spec.shape(sizes) for spec in signature.outputs.leaves]
+
+
 @pytest.mark.parametrize("name", ["inception_v3", "densenet121"])
 def test_what_is_said_of_inner_outputs_holds_at_sizes_that_were_not_probed(name):
     with torch.device("meta"):
