@@ -139,7 +139,15 @@ def pool(values: torch.Tensor, *kernel: int) -> torch.Tensor:
     Shape:
         `[B, C, *spatial] -> [B, C, *(ceil(size / kernel))]`
     """
-    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
+    if len(kernel) == 3:  # torch refuses clips that are smaller than the kernel
+        flat = pool(values.flatten(1, 2), *kernel[1:])
+        frames = torch.unflatten(flat, 1, values.shape[1:3])
+        if kernel[0] == 1:
+            return frames
+        rows = pool(frames.movedim(2, -1).flatten(1, 3), kernel[0])
+        cells = (values.shape[1], *frames.shape[3:])
+        return torch.unflatten(rows, 1, cells).movedim(-1, 2)
+    average = F.avg_pool1d if len(kernel) == 1 else F.avg_pool2d
     return average(values, kernel, ceil_mode=True, count_include_pad=False)
 
 

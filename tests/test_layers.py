@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from autoadapt.layers import conv1x1, least_multiple, linear, recover_indices, resize_tokens
+from autoadapt.layers import conv1x1, least_multiple, linear, pool, recover_indices, resize_tokens
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 
@@ -41,6 +41,19 @@ def test_tokens_are_resized_on_their_grid_and_the_leading_ones_stay(grid, sizes,
         expected = nn.functional.interpolate(cells, size=sizes, mode=mode)
     assert torch.equal(made[:, :3], tokens[:, :3])
     torch.testing.assert_close(made[:, 3:].transpose(1, 2).unflatten(2, sizes), expected)
+
+
+@SETTINGS
+@given(st.tuples(*[st.integers(1, 7)] * 3), st.tuples(*[st.integers(1, 4)] * 3))
+def test_clips_are_averaged_cell_by_cell_also_where_they_are_smaller_than_the_kernel(sizes, kernel):
+    clips = torch.randn(2, 3, *sizes)
+    made = pool(clips, *kernel)
+    assert made.shape == (2, 3, *(-(-size // cells) for size, cells in zip(sizes, kernel, strict=True)))
+    if all(size >= cells for size, cells in zip(sizes, kernel, strict=True)):
+        expected = nn.functional.avg_pool3d(clips, kernel, ceil_mode=True, count_include_pad=False)
+        torch.testing.assert_close(made, expected)
+    last = [slice((count - 1) * cells, None) for count, cells in zip(made.shape[2:], kernel, strict=True)]
+    torch.testing.assert_close(made[:, :, -1, -1, -1], clips[(slice(None), slice(None), *last)].mean((2, 3, 4)))
 
 
 @given(st.integers(1, 5000), st.integers(1, 600))

@@ -151,6 +151,27 @@ def test_an_unknown_conversion_is_refused_with_the_known_ones():
         aa.adapt(pyramid("resnet18"), like=pyramid("resnet34"), convert_inputs=("colour",))
 
 
+class Clips(nn.Module):
+    """Averages windows of 16 by 16 cells, so that clips must not be smaller than 64 by 64."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv3d(3, 6, (2, 4, 4), (2, 4, 4))
+        self.pool = nn.AvgPool3d((1, 16, 16), 1)
+
+    def forward(self, x):
+        made = self.embed(x)
+        return made, self.pool(made)
+
+
+def test_clips_too_small_for_a_backbone_are_enlarged():
+    old = nn.Conv3d(3, 4, (2, 8, 8), (2, 8, 8))
+    net = aa.adapt(Clips(), like=old, inputs=torch.zeros(2, 3, 4, 48, 40))
+    assert text(net.plan.inputs[0].steps[0]) == "resize to T x max(64, H) x max(64, W)"
+    assert net(torch.zeros(1, 3, 6, 57, 33)).shape == (1, 4, 3, 7, 4)
+    assert net.verify().passed
+
+
 def test_a_module_that_refuses_every_size_is_refused_with_what_was_tried():
     class Refuses(nn.Module):
         def forward(self, x):

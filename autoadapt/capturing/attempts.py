@@ -72,7 +72,8 @@ def _refused_everywhere(refused: AdaptError, first: object) -> AdaptError:
 
 
 def _is_image(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 4
+    """Whether something is a batch of images or clips."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() in (4, 5)
 
 
 def _as_tuple(inputs: object) -> tuple[object, ...]:
@@ -80,7 +81,7 @@ def _as_tuple(inputs: object) -> tuple[object, ...]:
 
 
 def _resized(inputs: object, size: int) -> object:
-    """Images of another height and width, whose values do not matter; everything else as it is."""
+    """Images or clips of another height and width, whose values do not matter; everything else as it is."""
     return tuple(
         value.new_zeros(_square(value.shape, size)) if isinstance(value, torch.Tensor) and _is_image(value) else value
         for value in _as_tuple(inputs)
@@ -88,8 +89,8 @@ def _resized(inputs: object, size: int) -> object:
 
 
 def _square(shape: Sequence[int], size: int) -> tuple[int, ...]:
-    batch, first, *_, last = shape
-    return (batch, size, size, last) if last < first else (batch, first, size, size)
+    last = len(shape) - (2 if shape[-1] < shape[1] else 1)  # channels may stand behind the width
+    return tuple(size if axis in (last - 1, last) else length for axis, length in enumerate(shape))
 
 
 def _same(inputs: object) -> object:
