@@ -30,6 +30,8 @@ class Source:
     """What it is ordered within, from shallow to deep; empty where no order is known."""
     tap: bool = False
     """Whether it comes from inside; outputs go first where both would do."""
+    reads: str = ""
+    """The source that it is a linear map of: what a projection makes of it, one of that source makes at less cost."""
     listed: bool = False
     """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
 
@@ -149,6 +151,7 @@ class _Matching:
             if not options:
                 self.faults.append(self._dishonest(path, spec, _most_telling(whys)))
                 continue
+            options = self._without_maps_of_others(spec, options)
             groups.setdefault(self._nearest(path, spec, options), []).append(path)
         for near, paths in groups.items():
             self._share_out(paths, near, targets)
@@ -163,6 +166,12 @@ class _Matching:
             else:
                 whys.append(refusal)
         return options, whys
+
+    def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
+        """Without what would be projected although it is a linear map itself, of another option."""
+        kept = {option for option in options if self.sources[option].reads in options}
+        mapped = {option for option in kept if self.sources[option].spec.dims != spec.dims}
+        return [option for option in options if option not in mapped]
 
     def _nearest(self, path: str, spec: TensorSpec, options: Sequence[str]) -> tuple[str, ...]:
         """The options at the least change of stride; among them those whose name agrees."""

@@ -45,8 +45,10 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
 
 
 def _with_listed(found: list[InnerOutput], outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """Also the tensors that the model lists, each by the module that returned it last, after all writing to it."""
     known = {_tensor(output) for output in found}
-    return [*found, *_distinct(output for output in outputs if output.listed and _tensor(output) not in known)]
+    listed = sorted((output for output in outputs if output.listed), key=lambda output: output.finished)
+    return [*found, *{_tensor(output): output for output in listed if _tensor(output) not in known}.values()]
 
 
 def _strides(spec: TensorSpec) -> Strides:

@@ -88,6 +88,47 @@ def test_where_fewer_levels_are_listed_than_wanted_at_a_stride_blocks_are_spread
     assert sources(classifier("ghostnet_050"), two) == ["blocks.6.1", "blocks.6.4"]
 
 
+VECTOR = aa.Signature.parse("f32[B, 512]", inputs={"x": "f32[B, 3, H, W]"})
+
+
+@pytest.mark.parametrize(
+    ("make", "source", "operations"),
+    [
+        (lambda: torchvision.models.resnet18(), "avgpool", ["rearrange"]),
+        (lambda: timm.create_model("resnet18"), "global_pool", []),
+        (lambda: timm.create_model("vit_tiny_patch16_224", depth=1), "head_drop", ["project"]),
+        (lambda: torchvision.models.mobilenet_v3_small(), "classifier.2", ["project"]),
+    ],
+)
+def test_pooled_features_are_what_the_last_layer_of_a_classifier_reads_not_a_map_of_its_logits(
+    make, source, operations
+):
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(2, 3, 224, 224)
+    net = aa.adapt(model, like=VECTOR, inputs=x)
+    (route,) = net.plan.routes
+    assert route.source == source
+    assert [step.op for step in route.steps] == operations
+    read = {}
+    model.get_submodule(net.plan.cut[-1]).register_forward_pre_hook(lambda _module, args: read.update(x=args[0]))
+    model(x)
+    assert torch.equal(net.backbone(x)[0].flatten(1), read["x"])
+    assert net.verify(x, sizes=[{}]).passed
+
+
+def test_logits_that_are_wanted_as_they_are_come_from_the_classifier_itself():
+    like = aa.Signature.parse("f32[B, 1000]", inputs={"x": "f32[B, 3, H, W]"})
+    net = aa.adapt(classifier("resnet18"), like=like, inputs=IMAGES)
+    assert (net.plan.routes[0].source, net.plan.routes[0].steps, net.plan.cut) == ("output", (), ())
+
+
+@pytest.mark.parametrize("last", [nn.ReLU(inplace=True), nn.Tanh(), nn.Sequential(nn.ReLU(inplace=True))])
+def test_features_behind_an_activation_are_no_linear_map_of_what_the_layer_before_reads(last):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6), last)
+    net = aa.adapt(model, like=VECTOR, inputs=torch.zeros(2, 3, 16, 16))
+    assert [route.source for route in net.plan.routes] == ["output"]
+
+
 def test_a_single_convolution_before_the_pooling_is_not_a_level():
     names = boundaries("mobilenetv2_050")
     assert "conv_head" not in names

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from autoadapt.capturing.probing import InnerKey, InnerLeaf, Shape
-from autoadapt.signature import InnerOutput, TensorSpec
+from autoadapt.signature import InnerOutput, TensorSpec, tap_name
 
 __all__ = ["inner_outputs"]
 
@@ -46,11 +46,25 @@ def inner_outputs(
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
             same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
+            reads=_read((path, call, leaf), named, specs, noted) if (path, call, leaf) in returned else "",
             output=returned.get((path, call, leaf), ""),
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
         for (path, call, leaf), spec in specs.items()
     )
+
+
+def _read(
+    key: InnerKey,
+    named: Mapping[str, nn.Module],
+    specs: Mapping[InnerKey, TensorSpec],
+    noted: Mapping[InnerKey, InnerLeaf],
+) -> str:
+    """Name of what a linear layer makes a tensor of, if one does and nothing is done to it after."""
+    first = noted[key].same_as or key
+    source = noted[first].reads
+    is_linear = type(named[first[0]]) is nn.Linear and noted[first].version == noted[key].version
+    return tap_name(*source) if is_linear and source is not None and source in specs else ""
 
 
 def _listed(

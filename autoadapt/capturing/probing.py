@@ -38,6 +38,10 @@ class InnerLeaf:
     finished: int
     same_as: InnerKey | None
     """The call that returned the very same tensor object before."""
+    reads: InnerKey | None = None
+    """The call that returned the tensor which is its first argument, or a view of all of it."""
+    version: int = 0
+    """How often the tensor had been written to by then."""
 
 
 class ProbeError(Exception):
@@ -242,22 +246,35 @@ class _Watcher:
         self._events = 0
         self._began: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
+        self._reads: dict[str, list[InnerKey | None]] = {}
         self._seen: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
-        self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey, int]] = {}
+        self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
 
     def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        def begin(_module: nn.Module, _args: Any) -> None:
+        def begin(_module: nn.Module, args: Any) -> None:
             self._events += 1
             self._began.setdefault(name, []).append(self._events)
+            self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
 
         def end(_module: nn.Module, _args: Any, output: Any) -> None:
             self._events += 1
             call = self._calls[name] = self._calls.get(name, -1) + 1
-            self._note(name, call, self._began[name].pop(), output)
+            self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
 
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
 
-    def _note(self, name: str, call: int, began: int, output: Any) -> None:
+    def _source(self, value: object) -> InnerKey | None:
+        """The last call that returned a tensor, or one of which it is another view."""
+        if not isinstance(value, torch.Tensor):
+            return None
+        base = value._base if value._base is not None and value._base.numel() == value.numel() else value
+        for tensor in (value, base):
+            known = self._last.get(id(tensor))
+            if known is not None and known[0]() is tensor:
+                return known[1]
+        return None
+
+    def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
         tree, tensors = flatten(output)
         for path, tensor in zip(paths(tree), tensors, strict=True):
             key = (name, call, path_text(path))
@@ -265,16 +282,20 @@ class _Watcher:
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
             first = known[1]
-            self._last[id(tensor)] = (weakref.ref(tensor), key, tensor._version)
+            self._last[id(tensor)] = (weakref.ref(tensor), key)
             self.noted[key] = InnerLeaf(
                 shape=tuple(tensor.shape),
                 dtype=tensor.dtype,
                 started=began,
                 finished=self._events,
                 same_as=None if first == key else first,
+                reads=reads,
+                version=tensor._version,
             )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:
         """The last call that returned a tensor, unless it was written to after that."""
-        made, key, version = self._last.get(id(tensor), (None, None, -1))
-        return key if made is not None and made() is tensor and tensor._version == version else None
+        known = self._last.get(id(tensor))
+        if known is None or known[0]() is not tensor or self.noted[known[1]].version != tensor._version:
+            return None
+        return known[1]

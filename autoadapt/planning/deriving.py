@@ -77,7 +77,10 @@ def plan(
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
     sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
-    taps = inner_sources(block_boundaries(source.inner, source.sizes()), source, wanted, routes)
+    read = {output.reads for output in source.inner}
+    worth = block_boundaries(source.inner, source.sizes())
+    worth += [output for output in source.inner if output.name in read and output not in worth]
+    taps = inner_sources(worth, source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
     pairings = match(
         wanted.model_copy(update={"outputs": outputs_marked}),

@@ -27,10 +27,12 @@ __all__ = [
 def output_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> list[Source]:
     """The outputs of the new module in terms of the old one's input axes."""
     axes, names = _axes(source, target, routes)
+    reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
     found = []
     for path, spec in source.outputs.items():
         parent, _, last = path.rpartition(".")
-        found.append(Source(path, factored(spec, axes, names), f"{parent}." if last.isdigit() else ""))
+        sequence = f"{parent}." if last.isdigit() else ""
+        found.append(Source(path, factored(spec, axes, names), sequence, reads=reads.get(path, "")))
     return found
 
 

@@ -1,7 +1,7 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
 from autoadapt.signature.axes import AxisSizes, equal_where_legal, smallest_size
-from autoadapt.signature.observations import Gathering, InnerOutput
+from autoadapt.signature.observations import Gathering, InnerOutput, tap_name
 from autoadapt.signature.signatures import Signature
 from autoadapt.signature.specs import DTYPES, Role, TensorSpec, Values, describe, dtype_name
 
@@ -18,4 +18,5 @@ __all__ = [
     "dtype_name",
     "equal_where_legal",
     "smallest_size",
+    "tap_name",
 ]

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.signature.specs import TensorSpec
 
-__all__ = ["Gathering", "InnerOutput"]
+__all__ = ["Gathering", "InnerOutput", "tap_name"]
 
 
 class _Frozen(BaseModel):
@@ -58,6 +58,8 @@ class InnerOutput(_Frozen):
     """Path of the module that returned the very same tensor before."""
     output: str = ""
     """Path of the output of the whole that is this tensor, where nothing is done to it after."""
+    reads: str = ""
+    """For an output of the whole that a linear layer makes: name of the inner output that this layer reads."""
     listed: bool = False
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 
@@ -71,5 +73,9 @@ class InnerOutput(_Frozen):
             >>> InnerOutput(module="stage4", call=1, path="0", spec=spec, **facts).name
             'stage4@1:0'
         """
-        call = f"@{self.call}" if self.call else ""
-        return f"{self.module}{call}" + (f":{self.path}" if self.path != "output" else "")
+        return tap_name(self.module, self.call, self.path)
+
+
+def tap_name(module: str, call: int, path: str) -> str:
+    """How a tap is called: the path of its module, then `@call` and `:leaf` where they are needed."""
+    return module + (f"@{call}" if call else "") + (f":{path}" if path != "output" else "")
