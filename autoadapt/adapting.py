@@ -44,7 +44,8 @@ def adapt(
         inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
             May be left out where a module tells its input size.
         pairs: Outputs of `new` chosen by hand, by target path: `{"c4": "2"}`.
-        taps: Inner modules chosen by hand, by target path: `{"c4": "layer3"}`.
+        taps: Inner modules chosen by hand, by target path: `{"c4": "layer3"}`. Others are those that `new` lists as its
+            levels (timm's `feature_info`), else the last block of each stride.
         outputs: Serve only these outputs.
         project: `always` puts a projection on every feature output, also where the channels agree.
         indices: `recover` finds missing indices from coordinates that are exact input points.

@@ -172,6 +172,20 @@ def test_a_cache_kept_by_a_real_model_is_not_left_on_meta():
         assert torch.equal(model(x), expected)
 
 
+def test_a_module_that_runs_in_inference_mode_is_captured_with_what_is_inside():
+    class Inferring(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 4, stride=4)
+
+        @torch.inference_mode()
+        def forward(self, x):
+            return self.stem(x)
+
+    signature = aa.capture(Inferring(), image(), inner=True)
+    assert [output.output for output in signature.inner] == ["output"]
+
+
 class Anchored(nn.Module):
     """Counts the cells of an image once, and keeps the count until the size changes."""
 

@@ -290,12 +290,17 @@ class _Watcher:
                 finished=self._events,
                 same_as=None if first == key else first,
                 reads=reads,
-                version=tensor._version,
+                version=_times_written(tensor),
             )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:
         """The last call that returned a tensor, unless it was written to after that."""
         known = self._last.get(id(tensor))
-        if known is None or known[0]() is not tensor or self.noted[known[1]].version != tensor._version:
+        if known is None or known[0]() is not tensor or self.noted[known[1]].version != _times_written(tensor):
             return None
         return known[1]
+
+
+def _times_written(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; inference mode does not count."""
+    return 0 if tensor.is_inference() else tensor._version
