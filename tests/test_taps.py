@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import autoadapt as aa
+from autoadapt.assembly.levels import levels_of
 from autoadapt.capturing import capture
 from autoadapt.errors import BuildError, CaptureError, MatchError
 from autoadapt.taps import block_boundaries
@@ -71,6 +72,16 @@ def test_a_level_that_the_model_lists_itself_goes_before_a_deeper_one_and_the_pl
     route = net.plan.routes[3]
     assert route.remark == "GhostNet lists blocks.5.0 as its level, before blocks.6.4"
     assert "blocks.6.4" in route.others
+
+
+def test_a_config_gets_the_levels_that_the_model_lists_too():
+    levels = levels_of(capture(classifier("ghostnet_050"), IMAGES, inner=True))
+    assert [level.path for level in levels if level.stride][1:] == [
+        "blocks.1.0",
+        "blocks.3.0",
+        "blocks.5.0",
+        "blocks.7.0",
+    ]
 
 
 def test_without_its_list_or_with_a_wrong_one_the_last_block_is_taken():

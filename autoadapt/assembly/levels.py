@@ -55,11 +55,15 @@ class Level:
 
 
 def levels_of(signature: Signature) -> list[Level]:
-    """The levels of a module: its outputs, or where none is a map, what its blocks return inside."""
+    """The levels of a module: its outputs, or where none is a map, what its blocks return inside.
+
+    Of several at one stride the last counts, so those that the module lists itself come last.
+    """
     outputs = [_level(path, spec) for path, spec in signature.outputs.items()]
     if any(level.stride for level in outputs) or not signature.inner:
         return outputs
-    taps = [_level(tap.name, tap.spec, is_tap=True) for tap in block_boundaries(signature.inner, signature.sizes())]
+    found = sorted(block_boundaries(signature.inner, signature.sizes()), key=lambda tap: tap.listed)
+    taps = [_level(tap.name, tap.spec, is_tap=True) for tap in found]
     return [*outputs, *distinct(tap for tap in taps if tap.stride)]
 
 
