@@ -60,11 +60,12 @@ def _read(
     specs: Mapping[InnerKey, TensorSpec],
     noted: Mapping[InnerKey, InnerLeaf],
 ) -> str:
-    """Name of what a linear layer makes a tensor of, if one does and nothing is done to it after."""
+    """Name of what a linear layer makes a vector of, such as logits, if one does and nothing is done to it after."""
     first = noted[key].same_as or key
     source = noted[first].reads
     is_linear = type(named[first[0]]) is nn.Linear and noted[first].version == noted[key].version
-    return tap_name(*source) if is_linear and source is not None and source in specs else ""
+    is_vector = len(specs[key].dims) == 2
+    return tap_name(*source) if is_linear and is_vector and source is not None and source in specs else ""
 
 
 def _listed(

@@ -59,7 +59,7 @@ class InnerOutput(_Frozen):
     output: str = ""
     """Path of the output of the whole that is this tensor, where nothing is done to it after."""
     reads: str = ""
-    """For an output of the whole that a linear layer makes: name of the inner output that this layer reads."""
+    """For a vector that the whole returns and a linear layer makes: name of the inner output that this layer reads."""
     listed: bool = False
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 
