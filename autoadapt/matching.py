@@ -169,9 +169,8 @@ class _Matching:
 
     def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
         """Without what would be projected although it is a linear map itself, of another option."""
-        kept = {option for option in options if self.sources[option].reads in options}
-        mapped = {option for option in kept if self.sources[option].spec.dims != spec.dims}
-        return [option for option in options if option not in mapped]
+        sources = [self.sources[option] for option in options]
+        return [s.path for s in sources if s.reads not in options or s.spec.dims == spec.dims]
 
     def _nearest(self, path: str, spec: TensorSpec, options: Sequence[str]) -> tuple[str, ...]:
         """The options at the least change of stride; among them those whose name agrees."""

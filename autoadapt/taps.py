@@ -11,7 +11,7 @@ from typing import TypeAlias
 from autoadapt.layouts import factored
 from autoadapt.signature import InnerOutput, TensorSpec
 
-__all__ = ["block_boundaries"]
+__all__ = ["block_boundaries", "worth_taking"]
 
 Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
 
@@ -42,6 +42,12 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
     groups = [_full_grids(outputs, sizes) for outputs in by_strides.values()]
     found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, strides_of), outputs)]
     return sorted(found, key=lambda output: output.finished)
+
+
+def worth_taking(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
+    """The inner outputs at which blocks end, and what the last layer of a classifier reads."""
+    found, read = block_boundaries(inner, sizes), {output.reads for output in inner}
+    return found + [output for output in inner if output.name in read and output not in found]
 
 
 def _with_listed(found: list[InnerOutput], outputs: Sequence[InnerOutput]) -> list[InnerOutput]:

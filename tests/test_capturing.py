@@ -439,7 +439,7 @@ def test_recurrent_modules_keep_their_sequence(module):
     ids=["both ways", "gru both ways", "projected", "rnn"],
 )
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_recurrent_modules_return_what_is_captured_without_running_their_steps(module):
+def test_recurrent_modules_return_what_is_captured(module):
     signature = aa.capture(module, torch.randn(2, 5, 4))
     made = module(torch.randn(3, 7, 4))
     found = [made[0], *(made[1] if isinstance(made[1], tuple) else made[1:])]

@@ -13,7 +13,7 @@ from autoadapt.capturing.arguments import Arguments, bind, bind_call, told_input
 from autoadapt.capturing.fixed import FixedImages
 from autoadapt.capturing.inside import inner_outputs
 from autoadapt.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
-from autoadapt.capturing.refusals import check_names
+from autoadapt.capturing.refusals import check_names, refuse_objects
 from autoadapt.capturing.roles import find_gatherings, find_roles, may_have_roles
 from autoadapt.capturing.sizing import (
     LONG_STEP,
@@ -29,7 +29,7 @@ from autoadapt.capturing.solving import Solution, solve
 from autoadapt.dims import Dim
 from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
 from autoadapt.signature import AxisSizes, Role, Signature, TensorSpec, Values, dtype_name
-from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
+from autoadapt.trees import flatten, path_text, paths, rebuild
 from autoadapt.views import clone_buffers, copy_module, uncompiled
 
 __all__ = ["capture"]
@@ -354,7 +354,7 @@ class _Session:
 
     def _output_specs(self, solution: Solution, roles: Mapping[str, Role]) -> tuple[TensorSpec, ...]:
         first = self._first
-        _refuse_objects(type(self._module).__name__, first.tree)
+        refuse_objects(type(self._module).__name__, first.tree)
         names = [path_text(path) for path in paths(first.tree)]
         return tuple(
             _spec(dtype, dims, roles.get(name), same)
@@ -387,16 +387,3 @@ def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, s
 def _value_ranges(inputs: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
     integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
     return {path: (int(tensor.min()), int(tensor.max())) for path, tensor in inputs.items() if tensor.dtype in integers}
-
-
-def _refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
-    match tree:
-        case Opaque(type=kind):
-            where = path_text(path)
-            fault = Mismatch(where, "tensors in containers", f"a {kind}", "return the tensors it holds")
-            raise CaptureError(f"{name} returns an object that autoadapt cannot look into", [fault])
-        case Container(keys=keys, children=children):
-            for key, child in zip(keys, children, strict=True):
-                _refuse_objects(name, child, (*path, key))
-        case _:
-            return

@@ -1,9 +1,10 @@
-"""Refusals: why an inner module cannot be tapped, said of the module itself."""
+"""Refusals: what of a module cannot be tapped or looked into, and why."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +13,9 @@ from autoadapt.capturing.arguments import Arguments
 from autoadapt.capturing.probing import Probe, ProbeError
 from autoadapt.errors import CaptureError, MatchError, Mismatch, nearest
 from autoadapt.signature import Signature
-from autoadapt.trees import flatten, rebuild
+from autoadapt.trees import Container, Opaque, Tree, flatten, path_text, rebuild
 
-__all__ = ["check_names", "check_taps"]
+__all__ = ["check_names", "check_taps", "refuse_objects"]
 
 
 def check_names(module: nn.Module) -> None:
@@ -31,6 +32,24 @@ def check_names(module: nn.Module) -> None:
     ]
     if faults:
         raise CaptureError(f"{type(module).__name__} has inner modules that share a name", faults)
+
+
+def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
+    """Refuse outputs in objects that are no containers.
+
+    Raises:
+        CaptureError: With the place of the first one.
+    """
+    match tree:
+        case Opaque(type=kind):
+            where = path_text(path)
+            fault = Mismatch(where, "tensors in containers", f"a {kind}", "return the tensors it holds")
+            raise CaptureError(f"{name} returns an object that autoadapt cannot look into", [fault])
+        case Container(keys=keys, children=children):
+            for key, child in zip(keys, children, strict=True):
+                refuse_objects(name, child, (*path, key))
+        case _:
+            return
 
 
 def check_taps(module: nn.Module, source: Signature, taps: Mapping[str, str]) -> None:

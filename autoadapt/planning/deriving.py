@@ -30,7 +30,7 @@ from autoadapt.planning.sources import (
     translated,
 )
 from autoadapt.signature import Signature, TensorSpec
-from autoadapt.taps import block_boundaries
+from autoadapt.taps import worth_taking
 from autoadapt.thinning import mark_points, thinned, unmark_points
 
 __all__ = ["plan"]
@@ -77,10 +77,7 @@ def plan(
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
     sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
-    read = {output.reads for output in source.inner}
-    worth = block_boundaries(source.inner, source.sizes())
-    worth += [output for output in source.inner if output.name in read and output not in worth]
-    taps = inner_sources(worth, source, wanted, routes)
+    taps = inner_sources(worth_taking(source.inner, source.sizes()), source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
     pairings = match(
         wanted.model_copy(update={"outputs": outputs_marked}),
