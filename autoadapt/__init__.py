@@ -4,8 +4,9 @@ from autoadapt.adapting import adapt
 from autoadapt.assembly import assemble, describe, register
 from autoadapt.building import AdaptedModule, build, param_groups
 from autoadapt.calibration import Calibration, calibrate
-from autoadapt.capturing import capture
-from autoadapt.dims import Dim
+from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.errors import (
     AdaptError,
     AssemblyError,
@@ -30,7 +31,6 @@ from autoadapt.planning import Plan, plan
 from autoadapt.ranking import Ranking, rank
 from autoadapt.reports import write_html
 from autoadapt.saving import Saved, restore, save
-from autoadapt.signature import Signature, TensorSpec
 from autoadapt.sources import list_models, load
 from autoadapt.standalone import to_source
 from autoadapt.swapping import Swap, swap

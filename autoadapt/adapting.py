@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule, build
-from autoadapt.capturing import capture, capture_source, check_taps, told_inputs
+from autoadapt.contracts.capturing import capture, capture_source, check_taps, told_inputs
+from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
 from autoadapt.operations import Thinning
 from autoadapt.planning import CONVERSIONS, Conversion, plan
-from autoadapt.signature import Signature
 from autoadapt.sources import load_backbone, schemes
 
 __all__ = ["adapt", "as_signature"]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.capturing import capture
+from autoadapt.contracts.capturing import capture
 from autoadapt.planning import Plan
 from autoadapt.sources import load
 from autoadapt.verification import Verification

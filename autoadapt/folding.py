@@ -10,14 +10,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.building import AdaptedModule, build
-from autoadapt.capturing.arguments import bind, told_inputs
-from autoadapt.capturing.probing import quiet
+from autoadapt.contracts.capturing.arguments import bind, told_inputs
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.contracts.views import aliased, clone_buffers, copy_module
 from autoadapt.errors import AdaptError, BuildError, Mismatch
 from autoadapt.operations import Project, after
 from autoadapt.planning import Plan, Route
-from autoadapt.signature import TensorSpec
-from autoadapt.trees import flatten, path_text, paths
-from autoadapt.views import aliased, clone_buffers, copy_module
 
 __all__ = ["fold"]
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from autoadapt.capturing import told_inputs
+from autoadapt.contracts.capturing import told_inputs
 from autoadapt.errors import CaptureError, Mismatch, SourceError
 
 __all__ = ["Images", "Preprocessing", "preprocessing_of", "read_images"]

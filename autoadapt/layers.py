@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,9 @@ from torch import nn
 
 __all__ = [
     "FlatLinear",
-    "LeftOut",
     "choose_points",
     "conv1x1",
     "fill_in",
-    "leaf",
     "least_multiple",
     "linear",
     "mlp",
@@ -99,15 +97,6 @@ def keep_variance_(layer: nn.Linear | Conv, source: int) -> None:
     nn.init.normal_(layer.weight, std=source**-0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-
-
-def leaf(value: Any, path: str) -> Any:
-    """The tensor at a path within an output, `levels.0`; `output` is the whole."""
-    if path == "output":
-        return value
-    for key in path.split("."):
-        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
-    return value
 
 
 def resize(values: torch.Tensor, *sizes: int | torch.SymInt) -> torch.Tensor:
@@ -277,51 +266,3 @@ def take_points(
     wanted = list(values.shape)
     wanted[axis] = choice_BM.shape[1]
     return values.gather(axis, choice_BM.reshape(shape).expand(wanted))
-
-
-class LeftOut:
-    """Stands where an output was left out, and says so when somebody reads it."""
-
-    def __init__(self, name: str) -> None:
-        self.left_out = name
-
-    def __repr__(self) -> str:
-        return f"<{self.left_out} was left out: nothing read it>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LeftOut) and other.left_out == self.left_out
-
-    def __hash__(self) -> int:
-        return hash(self.left_out)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__") or name == "left_out":
-            raise AttributeError(name)
-        self._refuse()
-
-    def __getitem__(self, index: object) -> NoReturn:
-        self._refuse()
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: object,
-        types: object,
-        args: object = (),
-        kwargs: object = None,
-    ) -> NoReturn:
-        values = [
-            *(args if isinstance(args, (list, tuple)) else ()),
-            *(kwargs.values() if isinstance(kwargs, dict) else ()),
-        ]
-        for value in values:
-            for item in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(item, cls):
-                    item._refuse()
-        raise AssertionError("torch calls this only with an argument of this class")
-
-    def _refuse(self) -> NoReturn:
-        raise TypeError(
-            f"the output {self.left_out} was left out because nothing read it when the"
-            f" module was swapped in; name it in swap(..., outputs=[...])"
-        )

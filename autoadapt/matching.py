@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
 from autoadapt.layouts import Factored, Refusal, chain, distance
-from autoadapt.signature import Gathering, Signature, TensorSpec
 
 __all__ = ["Pairing", "Source", "match"]
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import assert_never
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, PlanError
-from autoadapt.signature import TensorSpec
 
 __all__ = [
     "Cast",

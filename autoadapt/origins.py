@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import nn
 
+from autoadapt.contracts.trees import flatten, has_opaque, rebuild
 from autoadapt.errors import SignatureError
-from autoadapt.trees import flatten, has_opaque, rebuild
 
 __all__ = ["Origin", "Verb", "note_origin", "origin_of"]
 

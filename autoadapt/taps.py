@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import TypeAlias
 
+from autoadapt.contracts.signature import InnerOutput, TensorSpec
 from autoadapt.layouts import factored
-from autoadapt.signature import InnerOutput, TensorSpec
 
 __all__ = ["block_boundaries", "worth_taking"]
 

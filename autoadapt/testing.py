@@ -16,16 +16,16 @@ from torch import nn
 
 from autoadapt.adapting import as_signature
 from autoadapt.building import AdaptedModule
-from autoadapt.capturing import bind, capture, told_inputs
-from autoadapt.capturing.probing import quiet
-from autoadapt.dims import Dim
+from autoadapt.contracts.capturing import bind, capture, told_inputs
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.signature import Signature, TensorSpec
-from autoadapt.trees import flatten
 from autoadapt.verification import verify
 from autoadapt.verification.checks import exported
 from autoadapt.verification.sessions import NotApplicableError, Session, said
-from autoadapt.views import clone_buffers, copy_module
 
 __all__ = [
     "assert_adapts",

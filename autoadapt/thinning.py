@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from autoadapt.contracts.signature import TensorSpec, Values
 from autoadapt.layouts import factored
 from autoadapt.matching import Source
 from autoadapt.operations import Thin, Thinning, after
-from autoadapt.signature import TensorSpec, Values
 
 __all__ = ["mark_points", "thinned", "unmark_points"]
 

@@ -25,10 +25,10 @@ import torch
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.capturing import bind
+from autoadapt.contracts.capturing import bind
+from autoadapt.contracts.trees import flatten
 from autoadapt.exporting.formats import FORMATS
 from autoadapt.tables import columns
-from autoadapt.trees import flatten
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -28,9 +28,9 @@ import torch
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.capturing import capture_source
-from autoadapt.signature import InnerOutput
-from autoadapt.trees import flatten
+from autoadapt.contracts.capturing import capture_source
+from autoadapt.contracts.signature import InnerOutput
+from autoadapt.contracts.trees import flatten
 
 OUT = Path(__file__).parent / "out"
 SECONDS_EACH = 300

@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import autoadapt as aa
+from autoadapt.contracts.trees import flatten
 from autoadapt.sources import load_backbone
-from autoadapt.trees import flatten
 
 
 @dataclass(frozen=True)

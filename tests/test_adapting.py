@@ -13,7 +13,7 @@ from small_models import Mixed, Plain, Pyramid, image
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.trees import flatten
+from autoadapt.contracts.trees import flatten
 
 SIZES = ((64, 96), (61, 75), (97, 131))
 

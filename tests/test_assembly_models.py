@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from autoadapt.assembly import AssembledModel, Config, Registry, assemble, describe, write_yaml
-from autoadapt.capturing import capture
+from autoadapt.contracts.capturing import capture
 from autoadapt.errors import AssemblyError
 
 BACKBONES = (

@@ -26,7 +26,7 @@ from autoadapt.assembly import (
 )
 from autoadapt.assembly.losses import reduced
 from autoadapt.assembly.registry import takes_of
-from autoadapt.capturing import capture
+from autoadapt.contracts.capturing import capture
 from autoadapt.errors import AssemblyError
 
 

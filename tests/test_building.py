@@ -14,7 +14,7 @@ from torch import fx, nn
 from transformers.modeling_outputs import BackboneOutput
 
 import autoadapt as aa
-from autoadapt.trees import flatten
+from autoadapt.contracts.trees import flatten
 
 
 def sound(new=None):

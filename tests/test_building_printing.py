@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BackboneOutput
 import autoadapt as aa
 from autoadapt.building.expressions import WIDTH
 from autoadapt.building.printing import print_graph
-from autoadapt.trees import flatten
+from autoadapt.contracts.trees import flatten
 
 
 def printed_forward(net):

@@ -24,10 +24,10 @@ from autoadapt.assembly import assemble
 from autoadapt.calibration import Calibration
 from autoadapt.cli import app
 from autoadapt.cli.machines import EXTRAS
+from autoadapt.contracts.signature import Signature
 from autoadapt.planning import Plan
 from autoadapt.ranking import Ranking
 from autoadapt.saving import restore
-from autoadapt.signature import Signature
 from autoadapt.swapping import Swap
 from autoadapt.verification import Verification
 from autoadapt.weights import Transfer

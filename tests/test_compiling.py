@@ -11,7 +11,7 @@ from saved_models import LEVELS, contract, images
 from small_models import Pyramid, image
 
 import autoadapt as aa
-from autoadapt.trees import flatten
+from autoadapt.contracts.trees import flatten
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 

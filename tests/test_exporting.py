@@ -18,8 +18,8 @@ from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.trees import flatten
 from autoadapt.exporting import size_ranges
-from autoadapt.trees import flatten
 
 BY_TORCH_EXPORT = ("patches of 14", "points")
 IN_ONNXRUNTIME = ("convolutions", "tokens at one image size", "points")

@@ -5,10 +5,10 @@ import math
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.layouts import Refusal, chain, distance, factored
 from autoadapt.operations import Project, after, parameters, text
-from autoadapt.signature import TensorSpec
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 

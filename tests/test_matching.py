@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import autoadapt as aa
-from autoadapt.signature import Gathering
+from autoadapt.contracts.signature import Gathering
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 

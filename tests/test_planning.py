@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoadapt as aa
+from autoadapt.contracts.signature import AxisSizes
 from autoadapt.operations import after, text
-from autoadapt.signature import AxisSizes
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 

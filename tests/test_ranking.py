@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from autoadapt.capturing import capture
+from autoadapt.contracts.capturing import capture
 from autoadapt.errors import RankingError
 from autoadapt.ranking import Ranked, Ranking, rank
 from autoadapt.ranking.images import Batch, gathered, split

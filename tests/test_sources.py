@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from autoadapt.capturing import capture
+from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.views import view
 from autoadapt.errors import SourceError
 from autoadapt.origins import note_origin, origin_of
 from autoadapt.sources import FrozenExport, list_models, load, load_backbone
-from autoadapt.views import view
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.trees import flatten
+from autoadapt.contracts.trees import flatten
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,7 +12,7 @@ from snapshots import snapshot
 from torch import nn
 from whole_models import GROUPS, GraphNetwork, Levels, OrientedDetector
 
-from autoadapt.capturing import Arguments
+from autoadapt.contracts.capturing import Arguments
 from autoadapt.errors import SwapError
 from autoadapt.swapping import swap
 from autoadapt.swapping.outcomes import broken_invariants

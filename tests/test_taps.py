@@ -13,10 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import autoadapt as aa
 from autoadapt.assembly.levels import levels_of
-from autoadapt.capturing import capture
+from autoadapt.building.stems import read_channels
+from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.views import tap, view
 from autoadapt.errors import BuildError, CaptureError, MatchError
 from autoadapt.taps import block_boundaries
-from autoadapt.views import read_channels, tap, view
 
 PYRAMID = [f"f32[B, {8 * s}, ceil(H/{s}), ceil(W/{s})]" for s in (2, 4, 8, 16, 32)]
 

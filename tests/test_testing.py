@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.capturing import capture
+from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError
-from autoadapt.signature import Signature
 from autoadapt.testing import (
     assert_adapts,
     assert_exports,

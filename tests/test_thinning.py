@@ -7,10 +7,10 @@ import torch
 from point_clouds import PointTransformer, cloud, farthest_points, rows_of
 from point_detector import PointDetector
 
+from autoadapt.contracts.signature import Signature
 from autoadapt.errors import SwapError
 from autoadapt.layers import choose_points, take_points
 from autoadapt.planning import plan
-from autoadapt.signature import Signature
 from autoadapt.swapping import swap
 
 SCENE = ({"point_clouds": cloud()},)

@@ -23,11 +23,11 @@ from autoadapt.assembly.resolving import report_of, resolved_config, resolved_pa
 from autoadapt.assembly.scopes import Scopes
 from autoadapt.assembly.sessions import Argument, Session
 from autoadapt.building import build
-from autoadapt.capturing import capture, told_inputs
+from autoadapt.contracts.capturing import capture, told_inputs
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
+from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import AdaptError
 from autoadapt.planning import Plan, plan
-from autoadapt.signature import AxisSizes, Signature, TensorSpec
-from autoadapt.trees import rebuild
 from autoadapt.weights import transfer
 
 __all__ = ["assemble", "assemble_document", "describe"]

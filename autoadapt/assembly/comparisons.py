@@ -14,10 +14,10 @@ from autoadapt.assembly.configs import Config, parse_config
 from autoadapt.assembly.documents import Document, read_document
 from autoadapt.assembly.registry import PARTS, Registry
 from autoadapt.assembly.reports import Assembly, Given
-from autoadapt.costs import cost_of
+from autoadapt.contracts.costs import cost_of
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError
 from autoadapt.showing import Shown
-from autoadapt.signature import TensorSpec
 from autoadapt.tables import columns, human_count
 
 __all__ = ["Comparison", "Measured", "compare"]

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from torch import nn
 
 from autoadapt.assembly.documents import Document, Keys, yaml_package
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
 from autoadapt.showing import Shown
-from autoadapt.signature import TensorSpec
 
 __all__ = [
     "AdaptConfig",

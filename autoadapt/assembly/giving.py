@@ -13,7 +13,7 @@ from autoadapt.assembly.references import Reference
 from autoadapt.assembly.registry import Part, Takes
 from autoadapt.assembly.reports import changed
 from autoadapt.assembly.sessions import Argument, Session, Taken
-from autoadapt.signature import TensorSpec
+from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["give", "hold_expected", "infer_channels"]
 

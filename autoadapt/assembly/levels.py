@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.layouts import Factored, factored
-from autoadapt.signature import Signature, TensorSpec
 from autoadapt.taps import block_boundaries
 
 __all__ = [

@@ -12,8 +12,8 @@ from torch import nn
 
 from autoadapt.assembly.configs import Config
 from autoadapt.assembly.reports import Assembly
+from autoadapt.contracts.trees import Key, Tree, rebuild
 from autoadapt.errors import AssemblyError, Mismatch, nearest
-from autoadapt.trees import Key, Tree, rebuild
 
 __all__ = ["AssembledModel", "Feed", "Pick", "Step"]
 

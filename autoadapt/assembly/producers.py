@@ -13,11 +13,11 @@ from torch import nn
 from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, octave_of, with_stride
 from autoadapt.assembly.models import Pick
 from autoadapt.building import build
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, Values
+from autoadapt.contracts.trees import Key, paths
 from autoadapt.errors import Mismatch, nearest
 from autoadapt.planning import Plan, plan
-from autoadapt.signature import AxisSizes, Signature, TensorSpec, Values
-from autoadapt.trees import Key, paths
 
 __all__ = ["Demand", "Producer", "meta_inputs", "pinned"]
 

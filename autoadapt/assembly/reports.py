@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.assembly.levels import stride_of
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch
 from autoadapt.planning import Plan
 from autoadapt.showing import Shown
-from autoadapt.signature import TensorSpec
 from autoadapt.tables import columns, human_count
 
 __all__ = ["Assembly", "Given", "PartReport"]

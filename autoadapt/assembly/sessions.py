@@ -11,8 +11,8 @@ from autoadapt.assembly.producers import Producer
 from autoadapt.assembly.references import keys_of
 from autoadapt.assembly.registry import Takes
 from autoadapt.assembly.reports import Given
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
-from autoadapt.signature import TensorSpec
 
 __all__ = ["Argument", "Session", "Taken"]
 

@@ -11,7 +11,20 @@ from typing import Any
 from torch import fx, nn
 
 from autoadapt import layers
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import DTYPES, Signature, TensorSpec
+from autoadapt.contracts.trees import (
+    Constant,
+    Container,
+    LeftOut,
+    Opaque,
+    Path,
+    Slot,
+    Tree,
+    container_type,
+    path_text,
+    paths,
+)
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.operations import (
     Cast,
@@ -30,8 +43,6 @@ from autoadapt.operations import (
     coarse_step,
 )
 from autoadapt.planning import Plan, Route
-from autoadapt.signature import DTYPES, Signature, TensorSpec
-from autoadapt.trees import Constant, Container, LeftOut, Opaque, Path, Slot, Tree, container_type, path_text, paths
 
 __all__ = ["adapter_names", "graph_of", "learned_steps"]
 
@@ -295,7 +306,7 @@ class _Emitter:
             case Constant(value=value):
                 return value
             case LeftOut(name=name):
-                return self._graph.call_function(layers.LeftOut, (name,))
+                return self._graph.call_function(leaves.LeftOut, (name,))
             case Opaque(type=name):
                 fault = Mismatch(name, "tensors in containers", "an object", "wrap the module")
                 raise BuildError(f"a {name} cannot be made anew", [fault])

@@ -16,15 +16,16 @@ from autoadapt import layers
 from autoadapt.building.facts import RECIPES, copy_facts, recipe
 from autoadapt.building.graphs import adapter_names, graph_of, learned_steps
 from autoadapt.building.printing import print_graph
-from autoadapt.capturing import Arguments
-from autoadapt.capturing.probing import quiet
+from autoadapt.building.stems import read_channels
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import copy_module, cut, freeze_unused, on_meta, tap, view
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.operations import Channels, Project
 from autoadapt.planning import Plan, Route
-from autoadapt.signature import Signature, TensorSpec
-from autoadapt.trees import flatten, rebuild
 from autoadapt.verification import Verification, verify
-from autoadapt.views import copy_module, cut, freeze_unused, on_meta, read_channels, tap, view
 
 __all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
 

@@ -31,6 +31,7 @@ from autoadapt.building.expressions import (
     lines_of,
     quoted,
 )
+from autoadapt.contracts import leaves
 
 __all__ = ["Printed", "print_graph"]
 
@@ -316,7 +317,7 @@ class _Printer:
 
 
 _IN_FILES = {"Adapted", "Any", "Conv", "OrderedDict", "TAPS", "UNUSED", "partial"}  # see `standalone`
-_RESERVED = {"self", "F", "nn", "torch", *_IN_FILES, *dir(builtins), *layers.__all__}
+_RESERVED = {"self", "F", "nn", "torch", *_IN_FILES, *dir(builtins), *leaves.__all__, *layers.__all__}
 
 
 def _is_light(node: fx.Node) -> bool:

@@ -22,7 +22,7 @@ from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.calibration.states import State
-from autoadapt.capturing.probing import quiet
+from autoadapt.contracts.capturing.probing import quiet
 
 __all__ = ["calibrate"]
 

@@ -20,10 +20,10 @@ from autoadapt.calibration.projections import set_weight
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
 from autoadapt.calibration.workers import gathered, summed, total
-from autoadapt.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.trees import flatten
-from autoadapt.views import clone_buffers, copy_module
 
 __all__ = ["Head", "Judge", "Loss", "Score", "copied_head", "divergence"]
 

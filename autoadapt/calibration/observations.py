@@ -14,12 +14,12 @@ from torch import nn
 from autoadapt.building import AdaptedModule
 from autoadapt.calibration.projections import Projection, find_projections
 from autoadapt.calibration.samples import Cut, cut
-from autoadapt.capturing.arguments import Arguments, bind, bind_call
-from autoadapt.dims import Dim
+from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
 from autoadapt.planning import Plan
-from autoadapt.trees import flatten, path_text, paths, rebuild
-from autoadapt.views import clone_buffers, copy_module
 
 __all__ = ["Observation", "Pair", "explained", "fields", "find_adapted"]
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoadapt.building import AdaptedModule
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.operations import (
     Cast,
@@ -25,7 +26,6 @@ from autoadapt.operations import (
     text,
 )
 from autoadapt.planning import Plan, Route
-from autoadapt.signature import TensorSpec
 
 __all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight"]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 
 from autoadapt.calibration.detections import are_detections
-from autoadapt.trees import Tree, flatten, rebuild
+from autoadapt.contracts.trees import Tree, flatten, rebuild
 
 __all__ = ["Cut", "Sample", "Samples", "cut", "joined", "priority"]
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.samples import Cut, Sample, Samples
+from autoadapt.contracts.trees import Tree
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.trees import Tree
 
 __all__ = ["State"]
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.adapting import adapt
 from autoadapt.building import AdaptedModule
-from autoadapt.capturing import capture
 from autoadapt.cli.inputs import read_inputs
 from autoadapt.cli.models import backbone, contract, model
 from autoadapt.cli.options import (
@@ -33,6 +32,7 @@ from autoadapt.cli.options import (
     chosen,
 )
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
+from autoadapt.contracts.capturing import capture
 from autoadapt.planning import Plan
 from autoadapt.saving import save
 from autoadapt.standalone import to_source

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, SourceError
-from autoadapt.signature import TensorSpec
 
 __all__ = ["read_inputs"]
 

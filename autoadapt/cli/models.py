@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from autoadapt.adapting import as_signature
+from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError
-from autoadapt.signature import Signature
 from autoadapt.sources import allowed_by_typing, list_models, load, load_backbone, published, schemes
 
 __all__ = ["backbone", "complete_source", "contract", "model"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from autoadapt.contracts.trees import flatten
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.exporting.formats import Format
 from autoadapt.exporting.ranges import SizeRange
 from autoadapt.exporting.results import Compared
-from autoadapt.trees import flatten
 from autoadapt.verification.sessions import Session, said
 
 __all__ = ["compare"]

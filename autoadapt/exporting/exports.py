@@ -13,7 +13,8 @@ from pathlib import Path
 from torch import nn
 
 from autoadapt.building import AdaptedModule
-from autoadapt.capturing.probing import quiet
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.exporting.comparing import compare
 from autoadapt.exporting.formats import FORMATS, Call, Format
@@ -22,7 +23,6 @@ from autoadapt.exporting.reasons import narrowed, refusal
 from autoadapt.exporting.results import Exported
 from autoadapt.exporting.shapes import shapes_of
 from autoadapt.saving.wrappers import adapted_inside
-from autoadapt.signature import describe
 from autoadapt.verification.sessions import Session
 
 __all__ = ["export"]

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx, nn
 
-from autoadapt.capturing import Arguments
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.trees import flatten
 from autoadapt.errors import ExportError, Mismatch
-from autoadapt.signature import Signature
-from autoadapt.trees import flatten
 
 __all__ = ["FORMATS", "Call", "Format", "program_of"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.trees import rebuild
 from autoadapt.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.wrappers import adapted_inside
-from autoadapt.signature import Signature, TensorSpec
-from autoadapt.trees import rebuild
 
 __all__ = ["UNITS", "dynamic_shapes", "shapes_of"]
 

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
 from autoadapt.layouts.assigning import Assignment, Layout
 from autoadapt.layouts.factors import Atom, size_of
 from autoadapt.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resize

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.layouts.arranging import arranged
 from autoadapt.layouts.assigning import Assignment, Refusal, assign
 from autoadapt.layouts.factors import POINTS, Factored, factored, size_of, whole
 from autoadapt.layouts.regridding import regridded
 from autoadapt.operations import Cast, DropPrefix, Operation
-from autoadapt.signature import TensorSpec
 
 __all__ = ["chain"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from autoadapt.dims import Dim
-from autoadapt.signature import TensorSpec
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["POINTS", "Atom", "Factored", "distance", "factored", "size_of", "whole"]
 

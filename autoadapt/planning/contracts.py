@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Signature, Values
+from autoadapt.contracts.trees import Container, Key, Slot, Tree
 from autoadapt.errors import Mismatch, PlanError, nearest
-from autoadapt.signature import Signature, Values
-from autoadapt.trees import Container, Key, Slot, Tree
 
 __all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
 

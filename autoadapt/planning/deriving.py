@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
+from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch
 from autoadapt.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.matching import Pairing, match
@@ -29,7 +30,6 @@ from autoadapt.planning.sources import (
     taps_of,
     translated,
 )
-from autoadapt.signature import Signature, TensorSpec
 from autoadapt.taps import worth_taking
 from autoadapt.thinning import mark_points, thinned, unmark_points
 

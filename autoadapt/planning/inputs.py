@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 from autoadapt.operations import Channels, Operation, Rearrange, Resize, after
 from autoadapt.planning.plans import InputRoute
-from autoadapt.signature import AxisSizes, InnerOutput, Signature, TensorSpec, smallest_size
 
 __all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
 

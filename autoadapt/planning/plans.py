@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.operations import Operation, Resize, ResizeTokens, coarse_step, text
 from autoadapt.showing import Shown
-from autoadapt.signature import Signature, TensorSpec, describe
 from autoadapt.tables import columns, hanging, human_count
 
 __all__ = ["CutCost", "InputRoute", "Plan", "Route", "Tap"]

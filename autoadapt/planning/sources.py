@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Gathering, InnerOutput, Signature
 from autoadapt.layouts import factored
 from autoadapt.matching import Source
 from autoadapt.operations import Rearrange, after
 from autoadapt.planning.plans import CutCost, InputRoute, Plan, Tap
-from autoadapt.signature import Gathering, InnerOutput, Signature
 
 __all__ = [
     "costs_of",

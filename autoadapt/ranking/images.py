@@ -12,9 +12,9 @@ from torch import nn
 from autoadapt.calibration.judging import Head, copied_head, divergence
 from autoadapt.calibration.observations import explained, fields
 from autoadapt.calibration.samples import cut, joined
-from autoadapt.capturing import Arguments, bind
-from autoadapt.trees import flatten
-from autoadapt.views import clone_buffers, copy_module
+from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.views import clone_buffers, copy_module
 
 __all__ = ["Batch", "HeldOut", "gathered", "split"]
 

@@ -12,16 +12,16 @@ from torch import nn
 
 from autoadapt.adapting import as_signature
 from autoadapt.calibration.judging import Head
-from autoadapt.capturing import Arguments, told_inputs
+from autoadapt.contracts.capturing import Arguments, told_inputs
+from autoadapt.contracts.signature import Signature, describe, dtype_name
+from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
 from autoadapt.ranking.images import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
 from autoadapt.ranking.trials import Place, tried
-from autoadapt.signature import Signature, describe, dtype_name
 from autoadapt.sources import load_backbone, published
-from autoadapt.trees import flatten, rebuild
 
 __all__ = ["Report", "rank"]
 

@@ -17,12 +17,12 @@ from autoadapt.adapting import adapt
 from autoadapt.building import AdaptedModule
 from autoadapt.calibration import calibrate
 from autoadapt.calibration.judging import Head
-from autoadapt.costs import cost_of
+from autoadapt.contracts.costs import cost_of
+from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.images import Batch, HeldOut
 from autoadapt.ranking.results import Ranked
-from autoadapt.signature import Signature
 
 __all__ = ["Place", "tried"]
 

@@ -33,7 +33,7 @@ def html_report(*results: object, title: str = "") -> str:
         AdaptError: There is no result, or one of them is none.
 
     Example:
-        >>> from autoadapt.signature import Signature
+        >>> from autoadapt.contracts.signature import Signature
         >>> page = html_report(Signature.parse({"<b>": "f32[B, 8]"}), title="what it returns")
         >>> "<title>what it returns</title>" in page, "<b>" in page, "&lt;b&gt;" in page
         (True, False, True)

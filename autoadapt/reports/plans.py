@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import assert_never
 
+from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import PlanError
 from autoadapt.operations import (
     Cast,
@@ -40,7 +41,6 @@ from autoadapt.showing import (
     section_of,
     svg,
 )
-from autoadapt.signature import Signature, TensorSpec, describe
 from autoadapt.tables import human_count
 
 __all__ = ["diagram", "plan_section", "plan_svg"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from autoadapt.contracts.signature import Signature, TensorSpec, Values, describe
 from autoadapt.showing import Badge, Cell, Column, Facts, Name, Part, Section, Table, section_of
-from autoadapt.signature import Signature, TensorSpec, Values, describe
 
 __all__ = ["signature_section"]
 

@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.origins import Verb
 from autoadapt.planning import Plan
-from autoadapt.trees import Container, Tree, rebuild
 from autoadapt.versions import VERSION, version_key
 
 __all__ = [

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule, build
+from autoadapt.contracts.trees import container_type, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.planning import Plan
 from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
@@ -24,7 +25,6 @@ from autoadapt.saving.states import (
 )
 from autoadapt.saving.witnesses import differences
 from autoadapt.sources import load, load_backbone, load_object
-from autoadapt.trees import container_type, rebuild
 from autoadapt.verification.checks import plan_follows
 from autoadapt.verification.sessions import Session
 from autoadapt.versions import package_version

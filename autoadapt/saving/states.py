@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule, Said, own_attributes
+from autoadapt.contracts.trees import Container, Tree, flatten, has_opaque, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.saving.configs import Fact
-from autoadapt.trees import Container, Tree, flatten, has_opaque, rebuild
 
 __all__ = [
     "all_tensors",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from autoadapt.building import AdaptedModule
+from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import Mismatch, SavingError
-from autoadapt.views import uncompiled
 
 __all__ = ["adapted_inside"]
 

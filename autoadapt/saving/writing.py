@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autoadapt.building import AdaptedModule
-from autoadapt.capturing.probing import quiet
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.signature import describe
+from autoadapt.contracts.trees import Constant, Container, Tree, flatten, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.operations import Channels
 from autoadapt.origins import Origin, origin_of
@@ -34,9 +36,7 @@ from autoadapt.saving.states import (
 )
 from autoadapt.saving.witnesses import witness_of
 from autoadapt.saving.wrappers import adapted_inside
-from autoadapt.signature import describe
 from autoadapt.sources import load, load_backbone, schemes
-from autoadapt.trees import Constant, Container, Tree, flatten, type_path
 from autoadapt.versions import VERSION, package_version
 
 __all__ = ["save"]

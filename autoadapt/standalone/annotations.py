@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from autoadapt.trees import Constant, Container, LeftOut, Opaque, Slot, Tree
+from autoadapt.contracts.trees import Constant, Container, LeftOut, Opaque, Slot, Tree
 
 __all__ = ["annotation", "argument_annotation"]
 
@@ -19,7 +19,7 @@ def annotation(tree: Tree, class_name: ClassName) -> str:
     """The type of a value.
 
     Example:
-        >>> from autoadapt.signature import Values
+        >>> from autoadapt.contracts.signature import Values
         >>> annotation(Values.parse({"a": "f32[B]", "b": "f32[B]"}).tree, lambda container: "")
         'dict[str, torch.Tensor]'
     """

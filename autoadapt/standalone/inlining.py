@@ -1,4 +1,4 @@
-"""Inlining: the functions of `autoadapt.layers` that a file needs, as they stand there, with the imports they need."""
+"""Inlining: the functions of `leaves` and `layers` that a file needs, as they stand there, with their imports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 
 from autoadapt import layers
+from autoadapt.contracts import leaves
 
 __all__ = ["import_lines", "inlined", "names_in"]
 
@@ -28,7 +29,7 @@ _LETTERS = """# Dimension letters: B batch, C and D channels, M points taken, N 
 
 
 def inlined(names: Collection[str]) -> tuple[list[str], list[str]]:
-    """The source of these functions and classes, and of all that they use, in the order of `layers`.
+    """The source of these functions and classes, and of all that they use, in the order of `leaves` and `layers`.
 
     Returns:
         What stands at the top of the file, and the functions and classes.
@@ -50,9 +51,15 @@ def inlined(names: Collection[str]) -> tuple[list[str], list[str]]:
 
 @cache
 def _definitions() -> dict[str, str]:
-    """What `layers` defines, by name, as text."""
-    text = inspect.getsource(layers)
-    found = {}
+    """What `leaves` and `layers` define, by name, as text."""
+    found: dict[str, str] = {}
+    for text in map(inspect.getsource, (leaves, layers)):
+        found |= _defined(text)
+    return found
+
+
+def _defined(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for node in ast.parse(text).body:
         segment = ast.get_source_segment(text, node) or ""
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):

@@ -15,6 +15,8 @@ from autoadapt.building import AdaptedModule
 from autoadapt.building.expressions import INDENT, WIDTH, Expression, Text, constant, group, lines_of, quoted
 from autoadapt.building.graphs import adapter_names, learned_steps
 from autoadapt.building.printing import Printed, print_graph
+from autoadapt.contracts import leaves
+from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.operations import Channels, Project
 from autoadapt.origins import origin_of
@@ -24,7 +26,6 @@ from autoadapt.saving.states import facts_of, frozen_parts
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.standalone.annotations import annotation, argument_annotation
 from autoadapt.standalone.inlining import import_lines, inlined, names_in
-from autoadapt.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.versions import VERSION
 
 __all__ = ["to_source"]
@@ -176,7 +177,7 @@ class _File:
         """The imports of classes that are not torch's, by the names that they have in the file."""
         lines, faults = {}, []
         for name, found in self._printed.objects.items():
-            if getattr(layers, name, None) is found:
+            if found in (getattr(layers, name, None), getattr(leaves, name, None)):
                 continue
             real = found.__qualname__.partition(".")[0]
             if found.__module__ == "__main__" or "<locals>" in found.__qualname__:
@@ -267,7 +268,7 @@ def _check_adapters(net: AdaptedModule) -> None:
 
 def _check_arguments(printed: Printed) -> None:
     """Refuse names of arguments that stand for something else in the file."""
-    taken = {"F", "OrderedDict", "nn", "torch", *layers.__all__}
+    taken = {"F", "OrderedDict", "nn", "torch", *leaves.__all__, *layers.__all__}
     faults = [
         Mismatch(f"argument {name}", "a name that is free", name, "rename it")
         for name, _ in printed.arguments

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from autoadapt.trees import Constant, Container, Path, Slot, Tree, flatten
+from autoadapt.contracts.trees import Constant, Container, Path, Slot, Tree, flatten
 
 __all__ = ["plain_tree", "watched"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from autoadapt.dims import Dim
-from autoadapt.signature import Signature, TensorSpec, Values
-from autoadapt.trees import Container, LeftOut, Slot, Tree, path_text, paths
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Signature, TensorSpec, Values
+from autoadapt.contracts.trees import Container, LeftOut, Slot, Tree, path_text, paths
 
 __all__ = ["fixed", "reduced"]
 
@@ -74,7 +74,7 @@ def fixed(signature: Signature, axes: Collection[str]) -> Signature:
     """A signature at one size of some input axes.
 
     Example:
-        >>> from autoadapt.signature import AxisSizes
+        >>> from autoadapt.contracts.signature import AxisSizes
         >>> sizes = {"B": AxisSizes(example=2), "N": AxisSizes(example=12)}
         >>> sig = Signature.parse("f32[B, N, 8]", inputs="f32[B, N, 4]", axes=sizes)
         >>> str(fixed(sig, ["N"]).outputs["output"])

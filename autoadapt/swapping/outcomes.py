@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from autoadapt.capturing import Arguments
-from autoadapt.capturing.roles import gathers
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.capturing.roles import gathers
+from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.trees import Constant, Container, Slot, Tree, flatten, path_text, paths
 from autoadapt.errors import Mismatch
-from autoadapt.signature import Signature
 from autoadapt.swapping.watching import Outcome
-from autoadapt.trees import Constant, Container, Slot, Tree, flatten, path_text, paths
 
 __all__ = ["broken_invariants", "differences", "moving_sizes"]
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from autoadapt.contracts.signature import Gathering
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.planning import Plan
 from autoadapt.showing import Shown
-from autoadapt.signature import Gathering
 from autoadapt.tables import columns, human_count
 from autoadapt.verification import Check
 

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from autoadapt.building import build
-from autoadapt.capturing import Arguments, capture, capture_source
+from autoadapt.contracts.capturing import Arguments, capture, capture_source
+from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.trees import Slot
+from autoadapt.contracts.views import view
 from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
 from autoadapt.planning import CONVERSIONS, Conversion, Plan, Route, named_outputs, plan
-from autoadapt.signature import Signature
 from autoadapt.swapping.contracts import fixed, reduced
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.replacements import Replacement, as_kind
@@ -24,8 +26,6 @@ from autoadapt.swapping.standing import move, take_over
 from autoadapt.swapping.surfaces import Surface, find_surface
 from autoadapt.swapping.watching import Reading
 from autoadapt.thinning import mark_points
-from autoadapt.trees import Slot
-from autoadapt.views import view
 
 __all__ = ["Options", "Successor", "prepare"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule
+from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
-from autoadapt.trees import flatten
 
 __all__ = ["Surface", "find_surface"]
 

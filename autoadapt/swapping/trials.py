@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from autoadapt.building import AdaptedModule
-from autoadapt.capturing import Arguments
-from autoadapt.capturing.arguments import bind_call
-from autoadapt.capturing.probing import quiet
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.capturing.arguments import bind_call
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.outcomes import broken_invariants, differences, moving_sizes
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example, Outcome, Watched, outcome_of, run_copy
-from autoadapt.trees import flatten, rebuild
 from autoadapt.verification import Check
-from autoadapt.views import clone_buffers, copy_module
 
 __all__ = ["by_path", "try_out"]
 

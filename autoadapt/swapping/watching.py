@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoadapt.capturing import Arguments, bind
-from autoadapt.capturing.arguments import bind_call, told_inputs
-from autoadapt.capturing.probing import quiet
+from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.capturing.arguments import bind_call, told_inputs
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.trees import Path, Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CaptureError, Mismatch, SignatureError, SwapError
 from autoadapt.swapping.containers import plain_tree, watched
-from autoadapt.trees import Path, Tree, flatten, path_text, paths, rebuild
-from autoadapt.views import clone_buffers, copy_module
 
 __all__ = ["Example", "Outcome", "Reading", "Watched", "as_example", "outcome_of", "run_copy", "watch"]
 

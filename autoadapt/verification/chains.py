@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from autoadapt.dims import Dim
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.errors import Mismatch
 from autoadapt.operations import Operation, Rearrange, ResizeTokens, after, axis_groups, parameters, text
 from autoadapt.planning import Route
-from autoadapt.signature import Signature, TensorSpec
 
 __all__ = ["axis_order", "broken_chain", "misread_rows"]
 

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from autoadapt.capturing import Arguments, capture
+from autoadapt.contracts.capturing import Arguments, capture
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch
 from autoadapt.planning import Plan
-from autoadapt.trees import flatten, rebuild
 from autoadapt.verification.chains import axis_order, broken_chain, misread_rows
 from autoadapt.verification.sessions import NotApplicableError, Session, said
-from autoadapt.views import clone_buffers, copy_module
 
 __all__ = ["CHECKS", "THOROUGH_CHECKS", "Findings", "any_size_program"]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from autoadapt.capturing import Arguments, bind
+from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name
+from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.planning import Plan
-from autoadapt.signature import AxisSizes, Signature, TensorSpec, dtype_name
-from autoadapt.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
-from autoadapt.views import clone_buffers, copy_module
 
 __all__ = ["NotApplicableError", "Session", "said"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from autoadapt.capturing.probing import quiet
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.signature import Signature
 from autoadapt.verification.checks import CHECKS, THOROUGH_CHECKS, Findings
 from autoadapt.verification.limits import OutOfTime, at_most
 from autoadapt.verification.reports import Check, Verification, failed
@@ -49,7 +49,7 @@ def verify(
         CaptureError: The inputs do not fit the module's `forward`.
 
     Example:
-        >>> from autoadapt.capturing import capture
+        >>> from autoadapt.contracts.capturing import capture
         >>> import torch
         >>> layer = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         >>> x = torch.zeros(2, 3, 32, 32)

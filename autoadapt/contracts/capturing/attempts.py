@@ -1,0 +1,158 @@
+"""Attempts: the inputs on which a new module is captured, where it refuses those of the old one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import bind, told_inputs
+from autoadapt.contracts.capturing.captures import capture
+from autoadapt.contracts.signature import Signature
+from autoadapt.errors import AdaptError, InputError
+
+__all__ = ["capture_source"]
+
+
+def capture_source(
+    new: nn.Module,
+    target: Signature,
+    inputs: object,
+    *,
+    inner: bool = False,
+    grid: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Signature:
+    """Capture the new module on the old one's inputs, or, where it refuses them, on what it was made for.
+
+    That is what it tells itself; else the same inputs with the channels of its first convolution, with their axes in
+    the other order, or images of another size that is in use.
+    """
+    first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
+    refused: AdaptError | None = None
+    known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]
+    for options in (known, _guesses(new, first)):
+        for option in options:
+            try:
+                return capture(new, option(), inner=inner, grid=grid)
+            except AdaptError as error:
+                refused = refused or error
+        if not isinstance(refused, InputError):
+            break  # it runs, and what is wrong with it would be so at any input
+    assert refused is not None, "every option that does not return has raised"
+    raise _refused_everywhere(refused, first)
+
+
+USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32, 518, 640, 1024)
+"""Heights and widths of images that networks are built for, the commonest first."""
+
+
+def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
+    """Inputs to try besides those given and told, from the most to the least likely."""
+    sized: Iterable[object] = (first,)
+    if any(map(_is_image, _as_tuple(first))):
+        sized = itertools.chain(sized, (_resized(first, size) for size in USUAL_SIZES))
+    for inputs in sized:
+        if inputs is not first:
+            yield partial(_same, inputs)
+        yield partial(_with_channels, new, inputs)
+        yield partial(_turned, inputs)
+        yield partial(_turned_with_channels, new, inputs)
+
+
+def _refused_everywhere(refused: AdaptError, first: object) -> AdaptError:
+    """The first refusal, with what else was tried."""
+    if not isinstance(refused, InputError) or not any(map(_is_image, _as_tuple(first))):
+        return refused
+    tried = f"so it does at the sizes in use ({', '.join(map(str, sorted(USUAL_SIZES)))}) and with other channels"
+    return type(refused)(refused.summary, [replace(fault, why=fault.why or tried) for fault in refused.mismatches])
+
+
+def _is_image(value: object) -> bool:
+    """Whether something is a batch of images or clips."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() in (4, 5)
+
+
+def _as_tuple(inputs: object) -> tuple[object, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _resized(inputs: object, size: int) -> object:
+    """Images or clips of another height and width, whose values do not matter; everything else as it is."""
+    return tuple(
+        value.new_zeros(_square(value.shape, size)) if isinstance(value, torch.Tensor) and _is_image(value) else value
+        for value in _as_tuple(inputs)
+    )
+
+
+def _square(shape: Sequence[int], size: int) -> tuple[int, ...]:
+    last = len(shape) - (2 if shape[-1] < shape[1] else 1)  # channels may stand behind the width
+    return tuple(size if axis in (last - 1, last) else length for axis, length in enumerate(shape))
+
+
+def _same(inputs: object) -> object:
+    return inputs
+
+
+def _with_channels(new: nn.Module, inputs: object) -> object:
+    """The same images with as many channels as the first convolution of the new module reads."""
+    stem = next((m for m in new.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
+    images = _as_tuple(inputs)
+    if stem is None or not all(isinstance(image, torch.Tensor) and image.dim() > 3 for image in images):
+        raise AdaptError("the inputs are no images, so that their channels cannot be changed")
+    tensors = [image for image in images if isinstance(image, torch.Tensor)]
+    return tuple(_repeated(image, stem.in_channels) for image in tensors)
+
+
+def _turned_with_channels(new: nn.Module, inputs: object) -> object:
+    return _turned(_with_channels(new, inputs))
+
+
+def _repeated(image: torch.Tensor, channels: int) -> torch.Tensor:
+    """The first channel of an image, several times."""
+    axis = -1 if image.shape[-1] < image.shape[1] else 1
+    shape = list(image.shape)
+    shape[axis] = channels
+    return image.narrow(axis, 0, 1).expand(shape)
+
+
+def _turned(inputs: object) -> object:
+    """The same images or points with their channels last instead of first, or first instead of last."""
+    return tuple(map(_other_way, _as_tuple(inputs)))
+
+
+def _other_way(value: object) -> object:
+    if not isinstance(value, torch.Tensor) or value.dim() < 3:
+        return value
+    return value.movedim(-1, 1) if value.shape[-1] < value.shape[1] else value.movedim(1, -1)
+
+
+def _from_signature(target: Signature) -> object:
+    """Inputs on the meta device, of the shapes that a signature was probed at."""
+    if not target.inputs.leaves or not target.axes:
+        return None
+    shapes = [(spec.shape(target.sizes()), spec.torch_dtype) for spec in target.inputs.leaves]
+    return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
+
+
+def _trimmed(new: nn.Module, inputs: object) -> object:
+    """The inputs that the new module has parameters for: by name, else the first ones that are tensors."""
+    if inputs is None:
+        return None
+    try:
+        bind(new, inputs)
+    except AdaptError:
+        values = (
+            list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs) if isinstance(inputs, tuple) else []
+        )
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        for count in range(len(tensors), 0, -1):
+            try:
+                bind(new, tuple(tensors[:count]))
+            except AdaptError:
+                continue
+            return tuple(tensors[:count])
+    return inputs

@@ -1,0 +1,389 @@
+"""Captures: a module run at a few sizes, written down as its signature."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call, told_inputs
+from autoadapt.contracts.capturing.fixed import FixedImages
+from autoadapt.contracts.capturing.inside import inner_outputs
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
+from autoadapt.contracts.capturing.refusals import check_names, refuse_objects
+from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles
+from autoadapt.contracts.capturing.sizing import (
+    LONG_STEP,
+    InputAxes,
+    Steps,
+    find_regular_steps,
+    find_steps,
+    name_axes,
+    probing_sizes,
+    untie,
+)
+from autoadapt.contracts.capturing.solving import Solution, solve
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import AxisSizes, Role, Signature, TensorSpec, Values, dtype_name
+from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module, uncompiled
+from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
+
+__all__ = ["capture"]
+
+
+def capture(
+    model: nn.Module,
+    inputs: object = None,
+    *,
+    at: str = "",
+    inner: bool = False,
+    grid: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Signature:
+    """Run a module at a few sizes and write down what goes in and what comes out.
+
+    The module is copied for that, without its weights where it runs on the meta device, and is as it was
+    afterwards: mode, buffers, hooks, caches and random generators.
+
+    Args:
+        model: The module.
+        inputs: A tensor, a tuple of positional or a dict of keyword arguments. May be left out where the model
+            tells its input size.
+        at: Path of a submodule to capture in place, while the whole model runs on `inputs`.
+        inner: Note what inner modules return, for taps.
+        grid: For modules of one image size: rows, columns and leading tokens of token axes, by output path or
+            module path, where they cannot be read.
+
+    Returns:
+        The signature: every axis as an exact function of the input axes, checked at sizes that it was not
+        fitted on.
+
+    Raises:
+        CaptureError: The model raises at the given input, or an axis has no explanation.
+
+    Example:
+        >>> print(capture(nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.zeros(1, 3, 32, 32)))
+        Conv2d
+         input   input  f32[B, 3, H, W]
+         output  f32[B, 8, ceil(H/2), ceil(W/2)]
+    """
+    arguments = bind(model, told_inputs(model) if inputs is None else inputs)
+    _refuse_empty(arguments)
+    module: nn.Module = model
+    if at:
+        module = _submodule(model, at)
+        arguments = _arguments_in_place(model, arguments, at)
+    try:
+        return _Session(module, arguments, inner=inner, grid=grid or {}).signature()
+    except _ValuesNeededError:
+        return _Session(module, arguments, inner=inner, grid=grid or {}, real=True).signature()
+
+
+def _refuse_empty(arguments: Arguments) -> None:
+    tree, tensors = flatten(arguments.values)
+    empty = [path for path, tensor in zip(paths(tree), tensors, strict=True) if tensor.numel() == 0]
+    if empty:
+        faults = [
+            Mismatch(
+                path_text(path), "a tensor with at least one value", "an empty tensor", "torch.randn(2, 3, 224, 224)"
+            )
+            for path in empty
+        ]
+        raise CaptureError("an input is empty", faults)
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    named = dict(model.named_modules())
+    if path not in named:
+        near = nearest(path, named)
+        found = f"no module of that name{'; nearest: ' + ', '.join(near) if near else ''}"
+        remedy = f'at="{near[0]}"' if near else "print(model)"
+        raise CaptureError(
+            f"there is no module at `{path}`", [Mismatch(path, "a path in named_modules()", found, remedy)]
+        )
+    return model.get_submodule(path)
+
+
+def _arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arguments:
+    """The arguments that a submodule gets when the whole runs; the whole runs once, as a copy, for real."""
+    copied = copy_module(model, clone_buffers)
+    watched = copied.get_submodule(path)
+    calls: list[Arguments] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not calls:
+            calls.append(_as_they_are(bind_call(module, args, kwargs)))
+
+    watched.register_forward_pre_hook(note, with_kwargs=True)
+    with quiet(), _explained(model):
+        copied.eval()
+        arguments.call(copied)
+    if not calls:
+        fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
+        raise CaptureError(f"`{path}` does not run when the model runs", [fault])
+    return calls[0]
+
+
+def _as_they_are(arguments: Arguments) -> Arguments:
+    """The arguments in containers of their own, since the call may fill in the caller's."""
+    tree, tensors = flatten(arguments.values)
+    return Arguments(rebuild(tree, tensors), arguments.positional)
+
+
+@contextlib.contextmanager
+def _explained(model: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _raised(model, f"{type(error).__name__}: {error}") from error
+
+
+def _raised(model: nn.Module, said: str) -> InputError:
+    name = type(model).__name__
+    fault = Mismatch(
+        f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
+    )
+    return InputError(f"{name} raises at the given input", [fault])
+
+
+class _ValuesNeededError(Exception):
+    """The module runs on the meta device at the given size alone, as with anchors that it keeps from its last call."""
+
+
+class _Session:
+    """One capture: the probe, and what has been learned so far."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        arguments: Arguments,
+        *,
+        inner: bool,
+        grid: Mapping[str, tuple[int, int, int]],
+        real: bool = False,
+    ) -> None:
+        self._module = uncompiled(module)
+        check_names(self._module)
+        self._grid = grid
+        self._arguments = arguments
+        self._tree, self._tensors = flatten(arguments.values)
+        self._axes = name_axes(self._tensors)
+        self._probe, self._first = self._start(inner, real)
+        self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
+
+    def _start(self, inner: bool, real: bool) -> tuple[Probe, Observation]:
+        """Probe on the meta device where the module runs there, else for real."""
+        if not real:
+            probe = Probe(self._module, self._arguments, real=False, inner=inner)
+            with contextlib.suppress(ProbeError):
+                return probe, probe.run()
+        probe = Probe(self._module, self._arguments, real=True, inner=inner)
+        try:
+            return probe, probe.run()
+        except ProbeError as error:
+            raise _raised(self._module, str(error)) from error
+
+    def signature(self) -> Signature:
+        self._axes = untie(self._axes, self._runs_at)
+        base = self._base()
+        steps = self._steps(base)
+        solution = self._solve(base, steps)
+        if self._resizes_itself(solution):
+            steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
+        fixed = self._fixed_image(steps)
+        solution, unread = self._with_grids(solution) if fixed else (solution, ())
+        tensors_in, tensors_out = self._real_values()
+        gatherings = find_gatherings(tensors_in, tensors_out)
+        replaced = self._replaced_when_empty()
+        roles = find_roles(tensors_in, tensors_out, gatherings)
+        return Signature(
+            name=type(self._module).__name__,
+            inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
+            positional=self._arguments.positional,
+            outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles)),
+            axes={
+                name: self._sizes(name, (steps | fixed)[name], solution)
+                for name in self._axes.example
+                if name in steps | fixed
+            },
+            filled=dict(self._first.filled) | replaced,
+            replaced_when_empty=tuple(replaced),
+            invariants=gatherings,
+            unverified=solution.unverified,
+            value_ranges=_value_ranges(tensors_in),
+            inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner, self._returned()),
+            unread_tokens=unread,
+        )
+
+    def _run(self, sizes: Mapping[str, int]) -> Observation | None:
+        full = tuple((self._axes.example | dict(sizes)).items())
+        if full not in self._cache:
+            try:
+                self._cache[full] = self._probe.run(self._axes.shapes(sizes))
+            except ProbeError as error:
+                self._refuse_for_want_of_values(error)
+                self._cache[full] = None
+        return self._cache[full]
+
+    def _runs_at(self, shapes: list[Shape] | Any) -> bool:
+        try:
+            self._probe.run(shapes)
+        except ProbeError as error:
+            self._refuse_for_want_of_values(error)
+            return False
+        return True
+
+    def _refuse_for_want_of_values(self, error: ProbeError) -> None:
+        """Raise where the meta device is to blame, and the module could run for real."""
+        has_values = not any(parameter.is_meta for parameter in self._module.parameters())
+        if has_values and not self._probe.real and "meta" in str(error):
+            raise _ValuesNeededError from error
+
+    def _base(self) -> dict[str, int]:
+        """Where to probe: the given sizes, or for real runs the smallest part of them that still runs."""
+        example = self._axes.example
+        if not self._probe.real:
+            return example
+        for part in (8, 4, 2):
+            sizes = {name: _shrunk(name, size, part) for name, size in example.items()}
+            if self._run(sizes) is not None:
+                return sizes
+        return example
+
+    def _steps(self, base: Mapping[str, int]) -> Steps:
+        around = InputAxes(self._axes.names, dict(base))
+        long_steps = (96, 70) if self._probe.real else (LONG_STEP,)
+        steps = find_steps(self._run, around, long_steps=long_steps)
+        if all(self._run(sizes) is not None for sizes in self._schedule(base, steps)):
+            return steps
+        return find_regular_steps(self._run, around, steps)
+
+    def _schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
+        image = any(len(names) > 3 for names in self._axes.names)
+        long_step = 64 if self._probe.real else LONG_STEP if image else LONG_STEP // 16
+        return probing_sizes(base, steps, long_step=long_step)
+
+    def _solve(self, base: dict[str, int], steps: Steps) -> Solution:
+        first = self._run(base)
+        assert first is not None, "the base ran before"
+        seen = [(base, first)]
+        for sizes in self._schedule(base, steps):
+            observation = self._run(sizes)
+            if observation is not None:
+                seen.append((sizes, observation))
+        example = self._run(self._axes.example)
+        if self._probe.real and example is not None:
+            seen.append((self._axes.example, example))
+        return solve(self._run, base, steps, seen, reach=_REACH_FOR_REAL if self._probe.real else LONG_STEP)
+
+    def _fixed_image(self, steps: Steps) -> Steps:
+        """Height and width, with a step of 0, where the module takes images of one size only."""
+        images = [names for names in self._axes.names if {"H", "W"} <= set(names)]
+        return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
+
+    def _resizes_itself(self, solution: Solution) -> bool:
+        """Whether nothing inside follows the size of the image, as where a module resizes its input first.
+
+        Such a module is taken for one of a single size, so that its maps count as maps.
+        """
+        maps = [dims for dims in solution.inner.values() if len(dims) >= 3]
+        return bool(maps) and not any(dim.axes & {"H", "W"} for dims in (*maps, *solution.outputs) for dim in dims)
+
+    def _with_grids(self, solution: Solution) -> tuple[Solution, tuple[str, ...]]:
+        images = FixedImages(self._module, self._arguments, self._axes, self._grid)
+        return images.read(solution, self._first, self._observed_inside())
+
+    def _observed_inside(self) -> Mapping[InnerKey, InnerLeaf]:
+        if self._first.inner:
+            return self._first.inner
+        try:
+            return Probe(self._module, self._arguments, real=self._probe.real, inner=True).run().inner
+        except ProbeError:
+            return {}
+
+    def _replaced_when_empty(self) -> dict[str, str]:
+        """Dict arguments that are filled in only if they hold something; an empty one counts as absent."""
+        found: dict[str, str] = {}
+        for name, value in self._arguments.values.items():
+            if isinstance(value, dict) and name not in self._first.filled and self._tensors:
+                with contextlib.suppress(ProbeError):
+                    found |= self._probe.run(mark=name).filled
+        return found
+
+    def _real_values(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Values of inputs and outputs from one real run, where they can tell anything; else empty."""
+        names_in = [path_text(path) for path in paths(self._tree)]
+        names_out = [path_text(path) for path in paths(self._first.tree)]
+        observed = self._first
+        if not self._probe.real:
+            kinds = zip(self._first.shapes, self._first.dtypes, strict=True)
+            if not may_have_roles(
+                dict(zip(names_in, self._tensors, strict=True)), dict(zip(names_out, kinds, strict=True))
+            ):
+                return {}, {}
+            try:
+                observed = Probe(self._module, self._arguments, real=True, inner=False).run()
+            except ProbeError:
+                return {}, {}
+        return (
+            dict(zip(names_in, observed.inputs, strict=True)),
+            dict(zip(names_out, observed.tensors, strict=True)),
+        )
+
+    def _returned(self) -> dict[InnerKey, str]:
+        """Paths of outputs, by the inner call that returned them."""
+        names = [path_text(path) for path in paths(self._first.tree)]
+        return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
+
+    def _inner_specs(self, solution: Solution) -> dict[InnerKey, TensorSpec]:
+        return {key: _spec(self._first.inner[key].dtype, dims) for key, dims in solution.inner.items()}
+
+    def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
+        example = self._axes.example
+
+        def dim(name: str) -> Dim:
+            return Dim.axis(name) if name in varying else Dim(example[name])
+
+        return tuple(
+            _spec(tensor.dtype, tuple(dim(name) for name in names))
+            for tensor, names in zip(self._tensors, self._axes.names, strict=True)
+        )
+
+    def _output_specs(self, solution: Solution, roles: Mapping[str, Role]) -> tuple[TensorSpec, ...]:
+        first = self._first
+        refuse_objects(type(self._module).__name__, first.tree)
+        names = [path_text(path) for path in paths(first.tree)]
+        return tuple(
+            _spec(dtype, dims, roles.get(name), same)
+            for name, dtype, dims, same in zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
+        )
+
+    def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
+        example = self._axes.example[name]
+        smallest = solution.smallest.get(name, example)
+        offset = example % step if step else 0
+        return AxisSizes(step=step, offset=offset, smallest=smallest, example=example)
+
+
+_REACH_FOR_REAL = 1024
+"""How far above the base a module is run for real, since images of ten times that take all the memory."""
+
+
+def _shrunk(name: str, size: int, part: int) -> int:
+    if name == "B":
+        return min(size, 2)
+    return size if name[0] == "C" else max(size // part, min(size, 4))
+
+
+def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
+    floating = dtype.is_floating_point or dtype.is_complex
+    default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
+    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)
+
+
+def _value_ranges(inputs: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
+    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    return {path: (int(tensor.min()), int(tensor.max())) for path, tensor in inputs.items() if tensor.dtype in integers}

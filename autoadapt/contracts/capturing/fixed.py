@@ -1,0 +1,134 @@
+"""Fixed sizes: the outputs of a module that takes images of one size only, as functions of that size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.grids import Grid, GridReader
+from autoadapt.contracts.capturing.perturbing import locate_tokens, patches
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, quiet
+from autoadapt.contracts.capturing.sizing import InputAxes
+from autoadapt.contracts.capturing.solving import Solution
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module, tap
+
+__all__ = ["FixedImages"]
+
+
+@dataclass(frozen=True)
+class FixedImages:
+    """A module, one call of it, and what the caller states about its token axes.
+
+    Grids are read from what inner modules return. Where that does not tell what the tokens of most blocks are, the
+    module runs once for real, on images of which patches are changed.
+    """
+
+    module: nn.Module
+    arguments: Arguments
+    axes: InputAxes
+    declared: Mapping[str, tuple[int, int, int]]
+
+    def read(
+        self, solution: Solution, first: Observation, inside: Mapping[InnerKey, InnerLeaf]
+    ) -> tuple[Solution, tuple[str, ...]]:
+        """Constants that are heights and widths, as functions of H and W.
+
+        Args:
+            solution: What was found so far.
+            first: The run at the fixed size.
+            inside: What inner modules returned in it.
+
+        Returns:
+            The solution, and the outputs of blocks whose tokens could not be read.
+        """
+        height, width = self.axes.example["H"], self.axes.example["W"]
+        shapes = [leaf.shape for leaf in inside.values()]
+        reader = GridReader(height, width, shapes=[*shapes, *first.shapes], declared=self.declared)
+        unread = self._unread(reader, inside)
+        if unread:
+            tokens = inside[unread[0]].shape[1]
+            answer = self._declared_for(inside, tokens) or self._perturbed(unread[0], tokens, height, width)
+            if answer is not None:
+                reader.locate(tokens, *answer)
+                unread = []
+        names = [path_text(path) for path in paths(first.tree)]
+        outputs = zip(solution.outputs, first.shapes, names, strict=True)
+        inner = {key: _filled_in(reader, dims, first.inner[key].shape, key[0]) for key, dims in solution.inner.items()}
+        read = replace(solution, outputs=tuple(_filled_in(reader, *row) for row in outputs), inner=inner)
+        return read, tuple(key[0] for key in unread)
+
+    def _unread(self, reader: GridReader, inside: Mapping[InnerKey, InnerLeaf]) -> list[InnerKey]:
+        """The outputs of most blocks, if they are tokens that numbers do not explain; by when they finish."""
+        named = dict(self.module.named_modules())
+        batch = self.axes.example.get("B")
+        blocks = [
+            key
+            for key, leaf in inside.items()
+            if _is_tokens(leaf) and leaf.shape[0] == batch and _is_block(named[key[0]])
+        ]
+        counts = Counter(inside[key].shape[1] for key in blocks)
+        if not counts:
+            return []
+        tokens = max(counts, key=lambda count: counts[count])
+        found = [key for key in blocks if inside[key].shape[1] == tokens]
+        known = any(dim.axes for dim in reader.read(inside[found[0]].shape, found[0][0]))
+        return [] if known or tokens < 4 else sorted(found, key=lambda key: inside[key].finished)
+
+    def _declared_for(self, inside: Mapping[InnerKey, InnerLeaf], tokens: int) -> tuple[Grid, int] | None:
+        """What the caller stated about any tensor of as many tokens."""
+        for (path, _, _), leaf in inside.items():
+            if path in self.declared and _is_tokens(leaf) and leaf.shape[1] == tokens:
+                rows, columns, prefix = self.declared[path]
+                return Grid(rows, columns), prefix
+        return None
+
+    def _perturbed(self, key: InnerKey, tokens: int, height: int, width: int) -> tuple[Grid, int] | None:
+        """What a run on images with changed patches tells; nothing where weights have no values."""
+        if any(parameter.device.type == "meta" for parameter in self.module.parameters()):
+            return None
+        tree, tensors = flatten(self.arguments.values)
+        position = next(i for i, names in enumerate(self.axes.names) if {"H", "W"} <= set(names))
+        image = self.axes.names[position]
+        channels = image.index("C") if "C" in image else 1
+        model = copy_module(self.module, clone_buffers).eval()
+        tap(model, [key])
+        with quiet():
+            example = tensors[position]
+            noise = torch.randn((example.shape[channels], height, width), generator=torch.Generator().manual_seed(0))
+            images = patches(noise, tokens).to(device=_device(self.module), dtype=example.dtype)
+            given = [_repeated(tensor, len(images)) for tensor in tensors]
+            given[position] = images.movedim(1, channels)
+            try:
+                returned = Arguments(rebuild(tree, given), self.arguments.positional).call(model)
+            except Exception:  # a model of one batch size, or one that needs meaningful values, tells nothing
+                return None
+        return locate_tokens(returned[0], height, width)
+
+
+def _is_tokens(leaf: InnerLeaf) -> bool:
+    return len(leaf.shape) == 3 and leaf.dtype.is_floating_point
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether a module holds two or more layers that learn."""
+    return sum(isinstance(inner, (nn.Linear, nn.Conv1d, nn.Conv2d)) for inner in module.modules()) >= 2
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def _repeated(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    return tensor[:1].expand(batch, *tensor.shape[1:]) if tensor.dim() and tensor.device.type != "meta" else tensor
+
+
+def _filled_in(reader: GridReader, dims: tuple[Dim, ...], shape: tuple[int, ...], name: str) -> tuple[Dim, ...]:
+    """Dims as they are where they follow the input, else as a grid is read."""
+    return tuple(dim if dim.axes else grid for dim, grid in zip(dims, reader.read(shape, name), strict=True))

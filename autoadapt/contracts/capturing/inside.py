@@ -1,0 +1,126 @@
+"""Inner modules: what is written down of each tensor that one of them returned."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from torch import nn
+
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Shape
+from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
+
+__all__ = ["inner_outputs"]
+
+
+def inner_outputs(
+    model: nn.Module,
+    specs: Mapping[InnerKey, TensorSpec],
+    noted: Mapping[InnerKey, InnerLeaf],
+    returned: Mapping[InnerKey, str],
+) -> tuple[InnerOutput, ...]:
+    """The tensors that inner modules return, with the place and the size of each module.
+
+    Args:
+        model: The whole.
+        specs: Dtype and dims of each tensor.
+        noted: What one run noted of it.
+        returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
+    """
+    named = dict(model.named_modules())
+    layers, parameters = _layer_counts(named), _parameter_counts(model)
+    listed = _listed(model, specs, noted)
+    return tuple(
+        InnerOutput(
+            module=path,
+            call=call,
+            path=leaf,
+            spec=spec,
+            kind=type(named[path]).__name__,
+            nesting=_nesting(named, path),
+            parent=any(True for _ in named[path].children()),
+            layers=layers[path],
+            parameters=parameters[path],
+            multiply_adds=_multiply_adds(named[path], noted[path, call, leaf].shape),
+            started=noted[path, call, leaf].started,
+            finished=noted[path, call, leaf].finished,
+            same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
+            reads=_read((path, call, leaf), named, specs, noted) if (path, call, leaf) in returned else "",
+            output=returned.get((path, call, leaf), ""),
+            listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
+        )
+        for (path, call, leaf), spec in specs.items()
+    )
+
+
+def _read(
+    key: InnerKey,
+    named: Mapping[str, nn.Module],
+    specs: Mapping[InnerKey, TensorSpec],
+    noted: Mapping[InnerKey, InnerLeaf],
+) -> str:
+    """Name of what a linear layer makes a vector of, such as logits, if one does and nothing is done to it after."""
+    first = noted[key].same_as or key
+    source = noted[first].reads
+    is_linear = type(named[first[0]]) is nn.Linear and noted[first].version == noted[key].version
+    is_vector = len(specs[key].dims) == 2
+    return tap_name(*source) if is_linear and is_vector and source is not None and source in specs else ""
+
+
+def _listed(
+    model: nn.Module, specs: Mapping[InnerKey, TensorSpec], noted: Mapping[InnerKey, InnerLeaf]
+) -> set[InnerKey]:
+    """The tensors that the model's own list of levels names, where they have the channels that it tells.
+
+    timm's `feature_info` tells module, channels and reduction of each level; the reduction is measured here.
+    """
+    info = getattr(model, "feature_info", ())
+    levels = getattr(info, "info", info)
+    channels = {
+        level.get("module"): level.get("num_chs")
+        for level in (levels if isinstance(levels, (list, tuple)) else ())
+        if isinstance(level, Mapping) and isinstance(level.get("num_chs"), int)
+    }
+    return {
+        noted[key].same_as or key
+        for key, spec in specs.items()
+        if key[1] == 0 and key[0] in channels and channels[key[0]] in {dim.constant for dim in spec.dims[1:]}
+    }
+
+
+def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:
+    """How many convolutions and linear layers each module is or holds."""
+    found: Counter[str] = Counter()
+    for path, module in named.items():
+        if isinstance(module, _LEARNING):
+            parts = path.split(".")
+            found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+    return found
+
+
+_LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
+
+
+def _parameter_counts(module: nn.Module) -> Counter[str]:
+    """How many parameters each module holds."""
+    found: Counter[str] = Counter()
+    for path, parameter in module.named_parameters():
+        parts = path.split(".")[:-1]
+        for i in range(len(parts)):
+            found[".".join(parts[: i + 1])] += parameter.numel()
+    return found
+
+
+def _multiply_adds(module: nn.Module, made: Shape) -> int:
+    """What a convolution or linear layer takes to make an output of a shape; 0 for anything else."""
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+        return 0
+    return math.prod(made) * (module.weight.numel() // module.weight.shape[0])
+
+
+def _nesting(named: Mapping[str, nn.Module], path: str) -> int:
+    """How deep a module stands; a plain Sequential or ModuleList above it adds nothing."""
+    parts = path.split(".")
+    above = [named[".".join(parts[:i])] for i in range(1, len(parts))]
+    return sum(type(module) not in (nn.Sequential, nn.ModuleList, nn.ModuleDict) for module in above)

@@ -1,0 +1,306 @@
+"""Probing: running a copy of a module at chosen sizes and writing down what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
+
+__all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "quiet"]
+
+Shape: TypeAlias = tuple[int, ...]
+InnerKey: TypeAlias = tuple[str, int, str]
+"""Path of a module, which of its calls, path within its output."""
+
+
+@dataclass(frozen=True)
+class InnerLeaf:
+    """A tensor that an inner module returned."""
+
+    shape: Shape
+    dtype: torch.dtype
+    started: int
+    """When the call began, counted in calls that began or ended."""
+    finished: int
+    same_as: InnerKey | None
+    """The call that returned the very same tensor object before."""
+    reads: InnerKey | None = None
+    """The call that returned the tensor which is its first argument, or a view of all of it."""
+    version: int = 0
+    """How often the tensor had been written to by then."""
+
+
+class ProbeError(Exception):
+    """The module raised; carries what it said."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one run gave back."""
+
+    tree: Tree
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[torch.dtype, ...]
+    same_as: tuple[str, ...]
+    filled: dict[str, str]
+    inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
+    made_by: tuple[InnerKey | None, ...] = ()
+    """For each output the call of an inner module that returned it as it is."""
+    tensors: tuple[torch.Tensor, ...] = ()
+    inputs: tuple[torch.Tensor, ...] = ()
+
+
+class Probe:
+    """A copy of a module that can be run at any size; the module itself is never called.
+
+    Args:
+        module: The original.
+        arguments: One call that is known to be meant.
+        real: Run on the module's own device with values, instead of on the meta device.
+        inner: Note what inner modules return.
+    """
+
+    def __init__(self, module: nn.Module, arguments: Arguments, *, real: bool, inner: bool) -> None:
+        self.real = real
+        self._arguments = arguments
+        self._tree, self._tensors = flatten(arguments.values)
+        self._copy = copy_module(module, clone_buffers if real else on_meta).eval()
+        self._inner = inner
+
+    def watch(self, path: str, note: Callable[[Any], None]) -> None:
+        """Have whatever an inner module returns noted in later runs."""
+        self._copy.get_submodule(path).register_forward_hook(lambda _module, _args, output: note(output))
+
+    def run(self, shapes: Sequence[Shape] | None = None, *, mark: str = "") -> Observation:
+        """Run at the given shapes of the input tensors.
+
+        Args:
+            shapes: One shape a tensor; the shapes of the example where left out.
+            mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
+
+        Raises:
+            ProbeError: The module raised.
+        """
+        wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
+        make = _resized if self.real else _empty
+        tensors = [make(tensor, shape) for tensor, shape in zip(self._tensors, wanted, strict=True)]
+        values = rebuild(self._tree, tensors)
+        if mark:
+            values[mark] = {**values[mark], _MARK: tensors[0]}
+        arguments = Arguments(values, self._arguments.positional)
+        with quiet(), _everywhere_meta(not self.real), _watch(self._copy, self._inner) as watcher:
+            try:
+                returned = arguments.call(self._copy)
+            except Exception as error:
+                raise ProbeError(
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                ) from error
+        return self._observe(returned, values, tensors, watcher)
+
+    def _observe(
+        self,
+        returned: object,
+        values: dict[str, Any],
+        tensors: list[torch.Tensor],
+        watcher: _Watcher,
+    ) -> Observation:
+        tree, outputs = flatten(returned)
+        input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
+        output_paths = [path_text(path) for path in paths(tree)]
+        return Observation(
+            tree=tree,
+            shapes=tuple(tuple(output.shape) for output in outputs),
+            dtypes=tuple(output.dtype for output in outputs),
+            same_as=_identities(tensors, input_paths, outputs, output_paths),
+            filled=_filled(values, returned),
+            inner=watcher.noted,
+            made_by=tuple(map(watcher.maker, outputs)),
+            tensors=tuple(outputs) if self.real else (),
+            inputs=tuple(tensors) if self.real else (),
+        )
+
+
+_MARK = "__autoadapt__"
+
+
+def _filled(values: Mapping[str, Any], returned: object) -> dict[str, str]:
+    """Dict arguments that the module returned; only a dict at the root is looked for."""
+    return {name: "" for name, value in values.items() if isinstance(value, dict) and value is returned}
+
+
+def _identities(
+    tensors: Sequence[torch.Tensor],
+    input_paths: Sequence[str],
+    outputs: Sequence[torch.Tensor],
+    output_paths: Sequence[str],
+) -> tuple[str, ...]:
+    """For each output, where the very same tensor object stood before; empty where it is new."""
+    seen = {id(tensor): path for tensor, path in zip(tensors, input_paths, strict=True)}
+    found = []
+    for output, path in zip(outputs, output_paths, strict=True):
+        found.append(seen.get(id(output), ""))
+        seen.setdefault(id(output), path)
+    return tuple(found)
+
+
+def _empty(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+    return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+
+def _resized(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """The example cut or repeated to a shape, so that every value stays one that the caller meant."""
+    if tensor.device.type == "meta":
+        tensor = _invented(tensor)
+    for axis, size in enumerate(shape):
+        if size != tensor.shape[axis]:
+            index = torch.arange(size, device=tensor.device) % max(tensor.shape[axis], 1)
+            tensor = tensor.index_select(axis, index)
+    return tensor.clone()
+
+
+def _invented(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(0))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No gradients, no warnings, and every random generator as it was, also when something raises."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if on_device is not None:
+            torch.cuda.set_rng_state_all(on_device)
+
+
+@contextlib.contextmanager
+def _everywhere_meta(active: bool) -> Iterator[None]:
+    """Factory functions inside a forward pass make meta tensors, and what only keeps shapes is skipped."""
+    if not active:
+        yield
+        return
+    with torch.device("meta"), _ShapesAlone():
+        yield
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Normalisation and recurrence keep shapes, and on meta their primitives take most of a probe's time.
+
+    A recurrent layer is run step by step there: minutes for the long side of an image.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm and len(args) > 1 and args[1] is not None and len(args[1]) == args[0].shape[1]:
+            return torch.empty_like(args[0])
+        if func is F.layer_norm and len(args) > 1 and tuple(args[0].shape[-len(args[1]) :]) == tuple(args[1]):
+            return torch.empty_like(args[0])
+        if func in (torch.lstm, torch.gru) and isinstance(args[2], (list, tuple)):  # not a packed sequence
+            states = args[1] if func is torch.lstm else (args[1],)
+            channels = states[0].shape[-1] * (1 + bool(args[7]))
+            return args[0].new_empty(*args[0].shape[:-1], channels), *map(torch.empty_like, states)
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _watch(module: nn.Module, active: bool) -> Iterator[_Watcher]:
+    """Note what inner modules return while the block runs, in the order in which they finish."""
+    watcher = _Watcher()
+    named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
+    handles = [handle for name, inner in named for handle in watcher.attach(name, inner)]
+    try:
+        yield watcher
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Watcher:
+    """Counts calls as they begin and end; knows tensors again by weak references, so that none is kept alive."""
+
+    def __init__(self) -> None:
+        self.noted: dict[InnerKey, InnerLeaf] = {}
+        self._events = 0
+        self._began: dict[str, list[int]] = {}
+        self._calls: dict[str, int] = {}
+        self._reads: dict[str, list[InnerKey | None]] = {}
+        self._seen: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
+        self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
+
+    def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        def begin(_module: nn.Module, args: Any) -> None:
+            self._events += 1
+            self._began.setdefault(name, []).append(self._events)
+            self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
+
+        def end(_module: nn.Module, _args: Any, output: Any) -> None:
+            self._events += 1
+            call = self._calls[name] = self._calls.get(name, -1) + 1
+            self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
+
+        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+
+    def _source(self, value: object) -> InnerKey | None:
+        """The last call that returned a tensor, or one of which it is another view."""
+        if not isinstance(value, torch.Tensor):
+            return None
+        base = value._base if value._base is not None and value._base.numel() == value.numel() else value
+        for tensor in (value, base):
+            known = self._last.get(id(tensor))
+            if known is not None and known[0]() is tensor:
+                return known[1]
+        return None
+
+    def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
+        tree, tensors = flatten(output)
+        for path, tensor in zip(paths(tree), tensors, strict=True):
+            key = (name, call, path_text(path))
+            known = self._seen.get(id(tensor))
+            if known is None or known[0]() is not tensor:
+                known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
+            first = known[1]
+            self._last[id(tensor)] = (weakref.ref(tensor), key)
+            self.noted[key] = InnerLeaf(
+                shape=tuple(tensor.shape),
+                dtype=tensor.dtype,
+                started=began,
+                finished=self._events,
+                same_as=None if first == key else first,
+                reads=reads,
+                version=_times_written(tensor),
+            )
+
+    def maker(self, tensor: torch.Tensor) -> InnerKey | None:
+        """The last call that returned a tensor, unless it was written to after that."""
+        known = self._last.get(id(tensor))
+        if known is None or known[0]() is not tensor or self.noted[known[1]].version != _times_written(tensor):
+            return None
+        return known[1]
+
+
+def _times_written(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; inference mode does not count."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,110 @@
+"""Refusals: what of a module cannot be tapped or looked into, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.probing import Probe, ProbeError
+from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, rebuild
+from autoadapt.errors import CaptureError, MatchError, Mismatch, nearest
+
+__all__ = ["check_names", "check_taps", "refuse_objects"]
+
+
+def check_names(module: nn.Module) -> None:
+    """Refuse modules of which two have one name.
+
+    Raises:
+        CaptureError: A child whose name holds a dot is called as a child of another one.
+    """
+    counts = Counter(name for name, _ in module.named_modules())
+    faults = [
+        Mismatch(name, "one module of this name", f"{count} of them", "name children without dots")
+        for name, count in counts.items()
+        if count > 1
+    ]
+    if faults:
+        raise CaptureError(f"{type(module).__name__} has inner modules that share a name", faults)
+
+
+def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
+    """Refuse outputs in objects that are no containers.
+
+    Raises:
+        CaptureError: With the place of the first one.
+    """
+    match tree:
+        case Opaque(type=kind):
+            where = path_text(path)
+            fault = Mismatch(where, "tensors in containers", f"a {kind}", "return the tensors it holds")
+            raise CaptureError(f"{name} returns an object that autoadapt cannot look into", [fault])
+        case Container(keys=keys, children=children):
+            for key, child in zip(keys, children, strict=True):
+                refuse_objects(name, child, (*path, key))
+        case _:
+            return
+
+
+def check_taps(module: nn.Module, source: Signature, taps: Mapping[str, str]) -> None:
+    """Refuse taps chosen by hand that cannot be taken, with the reason for each.
+
+    Args:
+        module: The new module.
+        source: Its signature, captured with what inner modules return.
+        taps: Names of inner outputs, by target.
+
+    Raises:
+        MatchError: A tap does not exist, is never called, is called a varying number of times, or gives no tensor.
+    """
+    known = [output.name for output in source.inner]
+    offered = [*known, *source.outputs.paths, *(f"inputs.{path}" for path in source.inputs.paths)]
+    faults = []
+    for target, tap in taps.items():
+        if tap not in offered:
+            found = _why_not(module, source, tap)
+            near = nearest(tap.partition("@")[0].partition(":")[0], known) or known[:3]
+            options = "  # or ".join(f'taps={{"{target}": "{name}"}}' for name in near[:2])
+            faults.append(Mismatch(f"taps[{target!r}]", "an inner module that returns a tensor", found, options))
+    if faults:
+        raise MatchError(f"{source.name} cannot be tapped there", faults)
+
+
+def _why_not(module: nn.Module, source: Signature, tap: str) -> str:
+    path = tap.partition("@")[0].partition(":")[0]
+    names = dict(module.named_modules())
+    if path not in names:
+        return f"`{path}` does not exist"
+    noted = [output.name for output in source.inner if output.module == path]
+    if noted:
+        return f"`{tap}` is none of what it returns: {', '.join(noted[:4])}"
+    calls = _calls(module, source, path)
+    if not calls:
+        return f"`{path}` is never called"
+    if not any(calls):
+        return f"`{path}` returns no tensor"
+    return f"`{path}` is called a varying number of times ({len(calls)} at the probed size), or returns varying tensors"
+
+
+def _calls(module: nn.Module, source: Signature, path: str) -> list[bool]:
+    """For each call of an inner module at the probed sizes whether it returns a tensor."""
+    found: list[bool] = []
+    specs = source.inputs.leaves
+    tensors = [torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta") for spec in specs]
+    arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
+    for real in (False, True):
+        found.clear()
+        probe = Probe(module, arguments, real=real, inner=False)
+        probe.watch(path, lambda output: found.append(bool(flatten(output)[1])))
+        try:
+            probe.run()
+        except ProbeError:
+            continue
+        return found
+    return found

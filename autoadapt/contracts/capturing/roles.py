@@ -1,0 +1,117 @@
+"""Roles: what the values of a leaf mean, read off one real run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+
+from autoadapt.contracts.signature import Gathering, Role
+
+__all__ = ["find_gatherings", "find_roles", "gathers", "may_have_roles"]
+
+# Dimension letters: B batch, N points to take from, M points taken, K columns of a point.
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+
+
+def may_have_roles(
+    inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+) -> bool:
+    """Whether shapes and dtypes leave room for indices or coordinates, so that a real run is worth it."""
+    clouds = [tensor.shape[-1] for tensor in inputs.values() if tensor.dim() == 3 and tensor.is_floating_point()]
+    for shape, dtype in outputs.values():
+        if not dtype.is_floating_point and dtype is not torch.bool:
+            return True
+        if len(shape) == 3 and any(2 <= shape[-1] <= columns and shape[-1] <= 3 for columns in clouds):
+            return True
+    return False
+
+
+def find_gatherings(inputs: Tensors, outputs: Tensors) -> tuple[Gathering, ...]:
+    """All triples in which an index leaf takes rows of an input or output, and another output is exactly these.
+
+    Args:
+        inputs: Input tensors by path.
+        outputs: Output tensors by path.
+    """
+    sources = {f"inputs.{path}": tensor for path, tensor in inputs.items()} | dict(outputs)
+    indices = {path: tensor for path, tensor in outputs.items() if _may_index(tensor)}
+    points = {path: tensor for path, tensor in outputs.items() if _is_points(tensor)}
+    found = []
+    for index_path, index_BM in indices.items():
+        for result_path, result_BMK in points.items():
+            for source_path, values_BNK in sources.items():
+                if source_path != result_path and gathers(values_BNK, index_BM, result_BMK):
+                    found.append(
+                        Gathering(
+                            values=source_path,
+                            stop=result_BMK.shape[-1],
+                            index=index_path,
+                            result=result_path,
+                        )
+                    )
+    return tuple(found)
+
+
+def find_roles(inputs: Tensors, outputs: Tensors, gatherings: tuple[Gathering, ...]) -> dict[str, Role]:
+    """The role of each output, by its values.
+
+    Integers that take rows of another tensor are indices, and what they take are coordinates, as are floats that are
+    rows of an input without anybody saying which. Other integers are `other`; booleans are masks.
+    """
+    roles: dict[str, Role] = {}
+    for path, tensor in outputs.items():
+        if any(gathering.index == path for gathering in gatherings):
+            roles[path] = "index"
+        elif any(gathering.result == path for gathering in gatherings):
+            roles[path] = "coordinate"
+        elif tensor.dtype is torch.bool:
+            roles[path] = "mask"
+        elif not tensor.is_floating_point() and not tensor.is_complex():
+            roles[path] = "other"
+        elif _is_points(tensor) and any(_holds_rows(values, tensor) for values in inputs.values()):
+            roles[path] = "coordinate"
+        else:
+            roles[path] = "feature"
+    return roles
+
+
+def _may_index(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.dtype in (torch.int32, torch.int64, torch.int16) and tensor.numel() > 0
+
+
+def _is_points(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 3 and tensor.is_floating_point() and tensor.shape[-1] in (2, 3) and tensor.numel() > 0
+
+
+def _is_cloud(values: torch.Tensor, points: torch.Tensor) -> bool:
+    return (
+        values.dim() == 3
+        and values.is_floating_point()
+        and values.shape[0] == points.shape[0]
+        and values.shape[2] >= points.shape[2]
+    )
+
+
+def gathers(values_BNK: torch.Tensor, index_BM: torch.Tensor, result_BMK: torch.Tensor) -> bool:
+    """Whether rows of the values, taken by the index, are the result, bit for bit; columns beyond it do not count."""
+    if not _is_cloud(values_BNK, result_BMK) or index_BM.shape != result_BMK.shape[:2]:
+        return False
+    if int(index_BM.min()) < 0 or int(index_BM.max()) >= values_BNK.shape[1]:
+        return False
+    columns = result_BMK.shape[2]
+    rows = index_BM.long().unsqueeze(-1).expand(-1, -1, columns)
+    return torch.equal(values_BNK[..., :columns].gather(1, rows), result_BMK)
+
+
+def _holds_rows(values_BNK: torch.Tensor, points_BMK: torch.Tensor) -> bool:
+    """Whether every point is bit for bit a row of the values of its own sample."""
+    if not _is_cloud(values_BNK, points_BMK) or values_BNK.dtype != points_BMK.dtype:
+        return False
+    columns = points_BMK.shape[2]
+    for cloud_NK, points_MK in zip(values_BNK[..., :columns].cpu(), points_BMK.cpu(), strict=True):
+        rows = {row.tobytes() for row in cloud_NK.contiguous().numpy()}
+        if any(row.tobytes() not in rows for row in points_MK.contiguous().numpy()):
+            return False
+    return True

@@ -1,0 +1,251 @@
+"""Sizing: names for the input axes, which sizes of them are legal, and which to probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+
+from autoadapt.contracts.capturing.probing import Observation, Shape
+
+__all__ = [
+    "InputAxes",
+    "Run",
+    "Steps",
+    "find_regular_steps",
+    "find_steps",
+    "held_out_sizes",
+    "name_axes",
+    "probing_sizes",
+    "untie",
+]
+
+Run: TypeAlias = Callable[[Mapping[str, int]], Observation | None]
+"""Runs the module at sizes of the input axes; None where it raises."""
+
+Steps: TypeAlias = dict[str, int]
+"""Axes that may vary, and by how much at least."""
+
+LONG_STEP = 6720  # 2^6 * 3 * 5 * 7: a multiple of nearly every stride, window and patch in use
+_LETTERS = {1: "B", 2: "BN", 3: "BNC", 4: "BCHW", 5: "BCTHW"}
+
+
+@dataclass(frozen=True)
+class InputAxes:
+    """The axes of all input tensors, by name; axes of one name have one size."""
+
+    names: tuple[tuple[str, ...], ...]
+    example: dict[str, int]
+
+    def shapes(self, sizes: Mapping[str, int]) -> list[Shape]:
+        """The shapes of the input tensors at given sizes; axes left out keep their example size."""
+        full = self.example | dict(sizes)
+        return [tuple(full[name] for name in names) for names in self.names]
+
+
+def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
+    """Name the axes after the field's habit: `B,C,H,W` for four axes, `B,N,C` for three, `B,H,W` for masks.
+
+    Axes of several inputs get one name where letter and size agree, or where a size is found again.
+    """
+    example: dict[str, int] = {}
+    names = []
+    for tensor in tensors:
+        taken: list[str] = []
+        for letter, size in zip(_letters(tensor), tensor.shape, strict=True):
+            taken.append(_name(letter, size, example, taken))
+            example[taken[-1]] = size
+        names.append(tuple(taken))
+    return InputAxes(tuple(names), example)
+
+
+def _letters(tensor: torch.Tensor) -> str:
+    if tensor.dim() == 3 and not tensor.is_floating_point():
+        return "BHW"
+    if tensor.dim() == 4 and tensor.is_floating_point() and _few(tensor.shape[3], tensor.shape[1:3]):
+        return "BHWC"
+    if tensor.dim() == 3 and _few(tensor.shape[1], tensor.shape[2:]):
+        return "BCN"
+    if tensor.dim() == 2 and tensor.is_floating_point():
+        return "BC"
+    return _LETTERS.get(tensor.dim(), "BCDEFGHIJK"[: tensor.dim()])
+
+
+COLOURS = (1, 3, 4, 6)
+"""Channels of images and of clouds of points: grey, RGB or xyz, with alpha or intensity, with normals."""
+
+
+def _few(channels: int, cells: Sequence[int]) -> bool:
+    """Whether an axis lists the channels of an input beside axes of cells, wherever it stands."""
+    return channels in COLOURS and min(cells) >= 4 * channels
+
+
+def _name(letter: str, size: int, example: Mapping[str, int], taken: Sequence[str]) -> str:
+    fresh = (letter, *(f"{letter}{i}" for i in range(2, 99)))
+    same_letter = [name for name in example if name.rstrip("0123456789") == letter]
+    others = [name for name in example if letter != "B" and name[0] not in "BC"]
+    for name in (*same_letter, *others):
+        if example[name] == size and name not in taken:
+            return name
+    return next(name for name in fresh if name not in example)
+
+
+def untie(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
+    """Give later inputs axes of their own where the module lets them vary alone.
+
+    Args:
+        axes: Axes as `name_axes` named them.
+        run_shapes: Whether the module runs at such shapes of its inputs.
+    """
+    for position in range(1, len(axes.names)):
+        tied = [n for n in axes.names[position] if n[0] not in "BC" and _used(n, axes.names[:position])]
+        shapes = axes.shapes({})
+        for name in tied:
+            axis = axes.names[position].index(name)
+            longer = list(shapes[position])
+            longer[axis] += 1
+            if run_shapes([*shapes[:position], tuple(longer), *shapes[position + 1 :]]):
+                axes = _renamed(axes, position, axis)
+    return axes
+
+
+def _used(name: str, names: Iterable[tuple[str, ...]]) -> bool:
+    return any(name in row for row in names)
+
+
+def _renamed(axes: InputAxes, position: int, axis: int) -> InputAxes:
+    old = axes.names[position][axis]
+    letter = old.rstrip("0123456789")
+    new = next(f"{letter}{i}" for i in range(2, 99) if f"{letter}{i}" not in axes.example)
+    row = tuple(new if i == axis else name for i, name in enumerate(axes.names[position]))
+    names = (*axes.names[:position], row, *axes.names[position + 1 :])
+    return replace(axes, names=names, example=axes.example | {new: axes.example[old]})
+
+
+def find_steps(run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_STEP,)) -> Steps:
+    """Which axes may vary, and in which steps.
+
+    First all but the channels are made longer by one together, which settles most models in one run; then
+    each alone; what refuses that is tried with a long step, which is then divided while it still runs.
+
+    Args:
+        run: Runs the module.
+        axes: Its input axes.
+        long_steps: Steps to try on an axis that refuses to grow by one.
+    """
+    example = axes.example
+    likely = [name for name in example if name[0] != "C"]
+    steps: Steps = {}
+    if likely and run({**example, **{name: example[name] + 1 for name in likely}}) is not None:
+        steps = dict.fromkeys(likely, 1)
+    for name in example:
+        if name not in steps and run({**example, name: example[name] + 1}) is not None:
+            steps[name] = 1
+    for name in likely:
+        if name not in steps:
+            step = _find_step(run, name, example, [*dict.fromkeys(steps.values()), *long_steps])
+            if step is not None:
+                steps[name] = step
+    return {name: steps[name] for name in example if name in steps}
+
+
+def _find_step(run: Run, name: str, example: Mapping[str, int], guesses: Sequence[int]) -> int | None:
+    """The smallest step found that keeps an axis legal; None where nothing runs but the size itself."""
+
+    def legal(step: int) -> bool:
+        return run({**example, name: example[name] + step}) is not None
+
+    found = next((guess for guess in guesses if guess > 1 and legal(guess)), None)
+    if found is None:
+        return None
+    for prime in (2, 3, 5, 7):
+        while found % prime == 0 and found > prime and legal(found // prime):
+            found //= prime
+    return found
+
+
+STEP_GUESSES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 48, 56, 64, 96, 112, 128, 192, 224, 256, 384, 448)
+
+
+def find_regular_steps(run: Run, axes: InputAxes, steps: Steps) -> Steps:
+    """As `find_steps`, for modules that take some sizes in a row and refuse others further on.
+
+    A step counts only if several multiples of it run; an axis without one may not vary.
+
+    Args:
+        run: Runs the module.
+        axes: Its input axes.
+        steps: What `find_steps` said, which some sizes have contradicted.
+    """
+    example = axes.example
+    found: Steps = {}
+
+    def legal(name: str, step: int) -> bool:
+        return all(run({**example, name: example[name] + step * units}) is not None for units in (1, 3, 16, 37))
+
+    for name in steps:
+        guesses = dict.fromkeys([*(step for step in found.values() if step > 1), *STEP_GUESSES])
+        step = next((guess for guess in guesses if legal(name, guess)), None)
+        if step is not None:
+            found[name] = step
+    return found
+
+
+# Offsets in units of the legal step; the letter stands for a long step. Different axes get different rows,
+# so that one run tells them apart.
+_SCHEDULE = ((1, "L", -1, 2), ("L", -1, 1, 3), (-1, 2, "L", 1), (2, 1, 3, "L"))
+
+
+def probing_sizes(base: Mapping[str, int], steps: Steps, *, long_step: int) -> list[dict[str, int]]:
+    """The sizes to fit on, besides the base itself.
+
+    Args:
+        base: The size of every input axis.
+        steps: Axes that may vary.
+        long_step: Length of the long step; negative to go down.
+    """
+    chosen = []
+    varying = list(steps)
+    for round_ in range(4):
+        sizes = dict(base)
+        for position, name in enumerate(varying):
+            sizes[name] = (
+                _batch(base[name], round_)
+                if name == "B"
+                else base[name] + _offset(_SCHEDULE[position % len(_SCHEDULE)][round_], steps[name], long_step)
+            )
+        chosen.append({name: max(size, 1) for name, size in sizes.items()})
+    return chosen
+
+
+def _batch(size: int, round_: int) -> int:
+    return (size + 1, size + 3, size - 1 if size > 1 else size + 2, size)[round_]
+
+
+def _offset(offset: int | str, step: int, long_step: int) -> int:
+    units = offset if isinstance(offset, int) else long_step // step
+    return units * step
+
+
+def held_out_sizes(base: Mapping[str, int], steps: Steps, *, attempt: int = 0) -> list[list[dict[str, int]]]:
+    """Sizes to check fitted forms on: for each check a list of sizes to try, until one is legal.
+
+    Args:
+        base: The size of every input axis.
+        steps: Axes that may vary.
+        attempt: Which time this is asked; another number gives other sizes.
+    """
+
+    def scaled(numerator: int, denominator: int, shift: int) -> dict[str, int]:
+        sizes = dict(base)
+        for position, (name, step) in enumerate(steps.items()):
+            size = base[name] * numerator // denominator + shift * (position + 1) + attempt * (position + 2)
+            near = size + (base[name] - size) % step
+            sizes[name] = max(near, 1 if step == 1 else near % step or step)
+        return sizes
+
+    small = [scaled(1, 7, 1), scaled(2, 7, 5), scaled(3, 7, 3), scaled(4, 7, 1)]
+    large = [scaled(15, 7, 3), scaled(11, 7, 1), scaled(9, 7, 2)]
+    return [small, large]

@@ -1,0 +1,311 @@
+"""Solving: from shapes seen at a few sizes to dims that hold at every size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from autoadapt.contracts.capturing.probing import InnerKey, Observation
+from autoadapt.contracts.capturing.sizing import Run, Steps, held_out_sizes
+from autoadapt.contracts.dims import Dim, distinguishing_size, fit
+from autoadapt.contracts.signature import describe
+from autoadapt.contracts.trees import path_text, paths
+from autoadapt.errors import CaptureError, Mismatch
+
+__all__ = ["Solution", "solve"]
+
+Sizes: TypeAlias = Mapping[str, int]
+Column: TypeAlias = tuple[int, ...]
+"""One axis of one leaf: its size in every observation, in order."""
+
+MOST_EXTRA_PROBES = 16
+DENSE_PROBES = 64
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Dims of the outputs and of what inner modules return; `unverified` names outputs never checked."""
+
+    outputs: tuple[tuple[Dim, ...], ...]
+    inner: dict[InnerKey, tuple[Dim, ...]]
+    unverified: tuple[str, ...]
+    smallest: dict[str, int]
+
+
+@dataclass
+class _Evidence:
+    """Everything seen so far; grows while `solve` runs."""
+
+    sizes: list[Sizes]
+    seen: list[Observation]
+    fixed: Mapping[str, int]
+    steps: Steps
+    reach: int
+    refused: list[Sizes] = field(default_factory=list)
+
+    def add(self, sizes: Sizes, observation: Observation) -> None:
+        _check_alike(self.seen[0], observation, self.sizes[0], sizes)
+        self.sizes.append(sizes)
+        self.seen.append(observation)
+
+    def try_add(self, run: Run, sizes: Sizes) -> bool:
+        """Run at new sizes; False where the module refuses them."""
+        if any(sizes == old for old in (*self.sizes, *self.refused)):
+            return False
+        observation = run(sizes)
+        if observation is None:
+            self.refused.append(sizes)
+            return False
+        self.add(sizes, observation)
+        return True
+
+    def reaches(self, base: Sizes, point: Sizes) -> bool:
+        """Whether a size is near enough to the base to be probed."""
+        return all(size <= base[name] + self.reach for name, size in point.items())
+
+    def output_columns(self) -> dict[Column, None]:
+        shapes = [observation.shapes for observation in self.seen]
+        leaves = zip(*shapes, strict=True)
+        return {column: None for leaf in leaves for column in zip(*leaf, strict=True)}
+
+    def inner_shapes(self) -> dict[InnerKey, list[tuple[int, ...]]]:
+        """In every observation the shape of each tensor inside that is there in all, with equally many axes."""
+        steady, found = _called_equally_often(self.seen), {}
+        for key in self.seen[0].inner:
+            shapes = [observation.inner[key].shape for observation in self.seen if key in observation.inner]
+            if key[0] in steady and len(shapes) == len(self.seen) and len({len(shape) for shape in shapes}) == 1:
+                found[key] = shapes
+        return found
+
+    def samples(self, column: Column) -> list[tuple[Sizes, int]]:
+        return list(zip(self.sizes, column, strict=True))
+
+    def fits(self, column: Column, known: Iterable[Dim] = ()) -> list[Dim]:
+        if len(set(column)) == 1:
+            return [Dim(column[0])]
+        offsets = {name: (step, self.sizes[0][name] % step) for name, step in self.steps.items() if step > 1}
+        return fit(self.samples(column), axes=tuple(self.steps), known=known, steps=offsets)
+
+
+def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Observation]], *, reach: int) -> Solution:
+    """Find the dims of everything that was observed.
+
+    Args:
+        run: Runs the module.
+        base: The sizes around which to probe further.
+        steps: Axes that may vary.
+        first: What the scheduled probes saw.
+        reach: How far above the base further probes may lie.
+
+    Raises:
+        CaptureError: An axis fits no form, or the outputs are not the same at every size.
+    """
+    evidence = _Evidence([first[0][0]], [first[0][1]], base, steps, reach)
+    for sizes, observation in first[1:]:
+        evidence.add(sizes, observation)
+    checked = False
+    for attempt in range(4):
+        dims = _settle(run, evidence, base)
+        checked, faults = _hold_out(run, evidence, dims, held_out_sizes(base, steps, attempt=attempt))
+        if not faults:
+            break
+    else:
+        raise _unexplained(evidence, faults)
+    _settle_inside(run, evidence, base)
+    return _solution(evidence, dims, checked)
+
+
+def _settle(run: Run, evidence: _Evidence, base: Sizes) -> dict[Column, Dim]:
+    """Probe until every output axis has one form left; returns it by column."""
+    for _ in range(MOST_EXTRA_PROBES):
+        candidates = _candidates(evidence, evidence.output_columns())
+        missing = [column for column, dims in candidates.items() if not dims]
+        if missing:
+            if not _probe_densely(run, evidence, base):
+                raise _unexplained(evidence, missing)
+            continue
+        point = _splitting_point(evidence, base, candidates.values())
+        if point is None:
+            break
+        evidence.try_add(run, point)
+    candidates = _candidates(evidence, evidence.output_columns())
+    missing = [column for column, dims in candidates.items() if not dims]
+    if missing:
+        raise _unexplained(evidence, missing)
+    return {column: dims[0] for column, dims in candidates.items()}
+
+
+def _settle_inside(run: Run, evidence: _Evidence, base: Sizes) -> None:
+    """Probe until the axes of maps inside have one form left too, as far as a few more sizes can tell.
+
+    Outputs such as `[B, 1000]` tell nothing of how strides round inside.
+    """
+    left = set(evidence.inner_shapes())
+    for _ in range(MOST_EXTRA_PROBES):
+        shapes = {key: leaf for key, leaf in evidence.inner_shapes().items() if key in left and len(leaf[0]) > 2}
+        columns = {column for leaf in shapes.values() for column in zip(*leaf, strict=True)}
+        candidates = {column: dims for column in columns if len(dims := evidence.fits(column)) > 1}
+        point = _splitting_point(evidence, base, candidates.values())
+        if point is None:
+            return
+        evidence.try_add(run, point)
+        left = {key for key, leaf in shapes.items() if any(column in candidates for column in zip(*leaf, strict=True))}
+
+
+def _candidates(evidence: _Evidence, columns: Iterable[Column]) -> dict[Column, list[Dim]]:
+    """Forms for each column; single ones first, since products are made of them."""
+    found = {column: evidence.fits(column) for column in columns}
+    known = list(dict.fromkeys(dims[0] for dims in found.values() if dims and dims[0].axes))
+    return {column: dims or evidence.fits(column, known) for column, dims in found.items()}
+
+
+def _splitting_point(evidence: _Evidence, base: Sizes, candidates: Iterable[list[Dim]]) -> Sizes | None:
+    """A size that tells apart the forms of the most ambiguous axis; None where all are settled.
+
+    What near sizes cannot tell apart, such as strides of 511 and 512, far ones may.
+    """
+    unsettled = sorted((dims for dims in candidates if len(dims) > 1), key=len, reverse=True)
+    for prime in _NEAR_AND_FAR if unsettled else ():
+        near = [point for point in _neighbours(base, evidence.steps, prime) if evidence.reaches(base, point)]
+        points = [point for point in near if point not in evidence.refused]
+        for dims in unsettled:
+            point = distinguishing_size(dims, points)
+            if point is not None:
+                return point
+    return None
+
+
+_NEAR_AND_FAR = (257, 2053)
+"""Primes above the strides that are searched first, and above all."""
+
+
+def _neighbours(base: Sizes, steps: Steps, prime: int) -> list[dict[str, int]]:
+    """Legal sizes around the base; the axes run through them in different orders."""
+    points = []
+    for unit in range(1, prime):
+        point = dict(base)
+        for position, (name, step) in enumerate(steps.items()):
+            point[name] = base[name] + step * (unit * (2 * position + 1) % prime)
+        points.append(point)
+    return points
+
+
+def _probe_densely(run: Run, evidence: _Evidence, base: Sizes) -> bool:
+    """Many sizes in a row along each axis alone, for forms that have no short name; once only."""
+    added = False
+    for name, step in evidence.steps.items():
+        for unit in range(1, DENSE_PROBES + 1):
+            added |= evidence.try_add(run, {**base, name: base[name] + unit * step})
+    return added
+
+
+def _hold_out(
+    run: Run, evidence: _Evidence, dims: Mapping[Column, Dim], checks: Sequence[Sequence[Sizes]]
+) -> tuple[bool, list[Column]]:
+    """Check on sizes that nothing was fitted on; a size that contradicts becomes evidence."""
+    columns, checked = list(evidence.output_columns()), False
+    faults: list[Column] = []
+    for options in checks:
+        sizes = next((sizes for sizes in options if evidence.try_add(run, sizes)), None)
+        if sizes is None:
+            continue
+        checked = True
+        for column, longer in zip(columns, _extended(evidence, columns), strict=True):
+            if any(dims[column].evaluate(evidence.sizes[-1]) != value for value in longer):
+                faults.append(column)
+    return checked, faults
+
+
+def _extended(evidence: _Evidence, columns: Sequence[Column]) -> list[set[int]]:
+    """For each earlier column, the values that its leaves show in the newest observation."""
+    found: dict[Column, set[int]] = {column: set() for column in columns}
+    count = len(columns[0]) if columns else 0
+    for leaf in zip(*[observation.shapes for observation in evidence.seen], strict=True):
+        for column in zip(*leaf, strict=True):
+            found[column[:count]].add(column[-1])
+    return [found[column] for column in columns]
+
+
+def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) -> Solution:
+    by_values = {column: evidence.fits(column) for column in evidence.output_columns()}
+    known = list(dict.fromkeys(dims.values()))
+
+    def final(column: Column) -> Dim | None:
+        if column not in by_values:
+            by_values[column] = evidence.fits(column)
+        found = by_values[column] or evidence.fits(column, known)
+        by_values[column] = found
+        return found[0] if found else None
+
+    def axes_of(leaf: Sequence[tuple[int, ...]]) -> tuple[Dim, ...] | None:
+        solved = [final(column) for column in zip(*leaf, strict=True)]
+        return None if None in solved else tuple(dim for dim in solved if dim is not None)
+
+    leaves = list(zip(*[observation.shapes for observation in evidence.seen], strict=True))
+    outputs = [axes_of(leaf) for leaf in leaves]
+    missing = [column for leaf in leaves for column in zip(*leaf, strict=True) if final(column) is None]
+    if missing:
+        raise _unexplained(evidence, missing)
+    names = [path_text(path) for path in paths(evidence.seen[0].tree)]
+    solved_outputs = tuple(leaf for leaf in outputs if leaf is not None)
+    varying = [name for name, leaf in zip(names, solved_outputs, strict=True) if any(dim.axes for dim in leaf)]
+    inner = {key: solved for key, leaf in evidence.inner_shapes().items() if (solved := axes_of(leaf)) is not None}
+    smallest = {name: min(sizes[name] for sizes in evidence.sizes) for name in evidence.steps}
+    return Solution(solved_outputs, inner, () if checked else tuple(varying), smallest)
+
+
+def _called_equally_often(seen: Sequence[Observation]) -> set[str]:
+    """Inner modules whose number of calls does not depend on the size."""
+    counts = [Counter(path for path, _call in {key[:2] for key in observation.inner}) for observation in seen]
+    return {path for path, count in counts[0].items() if all(other[path] == count for other in counts)}
+
+
+def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_sizes: Sizes) -> None:
+    """Trees, ranks and dtypes may not depend on the size."""
+    at = f"{_sizes_text(sizes)} against {_sizes_text(other_sizes)}"
+    if first.tree != other.tree:
+        expected, found = set(_leaf_names(first)), set(_leaf_names(other))
+        changed = sorted(expected ^ found)
+        fault = Mismatch(
+            ", ".join(changed) or "output",
+            f"the same outputs at every size ({describe(first.tree)})",
+            f"{describe(other.tree)}, at {at}",
+            "return a fixed set of tensors, and numbers that depend on the size as tensors or not at all",
+        )
+        raise CaptureError("the outputs are not the same at every input size", [fault])
+    for name, left, right in zip(_leaf_names(first), first.shapes, other.shapes, strict=True):
+        if len(left) != len(right):
+            fault = Mismatch(name, f"{len(left)} axes", f"{len(right)} axes, at {at}", "keep the axes apart")
+            raise CaptureError(f"`{name}` changes its number of axes with the input size", [fault])
+
+
+def _leaf_names(observation: Observation) -> list[str]:
+    return [path_text(path) for path in paths(observation.tree)]
+
+
+def _sizes_text(sizes: Sizes) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
+
+
+def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError:
+    faults = []
+    for name, leaf in zip(
+        _leaf_names(evidence.seen[0]), zip(*[o.shapes for o in evidence.seen], strict=True), strict=True
+    ):
+        for axis, column in enumerate(zip(*leaf, strict=True)):
+            if any(column[: len(bad)] == bad for bad in columns):
+                seen = ", ".join(
+                    f"{size} at ({_sizes_text(sizes)})"
+                    for sizes, size in list(zip(evidence.sizes, column, strict=True))[:4]
+                )
+                faults.append(
+                    Mismatch(
+                        f"{name}, axis {axis}",
+                        "an exact function of the input axes",
+                        seen,
+                        "write this signature by hand: Signature.parse({...})",
+                    )
+                )
+    return CaptureError("an axis of the output cannot be explained by the input", faults)

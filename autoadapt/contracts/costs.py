@@ -1,0 +1,143 @@
+"""Costs: what one forward pass of a module takes: multiply-adds, memory, time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
+
+__all__ = ["Cost", "cost_of", "with_values"]
+
+LONGEST = 3.0
+"""Seconds after which a pass is not timed again."""
+
+
+class Cost(BaseModel):
+    """What one forward pass takes, without gradients."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    multiply_adds: int
+    """Of convolutions, linear layers, matrix products and attention."""
+    weight_bytes: int
+    """Of parameters and buffers."""
+    peak_bytes: int
+    """The most that is alive at once beside weights and inputs: tensors, not what an operation needs inside."""
+    seconds: float
+    """Median of a few runs."""
+
+
+def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
+    """Run a copy of a module in eval mode and say what it takes.
+
+    Args:
+        module: The module; never run itself.
+        inputs: An example call, as for `capture`; values are invented for tensors on the meta device.
+        repeats: How often it is timed; less often where a pass takes seconds.
+
+    Raises:
+        CaptureError: The inputs do not fit the module's `forward`.
+
+    Example:
+        >>> found = cost_of(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10))
+        >>> found.multiply_adds, found.peak_bytes, found.weight_bytes
+        (21600, 3200, 896)
+    """
+    copied = copy_module(module, clone_buffers).eval()
+    arguments = with_values(bind(copied, inputs))
+    weights = [*copied.parameters(), *copied.buffers()]
+    with torch.no_grad():
+        with _LiveBytes([*weights, *flatten(arguments.values)[1]]) as live:
+            arguments.call(copied)
+        seconds = _timed(copied, arguments, repeats)
+        multiply_adds = _counted(copied, arguments)
+    return Cost(
+        multiply_adds=multiply_adds,
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
+        peak_bytes=live.peak,
+        seconds=seconds,
+    )
+
+
+def with_values(arguments: Arguments, seed: int = 0) -> Arguments:
+    """The same call with values where there are none: noise for floating tensors on the meta device, else zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    tree, tensors = flatten(arguments.values)
+    return Arguments(rebuild(tree, [_filled(tensor, generator) for tensor in tensors]), arguments.positional)
+
+
+def _filled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if not tensor.is_meta:
+        return tensor
+    if tensor.is_floating_point():
+        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+def _counted(module: nn.Module, arguments: Arguments) -> int:
+    """Multiply-adds of one pass, on the meta device where the module runs there."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that few need
+
+    tree, tensors = flatten(arguments.values)
+    try:
+        copied = copy_module(module, on_meta)
+        given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
+        with torch.device("meta"), FlopCounterMode(display=False) as flops:
+            given.call(copied)
+    except Exception:  # code that looks at values: for real, with attention as the matrix products that are counted
+        with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
+            arguments.call(module)
+    return int(flops.get_total_flops()) // 2
+
+
+def _timed(module: nn.Module, arguments: Arguments, repeats: int) -> float:
+    """Median seconds of a pass, of a module that has run before."""
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < LONGEST:
+        start = time.perf_counter()
+        arguments.call(module)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+    """Counts the bytes of storages that operations make, while they are alive."""
+
+    def __init__(self, present: Sequence[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.now = 0
+        self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in present}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returned = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(returned):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return returned
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            size = storage.nbytes()
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size

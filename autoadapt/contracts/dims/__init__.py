@@ -1,0 +1,6 @@
+"""Sizes of axes as exact integer functions of the input axes."""
+
+from autoadapt.contracts.dims.algebra import Dim
+from autoadapt.contracts.dims.fitting import distinguishing_size, fit
+
+__all__ = ["Dim", "distinguishing_size", "fit"]

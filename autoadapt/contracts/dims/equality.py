@@ -1,0 +1,151 @@
+"""Whether two forms are equal for every input: decided on a set of points that leaves nothing open.
+
+Along one axis a form repeats itself up to a polynomial. With its period (the divisors of nested floors
+multiplied, the least common multiple over the terms), each residue is a polynomial of known degree once the
+axis has passed the thresholds of all maxima. So degree + 1 periods beyond them, and all sizes below, decide.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from autoadapt.contracts.dims.forms import Atom, Axis, Floor, Form, Max, evaluate
+
+__all__ = ["always_equal", "fingerprint"]
+
+MOST_POINTS = 4_000_000
+"""Up to this many points the decision is exact."""
+
+SAMPLED_POINTS = 200_000
+"""Points drawn where the complete set is larger."""
+
+FINGERPRINTS = (100, 1_000, 10_000, 100_000)
+"""Bounds of the sizes at the points that tell most forms apart."""
+
+
+@lru_cache(maxsize=8192)
+def fingerprint(form: Form) -> tuple[int, ...]:
+    """Values at a few fixed points; forms that are equal have equal fingerprints."""
+    return tuple(
+        evaluate(form, {axis: _fixed_size(axis, point) for axis in form.axes}, max)
+        for point in range(len(FINGERPRINTS))
+    )
+
+
+def _fixed_size(axis: str, point: int) -> int:
+    return zlib.crc32(f"{axis}/{point}".encode()) % FINGERPRINTS[point]
+
+
+@lru_cache(maxsize=8192)
+def always_equal(left: Form, right: Form) -> bool:
+    """Whether two forms agree on all non-negative sizes.
+
+    Exact while the complete set has at most `MOST_POINTS` points, no value leaves 64 bits, and each maximum
+    holds one axis (those over several are decided on the same box, twice as wide). Beyond that "no" is
+    certain, and "yes" means that `SAMPLED_POINTS` points of it, always the same, showed no difference.
+    """
+    if left == right:
+        return True
+    if fingerprint(left) != fingerprint(right):
+        return False
+    difference = left - right
+    if not difference.axes:
+        return difference.constant == 0
+    values = evaluate(difference, _complete_points(difference), np.maximum)
+    return not np.any(values)
+
+
+def _complete_points(form: Form) -> dict[str, npt.NDArray[np.int64]]:
+    axes = sorted(form.axes)
+    widths = [_width(form, axis) for axis in axes]
+    if math.prod(widths) > MOST_POINTS:
+        generator = np.random.default_rng(0)
+        return {axis: generator.integers(0, width, SAMPLED_POINTS) for axis, width in zip(axes, widths, strict=True)}
+    grid = np.ix_(*(np.arange(width, dtype=np.int64) for width in widths))
+    return dict(zip(axes, grid, strict=True))
+
+
+def _width(form: Form, axis: str) -> int:
+    spread = 2 if _has_wide_maximum(form) else 1
+    return spread * (_threshold(form, axis) + (_degree(form, axis) + 1) * _period(form, axis))
+
+
+def _atoms(form: Form, axis: str) -> list[Atom]:
+    return [atom for monomial, _ in form.terms for atom in monomial if axis in atom.axes]
+
+
+def _degree(form: Form, axis: str) -> int:
+    def of_atom(atom: Atom) -> int:
+        match atom:
+            case Axis(name=name):
+                return int(name == axis)
+            case Floor(inner=inner) | Max(inner=inner):
+                return _degree(inner, axis)
+
+    return max((sum(map(of_atom, monomial)) for monomial, _ in form.terms), default=0)
+
+
+def _period(form: Form, axis: str) -> int:
+    def of_atom(atom: Atom) -> int:
+        match atom:
+            case Axis():
+                return 1
+            case Floor(inner=inner, divisor=divisor):
+                return divisor * _period(inner, axis)
+            case Max(inner=inner):
+                return _period(inner, axis)
+
+    return math.lcm(*map(of_atom, _atoms(form, axis)))
+
+
+def _threshold(form: Form, axis: str) -> int:
+    """A size of the axis from which on no maximum changes sides any more."""
+
+    def of_atom(atom: Atom) -> int:
+        match atom:
+            case Axis():
+                return 0
+            case Floor(inner=inner):
+                return _threshold(inner, axis)
+            case Max(low=low, inner=inner):
+                turn = (abs(low) + _wobble(inner)) * _period(inner, axis)
+                return _threshold(inner, axis) + math.ceil(turn) + 1
+
+    return max(map(of_atom, _atoms(form, axis)), default=0)
+
+
+def _wobble(form: Form) -> Fraction:
+    """How far a linear form strays from its straight line at most."""
+
+    def of_atom(atom: Atom) -> Fraction:
+        match atom:
+            case Axis():
+                return Fraction(0)
+            case Floor(inner=inner, divisor=divisor):
+                return _wobble(inner) / divisor + 1
+            case Max(low=low, inner=inner):
+                return _wobble(inner) + abs(low)
+
+    return sum(
+        (abs(c) * (sum(map(of_atom, monomial), Fraction(not monomial))) for monomial, c in form.terms),
+        Fraction(0),
+    )
+
+
+def _has_wide_maximum(form: Form) -> bool:
+    def of_atom(atom: Atom) -> bool:
+        match atom:
+            case Axis():
+                return False
+            case Floor(inner=inner):
+                return _has_wide_maximum(inner)
+            case Max(inner=inner):
+                return len(atom.axes) > 1 or _has_wide_maximum(inner)
+
+    return any(of_atom(atom) for monomial, _ in form.terms for atom in monomial)

@@ -1,0 +1,68 @@
+"""Leaves: how one is read out of an output, and what stands for one that was left out. Imports nothing that source
+could not inline.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+__all__ = ["LeftOut", "leaf"]
+
+# Functions stay below 88 columns: they are inlined into files that other people format.
+
+
+def leaf(value: Any, path: str) -> Any:
+    """The tensor at a path within an output, `levels.0`; `output` is the whole."""
+    if path == "output":
+        return value
+    for key in path.split("."):
+        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+    return value
+
+
+class LeftOut:
+    """Stands where an output was left out, and says so when somebody reads it."""
+
+    def __init__(self, name: str) -> None:
+        self.left_out = name
+
+    def __repr__(self) -> str:
+        return f"<{self.left_out} was left out: nothing read it>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LeftOut) and other.left_out == self.left_out
+
+    def __hash__(self) -> int:
+        return hash(self.left_out)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") or name == "left_out":
+            raise AttributeError(name)
+        self._refuse()
+
+    def __getitem__(self, index: object) -> NoReturn:
+        self._refuse()
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: object,
+        types: object,
+        args: object = (),
+        kwargs: object = None,
+    ) -> NoReturn:
+        values = [
+            *(args if isinstance(args, (list, tuple)) else ()),
+            *(kwargs.values() if isinstance(kwargs, dict) else ()),
+        ]
+        for value in values:
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(item, cls):
+                    item._refuse()
+        raise AssertionError("torch calls this only with an argument of this class")
+
+    def _refuse(self) -> NoReturn:
+        raise TypeError(
+            f"the output {self.left_out} was left out because nothing read it when the"
+            f" module was swapped in; name it in swap(..., outputs=[...])"
+        )

@@ -1,0 +1,88 @@
+"""Axes: which sizes of an input axis are legal, and what is equal at all of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.contracts.dims import Dim
+
+__all__ = ["AxisSizes", "equal_where_legal", "smallest_size"]
+
+
+class AxisSizes(BaseModel):
+    """Which sizes of an input axis are legal: those from `smallest` on that leave `offset` over `step`.
+
+    A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run,
+    not a proven bound.
+
+    Example:
+        >>> str(AxisSizes(step=32, example=224)), str(AxisSizes(step=0, example=224))
+        ('multiples of 32', '224 only')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    step: int = 1
+    offset: int = 0
+    smallest: int = 1
+    example: int
+
+    def __str__(self) -> str:
+        if self.step == 0:
+            return f"{self.example} only"
+        if self.step == 1:
+            return "any size"
+        if self.offset == 0:
+            return f"multiples of {self.step}"
+        return f"multiples of {self.step}, plus {self.offset}"
+
+    def __contains__(self, size: int) -> bool:
+        if self.step == 0:
+            return size == self.example
+        return size >= self.smallest and size % self.step == self.offset
+
+    def near(self, size: int) -> int:
+        """The smallest legal size that is not below a size; the only one where there is but one."""
+        if self.step == 0:
+            return self.example
+        size = max(size, self.smallest)
+        return size + (self.offset - size) % self.step
+
+    def covers(self, other: AxisSizes) -> bool:
+        """Whether every size that another axis allows is legal here; smallest sizes are not compared."""
+        if self.step == 0:
+            return other.step == 0 and other.example == self.example
+        return other.example % self.step == self.offset and other.step % self.step == 0
+
+    def as_dim(self, name: str) -> Dim:
+        """A legal size, as a function of an axis that may take any size."""
+        return Dim(self.example) if self.step == 0 else Dim.axis(name) * self.step + self.offset
+
+
+def equal_where_legal(left: Dim, right: Dim, axes: Mapping[str, AxisSizes]) -> bool:
+    """Whether two dims are equal at every legal size of the input axes."""
+    if left == right:
+        return True
+    units = {name: sizes.as_dim(name) for name, sizes in axes.items() if sizes.step != 1}
+    return bool(units) and left.substitute(units) == right.substitute(units)
+
+
+def smallest_size(dim: Dim, cells: int, axis: str, sizes: Mapping[str, int], *, below: int) -> int:
+    """The smallest size of an axis at which a dim has so many cells, by halving: no dim shrinks as its axis grows.
+
+    Args:
+        dim: In terms of that axis, and perhaps others.
+        cells: How many are wanted.
+        axis: The axis that varies.
+        sizes: Of the others.
+        below: Where the search ends, and what is returned where no smaller size will do.
+
+    Example:
+        >>> smallest_size(Dim.parse("floor((H - 11)/32)"), 1, "H", {}, below=1000)
+        43
+    """
+    enough = lambda size: bool(dim.evaluate({**sizes, axis: size}) >= cells)  # noqa: E731
+    return bisect_left(range(1, below), True, key=enough) + 1

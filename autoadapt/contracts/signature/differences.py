@@ -1,0 +1,81 @@
+"""Differences: what one signature promises and another does not keep, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal
+from autoadapt.contracts.signature.observations import Gathering
+from autoadapt.contracts.signature.specs import TensorSpec, Values, describe
+from autoadapt.contracts.trees import Container, Path, Tree, path_text
+from autoadapt.errors import Mismatch
+
+__all__ = ["axis_differences", "container_differences", "invariant_differences", "leaf_differences"]
+
+
+def container_differences(expected: Tree, found: Tree, path: Path = ()) -> list[Mismatch]:
+    """Containers, keys and constants that differ, each named by its path."""
+    where = path_text(path)
+    if not isinstance(expected, Container) or not isinstance(found, Container):
+        if expected == found:
+            return []
+        return [Mismatch(where, describe(expected), describe(found), "return the value of the old module here")]
+    if (expected.kind, expected.type) != (found.kind, found.type):
+        return [Mismatch(where, describe(expected), describe(found), "return the container of the old module")]
+    if expected.keys != found.keys:
+        return [
+            Mismatch(
+                where,
+                f"{describe(expected)}: {', '.join(map(str, expected.keys))}",
+                f"{describe(found)}: {', '.join(map(str, found.keys))}",
+                "return the same names in the same order",
+            )
+        ]
+    children = zip(expected.keys, expected.children, found.children, strict=True)
+    return [fault for key, left, right in children for fault in container_differences(left, right, (*path, key))]
+
+
+def leaf_differences(expected: Values, found: Values, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
+    """Tensors that differ at a legal size, among those that both have."""
+    other = dict(found.items())
+    return [
+        fault for path, spec in expected.items() if path in other for fault in _diff_spec(path, spec, other[path], axes)
+    ]
+
+
+def _diff_spec(path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
+    faults = []
+    if expected.dtype != found.dtype:
+        faults.append(Mismatch(path, expected.dtype, found.dtype, f"cast to {expected.dtype}"))
+    if len(expected.dims) != len(found.dims):
+        faults.append(Mismatch(path, str(expected), str(found), "bring it to the same number of axes"))
+        return faults
+    for axis, (left, right) in enumerate(zip(expected.dims, found.dims, strict=True)):
+        if not equal_where_legal(left, right, axes):
+            faults.append(Mismatch(f"{path}, axis {axis}", str(left), str(right), "resample, pool or project the axis"))
+    if expected.role in ("index", "coordinate") and found.role != expected.role:
+        faults.append(Mismatch(path, f"role {expected.role}", f"role {found.role}", "pass it through untouched"))
+    if expected.same_as.startswith("inputs.") and expected.same_as != found.same_as:
+        faults.append(Mismatch(path, f"the tensor {expected.same_as} itself", found.same_as or "another tensor", ""))
+    return faults
+
+
+def axis_differences(expected: Mapping[str, AxisSizes], found: Mapping[str, AxisSizes]) -> list[Mismatch]:
+    """Input axes of which the other cannot take every legal size."""
+    faults = []
+    for name, sizes in expected.items():
+        other = found.get(name)
+        if other is None:
+            faults.append(Mismatch(f"input axis {name}", str(sizes), "one size only", "resize the input"))
+        elif not other.covers(sizes):
+            faults.append(Mismatch(f"input axis {name}", str(sizes), str(other), "resize or pad the input"))
+    return faults
+
+
+def invariant_differences(expected: Sequence[Gathering], found: Collection[Gathering]) -> list[Mismatch]:
+    """Invariants that do not hold in the other."""
+    return [
+        Mismatch(invariant.index, str(invariant), "it does not hold", "take indices and points by one choice")
+        for invariant in expected
+        if invariant not in found
+    ]

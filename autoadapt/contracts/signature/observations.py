@@ -1,0 +1,81 @@
+"""Observations: what a capture notes besides dims: invariants among values, and what inner modules return."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.contracts.signature.specs import TensorSpec
+
+__all__ = ["Gathering", "InnerOutput", "tap_name"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Gathering(_Frozen):
+    """An invariant: rows of an input, taken by an index leaf, are a coordinate leaf, bit for bit."""
+
+    values: str
+    """Path of the input, `[B, N, >= stop]`."""
+    stop: int
+    """How many leading columns of the input are gathered."""
+    index: str
+    """Path of the index output, `[B, M]`."""
+    result: str
+    """Path of the coordinate output, `[B, M, stop]`."""
+
+    def __str__(self) -> str:
+        return f"gather({self.values}[..., :{self.stop}], 1, {self.index}) == {self.result}"
+
+
+class InnerOutput(_Frozen):
+    """What an inner module returned while the whole ran."""
+
+    module: str
+    """Path of the module, as in `named_modules()`."""
+    call: int = 0
+    """Which of its calls, from 0."""
+    path: str = "output"
+    """Where in its output the tensor stands."""
+    spec: TensorSpec
+    kind: str
+    """Class of the module."""
+    nesting: int
+    """How deep it stands; plain containers do not count."""
+    parent: bool
+    """Whether it has children."""
+    layers: int
+    """How many convolutions and linear layers it holds."""
+    parameters: int = 0
+    """How many parameters it holds."""
+    multiply_adds: int = 0
+    """Of this call at the probed sizes, where it is a convolution or a linear layer itself."""
+    started: int = 0
+    """When the call began, counted in calls that began or ended."""
+    finished: int = 0
+    same_as: str = ""
+    """Path of the module that returned the very same tensor before."""
+    output: str = ""
+    """Path of the output of the whole that is this tensor, where nothing is done to it after."""
+    reads: str = ""
+    """For a vector that the whole returns and a linear layer makes: name of the inner output that this layer reads."""
+    listed: bool = False
+    """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
+
+    @property
+    def name(self) -> str:
+        """How a tap on it is called: the path, then `@call` and `:leaf` where they are needed.
+
+        Example:
+            >>> spec = TensorSpec.parse("f32[B, 64]")
+            >>> facts = {"kind": "Block", "nesting": 0, "parent": True, "layers": 2}
+            >>> InnerOutput(module="stage4", call=1, path="0", spec=spec, **facts).name
+            'stage4@1:0'
+        """
+        return tap_name(self.module, self.call, self.path)
+
+
+def tap_name(module: str, call: int, path: str) -> str:
+    """How a tap is called: the path of its module, then `@call` and `:leaf` where they are needed."""
+    return module + (f"@{call}" if call else "") + (f":{path}" if path != "output" else "")

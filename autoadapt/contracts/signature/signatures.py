@@ -1,0 +1,191 @@
+"""Signatures: what goes into a module and what comes out, as frozen values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+
+from autoadapt.contracts.signature.axes import AxisSizes
+from autoadapt.contracts.signature.differences import (
+    axis_differences,
+    container_differences,
+    invariant_differences,
+    leaf_differences,
+)
+from autoadapt.contracts.signature.observations import Gathering, InnerOutput
+from autoadapt.contracts.signature.specs import Values, describe
+from autoadapt.contracts.trees import Container, Slot, Tree
+from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.showing import Shown
+from autoadapt.tables import columns
+
+__all__ = ["Signature"]
+
+_USUAL_SIZES = {"B": 2, "H": 224, "W": 224}
+
+
+class Signature(Shown, BaseModel):
+    """Inputs and outputs of a module: containers, names, dtypes, roles, and every axis as a function of the input.
+
+    Example:
+        >>> sig = Signature.parse(["f32[B, 64, ceil(H/4), ceil(W/4)]"], inputs={"x": "f32[B, 3, H, W]"})
+        >>> print(sig)
+        module
+         input   x  f32[B, 3, H, W]
+         output  list of 1
+           [0]   f32[B, 64, ceil(H/4), ceil(W/4)]
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    schema_version: Literal[1] = 1
+    name: str = "module"
+    inputs: Values
+    positional: int = 0
+    """How many of the inputs the caller passes by position; the rest go by keyword."""
+    outputs: Values
+    axes: dict[str, AxisSizes] = Field(default_factory=dict)
+    filled: dict[str, str] = Field(default_factory=dict)
+    """Arguments that the module fills in: path of the argument -> path of the output that it becomes."""
+    replaced_when_empty: tuple[str, ...] = ()
+    """Those among them that count as absent while they are empty: the module returns a new container instead."""
+    invariants: tuple[Gathering, ...] = ()
+    unverified: tuple[str, ...] = ()
+    """Outputs whose dims were fitted, with no legal size left to check them on."""
+    value_ranges: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    """Smallest and largest value seen in each integer input."""
+    inner: tuple[InnerOutput, ...] = ()
+    unread_tokens: tuple[str, ...] = ()
+    """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
+
+    @classmethod
+    def parse(
+        cls,
+        outputs: object,
+        *,
+        inputs: object = None,
+        name: str = "module",
+        axes: Mapping[str, AxisSizes] | None = None,
+    ) -> Signature:
+        """A signature written by hand.
+
+        Args:
+            outputs: Nested mappings, lists and tuples of texts such as `f32[B, 256, ceil(H/4), ceil(W/4)]`.
+            inputs: A mapping of argument names to such texts, or one text for an argument `x`. Without it the
+                signature takes the inputs of whatever is adapted to it.
+            name: What errors and tables call the module.
+            axes: Legal sizes of the input axes; any size where an axis is left out.
+
+        Raises:
+            SignatureError: A text is malformed.
+        """
+        named = {"x": inputs} if isinstance(inputs, str) else inputs
+        read = Values.parse({} if named is None else named)
+        free = sorted({axis for spec in read.leaves for dim in spec.dims for axis in dim.axes})
+        count = len(read.tree.keys) if isinstance(read.tree, Container) else 0
+        return cls(
+            name=name,
+            inputs=read,
+            positional=count,
+            outputs=Values.parse(outputs),
+            axes={axis: AxisSizes(example=_USUAL_SIZES.get(axis, 64)) for axis in free} | dict(axes or {}),
+        )
+
+    @property
+    def arguments(self) -> dict[str, Tree]:
+        """The tree of each argument, by name."""
+        if not isinstance(self.inputs.tree, Container):
+            return {}
+        return {str(key): child for key, child in zip(self.inputs.tree.keys, self.inputs.tree.children, strict=True)}
+
+    def sizes(self, **changes: int) -> dict[str, int]:
+        """The size of every input axis at the probed input, with changes.
+
+        Example:
+            >>> sig = Signature.parse("f32[B]", inputs="f32[B]", axes={"B": AxisSizes(example=2)})
+            >>> sig.sizes(), sig.sizes(B=3)
+            ({'B': 2}, {'B': 3})
+        """
+        return {name: axis.example for name, axis in self.axes.items()} | changes
+
+    def diff(self, found: Signature) -> list[Mismatch]:
+        """What another signature does not keep of this one; empty where it keeps everything.
+
+        Args:
+            found: The signature to compare, expected to be equal to this one at every size legal here.
+        """
+        return [
+            *container_differences(self.outputs.tree, found.outputs.tree),
+            *leaf_differences(self.outputs, found.outputs, self.axes),
+            *axis_differences(self.axes, found.axes),
+            *invariant_differences(self.invariants, found.invariants),
+        ]
+
+    def save(self, path: str | FilePath) -> None:
+        """Write the signature as JSON."""
+        FilePath(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | FilePath) -> Signature:
+        """Read a saved signature.
+
+        Raises:
+            SignatureError: There is no such file, or it holds no signature.
+        """
+        try:
+            text = FilePath(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            fault = Mismatch(str(path), "a signature file (JSON)", str(error), "Signature.save(path)")
+            raise SignatureError(f"{path} cannot be read", [fault]) from error
+        try:
+            return cls.model_validate_json(text)
+        except (ValidationError, SignatureError) as error:
+            raise _corrupt(path, text, error) from error
+
+    @field_serializer("filled", "value_ranges", "axes")
+    def _ordered(self, value: dict[str, Any]) -> dict[str, Any]:
+        return dict(sorted(value.items()))
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = []
+        labels = ["input ", *[""] * len(self.inputs.leaves)]
+        rows += [(label, path, str(spec)) for label, (path, spec) in zip(labels, self.inputs.items(), strict=False)]
+        lines = [self.name, *columns(rows)]
+        lines += [f" output  {describe(self.outputs.tree)}".rstrip()]
+        if self.outputs.tree == Slot():
+            lines[-1] = f" output  {self.outputs.leaves[0]}"
+        else:
+            lines += columns([(_bracketed(path), str(spec)) for path, spec in self.outputs.items()], indent=3, gap=3)
+        return "\n".join([*lines, *self._notes()])
+
+    def _notes(self) -> list[str]:
+        legal: dict[str, list[str]] = {}
+        for name, axis in self.axes.items():
+            if axis.step != 1:
+                legal.setdefault(str(axis), []).append(name)
+        notes = [(f"{', '.join(names)}:", text) for text, names in legal.items()]
+        notes += [("fills in", f"{path}  (and returns it)") for path in self.filled]
+        notes += [("always", str(invariant)) for invariant in self.invariants]
+        notes += [("unverified", path) for path in self.unverified]
+        return columns(notes)
+
+
+def _bracketed(path: str) -> str:
+    head, dot, rest = path.partition(".")
+    return f"[{head}]{dot}{rest}" if head.isdigit() else path
+
+
+def _corrupt(path: str | FilePath, text: str, error: Exception) -> SignatureError:
+    try:
+        read = json.loads(text)
+    except ValueError:
+        reason = "not JSON"
+    else:
+        version = read.get("schema_version") if isinstance(read, dict) else None
+        reason = str(error).splitlines()[-1] if version == 1 else f"schema version {version!r}"
+    fault = Mismatch(str(path), "a signature of schema version 1", reason, "aa.capture(module, x).save(path)")
+    return SignatureError(f"{path} holds no signature", [fault])

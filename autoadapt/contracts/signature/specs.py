@@ -1,0 +1,217 @@
+"""Specs: what is known of tensors, one by one and in their containers."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, path_text, paths
+from autoadapt.errors import Mismatch, SignatureError, nearest
+
+__all__ = ["DTYPES", "Role", "TensorSpec", "Values", "describe", "dtype_name"]
+
+Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
+ROLES: tuple[Role, ...] = ("feature", "coordinate", "index", "mask", "other")
+
+DTYPES: dict[str, torch.dtype] = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "bool": torch.bool,
+    "c64": torch.complex64,
+    "c128": torch.complex128,
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SPEC = re.compile(r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>\w+)?\s*(?:=\s*(?P<same>\S+))?\s*$")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class TensorSpec(_Frozen):
+    """What is known of one tensor.
+
+    Example:
+        >>> print(TensorSpec.parse("i32[B, 1024] index"))
+        i32[B, 1024] index
+    """
+
+    dtype: str
+    dims: tuple[Dim, ...]
+    role: Role = "feature"
+    same_as: str = ""
+    """Where the very same tensor stands already: `inputs.x`, or the path of an earlier output."""
+    points: int | None = Field(default=None, exclude=True, repr=False)
+    """Which axis lists points that other leaves lie on too; noted while planning."""
+
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, name: str) -> str:
+        if name not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise SignatureError("unknown dtype", [Mismatch(name, known, name, _did_you_mean(name, DTYPES))])
+        return name
+
+    @classmethod
+    def parse(cls, text: str) -> TensorSpec:
+        """Read `dtype[dims] role = path`; role and path may be left out.
+
+        Raises:
+            SignatureError: The text is malformed.
+        """
+        found = _SPEC.match(text)
+        if found is None:
+            fault = Mismatch(repr(text), "dtype[dim, dim, ...]", text, '"f32[B, 256, ceil(H/4), ceil(W/4)]"')
+            raise SignatureError(f"{text!r} is no tensor spec", [fault])
+        dtype, role = found["dtype"], found["role"]
+        default = "feature" if dtype in _FLOATING else "mask" if dtype == "bool" else "other"
+        if role is not None and role not in ROLES:
+            remedy = _did_you_mean(role, ROLES)
+            raise SignatureError("unknown role", [Mismatch(repr(text), ", ".join(ROLES), role, remedy)])
+        dims = tuple(Dim.parse(part) for part in _split(found["dims"]))
+        return cls(dtype=dtype, dims=dims, role=cast(Role, role or default), same_as=found["same"] or "")
+
+    def __str__(self) -> str:
+        shown = "" if self.role in ("feature", "mask", "other") else f" {self.role}"
+        same = f" = {self.same_as}" if self.same_as else ""
+        return f"{self.dtype}[{', '.join(map(str, self.dims))}]{shown}{same}"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch has it."""
+        return DTYPES[self.dtype]
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether the values may be learned: no integers, no booleans."""
+        return self.dtype in _FLOATING
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape at given sizes of the input axes."""
+        return tuple(int(dim.evaluate(sizes)) for dim in self.dims)
+
+
+_FLOATING = {"f64", "f32", "f16", "bf16", "c64", "c128"}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The short name of a dtype.
+
+    Raises:
+        SignatureError: autoadapt has no name for it.
+    """
+    if dtype not in _DTYPE_NAMES:
+        fault = Mismatch(str(dtype), ", ".join(DTYPES), str(dtype), "cast the tensor before it is returned")
+        raise SignatureError(f"tensors of {dtype} are not supported", [fault])
+    return _DTYPE_NAMES[dtype]
+
+
+class Values(_Frozen):
+    """A tree of tensors: all that goes in, or all that comes out."""
+
+    tree: Tree
+    leaves: tuple[TensorSpec, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path of each leaf, as text."""
+        return tuple(path_text(path) for path in paths(self.tree))
+
+    def items(self) -> Iterator[tuple[str, TensorSpec]]:
+        """Path and spec of each leaf, in order."""
+        return zip(self.paths, self.leaves, strict=True)
+
+    def __getitem__(self, path: str) -> TensorSpec:
+        return dict(self.items())[path]
+
+    @classmethod
+    def parse(cls, value: object) -> Values:
+        """Read nested mappings, lists and tuples of texts."""
+        leaves: list[TensorSpec] = []
+        return cls(tree=_parse_tree(value, leaves), leaves=tuple(leaves))
+
+
+def describe(tree: Tree) -> str:
+    """A tree in words.
+
+    Example:
+        >>> describe(Values.parse(["f32[B]", "f32[B]"]).tree)
+        'list of 2'
+    """
+    match tree:
+        case Container(kind=kind, type=name, keys=keys):
+            return f"{name.rpartition(':')[2].rpartition('.')[2] or kind.replace('_', ' ')} of {len(keys)}"
+        case Constant(value=value):
+            return repr(value)
+        case Opaque(type=name):
+            return f"a {name}"
+        case LeftOut(name=name):
+            return f"nothing in place of {name}"
+        case Slot():
+            return "tensor"
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside parentheses; an empty text has no parts."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [] if not text.strip() else parts
+
+
+def _did_you_mean(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
+    found = nearest(name, names, count=1)
+    return found[0] if found else ""
+
+
+def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
+    match value:
+        case TensorSpec():
+            leaves.append(value)
+            return Slot()
+        case str():
+            leaves.append(TensorSpec.parse(value))
+            return Slot()
+        case None | bool() | int() | float():
+            return Constant(value=value)
+        case Mapping():
+            return Container(
+                kind=_mapping_kind(value),
+                keys=tuple(value),
+                children=tuple(_parse_tree(child, leaves) for child in value.values()),
+            )
+        case list() | tuple():
+            return Container(
+                kind="tuple" if isinstance(value, tuple) else "list",
+                keys=tuple(range(len(value))),
+                children=tuple(_parse_tree(child, leaves) for child in value),
+            )
+        case _:
+            fault = Mismatch(
+                type(value).__name__,
+                "a text, or a mapping, list or tuple of them",
+                repr(value),
+                '{"c4": "f32[B, 1024, ceil(H/16), ceil(W/16)]"}',
+            )
+            raise SignatureError("a signature is made of texts", [fault])
+
+
+def _mapping_kind(value: Mapping[Any, Any]) -> Kind:
+    return "ordered_dict" if isinstance(value, OrderedDict) else "dict"

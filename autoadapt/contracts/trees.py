@@ -1,0 +1,305 @@
+"""Trees: the containers around tensors, as data. The only file that knows which containers exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+
+from autoadapt.contracts import leaves
+from autoadapt.errors import Mismatch, SignatureError
+
+__all__ = [
+    "Constant",
+    "Container",
+    "LeftOut",
+    "Opaque",
+    "Path",
+    "Slot",
+    "Tree",
+    "build_container",
+    "container_type",
+    "flatten",
+    "has_opaque",
+    "path_text",
+    "paths",
+    "rebuild",
+]
+
+Key: TypeAlias = int | str
+Path: TypeAlias = tuple[Key, ...]
+Kind: TypeAlias = Literal[
+    "tuple", "list", "dict", "ordered_dict", "sequence", "mapping", "named_tuple", "dataclass", "model_output"
+]
+"""`sequence` and `mapping` are classes of their own, made from one iterable."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Slot(_Frozen):
+    """The place of a tensor; the tensors themselves are listed beside the tree."""
+
+    tree: Literal["tensor"] = "tensor"
+
+
+class Constant(_Frozen):
+    """A value that is not a tensor: None, a number, a text."""
+
+    tree: Literal["constant"] = "constant"
+    value: bool | int | float | str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and (type(self.value), self.value) == (type(other.value), other.value)
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
+
+
+class Opaque(_Frozen):
+    """An object autoadapt cannot look into; it can be handed through, never made."""
+
+    tree: Literal["object"] = "object"
+    type: str
+
+
+class LeftOut(_Frozen):
+    """A place where nothing is returned because nobody reads it."""
+
+    tree: Literal["left_out"] = "left_out"
+    name: str
+    """What stood there."""
+
+
+class Container(_Frozen):
+    """A container: its kind, the class where the kind alone does not say it, its keys and children."""
+
+    tree: Literal["container"] = "container"
+    kind: Kind
+    type: str = ""
+    keys: tuple[Key, ...]
+    children: tuple[Tree, ...]
+
+
+Tree: TypeAlias = Annotated[Slot | Constant | Opaque | LeftOut | Container, Field(discriminator="tree")]
+Container.model_rebuild()
+
+
+def flatten(value: object) -> tuple[Tree, list[torch.Tensor]]:
+    """Take a value apart into its tree and its tensors, in the order of the tree.
+
+    Example:
+        >>> tree, tensors = flatten({"c4": torch.zeros(1), "rest": [torch.ones(2), None]})
+        >>> [path_text(path) for path in paths(tree)]
+        ['c4', 'rest.0']
+    """
+    tensors: list[torch.Tensor] = []
+    return _flatten(value, tensors), tensors
+
+
+def _flatten(value: object, tensors: list[torch.Tensor]) -> Tree:
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return Slot()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return Constant(value=value)
+    if isinstance(value, leaves.LeftOut):
+        return LeftOut(name=value.left_out)
+    opened = _open(value)
+    if opened is None:
+        return Opaque(type=type_path(type(value)))
+    kind, items = opened
+    plain = {"tuple", "list", "dict", "ordered_dict"}
+    return Container(
+        kind=kind,
+        type="" if kind in plain else type_path(type(value)),
+        keys=tuple(key for key, _ in items),
+        children=tuple(_flatten(child, tensors) for _, child in items),
+    )
+
+
+def _open(value: object) -> tuple[Kind, list[tuple[Key, Any]]] | None:
+    """The kind of a container and its items; None for what is no container."""
+    names = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and names is not None:
+        return "named_tuple", list(zip(names, value, strict=True))
+    if isinstance(value, (tuple, list)):
+        return _sequence_kind(value), list(enumerate(value))
+    if isinstance(value, Mapping):
+        return _mapping_kind(value), _mapping_items(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return "dataclass", [(name, getattr(value, name)) for name in fields]
+    return None
+
+
+def _sequence_kind(value: tuple[Any, ...] | list[Any]) -> Kind:
+    if type(value) is tuple:
+        return "tuple"
+    return "list" if type(value) in (list, immutable_list) else "sequence"  # torch.export returns fx's own lists
+
+
+def _mapping_kind(value: Mapping[Any, Any]) -> Kind:
+    if type(value) in (dict, immutable_dict):
+        return "dict"
+    if type(value) is OrderedDict:
+        return "ordered_dict"
+    return "model_output" if dataclasses.is_dataclass(value) else "mapping"
+
+
+def _mapping_items(value: Mapping[Any, Any]) -> list[tuple[Key, Any]]:
+    items = list(value.items())
+    for key, _ in items:
+        if not isinstance(key, (int, str)):
+            where = f"{type(value).__name__}[{key!r}]"
+            remedy = "wrap the module and return a dict with text keys"
+            fault = Mismatch(where, "keys that are texts or integers", f"a {type(key).__name__}", remedy)
+            raise SignatureError(f"no path can name {where}", [fault])
+    return items
+
+
+def rebuild(tree: Tree, tensors: Sequence[Any]) -> Any:
+    """Put a value together again; the inverse of `flatten`.
+
+    Args:
+        tree: What `flatten` returned.
+        tensors: One value for each slot, in order; need not be tensors.
+
+    Raises:
+        SignatureError: The tree holds an opaque object, or a class that is not imported.
+    """
+    remaining = iter(tensors)
+    return _rebuild(tree, remaining)
+
+
+def _rebuild(tree: Tree, remaining: Iterator[Any]) -> Any:
+    match tree:
+        case Slot():
+            return next(remaining)
+        case Constant(value=value):
+            return value
+        case LeftOut(name=name):
+            return leaves.LeftOut(name)
+        case Opaque(type=name):
+            fault = Mismatch(name, "tensors in containers", "an object without known parts", "return its tensors")
+            raise SignatureError(f"a {name} cannot be made anew", [fault])
+        case Container():
+            children = [_rebuild(child, remaining) for child in tree.children]
+            return build_container(tree, children)
+
+
+def build_container(container: Container, children: Sequence[Any]) -> Any:
+    """Make one container around values that stand ready."""
+    constructor, form = container_type(container)
+    match form:
+        case "sequence":
+            return constructor(children)
+        case "pairs":
+            return constructor(zip(container.keys, children, strict=True))
+        case "positional":
+            return constructor(*children)
+        case "keywords":
+            return constructor(**dict(zip(map(str, container.keys), children, strict=True)))
+
+
+Form: TypeAlias = Literal["sequence", "pairs", "positional", "keywords"]
+
+
+def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
+    """The class of a container, and the form in which it takes its children."""
+    match container.kind:
+        case "tuple":
+            return tuple, "sequence"
+        case "list":
+            return list, "sequence"
+        case "dict":
+            return dict, "pairs"
+        case "ordered_dict":
+            return OrderedDict, "pairs"
+        case "sequence":
+            return _class_of(container), "sequence"
+        case "mapping":
+            return _class_of(container), "pairs"
+        case "named_tuple":
+            return _class_of(container), "positional"
+        case "dataclass" | "model_output":
+            return _class_of(container), "keywords"
+
+
+def _class_of(container: Container) -> Callable[..., Any]:
+    """The class of a container, if it is one of such containers: data must not name anything else to be called."""
+    found = find_type(container.type)
+    match container.kind:
+        case "named_tuple":
+            right = issubclass(found, tuple) and hasattr(found, "_fields")
+        case "dataclass":
+            right = dataclasses.is_dataclass(found)
+        case "model_output":
+            right = dataclasses.is_dataclass(found) and issubclass(found, Mapping)
+        case "sequence":
+            right = issubclass(found, (tuple, list))
+        case _:
+            right = issubclass(found, Mapping)
+    if not right:
+        kind = container.kind.replace("_", " ")
+        fault = Mismatch(container.type, f"a class that is a {kind}", "another class", "capture the module again")
+        raise SignatureError(f"{container.type} is no {kind}", [fault])
+    return found
+
+
+def paths(tree: Tree, prefix: Path = ()) -> list[Path]:
+    """The path of every tensor, in the order of `flatten`."""
+    match tree:
+        case Slot():
+            return [prefix]
+        case Container(keys=keys, children=children):
+            return [path for key, child in zip(keys, children, strict=True) for path in paths(child, (*prefix, key))]
+        case _:
+            return []
+
+
+def has_opaque(tree: Tree) -> bool:
+    """Whether a tree holds an object that cannot be made anew."""
+    match tree:
+        case Container(children=children):
+            return any(map(has_opaque, children))
+        case _:
+            return isinstance(tree, Opaque)
+
+
+def path_text(path: Path) -> str:
+    """A path as people write it; a bare tensor is called `output`.
+
+    Example:
+        >>> path_text(("levels", 0)), path_text(())
+        ('levels.0', 'output')
+    """
+    return ".".join(map(str, path)) if path else "output"
+
+
+def type_path(cls: type) -> str:
+    """`module:QualifiedName` of a class."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def find_type(name: str) -> type[Any]:
+    """The class a tree names; only among what is imported, since reading data must not run code.
+
+    Raises:
+        SignatureError: The module is not imported, or has no such class.
+    """
+    module, _, qualified = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualified.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, type):
+        fault = Mismatch(name, "a class that is imported", "nothing of that name", f"import {module}  # first")
+        raise SignatureError(f"the container class {qualified} is not known", [fault])
+    return found

@@ -1,0 +1,249 @@
+"""Views: another set of module objects over the tensors of a module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts import leaves
+from autoadapt.errors import CaptureError, Mismatch, nearest
+
+__all__ = [
+    "aliased",
+    "clone_buffers",
+    "copy_module",
+    "cut",
+    "freeze_unused",
+    "on_meta",
+    "tap",
+    "uncompiled",
+    "view",
+]
+
+TensorCopy: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+def view(module: nn.Module) -> nn.Module:
+    """New module objects over the same storage: hooks, casts, moves and `.grad` never reach the original.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> other = view(layer)
+        >>> other.weight is layer.weight, other.weight.data_ptr() == layer.weight.data_ptr()
+        (False, True)
+    """
+    return copy_module(module, aliased)
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that a `torch.compile` wrapper stands for; any other module itself."""
+    wrapped: nn.Module = getattr(module, "_orig_mod", module)
+    return wrapped
+
+
+def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
+    """Copy a module with one rule for its tensors, whether registered or kept in plain attributes.
+
+    Args:
+        module: The original; it is only read. `torch.compile` wrappers are taken off.
+        copy_tensor: Makes the tensor of the copy from that of the original; called once a tensor, so that
+            tied parameters stay tied.
+
+    Raises:
+        CaptureError: The module holds something that cannot be copied, such as a lock or a generator.
+    """
+    original = uncompiled(module)
+    rule = _TensorCopies(copy_tensor)
+    memo: dict[int, Any] = {}
+    for tensor in [*original.parameters(), *original.buffers()]:
+        memo[id(tensor)] = rule.copy(tensor)
+    try:
+        with rule:
+            copied: nn.Module = copy.deepcopy(original, memo)
+    except (TypeError, RuntimeError, ValueError) as error:
+        fault = Mismatch(
+            type(original).__name__,
+            "a module that copy.deepcopy can copy",
+            str(error).splitlines()[0],
+            "remove the attribute from the module, or give it a __deepcopy__",
+        )
+        raise CaptureError(f"{type(original).__name__} cannot be copied for a view", [fault]) from error
+    return copied
+
+
+class _TensorCopies(TorchFunctionMode):
+    """Hands every `copy.deepcopy` of a tensor to one rule; keeps what the rule made alive and unique."""
+
+    def __init__(self, copy_tensor: TensorCopy) -> None:
+        super().__init__()
+        self._copy_tensor = copy_tensor
+        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in self._made:
+            self._made[id(tensor)] = (tensor, self._copy_tensor(tensor))
+        return self._made[id(tensor)][1]
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            return self.copy(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def aliased(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor object of its own over the same storage."""
+    return _as_parameter(tensor, tensor.detach())
+
+
+def clone_buffers(tensor: torch.Tensor) -> torch.Tensor:
+    """As `aliased`, but what is no parameter gets storage of its own, since a forward pass may write to it."""
+    if isinstance(tensor, nn.Parameter):
+        return aliased(tensor)
+    return tensor.detach().clone()
+
+
+def on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape and dtype without storage."""
+    return _as_parameter(tensor, torch.empty_like(tensor, device="meta"))
+
+
+def _as_parameter(original: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    if isinstance(original, nn.Parameter):
+        return nn.Parameter(made, requires_grad=original.requires_grad)
+    return made
+
+
+def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
+    """Make a view return inner outputs instead of its own, as a tuple.
+
+    Args:
+        module: A view; its hooks are added to.
+        taps: Path of the module (empty for the whole), which of its calls, and the path within its output.
+
+    Raises:
+        CaptureError: A path names no module.
+    """
+    named = dict(module.named_modules())
+    unknown = [path for path, _, _ in taps if path not in named]
+    if unknown:
+        faults = [
+            Mismatch(path, "a path in named_modules()", path, f'"{near[0]}"' if (near := nearest(path, named)) else "")
+            for path in unknown
+        ]
+        raise CaptureError("a tap does not exist", faults)
+    collected = _Collected(tuple(taps))
+    for path in dict.fromkeys(path for path, _, _ in taps if path):
+        named[path].register_forward_hook(_Collect(collected, path))
+    module.register_forward_pre_hook(collected.clear)
+    module.register_forward_hook(collected.give)
+
+
+class _Collected:
+    """What the taps of one module have taken in the running forward pass."""
+
+    def __init__(self, taps: tuple[tuple[str, int, str], ...]) -> None:
+        self._taps = taps
+        self._calls: dict[str, int] = {}
+        self._found: dict[tuple[str, int], Any] = {}
+
+    def take(self, path: str, output: Any) -> None:
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        self._found[path, call] = output
+
+    def clear(self, _module: nn.Module, _args: Any) -> None:
+        self._calls = {}
+        self._found = {}
+
+    def give(self, _module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
+        self._found["", 0] = output
+        taken = tuple(leaves.leaf(self._found[path, call], leaf) for path, call, leaf in self._taps)
+        self._found = {}
+        return taken
+
+
+class _Collect:
+    """A forward hook that can be pickled."""
+
+    def __init__(self, collected: _Collected, path: str) -> None:
+        self._collected = collected
+        self._path = path
+
+    def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._collected.take(self._path, output)
+
+
+def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], bool]) -> list[str]:
+    """Replace inner modules of a view by identities, those with which it still runs.
+
+    Args:
+        module: A view; it is changed.
+        paths: The modules to replace, in the order in which they run.
+        runs: Whether a module runs, asked after each change.
+
+    Returns:
+        The paths that were replaced.
+    """
+    replaced = {path: module.get_submodule(path) for path in paths}
+    for path, original in replaced.items():
+        _set(module, path, _nothing(original))
+    if not replaced or runs(module):
+        return list(replaced)
+    for path, original in replaced.items():
+        _set(module, path, original)
+    if not runs(module):
+        return []
+    done = []
+    for path, original in reversed(replaced.items()):
+        _set(module, path, _nothing(original))
+        if runs(module):
+            done.append(path)
+        else:
+            _set(module, path, original)
+    return done[::-1]
+
+
+def _nothing(module: nn.Module) -> nn.Module:
+    """What does nothing in its place; a stage stays one, since gradient checkpointing goes through its layers."""
+    return nn.Sequential() if isinstance(module, nn.Sequential) else nn.Identity()
+
+
+def _set(module: nn.Module, path: str, child: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, child)
+
+
+def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str]:
+    """Take `requires_grad` from the parameters of a view that reach none of its outputs.
+
+    Args:
+        module: A view; it is changed.
+        run: Gives the outputs of a copy of it that stands on the meta device.
+
+    Returns:
+        Names of the parameters that were frozen; none where the module does not run on the meta device.
+    """
+    copied = copy_module(module, on_meta).eval()
+    try:
+        with torch.enable_grad():
+            live = [output.float().sum() for output in run(copied) if output.requires_grad]
+            if not live:
+                return []
+            torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]
+    except Exception:  # whatever a model raises on meta, it only means that nothing can be said
+        return []
+    unused = [name for name, p in copied.named_parameters() if p.requires_grad and p.grad is None]
+    for name in unused:
+        module.get_parameter(name).requires_grad_(False)
+    return unused

@@ -1,0 +1,97 @@
+"""Token grids at one image size: read from inner grids, else from which tokens move, else asked for."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.contracts.capturing.grids import Grid
+from autoadapt.contracts.capturing.perturbing import locate_tokens, patches
+from autoadapt.errors import MatchError
+
+
+class Unfolded(nn.Module):
+    """A transformer of one image size that cuts its patches without a convolution, so that no inner grid tells."""
+
+    def __init__(self, size=(96, 128), registers=4, in_columns=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.size, self.in_columns = size, in_columns
+        self.embed = nn.Linear(3 * 16 * 16, 48)
+        self.registers = nn.Parameter(torch.randn(1, registers, 48) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, size[0] * size[1] // 256, 48) * 0.02)
+        layers = [nn.TransformerEncoderLayer(48, 4, 96, 0.0, batch_first=True, norm_first=True) for _ in range(4)]
+        self.blocks = nn.Sequential(*layers)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, x):
+        if tuple(x.shape[2:]) != self.size:
+            raise ValueError(f"expected {self.size}")
+        x = x.transpose(2, 3) if self.in_columns else x
+        tokens = self.embed(nn.functional.unfold(x, 16, stride=16).transpose(1, 2)) + self.position
+        tokens = self.blocks(torch.cat([self.registers.expand(len(x), -1, -1), tokens], 1))
+        return self.head(tokens[:, 0])
+
+
+def old():
+    return timm.create_model("resnet18", features_only=True).eval()
+
+
+@pytest.mark.parametrize("registers", [0, 1, 4, 9])
+def test_tokens_without_an_inner_grid_are_read_from_which_of_them_move(registers):
+    x = torch.randn(1, 3, 96, 128)
+    new = Unfolded(registers=registers).eval()
+    net = aa.adapt(new, like=old(), inputs=x).eval()
+    taken = net.plan.routes[-1]
+    assert taken.source == "blocks.3"
+    assert [step.count for step in taken.steps if step.op == "drop"] == ([registers] if registers else [])
+    assert [step.sizes["h"] for step in taken.steps if step.op == "rearrange"] == [6]
+    with torch.no_grad():
+        shapes = [tuple(level.shape[2:]) for level in net(torch.randn(2, 3, 97, 131))]
+    assert shapes == [(-(-97 // s), -(-131 // s)) for s in (2, 4, 8, 16, 32)]
+
+
+def test_tokens_in_columns_are_asked_for_and_the_answer_is_taken():
+    new, x = Unfolded(in_columns=True), torch.randn(1, 3, 96, 128)
+    with pytest.raises(MatchError, match="cannot be read as a grid") as refused:
+        aa.adapt(new, like=old(), inputs=x)
+    assert "(rows, columns, leading_tokens)" in refused.value.mismatches[0].remedy
+    assert "0 to 16 other tokens" in refused.value.mismatches[0].expected
+    net = aa.adapt(new, like=old(), inputs=x, grid={"blocks.3": (6, 8, 4)})
+    assert {route.source for route in net.plan.routes} == {f"blocks.{i}" for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "grid", "before"),
+    [
+        ("vit_tiny_patch16_224", "blocks.11", Grid(14, 14), 1),
+        ("deit_tiny_distilled_patch16_224", "blocks.6", Grid(14, 14), 2),
+        ("vit_small_patch14_reg4_dinov2", "blocks.11", Grid(16, 16), 5),
+        ("levit_128s", "stages.0.blocks.0", Grid(14, 14), 0),
+        ("xcit_nano_12_p8_224", "blocks.0", Grid(28, 28), 0),
+    ],
+)
+def test_the_reading_by_change_agrees_with_what_is_known_of_real_transformers(name, path, grid, before):
+    torch.manual_seed(0)
+    options = {"img_size": 224} if "dinov2" in name else {}
+    model, taken = timm.create_model(name, **options).eval(), []
+    model.get_submodule(path).register_forward_hook(lambda _module, _args, out: taken.append(out))
+    with torch.no_grad():
+        model(patches(torch.randn(3, 224, 224), grid.cells))
+    assert locate_tokens(taken[0], 224, 224) == (grid, before)
+
+
+def test_tokens_that_all_move_alike_tell_nothing():
+    changed = torch.ones(6, 52, 8)
+    changed[0] = 0
+    assert locate_tokens(changed, 96, 128) is None
+
+
+def test_what_no_longer_runs_is_counted():
+    new = timm.create_model("resnet18")
+    plan = aa.adapt(new, like=old(), inputs=torch.randn(1, 3, 64, 64)).plan
+    assert plan.cut == ("global_pool", "fc")
+    assert plan.saved.parameters == sum(p.numel() for p in new.fc.parameters()) == 513_000
+    assert plan.saved.multiply_adds == 512_000
+    assert "513k parameters and 512k multiply-adds no longer run" in str(plan)
