@@ -14,8 +14,8 @@ from autoadapt.adapting import adapt
 from autoadapt.building import AdaptedModule
 from autoadapt.calibration import Calibration, calibrate
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.images import preprocessing_of, read_images
 from autoadapt.sources import allowed_by_typing, load, load_backbone, load_object, published
+from autoadapt.sources.images import preprocessing_of, read_images
 from autoadapt.swapping import swap
 from autoadapt.weights import transfer
 

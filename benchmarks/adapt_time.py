@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count
 
 MEBI = 1 << 20
 MODELS = {

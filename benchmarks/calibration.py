@@ -23,7 +23,7 @@ from autoadapt.adapting import adapt
 from autoadapt.calibration import Calibration, Recipe, calibrate
 from autoadapt.calibration.judging import divergence
 from autoadapt.calibration.projections import find_projections, set_weight
-from autoadapt.tables import columns
+from autoadapt.showing.tables import columns
 from benchmarks.photographs import FITTED, HELD_OUT, Classifier, crops, lite
 from examples import digits
 

@@ -28,7 +28,7 @@ import autoadapt as aa
 from autoadapt.contracts.capturing import bind
 from autoadapt.contracts.trees import flatten
 from autoadapt.exporting.formats import FORMATS
-from autoadapt.tables import columns
+from autoadapt.showing.tables import columns
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.tables import columns
+from autoadapt.showing.tables import columns
 
 
 class ResNetByHand(nn.Module):

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autoadapt.tables import columns
+from autoadapt.showing.tables import columns
 from autoadapt.weights import transfer
 from autoadapt.weights.dialects import DIALECTS
 from autoadapt.weights.names import pair_by_name

@@ -16,7 +16,7 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.calibration import calibrate
-from autoadapt.tables import columns
+from autoadapt.showing.tables import columns
 
 TRAINED = 1200
 """Digits to train on; the others are for testing."""

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from autoadapt.adapting import adapt
 from autoadapt.calibrating import calibrate_command
 from autoadapt.errors import AdaptError
-from autoadapt.images import preprocessing_of, read_images
 from autoadapt.sources import load_backbone
+from autoadapt.sources.images import preprocessing_of, read_images
 
 pytest.importorskip("timm", reason="timm is not installed; it is in the zoo extra")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed; it comes with the zoo extra")

@@ -19,7 +19,7 @@ from autoadapt.calibration import Calibration
 from autoadapt.reports import html_report, plan_svg, write_html
 from autoadapt.showing import Section, Shown, section_of
 from autoadapt.showing.markup import visible
-from autoadapt.tables import human_count
+from autoadapt.showing.tables import human_count
 
 IMAGE = "f32[B, 3, H, W]"
 SHOWN = (

@@ -18,7 +18,7 @@ from autoadapt.contracts.costs import cost_of
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError
 from autoadapt.showing import Shown
-from autoadapt.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Comparison", "Measured", "compare"]
 

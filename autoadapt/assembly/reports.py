@@ -11,7 +11,7 @@ from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch
 from autoadapt.planning import Plan
 from autoadapt.showing import Shown
-from autoadapt.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Assembly", "Given", "PartReport"]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.showing import Shown
-from autoadapt.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 

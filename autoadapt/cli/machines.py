@@ -13,7 +13,7 @@ import typer
 from autoadapt.cli.options import AsJson, Debug
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.demo import demo
-from autoadapt.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count
 from autoadapt.versions import VERSION, package_version
 
 __all__ = ["EXTRAS", "demo_command", "doctor_command"]

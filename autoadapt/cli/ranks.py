@@ -15,11 +15,11 @@ from autoadapt.cli.inputs import read_inputs
 from autoadapt.cli.models import complete_source, contract, model
 from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Weights
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
-from autoadapt.images import Preprocessing, preprocessing_of, read_images
 from autoadapt.ranking import Ranked, rank
 from autoadapt.ranking.pictures import check_drawable
+from autoadapt.showing.tables import shorten
 from autoadapt.sources import allowed_by_typing
-from autoadapt.tables import shorten
+from autoadapt.sources.images import Preprocessing, preprocessing_of, read_images
 
 __all__ = ["rank_command"]
 

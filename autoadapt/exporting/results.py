@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
-from autoadapt.tables import columns, hanging, human_count
+from autoadapt.showing.tables import columns, hanging, human_count
 
 __all__ = ["Compared", "Exported"]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.operations import Operation, Resize, ResizeTokens, coarse_step, text
 from autoadapt.showing import Shown
-from autoadapt.tables import columns, hanging, human_count
+from autoadapt.showing.tables import columns, hanging, human_count
 
 __all__ = ["CutCost", "InputRoute", "Plan", "Route", "Tap"]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
-from autoadapt.tables import columns, hanging, human_count, shorten
+from autoadapt.showing.tables import columns, hanging, human_count, shorten
 
 __all__ = ["Costs", "Ranked", "Ranking"]
 

@@ -7,7 +7,7 @@ from autoadapt.assembly.comparisons import Measured
 from autoadapt.assembly.reports import PartReport
 from autoadapt.reports.plans import plan_section
 from autoadapt.showing import Cell, Code, Column, Facts, Name, Part, Section, Table, section_of
-from autoadapt.tables import human_count
+from autoadapt.showing.tables import human_count
 
 __all__ = ["assembly_section", "comparison_section", "config_section"]
 

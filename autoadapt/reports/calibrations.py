@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoadapt.calibration import Calibration
 from autoadapt.calibration.results import HeadScore, OutputFit
 from autoadapt.showing import Badge, Cell, Column, Facts, Folded, Name, Section, Share, Table, section_of
-from autoadapt.tables import human_count
+from autoadapt.showing.tables import human_count
 
 __all__ = ["calibration_section"]
 

@@ -41,7 +41,7 @@ from autoadapt.showing import (
     section_of,
     svg,
 )
-from autoadapt.tables import human_count
+from autoadapt.showing.tables import human_count
 
 __all__ = ["diagram", "plan_section", "plan_svg"]
 

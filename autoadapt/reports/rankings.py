@@ -17,7 +17,7 @@ from autoadapt.showing import (
     Table,
     section_of,
 )
-from autoadapt.tables import human_count
+from autoadapt.showing.tables import human_count
 
 __all__ = ["ranking_section"]
 

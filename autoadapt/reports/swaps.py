@@ -6,9 +6,9 @@ from autoadapt.errors import Mismatch
 from autoadapt.reports.plans import plan_section
 from autoadapt.reports.verifications import check_parts
 from autoadapt.showing import Badge, Cell, Code, Column, Facts, Faults, Name, Part as Shown, Section, Table, section_of
+from autoadapt.showing.tables import human_count
 from autoadapt.swapping import Swap
 from autoadapt.swapping.results import Part
-from autoadapt.tables import human_count
 
 __all__ = ["swap_section"]
 

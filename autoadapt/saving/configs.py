@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.origins import Verb
 from autoadapt.planning import Plan
+from autoadapt.sources.origins import Verb
 from autoadapt.versions import VERSION, version_key
 
 __all__ = [

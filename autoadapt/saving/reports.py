@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.saving.configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
-from autoadapt.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Saved"]
 

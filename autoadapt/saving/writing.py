@@ -19,7 +19,6 @@ from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.operations import Channels
-from autoadapt.origins import Origin, origin_of
 from autoadapt.planning import Plan
 from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.files import file_hash, write_all
@@ -37,6 +36,7 @@ from autoadapt.saving.states import (
 from autoadapt.saving.witnesses import witness_of
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.sources import load, load_backbone, schemes
+from autoadapt.sources.origins import Origin, origin_of
 from autoadapt.versions import VERSION, package_version
 
 __all__ = ["save"]

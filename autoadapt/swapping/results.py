@@ -11,7 +11,7 @@ from autoadapt.contracts.signature import Gathering
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.planning import Plan
 from autoadapt.showing import Shown
-from autoadapt.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count
 from autoadapt.verification import Check
 
 __all__ = ["Part", "Swap"]

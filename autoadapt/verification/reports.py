@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import Mismatch, VerificationError
 from autoadapt.showing import Shown
-from autoadapt.tables import columns
+from autoadapt.showing.tables import columns
 
 __all__ = ["Check", "Fault", "Outcome", "Verification", "failed"]
 

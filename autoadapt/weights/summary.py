@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from autoadapt.tables import columns, human_count, shorten
+from autoadapt.showing.tables import columns, human_count, shorten
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.specs import shape_text

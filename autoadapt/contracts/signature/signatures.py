@@ -21,7 +21,7 @@ from autoadapt.contracts.signature.specs import Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.showing import Shown
-from autoadapt.tables import columns
+from autoadapt.showing.tables import columns
 
 __all__ = ["Signature"]
 

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from autoadapt.errors import SourceError
-from autoadapt.images import Preprocessing, preprocessing_of, read_images
 from autoadapt.sources import load, load_backbone
+from autoadapt.sources.images import Preprocessing, preprocessing_of, read_images
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed; it comes with the zoo extra")
 SMALL = {"image_size": 192, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -15,8 +15,8 @@ from torch import nn
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.views import view
 from autoadapt.errors import SourceError
-from autoadapt.origins import note_origin, origin_of
 from autoadapt.sources import FrozenExport, list_models, load, load_backbone
+from autoadapt.sources.origins import note_origin, origin_of
 
 
 @pytest.fixture(autouse=True)
