@@ -1,8 +1,10 @@
 """Swap a backbone: `adapt(new, like=old)` speaks the old one's output signature exactly, at every input size."""
 
 from autoadapt.adapting import adapt
+from autoadapt.adapting.building import AdaptedModule, build, param_groups
+from autoadapt.adapting.planning import Plan, plan
+from autoadapt.adapting.verification import Verification, verify
 from autoadapt.assembly import assemble, describe, register
-from autoadapt.building import AdaptedModule, build, param_groups
 from autoadapt.calibration import Calibration, calibrate
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.dims import Dim
@@ -27,14 +29,12 @@ from autoadapt.errors import (
 )
 from autoadapt.exporting import Exported, dynamic_shapes, export
 from autoadapt.folding import fold
-from autoadapt.planning import Plan, plan
 from autoadapt.ranking import Ranking, rank
 from autoadapt.reports import write_html
 from autoadapt.saving import Saved, restore, save
 from autoadapt.sources import list_models, load
 from autoadapt.standalone import to_source
 from autoadapt.swapping import Swap, swap
-from autoadapt.verification import Verification, verify
 from autoadapt.versions import VERSION
 from autoadapt.weights import Transfer, transfer
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration import Calibration, calibrate
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.sources import allowed_by_typing, load, load_backbone, load_object, published

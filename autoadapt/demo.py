@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from autoadapt.adapting import adapt
+from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification import Verification
 from autoadapt.contracts.capturing import capture
-from autoadapt.planning import Plan
 from autoadapt.sources import load
-from autoadapt.verification import Verification
 
 __all__ = ["Decoder", "Levels", "Swapped", "demo"]
 

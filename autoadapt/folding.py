@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoadapt.building import AdaptedModule, build
+from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.operations import Project, after
+from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import aliased, clone_buffers, copy_module
 from autoadapt.errors import AdaptError, BuildError, Mismatch
-from autoadapt.operations import Project, after
-from autoadapt.planning import Plan, Route
 
 __all__ = ["fold"]
 

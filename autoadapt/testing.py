@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoadapt.adapting import as_signature
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification import verify
+from autoadapt.adapting.verification.checks import exported
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing import bind, capture, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.dims import Dim
@@ -23,9 +26,6 @@ from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.verification import verify
-from autoadapt.verification.checks import exported
-from autoadapt.verification.sessions import NotApplicableError, Session, said
 
 __all__ = [
     "assert_adapts",

@@ -13,7 +13,7 @@ from small_models import Mixed, Plain, Pyramid, Tokens, image
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.operations import (
+from autoadapt.adapting.operations import (
     Cast,
     DropPrefix,
     Mean,

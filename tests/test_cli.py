@@ -20,16 +20,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification import Verification
 from autoadapt.assembly import assemble
 from autoadapt.calibration import Calibration
 from autoadapt.cli import app
 from autoadapt.cli.machines import EXTRAS
 from autoadapt.contracts.signature import Signature
-from autoadapt.planning import Plan
 from autoadapt.ranking import Ranking
 from autoadapt.saving import restore
 from autoadapt.swapping import Swap
-from autoadapt.verification import Verification
 from autoadapt.weights import Transfer
 
 ROOT = Path(__file__).parent.parent

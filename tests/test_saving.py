@@ -18,7 +18,7 @@ from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.building import own_attributes
+from autoadapt.adapting.building import own_attributes
 from autoadapt.saving import files
 from autoadapt.saving.configs import checksum
 from autoadapt.saving.states import all_tensors

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from autoadapt.adapting import as_signature
+from autoadapt.adapting.building import build
+from autoadapt.adapting.planning import Plan, plan
 from autoadapt.assembly.arguments import check_arguments, inferred_names
 from autoadapt.assembly.configs import Config, PartConfig, parse_config
 from autoadapt.assembly.documents import Document, read_document
@@ -22,12 +24,10 @@ from autoadapt.assembly.registry import PARTS, Part, Registry
 from autoadapt.assembly.resolving import report_of, resolved_config, resolved_part
 from autoadapt.assembly.scopes import Scopes
 from autoadapt.assembly.sessions import Argument, Session
-from autoadapt.building import build
 from autoadapt.contracts.capturing import capture, told_inputs
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import AdaptError
-from autoadapt.planning import Plan, plan
 from autoadapt.weights import transfer
 
 __all__ = ["assemble", "assemble_document", "describe"]

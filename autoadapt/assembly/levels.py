@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from autoadapt.adapting.layouts import Factored, factored
+from autoadapt.adapting.taps import block_boundaries
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature, TensorSpec
-from autoadapt.layouts import Factored, factored
-from autoadapt.taps import block_boundaries
 
 __all__ = [
     "Level",

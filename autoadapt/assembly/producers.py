@@ -10,14 +10,14 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from autoadapt.adapting.building import build
+from autoadapt.adapting.planning import Plan, plan
 from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, octave_of, with_stride
 from autoadapt.assembly.models import Pick
-from autoadapt.building import build
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, Values
 from autoadapt.contracts.trees import Key, paths
 from autoadapt.errors import Mismatch, nearest
-from autoadapt.planning import Plan, plan
 
 __all__ = ["Demand", "Producer", "meta_inputs", "pinned"]
 

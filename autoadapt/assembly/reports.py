@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from autoadapt.adapting.planning import Plan
 from autoadapt.assembly.levels import stride_of
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch
-from autoadapt.planning import Plan
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from autoadapt.adapting.planning import Plan
 from autoadapt.assembly.configs import Config, PartConfig
 from autoadapt.assembly.references import Reference
 from autoadapt.assembly.reports import Assembly, Given, PartReport
 from autoadapt.assembly.sessions import Argument, Session
-from autoadapt.planning import Plan
 
 __all__ = ["report_of", "resolved_config", "resolved_part"]
 

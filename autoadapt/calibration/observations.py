@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.planning import Plan
 from autoadapt.calibration.projections import Projection, find_projections
 from autoadapt.calibration.samples import Cut, cut
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
@@ -19,7 +20,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
-from autoadapt.planning import Plan
 
 __all__ = ["Observation", "Pair", "explained", "fields", "find_adapted"]
 

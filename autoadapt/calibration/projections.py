@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoadapt.building import AdaptedModule
-from autoadapt.contracts.signature import TensorSpec
-from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.operations import (
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.operations import (
     Cast,
     Operation,
     Pool,
@@ -25,7 +23,9 @@ from autoadapt.operations import (
     axis_groups,
     text,
 )
-from autoadapt.planning import Plan, Route
+from autoadapt.adapting.planning import Plan, Route
+from autoadapt.contracts.signature import TensorSpec
+from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight"]
 

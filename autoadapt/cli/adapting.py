@@ -9,7 +9,9 @@ import typer
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.adapting import adapt
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification import Verification
 from autoadapt.cli.inputs import read_inputs
 from autoadapt.cli.models import backbone, contract, model
 from autoadapt.cli.options import (
@@ -33,11 +35,9 @@ from autoadapt.cli.options import (
 )
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.contracts.capturing import capture
-from autoadapt.planning import Plan
 from autoadapt.saving import save
 from autoadapt.standalone import to_source
 from autoadapt.swapping import swap
-from autoadapt.verification import Verification
 
 __all__ = ["adapt_command", "capture_command", "plan_command", "swap_command", "verify_command"]
 

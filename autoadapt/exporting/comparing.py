@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.exporting.formats import Format
 from autoadapt.exporting.ranges import SizeRange
 from autoadapt.exporting.results import Compared
-from autoadapt.verification.sessions import Session, said
 
 __all__ = ["compare"]
 

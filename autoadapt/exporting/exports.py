@@ -12,7 +12,8 @@ from pathlib import Path
 
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
@@ -23,7 +24,6 @@ from autoadapt.exporting.reasons import narrowed, refusal
 from autoadapt.exporting.results import Exported
 from autoadapt.exporting.shapes import shapes_of
 from autoadapt.saving.wrappers import adapted_inside
-from autoadapt.verification.sessions import Session
 
 __all__ = ["export"]
 

@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, smallest_size
 from autoadapt.errors import ExportError, Mismatch, nearest
-from autoadapt.planning import Plan, source_axes
 
 __all__ = ["Given", "SizeRange", "size_ranges"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from autoadapt.adapting.verification.checks import any_size_program
+from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.trees import Container, Tree
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.exporting.formats import Call, Format, program_of
 from autoadapt.exporting.ranges import SizeRange
 from autoadapt.exporting.shapes import UNITS, shapes_of
-from autoadapt.verification.checks import any_size_program
-from autoadapt.verification.sessions import Session, said
 
 __all__ = ["narrowed", "refusal"]
 

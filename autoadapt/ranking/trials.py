@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration import calibrate
 from autoadapt.calibration.judging import Head
 from autoadapt.contracts.costs import cost_of

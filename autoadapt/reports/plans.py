@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import assert_never
 
-from autoadapt.contracts.signature import Signature, TensorSpec, describe
-from autoadapt.errors import PlanError
-from autoadapt.operations import (
+from autoadapt.adapting.operations import (
     Cast,
     Channels,
     DropPrefix,
@@ -25,7 +23,9 @@ from autoadapt.operations import (
     parameters,
     text,
 )
-from autoadapt.planning import InputRoute, Plan, Route
+from autoadapt.adapting.planning import InputRoute, Plan, Route
+from autoadapt.contracts.signature import Signature, TensorSpec, describe
+from autoadapt.errors import PlanError
 from autoadapt.showing import (
     Badge,
     Box,
@@ -50,7 +50,7 @@ def plan_svg(plan: Plan) -> str:
     """The picture of a plan: an SVG that stands alone, in light and dark.
 
     Example:
-        >>> from autoadapt.planning import plan
+        >>> from autoadapt.adapting.planning import plan
         >>> old = Signature.parse({"c2": "f32[B, 64, ceil(H/4), ceil(W/4)]"}, inputs="f32[B, 3, H, W]")
         >>> new = Signature.parse("f32[B, 32, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
         >>> "32→64" in plan_svg(plan(new, old))

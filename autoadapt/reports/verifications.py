@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from autoadapt.adapting.verification import Check, Verification
 from autoadapt.errors import Mismatch
 from autoadapt.showing import Badge, Column, Faults, Folded, Part, Section, Table, Tone, section_of
-from autoadapt.verification import Check, Verification
 
 __all__ = ["check_parts", "verification_section"]
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.planning import Plan
 from autoadapt.sources.origins import Verb
 from autoadapt.versions import VERSION, version_key
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.saving.configs import CONFIG, WEIGHTS
 from autoadapt.saving.restoring import restore

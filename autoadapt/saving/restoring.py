@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoadapt.building import AdaptedModule, build
+from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification.checks import plan_follows
+from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.trees import container_type, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.planning import Plan
 from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
 from autoadapt.saving.files import read_tensors
 from autoadapt.saving.states import (
@@ -25,8 +27,6 @@ from autoadapt.saving.states import (
 )
 from autoadapt.saving.witnesses import differences
 from autoadapt.sources import load, load_backbone, load_object
-from autoadapt.verification.checks import plan_follows
-from autoadapt.verification.sessions import Session
 from autoadapt.versions import package_version
 
 __all__ = ["restore"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.building import AdaptedModule, Said, own_attributes
+from autoadapt.adapting.building import AdaptedModule, Said, own_attributes
 from autoadapt.contracts.trees import Container, Tree, flatten, has_opaque, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.saving.configs import Fact

@@ -7,12 +7,12 @@ import math
 import torch
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import dtype_name
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.saving.configs import Leaf, Witness
-from autoadapt.verification.sessions import Session, said
 
 __all__ = ["differences", "witness_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import Mismatch, SavingError
 

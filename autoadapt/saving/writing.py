@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.operations import Channels
+from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.operations import Channels
-from autoadapt.planning import Plan
 from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.files import file_hash, write_all
 from autoadapt.saving.reports import Saved

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from autoadapt import layers
+from autoadapt.adapting import layers
 from autoadapt.contracts import leaves
 
 __all__ = ["import_lines", "inlined", "names_in"]

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoadapt import layers
-from autoadapt.building import AdaptedModule
-from autoadapt.building.expressions import INDENT, WIDTH, Expression, Text, constant, group, lines_of, quoted
-from autoadapt.building.graphs import adapter_names, learned_steps
-from autoadapt.building.printing import Printed, print_graph
+from autoadapt.adapting import layers
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.building.expressions import INDENT, WIDTH, Expression, Text, constant, group, lines_of, quoted
+from autoadapt.adapting.building.graphs import adapter_names, learned_steps
+from autoadapt.adapting.building.printing import Printed, print_graph
+from autoadapt.adapting.operations import Channels, Project
+from autoadapt.adapting.planning import Plan
 from autoadapt.contracts import leaves
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
-from autoadapt.operations import Channels, Project
-from autoadapt.planning import Plan
 from autoadapt.saving.files import write_all
 from autoadapt.saving.states import facts_of, frozen_parts
 from autoadapt.saving.wrappers import adapted_inside
@@ -183,6 +183,7 @@ class _File:
             if found.__module__ == "__main__" or "<locals>" in found.__qualname__:
                 remedy = "define it at the top of a module that can be imported"
                 faults.append(Mismatch(found.__qualname__, "a class that a file can import", type_path(found), remedy))
+                continue
             shown = real if real == name else f"{real} as {name}"
             lines[name] = f"from {found.__module__} import {shown}{_typing_note(found.__module__)}"
         if faults:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 from typing_extensions import assert_never
 
-from autoadapt import layers
+from autoadapt.adapting import layers
 from autoadapt.errors import Mismatch, SwapError, nearest
 
 __all__ = ["KINDS", "Kind", "Replacement", "as_kind"]

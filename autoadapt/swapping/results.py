@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification import Check
 from autoadapt.contracts.signature import Gathering
 from autoadapt.errors import Mismatch, SwapError
-from autoadapt.planning import Plan
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
-from autoadapt.verification import Check
 
 __all__ = ["Part", "Swap"]
 

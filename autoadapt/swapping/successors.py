@@ -10,14 +10,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from autoadapt.building import build
+from autoadapt.adapting.building import build
+from autoadapt.adapting.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
+from autoadapt.adapting.planning import CONVERSIONS, Conversion, Plan, Route, named_outputs, plan
+from autoadapt.adapting.thinning import mark_points
 from autoadapt.contracts.capturing import Arguments, capture, capture_source
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot
 from autoadapt.contracts.views import view
 from autoadapt.errors import MatchError, Mismatch, SwapError
-from autoadapt.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
-from autoadapt.planning import CONVERSIONS, Conversion, Plan, Route, named_outputs, plan
 from autoadapt.swapping.contracts import fixed, reduced
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.replacements import Replacement, as_kind
@@ -25,7 +26,6 @@ from autoadapt.swapping.results import Part
 from autoadapt.swapping.standing import move, take_over
 from autoadapt.swapping.surfaces import Surface, find_surface
 from autoadapt.swapping.watching import Reading
-from autoadapt.thinning import mark_points
 
 __all__ = ["Options", "Successor", "prepare"]
 

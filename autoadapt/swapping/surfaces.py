@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
 

@@ -8,9 +8,9 @@ from typing import Literal, TypedDict, overload
 from torch import nn
 from typing_extensions import Unpack
 
+from autoadapt.adapting.operations import Thinning
+from autoadapt.adapting.planning import CONVERSIONS, Conversion
 from autoadapt.errors import AdaptError, Mismatch, SwapError
-from autoadapt.operations import Thinning
-from autoadapt.planning import CONVERSIONS, Conversion
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare

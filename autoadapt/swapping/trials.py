@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
 from autoadapt.contracts.capturing.probing import quiet
@@ -21,7 +22,6 @@ from autoadapt.swapping.outcomes import broken_invariants, differences, moving_s
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example, Outcome, Watched, outcome_of, run_copy
-from autoadapt.verification import Check
 
 __all__ = ["by_path", "try_out"]
 

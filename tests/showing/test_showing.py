@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from rich.console import Console
 
+from autoadapt.adapting.operations import Operation
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.operations import Operation
 from autoadapt.showing import (
     Badge,
     Box,

@@ -1,0 +1,6 @@
+"""Building: a plan made into a torch.fx module."""
+
+from autoadapt.adapting.building.facts import Said
+from autoadapt.adapting.building.modules import AdaptedModule, build, own_attributes, param_groups
+
+__all__ = ["AdaptedModule", "Said", "build", "own_attributes", "param_groups"]

@@ -1,0 +1,355 @@
+"""Graphs: a plan written as straight-line code in torch.fx nodes, without tensors."""
+
+from __future__ import annotations
+
+import keyword
+import operator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import fx, nn
+
+from autoadapt.adapting import layers
+from autoadapt.adapting.operations import (
+    Cast,
+    Channels,
+    DropPrefix,
+    Mean,
+    Operation,
+    Pool,
+    Project,
+    Rearrange,
+    Recover,
+    Resize,
+    ResizeTokens,
+    Thin,
+    axis_groups,
+    coarse_step,
+)
+from autoadapt.adapting.planning import Plan, Route
+from autoadapt.contracts import leaves
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import DTYPES, Signature, TensorSpec
+from autoadapt.contracts.trees import (
+    Constant,
+    Container,
+    LeftOut,
+    Opaque,
+    Path,
+    Slot,
+    Tree,
+    container_type,
+    path_text,
+    paths,
+)
+from autoadapt.errors import BuildError, Mismatch
+
+__all__ = ["adapter_names", "graph_of", "learned_steps"]
+
+
+def graph_of(plan: Plan) -> fx.Graph:
+    """The forward pass of a plan, with the backbone at `backbone` and layers at `adapters.<name>.<step>`."""
+    return _Emitter(plan).graph()
+
+
+def adapter_names(plan: Plan) -> dict[str, Route]:
+    """A name for the adapter of each route, allowed in a ModuleDict and unlike the others."""
+    names: dict[str, Route] = {}
+    taken = nn.ModuleDict()
+    for route in plan.routes:
+        name = _identifier(route.target)
+        while name in names or hasattr(taken, name) or keyword.iskeyword(name):
+            name += "_"
+        names[name] = route
+    return names
+
+
+def _identifier(text: str) -> str:
+    return "".join(char if char.isalnum() or char == "_" else "_" for char in text) or "_"
+
+
+def learned_steps(route: Route) -> list[tuple[str, Project, TensorSpec]]:
+    """Name, operation and input of each learned step."""
+    found = [(step, spec) for step, spec in zip(route.steps, route.specs, strict=False) if isinstance(step, Project)]
+    return [("project" if i == 0 else f"project_{i + 1}", step, spec) for i, (step, spec) in enumerate(found)]
+
+
+def _variable_names(plan: Plan) -> dict[str, str]:
+    """What a person would call each output: its own name, or which level it is; by its path.
+
+    Where two have the same name, both are spelled out.
+    """
+    specs = dict(plan.target.outputs.items())
+    levels = all(spec.is_floating and len(spec.dims) > 3 for spec in specs.values())
+    names = {path: _short_name(path, "level" if levels else "output") for path in specs}
+    counts = Counter(names.values())
+    return {path: name if counts[name] == 1 else f"output_{_identifier(path)}" for path, name in names.items()}
+
+
+def _short_name(path: str, kind: str) -> str:
+    parts = path.split(".")
+    texts = [i for i, part in enumerate(parts) if not part.isdigit()]
+    name = _identifier("_".join(parts[texts[-1] :] if texts else [kind, *parts]))
+    return name if _is_allowed(name) else f"{kind}_{name}"
+
+
+def _is_allowed(name: str) -> bool:
+    """Whether a name can be that of an argument or a variable of `forward`."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name != "self"
+
+
+class _Emitter:
+    """Writes the graph of a plan; fx nodes only, no tensors.
+
+    The nodes of one chain carry what a person would call their values as `meta["name"]`; see `printing`.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._graph = fx.Graph()
+        self._names = _variable_names(plan)
+        self._name = ""
+        self._head: fx.Node | None = None
+        self._sizes: dict[str, fx.Node] = {}
+        self._given: dict[str, fx.Node] = {}
+        self._features: dict[str, fx.Node] = {}
+        self._choices: dict[Thin, fx.Node] = {}
+
+    def graph(self) -> fx.Graph:
+        placeholders = self._placeholders()
+        self._head = next(iter(reversed(self._graph.nodes)), None)
+        self._features = self._call_backbone()
+        nodes = [self._route(name, route) for name, route in adapter_names(self._plan).items()]
+        self._graph.output(self._returned(nodes, placeholders))
+        self._forget_unused()
+        self._graph.lint()
+        return self._graph
+
+    def _put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node whose value goes by the name of the chain at hand."""
+        node = self._graph.create_node(op, target, args, kwargs, name=self._name)
+        node.meta["name"] = self._name
+        return node
+
+    def _placeholders(self) -> dict[str, fx.Node]:
+        """One argument for each of the old module's; those that were no tensors or may be absent have defaults."""
+        found: dict[str, fx.Node] = {}
+        optional = False
+        for name, tree in self._plan.target.arguments.items():
+            _check_names([name])
+            optional = optional or isinstance(tree, Constant) or name in self._plan.target.replaced_when_empty
+            default = (tree.value if isinstance(tree, Constant) else None,) if optional else ()
+            node = self._graph.create_node("placeholder", name, args=default, name=name)
+            found[name] = node
+            self._take_apart(tree, node, (name,), self._given)
+        return found
+
+    def _forget_unused(self) -> None:
+        """Remove what was taken out of a container and is not needed."""
+        for node in reversed(self._graph.nodes):
+            if node.target in (operator.getitem, getattr) and not node.users:
+                self._graph.erase_node(node)
+
+    def _take_apart(self, tree: Tree, node: fx.Node, path: Path, found: dict[str, fx.Node]) -> None:
+        """Note the node of every tensor in a tree."""
+        match tree:
+            case Slot():
+                found[path_text(path)] = node
+            case Container(kind=kind, keys=keys, children=children):
+                for key, child in zip(keys, children, strict=True):
+                    if paths(child):
+                        by_name = kind in ("named_tuple", "dataclass")
+                        take = getattr if by_name else operator.getitem
+                        name = f"{node.name}_{key}" if isinstance(key, int) else key
+                        taken = self._graph.create_node("call_function", take, (node, key), name=name)
+                        self._take_apart(child, taken, (*path, key), found)
+            case Constant() | Opaque() | LeftOut():
+                return
+
+    def _call_backbone(self) -> dict[str, fx.Node]:
+        """Call the backbone with inputs made legal; gives the node of each of its outputs."""
+        source = self._plan.source
+        routed = {}
+        for route in self._plan.inputs:
+            node, spec = self._given[route.target], self._plan.target.inputs[route.target]
+            self._name = node.name
+            for step in route.steps:
+                node = self._step(step, node, spec, "")
+            routed[route.source] = node
+        nodes = iter([routed[path] for path in source.inputs.paths])
+        arguments = {name: self._container(tree, nodes) for name, tree in source.arguments.items()}
+        values = list(arguments.values())[: source.positional]
+        keywords = dict(list(arguments.items())[source.positional :])
+        _check_names(keywords)
+        self._name = "features"
+        features = self._put("call_module", "backbone", *values, **keywords)
+        if self._plan.taps:
+            features.meta["comment"] = ", ".join(self._plan.taps)
+            names = enumerate(self._plan.taps)
+            return {name: self._graph.call_function(operator.getitem, (features, i)) for i, name in names}
+        found: dict[str, fx.Node] = {}
+        self._take_apart(source.outputs.tree, features, (), found)
+        return found
+
+    def _route(self, name: str, route: Route) -> fx.Node:
+        is_input = route.source.startswith("inputs.")
+        node = self._given[route.source.removeprefix("inputs.")] if is_input else self._features[route.source]
+        learned = learned_steps(route)
+        modules = {id(step): f"adapters.{name}.{called}" for called, step, _ in learned}
+        if len(learned) == 1:
+            modules = {id(learned[0][1]): f"adapters.{name}"}
+        for step, spec in zip(route.steps, route.specs, strict=False):
+            is_whole = route.target == "output" and step is not route.steps[-1]
+            self._name = "values" if is_whole else self._names[route.target]
+            node = self._step(step, node, spec, modules.get(id(step), ""))
+        return node
+
+    def _step(self, step: Operation, node: fx.Node, spec: TensorSpec, module: str) -> fx.Node:
+        match step:
+            case DropPrefix(axis=axis, count=count):
+                index = (*(slice(None),) * axis, slice(count, None))
+                return self._put("call_function", operator.getitem, node, index)
+            case Rearrange():
+                return self._rearrange(step, node)
+            case Mean(axes=axes):
+                return self._put("call_method", "mean", node, axes)
+            case Pool(kernel=kernel):
+                return self._put("call_function", layers.pool, node, *kernel)
+            case Resize(dims=dims):
+                return self._put("call_function", layers.resize, node, *map(self._size, dims))
+            case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
+                have, want = (tuple(map(self._size, sides)) for sides in (grid, dims))
+                return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *kernel)
+            case Project():
+                return self._put("call_module", module, node)
+            case Channels():
+                return node  # the backbone's own weights were changed
+            case Cast(dtype=dtype):
+                return self._put("call_method", "to", node, DTYPES[dtype])
+            case Recover(values=values, dtype=dtype):
+                return self._put("call_function", layers.recover_indices, node, self._given[values], DTYPES[dtype])
+            case Thin(axis=axis):
+                return self._put("call_function", layers.take_points, node, self._choice(step), axis)
+
+    def _choice(self, step: Thin) -> fx.Node:
+        """Which points are taken: one choice for all leaves on a set."""
+        key = step.model_copy(update={"axis": 0})
+        if key not in self._choices:
+            points = self._features[step.points]
+            arguments = (points, step.count, step.how, step.points_axis, step.seed)
+            choice = self._graph.create_node("call_function", layers.choose_points, arguments, name="chosen")
+            self._choices[key] = choice
+        return self._choices[key]
+
+    def _rearrange(self, step: Rearrange, node: fx.Node) -> fx.Node:
+        """An einops pattern in torch's own words: unflatten, permute, flatten."""
+        left, right = axis_groups(step.pattern)
+        for axis in reversed(range(len(left))):
+            if len(left[axis]) > 1:
+                sizes = tuple(self._size(step.sizes[name]) for name in left[axis])
+                node = self._put("call_method", "unflatten", node, axis, sizes)
+            elif not left[axis]:
+                node = self._put("call_method", "squeeze", node, axis)
+        have = [name for names in left for name in names]
+        want = [name for names in right for name in names]
+        if have != want:
+            node = self._put("call_method", "permute", node, *[have.index(name) for name in want])
+        for axis, names in enumerate(right):
+            if len(names) > 1:
+                node = self._put("call_method", "flatten", node, axis, axis + len(names) - 1)
+            elif not names:
+                node = self._put("call_method", "unsqueeze", node, axis)
+        return node
+
+    def _size(self, dim: Dim) -> Any:
+        """A size as a number, or as arithmetic on the sizes of the inputs."""
+        if dim.constant is not None:
+            return dim.constant
+        stepped = coarse_step(dim)
+        if stepped:
+            axis, step = stepped
+            return self._graph.call_function(layers.least_multiple, (self._axis(axis), step))
+        known = {axis: fx.Proxy(self._axis(axis)) for axis in sorted(dim.axes)}
+        value = dim.evaluate(known)
+        return value.node if isinstance(value, fx.Proxy) else value
+
+    def _axis(self, axis: str) -> fx.Node:
+        """The size of an input axis, read before anything else is done."""
+        if axis not in self._sizes:
+            path, position = _where(axis, self._plan.target)
+            name = {"B": "batch", "H": "height", "W": "width"}.get(axis, f"size_{axis}")
+            with self._graph.inserting_after(self._head):
+                shape = self._graph.call_function(getattr, (self._given[path], "shape"))
+            with self._graph.inserting_after(shape):
+                self._head = self._graph.create_node("call_function", operator.getitem, (shape, position), name=name)
+            self._head.meta |= {"name": name, "shape": True}
+            self._sizes[axis] = self._head
+        return self._sizes[axis]
+
+    def _returned(self, nodes: Sequence[fx.Node], placeholders: Mapping[str, fx.Node]) -> Any:
+        """The old module's container around the adapted leaves; an argument that it filled in is filled in."""
+        target = self._plan.target
+        value = self._container(target.outputs.tree, iter(nodes))
+        filled = [name for name, path in target.filled.items() if path == ""]
+        if not filled:
+            return value
+        argument = placeholders[filled[0]]
+        if filled[0] in target.replaced_when_empty:
+            return self._graph.call_function(layers.fill_in, (argument, value))
+        self._graph.call_method("update", (argument, value))
+        return argument
+
+    def _container(self, tree: Tree, nodes: Any) -> Any:
+        match tree:
+            case Slot():
+                return next(nodes)
+            case Constant(value=value):
+                return value
+            case LeftOut(name=name):
+                return self._graph.call_function(leaves.LeftOut, (name,))
+            case Opaque(type=name):
+                fault = Mismatch(name, "tensors in containers", "an object", "wrap the module")
+                raise BuildError(f"a {name} cannot be made anew", [fault])
+            case Container(keys=keys):
+                children = [self._container(child, nodes) for child in tree.children]
+                return self._literal(tree, keys, children)
+
+    def _literal(self, tree: Container, keys: Sequence[Any], children: list[Any]) -> Any:
+        constructor, form = container_type(tree)
+        match tree.kind:
+            case "tuple":
+                return tuple(children)
+            case "list":
+                return children
+            case "dict":
+                return dict(zip(keys, children, strict=True))
+            case "ordered_dict":
+                return self._graph.call_function(OrderedDict, (list(zip(keys, children, strict=True)),))
+            case _ if form == "sequence":
+                return self._graph.call_function(constructor, (children,))
+            case _ if form == "positional":
+                return self._graph.call_function(constructor, tuple(children))
+            case _ if form == "keywords":
+                _check_names(keys)
+                return self._graph.call_function(constructor, (), dict(zip(map(str, keys), children, strict=True)))
+            case _:
+                return self._graph.call_function(constructor, (dict(zip(keys, children, strict=True)),))
+
+
+def _check_names(names: Iterable[object]) -> None:
+    """Refuse what cannot be written as the name of an argument; a plan may have been read from a file."""
+    wrong = [str(name) for name in names if not _is_allowed(str(name))]
+    if wrong:
+        faults = [Mismatch(f"argument {name!r}", "a Python identifier", name, "rename it") for name in wrong]
+        raise BuildError("an argument has a name that Python does not allow", faults)
+
+
+def _where(axis: str, signature: Signature) -> tuple[str, int]:
+    """An input tensor and the position in it that shows the size of an axis."""
+    for path, spec in signature.inputs.items():
+        for position, dim in enumerate(spec.dims):
+            if dim == Dim.axis(axis):
+                return path, position
+    fault = Mismatch(axis, "an axis of an input", ", ".join(map(str, signature.inputs.leaves)), "name it in inputs=")
+    raise BuildError(f"no input shows the size of axis {axis}", [fault])

@@ -1,0 +1,239 @@
+"""Modules: plans made into torch.fx modules, straight-line code without the plan in it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from autoadapt.adapting import layers
+from autoadapt.adapting.building.facts import RECIPES, copy_facts, recipe
+from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
+from autoadapt.adapting.building.printing import print_graph
+from autoadapt.adapting.building.stems import read_channels
+from autoadapt.adapting.operations import Channels, Project
+from autoadapt.adapting.planning import Plan, Route
+from autoadapt.adapting.verification import Verification, verify
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import copy_module, cut, freeze_unused, on_meta, tap, view
+from autoadapt.errors import BuildError, Mismatch
+
+__all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
+
+
+class AdaptedModule(fx.GraphModule):
+    """A backbone and its adapters behind the signature of another module.
+
+    State-dict keys are `backbone.<names in the backbone>` and `adapters.<output>.<step>.*`. `print(net.code)` shows
+    the forward pass.
+    """
+
+    _plan: Plan
+
+    @property
+    def plan(self) -> Plan:
+        """The plan it was built from."""
+        return self._plan
+
+    @property
+    def signature(self) -> Signature:
+        """The contract it keeps."""
+        return self._plan.target
+
+    @property
+    def code(self) -> str:
+        """The forward pass as a person would write it; torch.fx runs the same graph, and frees memory early."""
+        return print_graph(self.graph).function()
+
+    def __str__(self) -> str:
+        return f"{nn.Module.__repr__(self)}\n\n{self.code}"
+
+    def verify(
+        self,
+        inputs: object = None,
+        *,
+        sizes: Sequence[Mapping[str, int]] | None = None,
+        batches: Sequence[int] = (1, 3),
+        thorough: bool = False,
+        seconds: float = 600,
+        seed: int = 0,
+    ) -> Verification:
+        """Prove that it keeps its contract; the arguments are those of `autoadapt.verify`."""
+        options: dict[str, Any] = {"sizes": sizes, "batches": batches, "seconds": seconds, "seed": seed}
+        return verify(self, self.signature, inputs=inputs, thorough=thorough, **options)
+
+    def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:
+        """Take over functions of another class, to run on this module as its methods or properties."""
+        self.__dict__["borrowed"] = {name: (function, name in properties) for name, function in functions.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in RECIPES:
+            return recipe(self.backbone, name)
+        function, is_property = self.__dict__.get("borrowed", {}).get(name, (None, False))
+        if function is not None:
+            return function(self) if is_property else MethodType(function, self)
+        return super().__getattr__(name)
+
+    def recompile(self) -> Any:
+        """Write the code anew; called by torch.fx.
+
+        torch.fx gives each module a `__call__` that prints its own message to stderr when the forward pass raises;
+        the exception says it all.
+        """
+        written = super().recompile()
+        type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        return written
+
+    def to_folder(self, folder: str | os.PathLike[str], module_name: str = "FxModule") -> None:
+        """Refused: torch.fx would pickle the backbone, and leave out what the forward pass calls.
+
+        Raises:
+            BuildError: Always.
+        """
+        where = f"{type(self).__name__}.to_folder"
+        fault = Mismatch(where, "a file of plain PyTorch", "a folder with pickles", 'aa.to_source(net, "net.py")')
+        raise BuildError("an adapted module is not written by torch.fx", [fault])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
+        made = _restored(self._plan, copy.deepcopy(self._modules, memo))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(_extras(self), memo))
+        return made
+
+    def __copy__(self) -> AdaptedModule:
+        made = _restored(self._plan, self._modules)
+        made.__dict__.update(_extras(self))
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._plan, self._modules), _extras(self)
+
+
+def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
+    """Make a plan into a module.
+
+    Parameters of the backbone that reach none of the outputs that are read take no gradient in the result, so that
+    distributed training does not wait for them.
+
+    Args:
+        new: The module that the plan's source signature was captured from; it is not changed.
+        plan: What to build.
+        like: The old module; what consumers read off it (`out_channels`, `strides`, ...) is said by the new one too.
+        share: Use the storage of `new`'s weights; otherwise copy them.
+
+    Returns:
+        A torch.fx module in the mode of `new`, on its device and of its dtype.
+
+    Raises:
+        BuildError: The plan needs a container class that is not imported, or two outputs have one name.
+    """
+    backbone = view(new) if share else copy.deepcopy(new)
+    plan = _tapped(backbone, plan)
+    for given in plan.inputs:
+        for step in given.steps:
+            if isinstance(step, Channels):
+                read_channels(backbone, step.stem, step.source, step.target)
+    reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
+    adapters = nn.ModuleDict()
+    for name, route in adapter_names(plan).items():
+        made = _route_layers(route, reference)
+        if made is not None:
+            adapters.add_module(name, made)
+    net = _restored(plan, {"backbone": backbone, "adapters": adapters})
+    net.train(new.training)
+    if like is not None:
+        copy_facts(like, net)
+    return net
+
+
+def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
+    """Put the taps on a view and take off what they leave without use; gives the plan with what was really cut."""
+    source = plan.source
+    read = {route.source for route in plan.routes}
+    unread = set(source.outputs.paths) - read
+    if not plan.taps and not unread:
+        return plan
+    if plan.taps:
+        tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
+    names = tuple(plan.taps) or source.outputs.paths
+
+    def run(module: nn.Module) -> list[torch.Tensor]:
+        tensors = [
+            torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta")
+            for spec in source.inputs.leaves
+        ]
+        arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
+        with quiet(), torch.device("meta"), torch.set_grad_enabled(True):
+            returned = flatten(arguments.call(module))[1]
+        return [tensor for name, tensor in zip(names, returned, strict=True) if name in read]
+
+    def runs(module: nn.Module) -> bool:
+        try:
+            run(copy_module(module, on_meta).eval())
+        except Exception:  # whatever it raises, the cut is taken back
+            return False
+        return True
+
+    done = cut(backbone, plan.cut, runs)
+    freeze_unused(backbone, run)
+    return plan.model_copy(update={"cut": tuple(done)})
+
+
+def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters of an adapted module in two lists, `backbone` and `adapters`, for optimisers."""
+    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "adapters": []}
+    for name, parameter in net.named_parameters():
+        groups["adapters" if name.startswith("adapters.") else "backbone"].append(parameter)
+    return groups
+
+
+def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
+    """The layers of a route that have parameters."""
+    made = {name: _layer(step, spec).to(reference) for name, step, spec in learned_steps(route)}
+    if len(made) > 1:
+        return nn.ModuleDict(made)
+    return nn.Sequential(OrderedDict(made)) if made else None
+
+
+def _layer(step: Project, spec: TensorSpec) -> nn.Module:
+    if step.form == "linear":
+        return layers.linear(step.source, step.target, bias=step.bias)
+    return layers.conv1x1(step.source, step.target, spatial=len(spec.dims) - 2, bias=step.bias)
+
+
+_GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys() - nn.Module().__dict__.keys()) | {
+    "_modules",
+    "_plan",
+    "_code",
+    "_graph",
+}
+
+
+def _extras(net: AdaptedModule) -> dict[str, Any]:
+    """What users and consumers put on the module: attributes, hooks, mode."""
+    return {name: value for name, value in net.__dict__.items() if name not in _GRAPH_STATE}
+
+
+def own_attributes(net: AdaptedModule) -> dict[str, Any]:
+    """What was put on an adapted module besides its parts, hooks and mode, by name."""
+    return {name: value for name, value in _extras(net).items() if name not in vars(nn.Module())}
+
+
+def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedModule:
+    """The graph emitted anew around modules that stand ready; also what pickle calls."""
+    root = nn.Module()
+    for name, module in modules.items():
+        root.add_module(name, module)
+    net = AdaptedModule(root, graph_of(plan), class_name="AdaptedModule")
+    net._modules.update(modules)
+    net._plan = plan
+    return net

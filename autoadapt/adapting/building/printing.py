@@ -1,0 +1,416 @@
+"""Printing: graphs as the Python that a person would write.
+
+torch.fx prints a statement for every node. Here look-ups and arithmetic stand where they are used, methods are chained,
+and a chain of layers keeps one name.
+"""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import operator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from autoadapt.adapting import layers
+from autoadapt.adapting.building.expressions import (
+    INDENT,
+    WIDTH,
+    Bracketed,
+    Expression,
+    Text,
+    constant,
+    flat,
+    group,
+    lines_of,
+    quoted,
+)
+from autoadapt.contracts import leaves
+
+__all__ = ["Printed", "print_graph"]
+
+_DEEPEST = 2  # calls within calls that a reader still follows
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement: what is assigned, or nothing but an effect."""
+
+    targets: tuple[str, ...]
+    values: tuple[Expression, ...]
+    comment: str = ""
+    is_size: bool = False
+    is_result: bool = False
+    """Whether the name is returned as it is, and stands here for the first time."""
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A forward pass as text, and what its names stand for."""
+
+    arguments: tuple[tuple[str, str | None], ...]
+    """Names, and the text of their defaults where they have one."""
+    statements: tuple[Statement, ...]
+    returned: Expression
+    objects: Mapping[str, Any] = field(default_factory=dict)
+    """What stands for itself in the text and is not of torch: functions and classes, by name."""
+
+    def function(self) -> str:
+        """The text of the forward pass."""
+        arguments = ["self", *(name if default is None else f"{name}={default}" for name, default in self.arguments)]
+        return "\n".join([f"def forward({', '.join(arguments)}):", *self.body()])
+
+    def body(self, *, indent: int = INDENT, result_type: str = "", keywords: str = "") -> list[str]:
+        """The lines of the body.
+
+        Args:
+            indent: Columns that they are moved in by.
+            result_type: Annotates the value that is returned as it is.
+            keywords: A name for the keyword arguments of the call that is returned, where its class declares them
+                more narrowly than they are.
+        """
+        room, lines, returned = WIDTH - indent, list[str](), self.returned
+        for statement in self.statements:
+            lines += _statement_lines(statement, room, result_type)
+        if keywords and isinstance(returned, Bracketed) and returned.head:
+            items = [(f"{quoted(name.removesuffix('='))}: ", item) for name, item in returned.items]
+            lines += lines_of(f"{keywords}: dict[str, Any] = ", group("{", items, "}"), "", room)
+            returned = Text(f"{returned.head}(**{keywords})")
+        lines += _return_lines(returned, room)
+        return [" " * indent + line for line in lines]
+
+
+def print_graph(graph: fx.Graph, *, calls: Mapping[str, str] | None = None) -> Printed:
+    """The forward pass of a graph as text.
+
+    Args:
+        graph: Nodes may carry a name that a person would give as `meta["name"]`; several may carry the same.
+        calls: How modules are called, by path, where that is not by their own name.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> x = graph.placeholder("x")
+        >>> more = graph.call_function(operator.add, (x, 31))
+        >>> _ = graph.output([graph.call_function(operator.floordiv, (more, 32))])
+        >>> print(print_graph(graph).function())
+        def forward(self, x):
+            return [(x + 31) // 32]
+    """
+    return _Printer(graph, calls or {}).printed()
+
+
+_ARITHMETIC: dict[Any, tuple[str, int]] = {
+    operator.add: ("+", 1),
+    operator.sub: ("-", 1),
+    operator.mul: ("*", 2),
+    operator.floordiv: ("//", 2),
+}
+
+
+class _Printer:
+    """Turns nodes into statements, in their order; a value that is used once may stand where it is used."""
+
+    def __init__(self, graph: fx.Graph, calls: Mapping[str, str]) -> None:
+        self._graph = graph
+        self._calls = calls
+        self._uses = Counter(used for node in graph.nodes for used in _used(node))
+        self._objects: dict[str, Any] = {}
+        self._known: dict[fx.Node, Expression] = {}
+        """What stands for a value, as often as it is needed: a name, a look-up, arithmetic."""
+        self._waiting: dict[fx.Node, Expression] = {}
+        """Values that are used once and not named yet."""
+        self._done: set[fx.Node] = set()
+        self._holders: dict[str, fx.Node] = {}
+        self._statements: list[Statement] = []
+
+    def printed(self) -> Printed:
+        self._collect_objects()
+        arguments: list[tuple[str, str | None]] = []
+        returned: Expression = Text("None")
+        for node in self._graph.nodes:
+            match node.op:
+                case "placeholder":
+                    default = flat(self._value(node.args[0])) if node.args else None
+                    arguments.append((str(node.target), default))
+                    self._holders[str(node.target)] = node
+                    self._known[node] = Text(str(node.target))
+                case "output":
+                    returned = self._returned(node.args[0])
+                case _ if _is_light(node):
+                    self._name_waiting(node)
+                    self._known[node] = self._expression(node)
+                case _:
+                    self._write(node)
+        return Printed(tuple(arguments), tuple(_merged(self._statements)), returned, self._objects)
+
+    def _collect_objects(self) -> None:
+        """Names of functions and classes, before any value takes one of them."""
+        for node in self._graph.nodes:
+            if node.op == "call_function" and not _is_light(node) and node.target is not operator.getitem:
+                self._callable(node.target)
+
+    def _callable(self, target: Any) -> str:
+        """How a function or class is called by its name."""
+        name = str(getattr(target, "__name__", target))
+        for module, prefix in ((F, "F"), (torch, "torch"), (builtins, "")):
+            if getattr(module, name, None) is target:
+                return f"{prefix}.{name}" if prefix else name
+        head, _, rest = str(getattr(target, "__qualname__", name)).partition(".")
+        arguments = {str(node.target) for node in self._graph.nodes if node.op == "placeholder"}
+        while head in arguments or self._objects.get(head, target) is not target:
+            head += "_"
+        self._objects[head] = target
+        return f"{head}.{rest}" if rest else head
+
+    def _write(self, node: fx.Node) -> None:
+        """Make a statement of a node, or let it wait for its one use."""
+        if _has_effect(node):
+            for waiting, expression in list(self._waiting.items()):
+                self._assign(waiting, expression)
+        elif not self._fits(node):
+            self._name_waiting(node)
+        expression = self._expression(node)
+        if self._uses[node] == 1 and _may_wait(node):
+            self._waiting[node] = expression
+        elif node.users:
+            self._assign(node, expression)
+        else:
+            self._finish(node)
+            self._statements.append(Statement((), (expression,)))
+
+    def _fits(self, node: fx.Node) -> bool:
+        """Whether what waits may stand inside this node's own statement."""
+        expression = self._expression(node)
+        name = str(node.meta.get("name", node.name))
+        room = WIDTH - 2 * INDENT
+        return expression.depth <= _DEEPEST and len(f"{name} = {flat(expression)}") <= room
+
+    def _name_waiting(self, node: fx.Node) -> None:
+        """Give names to the values that a node uses and that have none."""
+        for used in dict.fromkeys(_used(node)):
+            if used in self._waiting:
+                self._assign(used, self._waiting[used])
+
+    def _assign(self, node: fx.Node, expression: Expression) -> None:
+        self._waiting.pop(node, None)
+        self._finish(node)
+        name = self._hold(node, str(node.meta.get("name", node.name)))
+        comment = str(node.meta.get("comment", ""))
+        self._statements.append(Statement((name,), (expression,), comment, "shape" in node.meta))
+
+    def _finish(self, node: fx.Node) -> None:
+        """Note that a node is written, and with it all that waited for it."""
+        self._done.add(node)
+        for used in _used(node):
+            if used in self._waiting:
+                del self._waiting[used]
+                self._finish(used)
+
+    def _hold(self, node: fx.Node, wanted: str) -> str:
+        """A name for a value: the wanted one, unless it stands for something that is still needed."""
+        name, count = wanted, 1
+        if keyword.iskeyword(name) or name in self._objects or name in _RESERVED:
+            name = wanted = f"{wanted}_"
+        while self._is_taken(name):
+            count += 1
+            name = f"{wanted}_{count}"
+        self._holders[name] = node
+        self._known[node] = Text(name)
+        return name
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._objects or (name in self._holders and self._is_needed(self._holders[name]))
+
+    def _is_needed(self, node: fx.Node) -> bool:
+        """Whether a value is read by anything that is not written yet."""
+        for user in node.users:
+            if user in self._done:
+                continue
+            if user in self._known and user not in self._waiting and not self._is_needed(user):
+                continue
+            return True
+        return False
+
+    def _returned(self, value: Any) -> Expression:
+        """What is returned; a tensor that is returned as it is has a name."""
+        if isinstance(value, fx.Node) and value not in self._waiting:
+            if not _is_name(self._known[value]):
+                self._assign(value, self._known[value])
+            name = flat(self._known[value])
+            first = next((i for i, one in enumerate(self._statements) if one.targets == (name,)), None)
+            if first is not None:
+                self._statements[first] = replace(self._statements[first], is_result=True)
+        return self._value(value)
+
+    def _expression(self, node: fx.Node) -> Expression:
+        """The call, look-up or arithmetic of one node."""
+        args, kwargs = node.args, node.kwargs
+        match node.op:
+            case "call_module":
+                return self._call(self._module(str(node.target)), args, kwargs)
+            case "call_method":
+                return self._call(f"{self._operand(args[0])}.{node.target}", args[1:], kwargs)
+            case "get_attr":
+                return Text(_module_path(str(node.target)))
+        if node.target in _ARITHMETIC:
+            return self._arithmetic(node)
+        if node.target is getattr and str(args[1]).isidentifier():
+            return Text(f"{self._operand(args[0])}.{args[1]}")
+        if node.target is operator.getitem:
+            depth = self._value(args[0]).depth
+            return Text(f"{self._operand(args[0])}[{self._index(args[1])}]", depth=depth)
+        return self._call(self._callable(node.target), args, kwargs)
+
+    def _module(self, path: str) -> str:
+        return self._calls.get(path) or _module_path(path)
+
+    def _call(self, head: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Expression:
+        items = [("", self._value(value)) for value in args]
+        items += [(f"{name}=", self._value(value)) for name, value in kwargs.items()]
+        depth = max((item.depth for _, item in items), default=0)
+        return Bracketed(head, "(", tuple(items), ")", max(depth + 1, head.count("(")))
+
+    def _operand(self, value: Any) -> str:
+        """What stands before a dot or an index."""
+        expression = self._value(value)
+        return flat(expression) if expression.level == 9 else f"({flat(expression)})"
+
+    def _arithmetic(self, node: fx.Node) -> Expression:
+        sign, level = _ARITHMETIC[node.target]
+        left, right = (self._value(value) for value in node.args)
+        before = flat(left) if left.level >= level else f"({flat(left)})"
+        after = flat(right) if right.level > level else f"({flat(right)})"
+        return Text(f"{before} {sign} {after}", level)
+
+    def _index(self, index: Any) -> str:
+        parts = index if isinstance(index, tuple) else (index,)
+        texts = [self._slice(part) if isinstance(part, slice) else flat(self._value(part)) for part in parts]
+        return ", ".join(texts) + ("," if isinstance(index, tuple) and len(texts) == 1 else "")
+
+    def _slice(self, part: slice) -> str:
+        start, stop = ("" if bound is None else flat(self._value(bound)) for bound in (part.start, part.stop))
+        return f"{start}:{stop}" + ("" if part.step is None else f":{flat(self._value(part.step))}")
+
+    def _value(self, value: Any) -> Expression:
+        """An argument: a node, or a constant, or containers of them."""
+        match value:
+            case fx.Node():
+                return self._known.get(value) or self._waiting[value]
+            case dict():
+                items = [(f"{flat(self._value(key))}: ", self._value(item)) for key, item in value.items()]
+                return group("{", items, "}")
+            case list():
+                return group("[", [("", self._value(item)) for item in value], "]")
+            case tuple():
+                return group("(", [("", self._value(item)) for item in value], ")")
+            case slice():
+                bounds = (value.start, value.stop, value.step)
+                return group("slice(", [("", self._value(bound)) for bound in bounds], ")")
+            case _:
+                return constant(value)
+
+
+_IN_FILES = {"Adapted", "Any", "Conv", "OrderedDict", "TAPS", "UNUSED", "partial"}  # see `standalone`
+_RESERVED = {"self", "F", "nn", "torch", *_IN_FILES, *dir(builtins), *leaves.__all__, *layers.__all__}
+
+
+def _is_light(node: fx.Node) -> bool:
+    """Whether a node only looks something up or counts, so that it may be written wherever it is used."""
+    if node.op != "call_function" or "name" in node.meta:
+        return node.op == "get_attr"
+    if node.target is operator.getitem:
+        return isinstance(node.args[1], (int, str))
+    return node.target in _ARITHMETIC or node.target is getattr
+
+
+def _may_wait(node: fx.Node) -> bool:
+    """Whether a value may stand inside the statement that uses it: steps of a chain, and containers."""
+    if "shape" in node.meta or node.target == "backbone" or _has_effect(node):
+        return False
+    return "name" not in node.meta or any("name" in user.meta for user in node.users)
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Whether a node changes what it is given, so that nothing may be moved over it."""
+    return not node.users or (node.op == "call_method" and str(node.target).endswith("_"))
+
+
+def _used(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes that a node reads, as often as it does."""
+    yield from _nodes((node.args, dict(node.kwargs)))
+
+
+def _nodes(value: Any) -> Iterator[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(value, found.append)
+    yield from found
+
+
+def _is_name(expression: Expression) -> bool:
+    return isinstance(expression, Text) and expression.text.isidentifier()
+
+
+def _module_path(path: str) -> str:
+    """How a module is reached from `self`."""
+    first, *rest = path.split(".")
+    if first == "adapters" and len(rest) == 1:
+        return f"self.adapters[{quoted(rest[0])}]"
+    if first == "adapters":
+        return f"self.adapters.get_submodule({quoted('.'.join(rest))})"
+    if all(part.isidentifier() for part in (first, *rest)):
+        return f"self.{path}"
+    return f"self.get_submodule({quoted(path)})"
+
+
+def _statement_lines(statement: Statement, room: int, result_type: str) -> list[str]:
+    note = f"  # {statement.comment}" if statement.comment else ""
+    if not statement.targets:
+        return lines_of("", statement.values[0], "", room)
+    annotation = f": {result_type}" if statement.is_result and result_type else ""
+    before = f"{', '.join(statement.targets)}{annotation} = "
+    if len(statement.values) > 1:
+        return [before + ", ".join(map(flat, statement.values))]
+    lines = lines_of(before, statement.values[0], "", room)
+    if len(lines) == 1 and len(lines[0] + note) <= room:
+        return [lines[0] + note]
+    return [*_wrapped(statement.comment, room), *lines]
+
+
+def _wrapped(comment: str, room: int) -> list[str]:
+    """A comment above a statement, in lines of a width."""
+    lines: list[str] = []
+    for word in comment.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"# {word}")
+    return lines
+
+
+def _return_lines(returned: Expression, room: int) -> list[str]:
+    is_tuple = isinstance(returned, Bracketed) and not returned.head and returned.opening == "("
+    if is_tuple and isinstance(returned, Bracketed) and returned.items:
+        line = "return " + flat(returned)[1:-1]
+        if len(line) <= room and len(returned.items) > 1:
+            return [line]
+    return lines_of("return ", returned, "", room)
+
+
+def _merged(statements: list[Statement]) -> Iterator[Statement]:
+    """Statements, with the sizes that are read one after the other in one line."""
+    sizes: list[Statement] = []
+    for statement in [*statements, None]:
+        if statement is not None and statement.is_size:
+            sizes.append(statement)
+            continue
+        if sizes:
+            yield Statement(tuple(one.targets[0] for one in sizes), tuple(one.values[0] for one in sizes))
+            sizes = []
+        if statement is not None:
+            yield statement

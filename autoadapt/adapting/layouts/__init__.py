@@ -1,0 +1,11 @@
+"""Layouts: the shortest chain of operations from one tensor to another, found by the algebra of their axes.
+
+Each axis is a product of atoms: functions of one input axis, or constants. Atoms of the source are assigned to atoms of
+the target at least cost; what differs then is dropped, rearranged, pooled, projected or resized.
+"""
+
+from autoadapt.adapting.layouts.assigning import Refusal
+from autoadapt.adapting.layouts.chains import chain
+from autoadapt.adapting.layouts.factors import Atom, Factored, distance, factored
+
+__all__ = ["Atom", "Factored", "Refusal", "chain", "distance", "factored"]

@@ -1,0 +1,167 @@
+"""Arranging: the operations that an assignment takes, each in a layout that torch has a layer for."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+from autoadapt.adapting.layouts.assigning import Assignment, Layout
+from autoadapt.adapting.layouts.factors import Atom, size_of
+from autoadapt.adapting.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resize
+from autoadapt.contracts.dims import Dim
+
+__all__ = ["arranged", "kernel_of"]
+
+
+def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...]:
+    """The operations of an assignment, in the order that costs least."""
+    reduced, layout = _averages(assigned)
+    work = _works(assigned, project=project)
+    canonical = _canonical(assigned)
+    layouts = list(dict.fromkeys([assigned.target, layout, canonical]))
+    routes = []
+    for route in itertools.product(layouts, repeat=len(work)):
+        if all(_allows(where, one) for where, one in zip(route, work, strict=True)):
+            path = [layout, *route, assigned.target]
+            turns = sum(left != right for left, right in itertools.pairwise(path))
+            routes.append((turns, route))
+    best = min(routes, key=lambda option: option[0])[1]
+    state = _State(layout, {name: atom.dim for name, atom in assigned.before.items()}, [*reduced])
+    for where, one in zip(best, work, strict=True):
+        state.turn(where)
+        state.do(one)
+    state.turn(assigned.target)
+    return tuple(state.steps)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Something that must happen to atoms, in a layout that allows it."""
+
+    kind: str  # pool, project, resize or drop
+    then: dict[str, Dim]
+    kernel: dict[str, int]
+
+
+def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
+    """Pool, project, resize, in this order: projections run where there are fewest cells."""
+    work = []
+    sizes = {name: atom.dim for name, atom in assigned.before.items()}
+    kernels = {name: kernel_of(assigned.before[name], assigned.then[name]) for name in assigned.resampled}
+    pooled = {name: kernel for name, kernel in kernels.items() if kernel > 1}
+    if pooled:
+        sizes |= {name: sizes[name].ceildiv(kernel) for name, kernel in pooled.items()}
+        work.append(_Work("pool", {name: sizes[name] for name in pooled}, pooled))
+    left = {n: assigned.then[n].dim for n in assigned.resampled if sizes[n] != assigned.then[n].dim}
+    channel = assigned.projected or (_channel(assigned) if project else [])
+    then = {name: assigned.then[name].dim for name in channel}
+    learned = [_Work("project", {name: dim}, {}) for name, dim in then.items() if dim != 0]
+    emptied = [_Work("drop", {name: dim}, {}) for name, dim in then.items() if dim == 0]  # cannot be resized
+    return [*work, *learned, *([_Work("resize", left, {})] if left else []), *emptied]
+
+
+def _channel(assigned: Assignment) -> list[str]:
+    """The constant axis that a projection would mix where nothing differs: the largest, if there is one."""
+    constants = [name for name in assigned.shared if not assigned.before[name].kind]
+    return sorted(constants, key=lambda name: -size_of(assigned.before[name]))[:1]
+
+
+def kernel_of(source: Atom, target: Atom) -> int:
+    """How many cells to average before an axis is brought to its exact size; 1 for none.
+
+    Interpolation sees two cells a side, so an axis of fixed size is averaged to no less than twice the target's
+    resolution: its target may turn out larger or smaller.
+    """
+    if source.stride is None or target.stride is None:
+        return 1
+    ratio = target.stride / source.stride
+    if source.dim.axes != target.dim.axes:
+        ratio /= 2
+    return int(ratio) if ratio >= 2 else 1
+
+
+def _averages(assigned: Assignment) -> tuple[list[Operation], Layout]:
+    """Average over the axes that the target does not have; axes that mix such with others are split first."""
+    gone = set(assigned.averaged)
+    layout = assigned.source
+    steps: list[Operation] = []
+    if not gone:
+        return steps, layout
+    if any(gone & set(axis) and not set(axis) <= gone for axis in layout):
+        split = tuple((name,) for axis in layout for name in axis)
+        steps.append(_turn(layout, split, {name: atom.dim for name, atom in assigned.before.items()}))
+        layout = split
+    axes = tuple(i for i, axis in enumerate(layout) if axis and set(axis) <= gone)
+    steps.append(Mean(axes=axes))
+    return steps, tuple(axis for i, axis in enumerate(layout) if i not in axes)
+
+
+def _canonical(assigned: Assignment) -> Layout:
+    """Batch, channels, then the spatial atoms in the target's order."""
+    names = [name for axis in assigned.target for name in axis]
+    batch = [name for name in names if "B" in assigned.then[name].kind]
+    spatial = [name for name in names if assigned.then[name].kind and name not in batch]
+    rest = [name for name in names if name not in (*batch, *spatial)]
+    return (tuple(batch), tuple(rest), *((name,) for name in spatial))
+
+
+def _allows(layout: Layout, work: _Work) -> bool:
+    """Whether torch has a layer for the work in this layout."""
+    alone = {axis[0]: i for i, axis in enumerate(layout) if len(axis) == 1}
+    if not all(name in alone for name in work.then):
+        return False
+    if work.kind == "drop":
+        return True
+    if work.kind == "project":
+        (name,) = work.then
+        return alone[name] == len(layout) - 1 or (alone[name] == 1 and 3 <= len(layout) <= 5)
+    return 3 <= len(layout) <= 5 and all(alone[name] >= 2 for name in work.then)
+
+
+@dataclass
+class _State:
+    """A chain in the making: the layout and sizes reached, and the steps so far."""
+
+    layout: Layout
+    sizes: dict[str, Dim]
+    steps: list[Operation]
+
+    def turn(self, layout: Layout) -> None:
+        if layout != self.layout:
+            self.steps.append(_turn(self.layout, layout, self.sizes))
+            self.layout = layout
+
+    def do(self, work: _Work) -> None:
+        before = [self._size(axis) for axis in self.layout]
+        if work.kind == "pool":
+            kernels = [work.kernel.get(axis[0], 1) if len(axis) == 1 else 1 for axis in self.layout[2:]]
+            self.steps.append(Pool(kernel=tuple(kernels)))
+        self.sizes |= work.then
+        if work.kind == "resize":
+            self.steps.append(Resize(dims=tuple(self._size(axis) for axis in self.layout[2:])))
+        if work.kind in ("project", "drop"):
+            (name,) = work.then
+            axis = self.layout.index((name,))
+            source, target = before[axis].constant, work.then[name].constant
+            assert source is not None, "only constants are projected"
+            assert target is not None, "only constants are projected"
+            form: Literal["linear", "conv"] = "linear" if axis == len(self.layout) - 1 else "conv"
+            self.steps.append(
+                Project(form=form, source=source, target=target) if target else DropPrefix(axis=axis, count=source)
+            )
+
+    def _size(self, axis: tuple[str, ...]) -> Dim:
+        size = Dim(1)
+        for name in axis:
+            size = size * self.sizes[name]
+        return size
+
+
+def _turn(layout: Layout, then: Layout, sizes: dict[str, Dim]) -> Rearrange:
+    split = {name for axis in layout if len(axis) > 1 for name in axis}
+    return Rearrange(pattern=f"{_side(layout)} -> {_side(then)}", sizes={name: sizes[name] for name in sorted(split)})
+
+
+def _side(layout: Layout) -> str:
+    return " ".join("1" if not axis else axis[0] if len(axis) == 1 else f"({' '.join(axis)})" for axis in layout)

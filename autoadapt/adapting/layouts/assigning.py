@@ -1,0 +1,137 @@
+"""Assigning: which atom of a source serves which atom of a target, at the least cost."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from autoadapt.adapting.layouts.factors import Atom, size_of
+
+__all__ = ["Assignment", "Layout", "Refusal", "assign"]
+
+Layout: TypeAlias = tuple[tuple[str, ...], ...]
+"""Names of the atoms on each axis."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why no chain leads from a source to a target."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which atoms of the source become which of the target."""
+
+    source: Layout
+    target: Layout
+    before: dict[str, Atom]
+    then: dict[str, Atom]
+
+    @property
+    def resampled(self) -> list[str]:
+        """Axes that follow the input and change their size."""
+        return [name for name in self._changed if self.then[name].kind]
+
+    @property
+    def projected(self) -> list[str]:
+        """Constant axes that change their size."""
+        return [name for name in self._changed if not self.then[name].kind]
+
+    @property
+    def _changed(self) -> list[str]:
+        return [name for name in self.shared if self.before[name].dim != self.then[name].dim]
+
+    @property
+    def shared(self) -> list[str]:
+        """What both have."""
+        return [name for name in self.before if name in self.then]
+
+    @property
+    def averaged(self) -> list[str]:
+        """What only the source has."""
+        return [name for name in self.before if name not in self.then]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether values are only moved or left out."""
+        return not (self.resampled or self.projected or self.averaged)
+
+    def cost(self) -> tuple[int, ...]:
+        """Learned channels first, then axes averaged away, then whether the order is kept."""
+        learned = sum(size_of(self.before[name]) * size_of(self.then[name]) for name in self.projected)
+        order = [name for axis in self.source for name in axis if name in self.then]
+        kept = order == [name for axis in self.target for name in axis]
+        return len(self.projected), learned, len(self.averaged), int(not kept)
+
+
+Numbered: TypeAlias = tuple[int, Atom]
+Axes: TypeAlias = Sequence[Sequence[Atom]]
+
+
+def assign(source: Axes, target: Axes) -> Assignment | Refusal:
+    """The assignment of least cost; ties go to the first in the order of the axes."""
+    left, right = _numbered(source), _numbered(target)
+    kinds = dict.fromkeys(atom.kind for _, atom in (*left, *right))
+    options = []
+    for kind in kinds:
+        found = _pairings([x for x in left if x[1].kind == kind], [x for x in right if x[1].kind == kind])
+        if isinstance(found, Refusal):
+            return found
+        options.append(found)
+    complete = [_named(source, target, dict(itertools.chain(*pairs))) for pairs in itertools.product(*options)]
+    best = min(complete, key=lambda assignment: assignment.cost())
+    if len(best.projected) > 1:
+        return Refusal("more than one constant axis differs, and only channels are learned")
+    return best
+
+
+def _numbered(axes: Axes) -> list[Numbered]:
+    return list(enumerate(itertools.chain(*axes)))
+
+
+def _pairings(left: Sequence[Numbered], right: Sequence[Numbered]) -> list[tuple[tuple[int, int], ...]] | Refusal:
+    """All ways to serve the target's atoms of one kind by the source's, as pairs of numbers (target, source)."""
+    example = (right or left)[0][1]
+    batch = "B" in example.kind
+    if len(left) < len(right):
+        return Refusal(f"nothing in the source has an axis like {example.dim}")
+    if not example.kind and len(left) > len(right):
+        return Refusal(f"the source has one constant axis more than the target ({left[-1][1].dim})")
+    if batch and len(left) != len(right):
+        return Refusal("samples of a batch are not averaged")
+    found = []
+    for chosen in itertools.permutations(left, len(right)):
+        pairs = list(zip(right, chosen, strict=True))
+        if not batch or all(target.dim == atom.dim for (_, target), (_, atom) in pairs):
+            found.append(tuple((number, other) for (number, _), (other, _) in pairs))
+    return found or Refusal(f"the batch axis differs: {left[0][1].dim} against {right[0][1].dim}")
+
+
+def _named(source: Axes, target: Axes, pairs: Mapping[int, int]) -> Assignment:
+    """Give atoms that serve each other one readable name."""
+    names = _readable([atom for _, atom in _numbered(source)])
+
+    def layout(axes: Axes, called: Sequence[str]) -> Layout:
+        numbers = iter(called)
+        return tuple(tuple(next(numbers) for _ in axis) for axis in axes)
+
+    then = [names[pairs[number]] for number, _ in _numbered(target)]
+    return Assignment(
+        source=layout(source, names),
+        target=layout(target, then),
+        before={name: atom for name, (_, atom) in zip(names, _numbered(source), strict=True)},
+        then={name: atom for name, (_, atom) in zip(then, _numbered(target), strict=True)},
+    )
+
+
+def _readable(atoms: Sequence[Atom]) -> list[str]:
+    names: list[str] = []
+    for atom in atoms:
+        letter = min(atom.kind)[0].lower() if atom.kind else "c"
+        fresh = (letter, *(f"{letter}{i}" for i in range(1, 99)))
+        names.append(next(name for name in fresh if name not in names))
+    return names

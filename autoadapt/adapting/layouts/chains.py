@@ -1,0 +1,85 @@
+"""Chains: the shortest way from one tensor to another, or why there is no honest one."""
+
+from __future__ import annotations
+
+from autoadapt.adapting.layouts.arranging import arranged
+from autoadapt.adapting.layouts.assigning import Assignment, Refusal, assign
+from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, whole
+from autoadapt.adapting.layouts.regridding import regridded
+from autoadapt.adapting.operations import Cast, DropPrefix, Operation
+from autoadapt.contracts.signature import TensorSpec
+
+__all__ = ["chain"]
+
+
+def chain(
+    source: TensorSpec | Factored, target: TensorSpec, *, project: bool = False
+) -> tuple[Operation, ...] | Refusal:
+    """The shortest chain of operations from one tensor to another.
+
+    Args:
+        source: What there is.
+        target: What is wanted.
+        project: Put a projection in even where the channels agree.
+
+    Returns:
+        The operations, none where the tensors are alike; or why there is no honest chain.
+    """
+    have = factored(source) if isinstance(source, TensorSpec) else source
+    spec = have.spec
+    learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
+    if spec.dims == target.dims and not (project and learned):
+        return _cast(spec, target)
+    if spec.is_floating != target.is_floating:
+        return Refusal(f"{spec.dtype} values are no {target.dtype} values")
+    want = factored(target)
+    have, want = whole(have, target.dims), whole(want, spec.dims)
+    if any(want.prefixes):
+        return _with_leading(have, want, target, project=project, learned=learned)
+    drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count)
+    assigned = assign(have.atoms, want.atoms)
+    if isinstance(assigned, Refusal):
+        return assigned
+    if why := _differing_points(assigned):
+        return Refusal(why)
+    if not learned and not assigned.is_exact:
+        return Refusal(f"a {target.role} leaf is passed on or picked from, never projected or interpolated")
+    cast = _cast(spec, target)
+    if isinstance(cast, Refusal):
+        return cast
+    return (*drops, *arranged(assigned, project=project and learned), *cast)
+
+
+def _with_leading(
+    have: Factored, want: Factored, target: TensorSpec, *, project: bool, learned: bool
+) -> tuple[Operation, ...] | Refusal:
+    """A chain to leading tokens and cells of another grid."""
+    told, count = f"the target has {_leading(max(want.prefixes))}", max(have.prefixes)
+    if count != max(want.prefixes):
+        return Refusal(f"{told} and the source {count}" if count else f"{told} that the source lacks")
+    steps, cast = regridded(have, want, project=project and learned), _cast(have.spec, target)
+    if steps is None or not learned:
+        return Refusal(f"{told} before cells that are not interpolated")
+    return cast if isinstance(cast, Refusal) else (*steps, *cast)
+
+
+def _leading(count: int) -> str:
+    return "1 leading token" if count == 1 else f"{count} leading tokens"
+
+
+def _differing_points(assigned: Assignment) -> str:
+    """Why sets of points of different sizes do not serve each other; empty where they agree."""
+    for name in assigned.resampled:
+        if assigned.then[name].kind == POINTS:
+            have, want = size_of(assigned.before[name]), size_of(assigned.then[name])
+            told = '; thin="repeat" takes some of them again' if have < want else ""
+            return f"there are {have} points and {want} are wanted{told}"
+    return ""
+
+
+def _cast(source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...] | Refusal:
+    if source.dtype == target.dtype:
+        return ()
+    if source.is_floating != target.is_floating or "bool" in (source.dtype, target.dtype):
+        return Refusal(f"{source.dtype} values are no {target.dtype} values")
+    return (Cast(dtype=target.dtype),)

@@ -1,0 +1,39 @@
+"""Regridding: tokens whose cells are brought to another grid while the leading ones, such as class tokens, stay."""
+
+from __future__ import annotations
+
+from autoadapt.adapting.layouts.arranging import kernel_of
+from autoadapt.adapting.layouts.factors import Factored
+from autoadapt.adapting.operations import Operation, Project, ResizeTokens
+
+__all__ = ["regridded"]
+
+
+def regridded(have: Factored, want: Factored, *, project: bool) -> tuple[Operation, ...] | None:
+    """The steps from tokens `[B, N, C]` to others with as many leading tokens; None where they are no such tokens.
+
+    A projection runs where there are fewer tokens, since it commutes with interpolation.
+
+    Args:
+        have: Tokens of the source.
+        want: Tokens of the target.
+        project: Put a projection in even where the channels agree.
+    """
+    if have.prefixes != want.prefixes or len(have.spec.dims) != 3 or any(have.prefixes[::2]):
+        return None
+    cells = list(zip(have.atoms[1], want.atoms[1], strict=False))
+    alike = [left.kind for left in have.atoms[1]] == [right.kind for right in want.atoms[1]]
+    source, target = have.spec.dims[2].constant, want.spec.dims[2].constant
+    if not (alike and 1 <= len(cells) <= 3) or have.spec.dims[0] != want.spec.dims[0] or not (source and target):
+        return None
+    kernel = tuple(kernel_of(left, right) for left, right in cells)
+    resized = ResizeTokens(
+        prefix=have.prefixes[1],
+        source=tuple(left.dim for left, _ in cells),
+        dims=tuple(right.dim for _, right in cells),
+        kernel=kernel if max(kernel) > 1 else (),
+    )
+    if source == target and not project:
+        return (resized,)
+    learned = Project(form="linear", source=source, target=target)
+    return (resized, learned) if max(kernel) > 1 else (learned, resized)

@@ -1,0 +1,312 @@
+"""Matching: which part of the new module serves which output of the old one.
+
+By name where names agree, then by role, by stride and by order; never by position alone. What is equally good in two
+ways is refused, with the options as arguments to paste.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from autoadapt.adapting.layouts import Factored, Refusal, chain, distance
+from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
+from autoadapt.errors import MatchError, Mismatch, nearest
+
+__all__ = ["Pairing", "Source", "match"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something of the new module that could serve: an output, or what an inner module returns."""
+
+    path: str
+    tensor: Factored
+    """In terms of the target's input axes."""
+    sequence: str = ""
+    """What it is ordered within, from shallow to deep; empty where no order is known."""
+    tap: bool = False
+    """Whether it comes from inside; outputs go first where both would do."""
+    reads: str = ""
+    """The source that it is a linear map of: what a projection makes of it, one of that source makes at less cost."""
+    listed: bool = False
+    """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Dtype, dims and role."""
+        return self.tensor.spec
+
+    @property
+    def name(self) -> str:
+        """The last part of its path that is no number."""
+        return _name(self.path)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One target, the source that serves it, and what else there was."""
+
+    target: str
+    source: str
+    others: tuple[str, ...] = ()
+    recover: bool = False
+    """The source holds coordinates, and the target's indices are found from them."""
+    remark: str = ""
+
+
+def match(
+    target: Signature,
+    sources: Sequence[Source],
+    *,
+    invariants: Sequence[Gathering] = (),
+    pairs: Mapping[str, str] | None = None,
+    others: Mapping[str, Source] | None = None,
+    indices: str = "refuse",
+    name: str = "the new module",
+) -> tuple[Pairing, ...]:
+    """Pair every output of the target with a source.
+
+    Args:
+        target: The contract.
+        sources: What the new module offers, in the order in which it comes out.
+        invariants: Which index outputs of the new module take which coordinates.
+        pairs: Sources chosen by the caller, by target path.
+        others: Sources that are taken only where `pairs` names them.
+        indices: `recover` finds missing indices from coordinates that are exact input points.
+        name: What errors call the new module.
+
+    Raises:
+        MatchError: A target has no honest source, or several that are equally good; all such targets at once.
+    """
+    session = _Matching(target, {source.path: source for source in sources}, tuple(invariants), indices, name)
+    session.choose_given(pairs or {}, others or {})
+    session.choose_all()
+    if session.faults:
+        count = len(session.faults)
+        first = session.faults[0].where
+        summary = f"nothing in {name} can honestly serve `{first}`"
+        raise MatchError(summary if count == 1 else f"{count} outputs cannot be served by {name}", session.faults)
+    return tuple(session.found[path] for path in target.outputs.paths)
+
+
+class _Matching:
+    """One match in the making: what is paired so far, and the faults found on the way."""
+
+    def __init__(
+        self,
+        target: Signature,
+        sources: dict[str, Source],
+        invariants: tuple[Gathering, ...],
+        indices: str,
+        name: str,
+    ) -> None:
+        self.target = target
+        self.sources = sources
+        self.invariants = invariants
+        self.indices = indices
+        self.name = name
+        self.found: dict[str, Pairing] = {}
+        self.faults: list[Mismatch] = []
+
+    def choose_given(self, pairs: Mapping[str, str], others: Mapping[str, Source]) -> None:
+        """Take the caller's word, after checking that both ends exist and fit."""
+        specs = dict(self.target.outputs.items())
+        offered = {**others, **self.sources}
+        for path, source in pairs.items():
+            if path not in specs or source not in offered:
+                unknown, known = (path, list(specs)) if path not in specs else (source, list(offered))
+                near = nearest(unknown, known) or list(known)[:3]
+                self.faults.append(
+                    Mismatch(f"pairs[{path!r}]", "a path that exists", unknown, "one of " + ", ".join(near))
+                )
+                continue
+            refusal = chain(offered[source].tensor, specs[path])
+            if isinstance(refusal, Refusal):
+                self.faults.append(self._dishonest(path, specs[path], refusal.why))
+            else:
+                self.found[path] = Pairing(path, source, remark="chosen by the caller")
+
+    def choose_all(self) -> None:
+        """Pair what is left: inputs, coordinates, indices, then everything else in groups of equal stride."""
+        failed = {fault.where for fault in self.faults}
+        open_ = {p: s for p, s in self.target.outputs.items() if p not in self.found and p not in failed}
+        for path, spec in open_.items():
+            if spec.same_as.startswith("inputs."):
+                self.found[path] = Pairing(path, spec.same_as)
+        rest = {path: spec for path, spec in open_.items() if path not in self.found}
+        indices = {path: spec for path, spec in rest.items() if spec.role == "index"}
+        self._choose_by_stride({path: spec for path, spec in rest.items() if path not in indices})
+        for path, spec in indices.items():
+            self._choose_index(path, spec)
+
+    def _choose_by_stride(self, targets: Mapping[str, TensorSpec]) -> None:
+        """Targets that have the same nearest sources are served together, the deeper from the deeper."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for path, spec in targets.items():
+            options, whys = self._honest(spec)
+            if not options:
+                self.faults.append(self._dishonest(path, spec, _most_telling(whys)))
+                continue
+            options = self._without_maps_of_others(spec, options)
+            groups.setdefault(self._nearest(path, spec, options), []).append(path)
+        for near, paths in groups.items():
+            self._share_out(paths, near, targets)
+
+    def _honest(self, spec: TensorSpec) -> tuple[list[str], list[str]]:
+        """Sources from which a chain leads to the target; and why the others have none."""
+        options, whys = [], []
+        for path, source in self.sources.items():
+            refusal = _refusal(source.tensor, spec)
+            if refusal is None:
+                options.append(path)
+            else:
+                whys.append(refusal)
+        return options, whys
+
+    def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
+        """Without what would be projected although it is a linear map itself, of another option."""
+        sources = [self.sources[option] for option in options]
+        return [s.path for s in sources if s.reads not in options or s.spec.dims == spec.dims]
+
+    def _nearest(self, path: str, spec: TensorSpec, options: Sequence[str]) -> tuple[str, ...]:
+        """The options at the least change of stride; among them those whose name agrees."""
+        octaves = {option: round(distance(self.sources[option].tensor, spec), 1) for option in options}
+        near = [option for option in options if octaves[option] == min(octaves.values())]
+        near = [option for option in near if not self.sources[option].tap] or near
+        cells = {option: _cell(self.sources[option].tensor) for option in near}
+        near = [option for option in near if cells[option] == min(cells.values())]
+        named = [o for o in near if self.sources[o].name == _name(path) != "" or (o == path and not path.isdigit())]
+        if len(named) == 1 and self.sources[named[0]].path.count(".") == path.count("."):
+            return (named[0],)
+        if all(self.sources[option].tap for option in near):
+            return tuple(near)
+        alike = {option: len(_words(option) & _words(path)) for option in near}
+        return tuple(option for option in near if alike[option] == max(alike.values()))
+
+    def _share_out(self, paths: list[str], options: tuple[str, ...], targets: Mapping[str, TensorSpec]) -> None:
+        ordered = len({self.sources[option].sequence for option in options}) == 1 and (
+            self.sources[options[0]].sequence != "" or len(options) == 1
+        )
+        if ordered:
+            listed = [option for option in options if self.sources[option].listed]
+            chosen = _spread(listed if len(listed) >= len(paths) else options, len(paths))
+            for path, option, found in zip(paths, chosen, _spread(options, len(paths)), strict=True):
+                others = tuple(other for other in options if other != option)
+                remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
+                self.found[path] = Pairing(path, option, others, remark=remark)
+            return
+        for path in paths:
+            same = [o for o in options if self.sources[o].spec.dims == targets[path].dims]
+            taken = [pairing.source for pairing in self.found.values()]
+            if len(same) == 1 and len(paths) == 1 and same[0] not in taken:
+                self.found[path] = Pairing(path, same[0], tuple(o for o in options if o != same[0]))
+            else:
+                self.faults.append(self._ambiguous(path, targets[path], options))
+
+    def _choose_index(self, path: str, spec: TensorSpec) -> None:
+        """An index is served by the index that takes the points which serve its coordinates."""
+        points = self._points_of(path)
+        proven = [g.index for g in self.invariants if points is None or g.result == points]
+        options = [
+            option
+            for option, source in self.sources.items()
+            if _refusal(source.tensor, spec) is None and (option in proven or source.spec.role == "index")
+        ]
+        options = [option for option in options if option in proven] or options
+        if self.indices == "recover" and points is not None and not options:
+            self.found[path] = Pairing(path, points, recover=True, remark="found from the coordinates")
+        elif len(options) == 1:
+            self.found[path] = Pairing(path, options[0])
+        elif options:
+            near = self._nearest(path, spec, options)
+            if len(near) == 1:
+                self.found[path] = Pairing(path, near[0], tuple(o for o in options if o != near[0]))
+            else:
+                self.faults.append(self._ambiguous(path, spec, near))
+        else:
+            self.faults.append(self._no_index(path, spec, points))
+
+    def _points_of(self, path: str) -> str | None:
+        """The source that serves the coordinates which an index of the target takes."""
+        for gathering in self.target.invariants:
+            if gathering.index == path and gathering.result in self.found:
+                return self.found[gathering.result].source
+        return None
+
+    def _dishonest(self, path: str, spec: TensorSpec, why: str) -> Mismatch:
+        role = f", {spec.role} values" if spec.role != "feature" else ""
+        return Mismatch(path, f"{spec}{role}", self._offer(spec), self._remedy(path), why)
+
+    def _offer(self, spec: TensorSpec) -> str:
+        shown = [f"{source.path} {source.spec}" for source in self.sources.values()]
+        return "; ".join(shown[:4]) + (f"; and {len(shown) - 4} more" if len(shown) > 4 else "") or "no outputs"
+
+    def _remedy(self, path: str) -> str:
+        left = [repr(other) for other in self.target.outputs.paths if other != path]
+        shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
+        return f"outputs=[{shown}]  # if nobody reads {path}" if left else "another backbone, or a signature by hand"
+
+    def _no_index(self, path: str, spec: TensorSpec, points: str | None) -> Mismatch:
+        gathering = next((g for g in self.target.invariants if g.index == path), None)
+        into = f" into the points of `{gathering.values.removeprefix('inputs.')}`" if gathering else ""
+        remedies = ['adapt(..., indices="recover")  # the coordinates are exact input points'] if points else []
+        return Mismatch(
+            path,
+            f"{spec.dtype}[{', '.join(map(str, spec.dims))}], index{into}",
+            self._offer(spec) + "; no such integers",
+            "\n".join([*remedies, self._remedy(path)]),
+            "a layer that makes integers up has the right shape and is wrong: labels are gathered with them",
+        )
+
+    def _ambiguous(self, path: str, spec: TensorSpec, options: Sequence[str]) -> Mismatch:
+        return Mismatch(
+            path,
+            f"one best source for {spec}",
+            "equally good: " + ", ".join(f"{option} {self.sources[option].spec}" for option in options[:4]),
+            "\n".join(f'pairs={{"{path}": "{option}"}}' for option in options[:3]),
+        )
+
+
+def _refusal(tensor: Factored, target: TensorSpec) -> str | None:
+    """Why a source may not serve a target; None where it may."""
+    source = tensor.spec
+    if target.role == "coordinate" and source.role != "coordinate":
+        return "coordinates are passed on, never made from features"
+    if source.role in ("coordinate", "index") and target.role != source.role:
+        return f"{source.role} values are no {target.role} values"
+    refusal = chain(tensor, target)
+    return refusal.why if isinstance(refusal, Refusal) else None
+
+
+def _most_telling(whys: Sequence[str]) -> str:
+    """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
+    alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
+    return max(alike, key=alike.count) if alike else "it returns nothing"
+
+
+def _spread(options: Sequence[str], count: int) -> list[str]:
+    """As many options as wanted, evenly from shallow to deep, the last one always among them.
+
+    >>> _spread("abcdefghijkl", 4)
+    ['c', 'f', 'i', 'l']
+    >>> _spread("ab", 3)
+    ['a', 'b', 'b']
+    """
+    return [options[-(-(i + 1) * len(options) // count) - 1] for i in range(count)]
+
+
+def _cell(tensor: Factored) -> Fraction:
+    """Input cells per cell: of a finer and a coarser map equally far away, the finer has seen what is wanted."""
+    return math.prod(tensor.strides.values(), start=Fraction(1))
+
+
+def _name(path: str) -> str:
+    return next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
+
+
+def _words(path: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z]+", path.lower()))

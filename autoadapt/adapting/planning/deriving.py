@@ -1,0 +1,187 @@
+"""Deriving: the plan from two signatures; no torch operation is called."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal
+
+from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
+from autoadapt.adapting.matching import Pairing, match
+from autoadapt.adapting.operations import (
+    Operation,
+    Recover,
+    Thin,
+    Thinning,
+    after,
+    multiply_adds,
+    parameters,
+)
+from autoadapt.adapting.planning.contracts import served, with_channels, with_inputs
+from autoadapt.adapting.planning.inputs import CONVERSIONS, Conversion, route_inputs
+from autoadapt.adapting.planning.plans import Plan, Route, Tap
+from autoadapt.adapting.planning.sources import (
+    costs_of,
+    cut_after,
+    inner_sources,
+    not_among,
+    output_sources,
+    taps_of,
+    translated,
+)
+from autoadapt.adapting.taps import worth_taking
+from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
+from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.errors import MatchError, Mismatch
+
+__all__ = ["plan"]
+
+
+def plan(
+    source: Signature,
+    target: Signature,
+    *,
+    pairs: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    project: Literal["needed", "always"] = "needed",
+    indices: Literal["refuse", "recover"] = "refuse",
+    thin: Thinning = "farthest",
+    convert_inputs: Collection[Conversion] = CONVERSIONS,
+) -> Plan:
+    """Find the fewest layers that make a module with one signature speak another.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old module: the contract.
+        pairs: Sources chosen by the caller, by target path.
+        outputs: Serve only these outputs; the others are left out of the container.
+        project: `always` puts a projection on every feature leaf, also where the channels agree.
+        indices: `recover` finds missing indices from coordinates that are exact input points.
+        thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
+            `random`; `repeat` also where it has fewer.
+        convert_inputs: What may be changed of an input that the new module would refuse: `layout` (the order of the
+            axes), `channels` (its first convolution reads others), `size` (resized to the nearest legal one).
+
+    Raises:
+        MatchError: An output, or an input of the new module, has no honest source, or several equally good ones.
+        PlanError: The arguments name outputs that do not exist.
+
+    Example:
+        >>> old = Signature.parse(["f32[B, 64, ceil(H/4), ceil(W/4)]"], inputs="f32[B, 3, H, W]")
+        >>> new = Signature.parse("f32[B, 32, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
+        >>> plan(new, old).routes[0].steps
+        (Project(op='project', form='conv', source=32, target=64, bias=True),)
+    """
+    wanted = served(with_channels(with_inputs(target, source), source), outputs)
+    routes = route_inputs(source, wanted, convert_inputs)
+    outputs_marked = mark_points(wanted.outputs)
+    wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
+    offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
+    sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
+    taps = inner_sources(worth_taking(source.inner, source.sizes()), source, wanted, routes)
+    others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
+    pairings = match(
+        wanted.model_copy(update={"outputs": outputs_marked}),
+        [*sources, *taps],
+        invariants=translated(source.invariants, routes),
+        pairs=pairs,
+        others={other.path: other for other in others},
+        indices=indices,
+        name=source.name,
+    )
+    tensors = {found.path: found.tensor for found in (*others, *taps, *sources)}
+    tensors |= {f"inputs.{path}": factored(spec) for path, spec in wanted.inputs.items()}
+    contract = dict(outputs_marked.items())
+    first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
+    made = [
+        _route(pairing, tensors, contract[pairing.target], wanted, project == "always", first.get(pairing.source))
+        for pairing in pairings
+    ]
+    taken = taps_of([pairing.source for pairing in pairings], source)
+    _ask_for_grids(source, taken, pairs or {})
+    cut = cut_after(source.inner, taken, _read(made, taken))
+    return Plan(
+        source=source.model_copy(update={"inner": ()}),
+        target=wanted,
+        inputs=routes,
+        taps=taken,
+        cut=cut,
+        cut_costs=costs_of(cut, source.inner),
+        routes=tuple(made),
+    )
+
+
+def _read(routes: Iterable[Route], taken: Mapping[str, Tap]) -> set[str]:
+    """What of the new module is read: all taps, or the outputs that routes begin with or choose points by."""
+    points = {step.points for route in routes for step in route.steps if isinstance(step, Thin)}
+    return set(taken) or {name for name in points | {r.source for r in routes} if not name.startswith("inputs.")}
+
+
+def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[str, str]) -> None:
+    """Taps that were found although most blocks could not be read are a guess; the caller is asked instead.
+
+    Raises:
+        MatchError: With what to fill in.
+    """
+    guessed = [name for name, tap in taken.items() if tap.module and name not in pairs.values()]
+    if not source.unread_tokens or not guessed:
+        return
+    output = next(output for output in source.inner if output.module == source.unread_tokens[-1])
+    image = " x ".join(str(sizes.example) for name, sizes in source.axes.items() if name in ("H", "W"))
+    fault = Mismatch(
+        output.name,
+        f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
+        f"{output.spec}, and neither inner grids nor a run with changed patches tell which cells these are",
+        f'grid={{"{output.module}": (rows, columns, leading_tokens)}}',
+    )
+    raise MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
+
+
+def _route(
+    pairing: Pairing,
+    sources: Mapping[str, Factored],
+    contract: TensorSpec,
+    target: Signature,
+    always: bool,
+    first: tuple[TensorSpec, Thin | None] | None = None,
+) -> Route:
+    tensor = sources[pairing.source]
+    spec, thin = first if first is not None else (tensor.spec, None)
+    steps: tuple[Operation, ...]
+    if pairing.recover:
+        gathering = next(g for g in target.invariants if g.index == pairing.target)
+        steps = (Recover(values=gathering.values.removeprefix("inputs."), dtype=contract.dtype),)
+    else:
+        found = chain(tensor, contract, project=always)
+        assert not isinstance(found, Refusal), "only what can be chained is paired"
+        steps = found
+    if thin is not None:
+        steps = (thin, *steps)
+    specs = [spec]
+    for step in steps:
+        specs.append(after(step, specs[-1]))
+    sizes = target.sizes()
+    return Route(
+        target=pairing.target,
+        source=pairing.source,
+        steps=steps,
+        specs=tuple(specs),
+        parameters=sum(map(parameters, steps)),
+        multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
+        octaves=0.0 if pairing.recover else round(distance(tensor, contract), 3),
+        others=pairing.others,
+        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract)])),
+    )
+
+
+def _lost(source: Factored, target: TensorSpec) -> str:
+    """What resampling loses, in words."""
+    have, want = source.strides, factored(target).strides
+    finer = [axis for axis in want if axis in have and want[axis] < have[axis]]
+    if finer:
+        return f"finer than its source (stride {have[finer[0]]}): detail is interpolated, not seen"
+    if set(have) - set(want):
+        return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
+    rounded = [dim for dim in source.spec.dims if dim.axes - {"B"} and dim not in target.dims and dim.factors]
+    if rounded and have == want:
+        return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: resized by a cell"
+    return ""

@@ -1,0 +1,238 @@
+"""Inputs: what the old module is given, made legal for the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from autoadapt.adapting.operations import Channels, Operation, Rearrange, Resize, after
+from autoadapt.adapting.planning.plans import InputRoute
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, smallest_size
+from autoadapt.errors import MatchError, Mismatch
+
+__all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
+
+Conversion: TypeAlias = Literal["layout", "channels", "size"]
+"""What may be changed of an input: the order of its axes, how many channels are read, height and width."""
+
+CONVERSIONS: tuple[Conversion, ...] = ("layout", "channels", "size")
+
+
+def route_inputs(
+    source: Signature, target: Signature, convert: Collection[Conversion] = CONVERSIONS
+) -> tuple[InputRoute, ...]:
+    """Pair inputs by name, then by spec, and bring them to the layout, channels and sizes of the new module.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old module, whose inputs are given.
+        convert: What may be changed of an input.
+
+    Raises:
+        MatchError: An input of the new module has no counterpart, or one that cannot or may not be made to fit.
+    """
+    _check_conversions(convert)
+    routes, faults = list[InputRoute](), list[Mismatch]()
+    wanted = dict(target.inputs.items())
+    for path, spec in source.inputs.items():
+        taken = [route.target for route in routes]
+        chosen = _paired_input(path, spec, {p: s for p, s in wanted.items() if p not in taken})
+        if isinstance(chosen, Mismatch):
+            faults.append(chosen)
+            continue
+        steps = _fitted(path, spec, wanted[chosen], source, target)
+        if isinstance(steps, Mismatch):
+            faults.append(steps)
+            continue
+        forbidden = [kind for kind in _conversions(steps) if kind not in convert]
+        faults += [_not_allowed(path, chosen, source, target, kind) for kind in forbidden]
+        routes.append(InputRoute(source=path, target=chosen, steps=steps))
+    if faults:
+        raise MatchError(f"{source.name} cannot be called with the old module's inputs", faults)
+    return tuple(routes)
+
+
+def _check_conversions(convert: Collection[Conversion]) -> None:
+    unknown = [kind for kind in convert if kind not in CONVERSIONS]
+    if isinstance(convert, str) or unknown:
+        fault = Mismatch(
+            "convert_inputs", f"some of {', '.join(CONVERSIONS)}", repr(convert), 'convert_inputs=("layout", "size")'
+        )
+        raise MatchError("there is no such conversion of inputs", [fault])
+
+
+def _conversions(steps: Sequence[Operation]) -> list[Conversion]:
+    kinds: dict[type, Conversion] = {Rearrange: "layout", Channels: "channels", Resize: "size"}
+    return list(dict.fromkeys(kinds[type(step)] for step in steps))
+
+
+def _not_allowed(path: str, given: str, source: Signature, target: Signature, kind: Conversion) -> Mismatch:
+    return Mismatch(
+        f"inputs.{path}",
+        f"{_with_sizes(target.inputs[given], target)}, as the old module takes it",
+        f"{_with_sizes(source.inputs[path], source)}, and convert_inputs leaves {kind} out",
+        f'convert_inputs=("{kind}", ...)  # or build the new module for these inputs',
+    )
+
+
+def _with_sizes(spec: TensorSpec, signature: Signature) -> str:
+    """A spec, and which sizes are legal where not all are."""
+    shown = []
+    for name in (str(dim) for dim in spec.dims[1:] if dim.axes):
+        sizes = signature.axes.get(name)
+        if sizes is not None and sizes.step != 1:
+            shown.append(f"{name} {sizes}")
+        elif (least := _least(name, signature)) > 1:
+            shown.append(f"{name} from {least} on")
+    return f"{spec} with {', '.join(shown)}" if shown else str(spec)
+
+
+def _fitted(
+    path: str, spec: TensorSpec, given: TensorSpec, source: Signature, target: Signature
+) -> tuple[Operation, ...] | Mismatch:
+    """The operations that make a given input one that the new module takes.
+
+    Channels and sizes are changed with the channels on axis 1, so that what lists them last is turned for that.
+    """
+    order = _positions(spec.dims, given.dims)
+    dims = tuple(given.dims[i] for i in order)
+    channel = _channel_axis(spec.dims)
+    channels = _matched_channels(spec, dims, channel, source.inner)
+    reached = tuple(
+        have if axis == channel and channels else _legal(dim, have, source, target)
+        for axis, (dim, have) in enumerate(zip(spec.dims, dims, strict=True))
+    )
+    changed = [axis for axis, (made, have) in enumerate(zip(reached, dims, strict=True)) if made != have]
+    is_image = len(dims) in (4, 5) or (len(dims) == 3 and channel == 1 and order == (0, 1, 2))
+    if changed and not (given.is_floating and is_image and not {0, channel} & set(changed)):
+        return Mismatch(
+            f"inputs.{path}, axis {changed[0]}",
+            str(dims[changed[0]]),
+            f"{spec.dims[changed[0]]} only",
+            "build the new module for these inputs, such as in_chans=" + str(dims[changed[0]]),
+        )
+    if not (channels or changed):
+        return _turned(given.dims, order)
+    first = (0, channel, *(axis for axis in range(1, len(dims)) if axis != channel))
+    resized = (Resize(dims=tuple(reached[axis] for axis in first[2:])),) if changed else ()
+    work = (*_turned(given.dims, [order[axis] for axis in first]), *channels, *resized)
+    at = given
+    for step in work:
+        at = after(step, at)
+    return (*work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
+
+
+def _positions(dims: Sequence[Dim], given: Sequence[Dim]) -> tuple[int, ...]:
+    """For each axis of the new module's input where it stands in the given one: by name, by size, then in order."""
+    left = [str(dim) for dim in dims]
+    right = [str(dim) for dim in given]
+    found = {axis: right.index(name) for axis, name in enumerate(left) if name in right and left.count(name) == 1}
+    rest = iter([axis for axis in range(len(right)) if axis not in found.values()])
+    return tuple(found[axis] if axis in found else next(rest) for axis in range(len(left)))
+
+
+def _channel_axis(dims: Sequence[Dim]) -> int:
+    """Where channels stand: the one axis of a fixed number, else the second."""
+    fixed = [axis for axis, dim in enumerate(dims) if axis and dim.constant is not None]
+    return fixed[0] if len(fixed) == 1 else 1
+
+
+def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
+    """Axes in another order, named by what they list."""
+    if list(order) == sorted(order):
+        return ()
+    channel = _channel_axis(dims)
+    cells = iter({3: "n", 4: "hw", 5: "thw"}[len(dims)])
+    constants = ["b" if axis == 0 else "c" if axis == channel else next(cells) for axis in range(len(dims))]
+    names = [str(dim).lower() if dim.axes else name for dim, name in zip(dims, constants, strict=True)]
+    return (Rearrange(pattern=f"{' '.join(names)} -> {' '.join(names[axis] for axis in order)}"),)
+
+
+def _matched_channels(
+    spec: TensorSpec, given: Sequence[Dim], channel: int, inner: Sequence[InnerOutput]
+) -> tuple[Channels, ...]:
+    """Where an image has other channels than the new module was made for: its first layer reads them."""
+    if len(given) not in (4, 5) or spec.dims[channel] == given[channel]:
+        return ()
+    have, want = given[channel].constant, spec.dims[channel].constant
+    stem = min((o for o in inner if o.layers == 1 and not o.parent), key=lambda o: o.started, default=None)
+    if have is None or want is None or stem is None:
+        return ()
+    return (Channels(source=have, target=want, stem=stem.module),)
+
+
+def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]) -> str | Mismatch:
+    alike = [other for other, found in options.items() if _same_kind(found, spec)]
+    named = [other for other in alike if other == path]
+    if named or len(alike) == 1:
+        return (named or alike)[0]
+    exact = [other for other in alike if _constants(options[other]) == _constants(spec)]
+    if len(exact) == 1:
+        return exact[0]
+    offered = "; ".join(f"{other} {found}" for other, found in options.items()) or "no input left"
+    found = f"equally good: {', '.join(alike)}" if alike else offered
+    return Mismatch(f"inputs.{path}", str(spec), found, "wrap the new module so that it takes the old one's arguments")
+
+
+def _same_kind(left: TensorSpec, right: TensorSpec) -> bool:
+    return left.is_floating == right.is_floating and len(left.dims) == len(right.dims)
+
+
+def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
+    return tuple(dim.constant for dim in spec.dims)
+
+
+def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
+    """The size to bring a given axis to, so that the new module takes it."""
+    if dim.constant is not None:
+        return dim
+    sizes, allowed = source.axes.get(str(dim)), target.axes.get(str(given))
+    if sizes is None:
+        return given
+    if given.constant is not None:
+        return given if given.constant in sizes else Dim(sizes.near(given.constant))
+    if sizes.step == 0:
+        return given if allowed is not None and sizes.covers(allowed) else Dim(sizes.example)
+    least = _least(str(dim), source)
+    least += (sizes.offset - least) % sizes.step
+    if allowed is not None and sizes.covers(allowed):
+        reached, smallest = given, _smallest(str(given), target)
+    else:
+        cells = (given - sizes.offset) // sizes.step if _rounds_down(given, sizes, target) else None
+        reached = (cells or (given - sizes.offset).ceildiv(sizes.step)) * sizes.step + sizes.offset
+        smallest = sizes.offset or sizes.step
+    return reached.at_least(least) if least > smallest else reached
+
+
+def _rounds_down(given: Dim, legal: AxisSizes, target: Signature) -> bool:
+    """Whether every output of the old module is at any size as at the next smaller legal one of the new module.
+
+    Then the levels of the smaller size have the wanted cells already.
+    """
+    sizes, axis = target.sizes(), next(iter(given.axes))
+    dims = {dim for spec in target.outputs.leaves for dim in spec.dims if axis in dim.axes}
+    start = legal.offset + legal.step
+    return bool(dims) and all(
+        dim.evaluate(sizes | {axis: size}) == dim.evaluate(sizes | {axis: size - (size - legal.offset) % legal.step})
+        for dim in dims
+        for size in range(start, start + 4 * legal.step)
+    )
+
+
+def _smallest(axis: str, target: Signature) -> int:
+    """The smallest size that the old module is known to take, of either side of an image.
+
+    Where none was seen to run, as in texts, it is that of the example.
+    """
+    sides = [target.axes[side] for side in (("H", "W") if axis in ("H", "W") else (axis,)) if side in target.axes]
+    return min(sizes.near(1) if sizes.smallest > 1 else sizes.example for sizes in sides)
+
+
+def _least(axis: str, source: Signature) -> int:
+    """The smallest size of an input axis at which no tensor is left without cells, up to the size of the example."""
+    sizes = source.sizes()
+    if axis not in sizes:
+        return 1
+    dims = {dim for spec in (*source.outputs.leaves, *(o.spec for o in source.inner)) for dim in spec.dims}
+    return max((smallest_size(d, 1, axis, sizes, below=sizes[axis]) for d in dims if axis in d.axes), default=1)

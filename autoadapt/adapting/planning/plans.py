@@ -1,0 +1,189 @@
+"""Plans: the operations that serve a contract, as data and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from autoadapt.adapting.operations import Operation, Resize, ResizeTokens, coarse_step, text
+from autoadapt.contracts.signature import Signature, TensorSpec, describe
+from autoadapt.showing import Shown
+from autoadapt.showing.tables import columns, hanging, human_count
+
+__all__ = ["CutCost", "InputRoute", "Plan", "Route", "Tap"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class InputRoute(_Frozen):
+    """Where one input tensor of the new module comes from."""
+
+    source: str
+    """Path among the new module's inputs."""
+    target: str
+    """Path among the old module's inputs."""
+    steps: tuple[Operation, ...] = ()
+
+
+class Route(_Frozen):
+    """The chain that serves one output."""
+
+    target: str
+    source: str
+    """An output of the new module, or `inputs.<path>`."""
+    steps: tuple[Operation, ...] = ()
+    specs: tuple[TensorSpec, ...]
+    """What stands before the first step, and after each."""
+    parameters: int = 0
+    multiply_adds: int = 0
+    """At the probed size, for the probed batch."""
+    octaves: float = 0.0
+    """How far resampling goes, in octaves of stride."""
+    others: tuple[str, ...] = ()
+    """What else would have served as well."""
+    remark: str = ""
+
+
+class Tap(_Frozen):
+    """An inner output of the new module that is taken."""
+
+    module: str
+    call: int = 0
+    path: str = "output"
+
+
+class CutCost(_Frozen):
+    """What a module that no longer runs would cost."""
+
+    parameters: int = 0
+    multiply_adds: int = 0
+    """Of its convolutions and linear layers, at the probed size, for the probed batch."""
+
+
+class Plan(Shown, _Frozen):
+    """How the new module is made to speak the old one's signature: data that can be read, edited, compared."""
+
+    schema_version: Literal[1] = 1
+    source: Signature
+    target: Signature
+    inputs: tuple[InputRoute, ...]
+    taps: dict[str, Tap] = Field(default_factory=dict)
+    """Inner outputs that are taken, by the name that routes call them."""
+    cut: tuple[str, ...] = ()
+    """Modules that only serve what follows the last tap; `build` leaves out those it can."""
+    cut_costs: dict[str, CutCost] = Field(default_factory=dict)
+    """What each of them would cost."""
+    routes: tuple[Route, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all generated layers."""
+        return sum(route.parameters for route in self.routes)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of all generated layers at the probed size."""
+        return sum(route.multiply_adds for route in self.routes)
+
+    @property
+    def saved(self) -> CutCost:
+        """Parameters and multiply-adds that no longer run."""
+        costs = [self.cut_costs[module] for module in self.cut if module in self.cut_costs]
+        return CutCost(
+            parameters=sum(cost.parameters for cost in costs), multiply_adds=sum(cost.multiply_adds for cost in costs)
+        )
+
+    @property
+    def coarse_steps(self) -> dict[str, int]:
+        """Input axes that are resized in coarse steps, by axis: what is traced holds within one step."""
+        resized = [step for route in self.inputs for step in route.steps if isinstance(step, Resize)]
+        return dict(found for step in resized for found in map(coarse_step, step.dims) if found)
+
+    def __str__(self) -> str:
+        contract = f"{self.target.name} ({describe(self.target.outputs.tree)})"
+        lines = [f"{self.source.name}  ->  contract of {contract}"]
+        lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
+        lines += ["", *columns(_route_rows(self.routes), align="lllr")]
+        lines += columns(_sum_rows(self))
+        lines += _cut_lines(self)
+        remarks = [(f"`{route.target}`:", route.remark) for route in self.routes if route.remark]
+        widest = max((len(place) for place, _ in remarks), default=0)
+        lines += [""] if remarks else []
+        for place, remark in remarks:
+            lines += hanging(f"remark  {place:<{widest}}", remark)
+        return "\n".join(lines)
+
+
+def _cut_lines(plan: Plan) -> list[str]:
+    if not plan.cut:
+        return []
+    saved = plan.saved
+    costs = f"{human_count(saved.parameters)} parameters and {human_count(saved.multiply_adds)} multiply-adds"
+    rows = [("cut", _shown(plan.cut))]
+    return columns([*rows, ("", f"{costs} no longer run")] if saved.parameters or saved.multiply_adds else rows)
+
+
+def _input_rows(route: InputRoute, target: Signature) -> Iterable[tuple[str, ...]]:
+    spec = dict(target.inputs.items()).get(route.target)
+    done = "  ·  ".join(text(step) for step in route.steps)
+    yield "input", route.target, str(spec or ""), done
+
+
+WIDTH = 80
+NARROWEST_CHAIN = 24
+
+
+def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
+    """Target, source, chain and parameters; a chain that is too long for the page goes on in the next row."""
+    targets = [f"{route.target} {_abbreviated(route.specs[-1])}" for route in routes]
+    room = WIDTH - max(map(len, targets)) - max(len(route.source) for route in routes) - 14
+    rows: list[tuple[str, ...]] = [("target", "source", "chain", "params")]
+    for target, route in zip(targets, routes, strict=True):
+        first, *more = _wrapped(_chain_texts(route), max(room, NARROWEST_CHAIN))
+        rows.append((target, route.source, first, human_count(route.parameters) if route.steps else ""))
+        rows += [("", "", f"  {line}", "") for line in more]
+    return rows
+
+
+def _chain_texts(route: Route) -> list[str]:
+    """The steps of a route; a last resizing goes to the target's own size, which stands beside it, and so do tokens."""
+    shown = ["resize tokens" if isinstance(step, ResizeTokens) else text(step) for step in route.steps]
+    if route.steps and isinstance(route.steps[-1], Resize):
+        shown[-1] = "resize"
+    return shown
+
+
+def _abbreviated(spec: TensorSpec) -> str:
+    """A spec whose width is as its height, without saying it twice."""
+    dims = [str(dim) for dim in spec.dims]
+    if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
+        return f"{spec.dtype}[{', '.join(dims[:-1])}, ..]"
+    return str(spec)
+
+
+def _wrapped(steps: Sequence[str], room: int) -> list[str]:
+    """Steps set between dots, in lines of a width."""
+    lines = [""]
+    for step in steps:
+        if lines[-1] and len(lines[-1]) + len(step) + 3 > room:
+            lines.append("· " + step)
+        else:
+            lines[-1] += f" · {step}" if lines[-1] else step
+    return lines if steps else ["as it is"]
+
+
+def _sum_rows(made: Plan) -> list[tuple[str, ...]]:
+    layers = sum(len(route.steps) for route in made.routes)
+    if not layers:
+        return [("adapters", "none: the outputs are as they should be")]
+    sizes = ", ".join(f"{name}={size}" for name, size in made.target.sizes().items())
+    cost = f"{human_count(made.parameters)} parameters, {human_count(made.multiply_adds)} multiply-adds at {sizes}"
+    return [("adapters", cost)]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

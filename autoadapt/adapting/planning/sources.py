@@ -1,0 +1,133 @@
+"""Sources: what the new module offers, in terms of the old one's input axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from autoadapt.adapting.layouts import factored
+from autoadapt.adapting.matching import Source
+from autoadapt.adapting.operations import Rearrange, after
+from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Gathering, InnerOutput, Signature
+
+__all__ = [
+    "costs_of",
+    "cut_after",
+    "inner_sources",
+    "not_among",
+    "output_sources",
+    "source_axes",
+    "taps_of",
+    "translated",
+]
+
+
+def output_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> list[Source]:
+    """The outputs of the new module in terms of the old one's input axes."""
+    axes, names = _axes(source, target, routes)
+    reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
+    found = []
+    for path, spec in source.outputs.items():
+        parent, _, last = path.rpartition(".")
+        sequence = f"{parent}." if last.isdigit() else ""
+        found.append(Source(path, factored(spec, axes, names), sequence, reads=reads.get(path, "")))
+    return found
+
+
+def inner_sources(
+    inner: Iterable[InnerOutput], source: Signature, target: Signature, routes: Sequence[InputRoute]
+) -> list[Source]:
+    """What inner modules return, in terms of the old module's input axes; in the order in which they finish."""
+    axes, names = _axes(source, target, routes)
+    known = source.outputs.paths
+    return [
+        Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True, listed=output.listed)
+        for output in sorted(inner, key=lambda output: output.finished)
+        if output.name not in known
+    ]
+
+
+def not_among(inner: Iterable[InnerOutput], taps: Iterable[Source]) -> list[InnerOutput]:
+    """The inner outputs that are no taps already."""
+    known = {tap.path for tap in taps}
+    return [output for output in inner if output.name not in known]
+
+
+def taps_of(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
+    """The inner outputs among the chosen sources, in the order in which they are made.
+
+    If there are any, outputs of the whole are taken as taps too, and come last.
+    """
+    inner = {output.name: Tap(module=output.module, call=output.call, path=output.path) for output in source.inner}
+    outputs = source.outputs.paths
+    made = {output.name: output.finished for output in source.inner}
+    wanted = (name for name in dict.fromkeys(chosen) if not name.startswith("inputs."))
+    names = sorted(wanted, key=lambda name: made.get(name, math.inf))
+    if all(name in outputs for name in names):
+        return {}
+    return {name: Tap(module="", path=name) if name in outputs else inner[name] for name in names}
+
+
+def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Collection[str]) -> tuple[str, ...]:
+    """Modules that only serve what is not read, without those inside others of them.
+
+    All of their calls begin after the last tensor that is read was made.
+
+    Args:
+        inner: What inner modules return.
+        taps: Inner outputs that are taken; where there are none, whole outputs are.
+        read: Paths of the taps or outputs that are read.
+    """
+    if any(tap.module == "" for tap in taps.values()):
+        return ()
+    ends = {name: output.finished for output in inner if (name := output.name if taps else output.output) in read}
+    if ends.keys() != set(read) or not ends:
+        return ()
+    first = dict[str, int]()
+    for output in inner:
+        first[output.module] = min(first.get(output.module, output.started), output.started)
+    late = [module for module, started in first.items() if started > max(ends.values())]
+    return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
+
+
+def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput]) -> dict[str, CutCost]:
+    """What modules cost while they run."""
+    found = {}
+    for module in modules:
+        within = [output for output in inner if output.module == module or output.module.startswith(f"{module}.")]
+        parameters = max((output.parameters for output in within if output.module == module), default=0)
+        calls = {(output.module, output.call): output.multiply_adds for output in within}
+        found[module] = CutCost(parameters=parameters, multiply_adds=sum(calls.values()))
+    return found
+
+
+def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[dict[str, Dim], dict[str, str]]:
+    """For each input axis of the new module its size in the old one's terms, and the old one's axis it follows."""
+    axes, names = dict[str, Dim](), dict[str, str]()
+    have, wanted = dict(source.inputs.items()), dict(target.inputs.items())
+    for route in routes:
+        given = reached = wanted[route.target]
+        for step in route.steps:
+            reached = after(step, reached)
+            given = after(step, given) if isinstance(step, Rearrange) else given
+        for dim, left, made in zip(have[route.source].dims, given.dims, reached.dims, strict=True):
+            if dim.axes:
+                axes[str(dim)] = made
+                names[str(dim)] = str(left) if left.axes else str(dim)
+    return axes, names
+
+
+def source_axes(plan: Plan) -> dict[str, Dim]:
+    """The size of each input axis of the new module, in terms of the old one's."""
+    return _axes(plan.source, plan.target, plan.inputs)[0]
+
+
+def translated(invariants: Iterable[Gathering], routes: Iterable[InputRoute]) -> list[Gathering]:
+    """Invariants of the new module with its inputs under the old one's names."""
+    names = {f"inputs.{route.source}": f"inputs.{route.target}" for route in routes}
+    return [
+        invariant.model_copy(update={"values": names.get(invariant.values, invariant.values)})
+        for invariant in invariants
+    ]

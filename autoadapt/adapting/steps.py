@@ -1,0 +1,141 @@
+"""Adapting: the order of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.operations import Thinning
+from autoadapt.adapting.planning import CONVERSIONS, Conversion, plan
+from autoadapt.contracts.capturing import capture, capture_source, check_taps, told_inputs
+from autoadapt.contracts.signature import Signature
+from autoadapt.errors import AdaptError, Mismatch, SignatureError
+from autoadapt.sources import load_backbone, schemes
+
+__all__ = ["adapt", "as_signature"]
+
+
+def adapt(
+    new: nn.Module,
+    *,
+    like: nn.Module | Signature | Mapping[str, object] | Sequence[object] | str | Path,
+    inputs: object = None,
+    pairs: Mapping[str, str] | None = None,
+    taps: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    project: Literal["needed", "always"] = "needed",
+    indices: Literal["refuse", "recover"] = "refuse",
+    thin: Thinning = "farthest",
+    grid: Mapping[str, tuple[int, int, int]] | None = None,
+    convert_inputs: Collection[Conversion] = CONVERSIONS,
+    share: bool = True,
+) -> AdaptedModule:
+    """Give a module the output signature of another, exactly, at every input size.
+
+    Args:
+        new: The module to adapt; it is not changed.
+        like: What it should speak like: a module, a `Signature`, texts in containers, a saved signature file, or the
+            name of a model, `timm:resnet101`.
+        inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
+            May be left out where a module tells its input size.
+        pairs: Outputs of `new` chosen by hand, by target path: `{"c4": "2"}`.
+        taps: Inner modules chosen by hand, by target path: `{"c4": "layer3"}`. Others are those that `new` lists as its
+            levels (timm's `feature_info`), else the last block of each stride.
+        outputs: Serve only these outputs.
+        project: `always` puts a projection on every feature output, also where the channels agree.
+        indices: `recover` finds missing indices from coordinates that are exact input points.
+        thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
+            `random`; `repeat` also where it has fewer.
+        grid: For a `new` of one image size: rows, columns and leading tokens of token axes that cannot be read, by
+            the path of the output or module: `{"blocks.11": (14, 14, 1)}`.
+        convert_inputs: What may be changed of an input that `new` would refuse: `layout` (the order of its axes),
+            `channels` (its first convolution reads others), `size` (resized to the nearest legal one); `()` refuses.
+        share: Use the storage of `new`'s weights; otherwise copy them.
+
+    Returns:
+        A `torch.fx.GraphModule` that holds `new`'s weights; `.plan` says what was done, `.verify()` proves it.
+
+    Raises:
+        AdaptError: Nothing was changed; the error says what was expected, what was found and what to do.
+
+    Example:
+        >>> old, new = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2)
+        >>> net = adapt(new, like=old, inputs=torch.zeros(1, 3, 64, 64))
+        >>> net(torch.zeros(1, 3, 96, 32)).shape
+        torch.Size([1, 8, 24, 8])
+    """
+    _check_devices(new, like)
+    given = _inputs(new, like, inputs)
+    target = as_signature(like, given)
+    source = capture_source(new, target, given, inner=True, grid=grid)
+    check_taps(new, source, taps or {})
+    chosen = {**(pairs or {}), **(taps or {})}
+    made = plan(
+        source,
+        target,
+        pairs=chosen,
+        outputs=outputs,
+        project=project,
+        indices=indices,
+        thin=thin,
+        convert_inputs=convert_inputs,
+    )
+    return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
+
+
+def _inputs(new: nn.Module, like: object, inputs: object) -> object:
+    """The caller's inputs, or what one of the two modules tells."""
+    if inputs is not None or isinstance(like, (Signature, str, Path)):
+        return inputs
+    told = [module for module in (like, new) if isinstance(module, nn.Module)]
+    for module in told[:-1]:
+        try:
+            return told_inputs(module)
+        except AdaptError:
+            continue
+    return told_inputs(told[-1])
+
+
+def as_signature(like: object, inputs: object = None) -> Signature:
+    """The signature that `like=` means.
+
+    Raises:
+        SignatureError: It is of another type, or a file that holds no signature.
+    """
+    match like:
+        case nn.Module():
+            return capture(like, inputs)
+        case Signature():
+            return like
+        case str() if "[" in like:
+            return Signature.parse(like)
+        case str() if like.partition(":")[0] in schemes():
+            return capture(load_backbone(like), inputs)
+        case str() | Path():
+            return Signature.load(like)
+        case Mapping() | list() | tuple():
+            return Signature.parse(like)
+        case _:
+            fault = Mismatch(
+                "like",
+                "a module, a Signature, texts in containers, or the path of a saved signature",
+                f"{type(like).__name__}",
+                "like=old_backbone",
+            )
+            raise SignatureError("autoadapt cannot tell what the new module should be like", [fault])
+
+
+def _check_devices(new: nn.Module, like: object) -> None:
+    """Two modules must stand on one device; the meta device goes with all."""
+    if not isinstance(like, nn.Module):
+        return
+    left, right = ({p.device for p in module.parameters()} - {torch.device("meta")} for module in (like, new))
+    if left and right and left != right:
+        one = str(next(iter(left)))
+        fault = Mismatch("new", one, ", ".join(sorted(map(str, right))), f'new.to("{one}")')
+        raise AdaptError("the two modules are on different devices", [fault])

@@ -1,0 +1,159 @@
+"""Taps: which inner outputs of a module are worth taking, found by where blocks end, not by names."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import TypeAlias
+
+from autoadapt.adapting.layouts import factored
+from autoadapt.contracts.signature import InnerOutput, TensorSpec
+
+__all__ = ["block_boundaries", "worth_taking"]
+
+Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
+
+
+def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
+    """The inner outputs at which blocks end, in the order in which they finish.
+
+    A block is a module that holds two or more convolutions or linear layers. For each stride those blocks count that
+    are nested least (a plain `nn.Sequential` or `nn.ModuleList` adds no nesting, and is no block if it holds single
+    layers only); where there is none, the last of the layers before the next stride, such as the activation of a
+    stem. A single convolution behind the blocks, as classifiers have before their pooling, is not taken, unless the
+    whole model has it as a part of its own. What the model lists as a level itself is always among them.
+
+    Args:
+        inner: What inner modules return, as `capture(..., inner=True)` notes it.
+        sizes: A size for every input axis.
+    """
+    by_strides: dict[Strides, list[InnerOutput]] = {}
+    known: dict[TensorSpec, Strides] = {}
+    for output in inner:
+        strides = known.get(output.spec)
+        if strides is None:
+            strides = known[output.spec] = _strides(output.spec)
+        if strides:
+            by_strides.setdefault(strides, []).append(output)
+    trunk = max((output.layers for output in inner), default=0) // 4
+    strides_of = {output.name: known[output.spec] for output in inner if output.layers <= trunk or not output.parent}
+    groups = [_full_grids(outputs, sizes) for outputs in by_strides.values()]
+    found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, strides_of), outputs)]
+    return sorted(found, key=lambda output: output.finished)
+
+
+def worth_taking(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
+    """The inner outputs at which blocks end, and what the last layer of a classifier reads."""
+    found, read = block_boundaries(inner, sizes), {output.reads for output in inner}
+    return found + [output for output in inner if output.name in read and output not in found]
+
+
+def _with_listed(found: list[InnerOutput], outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """Also the tensors that the model lists, each by the module that returned it last, after all writing to it."""
+    known = {_tensor(output) for output in found}
+    listed = sorted((output for output in outputs if output.listed), key=lambda output: output.finished)
+    return [*found, *{_tensor(output): output for output in listed if _tensor(output) not in known}.values()]
+
+
+def _strides(spec: TensorSpec) -> Strides:
+    """Strides along the spatial input axes; empty for what is no map of features."""
+    if not spec.is_floating or len(spec.dims) < 3 or str(spec.dims[0]) != "B":
+        return ()
+    found = factored(spec).strides
+    return tuple(found.items()) if len(found) >= min(2, len(spec.dims) - 2) else ()
+
+
+def _full_grids(outputs: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
+    """Without the outputs that have lost most of their cells, as fully connected layers made of convolutions do."""
+    cells = [_cells(output, sizes) for output in outputs]
+    return [output for output, count in zip(outputs, cells, strict=True) if 4 * count >= max(cells)]
+
+
+def _cells(output: InnerOutput, sizes: Mapping[str, int]) -> int:
+    return math.prod(int(dim.evaluate(sizes)) for dim in output.spec.dims if dim.axes - {"B"})
+
+
+def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides]) -> list[InnerOutput]:
+    blocks = [output for output in outputs if output.parent and output.layers >= 2]
+    inside = {block.module.rpartition(".")[0] for block in blocks}
+    single = {_tensor(output) for output in outputs if output.layers == 1}
+    blocks = [
+        block
+        for block in blocks
+        if block.kind != "Sequential" or (block.module in inside and _tensor(block) not in single)
+    ]
+    if not blocks:
+        return _last_layer(outputs, strides_of)
+    least = min(block.nesting for block in blocks)
+    kinds = {block.kind for block in blocks if block.nesting == least and block.kind != "Sequential"}
+    level = _distinct(
+        _first_leaves(
+            [
+                output
+                for output in outputs
+                if output.nesting == least and (output in blocks or (output.layers and output.kind in kinds))
+            ]
+        )
+    )
+    return [*_alike(level), *_final_layer(outputs, level[-1])]
+
+
+def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:
+    """Without what modules hand on beside a first output of the same stride."""
+    main = {output.module for output in outputs if output.path == "0"}
+    return [output for output in outputs if output.path == "0" or output.module not in main]
+
+
+def _last_layer(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides]) -> list[InnerOutput]:
+    """The last layer at a stride without blocks.
+
+    What stands inside a module of another stride, a stem or an anti-aliased pooling, leads on to that stride: there
+    the last convolution counts, and before it all that stands by itself.
+    """
+    least = min(output.nesting for output in outputs)
+    level = [output for output in outputs if output.nesting == least]
+    own = next((strides_of[output.name] for output in level if output.name in strides_of), ())
+    staying = [output for output in level if strides_of.get(_parent(output), own) == own]
+    learned = [output for output in level if output.layers]
+    return (staying or learned or level)[-1:]
+
+
+def _final_layer(outputs: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
+    """A convolution behind the blocks, with its norm if there is one, if that is a part or a stage of its own."""
+    norms = [output.started for output in outputs if output.parameters and not output.layers]
+    stages = {output.module for output in outputs if output.kind == "Sequential" and output.layers == 1}
+    return [
+        output
+        for output in outputs
+        if output.finished > last.finished
+        and output.layers == 1
+        and (output.parent or not any(started > output.finished for started in norms))
+        and ("." not in output.module or (output.parent and _parent(output) in stages))
+    ][-1:]
+
+
+def _parent(output: InnerOutput) -> str:
+    return output.module.rpartition(".")[0]
+
+
+def _tensor(output: InnerOutput) -> str:
+    return output.same_as or output.module
+
+
+def _distinct(outputs: Iterable[InnerOutput]) -> list[InnerOutput]:
+    """One output for each tensor: the first that returned it among those given."""
+    first: dict[str, InnerOutput] = {}
+    for output in outputs:
+        first.setdefault(output.same_as or output.name, output)
+    return list(first.values())
+
+
+def _alike(blocks: list[InnerOutput]) -> list[InnerOutput]:
+    """Of many blocks in a row only those of the kind that is repeated, and the last."""
+    kinds: Mapping[str, int] = Counter(block.kind for block in blocks)
+    common = max(kinds, key=lambda kind: kinds[kind])
+    if kinds[common] < 4:
+        return blocks
+    return [block for block in blocks if block.kind == common or block is blocks[-1]]

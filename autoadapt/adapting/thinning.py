@@ -1,0 +1,115 @@
+"""Thinning: which leaves lie on one set of points, and fewer points of it by one choice for all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from autoadapt.adapting.layouts import factored
+from autoadapt.adapting.matching import Source
+from autoadapt.adapting.operations import Thin, Thinning, after
+from autoadapt.contracts.signature import TensorSpec, Values
+
+__all__ = ["mark_points", "thinned", "unmark_points"]
+
+
+def mark_points(values: Values) -> Values:
+    """Note on each leaf which of its axes lists points.
+
+    Coordinates `[B, M, K]` tell the numbers of points that occur. A leaf lies on such a set where one of its axes has
+    that size; where two have, the axis that lists points in the other leaves is taken, else the last. Values that
+    are marked already are left as they are.
+
+    Example:
+        >>> marked = mark_points(Values.parse(["f32[B, 16, 3] coordinate", "f32[B, 8, 16]", "f32[B, 16, 16]"]))
+        >>> [leaf.points for leaf in marked.leaves]
+        [1, 2, 2]
+    """
+    if any(leaf.points is not None for leaf in values.leaves):
+        return values
+    counts = {spec.dims[1].constant for spec in values.leaves if spec.role == "coordinate" and len(spec.dims) == 3}
+    candidates = [_candidates(spec, counts) for spec in values.leaves]
+    clear = Counter(axes[0] for spec, axes in zip(values.leaves, candidates, strict=True) if _is_clear(spec, axes))
+    usual = clear.most_common(1)[0][0] if clear else 2
+    leaves = tuple(
+        spec.model_copy(update={"points": axes[0] if len(axes) == 1 else usual if usual in axes else axes[-1]})
+        if axes
+        else spec
+        for spec, axes in zip(values.leaves, candidates, strict=True)
+    )
+    return values.model_copy(update={"leaves": leaves})
+
+
+def unmark_points(values: Values) -> Values:
+    """The same leaves without the notes."""
+    return values.model_copy(
+        update={"leaves": tuple(leaf.model_copy(update={"points": None}) for leaf in values.leaves)}
+    )
+
+
+def _candidates(spec: TensorSpec, counts: Iterable[int | None]) -> list[int]:
+    if spec.role == "coordinate":
+        return [1] if len(spec.dims) == 3 and spec.dims[1].constant is not None else []
+    return [i for i, dim in enumerate(spec.dims) if 0 < i < 3 and dim.constant is not None and dim.constant in counts]
+
+
+def _is_clear(spec: TensorSpec, axes: Sequence[int]) -> bool:
+    return len(axes) == 1 and spec.role == "feature" and len(spec.dims) == 3
+
+
+def thinned(
+    sources: Sequence[Source], wanted: Values, how: Thinning, *, seed: int = 0
+) -> tuple[list[Source], dict[str, Thin]]:
+    """The sources with as many points as are wanted, and the step that brings each there.
+
+    For a number of points that no source has, the next larger set is thinned; with `repeat` a smaller one will do.
+
+    Args:
+        sources: What the new module offers, its point axes marked.
+        wanted: The contract, its point axes marked.
+        how: How points are chosen.
+        seed: For a random choice.
+    """
+    have = {_count(source.spec) for source in sources} - {None}
+    want = {_count(spec) for spec in wanted.leaves} - {None}
+    steps: dict[str, Thin] = {}
+    for count in sorted(size for size in want - have if size is not None):
+        spare = sorted(size for size in have - want if size is not None and not _is_taken(size, steps))
+        larger = [size for size in spare if size > count] or (spare[-1:] if how == "repeat" else [])
+        if larger:
+            group = [source for source in sources if _count(source.spec) == larger[0]]
+            steps |= _steps(group, larger[0], count, how, seed)
+    return [_after(source, steps.get(source.path)) for source in sources], steps
+
+
+def _count(spec: TensorSpec) -> int | None:
+    return None if spec.points is None else spec.dims[spec.points].constant
+
+
+def _is_taken(size: int, steps: dict[str, Thin]) -> bool:
+    return any(step.source == size for step in steps.values())
+
+
+def _steps(group: Sequence[Source], source: int, count: int, how: Thinning, seed: int) -> dict[str, Thin]:
+    """One choice for a whole set; far points are told by coordinates, and without any the first are taken."""
+    coordinates = [one for one in group if one.spec.role == "coordinate"]
+    by = (coordinates or list(group))[0]
+    chosen: Thinning = how if coordinates or how != "farthest" else "first"
+    return {
+        one.path: Thin(
+            axis=one.spec.points or 0,
+            source=source,
+            count=count,
+            how=chosen,
+            points=by.path,
+            points_axis=by.spec.points or 0,
+            seed=seed,
+        )
+        for one in group
+    }
+
+
+def _after(source: Source, step: Thin | None) -> Source:
+    """A source after it was thinned; its strides are lost with its axes, as points have none."""
+    return source if step is None else replace(source, tensor=factored(after(step, source.spec)))

@@ -1,0 +1,235 @@
+"""Sessions: one verification, with copies of the module, inputs at any size, and the comparison of what comes out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.planning import Plan
+from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name
+from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.errors import AdaptError, Mismatch
+
+__all__ = ["NotApplicableError", "Session", "said"]
+
+
+class NotApplicableError(Exception):
+    """Raised by a check that says nothing about this module."""
+
+
+class Session:
+    """What the checks of one module share.
+
+    Args:
+        net: The module; never run itself.
+        signature: What it should keep.
+        inputs: An example call, as for `capture`; invented where left out.
+        sizes: Sizes of the input axes to run at; chosen from the legal ones where left out.
+        batches: Batch sizes to run at.
+        seed: For the sizes and the invented inputs.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        signature: Signature,
+        *,
+        inputs: object = None,
+        sizes: Sequence[Mapping[str, int]] | None = None,
+        batches: Sequence[int] = (1, 3),
+        seed: int = 0,
+    ) -> None:
+        self.net = net
+        self.signature = signature
+        self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        self._seed = seed
+        self._given = {} if inputs is None else _named_values(bind(net, inputs))
+        self.sizes = [dict(one) for one in sizes] if sizes is not None else _chosen_sizes(signature.axes, seed)
+        self.batches = list(dict.fromkeys(self.at(B=batch).get("B", 0) for batch in batches))
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan the module was built from, if it was."""
+        plan = getattr(self.net, "plan", None)
+        return plan if isinstance(plan, Plan) else None
+
+    def copy(self) -> nn.Module:
+        """A copy over the same weights, with buffers of its own, in eval mode."""
+        return copy_module(self.net, clone_buffers).eval()
+
+    def at(self, **sizes: int) -> dict[str, int]:
+        """Sizes of all axes: the example's, with changes where the axis may vary."""
+        axes = self.signature.axes
+        return self.signature.sizes() | {name: n for name, n in sizes.items() if name in axes and axes[name].step != 0}
+
+    def arguments(self, sizes: Mapping[str, int], *, dtype: torch.dtype | None = None) -> Arguments:
+        """Inputs at given sizes: the caller's, cut or repeated, or invented ones; the same for the same sizes.
+
+        Args:
+            sizes: A size for every axis.
+            dtype: What floating-point inputs are cast to.
+        """
+        signature, generator = self.signature, torch.Generator().manual_seed(self._seed)
+        tensors = [self._tensor(path, spec, spec.shape(sizes), generator) for path, spec in signature.inputs.items()]
+        if dtype is not None:
+            tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+        return Arguments(rebuild(signature.inputs.tree, tensors), signature.positional)
+
+    def _tensor(self, path: str, spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        given = self._given.get(path)
+        if given is not None:
+            for axis, size in enumerate(shape):
+                rows = torch.arange(size, device=given.device) % given.shape[axis]
+                given = given.index_select(axis, rows)
+            return given.clone().to(self.device)
+        if spec.is_floating:
+            return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
+        low, high = self.signature.value_ranges.get(path, (0, 1))
+        return torch.randint(low, high + 1, shape, generator=generator).to(self.device, spec.torch_dtype)
+
+    def leaves(self, returned: object, at: str = "") -> dict[str, torch.Tensor]:
+        """The tensors of an output by path.
+
+        Raises:
+            AdaptError: The containers are not those of the signature.
+        """
+        tree, tensors = flatten(returned)
+        wrong = _differing_tree(self.signature.outputs.tree, tree)
+        if wrong:
+            raise AdaptError("the containers differ", [Mismatch(f"container{at}", *wrong)])
+        return dict(zip(self.signature.outputs.paths, tensors, strict=True))
+
+    def compare(
+        self, arguments: Arguments, returned: object, sizes: Mapping[str, int], *, dtype: torch.dtype | None = None
+    ) -> list[Mismatch]:
+        """What a run's outputs do not keep.
+
+        Args:
+            arguments: What the module was called with.
+            returned: What it returned.
+            sizes: The sizes of the input axes.
+            dtype: What module and inputs were cast to.
+        """
+        at = " at " + "x".join(map(str, sizes.values()))
+        try:
+            leaves = self.leaves(returned, at)
+        except AdaptError as error:
+            return list(error.mismatches)
+        inputs = {f"inputs.{path}": tensor for path, tensor in _named_values(arguments).items()}
+        faults = []
+        for path, spec in self.signature.outputs.items():
+            wanted = dtype if dtype is not None and self._follows_casts(spec) else spec.torch_dtype
+            faults += _compare_leaf(path + at, spec.shape(sizes), wanted, leaves[path], self.device)
+            if spec.same_as in inputs and leaves[path] is not inputs[spec.same_as]:
+                faults.append(Mismatch(path + at, f"the tensor {spec.same_as} itself", "another tensor"))
+        if faults or dtype is not None:
+            return faults
+        return self._broken_invariants(leaves | inputs, at)
+
+    def _follows_casts(self, spec: TensorSpec) -> bool:
+        """Whether a leaf takes on the dtype that a module is cast to; one of another dtype is cast by the module."""
+        own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), spec.torch_dtype)
+        return spec.is_floating and spec.torch_dtype == own
+
+    def _broken_invariants(self, tensors: Mapping[str, torch.Tensor], at: str) -> list[Mismatch]:
+        faults = []
+        for invariant in self.signature.invariants:
+            values, index, result = (tensors[name] for name in (invariant.values, invariant.index, invariant.result))
+            where, last = invariant.index + at, values.shape[1] - 1
+            if int(index.min()) < 0 or int(index.max()) > last:
+                faults.append(Mismatch(where, f"0 to {last}", f"{int(index.min())} to {int(index.max())}"))
+                continue
+            rows = index.long().unsqueeze(-1).expand(-1, -1, invariant.stop)
+            if not torch.equal(values[..., : invariant.stop].gather(1, rows), result):
+                faults.append(Mismatch(where, str(invariant), "it does not hold"))
+        return faults
+
+    def backbone(self) -> Session | None:
+        """A session of the bare backbone of an adapted module, on the inputs that it gets there."""
+        inner = getattr(self.net, "backbone", None)
+        if not isinstance(inner, nn.Module) or self.plan is None:
+            return None
+        return Session(inner, self.plan.source, seed=self._seed)
+
+    def excuse(self, run: Callable[[Session], object], reason: str) -> None:
+        """Raise `NotApplicableError` where the backbone alone fails in the same way; call it when a check raised."""
+        bare = self.backbone()
+        if bare is None:
+            return
+        try:
+            run(bare)
+        except Exception as error:
+            raise NotApplicableError(f"the bare backbone fails {reason}: {said(error)[:60]}") from error
+
+
+def said(error: Exception) -> str:
+    """What an exception says, in one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def _named_values(arguments: Arguments) -> dict[str, torch.Tensor]:
+    """The tensors of a call by path, those without values left out."""
+    tree, tensors = flatten(arguments.values)
+    named = zip(map(path_text, paths(tree)), tensors, strict=True)
+    return {path: tensor for path, tensor in named if tensor.device.type != "meta"}
+
+
+def _chosen_sizes(axes: Mapping[str, AxisSizes], seed: int) -> list[dict[str, int]]:
+    """Legal sizes, unequal among the axes: the example, small ones, both sides of a rounding step, one at random."""
+    generator = random.Random(seed)
+    varying = [name for name in axes if name != "B"]
+
+    def row(change: Callable[[int, int], int]) -> dict[str, int]:
+        return {name: axes[name].near(max(change(axes[name].example, i), 1)) for i, name in enumerate(varying)}
+
+    rows = [
+        row(lambda size, _: size),
+        row(lambda size, i: size // 7 + 1 + 16 * i),
+        row(lambda size, i: size * 3 // 7 + 1 + 34 * i),
+        row(lambda size, i: size + (1 if i % 2 == 0 else -1)),
+        row(lambda size, i: size - 3 - 21 * (i % 2)),
+        row(lambda size, _: generator.randint(size // 3 + 1, size + size // 8 + 1)),
+    ]
+    return [dict(items) for items in dict.fromkeys(tuple(one.items()) for one in rows)]
+
+
+def _differing_tree(expected: Tree, found: Tree) -> tuple[str, str] | None:
+    """The first difference between two trees, as (expected, found); numbers and texts must be equal too."""
+    match expected, found:
+        case Slot(), Slot():
+            return None
+        case Container(), Container() if (expected.kind, expected.type, expected.keys) == (
+            found.kind,
+            found.type,
+            found.keys,
+        ):
+            pairs = zip(expected.children, found.children, strict=True)
+            return next((wrong for left, right in pairs if (wrong := _differing_tree(left, right))), None)
+        case _:
+            return None if expected == found else (_in_words(expected), _in_words(found))
+
+
+def _in_words(tree: Tree) -> str:
+    if isinstance(tree, Container):
+        keys = ", ".join(map(str, tree.keys[:8]))
+        return f"{tree.type or tree.kind.replace('_', ' ')} of {len(tree.keys)} ({keys})"
+    return "a tensor" if isinstance(tree, Slot) else repr(getattr(tree, "value", tree))
+
+
+def _compare_leaf(
+    where: str, shape: tuple[int, ...], dtype: torch.dtype, tensor: torch.Tensor, device: torch.device
+) -> list[Mismatch]:
+    faults = []
+    if tuple(tensor.shape) != shape:
+        faults.append(Mismatch(where, str(list(shape)), str(list(tensor.shape)), "adapt it again"))
+    if tensor.dtype != dtype:
+        faults.append(Mismatch(where, dtype_name(dtype), dtype_name(tensor.dtype), f".to({dtype})"))
+    if tensor.device != device:
+        faults.append(Mismatch(where, str(device), str(tensor.device), f'.to("{device}")'))
+    return faults

@@ -1,0 +1,89 @@
+"""Verifying: the checks one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
+
+from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS, Findings
+from autoadapt.adapting.verification.limits import OutOfTime, at_most
+from autoadapt.adapting.verification.reports import Check, Verification, failed
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.signature import Signature
+from autoadapt.errors import AdaptError, Mismatch
+
+__all__ = ["verify"]
+
+
+def verify(
+    net: nn.Module,
+    signature: Signature,
+    *,
+    inputs: object = None,
+    sizes: Sequence[Mapping[str, int]] | None = None,
+    batches: Sequence[int] = (1, 3),
+    thorough: bool = False,
+    seconds: float = 600,
+    seed: int = 0,
+) -> Verification:
+    """Run a module in many ways and compare with a signature.
+
+    The module itself is not run; a copy over the same weights is.
+
+    Args:
+        net: The module.
+        signature: What it should keep.
+        inputs: An example call, as for `capture`; invented where left out.
+        sizes: Sizes of the input axes to run at; chosen from the legal ones where left out.
+        batches: Batch sizes to run at.
+        thorough: Also compile and export, which takes seconds to minutes.
+        seconds: How long each of these two may take; torch never ends its proofs about sizes in some backbones.
+        seed: For the sizes and the invented inputs.
+
+    Returns:
+        A row for each check. One that the bare backbone fails as well is not applicable, with that reason.
+
+    Raises:
+        CaptureError: The inputs do not fit the module's `forward`.
+
+    Example:
+        >>> from autoadapt.contracts.capturing import capture
+        >>> import torch
+        >>> layer = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        >>> x = torch.zeros(2, 3, 32, 32)
+        >>> verify(layer, capture(layer, x), inputs=x).passed
+        True
+    """
+    session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
+    checks = [_check(session, name, run) for name, run in CHECKS.items()]
+    for name, run in THOROUGH_CHECKS.items():
+        not_run = Check(name=name, outcome="not run", detail="thorough=True")
+        checks.append(_check_in_time(session, name, run, seconds) if thorough else not_run)
+    return Verification(name=signature.name, checks=tuple(checks))
+
+
+def _check_in_time(session: Session, name: str, run: Callable[[Session], Findings], seconds: float) -> Check:
+    """Run one check; one that takes too long says nothing."""
+    try:
+        with at_most(seconds):
+            return _check(session, name, run)
+    except OutOfTime:
+        return Check(name=name, outcome="not run", detail=f"stopped after {seconds:g} s; verify(..., seconds=)")
+
+
+def _check(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
+    """Run one check; whatever it raises is a failure, unless it says that it does not apply."""
+    try:
+        with quiet():
+            findings = run(session)
+    except NotApplicableError as reason:
+        return Check(name=name, outcome="not applicable", detail=str(reason))
+    except AdaptError as error:
+        return failed(name, error.mismatches or [Mismatch(name, "", error.summary)])
+    except Exception as error:
+        return failed(name, [Mismatch(name, "a run without error", said(error))])
+    if findings.faults:
+        return failed(name, findings.faults)
+    return Check(name=name, outcome="passed", detail=findings.detail)

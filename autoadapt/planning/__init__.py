@@ -1,9 +1,0 @@
-"""Planning: the operations that make the new module speak the old one's signature, as data."""
-
-from autoadapt.planning.contracts import named_outputs
-from autoadapt.planning.deriving import plan
-from autoadapt.planning.inputs import CONVERSIONS, Conversion
-from autoadapt.planning.plans import InputRoute, Plan, Route, Tap
-from autoadapt.planning.sources import source_axes
-
-__all__ = ["CONVERSIONS", "Conversion", "InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan", "source_axes"]
