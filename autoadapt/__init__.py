@@ -27,14 +27,14 @@ from autoadapt.errors import (
     TransferError,
     VerificationError,
 )
-from autoadapt.exporting import Exported, dynamic_shapes, export
-from autoadapt.folding import fold
 from autoadapt.ranking import Ranking, rank
 from autoadapt.reports import write_html
 from autoadapt.saving import Saved, restore, save
+from autoadapt.saving.exporting import Exported, dynamic_shapes, export
+from autoadapt.saving.standalone import to_source
 from autoadapt.sources import list_models, load
-from autoadapt.standalone import to_source
 from autoadapt.swapping import Swap, swap
+from autoadapt.swapping.folding import fold
 from autoadapt.versions import VERSION
 from autoadapt.weights import Transfer, transfer
 

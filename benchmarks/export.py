@@ -27,7 +27,7 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.contracts.capturing import bind
 from autoadapt.contracts.trees import flatten
-from autoadapt.exporting.formats import FORMATS
+from autoadapt.saving.exporting.formats import FORMATS
 from autoadapt.showing.tables import columns
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -15,25 +15,21 @@ import autoadapt
 PACKAGE = Path(autoadapt.__file__).parent
 
 ORDER = [
-    "versions",
     "errors",
+    "versions",
     "showing",
     "contracts",
     "weights",
     "sources",
     "adapting",
-    "folding",
-    "calibration",
     "swapping",
-    "calibrating",
     "saving",
-    "standalone",
-    "exporting",
     "assembly",
-    "ranking",
-    "reports",
     "testing",
     "demo",
+    "calibration",
+    "ranking",
+    "reports",
     "cli",
 ]
 """From the ground up. A new room gets its place here, above everything that it imports."""

@@ -36,7 +36,7 @@ from autoadapt.cli.options import (
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.contracts.capturing import capture
 from autoadapt.saving import save
-from autoadapt.standalone import to_source
+from autoadapt.saving.standalone import to_source
 from autoadapt.swapping import swap
 
 __all__ = ["adapt_command", "capture_command", "plan_command", "swap_command", "verify_command"]

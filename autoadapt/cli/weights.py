@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autoadapt.calibrating import calibrate_command as run_calibrate
+from autoadapt.calibration.command import calibrate_command as run_calibrate
 from autoadapt.cli.models import model
 from autoadapt.cli.options import AsJson, Debug, Html, Like, Model, Weights
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote

@@ -17,12 +17,12 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
-from autoadapt.exporting.comparing import compare
-from autoadapt.exporting.formats import FORMATS, Call, Format
-from autoadapt.exporting.ranges import Given, SizeRange, size_ranges
-from autoadapt.exporting.reasons import narrowed, refusal
-from autoadapt.exporting.results import Exported
-from autoadapt.exporting.shapes import shapes_of
+from autoadapt.saving.exporting.comparing import compare
+from autoadapt.saving.exporting.formats import FORMATS, Call, Format
+from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
+from autoadapt.saving.exporting.reasons import narrowed, refusal
+from autoadapt.saving.exporting.results import Exported
+from autoadapt.saving.exporting.shapes import shapes_of
 from autoadapt.saving.wrappers import adapted_inside
 
 __all__ = ["export"]

@@ -11,9 +11,9 @@ import torch
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import ExportError, Mismatch
-from autoadapt.exporting.formats import Format
-from autoadapt.exporting.ranges import SizeRange
-from autoadapt.exporting.results import Compared
+from autoadapt.saving.exporting.formats import Format
+from autoadapt.saving.exporting.ranges import SizeRange
+from autoadapt.saving.exporting.results import Compared
 
 __all__ = ["compare"]
 

@@ -32,7 +32,7 @@ from autoadapt.saving import restore
 from autoadapt.swapping import Swap
 from autoadapt.weights import Transfer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMANDS = ("demo", "capture", "plan", "adapt", "verify", "swap", "transfer", "calibrate", "assemble", "rank", "doctor")
 
 MODELS = '''

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from autoadapt.exporting.ranges import SizeRange
+from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.trees import flatten
-from autoadapt.exporting import size_ranges
+from autoadapt.saving.exporting import size_ranges
 
 BY_TORCH_EXPORT = ("patches of 14", "points")
 IN_ONNXRUNTIME = ("convolutions", "tokens at one image size", "points")

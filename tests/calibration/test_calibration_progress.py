@@ -23,7 +23,7 @@ print(calibrate(model, at="backbone", like=old, data=data, images=16, refine=4).
 
 def run(stderr, fails=False):
     """Standard output of a process that calibrates."""
-    call = CALL.format(folder=str(Path(__file__).parent), fails=fails)
+    call = CALL.format(folder=str(Path(__file__).parents[1]), fails=fails)
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     return subprocess.run(
         [sys.executable, "-c", call], stdout=subprocess.PIPE, stderr=stderr, text=True, check=not fails, env=environment

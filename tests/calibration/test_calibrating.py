@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from autoadapt.adapting import adapt
-from autoadapt.calibrating import calibrate_command
+from autoadapt.calibration.command import calibrate_command
 from autoadapt.errors import AdaptError
 from autoadapt.sources import load_backbone
 from autoadapt.sources.images import preprocessing_of, read_images

@@ -9,9 +9,9 @@ from autoadapt.adapting.verification.checks import any_size_program
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.trees import Container, Tree
 from autoadapt.errors import ExportError, Mismatch
-from autoadapt.exporting.formats import Call, Format, program_of
-from autoadapt.exporting.ranges import SizeRange
-from autoadapt.exporting.shapes import UNITS, shapes_of
+from autoadapt.saving.exporting.formats import Call, Format, program_of
+from autoadapt.saving.exporting.ranges import SizeRange
+from autoadapt.saving.exporting.shapes import UNITS, shapes_of
 
 __all__ = ["narrowed", "refusal"]
 

@@ -22,7 +22,7 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.contracts.trees import flatten
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def read(path: Path) -> ModuleType:

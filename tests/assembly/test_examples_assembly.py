@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.assembly import assemble
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture

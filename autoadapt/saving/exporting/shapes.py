@@ -10,7 +10,7 @@ from torch import nn
 
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
-from autoadapt.exporting.ranges import Given, SizeRange, size_ranges
+from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.wrappers import adapted_inside
 
 __all__ = ["UNITS", "dynamic_shapes", "shapes_of"]

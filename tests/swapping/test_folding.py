@@ -6,7 +6,7 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.errors import BuildError
-from autoadapt.folding import fold
+from autoadapt.swapping.folding import fold
 
 X = torch.randn(2, 3, 32, 32)
 
