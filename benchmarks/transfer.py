@@ -27,7 +27,7 @@ from autoadapt.weights import transfer
 from autoadapt.weights.dialects import DIALECTS
 from autoadapt.weights.names import pair_by_name
 from autoadapt.weights.renaming import Renaming
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.tensor_specs import Spec
 
 WIDTH = 1024  # a layer is 4 MiB
 MEBI = 1 << 20

@@ -10,7 +10,7 @@ from autoadapt.assembly.mmengine import share_with_mmengine
 from autoadapt.assembly.models import AssembledModel
 from autoadapt.assembly.necks import FPN, GlobalAveragePooling, Identity
 from autoadapt.assembly.registry import PARTS, Registry, register
-from autoadapt.assembly.reports import Assembly
+from autoadapt.assembly.results import Assembly
 
 __all__ = [
     "FPN",

@@ -12,18 +12,18 @@ from torch import nn
 from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import build
 from autoadapt.adapting.planning import Plan, plan
-from autoadapt.assembly.arguments import check_arguments, inferred_names
+from autoadapt.assembly.assembly_sessions import Argument, Session
 from autoadapt.assembly.configs import Config, PartConfig, parse_config
+from autoadapt.assembly.constructor_arguments import check_arguments, inferred_names
 from autoadapt.assembly.documents import Document, read_document
-from autoadapt.assembly.giving import give, hold_expected, infer_channels
 from autoadapt.assembly.levels import channels_of, stride_of
 from autoadapt.assembly.models import AssembledModel, Feed, Pick, Step
+from autoadapt.assembly.part_inputs import give, hold_expected, infer_channels
 from autoadapt.assembly.producers import Producer, meta_inputs, pinned
 from autoadapt.assembly.references import Reference, Wiring, keys_of, wire
 from autoadapt.assembly.registry import PARTS, Part, Registry
 from autoadapt.assembly.resolving import report_of, resolved_config, resolved_part
 from autoadapt.assembly.scopes import Scopes
-from autoadapt.assembly.sessions import Argument, Session
 from autoadapt.contracts.capturing import capture, told_inputs
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild

@@ -13,7 +13,7 @@ from autoadapt.assembly.assembling import assemble_document
 from autoadapt.assembly.configs import Config, parse_config
 from autoadapt.assembly.documents import Document, read_document
 from autoadapt.assembly.registry import PARTS, Registry
-from autoadapt.assembly.reports import Assembly, Given
+from autoadapt.assembly.results import Assembly, Given
 from autoadapt.contracts.costs import cost_of
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.assembly.configs import Config
-from autoadapt.assembly.reports import Assembly
+from autoadapt.assembly.results import Assembly
 from autoadapt.contracts.trees import Key, Tree, rebuild
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.assembly.assembly_sessions import Argument, Session
 from autoadapt.assembly.configs import Config, PartConfig
 from autoadapt.assembly.references import Reference
-from autoadapt.assembly.reports import Assembly, Given, PartReport
-from autoadapt.assembly.sessions import Argument, Session
+from autoadapt.assembly.results import Assembly, Given, PartReport
 
 __all__ = ["report_of", "resolved_config", "resolved_part"]
 

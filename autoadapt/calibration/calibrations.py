@@ -12,16 +12,16 @@ from torch import nn
 
 from autoadapt.calibration import workers
 from autoadapt.calibration.choosing import Choice, Solver, choose, has_few_tokens
-from autoadapt.calibration.fitting import Fitting, HeldOutMaps
 from autoadapt.calibration.gathering import Gathering
+from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
-from autoadapt.calibration.observations import Pair, explained, find_adapted
+from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weight
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
+from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
-from autoadapt.calibration.states import State
 from autoadapt.contracts.capturing.probing import quiet
 
 __all__ = ["calibrate"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias, get_args
 
-from autoadapt.calibration.fitting import Fitting
+from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.results import Trial
 from autoadapt.calibration.solvers import HeldOut, Recipe

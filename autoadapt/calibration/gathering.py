@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from autoadapt.calibration import workers
-from autoadapt.calibration.fitting import Fitting
 from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Head
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.observations import Observation, Pair, explained
+from autoadapt.calibration.paired_runs import Observation, Pair, explained
 from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Sample, Samples, cut
 from autoadapt.calibration.solvers import HeldOut, Recipe
-from autoadapt.calibration.states import State
 from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["Gathering"]

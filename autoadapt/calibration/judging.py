@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoadapt.calibration.detections import are_detections, compared, found_nothing
-from autoadapt.calibration.observations import Pair, explained
+from autoadapt.calibration.paired_runs import Pair, explained
 from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.projections import set_weight
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from autoadapt.cli.adapting import adapt_command, capture_command, plan_command, swap_command, verify_command
-from autoadapt.cli.configs import assemble_command
+from autoadapt.cli.assemble_command import assemble_command
 from autoadapt.cli.groups import Group
-from autoadapt.cli.machines import demo_command, doctor_command
-from autoadapt.cli.ranks import rank_command
-from autoadapt.cli.weights import calibrate_command, transfer_command
+from autoadapt.cli.machine_commands import demo_command, doctor_command
+from autoadapt.cli.module_commands import adapt_command, capture_command, plan_command, swap_command, verify_command
+from autoadapt.cli.rank_command import rank_command
+from autoadapt.cli.weight_commands import calibrate_command, transfer_command
 from autoadapt.versions import VERSION
 
 __all__ = ["app"]

@@ -12,7 +12,7 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
-from autoadapt.cli.outcomes import BAD_CALL, STOPPED, complain
+from autoadapt.cli.exit_codes import BAD_CALL, STOPPED, complain
 from autoadapt.errors import Mismatch
 
 __all__ = ["Group"]

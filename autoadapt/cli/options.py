@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoadapt.cli.models import complete_source
+from autoadapt.cli.named_models import complete_source
 from autoadapt.errors import Mismatch, SignatureError
 
 __all__ = [

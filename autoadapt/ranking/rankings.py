@@ -17,7 +17,7 @@ from autoadapt.contracts.signature import Signature, describe, dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
-from autoadapt.ranking.images import Batch, HeldOut, gathered, split
+from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
 from autoadapt.ranking.trials import Place, tried

@@ -21,7 +21,7 @@ from autoadapt.contracts.costs import cost_of
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError
 from autoadapt.ranking.candidates import Candidate
-from autoadapt.ranking.images import Batch, HeldOut
+from autoadapt.ranking.image_batches import Batch, HeldOut
 from autoadapt.ranking.results import Ranked
 
 __all__ = ["Place", "tried"]

@@ -3,8 +3,8 @@
 `autoadapt.saving.hub` has the same for the Hugging Face hub.
 """
 
-from autoadapt.saving.reports import Saved
+from autoadapt.saving.folders import save
 from autoadapt.saving.restoring import restore
-from autoadapt.saving.writing import save
+from autoadapt.saving.results import Saved
 
 __all__ = ["Saved", "restore", "save"]

@@ -13,10 +13,10 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.errors import Mismatch, SavingError
-from autoadapt.saving.configs import CONFIG, WEIGHTS
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
+from autoadapt.saving.folders import save
 from autoadapt.saving.restoring import restore
 from autoadapt.saving.wrappers import adapted_inside
-from autoadapt.saving.writing import save
 
 try:
     from huggingface_hub import ModelHubMixin, snapshot_download

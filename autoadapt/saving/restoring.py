@@ -14,9 +14,9 @@ from autoadapt.adapting.verification.checks import plan_follows
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.trees import container_type, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
 from autoadapt.saving.files import read_tensors
-from autoadapt.saving.states import (
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
+from autoadapt.saving.module_states import (
     all_tensors,
     checksum_of,
     put_facts,
@@ -25,7 +25,7 @@ from autoadapt.saving.states import (
     set_frozen,
     unkept_buffers,
 )
-from autoadapt.saving.witnesses import differences
+from autoadapt.saving.sample_outputs import differences
 from autoadapt.sources import load, load_backbone, load_object
 from autoadapt.versions import package_version
 

@@ -1,7 +1,9 @@
 """Showing: results as tables, pages and pictures, from the same facts."""
 
 from autoadapt.showing.diagrams import svg
+from autoadapt.showing.displays import Shown, section_of
 from autoadapt.showing.hypertext import cell, fragment, section_element
+from autoadapt.showing.label_places import NEAR, Area, free_place
 from autoadapt.showing.markup import Markup, element
 from autoadapt.showing.parts import (
     Badge,
@@ -25,8 +27,6 @@ from autoadapt.showing.parts import (
     Table,
     Tone,
 )
-from autoadapt.showing.placing import NEAR, Area, free_place
-from autoadapt.showing.shown import Shown, section_of
 from autoadapt.showing.styles import RULES, SCOPE
 
 __all__ = [

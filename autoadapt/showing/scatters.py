@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from autoadapt.showing.blocks import FONTS, fitted, text_width
+from autoadapt.showing.label_places import NEAR, Area, free_place
 from autoadapt.showing.markup import Markup, element, visible
 from autoadapt.showing.parts import Dot, Scatter
-from autoadapt.showing.placing import NEAR, Area, free_place
 
 __all__ = ["READABLE_SCATTER", "SCATTER_RULES", "scatter_svg"]
 

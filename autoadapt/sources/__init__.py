@@ -4,8 +4,8 @@ A scheme is what stands before the colon of `timm:resnet18`. Other packages add 
 `autoadapt.sources`.
 """
 
-from autoadapt.sources.codes import load_object, names_a_file
-from autoadapt.sources.exports import FrozenExport
+from autoadapt.sources.code_paths import load_object, names_a_file
+from autoadapt.sources.frozen_exports import FrozenExport
 from autoadapt.sources.loading import allowed_by_typing, list_models, load, load_backbone, published
 from autoadapt.sources.zoos import Source, schemes
 

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from autoadapt.errors import Mismatch, SourceError, nearest
-from autoadapt.sources.codes import load_object, names_a_file
-from autoadapt.sources.exports import EXPORTED, load_export
+from autoadapt.sources.code_paths import load_object, names_a_file
+from autoadapt.sources.frozen_exports import EXPORTED, load_export
 from autoadapt.sources.origins import note_origin
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 

@@ -14,7 +14,7 @@ from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
-from autoadapt.swapping.trials import by_path, try_out
+from autoadapt.swapping.trial_runs import by_path, try_out
 from autoadapt.swapping.watching import Watched, as_example, watch
 
 __all__ = ["swap"]

@@ -301,6 +301,17 @@ _ORDINARY = frozenset(dir(nn.Module)) | frozenset(nn.Module().__dict__)
 
 def _observed(cls: Any, reading: Reading, returned: Callable[[Reading, object], object]) -> Any:
     """A subclass whose modules note what is read off them, and each call, from outside their own forward pass."""
+    own = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    made: Any = type(cls)(
+        cls.__name__, (cls,), own | _noted_calls(cls, reading, returned) | _noted_attributes(cls, reading)
+    )
+    return made
+
+
+def _noted_calls(
+    cls: Any, reading: Reading, returned: Callable[[Reading, object], object]
+) -> dict[str, Callable[..., object]]:
+    """Methods that note with which arguments a module is called."""
 
     def record(self: nn.Module, run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         if reading.depth:
@@ -319,6 +330,12 @@ def _observed(cls: Any, reading: Reading, returned: Callable[[Reading, object], 
     @functools.wraps(cls.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> object:
         return record(self, functools.partial(cls.forward, self), args, kwargs)
+
+    return {"__call__": called, "forward": forward}
+
+
+def _noted_attributes(cls: Any, reading: Reading) -> dict[str, Callable[..., object]]:
+    """Methods that note which attributes of a module are read."""
 
     def getattribute(self: Any, name: str) -> Any:
         if reading.depth or name in _ORDINARY or name.startswith("__"):
@@ -341,13 +358,7 @@ def _observed(cls: Any, reading: Reading, returned: Callable[[Reading, object], 
             reading.attributes.append(name)
         return value
 
-    own = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    made: Any = type(cls)(
-        cls.__name__,
-        (cls,),
-        own | {"__call__": called, "forward": forward, "__getattribute__": getattribute, "__getattr__": getattr_},
-    )
-    return made
+    return {"__getattribute__": getattribute, "__getattr__": getattr_}
 
 
 def _followed(method: Callable[..., Any], name: str, reading: Reading) -> Callable[..., Any]:

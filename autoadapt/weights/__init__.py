@@ -4,7 +4,7 @@ from autoadapt.weights.command import transfer_command
 from autoadapt.weights.conversions import POLICIES
 from autoadapt.weights.dialects import DIALECTS, Dialect, Rule
 from autoadapt.weights.entries import ModelEntry, SourceEntry
-from autoadapt.weights.ledger import Transfer
+from autoadapt.weights.results import Transfer
 from autoadapt.weights.transferring import transfer
 
 __all__ = [

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
-from autoadapt.weights.files import Read, Tensors, find_file, load_pickle, open_shards
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.tensor_files import Read, Tensors, find_file, load_pickle, open_shards
+from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["Checkpoint", "Source", "read_checkpoint"]
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.ledger import Transfer
+from autoadapt.weights.results import Transfer
 from autoadapt.weights.transferring import transfer
 
 __all__ = ["transfer_command"]

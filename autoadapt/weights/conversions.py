@@ -21,7 +21,7 @@ from torch import Tensor
 
 from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.patterns import Pattern, pattern_text
-from autoadapt.weights.specs import Spec, shape_text
+from autoadapt.weights.tensor_specs import Spec, shape_text
 
 __all__ = ["POLICIES", "Conversion", "Policy", "Shapes", "axis_changes", "check_policies", "convert", "plan"]
 

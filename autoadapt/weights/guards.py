@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoadapt.errors import CoverageError, Mismatch, TransferError, nearest
-from autoadapt.weights.ledger import Transfer
 from autoadapt.weights.names import prefix_hint
 from autoadapt.weights.order import pair_by_order
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.results import Transfer
 from autoadapt.weights.summary import percent
+from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["check_arguments", "guard", "leftover_hint"]
 

@@ -18,7 +18,7 @@ from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.dialects import DIALECTS, PLAIN, WRAPPERS, Dialect, rewrite
 from autoadapt.weights.prefixes import Exchange, best_exchange, ends_of, exchanges
 from autoadapt.weights.renaming import Renaming
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["Pairing", "pair_by_name", "prefix_hint"]
 

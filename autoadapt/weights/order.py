@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.specs import Spec, parent, shape_text
+from autoadapt.weights.tensor_specs import Spec, parent, shape_text
 
 __all__ = ["pair_by_order"]
 

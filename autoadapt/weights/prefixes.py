@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["Exchange", "best_exchange", "ends_of", "exchanges"]
 

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.specs import Spec, parent
+from autoadapt.weights.tensor_specs import Spec, parent
 
 __all__ = ["Slot", "model_slots", "refuse_unwritable"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from autoadapt.showing.tables import columns, human_count, shorten
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
-from autoadapt.weights.specs import shape_text
+from autoadapt.weights.tensor_specs import shape_text
 
 __all__ = [
     "WIDTH",

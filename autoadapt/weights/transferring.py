@@ -17,17 +17,17 @@ from torch import nn
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.checkpoints import Checkpoint, Source, read_checkpoint, refuse_scope
 from autoadapt.weights.conversions import Shapes, check_policies
+from autoadapt.weights.copying import Move, same_values, write
+from autoadapt.weights.decisions import Expected, Verdicts, decide, model_entries, source_entries
 from autoadapt.weights.guards import check_arguments, guard, leftover_hint
-from autoadapt.weights.ledger import Transfer
 from autoadapt.weights.names import Pairing, pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
 from autoadapt.weights.renaming import Rename, Renaming, read_renaming
+from autoadapt.weights.results import Transfer
 from autoadapt.weights.selection import Selection
 from autoadapt.weights.slots import Slot, model_slots, refuse_unwritable
-from autoadapt.weights.specs import Spec
-from autoadapt.weights.verdicts import Expected, Verdicts, decide, model_entries, source_entries
-from autoadapt.weights.writing import Move, same_values, write
+from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["transfer"]
 

@@ -25,7 +25,7 @@ from autoadapt.adapting.verification import Verification
 from autoadapt.assembly import assemble
 from autoadapt.calibration import Calibration
 from autoadapt.cli import app
-from autoadapt.cli.machines import EXTRAS
+from autoadapt.cli.machine_commands import EXTRAS
 from autoadapt.contracts.signature import Signature
 from autoadapt.ranking import Ranking
 from autoadapt.saving import restore

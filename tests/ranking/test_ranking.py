@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from autoadapt.contracts.capturing import capture
 from autoadapt.errors import RankingError
 from autoadapt.ranking import Ranked, Ranking, rank
-from autoadapt.ranking.images import Batch, gathered, split
+from autoadapt.ranking.image_batches import Batch, gathered, split
 from autoadapt.showing import Dot, Scatter
 from autoadapt.showing.blocks import FONTS, text_width
 from autoadapt.showing.scatters import scatter_svg

@@ -20,8 +20,8 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.adapting.building import own_attributes
 from autoadapt.saving import files
-from autoadapt.saving.configs import checksum
-from autoadapt.saving.states import all_tensors
+from autoadapt.saving.folder_configs import checksum
+from autoadapt.saving.module_states import all_tensors
 
 ALLOW = ["point_clouds", "small_models"]
 

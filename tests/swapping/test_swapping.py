@@ -13,7 +13,7 @@ from autoadapt.errors import AdaptError, SwapError
 from autoadapt.swapping import swap
 from autoadapt.swapping.containers import watched
 from autoadapt.swapping.places import set_modules
-from autoadapt.swapping.surfaces import find_surface
+from autoadapt.swapping.read_attributes import find_surface
 
 
 class Body(nn.Module):

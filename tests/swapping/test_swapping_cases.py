@@ -15,7 +15,7 @@ from whole_models import GROUPS, GraphNetwork, Levels, OrientedDetector
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.errors import SwapError
 from autoadapt.swapping import swap
-from autoadapt.swapping.outcomes import broken_invariants
+from autoadapt.swapping.model_outputs import broken_invariants
 
 
 def scene(batch=2, count=64):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from weights_models import Tied, equal, prefixed, randomised, snapshot
 
 from autoadapt.errors import AdaptError, SourceError, TransferError
-from autoadapt.weights import transfer, transferring, writing
+from autoadapt.weights import copying, transfer, transferring
 from autoadapt.weights.slots import refuse_unwritable
 
 
@@ -189,8 +189,8 @@ def test_a_file_that_shrinks_during_the_load_leaves_the_model_as_it_was(
             path.write_bytes(path.read_bytes()[:-80])
         plain_copy(place, values)
 
-    plain_copy = writing._copy
-    monkeypatch.setattr(writing, "_copy", copy_then_cut)
+    plain_copy = copying._copy
+    monkeypatch.setattr(copying, "_copy", copy_then_cut)
     text = refusal(path, net())
     assert text.startswith("TransferError: a tensor could not be copied; the model is as it was\n")
     assert "found     OSError: w.safetensors was changed after its header was read" in text
@@ -598,13 +598,13 @@ def test_a_state_dict_that_is_a_copy_is_refused() -> None:
 def test_a_tensor_that_silently_was_not_copied_is_caught(
     victim: int, from_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, plain_copy = iter(range(99)), writing._copy
+    calls, plain_copy = iter(range(99)), copying._copy
 
     def skip_one(place: Any, values: Any) -> None:
         if next(calls) != victim:
             plain_copy(place, values)
 
-    monkeypatch.setattr(writing, "_copy", skip_one)
+    monkeypatch.setattr(copying, "_copy", skip_one)
     source: object = state()
     if from_file:
         save_file(state(), tmp_path / "w.safetensors")
@@ -620,9 +620,9 @@ def test_one_wrong_bit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         if not values.any():
             place[3] = 128
 
-    plain_copy = writing._copy
+    plain_copy = copying._copy
 
-    monkeypatch.setattr(writing, "_copy", flip_sign_of_zero)
+    monkeypatch.setattr(copying, "_copy", flip_sign_of_zero)
     source = {"weight": torch.zeros(2, 3), "bias": torch.ones(2)}
     assert "a tensor differs from its source after the copy" in refusal(source, nn.Linear(3, 2))
 
@@ -653,19 +653,19 @@ def test_the_pieces_of_a_large_tensor_are_put_back(tmp_path: Path, monkeypatch: 
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
-    calls, plain_copy = iter(range(99)), writing._copy
+    calls, plain_copy = iter(range(99)), copying._copy
 
     def stop(place: Any, values: Any) -> None:
         if next(calls) == number:
             raise error
         plain_copy(place, values)
 
-    monkeypatch.setattr(writing, "_copy", stop)
+    monkeypatch.setattr(copying, "_copy", stop)
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Interrupt the main thread while another one copies, as a person does who presses Ctrl-C."""
-    calls, plain_copy = iter(range(99)), writing._copy
+    calls, plain_copy = iter(range(99)), copying._copy
 
     def interrupt(place: Any, values: Any) -> None:
         if next(calls) == number:
@@ -673,7 +673,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             time.sleep(0.2)
         plain_copy(place, values)
 
-    monkeypatch.setattr(writing, "_copy", interrupt)
+    monkeypatch.setattr(copying, "_copy", interrupt)
 
 
 def test_who_interrupts_gets_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,7 +686,7 @@ def test_who_interrupts_gets_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch
 
 
 def test_above_the_limit_of_undoing_who_interrupts_gets_the_model_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "UNDO_BYTES", 10)
+    monkeypatch.setattr(copying, "UNDO_BYTES", 10)
     interrupt_at(monkeypatch, 3)
     model = net()
     with pytest.raises(KeyboardInterrupt):
@@ -703,12 +703,12 @@ class InterruptedPool(ThreadPoolExecutor):
         return super().submit(*arguments, **options)
 
 
-@pytest.mark.parametrize("limit", [10, writing.UNDO_BYTES])
+@pytest.mark.parametrize("limit", [10, copying.UNDO_BYTES])
 def test_who_interrupts_before_all_threads_are_there_gets_the_model_as_it_was(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "UNDO_BYTES", limit)
-    monkeypatch.setattr(writing, "ThreadPoolExecutor", InterruptedPool)
+    monkeypatch.setattr(copying, "UNDO_BYTES", limit)
+    monkeypatch.setattr(copying, "ThreadPoolExecutor", InterruptedPool)
     model = net()
     before = snapshot(model)
     with pytest.raises(KeyboardInterrupt):
@@ -719,8 +719,8 @@ def test_who_interrupts_before_all_threads_are_there_gets_the_model_as_it_was(
 def test_above_the_limit_of_undoing_the_error_says_that_the_model_is_half_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(writing, "UNDO_BYTES", 10)
-    monkeypatch.setattr(writing, "_copy", lambda place, values: None)
+    monkeypatch.setattr(copying, "UNDO_BYTES", 10)
+    monkeypatch.setattr(copying, "_copy", lambda place, values: None)
     with pytest.raises(TransferError, match="; the model is half loaded: build it anew\n"):
         transfer(state(), net())
 

@@ -18,7 +18,7 @@ from autoadapt.weights.names import pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import matcher, merged
 from autoadapt.weights.renaming import Renaming, read_renaming
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.tensor_specs import Spec
 
 
 def specs(*names: str, shape: tuple[int, ...] = (2, 3)) -> list[Spec]:

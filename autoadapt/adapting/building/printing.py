@@ -31,23 +31,12 @@ from autoadapt.adapting.building.expressions import (
     lines_of,
     quoted,
 )
+from autoadapt.adapting.building.statements import Statement, merged, return_lines, statement_lines
 from autoadapt.contracts import leaves
 
 __all__ = ["Printed", "print_graph"]
 
 _DEEPEST = 2  # calls within calls that a reader still follows
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One statement: what is assigned, or nothing but an effect."""
-
-    targets: tuple[str, ...]
-    values: tuple[Expression, ...]
-    comment: str = ""
-    is_size: bool = False
-    is_result: bool = False
-    """Whether the name is returned as it is, and stands here for the first time."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +66,12 @@ class Printed:
         """
         room, lines, returned = WIDTH - indent, list[str](), self.returned
         for statement in self.statements:
-            lines += _statement_lines(statement, room, result_type)
+            lines += statement_lines(statement, room, result_type)
         if keywords and isinstance(returned, Bracketed) and returned.head:
             items = [(f"{quoted(name.removesuffix('='))}: ", item) for name, item in returned.items]
             lines += lines_of(f"{keywords}: dict[str, Any] = ", group("{", items, "}"), "", room)
             returned = Text(f"{returned.head}(**{keywords})")
-        lines += _return_lines(returned, room)
+        lines += return_lines(returned, room)
         return [" " * indent + line for line in lines]
 
 
@@ -147,7 +136,7 @@ class _Printer:
                     self._known[node] = self._expression(node)
                 case _:
                     self._write(node)
-        return Printed(tuple(arguments), tuple(_merged(self._statements)), returned, self._objects)
+        return Printed(tuple(arguments), tuple(merged(self._statements)), returned, self._objects)
 
     def _collect_objects(self) -> None:
         """Names of functions and classes, before any value takes one of them."""
@@ -366,51 +355,3 @@ def _module_path(path: str) -> str:
     if all(part.isidentifier() for part in (first, *rest)):
         return f"self.{path}"
     return f"self.get_submodule({quoted(path)})"
-
-
-def _statement_lines(statement: Statement, room: int, result_type: str) -> list[str]:
-    note = f"  # {statement.comment}" if statement.comment else ""
-    if not statement.targets:
-        return lines_of("", statement.values[0], "", room)
-    annotation = f": {result_type}" if statement.is_result and result_type else ""
-    before = f"{', '.join(statement.targets)}{annotation} = "
-    if len(statement.values) > 1:
-        return [before + ", ".join(map(flat, statement.values))]
-    lines = lines_of(before, statement.values[0], "", room)
-    if len(lines) == 1 and len(lines[0] + note) <= room:
-        return [lines[0] + note]
-    return [*_wrapped(statement.comment, room), *lines]
-
-
-def _wrapped(comment: str, room: int) -> list[str]:
-    """A comment above a statement, in lines of a width."""
-    lines: list[str] = []
-    for word in comment.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= room:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"# {word}")
-    return lines
-
-
-def _return_lines(returned: Expression, room: int) -> list[str]:
-    is_tuple = isinstance(returned, Bracketed) and not returned.head and returned.opening == "("
-    if is_tuple and isinstance(returned, Bracketed) and returned.items:
-        line = "return " + flat(returned)[1:-1]
-        if len(line) <= room and len(returned.items) > 1:
-            return [line]
-    return lines_of("return ", returned, "", room)
-
-
-def _merged(statements: list[Statement]) -> Iterator[Statement]:
-    """Statements, with the sizes that are read one after the other in one line."""
-    sizes: list[Statement] = []
-    for statement in [*statements, None]:
-        if statement is not None and statement.is_size:
-            sizes.append(statement)
-            continue
-        if sizes:
-            yield Statement(tuple(one.targets[0] for one in sizes), tuple(one.values[0] for one in sizes))
-            sizes = []
-        if statement is not None:
-            yield statement

@@ -1,9 +1,9 @@
 """Planning: the operations that make the new module speak the old one's signature, as data."""
 
-from autoadapt.adapting.planning.contracts import named_outputs
 from autoadapt.adapting.planning.deriving import plan
-from autoadapt.adapting.planning.inputs import CONVERSIONS, Conversion
+from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap
 from autoadapt.adapting.planning.sources import source_axes
+from autoadapt.adapting.planning.targets import named_outputs
 
 __all__ = ["CONVERSIONS", "Conversion", "InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan", "source_axes"]

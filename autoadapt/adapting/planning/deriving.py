@@ -16,8 +16,7 @@ from autoadapt.adapting.operations import (
     multiply_adds,
     parameters,
 )
-from autoadapt.adapting.planning.contracts import served, with_channels, with_inputs
-from autoadapt.adapting.planning.inputs import CONVERSIONS, Conversion, route_inputs
+from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
 from autoadapt.adapting.planning.plans import Plan, Route, Tap
 from autoadapt.adapting.planning.sources import (
     costs_of,
@@ -28,6 +27,7 @@ from autoadapt.adapting.planning.sources import (
     taps_of,
     translated,
 )
+from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
 from autoadapt.contracts.signature import Signature, TensorSpec

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.adapting.verification.chains import axis_order, broken_chain, misread_rows
+from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing import Arguments, capture
 from autoadapt.contracts.trees import flatten, rebuild

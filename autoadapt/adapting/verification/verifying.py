@@ -8,7 +8,7 @@ from torch import nn
 
 from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS, Findings
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
-from autoadapt.adapting.verification.reports import Check, Verification, failed
+from autoadapt.adapting.verification.results import Check, Verification, failed
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import Signature

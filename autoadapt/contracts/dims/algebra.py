@@ -15,7 +15,7 @@ from autoadapt.contracts.dims.equality import always_equal, fingerprint
 from autoadapt.contracts.dims.factoring import factorise
 from autoadapt.contracts.dims.forms import Axis, Floor, Form, Max, Monomial, evaluate
 from autoadapt.contracts.dims.parsing import RESERVED, parse_form
-from autoadapt.contracts.dims.printing import show
+from autoadapt.contracts.dims.texts import show
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
 __all__ = ["Dim"]

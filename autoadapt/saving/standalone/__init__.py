@@ -1,5 +1,5 @@
 """Standalone: an adapted module as one file of plain PyTorch, which runs without autoadapt."""
 
-from autoadapt.saving.standalone.writing import to_source
+from autoadapt.saving.standalone.source_files import to_source
 
 __all__ = ["to_source"]

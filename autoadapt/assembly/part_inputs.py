@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autoadapt.assembly.arguments import inferred_names, wanted_strides
+from autoadapt.assembly.assembly_sessions import Argument, Session, Taken
 from autoadapt.assembly.configs import PartConfig
+from autoadapt.assembly.constructor_arguments import inferred_names, wanted_strides
 from autoadapt.assembly.levels import channels_of, distinct
 from autoadapt.assembly.producers import Producer
 from autoadapt.assembly.references import Reference
 from autoadapt.assembly.registry import Part, Takes
-from autoadapt.assembly.reports import changed
-from autoadapt.assembly.sessions import Argument, Session, Taken
+from autoadapt.assembly.results import changed
 from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["give", "hold_expected", "infer_channels"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoadapt.calibration.judging import Head, copied_head, divergence
-from autoadapt.calibration.observations import explained, fields
+from autoadapt.calibration.paired_runs import explained, fields
 from autoadapt.calibration.samples import cut, joined
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.trees import flatten

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
-from autoadapt.weights.files import Read, Tensors
 from autoadapt.weights.memory import Bytes, as_bytes, as_dtype, is_finite, is_same
 from autoadapt.weights.slots import Slot
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.tensor_files import Read, Tensors
+from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["UNDO_BYTES", "Move", "same_values", "write"]
 

@@ -20,10 +20,9 @@ from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.saving.configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.files import file_hash, write_all
-from autoadapt.saving.reports import Saved
-from autoadapt.saving.states import (
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
+from autoadapt.saving.module_states import (
     all_tensors,
     channels_last_parts,
     checksum_of,
@@ -33,7 +32,8 @@ from autoadapt.saving.states import (
     ties_of,
     unkept_buffers,
 )
-from autoadapt.saving.witnesses import witness_of
+from autoadapt.saving.results import Saved
+from autoadapt.saving.sample_outputs import witness_of
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.sources import load, load_backbone, schemes
 from autoadapt.sources.origins import Origin, origin_of

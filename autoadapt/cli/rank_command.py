@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from autoadapt.cli.inputs import read_inputs
-from autoadapt.cli.models import complete_source, contract, model
+from autoadapt.cli.example_inputs import read_inputs
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
+from autoadapt.cli.named_models import complete_source, contract, model
 from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Weights
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.ranking import Ranked, rank
 from autoadapt.ranking.pictures import check_drawable
 from autoadapt.showing.tables import shorten

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.weights.memory import PIECE_BYTES, Bytes
-from autoadapt.weights.specs import Spec
+from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["Read", "Shards", "Tensors", "find_file", "load_pickle", "open_shards"]
 

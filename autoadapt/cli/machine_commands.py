@@ -10,8 +10,8 @@ from typing import TypeAlias
 import torch
 import typer
 
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.cli.options import AsJson, Debug
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.demo import demo
 from autoadapt.showing.tables import columns, human_count
 from autoadapt.versions import VERSION, package_version

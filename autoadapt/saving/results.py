@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from autoadapt.saving.configs import CONFIG, WEIGHTS
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 

@@ -12,8 +12,9 @@ from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Verification
-from autoadapt.cli.inputs import read_inputs
-from autoadapt.cli.models import backbone, contract, model
+from autoadapt.cli.example_inputs import read_inputs
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
+from autoadapt.cli.named_models import backbone, contract, model
 from autoadapt.cli.options import (
     AsJson,
     Debug,
@@ -33,7 +34,6 @@ from autoadapt.cli.options import (
     Weights,
     chosen,
 )
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.contracts.capturing import capture
 from autoadapt.saving import save
 from autoadapt.saving.standalone import to_source

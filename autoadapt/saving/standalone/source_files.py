@@ -21,9 +21,9 @@ from autoadapt.contracts import leaves
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.saving.files import write_all
+from autoadapt.saving.module_states import facts_of, frozen_parts
 from autoadapt.saving.standalone.annotations import annotation, argument_annotation
 from autoadapt.saving.standalone.inlining import import_lines, inlined, names_in
-from autoadapt.saving.states import facts_of, frozen_parts
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.sources.origins import origin_of
 from autoadapt.versions import VERSION

@@ -11,10 +11,10 @@ import torch
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.conversions import plan
+from autoadapt.weights.copying import Move
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.slots import Slot
-from autoadapt.weights.specs import Spec, parent
-from autoadapt.weights.writing import Move
+from autoadapt.weights.tensor_specs import Spec, parent
 
 __all__ = ["Expected", "Verdicts", "decide", "model_entries", "source_entries"]
 

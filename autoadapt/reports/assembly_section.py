@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from autoadapt.assembly import Assembly, Comparison, Config, write_yaml
 from autoadapt.assembly.comparisons import Measured
-from autoadapt.assembly.reports import PartReport
-from autoadapt.reports.plans import plan_section
+from autoadapt.assembly.results import PartReport
+from autoadapt.reports.plan_section import plan_section
 from autoadapt.showing import Cell, Code, Column, Facts, Name, Part, Section, Table, section_of
 from autoadapt.showing.tables import human_count
 

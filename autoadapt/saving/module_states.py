@@ -13,7 +13,7 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule, Said, own_attributes
 from autoadapt.contracts.trees import Container, Tree, flatten, has_opaque, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.saving.configs import Fact
+from autoadapt.saving.folder_configs import Fact
 
 __all__ = [
     "all_tensors",

@@ -12,7 +12,7 @@ from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import dtype_name
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.saving.configs import Leaf, Witness
+from autoadapt.saving.folder_configs import Leaf, Witness
 
 __all__ = ["differences", "witness_of"]
 

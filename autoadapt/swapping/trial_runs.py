@@ -18,7 +18,7 @@ from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
-from autoadapt.swapping.outcomes import broken_invariants, differences, moving_sizes
+from autoadapt.swapping.model_outputs import broken_invariants, differences, moving_sizes
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example, Outcome, Watched, outcome_of, run_copy

@@ -10,7 +10,7 @@ from autoadapt.assembly.levels import Level, cells
 from autoadapt.assembly.producers import Producer
 from autoadapt.assembly.references import keys_of
 from autoadapt.assembly.registry import Takes
-from autoadapt.assembly.reports import Given
+from autoadapt.assembly.results import Given
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 

@@ -10,8 +10,8 @@ import typer
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.assembly import AssembledModel, Assembly, Comparison, assemble, compare, describe, write_yaml
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.cli.options import AsJson, Debug, Html
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.errors import AssemblyError, Mismatch
 
 __all__ = ["assemble_command"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autoadapt.errors import Mismatch
-from autoadapt.reports.plans import plan_section
-from autoadapt.reports.verifications import check_parts
+from autoadapt.reports.plan_section import plan_section
+from autoadapt.reports.verification_section import check_parts
 from autoadapt.showing import Badge, Cell, Code, Column, Facts, Faults, Name, Part as Shown, Section, Table, section_of
 from autoadapt.showing.tables import human_count
 from autoadapt.swapping import Swap

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from autoadapt.calibration.command import calibrate_command as run_calibrate
-from autoadapt.cli.models import model
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
+from autoadapt.cli.named_models import model
 from autoadapt.cli.options import AsJson, Debug, Html, Like, Model, Weights
-from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.ranking.pictures import check_drawable
 from autoadapt.weights import transfer_command as run_transfer
 
