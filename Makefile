@@ -1,25 +1,52 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
+PYTHON  ?= python3
+WORKERS ?= 2
+VENV    := .venv
+BIN     := $(VENV)/bin
 
-.PHONY: setup demo test check docs format clean
+.PHONY: setup setup-guests demo test test-rest test-all check docs format clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+# What the demo needs comes first, so that it is soon there.
+$(VENV)/.demo: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "autoadapt needs Python 3.10 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet -e '.[zoo,onnx,plot,docs,dev]'
+	$(BIN)/python -m pip install -e '.[demo]'
 	touch $@
 
-demo: setup
+$(VENV)/.installed: $(VENV)/.demo
+	$(BIN)/python -m pip install -e '.[zoo,onnx,plot,docs,dev]'
+	touch $@
+
+# Replaces nothing that is installed; what cannot be had is said, and its tests are left out.
+setup-guests: setup
+	$(BIN)/python tests/guests.py
+
+demo: $(VENV)/.demo
 	$(BIN)/python -m autoadapt demo
 	$(BIN)/python examples/digits.py
 
+# $(call run_tests,MARKS): those side by side, then alone those of them that measure time or memory, whatever came of
+# the others. Where none is left (5) nothing failed; without this a rest of guests that are not there would.
+define run_tests
+	@status=0; \
+	pytest() { $(BIN)/python -m pytest --durations=10 "$$@" || test $$? = 5 || status=1; }; \
+	pytest -n $(WORKERS) --dist worksteal -m '($(1)) and not measures'; \
+	pytest -m '($(1)) and measures'; \
+	exit $$status
+endef
+
 test: setup
-	$(BIN)/python -m pytest
+	$(call run_tests,not slow and not guest)
+
+# What `make test` leaves out: what takes over 20 seconds, and what needs other people's packages.
+test-rest: setup-guests
+	$(call run_tests,slow or guest)
+
+# Both, also where the first fails.
+test-all: setup
+	$(MAKE) --keep-going test test-rest
 
 check: setup
 	$(BIN)/ruff check .

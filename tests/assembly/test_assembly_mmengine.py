@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import pytest
 import torch
+from guests import guest
 from torch import nn
 
 from autoadapt.assembly import assemble, share_with_mmengine
@@ -22,11 +22,10 @@ head: {type: LinearClsHead, num_classes: 10}
 
 @pytest.fixture(scope="module")
 def models() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mmengine's own, when it is imported
-        return pytest.importorskip("mmengine.registry").MODELS
+    return guest("mmengine.registry").MODELS
 
 
+@pytest.mark.guest
 def test_a_part_of_mmengine_gets_the_tuple_that_it_expects(models: Any) -> None:
     @models.register_module(name="PoolOfATest", force=True)
     class Pool(nn.Module):
@@ -41,6 +40,7 @@ def test_a_part_of_mmengine_gets_the_tuple_that_it_expects(models: Any) -> None:
         assemble(TEXT.replace("PoolOfATest", "PoolOfATst"))
 
 
+@pytest.mark.guest
 def test_our_parts_are_known_to_mmengine(models: Any) -> None:
     share_with_mmengine()
     share_with_mmengine()
