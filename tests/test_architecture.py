@@ -295,6 +295,7 @@ print(json.dumps([then - start, time.perf_counter() - then]))
 """
 
 
+@pytest.mark.measures
 def test_importing_it_adds_less_than_a_third_of_a_second_to_importing_torch():
     run(IMPORT_TIMES)  # the first one reads from disk
     times = [run(IMPORT_TIMES) for _ in range(3)]

@@ -153,6 +153,7 @@ finally:
 """
 
 
+@pytest.mark.measures
 def test_the_first_contact_answers_within_five_seconds_of_importing_torch_and_timm() -> None:
     done = subprocess.run([sys.executable, "-c", FIRST_CONTACT], capture_output=True, text=True, check=True)
     *table, seconds = done.stdout.splitlines()

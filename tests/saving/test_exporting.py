@@ -333,6 +333,7 @@ def test_a_path_that_cannot_be_written_to_is_named(tmp_path):
         aa.export(small(), Path(tmp_path / "file" / "net.ts"))
 
 
+@pytest.fixture(scope="module")
 def windowed():
     """A small MaxViT, which takes multiples of 224 alone and pads by what the size leaves over."""
     sizes = {"depths": (1, 1, 1, 1), "embed_dim": (32,) * 4, "block_type": ("M",) * 4, "stem_width": 8}
@@ -340,8 +341,8 @@ def windowed():
     return aa.adapt(model, like=contract(LEVELS[1:]), inputs=images()).eval()
 
 
-def test_sizes_in_coarse_steps_are_numbers_while_tracing_and_a_program_holds_within_one(tmp_path):
-    net = windowed()
+def test_sizes_in_coarse_steps_are_numbers_while_tracing_and_a_program_holds_within_one(windowed, tmp_path):
+    net = windowed
     assert net.plan.coarse_steps == {"H": 224, "W": 224}
     x = image(2, 97, 131)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
@@ -356,9 +357,9 @@ def test_sizes_in_coarse_steps_are_numbers_while_tracing_and_a_program_holds_wit
     assert "path for others" in str(report)
 
 
-def test_sizes_in_coarse_steps_pass_the_thorough_checks_in_more_than_one_step():
+def test_sizes_in_coarse_steps_pass_the_thorough_checks_in_more_than_one_step(windowed):
     sizes = [{"H": 97, "W": 131}, {"H": 224, "W": 225}]
-    report = windowed().verify(sizes=sizes, batches=(1,), thorough=True)
+    report = windowed.verify(sizes=sizes, batches=(1,), thorough=True)
     assert report.passed, report
     assert report["export"].outcome == report["compile"].outcome == "passed"
     assert report["export"].detail.endswith("within a step of 224")

@@ -261,6 +261,7 @@ def test_every_tensor_of_either_side_stands_in_exactly_one_bucket(
     assert max(len(line) for line in str(report).splitlines()) <= 80
 
 
+@pytest.mark.measures
 def test_ten_thousand_names_are_matched_within_a_second() -> None:
     plain = [
         Spec(f"stages.{i // 500}.blocks.{i // 5 % 100}.{leaf}.weight", (32 + i % 5, 32))
