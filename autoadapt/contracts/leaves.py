@@ -1,12 +1,13 @@
-"""Leaves: how one is read out of an output, and what stands for one that was left out. Imports nothing that source
-could not inline.
+"""Leaves: how one is read out of an output, where those of a running call are kept, and what stands for one that was
+left out. Imports nothing that source could not inline.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NoReturn
 
-__all__ = ["LeftOut", "leaf"]
+__all__ = ["LeftOut", "RunningCalls", "leaf"]
 
 # Functions stay below 88 columns: they are inlined into files that other people format.
 
@@ -18,6 +19,19 @@ def leaf(value: Any, path: str) -> Any:
     for key in path.split("."):
         value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
     return value
+
+
+class RunningCalls(threading.local):
+    """What each running call has taken so far, the innermost call last.
+
+    Every thread has its own, and a copy or a pickle starts without any.
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, list[Any]]] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
 
 
 class LeftOut:

@@ -145,32 +145,37 @@ def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
     collected = _Collected(tuple(taps))
     for path in dict.fromkeys(path for path, _, _ in taps if path):
         named[path].register_forward_hook(_Collect(collected, path))
-    module.register_forward_pre_hook(collected.clear)
+    module.register_forward_pre_hook(collected.begin, prepend=True)
     module.register_forward_hook(collected.give)
+    module.register_forward_hook(collected.end, always_call=True)
 
 
 class _Collected:
-    """What the taps of one module have taken in the running forward pass."""
+    """What the taps of one module take, kept apart for each of its running calls.
+
+    Calls run side by side in threads and in replicas, which share hooks, and within each other where a model calls
+    itself. Inner modules also run without any call, when gradient checkpointing runs them anew.
+    """
 
     def __init__(self, taps: tuple[tuple[str, int, str], ...]) -> None:
         self._taps = taps
-        self._calls: dict[str, int] = {}
-        self._found: dict[tuple[str, int], Any] = {}
+        self._calls = leaves.RunningCalls()
+
+    def begin(self, _module: nn.Module, _args: Any) -> None:
+        self._calls.taken.append({})
 
     def take(self, path: str, output: Any) -> None:
-        call = self._calls.get(path, 0)
-        self._calls[path] = call + 1
-        self._found[path, call] = output
-
-    def clear(self, _module: nn.Module, _args: Any) -> None:
-        self._calls = {}
-        self._found = {}
+        if self._calls.taken:
+            self._calls.taken[-1].setdefault(path, []).append(output)
 
     def give(self, _module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
-        self._found["", 0] = output
-        taken = tuple(leaves.leaf(self._found[path, call], leaf) for path, call, leaf in self._taps)
-        self._found = {}
-        return taken
+        taken = {**self._calls.taken[-1], "": [output]}
+        return tuple(leaves.leaf(taken[path][call], leaf) for path, call, leaf in self._taps)
+
+    def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Forget a call; also one that raised."""
+        if self._calls.taken:
+            self._calls.taken.pop()
 
 
 class _Collect:

@@ -22,6 +22,7 @@ _IMPORTS = {
     "math": "import math",
     "nn": "from torch import nn",
     "partial": "from functools import partial",
+    "threading": "import threading",
     "torch": "import torch",
 }
 _LETTERS = """# Dimension letters: B batch, C and D channels, M points taken, N points to take from,
@@ -89,7 +90,7 @@ def import_lines(text: str, others: Mapping[str, str]) -> str:
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
-_STANDARD = ("collections", "functools", "math", "typing")
+_STANDARD = ("collections", "functools", "math", "threading", "typing")
 
 
 def _merged(lines: Collection[str]) -> list[str]:

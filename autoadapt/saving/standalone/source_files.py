@@ -16,7 +16,7 @@ from autoadapt.adapting.building.expressions import INDENT, WIDTH, Expression, T
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
 from autoadapt.adapting.operations import Channels, Project
-from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.planning import Plan, Tap
 from autoadapt.contracts import leaves
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
@@ -146,7 +146,7 @@ class _File:
             yield "for path in TAPS:"
             yield "    module = backbone.get_submodule(path)"
             yield "    module.register_forward_hook(partial(self._take, path))"
-            yield f"self._taken: dict[str, {'list[Any]' if _counts_calls(plan) else 'Any'}] = {{}}"
+            yield "self._calls = RunningCalls()"
         yield from _frozen(self._net, room)
         facts, _ = facts_of(self._net)
         for name, fact in facts.items():
@@ -200,39 +200,30 @@ def _typing_note(module: str) -> str:
     return "" if is_typed else "  # type: ignore[import-untyped]"
 
 
-def _counts_calls(plan: Plan) -> bool:
-    return any(tap.call for tap in plan.taps.values())
-
-
 def _tapping(plan: Plan) -> Iterator[str]:
     """The methods that collect what inner modules return."""
-    counts = _counts_calls(plan)
     yield "    def _take(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:"
-    if counts:
-        yield '        """Keep what an inner module returns, call by call."""'
-        yield "        self._taken.setdefault(path, []).append(output)"
-    else:
-        yield '        """Keep what an inner module returns when it is first called."""'
-        yield "        self._taken.setdefault(path, output)"
+    yield '        """Keep what an inner module returns, call by call."""'
+    yield "        if self._calls.taken:"
+    yield "            self._calls.taken[-1].setdefault(path, []).append(output)"
     yield ""
     yield "    def _tapped(self, *args: Any, **kwargs: Any) -> list[Any]:"
     yield '        """What the inner modules return while the backbone runs."""'
-    yield "        self._taken = {}"
+    yield "        taken: dict[str, list[Any]] = {}"
+    yield "        self._calls.taken.append(taken)"
+    yield "        try:"
     whole = any(not tap.module for tap in plan.taps.values())
-    yield f"        {'output = ' if whole else ''}self.backbone(*args, **kwargs)"
-    yield "        taken, self._taken = self._taken, {}"
+    yield f"            {'output = ' if whole else ''}self.backbone(*args, **kwargs)"
+    yield "        finally:"
+    yield "            self._calls.taken.pop()"
     taps = list(plan.taps.values())
-    if (
-        all(tap.module and tap.path == "output" for tap in taps)
-        and not counts
-        and len({t.module for t in taps}) == len(taps)
-    ):
-        yield "        return [taken[path] for path in TAPS]"
+    each_once = len({tap.module for tap in taps}) == len(taps)
+    if each_once and all(tap == Tap(module=tap.module) and tap.module for tap in taps):
+        yield "        return [taken[path][0] for path in TAPS]"
         return
     items: list[tuple[str, Expression]] = []
     for tap in taps:
-        call = f"[{tap.call}]" if counts else ""
-        value = f"taken[{quoted(tap.module)}]{call}" if tap.module else "output"
+        value = f"taken[{quoted(tap.module)}][{tap.call}]" if tap.module else "output"
         items.append(("", Text(value if tap.path == "output" else f"leaf({value}, {quoted(tap.path)})")))
     yield from ("        " + line for line in lines_of("return ", group("[", items, "]"), "", WIDTH - 2 * INDENT))
 
