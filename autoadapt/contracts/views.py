@@ -19,6 +19,7 @@ __all__ = [
     "copy_module",
     "cut",
     "freeze_unused",
+    "keep_modes",
     "on_meta",
     "tap",
     "uncompiled",
@@ -49,6 +50,8 @@ def uncompiled(module: nn.Module) -> nn.Module:
 def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
     """Copy a module with one rule for its tensors, whether registered or kept in plain attributes.
 
+    Every part of the copy is in the mode of its original, also where its class makes copies in train mode.
+
     Args:
         module: The original; it is only read. `torch.compile` wrappers are taken off.
         copy_tensor: Makes the tensor of the copy from that of the original; called once a tensor, so that
@@ -73,7 +76,19 @@ def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
             "remove the attribute from the module, or give it a __deepcopy__",
         )
         raise CaptureError(f"{type(original).__name__} cannot be copied for a view", [fault]) from error
+    keep_modes(original, copied)
     return copied
+
+
+def keep_modes(original: nn.Module, copied: nn.Module) -> None:
+    """Put each part of a copy into the mode of the part at the same path, without calling anybody's `train`.
+
+    What stands in the place of another module takes the mode of that place.
+    """
+    modes = {path: part.training for path, part in original.named_modules()}
+    for path, part in copied.named_modules():
+        if path in modes and part.training != modes[path]:
+            part.training = modes[path]
 
 
 class _TensorCopies(TorchFunctionMode):

@@ -18,8 +18,12 @@ def move(module: nn.Module, old: nn.Module) -> None:
 
 
 def take_over(net: nn.Module, old: nn.Module) -> None:
-    """Bring a module into the mode, the gradient pattern and the memory format of another."""
-    net.train(old.training)
+    """Bring a module into the mode, the gradient pattern and the memory format of another.
+
+    Parts that are in another mode than the whole keep it, such as norms in eval mode while the rest is trained.
+    """
+    if net.training != old.training:
+        net.train(old.training)
     norms = {part.training for part in old.modules() if isinstance(part, _NORMS)}
     if norms == {False}:
         for part in net.modules():

@@ -16,7 +16,7 @@ from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten, path_text, paths
-from autoadapt.contracts.views import aliased, clone_buffers, copy_module
+from autoadapt.contracts.views import aliased, clone_buffers, copy_module, keep_modes
 from autoadapt.errors import AdaptError, BuildError, Mismatch
 
 __all__ = ["fold"]
@@ -254,7 +254,8 @@ def _merged(consumer: nn.Module, projection: Consumer) -> Consumer:
     bias_O = _offset(consumer) + outer.reshape(*outer.shape[:2], -1).sum(2) @ _offset(projection)
     made = _like(consumer, inner_DC.shape[1]).to(device=consumer.weight.device, dtype=consumer.weight.dtype)
     made.load_state_dict({"weight": weight, "bias": bias_O})
-    return made.train(consumer.training)
+    made.training = consumer.training
+    return made
 
 
 def _offset(layer: Consumer) -> torch.Tensor:
@@ -292,7 +293,8 @@ def _without(net: AdaptedModule, targets: Sequence[str]) -> AdaptedModule:
     kept = dict(net.adapters.named_children())
     for name, _ in list(made.adapters.named_children()):
         made.adapters.add_module(name, copy_module(kept[name], aliased))
-    return made.train(net.training)
+    keep_modes(net, made)
+    return made
 
 
 def _route_without(route: Route) -> Route:

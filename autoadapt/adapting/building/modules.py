@@ -24,7 +24,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import copy_module, cut, freeze_unused, on_meta, tap, view
+from autoadapt.contracts.views import copy_module, cut, freeze_unused, keep_modes, on_meta, tap, uncompiled, view
 from autoadapt.errors import BuildError, Mismatch
 
 __all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
@@ -107,6 +107,7 @@ class AdaptedModule(fx.GraphModule):
         made = _restored(self._plan, copy.deepcopy(self._modules, memo))
         memo[id(self)] = made
         made.__dict__.update(copy.deepcopy(_extras(self), memo))
+        keep_modes(self, made)
         return made
 
     def __copy__(self) -> AdaptedModule:
@@ -131,12 +132,13 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
         share: Use the storage of `new`'s weights; otherwise copy them.
 
     Returns:
-        A torch.fx module in the mode of `new`, on its device and of its dtype.
+        A torch.fx module on the device of `new` and of its dtype. Each part is in the mode that it has in `new`, the
+        generated layers in that of the whole.
 
     Raises:
         BuildError: The plan needs a container class that is not imported, or two outputs have one name.
     """
-    backbone = view(new) if share else copy.deepcopy(new)
+    backbone = view(new) if share else copy.deepcopy(uncompiled(new))
     plan = _tapped(backbone, plan)
     for given in plan.inputs:
         for step in given.steps:
@@ -149,7 +151,9 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
         if made is not None:
             adapters.add_module(name, made)
     net = _restored(plan, {"backbone": backbone, "adapters": adapters})
-    net.train(new.training)
+    for part in (net, *adapters.modules()):
+        part.training = new.training
+    keep_modes(uncompiled(new), backbone)
     if like is not None:
         copy_facts(like, net)
     return net
