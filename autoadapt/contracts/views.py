@@ -18,6 +18,7 @@ __all__ = [
     "clone_buffers",
     "copy_module",
     "cut",
+    "duplicate",
     "freeze_unused",
     "keep_modes",
     "on_meta",
@@ -61,23 +62,66 @@ def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
         CaptureError: The module holds something that cannot be copied, such as a lock or a generator.
     """
     original = uncompiled(module)
+    _refuse_unfit(original)
     rule = _TensorCopies(copy_tensor)
     memo: dict[int, Any] = {}
-    for tensor in [*original.parameters(), *original.buffers()]:
-        memo[id(tensor)] = rule.copy(tensor)
-    try:
+    with torch.inference_mode(False):  # else what is made there can never be trained
+        for tensor in [*original.parameters(), *original.buffers()]:
+            memo[id(tensor)] = rule.copy(tensor)
         with rule:
-            copied: nn.Module = copy.deepcopy(original, memo)
-    except (TypeError, RuntimeError, ValueError) as error:
+            return _copied(original, memo)
+
+
+def duplicate(module: nn.Module) -> nn.Module:
+    """A copy with tensors of its own."""
+    return copy_module(module, _cloned)
+
+
+def _copied(original: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    name = type(original).__name__
+    try:
+        copied: nn.Module = copy.deepcopy(original, memo)
+    except Exception as error:  # a `__deepcopy__` may raise anything
         fault = Mismatch(
-            type(original).__name__,
+            name,
             "a module that copy.deepcopy can copy",
-            str(error).splitlines()[0],
+            (str(error) or type(error).__name__).splitlines()[0],
             "remove the attribute from the module, or give it a __deepcopy__",
         )
-        raise CaptureError(f"{type(original).__name__} cannot be copied for a view", [fault]) from error
+        raise CaptureError(f"{name} cannot be copied for a view", [fault]) from error
+    parts = {id(part) for part in copied.modules()}
+    own = {path: part for path, part in original.named_modules() if id(part) in parts}
+    if own:
+        faults = [
+            Mismatch(
+                path or name,
+                "a copy.deepcopy that leaves the module alone",
+                f"this {type(part).__name__} itself",
+                f"remove {type(part).__name__}.__deepcopy__, or let it return another module",
+            )
+            for path, part in own.items()
+            if not path or path.rpartition(".")[0] not in own
+        ]
+        raise CaptureError(f"{name} cannot be copied for a view", faults)
     keep_modes(original, copied)
     return copied
+
+
+def _refuse_unfit(module: nn.Module) -> None:
+    """Refuse tensors that are pieces of sharded ones, and those that torch only pretends to have."""
+    named = [*module.named_parameters(), *module.named_buffers(), ("FakeTensorMode", torch.empty(0))]
+    fake = [path for path, tensor in named if type(tensor).__name__ == "FakeTensor"]
+    sharded = [path for path, tensor in named if type(tensor).__name__ == "DTensor"]
+    sharded += [path for path, part in module.named_modules() if type(part).__name__ == "FullyShardedDataParallel"]
+    name = type(module).__name__
+    if sharded:
+        remedy = "adapt the module first, and shard what you get: fully_shard(net)"
+        fault = Mismatch(sharded[0] or name, "whole tensors", f"{name} is sharded (FSDP, DTensor)", remedy)
+        raise CaptureError(f"{name} is sharded over processes", [fault])
+    if fake:
+        remedy = 'leave FakeTensorMode; modules without memory are made by `with torch.device("meta"):`'
+        fault = Mismatch(fake[-1], "tensors of a device, or of the meta device", "FakeTensor", remedy)
+        raise CaptureError(f"{name} cannot be run on fake tensors", [fault])
 
 
 def keep_modes(original: nn.Module, copied: nn.Module) -> None:
@@ -118,7 +162,18 @@ class _TensorCopies(TorchFunctionMode):
 
 def aliased(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor object of its own over the same storage."""
-    return _as_parameter(tensor, tensor.detach())
+    return _as_parameter(tensor, _over_the_same_storage(tensor))
+
+
+def _over_the_same_storage(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_inference():
+        return tensor.detach()
+    made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)  # a view of it could not be trained either
+    return made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def _cloned(tensor: torch.Tensor) -> torch.Tensor:
+    return _as_parameter(tensor, tensor.detach().clone())
 
 
 def clone_buffers(tensor: torch.Tensor) -> torch.Tensor:

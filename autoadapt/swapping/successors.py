@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -17,7 +16,7 @@ from autoadapt.adapting.thinning import mark_points
 from autoadapt.contracts.capturing import Arguments, capture, capture_source
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot
-from autoadapt.contracts.views import view
+from autoadapt.contracts.views import duplicate, view
 from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.swapping.device_and_mode import move, take_over
 from autoadapt.swapping.places import Place
@@ -63,7 +62,8 @@ class Successor:
     def build(self) -> nn.Module:
         """Make the module, in the mode, on the device, of the dtype and memory format of the old one."""
         old = self.place.module
-        module = self.new.build() if isinstance(self.new, Replacement) else self.new
+        with torch.inference_mode(False), torch.device("cpu"):
+            module = self.new.build() if isinstance(self.new, Replacement) else self.new
         if isinstance(self.new, Replacement):
             move(module, old)
         net = module if self.part.plan is None else build(module, self.part.plan, like=old)
@@ -275,6 +275,6 @@ def _wrapped(layer: Replacement, contract: Signature, wanted: Sequence[str], pat
 
 def _moved(new: nn.Module, old: nn.Module, share: bool) -> nn.Module:
     """Another set of module objects over the new one's weights, where and of what dtype the old one is."""
-    module = view(new) if share else copy.deepcopy(new)
+    module = view(new) if share else duplicate(new)
     move(module, old)
     return module

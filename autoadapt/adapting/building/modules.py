@@ -24,7 +24,17 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import copy_module, cut, freeze_unused, keep_modes, on_meta, tap, uncompiled, view
+from autoadapt.contracts.views import (
+    copy_module,
+    cut,
+    duplicate,
+    freeze_unused,
+    keep_modes,
+    on_meta,
+    tap,
+    uncompiled,
+    view,
+)
 from autoadapt.errors import BuildError, Mismatch
 
 __all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
@@ -119,6 +129,7 @@ class AdaptedModule(fx.GraphModule):
         return _restored, (self._plan, self._modules), _extras(self)
 
 
+@torch.inference_mode(False)
 def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
     """Make a plan into a module.
 
@@ -138,7 +149,7 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
     Raises:
         BuildError: The plan needs a container class that is not imported, or two outputs have one name.
     """
-    backbone = view(new) if share else copy.deepcopy(uncompiled(new))
+    backbone = view(new) if share else duplicate(new)
     plan = _tapped(backbone, plan)
     for given in plan.inputs:
         for step in given.steps:
@@ -202,7 +213,8 @@ def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
     """The layers of a route that have parameters."""
-    made = {name: _layer(step, spec).to(reference) for name, step, spec in learned_steps(route)}
+    with torch.device("cpu"):  # also where the caller's default is the meta device, which holds no values
+        made = {name: _layer(step, spec).to(reference) for name, step, spec in learned_steps(route)}
     if len(made) > 1:
         return nn.ModuleDict(made)
     return nn.Sequential(OrderedDict(made)) if made else None
