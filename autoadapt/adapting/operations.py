@@ -16,6 +16,7 @@ from autoadapt.errors import Mismatch, PlanError
 __all__ = [
     "Cast",
     "Channels",
+    "Copy",
     "DropPrefix",
     "Mean",
     "Operation",
@@ -113,6 +114,12 @@ class Cast(_Frozen):
     dtype: str
 
 
+class Copy(_Frozen):
+    """A tensor of its own, since what comes next writes to it."""
+
+    op: Literal["copy"] = "copy"
+
+
 class Channels(_Frozen):
     """Read another number of image channels: the weights of the first convolution are spread or summed."""
 
@@ -151,7 +158,7 @@ class Thin(_Frozen):
 
 
 Operation: TypeAlias = Annotated[
-    DropPrefix | Rearrange | Mean | Pool | Resize | ResizeTokens | Project | Cast | Channels | Recover | Thin,
+    DropPrefix | Rearrange | Mean | Pool | Resize | ResizeTokens | Project | Cast | Copy | Channels | Recover | Thin,
     Field(discriminator="op"),
 ]
 
@@ -165,6 +172,8 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
     match operation:
         case Cast(dtype=dtype):
             return spec.model_copy(update={"dtype": dtype, "same_as": ""})
+        case Copy():
+            return spec.model_copy(update={"same_as": ""})
         case Recover(dtype=dtype):
             return TensorSpec(dtype=dtype, dims=spec.dims[:-1], role="index")
         case Thin(axis=axis, source=source, count=count):
@@ -204,7 +213,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             return (*dims[:axis], Dim(target), *dims[axis + 1 :])
         case Channels(target=target):
             return (dims[0], Dim(target), *dims[2:])
-        case Cast() | Recover() | Thin():
+        case Cast() | Copy() | Recover() | Thin():
             return dims
         case _:
             assert_never(operation)
@@ -333,6 +342,8 @@ def text(operation: Operation) -> str:
             return f"{source}->{target}"
         case Cast(dtype=dtype):
             return f"to {dtype}"
+        case Copy():
+            return "copy"
         case Channels(source=source, target=target, stem=stem):
             return f"{stem} reads {source} channels, not {target}"
         case Recover(values=values):

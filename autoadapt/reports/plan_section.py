@@ -9,6 +9,7 @@ from typing_extensions import assert_never
 from autoadapt.adapting.operations import (
     Cast,
     Channels,
+    Copy,
     DropPrefix,
     Mean,
     Operation,
@@ -250,6 +251,8 @@ def _label(operation: Operation) -> str:
             return f"{source}, not {target}"
         case Cast(dtype=dtype):
             return f"to {dtype}"
+        case Copy():
+            return "before it is written to"
         case Recover(values=values):
             return f"in {values}"
         case Thin(source=source, count=count, how=how):

@@ -26,6 +26,7 @@ KINDS = {
     "resize": Kind("resize", "interpolates to exact sizes", ("#d5f4ee", "#0b7a66"), ("#0c2f2a", "#39c5ab")),
     "project": Kind("project", "learned map of channels", ("#fff0d3", "#9a6700"), ("#36290c", "#d29922")),
     "cast": Kind("cast", "another dtype", ("#ffe4ef", "#bf3989"), ("#3b162b", "#f778ba")),
+    "copy": Kind("copy", "keeps the given tensor as it is", ("#e6eef0", "#4a6b75"), ("#1b2b30", "#86a9b4")),
     "channels": Kind("channels", "first layer reads others", ("#ffe8dc", "#bc4c00"), ("#3b200f", "#f0883e")),
     "recover": Kind("recover", "finds rows in an input", ("#e5e7ff", "#4f55d6"), ("#1e2250", "#8b93ff")),
     "thin": Kind("thin", "takes some of the points", ("#efe6ff", "#6e40c9"), ("#281f46", "#a78bfa")),

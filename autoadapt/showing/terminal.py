@@ -44,6 +44,7 @@ _KINDS = {
     "resize": "cyan",
     "project": "bold yellow",
     "cast": "magenta",
+    "copy": "white",
     "channels": "red",
     "recover": "bright_blue",
     "thin": "bright_magenta",

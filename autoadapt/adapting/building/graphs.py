@@ -14,6 +14,7 @@ from autoadapt.adapting import layers
 from autoadapt.adapting.operations import (
     Cast,
     Channels,
+    Copy,
     DropPrefix,
     Mean,
     Operation,
@@ -227,6 +228,8 @@ class _Emitter:
                 return node  # the backbone's own weights were changed
             case Cast(dtype=dtype):
                 return self._put("call_method", "to", node, DTYPES[dtype])
+            case Copy():
+                return self._put("call_method", "clone", node)
             case Recover(values=values, dtype=dtype):
                 return self._put("call_function", layers.recover_indices, node, self._given[values], DTYPES[dtype])
             case Thin(axis=axis):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from autoadapt.adapting.operations import Channels, Operation, Rearrange, Resize, after
+from autoadapt.adapting.operations import Channels, Copy, Operation, Rearrange, Resize, after
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, smallest_size
@@ -23,6 +23,8 @@ def route_inputs(
     source: Signature, target: Signature, convert: Collection[Conversion] = CONVERSIONS
 ) -> tuple[InputRoute, ...]:
     """Pair inputs by name, then by spec, and bring them to the layout, channels and sizes of the new module.
+
+    What the new module writes to and the old one did not is copied first, so that the caller's tensor stays as it is.
 
     Args:
         source: Signature of the new module.
@@ -47,6 +49,8 @@ def route_inputs(
             continue
         forbidden = [kind for kind in _conversions(steps) if kind not in convert]
         faults += [_not_allowed(path, chosen, source, target, kind) for kind in forbidden]
+        if path in source.written and chosen not in target.written:
+            steps = (*steps, Copy())
         routes.append(InputRoute(source=path, target=chosen, steps=steps))
     if faults:
         raise MatchError(f"{source.name} cannot be called with the old module's inputs", faults)

@@ -211,6 +211,7 @@ class _Session:
             },
             filled=dict(self._first.filled) | replaced,
             replaced_when_empty=tuple(replaced),
+            written=self._written(),
             invariants=gatherings,
             unverified=solution.unverified,
             value_ranges=_value_ranges(tensors_in),
@@ -303,6 +304,11 @@ class _Session:
             return Probe(self._module, self._arguments, real=self._probe.real, inner=True).run().inner
         except ProbeError:
             return {}
+
+    def _written(self) -> tuple[str, ...]:
+        """Inputs that the module writes to in either mode; train mode comes last, since it may leave things behind."""
+        modes = zip(self._first.written, self._probe.written_in_training(), strict=True)
+        return tuple(path_text(path) for path, written in zip(paths(self._tree), modes, strict=True) if any(written))
 
     def _replaced_when_empty(self) -> dict[str, str]:
         """Dict arguments that are filled in only if they hold something; an empty one counts as absent."""

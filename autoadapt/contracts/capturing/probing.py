@@ -57,6 +57,8 @@ class Observation:
     dtypes: tuple[torch.dtype, ...]
     same_as: tuple[str, ...]
     filled: dict[str, str]
+    written: tuple[bool, ...] = ()
+    """For each input whether the module wrote to it."""
     inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
     made_by: tuple[InnerKey | None, ...] = ()
     """For each output the call of an inner module that returned it as it is."""
@@ -111,6 +113,21 @@ class Probe:
                 ) from error
         return self._observe(returned, values, tensors, watcher)
 
+    def written_in_training(self) -> tuple[bool, ...]:
+        """For each input whether the module writes to it in train mode, as far as the meta device tells."""
+        nothing = (False,) * len(self._tensors)
+        if self.real:
+            return nothing
+        inner, self._inner = self._inner, False  # which takes most of the time
+        self._copy.train()
+        try:
+            return self.run().written
+        except ProbeError:  # as a norm of a single value does in train mode
+            return nothing
+        finally:
+            self._copy.eval()
+            self._inner = inner
+
     def _observe(
         self,
         returned: object,
@@ -127,6 +144,7 @@ class Probe:
             dtypes=tuple(output.dtype for output in outputs),
             same_as=_identities(tensors, input_paths, outputs, output_paths),
             filled=_filled(values, returned),
+            written=tuple(_times_written(tensor) > 0 for tensor in tensors),
             inner=watcher.noted,
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),

@@ -53,6 +53,8 @@ class Signature(Shown, BaseModel):
     """Arguments that the module fills in: path of the argument -> path of the output that it becomes."""
     replaced_when_empty: tuple[str, ...] = ()
     """Those among them that count as absent while they are empty: the module returns a new container instead."""
+    written: tuple[str, ...] = ()
+    """Inputs that the module writes to, in eval or in train mode."""
     invariants: tuple[Gathering, ...] = ()
     unverified: tuple[str, ...] = ()
     """Outputs whose dims were fitted, with no legal size left to check them on."""
@@ -169,6 +171,7 @@ class Signature(Shown, BaseModel):
                 legal.setdefault(str(axis), []).append(name)
         notes = [(f"{', '.join(names)}:", text) for text, names in legal.items()]
         notes += [("fills in", f"{path}  (and returns it)") for path in self.filled]
+        notes += [("writes to", path) for path in self.written]
         notes += [("always", str(invariant)) for invariant in self.invariants]
         notes += [("unverified", path) for path in self.unverified]
         return columns(notes)
