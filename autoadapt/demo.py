@@ -13,6 +13,7 @@ from autoadapt.adapting import adapt
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Verification
 from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.sources import load
 
 __all__ = ["Decoder", "Levels", "Swapped", "demo"]
@@ -69,16 +70,16 @@ def demo(*, quiet: bool = False) -> list[Swapped]:
     """
     torch.manual_seed(0)
     say: Callable[[str], None] = (lambda text: None) if quiet else print
-    old = Levels(load("timm:resnet101", features_only=True)).eval()
+    old = in_eval_mode(Levels(load("timm:resnet101", features_only=True)))
     image = torch.randn(1, 3, 256, 256)
     say(f"The old backbone, as it was found by running it:\n\n{capture(old, image)}\n")
-    decoder = Decoder().eval()
+    decoder = in_eval_mode(Decoder())
     shown = []
     for source in ("timm:resnet18", "torchvision:mobilenet_v2"):
         say(f"{'-' * 80}\nadapt({source}, like=old): the decoder is not touched\n")
-        net = adapt(load(source).eval(), like=old, inputs=image)
+        net = adapt(in_eval_mode(load(source)), like=old, inputs=image)
         say(f"{net.plan}\n")
-        heads = {size: _decoded(net.eval(), old, decoder, size, say) for size in (512, 200, 221)}
+        heads = {size: _decoded(in_eval_mode(net), old, decoder, size, say) for size in (512, 200, 221)}
         report = net.verify(image)
         say(f"\n{report}\n")
         shown.append(Swapped(source=source, plan=net.plan, heads=heads, verification=report))

@@ -22,6 +22,7 @@ from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.capturing import bind, capture, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -271,4 +272,4 @@ def backbones(draw: st.DrawFn, *, levels: int = 4) -> nn.Module:
     """Small backbones in eval mode: up to some levels of random widths and strides, in a random container."""
     strides = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=levels))
     widths = [draw(st.integers(1, 16)) for _ in strides]
-    return SmallBackbone(widths, strides, draw(st.sampled_from(["list", "tuple", "dict"]))).eval()
+    return in_eval_mode(SmallBackbone(widths, strides, draw(st.sampled_from(["list", "tuple", "dict"]))))

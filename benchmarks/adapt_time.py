@@ -61,7 +61,8 @@ def model_of(name: str) -> nn.Module:
     features = {"features_only": True} if name.startswith("resnet") else {}
     with torch.device("meta"):
         model: nn.Module = timm.create_model(name, **features)
-    return model.to_empty(device="cpu").eval()
+    model.to_empty(device="cpu").eval()
+    return model
 
 
 def contract() -> Any:

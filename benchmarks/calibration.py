@@ -23,6 +23,7 @@ from autoadapt.adapting import adapt
 from autoadapt.calibration import Calibration, Recipe, calibrate
 from autoadapt.calibration.judging import divergence
 from autoadapt.calibration.projections import find_projections, set_weight
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.showing.tables import columns
 from benchmarks.photographs import FITTED, HELD_OUT, Classifier, crops, lite
 from examples import digits
@@ -138,7 +139,7 @@ def child(kind: str) -> None:
         net = adapt(Deep(new), like=Deep(old), inputs=images[:1], project="always")
         head = nn.Sequential(old.head[2:])
         started, before = time.perf_counter(), peak()
-        result = calibrate(net, like=Deep(old).eval(), head=head, data=images.split(BATCH))
+        result = calibrate(net, like=in_eval_mode(Deep(old)), head=head, data=images.split(BATCH))
     else:
         model = swapped(old, new)
         started, before = time.perf_counter(), peak()

@@ -26,6 +26,7 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.capturing import bind
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
 from autoadapt.saving.exporting.formats import FORMATS
 from autoadapt.showing.tables import columns
@@ -55,7 +56,7 @@ def from_source(one: Made, folder: Path) -> Run:
     spec.loader.exec_module(written)
     other = written.Adapted(copy.deepcopy(one.new))
     other.load_state_dict(one.net.state_dict(), strict=True)
-    return plain(other.eval())
+    return plain(in_eval_mode(other))
 
 
 def by_export(ending: str) -> Callable[[Made, Path], Run]:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.showing.tables import columns
 
 
@@ -71,8 +72,8 @@ def pairs() -> list[Pair]:
     old, x = timm.create_model("resnet101", features_only=True), torch.randn(2, 3, 97, 131)
     found = []
     for name, by_hand in (("resnet18", ResNetByHand), ("densenet121", DenseNetByHand)):
-        net = aa.adapt(timm.create_model(name, features_only=True), like=old, inputs=x).eval()
-        other = by_hand(net).eval()
+        net = in_eval_mode(aa.adapt(timm.create_model(name, features_only=True), like=old, inputs=x))
+        other = in_eval_mode(by_hand(net))
         with torch.no_grad():
             assert all(map(torch.equal, net(x), other(x))), name
         found.append(Pair(name, net, other, x))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.weights import transfer
 
 __all__ = ["FITTED", "HELD_OUT", "Classifier", "crops", "lite"]
@@ -50,7 +51,7 @@ def lite(size: int) -> Classifier:
     backbone = timm.create_model(f"tf_efficientnet_lite{size}", features_only=True)
     backbone.load_state_dict({name: whole.state_dict()[name] for name in backbone.state_dict()})
     head = nn.Sequential(whole.conv_head, whole.bn2, whole.global_pool, whole.classifier)
-    return Classifier(backbone, head).eval()
+    return in_eval_mode(Classifier(backbone, head))
 
 
 def photograph(name: str) -> torch.Tensor:

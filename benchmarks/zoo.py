@@ -29,6 +29,7 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.capturing import capture_source
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import InnerOutput
 from autoadapt.contracts.trees import flatten
 
@@ -141,7 +142,7 @@ def adapted(model: nn.Module, inputs: Any, target: aa.Signature, device: str) ->
     started = time.perf_counter()
     try:
         source = capture_source(model, target, inputs, inner=True)
-        net = aa.build(model, aa.plan(source, target)).eval()
+        net = in_eval_mode(aa.build(model, aa.plan(source, target)))
         seconds = round(time.perf_counter() - started, 2)
         unlisted = aa.plan(without_list(source), target)
     except aa.AdaptError as error:

@@ -90,7 +90,8 @@ def train(widths: Sequence[int], images: torch.Tensor, labels: torch.Tensor, *, 
             optimiser.zero_grad()
             F.cross_entropy(net(images[batch]), labels[batch]).backward()
             optimiser.step()
-    return net.eval()
+    net.eval()
+    return net
 
 
 def accuracy(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:

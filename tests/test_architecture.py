@@ -35,7 +35,7 @@ ORDER = [
 """From the ground up. A new room gets its place here, above everything that it imports."""
 
 INSIDE = {
-    "contracts": ["leaves", "trees", "dims", "signature", "views", "capturing", "costs"],
+    "contracts": ["leaves", "trees", "dims", "signature", "modes", "caches", "views", "capturing", "costs"],
     "adapting": [
         "operations",
         "layers",
@@ -230,6 +230,27 @@ def test_what_source_inlines_imports_torch_alone(name):
     names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     assert {name.split(".")[0] for name in names} <= {"torch", "einops", *sys.stdlib_module_names}
+
+
+def used_values(path):
+    """Lines that use what `train()` or `eval()` of a module returns."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [node.lineno for node in calls if node.func.attr in ("train", "eval") and id(node) not in alone]
+
+
+def test_nobody_uses_what_train_or_eval_of_a_module_returns():
+    """Many backbones that keep stages frozen override `train()` and return nothing."""
+    roots = [PACKAGE, PACKAGE.parent / "examples", PACKAGE.parent / "benchmarks"]
+    found = [
+        f"{path.name}:{line}"
+        for root in roots
+        for path in sorted(root.rglob("*.py"))
+        for line in used_values(path)
+        if "digits.train(" not in path.read_text(encoding="utf-8").splitlines()[line - 1]
+    ]
+    assert not found
 
 
 def test_the_facade_only_re_exports():

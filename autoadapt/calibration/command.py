@@ -13,6 +13,7 @@ from torch import nn
 from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration import Calibration, calibrate
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.sources import allowed_by_typing, load, load_backbone, load_object, published
 from autoadapt.sources.images import preprocessing_of, read_images
@@ -109,7 +110,7 @@ def _loaded(source: str, weights: Path | None, pretrained: bool, *, whole: bool 
     model = (load if whole else load_backbone)(source, pretrained=taken, allow=allowed_by_typing(source))
     if weights is not None:
         transfer(weights, model, min_coverage=COVERAGE).raise_if_failed()
-    return model.eval()
+    return in_eval_mode(model)
 
 
 def _head(source: str) -> nn.Module | None:

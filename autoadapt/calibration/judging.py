@@ -21,6 +21,7 @@ from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
 from autoadapt.calibration.workers import gathered, summed, total
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CalibrationError, Mismatch
@@ -234,9 +235,9 @@ def copied_head(head: Head) -> Head:
     """A head in eval mode: modules and their methods as copies, any other function as it is."""
     owner = getattr(head, "__self__", None)
     if isinstance(head, nn.Module):
-        return copy_module(head, clone_buffers).eval()
+        return in_eval_mode(copy_module(head, clone_buffers))
     if isinstance(owner, nn.Module):
-        method: Head = getattr(copy_module(owner, clone_buffers).eval(), head.__name__)
+        method: Head = getattr(in_eval_mode(copy_module(owner, clone_buffers)), head.__name__)
         return method
     return head
 

@@ -17,6 +17,7 @@ from autoadapt.calibration.projections import Projection, find_projections
 from autoadapt.calibration.samples import Cut, cut
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
@@ -59,9 +60,9 @@ class Pair:
         adapted = find_adapted(net, at)
         self.projections = find_projections(adapted)
         own = {id(parameter) for parameter in adapted.adapters.parameters()}
-        self.new = copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)).eval()
+        self.new = in_eval_mode(copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)))
         self.adapted = find_adapted(self.new, at)
-        self._old = _with_old(net, like, at).eval()
+        self._old = in_eval_mode(_with_old(net, like, at))
         self._old_backbone = self._old.get_submodule(at or "")
         if device is not None:
             self.new.to(device)

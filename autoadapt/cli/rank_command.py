@@ -15,6 +15,7 @@ from autoadapt.cli.example_inputs import read_inputs
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.named_models import complete_source, contract, model
 from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Weights
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.ranking import Ranked, rank
 from autoadapt.ranking.pictures import check_drawable
 from autoadapt.showing.tables import shorten
@@ -78,7 +79,7 @@ def rank_command(
             old,
             inputs=read_inputs(inputs or ()),
             data=_read(images, pictures, count),
-            head=None if head is None else model(head).eval(),
+            head=None if head is None else in_eval_mode(model(head)),
             held_out=_read(held_out, pictures, count),
             images=count,
             pretrained=published,

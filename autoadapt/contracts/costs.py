@@ -15,7 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
@@ -56,7 +58,7 @@ def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
         >>> found.multiply_adds, found.peak_bytes, found.weight_bytes
         (21600, 3200, 896)
     """
-    copied = copy_module(module, clone_buffers).eval()
+    copied = in_eval_mode(copy_module(module, clone_buffers))
     arguments = with_values(bind(copied, inputs))
     weights = [*copied.parameters(), *copied.buffers()]
     with torch.no_grad():
@@ -95,7 +97,7 @@ def _counted(module: nn.Module, arguments: Arguments) -> int:
     try:
         copied = copy_module(module, on_meta)
         given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
-        with torch.device("meta"), FlopCounterMode(display=False) as flops:
+        with OutsideCaches(copied).kept(), torch.device("meta"), FlopCounterMode(display=False) as flops:
             given.call(copied)
     except Exception:  # code that looks at values: for real, with attention as the matrix products that are counted
         with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts import leaves
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.errors import CaptureError, Mismatch, nearest
 
 __all__ = [
@@ -309,7 +310,7 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
     Returns:
         Names of the parameters that were frozen; none where the module does not run on the meta device.
     """
-    copied = copy_module(module, on_meta).eval()
+    copied = in_eval_mode(copy_module(module, on_meta))
     try:
         with torch.enable_grad():
             live = [output.float().sum() for output in run(copied) if output.requires_grad]

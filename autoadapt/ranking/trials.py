@@ -18,6 +18,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration import calibrate
 from autoadapt.calibration.judging import Head
 from autoadapt.contracts.costs import cost_of
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError
 from autoadapt.ranking.candidates import Candidate
@@ -102,7 +103,7 @@ def _judged(net: AdaptedModule, place: Place) -> dict[str, Any]:
     if not found.written:
         fields["remark"] = f"no use: {found.verdict.removeprefix('left as they were: ')}"
     if place.held_out is not None:
-        fields["divergence"], fields["agreement"] = place.held_out.score(net.eval())
+        fields["divergence"], fields["agreement"] = place.held_out.score(in_eval_mode(net))
     return fields
 
 

@@ -14,6 +14,7 @@ from autoadapt.adapting.operations import Project, after
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import aliased, clone_buffers, copy_module, keep_modes
@@ -110,7 +111,7 @@ Readers: TypeAlias = Mapping[str, list[str]]
 
 def _readers(model: nn.Module, path: str, call: Callable[[nn.Module], Any]) -> Readers:
     """What reads the outputs of the adapted module when the model runs."""
-    copied = copy_module(model, clone_buffers).eval()
+    copied = in_eval_mode(copy_module(model, clone_buffers))
     watch = _Watch()
     handles = [copied.get_submodule(path).register_forward_hook(lambda _module, _args, output: watch.note(output))]
     for name, module in copied.named_modules():
@@ -319,7 +320,7 @@ def _check(model: nn.Module, made: nn.Module, call: Callable[[nn.Module], Any]) 
     Raises:
         BuildError: They differ by more than rounding, or in shape, as where one of them detects another box.
     """
-    before, after_ = (flatten(call(copy_module(one, clone_buffers).eval()))[1] for one in (model, made))
+    before, after_ = (flatten(call(in_eval_mode(copy_module(one, clone_buffers))))[1] for one in (model, made))
     for left, right in zip(before, after_, strict=True):
         if left.shape != right.shape:
             fault = Mismatch("answer of the model", f"shape {[*left.shape]}", f"{[*right.shape]}", "keep it")

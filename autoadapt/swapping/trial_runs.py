@@ -15,6 +15,7 @@ from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
@@ -178,7 +179,7 @@ def _with_another_last(tensor: torch.Tensor, batch: int) -> torch.Tensor:
 
 def _outputs(module: nn.Module, arguments: Arguments) -> list[torch.Tensor]:
     with quiet():
-        return flatten(arguments.call(copy_module(module, clone_buffers).eval()))[1]
+        return flatten(arguments.call(in_eval_mode(copy_module(module, clone_buffers))))[1]
 
 
 def _noise(tensor: torch.Tensor) -> torch.Tensor:

@@ -297,6 +297,8 @@ def _tensors(value: object) -> list[torch.Tensor]:
 
 _ORDINARY = frozenset(dir(nn.Module)) | frozenset(nn.Module().__dict__)
 """What every module has."""
+_OVERRIDDEN = frozenset({"train", "eval", "state_dict", "load_state_dict", "to", "requires_grad_", "zero_grad"})
+"""Methods among them that classes write anew, and that others call."""
 
 
 def _observed(cls: Any, reading: Reading, returned: Callable[[Reading, object], object]) -> Any:
@@ -339,7 +341,8 @@ def _noted_attributes(cls: Any, reading: Reading) -> dict[str, Callable[..., obj
 
     def getattribute(self: Any, name: str) -> Any:
         if reading.depth or name in _ORDINARY or name.startswith("__"):
-            return cls.__getattribute__(self, name)
+            value = cls.__getattribute__(self, name)
+            return _unnoted(value, reading) if name in _OVERRIDDEN and not reading.depth else value
         if reading.within:
             if name not in reading.methods[reading.within]:
                 reading.methods[reading.within].append(name)
@@ -359,6 +362,20 @@ def _noted_attributes(cls: Any, reading: Reading) -> dict[str, Callable[..., obj
         return value
 
     return {"__getattribute__": getattribute, "__getattr__": getattr_}
+
+
+def _unnoted(method: Callable[..., Any], reading: Reading) -> Callable[..., Any]:
+    """A method that every module has, such as `train`: what a class reads off itself in it is its own affair."""
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        reading.depth += 1
+        try:
+            return method(*args, **kwargs)
+        finally:
+            reading.depth -= 1
+
+    return run
 
 
 def _followed(method: Callable[..., Any], name: str, reading: Reading) -> Callable[..., Any]:

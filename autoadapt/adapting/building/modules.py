@@ -20,8 +20,10 @@ from autoadapt.adapting.building.stems import read_channels
 from autoadapt.adapting.operations import Channels, Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
+from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import (
@@ -181,19 +183,21 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
         tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
     names = tuple(plan.taps) or source.outputs.paths
 
+    caches = OutsideCaches(backbone)
+
     def run(module: nn.Module) -> list[torch.Tensor]:
         tensors = [
             torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta")
             for spec in source.inputs.leaves
         ]
         arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
-        with quiet(), torch.device("meta"), torch.set_grad_enabled(True):
+        with quiet(), caches.kept(), torch.device("meta"), torch.set_grad_enabled(True):
             returned = flatten(arguments.call(module))[1]
         return [tensor for name, tensor in zip(names, returned, strict=True) if name in read]
 
     def runs(module: nn.Module) -> bool:
         try:
-            run(copy_module(module, on_meta).eval())
+            run(in_eval_mode(copy_module(module, on_meta)))
         except Exception:  # whatever it raises, the cut is taken back
             return False
         return True

@@ -16,6 +16,7 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing import Arguments, capture
+from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch
@@ -108,9 +109,9 @@ def training(session: Session) -> Findings:
     sizes = session.at(B=3)
     arguments = session.arguments(sizes)
     try:
-        returned = arguments.call(session.copy().train())
+        returned = arguments.call(in_train_mode(session.copy()))
     except Exception:
-        session.excuse(lambda bare: bare.arguments(bare.at()).call(bare.copy().train()), "in train mode")
+        session.excuse(lambda bare: bare.arguments(bare.at()).call(in_train_mode(bare.copy())), "in train mode")
         raise
     return Findings(session.compare(arguments, returned, sizes))
 
@@ -220,7 +221,7 @@ def _pickled(module: nn.Module) -> nn.Module:
 
 def _seeded_outputs(session: Session, module: nn.Module) -> list[torch.Tensor]:
     torch.manual_seed(0)  # for modules that draw numbers; put back by the caller
-    return flatten(session.arguments(session.at()).call(copy_module(module, clone_buffers).eval()))[1]
+    return flatten(session.arguments(session.at()).call(in_eval_mode(copy_module(module, clone_buffers))))[1]
 
 
 def _differences(how: str, original: nn.Module, twin: nn.Module) -> list[Mismatch]:
@@ -268,7 +269,7 @@ def checkpointing(session: Session) -> Findings:
     sizes = session.at(B=2)
     arguments = session.arguments(sizes)
     with torch.enable_grad():
-        returned = arguments.call(copied.train())
+        returned = arguments.call(in_train_mode(copied))
         _backward(flatten(returned)[1])
     return Findings(session.compare(arguments, returned, sizes))
 

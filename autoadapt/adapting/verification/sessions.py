@@ -10,6 +10,7 @@ from torch import nn
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name
 from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -60,7 +61,7 @@ class Session:
 
     def copy(self) -> nn.Module:
         """A copy over the same weights, with buffers of its own, in eval mode."""
-        return copy_module(self.net, clone_buffers).eval()
+        return in_eval_mode(copy_module(self.net, clone_buffers))
 
     def at(self, **sizes: int) -> dict[str, int]:
         """Sizes of all axes: the example's, with changes where the axis may vary."""

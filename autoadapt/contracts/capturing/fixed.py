@@ -16,6 +16,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observati
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, tap
 
@@ -97,7 +98,7 @@ class FixedImages:
         position = next(i for i, names in enumerate(self.axes.names) if {"H", "W"} <= set(names))
         image = self.axes.names[position]
         channels = image.index("C") if "C" in image else 1
-        model = copy_module(self.module, clone_buffers).eval()
+        model = in_eval_mode(copy_module(self.module, clone_buffers))
         tap(model, [key])
         with quiet():
             example = tensors[position]

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
@@ -80,8 +82,9 @@ class Probe:
         self.real = real
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
-        self._copy = copy_module(module, clone_buffers if real else on_meta).eval()
+        self._copy = in_eval_mode(copy_module(module, clone_buffers if real else on_meta))
         self._inner = inner
+        self._caches = None if real else OutsideCaches(self._copy)
 
     def watch(self, path: str, note: Callable[[Any], None]) -> None:
         """Have whatever an inner module returns noted in later runs."""
@@ -104,7 +107,8 @@ class Probe:
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
-        with quiet(), _everywhere_meta(not self.real), _watch(self._copy, self._inner) as watcher:
+        kept = self._caches.kept() if self._caches else contextlib.nullcontext()
+        with quiet(), kept, _everywhere_meta(not self.real), _watch(self._copy, self._inner) as watcher:
             try:
                 returned = arguments.call(self._copy)
             except Exception as error:

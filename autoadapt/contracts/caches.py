@@ -1,0 +1,292 @@
+"""Caches: what code keeps outside a module between its calls, noted before a module is probed and put back after.
+
+A table by size may stand in a `functools.lru_cache`, on a class, in a module global, in a default argument or in a
+closure. On the meta device such a table has no values, and the user's own model would find it there.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import gc
+import operator
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["OutsideCaches"]
+
+_FOREIGN = frozenset({"torch", "numpy", "autoadapt", *sys.stdlib_module_names}) - {"__main__"}
+"""Packages that keep no tensors of a model."""
+_LARGEST = 100_000
+"""Entries of a container beyond which it is data, no cache."""
+_DEEPEST = 6
+"""How many containers and objects within each other are looked into."""
+_MOST_VALUES = 1_500
+"""What is nearest to the module is looked into first; large libraries name nearly all of themselves."""
+_ABSENT = object()
+
+_SHARED_BY_COPIES = (types.FunctionType, functools.partial, functools._lru_cache_wrapper, type)
+"""What `copy.deepcopy` hands on as it is."""
+_HOLDERS = (
+    types.SimpleNamespace,
+    threading.local,
+    collections.UserDict,
+    weakref.WeakKeyDictionary,
+    weakref.WeakValueDictionary,
+    functools.cached_property,
+)
+"""Classes of the standard library whose objects serve as caches."""
+_PLAIN = (torch.Tensor, nn.Module, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, type(None))
+_METHODS = (types.FunctionType, staticmethod, classmethod, property, functools.cached_property)
+_CODE = (type, types.ModuleType, types.FunctionType, str, bytes, int, float)
+
+
+class OutsideCaches:
+    """What the code of a module can reach outside it, as it was when this was made.
+
+    Args:
+        module: The module; its classes are read, and the functions, classes and globals that their code names.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._seen: dict[int, object] = {}
+        self._places: list[Callable[[], None]] = []
+        self._waiting = collections.deque[tuple[Any, int]]()
+        self._named: set[str] = set()
+        self._members: dict[str, list[tuple[Any, int]]] = {}
+        for part in module.modules():
+            hooks = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
+            shared = [value for value in vars(part).values() if isinstance(value, _SHARED_BY_COPIES)]
+            self._waiting += [(value, 0) for value in (type(part), *hooks, *shared)]
+        while self._waiting and len(self._seen) < _MOST_VALUES:
+            value, depth = self._waiting.popleft()
+            if depth <= _DEEPEST and id(value) not in self._seen:
+                self._seen[id(value)] = value
+                with contextlib.suppress(Exception):  # objects may raise whatever they like when they are looked at
+                    self._look_into(value, depth)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put everything back at the end of a block, also where it raises."""
+        try:
+            yield
+        finally:
+            self.put_back()
+
+    def put_back(self) -> None:
+        """Take out every tensor on the meta device that came since; everything else stays."""
+        for place in self._places:
+            place()
+
+    def _look_into(self, value: Any, depth: int) -> None:
+        match value:
+            case torch.Tensor() | nn.Module():
+                return
+            case functools._lru_cache_wrapper():
+                self._places.append(_lru_place(value))
+                self._later([value.__wrapped__], depth)
+            case types.FunctionType():
+                self._look_into_function(value, depth)
+            case type():
+                self._look_into_class(value, depth)
+            case staticmethod() | classmethod() | types.MethodType():
+                self._later([value.__func__], depth)
+            case property():
+                self._later([value.fget], depth)
+            case functools.partial():
+                self._later([value.func, *value.args, *value.keywords.values()], depth)
+            case dict() | list():
+                self._look_into_container(value, depth)
+            case tuple():
+                self._later(value, depth + 1)
+            case _ if not _is_foreign(type(value)) or isinstance(value, _HOLDERS):
+                self._later([object.__getattribute__(value, "__dict__"), type(value)], depth + 1)
+
+    def _later(self, values: Iterable[Any], depth: int) -> None:
+        self._waiting += [(value, depth) for value in values if not isinstance(value, _PLAIN)]
+
+    def _look_into_function(self, function: types.FunctionType, depth: int) -> None:
+        """Its defaults, closure and attributes, and the globals that its code names."""
+        self._later([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], depth)
+        self._later([function.__dict__], depth)
+        for cell in function.__closure__ or ():
+            self._places.append(_cell_place(cell))
+            self._later(_contents(cell), depth)
+        if not _is_foreign(function):
+            names = frozenset(_names(function.__code__))
+            for name in names - self._named:
+                self._waiting += self._members.pop(name, [])
+            self._named |= names
+            self._look_into_namespace(function.__globals__, names, depth)
+
+    def _look_into_namespace(self, namespace: dict[str, Any], names: frozenset[str], depth: int) -> None:
+        """Those globals that are named; those of another module that are named with it, `tables.CACHE`."""
+        values = {name: namespace.get(name) for name in names}
+        code = (types.ModuleType, types.BuiltinFunctionType, types.FunctionType, type)
+        self._places.append(_names_place(namespace, [n for n, value in values.items() if not isinstance(value, code)]))
+        for name, value in values.items():
+            if not isinstance(value, types.ModuleType):
+                self._later([value], depth)
+            elif not _is_foreign_name(value.__name__) and depth < _DEEPEST:
+                self._look_into_namespace(vars(value), names - {name}, depth + 1)
+
+    def _look_into_class(self, kind: type, depth: int) -> None:
+        for cls in kind.__mro__:
+            if not _is_foreign(cls) and (cls is kind or id(cls) not in self._seen):
+                self._seen[id(cls)] = cls
+                self._places.append(_class_place(cls))
+                for name, member in vars(cls).items():
+                    self._look_into_member(cls, name, member, depth)
+
+    def _look_into_member(self, cls: type, name: str, member: Any, depth: int) -> None:
+        """Methods only once code that is looked into names them: of a large library a model runs little."""
+        if (
+            not isinstance(member, _METHODS)
+            or name in self._named
+            or name == "forward"
+            or (name[:2] == "__" and not (name == "__init__" and issubclass(cls, nn.Module)))
+        ):
+            self._later([member], depth)
+        else:
+            self._members.setdefault(name, []).append((member, depth))
+
+    def _look_into_container(self, value: dict[Any, Any] | list[Any], depth: int) -> None:
+        if len(value) <= _LARGEST:
+            self._places.append(_mapping_place(value) if isinstance(value, dict) else _list_place(value))
+            self._later(value.values() if isinstance(value, dict) else value, depth + 1)
+
+
+def _is_foreign(value: Any) -> bool:
+    return _is_foreign_name(getattr(value, "__module__", None) or "")
+
+
+def _is_foreign_name(name: str) -> bool:
+    return name.partition(".")[0] in _FOREIGN
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """What code names, that of functions within it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _contents(cell: types.CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # nothing was put in yet
+        return ()
+
+
+def _holds_meta(value: Any) -> bool:
+    """Whether a value is, or holds, a tensor on the meta device."""
+    level, seen = [value], set[int]()
+    for _ in range(_DEEPEST + 1):
+        if any(isinstance(one, torch.Tensor) and one.is_meta for one in level):
+            return True
+        within = [one for one in level if not isinstance(one, _CODE)]
+        seen |= {id(one) for one in within}
+        level = [one for one in gc.get_referents(*within) if id(one) not in seen][:_LARGEST]
+    return False
+
+
+def _lru_place(cached: Any) -> Callable[[], None]:
+    misses = cached.cache_info().misses
+
+    def put_back() -> None:
+        if cached.cache_info().misses != misses and _holds_meta(cached):
+            cached.cache_clear()  # single entries cannot be taken out
+
+    return put_back
+
+
+def _cell_place(cell: types.CellType) -> Callable[[], None]:
+    before = _contents(cell)
+
+    def put_back() -> None:
+        now = _contents(cell)
+        if now and (not before or now[0] is not before[0]) and _holds_meta(now[0]):
+            if before:
+                cell.cell_contents = before[0]
+            else:
+                del cell.cell_contents
+
+    return put_back
+
+
+def _names_place(namespace: dict[str, Any], names: Iterable[str]) -> Callable[[], None]:
+    """Of the globals of a Python module, those with these names."""
+    before = {name: namespace.get(name, _ABSENT) for name in names}
+
+    def put_back() -> None:
+        changed = [name for name, old in before.items() if namespace.get(name, _ABSENT) is not old]
+        if _holds_meta([namespace.get(name) for name in changed]):
+            for name in changed:
+                _set_entry(namespace, name, before[name])
+
+    return put_back
+
+
+def _mapping_place(mapping: dict[Any, Any]) -> Callable[[], None]:
+    """A whole dict: a size may stand beside the table that was made for it, and they belong together."""
+    before = dict(mapping)
+
+    def put_back() -> None:
+        if _same(mapping, before):
+            return
+        changed = {key: now for key, now in mapping.items() if now is not before.get(key, _ABSENT)}
+        if _holds_meta(changed):
+            for key in changed:
+                _set_entry(mapping, key, before.get(key, _ABSENT))
+
+    return put_back
+
+
+def _same(mapping: Mapping[Any, Any], before: Mapping[Any, Any]) -> bool:
+    """Whether nothing changed; quick, since nearly always so."""
+    return len(mapping) == len(before) and all(map(operator.is_, mapping.values(), before.values()))
+
+
+def _set_entry(mapping: dict[Any, Any], key: Any, before: Any) -> None:
+    if before is not _ABSENT:
+        mapping[key] = before
+    else:
+        mapping.pop(key, None)
+
+
+def _list_place(values: list[Any]) -> Callable[[], None]:
+    before = list(values)
+
+    def put_back() -> None:
+        known = {id(value) for value in before}
+        came = [index for index, value in enumerate(values) if id(value) not in known and _holds_meta(value)]
+        for index in reversed(came):
+            values[index : index + 1] = before[index : index + 1]
+
+    return put_back
+
+
+def _class_place(cls: type) -> Callable[[], None]:
+    before = dict(vars(cls))
+
+    def put_back() -> None:
+        if _same(vars(cls), before):
+            return
+        changed = {name: now for name, now in vars(cls).items() if now is not before.get(name, _ABSENT)}
+        if _holds_meta(changed):
+            for name in changed:
+                if name in before:
+                    type.__setattr__(cls, name, before[name])
+                else:
+                    type.__delattr__(cls, name)
+
+    return put_back
