@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import random
 import threading
+import time
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -233,3 +235,148 @@ CACHING = [
     InThread,
     InOwnLruCache,
 ]
+
+
+# What meta does not show, and what no single run shows. A convolution each, and one habit.
+
+
+class Halves(nn.Module):
+    """One convolution that halves height and width."""
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class Sparse(Halves):
+    """Returns a map and a sparse matrix."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = self.conv(x)
+        return {"maps": maps, "pairs": maps.flatten(1).to_sparse()}
+
+
+class Quantised(Halves):
+    """Returns what is quantised."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.quantize_per_tensor(self.conv(x), 0.1, 0, torch.qint8)
+
+
+class OtherDtype(Halves):
+    """Returns float64 where there are values, and float32 where there are none."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(x)
+        return maps if maps.is_meta else maps.double()
+
+
+class EveryThird(Halves):
+    """A row less on every third call."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.conv(x)[:, :, (self.calls % 3 == 0) :]
+
+
+class EverySecondForReal(Halves):
+    """A row less on every second call, where there are values."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += not x.is_meta
+        return self.conv(x)[:, :, (self.calls % 2 == 0 and not x.is_meta) :]
+
+
+class RandomRows(Halves):
+    """Some rows, at random."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)[:, :, : random.randint(3, 6)]
+
+
+class Counts(Halves):
+    """Values that depend on how often it was called."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.conv(x) + self.calls
+
+
+class CountsForReal(Halves):
+    """The same with code that looks at values."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += int(x.sum().item() > -1e9)
+        return self.conv(x) + self.calls
+
+
+class ByThread(Halves):
+    """Values that depend on the time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + time.perf_counter_ns() % 1_000_000
+
+
+class LessAt224(Halves):
+    """A row less where an image is 224 pixels wide."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)[:, :, (x.shape[-1] == 224) :]
+
+
+class KeepsItsFirstSize(Halves):
+    """Adds a table of the size of its first call for real, and raises at another."""
+
+    table: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(x)
+        if maps.is_meta:
+            return maps
+        self.table = torch.zeros(maps.shape[-1]) if self.table is None else self.table
+        return maps + self.table
+
+
+class NotFinite(Halves):
+    """The root of what is below zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -1 - self.conv(x).square().sqrt() + (-1 - self.conv(x).square()).sqrt()
+
+
+class Noise(Halves):
+    """Draws random numbers in eval mode too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + torch.randn(1).to(x)
+
+
+class NeedsTwo(Halves):
+    """Refuses a batch of one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] < 2 and not x.is_meta:
+            raise ValueError("at least two samples")
+        return self.conv(x)
+
+
+class RunsNoted(Halves):
+    """Notes the shapes of the runs for real, in a list that all copies share."""
+
+    shapes: ClassVar[list[tuple[int, ...]]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_meta:
+            self.shapes.append(tuple(x.shape))
+        return self.conv(x)

@@ -33,6 +33,7 @@ def adapt(
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
+    nondeterministic: Literal["refuse", "allow"] = "refuse",
     share: bool = True,
 ) -> AdaptedModule:
     """Give a module the output signature of another, exactly, at every input size.
@@ -55,6 +56,8 @@ def adapt(
             the path of the output or module: `{"blocks.11": (14, 14, 1)}`.
         convert_inputs: What may be changed of an input that `new` would refuse: `layout` (the order of its axes),
             `channels` (its first convolution reads others), `size` (resized to the nearest legal one); `()` refuses.
+        nondeterministic: `allow` takes modules of which two equal runs returned other values, or a run at a usual size
+            other shapes than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them.
 
     Returns:
@@ -84,6 +87,7 @@ def adapt(
         indices=indices,
         thin=thin,
         convert_inputs=convert_inputs,
+        nondeterministic=nondeterministic,
     )
     return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
 

@@ -40,6 +40,7 @@ class Options:
     thin: Thinning = "farthest"
     grid: Mapping[str, tuple[int, int, int]] | None = None
     convert_inputs: Collection[Conversion] = CONVERSIONS
+    nondeterministic: Literal["refuse", "allow"] = "refuse"
     share: bool = True
 
 
@@ -137,6 +138,7 @@ def _served(source: Signature, target: Signature, wanted: Sequence[str], options
             indices=options.indices,
             thin=options.thin,
             convert_inputs=options.convert_inputs,
+            nondeterministic=options.nondeterministic,
         )
 
     known = target.outputs.paths

@@ -32,6 +32,7 @@ class _Options(TypedDict, total=False):
     thin: Thinning
     grid: Mapping[str, tuple[int, int, int]] | None
     convert_inputs: Collection[Conversion]
+    nondeterministic: Literal["refuse", "allow"]
     share: bool
     allow_cost: bool
     max_parameters: int | None
@@ -66,6 +67,7 @@ def swap(
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
+    nondeterministic: Literal["refuse", "allow"] = "refuse",
     share: bool = True,
     allow_cost: bool = False,
     max_parameters: int | None = None,
@@ -92,6 +94,8 @@ def swap(
             `repeat` also where there are fewer.
         grid: Rows, columns and leading tokens of token axes that cannot be read.
         convert_inputs: What may be changed of the inputs of `new`: `layout`, `channels`, `size`.
+        nondeterministic: `allow` takes modules of which two equal runs did not return the same, or a run at a usual
+            size something else than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
         allow_cost: Consent to generated layers of more parameters than the limit.
         max_parameters: The limit; by default 10 million, and for a generated layer 10 times the old module's.
@@ -111,7 +115,8 @@ def swap(
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 2, 8, 8])
     """
-    options = Options({**(pairs or {}), **(taps or {})}, outputs, project, indices, thin, grid, convert_inputs, share)
+    chosen = {**(pairs or {}), **(taps or {})}
+    options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, nondeterministic, share)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(model).__name__
     planned: list[Successor] = []
@@ -226,6 +231,7 @@ def _call_text(
         "thin": options.thin if options.thin != "farthest" else None,
         "grid": options.grid,
         "convert_inputs": None if set(options.convert_inputs) == set(CONVERSIONS) else tuple(options.convert_inputs),
+        "nondeterministic": options.nondeterministic if options.nondeterministic != "refuse" else None,
         "share": None if options.share else False,
         "allow_cost": allow_cost or None,
         "max_parameters": max_parameters,

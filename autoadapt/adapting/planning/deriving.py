@@ -31,7 +31,7 @@ from autoadapt.adapting.planning.targets import served, with_channels, with_inpu
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
 from autoadapt.contracts.signature import Signature, TensorSpec
-from autoadapt.errors import MatchError, Mismatch
+from autoadapt.errors import MatchError, Mismatch, PlanError
 
 __all__ = ["plan"]
 
@@ -46,6 +46,7 @@ def plan(
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
     convert_inputs: Collection[Conversion] = CONVERSIONS,
+    nondeterministic: Literal["refuse", "allow"] = "refuse",
 ) -> Plan:
     """Find the fewest layers that make a module with one signature speak another.
 
@@ -60,10 +61,11 @@ def plan(
             `random`; `repeat` also where it has fewer.
         convert_inputs: What may be changed of an input that the new module would refuse: `layout` (the order of the
             axes), `channels` (its first convolution reads others), `size` (resized to the nearest legal one).
+        nondeterministic: `allow` takes modules that real runs contradicted, on trust of their signatures.
 
     Raises:
         MatchError: An output, or an input of the new module, has no honest source, or several equally good ones.
-        PlanError: The arguments name outputs that do not exist.
+        PlanError: The arguments name outputs that do not exist, or a module is not deterministic.
 
     Example:
         >>> old = Signature.parse(["f32[B, 64, ceil(H/4), ceil(W/4)]"], inputs="f32[B, 3, H, W]")
@@ -71,6 +73,8 @@ def plan(
         >>> plan(new, old).routes[0].steps
         (Project(op='project', form='conv', source=32, target=64, bias=True),)
     """
+    if nondeterministic == "refuse":
+        _refuse_contradictions(source, target, outputs)
     wanted = served(with_channels(with_inputs(target, source), source), outputs)
     routes = route_inputs(source, wanted, convert_inputs)
     outputs_marked = mark_points(wanted.outputs)
@@ -108,6 +112,19 @@ def plan(
         cut_costs=costs_of(cut, source.inner),
         routes=tuple(made),
     )
+
+
+def _refuse_contradictions(source: Signature, target: Signature, outputs: Sequence[str] | None) -> None:
+    """Refuse modules that are no functions of their input; what the contract leaves out does not count."""
+    kept = ["", *(target.outputs.paths if outputs is None else outputs)]
+    found = [(source.name, one) for one in source.contradictions]
+    found += [(target.name, one) for one in target.contradictions if one.path in kept]
+    faults = [
+        Mismatch(f"{name}, {one.where}", one.expected, one.found, 'adapt(..., nondeterministic="allow")')
+        for name, one in found
+    ]
+    if faults:
+        raise PlanError(f"{found[0][0]} is not deterministic, or is another function at another size", faults)
 
 
 def _read(routes: Iterable[Route], taken: Mapping[str, Tap]) -> set[str]:

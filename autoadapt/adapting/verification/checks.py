@@ -40,7 +40,7 @@ def signature_again(session: Session) -> Findings:
     arguments = session.arguments(session.at())
     values = arguments.values
     inputs: object = values if arguments.positional < len(values) else tuple(values.values())
-    return Findings(session.signature.diff(capture(session.net, inputs)), "captured again and compared")
+    return Findings(session.signature.diff(capture(session.net, inputs, confirm=False)), "captured again and compared")
 
 
 def plan_follows(session: Session) -> Findings:

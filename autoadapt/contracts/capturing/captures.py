@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call, told_inputs
+from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
+from autoadapt.contracts.capturing.confirming import Confirmation, Contract, confirm, confirm_again
 from autoadapt.contracts.capturing.fixed import FixedImages
+from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule, raised
 from autoadapt.contracts.capturing.inside import inner_outputs
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
-from autoadapt.contracts.capturing.refusals import check_names, refuse_objects
+from autoadapt.contracts.capturing.probing import (
+    InnerKey,
+    InnerLeaf,
+    Observation,
+    Probe,
+    ProbeError,
+    Shape,
+    kind_of,
+)
+from autoadapt.contracts.capturing.refusals import check_names, raised_for_real, refuse_objects, refuse_stored
 from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles
 from autoadapt.contracts.capturing.sizing import (
     LONG_STEP,
@@ -28,9 +38,9 @@ from autoadapt.contracts.capturing.sizing import (
 from autoadapt.contracts.capturing.solving import Solution, solve
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Role, Signature, TensorSpec, Values, dtype_name
-from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module, uncompiled
-from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
+from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.contracts.views import uncompiled
+from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["capture"]
 
@@ -42,6 +52,7 @@ def capture(
     at: str = "",
     inner: bool = False,
     grid: Mapping[str, tuple[int, int, int]] | None = None,
+    confirm: bool = True,
 ) -> Signature:
     """Run a module at a few sizes and write down what goes in and what comes out.
 
@@ -56,13 +67,16 @@ def capture(
         inner: Note what inner modules return, for taps.
         grid: For modules of one image size: rows, columns and leading tokens of token axes, by output path or
             module path, where they cannot be read.
+        confirm: Run a copy for real as well, where it has values and a pass is affordable: at the example, at a usual
+            size (224, 256, 384, 512 or 640) and at the example again, with one sample or two. What these runs show
+            otherwise stands in the signature's `contradictions`, and why there were none in `unconfirmed`.
 
     Returns:
         The signature: every axis as an exact function of the input axes, checked at sizes that it was not
         fitted on.
 
     Raises:
-        CaptureError: The model raises at the given input, or an axis has no explanation.
+        CaptureError: The model raises at the given input, an axis has no explanation, or a tensor is not dense.
 
     Example:
         >>> print(capture(nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.zeros(1, 3, 32, 32)))
@@ -74,12 +88,12 @@ def capture(
     _refuse_empty(arguments)
     module: nn.Module = model
     if at:
-        module = _submodule(model, at)
-        arguments = _arguments_in_place(model, arguments, at)
+        module = find_submodule(model, at)
+        arguments = arguments_in_place(model, arguments, at)
     try:
-        return _Session(module, arguments, inner=inner, grid=grid or {}).signature()
+        return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm).signature()
     except _ValuesNeededError:
-        return _Session(module, arguments, inner=inner, grid=grid or {}, real=True).signature()
+        return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
 
 
 def _refuse_empty(arguments: Arguments) -> None:
@@ -93,60 +107,6 @@ def _refuse_empty(arguments: Arguments) -> None:
             for path in empty
         ]
         raise CaptureError("an input is empty", faults)
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module:
-    named = dict(model.named_modules())
-    if path not in named:
-        near = nearest(path, named)
-        found = f"no module of that name{'; nearest: ' + ', '.join(near) if near else ''}"
-        remedy = f'at="{near[0]}"' if near else "print(model)"
-        raise CaptureError(
-            f"there is no module at `{path}`", [Mismatch(path, "a path in named_modules()", found, remedy)]
-        )
-    return model.get_submodule(path)
-
-
-def _arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arguments:
-    """The arguments that a submodule gets when the whole runs; the whole runs once, as a copy, for real."""
-    copied = copy_module(model, clone_buffers)
-    watched = copied.get_submodule(path)
-    calls: list[Arguments] = []
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not calls:
-            calls.append(_as_they_are(bind_call(module, args, kwargs)))
-
-    watched.register_forward_pre_hook(note, with_kwargs=True)
-    with quiet(), _explained(model):
-        copied.eval()
-        arguments.call(copied)
-    if not calls:
-        fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
-        raise CaptureError(f"`{path}` does not run when the model runs", [fault])
-    return calls[0]
-
-
-def _as_they_are(arguments: Arguments) -> Arguments:
-    """The arguments in containers of their own, since the call may fill in the caller's."""
-    tree, tensors = flatten(arguments.values)
-    return Arguments(rebuild(tree, tensors), arguments.positional)
-
-
-@contextlib.contextmanager
-def _explained(model: nn.Module) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _raised(model, f"{type(error).__name__}: {error}") from error
-
-
-def _raised(model: nn.Module, said: str) -> InputError:
-    name = type(model).__name__
-    fault = Mismatch(
-        f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
-    )
-    return InputError(f"{name} raises at the given input", [fault])
 
 
 class _ValuesNeededError(Exception):
@@ -163,15 +123,20 @@ class _Session:
         *,
         inner: bool,
         grid: Mapping[str, tuple[int, int, int]],
+        confirm: bool,
         real: bool = False,
     ) -> None:
         self._module = uncompiled(module)
         check_names(self._module)
         self._grid = grid
+        self._confirm = confirm
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
+        names_in = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
+        refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
         self._axes = name_axes(self._tensors)
         self._probe, self._first = self._start(inner, real)
+        self._refuse_stored(self._first)
         self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
 
     def _start(self, inner: bool, real: bool) -> tuple[Probe, Observation]:
@@ -184,7 +149,7 @@ class _Session:
         try:
             return probe, probe.run()
         except ProbeError as error:
-            raise _raised(self._module, str(error)) from error
+            raise raised(self._module, str(error)) from error
 
     def signature(self) -> Signature:
         self._axes = untie(self._axes, self._runs_at)
@@ -195,7 +160,8 @@ class _Session:
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
         fixed = self._fixed_image(steps)
         solution, unread = self._with_grids(solution) if fixed else (solution, ())
-        tensors_in, tensors_out = self._real_values()
+        confirmed = self._confirmed(Contract(self._axes, steps, solution.outputs, self._first), base)
+        tensors_in, tensors_out = self._real_values(confirmed.observed)
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
@@ -217,7 +183,47 @@ class _Session:
             value_ranges=_value_ranges(tensors_in),
             inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner, self._returned()),
             unread_tokens=unread,
+            unconfirmed=confirmed.unconfirmed,
+            contradictions=confirmed.contradictions,
+            not_finite=confirmed.not_finite,
         )
+
+    def _refuse_stored(self, observed: Observation) -> None:
+        names = [path_text(path) for path in paths(observed.tree)]
+        refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
+
+    def _confirmed(self, contract: Contract, base: Mapping[str, int]) -> Confirmation:
+        """What real runs say to what was found.
+
+        Raises:
+            CaptureError: The module raises when it is run for real, or returns tensors that are not dense.
+            _ValuesNeededError: Its containers or dtypes are others then.
+        """
+        if not self._confirm:
+            return Confirmation()
+        if self._probe.real:
+            before = self._run(base)
+            assert before is not None, "the base ran before"
+            return confirm_again(self._probe, base, contract, before)
+        batch = 2 if self._may_have_roles() else 1
+        probe = Probe(self._module, self._arguments, real=True, inner=False)
+        found = confirm(self._module, probe, contract, batch=batch, multiply_adds=self._probe.multiply_adds)
+        if found.observed is not None:
+            self._refuse_stored(found.observed)
+        if found.differs:
+            raise _ValuesNeededError
+        return self._excused(found) if found.raised else found
+
+    def _excused(self, found: Confirmation) -> Confirmation:
+        """A run that raised, where that does not speak against the module.
+
+        Raises:
+            CaptureError: It does.
+        """
+        invented = any(tensor.is_meta and not tensor.is_floating_point() for tensor in self._tensors)
+        if invented or "not implemented for" in found.raised:
+            return Confirmation(unconfirmed=f"it raises here: {found.raised}")
+        raise raised_for_real(self._module, self._tensors, found.raised)
 
     def _run(self, sizes: Mapping[str, int]) -> Observation | None:
         full = tuple((self._axes.example | dict(sizes)).items())
@@ -319,17 +325,20 @@ class _Session:
                     found |= self._probe.run(mark=name).filled
         return found
 
-    def _real_values(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _may_have_roles(self) -> bool:
+        names_in = [path_text(path) for path in paths(self._tree)]
+        names_out = [path_text(path) for path in paths(self._first.tree)]
+        kinds = zip(self._first.shapes, self._first.dtypes, strict=True)
+        return may_have_roles(dict(zip(names_in, self._tensors, strict=True)), dict(zip(names_out, kinds, strict=True)))
+
+    def _real_values(self, confirmed: Observation | None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Values of inputs and outputs from one real run, where they can tell anything; else empty."""
         names_in = [path_text(path) for path in paths(self._tree)]
         names_out = [path_text(path) for path in paths(self._first.tree)]
-        observed = self._first
-        if not self._probe.real:
-            kinds = zip(self._first.shapes, self._first.dtypes, strict=True)
-            if not may_have_roles(
-                dict(zip(names_in, self._tensors, strict=True)), dict(zip(names_out, kinds, strict=True))
-            ):
-                return {}, {}
+        observed = self._first if self._probe.real else confirmed
+        if not self._probe.real and not self._may_have_roles():
+            return {}, {}
+        if observed is None:
             try:
                 observed = Probe(self._module, self._arguments, real=True, inner=False).run()
             except ProbeError:

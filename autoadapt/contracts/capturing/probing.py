@@ -22,7 +22,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "quiet"]
+__all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "kind_of", "quiet"]
 
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]
@@ -64,6 +64,8 @@ class Observation:
     inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
     made_by: tuple[InnerKey | None, ...] = ()
     """For each output the call of an inner module that returned it as it is."""
+    kinds: tuple[str, ...] = ()
+    """For each output how it is stored, where that is not densely: `sparse_coo`, `quantized`, `nested`."""
     tensors: tuple[torch.Tensor, ...] = ()
     inputs: tuple[torch.Tensor, ...] = ()
 
@@ -84,18 +86,22 @@ class Probe:
         self._tree, self._tensors = flatten(arguments.values)
         self._copy = in_eval_mode(copy_module(module, clone_buffers if real else on_meta))
         self._inner = inner
+        self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        self.multiply_adds = 0
+        """Of convolutions and linear layers, in the first run that did not raise."""
         self._caches = None if real else OutsideCaches(self._copy)
 
     def watch(self, path: str, note: Callable[[Any], None]) -> None:
         """Have whatever an inner module returns noted in later runs."""
         self._copy.get_submodule(path).register_forward_hook(lambda _module, _args, output: note(output))
 
-    def run(self, shapes: Sequence[Shape] | None = None, *, mark: str = "") -> Observation:
+    def run(self, shapes: Sequence[Shape] | None = None, *, mark: str = "", seed: int | None = None) -> Observation:
         """Run at the given shapes of the input tensors.
 
         Args:
             shapes: One shape a tensor; the shapes of the example where left out.
             mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
+            seed: Draw other random numbers than the caller would.
 
         Raises:
             ProbeError: The module raised.
@@ -103,6 +109,10 @@ class Probe:
         wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
         make = _resized if self.real else _empty
         tensors = [make(tensor, shape) for tensor, shape in zip(self._tensors, wanted, strict=True)]
+        if self.real:
+            tensors = [
+                new.to(self.device) if old.is_meta else new for old, new in zip(self._tensors, tensors, strict=True)
+            ]
         values = rebuild(self._tree, tensors)
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
@@ -110,7 +120,11 @@ class Probe:
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
         with quiet(), kept, _everywhere_meta(not self.real), _watch(self._copy, self._inner) as watcher:
             try:
-                returned = arguments.call(self._copy)
+                if seed is not None:
+                    _sow(seed)
+                with _counting(self._copy, not self.multiply_adds) as count:
+                    returned = arguments.call(self._copy)
+                self.multiply_adds = self.multiply_adds or sum(count)
             except Exception as error:
                 raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -144,8 +158,9 @@ class Probe:
         output_paths = [path_text(path) for path in paths(tree)]
         return Observation(
             tree=tree,
-            shapes=tuple(tuple(output.shape) for output in outputs),
+            shapes=tuple(() if output.is_nested else tuple(output.shape) for output in outputs),
             dtypes=tuple(output.dtype for output in outputs),
+            kinds=tuple(map(kind_of, outputs)),
             same_as=_identities(tensors, input_paths, outputs, output_paths),
             filled=_filled(values, returned),
             written=tuple(_times_written(tensor) > 0 for tensor in tensors),
@@ -157,6 +172,42 @@ class Probe:
 
 
 _MARK = "__autoadapt__"
+
+
+def kind_of(tensor: torch.Tensor) -> str:
+    """How a tensor is stored; empty where it is by strides."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return "quantized" if tensor.is_quantized else ""
+
+
+def _sow(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _counting(module: nn.Module, active: bool) -> Iterator[list[int]]:
+    """Note the multiply-adds of convolutions and linear layers while a block runs."""
+    found: list[int] = []
+
+    def note(layer: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and isinstance(layer.weight, torch.Tensor):
+            found.append(output.numel() * (layer.weight.numel() // max(layer.weight.shape[0], 1)))
+
+    layers = [part for part in module.modules() if active and isinstance(part, _COUNTED)]
+    handles = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def _filled(values: Mapping[str, Any], returned: object) -> dict[str, str]:
@@ -299,6 +350,8 @@ class _Watcher:
     def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
         tree, tensors = flatten(output)
         for path, tensor in zip(paths(tree), tensors, strict=True):
+            if kind_of(tensor):
+                continue  # no layer of an adapter takes it
             key = (name, call, path_text(path))
             known = self._seen.get(id(tensor))
             if known is None or known[0]() is not tensor:

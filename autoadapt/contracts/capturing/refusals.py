@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, rebuild
 from autoadapt.errors import CaptureError, MatchError, Mismatch, nearest
 
-__all__ = ["check_names", "check_taps", "refuse_objects"]
+__all__ = ["check_names", "check_taps", "raised_for_real", "refuse_objects", "refuse_stored"]
 
 
 def check_names(module: nn.Module) -> None:
@@ -50,6 +50,38 @@ def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
                 refuse_objects(name, child, (*path, key))
         case _:
             return
+
+
+def raised_for_real(module: nn.Module, inputs: Sequence[torch.Tensor], said: str) -> CaptureError:
+    """The error of a module that runs as shapes alone and raises as soon as there are values."""
+    name = type(module).__name__
+    own = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    given = {tensor.dtype for tensor in inputs if tensor.is_floating_point()}
+    remedy = "call the model with these inputs first"
+    if len(own) == len(given) == 1 and own != given:
+        remedy = f"module.to({next(iter(given))}), or inputs of {next(iter(own))}"
+    fault = Mismatch(f"{name}(inputs)", "a forward pass", said.splitlines()[0], remedy)
+    return CaptureError(f"{name} raises at the given input", [fault])
+
+
+def refuse_stored(name: str, kinds: Mapping[str, str]) -> None:
+    """Refuse tensors that are not stored by strides.
+
+    Args:
+        name: Of the module.
+        kinds: How each tensor is stored, by its place; empty where it is by strides.
+
+    Raises:
+        CaptureError: One of them is sparse, quantised or nested.
+    """
+    remedies = {"quantized": ".dequantize()", "nested": "torch.nested.to_padded_tensor(..., 0.0)"}
+    faults = [
+        Mismatch(where, "a dense tensor (torch.strided)", f"{kind} storage", remedies.get(kind, ".to_dense()"))
+        for where, kind in kinds.items()
+        if kind
+    ]
+    if faults:
+        raise CaptureError(f"{name} takes or returns tensors that are not dense", faults)
 
 
 def check_taps(module: nn.Module, source: Signature, taps: Mapping[str, str]) -> None:

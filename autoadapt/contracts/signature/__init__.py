@@ -1,13 +1,14 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, smallest_size
-from autoadapt.contracts.signature.observations import Gathering, InnerOutput, tap_name
+from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.signatures import Signature
 from autoadapt.contracts.signature.specs import DTYPES, Role, TensorSpec, Values, describe, dtype_name
 
 __all__ = [
     "DTYPES",
     "AxisSizes",
+    "Contradiction",
     "Gathering",
     "InnerOutput",
     "Role",

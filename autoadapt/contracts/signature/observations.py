@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.contracts.signature.specs import TensorSpec
 
-__all__ = ["Gathering", "InnerOutput", "tap_name"]
+__all__ = ["Contradiction", "Gathering", "InnerOutput", "tap_name"]
 
 
 class _Frozen(BaseModel):
@@ -27,6 +27,27 @@ class Gathering(_Frozen):
 
     def __str__(self) -> str:
         return f"gather({self.values}[..., :{self.stop}], 1, {self.index}) == {self.result}"
+
+
+class Contradiction(_Frozen):
+    """Where a real run showed something else than a module's signature says, or two equal runs did not agree."""
+
+    path: str = ""
+    """Of an output; empty where it concerns all of them."""
+    at: str
+    """The size of the input in the run that showed it."""
+    expected: str
+    found: str
+
+    @property
+    def where(self) -> str:
+        """The output and the size of the input.
+
+        Example:
+            >>> Contradiction(path="c5", at="64 x 64", expected="equal values", found="others").where
+            'c5 at 64 x 64'
+        """
+        return f"{self.path} at {self.at}".strip()
 
 
 class InnerOutput(_Frozen):

@@ -16,7 +16,7 @@ from autoadapt.contracts.signature.differences import (
     invariant_differences,
     leaf_differences,
 )
-from autoadapt.contracts.signature.observations import Gathering, InnerOutput
+from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
 from autoadapt.contracts.signature.specs import Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
@@ -63,6 +63,12 @@ class Signature(Shown, BaseModel):
     inner: tuple[InnerOutput, ...] = ()
     unread_tokens: tuple[str, ...] = ()
     """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
+    unconfirmed: str = ""
+    """Why no real run confirmed what was found by probing without values; empty where one did."""
+    contradictions: tuple[Contradiction, ...] = ()
+    """Where the module is no function of its input, or not the one that is written here."""
+    not_finite: tuple[str, ...] = ()
+    """Outputs that held NaN or infinity in a real run."""
 
     @classmethod
     def parse(
@@ -174,6 +180,9 @@ class Signature(Shown, BaseModel):
         notes += [("writes to", path) for path in self.written]
         notes += [("always", str(invariant)) for invariant in self.invariants]
         notes += [("unverified", path) for path in self.unverified]
+        notes += [("no real run", self.unconfirmed)] if self.unconfirmed else []
+        notes += [("but", f"{one.where}: {one.found}, not {one.expected}") for one in self.contradictions]
+        notes += [("not finite", path) for path in self.not_finite]
         return columns(notes)
 
 

@@ -1,0 +1,261 @@
+"""Confirming: a few real runs of a module that was probed without values, compared with what its signature says."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
+from autoadapt.contracts.capturing.sizing import InputAxes, Steps
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Contradiction
+from autoadapt.contracts.trees import path_text, paths
+
+__all__ = ["Confirmation", "Contract", "confirm", "confirm_again", "on_meta_device"]
+
+USUAL_SIZES = (224, 256, 384, 512, 640)
+"""Heights and widths, in pixels, of images in use."""
+MOST_MULTIPLY_ADDS = {"cpu": 3e10}
+"""Of one real pass, by the kind of device: a second or two on one core."""
+MOST_ELSEWHERE = 1e12
+MOST_SECONDS = 2.0
+"""What all passes but the first may take together."""
+OTHER_SEED = 1
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What real runs are held against: the containers, the dtypes, and every axis as a function of the input."""
+
+    axes: InputAxes
+    steps: Steps
+    dims: tuple[tuple[Dim, ...], ...]
+    first: Observation
+
+    @property
+    def paths(self) -> list[str]:
+        """The path of each output."""
+        return [path_text(path) for path in paths(self.first.tree)]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What the runs showed."""
+
+    contradictions: tuple[Contradiction, ...] = ()
+    observed: Observation | None = None
+    """The first run."""
+    not_finite: tuple[str, ...] = ()
+    """Outputs that held NaN or infinity in it, though the inputs did not."""
+    unconfirmed: str = ""
+    """Why there was none, in a few words."""
+    raised: str = ""
+    """What the module said if it refused to run at all."""
+    differs: bool = False
+    """Whether containers or dtypes are not those of the probes."""
+
+
+def confirm(module: nn.Module, probe: Probe, contract: Contract, *, batch: int, multiply_adds: int) -> Confirmation:
+    """Run a module for real, at most three times: at the example, at a usual size, and at the example again.
+
+    The runs share one copy, so that what it keeps from call to call shows. The first and the last draw the same random
+    numbers and must return the same values; the one between draws others.
+
+    Args:
+        module: The original, for what it stands on.
+        probe: Runs a copy of it for real.
+        contract: What it should return.
+        batch: Samples in a batch, if their number may vary.
+        multiply_adds: Of one pass at the example, as far as they are known.
+    """
+    if on_meta_device(module):
+        return Confirmation(unconfirmed="its weights are on the meta device")
+    runs = _Runs(probe, contract, batch, multiply_adds / max(math.prod(_cells(contract.axes.example)), 1))
+    most = MOST_MULTIPLY_ADDS.get(probe.device.type, MOST_ELSEWHERE)
+    sizes = next((sizes for sizes in _options(contract) if runs.multiply_adds(sizes) <= most), None)
+    if sizes is None:
+        least = min(map(runs.multiply_adds, _options(contract)))
+        return Confirmation(unconfirmed=f"a pass takes {least / 1e9:.0f} billion multiply-adds")
+    try:
+        first = runs.first(sizes)
+    except ProbeError as error:
+        return Confirmation(raised=str(error))
+    if (first.tree, first.dtypes) != (contract.first.tree, contract.first.dtypes):
+        return Confirmation(observed=first, differs=True)
+    found = [*runs.wrong_shapes(sizes, first)]
+    other = next((other for other in _others(contract) if other != sizes and runs.affords(other)), sizes)
+    if runs.affords(other):
+        found += runs.again(other, seed=OTHER_SEED)
+    if runs.affords(sizes):
+        found += runs.again(sizes, like=first)
+    return Confirmation(tuple(_by_place(found)), first, _not_finite(contract, first))
+
+
+def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, before: Observation) -> Confirmation:
+    """Two more runs of a module that is probed for real, at a size that it ran at before: the last two as in `confirm`.
+
+    Args:
+        probe: What it was probed with.
+        sizes: The smallest size that it was run at.
+        contract: What it should return.
+        before: What it returned there.
+    """
+    runs = _Runs(probe, contract, sizes.get("B", 1), 0)
+    found = runs.again(sizes, seed=OTHER_SEED)
+    if runs.spent <= MOST_SECONDS:
+        found += runs.again(sizes, like=before)
+    return Confirmation(tuple(_by_place(found)), before, _not_finite(contract, before))
+
+
+def on_meta_device(module: nn.Module) -> bool:
+    """Whether a module has no values to run on."""
+    return any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _not_finite(contract: Contract, observed: Observation) -> tuple[str, ...]:
+    """Outputs that hold NaN or infinity, though the inputs do not."""
+    if not all(map(_is_finite, observed.inputs)):
+        return ()
+    named = zip(contract.paths, observed.tensors, strict=True)
+    return tuple(path for path, tensor in named if not _is_finite(tensor))
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all())
+
+
+def _cells(sizes: Mapping[str, int]) -> list[int]:
+    """What the work of a pass grows with: all axes but channels."""
+    return [size for name, size in sizes.items() if name[0] != "C"]
+
+
+def _options(contract: Contract) -> Iterator[dict[str, int]]:
+    """The example, then smaller images, the largest first."""
+    example = contract.axes.example
+    yield dict(example)
+    yield from reversed([one for one in _others(contract) if _smaller(one, example)])
+
+
+def _smaller(sizes: Mapping[str, int], example: Mapping[str, int]) -> bool:
+    return math.prod(_cells(sizes)) < math.prod(_cells(example))
+
+
+def _others(contract: Contract) -> list[dict[str, int]]:
+    """The example with images of sizes in use, where these are legal."""
+    example, steps = contract.axes.example, contract.steps
+    if "H" not in steps or "W" not in steps:
+        return []
+    legal = [n for n in USUAL_SIZES if all((n - example[name]) % steps[name] == 0 for name in "HW")]
+    return [{**example, "H": size, "W": size} for size in legal]
+
+
+@dataclass
+class _Runs:
+    """Real runs of one copy, and the time that they took."""
+
+    probe: Probe
+    contract: Contract
+    batch: int
+    per_cell: float
+    """Multiply-adds, of one cell of the input."""
+    seconds: float = 0.0
+    """What the first run took for a cell."""
+    spent: float = 0.0
+
+    def multiply_adds(self, sizes: Mapping[str, int]) -> float:
+        return self.per_cell * math.prod(_cells(self._batched(sizes)))
+
+    def affords(self, sizes: Mapping[str, int]) -> bool:
+        """Whether there is time for a run, going by what the first one took."""
+        return self.spent + self.seconds * math.prod(_cells(self._batched(sizes))) <= MOST_SECONDS
+
+    def first(self, sizes: Mapping[str, int]) -> Observation:
+        """Run with as few samples as the module takes.
+
+        Raises:
+            ProbeError: It raises with any number of them; carries what it said of the example's.
+        """
+        given = self.contract.axes.example.get("B", 1)
+        self.batch = min(self.batch, given) if self.contract.steps.get("B") == 1 else given
+        for batch in sorted({self.batch, min(max(self.batch, 2), given), given}):
+            self.batch = batch
+            start = time.perf_counter()
+            try:
+                found = self.probe.run(self._shapes(sizes))
+            except ProbeError:
+                if batch == given:
+                    raise
+                continue
+            self.seconds = (time.perf_counter() - start) / max(math.prod(_cells(self._batched(sizes))), 1)
+            return found
+        raise AssertionError("the example's batch is the last that is tried")
+
+    def again(
+        self, sizes: Mapping[str, int], *, seed: int | None = None, like: Observation | None = None
+    ) -> list[Contradiction]:
+        """What is wrong with another run: with its shapes, and with its values where they are known."""
+        start = time.perf_counter()
+        try:
+            found = self.probe.run(self._shapes(sizes), seed=seed)
+        except ProbeError as error:
+            return [Contradiction(at=_said(sizes), expected="outputs, as in the probes", found=str(error))]
+        finally:
+            self.spent += time.perf_counter() - start
+        if (found.tree, found.dtypes) != (self.contract.first.tree, self.contract.first.dtypes):
+            return [Contradiction(at=_said(sizes), expected="the same containers and dtypes", found="others")]
+        wrong = self.wrong_shapes(sizes, found)
+        return wrong if wrong or like is None else self._wrong_values(sizes, like.tensors, found)
+
+    def wrong_shapes(self, sizes: Mapping[str, int], found: Observation) -> list[Contradiction]:
+        full = self._batched(sizes)
+        rows = zip(self.contract.paths, self.contract.dims, found.shapes, strict=True)
+        expected = [(path, tuple(int(dim.evaluate(full)) for dim in dims), shape) for path, dims, shape in rows]
+        return [
+            Contradiction(path=path, at=_said(sizes), expected=str([*by_dims]), found=f"{[*shape]} in a real run")
+            for path, by_dims, shape in expected
+            if by_dims != shape
+        ]
+
+    def _wrong_values(
+        self, sizes: Mapping[str, int], before: Sequence[torch.Tensor], found: Observation
+    ) -> list[Contradiction]:
+        rows = zip(self.contract.paths, before, found.tensors, strict=True)
+        expected = "equal values in two runs on one input"
+        return [
+            Contradiction(path=path, at=_said(sizes), expected=expected, found="other values")
+            for path, left, right in rows
+            if not _equal(left, right)
+        ]
+
+    def _batched(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        full = self.contract.axes.example | dict(sizes)
+        return full | {"B": self.batch} if "B" in self.contract.steps else full
+
+    def _shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
+        return self.contract.axes.shapes(self._batched(sizes))
+
+
+def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two runs agree but for the order of sums, in which kernels on accelerators are free."""
+    left, right = left.detach(), right.detach()
+    if left.is_complex():
+        left, right = torch.view_as_real(left), torch.view_as_real(right)
+    if not left.is_floating_point():
+        return bool(torch.equal(left, right))
+    left, right = left.double(), right.double()
+    scale = float(left[left.isfinite()].abs().max()) if left.isfinite().any() else 0.0
+    return torch.allclose(left, right, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
+
+
+def _said(sizes: Mapping[str, int]) -> str:
+    return " x ".join(str(size) for name, size in sizes.items() if name[0] not in "BC") or "the example"
+
+
+def _by_place(found: Sequence[Contradiction]) -> list[Contradiction]:
+    """The first of each place."""
+    return list({one.path: one for one in reversed(found)}.values())[::-1]

@@ -1,0 +1,77 @@
+"""In place: the arguments that a submodule gets when the whole model runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments, bind_call
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
+
+__all__ = ["arguments_in_place", "find_submodule", "raised"]
+
+
+def find_submodule(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path.
+
+    Raises:
+        CaptureError: There is none.
+    """
+    named = dict(model.named_modules())
+    if path not in named:
+        near = nearest(path, named)
+        found = f"no module of that name{'; nearest: ' + ', '.join(near) if near else ''}"
+        remedy = f'at="{near[0]}"' if near else "print(model)"
+        raise CaptureError(
+            f"there is no module at `{path}`", [Mismatch(path, "a path in named_modules()", found, remedy)]
+        )
+    return model.get_submodule(path)
+
+
+def arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arguments:
+    """The arguments that a submodule gets when the whole runs; the whole runs once, as a copy, for real."""
+    copied = copy_module(model, clone_buffers)
+    watched = copied.get_submodule(path)
+    calls: list[Arguments] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not calls:
+            calls.append(_as_they_are(bind_call(module, args, kwargs)))
+
+    watched.register_forward_pre_hook(note, with_kwargs=True)
+    with quiet(), _explained(model):
+        copied.eval()
+        arguments.call(copied)
+    if not calls:
+        fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
+        raise CaptureError(f"`{path}` does not run when the model runs", [fault])
+    return calls[0]
+
+
+def _as_they_are(arguments: Arguments) -> Arguments:
+    """The arguments in containers of their own, since the call may fill in the caller's."""
+    tree, tensors = flatten(arguments.values)
+    return Arguments(rebuild(tree, tensors), arguments.positional)
+
+
+@contextlib.contextmanager
+def _explained(model: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise raised(model, f"{type(error).__name__}: {error}") from error
+
+
+def raised(model: nn.Module, said: str) -> InputError:
+    """The error of a model that raises at the inputs that it was given."""
+    name = type(model).__name__
+    fault = Mismatch(
+        f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
+    )
+    return InputError(f"{name} raises at the given input", [fault])
