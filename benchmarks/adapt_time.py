@@ -2,6 +2,7 @@
 
     python -m benchmarks.adapt_time            # ResNet-18 to a ViT of a billion parameters
     python -m benchmarks.adapt_time --quick    # without the large ones
+    python -m benchmarks.adapt_time --against 215df9e    # a ResNet-18, beside autoadapt as it was at a commit
 
 Each model runs in a process of its own, on one core. `adapt` and the peer take turns and medians are compared. The
 peer, `torchvision.models.feature_extraction.create_feature_extractor`, only taps the same inner modules: it knows no
@@ -9,6 +10,10 @@ contract, makes no adapters and checks nothing.
 
 Memory is the peak of the process while `adapt` runs, over what it held before, less the bytes of the adapters: a copy
 of the weights would show in full. Weights are allocated and not written, so that large models fit.
+
+`--against` checks the commit out beside this one and times `adapt` of a ResNet-18 like a ResNet-101, both as modules at
+224 pixels, in processes that take turns; medians are compared. Real passes of the two modules (none before they were
+introduced) are counted by a hook that all copies share, and timed by a plain forward pass at the same shapes.
 """
 
 from __future__ import annotations
@@ -16,9 +21,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +130,41 @@ def child(name: str, rounds: int) -> None:
     )
 
 
+def against(commit: str, rounds: int) -> str:
+    """The table of two versions: medians, their ratio, and the ratio without the real passes."""
+    here = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / "other"
+        subprocess.run(["git", "worktree", "add", "--detach", str(other), commit], cwd=here, check=True)
+        try:
+            found: dict[str, list[dict[str, Any]]] = {"now": [], commit: []}
+            for _ in range(rounds):
+                for name, root in (("now", here), (commit, other)):
+                    found[name].append(turn_in(root))
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(other)], cwd=here, check=True)
+    medians = {name: statistics.median(t for one in turns for t in one["times"]) for name, turns in found.items()}
+    spent = {name: statistics.median(one["spent"] for one in turns) for name, turns in found.items()}
+    rows = [("ResNet-18 like ResNet-101", "adapt", "real passes", "of these", "without them")]
+    for name, turns in found.items():
+        shapes = ", ".join("x".join(map(str, shape)) for shape in turns[0]["passes"])
+        rest = f"{medians[name] - spent[name]:.3f} s"
+        rows.append((name, f"{medians[name]:.3f} s", shapes or "none", f"{spent[name]:.3f} s", rest))
+    ratio = medians["now"] / medians[commit]
+    bare = (medians["now"] - spent["now"]) / (medians[commit] - spent[commit])
+    rows.append(("ratio of medians", f"{ratio:.2f}", "", "", f"{bare:.2f}"))
+    return "\n".join(columns(rows, align="lrlrr"))
+
+
+def turn_in(root: Path) -> dict[str, Any]:
+    """One turn of the autoadapt in a folder, by a script that knows both."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", str(Path(__file__).with_name("adapt_turn.py"))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=root)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def measured(name: str, rounds: int) -> dict[str, Any]:
     """What a process of its own found."""
     command = [sys.executable, "-m", "benchmarks.adapt_time", "--child", name, str(rounds)]
@@ -148,10 +190,14 @@ def main() -> None:
     """Measure every model and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="without the large models")
+    parser.add_argument("--against", metavar="COMMIT", help="compare with autoadapt as it was at a commit")
     parser.add_argument("--child", nargs=2, metavar=("MODEL", "ROUNDS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.child[0], int(given.child[1]))
+        return
+    if given.against:
+        print(against(given.against, rounds=3))
         return
     rows = [("like ResNet-101 features", "parameters", "adapt", "extractor", "ratio", "memory", "of the weights")]
     rows += [row(measured(name, MODELS[name])) for name in (QUICK if given.quick else MODELS)]
