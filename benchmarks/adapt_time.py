@@ -147,7 +147,7 @@ def against(commit: str, rounds: int) -> str:
     spent = {name: statistics.median(one["spent"] for one in turns) for name, turns in found.items()}
     rows = [("ResNet-18 like ResNet-101", "adapt", "real passes", "of these", "without them")]
     for name, turns in found.items():
-        shapes = ", ".join("x".join(map(str, shape)) for shape in turns[0]["passes"])
+        shapes = ", ".join(f"{model} {'x'.join(map(str, shape))}" for model, shape in turns[-1]["passes"])
         rest = f"{medians[name] - spent[name]:.3f} s"
         rows.append((name, f"{medians[name]:.3f} s", shapes or "none", f"{spent[name]:.3f} s", rest))
     ratio = medians["now"] / medians[commit]
@@ -197,7 +197,7 @@ def main() -> None:
         child(given.child[0], int(given.child[1]))
         return
     if given.against:
-        print(against(given.against, rounds=3))
+        print(against(given.against, rounds=2))
         return
     rows = [("like ResNet-101 features", "parameters", "adapt", "extractor", "ratio", "memory", "of the weights")]
     rows += [row(measured(name, MODELS[name])) for name in (QUICK if given.quick else MODELS)]

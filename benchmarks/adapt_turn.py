@@ -18,14 +18,14 @@ import autoadapt as aa
 
 ROUNDS = 5
 
-COUNTED: list[tuple[int, ...]] = []
-"""Shapes of the images that the stems of the two networks have seen, where these had values."""
+COUNTED: list[tuple[str, tuple[int, ...]]] = []
+"""Which network was run for real, and on images of which shape."""
 
 
-def note(_stem: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+def count(name: str, _stem: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
     """A hook that a copy of a network shares with it."""
     if not args[0].is_meta:
-        COUNTED.append(tuple(args[0].shape))
+        COUNTED.append((name, tuple(args[0].shape)))
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -38,17 +38,20 @@ def seconds(call: Callable[[], object]) -> float:
 def main() -> None:
     """Time `adapt` of a ResNet-18 like a ResNet-101 with whatever autoadapt is on the path, and its real passes."""
     torch.set_num_threads(1)
-    old, new = (timm.create_model(name, features_only=True).eval() for name in ("resnet101", "resnet18"))
+    models = {name: timm.create_model(name, features_only=True) for name in ("resnet101", "resnet18")}
     x = torch.randn(2, 3, 224, 224)
-    handles = [module.conv1.register_forward_pre_hook(note) for module in (old, new)]
-    aa.adapt(new, like=old, inputs=x)  # first use of anything costs more
+    handles = []
+    for name, model in models.items():
+        model.eval()
+        handles.append(model.conv1.register_forward_pre_hook(functools.partial(count, name)))
+    adapt = functools.partial(aa.adapt, models["resnet18"], like=models["resnet101"], inputs=x)
+    adapt()  # first use of anything costs more
     passes = list(COUNTED)
     for handle in handles:
         handle.remove()
-    times = [seconds(lambda: aa.adapt(new, like=old, inputs=x)) for _ in range(ROUNDS)]
+    times = [seconds(adapt) for _ in range(ROUNDS)]
     with torch.no_grad():
-        halves = zip((old, new), (passes[: len(passes) // 2], passes[len(passes) // 2 :]), strict=True)
-        spent = sum(seconds(functools.partial(module, torch.randn(shape))) for module, some in halves for shape in some)
+        spent = sum(seconds(functools.partial(models[name], torch.randn(shape))) for name, shape in passes)
     print(json.dumps({"times": times, "passes": passes, "spent": spent}))
 
 

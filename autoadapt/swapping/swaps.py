@@ -14,6 +14,7 @@ from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
+from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
 from autoadapt.swapping.watching import Watched, as_example, watch
 
@@ -128,6 +129,7 @@ def swap(
         planned += _prepared(places, seen, new, options)
         _refuse_cost(planned, allow_cost, max_parameters)
         modules = [successor.build() for successor in planned]
+        planned = with_train_reads(model, example, planned, seen)
         checks = try_out(model, example, planned, modules, seen)
     except AdaptError as error:
         refusal = _refusal(path, error)

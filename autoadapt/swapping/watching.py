@@ -21,7 +21,7 @@ from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CaptureError, Mismatch, SignatureError, SwapError
 from autoadapt.swapping.containers import plain_tree, watched
 
-__all__ = ["Example", "Outcome", "Reading", "Watched", "as_example", "outcome_of", "run_copy", "watch"]
+__all__ = ["Example", "Outcome", "Reading", "Watched", "as_example", "outcome_of", "run_copy", "watch", "watch_once"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
     outcomes: dict[bool, Outcome] = {}
     for training in (False, True) if model.training else (False,):
         try:
-            seen, outcomes[training] = _watch_once(model, example, at, training)
+            seen, outcomes[training] = watch_once(model, example, at, training)
         except Exception as raised:
             error = raised if error is None else error
             continue
@@ -156,22 +156,32 @@ def _refuse_unused(readings: Mapping[str, Reading]) -> None:
         raise SwapError(f"`{faults[0].where}` does not run when the model runs", faults)
 
 
-def _watch_once(
-    model: nn.Module, example: Example, at: Sequence[str], training: bool
+def watch_once(
+    model: nn.Module, example: Example, at: Sequence[str], training: bool, *, train: bool = False
 ) -> tuple[dict[str, Reading], Outcome]:
-    """Watch with containers that note look-ups; code that does not take these is watched by its tensors alone."""
+    """Watch with containers that note look-ups; code that does not take these is watched by its tensors alone.
+
+    Args:
+        model: The whole; it is only copied.
+        example: How to run it.
+        at: Paths of the submodules.
+        training: Run in the modes that the model is in, instead of in eval mode.
+        train: Run in train mode, whatever the model is in.
+    """
     try:
-        return _watch_copy(model, example, at, training, containers=True)
+        return _watch_copy(model, example, at, training, containers=True, train=train)
     except Exception:
-        return _watch_copy(model, example, at, training, containers=False)
+        return _watch_copy(model, example, at, training, containers=False, train=train)
 
 
 def _watch_copy(
-    model: nn.Module, example: Example, at: Sequence[str], training: bool, *, containers: bool
+    model: nn.Module, example: Example, at: Sequence[str], training: bool, *, containers: bool, train: bool
 ) -> tuple[dict[str, Reading], Outcome]:
     mode = _Watch(containers)
 
     def prepare(copied: nn.Module) -> None:
+        if train:
+            copied.train()
         for path in at:
             mode.observe(copied.get_submodule(path), path)
 

@@ -28,6 +28,7 @@ from autoadapt.adapting.planning.sources import (
     translated,
 )
 from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
+from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
 from autoadapt.contracts.signature import Signature, TensorSpec
@@ -100,7 +101,9 @@ def plan(
         _route(pairing, tensors, contract[pairing.target], wanted, project == "always", first.get(pairing.source))
         for pairing in pairings
     ]
-    taken = taps_of([pairing.source for pairing in pairings], source)
+    steady = steady_sources(source, [route.source for route in made])
+    made = [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
+    taken = taps_of([route.source for route in made], source)
     _ask_for_grids(source, taken, pairs or {})
     cut = cut_after(source.inner, taken, _read(made, taken))
     return Plan(
@@ -111,6 +114,7 @@ def plan(
         cut=cut,
         cut_costs=costs_of(cut, source.inner),
         routes=tuple(made),
+        remarks=train_remarks(source, target),
     )
 
 

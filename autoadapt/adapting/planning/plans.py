@@ -78,6 +78,8 @@ class Plan(Shown, _Frozen):
     cut_costs: dict[str, CutCost] = Field(default_factory=dict)
     """What each of them would cost."""
     routes: tuple[Route, ...]
+    remarks: tuple[str, ...] = ()
+    """What concerns more than one output."""
 
     @property
     def parameters(self) -> int:
@@ -115,6 +117,8 @@ class Plan(Shown, _Frozen):
         lines += [""] if remarks else []
         for place, remark in remarks:
             lines += hanging(f"remark  {place:<{widest}}", remark)
+        for remark in self.remarks:
+            lines += hanging("remark", remark)
         return "\n".join(lines)
 
 

@@ -23,8 +23,14 @@ from autoadapt.contracts.capturing.probing import (
     Shape,
     kind_of,
 )
-from autoadapt.contracts.capturing.refusals import check_names, raised_for_real, refuse_objects, refuse_stored
-from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles
+from autoadapt.contracts.capturing.refusals import (
+    check_names,
+    raised_for_real,
+    refuse_empty,
+    refuse_objects,
+    refuse_stored,
+)
+from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
 from autoadapt.contracts.capturing.sizing import (
     LONG_STEP,
     InputAxes,
@@ -40,7 +46,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
-from autoadapt.errors import CaptureError, Mismatch
+from autoadapt.errors import SignatureError
 
 __all__ = ["capture"]
 
@@ -85,7 +91,7 @@ def capture(
          output  f32[B, 8, ceil(H/2), ceil(W/2)]
     """
     arguments = bind(model, told_inputs(model) if inputs is None else inputs)
-    _refuse_empty(arguments)
+    refuse_empty(arguments)
     module: nn.Module = model
     if at:
         module = find_submodule(model, at)
@@ -94,19 +100,6 @@ def capture(
         return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm).signature()
     except _ValuesNeededError:
         return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
-
-
-def _refuse_empty(arguments: Arguments) -> None:
-    tree, tensors = flatten(arguments.values)
-    empty = [path for path, tensor in zip(paths(tree), tensors, strict=True) if tensor.numel() == 0]
-    if empty:
-        faults = [
-            Mismatch(
-                path_text(path), "a tensor with at least one value", "an empty tensor", "torch.randn(2, 3, 224, 224)"
-            )
-            for path in empty
-        ]
-        raise CaptureError("an input is empty", faults)
 
 
 class _ValuesNeededError(Exception):
@@ -180,9 +173,10 @@ class _Session:
             written=self._written(),
             invariants=gatherings,
             unverified=solution.unverified,
-            value_ranges=_value_ranges(tensors_in),
+            value_ranges=value_ranges(tensors_in),
             inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner, self._returned()),
             unread_tokens=unread,
+            train_outputs=self._in_train_mode(base),
             unconfirmed=confirmed.unconfirmed,
             contradictions=confirmed.contradictions,
             not_finite=confirmed.not_finite,
@@ -191,6 +185,22 @@ class _Session:
     def _refuse_stored(self, observed: Observation) -> None:
         names = [path_text(path) for path in paths(observed.tree)]
         refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
+
+    def _in_train_mode(self, sizes: Mapping[str, int]) -> Values | None:
+        """What comes out in train mode, if it runs there and returns something else than in eval mode."""
+        first = self._run(sizes)
+        try:
+            found = self._probe.run(self._axes.shapes(sizes), training=True)
+        except (ProbeError, SignatureError):  # as of a detector without targets
+            return None
+        if (
+            first is None
+            or any(found.kinds)
+            or (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes)
+        ):
+            return None
+        dims = [tuple(map(Dim, shape)) for shape in found.shapes]
+        return Values(tree=found.tree, leaves=tuple(map(_spec, found.dtypes, dims)))
 
     def _confirmed(self, contract: Contract, base: Mapping[str, int]) -> Confirmation:
         """What real runs say to what was found.
@@ -397,8 +407,3 @@ def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, s
     floating = dtype.is_floating_point or dtype.is_complex
     default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
     return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)
-
-
-def _value_ranges(inputs: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
-    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    return {path: (int(tensor.min()), int(tensor.max())) for path, tensor in inputs.items() if tensor.dtype in integers}

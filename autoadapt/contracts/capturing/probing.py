@@ -95,13 +95,21 @@ class Probe:
         """Have whatever an inner module returns noted in later runs."""
         self._copy.get_submodule(path).register_forward_hook(lambda _module, _args, output: note(output))
 
-    def run(self, shapes: Sequence[Shape] | None = None, *, mark: str = "", seed: int | None = None) -> Observation:
+    def run(
+        self,
+        shapes: Sequence[Shape] | None = None,
+        *,
+        mark: str = "",
+        seed: int | None = None,
+        training: bool = False,
+    ) -> Observation:
         """Run at the given shapes of the input tensors.
 
         Args:
             shapes: One shape a tensor; the shapes of the example where left out.
             mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
             seed: Draw other random numbers than the caller would.
+            training: Run in train mode, without noting what is inside.
 
         Raises:
             ProbeError: The module raised.
@@ -118,10 +126,16 @@ class Probe:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
-        with quiet(), kept, _everywhere_meta(not self.real), _watch(self._copy, self._inner) as watcher:
+        with (
+            quiet(),
+            kept,
+            _everywhere_meta(not self.real),
+            _watch(self._copy, self._inner and not training) as watcher,
+        ):
             try:
                 if seed is not None:
                     _sow(seed)
+                self._copy.train(training)
                 with _counting(self._copy, not self.multiply_adds) as count:
                     returned = arguments.call(self._copy)
                 self.multiply_adds = self.multiply_adds or sum(count)

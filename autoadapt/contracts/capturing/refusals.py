@@ -12,10 +12,10 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.signature import Signature
-from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, rebuild
+from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
 from autoadapt.errors import CaptureError, MatchError, Mismatch, nearest
 
-__all__ = ["check_names", "check_taps", "raised_for_real", "refuse_objects", "refuse_stored"]
+__all__ = ["check_names", "check_taps", "raised_for_real", "refuse_empty", "refuse_objects", "refuse_stored"]
 
 
 def check_names(module: nn.Module) -> None:
@@ -62,6 +62,24 @@ def raised_for_real(module: nn.Module, inputs: Sequence[torch.Tensor], said: str
         remedy = f"module.to({next(iter(given))}), or inputs of {next(iter(own))}"
     fault = Mismatch(f"{name}(inputs)", "a forward pass", said.splitlines()[0], remedy)
     return CaptureError(f"{name} raises at the given input", [fault])
+
+
+def refuse_empty(arguments: Arguments) -> None:
+    """Refuse inputs without values.
+
+    Raises:
+        CaptureError: One of them is empty.
+    """
+    tree, tensors = flatten(arguments.values)
+    empty = [path for path, tensor in zip(paths(tree), tensors, strict=True) if tensor.numel() == 0]
+    if empty:
+        faults = [
+            Mismatch(
+                path_text(path), "a tensor with at least one value", "an empty tensor", "torch.randn(2, 3, 224, 224)"
+            )
+            for path in empty
+        ]
+        raise CaptureError("an input is empty", faults)
 
 
 def refuse_stored(name: str, kinds: Mapping[str, str]) -> None:

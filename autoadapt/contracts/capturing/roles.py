@@ -9,7 +9,7 @@ import torch
 
 from autoadapt.contracts.signature import Gathering, Role
 
-__all__ = ["find_gatherings", "find_roles", "gathers", "may_have_roles"]
+__all__ = ["find_gatherings", "find_roles", "gathers", "may_have_roles", "value_ranges"]
 
 # Dimension letters: B batch, N points to take from, M points taken, K columns of a point.
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
@@ -75,6 +75,12 @@ def find_roles(inputs: Tensors, outputs: Tensors, gatherings: tuple[Gathering, .
         else:
             roles[path] = "feature"
     return roles
+
+
+def value_ranges(inputs: Tensors) -> dict[str, tuple[int, int]]:
+    """Smallest and largest value of each integer tensor, by path."""
+    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    return {path: (int(tensor.min()), int(tensor.max())) for path, tensor in inputs.items() if tensor.dtype in integers}
 
 
 def _may_index(tensor: torch.Tensor) -> bool:

@@ -63,6 +63,8 @@ class Signature(Shown, BaseModel):
     inner: tuple[InnerOutput, ...] = ()
     unread_tokens: tuple[str, ...] = ()
     """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
+    train_outputs: Values | None = None
+    """What comes out in train mode at the example, where that is something else than in eval mode."""
     unconfirmed: str = ""
     """Why no real run confirmed what was found by probing without values; empty where one did."""
     contradictions: tuple[Contradiction, ...] = ()
@@ -180,6 +182,9 @@ class Signature(Shown, BaseModel):
         notes += [("writes to", path) for path in self.written]
         notes += [("always", str(invariant)) for invariant in self.invariants]
         notes += [("unverified", path) for path in self.unverified]
+        if self.train_outputs is not None:
+            notes += [("in train mode", describe(self.train_outputs.tree))]
+            notes += [("", f"{path}  {spec}") for path, spec in self.train_outputs.items()]
         notes += [("no real run", self.unconfirmed)] if self.unconfirmed else []
         notes += [("but", f"{one.where}: {one.found}, not {one.expected}") for one in self.contradictions]
         notes += [("not finite", path) for path in self.not_finite]

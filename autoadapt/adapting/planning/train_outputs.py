@@ -1,0 +1,60 @@
+"""Train outputs: modules that return other tensors in train mode than in eval mode, as for auxiliary losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from autoadapt.contracts.signature import Signature, TensorSpec, describe
+from autoadapt.errors import Mismatch, PlanError
+
+__all__ = ["steady_sources", "train_remarks"]
+
+
+def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
+    """Inner outputs to tap instead of outputs that stand elsewhere in train mode, by the path of the output.
+
+    Args:
+        source: Signature of the new module, with what inner modules return.
+        read: The outputs that are taken.
+
+    Raises:
+        PlanError: No inner module returns such an output.
+    """
+    makers = {inner.output: inner.name for inner in reversed(source.inner) if inner.output}
+    moved = [path for path in read if path in source.outputs.paths and _moves(source, path)]
+    assert source.train_outputs is not None or not moved, "only what train mode shows can move"
+    faults = [
+        Mismatch(path, str(source.outputs[path]), _found(source), "taps={...} names an inner module that returns it")
+        for path in moved
+        if path not in makers
+    ]
+    if faults:
+        raise PlanError(f"{source.name} returns something else in train mode", faults)
+    return {path: makers[path] for path in moved}
+
+
+def _moves(source: Signature, path: str) -> bool:
+    """Whether train mode has another tensor at a path, or none; sizes may differ, as with tokens that are dropped."""
+    if source.train_outputs is None:
+        return False
+    in_train: Mapping[str, TensorSpec] = dict(source.train_outputs.items())
+    spec = source.outputs[path]
+    alike = describe(source.outputs.tree) == describe(source.train_outputs.tree)
+    return not alike or path not in in_train or len(in_train[path].dims) != len(spec.dims)
+
+
+def _found(source: Signature) -> str:
+    assert source.train_outputs is not None, "asked for where they differ"
+    return f"{describe(source.train_outputs.tree)} ({', '.join(source.train_outputs.paths)}) in train mode"
+
+
+def train_remarks(source: Signature, target: Signature) -> tuple[str, ...]:
+    """What is not served of the outputs that either module has in train mode alone."""
+    remarks = []
+    if target.train_outputs is not None:
+        remarks.append(
+            f"{target.name} returns {_found(target)}; the adapted module returns in both what it does in eval mode"
+        )
+    if source.train_outputs is not None:
+        remarks.append(f"{source.name} returns {_found(source)}; what it returns in eval mode is taken in both")
+    return tuple(remarks)
