@@ -158,6 +158,7 @@ class _Session:
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
+        trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
             name=type(self._module).__name__,
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
@@ -170,13 +171,13 @@ class _Session:
             },
             filled=dict(self._first.filled) | replaced,
             replaced_when_empty=tuple(replaced),
-            written=self._written(),
+            written=self._written(trained),
             invariants=gatherings,
             unverified=solution.unverified,
             value_ranges=value_ranges(tensors_in),
             inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner, self._returned()),
             unread_tokens=unread,
-            train_outputs=self._in_train_mode(base),
+            train_outputs=self._train_outputs(trained, base),
             unconfirmed=confirmed.unconfirmed,
             contradictions=confirmed.contradictions,
             not_finite=confirmed.not_finite,
@@ -186,18 +187,18 @@ class _Session:
         names = [path_text(path) for path in paths(observed.tree)]
         refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
 
-    def _in_train_mode(self, sizes: Mapping[str, int]) -> Values | None:
-        """What comes out in train mode, if it runs there and returns something else than in eval mode."""
+    def _in_train_mode(self, sizes: Mapping[str, int]) -> Observation | None:
+        """A run in train mode, if the module runs there; losses may ask for more than the inputs."""
+        with contextlib.suppress(ProbeError, SignatureError):
+            return self._probe.run(self._axes.shapes(sizes), training=True)
+        return None
+
+    def _train_outputs(self, found: Observation | None, sizes: Mapping[str, int]) -> Values | None:
+        """What comes out in train mode, where that is something else than in eval mode."""
         first = self._run(sizes)
-        try:
-            found = self._probe.run(self._axes.shapes(sizes), training=True)
-        except (ProbeError, SignatureError):  # as of a detector without targets
+        if found is None or first is None or any(found.kinds):
             return None
-        if (
-            first is None
-            or any(found.kinds)
-            or (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes)
-        ):
+        if (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes):
             return None
         dims = [tuple(map(Dim, shape)) for shape in found.shapes]
         return Values(tree=found.tree, leaves=tuple(map(_spec, found.dtypes, dims)))
@@ -321,10 +322,10 @@ class _Session:
         except ProbeError:
             return {}
 
-    def _written(self) -> tuple[str, ...]:
-        """Inputs that the module writes to in either mode; train mode comes last, since it may leave things behind."""
-        modes = zip(self._first.written, self._probe.written_in_training(), strict=True)
-        return tuple(path_text(path) for path, written in zip(paths(self._tree), modes, strict=True) if any(written))
+    def _written(self, in_training: Observation | None) -> tuple[str, ...]:
+        """Inputs that the module writes to, in either mode."""
+        modes = [self._first.written, in_training.written if in_training else self._first.written]
+        return tuple(path_text(path) for path, *written in zip(paths(self._tree), *modes, strict=True) if any(written))
 
     def _replaced_when_empty(self) -> dict[str, str]:
         """Dict arguments that are filled in only if they hold something; an empty one counts as absent."""

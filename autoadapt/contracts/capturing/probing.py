@@ -145,21 +145,6 @@ class Probe:
                 ) from error
         return self._observe(returned, values, tensors, watcher)
 
-    def written_in_training(self) -> tuple[bool, ...]:
-        """For each input whether the module writes to it in train mode, as far as the meta device tells."""
-        nothing = (False,) * len(self._tensors)
-        if self.real:
-            return nothing
-        inner, self._inner = self._inner, False  # which takes most of the time
-        self._copy.train()
-        try:
-            return self.run().written
-        except ProbeError:  # as a norm of a single value does in train mode
-            return nothing
-        finally:
-            self._copy.eval()
-            self._inner = inner
-
     def _observe(
         self,
         returned: object,
