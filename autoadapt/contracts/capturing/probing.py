@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
@@ -42,6 +43,8 @@ class InnerLeaf:
     """The call that returned the tensor which is its first argument, or a view of all of it."""
     version: int = 0
     """How often the tensor had been written to by then."""
+    grid: Grid = field(default_factory=dict)
+    """Where its cells lie, if that was followed."""
 
 
 class ProbeError(Exception):
@@ -64,6 +67,8 @@ class Observation:
     """For each output the call of an inner module that returned it as it is."""
     tensors: tuple[torch.Tensor, ...] = ()
     inputs: tuple[torch.Tensor, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    """Where the cells of each output lie, if that was followed."""
 
 
 class Probe:
@@ -87,12 +92,15 @@ class Probe:
         """Have whatever an inner module returns noted in later runs."""
         self._copy.get_submodule(path).register_forward_hook(lambda _module, _args, output: note(output))
 
-    def run(self, shapes: Sequence[Shape] | None = None, *, mark: str = "") -> Observation:
+    def run(
+        self, shapes: Sequence[Shape] | None = None, *, mark: str = "", follow: Sequence[Sequence[str]] = ()
+    ) -> Observation:
         """Run at the given shapes of the input tensors.
 
         Args:
             shapes: One shape a tensor; the shapes of the example where left out.
             mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
+            follow: For each input tensor the names of its axes, to note where the cells of every tensor lie.
 
         Raises:
             ProbeError: The module raised.
@@ -104,14 +112,16 @@ class Probe:
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
-        with quiet(), _everywhere_meta(not self.real), _watch(self._copy, self._inner) as watcher:
+        followed = CentresFollowed(zip(tensors, follow, strict=False))
+        following = followed if follow else contextlib.nullcontext()
+        with quiet(), _everywhere_meta(not self.real), _watch(self._copy, self._inner, followed) as watcher, following:
             try:
                 returned = arguments.call(self._copy)
             except Exception as error:
                 raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 ) from error
-        return self._observe(returned, values, tensors, watcher)
+        return self._observe(returned, values, tensors, watcher, followed)
 
     def written_in_training(self) -> tuple[bool, ...]:
         """For each input whether the module writes to it in train mode, as far as the meta device tells."""
@@ -134,6 +144,7 @@ class Probe:
         values: dict[str, Any],
         tensors: list[torch.Tensor],
         watcher: _Watcher,
+        followed: CentresFollowed,
     ) -> Observation:
         tree, outputs = flatten(returned)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
@@ -149,6 +160,7 @@ class Probe:
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
+            grids=tuple(map(followed.grid, outputs)),
         )
 
 
@@ -244,9 +256,9 @@ class _ShapesAlone(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _watch(module: nn.Module, active: bool) -> Iterator[_Watcher]:
+def _watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterator[_Watcher]:
     """Note what inner modules return while the block runs, in the order in which they finish."""
-    watcher = _Watcher()
+    watcher = _Watcher(followed)
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
     handles = [handle for name, inner in named for handle in watcher.attach(name, inner)]
     try:
@@ -259,7 +271,8 @@ def _watch(module: nn.Module, active: bool) -> Iterator[_Watcher]:
 class _Watcher:
     """Counts calls as they begin and end; knows tensors again by weak references, so that none is kept alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, followed: CentresFollowed) -> None:
+        self._followed = followed
         self.noted: dict[InnerKey, InnerLeaf] = {}
         self._events = 0
         self._began: dict[str, list[int]] = {}
@@ -309,6 +322,7 @@ class _Watcher:
                 same_as=None if first == key else first,
                 reads=reads,
                 version=_times_written(tensor),
+                grid=self._followed.grid(tensor),
             )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:
