@@ -101,8 +101,8 @@ def _is_resized(size: Dim | None) -> bool:
     return size is not None and any(size.evaluate(dict.fromkeys(size.axes, large)) != large for large in LARGE)
 
 
-LARGE = (6720, 13440)
-"""Sizes that are far from all borders, and multiples of nearly all strides in use."""
+LARGE = (6720, 6721, 6751)
+"""Sizes that are far from all borders: a multiple of nearly all strides in use, and two that round up and down."""
 
 
 def whole(tensor: Factored, others: Sequence[Dim]) -> Factored:

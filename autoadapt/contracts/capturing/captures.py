@@ -200,7 +200,7 @@ class _Session:
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
-        followed = self._followed(base, steps)
+        followed = self._followed(base, steps, steps | fixed)
         return Signature(
             name=type(self._module).__name__,
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
@@ -354,15 +354,19 @@ class _Session:
             key: _spec(self._first.inner[key].dtype, dims, centres=centres[key]) for key, dims in solution.inner.items()
         }
 
-    def _followed(self, base: Mapping[str, int], steps: Steps) -> list[Run]:
-        """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie."""
+    def _followed(self, base: Mapping[str, int], steps: Steps, varying: Collection[str]) -> list[Run]:
+        """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
+
+        What runs for real, which may take long, runs once more only.
+        """
         first = dict(base) if self._probe.real else self._axes.example
         others = [first | sizes for sizes in self._schedule(base, steps) if self._run(sizes) is not None]
         others.sort(key=lambda sizes: -sum((sizes[name] - size) % 2 for name, size in first.items() if name[0] != "B"))
+        names = [[name if name in varying else "" for name in one] for one in self._axes.names]
         found: list[Run] = []
-        for sizes in [first, *others[:1]]:
+        for sizes in [first, *others[: not self._probe.real]]:
             with contextlib.suppress(ProbeError):
-                found.append((sizes, self._probe.run(self._axes.shapes(sizes), follow=self._axes.names)))
+                found.append((sizes, self._probe.run(self._axes.shapes(sizes), follow=names)))
         return found
 
     def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:

@@ -66,7 +66,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._grids: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for tensor, names in inputs:
-            sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name[0] not in "BC"}
+            sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
             self._grids[tensor] = {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()}
 
     def grid(self, tensor: torch.Tensor) -> Grid:
@@ -95,6 +95,8 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 grids = [self.grid(tensor) for tensor in given]
                 grid = self._kept(grids, output, mixes=name in ("cat", "stack"))
+                grid = grid if name in _RESHAPING else _left(grid, given, output)
+                grid = _unmixed(grid, named[_PRODUCTS[name]]) if name in _PRODUCTS else grid
             self._grids[output] = grid
 
     def _moved(self, rule: _Rule, read: torch.Tensor, output: torch.Tensor, named: Mapping[str, Any]) -> Grid:
@@ -135,6 +137,26 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
+_PRODUCTS = {"mm": "self", "bmm": "self", "addmm": "mat1", "baddbmm": "batch1"}
+"""Products of matrices, and what they call the left one."""
+
+
+def _unmixed(grid: Grid, left: torch.Tensor) -> Grid:
+    """The cells along axes that a product with a left matrix does not mix, as attention among all does not."""
+    mixed = left.shape[-1] if list(left.shape).count(left.shape[-1]) == 1 else -1
+    return {name: cells for name, cells in grid.items() if cells.count != mixed}
+
+
+def _left(grid: Grid, given: Sequence[torch.Tensor], output: torch.Tensor) -> Grid:
+    """Without axes that stood in what was read and stand no more: they were averaged away, or picked from."""
+    stood = {size for tensor in given for size in tensor.shape}
+    return {name: cells for name, cells in grid.items() if cells.count not in stood or cells.count in output.shape}
+
+
+_RESHAPING = {"view", "reshape", "_reshape_alias", "_unsafe_view", "unflatten", "flatten", "as_strided", "expand"}
+"""Operations after which an axis may be a part of another."""
+
+
 def _named(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of an operation by name, defaults filled in."""
     schema = func._schema.arguments
@@ -148,15 +170,23 @@ def _axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tuple[dict[
     Axes are known by their number of cells, the last ones where several would do. Where none fit, but all would in
     groups or parts of one size, the cells were regrouped by reshaping, as patches are cut.
     """
-    among = list(among)
+    among, cells = list(among), dict(grid)
     for ratio in RATIOS:
-        wanted = [cells.count * ratio for cells in grid.values()]
-        for axes in reversed(list(itertools.combinations(among, len(grid)))):
-            if [shape[axis] for axis in axes] == wanted:
-                names = dict(zip(axes, grid, strict=True))
-                return names, {name: grid[name].grouped(shape[axis]) for axis, name in names.items()}
-    exact = {axis: name for name, cells in grid.items() for axis in among[-1:] if shape[axis] == cells.count}
-    return (exact if len(grid) == 1 else {}), dict(grid)
+        if axes := _found(among, shape, {name: one.count * ratio for name, one in grid.items()}):
+            return axes, {name: grid[name].grouped(shape[axis]) for axis, name in axes.items()}
+    for count in range(len(grid) - 1, 0, -1):
+        for names in itertools.combinations(grid, count):
+            if axes := _found(among, shape, {name: grid[name].count for name in names}):
+                return axes, cells
+    return {}, cells
+
+
+def _found(among: Sequence[int], shape: Sequence[int], wanted: Mapping[str, Fraction | int]) -> dict[int, str]:
+    """Axes of these sizes in this order, the last of them; empty where there are none."""
+    for axes in reversed(list(itertools.combinations(among, len(wanted)))):
+        if [shape[axis] for axis in axes] == list(wanted.values()):
+            return dict(zip(axes, wanted, strict=True))
+    return {}
 
 
 RATIOS = (Fraction(1), *(Fraction(1, n) for n in (2, 4, 8, 3, 16, 7, 14)), *map(Fraction, (2, 4, 8)))
