@@ -17,7 +17,7 @@ from autoadapt.contracts.signature.differences import (
     leaf_differences,
 )
 from autoadapt.contracts.signature.observations import Gathering, InnerOutput
-from autoadapt.contracts.signature.specs import Values, describe
+from autoadapt.contracts.signature.specs import TensorSpec, Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.showing import Shown
@@ -174,7 +174,14 @@ class Signature(Shown, BaseModel):
         notes += [("writes to", path) for path in self.written]
         notes += [("always", str(invariant)) for invariant in self.invariants]
         notes += [("unverified", path) for path in self.unverified]
+        notes += [("centres", f"{path}  {told}") for path, spec in self.outputs.items() if (told := _unusual(spec))]
         return columns(notes)
+
+
+def _unusual(spec: TensorSpec) -> str:
+    """Where cells lie, in input cells, where that is neither as padded stems have it (0) nor as patches do."""
+    told = {str(one): one.axis for one in spec.centres if one.first not in (0, (one.step - 1) / 2)}
+    return ", ".join(f"{centres} along {axis}" for centres, axis in told.items())
 
 
 def _bracketed(path: str) -> str:
