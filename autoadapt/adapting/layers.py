@@ -19,6 +19,7 @@ __all__ = [
     "mlp",
     "pool",
     "recover_indices",
+    "resample",
     "resize",
     "resize_tokens",
     "spread_channels",
@@ -108,6 +109,32 @@ def resize(values: torch.Tensor, *sizes: int | torch.SymInt) -> torch.Tensor:
     mode = ("linear", "bilinear", "trilinear")[len(sizes) - 1]
     numbers: Any = sizes  # of symbols torch's annotation does not know
     return F.interpolate(values, numbers, mode=mode, align_corners=False)
+
+
+def resample(
+    values: torch.Tensor,
+    first: tuple[float, ...],
+    step: tuple[float, ...],
+    *sizes: int | torch.SymInt,
+) -> torch.Tensor:
+    """Read the spatial axes at centres of one's own: cell j at `first + j*step`.
+
+    Linear interpolation, and where a step is longer than a cell a mean over a triangle
+    as wide, as antialiased resizing takes it. Beyond the border the last cell counts.
+
+    Shape:
+        `[B, C, *spatial] -> [B, C, *sizes]`
+    """
+    for axis, size in enumerate(sizes, 2):
+        start, by = first[axis - 2], step[axis - 2]
+        cells = torch.arange(values.shape[axis], device=values.device)
+        wanted = start + by * torch.arange(size, device=values.device)
+        wanted = torch.minimum(wanted.clamp(min=0), cells[-1:])
+        away = (cells[:, None] - wanted).abs()
+        weights = (1 - away / max(by, 1)).clamp(min=0)
+        weights = (weights / weights.sum(0)).to(values.dtype)
+        values = (values.movedim(axis, -1) @ weights).movedim(-1, axis)
+    return values
 
 
 def least_multiple(size: int, step: int) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "Project",
     "Rearrange",
     "Recover",
+    "Resample",
     "Resize",
     "ResizeTokens",
     "Thin",
@@ -82,6 +83,21 @@ class Resize(_Frozen):
     op: Literal["resize"] = "resize"
     dims: Dims
     """One size for each spatial axis."""
+
+
+class Resample(_Frozen):
+    """Spatial axes read at other centres, `[B, C, *spatial]`: cell j lies at `first + j*step` of the cells there are.
+
+    Linear interpolation; where the step is longer than a cell, a mean over a triangle as wide. Beyond the border the
+    last cell counts. Whole numbers of cells are exact.
+    """
+
+    op: Literal["resample"] = "resample"
+    first: tuple[float, ...]
+    """Where the first cell lies, in cells of the source, for each spatial axis."""
+    step: tuple[float, ...]
+    dims: Dims
+    """How many cells there are, for each spatial axis."""
 
 
 class ResizeTokens(_Frozen):
@@ -158,7 +174,19 @@ class Thin(_Frozen):
 
 
 Operation: TypeAlias = Annotated[
-    DropPrefix | Rearrange | Mean | Pool | Resize | ResizeTokens | Project | Cast | Copy | Channels | Recover | Thin,
+    DropPrefix
+    | Rearrange
+    | Mean
+    | Pool
+    | Resize
+    | Resample
+    | ResizeTokens
+    | Project
+    | Cast
+    | Copy
+    | Channels
+    | Recover
+    | Thin,
     Field(discriminator="op"),
 ]
 
@@ -184,7 +212,9 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
         case _:
             if not spec.is_floating and not isinstance(operation, (DropPrefix, Rearrange)):
                 raise _refused(operation, spec, "floating-point values")
-            return spec.model_copy(update={"dims": _dims_after(operation, spec), "same_as": ""})
+            moves = isinstance(operation, (Mean, Pool, Resize, Resample, ResizeTokens))
+            centres = () if moves else spec.centres
+            return spec.model_copy(update={"dims": _dims_after(operation, spec), "same_as": "", "centres": centres})
 
 
 def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
@@ -199,7 +229,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
         case Pool(kernel=kernel):
             _check_spatial(operation, spec, len(kernel))
             return dims[:2] + tuple(dim.ceildiv(size) for dim, size in zip(dims[2:], kernel, strict=True))
-        case Resize(dims=sizes):
+        case Resize(dims=sizes) | Resample(dims=sizes):
             _check_spatial(operation, spec, len(sizes))
             return dims[:2] + sizes
         case ResizeTokens(prefix=prefix, source=grid, dims=sizes):
@@ -312,10 +342,22 @@ def multiply_adds(operation: Operation, spec: TensorSpec, sizes: Mapping[str, in
             return math.prod(spec.shape(sizes))
         case Resize(dims=dims):
             return made << len(dims)  # linear interpolation reads two cells a side
+        case Resample(dims=dims):
+            cells = zip(spec.shape(sizes)[2:], (int(dim.evaluate(sizes)) for dim in dims), strict=True)
+            return _separable(math.prod(spec.shape(sizes)[:2]), list(cells))
         case ResizeTokens(dims=dims, kernel=kernel):
             return (made << len(dims)) + (math.prod(spec.shape(sizes)) if kernel else 0)
         case _:
             return 0
+
+
+def _separable(maps: int, cells: Sequence[tuple[int, int]]) -> int:
+    """Multiply-adds of one matrix product an axis, one after the other."""
+    total, left = 0, [before for before, _ in cells]
+    for axis, (before, then) in enumerate(cells):
+        left[axis] = then
+        total += maps * math.prod(left) * before
+    return total
 
 
 def text(operation: Operation) -> str:
@@ -336,6 +378,9 @@ def text(operation: Operation) -> str:
             return f"pool {_by(kernel)}"
         case Resize(dims=dims):
             return f"resize to {_by(dims)}"
+        case Resample(first=first, step=step, dims=dims):
+            centres = _by([f"{start:g} + {by:g} j" for start, by in zip(first, step, strict=True)])
+            return f"resample to {_by(dims)} at {centres}"
         case ResizeTokens(dims=dims):
             return f"resize tokens to {_by(dims)}"
         case Project(source=source, target=target):

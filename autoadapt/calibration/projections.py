@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.layers import resample
 from autoadapt.adapting.operations import (
     Cast,
     Operation,
     Pool,
     Project,
     Rearrange,
+    Resample,
     Resize,
     ResizeTokens,
     Thin,
@@ -140,6 +142,9 @@ def _undone(
             return einops.rearrange(value, f"{arranged} -> {source}", **merged)
         case Resize() | Pool():
             return resized(value, before.shape(sizes)[2:])
+        case Resample(first=first, step=by):
+            inverse = tuple(-start / one for start, one in zip(first, by, strict=True))
+            return resample(value, inverse, tuple(1 / one for one in by), *before.shape(sizes)[2:])
         case ResizeTokens(prefix=prefix, source=grid, dims=dims):
             have, want = (tuple(dim.evaluate(sizes) for dim in sides) for sides in (dims, grid))
             cells = resized(torch.unflatten(value[:, prefix:].transpose(1, 2), 2, have), want)

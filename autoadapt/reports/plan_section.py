@@ -17,6 +17,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Resample,
     Resize,
     ResizeTokens,
     Thin,
@@ -239,8 +240,8 @@ def _label(operation: Operation) -> str:
             return f"first {count}" if axis == 1 else f"first {count} of axis {axis}"
         case Mean(axes=axes):
             return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
-        case Pool() | Resize():
-            return text(operation).removeprefix("pool ").removeprefix("resize ")
+        case Pool() | Resize() | Resample():
+            return text(operation).removeprefix("pool ").removeprefix("resize ").removeprefix("resample ")
         case ResizeTokens(prefix=prefix):
             return text(operation).removeprefix("resize tokens ") + f", first {prefix} as they are"
         case Rearrange(pattern=pattern):

@@ -22,6 +22,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Resample,
     Resize,
     ResizeTokens,
     Thin,
@@ -219,6 +220,8 @@ class _Emitter:
                 return self._put("call_function", layers.pool, node, *kernel)
             case Resize(dims=dims):
                 return self._put("call_function", layers.resize, node, *map(self._size, dims))
+            case Resample(first=first, step=by, dims=dims):
+                return self._put("call_function", layers.resample, node, first, by, *map(self._size, dims))
             case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
                 have, want = (tuple(map(self._size, sides)) for sides in (grid, dims))
                 return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *kernel)

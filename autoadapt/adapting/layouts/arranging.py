@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from autoadapt.adapting.layouts.assigning import Assignment, Layout
-from autoadapt.adapting.layouts.factors import Atom, size_of
-from autoadapt.adapting.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resize
+from autoadapt.adapting.layouts.factors import kernel_of, size_of
+from autoadapt.adapting.layouts.placing import misplaced
+from autoadapt.adapting.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resample, Resize
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["arranged", "kernel_of"]
+__all__ = ["arranged"]
 
 
 def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...]:
@@ -39,9 +41,10 @@ def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...]:
 class _Work:
     """Something that must happen to atoms, in a layout that allows it."""
 
-    kind: str  # pool, project, resize or drop
+    kind: str  # resample, pool, project, resize or drop
     then: dict[str, Dim]
-    kernel: dict[str, int]
+    kernel: dict[str, int] = field(default_factory=dict)
+    places: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
@@ -49,36 +52,35 @@ def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
     work = []
     sizes = {name: atom.dim for name, atom in assigned.before.items()}
     kernels = {name: kernel_of(assigned.before[name], assigned.then[name]) for name in assigned.resampled}
+    places = _places(assigned, kernels)
+    placed = _Work("resample", {name: assigned.then[name].dim for name in places}, places=places)
+    shrinks = any(step > 1 for _, step in places.values())
+    work += [placed] if shrinks else []
+    kernels = {name: kernel for name, kernel in kernels.items() if name not in places}
     pooled = {name: kernel for name, kernel in kernels.items() if kernel > 1}
     if pooled:
         sizes |= {name: sizes[name].ceildiv(kernel) for name, kernel in pooled.items()}
         work.append(_Work("pool", {name: sizes[name] for name in pooled}, pooled))
-    left = {n: assigned.then[n].dim for n in assigned.resampled if sizes[n] != assigned.then[n].dim}
+    left = {n: assigned.then[n].dim for n in kernels if sizes[n] != assigned.then[n].dim}
     channel = assigned.projected or (_channel(assigned) if project else [])
     then = {name: assigned.then[name].dim for name in channel}
-    learned = [_Work("project", {name: dim}, {}) for name, dim in then.items() if dim != 0]
-    emptied = [_Work("drop", {name: dim}, {}) for name, dim in then.items() if dim == 0]  # cannot be resized
-    return [*work, *learned, *([_Work("resize", left, {})] if left else []), *emptied]
+    learned = [_Work("project", {name: dim}) for name, dim in then.items() if dim != 0]
+    emptied = [_Work("drop", {name: dim}) for name, dim in then.items() if dim == 0]  # cannot be resized
+    after = [placed] if places and not shrinks else []
+    return [*work, *learned, *after, *([_Work("resize", left)] if left else []), *emptied]
+
+
+def _places(assigned: Assignment, kernels: Mapping[str, int]) -> dict[str, tuple[float, float]]:
+    """Axes that are read at the target's centres: those that a stretch would miss, and others beside them."""
+    pairs = {n: (assigned.before[n], assigned.then[n]) for n in assigned.shared if assigned.then[n].kind - {"B"}}
+    missed = {name: misplaced(*pair, kernels.get(name, 1)) for name, pair in pairs.items()}
+    return {name: place for name, place in missed.items() if place is not None}
 
 
 def _channel(assigned: Assignment) -> list[str]:
     """The constant axis that a projection would mix where nothing differs: the largest, if there is one."""
     constants = [name for name in assigned.shared if not assigned.before[name].kind]
     return sorted(constants, key=lambda name: -size_of(assigned.before[name]))[:1]
-
-
-def kernel_of(source: Atom, target: Atom) -> int:
-    """How many cells to average before an axis is brought to its exact size; 1 for none.
-
-    Interpolation sees two cells a side, so an axis of fixed size is averaged to no less than twice the target's
-    resolution: its target may turn out larger or smaller.
-    """
-    if source.stride is None or target.stride is None:
-        return 1
-    ratio = target.stride / source.stride
-    if source.dim.axes != target.dim.axes:
-        ratio /= 2
-    return int(ratio) if ratio >= 2 else 1
 
 
 def _averages(assigned: Assignment) -> tuple[list[Operation], Layout]:
@@ -138,6 +140,11 @@ class _State:
             kernels = [work.kernel.get(axis[0], 1) if len(axis) == 1 else 1 for axis in self.layout[2:]]
             self.steps.append(Pool(kernel=tuple(kernels)))
         self.sizes |= work.then
+        if work.kind == "resample":
+            cells = [work.places.get(axis[0], (0.0, 1.0)) if len(axis) == 1 else (0.0, 1.0) for axis in self.layout[2:]]
+            first, step = zip(*cells, strict=True)
+            dims = tuple(self._size(axis) for axis in self.layout[2:])
+            self.steps.append(Resample(first=first, step=step, dims=dims))
         if work.kind == "resize":
             self.steps.append(Resize(dims=tuple(self._size(axis) for axis in self.layout[2:])))
         if work.kind in ("project", "drop"):

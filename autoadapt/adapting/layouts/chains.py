@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from autoadapt.adapting.layouts.arranging import arranged
 from autoadapt.adapting.layouts.assigning import Assignment, Refusal, assign
 from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, whole
+from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded
 from autoadapt.adapting.operations import Cast, DropPrefix, Operation
 from autoadapt.contracts.signature import TensorSpec
@@ -28,11 +31,12 @@ def chain(
     have = factored(source) if isinstance(source, TensorSpec) else source
     spec = have.spec
     learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
-    if spec.dims == target.dims and not (project and learned):
+    want = factored(target)
+    moved = learned and _is_moved(have, want)
+    if spec.dims == target.dims and not (project and learned) and not moved:
         return _cast(spec, target)
     if spec.is_floating != target.is_floating:
         return Refusal(f"{spec.dtype} values are no {target.dtype} values")
-    want = factored(target)
     have, want = whole(have, target.dims), whole(want, spec.dims)
     if any(want.prefixes):
         return _with_leading(have, want, target, project=project, learned=learned)
@@ -48,6 +52,14 @@ def chain(
     if isinstance(cast, Refusal):
         return cast
     return (*drops, *arranged(assigned, project=project and learned), *cast)
+
+
+def _is_moved(have: Factored, want: Factored) -> bool:
+    """Whether tensors of equal dims have their cells in different places."""
+    if have.spec.dims != want.spec.dims or any(want.prefixes):
+        return False
+    pairs = zip(itertools.chain(*have.atoms), itertools.chain(*want.atoms), strict=True)
+    return any(misplaced(source, target) is not None for source, target in pairs)
 
 
 def _with_leading(

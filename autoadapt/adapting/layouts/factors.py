@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["POINTS", "Atom", "Factored", "distance", "factored", "size_of", "whole"]
+__all__ = ["LARGE", "POINTS", "Atom", "Factored", "distance", "factored", "kernel_of", "size_of", "whole"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Atom:
     """The input axes it follows, also where its size is fixed; empty for channels and other constants."""
     stride: Fraction | None
     """Input cells per cell, in the module that made it."""
+    centres: tuple[float, float] | None = None
+    """Where its first cell lies and how far apart cells are, in cells of the target's input; None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,15 @@ def factored(
     def atom(factor: Dim) -> Atom:
         kind = frozenset(called.get(axis, axis) for axis in factor.axes)
         slope = factor.slope(next(iter(factor.axes))) if len(factor.axes) == 1 else None
-        return Atom(factor.substitute(given) if given else factor, kind, 1 / slope if slope else None)
+        dim = factor.substitute(given) if given else factor
+        return Atom(dim, kind, 1 / slope if slope else None, _centres(spec, factor, given))
 
     def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
         if axis == spec.points and all(factor.constant is not None for factor in factors):
             return tuple(Atom(factor, POINTS, None) for factor in factors)
         return tuple(atom(factor) for factor in factors)
 
-    split = [_split(dim) for dim in spec.dims]
+    split = [leading_and_product(dim) for dim in spec.dims]
     dims = tuple(dim.substitute(given) for dim in spec.dims) if given else spec.dims
     return Factored(
         spec=spec.model_copy(update={"dims": dims}),
@@ -87,24 +90,19 @@ def factored(
     )
 
 
-def _split(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
-    """An axis as leading entries and a product; unit axes have no factors."""
-    prefix, product = 0, dim
-    if dim.factors is None:
-        constant = sum(coefficient for coefficient, atoms in dim.terms if not atoms)
-        if constant > 0 and (dim - constant).factors is not None:
-            prefix, product = constant, dim - constant
-    factors = _shared_constant(product.factors or (product,))
-    return prefix, tuple(factor for factor in factors if factor != 1)
+def _centres(spec: TensorSpec, factor: Dim, given: Mapping[str, Dim]) -> tuple[float, float] | None:
+    """Where cells lie along the axis that a factor follows; unknown where that axis is resized before."""
+    found = [one for one in spec.centres if factor.axes == {one.axis}]
+    return (found[0].first, found[0].step) if found and not _is_resized(given.get(found[0].axis)) else None
 
 
-def _shared_constant(factors: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """A constant belongs to the image axes it multiplies: `2*ceil(H/4)`, and `4*ceil(H/4)*ceil(W/4)` in equal parts."""
-    constant, spatial = factors[0].constant, factors[1:]
-    if constant is None or constant < 1 or not spatial or any("B" in factor.axes for factor in spatial):
-        return factors
-    share = round(constant ** (1 / len(spatial)))
-    return tuple(share * factor for factor in spatial) if share ** len(spatial) == constant else factors
+def _is_resized(size: Dim | None) -> bool:
+    """Whether an axis that is read has another size than the axis that is given; small ones may be enlarged."""
+    return size is not None and any(size.evaluate(dict.fromkeys(size.axes, large)) != large for large in LARGE)
+
+
+LARGE = (6720, 6721, 6751)
+"""Sizes that are far from all borders: a multiple of nearly all strides in use, and two that round up and down."""
 
 
 def whole(tensor: Factored, others: Sequence[Dim]) -> Factored:
@@ -136,3 +134,17 @@ def distance(source: Factored, target: TensorSpec) -> float:
         return float("inf")
     octaves = sum(abs(math.log2(have[axis] / want[axis])) for axis in want)
     return octaves + 100.0 * len(set(have) - set(want))
+
+
+def kernel_of(source: Atom, target: Atom) -> int:
+    """How many cells to average before an axis is brought to its exact size; 1 for none.
+
+    Interpolation sees two cells a side, so an axis of fixed size is averaged to no less than twice the target's
+    resolution: its target may turn out larger or smaller.
+    """
+    if source.stride is None or target.stride is None:
+        return 1
+    ratio = target.stride / source.stride
+    if source.dim.axes != target.dim.axes:
+        ratio /= 2
+    return int(ratio) if ratio >= 2 else 1

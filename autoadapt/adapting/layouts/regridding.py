@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from autoadapt.adapting.layouts.arranging import kernel_of
-from autoadapt.adapting.layouts.factors import Factored
+from autoadapt.adapting.layouts.factors import Factored, kernel_of
 from autoadapt.adapting.operations import Operation, Project, ResizeTokens
 
 __all__ = ["regridded"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
+from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift
 from autoadapt.adapting.matching import Pairing, match
 from autoadapt.adapting.operations import (
     Operation,
     Recover,
+    Resample,
+    Resize,
     Thin,
     Thinning,
     after,
@@ -190,12 +192,24 @@ def _route(
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
         octaves=0.0 if pairing.recover else round(distance(tensor, contract), 3),
         others=pairing.others,
-        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract)])),
+        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps)])),
     )
 
 
-def _lost(source: Factored, target: TensorSpec) -> str:
-    """What resampling loses, in words."""
+def _lost(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
+    """What resampling loses, and how cells come to lie where the old ones lay, in words."""
+    return "; ".join(filter(None, [_coarser(source, target, steps), _elsewhere(source, target, steps)]))
+
+
+def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
+    if any(isinstance(step, Resample) for step in steps):
+        told = dict(zip(("read at", "made at"), (target.centres, source.spec.centres), strict=True))
+        return "its cells are " + ", ".join(f"{verb} pixels {centres[0]}" for verb, centres in told.items())
+    pixels, step = shift(source, factored(target))
+    return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""
+
+
+def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
     have, want = source.strides, factored(target).strides
     finer = [axis for axis in want if axis in have and want[axis] < have[axis]]
     if finer:
@@ -203,6 +217,6 @@ def _lost(source: Factored, target: TensorSpec) -> str:
     if set(have) - set(want):
         return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
     rounded = [dim for dim in source.spec.dims if dim.axes - {"B"} and dim not in target.dims and dim.factors]
-    if rounded and have == want:
+    if rounded and have == want and any(isinstance(step, Resize) for step in steps):
         return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: resized by a cell"
     return ""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoadapt.adapting.operations import Operation, Resize, ResizeTokens, coarse_step, text
+from autoadapt.adapting.operations import Operation, Resample, Resize, ResizeTokens, coarse_step, text
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
@@ -156,8 +156,8 @@ def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
 def _chain_texts(route: Route) -> list[str]:
     """The steps of a route; a last resizing goes to the target's own size, which stands beside it, and so do tokens."""
     shown = ["resize tokens" if isinstance(step, ResizeTokens) else text(step) for step in route.steps]
-    if route.steps and isinstance(route.steps[-1], Resize):
-        shown[-1] = "resize"
+    if route.steps and isinstance(route.steps[-1], (Resize, Resample)):
+        shown[-1] = route.steps[-1].op
     return shown
 
 

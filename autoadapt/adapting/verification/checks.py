@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification.centres import known_axes, misplaced_cells
 from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing import Arguments, capture
@@ -56,6 +57,15 @@ def plan_follows(session: Session) -> Findings:
         for fault in (*broken_chain(route, contract[route.target]), *misread_rows(route, order))
     ]
     return Findings(faults, f"{sum(len(route.steps) for route in plan.routes)} steps follow from one another")
+
+
+def cells_in_place(session: Session) -> Findings:
+    """Whether cells lie where those of the contract lie."""
+    plan, sizes = session.plan, session.at()
+    if plan is None or not known_axes(plan, session.signature, sizes):
+        raise NotApplicableError("where cells lie is not known of both modules")
+    faults, away = misplaced_cells(session.copy(), plan, session.signature, session.arguments(sizes), sizes)
+    return Findings(faults, f"at most {away:.3g} pixels from the old ones")
 
 
 def sizes_and_batches(session: Session) -> Findings:
@@ -346,6 +356,7 @@ def _auto_dims(value: object) -> object:
 CHECKS: dict[str, Callable[[Session], Findings]] = {
     "signature": signature_again,
     "plan": plan_follows,
+    "centres": cells_in_place,
     "sizes": sizes_and_batches,
     "train mode": training,
     "gradients": gradients,

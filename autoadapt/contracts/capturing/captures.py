@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
+from autoadapt.contracts.capturing.cells import Run, inner_centres, output_centres
 from autoadapt.contracts.capturing.confirming import Confirmation, Contract, confirm, confirm_again
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule, raised
@@ -43,7 +44,7 @@ from autoadapt.contracts.capturing.sizing import (
 )
 from autoadapt.contracts.capturing.solving import Solution, solve
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import AxisSizes, Role, Signature, TensorSpec, Values, dtype_name
+from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import SignatureError
@@ -158,12 +159,13 @@ class _Session:
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
+        followed = self._followed(base, steps, steps | fixed)
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
             name=type(self._module).__name__,
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
-            outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles)),
+            outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles, followed)),
             axes={
                 name: self._sizes(name, (steps | fixed)[name], solution)
                 for name in self._axes.example
@@ -175,7 +177,9 @@ class _Session:
             invariants=gatherings,
             unverified=solution.unverified,
             value_ranges=value_ranges(tensors_in),
-            inner=inner_outputs(self._module, self._inner_specs(solution), self._first.inner, self._returned()),
+            inner=inner_outputs(
+                self._module, self._inner_specs(solution, followed), self._first.inner, self._returned()
+            ),
             unread_tokens=unread,
             train_outputs=self._train_outputs(trained, base),
             unconfirmed=confirmed.unconfirmed,
@@ -364,8 +368,26 @@ class _Session:
         names = [path_text(path) for path in paths(self._first.tree)]
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
-    def _inner_specs(self, solution: Solution) -> dict[InnerKey, TensorSpec]:
-        return {key: _spec(self._first.inner[key].dtype, dims) for key, dims in solution.inner.items()}
+    def _inner_specs(self, solution: Solution, followed: Sequence[Run]) -> dict[InnerKey, TensorSpec]:
+        centres = inner_centres(solution.inner, followed)
+        return {
+            key: _spec(self._first.inner[key].dtype, dims, centres=centres[key]) for key, dims in solution.inner.items()
+        }
+
+    def _followed(self, base: Mapping[str, int], steps: Steps, varying: Collection[str]) -> list[Run]:
+        """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
+
+        What runs for real, which may take long, runs once more only.
+        """
+        first = dict(base) if self._probe.real else self._axes.example
+        others = [first | sizes for sizes in self._schedule(base, steps) if self._run(sizes) is not None]
+        others.sort(key=lambda sizes: -sum((sizes[name] - size) % 2 for name, size in first.items() if name[0] != "B"))
+        names = [[name if name in varying else "" for name in one] for one in self._axes.names]
+        found: list[Run] = []
+        for sizes in [first, *others[: not self._probe.real]]:
+            with contextlib.suppress(ProbeError):
+                found.append((sizes, self._probe.run(self._axes.shapes(sizes), follow=names)))
+        return found
 
     def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
         example = self._axes.example
@@ -378,13 +400,17 @@ class _Session:
             for tensor, names in zip(self._tensors, self._axes.names, strict=True)
         )
 
-    def _output_specs(self, solution: Solution, roles: Mapping[str, Role]) -> tuple[TensorSpec, ...]:
-        first = self._first
+    def _output_specs(
+        self, solution: Solution, roles: Mapping[str, Role], followed: Sequence[Run]
+    ) -> tuple[TensorSpec, ...]:
+        first, centres = self._first, output_centres(solution.outputs, followed)
         refuse_objects(type(self._module).__name__, first.tree)
         names = [path_text(path) for path in paths(first.tree)]
         return tuple(
-            _spec(dtype, dims, roles.get(name), same)
-            for name, dtype, dims, same in zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
+            _spec(dtype, dims, roles.get(name), same, cells)
+            for name, dtype, dims, same, cells in zip(
+                names, first.dtypes, solution.outputs, first.same_as, centres, strict=True
+            )
         )
 
     def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
@@ -404,7 +430,13 @@ def _shrunk(name: str, size: int, part: int) -> int:
     return size if name[0] == "C" else max(size // part, min(size, 4))
 
 
-def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
+def _spec(
+    dtype: torch.dtype,
+    dims: tuple[Dim, ...],
+    role: Role | None = None,
+    same_as: str = "",
+    centres: tuple[Centres, ...] = (),
+) -> TensorSpec:
     floating = dtype.is_floating_point or dtype.is_complex
     default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
-    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)
+    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as, centres=centres)

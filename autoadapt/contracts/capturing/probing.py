@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
@@ -44,6 +45,8 @@ class InnerLeaf:
     """The call that returned the tensor which is its first argument, or a view of all of it."""
     version: int = 0
     """How often the tensor had been written to by then."""
+    grid: Grid = field(default_factory=dict)
+    """Where its cells lie, if that was followed."""
 
 
 class ProbeError(Exception):
@@ -68,6 +71,8 @@ class Observation:
     """For each output how it is stored, where that is not densely: `sparse_coo`, `quantized`, `nested`."""
     tensors: tuple[torch.Tensor, ...] = ()
     inputs: tuple[torch.Tensor, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    """Where the cells of each output lie, if that was followed."""
 
 
 class Probe:
@@ -102,6 +107,7 @@ class Probe:
         mark: str = "",
         seed: int | None = None,
         training: bool = False,
+        follow: Sequence[Sequence[str]] = (),
     ) -> Observation:
         """Run at the given shapes of the input tensors.
 
@@ -110,6 +116,7 @@ class Probe:
             mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
             seed: Draw other random numbers than the caller would.
             training: Run in train mode, without noting what is inside.
+            follow: For each input tensor the names of its axes, to note where the cells of every tensor lie.
 
         Raises:
             ProbeError: The module raised.
@@ -125,13 +132,11 @@ class Probe:
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
+        followed = CentresFollowed(zip(tensors, follow, strict=False))
+        following = followed if follow else contextlib.nullcontext()
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
-        with (
-            quiet(),
-            kept,
-            _everywhere_meta(not self.real),
-            _watch(self._copy, self._inner and not training) as watcher,
-        ):
+        watching = _watch(self._copy, self._inner and not training, followed)
+        with quiet(), kept, _everywhere_meta(not self.real), watching as watcher, following:
             try:
                 if seed is not None:
                     _sow(seed)
@@ -143,7 +148,7 @@ class Probe:
                 raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 ) from error
-        return self._observe(returned, values, tensors, watcher)
+        return self._observe(returned, values, tensors, watcher, followed)
 
     def _observe(
         self,
@@ -151,6 +156,7 @@ class Probe:
         values: dict[str, Any],
         tensors: list[torch.Tensor],
         watcher: _Watcher,
+        followed: CentresFollowed,
     ) -> Observation:
         tree, outputs = flatten(returned)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
@@ -167,6 +173,7 @@ class Probe:
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
+            grids=tuple(map(followed.grid, outputs)),
         )
 
 
@@ -298,9 +305,9 @@ class _ShapesAlone(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _watch(module: nn.Module, active: bool) -> Iterator[_Watcher]:
+def _watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterator[_Watcher]:
     """Note what inner modules return while the block runs, in the order in which they finish."""
-    watcher = _Watcher()
+    watcher = _Watcher(followed)
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
     handles = [handle for name, inner in named for handle in watcher.attach(name, inner)]
     try:
@@ -313,7 +320,8 @@ def _watch(module: nn.Module, active: bool) -> Iterator[_Watcher]:
 class _Watcher:
     """Counts calls as they begin and end; knows tensors again by weak references, so that none is kept alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, followed: CentresFollowed) -> None:
+        self._followed = followed
         self.noted: dict[InnerKey, InnerLeaf] = {}
         self._events = 0
         self._began: dict[str, list[int]] = {}
@@ -365,6 +373,7 @@ class _Watcher:
                 same_as=None if first == key else first,
                 reads=reads,
                 version=_times_written(tensor),
+                grid=self._followed.grid(tensor),
             )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:

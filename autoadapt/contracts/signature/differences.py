@@ -53,11 +53,23 @@ def _diff_spec(path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping
     for axis, (left, right) in enumerate(zip(expected.dims, found.dims, strict=True)):
         if not equal_where_legal(left, right, axes):
             faults.append(Mismatch(f"{path}, axis {axis}", str(left), str(right), "resample, pool or project the axis"))
+    faults += _moved_cells(path, expected, found)
     if expected.role in ("index", "coordinate") and found.role != expected.role:
         faults.append(Mismatch(path, f"role {expected.role}", f"role {found.role}", "pass it through untouched"))
     if expected.same_as.startswith("inputs.") and expected.same_as != found.same_as:
         faults.append(Mismatch(path, f"the tensor {expected.same_as} itself", found.same_as or "another tensor", ""))
     return faults
+
+
+def _moved_cells(path: str, expected: TensorSpec, found: TensorSpec) -> list[Mismatch]:
+    """Cells whose centres are known to lie more than half a step away, or at other steps."""
+    other = {one.axis: one for one in found.centres}
+    pairs = [(one, other[one.axis]) for one in expected.centres if one.axis in other]
+    return [
+        Mismatch(f"{path}, cells along {left.axis}", f"pixels {left}", f"pixels {right}", "resample at the old centres")
+        for left, right in pairs
+        if 2 * abs(left.first - right.first) > left.step or left.step != right.step
+    ]
 
 
 def axis_differences(expected: Mapping[str, AxisSizes], found: Mapping[str, AxisSizes]) -> list[Mismatch]:

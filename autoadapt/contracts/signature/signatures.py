@@ -17,7 +17,7 @@ from autoadapt.contracts.signature.differences import (
     leaf_differences,
 )
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
-from autoadapt.contracts.signature.specs import Values, describe
+from autoadapt.contracts.signature.specs import TensorSpec, Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.showing import Shown
@@ -188,7 +188,14 @@ class Signature(Shown, BaseModel):
         notes += [("no real run", self.unconfirmed)] if self.unconfirmed else []
         notes += [("but", f"{one.where}: {one.found}, not {one.expected}") for one in self.contradictions]
         notes += [("not finite", path) for path in self.not_finite]
+        notes += [("centres", f"{path}  {told}") for path, spec in self.outputs.items() if (told := _unusual(spec))]
         return columns(notes)
+
+
+def _unusual(spec: TensorSpec) -> str:
+    """Where cells lie, in input cells, where that is neither as padded stems have it (0) nor as patches do."""
+    told = {str(one): one.axis for one in spec.centres if one.first not in (0, (one.step - 1) / 2)}
+    return ", ".join(f"{centres} along {axis}" for centres, axis in told.items())
 
 
 def _bracketed(path: str) -> str:

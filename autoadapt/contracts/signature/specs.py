@@ -14,7 +14,15 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, path_text, paths
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = ["DTYPES", "Role", "TensorSpec", "Values", "describe", "dtype_name"]
+__all__ = [
+    "DTYPES",
+    "Centres",
+    "Role",
+    "TensorSpec",
+    "Values",
+    "describe",
+    "dtype_name",
+]
 
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
 ROLES: tuple[Role, ...] = ("feature", "coordinate", "index", "mask", "other")
@@ -41,6 +49,24 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+class Centres(_Frozen):
+    """Where the cells along one input axis lie, in cells of the input counted from 0.
+
+    Example:
+        >>> print(Centres(axis="H", first=43, step=8))
+        43 + 8 i
+    """
+
+    axis: str
+    first: float
+    """Centre of the first cell: the middle of the window that it sees."""
+    step: float
+    """From one centre to the next."""
+
+    def __str__(self) -> str:
+        return f"{self.first:g} + {self.step:g} i"
+
+
 class TensorSpec(_Frozen):
     """What is known of one tensor.
 
@@ -54,6 +80,8 @@ class TensorSpec(_Frozen):
     role: Role = "feature"
     same_as: str = ""
     """Where the very same tensor stands already: `inputs.x`, or the path of an earlier output."""
+    centres: tuple[Centres, ...] = ()
+    """Where cells lie along each input axis, where that is known and the same at every size; no part of equality."""
     points: int | None = Field(default=None, exclude=True, repr=False)
     """Which axis lists points that other leaves lie on too; noted while planning."""
 
@@ -88,6 +116,15 @@ class TensorSpec(_Frozen):
         shown = "" if self.role in ("feature", "mask", "other") else f" {self.role}"
         same = f" = {self.same_as}" if self.same_as else ""
         return f"{self.dtype}[{', '.join(map(str, self.dims))}]{shown}{same}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorSpec) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def _compared(self) -> tuple[object, ...]:
+        return self.dtype, self.dims, self.role, self.same_as, self.points
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -1,0 +1,115 @@
+"""Centres: whether adapters put cells where those of the contract lie, shown by ramps of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.planning import Plan, source_axes
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.dims import leading_and_product
+from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.errors import Mismatch
+
+__all__ = ["known_axes", "misplaced_cells"]
+
+
+def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> dict[str, list[str]]:
+    """Input axes along which both sides of a route tell where cells lie, with the targets of these routes.
+
+    Args:
+        plan: What the module was built from.
+        signature: The contract.
+        sizes: Sizes of the input axes; an axis of which the new module reads another size tells nothing.
+    """
+    read = {axis: size.evaluate(sizes) for axis, size in source_axes(plan).items()}
+    found: dict[str, list[str]] = {}
+    for route in plan.routes:
+        followed = {axis for dim in route.specs[0].dims for axis in dim.axes}
+        have = followed & {one.axis for one in route.specs[0].centres}
+        for one in signature.outputs[route.target].centres:
+            if one.axis in have and read.get(one.axis) == sizes[one.axis]:
+                found.setdefault(one.axis, []).append(route.target)
+    return found
+
+
+def misplaced_cells(
+    net: nn.Module, plan: Plan, signature: Signature, arguments: Arguments, sizes: Mapping[str, int]
+) -> tuple[list[Mismatch], float]:
+    """Cells that lie more than half a step from where the contract has them.
+
+    The backbone is replaced by one that returns the positions of its own cells, and projections by means; what comes
+    out then are the positions of the cells that are made. Those outside of what the backbone sees count from there.
+
+    Args:
+        net: A copy of the adapted module; it is changed.
+        plan: What it was built from.
+        signature: The contract.
+        arguments: Inputs at the sizes.
+        sizes: The size of every input axis.
+
+    Returns:
+        The faults, and how far cells are away at most, in cells of the input.
+    """
+    _average(net.get_submodule("adapters"))
+    sources, faults, furthest = {route.target: route.specs[0] for route in plan.routes}, list[Mismatch](), 0.0
+    for axis, targets in known_axes(plan, signature, sizes).items():
+        net.backbone = _Positions(plan, axis, sizes)
+        outputs = dict(zip(signature.outputs.paths, flatten(arguments.call(net))[1], strict=True))
+        for target in targets:
+            spec = signature.outputs[target]
+            seen = _positions(sources[target], axis, sizes).nan_to_num(0)
+            wanted = _positions(spec, axis, sizes).clamp(float(seen.min()), float(seen.max()))
+            away = float((outputs[target].detach() - wanted).abs().nan_to_num(0).max())
+            furthest = max(furthest, away)
+            centres = next(one for one in spec.centres if one.axis == axis)
+            if 2 * away > centres.step + _ROUNDING * sizes[axis]:
+                shown = f"up to {away:.3g} pixels away"
+                faults.append(Mismatch(f"{target}, cells along {axis}", f"pixels {centres}", shown, "aa.adapt again"))
+    return faults, furthest
+
+
+_ROUNDING = 1e-4
+
+
+class _Positions(nn.Module):
+    """Returns, for each source of a plan, the positions of its cells along one input axis."""
+
+    def __init__(self, plan: Plan, axis: str, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        specs = dict(plan.source.outputs.items()) | {route.source: route.specs[0] for route in plan.routes}
+        self._names = tuple(plan.taps) or plan.source.outputs.paths
+        self._tensors = [_positions(specs[name], axis, sizes) for name in self._names]
+        self._tree = None if plan.taps else plan.source.outputs.tree
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        return tuple(self._tensors) if self._tree is None else rebuild(self._tree, self._tensors)
+
+
+def _positions(spec: TensorSpec, axis: str, sizes: Mapping[str, int]) -> torch.Tensor:
+    """A tensor of a spec whose values say where along an input axis its cells lie; 0 where that is not known."""
+    shape = spec.shape(sizes)
+    centres = next((one for one in spec.centres if one.axis == axis), None)
+    for place, dim in enumerate(spec.dims):
+        leading, factors = leading_and_product(dim)
+        sides = [int(factor.evaluate(sizes)) for factor in factors]
+        own = next((number for number, factor in enumerate(factors) if factor.axes == {axis}), None)
+        if centres is not None and own is not None:
+            ramp = centres.first + centres.step * torch.arange(sides[own])
+            cells = ramp.reshape([-1, *[1] * (len(sides) - own - 1)]).expand(sides).flatten()
+            line = torch.cat([torch.full((leading,), torch.nan), cells])
+            return line.reshape([-1, *[1] * (len(shape) - place - 1)]).expand(shape).to(spec.torch_dtype)
+    return torch.zeros(shape, dtype=spec.torch_dtype)
+
+
+def _average(adapters: nn.Module) -> None:
+    """Let projections average their channels."""
+    with torch.no_grad():
+        for layer in adapters.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                layer.weight = nn.Parameter(torch.full_like(layer.weight, 1 / layer.weight.shape[1]))
+                layer.bias = None

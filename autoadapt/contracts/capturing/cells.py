@@ -1,0 +1,53 @@
+"""Cells: where the cells of each tensor lie at every size, from runs in which they were followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autoadapt.contracts.capturing.centres import Grid
+from autoadapt.contracts.capturing.probing import InnerKey, Observation
+from autoadapt.contracts.dims import Dim, leading_and_product
+from autoadapt.contracts.signature import Centres
+
+__all__ = ["inner_centres", "output_centres"]
+
+Run = tuple[Mapping[str, int], Observation]
+"""Sizes of the input axes, and what was seen at them."""
+
+
+def output_centres(outputs: Sequence[Sequence[Dim]], runs: Sequence[Run]) -> list[tuple[Centres, ...]]:
+    """For each output the centres that all runs agree on.
+
+    Args:
+        outputs: The dims of each output.
+        runs: Runs in which cells were followed; none where they cannot be.
+    """
+    return [
+        _agreed([_centres(dims, run.grids[number], sizes) for sizes, run in runs])
+        for number, dims in enumerate(outputs)
+    ]
+
+
+def inner_centres(inner: Mapping[InnerKey, Sequence[Dim]], runs: Sequence[Run]) -> dict[InnerKey, tuple[Centres, ...]]:
+    """The same for what inner modules return."""
+    return {
+        key: _agreed([_centres(dims, run.inner[key].grid, sizes) for sizes, run in runs if key in run.inner])
+        for key, dims in inner.items()
+    }
+
+
+def _centres(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple[Centres, ...]:
+    """The centres along each input axis that one axis of a tensor follows alone, or as a side of its tokens."""
+    found = {}
+    for factor in (factor for dim in dims for factor in leading_and_product(dim)[1]):
+        name = next(iter(factor.axes)) if len(factor.axes) == 1 else ""
+        count = int(factor.evaluate(sizes)) if name in grid else 0
+        if count > 0 and (count == grid[name].count or grid[name].is_regrouped(count)):
+            cells = grid[name].grouped(count)
+            found[name] = Centres(axis=name, first=float(cells.first), step=float(cells.step))
+    return tuple(found[name] for name in sorted(found))
+
+
+def _agreed(told: Sequence[tuple[Centres, ...]]) -> tuple[Centres, ...]:
+    """The centres that are the same in all runs, as they are not where padding follows the size."""
+    return tuple(one for one in told[0] if all(one in others for others in told[1:])) if told else ()

@@ -1,0 +1,308 @@
+"""Centres: where in the input the cells of every tensor lie, followed through a forward pass operation by operation.
+
+A cell of a map sees a window of the input; its centre is the middle of that window. With kernels of k cells at a
+dilation of d, p cells of padding in front and steps of s cells, the centre of the first cell moves by
+`(d*(k - 1)/2 - p)` of the cells that are read, and the step grows s times (Araujo, Norris and Sim, Computing Receptive
+Fields of Convolutional Neural Networks, Distill 2019). For symmetric padding this comes to `(s - 1 - a)/2` where there
+are `floor((size + a)/s)` cells. Here it is not read off the sizes, which cannot tell padding on one side from padding
+on two, but off the operations that torch runs, on the meta device as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["Cells", "CentresFollowed", "Grid"]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells along one axis of the input."""
+
+    first: Fraction
+    """Centre of the first cell, in input cells counted from 0."""
+    step: Fraction
+    """From one centre to the next, in input cells."""
+    count: int
+
+    def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
+        """The cells of what reads these from a place on, in steps; both in cells of this."""
+        return Cells(self.first + self.step * start, self.step * step, count)
+
+    def grouped(self, count: int) -> Cells:
+        """The same extent in fewer or more cells of equal size."""
+        ratio = Fraction(self.count, count)
+        return self.read(start=(ratio - 1) / 2, step=ratio, count=count)
+
+    def is_regrouped(self, count: int) -> bool:
+        """Whether cells of that number may be groups or parts of these, as where patches are cut by reshaping."""
+        return Fraction(count, self.count) in RATIOS
+
+
+Grid: TypeAlias = Mapping[str, Cells]
+"""The cells of a tensor, by the input axis that they follow."""
+
+_Rule: TypeAlias = Callable[[Cells, int, Mapping[str, Any], int], Cells]
+"""From the cells that are read along an axis: which one that is, counted from the end, the arguments, the new count."""
+
+
+class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the cells of input axes through all that torch runs while it is active.
+
+    Reshaping keeps them, whether they stand on axes of their own or not: they are looked for again, by their number,
+    where an operation moves them. What is not known to move cells keeps those of the tensor that it reads.
+    """
+
+    def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._grids: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for tensor, names in inputs:
+            sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
+            self._grids[tensor] = {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()}
+
+    def grid(self, tensor: torch.Tensor) -> Grid:
+        """The cells of a tensor; empty for what is made of no input."""
+        return self._grids[tensor] if tensor in self._grids else {}  # noqa: SIM401  (`get` has no types there)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        returned = func(*args, **(kwargs or {}))
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        if any(tensor in self._grids for tensor in given):
+            made = [value for value in tree_leaves(returned) if isinstance(value, torch.Tensor)]
+            self._note(func, _named(func, args, kwargs or {}), given, made)
+        return returned
+
+    def _note(
+        self, func: Any, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]
+    ) -> None:
+        name = func.overloadpacket.__name__.rstrip("_")
+        for number, output in enumerate(made):
+            if name in _SPATIAL:
+                grid = self._moved(_SPATIAL[name], given[0], output, named)
+            elif name in _ALONG:
+                grid = self._along(_ALONG[name], named, output, number)
+            else:
+                grids = [self.grid(tensor) for tensor in given]
+                grid = self._kept(grids, output, mixes=name in ("cat", "stack"))
+                grid = grid if name in _RESHAPING else _left(grid, given, output)
+                grid = _unmixed(grid, named[_PRODUCTS[name]]) if name in _PRODUCTS else grid
+            self._grids[output] = grid
+
+    def _moved(self, rule: _Rule, read: torch.Tensor, output: torch.Tensor, named: Mapping[str, Any]) -> Grid:
+        """Convolutions, poolings, interpolation and padding, along the last axes."""
+        grid = self.grid(read)
+        if output.dim() != read.dim():
+            axes, known = _axes(grid, read.shape, range(read.dim() - _spatial_count(named, read), read.dim()))
+            return {**known} | {name: rule(known[name], axis - read.dim(), named, 0) for axis, name in axes.items()}
+        changed = [axis for axis in range(read.dim()) if output.shape[axis] != read.shape[axis]]
+        count = read.dim() if "pad" in named else _spatial_count(named, read)
+        axes, known = _axes(grid, read.shape, range(read.dim() - count, read.dim()))
+        if "pad" in named:
+            axes = {axis: name for axis, name in axes.items() if axis in changed}
+        moved = {name: rule(known[name], axis - read.dim(), named, output.shape[axis]) for axis, name in axes.items()}
+        return known | moved
+
+    def _along(self, rule: _Rule | None, named: Mapping[str, Any], output: torch.Tensor, number: int) -> Grid:
+        """What cuts along one axis, or leaves it out."""
+        read: torch.Tensor = named["self"]
+        axis = named["dim"] % read.dim()
+        axes, known = _axes(self.grid(read), read.shape, range(read.dim()))
+        if axis not in axes:
+            return self.grid(read)
+        rest = {name: cells for name, cells in known.items() if name != axes[axis]}
+        if rule is None:
+            return rest
+        return known | {axes[axis]: rule(known[axes[axis]], number, named, output.shape[axis])}
+
+    def _kept(self, grids: Sequence[Grid], output: torch.Tensor, *, mixes: bool) -> Grid:
+        """The cells of the first that is read, as a residual stream is; those of parts that are joined, their mean."""
+        found: dict[str, Cells] = {}
+        for name in dict.fromkeys(name for grid in grids for name in grid):
+            told = [grid[name] for grid in grids if name in grid]
+            fitting = [cells for cells in told if cells.count in output.shape] or told
+            alike = [cells for cells in fitting if (cells.count, cells.step) == (fitting[0].count, fitting[0].step)]
+            mean = sum((cells.first for cells in alike), Fraction(0)) / len(alike)
+            found[name] = replace(alike[0], first=mean) if mixes else alike[0]
+        return found
+
+
+_PRODUCTS = {"mm": "self", "bmm": "self", "addmm": "mat1", "baddbmm": "batch1"}
+"""Products of matrices, and what they call the left one."""
+
+
+def _unmixed(grid: Grid, left: torch.Tensor) -> Grid:
+    """The cells along axes that a product with a left matrix does not mix, as attention among all does not."""
+    mixed = left.shape[-1] if list(left.shape).count(left.shape[-1]) == 1 else -1
+    return {name: cells for name, cells in grid.items() if cells.count != mixed}
+
+
+def _left(grid: Grid, given: Sequence[torch.Tensor], output: torch.Tensor) -> Grid:
+    """Without axes that stood in what was read and stand no more: they were averaged away, or picked from."""
+    stood = {size for tensor in given for size in tensor.shape}
+    return {name: cells for name, cells in grid.items() if cells.count not in stood or cells.count in output.shape}
+
+
+_RESHAPING = {"view", "reshape", "_reshape_alias", "_unsafe_view", "unflatten", "flatten", "as_strided", "expand"}
+"""Operations after which an axis may be a part of another."""
+
+
+def _named(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operation by name, defaults filled in."""
+    schema = func._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    return defaults | dict(zip((argument.name for argument in schema), args, strict=False)) | dict(kwargs)
+
+
+def _axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tuple[dict[int, str], dict[str, Cells]]:
+    """Which axes of a tensor follow which input axes, and the cells as they stand there.
+
+    Axes are known by their number of cells, the last ones where several would do. Where none fit, but all would in
+    groups or parts of one size, the cells were regrouped by reshaping, as patches are cut.
+    """
+    among, cells = list(among), dict(grid)
+    for ratio in RATIOS:
+        if axes := _found(among, shape, {name: one.count * ratio for name, one in grid.items()}):
+            return axes, {name: grid[name].grouped(shape[axis]) for axis, name in axes.items()}
+    for count in range(len(grid) - 1, 0, -1):
+        for names in itertools.combinations(grid, count):
+            if axes := _found(among, shape, {name: grid[name].count for name in names}):
+                return axes, cells
+    return {}, cells
+
+
+def _found(among: Sequence[int], shape: Sequence[int], wanted: Mapping[str, Fraction | int]) -> dict[int, str]:
+    """Axes of these sizes in this order, the last of them; empty where there are none."""
+    for axes in reversed(list(itertools.combinations(among, len(wanted)))):
+        if [shape[axis] for axis in axes] == list(wanted.values()):
+            return dict(zip(axes, wanted, strict=True))
+    return {}
+
+
+RATIOS = (Fraction(1), *(Fraction(1, n) for n in (2, 4, 8, 3, 16, 7, 14)), *map(Fraction, (2, 4, 8)))
+
+
+def _spatial_count(named: Mapping[str, Any], read: torch.Tensor) -> int:
+    """How many of the last axes an operation works on."""
+    weight = named.get("weight")
+    if isinstance(weight, torch.Tensor):
+        return weight.dim() - 2
+    for key in ("kernel_size", "output_size"):
+        if isinstance(named.get(key), (list, tuple)):
+            return len(named[key])
+    if "pad" in named or "padding" in named:
+        return len(named.get("pad", named.get("padding"))) // 2
+    return read.dim() - 2
+
+
+def _of_axis(values: Any, axis: int, default: int) -> int:
+    """The entry of an argument for an axis counted from the end; one number stands for all axes."""
+    if isinstance(values, int):
+        return values
+    values = list(values or [default])
+    return int(values[axis] if -axis <= len(values) else values[0])
+
+
+def _convolved(cells: Cells, axis: int, named: Mapping[str, Any], count: int) -> Cells:
+    """A convolution, or the reverse of one: Dumoulin and Visin, A guide to convolution arithmetic (2016)."""
+    size, (pad, stride, dilation) = named["weight"].shape[axis], _geometry(axis, named)
+    middle = Fraction(dilation * (size - 1), 2) - pad
+    if named.get("transposed"):
+        return cells.read(start=-middle / stride, step=Fraction(1, stride), count=count)
+    return cells.read(start=middle, step=stride, count=count)
+
+
+def _pooled(cells: Cells, axis: int, named: Mapping[str, Any], count: int) -> Cells:
+    size = _of_axis(named["kernel_size"], axis, 1)
+    pad, stride, dilation = _geometry(axis, {**named, "stride": named.get("stride") or named["kernel_size"]})
+    return cells.read(start=Fraction(dilation * (size - 1), 2) - pad, step=stride, count=count)
+
+
+def _geometry(axis: int, named: Mapping[str, Any]) -> tuple[int, int, int]:
+    keys = (("padding", 0), ("stride", 1), ("dilation", 1))
+    pad, stride, dilation = (_of_axis(named.get(key), axis, default) for key, default in keys)
+    return pad, stride, dilation
+
+
+def _resampled(cells: Cells, _axis: int, named: Mapping[str, Any], count: int) -> Cells:
+    """Interpolation: a stretch between the outer edges, or between the outer centres with `align_corners`."""
+    if named.get("align_corners") and count > 1:
+        return cells.read(start=0, step=Fraction(cells.count - 1, count - 1), count=count)
+    ratio = Fraction(cells.count, max(count, 1))
+    return cells.read(start=(ratio - 1) / 2, step=ratio, count=count)
+
+
+def _padded(cells: Cells, axis: int, named: Mapping[str, Any], count: int) -> Cells:
+    pads = named.get("pad", named.get("padding"))
+    place = 2 * (-axis - 1)
+    before = pads[place] if place < len(pads) else 0
+    return cells.read(start=-before, step=1, count=count)
+
+
+def _sliced(cells: Cells, _number: int, named: Mapping[str, Any], count: int) -> Cells:
+    start = named.get("start") or 0
+    return cells.read(start=start % cells.count if start < 0 else start, step=named.get("step") or 1, count=count)
+
+
+def _split(cells: Cells, number: int, named: Mapping[str, Any], count: int) -> Cells:
+    sizes = named.get("split_sizes", named.get("split_size"))
+    before = sum(sizes[:number]) if isinstance(sizes, (list, tuple)) else number * sizes
+    return cells.read(start=before, step=1, count=count)
+
+
+def _unfolded(cells: Cells, _number: int, named: Mapping[str, Any], count: int) -> Cells:
+    return cells.read(start=Fraction(named["size"] - 1, 2), step=named["step"], count=count)
+
+
+def _columns(cells: Cells, axis: int, named: Mapping[str, Any], _count: int) -> Cells:
+    """`im2col`: windows as columns, of which there are as many as a convolution makes cells."""
+    size, (pad, stride, dilation) = _of_axis(named["kernel_size"], axis, 1), _geometry(axis, named)
+    count = (cells.count + 2 * pad - dilation * (size - 1) - 1) // stride + 1
+    return cells.read(start=Fraction(dilation * (size - 1), 2) - pad, step=stride, count=count)
+
+
+_SPATIAL: dict[str, _Rule] = {
+    **dict.fromkeys(("convolution", "conv_depthwise3d", "_conv_depthwise2d", "cudnn_convolution"), _convolved),
+    **{
+        f"{kind}_pool{n}d{tail}": _pooled
+        for kind in ("max", "avg", "lp")
+        for n in (1, 2, 3)
+        for tail in ("", "_with_indices")
+    },
+    **{
+        f"{front}adaptive_{kind}_pool{n}d": _resampled
+        for front in ("", "_")
+        for kind in ("avg", "max")
+        for n in (1, 2, 3)
+    },
+    **{f"upsample_{kind}": _resampled for kind in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")},
+    **{f"upsample_nearest{exact}{n}d": _resampled for exact in ("", "_exact") for n in (1, 2, 3)},
+    **{f"_upsample_{kind}": _resampled for kind in ("bilinear2d_aa", "bicubic2d_aa")},
+    **{f"_upsample_nearest_exact{n}d": _resampled for n in (1, 2, 3)},
+    **{f"{kind}_pad{n}d": _padded for kind in ("reflection", "replication") for n in (1, 2, 3)},
+    "constant_pad_nd": _padded,
+    "pixel_shuffle": _resampled,
+    "pixel_unshuffle": _resampled,
+    "im2col": _columns,
+}
+"""Operations on the last axes."""
+
+_ALONG: dict[str, _Rule | None] = {
+    "slice": _sliced,
+    "split": _split,
+    "split_with_sizes": _split,
+    "unsafe_split": _split,
+    "unfold": _unfolded,
+    "select": None,
+}
+"""Operations along one axis; None where it goes away."""

@@ -1,0 +1,130 @@
+"""Where cells lie: followed on the meta device, and as ramps of positions through real kernels tell it."""
+
+import json
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings, strategies as st
+from ramps import averaging, inner_cells, ramp
+from torch import nn
+
+import autoadapt as aa
+
+KERNELS = st.tuples(
+    st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.sampled_from(["conv", "pool", "pad"])
+)
+
+
+def layer(spatial, kernel, stride, padding, dilation, kind):
+    if kind == "pool":
+        pool = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[spatial - 1]
+        return pool(kernel, stride, min(padding, kernel // 2))
+    if kind == "pad":
+        return nn.Sequential(
+            (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)[spatial - 1]((padding, 0) * spatial, 0.0),
+            averaging(spatial, kernel, stride=stride),
+        )
+    return averaging(spatial, kernel, stride=stride, padding=padding, dilation=dilation)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 2), st.lists(KERNELS, min_size=1, max_size=4))
+def test_centres_are_where_a_ramp_of_positions_comes_out(spatial, kernels):
+    net = nn.Sequential(*(layer(spatial, *one) for one in kernels)).eval()
+    size = 160
+    spec = aa.capture(net, ramp(spatial, size)).outputs.leaves[0]
+    centres = next(one for one in spec.centres if spec.dims[2].axes == {one.axis})
+    found, inside = inner_cells(net, spatial, size)
+    expected = centres.first + centres.step * torch.arange(len(found))
+    assert inside.any()
+    torch.testing.assert_close(found[inside], expected[inside])
+
+
+def test_a_module_without_padding_has_its_first_cell_where_its_window_ends_at_the_border():
+    kernels = [(11, 2), (3, 2), (5, 1), (3, 2), (3, 1), (3, 1), (3, 1)]
+    net = nn.Sequential(*(nn.Conv2d(3, 3, kernel, stride) for kernel, stride in kernels))
+    spec = aa.capture(net, torch.zeros(1, 3, 127, 127)).outputs.leaves[0]
+    assert str(spec.dims[2]) == "ceil((H - 86)/8)"
+    assert [str(one) for one in spec.centres] == ["43 + 8 i", "43 + 8 i"]
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("resnet10t", (0, 32)),
+        ("convnext_atto", (15.5, 32)),
+        ("swin_tiny_patch4_window7_224", (15.5, 32)),  # patches are merged by reshaping
+        ("twins_svt_small", (15.5, 32)),
+        ("hrnet_w18_small", (0, 32)),  # parallel branches, joined by sums
+        ("densenet121", (14, 32)),  # padded stem, pooled transitions
+        ("inception_v3", (37, 32)),
+        ("vit_tiny_patch16_224", (7.5, 16)),
+        ("xcit_nano_12_p16_224", (0, 16)),  # a stem of padded convolutions
+    ],
+)
+def test_centres_of_real_models(name, last):
+    model = timm.create_model(name, features_only=True)
+    centres = aa.capture(model, torch.zeros(2, 3, 224, 224)).outputs.leaves[-1].centres
+    assert {one.axis: (one.first, one.step) for one in centres} == {"H": last, "W": last}
+
+
+def test_padding_that_follows_the_size_leaves_no_centres_that_hold_at_all_sizes():
+    model = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    assert all(leaf.centres == () for leaf in aa.capture(model, torch.zeros(2, 3, 224, 224)).outputs.leaves)
+
+
+class Shuffled(nn.Module):
+    """Cells in groups by reshaping, and back into parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(12, 8, 1)
+
+    def forward(self, x):
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        coarse = self.mix(x.reshape(batch, channels * 4, height // 2, width // 2))
+        return [coarse, nn.functional.pixel_shuffle(coarse, 2), coarse[:, :, 1::2, 1::2], coarse.mean((2, 3))]
+
+
+def test_cells_that_are_regrouped_or_sliced_are_followed():
+    leaves = aa.capture(Shuffled(), torch.zeros(2, 3, 64, 48)).outputs.leaves
+    assert [[str(one) for one in leaf.centres] for leaf in leaves] == [
+        ["0.5 + 2 i"] * 2,
+        ["0 + 1 i"] * 2,
+        ["2.5 + 4 i"] * 2,
+        [],
+    ]
+
+
+def test_points_that_are_picked_have_no_centres():
+    class Picked(nn.Module):
+        def forward(self, x):
+            return x[:, torch.arange(0, x.shape[1], 2)]
+
+    centres = aa.capture(Picked(), torch.zeros(2, 64, 3)).outputs.leaves[0].centres
+    assert "N" not in {one.axis for one in centres}
+
+
+def test_signatures_without_centres_are_read_and_equal_those_with_them():
+    signature = aa.capture(averaging(2, 3, stride=2), ramp(2, 32))
+    text = signature.model_dump_json()
+    read = json.loads(text)
+    for leaf in (*read["inputs"]["leaves"], *read["outputs"]["leaves"]):
+        del leaf["centres"]  # as files of earlier versions are
+    bare = aa.Signature.model_validate(read)
+    assert signature.outputs.leaves[0].centres
+    assert bare.outputs.leaves[0].centres == ()
+    assert bare.outputs == signature.outputs
+    assert not bare.diff(signature)
+    assert aa.Signature.model_validate_json(text).outputs.leaves[0].centres == signature.outputs.leaves[0].centres
+
+
+def test_cells_over_half_a_step_away_are_a_difference():
+    padded = nn.Sequential(nn.ConstantPad2d((0, 4, 0, 4), 0.0), averaging(2, 5, stride=2))
+    low = nn.Sequential(nn.ConstantPad2d((4, 0, 4, 0), 0.0), averaging(2, 5, stride=2))
+    left, right = (aa.capture(module, ramp(2, 64)) for module in (low, padded))
+    faults = left.diff(right)
+    assert [fault.where for fault in faults] == ["output, cells along H", "output, cells along W"]
+    assert (faults[0].expected, faults[0].found) == ("pixels -2 + 2 i", "pixels 2 + 2 i")
