@@ -35,7 +35,18 @@ ORDER = [
 """From the ground up. A new room gets its place here, above everything that it imports."""
 
 INSIDE = {
-    "contracts": ["leaves", "trees", "dims", "signature", "views", "capturing", "costs"],
+    "contracts": [
+        "leaves",
+        "trees",
+        "remaking",
+        "dims",
+        "signature",
+        "uncopyable",
+        "unfit",
+        "views",
+        "capturing",
+        "costs",
+    ],
     "adapting": [
         "operations",
         "layers",

@@ -170,6 +170,11 @@ def plain_tree(tree: Tree) -> Tree:
     """The tree of a value as it would be with nothing watched."""
     if not isinstance(tree, Container):
         return tree
-    plain = {"builtins:dict": "dict", "collections:OrderedDict": "ordered_dict"}
+    plain = {
+        "builtins:dict": "dict",
+        "builtins:list": "list",
+        "builtins:tuple": "tuple",
+        "collections:OrderedDict": "ordered_dict",
+    }
     kind, name = (plain[tree.type], "") if tree.type in plain else (tree.kind, tree.type)
     return Container(kind=kind, type=name, keys=tree.keys, children=tuple(map(plain_tree, tree.children)))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from autoadapt.contracts.capturing.arguments import bind_call, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.trees import Path, Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
-from autoadapt.errors import CaptureError, Mismatch, SignatureError, SwapError
+from autoadapt.errors import AdaptError, CaptureError, Mismatch, SignatureError, SwapError
 from autoadapt.swapping.containers import plain_tree, watched
 
 __all__ = ["Example", "Outcome", "Reading", "Watched", "as_example", "outcome_of", "run_copy", "watch"]
@@ -124,6 +124,8 @@ def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
     for training in (False, True) if model.training else (False,):
         try:
             seen, outcomes[training] = _watch_once(model, example, at, training)
+        except AdaptError:  # it runs, and what is wrong is said already
+            raise
         except Exception as raised:
             error = raised if error is None else error
             continue
@@ -176,7 +178,7 @@ def _watch_copy(
             mode.observe(copied.get_submodule(path), path)
 
     returned = run_copy(model, example, prepare, training=training, mode=mode)
-    tree, tensors = flatten(returned)
+    tree, tensors = flatten(returned, any_keys=True)
     mode.note_escaped(tree, tensors)
     return mode.readings, outcome_of(returned)
 
@@ -207,8 +209,8 @@ def run_copy(
 
 
 def outcome_of(returned: object) -> Outcome:
-    """Write down what a run returned."""
-    tree, tensors = flatten(returned)
+    """Write down what a run returned; the keys of a whole model's answer may be anything."""
+    tree, tensors = flatten(returned, any_keys=True)
     return Outcome(plain_tree(tree), tuple(tuple(t.shape) for t in tensors), tuple(t.dtype for t in tensors))
 
 

@@ -18,8 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
+from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
+from autoadapt.errors import SignatureError
 
 __all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "quiet"]
 
@@ -147,6 +149,7 @@ class Probe:
         followed: CentresFollowed,
     ) -> Observation:
         tree, outputs = flatten(returned)
+        tree = without_unmakeable(returned, tree)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
         output_paths = [path_text(path) for path in paths(tree)]
         return Observation(
@@ -260,7 +263,8 @@ def _watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterat
     """Note what inner modules return while the block runs, in the order in which they finish."""
     watcher = _Watcher(followed)
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
-    handles = [handle for name, inner in named for handle in watcher.attach(name, inner)]
+    hooked = [(name, inner) for name, inner in named if not isinstance(inner, torch.jit.ScriptModule)]
+    handles = [handle for name, inner in hooked for handle in watcher.attach(name, inner)]
     try:
         yield watcher
     finally:
@@ -306,7 +310,10 @@ class _Watcher:
         return None
 
     def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
-        tree, tensors = flatten(output)
+        try:
+            tree, tensors = flatten(output)
+        except SignatureError:  # what no path can name is no tap either
+            return
         for path, tensor in zip(paths(tree), tensors, strict=True):
             key = (name, call, path_text(path))
             known = self._seen.get(id(tensor))
