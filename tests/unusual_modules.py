@@ -213,7 +213,8 @@ class HoldsDeepInside(Body):
         self.extras = {"state": SimpleNamespace(lock=threading.Lock(), scale=torch.ones(1)), "count": [1, 2]}
 
     def forward(self, x: torch.Tensor) -> Any:
-        return self.maps(x)[1] * self.extras["state"].scale
+        two = self.maps(x)[1]
+        return two * self.extras["state"].scale.to(two)
 
 
 class HoldsTorchGenerator(Body):
@@ -274,7 +275,7 @@ class TableBySize(Body):
         width = two.shape[-1]
         if width not in self.tables:
             self.tables[width] = torch.arange(width).to(two).sin()
-        return two + self.tables[width]
+        return two + self.tables[width].to(two)
 
 
 @functools.lru_cache(maxsize=64)
@@ -285,7 +286,7 @@ def _sines(width: int) -> torch.Tensor:
 class GlobalTable(Body):
     def forward(self, x: torch.Tensor) -> Any:
         two = self.maps(x)[1]
-        return two + _sines(two.shape[-1])
+        return two + _sines(two.shape[-1]).to(two)
 
 
 class CachedProperty(Body):
@@ -404,13 +405,13 @@ def _parametrised() -> nn.Module:
 # ---------------------------------------------------------------------------------------------------- hooks
 
 
-class Stop(Exception):
+class StopForwardError(Exception):
     """Raised by a hook once the features are there."""
 
 
 def _stopping() -> nn.Module:
     def stop(_module: nn.Module, _args: Any, _output: Any) -> None:
-        raise Stop
+        raise StopForwardError
 
     body = Body()
     body.two.register_forward_hook(stop)
@@ -475,7 +476,7 @@ def _traced() -> nn.Module:
 
 
 def _exported() -> nn.Module:
-    module = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU()).eval()
+    module = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
     sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC, 0: torch.export.Dim.DYNAMIC}
     return torch.export.export(module, (torch.randn(2, 3, 32, 32),), dynamic_shapes=(sizes,)).module()
 
@@ -567,7 +568,7 @@ class NamedLikeMethods(nn.Module):
         self.values = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> Any:
-        return {"keys": self.values(self.keys(x)), "items": self.keys(x), "0": x.mean((2, 3))}
+        return {"keys": self.values(self.keys(x)), "items": self.keys(x)}
 
 
 def image() -> torch.Tensor:
@@ -628,7 +629,7 @@ ZOO = [
     Unusual("dict that holds its parent", answering("Parent", _in_its_parent), "holds itself"),
     Unusual("ordered dict", answering("Od", lambda a, b: OrderedDict(a=a, b=b))),
     Unusual("user dict", answering("Ud", lambda a, b: UserDict(a=a, b=b))),
-    Unusual("mapping proxy", answering("Mp", lambda a, b: MappingProxyType({"a": a, "b": b}))),
+    Unusual("mapping proxy", answering("Mp", lambda a, b: MappingProxyType({"a": a, "b": b})), "mappingproxy", ""),
     Unusual("namespace", answering("Ns", lambda a, b: SimpleNamespace(a=a, b=b)), "cannot look into"),
     Unusual("set", answering("Set", lambda a, b: {a, b}), "cannot look into"),
     Unusual("tuple keys", answering("Tk", lambda a, b: {("disp", 0): a, ("disp", 1): b}), "no path can name"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance
@@ -86,6 +86,7 @@ def match(
     session.choose_given(pairs or {}, others or {})
     session.choose_all()
     if session.faults:
+        session.settle_remedies()
         count = len(session.faults)
         first = session.faults[0].where
         summary = f"nothing in {name} can honestly serve `{first}`"
@@ -245,10 +246,18 @@ class _Matching:
         shown = [f"{source.path} {source.spec}" for source in self.sources.values()]
         return "; ".join(shown[:4]) + (f"; and {len(shown) - 4} more" if len(shown) > 4 else "") or "no outputs"
 
-    def _remedy(self, path: str) -> str:
-        left = [repr(other) for other in self.target.outputs.paths if other != path]
-        shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
-        return f"outputs=[{shown}]  # if nobody reads {path}" if left else "another backbone, or a signature by hand"
+    def settle_remedies(self) -> None:
+        """Leave out of `outputs=[...]` whatever cannot be served; only now is all of that known."""
+        faulty = [fault.where for fault in self.faults if fault.where in self.target.outputs.paths]
+        self.faults = [
+            replace(fault, remedy=fault.remedy.replace(self._remedy(fault.where), self._remedy(*faulty)))
+            for fault in self.faults
+        ]
+
+    def _remedy(self, *faulty: str) -> str:
+        left = [repr(other) for other in self.target.outputs.paths if other not in faulty]
+        shown, unread = (", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for names in (left, faulty))
+        return f"outputs=[{shown}]  # if nobody reads {unread}" if left else "another backbone, or a signature by hand"
 
     def _no_index(self, path: str, spec: TensorSpec, points: str | None) -> Mismatch:
         gathering = next((g for g in self.target.invariants if g.index == path), None)

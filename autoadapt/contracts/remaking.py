@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoadapt.contracts.trees import PLAIN, Container, Tree, build_container, flatten, open_container
+from autoadapt.contracts.trees import NAMED, PLAIN, Container, Tree, build_container, flatten, open_container
 
 __all__ = ["without_unmakeable"]
 
 
 def without_unmakeable(value: object, tree: Tree) -> Tree:
-    """The tree of a value, in which containers that cannot be made anew are of the kind `other`.
+    """The tree of a value, in which containers that cannot be made anew are of the kinds `items` or `attributes`.
 
     Those are a defaultdict, classes whose constructor takes other arguments, dataclasses whose `__post_init__` moves
     their fields, and what holds more than its items. Each class that is not Python's own is called once to see.
@@ -19,15 +19,16 @@ def without_unmakeable(value: object, tree: Tree) -> Tree:
         >>> from collections import defaultdict
         >>> value = defaultdict(list, a=[1])
         >>> without_unmakeable(value, flatten(value)[0]).kind
-        'other'
+        'items'
     """
     opened = open_container(value)
     if not isinstance(tree, Container) or opened is None:
         return tree
     items = [item for _, item in opened[1]]
     children = tuple(without_unmakeable(item, child) for item, child in zip(items, tree.children, strict=True))
-    kind = tree.kind if tree.kind in PLAIN or _comes_out_alike(value, tree, items) else "other"
-    return tree.model_copy(update={"kind": kind, "children": children})
+    if tree.kind in PLAIN or _comes_out_alike(value, tree, items):
+        return tree.model_copy(update={"children": children})
+    return tree.model_copy(update={"kind": "attributes" if tree.kind in NAMED else "items", "children": children})
 
 
 def _comes_out_alike(value: object, tree: Container, items: list[Any]) -> bool:

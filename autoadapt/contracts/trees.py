@@ -16,6 +16,7 @@ from autoadapt.contracts import leaves
 from autoadapt.errors import Mismatch, SignatureError
 
 __all__ = [
+    "NAMED",
     "PLAIN",
     "Constant",
     "Container",
@@ -37,10 +38,20 @@ __all__ = [
 Key: TypeAlias = int | str
 Path: TypeAlias = tuple[Key, ...]
 Kind: TypeAlias = Literal[
-    "tuple", "list", "dict", "ordered_dict", "sequence", "mapping", "named_tuple", "dataclass", "model_output", "other"
+    "tuple",
+    "list",
+    "dict",
+    "ordered_dict",
+    "sequence",
+    "mapping",
+    "named_tuple",
+    "dataclass",
+    "model_output",
+    "items",
+    "attributes",
 ]
-"""`sequence` and `mapping` are classes of their own, made from one iterable; `other` are those that can be read but
-that nothing makes anew from their items.
+"""`sequence` and `mapping` are classes of their own, made from one iterable; `items` and `attributes` are those that
+can be read, by key or by name, but that their class does not make anew.
 """
 
 
@@ -118,7 +129,7 @@ def flatten(value: object, *, any_keys: bool = False) -> tuple[Tree, list[torch.
 
 def _flatten(value: object, tensors: list[torch.Tensor], any_keys: bool, above: tuple[int, ...]) -> Tree:
     """The tree of a value; `above` are the containers that it stands in, by their `id`."""
-    if isinstance(value, torch.Tensor) and not value.is_nested:
+    if isinstance(value, torch.Tensor) and not _is_nested(value):
         tensors.append(value)
         return Slot()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -140,8 +151,17 @@ def _flatten(value: object, tensors: list[torch.Tensor], any_keys: bool, above: 
     )
 
 
+def _is_nested(tensor: torch.Tensor) -> bool:
+    """Asked past the modes that are active: looking at a tensor is no use of it."""
+    with torch._C.DisableTorchFunction():
+        return tensor.is_nested
+
+
 PLAIN = frozenset({"tuple", "list", "dict", "ordered_dict"})
 """The kinds that say their class."""
+
+NAMED = frozenset({"named_tuple", "dataclass", "attributes"})
+"""The kinds whose children are attributes."""
 
 
 def _key(container: object, key: Any, any_key: bool) -> Key:
@@ -253,7 +273,7 @@ def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
             return _class_of(container), "positional"
         case "dataclass" | "model_output":
             return _class_of(container), "keywords"
-        case "other":
+        case "items" | "attributes":
             raise _not_made(container)
 
 

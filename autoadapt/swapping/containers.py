@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from autoadapt.contracts.trees import Constant, Container, Path, Slot, Tree, flatten
+from autoadapt.contracts.trees import NAMED, Constant, Container, Path, Slot, Tree, flatten
 
 __all__ = ["plain_tree", "watched"]
 
@@ -61,7 +61,7 @@ def _watched(value: Any, tree: Tree, note: Note, path: Path) -> Any:
 
 
 def _child(value: Any, tree: Container, name: Any) -> Any:
-    return getattr(value, str(name)) if tree.kind in ("dataclass", "named_tuple") else value[name]
+    return getattr(value, str(name)) if tree.kind in NAMED else value[name]
 
 
 def _rebuilt(value: Any, tree: Container, made: dict[Any, Any], noted: Callable[[Any], None], leaves: set[Any]) -> Any:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.arguments import bind_call, told_inputs
+from autoadapt.contracts.capturing.hook_stops import stopped_by_hook
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.trees import Path, Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -142,6 +143,12 @@ def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
 
 def _raised(model: nn.Module, error: Exception | None) -> CaptureError:
     name, said = type(model).__name__, f"{type(error).__name__}: {error}".splitlines()[0]
+    hook = stopped_by_hook(error) if error is not None else ""
+    if hook:
+        remedy = f"inputs=step  # a function of the model that calls it and catches {type(error).__name__}"
+        found = f"{said.rstrip(': ')}, raised by its hook"
+        fault = Mismatch(hook, "a hook that lets the forward pass end", found, remedy)
+        return CaptureError(f"{name} is stopped by a hook of `{hook}`", [fault])
     fault = Mismatch(f"{name}(inputs)", "a forward pass", said, "call the model with these inputs first")
     return CaptureError(f"{name} raises at the given input", [fault])
 
@@ -252,7 +259,7 @@ class _Watch(TorchFunctionMode):
         made: dict[int, tuple[torch.Tensor, str]] = {}
         self._made[id(reading)] = made
         for name, inner in module.named_modules():
-            if name:
+            if name and not isinstance(inner, torch.jit.ScriptModule):
                 inner.register_forward_hook(functools.partial(_note_made, made, f"{path}.{name}"))
         module.__class__ = _observed(type(module), reading, self._returned)
 

@@ -34,6 +34,7 @@ from autoadapt.contracts import leaves
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import DTYPES, Signature, TensorSpec
 from autoadapt.contracts.trees import (
+    NAMED,
     Constant,
     Container,
     LeftOut,
@@ -161,7 +162,7 @@ class _Emitter:
             case Container(kind=kind, keys=keys, children=children):
                 for key, child in zip(keys, children, strict=True):
                     if paths(child):
-                        by_name = kind in ("named_tuple", "dataclass")
+                        by_name = kind in NAMED
                         take = getattr if by_name else operator.getitem
                         name = f"{node.name}_{key}" if isinstance(key, int) else key
                         taken = self._graph.create_node("call_function", take, (node, key), name=name)

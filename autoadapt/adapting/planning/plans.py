@@ -140,7 +140,7 @@ NARROWEST_CHAIN = 24
 def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
     """Target, source, chain and parameters; a chain that is too long for the page goes on in the next row."""
     targets = [f"{route.target} {_abbreviated(route.specs[-1])}" for route in routes]
-    room = WIDTH - max(map(len, targets)) - max(len(route.source) for route in routes) - 14
+    room = WIDTH - max(map(len, targets), default=0) - max((len(route.source) for route in routes), default=0) - 14
     rows: list[tuple[str, ...]] = [("target", "source", "chain", "params")]
     for target, route in zip(targets, routes, strict=True):
         first, *more = _wrapped(_chain_texts(route), max(room, NARROWEST_CHAIN))

@@ -99,7 +99,9 @@ def _watch_backbone(net: nn.Module, plan: Plan | None) -> dict[str, tuple[int, .
         def note(module: nn.Module, args: Any, returned: Any) -> None:
             noted.update(zip(names, (tuple(tensor.shape) for tensor in flatten(returned)[1]), strict=False))
 
-        net.get_submodule("backbone").register_forward_hook(note)
+        backbone = net.get_submodule("backbone")
+        if not isinstance(backbone, torch.jit.ScriptModule):  # it takes no hooks
+            backbone.register_forward_hook(note)
     return noted
 
 

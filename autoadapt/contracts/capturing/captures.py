@@ -12,6 +12,7 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call, told_inputs
 from autoadapt.contracts.capturing.cells import Run, inner_centres, output_centres
 from autoadapt.contracts.capturing.fixed import FixedImages
+from autoadapt.contracts.capturing.hook_stops import stopped_by_hook
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Probe, ProbeError, Shape, quiet
 from autoadapt.contracts.capturing.refusals import check_names, refuse_objects
@@ -121,7 +122,11 @@ def _arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Ar
     watched.register_forward_pre_hook(note, with_kwargs=True)
     with quiet(), _explained(model):
         copied.eval()
-        arguments.call(copied)
+        try:
+            arguments.call(copied)
+        except Exception as error:
+            if not calls or not stopped_by_hook(error):  # all that is wanted has been seen
+                raise
     if not calls:
         fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
         raise CaptureError(f"`{path}` does not run when the model runs", [fault])
@@ -139,11 +144,19 @@ def _explained(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise _raised(model, f"{type(error).__name__}: {error}") from error
+        raise _raised(model, error, f"{type(error).__name__}: {error}") from error
 
 
-def _raised(model: nn.Module, said: str) -> InputError:
+def _raised(model: nn.Module, error: BaseException | None, said: str) -> InputError:
     name = type(model).__name__
+    hook = stopped_by_hook(error) if error is not None else ""
+    if hook:
+        found, remedy = (
+            f"{said.splitlines()[0].rstrip(': ')}, raised by its hook",
+            "handle.remove()  # or capture a part",
+        )
+        fault = Mismatch(hook, "a hook that lets the forward pass end", found, f'{remedy}: capture(..., at="{hook}")')
+        return InputError(f"{name} is stopped by a hook of `{hook}`", [fault])
     fault = Mismatch(
         f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
     )
@@ -185,7 +198,7 @@ class _Session:
         try:
             return probe, probe.run()
         except ProbeError as error:
-            raise _raised(self._module, str(error)) from error
+            raise _raised(self._module, error.__cause__, str(error)) from error
 
     def signature(self) -> Signature:
         self._axes = untie(self._axes, self._runs_at)
