@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import functools
 import math
+import sys
 import threading
+import warnings
 import weakref
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
 from collections.abc import Callable, Iterator
@@ -202,7 +204,7 @@ class HoldsGenerator(Body):
 class HoldsOpenFile(Body):
     def __init__(self) -> None:
         super().__init__()
-        self.log = open("/dev/null")  # noqa: SIM115 - it is the point
+        self.log = sys.__stderr__
 
 
 class HoldsDeepInside(Body):
@@ -464,7 +466,9 @@ class Lazy(nn.Module):
 
 def _scripted() -> nn.Module:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1))
-    return torch.jit.script(layers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch would rather have it exported
+        return torch.jit.script(layers)
 
 
 def _holding_script() -> nn.Module:
@@ -596,6 +600,7 @@ class Unusual:
         refused_as_new: The same as a new module; `refused` where left out.
         inputs: An example call.
         open: Why it does not hold yet.
+        fails: What `verify` says of it, since it is so of the module alone.
     """
 
     name: str
@@ -604,6 +609,7 @@ class Unusual:
     refused_as_new: str | None = None
     inputs: Callable[[], Any] = image
     open: str = ""
+    fails: str = "nothing"
 
 
 _OTHERS = "mended in another branch"
@@ -639,8 +645,8 @@ ZOO = [
     Unusual("a size in the answer", Shape, "at every input size"),
     Unusual("numpy answer", Numpy, "cannot look into"),
     Unusual("generator answer", Yields, "cannot look into"),
-    Unusual("no answer", Nothing, ""),
-    Unusual("a number", Number, ""),
+    Unusual("no answer", Nothing),
+    Unusual("a number", Number, "", "nothing in Number"),
     Unusual("nested tensor", Nested, "nested tensor"),
     Unusual("complex", Complex),
     Unusual("lock", HoldsLock),
@@ -663,8 +669,8 @@ ZOO = [
     Unusual("works in place", InPlace),
     Unusual("attributes on demand", DynamicAttribute),
     Unusual("takes anything", NoSignature),
-    Unusual("no gradients", Decorated),
-    Unusual("no parameters", NoParameters),
+    Unusual("no gradients", Decorated, fails="detached"),
+    Unusual("no parameters", NoParameters, "", "an axis like 6"),
     Unusual("one layer at two names", SharesLayer),
     Unusual("calls itself", Recursive),
     Unusual("tied weights", TiedWeights),
@@ -678,13 +684,13 @@ ZOO = [
     Unusual("backward hook", _backward_hook),
     Unusual("hook that changes the container", _always),
     Unusual("lazy layer", Lazy, "run the model once first"),
-    Unusual("script module", _scripted),
-    Unusual("script module inside", _holding_script),
+    Unusual("script module", _scripted, "is compiled, so that it cannot be adapted"),
+    Unusual("script module inside", _holding_script, "is compiled, so that it cannot be adapted"),
     Unusual("fx module", _traced),
     Unusual("exported program", _exported),
     Unusual("subclass of linear", RowsOf),
     Unusual("method kept as an attribute", ThroughMethods),
-    Unusual("names of methods", NamedLikeMethods),
+    Unusual("names of methods", NamedLikeMethods, "", "equally good"),
     Unusual("raises", Raises, "raises at the given input"),
     Unusual("raises without a word", SaysNothing, "raises at the given input"),
 ]

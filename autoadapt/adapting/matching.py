@@ -283,6 +283,10 @@ class _Matching:
 def _refusal(tensor: Factored, target: TensorSpec) -> str | None:
     """Why a source may not serve a target; None where it may."""
     source = tensor.spec
+    if source.torch_dtype.is_complex != target.torch_dtype.is_complex:
+        return "complex and real values are not made from each other"
+    if source.torch_dtype.is_complex and source.dims != target.dims:
+        return "complex values are neither projected nor resized"
     if target.role == "coordinate" and source.role != "coordinate":
         return "coordinates are passed on, never made from features"
     if source.role in ("coordinate", "index") and target.role != source.role:

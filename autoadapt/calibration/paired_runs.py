@@ -62,7 +62,15 @@ class Pair:
         self.new = copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)).eval()
         self.adapted = find_adapted(self.new, at)
         self._old = _with_old(net, like, at).eval()
-        self._old_backbone = self._old.get_submodule(at or "")
+        self._old_backbone = self._old.get_submodule(at) if at else self._old
+        if isinstance(self._old_backbone, torch.jit.ScriptModule):
+            fault = Mismatch(
+                "like",
+                "a module in Python",
+                "a ScriptModule, which takes no hooks",
+                "like=the module that was scripted",
+            )
+            raise CalibrationError("the old module is compiled, so that it cannot be watched", [fault])
         if device is not None:
             self.new.to(device)
             self._old.to(device)

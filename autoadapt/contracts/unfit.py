@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch.nn.parameter import is_lazy
 
 from autoadapt.errors import CaptureError, Mismatch
 
@@ -36,7 +36,7 @@ def refuse_unfit(module: nn.Module) -> None:
 def _refuse_lazy(module: nn.Module) -> None:
     """Refuse layers whose parameters get their shapes from the first input."""
     named = [*module.named_parameters(), *module.named_buffers()]
-    lazy = [name for name, tensor in named if isinstance(tensor, UninitializedTensorMixin)]
+    lazy = [name for name, tensor in named if is_lazy(tensor)]
     if lazy:
         layers = {name.rpartition(".")[0] for name in lazy}
         found = [f"{type(module.get_submodule(path)).__name__}, which has not run yet" for path in sorted(layers)]

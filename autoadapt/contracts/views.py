@@ -25,6 +25,7 @@ __all__ = [
     "freeze_unused",
     "keep_modes",
     "on_meta",
+    "refuse_scripts",
     "tap",
     "uncompiled",
     "view",
@@ -41,8 +42,26 @@ def view(module: nn.Module) -> nn.Module:
         >>> other = view(layer)
         >>> other.weight is layer.weight, other.weight.data_ptr() == layer.weight.data_ptr()
         (False, True)
+
+    Raises:
+        CaptureError: A module inside is compiled.
     """
+    refuse_scripts(module)
     return copy_module(module, aliased)
+
+
+def refuse_scripts(module: nn.Module) -> None:
+    """Refuse ScriptModules, of which a copy neither shares the weights nor has ones that can be trained.
+
+    Raises:
+        CaptureError: A module inside is one.
+    """
+    found = [path for path, one in module.named_modules() if isinstance(one, torch.jit.ScriptModule)]
+    if found:
+        where = found[0] or type(module).__name__
+        expected, remedy = "modules in Python", "adapt the module that was scripted; torch.jit.script comes last"
+        fault = Mismatch(where, expected, "a ScriptModule, whose copies share and train no weights", remedy)
+        raise CaptureError(f"`{where}` is compiled, so that it cannot be adapted", [fault])
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
