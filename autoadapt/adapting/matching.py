@@ -56,6 +56,8 @@ class Pairing:
     recover: bool = False
     """The source holds coordinates, and the target's indices are found from them."""
     remark: str = ""
+    same_as: str = ""
+    """The target that is this very tensor and is served already."""
 
 
 def match(
@@ -91,7 +93,7 @@ def match(
         first = session.faults[0].where
         summary = f"nothing in {name} can honestly serve `{first}`"
         raise MatchError(summary if count == 1 else f"{count} outputs cannot be served by {name}", session.faults)
-    return tuple(session.found[path] for path in target.outputs.paths)
+    return tuple(map(session.pairing, target.outputs.paths))
 
 
 class _Matching:
@@ -126,15 +128,26 @@ class _Matching:
                 )
                 continue
             refusal = chain(offered[source].tensor, specs[path])
+            place = self._place(path)
             if isinstance(refusal, Refusal):
                 self.faults.append(self._dishonest(path, specs[path], refusal.why))
+            elif place in self.found and self.found[place].source != source:
+                expected = f"{self.found[place].source}, since it is the very tensor {place}"
+                self.faults.append(Mismatch(f"pairs[{path!r}]", expected, source, f"pairs={{{place!r}: {source!r}}}"))
             else:
-                self.found[path] = Pairing(path, source, remark="chosen by the caller")
+                self.found[place] = Pairing(place, source, remark="chosen by the caller")
+
+    def pairing(self, path: str) -> Pairing:
+        """What serves an output; one that is the same tensor as another is served by what serves that."""
+        place = self._place(path)
+        found = self.found[place]
+        return found if place == path else Pairing(path, found.source, same_as=place)
 
     def choose_all(self) -> None:
         """Pair what is left: inputs, coordinates, indices, then everything else in groups of equal stride."""
         failed = {fault.where for fault in self.faults}
-        open_ = {p: s for p, s in self.target.outputs.items() if p not in self.found and p not in failed}
+        closed = {*self.found, *failed}
+        open_ = {p: s for p, s in self._told_apart().items() if p not in closed}
         for path, spec in open_.items():
             if spec.same_as.startswith("inputs."):
                 self.found[path] = Pairing(path, spec.same_as)
@@ -143,6 +156,20 @@ class _Matching:
         self._choose_by_stride({path: spec for path, spec in rest.items() if path not in indices})
         for path, spec in indices.items():
             self._choose_index(path, spec)
+
+    def _told_apart(self) -> dict[str, TensorSpec]:
+        """One output for each tensor: where it stands first, in the order of where it stands last.
+
+        The last hidden state stands before the list of all of them, and at the end of that list.
+        """
+        last = {self._place(path): i for i, path in enumerate(self.target.outputs.paths)}
+        specs = dict(self.target.outputs.items())
+        return {path: specs[path] for path in sorted(last, key=lambda path: last[path])}
+
+    def _place(self, path: str) -> str:
+        """The output at which a tensor is served: where it stands first."""
+        place = self.target.outputs.first_place(path)
+        return path if place.startswith("inputs.") else place
 
     def _choose_by_stride(self, targets: Mapping[str, TensorSpec]) -> None:
         """Targets that have the same nearest sources are served together, the deeper from the deeper."""

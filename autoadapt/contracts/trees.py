@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -25,6 +25,7 @@ __all__ = [
     "Path",
     "Slot",
     "Tree",
+    "alike",
     "build_container",
     "container_type",
     "flatten",
@@ -318,6 +319,17 @@ def paths(tree: Tree, prefix: Path = ()) -> list[Path]:
             return [path for key, child in zip(keys, children, strict=True) for path in paths(child, (*prefix, key))]
         case _:
             return []
+
+
+def alike(tree: Tree) -> list[str]:
+    """The paths that several tensors have, since keys are told apart by their texts alone.
+
+    Example:
+        >>> alike(flatten({1: torch.zeros(1), "1": torch.zeros(1), "2": torch.zeros(1)})[0])
+        ['1']
+    """
+    counts = Counter(map(path_text, paths(tree)))
+    return [text for text, count in counts.items() if count > 1]
 
 
 def has_opaque(tree: Tree) -> bool:

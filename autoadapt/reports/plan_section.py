@@ -165,7 +165,8 @@ def diagram(plan: Plan) -> Diagram:
 
 def _sources(plan: Plan) -> dict[str, TensorSpec]:
     """What the new module gives: taps in the order in which they are made, outputs in that in which they are read."""
-    first = {route.source: route.specs[0] for route in plan.routes if not route.source.startswith("inputs.")}
+    made = [route for route in plan.routes if not (route.same_as or route.source.startswith("inputs."))]
+    first = {route.source: route.specs[0] for route in made}
     order = {name: i for i, name in enumerate(plan.taps)}
     return {name: first[name] for name in sorted(first, key=lambda name: order.get(name, len(order)))}
 

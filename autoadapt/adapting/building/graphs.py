@@ -123,7 +123,9 @@ class _Emitter:
         placeholders = self._placeholders()
         self._head = next(iter(reversed(self._graph.nodes)), None)
         self._features = self._call_backbone()
-        nodes = [self._route(name, route) for name, route in adapter_names(self._plan).items()]
+        named = adapter_names(self._plan)
+        made = {route.target: self._route(name, route) for name, route in named.items() if not route.same_as}
+        nodes = [made[route.same_as or route.target] for route in self._plan.routes]
         self._graph.output(self._returned(nodes, placeholders))
         self._forget_unused()
         self._graph.lint()

@@ -146,6 +146,9 @@ def _route(
     always: bool,
     first: tuple[TensorSpec, Thin | None] | None = None,
 ) -> Route:
+    if pairing.same_as:
+        spec = contract.model_copy(update={"points": None})
+        return Route(target=pairing.target, source=pairing.source, specs=(spec,), same_as=pairing.same_as)
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
     steps: tuple[Operation, ...]

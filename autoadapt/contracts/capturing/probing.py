@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.remaking import without_unmakeable
+from autoadapt.contracts.leaves import leaf
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 from autoadapt.errors import SignatureError
@@ -316,6 +317,8 @@ class _Watcher:
             return
         for path, tensor in zip(paths(tree), tensors, strict=True):
             key = (name, call, path_text(path))
+            if not _is_found(output, key[2], tensor):
+                continue
             known = self._seen.get(id(tensor))
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
@@ -338,6 +341,14 @@ class _Watcher:
         if known is None or known[0]() is not tensor or self.noted[known[1]].version != _times_written(tensor):
             return None
         return known[1]
+
+
+def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:
+    """Whether a path leads to a tensor again; some keys read like others, or like several."""
+    try:
+        return leaf(output, path) is tensor
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _times_written(tensor: torch.Tensor) -> int:

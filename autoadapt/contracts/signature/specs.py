@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, path_text, paths
+from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_text, paths
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
 __all__ = [
@@ -162,6 +162,16 @@ class Values(_Frozen):
     tree: Tree
     leaves: tuple[TensorSpec, ...]
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> Values:
+        faults = [
+            Mismatch(path, "one tensor of this path", "several whose paths read alike", "give each a key of its own")
+            for path in alike(self.tree)
+        ]
+        if faults:
+            raise SignatureError(f"two tensors are both called `{faults[0].where}`", faults)
+        return self
+
     @property
     def paths(self) -> tuple[str, ...]:
         """The path of each leaf, as text."""
@@ -173,6 +183,27 @@ class Values(_Frozen):
 
     def __getitem__(self, path: str) -> TensorSpec:
         return dict(self.items())[path]
+
+    def first_place(self, path: str) -> str:
+        """Where the tensor at a path stands first: an input, an earlier output, or there."""
+        return self[path].same_as or path
+
+    def standing(self, kept: Collection[str]) -> tuple[TensorSpec, ...]:
+        """The leaves that are kept, each the same tensor as the first one that is kept of those it was the same as.
+
+        Example:
+            >>> values = Values.parse({"a": "f32[B]", "b": "f32[B] = a", "c": "f32[B] = a"})
+            >>> [str(leaf) for leaf in values.standing(["b", "c"])]
+            ['f32[B]', 'f32[B] = b']
+        """
+        first: dict[str, str] = {}
+        found = []
+        for path, spec in self.items():
+            if path in kept:
+                place = spec.same_as or path
+                stands = place if place.startswith("inputs.") else first.setdefault(place, path)
+                found.append(spec.model_copy(update={"same_as": "" if stands == path else stands}))
+        return tuple(found)
 
     @classmethod
     def parse(cls, value: object) -> Values:
