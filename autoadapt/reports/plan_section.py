@@ -237,8 +237,9 @@ def _abbreviated(spec: TensorSpec) -> str:
 def _label(operation: Operation) -> str:
     """An operation where its name stands above it already."""
     match operation:
-        case DropPrefix(axis=axis, count=count):
-            return f"first {count}" if axis == 1 else f"first {count} of axis {axis}"
+        case DropPrefix(axis=axis, count=count, at_end=at_end):
+            where = "last" if at_end else "first"
+            return f"{where} {count}" if axis == 1 else f"{where} {count} of axis {axis}"
         case Mean(axes=axes):
             return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
         case Pool() | Resize() | Resample():

@@ -212,8 +212,9 @@ class _Emitter:
 
     def _step(self, step: Operation, node: fx.Node, spec: TensorSpec, module: str) -> fx.Node:
         match step:
-            case DropPrefix(axis=axis, count=count):
-                index = (*(slice(None),) * axis, slice(count, None))
+            case DropPrefix(axis=axis, count=count, at_end=at_end):
+                kept = slice(None, -count) if at_end else slice(count, None)
+                index = (*(slice(None),) * axis, kept)
                 return self._put("call_function", operator.getitem, node, index)
             case Rearrange():
                 return self._rearrange(step, node)

@@ -81,15 +81,20 @@ def plan(
     sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
     taps = inner_sources(worth_taking(source.inner, source.sizes()), source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
-    pairings = match(
-        wanted.model_copy(update={"outputs": outputs_marked}),
-        [*sources, *taps],
-        invariants=translated(source.invariants, routes),
-        pairs=pairs,
-        others={other.path: other for other in others},
-        indices=indices,
-        name=source.name,
-    )
+    try:
+        pairings = match(
+            wanted.model_copy(update={"outputs": outputs_marked}),
+            [*sources, *taps],
+            invariants=translated(source.invariants, routes),
+            pairs=pairs,
+            others={other.path: other for other in others},
+            indices=indices,
+            name=source.name,
+        )
+    except MatchError as error:
+        if source.unread_tokens and not pairs:
+            raise _ask_for_grid(source) from error
+        raise
     tensors = {found.path: found.tensor for found in (*others, *taps, *sources)}
     tensors |= {f"inputs.{path}": factored(spec) for path, spec in wanted.inputs.items()}
     contract = dict(outputs_marked.items())
@@ -125,17 +130,23 @@ def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[s
         MatchError: With what to fill in.
     """
     guessed = [name for name, tap in taken.items() if tap.module and name not in pairs.values()]
-    if not source.unread_tokens or not guessed:
-        return
+    if source.unread_tokens and guessed:
+        raise _ask_for_grid(source)
+
+
+def _ask_for_grid(source: Signature) -> MatchError:
     output = next(output for output in source.inner if output.module == source.unread_tokens[-1])
     image = " x ".join(str(sizes.example) for name, sizes in source.axes.items() if name in ("H", "W"))
+    told = "neither inner grids nor a run with changed patches tell which cells these are"
+    if output.spec.cells == "unknown":
+        told = "a run with changed patches tells that these are cells neither in rows nor in columns, or tells nothing"
     fault = Mismatch(
         output.name,
         f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
-        f"{output.spec}, and neither inner grids nor a run with changed patches tell which cells these are",
+        f"{output.spec}, and {told}",
         f'grid={{"{output.module}": (rows, columns, leading_tokens)}}',
     )
-    raise MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
+    return MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
 
 
 def _route(

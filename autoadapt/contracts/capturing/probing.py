@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
-from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.leaves import leaf
+from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 from autoadapt.errors import SignatureError

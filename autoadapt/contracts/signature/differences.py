@@ -65,6 +65,9 @@ def _diff_spec(path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping
         if not equal_where_legal(left, right, axes):
             faults.append(Mismatch(f"{path}, axis {axis}", str(left), str(right), "resample, pool or project the axis"))
     faults += _moved_cells(path, expected, found)
+    known = "unknown" not in (expected.cells, found.cells)
+    if known and expected.order != found.order:
+        faults.append(Mismatch(path, str(expected), str(found), "bring its tokens into the same order"))
     if expected.role in ("index", "coordinate") and found.role != expected.role:
         faults.append(Mismatch(path, f"role {expected.role}", f"role {found.role}", "pass it through untouched"))
     return faults
