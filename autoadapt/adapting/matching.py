@@ -185,15 +185,12 @@ class _Matching:
             self._share_out(paths, near, targets)
 
     def _honest(self, spec: TensorSpec) -> tuple[list[str], list[str]]:
-        """Sources from which a chain leads to the target; and why the others have none."""
-        options, whys = [], []
-        for path, source in self.sources.items():
-            refusal = _refusal(source.tensor, spec)
-            if refusal is None:
-                options.append(path)
-            else:
-                whys.append(refusal)
-        return options, whys
+        """Sources from which a chain leads to the target; and why the others have none, those of its role if any."""
+        refusals = {path: _refusal(source.tensor, spec) for path, source in self.sources.items()}
+        options = [path for path, why in refusals.items() if why is None]
+        whys = {path: why for path, why in refusals.items() if why is not None}
+        alike = [why for path, why in whys.items() if self.sources[path].spec.role == spec.role]
+        return options, alike or list(whys.values())
 
     def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
         """Without what would be projected although it is a linear map itself, of another option."""

@@ -100,7 +100,7 @@ def plan(
     contract = dict(outputs_marked.items())
     first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
     made = [
-        _route(pairing, tensors, contract[pairing.target], wanted, project == "always", first.get(pairing.source))
+        _route(pairing, tensors, contract, wanted, project == "always", first.get(pairing.source))
         for pairing in pairings
     ]
     taken = taps_of([pairing.source for pairing in pairings], source)
@@ -152,11 +152,12 @@ def _ask_for_grid(source: Signature) -> MatchError:
 def _route(
     pairing: Pairing,
     sources: Mapping[str, Factored],
-    contract: TensorSpec,
+    contracts: Mapping[str, TensorSpec],
     target: Signature,
     always: bool,
     first: tuple[TensorSpec, Thin | None] | None = None,
 ) -> Route:
+    contract = contracts[pairing.target]
     if pairing.same_as:
         spec = contract.model_copy(update={"points": None})
         return Route(target=pairing.target, source=pairing.source, specs=(spec,), same_as=pairing.same_as)
@@ -165,7 +166,9 @@ def _route(
     steps: tuple[Operation, ...]
     if pairing.recover:
         gathering = next(g for g in target.invariants if g.index == pairing.target)
-        steps = (Recover(values=gathering.values.removeprefix("inputs."), dtype=contract.dtype),)
+        turned = chain(tensor, contracts[gathering.result])
+        assert not isinstance(turned, Refusal), "the same points serve the coordinates"
+        steps = (*turned, Recover(values=gathering.values.removeprefix("inputs."), dtype=contract.dtype))
     else:
         found = chain(tensor, contract, project=always)
         assert not isinstance(found, Refusal), "only what can be chained is paired"

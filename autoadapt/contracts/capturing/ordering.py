@@ -161,9 +161,8 @@ class Ordering:
                 continue
             dims = {token.height if name == "H" else token.width for token in tokens}
             stride = max(1 / (dim.slope(name) or 1) for dim in dims)
-            size = legal.near(
-                int(max(fewest, -(-legal.smallest // stride)) * stride)
-            )  # whole cells, so that a patch is in one of them
+            cells = max(fewest, -(-legal.smallest // stride))
+            size = legal.near(int(cells * stride))  # whole cells, so that each patch is in one of them
             while size < LARGEST_SIZE and any(dim.evaluate({**sizes, name: size}) < fewest for dim in dims):
                 size = legal.near(size + 1)
             sizes[name] = size
