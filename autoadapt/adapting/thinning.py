@@ -17,9 +17,9 @@ __all__ = ["mark_points", "thinned", "unmark_points"]
 def mark_points(values: Values) -> Values:
     """Note on each leaf which of its axes lists points.
 
-    Coordinates `[B, M, K]` or `[B, K, M]` tell the numbers of points that occur. A leaf lies on such a set where one of its axes has
-    that size; where two have, the axis that lists points in the other leaves is taken, else the last. Values that
-    are marked already are left as they are.
+    Coordinates `[B, M, K]` or `[B, K, M]` tell the numbers of points that occur. A leaf lies on such a set where one
+    of its axes has that size; where two have, the axis that lists points in the other leaves is taken, else the last.
+    Values that are marked already are left as they are.
 
     Example:
         >>> marked = mark_points(Values.parse(["f32[B, 16, 3] coordinate", "f32[B, 8, 16]", "f32[B, 16, 16]"]))

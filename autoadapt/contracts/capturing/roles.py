@@ -59,7 +59,8 @@ def find_roles(inputs: Tensors, outputs: Tensors, gatherings: tuple[Gathering, .
     """The role of each output, by its values.
 
     Integers that take rows of another tensor are indices, and what they take are coordinates, as are floats that are
-    rows of an input without anybody saying which; points may be rows or columns, in the input too. Other integers are `other`; booleans are masks.
+    rows of an input without anybody saying which; points may be rows or columns, in the input too. Other integers are
+    `other`; booleans are masks.
     """
     roles: dict[str, Role] = {}
     clouds = [rows for values in inputs.values() for rows in _either_way(values)]
