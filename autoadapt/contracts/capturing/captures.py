@@ -392,7 +392,7 @@ class _Session:
     ) -> dict[InnerKey | int, dict[str, object]]:
         """What is known of a leaf besides its size: in which order its cells stand, and where they lie."""
         outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
-        centres: dict[InnerKey | int, tuple[Centres, ...]] = {**dict(enumerate(outer)), **inner}
+        centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
         order = {key: {"cells": cells, "trailing": trailing} for key, (cells, trailing) in orders.items()}
         return {key: {"centres": centres[key], **order.get(key, {})} for key in centres}
 
