@@ -22,8 +22,9 @@ AdaptError
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = [
     "AdaptError",
@@ -101,10 +102,25 @@ class AdaptError(Exception):
         """The place of a single fault is left out where the summary names it."""
         if len(self.mismatches) == 1 and self.mismatches[0].where in self.summary:
             return "\n".join([self.summary, *self.mismatches[0].lines()])
-        return "\n".join([self.summary, *(str(fault) for fault in self.mismatches)])
+        return "\n".join([self.summary, *map(str, _by_cause(self.mismatches))])
 
     def __reduce__(self) -> tuple[type[AdaptError], tuple[str, tuple[Mismatch, ...]]]:
         return type(self), (self.summary, self.mismatches)
+
+
+def _by_cause(faults: Iterable[Mismatch]) -> list[Mismatch]:
+    """Faults in a row that have one cause, told once: the places and what each expects, then what was found and why."""
+    told: list[Mismatch] = []
+    for _, group in itertools.groupby(faults, key=lambda fault: (fault.found, fault.why, fault.remedy)):
+        first, *others = group
+        if others and first.why:
+            wheres = ", ".join([first.where, *(fault.where for fault in others)])
+            lines = [f"{fault.where}: {fault.expected}" for fault in (first, *others)]
+            same = len({fault.expected for fault in (first, *others)}) == 1
+            told.append(replace(first, where=wheres, expected=first.expected if same else "\n".join(lines)))
+        else:
+            told += [first, *others]
+    return told
 
 
 class SourceError(AdaptError):

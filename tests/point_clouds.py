@@ -136,3 +136,35 @@ READ = ("fp2_features", "fp2_xyz", "fp2_inds")
 def cloud(batch: int = 2, count: int = 64, columns: int = 1) -> torch.Tensor:
     """A cloud whose points are all different."""
     return torch.randn(batch, count, 3 + columns, generator=torch.Generator().manual_seed(batch * 1000 + count))
+
+
+def ball_query(radius: float, count: int, xyz_BN3: torch.Tensor, points_BM3: torch.Tensor) -> torch.Tensor:
+    """For each point the first neighbours `[B, M, G]` within a radius, the first of them again if too few."""
+    index_BMN = torch.arange(xyz_BN3.shape[1]).expand(*points_BM3.shape[:2], -1).clone()
+    index_BMN[squares(points_BM3, xyz_BN3) > radius**2] = xyz_BN3.shape[1]
+    near_BMG = index_BMN.sort(-1).values[..., :count]
+    return torch.where(near_BMG == xyz_BN3.shape[1], near_BMG[..., :1], near_BMG)
+
+
+class ChannelFirst(nn.Module):
+    """PointNet++ as most PyTorch code has it: clouds `[B, 3 + C, N]`, and from it coordinates `[B, 3, M]`, no indices.
+
+    Args:
+        columns: Features of a point besides its coordinates.
+        count: How many points are taken.
+    """
+
+    def __init__(self, columns: int = 1, count: int = 16) -> None:
+        super().__init__()
+        self.count = count
+        self.mlp = nn.Sequential(nn.Conv2d(3 + columns, 32, 1), nn.ReLU(), nn.Conv2d(32, 48, 1))
+
+    def forward(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`points [B, 3 + C, N]`."""
+        rows_BNK = points.transpose(1, 2)
+        xyz_BN3 = rows_BNK[..., :3].contiguous()
+        xyz_BM3 = rows_of(xyz_BN3, farthest_points(xyz_BN3, self.count))
+        near_BMG = ball_query(1.0, 8, xyz_BN3, xyz_BM3)
+        grouped_BMGK = rows_of(rows_BNK, near_BMG.flatten(1)).unflatten(1, near_BMG.shape[1:])
+        local_BMGK = torch.cat([grouped_BMGK[..., :3] - xyz_BM3.unsqueeze(2), grouped_BMGK[..., 3:]], -1)
+        return xyz_BM3.transpose(1, 2), self.mlp(local_BMGK.permute(0, 3, 2, 1)).amax(2)

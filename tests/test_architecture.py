@@ -35,7 +35,20 @@ ORDER = [
 """From the ground up. A new room gets its place here, above everything that it imports."""
 
 INSIDE = {
-    "contracts": ["leaves", "trees", "dims", "signature", "modes", "caches", "views", "capturing", "costs"],
+    "contracts": [
+        "leaves",
+        "trees",
+        "remaking",
+        "dims",
+        "signature",
+        "modes",
+        "caches",
+        "uncopyable",
+        "unfit",
+        "views",
+        "capturing",
+        "costs",
+    ],
     "adapting": [
         "operations",
         "layers",

@@ -1,382 +1,696 @@
-"""Modules that break a habit: a train() that returns nothing, caches that outlive the call, outputs of many minds."""
+"""Modules that nobody would write for a test: containers, wrappers, modes, caches, parametrisations, aliases, hooks."""
 
 from __future__ import annotations
 
+import enum
 import functools
-import random
+import math
+import sys
 import threading
-import time
-from collections.abc import Callable
-from typing import ClassVar
+import warnings
+import weakref
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
-from small_models import stage
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+Maps = tuple[torch.Tensor, torch.Tensor]
 
 
-class Frozen(nn.Module):
-    """Two levels; keeps its first stage frozen in train mode, as detector backbones do, and returns nothing then."""
-
-    def __init__(self, *channels: int) -> None:
-        super().__init__()
-        self.out_channels = list(channels)
-        self.stages = nn.ModuleList(map(stage, (3, *channels[:-1]), channels))
-
-    def train(self, mode: bool = True) -> None:  # type: ignore[override]  # as it is written out there
-        super().train(mode)
-        self.stages[0].eval()
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        maps = []
-        for one in self.stages:
-            x = one(x)
-            maps.append(x)
-        return maps
-
-
-class Segmenter(nn.Module):
-    """A backbone, a projection of each level, the mean over each."""
-
-    def __init__(self, backbone: Frozen) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.maps = nn.ModuleList(nn.Conv2d(channels, 4, 1) for channels in backbone.out_channels)
-
-    def train(self, mode: bool = True) -> None:  # type: ignore[override]
-        super().train(mode)
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [layer(level) for layer, level in zip(self.maps, self.backbone(x), strict=True)]
-
-
-# Caches outside the module: a table of positions, by the size of the map. The weight is all that learns.
-
-TABLES: dict[int, torch.Tensor] = {}
-ENTRIES: list[tuple[int, torch.Tensor]] = []
-LAST: torch.Tensor | None = None
-
-
-class Positions(nn.Module):
-    """A convolution, and a table that is added to each row of the map; subclasses say where the table is kept."""
-
-    def __init__(self, channels: int = 4) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, channels, 2, 2)
-
-    def table(self, size: int) -> torch.Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        maps = self.conv(x)
-        return maps + self.table(maps.shape[-1]).to(maps.dtype)
-
-
-@functools.lru_cache(maxsize=8)
-def cached_table(size: int) -> torch.Tensor:
-    return torch.arange(size).float()
-
-
-class InLruCache(Positions):
-    """In `functools.lru_cache`."""
-
-    def table(self, size: int) -> torch.Tensor:
-        return cached_table(size)
-
-
-class InClassDict(Positions):
-    """In a dict of the class."""
-
-    tables: ClassVar[dict[int, torch.Tensor]] = {}
-
-    def table(self, size: int) -> torch.Tensor:
-        if size not in self.tables:
-            self.tables[size] = torch.arange(size).float()
-        return self.tables[size]
-
-
-class InModuleDict(Positions):
-    """In a dict of the Python module."""
-
-    def table(self, size: int) -> torch.Tensor:
-        return TABLES.setdefault(size, torch.arange(size).float()) if size not in TABLES else TABLES[size]
-
-
-class OnItsType(Positions):
-    """As an attribute of the class, made anew for another size."""
-
-    kept: torch.Tensor | None = None
-
-    def table(self, size: int) -> torch.Tensor:
-        if self.kept is None or len(self.kept) != size:
-            type(self).kept = torch.arange(size).float()
-        assert self.kept is not None
-        return self.kept
-
-
-class NewOnItsType(Positions):
-    """As an attribute of the class that is not there before."""
-
-    def table(self, size: int) -> torch.Tensor:
-        if not hasattr(self, "table_"):
-            type(self).table_ = torch.arange(512).float()
-        return self.table_[:size]
-
-
-class InGlobal(Positions):
-    """In a global name."""
-
-    def table(self, size: int) -> torch.Tensor:
-        global LAST
-        if LAST is None or len(LAST) != size:
-            LAST = torch.arange(size).float()
-        return LAST
-
-
-class InList(Positions):
-    """In a list of the Python module."""
-
-    def table(self, size: int) -> torch.Tensor:
-        for known, table in ENTRIES:
-            if known == size:
-                return table
-        ENTRIES.append((size, torch.arange(size).float()))
-        return ENTRIES[-1][1]
-
-
-class InDefault(Positions):
-    """In the default of an argument."""
-
-    def table(self, size: int, known: dict[int, torch.Tensor] = {}) -> torch.Tensor:  # noqa: B006  # the trick itself
-        if size not in known:
-            known[size] = torch.arange(size).float()
-        return known[size]
-
-
-def remembered(function: Callable[[int], torch.Tensor]) -> Callable[[int], torch.Tensor]:
-    known: dict[int, torch.Tensor] = {}
-
-    @functools.wraps(function)
-    def run(size: int) -> torch.Tensor:
-        if size not in known:
-            known[size] = function(size)
-        return known[size]
-
-    return run
-
-
-@remembered
-def remembered_table(size: int) -> torch.Tensor:
-    return torch.arange(size).float()
-
-
-class InClosure(Positions):
-    """In what a decorator closes over."""
-
-    def table(self, size: int) -> torch.Tensor:
-        return remembered_table(size)
-
-
-class Store:
-    """Keeps tables as attributes of its own."""
+class Body(nn.Module):
+    """Two maps: 4 channels at stride 2, 8 at stride 4. The base of the zoo; most members change only how it answers."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 4, 3, 2, 1)
+        self.two = nn.Conv2d(4, 8, 3, 2, 1)
+
+    def maps(self, x: torch.Tensor) -> Maps:
+        one = self.one(x).relu()
+        return one, self.two(one).relu()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.maps(x)
+
+
+def answering(name: str, answer: Callable[..., Any]) -> Callable[[], nn.Module]:
+    """A class that puts the two maps into a container of its own."""
+
+    def forward(self: Body, x: torch.Tensor) -> Any:
+        return answer(*self.maps(x))
+
+    return type(name, (Body,), {"forward": forward, "__module__": __name__})
+
+
+# ---------------------------------------------------------------------------------------------- containers
+
+
+class Attributes(dict[str, Any]):
+    """A dict whose keys are attributes, as EasyDict writes it: a missing one raises KeyError."""
+
+    __getattr__ = dict.__getitem__
+
+
+class Levels(list[torch.Tensor]):
+    """A list that is made from strides and maps."""
+
+    def __init__(self, strides: list[int], maps: list[torch.Tensor]) -> None:
+        super().__init__(maps)
+        self.strides = strides
+
+
+class Labelled(list[torch.Tensor]):
+    """A list with an attribute that its constructor does not take."""
+
+    label = ""
+
+
+class Pair(tuple[torch.Tensor, ...]):
+    """A tuple that is made from two values."""
+
+    def __new__(cls, one: torch.Tensor, two: torch.Tensor) -> Pair:
+        return super().__new__(cls, (one, two))
+
+
+class Told(NamedTuple):
+    one: torch.Tensor
+    two: torch.Tensor
+
+
+class Checked(namedtuple("Checked", ["one", "two"])):
+    """A named tuple that takes its items in another order."""
+
+    __slots__ = ()
+
+    def __new__(cls, two: torch.Tensor, one: torch.Tensor) -> Checked:
+        return super().__new__(cls, one, two)
+
+
+@dataclass
+class Plainly:
+    one: torch.Tensor
+    two: torch.Tensor
+
+
+@dataclass
+class Swapped:
+    """Its fields change places when it is made."""
+
+    one: torch.Tensor
+    two: torch.Tensor
+
+    def __post_init__(self) -> None:
+        self.one, self.two = self.two, self.one
+
+
+@dataclass
+class Stacked:
+    """Takes a list and keeps it as a dict."""
+
+    maps: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.maps, (list, tuple)):
+            self.maps = {f"p{i}": one for i, one in enumerate(self.maps)}
+
+
+@dataclass
+class Derived:
+    """A field that is no argument, and is made from the others."""
+
+    one: torch.Tensor
+    two: torch.Tensor
+    mean: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mean = self.two.mean((2, 3))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    one: torch.Tensor
+    two: torch.Tensor
+
+
+@dataclass
+class Slotted:
+    __slots__ = ("one", "two")
+    one: torch.Tensor
+    two: torch.Tensor
+
+
+class Side(enum.Enum):
+    LEFT = 1
+
+
+def _in_itself(one: torch.Tensor, two: torch.Tensor) -> list[Any]:
+    found: list[Any] = [one, two]
+    found.append(found)
+    return found
+
+
+def _in_its_parent(one: torch.Tensor, two: torch.Tensor) -> dict[str, Any]:
+    found: dict[str, Any] = {"one": one, "inner": {"two": two}}
+    found["inner"]["parent"] = found
+    return found
+
+
+def _by_default(one: torch.Tensor, two: torch.Tensor) -> Any:
+    found: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+    found["maps"] += [one, two]
+    return found
+
+
+def _labelled(one: torch.Tensor, two: torch.Tensor) -> Labelled:
+    found = Labelled([one, two])
+    found.label = "maps"
+    return found
+
+
+# ----------------------------------------------------------------------------------------------- attributes
+
+
+class HoldsLock(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, x: torch.Tensor) -> Maps:
+        with self.lock:
+            return self.maps(x)
+
+
+class HoldsPythonModule(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions = F
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.functions.relu(self.two(self.one(x)))
+
+
+class HoldsGenerator(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: Iterator[int] = (i for i in range(10))
+
+
+class HoldsOpenFile(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = sys.__stderr__
+
+
+class HoldsDeepInside(Body):
+    """A lock within an object within a dict, beside a tensor that must not be shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extras = {"state": SimpleNamespace(lock=threading.Lock(), scale=torch.ones(1)), "count": [1, 2]}
+
+    def forward(self, x: torch.Tensor) -> Any:
+        two = self.maps(x)[1]
+        return two * self.extras["state"].scale.to(two)
+
+
+class HoldsTorchGenerator(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = torch.Generator().manual_seed(1)
+
+
+class HoldsWeakReference(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = weakref.ref(self.one)
+
+
+class HoldsLambda(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = lambda x: x.relu()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.act(self.two(self.one(x)))
+
+
+class RefusesToBeCopied(Body):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        raise RuntimeError("this module owns a connection")
+
+
+# ------------------------------------------------------------------------------------- wrappers, modes, state
+
+
+class TrainsToNothing(Body):
+    """`train` returns nothing, as in most detector backbones."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+
+
+class KeepsLast(Body):
+    """Keeps what it saw."""
+
+    last: Any = None
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.last = self.maps(x)
+        return self.last
+
+
+class TableBySize(Body):
+    """A position table in a dict of the instance."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.tables: dict[int, torch.Tensor] = {}
 
-    def __call__(self, size: int) -> torch.Tensor:
-        if size not in self.tables:
-            self.tables[size] = torch.arange(size).float()
-        return self.tables[size]
+    def forward(self, x: torch.Tensor) -> Any:
+        two = self.maps(x)[1]
+        width = two.shape[-1]
+        if width not in self.tables:
+            self.tables[width] = torch.arange(width).to(two).sin()
+        return two + self.tables[width].to(two)
 
 
-STORE = Store()
+@functools.lru_cache(maxsize=64)
+def _sines(width: int) -> torch.Tensor:
+    return torch.arange(width).float().sin()
 
 
-class InObject(Positions):
-    """In an object of the Python module."""
-
-    def table(self, size: int) -> torch.Tensor:
-        return STORE(size)
-
-
-THREAD = threading.local()
+class GlobalTable(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        two = self.maps(x)[1]
+        return two + _sines(two.shape[-1]).to(two)
 
 
-class InThread(Positions):
-    """In what the thread keeps."""
+class CachedProperty(Body):
+    @functools.cached_property
+    def scale(self) -> torch.Tensor:
+        return self.two.bias.detach().abs().sum() + 1
 
-    def table(self, size: int) -> torch.Tensor:
-        if getattr(THREAD, "size", None) != size:
-            THREAD.size, THREAD.table = size, torch.arange(size).float()
-        return THREAD.table
-
-
-class InOwnLruCache(Positions):
-    """In an `lru_cache` that the module holds, and that its copies share."""
-
-    def __init__(self, channels: int = 4) -> None:
-        super().__init__(channels)
-        self.cached = functools.lru_cache(maxsize=None)(lambda size: torch.arange(size).float())
-
-    def table(self, size: int) -> torch.Tensor:
-        return self.cached(size)
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.maps(x)[1] * self.scale
 
 
-CACHING = [
-    InLruCache,
-    InClassDict,
-    InModuleDict,
-    OnItsType,
-    NewOnItsType,
-    InGlobal,
-    InList,
-    InDefault,
-    InClosure,
-    InObject,
-    InThread,
-    InOwnLruCache,
-]
+class ReturnsItself(Body):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
 
 
-# What meta does not show, and what no single run shows. A convolution each, and one habit.
+class MixedModes(Body):
+    """Frozen norms inside a training model."""
 
-
-class Halves(nn.Module):
-    """One convolution that halves height and width."""
-
-    def __init__(self, channels: int = 4) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, channels, 2, 2)
+        self.norm = nn.BatchNorm2d(8)
+        self.norm.eval()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x)
-
-
-class Sparse(Halves):
-    """Returns a map and a sparse matrix."""
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        maps = self.conv(x)
-        return {"maps": maps, "pairs": maps.flatten(1).to_sparse()}
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.norm(self.maps(x)[1])
 
 
-class Quantised(Halves):
-    """Returns what is quantised."""
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.quantize_per_tensor(self.conv(x), 0.1, 0, torch.qint8)
-
-
-class OtherDtype(Halves):
-    """Returns float64 where there are values, and float32 where there are none."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        maps = self.conv(x)
-        return maps if maps.is_meta else maps.double()
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layers(x)
 
 
-class EveryThird(Halves):
-    """A row less on every third call."""
+class DynamicAttribute(Body):
+    """Attributes that are looked up anew each time."""
 
-    calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return self.conv(x)[:, :, (self.calls % 3 == 0) :]
-
-
-class EverySecondForReal(Halves):
-    """A row less on every second call, where there are values."""
-
-    calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += not x.is_meta
-        return self.conv(x)[:, :, (self.calls % 2 == 0 and not x.is_meta) :]
+    def __getattr__(self, name: str) -> Any:
+        if name == "stride":
+            return 4
+        return super().__getattr__(name)
 
 
-class RandomRows(Halves):
-    """Some rows, at random."""
+class NoSignature(Body):
+    """Takes whatever it gets."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x)[:, :, : random.randint(3, 6)]
-
-
-class Counts(Halves):
-    """Values that depend on how often it was called."""
-
-    calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return self.conv(x) + self.calls
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.maps(args[0] if args else kwargs["x"])
 
 
-class CountsForReal(Halves):
-    """The same with code that looks at values."""
-
-    calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += int(x.sum().item() > -1e9)
-        return self.conv(x) + self.calls
+class Decorated(Body):
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.maps(x)
 
 
-class ByThread(Halves):
-    """Values that depend on the time."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x) + time.perf_counter_ns() % 1_000_000
+class NoParameters(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return F.avg_pool2d(x, 4)
 
 
-class LessAt224(Halves):
-    """A row less where an image is 224 pixels wide."""
+class SharesLayer(nn.Module):
+    """One layer at two names, called twice."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x)[:, :, (x.shape[-1] == 224) :]
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.again = self.same = nn.Conv2d(8, 8, 3, 2, 1)
 
-
-class KeepsItsFirstSize(Halves):
-    """Adds a table of the size of its first call for real, and raises at another."""
-
-    table: torch.Tensor | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        maps = self.conv(x)
-        if maps.is_meta:
-            return maps
-        self.table = torch.zeros(maps.shape[-1]) if self.table is None else self.table
-        return maps + self.table
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.same(self.again(self.stem(x)))
 
 
-class NotFinite(Halves):
-    """The root of what is below zero."""
+class Recursive(Body):
+    """Calls itself once more, at half the size."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return -1 - self.conv(x).square().sqrt() + (-1 - self.conv(x).square()).sqrt()
-
-
-class Noise(Halves):
-    """Draws random numbers in eval mode too."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x) + torch.randn(1).to(x)
+    def forward(self, x: torch.Tensor, again: bool = True) -> Any:
+        one, two = self.maps(x)
+        return (one, two, self(F.avg_pool2d(x, 2), again=False)[1]) if again else (one, two)
 
 
-class NeedsTwo(Halves):
-    """Refuses a batch of one."""
+class TiedWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.right.weight = self.left.weight
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[0] < 2 and not x.is_meta:
-            raise ValueError("at least two samples")
-        return self.conv(x)
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.right(self.left(self.stem(x)).relu())
 
 
-class RunsNoted(Halves):
-    """Notes the shapes of the runs for real, in a list that all copies share."""
+def _normed(make: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
+    def made() -> nn.Module:
+        body = Body()
+        body.two = make(body.two)
+        return body
 
-    shapes: ClassVar[list[tuple[int, ...]]] = []
+    return made
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not x.is_meta:
-            self.shapes.append(tuple(x.shape))
-        return self.conv(x)
+
+class _Symmetric(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return (weight + weight.flip(-1)) / 2
+
+
+def _parametrised() -> nn.Module:
+    body = Body()
+    parametrize.register_parametrization(body.two, "weight", _Symmetric())
+    return body
+
+
+# ---------------------------------------------------------------------------------------------------- hooks
+
+
+class StopForwardError(Exception):
+    """Raised by a hook once the features are there."""
+
+
+def _stopping() -> nn.Module:
+    def stop(_module: nn.Module, _args: Any, _output: Any) -> None:
+        raise StopForwardError
+
+    body = Body()
+    body.two.register_forward_hook(stop)
+    return body
+
+
+def _changing() -> nn.Module:
+    body = Body()
+    body.two.register_forward_hook(lambda _module, _args, output: output * 2)
+    return body
+
+
+def _changing_inputs() -> nn.Module:
+    body = Body()
+    body.register_forward_pre_hook(lambda _module, args: (args[0] / 2,))
+    return body
+
+
+def _backward_hook() -> nn.Module:
+    body = Body()
+    body.two.register_full_backward_hook(lambda _module, _before, after: None)
+    return body
+
+
+def _always() -> nn.Module:
+    body = Body()
+    body.register_forward_hook(lambda _module, _args, output: [*output], always_call=True)
+    return body
+
+
+# ---------------------------------------------------------------------------------------- kinds of modules
+
+
+class Nested(Body):
+    """Answers a nested tensor: one row for each picture."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        two = self.maps(x)[1].flatten(1)
+        return torch.nested.nested_tensor([row[: 4 + i] for i, row in enumerate(two)])
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LazyConv2d(8, 3, stride=4, padding=1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x)
+
+
+def _scripted() -> nn.Module:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch would rather have it exported
+        return torch.jit.script(layers)
+
+
+def _holding_script() -> nn.Module:
+    return nn.Sequential(_scripted(), nn.ReLU())
+
+
+def _traced() -> nn.Module:
+    return torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU()))
+
+
+def _exported() -> nn.Module:
+    module = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC, 0: torch.export.Dim.DYNAMIC}
+    return torch.export.export(module, (torch.randn(2, 3, 32, 32),), dynamic_shapes=(sizes,)).module()
+
+
+class Complex(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.fft.fft2(self.maps(x)[1])
+
+
+class Sized(Body):
+    """Numbers and texts beside the tensors."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"maps": self.maps(x), "stride": 4, "name": "body", "none": None, "ok": True}
+
+
+class Shape(Body):
+    """Its answer holds a `torch.Size`, which depends on the input."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        two = self.maps(x)[1]
+        return two, two.shape
+
+
+class Nothing(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        self.maps(x)
+
+
+class Number(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        return math.pi
+
+
+class Numpy(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.maps(x)[1].detach().numpy()
+
+
+class Yields(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        yield from self.maps(x)
+
+
+class Raises(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        raise KeyError("nothing", 1)
+
+
+class SaysNothing(Body):
+    def forward(self, x: torch.Tensor) -> Any:
+        raise ValueError
+
+
+class TakesAttributes(Body):
+    """Takes a dict whose keys are attributes."""
+
+    def forward(self, batch: Any) -> Any:
+        return self.maps(batch.image)
+
+
+class RowsOf(nn.Linear):
+    """A linear layer over the channels of a map."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 8)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(F.avg_pool2d(x, 4).movedim(1, -1)).movedim(-1, 1)
+
+
+class ThroughMethods(Body):
+    """A container of modules and a method stored as an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run = self.maps
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.run(x)
+
+
+class NamedLikeMethods(nn.Module):
+    """Children named as what containers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys = nn.Conv2d(3, 8, 4, 4)
+        self.values = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"keys": self.values(self.keys(x)), "items": self.keys(x)}
+
+
+def image() -> torch.Tensor:
+    """Two small pictures, always the same."""
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def _attribute_batch() -> tuple[Any]:
+    return (Attributes(image=image()),)
+
+
+def _in_inference() -> nn.Module:
+    with torch.inference_mode():
+        return Body()
+
+
+@dataclass(frozen=True)
+class Unusual:
+    """A member of the zoo.
+
+    Args:
+        name: What the test is called.
+        make: Makes the module.
+        refused: Part of the text with which it is refused as an old module; empty where it is exact.
+        refused_as_new: The same as a new module; `refused` where left out.
+        inputs: An example call.
+        open: Why it does not hold yet.
+        fails: What `verify` says of it, since it is so of the module alone.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    refused: str = ""
+    refused_as_new: str | None = None
+    inputs: Callable[[], Any] = image
+    open: str = ""
+    fails: str = "nothing"
+
+
+_OTHERS = "mended in another branch"
+
+ZOO = [
+    Unusual("tuple", Body),
+    Unusual("easy dict", answering("Easy", lambda one, two: Attributes(one=one, two=two))),
+    Unusual("easy dict inside", answering("EasyIn", lambda one, two: [Attributes(one=one), two])),
+    Unusual("argument that is an easy dict", TakesAttributes, inputs=_attribute_batch),
+    Unusual("defaultdict", answering("Default", _by_default), "defaultdict", ""),
+    Unusual("list made from other arguments", answering("L", lambda a, b: Levels([2, 4], [a, b])), "Levels", ""),
+    Unusual("list with an attribute", answering("La", _labelled), "Labelled", ""),
+    Unusual("tuple made from two values", answering("P", Pair), "Pair", ""),
+    Unusual("named tuple", answering("Nt", Told)),
+    Unusual("named tuple in another order", answering("Ch", lambda a, b: Checked(b, a)), "Checked", ""),
+    Unusual("dataclass", answering("Dc", Plainly)),
+    Unusual("dataclass that swaps its fields", answering("Sw", Swapped), "Swapped", ""),
+    Unusual("dataclass that keeps a dict", answering("St", lambda a, b: Stacked([a, b]))),
+    Unusual("dataclass with a derived field", answering("De", Derived)),
+    Unusual("frozen dataclass", answering("Fr", Frozen)),
+    Unusual("dataclass with slots", answering("Sl", Slotted)),
+    Unusual("list that holds itself", answering("Self", _in_itself), "holds itself"),
+    Unusual("dict that holds its parent", answering("Parent", _in_its_parent), "holds itself"),
+    Unusual("ordered dict", answering("Od", lambda a, b: OrderedDict(a=a, b=b))),
+    Unusual("user dict", answering("Ud", lambda a, b: UserDict(a=a, b=b))),
+    Unusual("mapping proxy", answering("Mp", lambda a, b: MappingProxyType({"a": a, "b": b})), "mappingproxy", ""),
+    Unusual("namespace", answering("Ns", lambda a, b: SimpleNamespace(a=a, b=b)), "cannot look into"),
+    Unusual("set", answering("Set", lambda a, b: {a, b}), "cannot look into"),
+    Unusual("tuple keys", answering("Tk", lambda a, b: {("disp", 0): a, ("disp", 1): b}), "no path can name"),
+    Unusual("enum keys", answering("Ek", lambda a, b: {Side.LEFT: a, "b": b}), "no path can name"),
+    Unusual("integer keys", answering("Ik", lambda a, b: {4: a, 2: b})),
+    Unusual("numbers and texts", Sized),
+    Unusual("a size in the answer", Shape, "at every input size"),
+    Unusual("numpy answer", Numpy, "cannot look into"),
+    Unusual("generator answer", Yields, "cannot look into"),
+    Unusual("no answer", Nothing),
+    Unusual("a number", Number, "", "nothing in Number"),
+    Unusual("nested tensor", Nested, "nested tensor"),
+    Unusual("complex", Complex),
+    Unusual("lock", HoldsLock),
+    Unusual("python module", HoldsPythonModule),
+    Unusual("generator", HoldsGenerator),
+    Unusual("open file", HoldsOpenFile),
+    Unusual("lock deep inside", HoldsDeepInside),
+    Unusual("torch generator", HoldsTorchGenerator),
+    Unusual("weak reference", HoldsWeakReference),
+    Unusual("lambda", HoldsLambda),
+    Unusual("refuses to be copied", RefusesToBeCopied, "this module owns a connection"),
+    Unusual("train returns nothing", TrainsToNothing, open=_OTHERS),
+    Unusual("keeps its last answer", KeepsLast),
+    Unusual("table by size", TableBySize),
+    Unusual("table in an lru_cache", GlobalTable, open=_OTHERS),
+    Unusual("cached property", CachedProperty),
+    Unusual("deepcopy returns itself", ReturnsItself, open=_OTHERS),
+    Unusual("frozen norm in training", MixedModes, open=_OTHERS),
+    Unusual("made in inference mode", _in_inference, open=_OTHERS),
+    Unusual("works in place", InPlace),
+    Unusual("attributes on demand", DynamicAttribute),
+    Unusual("takes anything", NoSignature),
+    Unusual("no gradients", Decorated, fails="detached"),
+    Unusual("no parameters", NoParameters, "", "an axis like 6"),
+    Unusual("one layer at two names", SharesLayer),
+    Unusual("calls itself", Recursive),
+    Unusual("tied weights", TiedWeights),
+    Unusual("weight norm", _normed(parametrizations.weight_norm)),
+    Unusual("spectral norm", _normed(parametrizations.spectral_norm)),
+    Unusual("orthogonal", _normed(parametrizations.orthogonal)),
+    Unusual("parametrised", _parametrised),
+    Unusual("hook that stops", _stopping, "hook"),
+    Unusual("hook that changes the answer", _changing),
+    Unusual("hook that changes the input", _changing_inputs),
+    Unusual("backward hook", _backward_hook),
+    Unusual("hook that changes the container", _always),
+    Unusual("lazy layer", Lazy, "run the model once first"),
+    Unusual("script module", _scripted, "is compiled, so that it cannot be adapted"),
+    Unusual("script module inside", _holding_script, "is compiled, so that it cannot be adapted"),
+    Unusual("fx module", _traced),
+    Unusual("exported program", _exported),
+    Unusual("subclass of linear", RowsOf),
+    Unusual("method kept as an attribute", ThroughMethods),
+    Unusual("names of methods", NamedLikeMethods, "", "equally good"),
+    Unusual("raises", Raises, "raises at the given input"),
+    Unusual("raises without a word", SaysNothing, "raises at the given input"),
+]

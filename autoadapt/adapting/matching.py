@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance
@@ -56,6 +56,8 @@ class Pairing:
     recover: bool = False
     """The source holds coordinates, and the target's indices are found from them."""
     remark: str = ""
+    same_as: str = ""
+    """The target that is this very tensor and is served already."""
 
 
 def match(
@@ -86,11 +88,12 @@ def match(
     session.choose_given(pairs or {}, others or {})
     session.choose_all()
     if session.faults:
+        session.settle_remedies()
         count = len(session.faults)
         first = session.faults[0].where
         summary = f"nothing in {name} can honestly serve `{first}`"
         raise MatchError(summary if count == 1 else f"{count} outputs cannot be served by {name}", session.faults)
-    return tuple(session.found[path] for path in target.outputs.paths)
+    return tuple(map(session.pairing, target.outputs.paths))
 
 
 class _Matching:
@@ -125,15 +128,26 @@ class _Matching:
                 )
                 continue
             refusal = chain(offered[source].tensor, specs[path])
+            place = self._place(path)
             if isinstance(refusal, Refusal):
                 self.faults.append(self._dishonest(path, specs[path], refusal.why))
+            elif place in self.found and self.found[place].source != source:
+                expected = f"{self.found[place].source}, since it is the very tensor {place}"
+                self.faults.append(Mismatch(f"pairs[{path!r}]", expected, source, f"pairs={{{place!r}: {source!r}}}"))
             else:
-                self.found[path] = Pairing(path, source, remark="chosen by the caller")
+                self.found[place] = Pairing(place, source, remark="chosen by the caller")
+
+    def pairing(self, path: str) -> Pairing:
+        """What serves an output; one that is the same tensor as another is served by what serves that."""
+        place = self._place(path)
+        found = self.found[place]
+        return found if place == path else Pairing(path, found.source, same_as=place)
 
     def choose_all(self) -> None:
         """Pair what is left: inputs, coordinates, indices, then everything else in groups of equal stride."""
         failed = {fault.where for fault in self.faults}
-        open_ = {p: s for p, s in self.target.outputs.items() if p not in self.found and p not in failed}
+        closed = {*self.found, *failed}
+        open_ = {p: s for p, s in self._told_apart().items() if p not in closed}
         for path, spec in open_.items():
             if spec.same_as.startswith("inputs."):
                 self.found[path] = Pairing(path, spec.same_as)
@@ -142,6 +156,20 @@ class _Matching:
         self._choose_by_stride({path: spec for path, spec in rest.items() if path not in indices})
         for path, spec in indices.items():
             self._choose_index(path, spec)
+
+    def _told_apart(self) -> dict[str, TensorSpec]:
+        """One output for each tensor: where it stands first, in the order of where it stands last.
+
+        The last hidden state stands before the list of all of them, and at the end of that list.
+        """
+        last = {self._place(path): i for i, path in enumerate(self.target.outputs.paths)}
+        specs = dict(self.target.outputs.items())
+        return {path: specs[path] for path in sorted(last, key=lambda path: last[path])}
+
+    def _place(self, path: str) -> str:
+        """The output at which a tensor is served: where it stands first."""
+        place = self.target.outputs.first_place(path)
+        return path if place.startswith("inputs.") else place
 
     def _choose_by_stride(self, targets: Mapping[str, TensorSpec]) -> None:
         """Targets that have the same nearest sources are served together, the deeper from the deeper."""
@@ -157,15 +185,12 @@ class _Matching:
             self._share_out(paths, near, targets)
 
     def _honest(self, spec: TensorSpec) -> tuple[list[str], list[str]]:
-        """Sources from which a chain leads to the target; and why the others have none."""
-        options, whys = [], []
-        for path, source in self.sources.items():
-            refusal = _refusal(source.tensor, spec)
-            if refusal is None:
-                options.append(path)
-            else:
-                whys.append(refusal)
-        return options, whys
+        """Sources from which a chain leads to the target; and why the others have none, those of its role if any."""
+        refusals = {path: _refusal(source.tensor, spec) for path, source in self.sources.items()}
+        options = [path for path, why in refusals.items() if why is None]
+        whys = {path: why for path, why in refusals.items() if why is not None}
+        alike = [why for path, why in whys.items() if self.sources[path].spec.role == spec.role]
+        return options, alike or list(whys.values())
 
     def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
         """Without what would be projected although it is a linear map itself, of another option."""
@@ -245,10 +270,18 @@ class _Matching:
         shown = [f"{source.path} {source.spec}" for source in self.sources.values()]
         return "; ".join(shown[:4]) + (f"; and {len(shown) - 4} more" if len(shown) > 4 else "") or "no outputs"
 
-    def _remedy(self, path: str) -> str:
-        left = [repr(other) for other in self.target.outputs.paths if other != path]
-        shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
-        return f"outputs=[{shown}]  # if nobody reads {path}" if left else "another backbone, or a signature by hand"
+    def settle_remedies(self) -> None:
+        """Leave out of `outputs=[...]` whatever cannot be served; only now is all of that known."""
+        faulty = [fault.where for fault in self.faults if fault.where in self.target.outputs.paths]
+        self.faults = [
+            replace(fault, remedy=fault.remedy.replace(self._remedy(fault.where), self._remedy(*faulty)))
+            for fault in self.faults
+        ]
+
+    def _remedy(self, *faulty: str) -> str:
+        left = [repr(other) for other in self.target.outputs.paths if other not in faulty]
+        shown, unread = (", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for names in (left, faulty))
+        return f"outputs=[{shown}]  # if nobody reads {unread}" if left else "another backbone, or a signature by hand"
 
     def _no_index(self, path: str, spec: TensorSpec, points: str | None) -> Mismatch:
         gathering = next((g for g in self.target.invariants if g.index == path), None)
@@ -274,6 +307,10 @@ class _Matching:
 def _refusal(tensor: Factored, target: TensorSpec) -> str | None:
     """Why a source may not serve a target; None where it may."""
     source = tensor.spec
+    if source.torch_dtype.is_complex != target.torch_dtype.is_complex:
+        return "complex and real values are not made from each other"
+    if source.torch_dtype.is_complex and source.dims != target.dims:
+        return "complex values are neither projected nor resized"
     if target.role == "coordinate" and source.role != "coordinate":
         return "coordinates are passed on, never made from features"
     if source.role in ("coordinate", "index") and target.role != source.role:

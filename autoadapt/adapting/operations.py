@@ -46,11 +46,12 @@ class _Frozen(BaseModel):
 
 
 class DropPrefix(_Frozen):
-    """Leave the first entries of an axis out, such as class and register tokens."""
+    """Leave the first entries of an axis out, such as class and register tokens; or the last ones."""
 
     op: Literal["drop"] = "drop"
     axis: int
     count: int
+    at_end: bool = False
 
 
 class Rearrange(_Frozen):
@@ -214,7 +215,28 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
                 raise _refused(operation, spec, "floating-point values")
             moves = isinstance(operation, (Mean, Pool, Resize, Resample, ResizeTokens))
             centres = () if moves else spec.centres
-            return spec.model_copy(update={"dims": _dims_after(operation, spec), "same_as": "", "centres": centres})
+            cells, trailing = _order_after(operation, spec)
+            update = {"same_as": "", "cells": cells, "trailing": trailing, "centres": centres}
+            return spec.model_copy(update={"dims": _dims_after(operation, spec), **update})
+
+
+def _order_after(operation: Operation, spec: TensorSpec) -> tuple[str, int]:
+    """How cells stand among tokens after an operation: as they are split and merged, else as before."""
+    match operation:
+        case DropPrefix(count=count, at_end=True):
+            return spec.cells, max(spec.trailing - count, 0)
+        case Rearrange(pattern=pattern, sizes=sizes):
+            left, right = axis_groups(pattern)
+            known = sizes | {names[0]: dim for names, dim in zip(left, spec.dims, strict=False) if len(names) == 1}
+            merged = [[known[name] for name in names if known[name].axes - {"B"}] for names in right]
+            order = next(([min(dim.axes) for dim in dims] for dims in merged if len(dims) > 1), None)
+            if order is not None:
+                return ("rows" if order == sorted(order) else "columns"), 0
+            return ("rows", 0) if any(len(names) > 1 for names in left) else spec.order
+        case Mean():
+            return "rows", 0
+        case _:
+            return spec.order
 
 
 def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
@@ -368,8 +390,8 @@ def text(operation: Operation) -> str:
         ('384->64', 'drop 1')
     """
     match operation:
-        case DropPrefix(count=count):
-            return f"drop {count}"
+        case DropPrefix(count=count, at_end=at_end):
+            return f"drop last {count}" if at_end else f"drop {count}"
         case Rearrange(pattern=pattern):
             return pattern
         case Mean(axes=axes):

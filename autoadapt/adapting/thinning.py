@@ -17,9 +17,9 @@ __all__ = ["mark_points", "thinned", "unmark_points"]
 def mark_points(values: Values) -> Values:
     """Note on each leaf which of its axes lists points.
 
-    Coordinates `[B, M, K]` tell the numbers of points that occur. A leaf lies on such a set where one of its axes has
-    that size; where two have, the axis that lists points in the other leaves is taken, else the last. Values that
-    are marked already are left as they are.
+    Coordinates `[B, M, K]` or `[B, K, M]` tell the numbers of points that occur. A leaf lies on such a set where one
+    of its axes has that size; where two have, the axis that lists points in the other leaves is taken, else the last.
+    Values that are marked already are left as they are.
 
     Example:
         >>> marked = mark_points(Values.parse(["f32[B, 16, 3] coordinate", "f32[B, 8, 16]", "f32[B, 16, 16]"]))
@@ -28,7 +28,8 @@ def mark_points(values: Values) -> Values:
     """
     if any(leaf.points is not None for leaf in values.leaves):
         return values
-    counts = {spec.dims[1].constant for spec in values.leaves if spec.role == "coordinate" and len(spec.dims) == 3}
+    sets = [spec for spec in values.leaves if spec.role == "coordinate" and len(spec.dims) == 3]
+    counts = {spec.dims[_point_axis(spec)].constant for spec in sets}
     candidates = [_candidates(spec, counts) for spec in values.leaves]
     clear = Counter(axes[0] for spec, axes in zip(values.leaves, candidates, strict=True) if _is_clear(spec, axes))
     usual = clear.most_common(1)[0][0] if clear else 2
@@ -50,8 +51,14 @@ def unmark_points(values: Values) -> Values:
 
 def _candidates(spec: TensorSpec, counts: Iterable[int | None]) -> list[int]:
     if spec.role == "coordinate":
-        return [1] if len(spec.dims) == 3 and spec.dims[1].constant is not None else []
+        return [i for i in [_point_axis(spec)] if spec.dims[i].constant is not None] if len(spec.dims) == 3 else []
     return [i for i, dim in enumerate(spec.dims) if 0 < i < 3 and dim.constant is not None and dim.constant in counts]
+
+
+def _point_axis(spec: TensorSpec) -> int:
+    """Which axis of coordinates lists points: the other one lists two or three columns of a point."""
+    columns, points = spec.dims[2].constant, spec.dims[1].constant
+    return 2 if points in (2, 3) and columns not in (2, 3) else 1
 
 
 def _is_clear(spec: TensorSpec, axes: Sequence[int]) -> bool:

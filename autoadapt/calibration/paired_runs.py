@@ -63,7 +63,15 @@ class Pair:
         self.new = in_eval_mode(copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)))
         self.adapted = find_adapted(self.new, at)
         self._old = in_eval_mode(_with_old(net, like, at))
-        self._old_backbone = self._old.get_submodule(at or "")
+        self._old_backbone = self._old.get_submodule(at) if at else self._old
+        if isinstance(self._old_backbone, torch.jit.ScriptModule):
+            fault = Mismatch(
+                "like",
+                "a module in Python",
+                "a ScriptModule, which takes no hooks",
+                "like=the module that was scripted",
+            )
+            raise CalibrationError("the old module is compiled, so that it cannot be watched", [fault])
         if device is not None:
             self.new.to(device)
             self._old.to(device)

@@ -100,6 +100,8 @@ def left_as_they_are(plan: Plan) -> dict[str, str]:
     reasons = {}
     for route in plan.routes:
         is_feature = route.specs[-1].role == "feature" and route.specs[-1].is_floating
+        if route.same_as:
+            continue
         if _is_thinned(route) and _projected(route):
             reasons[route.target] = "points of the new module are not those of the old one, so nothing can be paired"
         elif is_feature and not _projected(route) and not route.source.startswith("inputs."):

@@ -5,6 +5,7 @@ left out. Imports nothing that source could not inline.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 __all__ = ["LeftOut", "RunningCalls", "leaf"]
@@ -17,7 +18,7 @@ def leaf(value: Any, path: str) -> Any:
     if path == "output":
         return value
     for key in path.split("."):
-        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+        value = _item(value, key)
     return value
 
 
@@ -32,6 +33,15 @@ class RunningCalls(threading.local):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()
+
+
+def _item(value: Any, key: str) -> Any:
+    """What stands at a key, an index or a name; a number may be a key."""
+    if isinstance(value, (list, tuple)) and key.isdigit():
+        return value[int(key)]
+    if isinstance(value, Mapping):
+        return value[key] if key in value else value[int(key)]
+    return getattr(value, key)
 
 
 class LeftOut:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,6 +16,8 @@ from autoadapt.contracts import leaves
 from autoadapt.errors import Mismatch, SignatureError
 
 __all__ = [
+    "NAMED",
+    "PLAIN",
     "Constant",
     "Container",
     "LeftOut",
@@ -23,10 +25,12 @@ __all__ = [
     "Path",
     "Slot",
     "Tree",
+    "alike",
     "build_container",
     "container_type",
     "flatten",
     "has_opaque",
+    "open_container",
     "path_text",
     "paths",
     "rebuild",
@@ -35,9 +39,21 @@ __all__ = [
 Key: TypeAlias = int | str
 Path: TypeAlias = tuple[Key, ...]
 Kind: TypeAlias = Literal[
-    "tuple", "list", "dict", "ordered_dict", "sequence", "mapping", "named_tuple", "dataclass", "model_output"
+    "tuple",
+    "list",
+    "dict",
+    "ordered_dict",
+    "sequence",
+    "mapping",
+    "named_tuple",
+    "dataclass",
+    "model_output",
+    "items",
+    "attributes",
 ]
-"""`sequence` and `mapping` are classes of their own, made from one iterable."""
+"""`sequence` and `mapping` are classes of their own, made from one iterable; `items` and `attributes` are those that
+can be read, by key or by name, but that their class does not make anew.
+"""
 
 
 class _Frozen(BaseModel):
@@ -92,8 +108,16 @@ Tree: TypeAlias = Annotated[Slot | Constant | Opaque | LeftOut | Container, Fiel
 Container.model_rebuild()
 
 
-def flatten(value: object) -> tuple[Tree, list[torch.Tensor]]:
+def flatten(value: object, *, any_keys: bool = False) -> tuple[Tree, list[torch.Tensor]]:
     """Take a value apart into its tree and its tensors, in the order of the tree.
+
+    Args:
+        value: Tensors in containers.
+        any_keys: Let keys that no path can name stand as their `repr`; such a tree is for comparing, it does not make
+            the value anew.
+
+    Raises:
+        SignatureError: A key is neither a text nor an integer.
 
     Example:
         >>> tree, tensors = flatten({"c4": torch.zeros(1), "rest": [torch.ones(2), None]})
@@ -101,39 +125,69 @@ def flatten(value: object) -> tuple[Tree, list[torch.Tensor]]:
         ['c4', 'rest.0']
     """
     tensors: list[torch.Tensor] = []
-    return _flatten(value, tensors), tensors
+    return _flatten(value, tensors, any_keys, ()), tensors
 
 
-def _flatten(value: object, tensors: list[torch.Tensor]) -> Tree:
-    if isinstance(value, torch.Tensor):
+def _flatten(value: object, tensors: list[torch.Tensor], any_keys: bool, above: tuple[int, ...]) -> Tree:
+    """The tree of a value; `above` are the containers that it stands in, by their `id`."""
+    if isinstance(value, torch.Tensor) and not _is_nested(value):
         tensors.append(value)
         return Slot()
     if value is None or isinstance(value, (bool, int, float, str)):
         return Constant(value=value)
     if isinstance(value, leaves.LeftOut):
         return LeftOut(name=value.left_out)
-    opened = _open(value)
+    if id(value) in above:
+        return Opaque(type=f"{type_path(type(value))} that holds itself")
+    opened = open_container(value)
     if opened is None:
-        return Opaque(type=type_path(type(value)))
+        nested = isinstance(value, torch.Tensor)
+        return Opaque(type="nested tensor, whose rows have sizes of their own" if nested else type_path(type(value)))
     kind, items = opened
-    plain = {"tuple", "list", "dict", "ordered_dict"}
     return Container(
         kind=kind,
-        type="" if kind in plain else type_path(type(value)),
-        keys=tuple(key for key, _ in items),
-        children=tuple(_flatten(child, tensors) for _, child in items),
+        type="" if kind in PLAIN else type_path(type(value)),
+        keys=tuple(_key(value, key, any_keys) for key, _ in items),
+        children=tuple(_flatten(child, tensors, any_keys, (*above, id(value))) for _, child in items),
     )
 
 
-def _open(value: object) -> tuple[Kind, list[tuple[Key, Any]]] | None:
-    """The kind of a container and its items; None for what is no container."""
-    names = getattr(value, "_fields", None)
+def _is_nested(tensor: torch.Tensor) -> bool:
+    """Asked past the modes that are active: looking at a tensor is no use of it."""
+    with torch._C.DisableTorchFunction():
+        return tensor.is_nested
+
+
+PLAIN = frozenset({"tuple", "list", "dict", "ordered_dict"})
+"""The kinds that say their class."""
+
+NAMED = frozenset({"named_tuple", "dataclass", "attributes"})
+"""The kinds whose children are attributes."""
+
+
+def _key(container: object, key: Any, any_key: bool) -> Key:
+    if isinstance(key, (int, str)):
+        return key
+    if any_key:
+        return repr(key)
+    where = f"{type(container).__name__}[{key!r}]"
+    remedy = "wrap the module and return a dict with text keys"
+    fault = Mismatch(where, "keys that are texts or integers", f"a {type(key).__name__}", remedy)
+    raise SignatureError(f"no path can name {where}", [fault])
+
+
+def open_container(value: object) -> tuple[Kind, list[tuple[Any, Any]]] | None:
+    """The kind of a container and its items; None for what is no container.
+
+    Its class is asked, never its attributes: those of some dicts are their items.
+    """
+    names = getattr(type(value), "_fields", None)
     if isinstance(value, tuple) and names is not None:
         return "named_tuple", list(zip(names, value, strict=True))
     if isinstance(value, (tuple, list)):
         return _sequence_kind(value), list(enumerate(value))
     if isinstance(value, Mapping):
-        return _mapping_kind(value), _mapping_items(value)
+        return _mapping_kind(value), list(value.items())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return "dataclass", [(name, getattr(value, name)) for name in fields]
@@ -152,17 +206,6 @@ def _mapping_kind(value: Mapping[Any, Any]) -> Kind:
     if type(value) is OrderedDict:
         return "ordered_dict"
     return "model_output" if dataclasses.is_dataclass(value) else "mapping"
-
-
-def _mapping_items(value: Mapping[Any, Any]) -> list[tuple[Key, Any]]:
-    items = list(value.items())
-    for key, _ in items:
-        if not isinstance(key, (int, str)):
-            where = f"{type(value).__name__}[{key!r}]"
-            remedy = "wrap the module and return a dict with text keys"
-            fault = Mismatch(where, "keys that are texts or integers", f"a {type(key).__name__}", remedy)
-            raise SignatureError(f"no path can name {where}", [fault])
-    return items
 
 
 def rebuild(tree: Tree, tensors: Sequence[Any]) -> Any:
@@ -202,7 +245,7 @@ def build_container(container: Container, children: Sequence[Any]) -> Any:
         case "sequence":
             return constructor(children)
         case "pairs":
-            return constructor(zip(container.keys, children, strict=True))
+            return constructor(dict(zip(container.keys, children, strict=True)))
         case "positional":
             return constructor(*children)
         case "keywords":
@@ -231,6 +274,19 @@ def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
             return _class_of(container), "positional"
         case "dataclass" | "model_output":
             return _class_of(container), "keywords"
+        case "items" | "attributes":
+            raise _not_made(container)
+
+
+def _not_made(container: Container) -> SignatureError:
+    name = container.type.rpartition(":")[2]
+    fault = Mismatch(
+        name,
+        "a container that its class makes from its items",
+        f"{name} made from the same items is none, or another one",
+        "return a plain list, tuple or dict, or let the class take its items",
+    )
+    return SignatureError(f"a {name} cannot be made anew", [fault])
 
 
 def _class_of(container: Container) -> Callable[..., Any]:
@@ -263,6 +319,17 @@ def paths(tree: Tree, prefix: Path = ()) -> list[Path]:
             return [path for key, child in zip(keys, children, strict=True) for path in paths(child, (*prefix, key))]
         case _:
             return []
+
+
+def alike(tree: Tree) -> list[str]:
+    """The paths that several tensors have, since keys are told apart by their texts alone.
+
+    Example:
+        >>> alike(flatten({1: torch.zeros(1), "1": torch.zeros(1), "2": torch.zeros(1)})[0])
+        ['1']
+    """
+    counts = Counter(map(path_text, paths(tree)))
+    return [text for text, count in counts.items() if count > 1]
 
 
 def has_opaque(tree: Tree) -> bool:

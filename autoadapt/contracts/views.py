@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -12,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts import leaves
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
+from autoadapt.contracts.unfit import refuse_unfit
 from autoadapt.errors import CaptureError, Mismatch, nearest
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "freeze_unused",
     "keep_modes",
     "on_meta",
+    "refuse_scripts",
     "tap",
     "uncompiled",
     "view",
@@ -39,8 +43,26 @@ def view(module: nn.Module) -> nn.Module:
         >>> other = view(layer)
         >>> other.weight is layer.weight, other.weight.data_ptr() == layer.weight.data_ptr()
         (False, True)
+
+    Raises:
+        CaptureError: A module inside is compiled.
     """
+    refuse_scripts(module)
     return copy_module(module, aliased)
+
+
+def refuse_scripts(module: nn.Module) -> None:
+    """Refuse ScriptModules, of which a copy neither shares the weights nor has ones that can be trained.
+
+    Raises:
+        CaptureError: A module inside is one.
+    """
+    found = [path for path, one in module.named_modules() if isinstance(one, torch.jit.ScriptModule)]
+    if found:
+        where = found[0] or type(module).__name__
+        expected, remedy = "modules in Python", "adapt the module that was scripted; torch.jit.script comes last"
+        fault = Mismatch(where, expected, "a ScriptModule, whose copies share and train no weights", remedy)
+        raise CaptureError(f"`{where}` is compiled, so that it cannot be adapted", [fault])
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
@@ -60,17 +82,22 @@ def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
             tied parameters stay tied.
 
     Raises:
-        CaptureError: The module holds something that cannot be copied, such as a lock or a generator.
+        CaptureError: The module holds something that can be neither copied nor shared, or parameters without a shape.
+
+    Locks, open files, generators and Python modules among its attributes are shared with the original.
     """
     original = uncompiled(module)
-    _refuse_unfit(original)
+    refuse_unfit(original)
     rule = _TensorCopies(copy_tensor)
     memo: dict[int, Any] = {}
     with torch.inference_mode(False):  # else what is made there can never be trained
         for tensor in [*original.parameters(), *original.buffers()]:
             memo[id(tensor)] = rule.copy(tensor)
         with rule:
-            return _copied(original, memo)
+            copied = _copied(original, memo)
+    _refuse_itself(original, copied)
+    keep_modes(original, copied)
+    return copied
 
 
 def duplicate(module: nn.Module) -> nn.Module:
@@ -79,50 +106,39 @@ def duplicate(module: nn.Module) -> nn.Module:
 
 
 def _copied(original: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    name = type(original).__name__
+    """A deep copy; if that fails, one that shares the attributes which cannot be copied."""
+    with contextlib.suppress(Exception):  # whatever a __deepcopy__ raises
+        first: nn.Module = copy.deepcopy(original, dict(memo))
+        return first
+    memo |= stand_ins(original, memo)
     try:
-        copied: nn.Module = copy.deepcopy(original, memo)
-    except Exception as error:  # a `__deepcopy__` may raise anything
-        fault = Mismatch(
-            name,
-            "a module that copy.deepcopy can copy",
-            (str(error) or type(error).__name__).splitlines()[0],
-            "remove the attribute from the module, or give it a __deepcopy__",
-        )
+        copied: nn.Module = copy.deepcopy(original, dict(memo))
+    except Exception as error:
+        name, said = type(original).__name__, str(error).splitlines() or [type(error).__name__]
+        where = first_uncopyable(original, memo)
+        remedy = "remove the attribute from the module, or give it a __deepcopy__"
+        fault = Mismatch(where, "a module that copy.deepcopy can copy", said[0], remedy)
         raise CaptureError(f"{name} cannot be copied for a view", [fault]) from error
-    parts = {id(part) for part in copied.modules()}
-    own = {path: part for path, part in original.named_modules() if id(part) in parts}
-    if own:
-        faults = [
-            Mismatch(
-                path or name,
-                "a copy.deepcopy that leaves the module alone",
-                f"this {type(part).__name__} itself",
-                f"remove {type(part).__name__}.__deepcopy__, or let it return another module",
-            )
-            for path, part in own.items()
-            if not path or path.rpartition(".")[0] not in own
-        ]
-        raise CaptureError(f"{name} cannot be copied for a view", faults)
-    keep_modes(original, copied)
     return copied
 
 
-def _refuse_unfit(module: nn.Module) -> None:
-    """Refuse tensors that are pieces of sharded ones, and those that torch only pretends to have."""
-    named = [*module.named_parameters(), *module.named_buffers(), ("FakeTensorMode", torch.empty(0))]
-    fake = [path for path, tensor in named if type(tensor).__name__ == "FakeTensor"]
-    sharded = [path for path, tensor in named if type(tensor).__name__ == "DTensor"]
-    sharded += [path for path, part in module.named_modules() if type(part).__name__ == "FullyShardedDataParallel"]
-    name = type(module).__name__
-    if sharded:
-        remedy = "adapt the module first, and shard what you get: fully_shard(net)"
-        fault = Mismatch(sharded[0] or name, "whole tensors", f"{name} is sharded (FSDP, DTensor)", remedy)
-        raise CaptureError(f"{name} is sharded over processes", [fault])
-    if fake:
-        remedy = 'leave FakeTensorMode; modules without memory are made by `with torch.device("meta"):`'
-        fault = Mismatch(fake[-1], "tensors of a device, or of the meta device", "FakeTensor", remedy)
-        raise CaptureError(f"{name} cannot be run on fake tensors", [fault])
+def _refuse_itself(original: nn.Module, copied: nn.Module) -> None:
+    """Refuse a copy that holds modules of the original: what is done to it would be done to them."""
+    parts = {id(part) for part in copied.modules()}
+    own = {path: part for path, part in original.named_modules() if id(part) in parts}
+    name = type(original).__name__
+    faults = [
+        Mismatch(
+            path or name,
+            "a copy.deepcopy that leaves the module alone",
+            f"this {type(part).__name__} itself",
+            f"remove {type(part).__name__}.__deepcopy__, or let it return another module",
+        )
+        for path, part in own.items()
+        if not path or path.rpartition(".")[0] not in own
+    ]
+    if faults:
+        raise CaptureError(f"{name} cannot be copied for a view", faults)
 
 
 def keep_modes(original: nn.Module, copied: nn.Module) -> None:

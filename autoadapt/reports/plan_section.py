@@ -165,7 +165,8 @@ def diagram(plan: Plan) -> Diagram:
 
 def _sources(plan: Plan) -> dict[str, TensorSpec]:
     """What the new module gives: taps in the order in which they are made, outputs in that in which they are read."""
-    first = {route.source: route.specs[0] for route in plan.routes if not route.source.startswith("inputs.")}
+    made = [route for route in plan.routes if not (route.same_as or route.source.startswith("inputs."))]
+    first = {route.source: route.specs[0] for route in made}
     order = {name: i for i, name in enumerate(plan.taps)}
     return {name: first[name] for name in sorted(first, key=lambda name: order.get(name, len(order)))}
 
@@ -236,8 +237,9 @@ def _abbreviated(spec: TensorSpec) -> str:
 def _label(operation: Operation) -> str:
     """An operation where its name stands above it already."""
     match operation:
-        case DropPrefix(axis=axis, count=count):
-            return f"first {count}" if axis == 1 else f"first {count} of axis {axis}"
+        case DropPrefix(axis=axis, count=count, at_end=at_end):
+            where = "last" if at_end else "first"
+            return f"{where} {count}" if axis == 1 else f"{where} {count} of axis {axis}"
         case Mean(axes=axes):
             return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
         case Pool() | Resize() | Resample():

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from autoadapt.contracts.trees import Constant, Container, Path, Slot, Tree, flatten
+from autoadapt.contracts.trees import NAMED, Constant, Container, Path, Slot, Tree, flatten
 
 __all__ = ["plain_tree", "watched"]
 
@@ -61,7 +61,7 @@ def _watched(value: Any, tree: Tree, note: Note, path: Path) -> Any:
 
 
 def _child(value: Any, tree: Container, name: Any) -> Any:
-    return getattr(value, str(name)) if tree.kind in ("dataclass", "named_tuple") else value[name]
+    return getattr(value, str(name)) if tree.kind in NAMED else value[name]
 
 
 def _rebuilt(value: Any, tree: Container, made: dict[Any, Any], noted: Callable[[Any], None], leaves: set[Any]) -> Any:
@@ -170,6 +170,11 @@ def plain_tree(tree: Tree) -> Tree:
     """The tree of a value as it would be with nothing watched."""
     if not isinstance(tree, Container):
         return tree
-    plain = {"builtins:dict": "dict", "collections:OrderedDict": "ordered_dict"}
+    plain = {
+        "builtins:dict": "dict",
+        "builtins:list": "list",
+        "builtins:tuple": "tuple",
+        "collections:OrderedDict": "ordered_dict",
+    }
     kind, name = (plain[tree.type], "") if tree.type in plain else (tree.kind, tree.type)
     return Container(kind=kind, type=name, keys=tree.keys, children=tuple(map(plain_tree, tree.children)))  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from autoadapt.errors import Mismatch, SwapError, nearest
@@ -57,6 +58,7 @@ def find_places(model: nn.Module, pattern: str) -> list[Place]:
         others = tuple(other for other, same in named.items() if same is module and other != path)
         places.setdefault(id(module), Place(path, module, others))
     _refuse_nested(list(places.values()))
+    _refuse_scripts(model, list(places.values()))
     return list(places.values())
 
 
@@ -84,6 +86,27 @@ def _refuse_nested(places: list[Place]) -> None:
             if id(other.module) in inner:
                 fault = Mismatch(other.path, "places apart from each other", f"it stands inside {place.path}", "")
                 raise SwapError(f"`{place.path}` and `{other.path}` cannot both be swapped", [fault])
+
+
+def _refuse_scripts(model: nn.Module, places: list[Place]) -> None:
+    """Refuse compiled modules: what the rest of the model does with their outputs cannot be watched.
+
+    Raises:
+        SwapError: One of the places is one, or stands inside one.
+    """
+    faults = []
+    for place in places:
+        parts = place.path.split(".")
+        above = [".".join(parts[:i]) for i in range(len(parts) + 1)]
+        script = next((p for p in above if isinstance(model.get_submodule(p), torch.jit.ScriptModule)), None)
+        if script is not None:
+            found = f"a ScriptModule at `{script}`" if script else "a ScriptModule"
+            remedy = "swap before torch.jit.script"
+            if script == place.path:
+                remedy = f"model.{script} = aa.adapt(new, like=model.{script}, inputs=x)  # x: what it is called with"
+            faults.append(Mismatch(place.path, "a module in Python", found, remedy))
+    if faults:
+        raise SwapError(f"`{faults[0].where}` is compiled, so that nothing can be watched there", faults)
 
 
 def set_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:

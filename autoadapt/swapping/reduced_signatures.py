@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Signature, TensorSpec, Values
+from autoadapt.contracts.signature import Signature, Values
 from autoadapt.contracts.trees import Container, LeftOut, Slot, Tree, path_text, paths
 
 __all__ = ["fixed", "reduced"]
@@ -24,22 +24,20 @@ def reduced(signature: Signature, keep: Collection[str]) -> Signature:
         >>> reduced(sig, ["b.1"]).outputs.paths
         ('b.1',)
     """
-    leaves = tuple(spec for path, spec in signature.outputs.items() if path in keep)
-    standing = tuple(_standing(spec, keep) for spec in leaves)
     tree = _reduced(signature.outputs.tree, keep, ())
     assert tree is not None, "the root is never left out"
     invariants = tuple(g for g in signature.invariants if {g.index, g.result} <= set(keep) and _known(g.values, keep))
     return signature.model_copy(
-        update={"outputs": Values(tree=tree, leaves=standing), "invariants": invariants, "unverified": ()}
+        update={
+            "outputs": Values(tree=tree, leaves=signature.outputs.standing(keep)),
+            "invariants": invariants,
+            "unverified": (),
+        }
     )
 
 
 def _known(path: str, keep: Collection[str]) -> bool:
     return path.startswith("inputs.") or path in keep
-
-
-def _standing(spec: TensorSpec, keep: Collection[str]) -> TensorSpec:
-    return spec if not spec.same_as or _known(spec.same_as, keep) else spec.model_copy(update={"same_as": ""})
 
 
 def _reduced(tree: Tree, keep: Collection[str], path: tuple[int | str, ...]) -> Tree | None:

@@ -93,11 +93,21 @@ def prepare(place: Place, reading: Reading, new: nn.Module | str, options: Optio
     try:
         made, free = _served(source, target, wanted, options)
     except MatchError as error:
-        raise _with_inner_places(error, reading, wanted) from error
+        raise _with_inner_places(_without_disproved(error, reading), reading, wanted) from error
     after = sum(p.numel() for p in module.parameters()) + made.parameters - made.saved.parameters
     part = _part(place, reading, target, made, type(new).__name__, wanted, free)
     part = part.model_copy(update={"says": surface.names, "parameters_after": after})
     return Successor(place, part, module, surface, reading.escaped)
+
+
+def _without_disproved(error: MatchError, reading: Reading) -> MatchError:
+    """Without the remedy to leave outputs out "if nobody reads" them, where the run has shown that they are read."""
+    faults = []
+    for fault in error.mismatches:
+        lines = fault.remedy.splitlines()
+        kept = [line for line in lines if "  # if nobody reads " not in line or fault.where not in reading.read]
+        faults.append(replace(fault, remedy="\n".join(kept) or "another module in its place"))
+    return MatchError(error.summary, faults)
 
 
 def _with_inner_places(error: MatchError, reading: Reading, wanted: Sequence[str]) -> MatchError:

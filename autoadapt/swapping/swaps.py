@@ -122,7 +122,7 @@ def swap(
     name = type(model).__name__
     planned: list[Successor] = []
     try:
-        _check_kinds(model, new)
+        _check_kinds(model, path, new)
         example = as_example(model, inputs)
         places = find_places(model, path)
         seen = watch(model, example, [place.path for place in places])
@@ -145,7 +145,12 @@ def swap(
     return model
 
 
-def _check_kinds(model: object, new: object) -> None:
+def _check_kinds(model: object, path: object, new: object) -> None:
+    if not isinstance(path, str):
+        shown = next((one for one in path if isinstance(one, str)), "") if isinstance(path, (list, tuple)) else ""
+        remedy = f'swap(model, "{shown or "backbone"}", ...)  # one place, or a pattern such as "heads.*"'
+        fault = Mismatch("path", "the path of one submodule, or a pattern, as a text", repr(path)[:60], remedy)
+        raise SwapError("several submodules are not swapped for one", [fault])
     if not isinstance(model, nn.Module):
         fault = Mismatch("model", "a module", type(model).__name__, "swap(model, path, new, inputs=x)")
         raise SwapError("only a module has submodules", [fault])

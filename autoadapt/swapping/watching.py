@@ -15,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.arguments import bind_call, told_inputs
+from autoadapt.contracts.capturing.hook_stops import stopped_by_hook
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.trees import Path, Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
-from autoadapt.errors import CaptureError, Mismatch, SignatureError, SwapError
+from autoadapt.errors import AdaptError, CaptureError, Mismatch, SignatureError, SwapError
 from autoadapt.swapping.containers import plain_tree, watched
 
 __all__ = ["Example", "Outcome", "Reading", "Watched", "as_example", "outcome_of", "run_copy", "watch", "watch_once"]
@@ -124,6 +125,8 @@ def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
     for training in (False, True) if model.training else (False,):
         try:
             seen, outcomes[training] = watch_once(model, example, at, training)
+        except AdaptError:  # it runs, and what is wrong is said already
+            raise
         except Exception as raised:
             error = raised if error is None else error
             continue
@@ -140,6 +143,12 @@ def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
 
 def _raised(model: nn.Module, error: Exception | None) -> CaptureError:
     name, said = type(model).__name__, f"{type(error).__name__}: {error}".splitlines()[0]
+    hook = stopped_by_hook(error) if error is not None else ""
+    if hook:
+        remedy = f"inputs=step  # a function of the model that calls it and catches {type(error).__name__}"
+        found = f"{said.rstrip(': ')}, raised by its hook"
+        fault = Mismatch(hook, "a hook that lets the forward pass end", found, remedy)
+        return CaptureError(f"{name} is stopped by a hook of `{hook}`", [fault])
     fault = Mismatch(f"{name}(inputs)", "a forward pass", said, "call the model with these inputs first")
     return CaptureError(f"{name} raises at the given input", [fault])
 
@@ -186,7 +195,7 @@ def _watch_copy(
             mode.observe(copied.get_submodule(path), path)
 
     returned = run_copy(model, example, prepare, training=training, mode=mode)
-    tree, tensors = flatten(returned)
+    tree, tensors = flatten(returned, any_keys=True)
     mode.note_escaped(tree, tensors)
     return mode.readings, outcome_of(returned)
 
@@ -217,8 +226,8 @@ def run_copy(
 
 
 def outcome_of(returned: object) -> Outcome:
-    """Write down what a run returned."""
-    tree, tensors = flatten(returned)
+    """Write down what a run returned; the keys of a whole model's answer may be anything."""
+    tree, tensors = flatten(returned, any_keys=True)
     return Outcome(plain_tree(tree), tuple(tuple(t.shape) for t in tensors), tuple(t.dtype for t in tensors))
 
 
@@ -260,7 +269,7 @@ class _Watch(TorchFunctionMode):
         made: dict[int, tuple[torch.Tensor, str]] = {}
         self._made[id(reading)] = made
         for name, inner in module.named_modules():
-            if name:
+            if name and not isinstance(inner, torch.jit.ScriptModule):
                 inner.register_forward_hook(functools.partial(_note_made, made, f"{path}.{name}"))
         module.__class__ = _observed(type(module), reading, self._returned)
 

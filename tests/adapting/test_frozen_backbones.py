@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from small_models import image
+from stateful_modules import Frozen, Segmenter
 from torch import nn
-from unusual_modules import Frozen, Segmenter
 
 import autoadapt as aa
 from autoadapt.assembly import Registry

@@ -152,12 +152,12 @@ REFUSED = {
     "labels of tokens on another grid": (
         "i64[B, ceil(H/8)*ceil(W/8) + 1, 8]",
         "i64[B, ceil(H/4)*ceil(W/4) + 1, 8]",
-        "the target has 1 leading token before cells that are not interpolated",
+        "the target has 1 leading token beside cells that are not interpolated",
     ),
     "tokens of another order on another grid": (
         "f32[B, ceil(W/8)*ceil(H/8) + 1, 8]",
         "f32[B, 8, ceil(H/4)*ceil(W/4) + 1]",
-        "the target has 1 leading token before cells that are not interpolated",
+        "the target has 1 leading token beside cells that are not interpolated",
     ),
     "integers from floats": ("f32[B, 1024]", "i64[B, 1024]", "f32 values are no i64 values"),
     "floats from integers": ("i64[B, 1024]", "f32[B, 1024]", "i64 values are no f32 values"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from point_clouds import PointTransformer, cloud, farthest_points, rows_of
+from point_clouds import READ, ChannelFirst, PointTransformer, cloud, farthest_points, rows_of
 from point_detector import PointDetector
 
+import autoadapt as aa
 from autoadapt.adapting.layers import choose_points, take_points
 from autoadapt.adapting.planning import plan
 from autoadapt.contracts.signature import Signature
@@ -89,3 +90,37 @@ def test_a_plan_with_thinning_survives_json_and_copies():
     points = cloud(2, 70)
     assert torch.equal(copy.deepcopy(net)(points, {})["fp2_inds"], net(points, {})["fp2_inds"])
     assert "24 points, farthest 16" in str(net.plan)
+
+
+@pytest.mark.parametrize("count", [16, 24])
+def test_coordinates_that_stand_channel_first_are_turned_and_indices_found_in_them(count):
+    new = ChannelFirst(count=count).eval()
+    detector = swap(PointDetector(), "backbone_net", new, inputs=SCENE, indices="recover")
+    net, points = detector.backbone_net, cloud(3, 80)
+    made = net(points, {})
+    xyz_B3M, features_BDM = new(points.transpose(1, 2))
+    assert torch.equal(rows_of(points[..., :3], made["fp2_inds"]), made["fp2_xyz"])
+    if count == 16:
+        assert torch.equal(made["fp2_xyz"], xyz_B3M.transpose(1, 2))
+        assert torch.allclose(made["fp2_features"], net.adapters.fp2_features.project(features_BDM), atol=1e-6)
+    kept = {tuple(row.tolist()) for row in xyz_B3M[0].T}
+    assert {tuple(row.tolist()) for row in made["fp2_xyz"][0]} <= kept
+    assert sorted(made) == sorted(READ)
+    assert "b c n" in str(net.plan) or "permute" in net.code
+
+
+def test_each_leaf_is_refused_for_a_reason_of_its_own():
+    with pytest.raises(SwapError) as refused:
+        swap(PointDetector(), "backbone_net", ChannelFirst(count=12), inputs=SCENE, indices="recover")
+    whys = {fault.where: fault.why for fault in refused.value.mismatches}
+    told = 'there are 12 points and 16 are wanted; thin="repeat" takes some of them again'
+    assert whys["fp2_features"] == whys["fp2_xyz"] == told
+
+
+def test_coordinates_are_recognised_in_either_layout():
+    for model, x, dims in [
+        (ChannelFirst(), cloud().transpose(1, 2), "f32[B, 3, 16] coordinate"),
+        (PointTransformer(), cloud(), "f32[B, 16, 3] coordinate"),
+    ]:
+        signature = aa.capture(model, x)
+        assert dims in map(str, signature.outputs.leaves)

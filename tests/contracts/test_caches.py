@@ -3,10 +3,10 @@
 import functools
 
 import pytest
+import stateful_modules
 import torch
-import unusual_modules
+from stateful_modules import CACHING, InClassDict, InLruCache, OnItsType, Positions
 from torch import nn
-from unusual_modules import CACHING, InClassDict, InLruCache, OnItsType, Positions
 
 import autoadapt as aa
 
@@ -37,11 +37,11 @@ def test_old_and_new_model_work_after_they_were_captured_and_adapted(kind):
 
 
 def test_what_was_cached_before_stays():
-    unusual_modules.TABLES[7], InClassDict.tables[7] = torch.ones(7), torch.ones(7)
-    before = unusual_modules.TABLES[7], InClassDict.tables[7]
-    for kind in (unusual_modules.InModuleDict, InClassDict):
+    stateful_modules.TABLES[7], InClassDict.tables[7] = torch.ones(7), torch.ones(7)
+    before = stateful_modules.TABLES[7], InClassDict.tables[7]
+    for kind in (stateful_modules.InModuleDict, InClassDict):
         aa.capture(kind(), X)
-    assert (unusual_modules.TABLES[7] is before[0], InClassDict.tables[7] is before[1]) == (True, True)
+    assert (stateful_modules.TABLES[7] is before[0], InClassDict.tables[7] is before[1]) == (True, True)
 
 
 def test_a_table_that_the_user_had_in_use_does_not_stand_in_the_way():

@@ -52,8 +52,25 @@ def test_tokens_without_an_inner_grid_are_read_from_which_of_them_move(registers
     assert shapes == [(-(-97 // s), -(-131 // s)) for s in (2, 4, 8, 16, 32)]
 
 
-def test_tokens_in_columns_are_asked_for_and_the_answer_is_taken():
-    new, x = Unfolded(in_columns=True), torch.randn(1, 3, 96, 128)
+def test_tokens_in_columns_are_read_in_columns():
+    new, x = Unfolded(in_columns=True).eval(), torch.randn(1, 3, 96, 128)
+    net = aa.adapt(new, like=old(), inputs=x).eval()
+    patterns = [step.pattern for step in net.plan.routes[-1].steps if step.op == "rearrange"]
+    assert patterns[0].startswith("b (w h) c")
+    assert {route.source for route in net.plan.routes} == {f"blocks.{i}" for i in range(4)}
+
+
+class Alike(Unfolded):
+    """All tokens move alike: nothing of a transformer but the mean of its tokens."""
+
+    def forward(self, x):
+        x = nn.functional.unfold(x, 16, stride=16).transpose(1, 2)
+        tokens = torch.cat([self.registers, self.position], 1)
+        return self.head(self.blocks(self.embed(x.mean(1, keepdim=True)) + tokens)[:, 0])
+
+
+def test_tokens_that_all_move_alike_are_asked_for_and_the_answer_is_taken():
+    new, x = Alike(), torch.randn(1, 3, 96, 128)
     with pytest.raises(MatchError, match="cannot be read as a grid") as refused:
         aa.adapt(new, like=old(), inputs=x)
     assert "(rows, columns, leading_tokens)" in refused.value.mismatches[0].remedy

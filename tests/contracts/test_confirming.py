@@ -6,8 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from unusual_modules import (
+from stateful_modules import (
     ByThread,
     Counts,
     CountsForReal,
@@ -25,6 +24,7 @@ from unusual_modules import (
     RunsNoted,
     Sparse,
 )
+from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.capturing.confirming import MOST_MULTIPLY_ADDS

@@ -241,3 +241,25 @@ def test_data_cannot_have_a_class_called_that_is_no_such_container(kind):
     tree = Container(kind=kind, type=f"subprocess:{subprocess.Popen.__name__}", keys=("args",), children=(Slot(),))
     with pytest.raises(SignatureError, match="subprocess:Popen is no"):
         rebuild(tree, [["touch", "run"]])
+
+
+def test_a_container_that_holds_itself_is_taken_apart_up_to_there():
+    value = {"a": torch.zeros(1)}
+    value["again"] = [value]
+    tree, found = flatten(value)
+    assert [path_text(path) for path in paths(tree)] == ["a"]
+    assert len(found) == 1
+    with pytest.raises(SignatureError, match="a builtins:dict that holds itself cannot be made anew"):
+        rebuild(tree, found)
+
+
+def test_one_container_in_two_places_does_not_hold_itself():
+    inner = [torch.zeros(1)]
+    assert len(flatten({"a": inner, "b": inner})[1]) == 2
+
+
+def test_keys_that_no_path_can_name_stand_as_texts_where_that_is_asked_for():
+    value = {("disp", 0): torch.zeros(1), b"raw": torch.zeros(2)}
+    assert [path_text(path) for path in paths(flatten(value, any_keys=True)[0])] == ["('disp', 0)", "b'raw'"]
+    with pytest.raises(SignatureError, match="no path can name"):
+        flatten(value)

@@ -1,6 +1,8 @@
 """A view shares storage and nothing else: what happens to it never reaches the original."""
 
 import copy
+import functools
+import threading
 
 import pytest
 import timm
@@ -100,14 +102,53 @@ def test_weight_norm_survives():
     assert torch.equal(view(model)(x), model(x))
 
 
-def test_something_that_cannot_be_copied_is_refused_with_what_to_do():
+class Connection:
+    def __init__(self, lock):
+        self.lock, self.scale = lock, torch.ones(2)
+
+
+def test_what_cannot_be_copied_is_shared_and_everything_around_it_is_copied():
+    model, lock = Pyramid(4), threading.Lock()
+    model.numbers = (number for number in range(3))
+    model.held = {"connections": [Connection(lock)], "functions": functools.partial(print, lock, end=torch)}
+    found = view(model)
+    connection, before = found.held["connections"][0], model.held["connections"][0]
+    assert found.numbers is model.numbers
+    assert connection.lock is lock
+    assert connection is not before
+    assert connection.scale is not before.scale
+    assert connection.scale.data_ptr() == before.scale.data_ptr()
+    assert found.held["functions"].keywords["end"] is torch
+
+
+def test_a_generator_of_random_numbers_is_not_shared():
     model = Pyramid(4)
-    model.generator = (number for number in range(3))
+    model.random = torch.Generator().manual_seed(3)
+    copied = copy_module(model, on_meta)
+    torch.rand(5, generator=copied.random)
+    assert torch.equal(torch.rand(2, generator=model.random), torch.rand(2, generator=torch.Generator().manual_seed(3)))
+
+
+class Owner:
+    def __deepcopy__(self, memo):
+        raise RuntimeError("it owns a connection")
+
+
+def test_an_attribute_that_cannot_even_be_shared_is_refused_by_name():
+    model = Pyramid(4)
+    model.stages[0].owner = Owner()
     with pytest.raises(CaptureError) as caught:
         view(model)
-    assert "Pyramid cannot be copied for a view" in str(caught.value)
-    assert "cannot pickle 'generator' object" in str(caught.value)
+    assert "Pyramid cannot be copied for a view\nstages.0.owner\n" in str(caught.value)
+    assert "it owns a connection" in str(caught.value)
     assert "remove the attribute from the module, or give it a __deepcopy__" in str(caught.value)
+
+
+def test_parameters_without_a_shape_are_refused_with_what_to_do():
+    with pytest.raises(CaptureError) as caught:
+        view(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)))
+    assert "model(inputs)  # run the model once first" in str(caught.value)
+    assert "found     LazyLinear, which has not run yet" in str(caught.value)
 
 
 def test_a_view_costs_no_memory_for_weights():

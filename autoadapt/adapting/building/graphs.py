@@ -34,6 +34,7 @@ from autoadapt.contracts import leaves
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import DTYPES, Signature, TensorSpec
 from autoadapt.contracts.trees import (
+    NAMED,
     Constant,
     Container,
     LeftOut,
@@ -122,7 +123,9 @@ class _Emitter:
         placeholders = self._placeholders()
         self._head = next(iter(reversed(self._graph.nodes)), None)
         self._features = self._call_backbone()
-        nodes = [self._route(name, route) for name, route in adapter_names(self._plan).items()]
+        named = adapter_names(self._plan)
+        made = {route.target: self._route(name, route) for name, route in named.items() if not route.same_as}
+        nodes = [made[route.same_as or route.target] for route in self._plan.routes]
         self._graph.output(self._returned(nodes, placeholders))
         self._forget_unused()
         self._graph.lint()
@@ -161,7 +164,7 @@ class _Emitter:
             case Container(kind=kind, keys=keys, children=children):
                 for key, child in zip(keys, children, strict=True):
                     if paths(child):
-                        by_name = kind in ("named_tuple", "dataclass")
+                        by_name = kind in NAMED
                         take = getattr if by_name else operator.getitem
                         name = f"{node.name}_{key}" if isinstance(key, int) else key
                         taken = self._graph.create_node("call_function", take, (node, key), name=name)
@@ -209,8 +212,9 @@ class _Emitter:
 
     def _step(self, step: Operation, node: fx.Node, spec: TensorSpec, module: str) -> fx.Node:
         match step:
-            case DropPrefix(axis=axis, count=count):
-                index = (*(slice(None),) * axis, slice(count, None))
+            case DropPrefix(axis=axis, count=count, at_end=at_end):
+                kept = slice(None, -count) if at_end else slice(count, None)
+                index = (*(slice(None),) * axis, kept)
                 return self._put("call_function", operator.getitem, node, index)
             case Rearrange():
                 return self._rearrange(step, node)

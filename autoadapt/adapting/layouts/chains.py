@@ -33,17 +33,21 @@ def chain(
     learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
     want = factored(target)
     moved = learned and _is_moved(have, want)
-    if spec.dims == target.dims and not (project and learned) and not moved:
+    alike = (spec.dims, spec.order) == (target.dims, target.order)
+    if alike and not (project and learned) and not moved:
         return _cast(spec, target)
     if spec.is_floating != target.is_floating:
         return Refusal(f"{spec.dtype} values are no {target.dtype} values")
-    have, want = whole(have, target.dims), whole(want, spec.dims)
-    if any(want.prefixes):
-        return _with_leading(have, want, target, project=project, learned=learned)
-    drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count)
+    have, want = whole(have, want), whole(want, have)
+    if any((*want.prefixes, *want.suffixes)):
+        return _with_extra(have, want, target, project=project, learned=learned)
+    drops = (
+        *(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count),
+        *(DropPrefix(axis=axis, count=count, at_end=True) for axis, count in enumerate(have.suffixes) if count),
+    )
     assigned = assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
-        return assigned
+        return Refusal(_NO_ORDER) if "unknown" in (spec.cells, target.cells) else assigned
     if why := _differing_points(assigned):
         return Refusal(why)
     if not learned and not assigned.is_exact:
@@ -56,27 +60,33 @@ def chain(
 
 def _is_moved(have: Factored, want: Factored) -> bool:
     """Whether tensors of equal dims have their cells in different places."""
-    if have.spec.dims != want.spec.dims or any(want.prefixes):
+    if (have.spec.dims, have.spec.order) != (want.spec.dims, want.spec.order) or any((*want.prefixes, *want.suffixes)):
         return False
     pairs = zip(itertools.chain(*have.atoms), itertools.chain(*want.atoms), strict=True)
     return any(misplaced(source, target) is not None for source, target in pairs)
 
 
-def _with_leading(
+_NO_ORDER = "in which order cells of the image stand among its tokens is not known"
+
+
+def _with_extra(
     have: Factored, want: Factored, target: TensorSpec, *, project: bool, learned: bool
 ) -> tuple[Operation, ...] | Refusal:
-    """A chain to leading tokens and cells of another grid."""
-    told, count = f"the target has {_leading(max(want.prefixes))}", max(have.prefixes)
-    if count != max(want.prefixes):
-        return Refusal(f"{told} and the source {count}" if count else f"{told} that the source lacks")
+    """A chain to tokens that are no cells, and cells of another grid."""
+    told, found = (_extra(max(tensor.prefixes), max(tensor.suffixes)) for tensor in (want, have))
+    if told != found:
+        why = f"and the source {found}" if found else "that the source lacks"
+        return Refusal(f"the target has {told} {why}")
     steps, cast = regridded(have, want, project=project and learned), _cast(have.spec, target)
     if steps is None or not learned:
-        return Refusal(f"{told} before cells that are not interpolated")
+        return Refusal(f"the target has {told} beside cells that are not interpolated")
     return cast if isinstance(cast, Refusal) else (*steps, *cast)
 
 
-def _leading(count: int) -> str:
-    return "1 leading token" if count == 1 else f"{count} leading tokens"
+def _extra(before: int, behind: int) -> str:
+    """Tokens that are no cells, in words."""
+    counts = ((before, "leading"), (behind, "trailing"))
+    return " and ".join(f"{count} {where} token{'s' * (count > 1)}" for count, where in counts if count)
 
 
 def _differing_points(assigned: Assignment) -> str:

@@ -34,6 +34,8 @@ class Factored:
     spec: TensorSpec
     prefixes: tuple[int, ...]
     """Leading entries of each axis that stand before the product, such as class tokens."""
+    suffixes: tuple[int, ...]
+    """Entries of each axis that stand behind the product."""
     atoms: tuple[tuple[Atom, ...], ...]
 
     @property
@@ -81,12 +83,13 @@ def factored(
             return tuple(Atom(factor, POINTS, None) for factor in factors)
         return tuple(atom(factor) for factor in factors)
 
-    split = [leading_and_product(dim) for dim in spec.dims]
+    split = [_ordered(spec, *leading_and_product(dim), dim) for dim in spec.dims]
     dims = tuple(dim.substitute(given) for dim in spec.dims) if given else spec.dims
     return Factored(
         spec=spec.model_copy(update={"dims": dims}),
-        prefixes=tuple(prefix for prefix, _ in split),
-        atoms=tuple(atoms(axis, factors) for axis, (_, factors) in enumerate(split)),
+        prefixes=tuple(prefix for prefix, _, _ in split),
+        suffixes=tuple(suffix for _, suffix, _ in split),
+        atoms=tuple(atoms(axis, factors) for axis, (_, _, factors) in enumerate(split)),
     )
 
 
@@ -94,6 +97,23 @@ def _centres(spec: TensorSpec, factor: Dim, given: Mapping[str, Dim]) -> tuple[f
     """Where cells lie along the axis that a factor follows; unknown where that axis is resized before."""
     found = [one for one in spec.centres if factor.axes == {one.axis}]
     return (found[0].first, found[0].step) if found and not _is_resized(given.get(found[0].axis)) else None
+
+
+def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -> tuple[int, int, tuple[Dim, ...]]:
+    """Entries before and behind the cells of an axis, and its factors in the order in which cells stand on it.
+
+    An axis of cells whose order is not known stays whole.
+    """
+    cells = [factor for factor in factors if factor.axes and "B" not in factor.axes]
+    if len(cells) < 2:
+        return extra, 0, factors
+    if spec.cells == "unknown":
+        return 0, 0, (dim,)
+    trailing = min(spec.trailing, extra)
+    turned = iter(reversed(cells))
+    if spec.cells == "columns":
+        factors = tuple(next(turned) if factor in cells else factor for factor in factors)
+    return extra - trailing, trailing, factors
 
 
 def _is_resized(size: Dim | None) -> bool:
@@ -105,9 +125,12 @@ LARGE = (6720, 6721, 6751)
 """Sizes that are far from all borders: a multiple of nearly all strides in use, and two that round up and down."""
 
 
-def whole(tensor: Factored, others: Sequence[Dim]) -> Factored:
-    """Leave axes whole that have leading entries and that the other tensor has just so."""
-    kept = [bool(prefix) and dim in others for prefix, dim in zip(tensor.prefixes, tensor.spec.dims, strict=True)]
+def whole(tensor: Factored, other: Factored) -> Factored:
+    """Leave axes whole that have entries besides cells and that the other tensor has just so."""
+    extras = list(zip(tensor.prefixes, tensor.suffixes, strict=True))
+    alike = tensor.spec.order == other.spec.order
+    shared = [alike and dim in other.spec.dims for dim in tensor.spec.dims]
+    kept = [both and any(extra) for both, extra in zip(shared, extras, strict=True)]
     if not any(kept):
         return tensor
 
@@ -117,7 +140,8 @@ def whole(tensor: Factored, others: Sequence[Dim]) -> Factored:
     rows = zip(kept, tensor.atoms, tensor.spec.dims, strict=True)
     return Factored(
         spec=tensor.spec,
-        prefixes=tuple(0 if keep else n for keep, n in zip(kept, tensor.prefixes, strict=True)),
+        prefixes=tuple(0 if keep else before for keep, (before, _) in zip(kept, extras, strict=True)),
+        suffixes=tuple(0 if keep else behind for keep, (_, behind) in zip(kept, extras, strict=True)),
         atoms=tuple(one(atoms, dim) if keep else atoms for keep, atoms, dim in rows),
     )
 

@@ -18,6 +18,8 @@ def regridded(have: Factored, want: Factored, *, project: bool) -> tuple[Operati
         want: Tokens of the target.
         project: Put a projection in even where the channels agree.
     """
+    if any((*have.suffixes, *want.suffixes)):
+        return None
     if have.prefixes != want.prefixes or len(have.spec.dims) != 3 or any(have.prefixes[::2]):
         return None
     cells = list(zip(have.atoms[1], want.atoms[1], strict=False))

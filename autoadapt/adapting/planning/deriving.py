@@ -86,21 +86,26 @@ def plan(
     sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
     taps = inner_sources(worth_taking(source.inner, source.sizes()), source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
-    pairings = match(
-        wanted.model_copy(update={"outputs": outputs_marked}),
-        [*sources, *taps],
-        invariants=translated(source.invariants, routes),
-        pairs=pairs,
-        others={other.path: other for other in others},
-        indices=indices,
-        name=source.name,
-    )
+    try:
+        pairings = match(
+            wanted.model_copy(update={"outputs": outputs_marked}),
+            [*sources, *taps],
+            invariants=translated(source.invariants, routes),
+            pairs=pairs,
+            others={other.path: other for other in others},
+            indices=indices,
+            name=source.name,
+        )
+    except MatchError as error:
+        if source.unread_tokens and not pairs:
+            raise _ask_for_grid(source) from error
+        raise
     tensors = {found.path: found.tensor for found in (*others, *taps, *sources)}
     tensors |= {f"inputs.{path}": factored(spec) for path, spec in wanted.inputs.items()}
     contract = dict(outputs_marked.items())
     first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
     made = [
-        _route(pairing, tensors, contract[pairing.target], wanted, project == "always", first.get(pairing.source))
+        _route(pairing, tensors, contract, wanted, project == "always", first.get(pairing.source))
         for pairing in pairings
     ]
     steady = steady_sources(source, [route.source for route in made])
@@ -146,33 +151,45 @@ def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[s
         MatchError: With what to fill in.
     """
     guessed = [name for name, tap in taken.items() if tap.module and name not in pairs.values()]
-    if not source.unread_tokens or not guessed:
-        return
+    if source.unread_tokens and guessed:
+        raise _ask_for_grid(source)
+
+
+def _ask_for_grid(source: Signature) -> MatchError:
     output = next(output for output in source.inner if output.module == source.unread_tokens[-1])
     image = " x ".join(str(sizes.example) for name, sizes in source.axes.items() if name in ("H", "W"))
+    told = "neither inner grids nor a run with changed patches tell which cells these are"
+    if output.spec.cells == "unknown":
+        told = "a run with changed patches tells that these are cells neither in rows nor in columns, or tells nothing"
     fault = Mismatch(
         output.name,
         f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
-        f"{output.spec}, and neither inner grids nor a run with changed patches tell which cells these are",
+        f"{output.spec}, and {told}",
         f'grid={{"{output.module}": (rows, columns, leading_tokens)}}',
     )
-    raise MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
+    return MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
 
 
 def _route(
     pairing: Pairing,
     sources: Mapping[str, Factored],
-    contract: TensorSpec,
+    contracts: Mapping[str, TensorSpec],
     target: Signature,
     always: bool,
     first: tuple[TensorSpec, Thin | None] | None = None,
 ) -> Route:
+    contract = contracts[pairing.target]
+    if pairing.same_as:
+        spec = contract.model_copy(update={"points": None})
+        return Route(target=pairing.target, source=pairing.source, specs=(spec,), same_as=pairing.same_as)
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
     steps: tuple[Operation, ...]
     if pairing.recover:
         gathering = next(g for g in target.invariants if g.index == pairing.target)
-        steps = (Recover(values=gathering.values.removeprefix("inputs."), dtype=contract.dtype),)
+        turned = chain(tensor, contracts[gathering.result])
+        assert not isinstance(turned, Refusal), "the same points serve the coordinates"
+        steps = (*turned, Recover(values=gathering.values.removeprefix("inputs."), dtype=contract.dtype))
     else:
         found = chain(tensor, contract, project=always)
         assert not isinstance(found, Refusal), "only what can be chained is paired"

@@ -46,6 +46,8 @@ class Route(_Frozen):
     others: tuple[str, ...] = ()
     """What else would have served as well."""
     remark: str = ""
+    same_as: str = ""
+    """The output that is this very tensor; it is made there, and nothing is left to do here."""
 
 
 class Tap(_Frozen):
@@ -144,7 +146,7 @@ NARROWEST_CHAIN = 24
 def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
     """Target, source, chain and parameters; a chain that is too long for the page goes on in the next row."""
     targets = [f"{route.target} {_abbreviated(route.specs[-1])}" for route in routes]
-    room = WIDTH - max(map(len, targets)) - max(len(route.source) for route in routes) - 14
+    room = WIDTH - max(map(len, targets), default=0) - max((len(route.source) for route in routes), default=0) - 14
     rows: list[tuple[str, ...]] = [("target", "source", "chain", "params")]
     for target, route in zip(targets, routes, strict=True):
         first, *more = _wrapped(_chain_texts(route), max(room, NARROWEST_CHAIN))
@@ -155,6 +157,8 @@ def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
 
 def _chain_texts(route: Route) -> list[str]:
     """The steps of a route; a last resizing goes to the target's own size, which stands beside it, and so do tokens."""
+    if route.same_as:
+        return [f"is {route.same_as}"]
     shown = ["resize tokens" if isinstance(step, ResizeTokens) else text(step) for step in route.steps]
     if route.steps and isinstance(route.steps[-1], (Resize, Resample)):
         shown[-1] = route.steps[-1].op

@@ -52,7 +52,7 @@ def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
         raise PlanError(
             "outputs is empty", [Mismatch("outputs", "at least one path", "none", f"outputs=[{known[0]!r}]")]
         )
-    leaves = tuple(leaf for leaf, kept in zip(target.outputs.leaves, keep, strict=True) if kept)
+    leaves = target.outputs.standing(wanted)
     invariants = tuple(g for g in target.invariants if {g.index, g.result} <= wanted)
     return target.model_copy(update={"outputs": Values(tree=tree, leaves=leaves), "invariants": invariants})
 

@@ -22,7 +22,7 @@ def broken_chain(route: Route, contract: TensorSpec) -> list[Mismatch]:
         spec = after(step, spec)
         if spec != noted:
             faults.append(Mismatch(route.target, str(noted), f"{spec} after {step.op}"))
-    if (spec.dtype, spec.dims) != (contract.dtype, contract.dims):
+    if (spec.dtype, spec.dims, spec.order) != (contract.dtype, contract.dims, contract.order):
         faults.append(Mismatch(route.target, str(contract), str(spec)))
     counted = sum(map(parameters, route.steps))
     if counted != route.parameters:
@@ -37,26 +37,33 @@ def axis_order(signature: Signature) -> dict[str, int]:
 
 
 def misread_rows(route: Route, order: Mapping[str, int]) -> list[Mismatch]:
-    """Merged axes that are not in the order of the input's: columns read for rows have the right size and are wrong."""
+    """Axes that are merged or taken apart in another order than their cells have.
+
+    Columns read for rows have the right size and are wrong.
+    """
     faults = []
-    for step, spec in zip(route.steps, route.specs, strict=False):
-        for shown, dims in _merged(step, spec):
+    for step, before, made in zip(route.steps, route.specs, route.specs[1:], strict=False):
+        for shown, cells, dims in _merged(step, before, made):
             rank = [min(map(order.__getitem__, dim.axes)) for dim in dims if dim.axes]
-            if rank != sorted(rank):
-                faults.append(Mismatch(route.target, "cells row by row", shown))
+            if rank != sorted(rank, reverse=cells == "columns"):
+                faults.append(Mismatch(route.target, _BY[cells == "columns"], shown))
     return faults
 
 
-def _merged(step: Operation, spec: TensorSpec) -> Iterator[tuple[str, list[Dim]]]:
-    """The dims that a step merges into one axis or takes apart, and how it says that."""
+_BY = ("cells row by row", "cells column by column")
+
+
+def _merged(step: Operation, spec: TensorSpec, made: TensorSpec) -> Iterator[tuple[str, str, list[Dim]]]:
+    """The dims that a step merges into one axis or takes apart, the order of their cells, and how it says that."""
     match step:
         case Rearrange(pattern=pattern, sizes=sizes):
             left, right = axis_groups(pattern)
             dims = sizes | {names[0]: dim for names, dim in zip(left, spec.dims, strict=False) if len(names) == 1}
-            for names in (*left, *right):
-                yield f"({' '.join(names)}) in {pattern}", [dims[name] for name in names]
+            for cells, side in ((spec.cells, left), (made.cells, right)):
+                for names in side:
+                    yield f"({' '.join(names)}) in {pattern}", cells, [dims[name] for name in names]
         case ResizeTokens(source=have, dims=want):
             for sides in (have, want):
-                yield f"{' x '.join(map(str, sides))} in {text(step)}", list(sides)
+                yield f"{' x '.join(map(str, sides))} in {text(step)}", spec.cells, list(sides)
         case _:
             return

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification.aliases import broken_aliases
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name
@@ -126,8 +127,7 @@ class Session:
         for path, spec in self.signature.outputs.items():
             wanted = dtype if dtype is not None and self._follows_casts(spec) else spec.torch_dtype
             faults += _compare_leaf(path + at, spec.shape(sizes), wanted, leaves[path], self.device)
-            if spec.same_as in inputs and leaves[path] is not inputs[spec.same_as]:
-                faults.append(Mismatch(path + at, f"the tensor {spec.same_as} itself", "another tensor"))
+        faults += broken_aliases(self.signature, leaves, inputs, at)
         if faults or dtype is not None:
             return faults
         return self._broken_invariants(leaves | inputs, at)

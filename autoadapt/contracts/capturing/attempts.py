@@ -13,6 +13,7 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.captures import capture
 from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.views import refuse_scripts
 from autoadapt.errors import AdaptError, InputError
 
 __all__ = ["capture_source"]
@@ -31,6 +32,7 @@ def capture_source(
     That is what it tells itself; else the same inputs with the channels of its first convolution, with their axes in
     the other order, or images of another size that is in use.
     """
+    refuse_scripts(new)
     first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
     refused: AdaptError | None = None
     known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]

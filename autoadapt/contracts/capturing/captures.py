@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from autoadapt.contracts.capturing.confirming import Confirmation, Contract, con
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule, raised
 from autoadapt.contracts.capturing.inside import inner_outputs
+from autoadapt.contracts.capturing.ordering import Order, Ordering, disordered
 from autoadapt.contracts.capturing.probing import (
     InnerKey,
     InnerLeaf,
@@ -143,7 +144,7 @@ class _Session:
         try:
             return probe, probe.run()
         except ProbeError as error:
-            raise raised(self._module, str(error)) from error
+            raise raised(self._module, error.__cause__, str(error)) from error
 
     def signature(self) -> Signature:
         self._axes = untie(self._axes, self._runs_at)
@@ -154,33 +155,33 @@ class _Session:
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
         fixed = self._fixed_image(steps)
         solution, unread = self._with_grids(solution) if fixed else (solution, ())
+        legal = {
+            name: self._sizes(name, (steps | fixed)[name], solution)
+            for name in self._axes.example
+            if name in steps | fixed
+        }
+        orders = self._orders(solution, legal)
         confirmed = self._confirmed(Contract(self._axes, steps, solution.outputs, self._first), base)
         tensors_in, tensors_out = self._real_values(confirmed.observed)
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
-        followed = self._followed(base, steps, steps | fixed)
+        told = self._told(solution, orders, self._followed(base, steps, steps | fixed))
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
             name=type(self._module).__name__,
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
-            outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles, followed)),
-            axes={
-                name: self._sizes(name, (steps | fixed)[name], solution)
-                for name in self._axes.example
-                if name in steps | fixed
-            },
+            outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles, told)),
+            axes=legal,
             filled=dict(self._first.filled) | replaced,
             replaced_when_empty=tuple(replaced),
             written=self._written(trained),
             invariants=gatherings,
             unverified=solution.unverified,
             value_ranges=value_ranges(tensors_in),
-            inner=inner_outputs(
-                self._module, self._inner_specs(solution, followed), self._first.inner, self._returned()
-            ),
-            unread_tokens=unread,
+            inner=inner_outputs(self._module, self._inner_specs(solution, told), self._first.inner, self._returned()),
+            unread_tokens=unread or disordered(self._module, orders),
             train_outputs=self._train_outputs(trained, base),
             unconfirmed=confirmed.unconfirmed,
             contradictions=confirmed.contradictions,
@@ -368,12 +369,6 @@ class _Session:
         names = [path_text(path) for path in paths(self._first.tree)]
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
-    def _inner_specs(self, solution: Solution, followed: Sequence[Run]) -> dict[InnerKey, TensorSpec]:
-        centres = inner_centres(solution.inner, followed)
-        return {
-            key: _spec(self._first.inner[key].dtype, dims, centres=centres[key]) for key, dims in solution.inner.items()
-        }
-
     def _followed(self, base: Mapping[str, int], steps: Steps, varying: Collection[str]) -> list[Run]:
         """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
 
@@ -389,6 +384,31 @@ class _Session:
                 found.append((sizes, self._probe.run(self._axes.shapes(sizes), follow=names)))
         return found
 
+    def _orders(self, solution: Solution, legal: Mapping[str, AxisSizes]) -> dict[InnerKey | int, Order]:
+        """In which order cells stand among the tokens of outputs and of what inner modules return."""
+        if not {"H", "W"} <= set(legal):
+            return {}
+        batch = Dim.axis("B") if "B" in legal else Dim(self._axes.example.get("B", 1))
+        inner = sorted(solution.inner, key=lambda key: self._first.inner[key].finished)
+        dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
+        dims |= dict(enumerate(solution.outputs))
+        return Ordering(self._module, self._arguments, self._axes, legal, self._grid).measure(dims, batch)
+
+    def _told(
+        self, solution: Solution, orders: Mapping[InnerKey | int, Order], followed: Sequence[Run]
+    ) -> dict[InnerKey | int, dict[str, object]]:
+        """What is known of a leaf besides its size: in which order its cells stand, and where they lie."""
+        outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
+        centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
+        order = {key: {"cells": cells, "trailing": trailing} for key, (cells, trailing) in orders.items()}
+        return {key: {"centres": centres[key], **order.get(key, {})} for key in centres}
+
+    def _inner_specs(self, solution: Solution, told: Told) -> dict[InnerKey, TensorSpec]:
+        return {
+            key: _spec(self._first.inner[key].dtype, dims).model_copy(update=told[key])
+            for key, dims in solution.inner.items()
+        }
+
     def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
         example = self._axes.example
 
@@ -400,17 +420,14 @@ class _Session:
             for tensor, names in zip(self._tensors, self._axes.names, strict=True)
         )
 
-    def _output_specs(
-        self, solution: Solution, roles: Mapping[str, Role], followed: Sequence[Run]
-    ) -> tuple[TensorSpec, ...]:
-        first, centres = self._first, output_centres(solution.outputs, followed)
+    def _output_specs(self, solution: Solution, roles: Mapping[str, Role], told: Told) -> tuple[TensorSpec, ...]:
+        first = self._first
         refuse_objects(type(self._module).__name__, first.tree)
         names = [path_text(path) for path in paths(first.tree)]
+        rows = zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
         return tuple(
-            _spec(dtype, dims, roles.get(name), same, cells)
-            for name, dtype, dims, same, cells in zip(
-                names, first.dtypes, solution.outputs, first.same_as, centres, strict=True
-            )
+            _spec(dtype, dims, roles.get(name), same).model_copy(update=told[i])
+            for i, (name, dtype, dims, same) in enumerate(rows)
         )
 
     def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
@@ -419,6 +436,9 @@ class _Session:
         offset = example % step if step else 0
         return AxisSizes(step=step, offset=offset, smallest=smallest, example=example)
 
+
+Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]
+"""Fields of the spec of each leaf, outputs by number."""
 
 _REACH_FOR_REAL = 1024
 """How far above the base a module is run for real, since images of ten times that take all the memory."""
@@ -430,13 +450,7 @@ def _shrunk(name: str, size: int, part: int) -> int:
     return size if name[0] == "C" else max(size // part, min(size, 4))
 
 
-def _spec(
-    dtype: torch.dtype,
-    dims: tuple[Dim, ...],
-    role: Role | None = None,
-    same_as: str = "",
-    centres: tuple[Centres, ...] = (),
-) -> TensorSpec:
+def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
     floating = dtype.is_floating_point or dtype.is_complex
     default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
-    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as, centres=centres)
+    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)

@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.grids import Grid, GridReader
-from autoadapt.contracts.capturing.perturbing import locate_tokens, patches
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, quiet
+from autoadapt.contracts.capturing.ordering import is_block, run_on_images
+from autoadapt.contracts.capturing.perturbing import CENTRES, locate_tokens
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module, tap
 
 __all__ = ["FixedImages"]
@@ -72,7 +72,7 @@ class FixedImages:
         blocks = [
             key
             for key, leaf in inside.items()
-            if _is_tokens(leaf) and leaf.shape[0] == batch and _is_block(named[key[0]])
+            if _is_tokens(leaf) and leaf.shape[0] == batch and is_block(named[key[0]])
         ]
         counts = Counter(inside[key].shape[1] for key in blocks)
         if not counts:
@@ -94,42 +94,20 @@ class FixedImages:
         """What a run on images with changed patches tells; nothing where weights have no values."""
         if any(parameter.device.type == "meta" for parameter in self.module.parameters()):
             return None
-        tree, tensors = flatten(self.arguments.values)
-        position = next(i for i, names in enumerate(self.axes.names) if {"H", "W"} <= set(names))
-        image = self.axes.names[position]
-        channels = image.index("C") if "C" in image else 1
         model = in_eval_mode(copy_module(self.module, clone_buffers))
         tap(model, [key])
-        with quiet():
-            example = tensors[position]
-            noise = torch.randn((example.shape[channels], height, width), generator=torch.Generator().manual_seed(0))
-            images = patches(noise, tokens).to(device=_device(self.module), dtype=example.dtype)
-            given = [_repeated(tensor, len(images)) for tensor in tensors]
-            given[position] = images.movedim(1, channels)
-            try:
-                returned = Arguments(rebuild(tree, given), self.arguments.positional).call(model)
-            except Exception:  # a model of one batch size, or one that needs meaningful values, tells nothing
-                return None
-        return locate_tokens(returned[0], height, width)
+        sizes = {"H": height, "W": width}
+        returned = run_on_images(model, self.arguments, self.axes, sizes, tokens, CENTRES)
+        return None if returned is None else locate_tokens(returned[0], height, width)
 
 
 def _is_tokens(leaf: InnerLeaf) -> bool:
     return len(leaf.shape) == 3 and leaf.dtype.is_floating_point
 
 
-def _is_block(module: nn.Module) -> bool:
-    """Whether a module holds two or more layers that learn."""
-    return sum(isinstance(inner, (nn.Linear, nn.Conv1d, nn.Conv2d)) for inner in module.modules()) >= 2
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def _repeated(tensor: torch.Tensor, batch: int) -> torch.Tensor:
-    return tensor[:1].expand(batch, *tensor.shape[1:]) if tensor.dim() and tensor.device.type != "meta" else tensor
-
-
 def _filled_in(reader: GridReader, dims: tuple[Dim, ...], shape: tuple[int, ...], name: str) -> tuple[Dim, ...]:
-    """Dims as they are where they follow the input, else as a grid is read."""
-    return tuple(dim if dim.axes else grid for dim, grid in zip(dims, reader.read(shape, name), strict=True))
+    """Dims as they are where they follow the input, else as a grid is read; samples may stand on any axis."""
+    batch = next((axis for axis, dim in enumerate(dims) if "B" in dim.axes), 0)
+    read = list(reader.read((*shape[batch : batch + 1], *shape[:batch], *shape[batch + 1 :]), name))
+    read[:batch], read[batch : batch + 1] = read[1 : batch + 1], read[:1]
+    return tuple(dim if dim.axes else grid for dim, grid in zip(dims, read, strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind_call
+from autoadapt.contracts.capturing.hook_stops import stopped_by_hook
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -47,7 +48,11 @@ def arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arg
     watched.register_forward_pre_hook(note, with_kwargs=True)
     with quiet(), _explained(model):
         copied.eval()
-        arguments.call(copied)
+        try:
+            arguments.call(copied)
+        except Exception as error:
+            if not calls or not stopped_by_hook(error):  # all that is wanted has been seen
+                raise
     if not calls:
         fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
         raise CaptureError(f"`{path}` does not run when the model runs", [fault])
@@ -65,12 +70,20 @@ def _explained(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise raised(model, f"{type(error).__name__}: {error}") from error
+        raise raised(model, error, f"{type(error).__name__}: {error}") from error
 
 
-def raised(model: nn.Module, said: str) -> InputError:
-    """The error of a model that raises at the inputs that it was given."""
+def raised(model: nn.Module, error: BaseException | None, said: str) -> InputError:
+    """The error of a model that raises at the inputs that it was given, or that one of its hooks stops."""
     name = type(model).__name__
+    hook = stopped_by_hook(error) if error is not None else ""
+    if hook:
+        found, remedy = (
+            f"{said.splitlines()[0].rstrip(': ')}, raised by its hook",
+            "handle.remove()  # or capture a part",
+        )
+        fault = Mismatch(hook, "a hook that lets the forward pass end", found, f'{remedy}: capture(..., at="{hook}")')
+        return InputError(f"{name} is stopped by a hook of `{hook}`", [fault])
     fault = Mismatch(
         f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
     )

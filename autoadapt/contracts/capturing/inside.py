@@ -114,9 +114,13 @@ def _parameter_counts(module: nn.Module) -> Counter[str]:
 
 def _multiply_adds(module: nn.Module, made: Shape) -> int:
     """What a convolution or linear layer takes to make an output of a shape; 0 for anything else."""
-    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-        return 0
-    return math.prod(made) * (module.weight.numel() // module.weight.shape[0])
+    match module:  # never by its weight: where that is parametrised, reading it changes buffers
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+            return math.prod(made) * (module.in_channels // module.groups) * math.prod(module.kernel_size)
+        case nn.Linear():
+            return math.prod(made) * module.in_features
+        case _:
+            return 0
 
 
 def _nesting(named: Mapping[str, nn.Module], path: str) -> int:

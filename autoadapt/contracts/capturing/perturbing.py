@@ -7,16 +7,17 @@ readings says which tokens lie around a patch; the right one is that whose token
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from autoadapt.contracts.capturing.grids import LARGEST_STRIDE, MOST_PREFIX_TOKENS, Grid
+from autoadapt.contracts.signature import Cells
 
-__all__ = ["locate_tokens", "patches"]
+__all__ = ["CENTRES", "ORDER_CENTRES", "locate_tokens", "order_of_tokens", "patches", "responses"]
 
-_CENTRES = ((0.0, 0.0), (0.2, 0.3), (0.7, 0.15), (0.35, 0.8), (0.999, 0.999))
+CENTRES = ((0.0, 0.0), (0.2, 0.3), (0.7, 0.15), (0.35, 0.8), (0.999, 0.999))
 """Where patches are changed, in shares of height and width; no symmetry maps them to each other."""
 
 CLEAR = 1.5
@@ -40,35 +41,85 @@ class _Reading:
         return found.reshape(self.grid.width, self.grid.height).T
 
 
-def patches(image_CHW: torch.Tensor, tokens: int) -> torch.Tensor:
-    """An image and five copies of it with one patch changed, `[6, C, H, W]`; patches are about as big as a token's."""
+def patches(image_CHW: torch.Tensor, tokens: int, centres: Sequence[tuple[float, float]] = CENTRES) -> torch.Tensor:
+    """An image and copies of it with one patch changed, `[1 + P, C, H, W]`; patches are about as big as a token's."""
     height, width = image_CHW.shape[1:]
     side = max(round((height * width / tokens) ** 0.5), 1)
-    images = image_CHW.expand(1 + len(_CENTRES), *image_CHW.shape).clone()
-    for image, (y, x) in zip(images[1:], _CENTRES, strict=True):
+    images = image_CHW.expand(1 + len(centres), *image_CHW.shape).clone()
+    for image, (y, x) in zip(images[1:], centres, strict=True):
         top, left = int(y * height) // side * side, int(x * width) // side * side
         image[:, top : top + side, left : left + side] += 3.0
     return images
 
 
+def responses(tokens_BNC: torch.Tensor) -> torch.Tensor:
+    """How strongly each token answers to each patch, `[P, N]`, for tokens of the images that `patches` makes."""
+    changes_PN: torch.Tensor = (tokens_BNC[1:] - tokens_BNC[:1]).float().norm(dim=2)
+    return changes_PN / changes_PN.mean(1, keepdim=True).clamp_min(1e-12)
+
+
 def locate_tokens(tokens_BNC: torch.Tensor, height: int, width: int) -> tuple[Grid, int] | None:
-    """The grid that tokens are, in rows, and how many stand before it; None where no reading is clearly the best.
+    """The grid that tokens are, and how many others there are; None where no reading is clearly the best.
 
     Args:
         tokens_BNC: Tokens of the images that `patches` makes.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
     """
-    responses_BN = (tokens_BNC[1:] - tokens_BNC[:1]).float().norm(dim=2)
-    responses_BN = responses_BN / responses_BN.mean(1, keepdim=True).clamp_min(1e-12)
     count = tokens_BNC.shape[1]
-    scores = {reading: _score(reading, responses_BN) for reading in _readings(count, height, width)}
+    answers = responses(tokens_BNC)
+    best = _best({reading: _score(reading, answers, CENTRES) for reading in _readings(count, height, width)})
+    return None if best is None else (best.grid, count - best.grid.cells)
+
+
+ORDER_CENTRES = ((0.15, 0.7), (0.75, 0.3))
+"""Where patches are changed to tell the order of a grid that is known: no two orders have both of them in one place."""
+
+
+def order_of_tokens(responses_PN: torch.Tensor, grid: Grid) -> tuple[Cells, int] | None:
+    """In which order cells stand among tokens, and how many others stand behind them.
+
+    Args:
+        responses_PN: How strongly the tokens answer to patches at `ORDER_CENTRES`.
+        grid: The cells; the other tokens stand before them, behind them, or on both sides.
+
+    Returns:
+        The order, `unknown` where each patch moves one place most and these are not those of any order that is read;
+        None where all tokens move alike, which tells nothing.
+    """
+    extra = responses_PN.shape[1] - grid.cells
+    peak = _peak(responses_PN)
+    near = False
+    for before in (dict.fromkeys([0, extra]), range(extra + 1)):
+        readings = [_Reading(grid, count, in_rows) for count in before for in_rows in (True, False)]
+        scores = {reading: _score(reading, responses_PN, ORDER_CENTRES) for reading in readings}
+        best = _best(scores)
+        near = near or NEAR_PEAK * max(scores.values()) >= peak
+        if best is not None and NEAR_PEAK * scores[best] >= peak:
+            return ("rows" if best.in_rows else "columns"), extra - best.before
+    apart = len(set(responses_PN.argmax(1).tolist())) == len(responses_PN)
+    return ("unknown", 0) if apart and not near and bool((responses_PN.amax(1) >= STRONG).all()) else None
+
+
+def _peak(responses_PN: torch.Tensor) -> float:
+    """How strongly the tokens answer that answer most."""
+    return float(responses_PN.amax(1).log().mean().exp())
+
+
+NEAR_PEAK = 4.0
+"""How much stronger than the cells of a reading any token may answer: next to one that moves all seem to move."""
+
+STRONG = 3.0
+"""How much stronger than the average token one must answer to be the place of a patch."""
+
+
+def _best(scores: Mapping[_Reading, float]) -> _Reading | None:
+    """The reading whose tokens answer clearly most; one that explains fewer of them does not contest that."""
     if not scores:
         return None
     best = max(scores, key=lambda reading: scores[reading])
-    plainer = [score for reading, score in scores.items() if reading != best and reading.before <= best.before]
-    leads = best.in_rows and best.before + best.grid.cells == count
-    return (best.grid, best.before) if leads and scores[best] >= CLEAR * max([1.0, *plainer]) else None
+    plainer = [score for one, score in scores.items() if one != best and one.grid.cells >= best.grid.cells]
+    return best if scores[best] >= CLEAR * max([1.0, *plainer]) else None
 
 
 def _readings(count: int, height: int, width: int) -> Iterator[_Reading]:
@@ -87,13 +138,13 @@ def _readings(count: int, height: int, width: int) -> Iterator[_Reading]:
                 yield _Reading(grid, before, in_rows=False)
 
 
-def _score(reading: _Reading, responses_BN: torch.Tensor) -> float:
+def _score(reading: _Reading, responses_PN: torch.Tensor, centres: Sequence[tuple[float, float]]) -> float:
     """How much stronger than the average token those at a changed patch answer, and, half as much, around it.
 
     The geometric mean over patches: a wrong reading misses some of them.
     """
     found = []
-    for response_N, (y, x) in zip(responses_BN, _CENTRES, strict=True):
+    for response_N, (y, x) in zip(responses_PN, centres, strict=True):
         cells = reading.cells(response_N)
         row, column = int(y * reading.grid.height), int(x * reading.grid.width)
         around = cells[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]

@@ -19,9 +19,12 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
+from autoadapt.contracts.leaves import leaf
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
+from autoadapt.errors import SignatureError
 
 __all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "kind_of", "quiet"]
 
@@ -159,6 +162,7 @@ class Probe:
         followed: CentresFollowed,
     ) -> Observation:
         tree, outputs = flatten(returned)
+        tree = without_unmakeable(returned, tree)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
         output_paths = [path_text(path) for path in paths(tree)]
         return Observation(
@@ -309,7 +313,8 @@ def _watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterat
     """Note what inner modules return while the block runs, in the order in which they finish."""
     watcher = _Watcher(followed)
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
-    handles = [handle for name, inner in named for handle in watcher.attach(name, inner)]
+    hooked = [(name, inner) for name, inner in named if not isinstance(inner, torch.jit.ScriptModule)]
+    handles = [handle for name, inner in hooked for handle in watcher.attach(name, inner)]
     try:
         yield watcher
     finally:
@@ -355,11 +360,16 @@ class _Watcher:
         return None
 
     def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
-        tree, tensors = flatten(output)
+        try:
+            tree, tensors = flatten(output)
+        except SignatureError:  # what no path can name is no tap either
+            return
         for path, tensor in zip(paths(tree), tensors, strict=True):
             if kind_of(tensor):
                 continue  # no layer of an adapter takes it
             key = (name, call, path_text(path))
+            if not _is_found(output, key[2], tensor):
+                continue
             known = self._seen.get(id(tensor))
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
@@ -382,6 +392,14 @@ class _Watcher:
         if known is None or known[0]() is not tensor or self.noted[known[1]].version != _times_written(tensor):
             return None
         return known[1]
+
+
+def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:
+    """Whether a path leads to a tensor again; some keys read like others, or like several."""
+    try:
+        return leaf(output, path) is tensor
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _times_written(tensor: torch.Tensor) -> int:

@@ -19,11 +19,12 @@ def may_have_roles(
     inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 ) -> bool:
     """Whether shapes and dtypes leave room for indices or coordinates, so that a real run is worth it."""
-    clouds = [tensor.shape[-1] for tensor in inputs.values() if tensor.dim() == 3 and tensor.is_floating_point()]
+    clouds = [n for one in inputs.values() if one.dim() == 3 and one.is_floating_point() for n in one.shape[1:]]
     for shape, dtype in outputs.values():
         if not dtype.is_floating_point and dtype is not torch.bool:
             return True
-        if len(shape) == 3 and any(2 <= shape[-1] <= columns and shape[-1] <= 3 for columns in clouds):
+        few = min(shape[1:]) if len(shape) == 3 else 0
+        if 2 <= few <= 3 and any(few <= columns for columns in clouds):
             return True
     return False
 
@@ -58,9 +59,11 @@ def find_roles(inputs: Tensors, outputs: Tensors, gatherings: tuple[Gathering, .
     """The role of each output, by its values.
 
     Integers that take rows of another tensor are indices, and what they take are coordinates, as are floats that are
-    rows of an input without anybody saying which. Other integers are `other`; booleans are masks.
+    rows of an input without anybody saying which; points may be rows or columns, in the input too. Other integers are
+    `other`; booleans are masks.
     """
     roles: dict[str, Role] = {}
+    clouds = [rows for values in inputs.values() for rows in _either_way(values)]
     for path, tensor in outputs.items():
         if any(gathering.index == path for gathering in gatherings):
             roles[path] = "index"
@@ -70,7 +73,7 @@ def find_roles(inputs: Tensors, outputs: Tensors, gatherings: tuple[Gathering, .
             roles[path] = "mask"
         elif not tensor.is_floating_point() and not tensor.is_complex():
             roles[path] = "other"
-        elif _is_points(tensor) and any(_holds_rows(values, tensor) for values in inputs.values()):
+        elif any(_holds_rows(cloud, points) for points in _as_points(tensor) for cloud in clouds):
             roles[path] = "coordinate"
         else:
             roles[path] = "feature"
@@ -89,6 +92,15 @@ def _may_index(tensor: torch.Tensor) -> bool:
 
 def _is_points(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 3 and tensor.is_floating_point() and tensor.shape[-1] in (2, 3) and tensor.numel() > 0
+
+
+def _as_points(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor as points in rows: as it is, and turned where its columns may be points."""
+    return [rows for rows in _either_way(tensor) if _is_points(rows)]
+
+
+def _either_way(tensor: torch.Tensor) -> list[torch.Tensor]:
+    return [tensor, tensor.transpose(1, 2)] if tensor.dim() == 3 else []
 
 
 def _is_cloud(values: torch.Tensor, points: torch.Tensor) -> bool:

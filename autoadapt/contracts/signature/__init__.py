@@ -3,11 +3,12 @@
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, smallest_size
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.signatures import Signature
-from autoadapt.contracts.signature.specs import DTYPES, Centres, Role, TensorSpec, Values, describe, dtype_name
+from autoadapt.contracts.signature.specs import DTYPES, Cells, Centres, Role, TensorSpec, Values, describe, dtype_name
 
 __all__ = [
     "DTYPES",
     "AxisSizes",
+    "Cells",
     "Centres",
     "Contradiction",
     "Gathering",

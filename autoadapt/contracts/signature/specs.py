@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, path_text, paths
+from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_text, paths
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = [
-    "DTYPES",
-    "Centres",
-    "Role",
-    "TensorSpec",
-    "Values",
-    "describe",
-    "dtype_name",
-]
+__all__ = ["DTYPES", "Cells", "Centres", "Role", "TensorSpec", "Values", "describe", "dtype_name"]
 
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
+Cells: TypeAlias = Literal["rows", "columns", "unknown"]
 ROLES: tuple[Role, ...] = ("feature", "coordinate", "index", "mask", "other")
 
 DTYPES: dict[str, torch.dtype] = {
@@ -42,7 +35,10 @@ DTYPES: dict[str, torch.dtype] = {
     "c128": torch.complex128,
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_SPEC = re.compile(r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>\w+)?\s*(?:=\s*(?P<same>\S+))?\s*$")
+_SPEC = re.compile(
+    r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!in\b)[a-z]\w*)?\s*"
+    r"(?:in (?P<cells>columns|unknown) order)?\s*(?:(?P<trailing>\d+) last)?\s*(?:=\s*(?P<same>\S+))?\s*$"
+)
 
 
 class _Frozen(BaseModel):
@@ -82,6 +78,10 @@ class TensorSpec(_Frozen):
     """Where the very same tensor stands already: `inputs.x`, or the path of an earlier output."""
     centres: tuple[Centres, ...] = ()
     """Where cells lie along each input axis, where that is known and the same at every size; no part of equality."""
+    cells: Cells = "rows"
+    """In which order the cells of a map stand on an axis that lists them as tokens."""
+    trailing: int = 0
+    """How many of the tokens that are no cells stand behind the cells; the others stand before them."""
     points: int | None = Field(default=None, exclude=True, repr=False)
     """Which axis lists points that other leaves lie on too; noted while planning."""
 
@@ -104,18 +104,33 @@ class TensorSpec(_Frozen):
         if found is None:
             fault = Mismatch(repr(text), "dtype[dim, dim, ...]", text, '"f32[B, 256, ceil(H/4), ceil(W/4)]"')
             raise SignatureError(f"{text!r} is no tensor spec", [fault])
+        cells = cast(Cells, found["cells"] or "rows")
         dtype, role = found["dtype"], found["role"]
         default = "feature" if dtype in _FLOATING else "mask" if dtype == "bool" else "other"
         if role is not None and role not in ROLES:
             remedy = _did_you_mean(role, ROLES)
             raise SignatureError("unknown role", [Mismatch(repr(text), ", ".join(ROLES), role, remedy)])
         dims = tuple(Dim.parse(part) for part in _split(found["dims"]))
-        return cls(dtype=dtype, dims=dims, role=cast(Role, role or default), same_as=found["same"] or "")
+        return cls(
+            dtype=dtype,
+            dims=dims,
+            role=cast(Role, role or default),
+            cells=cells,
+            trailing=int(found["trailing"] or 0),
+            same_as=found["same"] or "",
+        )
 
     def __str__(self) -> str:
         shown = "" if self.role in ("feature", "mask", "other") else f" {self.role}"
         same = f" = {self.same_as}" if self.same_as else ""
-        return f"{self.dtype}[{', '.join(map(str, self.dims))}]{shown}{same}"
+        order = "" if self.cells == "rows" else f" in {self.cells} order"
+        last = f" {self.trailing} last" if self.trailing else ""
+        return f"{self.dtype}[{', '.join(map(str, self.dims))}]{shown}{order}{last}{same}"
+
+    @property
+    def order(self) -> tuple[Cells, int]:
+        """How cells stand among tokens."""
+        return self.cells, self.trailing
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TensorSpec) and self._compared() == other._compared()
@@ -124,7 +139,7 @@ class TensorSpec(_Frozen):
         return hash(self._compared())
 
     def _compared(self) -> tuple[object, ...]:
-        return self.dtype, self.dims, self.role, self.same_as, self.points
+        return self.dtype, self.dims, self.role, self.same_as, self.cells, self.trailing, self.points
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -162,6 +177,16 @@ class Values(_Frozen):
     tree: Tree
     leaves: tuple[TensorSpec, ...]
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> Values:
+        faults = [
+            Mismatch(path, "one tensor of this path", "several whose paths read alike", "give each a key of its own")
+            for path in alike(self.tree)
+        ]
+        if faults:
+            raise SignatureError(f"two tensors are both called `{faults[0].where}`", faults)
+        return self
+
     @property
     def paths(self) -> tuple[str, ...]:
         """The path of each leaf, as text."""
@@ -173,6 +198,27 @@ class Values(_Frozen):
 
     def __getitem__(self, path: str) -> TensorSpec:
         return dict(self.items())[path]
+
+    def first_place(self, path: str) -> str:
+        """Where the tensor at a path stands first: an input, an earlier output, or there."""
+        return self[path].same_as or path
+
+    def standing(self, kept: Collection[str]) -> tuple[TensorSpec, ...]:
+        """The leaves that are kept, each the same tensor as the first one that is kept of those it was the same as.
+
+        Example:
+            >>> values = Values.parse({"a": "f32[B]", "b": "f32[B] = a", "c": "f32[B] = a"})
+            >>> [str(leaf) for leaf in values.standing(["b", "c"])]
+            ['f32[B]', 'f32[B] = b']
+        """
+        first: dict[str, str] = {}
+        found = []
+        for path, spec in self.items():
+            if path in kept:
+                place = spec.same_as or path
+                stands = place if place.startswith("inputs.") else first.setdefault(place, path)
+                found.append(spec.model_copy(update={"same_as": "" if stands == path else stands}))
+        return tuple(found)
 
     @classmethod
     def parse(cls, value: object) -> Values:

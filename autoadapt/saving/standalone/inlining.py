@@ -16,6 +16,7 @@ __all__ = ["import_lines", "inlined", "names_in"]
 _IMPORTS = {
     "Any": "from typing import Any",
     "F": "import torch.nn.functional as F",
+    "Mapping": "from collections.abc import Mapping",
     "NoReturn": "from typing import NoReturn",
     "OrderedDict": "from collections import OrderedDict",
     "TypeAlias": "from typing import TypeAlias",

@@ -1,0 +1,245 @@
+"""Ordering: in which order the cells of an image stand among tokens, measured in one small run for real.
+
+Dims tell how many tokens there are, `floor(H/16)*floor(W/16) + 1`, and not which is which: class tokens may stand last,
+cells in columns or in windows. Two patches of an image are changed, and the tokens that answer tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.grids import Grid
+from autoadapt.contracts.capturing.perturbing import ORDER_CENTRES, order_of_tokens, patches, responses
+from autoadapt.contracts.capturing.probing import InnerKey, quiet
+from autoadapt.contracts.capturing.sizing import InputAxes
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import AxisSizes, Cells
+from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["Order", "Ordering", "disordered", "is_block", "run_on_images"]
+
+Order: TypeAlias = tuple[Cells, int]
+"""In which order cells stand, and how many other tokens stand behind them."""
+Key: TypeAlias = InnerKey | int
+"""An inner output, or the number of an output of the whole."""
+
+FEWEST = (4, 5)
+"""Rows and columns that a grid should have where the order is measured."""
+LARGEST_SIZE = 640
+
+
+@dataclass(frozen=True)
+class TokenAxis:
+    """Which axis of a tensor lists cells of an image, and which lists samples."""
+
+    axis: int
+    batch: int
+    height: Dim
+    width: Dim
+    extra: int
+
+    def grid(self, sizes: Mapping[str, int]) -> Grid:
+        """The cells at given sizes of the input axes."""
+        return Grid(int(self.height.evaluate(sizes)), int(self.width.evaluate(sizes)))
+
+
+def token_axis(dims: Sequence[Dim], batch: Dim) -> TokenAxis | None:
+    """The token axis of three axes, if one of the others is the batch and none follows the image as well."""
+    found = [axis for axis, dim in enumerate(dims) if dim.axes & {"H", "W"}]
+    if len(dims) != 3 or len(found) != 1 or batch not in dims:
+        return None
+    dim = dims[found[0]]
+    extra = sum(coefficient for coefficient, atoms in dim.terms if not atoms) if dim.factors is None else 0
+    factors = [factor for factor in (dim - extra).factors or () if factor != 1]
+    axes = [sorted(factor.axes) for factor in factors]
+    if axes != [["H"], ["W"]] or extra < 0:
+        return None
+    height, width = factors
+    return TokenAxis(found[0], list(dims).index(batch), height, width, extra)
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """A module, one call of it, and the sizes that it takes."""
+
+    module: nn.Module
+    arguments: Arguments
+    axes: InputAxes
+    legal: Mapping[str, AxisSizes]
+    declared: Mapping[str, tuple[int, int, int]]
+    """What the caller states of token axes: rows, columns, leading tokens."""
+
+    def measure(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> dict[Key, Order]:
+        """The order of each token axis; nothing where weights have no values or the module does not run.
+
+        Where all tokens of a tensor move alike, its order is the commonest before it among tensors of as many cells, or
+        of as many other tokens: what runs through a transformer is one stream.
+
+        Args:
+            dims: The dims of all tensors, in the order in which they are made.
+            batch: The number of samples.
+        """
+        tokens = {key: token for key, leaf in dims.items() if (token := token_axis(leaf, batch)) is not None}
+        if not tokens or any(parameter.is_meta for parameter in self.module.parameters()):
+            return {}
+        found = self._seen(tokens)
+        if not found:
+            return {}
+        orders: dict[Key, Order] = {}
+        seen: dict[Key, Order] = {}
+        for key, token in tokens.items():
+            told = found.get(key)
+            orders[key] = told or self._usual(token, tokens, seen)
+            if told is not None:
+                seen[key] = told
+        return orders | {key: told for key in tokens if (told := self._declared(key, tokens)) is not None}
+
+    def _usual(self, token: TokenAxis, tokens: Mapping[Key, TokenAxis], seen: Mapping[Key, Order]) -> Order:
+        """The commonest order before, of tensors of as many cells if there are any."""
+        alike = {key: order for key, order in seen.items() if tokens[key].extra == token.extra}
+        same = [order for key, order in alike.items() if self._stream(tokens[key]) == self._stream(token)]
+        counted = Counter(same or alike.values()).most_common(1)
+        return counted[0][0] if counted else ("unknown", 0)
+
+    def _stream(self, token: TokenAxis) -> tuple[Dim, Dim, int]:
+        return token.height, token.width, token.extra
+
+    def _declared(self, key: Key, tokens: Mapping[Key, TokenAxis]) -> Order | None:
+        """The caller's word for a tensor, or for another one of the same cells."""
+        for other, token in tokens.items():
+            alike = self._stream(token) == self._stream(tokens[key])
+            if alike and isinstance(other, tuple) and other[0] in self.declared:
+                return "rows", max(token.extra - self.declared[other[0]][2], 0)
+        return None
+
+    def _seen(self, tokens: Mapping[Key, TokenAxis]) -> dict[Key, Order | None]:
+        """What each tensor tells in one run; empty where the module does not run."""
+        small, example = self._sizes(list(tokens.values())), dict(self.axes.example)
+        for sizes in (small, example) if small != example else (example,):
+            found = self._seen_at(sizes, tokens)
+            if found:
+                return found
+        return {}
+
+    def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis]) -> dict[Key, Order | None]:
+        found: dict[Key, Order | None] = {}
+
+        def note(key: Key, tensor: torch.Tensor) -> None:
+            token = tokens[key]
+            grid = token.grid(sizes)
+            listed = tensor.movedim((token.batch, token.axis), (0, 1))
+            if listed.shape[:2] == (1 + len(ORDER_CENTRES), grid.cells + token.extra):
+                small = min(grid.height, grid.width) < 2
+                found[key] = ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid)
+
+        model = copy_module(self.module, clone_buffers).eval()
+        _listen(model, [key for key in tokens if not isinstance(key, int)], note)
+        cells = _cells_of_a_patch(tokens.values(), sizes)
+        returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES)
+        if returned is None:
+            return {}
+        outputs = flatten(returned)[1]
+        for key in tokens:
+            if isinstance(key, int):
+                note(key, outputs[key])
+        return found
+
+    def _sizes(self, tokens: Sequence[TokenAxis]) -> dict[str, int]:
+        """The smallest legal sizes at which the coarsest grid has enough cells; the example's where there are none."""
+        sizes = dict(self.axes.example)
+        for name, fewest in zip(("H", "W"), FEWEST, strict=True):
+            legal = self.legal[name]
+            if legal.step == 0:
+                continue
+            dims = {token.height if name == "H" else token.width for token in tokens}
+            stride = max(1 / (dim.slope(name) or 1) for dim in dims)
+            cells = max(fewest, -(-legal.smallest // stride))
+            size = legal.near(int(cells * stride))  # whole cells, so that each patch is in one of them
+            while size < LARGEST_SIZE and any(dim.evaluate({**sizes, name: size}) < fewest for dim in dims):
+                size = legal.near(size + 1)
+            sizes[name] = size
+        return sizes
+
+
+def disordered(module: nn.Module, orders: Mapping[Key, Order]) -> tuple[str, ...]:
+    """The blocks whose cells stand in an order that is not known, where that is so of most of them."""
+    named = dict(module.named_modules())
+    blocks = {key: order[0] for key, order in orders.items() if isinstance(key, tuple) and is_block(named[key[0]])}
+    unknown = tuple(key[0] for key, cells in blocks.items() if cells == "unknown")
+    return unknown if 2 * len(unknown) > len(blocks) else ()
+
+
+def is_block(module: nn.Module) -> bool:
+    """Whether a module holds two or more layers that learn."""
+    return sum(isinstance(inner, (nn.Linear, nn.Conv1d, nn.Conv2d)) for inner in module.modules()) >= 2
+
+
+def _cells_of_a_patch(tokens: Iterable[TokenAxis], sizes: Mapping[str, int]) -> int:
+    """How many patches fill the image: as many as the coarsest grid has cells, or the finest one beside others."""
+    cells = [(token.grid(sizes).cells, bool(token.extra)) for token in tokens]
+    beside = [count for count, extra in cells if extra]
+    return max(beside) if beside else min(count for count, _ in cells)
+
+
+def _listen(model: nn.Module, keys: Sequence[InnerKey], note: Any) -> None:
+    """Have the wanted tensors that inner modules return noted as they come."""
+    wanted, calls = set(keys), dict[str, int]()
+    named = dict(model.named_modules())
+
+    def hear(name: str, output: object) -> None:
+        call = calls[name] = calls.get(name, -1) + 1
+        tree, tensors = flatten(output)
+        for path, tensor in zip(paths(tree), tensors, strict=True):
+            key = (name, call, path_text(path))
+            if key in wanted:
+                note(key, tensor)
+
+    for name in dict.fromkeys(path for path, _, _ in keys):
+        named[name].register_forward_hook(lambda _module, _args, output, name=name: hear(name, output))
+
+
+def run_on_images(
+    model: nn.Module,
+    arguments: Arguments,
+    axes: InputAxes,
+    sizes: Mapping[str, int],
+    cells: int,
+    centres: Sequence[tuple[float, float]],
+) -> Any:
+    """What a copy of a module returns for an image of noise and others with one patch changed; None if it raises.
+
+    Args:
+        model: The copy, in eval mode.
+        arguments: The call in which the images take the place of the first ones.
+        axes: Its input axes.
+        sizes: Height and width of the images.
+        cells: How many patches fill an image.
+        centres: Where patches are changed, in shares of height and width.
+    """
+    tree, tensors = flatten(arguments.values)
+    position = next(i for i, names in enumerate(axes.names) if {"H", "W"} <= set(names))
+    names, example = axes.names[position], tensors[position]
+    channels = next((i for i, name in enumerate(names) if name[0] == "C"), 1)
+    shape = (example.shape[channels], sizes["H"], sizes["W"])
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with quiet():
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        images = patches(noise, cells, centres).to(device=device, dtype=example.dtype)
+        given = [_repeated(tensor, len(images)) for tensor in tensors]
+        given[position] = images.movedim(1, channels)
+        try:
+            return Arguments(rebuild(tree, given), arguments.positional).call(model)
+        except Exception:  # a model of one batch size, or one that needs meaningful values, tells nothing
+            return None
+
+
+def _repeated(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    return tensor[:1].expand(batch, *tensor.shape[1:]) if tensor.dim() and tensor.device.type != "meta" else tensor

@@ -1,0 +1,87 @@
+"""Uncopyable attributes: what of a module `copy.deepcopy` cannot copy, and what stands for it in a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["first_uncopyable", "stand_ins"]
+
+
+def stand_ins(module: nn.Module, memo: Mapping[int, Any]) -> dict[int, Any]:
+    """For the memo of `copy.deepcopy`: what a copy shares with a module because it cannot be copied.
+
+    That are locks, open files, generators, Python modules and the like, wherever they stand within an attribute;
+    everything around them is still copied, and nothing that holds a tensor is shared. A torch generator gets a copy
+    in the same state.
+
+    Args:
+        module: The original; it is only read.
+        memo: What stands for its tensors.
+    """
+    found: dict[int, Any] = {}
+    for _, value in _attributes(module):
+        _look(value, memo, found, set())
+    return found
+
+
+def first_uncopyable(module: nn.Module, memo: Mapping[int, Any]) -> str:
+    """The path of the first attribute that cannot be copied, or of the module that refuses it itself."""
+    for path, value in _attributes(module):
+        if not _can_be_copied(value, memo):
+            return path
+    inner = reversed([*module.named_modules()])
+    return next((path for path, one in inner if path and not _can_be_copied(one, memo)), type(module).__name__)
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every attribute of every module inside, but for parameters, buffers and modules."""
+    for path, inner in module.named_modules():
+        for name, value in vars(inner).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                yield f"{path}.{name}".lstrip("."), value
+
+
+def _look(value: Any, memo: Mapping[int, Any], found: dict[int, Any], seen: set[int]) -> None:
+    """Note what is to be shared in a value: the innermost things that cannot be copied."""
+    if id(value) in seen or isinstance(value, (torch.Tensor, nn.Module)):
+        return
+    seen.add(id(value))
+    if _can_be_copied(value, {**memo, **found}):
+        return
+    if isinstance(value, torch.Generator):
+        found[id(value)] = value.clone_state()
+        return
+    try:
+        parts = _parts(value)
+    except Exception:  # it says that it cannot be taken apart
+        found[id(value)] = value
+        return
+    for part in parts:
+        _look(part, memo, found, seen)
+
+
+def _parts(value: Any) -> list[Any]:
+    """What `copy.deepcopy` would copy of a value.
+
+    Raises:
+        TypeError: It cannot be taken apart, as a lock.
+    """
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    reduced = value.__reduce_ex__(4)
+    return [*reduced[1:3]] if isinstance(reduced, tuple) else []
+
+
+def _can_be_copied(value: Any, memo: Mapping[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:  # a __deepcopy__ may raise anything
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""Unfit modules: whose tensors are none that can be looked at, and what to do instead."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from autoadapt.errors import CaptureError, Mismatch
+
+__all__ = ["refuse_unfit"]
+
+
+def refuse_unfit(module: nn.Module) -> None:
+    """Refuse tensors that are pieces of sharded ones, that torch only pretends to have, or that have no shape yet.
+
+    Raises:
+        CaptureError: With what to do first.
+    """
+    _refuse_lazy(module)
+    named = [*module.named_parameters(), *module.named_buffers(), ("FakeTensorMode", torch.empty(0))]
+    fake = [path for path, tensor in named if type(tensor).__name__ == "FakeTensor"]
+    sharded = [path for path, tensor in named if type(tensor).__name__ == "DTensor"]
+    sharded += [path for path, part in module.named_modules() if type(part).__name__ == "FullyShardedDataParallel"]
+    name = type(module).__name__
+    if sharded:
+        remedy = "adapt the module first, and shard what you get: fully_shard(net)"
+        fault = Mismatch(sharded[0] or name, "whole tensors", f"{name} is sharded (FSDP, DTensor)", remedy)
+        raise CaptureError(f"{name} is sharded over processes", [fault])
+    if fake:
+        remedy = 'leave FakeTensorMode; modules without memory are made by `with torch.device("meta"):`'
+        fault = Mismatch(fake[-1], "tensors of a device, or of the meta device", "FakeTensor", remedy)
+        raise CaptureError(f"{name} cannot be run on fake tensors", [fault])
+
+
+def _refuse_lazy(module: nn.Module) -> None:
+    """Refuse layers whose parameters get their shapes from the first input."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    lazy = [name for name, tensor in named if is_lazy(tensor)]
+    if lazy:
+        layers = {name.rpartition(".")[0] for name in lazy}
+        found = [f"{type(module.get_submodule(path)).__name__}, which has not run yet" for path in sorted(layers)]
+        remedy = "model(inputs)  # run the model once first"
+        faults = [
+            Mismatch(path or type(module).__name__, "parameters that have a shape", text, remedy)
+            for path, text in zip(sorted(layers), found, strict=True)
+        ]
+        raise CaptureError(f"{type(module).__name__} has parameters without a shape: run the model once first", faults)
