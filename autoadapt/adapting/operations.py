@@ -33,6 +33,7 @@ __all__ = [
     "coarse_step",
     "multiply_adds",
     "parameters",
+    "stays_contiguous",
     "text",
 ]
 
@@ -380,6 +381,27 @@ def _separable(maps: int, cells: Sequence[tuple[int, int]]) -> int:
         left[axis] = then
         total += maps * math.prod(left) * before
     return total
+
+
+def stays_contiguous(operation: Operation, before: bool) -> bool:
+    """Whether what comes out lies in memory in the order of its axes.
+
+    Convolutions, poolings and interpolation hand on the order of what they read (channels last stays channels last).
+
+    Args:
+        operation: An operation.
+        before: Whether what goes in does.
+    """
+    match operation:
+        case DropPrefix():
+            return False
+        case Rearrange(pattern=pattern):
+            left, right = ([name for names in side for name in names] for side in axis_groups(pattern))
+            return before and left == right
+        case Project(form="conv") | Pool() | Resize() | Cast() | Copy() | Channels():
+            return before
+        case _:
+            return True
 
 
 def text(operation: Operation) -> str:

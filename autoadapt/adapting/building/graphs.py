@@ -208,7 +208,7 @@ class _Emitter:
             is_whole = route.target == "output" and step is not route.steps[-1]
             self._name = "values" if is_whole else self._names[route.target]
             node = self._step(step, node, spec, modules.get(id(step), ""))
-        return node
+        return self._put("call_method", "contiguous", node) if route.made_contiguous else node
 
     def _step(self, step: Operation, node: fx.Node, spec: TensorSpec, module: str) -> fx.Node:
         match step:

@@ -17,6 +17,7 @@ from autoadapt.adapting.operations import (
     after,
     multiply_adds,
     parameters,
+    stays_contiguous,
 )
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
 from autoadapt.adapting.planning.plans import Plan, Route, Tap
@@ -120,7 +121,7 @@ def plan(
         taps=taken,
         cut=cut,
         cut_costs=costs_of(cut, source.inner),
-        routes=tuple(made),
+        routes=tuple(_in_order(route, source, wanted) for route in made),
         remarks=train_remarks(source, target),
     )
 
@@ -211,6 +212,17 @@ def _route(
         others=pairing.others,
         remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps)])),
     )
+
+
+def _in_order(route: Route, source: Signature, target: Signature) -> Route:
+    """The route with a copy at its end where the old output was contiguous and this one would be a permuted view."""
+    inner = {output.name: output.contiguous for output in source.inner}
+    contiguous = route.source in source.contiguous or inner.get(route.source, False)
+    for step in route.steps:
+        contiguous = stays_contiguous(step, contiguous)
+    if contiguous or route.target not in target.contiguous or route.source.startswith("inputs."):
+        return route
+    return route.model_copy(update={"made_contiguous": True})
 
 
 def _lost(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:

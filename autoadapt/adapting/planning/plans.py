@@ -41,6 +41,8 @@ class Route(_Frozen):
     parameters: int = 0
     multiply_adds: int = 0
     """At the probed size, for the probed batch."""
+    made_contiguous: bool = False
+    """Whether the result, which would be a permuted view, is copied into the order of its axes as the old one was."""
     octaves: float = 0.0
     """How far resampling goes, in octaves of stride."""
     others: tuple[str, ...] = ()

@@ -179,6 +179,7 @@ class _Session:
             written=self._written(trained),
             invariants=gatherings,
             unverified=solution.unverified,
+            contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
             inner=inner_outputs(self._module, self._inner_specs(solution, told), self._first.inner, self._returned()),
             unread_tokens=unread or disordered(self._module, orders),
@@ -363,6 +364,10 @@ class _Session:
             dict(zip(names_in, observed.inputs, strict=True)),
             dict(zip(names_out, observed.tensors, strict=True)),
         )
+
+    def _contiguous(self) -> tuple[str, ...]:
+        names = [path_text(path) for path in paths(self._first.tree)]
+        return tuple(name for name, ordered in zip(names, self._first.contiguous, strict=True) if ordered)
 
     def _returned(self) -> dict[InnerKey, str]:
         """Paths of outputs, by the inner call that returned them."""

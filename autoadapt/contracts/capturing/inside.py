@@ -48,6 +48,7 @@ def inner_outputs(
             same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
             reads=_read((path, call, leaf), named, specs, noted) if (path, call, leaf) in returned else "",
             output=returned.get((path, call, leaf), ""),
+            contiguous=noted[path, call, leaf].contiguous,
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
         for (path, call, leaf), spec in specs.items()

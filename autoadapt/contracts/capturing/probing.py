@@ -48,6 +48,7 @@ class InnerLeaf:
     """The call that returned the tensor which is its first argument, or a view of all of it."""
     version: int = 0
     """How often the tensor had been written to by then."""
+    contiguous: bool = True
     grid: Grid = field(default_factory=dict)
     """Where its cells lie, if that was followed."""
 
@@ -74,6 +75,8 @@ class Observation:
     """For each output how it is stored, where that is not densely: `sparse_coo`, `quantized`, `nested`."""
     tensors: tuple[torch.Tensor, ...] = ()
     inputs: tuple[torch.Tensor, ...] = ()
+    contiguous: tuple[bool, ...] = ()
+    """For each output whether it lies in memory in the order of its axes."""
     grids: tuple[Grid, ...] = ()
     """Where the cells of each output lie, if that was followed."""
 
@@ -177,6 +180,7 @@ class Probe:
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
+            contiguous=tuple(output.is_contiguous() for output in outputs),
             grids=tuple(map(followed.grid, outputs)),
         )
 
@@ -383,6 +387,7 @@ class _Watcher:
                 same_as=None if first == key else first,
                 reads=reads,
                 version=_times_written(tensor),
+                contiguous=tensor.is_contiguous(),
                 grid=self._followed.grid(tensor),
             )
 

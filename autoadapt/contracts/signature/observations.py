@@ -81,6 +81,8 @@ class InnerOutput(_Frozen):
     """Path of the output of the whole that is this tensor, where nothing is done to it after."""
     reads: str = ""
     """For a vector that the whole returns and a linear layer makes: name of the inner output that this layer reads."""
+    contiguous: bool = True
+    """Whether it lies in memory in the order of its axes, as a permuted view does not."""
     listed: bool = False
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 

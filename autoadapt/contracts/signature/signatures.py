@@ -58,6 +58,8 @@ class Signature(Shown, BaseModel):
     invariants: tuple[Gathering, ...] = ()
     unverified: tuple[str, ...] = ()
     """Outputs whose dims were fitted, with no legal size left to check them on."""
+    contiguous: tuple[str, ...] = ()
+    """Outputs that lie in memory in the order of their axes, so that `view` may take them apart."""
     value_ranges: dict[str, tuple[int, int]] = Field(default_factory=dict)
     """Smallest and largest value seen in each integer input."""
     inner: tuple[InnerOutput, ...] = ()
