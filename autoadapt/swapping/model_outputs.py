@@ -11,7 +11,7 @@ from autoadapt.contracts.capturing.roles import gathers
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Constant, Container, Slot, Tree, flatten, path_text, paths
 from autoadapt.errors import Mismatch
-from autoadapt.swapping.watching import Outcome
+from autoadapt.swapping.readings import Outcome
 
 __all__ = ["broken_invariants", "differences", "moving_sizes"]
 

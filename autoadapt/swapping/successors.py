@@ -21,10 +21,10 @@ from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.swapping.device_and_mode import move, take_over
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.read_attributes import Surface, find_surface
+from autoadapt.swapping.readings import Reading
 from autoadapt.swapping.reduced_signatures import fixed, reduced
 from autoadapt.swapping.replacements import Replacement, as_kind
 from autoadapt.swapping.results import Part
-from autoadapt.swapping.watching import Reading
 
 __all__ = ["Options", "Successor", "prepare"]
 

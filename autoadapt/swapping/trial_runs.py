@@ -21,8 +21,9 @@ from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.model_outputs import broken_invariants, differences, moving_sizes
 from autoadapt.swapping.places import set_modules
+from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.successors import Successor
-from autoadapt.swapping.watching import Example, Outcome, Watched, outcome_of, run_copy
+from autoadapt.swapping.watching import Example, Watched, outcome_of, run_copy
 
 __all__ = ["by_path", "try_out"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -22,7 +22,6 @@ from autoadapt.contracts.capturing.probing import (
     Observation,
     Probe,
     ProbeError,
-    Shape,
     kind_of,
 )
 from autoadapt.contracts.capturing.refusals import (
@@ -33,17 +32,13 @@ from autoadapt.contracts.capturing.refusals import (
     refuse_stored,
 )
 from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
+from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
 from autoadapt.contracts.capturing.sizing import (
-    LONG_STEP,
-    InputAxes,
     Steps,
-    find_regular_steps,
-    find_steps,
     name_axes,
-    probing_sizes,
     untie,
 )
-from autoadapt.contracts.capturing.solving import Solution, solve
+from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
@@ -100,12 +95,8 @@ def capture(
         arguments = arguments_in_place(model, arguments, at)
     try:
         return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm).signature()
-    except _ValuesNeededError:
+    except ValuesNeededError:
         return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
-
-
-class _ValuesNeededError(Exception):
-    """The module runs on the meta device at the given size alone, as with anchors that it keeps from its last call."""
 
 
 class _Session:
@@ -129,10 +120,9 @@ class _Session:
         self._tree, self._tensors = flatten(arguments.values)
         names_in = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
-        self._axes = name_axes(self._tensors)
         self._probe, self._first = self._start(inner, real)
+        self._runs = Runs(self._module, self._probe, name_axes(self._tensors))
         self._refuse_stored(self._first)
-        self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
 
     def _start(self, inner: bool, real: bool) -> tuple[Probe, Observation]:
         """Probe on the meta device where the module runs there, else for real."""
@@ -147,26 +137,26 @@ class _Session:
             raise raised(self._module, error.__cause__, str(error)) from error
 
     def signature(self) -> Signature:
-        self._axes = untie(self._axes, self._runs_at)
-        base = self._base()
-        steps = self._steps(base)
-        solution = self._solve(base, steps)
+        self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
+        base = self._runs.base()
+        steps = self._runs.steps(base)
+        solution = self._runs.solution(base, steps)
         if self._resizes_itself(solution):
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
         fixed = self._fixed_image(steps)
         solution, unread = self._with_grids(solution) if fixed else (solution, ())
         legal = {
             name: self._sizes(name, (steps | fixed)[name], solution)
-            for name in self._axes.example
+            for name in self._runs.axes.example
             if name in steps | fixed
         }
         orders = self._orders(solution, legal)
-        confirmed = self._confirmed(Contract(self._axes, steps, solution.outputs, self._first), base)
+        confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base)
         tensors_in, tensors_out = self._real_values(confirmed.observed)
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
-        told = self._told(solution, orders, self._followed(base, steps, steps | fixed))
+        told = self._told(solution, orders, self._runs.followed(base, steps, steps | fixed))
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
             name=type(self._module).__name__,
@@ -196,12 +186,12 @@ class _Session:
     def _in_train_mode(self, sizes: Mapping[str, int]) -> Observation | None:
         """A run in train mode, if the module runs there; losses may ask for more than the inputs."""
         with contextlib.suppress(ProbeError, SignatureError):
-            return self._probe.run(self._axes.shapes(sizes), training=True)
+            return self._probe.run(self._runs.axes.shapes(sizes), training=True)
         return None
 
     def _train_outputs(self, found: Observation | None, sizes: Mapping[str, int]) -> Values | None:
         """What comes out in train mode, where that is something else than in eval mode."""
-        first = self._run(sizes)
+        first = self._runs.run(sizes)
         if found is None or first is None or any(found.kinds):
             return None
         if (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes):
@@ -214,12 +204,12 @@ class _Session:
 
         Raises:
             CaptureError: The module raises when it is run for real, or returns tensors that are not dense.
-            _ValuesNeededError: Its containers or dtypes are others then.
+            ValuesNeededError: Its containers or dtypes are others then.
         """
         if not self._confirm:
             return Confirmation()
         if self._probe.real:
-            before = self._run(base)
+            before = self._runs.run(base)
             assert before is not None, "the base ran before"
             return confirm_again(self._probe, base, contract, before)
         batch = 2 if self._may_have_roles() else 1
@@ -228,7 +218,7 @@ class _Session:
         if found.observed is not None:
             self._refuse_stored(found.observed)
         if found.differs:
-            raise _ValuesNeededError
+            raise ValuesNeededError
         return self._excused(found) if found.raised else found
 
     def _excused(self, found: Confirmation) -> Confirmation:
@@ -242,70 +232,9 @@ class _Session:
             return Confirmation(unconfirmed=f"it raises here: {found.raised}")
         raise raised_for_real(self._module, self._tensors, found.raised)
 
-    def _run(self, sizes: Mapping[str, int]) -> Observation | None:
-        full = tuple((self._axes.example | dict(sizes)).items())
-        if full not in self._cache:
-            try:
-                self._cache[full] = self._probe.run(self._axes.shapes(sizes))
-            except ProbeError as error:
-                self._refuse_for_want_of_values(error)
-                self._cache[full] = None
-        return self._cache[full]
-
-    def _runs_at(self, shapes: list[Shape] | Any) -> bool:
-        try:
-            self._probe.run(shapes)
-        except ProbeError as error:
-            self._refuse_for_want_of_values(error)
-            return False
-        return True
-
-    def _refuse_for_want_of_values(self, error: ProbeError) -> None:
-        """Raise where the meta device is to blame, and the module could run for real."""
-        has_values = not any(parameter.is_meta for parameter in self._module.parameters())
-        if has_values and not self._probe.real and "meta" in str(error):
-            raise _ValuesNeededError from error
-
-    def _base(self) -> dict[str, int]:
-        """Where to probe: the given sizes, or for real runs the smallest part of them that still runs."""
-        example = self._axes.example
-        if not self._probe.real:
-            return example
-        for part in (8, 4, 2):
-            sizes = {name: _shrunk(name, size, part) for name, size in example.items()}
-            if self._run(sizes) is not None:
-                return sizes
-        return example
-
-    def _steps(self, base: Mapping[str, int]) -> Steps:
-        around = InputAxes(self._axes.names, dict(base))
-        long_steps = (96, 70) if self._probe.real else (LONG_STEP,)
-        steps = find_steps(self._run, around, long_steps=long_steps)
-        if all(self._run(sizes) is not None for sizes in self._schedule(base, steps)):
-            return steps
-        return find_regular_steps(self._run, around, steps)
-
-    def _schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
-        image = any(len(names) > 3 for names in self._axes.names)
-        long_step = 64 if self._probe.real else LONG_STEP if image else LONG_STEP // 16
-        return probing_sizes(base, steps, long_step=long_step)
-
-    def _solve(self, base: dict[str, int], steps: Steps) -> Solution:
-        first = self._run(base)
-        assert first is not None, "the base ran before"
-        seen = [(base, first)]
-        for sizes in self._schedule(base, steps):
-            observation = self._run(sizes)
-            if observation is not None:
-                seen.append((sizes, observation))
-        example = self._run(self._axes.example)
-        if self._probe.real and example is not None:
-            seen.append((self._axes.example, example))
-        return solve(self._run, base, steps, seen, reach=_REACH_FOR_REAL if self._probe.real else LONG_STEP)
-
     def _fixed_image(self, steps: Steps) -> Steps:
         """Height and width, with a step of 0, where the module takes images of one size only."""
-        images = [names for names in self._axes.names if {"H", "W"} <= set(names)]
+        images = [names for names in self._runs.axes.names if {"H", "W"} <= set(names)]
         return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
 
     def _resizes_itself(self, solution: Solution) -> bool:
@@ -317,7 +246,7 @@ class _Session:
         return bool(maps) and not any(dim.axes & {"H", "W"} for dims in (*maps, *solution.outputs) for dim in dims)
 
     def _with_grids(self, solution: Solution) -> tuple[Solution, tuple[str, ...]]:
-        images = FixedImages(self._module, self._arguments, self._axes, self._grid)
+        images = FixedImages(self._module, self._arguments, self._runs.axes, self._grid)
         return images.read(solution, self._first, self._observed_inside())
 
     def _observed_inside(self) -> Mapping[InnerKey, InnerLeaf]:
@@ -374,30 +303,15 @@ class _Session:
         names = [path_text(path) for path in paths(self._first.tree)]
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
-    def _followed(self, base: Mapping[str, int], steps: Steps, varying: Collection[str]) -> list[Run]:
-        """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
-
-        What runs for real, which may take long, runs once more only.
-        """
-        first = dict(base) if self._probe.real else self._axes.example
-        others = [first | sizes for sizes in self._schedule(base, steps) if self._run(sizes) is not None]
-        others.sort(key=lambda sizes: -sum((sizes[name] - size) % 2 for name, size in first.items() if name[0] != "B"))
-        names = [[name if name in varying else "" for name in one] for one in self._axes.names]
-        found: list[Run] = []
-        for sizes in [first, *others[: not self._probe.real]]:
-            with contextlib.suppress(ProbeError):
-                found.append((sizes, self._probe.run(self._axes.shapes(sizes), follow=names)))
-        return found
-
     def _orders(self, solution: Solution, legal: Mapping[str, AxisSizes]) -> dict[InnerKey | int, Order]:
         """In which order cells stand among the tokens of outputs and of what inner modules return."""
         if not {"H", "W"} <= set(legal):
             return {}
-        batch = Dim.axis("B") if "B" in legal else Dim(self._axes.example.get("B", 1))
+        batch = Dim.axis("B") if "B" in legal else Dim(self._runs.axes.example.get("B", 1))
         inner = sorted(solution.inner, key=lambda key: self._first.inner[key].finished)
         dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
         dims |= dict(enumerate(solution.outputs))
-        return Ordering(self._module, self._arguments, self._axes, legal, self._grid).measure(dims, batch)
+        return Ordering(self._module, self._arguments, self._runs.axes, legal, self._grid).measure(dims, batch)
 
     def _told(
         self, solution: Solution, orders: Mapping[InnerKey | int, Order], followed: Sequence[Run]
@@ -415,14 +329,14 @@ class _Session:
         }
 
     def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
-        example = self._axes.example
+        example = self._runs.axes.example
 
         def dim(name: str) -> Dim:
             return Dim.axis(name) if name in varying else Dim(example[name])
 
         return tuple(
             _spec(tensor.dtype, tuple(dim(name) for name in names))
-            for tensor, names in zip(self._tensors, self._axes.names, strict=True)
+            for tensor, names in zip(self._tensors, self._runs.axes.names, strict=True)
         )
 
     def _output_specs(self, solution: Solution, roles: Mapping[str, Role], told: Told) -> tuple[TensorSpec, ...]:
@@ -436,7 +350,7 @@ class _Session:
         )
 
     def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
-        example = self._axes.example[name]
+        example = self._runs.axes.example[name]
         smallest = solution.smallest.get(name, example)
         offset = example % step if step else 0
         return AxisSizes(step=step, offset=offset, smallest=smallest, example=example)
@@ -444,15 +358,6 @@ class _Session:
 
 Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]
 """Fields of the spec of each leaf, outputs by number."""
-
-_REACH_FOR_REAL = 1024
-"""How far above the base a module is run for real, since images of ten times that take all the memory."""
-
-
-def _shrunk(name: str, size: int, part: int) -> int:
-    if name == "B":
-        return min(size, 2)
-    return size if name[0] == "C" else max(size // part, min(size, 4))
 
 
 def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:

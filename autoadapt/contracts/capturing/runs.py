@@ -1,0 +1,134 @@
+"""Runs: a module run at chosen sizes of its input axes, each size once, and what is learned from their shapes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from autoadapt.contracts.capturing.cells import Run
+from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Shape
+from autoadapt.contracts.capturing.sizing import (
+    LONG_STEP,
+    InputAxes,
+    Steps,
+    find_regular_steps,
+    find_steps,
+    probing_sizes,
+)
+from autoadapt.contracts.capturing.solving import Solution, solve
+
+__all__ = ["Runs", "ValuesNeededError"]
+
+
+class ValuesNeededError(Exception):
+    """The module runs on the meta device at the given size alone, as with anchors that it keeps from its last call."""
+
+
+class Runs:
+    """The runs of one capture.
+
+    Args:
+        module: The module; never run itself.
+        probe: Runs a copy of it.
+        axes: The axes of its inputs.
+    """
+
+    def __init__(self, module: nn.Module, probe: Probe, axes: InputAxes) -> None:
+        self._module = module
+        self.probe = probe
+        self.axes = axes
+        self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
+
+    def run(self, sizes: Mapping[str, int]) -> Observation | None:
+        """What comes out at sizes of the input axes, the example's where left out; None where the module raises."""
+        full = tuple((self.axes.example | dict(sizes)).items())
+        if full not in self._cache:
+            try:
+                self._cache[full] = self.probe.run(self.axes.shapes(sizes))
+            except ProbeError as error:
+                self._refuse_for_want_of_values(error)
+                self._cache[full] = None
+        return self._cache[full]
+
+    def runs_at(self, shapes: list[Shape] | Any) -> bool:
+        """Whether the module runs at shapes of its inputs."""
+        try:
+            self.probe.run(shapes)
+        except ProbeError as error:
+            self._refuse_for_want_of_values(error)
+            return False
+        return True
+
+    def _refuse_for_want_of_values(self, error: ProbeError) -> None:
+        """Raise where the meta device is to blame, and the module could run for real."""
+        has_values = not any(parameter.is_meta for parameter in self._module.parameters())
+        if has_values and not self.probe.real and "meta" in str(error):
+            raise ValuesNeededError from error
+
+    def base(self) -> dict[str, int]:
+        """Where to probe: the given sizes, or for real runs the smallest part of them that still runs."""
+        example = self.axes.example
+        if not self.probe.real:
+            return example
+        for part in (8, 4, 2):
+            sizes = {name: _shrunk(name, size, part) for name, size in example.items()}
+            if self.run(sizes) is not None:
+                return sizes
+        return example
+
+    def steps(self, base: Mapping[str, int]) -> Steps:
+        """Which axes may vary, and by how much at least."""
+        around = InputAxes(self.axes.names, dict(base))
+        long_steps = (96, 70) if self.probe.real else (LONG_STEP,)
+        steps = find_steps(self.run, around, long_steps=long_steps)
+        if all(self.run(sizes) is not None for sizes in self.schedule(base, steps)):
+            return steps
+        return find_regular_steps(self.run, around, steps)
+
+    def schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
+        """Sizes to probe, legal ones if the steps are right."""
+        image = any(len(names) > 3 for names in self.axes.names)
+        long_step = 64 if self.probe.real else LONG_STEP if image else LONG_STEP // 16
+        return probing_sizes(base, steps, long_step=long_step)
+
+    def solution(self, base: dict[str, int], steps: Steps) -> Solution:
+        """Dims that hold at every size seen."""
+        first = self.run(base)
+        assert first is not None, "the base ran before"
+        seen = [(base, first)]
+        for sizes in self.schedule(base, steps):
+            observation = self.run(sizes)
+            if observation is not None:
+                seen.append((sizes, observation))
+        example = self.run(self.axes.example)
+        if self.probe.real and example is not None:
+            seen.append((self.axes.example, example))
+        return solve(self.run, base, steps, seen, reach=_REACH_FOR_REAL if self.probe.real else LONG_STEP)
+
+    def followed(self, base: Mapping[str, int], steps: Steps, varying: Collection[str]) -> list[Run]:
+        """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
+
+        What runs for real, which may take long, runs once more only.
+        """
+        first = dict(base) if self.probe.real else self.axes.example
+        others = [first | sizes for sizes in self.schedule(base, steps) if self.run(sizes) is not None]
+        others.sort(key=lambda sizes: -sum((sizes[name] - size) % 2 for name, size in first.items() if name[0] != "B"))
+        names = [[name if name in varying else "" for name in one] for one in self.axes.names]
+        found: list[Run] = []
+        for sizes in [first, *others[: not self.probe.real]]:
+            with contextlib.suppress(ProbeError):
+                found.append((sizes, self.probe.run(self.axes.shapes(sizes), follow=names)))
+        return found
+
+
+_REACH_FOR_REAL = 1024
+"""How far above the base a module is run for real, since images of ten times that take all the memory."""
+
+
+def _shrunk(name: str, size: int, part: int) -> int:
+    if name == "B":
+        return min(size, 2)
+    return size if name[0] == "C" else max(size // part, min(size, 4))
