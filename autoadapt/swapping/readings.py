@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
-from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 
 __all__ = ["Outcome", "Reading", "observed"]
 
