@@ -70,7 +70,7 @@ class _Memory:
 
 
 def _spec(name: str, tensor: Tensor) -> Spec:
-    kind = "" if tensor.layout is torch.strided and not tensor.is_quantized else "sparse "
+    kind = "quantised " if tensor.is_quantized else "" if tensor.layout is torch.strided else "sparse "
     return Spec(name, tuple(tensor.shape), kind + str(tensor.dtype).removeprefix("torch."))
 
 

@@ -2,47 +2,79 @@
 
 skip       not at all
 error      not at all, and nothing else is loaded either
-slice      the common leading block; the rest keeps its values
-inflate    more input channels: repeated and rescaled; a kernel with a time axis: spread over it
+slice      the rows that are in both; what counts key points row by row, the rest from the first on
+blocks     the same, where things have several rows: all of one kind, then all of the next
+groups     the same, where things have several rows: all of one thing, then all of the next
+inflate    more input channels: repeated and rescaled; a kernel with a time axis: its mean, spread over it
+centre     a kernel with a time axis: in its middle
 sum        one input channel: the sum over the old ones
-resample   position embeddings on a square grid: bicubic, class tokens kept
+resample   tables of tokens: bicubic on their grid, class tokens kept
+linear     tables of tokens in time, kernels with a time axis: linear along it
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.weights.keeping import Rows
 from autoadapt.weights.patterns import Pattern, pattern_text
-from autoadapt.weights.tensor_specs import Spec, shape_text
+from autoadapt.weights.resampling import Grid, find_grid, fit_grid, over_time, resampled
+from autoadapt.weights.slicing import Axis, axis_changes, ranges, slice_axes
+from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["POLICIES", "Conversion", "Policy", "Shapes", "axis_changes", "check_policies", "convert", "plan"]
+__all__ = ["POLICIES", "SLICES", "Conversion", "Policy", "Shapes", "Wish", "check_policies", "convert", "plan"]
 
-Policy: TypeAlias = Literal["skip", "error", "slice", "inflate", "sum", "resample"]
+Policy: TypeAlias = Literal[
+    "skip", "error", "slice", "blocks", "groups", "inflate", "centre", "sum", "resample", "linear"
+]
 Shapes: TypeAlias = "str | Mapping[Pattern, str]"
 POLICIES: tuple[str, ...] = get_args(Policy)
+_TIMED = {"inflate": "spread", "centre": "centre", "linear": "linear"}
+SLICES = ("slice", "blocks", "groups")
 
-_TOKENS = (0, 1, 2, 5)  # class, distillation and register tokens in front of a grid
-# Counts that tell what an axis is. What it looks like, said as a help and never relied upon.
-_KEY_POINTS = ((17, 14), (14, 17), (17, 16), (16, 17), (17, 133), (133, 17), (16, 14), (14, 16))
-_CLASSES = {1000: "ImageNet-1k", 21841: "ImageNet-22k", 21843: "ImageNet-21k", 80: "COCO", 91: "COCO",
-            20: "VOC", 21: "VOC", 19: "Cityscapes", 150: "ADE20K", 365: "Objects365", 400: "Kinetics"}  # fmt: skip
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller wants done with a tensor whose shape differs.
+
+    Args:
+        policy: One of `POLICIES`.
+        kept: Old index of each new row.
+        grid: How its tokens lie.
+    """
+
+    policy: str = "skip"
+    kept: Rows | None = None
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """One planned conversion: the policy, the block of the target that is written, and the words for it."""
+    """One planned conversion.
+
+    Args:
+        policy: How.
+        region: The block of the target that is written, or how many rows of each axis are.
+        how: The words for it.
+        rows: The rows of each axis that differs, where they are not the first ones.
+        axis: The input axis, or that of time.
+        grid: How tokens lie.
+        kept: Whether the caller said which rows.
+    """
 
     policy: str
     region: tuple[int, ...]
     how: str
+    rows: tuple[Axis, ...] = ()
+    axis: int = 1
+    grid: Grid | None = None
+    kept: bool = False
 
 
 def check_policies(shapes: Shapes) -> dict[Pattern, str]:
@@ -67,159 +99,152 @@ def check_policies(shapes: Shapes) -> dict[Pattern, str]:
     return by_pattern
 
 
-def axis_changes(source: tuple[int, ...], target: tuple[int, ...], axes: tuple[str, ...]) -> str:
-    """Which axes differ, and what that looks like.
-
-    Example:
-        >>> axis_changes((17, 32, 1, 1), (14, 32, 1, 1), ("output", "input", "height", "width"))
-        '17 -> 14 on the output axis (key points)'
-        >>> axis_changes((255,), (210,), ("output",))
-        '255 -> 210 on the output axis (15 per key point)'
-    """
-    if len(source) != len(target):
-        return f"{len(source)} axes -> {len(target)}"
-    return ", ".join(
-        f"{old} -> {new} on the {axes[axis]} axis{_looks_like(old, new)}"
-        for axis, (old, new) in enumerate(zip(source, target, strict=True))
-        if old != new
-    )
-
-
-def _looks_like(old: int, new: int) -> str:
-    if old in _CLASSES or new in _CLASSES:
-        names = [_CLASSES.get(count, f"{count} classes") for count in (old, new)]
-        return f" (classes: {names[0]} -> {names[1]})"
-    for joints_old, joints_new in _KEY_POINTS:
-        each, rest = divmod(old - new, joints_old - joints_new)
-        constant = old - each * joints_old
-        if rest == 0 and each > 0 and (constant in (0, 1) or (constant > 0 and constant % 16 == 0)):
-            return f" ({_per_key_point(each, constant)})"
-    return ""
-
-
-def _per_key_point(each: int, constant: int) -> str:
-    text = "key points" if each == 1 else f"{each} per key point"
-    return f"{text} + {constant}" if constant else text
-
-
-def plan(policy: str, source: Spec, target: Spec, axes: tuple[str, ...]) -> Conversion | str:
+def plan(wish: Wish, source: Spec, target: Spec, axes: Sequence[str], groups: int = 1) -> Conversion | str:
     """Plan a conversion, or say why there is none.
+
+    Args:
+        wish: What is wanted.
+        source: Facts of the old tensor.
+        target: Facts of the new one.
+        axes: What each axis of the new one is called.
+        groups: Of a convolution.
 
     Example:
         >>> old, new = Spec("conv1.weight", (64, 3, 7, 7)), Spec("conv1.weight", (64, 1, 7, 7))
-        >>> plan("sum", old, new, ("output", "input", "height", "width")).how
+        >>> plan(Wish("sum"), old, new, ("output", "input", "height", "width")).how
         'sum of 3 input channels'
     """
-    old, new = source.shape, target.shape
-    floating = source.dtype.startswith(("float", "bfloat"))
+    old, new, policy = source.shape, target.shape, wish.policy
+    reason = axis_changes(old, new, axes)
+    if policy in ("skip", "error"):
+        return reason
+    found = _planned(wish, source, new, axes, groups)
+    if isinstance(found, Conversion):
+        return found
+    return f"{reason}; {found or f'{policy} does not apply'}"
+
+
+def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str], groups: int) -> Conversion | str:
+    old, policy = source.shape, wish.policy
+    if policy in SLICES:
+        return _slice(old, new, axes, wish)
+    if not source.dtype.startswith(("float", "bfloat")):
+        return ""
     match policy:
-        case "slice":
-            how = _slice(old, new, axes)
-        case "inflate" if floating:
-            how = _inflate(old, new)
-        case "sum" if floating:
-            how = _sum(old, new)
-        case "resample" if floating:
-            how = _resample(old, new)
-        case _:
-            how = ""
-    if not how:
-        reason = axis_changes(old, new, axes)
-        return reason if policy in ("skip", "error") else f"{reason}; {policy} does not apply"
-    region = tuple(map(min, old, new)) if policy == "slice" else new
-    return Conversion(policy, region, how)
+        case "inflate" | "sum":
+            return _over_time(policy, old, new, axes) or _over_channels(policy, old, new, axes, groups)
+        case "centre":
+            return _over_time(policy, old, new, axes)
+        case "linear":
+            return _over_time(policy, old, new, axes) or _table_over_time(old, new, axes)
+    return _resample(old, new, axes, wish.grid)
 
 
-def _slice(old: tuple[int, ...], new: tuple[int, ...], axes: tuple[str, ...]) -> str:
-    return f"slice: {axis_changes(old, new, axes)}" if len(old) == len(new) > 0 else ""
+def _slice(old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str], wish: Wish) -> Conversion | str:
+    if len(old) != len(new) or not old:
+        return ""
+    rows = slice_axes(old, new, axes, wish.policy, wish.kept)
+    if isinstance(rows, str):
+        return rows
+    how = f"{wish.policy}: {axis_changes(old, new, axes)}"
+    sizes = {axis.axis: len(axis.old) for axis in rows}
+    region = tuple(sizes.get(axis, size) for axis, size in enumerate(new))
+    if all(axis.leading for axis in rows):
+        return Conversion(wish.policy, region, how, kept=wish.kept is not None)
+    taken = " and ".join(f"rows {ranges(axis.old)}" for axis in rows)
+    return Conversion(wish.policy, region, f"{how}, {taken}", rows, kept=wish.kept is not None)
 
 
-def _inflate(old: tuple[int, ...], new: tuple[int, ...]) -> str:
-    if len(new) == len(old) + 1 == 5 and new[:2] == old[:2] and new[3:] == old[2:]:
-        return f"inflate: spread over {new[2]} time steps"
-    if len(new) == len(old) >= 3 and _differing(old, new) == [1] and new[1] > old[1]:
-        return f"inflate: {old[1]} input channels repeated to {new[1]}, times {old[1]}/{new[1]}"
+def _over_channels(
+    policy: str, old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str], groups: int
+) -> Conversion | str:
+    """More or fewer input channels, of a convolution or a linear layer."""
+    if "input" not in axes or len(old) != len(new):
+        return ""
+    at = list(axes).index("input")
+    if _differing(old, new) != [at]:
+        return ""
+    if groups > 1:
+        return f"{policy} does not apply to a convolution of {groups} groups"
+    if policy == "inflate" and new[at] > old[at]:
+        how = f"inflate: {old[at]} input channels repeated to {new[at]}, times {old[at]}/{new[at]}"
+        return Conversion(policy, new, how, axis=at)
+    if policy == "sum" and new[at] == 1:
+        return Conversion(policy, new, f"sum of {old[at]} input channels", axis=at)
     return ""
 
 
-def _sum(old: tuple[int, ...], new: tuple[int, ...]) -> str:
-    if len(new) == len(old) >= 3 and _differing(old, new) == [1] and new[1] == 1:
-        return f"sum of {old[1]} input channels"
-    return ""
+def _over_time(policy: str, old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str]) -> Conversion | str:
+    """A kernel whose time axis is new or of another length."""
+    if "depth" not in axes or policy == "sum":
+        return ""
+    at = list(axes).index("depth")
+    if len(old) == len(new) - 1 and (*new[:at], *new[at + 1 :]) == old:
+        words = {"inflate": "spread over", "centre": "in the middle of"}
+        how = f"{policy}: {words[policy]} {new[at]} time steps" if policy in words else ""
+        return Conversion(_TIMED[policy], new, how, axis=at) if how else ""
+    if len(old) != len(new) or _differing(old, new) != [at]:
+        return ""
+    words = {"inflate": "mean over", "centre": "middle of", "linear": "along"}
+    return Conversion(_TIMED[policy], new, f"{policy}: {words[policy]} {old[at]} time steps, now {new[at]}", axis=at)
+
+
+def _table_over_time(old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str]) -> Conversion | str:
+    if len(old) not in (2, 3) or len(old) != len(new) or "input" in axes or _differing(old, new) != [len(old) - 2]:
+        return ""
+    at = len(old) - 2
+    return Conversion("linear", new, f"linear: {old[at]} -> {new[at]} steps", axis=at)
+
+
+def _resample(old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str], told: Grid | None) -> Conversion | str:
+    if told is not None and (fault := fit_grid(told, old, new)):
+        return fault
+    grid = told or find_grid(old, new)
+    if grid is None or ("input" in axes and _differing(old, new)[0] < 2):
+        return ""
+    return Conversion("resample", new, str(grid), grid=grid)
 
 
 def _differing(old: tuple[int, ...], new: tuple[int, ...]) -> list[int]:
     return [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
 
 
-def _resample(old: tuple[int, ...], new: tuple[int, ...]) -> str:
-    grid = _grid(old, new)
-    if grid is None:
-        return ""
-    tokens, old_grid, new_grid = grid
-    kept = f", {tokens} token{'s' * (tokens > 1)} kept" if tokens else ""
-    return f"resample: {shape_text(old_grid)} -> {shape_text(new_grid)} grid{kept}"
-
-
-def _grid(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, tuple[int, int], tuple[int, int]] | None:
-    """Tokens in front and both grids; nothing if the shapes say no single grid."""
-    if len(old) != len(new) or not old:
-        return None
-    differing = _differing(old, new)
-    if len(old) == 4 and (set(differing) <= {2, 3} or set(differing) <= {1, 2}):
-        at = 2 if set(differing) <= {2, 3} else 1
-        return 0, (old[at], old[at + 1]), (new[at], new[at + 1])
-    if len(old) not in (2, 3) or differing != [len(old) - 2]:
-        return None
-    a, b = old[-2], new[-2]
-    fits = [t for t in _TOKENS if min(a, b) > t and _is_square(a - t) and _is_square(b - t)]
-    if len(fits) != 1:
-        return None
-    return fits[0], (math.isqrt(a - fits[0]),) * 2, (math.isqrt(b - fits[0]),) * 2
-
-
-def _is_square(number: int) -> bool:
-    return math.isqrt(number) ** 2 == number
-
-
 def convert(tensor: Tensor, conversion: Conversion, shape: tuple[int, ...]) -> Tensor:
     """Carry out a planned conversion.
 
     Returns:
-        Values for the leading block `conversion.region` of the target.
+        Values for the leading block `conversion.region` of the target, or for the new rows of `conversion.rows`.
     """
+    at = conversion.axis
     match conversion.policy:
-        case "slice":
-            return tensor[tuple(slice(size) for size in conversion.region)]
-        case "inflate" if len(shape) == tensor.ndim + 1:
-            return tensor.unsqueeze(2).expand(shape) / shape[2]
+        case "slice" | "blocks" | "groups":
+            for axis in conversion.rows:
+                tensor = tensor.index_select(axis.axis, torch.tensor(axis.old, dtype=torch.long))
+            return tensor if conversion.rows else tensor[tuple(slice(size) for size in conversion.region)]
+        case "spread":
+            still = tensor.sum(at, keepdim=True) if tensor.ndim == len(shape) else tensor.unsqueeze(at)
+            return still.expand(shape) / shape[at]
         case "inflate":
-            times = -(-shape[1] // tensor.shape[1])
-            repeated = tensor.repeat(1, times, *[1] * (tensor.ndim - 2))[:, : shape[1]]
-            return repeated * (tensor.shape[1] / shape[1])
+            times = -(-shape[at] // tensor.shape[at])
+            repeated = torch.cat([tensor] * times, at).narrow(at, 0, shape[at])
+            return repeated * (tensor.shape[at] / shape[at])
+        case "centre":
+            return _centred(tensor if tensor.ndim == len(shape) else tensor.unsqueeze(at), shape, at)
+        case "linear":
+            resized = over_time(tensor, shape[at], at)
+            return resized * (tensor.shape[at] / shape[at]) if tensor.ndim > 3 else resized
         case "sum":
-            return tensor.sum(1, keepdim=True)
+            return tensor.sum(at, keepdim=True)
         case "resample":
-            return _resampled(tensor, shape)
+            assert conversion.grid is not None
+            return resampled(tensor, shape, conversion.grid)
     raise AssertionError(conversion.policy)
 
 
-def _resampled(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    grid = _grid(tuple(tensor.shape), shape)
-    assert grid is not None
-    tokens, old, new = grid
-    if tensor.ndim == 4:
-        last = tuple(tensor.shape[:2]) == shape[:2]
-        image_BCHW = tensor if last else tensor.permute(0, 3, 1, 2)
-        resized_BCHW = _bicubic(image_BCHW, new)
-        return resized_BCHW if last else resized_BCHW.permute(0, 2, 3, 1)
-    table_BNC = tensor.reshape(-1, tensor.shape[-2], tensor.shape[-1])
-    cells_BNC = table_BNC[:, tokens:]
-    image_BCHW = cells_BNC.reshape(len(table_BNC), *old, -1).permute(0, 3, 1, 2)
-    resized_BNC = _bicubic(image_BCHW, new).permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.cat([table_BNC[:, :tokens], resized_BNC], dim=1).reshape(shape)
-
-
-def _bicubic(image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    resized: Tensor = F.interpolate(image_BCHW.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
-    return resized.to(image_BCHW.dtype)
+def _centred(tensor: Tensor, shape: tuple[int, ...], at: int) -> Tensor:
+    """The middle of a time axis in the middle of another, with zeros around."""
+    old, new = tensor.shape[at], shape[at]
+    size = min(old, new)
+    whole = tensor.new_zeros(shape)
+    whole.narrow(at, (new - size) // 2, size).copy_(tensor.narrow(at, (old - size) // 2, size))
+    return whole

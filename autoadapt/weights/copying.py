@@ -21,6 +21,7 @@ from torch import Tensor
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
 from autoadapt.weights.memory import Bytes, as_bytes, as_dtype, is_finite, is_same
+from autoadapt.weights.slicing import Axis
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_files import Read, Tensors
 from autoadapt.weights.tensor_specs import Spec
@@ -214,7 +215,10 @@ class _Writer:
         place, values = move.slot.tensor, read_whole(self.read, move.source)
         if move.conversion is not None:
             values = convert(values, move.conversion, tuple(place.shape))
-            place = place[tuple(slice(size) for size in move.conversion.region)]
+            if move.conversion.rows:
+                values = _among_old(values, place, move.conversion.rows)
+            else:
+                place = place[tuple(slice(size) for size in move.conversion.region)]
         values = values.to(place.dtype)
         if self.undo is not None:
             self.undo.keep_tensor(place)
@@ -227,6 +231,16 @@ class _Writer:
             fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", found)
             raise TransferError("a tensor differs from its source after the copy", [fault])
         return is_finite(values, move.slot.spec.dtype)
+
+
+def _among_old(values: Tensor, place: Tensor, rows: Sequence[Axis]) -> Tensor:
+    """Some rows of a place replaced, the others as they are."""
+    whole = place.detach().cpu().clone()
+    first, *others = rows
+    index = torch.tensor(first.new, dtype=torch.long)
+    if others:
+        values = _among_old(values, whole.index_select(first.axis, index), others)
+    return whole.index_copy_(first.axis, index, values.cpu().to(whole.dtype))
 
 
 def _copy(place: Any, values: Any) -> None:

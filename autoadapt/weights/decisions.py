@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import torch
-
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.conversions import plan
+from autoadapt.weights.conversions import Wish, plan
 from autoadapt.weights.copying import Move
-from autoadapt.weights.entries import ModelEntry, SourceEntry
+from autoadapt.weights.dtypes import castable, quantised_layers
+from autoadapt.weights.entries import ModelBucket, ModelEntry, SourceBucket, SourceEntry
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
 
@@ -24,11 +23,19 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Refusal:
-    """A pair of tensors that is not loaded, and why."""
+    """A pair of tensors that is not loaded, and why.
+
+    Args:
+        target: Name in the model.
+        stage: How the names were brought together.
+        reason: Why.
+        held: Whether it fits, and stays away because what it belongs to does.
+    """
 
     target: str
     stage: str
     reason: str
+    held: bool = False
 
 
 @dataclass
@@ -63,7 +70,7 @@ def decide(
     specs: Mapping[str, Spec],
     slots: Mapping[str, Slot],
     excluded: Mapping[str, str],
-    policy: Callable[[str, str], str],
+    wish: Callable[[str, str], Wish],
 ) -> Verdicts:
     """Decide about every pair of names.
 
@@ -72,25 +79,26 @@ def decide(
         specs: The tensors of the checkpoint.
         slots: The places of the model.
         excluded: Why the caller does not want a tensor, by source name.
-        policy: The shape policy for a source and a target name.
+        wish: What to do where shapes differ, for a source and a target name.
 
     Raises:
         TransferError: If a shape differs where the policy says `error`.
     """
     verdicts = Verdicts(excluded=dict(excluded))
+    schemes = quantised_layers(specs.values())
     faults = []
     for name, (target, stage) in pairs.items():
         source, slot = specs[name], slots[target]
         if name in excluded:
             verdicts.held[target] = name
             continue
-        chosen = policy(name, target)
-        move = _move(source, slot, stage, chosen)
+        chosen = wish(name, target)
+        move = _move(source, slot, stage, chosen, schemes)
         if isinstance(move, Move):
             verdicts.moves[name] = move
         else:
             verdicts.refused[name] = Refusal(target, stage, move)
-            if chosen == "error":
+            if chosen.policy == "error":
                 faults.append(Mismatch(target, _fact(slot.spec), _fact(source), f'shapes={{"{target}": "skip"}}', move))
     if faults:
         raise TransferError("shapes differ, which the policy calls an error", faults)
@@ -103,39 +111,37 @@ def _fact(spec: Spec) -> str:
     return f"{spec.dtype}{list(spec.shape)}"
 
 
-def _move(source: Spec, slot: Slot, stage: str, policy: str) -> Move | str:
+def _move(source: Spec, slot: Slot, stage: str, wish: Wish, schemes: Mapping[str, str]) -> Move | str:
     """The move for a pair, or why there is none."""
-    if not _castable(source.dtype, slot.spec.dtype):
-        return f"{source.dtype} cannot become {slot.spec.dtype}"
+    if reason := castable(source, slot.spec.dtype, parameter=slot.parameter, schemes=schemes):
+        return reason
     if source.shape == slot.spec.shape:
         return Move(source, slot, stage)
-    planned = plan(policy, source, slot.spec, slot.axes)
+    planned = plan(wish, source, slot.spec, slot.axes, slot.groups)
     return planned if isinstance(planned, str) else Move(source, slot, stage, planned)
 
 
-def _castable(old: str, new: str) -> bool:
-    if old == new:
-        return True
-    before, after = getattr(torch, old, None), getattr(torch, new, None)
-    if not (isinstance(before, torch.dtype) and isinstance(after, torch.dtype)):
-        return False
-    return torch.can_cast(before, after)
-
-
 def _keep_norms_whole(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:
-    """A norm's weight means nothing beside another's statistics: they move together or not at all."""
+    """A norm's weight means nothing beside another's statistics: they move together or not at all.
+
+    The count of batches means something only to a norm that averages over all of them, without a momentum.
+    """
     by_target = {move.slot.spec.name: name for name, move in verdicts.moves.items()}
     for name in slots:
         if not name.endswith("running_mean"):
             continue
         prefix = name.removesuffix("running_mean")
-        members = [prefix + leaf for leaf in (*_NORM, _COUNTER) if prefix + leaf in slots]
-        left = [m for m in members if m not in by_target and not m.endswith(_COUNTER)]
+        members = [prefix + leaf for leaf in _NORM if prefix + leaf in slots]
+        left = [m for m in members if m not in by_target]
         for member in members if left else ():
             if (source := by_target.get(member)) is not None:
                 move = verdicts.moves.pop(source)
                 reason = f"moves together with {left[0]}, which is not loaded"
                 verdicts.refused[source] = Refusal(member, move.stage, reason)
+        counter = by_target.get(prefix + _COUNTER)
+        if left and counter is not None and getattr(slots[name].owner, "momentum", None) is None:
+            move = verdicts.moves.pop(counter)
+            verdicts.refused[counter] = Refusal(prefix + _COUNTER, move.stage, "held back with its norm", held=True)
 
 
 def _spread_ties(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:
@@ -171,9 +177,10 @@ def _source_entry(spec: Spec, verdicts: Verdicts, hidden: set[str], expected: Ex
             return made(bucket="loaded", target=target, stage=move.stage)
         return made(bucket="converted", target=target, stage=move.stage, how=move.conversion.how)
     if (refusal := verdicts.refused.get(spec.name)) is not None:
-        known = expected.missing(refusal.target) or expected.unexpected(spec.name)
+        known = refusal.held or expected.missing(refusal.target) or expected.unexpected(spec.name)
+        bucket: SourceBucket = "held" if refusal.held else "mismatched"
         how = refusal.reason
-        return made(bucket="mismatched", target=refusal.target, stage=refusal.stage, how=how, expected=known)
+        return made(bucket=bucket, target=refusal.target, stage=refusal.stage, how=how, expected=known)
     if (reason := verdicts.excluded.get(spec.name)) is not None:
         return made(bucket="excluded", how=reason, expected=True)
     how = "a buffer that the model does not save" if spec.name in hidden else ""
@@ -201,8 +208,9 @@ def _model_entry(
         return made(numel=numel, bucket="loaded", source=move.source.name, taken=taken, how=how)
     if spec.name in refused:
         source, refusal = refused[spec.name]
-        known = expected.missing(spec.name) or expected.unexpected(source)
-        return made(numel=numel, bucket="mismatched", source=source, how=refusal.reason, expected=known)
+        known = refusal.held or expected.missing(spec.name) or expected.unexpected(source)
+        bucket: ModelBucket = "held" if refusal.held else "mismatched"
+        return made(numel=numel, bucket=bucket, source=source, how=refusal.reason, expected=known)
     how = _why_missing(spec.name, verdicts)
     return made(numel=numel, bucket="missing", how=how, expected=bool(how) or expected.missing(spec.name))
 

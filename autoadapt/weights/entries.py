@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 __all__ = ["ModelBucket", "ModelEntry", "SourceBucket", "SourceEntry"]
 
-SourceBucket: TypeAlias = Literal["loaded", "converted", "mismatched", "excluded", "unexpected"]
-ModelBucket: TypeAlias = Literal["loaded", "missing", "mismatched"]
+SourceBucket: TypeAlias = Literal["loaded", "converted", "mismatched", "held", "excluded", "unexpected"]
+ModelBucket: TypeAlias = Literal["loaded", "missing", "mismatched", "held"]
+"""Held: it fits, but what it belongs to does not come."""
 
 
 class SourceEntry(BaseModel):

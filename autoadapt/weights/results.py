@@ -18,6 +18,8 @@ from autoadapt.weights.summary import WIDTH, coverage, module_rows, name_stages,
 
 __all__ = ["Transfer"]
 
+_PASTED = 40  # patterns in a remedy; fewer would leave faults when it is pasted
+
 
 class Transfer(Shown, BaseModel):
     """What was loaded from where, what was not, and why.
@@ -161,7 +163,7 @@ def _note(label: str, text: str) -> list[str]:
 def _fault(entries: Sequence[SourceEntry | ModelEntry], among: list[str], expected: str, argument: str) -> Mismatch:
     patterns = merged([entry.name for entry in entries], among)
     shown = ", ".join(patterns[:6]) + (f", and {len(patterns) - 6} more" if len(patterns) > 6 else "")
-    quoted = ", ".join(f'"{pattern}"' for pattern in patterns[:6])
+    quoted = ", ".join(f'"{pattern}"' for pattern in patterns[:_PASTED])
     found = f"{len(entries)} {entries[0].bucket}"
     reasons = Counter(entry.how for entry in entries if entry.how)
     why = ", ".join(reason for reason, _ in reasons.most_common(2))

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.weights.conversions import Wish
+from autoadapt.weights.keeping import Rows
 from autoadapt.weights.patterns import Pattern, matcher, pattern_text
+from autoadapt.weights.resampling import Grid
 
 __all__ = ["Patterns", "Selection"]
 
@@ -59,6 +62,8 @@ class Selection:
         missing: Names of the model that may stay as they are.
         unexpected: Names of the source that may have no place.
         policies: Shape policies; the first whose pattern fits counts.
+        kept: Old index of each new row, alike.
+        grids: How tokens lie, alike.
     """
 
     include: Patterns
@@ -66,6 +71,8 @@ class Selection:
     missing: Patterns
     unexpected: Patterns
     policies: tuple[tuple[Patterns, str], ...]
+    kept: tuple[tuple[Patterns, Rows], ...] = ()
+    grids: tuple[tuple[Patterns, Grid], ...] = ()
 
     @classmethod
     def parse(
@@ -75,6 +82,8 @@ class Selection:
         missing: Sequence[Pattern],
         unexpected: Sequence[Pattern],
         policies: Mapping[Pattern, str],
+        kept: Mapping[Pattern, Rows] | None = None,
+        grids: Mapping[Pattern, Grid] | None = None,
     ) -> Selection:
         """Read all patterns; see `Patterns.parse`."""
         return cls(
@@ -83,11 +92,18 @@ class Selection:
             Patterns.parse("expect_missing", missing),
             Patterns.parse("expect_unexpected", unexpected),
             tuple((Patterns.parse("shapes", [pattern]), policy) for pattern, policy in policies.items()),
+            tuple((Patterns.parse("keep", [pattern]), rows) for pattern, rows in (kept or {}).items()),
+            tuple((Patterns.parse("grid", [pattern]), grid) for pattern, grid in (grids or {}).items()),
         )
 
-    def policy(self, source: str, target: str) -> str:
-        """The shape policy for a pair of names."""
-        return next((policy for test, policy in self.policies if test(source, target)), "skip")
+    def wish(self, source: str, target: str) -> Wish:
+        """What to do where the shapes of a pair of names differ; to keep rows or tell a grid is to ask for it."""
+        policy = next((policy for test, policy in self.policies if test(source, target)), "skip")
+        kept = next((rows for test, rows in self.kept if test(source, target)), None)
+        grid = next((grid for test, grid in self.grids if test(source, target)), None)
+        if policy == "skip":
+            policy = "resample" if grid else "slice" if kept else policy
+        return Wish(policy, kept, grid)
 
     def left_out(self, sources: Iterable[str], pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         """Why a tensor is left out, by source name; a pattern may say either of its names."""
@@ -115,7 +131,7 @@ class Selection:
             raise TransferError("include fits no tensor", faults)
         told = [(self.include, both), (self.exclude, both), (self.missing, targets), (self.unexpected, sources)]
         # The bare default "*" always fits; a policy pattern that fits nothing is most likely misspelt.
-        told += [(test, both) for test, _ in self.policies]
+        told += [(test, both) for rules in (self.policies, self.kept, self.grids) for test, _ in rules]
         return [
             f'{patterns.argument}: "{text}" fits nothing{_nearest_text(text, names)}'
             for patterns, names in told

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from autoadapt.errors import Mismatch, TransferError
@@ -40,6 +40,11 @@ class Slot:
     def axes(self) -> tuple[str, ...]:
         """What each axis is called."""
         return _axes(self.tensor.ndim, self.owner, self.spec.name)
+
+    @property
+    def groups(self) -> int:
+        """Groups of its convolution; one elsewhere."""
+        return self.owner.groups if isinstance(self.owner, _ConvNd) else 1
 
     @property
     def has_memory(self) -> bool:

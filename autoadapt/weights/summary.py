@@ -125,6 +125,7 @@ def sections(sources: Sequence[SourceEntry], targets: Sequence[ModelEntry]) -> l
     unexpected = [e for e in sources if e.bucket == "unexpected"]
     lines = _shaped("converted", [e for e in sources if e.bucket == "converted"], shapes)
     lines += _shaped("mismatched", [e for e in sources if e.bucket == "mismatched"], shapes)
+    lines += _listed("held back", [e.name for e in targets if e.bucket == "held"], among_targets)
     lines += _listed("only in the checkpoint", [e.name for e in unexpected if not e.expected], among_sources)
     lines += _listed("only there, expected", [e.name for e in unexpected if e.expected], among_sources)
     lines += _listed("only in the model", [e.name for e in missing if not e.expected], among_targets)

@@ -16,14 +16,16 @@ from torch import nn
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.checkpoints import Checkpoint, Source, read_checkpoint, refuse_scope
-from autoadapt.weights.conversions import Shapes, check_policies
+from autoadapt.weights.conversions import SLICES, Shapes, check_policies
 from autoadapt.weights.copying import Move, same_values, write
 from autoadapt.weights.decisions import Expected, Verdicts, decide, model_entries, source_entries
 from autoadapt.weights.guards import check_arguments, guard, leftover_hint
+from autoadapt.weights.keeping import Keep, read_keep
 from autoadapt.weights.names import Pairing, pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
 from autoadapt.weights.renaming import Rename, Renaming, read_renaming
+from autoadapt.weights.resampling import Grids, read_grids
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.selection import Selection
 from autoadapt.weights.slots import Slot, model_slots, refuse_unwritable
@@ -44,6 +46,8 @@ def transfer(
     rename: Rename = None,
     match: Literal["names", "order"] = "names",
     shapes: Shapes = "skip",
+    keep: Keep | None = None,
+    grid: Grids | None = None,
     min_coverage: float = 0.0,
     expect_missing: Sequence[Pattern] = (),
     expect_unexpected: Sequence[Pattern] = (),
@@ -68,6 +72,10 @@ def transfer(
             here are tried instead of the built-in ones.
         match: `"order"` pairs the k-th layer with the k-th, where that is unambiguous.
         shapes: What to do where shapes differ, in all or by pattern; the first that fits counts.
+        keep: Which old row each new one is, by pattern: indices (None for a row without an old one), or the name
+            of a change of order such as `"coco->crowdpose"`. Asks for `"slice"`.
+        grid: Old grid, new grid and tokens in front of both, by pattern: `{"pos_embed": ((12, 101), (12, 41), 2)}`.
+            Asks for `"resample"`.
         min_coverage: Share of the parameters below which nothing is loaded.
         expect_missing: Patterns of the model's names that may stay as they are.
         expect_unexpected: Patterns of the source's names that may have no place.
@@ -90,7 +98,15 @@ def transfer(
         ({'loaded': 1, 'missing': 1}, 6)
     """
     check_arguments(match, min_coverage)
-    selection = Selection.parse(include, exclude, expect_missing, expect_unexpected, check_policies(shapes))
+    selection = Selection.parse(
+        include,
+        exclude,
+        expect_missing,
+        expect_unexpected,
+        check_policies(shapes),
+        read_keep(keep or {}),
+        read_grids(grid or {}),
+    )
     slots = model_slots(model)
     targets = [slot.spec for slot in slots.values()]
     storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
@@ -148,7 +164,7 @@ def _decide(
     pairing.remarks += selection.remarks(names, list(slots))
     excluded = selection.left_out(names, pairing.pairs) | dict(outside)
     specs = {spec.name: spec for spec in checkpoint.specs}
-    return decide(pairing.pairs, specs, slots, excluded, selection.policy)
+    return decide(pairing.pairs, specs, slots, excluded, selection.wish)
 
 
 def _report(
@@ -171,7 +187,7 @@ def _report(
         sources=source_entries(checkpoint.specs, verdicts, hidden, expected),
         targets=model_entries(list(slots.values()), verdicts, expected),
         dry_run=dry_run,
-        remarks=(*also, *remarks, *_casts(verdicts)),
+        remarks=(*also, *remarks, *_casts(verdicts), *_other_order(verdicts)),
     )
 
 
@@ -187,6 +203,16 @@ def _new_adapters(checkpoint: Checkpoint, slots: Mapping[str, Slot]) -> set[str]
 def _casts(verdicts: Verdicts) -> list[str]:
     casts = Counter((move.source.dtype, move.slot.spec.dtype) for move in verdicts.moves.values())
     return [f"cast from {old} to {new}: {count}" for (old, new), count in casts.items() if old != new]
+
+
+def _other_order(verdicts: Verdicts) -> list[str]:
+    """A word where the first rows of one well-known order serve another."""
+    for move in verdicts.moves.values():
+        cut = move.conversion is not None and move.conversion.policy in SLICES and not move.conversion.kept
+        if cut and {(17, 14), (18, 15)} & set(zip(move.source.shape, move.slot.spec.shape, strict=True)):
+            keep = f'keep={{"{move.slot.spec.name}": "coco->crowdpose"}}'
+            return [f"rows were taken in their order; COCO and CrowdPose order joints differently: {keep}"]
+    return []
 
 
 def _first_of_tied(verdicts: Verdicts, checkpoint: Checkpoint) -> list[Move]:

@@ -27,6 +27,34 @@ class PoseNet(nn.Module):
         self.deconv_layers = nn.ModuleList([nn.ConvTranspose2d(32 + 2 * joints, 32, 4, 2, 1, bias=False)])
 
 
+class Joints(nn.Module):
+    """The keys of real pose networks, in number and kind: many layers that fit, few that count joints.
+
+    `dekr`, `higher` (HigherHRNet) and `swahr` have as many as the networks of these names, with tiny channels.
+    """
+
+    def __init__(self, kind: str, joints: int) -> None:
+        super().__init__()
+        units, plain = {"dekr": (308, 0), "higher": (300, 5), "swahr": (300, 4)}[kind]
+        self.trunk = nn.ModuleList(_unit(2, 2) for _ in range(units))
+        self.plain = nn.ModuleList(nn.Conv2d(2, 2, 1, bias=False) for _ in range(plain))
+        if kind == "dekr":
+            self.head_heatmap = nn.Conv2d(2, joints + 1, 1)
+            self.transition_offset = _unit(2, joints * 15)
+            self.offset_layers = nn.ModuleList(nn.ModuleList(_unit(15, 15) for _ in range(4)) for _ in range(joints))
+            return
+        self.final_layers = nn.ModuleList([nn.Conv2d(2, 2 * joints, 1), nn.Conv2d(2, joints, 1)])
+        self.deconv_layers = nn.ConvTranspose2d(32 + 2 * joints, 2, 2, bias=False)
+        if kind == "swahr":
+            self.scales = nn.ModuleList(_unit(2, joints) for _ in range(3))
+            self.last = nn.Conv2d(2, joints, 1, bias=False)
+
+
+def _unit(before: int, after: int) -> nn.Module:
+    """Six keys: a convolution without a bias and its norm."""
+    return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
+
+
 class Tied(nn.Module):
     """Two names of one weight, as embeddings and output layers have."""
 

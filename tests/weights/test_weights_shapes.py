@@ -1,0 +1,222 @@
+"""Rows of what counts things, norms that stay, inputs of layers, tables of tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from weights_models import Joints, PoseNet, randomised, snapshot
+
+from autoadapt.errors import TransferError
+from autoadapt.weights import transfer
+from autoadapt.weights.keeping import orders
+
+# Counts
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [("dekr", (2185, 7, 72)), ("swahr", (1807, 21, 0)), ("higher", (1805, 5, 0))],
+)
+def test_pose_networks_count_as_they_do_for_who_trained_them(kind: str, counts: tuple[int, int, int]) -> None:
+    report = transfer(Joints(kind, 17), Joints(kind, 14))
+    found = report.source_counts
+    assert (found["loaded"], found["mismatched"], found.get("unexpected", 0)) == counts
+    assert sum(counts) == len(report.sources)
+
+
+def test_the_count_of_a_norm_that_averages_over_all_batches_is_held_back_with_it() -> None:
+    source, model = (nn.Sequential(nn.Conv2d(1, n, 1), nn.BatchNorm2d(n, momentum=None)) for n in (4, 3))
+    randomised(source, 1)
+    model.append(nn.Conv2d(1, 1, 1))
+    report = transfer({**source.state_dict(), **model[2:].state_dict(prefix="")}, model, min_coverage=0)
+    assert report.source_counts["held"] == report.model_counts["held"] == 1
+    held = next(e for e in report.targets if e.bucket == "held")
+    assert (held.name, held.how, held.expected) == ("1.num_batches_tracked", "held back with its norm", True)
+    assert int(model[1].num_batches_tracked) == 0
+    assert "held back" in str(report)
+
+
+# Slices
+
+
+def rows(joints: int, *, width: int = 1) -> nn.Module:
+    return nn.ModuleDict({"head": nn.Conv2d(2, joints, 1), "rest": nn.Conv2d(2, 2, 1)})
+
+
+def test_one_map_more_than_key_points_stays_the_last() -> None:
+    source, model = randomised(rows(18), 1), randomised(rows(15), 2)
+    report = transfer(source, model, shapes="slice")
+    taken = [*range(14), 17]
+    assert torch.equal(model["head"].weight, source["head"].weight[taken])
+    assert torch.equal(model["head"].bias, source["head"].bias[taken])
+    assert report.sources[0].how == "slice: 18 -> 15 on the output axis (key points + 1), rows 0-13, 17"
+    assert "COCO and CrowdPose order joints differently" in str(report).replace("\n            ", " ")
+
+
+def test_rows_that_two_readings_claim_are_left_with_both_readings() -> None:
+    source, model = randomised(rows(34), 1), randomised(rows(28), 2)
+    before = snapshot(model)
+    report = transfer(source, model, shapes="slice")
+    assert torch.equal(model["head"].weight, before["head.weight"])
+    assert report.sources[0].how == (
+        "34 -> 28 on the output axis (2 per key point); "
+        'rows 0-13, 17-30 by blocks of 17 (shapes "blocks"), rows 0-27 by 2 for each (shapes "groups")'
+    )
+
+
+@pytest.mark.parametrize(("policy", "taken"), [("blocks", [*range(14), *range(17, 31)]), ("groups", [*range(28)])])
+def test_heat_maps_and_tags_are_taken_by_blocks_or_by_groups_as_said(policy: str, taken: list[int]) -> None:
+    source, model = randomised(rows(34), 1), randomised(rows(28), 2)
+    assert transfer(source, model, shapes={"head": policy}).ok
+    assert torch.equal(model["head"].weight, source["head"].weight[taken])
+
+
+def test_the_layer_that_reads_the_maps_keeps_its_features_and_takes_rows_of_its_input() -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    report = transfer(source, model, shapes={"deconv_layers.*": "blocks", "*": "groups"})
+    old, new = source.deconv_layers[0].weight, model.deconv_layers[0].weight
+    assert torch.equal(new, old[[*range(32), *range(32, 46), *range(49, 63)]])
+    assert torch.equal(model.transition_offset[0].weight, source.transition_offset[0].weight[:210])
+    assert report.model_counts == {"loaded": 64}
+
+
+def test_more_key_points_leave_the_new_rows_as_they_are() -> None:
+    source, model = randomised(rows(28), 1), randomised(rows(34), 2)
+    before = snapshot(model)["head.bias"]
+    report = transfer(source, model, shapes={"head": "blocks"})
+    old, new = source["head"].bias, model["head"].bias
+    assert torch.equal(new[:14], old[:14])
+    assert torch.equal(new[17:31], old[14:])
+    assert torch.equal(new[[14, 15, 16, 31, 32, 33]], before[[14, 15, 16, 31, 32, 33]])
+    assert next(e for e in report.targets if e.name == "head.bias").taken == 28
+
+
+# Keeping
+
+
+def test_an_order_of_joints_is_taken_by_its_name() -> None:
+    source, model = randomised(rows(17), 1), randomised(rows(14), 2)
+    before = snapshot(model)
+    transfer(source, model, keep={"head": "coco->crowdpose"})
+    assert torch.equal(model["head"].weight[:12], source["head"].weight[5:])
+    assert torch.equal(model["head"].weight[12:], before["head.weight"][12:])
+
+
+def test_kept_indices_are_the_old_ones_in_the_new_order() -> None:
+    source, model = randomised(rows(18), 1), randomised(rows(4), 2)
+    report = transfer(source, model, keep={"*": [3, 1, 2]})
+    assert torch.equal(model["head"].weight, source["head"].weight[[3, 1, 2, 17]])
+    assert report.ok
+
+
+def test_kept_rows_are_those_of_each_block() -> None:
+    source, model = randomised(PoseNet(17), 1), randomised(PoseNet(14), 2)
+    kept = [*range(3, 17)]
+    transfer(source, model, keep={"*": kept}, shapes={"deconv_layers.*": "blocks", "*": "groups"})
+    taken = [32 + 17 * block + row for block in range(2) for row in kept]
+    assert torch.equal(model.deconv_layers[0].weight, source.deconv_layers[0].weight[[*range(32), *taken]])
+    assert torch.equal(model.transition_offset[0].weight, source.transition_offset[0].weight[45:])
+    assert torch.equal(model.head_heatmap[2].bias, source.head_heatmap[2].bias[3:])
+
+
+def test_what_is_kept_does_not_count_an_axis_of_something_else() -> None:
+    report = transfer(rows(17), rows(15), keep={"*": [0, 1, 2, 4]})
+    assert report.sources[0].how == (
+        "17 -> 15 on the output axis (key points + 1); keep names 4 rows, which do not count this axis"
+    )
+
+
+def test_a_malformed_keep_is_refused_with_the_nearest_order() -> None:
+    with pytest.raises(TransferError) as caught:
+        transfer(rows(17), rows(14), keep={"head": "coco->crowdpos", "rest": [0, 0]})
+    text = str(caught.value)
+    assert 'try       keep={"head": "coco->crowdpose"}' in text
+    assert "found     0 twice" in text
+
+
+def test_every_known_order_names_each_old_row_once() -> None:
+    assert len(orders()) == 11
+    for name, found in orders().items():
+        known = [row for row in found if row is not None]
+        assert len(set(known)) == len(known), name
+    assert [len(orders()[f"{old}->mpii"]) for old in ("coco", "crowdpose")] == [16, 16]
+
+
+# Inputs, tokens, time
+
+
+@pytest.mark.parametrize("policy", ["inflate", "sum", "resample"])
+def test_a_table_of_queries_has_no_input_channels(policy: str) -> None:
+    source, model = nn.Module(), nn.Module()
+    source.pos, source.rest = nn.Parameter(torch.rand(1, 4, 8)), nn.Parameter(torch.ones(1))
+    model.pos = nn.Parameter(torch.zeros(1, 1 if policy == "sum" else 7, 8))
+    model.rest = nn.Parameter(torch.zeros(1))
+    report = transfer(source, model, shapes=policy)
+    assert report.sources[0].how.endswith(f"{policy} does not apply")
+    assert not model.pos.any()
+
+
+def test_first_layers_of_every_kind_are_inflated_along_their_input() -> None:
+    for old, new in (
+        (nn.ConvTranspose2d(2, 3, 1), nn.ConvTranspose2d(4, 3, 1)),
+        (nn.Linear(2, 3), nn.Linear(4, 3)),
+        (nn.Conv1d(2, 3, 1), nn.Conv1d(4, 3, 1)),
+    ):
+        randomised(old, 1)
+        assert transfer(old, new, shapes="inflate").ok
+        image = torch.rand(1, 1, *[1] * (old.weight.ndim - 2))
+        torch.testing.assert_close(
+            new(image.expand(-1, 4, *image.shape[2:])), old(image.expand(-1, 2, *image.shape[2:]))
+        )
+
+
+def test_a_convolution_of_groups_is_not_inflated() -> None:
+    report = transfer(nn.Conv2d(2, 4, 1, groups=2), nn.Conv2d(8, 4, 1, groups=2), shapes="inflate")
+    assert "does not apply to a convolution of 2 groups" in report.sources[0].how
+
+
+def test_a_kernel_is_never_taken_for_a_grid() -> None:
+    report = transfer(nn.Conv2d(3, 8, 7), nn.Conv2d(1, 8, 7), shapes="resample")
+    assert report.sources[0].bucket == "mismatched"
+
+
+class Table(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(shape))
+        self.rest = nn.Parameter(torch.zeros(1))
+
+
+def test_a_grid_that_is_not_square_can_be_told() -> None:
+    source, model = randomised(Table(1, 1214, 4), 1), Table(1, 494, 4)
+    report = transfer(source, model, grid={"pos_embed": ((12, 101), (12, 41), 2)})
+    assert report.sources[0].how == "resample: 12x101 -> 12x41 grid, 2 tokens kept"
+    cells = source.pos_embed[:, 2:].reshape(1, 12, 101, 4).permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(cells, (12, 41), mode="bicubic", antialias=True)
+    expected = torch.cat([source.pos_embed[:, :2], resized.flatten(2).transpose(1, 2)], 1)
+    assert torch.equal(model.pos_embed, expected)
+
+
+def test_a_grid_that_is_not_that_of_the_table_says_both_counts() -> None:
+    report = transfer(Table(1, 1214, 4), Table(1, 494, 4), grid={"pos_embed": ((12, 101), (12, 41), 0)})
+    assert "the grid told has 1212 -> 492 tokens, the table 1214 -> 494" in report.sources[0].how
+    with pytest.raises(TransferError, match="grid is malformed\ngrid, pos_embed"):
+        transfer(Table(1, 4, 4), Table(1, 9, 4), grid={"pos_embed": (2, 3)})
+
+
+def test_tables_and_kernels_change_their_length_in_time() -> None:
+    source, model = randomised(Table(1, 4, 3), 1), Table(1, 8, 3)
+    assert transfer(source, model, shapes={"pos_embed": "linear"}).sources[0].how == "linear: 4 -> 8 steps"
+    expected = nn.functional.interpolate(source.pos_embed.transpose(1, 2), 8, mode="linear").transpose(1, 2)
+    assert torch.equal(model.pos_embed, expected)
+    still, clip = randomised(nn.Conv2d(2, 2, 3), 1), nn.Conv3d(2, 2, (3, 3, 3))
+    transfer(still, clip, shapes="centre")
+    assert torch.equal(clip.weight[:, :, 1], still.weight)
+    assert not clip.weight[:, :, [0, 2]].any()
+    longer = nn.Conv3d(2, 2, (5, 3, 3))
+    for policy in ("inflate", "linear", "centre"):
+        transfer(randomised(clip, 3), longer, shapes=policy)
+        if policy != "centre":
+            torch.testing.assert_close(longer.weight.sum(2), clip.weight.sum(2), rtol=0.2, atol=0.2)
+    assert torch.equal(longer.weight[:, :, 1:4], clip.weight)
