@@ -14,7 +14,7 @@ from autoadapt.weights.keeping import Rows
 
 __all__ = ["Axis", "Count", "axis_changes", "count_of", "slice_axes"]
 
-# Counts that tell what an axis is. What it looks like, said as a help; rows are taken by it only where one reading is left.
+# Counts that tell what an axis is: said as a help; rows are taken by it only where one reading is left.
 _KEY_POINTS = ((17, 14), (14, 17), (17, 16), (16, 17), (17, 133), (133, 17), (16, 14), (14, 16))
 _CLASSES = {1000: "ImageNet-1k", 21841: "ImageNet-22k", 21843: "ImageNet-21k", 80: "COCO", 91: "COCO",
             20: "VOC", 21: "VOC", 19: "Cityscapes", 150: "ADE20K", 365: "Objects365", 400: "Kinetics"}  # fmt: skip
@@ -102,13 +102,13 @@ def count_of(old: int, new: int, kept: Rows | None = None) -> Count | None:
 def _count_of_kept(old: int, new: int, kept: Rows) -> Count | None:
     """The count that fits a list of kept things: whole, then with one more, then with features in front."""
     least = 1 + max(row for row in kept if row is not None)
-    counts = []
+    counts: list[Count] = []
     for rest in (0, 1, *range(16, min(old, new), 16)):
         each, over = divmod(new - rest, len(kept))
         if over == 0 and each > 0 and (old - rest) % each == 0 and (old - rest) // each >= least:
             counts.append(Count(each, rest, (old - rest) // each, len(kept)))
-    plain = [count for count in counts if count.rest <= 1]
-    return (plain or counts or [None])[0]
+    certain = [count for count in counts if count.rest <= 1 or (count.old, count.new) in _KEY_POINTS]
+    return certain[0] if certain else None
 
 
 def axis_changes(source: Sequence[int], target: Sequence[int], axes: Sequence[str]) -> str:
