@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from autoadapt.errors import CoverageError, Mismatch, TransferError, nearest
 from autoadapt.weights.names import prefix_hint
 from autoadapt.weights.order import pair_by_order
+from autoadapt.weights.prefixes import Exchange
+from autoadapt.weights.respelling import rename_text, respellings
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.summary import percent
-from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.tensor_specs import Spec, parent
 
 __all__ = ["check_arguments", "guard", "leftover_hint"]
 
@@ -61,7 +64,7 @@ def _total_miss(report: Transfer, sources: Sequence[Spec], targets: Sequence[Spe
     excluded = report.source_counts.get("excluded", 0)
     if excluded == len(report.sources):
         return Mismatch(where, "something to load", f"all {excluded} tensors left out", "include=, exclude=, scope=")
-    hints = [*_order_hint(sources, targets, match), *_prefix_hint(sources, targets)]
+    hints = [*_order_hint(sources, targets, match), *_name_hints(sources, targets, {})]
     return Mismatch(where, "names that agree", _examples(sources, targets), "\n".join(hints))
 
 
@@ -80,15 +83,39 @@ def _order_hint(sources: Sequence[Spec], targets: Sequence[Spec], match: str) ->
     return [f'match="order"      all {count} tensors have the same shapes in the same order']
 
 
-def _prefix_hint(sources: Sequence[Spec], targets: Sequence[Spec]) -> list[str]:
+def _name_hints(sources: Sequence[Spec], targets: Sequence[Spec], settled: Mapping[str, str]) -> list[str]:
+    """The rules of names that would bring the most together: other words, or another front part."""
+    rules = respellings({s.name: s for s in sources}, {t.name: t for t in targets}, settled)
+    count = sum(len(rule.pairs) for rule in rules)
     exchange = prefix_hint(sources, targets)
-    if exchange is None or not exchange.elements or 4 * len(exchange.pairs) < min(len(sources), len(targets)):
-        return []
-    return [f"{exchange.rule()}      {len(exchange.pairs)} names would agree"]
+    if exchange is not None and _telling(exchange, sources, targets) and len(exchange.pairs) >= count:
+        return [f"{exchange.rule()}      {len(exchange.pairs)} names would agree"]
+    return [f"{rename_text([rule.regex for rule in rules])}      {count} names would agree"] if rules else []
+
+
+def _telling(exchange: Exchange, sources: Sequence[Spec], targets: Sequence[Spec]) -> bool:
+    """Whether a prefix settles more than one tensor, most of a side, and only layers of the same kind."""
+    if len(exchange.pairs) < 2 or 4 * len(exchange.pairs) < min(len(sources), len(targets)):
+        return False
+    kinds = _kinds(sources), _kinds(targets)
+    return all(kinds[0][parent(source)] == kinds[1][parent(target)] for source, target in exchange.pairs)
+
+
+def _kinds(specs: Sequence[Spec]) -> dict[str, set[tuple[str, int]]]:
+    """What a layer is made of, by its name: the last names of its tensors, with their axes; counters do not count."""
+    kinds: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for spec in specs:
+        leaf = spec.name.rpartition(".")[2]
+        if leaf != "num_batches_tracked":
+            kinds[parent(spec.name)].add((leaf, len(spec.shape)))
+        else:
+            kinds.setdefault(parent(spec.name), set())
+    return kinds
 
 
 def leftover_hint(report: Transfer) -> str:
-    """The prefix through which tensors left on both sides would meet; empty if there is none."""
+    """The rule of names through which tensors left on both sides would meet; empty if there is none."""
     sources = [Spec(e.name, e.shape, e.dtype) for e in report.sources if e.bucket == "unexpected"]
     targets = [Spec(e.name, e.shape, e.dtype) for e in report.targets if e.bucket == "missing" and not e.expected]
-    return "".join(_prefix_hint(sources, targets)) if sources and targets else ""
+    settled = {e.name: e.target for e in report.sources if e.target is not None}
+    return "".join(_name_hints(sources, targets, settled)) if sources and targets else ""

@@ -74,11 +74,11 @@ def pair_by_name(sources: Sequence[Spec], targets: Sequence[Spec], renaming: Ren
 
 
 def prefix_hint(sources: Iterable[Spec], targets: Iterable[Spec]) -> Exchange | None:
-    """The exchange of prefixes that would pair the most names, however little it explains."""
+    """The exchange of prefixes that would pair the most names, however little it explains; none where two do."""
     left = {spec.name: spec for spec in sources}
     right = {spec.name: spec for spec in targets}
-    found = exchanges(left, right, ".")
-    return next((e for e in found if e.source or e.target), None)
+    found = [e for e in exchanges(left, right, ".") if e.source or e.target]
+    return found[0] if found and not any(e.rivals(found[0]) for e in found[1:]) else None
 
 
 def _refuse_duplicates(names: Mapping[str, str], targets: Mapping[str, Spec]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -95,7 +96,13 @@ class Transfer(Shown, BaseModel):
             missing and _fault(missing, here, "a tensor in the checkpoint", "expect_missing"),
             unexpected and _fault(unexpected, there, "a place in the model", "expect_unexpected"),
         )
-        return [fault for fault in found if fault]
+        return [self._with_hint(fault) for fault in found if fault]
+
+    def _with_hint(self, fault: Mismatch) -> Mismatch:
+        """Names that a rule would settle are no known differences: the rule goes before the patterns."""
+        if not self.hint.startswith("rename=") or fault.expected == "a shape that fits":
+            return fault
+        return replace(fault, remedy=self.hint)
 
     def raise_if_failed(self) -> None:
         """Accept known differences only.
