@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -18,7 +19,7 @@ from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.tensor_files import Read, Tensors, find_file, load_pickle, open_shards
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Checkpoint", "Source", "read_checkpoint"]
+__all__ = ["Checkpoint", "Source", "adapter_scale", "read_checkpoint", "refuse_scope"]
 
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | nn.Module"
 """A path, a state dict or what wraps one, or a module."""
@@ -103,6 +104,22 @@ def read_checkpoint(
             return _from_shards(shards, path)
     fault = Mismatch("source", "a path, a state dict or a module", type(source).__name__)
     raise TransferError("the source is of no known kind", [fault])
+
+
+def adapter_scale(source: Source, kinds: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The scale of LoRA deltas from the config beside their file, where the caller asks for them and says none."""
+    kinds = dict(kinds)
+    if "lora" in kinds and kinds["lora"] is None and isinstance(source, str | os.PathLike):
+        path = Path(source)
+        config = (path if path.is_dir() else path.parent) / "adapter_config.json"
+        try:
+            told = json.loads(config.read_text(encoding="utf-8"))
+            if not (told.get("alpha_pattern") or told.get("rank_pattern") or told.get("fan_in_fan_out")):
+                root = told["r"] ** 0.5 if told.get("use_rslora") else told["r"]
+                kinds["lora"] = float(told["lora_alpha"] / root)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return kinds
+    return kinds
 
 
 def _refuse_address(source: str) -> None:

@@ -23,7 +23,7 @@ from autoadapt.weights.conversions import Conversion, convert
 from autoadapt.weights.memory import Bytes, as_bytes, as_dtype, is_finite, is_same
 from autoadapt.weights.slicing import Axis
 from autoadapt.weights.slots import Slot
-from autoadapt.weights.tensor_files import Read, Tensors
+from autoadapt.weights.tensor_files import Read, Tensors, read_whole
 from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["UNDO_BYTES", "Move", "same_values", "write"]
@@ -248,17 +248,6 @@ def _copy(place: Any, values: Any) -> None:
         place.copy_(values)
     else:
         np.copyto(place, values)
-
-
-def read_whole(read: Read, spec: Spec) -> Tensor:
-    """All values of a tensor at once."""
-    dtype = getattr(torch, spec.dtype)
-    whole = np.empty(spec.numel * dtype.itemsize, np.uint8)
-    start = 0
-    for piece in read(spec.name):
-        whole[start : start + piece.size] = piece
-        start += piece.size
-    return torch.from_numpy(whole).view(dtype).reshape(spec.shape)
 
 
 def same_values(tensors: Tensors, first: Spec, second: Spec) -> bool:

@@ -12,6 +12,7 @@ from autoadapt.weights.conversions import Wish, plan
 from autoadapt.weights.copying import Move
 from autoadapt.weights.dtypes import castable, quantised_layers
 from autoadapt.weights.entries import ModelBucket, ModelEntry, SourceBucket, SourceEntry
+from autoadapt.weights.recipes import DELTAS
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
 
@@ -47,6 +48,7 @@ class Verdicts:
         refused: By source name, what found its place and is not copied.
         excluded: By source name, why the caller does not want it.
         held: Targets of what the caller does not want.
+        twins: By source name, the source of the same values that was taken instead.
         places: By target name, the move that fills it; also under the other names of a tied tensor.
     """
 
@@ -54,6 +56,7 @@ class Verdicts:
     refused: dict[str, Refusal] = field(default_factory=dict)
     excluded: dict[str, str] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
     places: dict[str, Move] = field(default_factory=dict)
 
 
@@ -184,7 +187,10 @@ def _source_entry(spec: Spec, verdicts: Verdicts, hidden: set[str], expected: Ex
     if (reason := verdicts.excluded.get(spec.name)) is not None:
         return made(bucket="excluded", how=reason, expected=True)
     how = "a buffer that the model does not save" if spec.name in hidden else ""
-    return made(bucket="unexpected", how=how, expected=bool(how) or expected.unexpected(spec.name))
+    if (twin := verdicts.twins.get(spec.name)) is not None:
+        how = f"the same values as {twin}"
+    delta = "a delta that is not merged" if any(word in DELTAS for word in spec.name.split(".")) else ""
+    return made(bucket="unexpected", how=how or delta, expected=bool(how) or expected.unexpected(spec.name))
 
 
 def model_entries(slots: Sequence[Slot], verdicts: Verdicts, expected: Expected) -> tuple[ModelEntry, ...]:

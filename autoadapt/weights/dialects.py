@@ -80,8 +80,8 @@ def _segment(start: str) -> str:
     return rf"{start}(?<![^.]{start})"
 
 
-# DistributedDataParallel, torch.compile, FSDP, activation checkpointing: anywhere in a name.
-_WRAPPING = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# DistributedDataParallel, torch.compile, FSDP, activation checkpointing, PEFT: anywhere in a name.
+_WRAPPING = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer")
 WRAPPERS = _dialect("wrappers", *((_segment(word) + r"\.", "") for word in _WRAPPING))
 
 PLAIN = _dialect("")

@@ -9,6 +9,7 @@ from autoadapt.errors import CoverageError, Mismatch, TransferError, nearest
 from autoadapt.weights.names import prefix_hint
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.prefixes import Exchange
+from autoadapt.weights.recipes import find_recipes
 from autoadapt.weights.respelling import rename_text, respellings
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.summary import percent
@@ -117,5 +118,9 @@ def leftover_hint(report: Transfer) -> str:
     """The rule of names through which tensors left on both sides would meet; empty if there is none."""
     sources = [Spec(e.name, e.shape, e.dtype) for e in report.sources if e.bucket == "unexpected"]
     targets = [Spec(e.name, e.shape, e.dtype) for e in report.targets if e.bucket == "missing" and not e.expected]
+    if (recipes := find_recipes(sources, targets, {"fused": None})) and any(r.kind != "weight norm" for r in recipes):
+        return f'merge="fused"      {len(recipes)} tensors would be joined or split'
+    if any(e.bucket == "unexpected" and e.how == "a delta that is not merged" for e in report.sources):
+        return 'merge="lora"      adds the deltas to their weights'
     settled = {e.name: e.target for e in report.sources if e.target is not None}
     return "".join(_name_hints(sources, targets, settled)) if sources and targets else ""

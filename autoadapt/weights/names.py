@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.dialects import DIALECTS, PLAIN, WRAPPERS, Dialect, rewrite
-from autoadapt.weights.prefixes import Exchange, best_exchange, ends_of, exchanges
+from autoadapt.weights.prefixes import Exchange, Same, best_exchange, ends_of, exchanges
 from autoadapt.weights.renaming import Renaming
 from autoadapt.weights.tensor_specs import Spec
 
@@ -32,6 +32,8 @@ class Pairing:
         targets: Tensors of the model without a source, by name.
         pairs: Target and stage, by source name.
         remarks: What a person should know about a choice.
+        same: Whether two tensors of one side have the same values; asked only where names do not decide.
+        twins: Source names of the same values that were left for those that were taken.
         whole: Elements of the smaller side at the start.
     """
 
@@ -39,6 +41,8 @@ class Pairing:
     targets: dict[str, Spec]
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    same: Same = lambda first, second: False
+    twins: dict[str, str] = field(default_factory=dict)
     whole: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +55,12 @@ class Pairing:
             del self.sources[source], self.targets[target]
 
 
-def pair_by_name(sources: Sequence[Spec], targets: Sequence[Spec], renaming: Renaming) -> Pairing:
+def pair_by_name(
+    sources: Sequence[Spec],
+    targets: Sequence[Spec],
+    renaming: Renaming,
+    same: Same = lambda first, second: False,
+) -> Pairing:
     """Pair two lists of tensors by their names.
 
     Raises:
@@ -62,7 +71,7 @@ def pair_by_name(sources: Sequence[Spec], targets: Sequence[Spec], renaming: Ren
         >>> found.pairs
         {'module.fc.bias': ('fc.bias', 'prefix "module." removed')}
     """
-    pairing = Pairing({spec.name: spec for spec in sources}, {spec.name: spec for spec in targets})
+    pairing = Pairing({spec.name: spec for spec in sources}, {spec.name: spec for spec in targets}, same=same)
     names = dict(zip(pairing.sources, rewrite(pairing.sources, renaming.rules), strict=True))
     _refuse_duplicates(names, pairing.targets)
     rewritten = [(old, new) for old, new in names.items() if new != old and new in pairing.targets]
@@ -117,6 +126,8 @@ def _settle_best_view(pairing: Pairing, names: Mapping[str, str], asked: tuple[D
             break
     if best is not None:
         pairing.remarks += best.remarks
+        doubles = best.exchange.doubles
+        pairing.twins |= {best.sources[left]: best.sources[taken] for left, taken in doubles if left != taken}
         pairing.settle(best.pairs(), best.stage())
 
 
@@ -162,7 +173,7 @@ def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect, unless: 
     sources, targets = _unique(spelt), _unique(spelt_targets)
     specs = {name: pairing.sources[old] for name, old in sources.items()}
     places = {name: pairing.targets[old] for name, old in targets.items()}
-    exchange, remarks = best_exchange(specs, places, dialect.joiner, pairing.whole)
+    exchange, remarks = best_exchange(specs, places, dialect.joiner, pairing.whole, pairing.same)
     return None if exchange is None else _View(dialect.name, sources, targets, exchange, remarks)
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Exchange", "best_exchange", "ends_of", "exchanges"]
+__all__ = ["Exchange", "Same", "best_exchange", "ends_of", "exchanges"]
+
+Same: TypeAlias = Callable[[Spec, Spec], bool]
 
 _VOTES_PER_NAME = 8  # a suffix that more names share than this says nothing (`conv1.weight`)
 _CANDIDATES = 12
@@ -29,12 +32,14 @@ class Exchange:
         target: Put there instead.
         pairs: Source and target names, in source order.
         elements: Elements of the pairs whose shapes are equal.
+        doubles: Source names of the same values that are left for those that are taken.
     """
 
     source: str
     target: str
     pairs: tuple[tuple[str, str], ...]
     elements: int
+    doubles: tuple[tuple[str, str], ...] = ()
 
     @property
     def score(self) -> tuple[int, int]:
@@ -86,7 +91,11 @@ def exchanges(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separato
 
 
 def best_exchange(
-    sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str = ".", whole: int = 0
+    sources: Mapping[str, Spec],
+    targets: Mapping[str, Spec],
+    separator: str = ".",
+    whole: int = 0,
+    same: Same = lambda first, second: False,
 ) -> tuple[Exchange | None, list[str]]:
     """The one exchange that fits best, and remarks on what was passed over.
 
@@ -95,6 +104,7 @@ def best_exchange(
         targets: The same of the model.
         separator: What stands between segments.
         whole: Elements of the smaller side, with what was paired before.
+        same: Whether two names of one side stand for the same values; asked only where two exchanges fit equally well.
 
     Raises:
         TransferError: If two fit equally well and none of them is an averaged copy.
@@ -111,10 +121,30 @@ def best_exchange(
         return None, []
     equal = [found[0], *(e for e in found[1:] if e.rivals(found[0]))]
     plain = [e for e in equal if not e.averaged]
+    if len(plain) > 1 and all(_twins(plain[0], other, sources, targets, same) for other in plain[1:]):
+        taken = {target: source for source, target in plain[0].pairs}
+        doubles = {source: taken[target] for e in plain[1:] for source, target in e.pairs if target in taken}
+        remarks = [f"{e} fits as well, with the same values" for e in plain[1:]]
+        return replace(plain[0], doubles=tuple(doubles.items())), remarks
     if len(plain) == 1 or len(equal) == 1:
         best = plain[0] if plain else equal[0]
         return best, [_also(e) for e in equal if e is not best]
     raise TransferError("two prefixes fit equally well", [_ambiguity(plain or equal)])
+
+
+def _twins(
+    first: Exchange, second: Exchange, sources: Mapping[str, Spec], targets: Mapping[str, Spec], same: Same
+) -> bool:
+    """Whether two exchanges come to the same: a module stored under two names."""
+    if first.source != second.source and first.target == second.target:
+        others = {target: source for source, target in second.pairs}
+        both = [(sources[source], sources[others[target]]) for source, target in first.pairs if target in others]
+    elif first.source == second.source:
+        others = dict(second.pairs)
+        both = [(targets[target], targets[others[source]]) for source, target in first.pairs if source in others]
+    else:
+        return False
+    return len(both) == len(first.pairs) and all(same(a, b) for a, b in both)
 
 
 def _also(exchange: Exchange) -> str:

@@ -100,7 +100,7 @@ class Transfer(Shown, BaseModel):
 
     def _with_hint(self, fault: Mismatch) -> Mismatch:
         """Names that a rule would settle are no known differences: the rule goes before the patterns."""
-        if not self.hint.startswith("rename=") or fault.expected == "a shape that fits":
+        if not self.hint.startswith(("rename=", "merge=")) or fault.expected == "a shape that fits":
             return fault
         return replace(fault, remedy=self.hint)
 

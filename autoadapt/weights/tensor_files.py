@@ -18,12 +18,13 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.weights.memory import PIECE_BYTES, Bytes
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Read", "Shards", "Tensors", "find_file", "load_pickle", "open_shards"]
+__all__ = ["Read", "Shards", "Tensors", "find_file", "load_pickle", "open_shards", "read_whole"]
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _IN_FOLDERS = (
@@ -50,6 +51,17 @@ class Tensors(Protocol):
 
     def reader(self) -> AbstractContextManager[Read]:
         """What reads values; each thread needs one of its own."""
+
+
+def read_whole(read: Read, spec: Spec) -> Tensor:
+    """All values of a tensor at once."""
+    dtype = getattr(torch, spec.dtype)
+    whole = np.empty(spec.numel * dtype.itemsize, np.uint8)
+    start = 0
+    for piece in read(spec.name):
+        whole[start : start + piece.size] = piece
+        start += piece.size
+    return torch.from_numpy(whole).view(dtype).reshape(spec.shape)
 
 
 def find_file(path: Path) -> Path:

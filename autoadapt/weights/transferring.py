@@ -15,7 +15,8 @@ from typing import Literal
 from torch import nn
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.checkpoints import Checkpoint, Source, read_checkpoint, refuse_scope
+from autoadapt.weights.checkpoints import Checkpoint, Source, adapter_scale, read_checkpoint, refuse_scope
+from autoadapt.weights.composed import compose, own_entries, own_targets
 from autoadapt.weights.conversions import SLICES, Shapes, check_policies
 from autoadapt.weights.copying import Move, same_values, write
 from autoadapt.weights.decisions import Expected, Verdicts, decide, model_entries, source_entries
@@ -24,6 +25,8 @@ from autoadapt.weights.keeping import Keep, read_keep
 from autoadapt.weights.names import Pairing, pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
+from autoadapt.weights.prefixes import Same
+from autoadapt.weights.recipes import Merge, find_recipes, read_merge
 from autoadapt.weights.renaming import Rename, Renaming, read_renaming
 from autoadapt.weights.resampling import Grids, read_grids
 from autoadapt.weights.results import Transfer
@@ -48,6 +51,7 @@ def transfer(
     shapes: Shapes = "skip",
     keep: Keep | None = None,
     grid: Grids | None = None,
+    merge: Merge = (),
     min_coverage: float = 0.0,
     expect_missing: Sequence[Pattern] = (),
     expect_unexpected: Sequence[Pattern] = (),
@@ -76,6 +80,9 @@ def transfer(
             of a change of order such as `"coco->crowdpose"`. Asks for `"slice"`.
         grid: Old grid, new grid and tokens in front of both, by pattern: `{"pos_embed": ((12, 101), (12, 41), 2)}`.
             Asks for `"resample"`.
+        merge: What to make of several tensors: `"fused"` joins and splits q, k, v and gate, up as the model has
+            them, a bias that is not there being zero; `"lora"` adds deltas to their weights, `{"lora": 2.0}` with
+            their scale, which is read from an `adapter_config.json` beside the file where there is one.
         min_coverage: Share of the parameters below which nothing is loaded.
         expect_missing: Patterns of the model's names that may stay as they are.
         expect_unexpected: Patterns of the source's names that may have no place.
@@ -110,21 +117,31 @@ def transfer(
     slots = model_slots(model)
     targets = [slot.spec for slot in slots.values()]
     storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
-    checkpoint = read_checkpoint(source, scope, targets, storages)
+    own = read_checkpoint(source, scope, targets, storages)
+    recipes = find_recipes(own.specs, targets, adapter_scale(source, read_merge(merge)))
+    checkpoint = compose(own, recipes)
     outside = _outside_scope(checkpoint, scope)
     unwanted = outside.keys() | {s.name for s in checkpoint.specs if selection.exclude(s.name)}
     wanted = [spec for spec in checkpoint.specs if spec.name not in unwanted]
-    pairing = _pair(wanted, targets, match, read_renaming(rename))
+    same = _same(checkpoint, slots)
+    pairing = _pair(wanted, targets, match, read_renaming(rename), same)
     _pair_unwanted(pairing, [spec for spec in checkpoint.specs if spec.name in unwanted], read_renaming(rename))
     verdicts = _decide(pairing, checkpoint, slots, selection, outside)
+    verdicts.twins |= pairing.twins
     report = _report(checkpoint, model, slots, verdicts, selection, pairing.remarks, dry_run)
-    report = report.model_copy(update={"hint": leftover_hint(report)})
+    report = report.model_copy(
+        update={
+            "hint": leftover_hint(report),
+            "sources": own_entries(report.sources, own.specs, recipes),
+            "targets": own_targets(report.targets, recipes),
+        }
+    )
     guard(report, min_coverage, wanted, targets, match)
     moves = _first_of_tied(verdicts, checkpoint)
     refuse_unwritable(model, [move.slot for move in moves])
     if dry_run:
         return report
-    return _finish(report, write(moves, checkpoint.tensors), len(verdicts.moves))
+    return _finish(report, write(moves, checkpoint.tensors))
 
 
 def _outside_scope(checkpoint: Checkpoint, scope: str | None) -> dict[str, str]:
@@ -138,12 +155,24 @@ def _outside_scope(checkpoint: Checkpoint, scope: str | None) -> dict[str, str]:
     return outside
 
 
-def _pair(sources: Sequence[Spec], targets: Sequence[Spec], match: str, renaming: Renaming) -> Pairing:
+def _pair(sources: Sequence[Spec], targets: Sequence[Spec], match: str, renaming: Renaming, same: Same) -> Pairing:
     if match == "names":
-        return pair_by_name(sources, targets, renaming)
+        return pair_by_name(sources, targets, renaming, same)
     pairing = Pairing({spec.name: spec for spec in sources}, {spec.name: spec for spec in targets})
     pairing.settle(pair_by_order(sources, targets), "order")
     return pairing
+
+
+def _same(checkpoint: Checkpoint, slots: Mapping[str, Slot]) -> Same:
+    """Whether two tensors of the checkpoint hold the same bits, or two of the model are one."""
+    own = {id(spec) for spec in checkpoint.specs}
+
+    def same(first: Spec, second: Spec) -> bool:
+        if id(first) in own:
+            return first.shape == second.shape and same_values(checkpoint.tensors, first, second)
+        return (slots[first.name].tied or first.name) == (slots[second.name].tied or second.name)
+
+    return same
 
 
 def _pair_unwanted(pairing: Pairing, unwanted: Sequence[Spec], renaming: Renaming) -> None:
@@ -240,9 +269,10 @@ def _first_of_tied(verdicts: Verdicts, checkpoint: Checkpoint) -> list[Move]:
     return [group[0] for group in groups.values()]
 
 
-def _finish(report: Transfer, nonfinite: Sequence[str], compared: int) -> Transfer:
+def _finish(report: Transfer, nonfinite: Sequence[str]) -> Transfer:
     """The report after the copy: what was compared, and values to look at."""
     remarks = report.remarks
+    compared = sum(entry.bucket in ("loaded", "converted") for entry in report.sources)
     if nonfinite:
         names = ", ".join(merged(nonfinite)[:6])
         remarks = (*remarks, f"NaN or infinity in {names}")

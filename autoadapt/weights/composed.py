@@ -1,0 +1,132 @@
+"""Composed: a checkpoint seen through recipes, and the report of it told in the checkpoint's own names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from autoadapt.weights.checkpoints import Checkpoint
+from autoadapt.weights.entries import ModelEntry, SourceEntry
+from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
+from autoadapt.weights.recipes import Recipe
+from autoadapt.weights.tensor_files import Read, Tensors, read_whole
+from autoadapt.weights.tensor_specs import Spec
+
+__all__ = ["compose", "own_entries", "own_targets"]
+
+
+def compose(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Checkpoint:
+    """A checkpoint with what recipes make, in place of what they are made of."""
+    if not recipes:
+        return checkpoint
+    used = {name for recipe in recipes for name in recipe.sources}
+    first: dict[str, list[Spec]] = defaultdict(list)
+    loose: list[Spec] = []
+    for recipe in recipes:
+        (first[recipe.sources[0]] if recipe.sources else loose).append(recipe.spec)
+    specs: list[Spec] = []
+    for spec in checkpoint.specs:
+        specs += first.get(spec.name, []) + ([] if spec.name in used else [spec])
+    by_name = {recipe.spec.name: recipe for recipe in recipes}
+    return replace(checkpoint, tensors=_Composed(checkpoint.tensors, by_name), specs=(*specs, *loose))
+
+
+class _Composed:
+    """Tensors of which some are made when they are read."""
+
+    def __init__(self, tensors: Tensors, recipes: Mapping[str, Recipe]) -> None:
+        self._tensors, self._recipes = tensors, recipes
+
+    def specs(self) -> list[Spec]:
+        """Facts of all tensors."""
+        return self._tensors.specs()
+
+    @contextmanager
+    def reader(self) -> Iterator[Read]:
+        """What reads values."""
+        with self._tensors.reader() as read:
+            yield lambda name: self._pieces(read, name)
+
+    def _pieces(self, read: Read, name: str) -> Iterator[Bytes]:
+        recipe = self._recipes.get(name)
+        if recipe is None:
+            yield from read(name)
+            return
+        whole = as_bytes(_made(recipe, [None if part is None else read_whole(read, part) for part in recipe.parts]))
+        for start in range(0, whole.size, PIECE_BYTES):
+            yield whole[start : start + PIECE_BYTES]
+
+
+def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:
+    """Carry out a recipe."""
+    there = [part for part in parts if part is not None]
+    match recipe.kind:
+        case "weight norm":
+            length, direction = there
+            return _weight_norm(length, direction)
+        case "split":
+            start, size = recipe.sizes
+            return there[0].narrow(0, start, size) if there[0].ndim else there[0]
+        case "lora":
+            weight, low, high = there
+            delta = (high.flatten(1).float() @ low.flatten(1).float()).reshape(weight.shape)
+            return (weight.float() + recipe.scale * delta).to(weight.dtype)
+    dtype = getattr(torch, recipe.spec.dtype)
+    zeros = (torch.zeros(size, dtype=dtype) for size in recipe.sizes)
+    return torch.cat([z if part is None else part.to(dtype) for z, part in zip(zeros, parts, strict=True)])
+
+
+def _weight_norm(length: Tensor, direction: Tensor) -> Tensor:
+    """The weight that a layer with weight norm runs with, by the function that it runs."""
+    kept = [axis for axis, size in enumerate(length.shape) if size > 1]
+    whole = length.ndim == 0 or (not kept and direction.shape[0] > 1)
+    made: Tensor = torch._weight_norm(direction, length, -1 if whole else (kept or [0])[0])
+    return made
+
+
+def own_entries(
+    entries: Sequence[SourceEntry], specs: Sequence[Spec], recipes: Sequence[Recipe]
+) -> tuple[SourceEntry, ...]:
+    """One entry for each tensor that the checkpoint itself holds.
+
+    Args:
+        entries: Of the composed checkpoint.
+        specs: The checkpoint's own tensors.
+        recipes: What made the one of the other.
+    """
+    made = {entry.name: entry for entry in entries}
+    by_part: dict[str, list[Recipe]] = defaultdict(list)
+    for recipe in recipes:
+        for name in recipe.sources:
+            by_part[name].append(recipe)
+    return tuple(_own_entry(spec, made, by_part.get(spec.name, [])) for spec in specs)
+
+
+def _own_entry(spec: Spec, made: Mapping[str, SourceEntry], recipes: Sequence[Recipe]) -> SourceEntry:
+    if not recipes:
+        return made[spec.name]
+    fates = [(made[recipe.spec.name], recipe) for recipe in recipes]
+    left = [fate for fate in fates if fate[0].bucket not in ("loaded", "converted")]
+    entry, recipe = (left or fates)[0]
+    how = f"{recipe.how}; {entry.how}" if entry.how else recipe.how
+    bucket = entry.bucket if left else "converted"
+    changes = {"name": spec.name, "shape": spec.shape, "dtype": spec.dtype, "bucket": bucket, "how": how}
+    return entry.model_copy(update=changes)
+
+
+def own_targets(entries: Sequence[ModelEntry], recipes: Sequence[Recipe]) -> tuple[ModelEntry, ...]:
+    """The model's entries with the checkpoint's own names as sources."""
+    by_name = {recipe.spec.name: recipe for recipe in recipes}
+    return tuple(_own_target(entry, by_name.get(entry.source or "")) for entry in entries)
+
+
+def _own_target(entry: ModelEntry, recipe: Recipe | None) -> ModelEntry:
+    if recipe is None:
+        return entry
+    how = f"{recipe.how}; {entry.how}" if entry.how else recipe.how
+    return entry.model_copy(update={"source": ", ".join(recipe.sources) or None, "how": how})

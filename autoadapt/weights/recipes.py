@@ -1,0 +1,245 @@
+"""A recipe: a tensor that the model has and the checkpoint keeps in several, or as a part of another.
+
+weight norm   direction and length, fused into a weight; by itself, since it is exact
+fused         q, k, v or gate, up: joined or split, as the model has them
+lora          a weight and the delta that was trained for it
+
+Recipes are found by names and shapes alone; `composed.py` carries them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.weights.prefixes import ends_of
+from autoadapt.weights.tensor_specs import Spec
+
+__all__ = ["DELTAS", "Merge", "Recipe", "find_recipes", "read_merge"]
+
+Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
+"""`"lora"`, `"fused"`, or both; `{"lora": 2.0}` says the scale of the deltas."""
+
+MERGES = ("lora", "fused")
+DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+_TRIPLES = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("to_q", "to_k", "to_v"),
+    ("wq", "wk", "wv"),
+    ("q", "k", "v"),
+    ("gate_proj", "up_proj"),
+)
+# Heads are interleaved in `query_key_value` and `c_attn` is transposed: not to be joined row by row.
+_FUSED = {3: ("qkv", "qkv_proj", "in_proj", "to_qkv", "Wqkv"), 2: ("gate_up_proj",)}
+_NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One tensor to be made.
+
+    Args:
+        kind: `weight norm`, `join`, `split` or `lora`.
+        spec: What comes out.
+        parts: What goes in, in order; nothing for zeros, as of a bias that one side alone has.
+        sizes: Rows of each part, or where a split starts and how many rows it has.
+        scale: Of a delta.
+        how: The words for it.
+    """
+
+    kind: str
+    spec: Spec
+    parts: tuple[Spec | None, ...]
+    how: str
+    sizes: tuple[int, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of what goes in."""
+        return [part.name for part in self.parts if part is not None]
+
+
+def read_merge(merge: Merge) -> dict[str, float | None]:
+    """Read the argument `merge`.
+
+    Raises:
+        TransferError: If a kind is unknown.
+    """
+    kinds: dict[str, float | None] = (
+        dict(merge) if isinstance(merge, Mapping) else dict.fromkeys([merge] if isinstance(merge, str) else merge)
+    )
+    unknown = [kind for kind in kinds if kind not in MERGES]
+    if unknown:
+        close = nearest(unknown[0], MERGES, count=1) or [MERGES[0]]
+        raise TransferError(
+            "unknown kind of merge",
+            [Mismatch("merge", f"one of {', '.join(MERGES)}", repr(unknown[0]), f'merge="{close[0]}"')],
+        )
+    return kinds
+
+
+def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mapping[str, float | None]) -> list[Recipe]:
+    """What can be made of a checkpoint's tensors that the model has and the checkpoint has not.
+
+    Args:
+        sources: All tensors of the checkpoint.
+        targets: All tensors of the model.
+        kinds: What the caller asks for.
+
+    Example:
+        >>> old = [Spec(f"attn.{part}.weight", (4, 4)) for part in "qkv"]
+        >>> [recipe.spec.name for recipe in find_recipes(old, [Spec("attn.qkv.weight", (12, 4))], {"fused": None})]
+        ['attn.qkv.weight']
+    """
+    by_name = {spec.name: spec for spec in sources}
+    names = {spec.name: spec for spec in targets}
+    found = list(_weight_norms(by_name, names))
+    if "lora" in kinds:
+        found += _deltas(by_name, kinds["lora"])
+    if "fused" in kinds:
+        found += _joined(by_name, names)
+        found += _split(by_name, names)
+    return found
+
+
+def _front(layer: str) -> str:
+    return f"{layer}." if layer else ""
+
+
+def _weight_norms(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+    """A weight of its length and direction, in the spelling of the model or fused."""
+    normed = {spelling: _layers(targets, spelling[1]) for spelling in _NORMS}
+    plain = _layers(targets, "weight")
+    for spelling in _NORMS:
+        for layer in _layers(sources, spelling[1]):
+            length, direction = (sources.get(_front(layer) + leaf) for leaf in spelling)
+            if length is None or direction is None:
+                continue
+            likeness = {other: _likeness(layer, layers) for other, layers in normed.items()}
+            best = max(likeness, key=lambda other: (likeness[other], other == spelling))
+            if likeness[best] == (0, 0) or _likeness(layer, plain) > likeness[best]:
+                how = "weight norm fused: direction times length"
+                spec = Spec(f"{_front(layer)}weight", direction.shape, direction.dtype)
+                yield Recipe("weight norm", spec, (length, direction), how)
+            elif best != spelling:
+                for part, leaf in zip((length, direction), best, strict=True):
+                    spec = Spec(_front(layer) + leaf, part.shape, part.dtype)
+                    yield Recipe(
+                        "split", spec, (part,), "weight norm, respelt", (0, part.shape[0] if part.shape else 0)
+                    )
+
+
+def _layers(specs: Iterable[str], ending: str) -> list[str]:
+    """The layers that have a tensor of some last name."""
+    return [name[: -len(ending)].rstrip(".") for name in specs if name == ending or name.endswith(f".{ending}")]
+
+
+def _likeness(layer: str, others: Iterable[str]) -> tuple[int, int]:
+    """How many last segments a layer's name shares with the most alike of others, and whether all of the shorter."""
+    ends = ends_of(layer, ".")
+    best = (0, 0)
+    for other in others:
+        shared = next((end for end in ends if other == end or other.endswith(f".{end}")), None)
+        if shared is not None:
+            best = max(best, (1 + shared.count("."), int(shared in (layer, other))))
+    return best
+
+
+def _joined(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+    """Projections that the model has in one layer."""
+    for words in _TRIPLES:
+        for at in _layers(sources, f"{words[0]}.weight"):
+            parts = [sources.get(f"{_front(at)}{word}.weight") for word in words]
+            weights = [part for part in parts if part is not None and len(part.shape) == 2]
+            word = next((w for w in _FUSED[len(words)] if _has_fused(targets, at, w)), None)
+            if word is None or len(weights) < len(words) or len({w.shape[1:] for w in weights}) > 1:
+                continue
+            sizes = tuple(weight.shape[0] for weight in weights)
+            how = f"joined: {', '.join(words)}"
+            name = _fused_name(at, word, "weight")
+            yield Recipe(
+                "join", Spec(name, (sum(sizes), *weights[0].shape[1:]), weights[0].dtype), tuple(weights), how, sizes
+            )
+            biases = tuple(sources.get(f"{_front(at)}{w}.bias") for w in words)
+            if any(biases) or _has(targets, at, _fused_name("", word, "bias")):
+                without = ", ".join(w for w, bias in zip(words, biases, strict=True) if bias is None)
+                how = f"{how}{f', zero for {without}' if without else ''}"
+                yield Recipe(
+                    "join", Spec(_fused_name(at, word, "bias"), (sum(sizes),), weights[0].dtype), biases, how, sizes
+                )
+
+
+def _fused_name(layer: str, word: str, leaf: str) -> str:
+    return f"{_front(layer)}{word}{'_' if word == 'in_proj' else '.'}{leaf}"
+
+
+def _has_fused(targets: Mapping[str, Spec], layer: str, word: str) -> bool:
+    return _has(targets, layer, _fused_name("", word, "weight"))
+
+
+def _has(targets: Mapping[str, Spec], layer: str, ending: str) -> bool:
+    return _likeness(layer, _layers(targets, ending)) > (0, 0) or ending in targets
+
+
+def _split(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+    """Parts of a layer that the model has one by one; their rows are those of the model."""
+    for words in _TRIPLES:
+        for word in _FUSED[len(words)]:
+            for at in _layers(sources, _fused_name("", word, "weight")):
+                layer = _most_alike(at, _layers(targets, f"{words[0]}.weight"))
+                fused = sources[_fused_name(at, word, "weight")]
+                sizes = [targets[n].shape[0] for w in words if (n := f"{_front(layer or '')}{w}.weight") in targets]
+                if layer is None or len(sizes) < len(words) or sum(sizes) != fused.shape[0]:
+                    continue
+                yield from _parts(fused, at, words, sizes, "weight")
+                bias = sources.get(_fused_name(at, word, "bias"))
+                if bias is not None:
+                    yield from _parts(bias, at, words, sizes, "bias")
+                else:
+                    yield from _zeros(fused, at, words, sizes, targets, layer)
+
+
+def _most_alike(layer: str, others: list[str]) -> str | None:
+    found = max(others, key=lambda other: _likeness(layer, [other]), default=None)
+    return found if found == layer or (found is not None and _likeness(layer, [found]) > (0, 0)) else None
+
+
+def _parts(whole: Spec, at: str, words: Sequence[str], sizes: Sequence[int], leaf: str) -> Iterator[Recipe]:
+    start = 0
+    for word, size in zip(words, sizes, strict=True):
+        spec = Spec(f"{_front(at)}{word}.{leaf}", (size, *whole.shape[1:]), whole.dtype)
+        yield Recipe("split", spec, (whole,), f"split: {', '.join(words)}", (start, size))
+        start += size
+
+
+def _zeros(
+    weight: Spec, at: str, words: Sequence[str], sizes: Sequence[int], targets: Mapping[str, Spec], layer: str
+) -> Iterator[Recipe]:
+    for word, size in zip(words, sizes, strict=True):
+        if f"{_front(layer)}{word}.bias" in targets:
+            spec = Spec(f"{_front(at)}{word}.bias", (size,), weight.dtype)
+            yield Recipe("join", spec, (None,), "zero: there is no bias in the checkpoint", (size,))
+
+
+def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe]:
+    """Weights with the deltas that belong to them."""
+    faults = []
+    for name, low in sources.items():
+        layer, word, rest = name.partition(".lora_A.")
+        high = sources.get(f"{layer}.lora_B.{rest}")
+        weight = sources.get(f"{layer}.base_layer.weight") or sources.get(f"{layer}.weight")
+        magnitude = any(other.startswith(f"{layer}.lora_magnitude_vector") for other in sources)
+        if not word or high is None or weight is None or magnitude:
+            continue
+        if scale is None:
+            why = "it is lora_alpha / r, of the adapter's config, which is not beside the file"
+            faults.append(Mismatch("merge", "the scale of the deltas", "none", 'merge={"lora": 2.0}', why))
+            break
+        how = f"LoRA merged: W + {scale:g} * B A"
+        yield Recipe("lora", weight, (weight, low, high), how, scale=scale)
+    if faults:
+        raise TransferError("the scale of the deltas is not known", faults)

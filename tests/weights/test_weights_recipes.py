@@ -1,0 +1,251 @@
+"""Tensors made of several: weight norm, attention joined and split, deltas, and the same module stored twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, weight_norm
+from weights_models import equal, prefixed, randomised, snapshot
+
+from autoadapt.errors import TransferError
+from autoadapt.weights import transfer
+
+# Weight norm
+
+
+def old_norm(layer: nn.Module) -> nn.Module:
+    with pytest.warns(FutureWarning):
+        return weight_norm(layer)
+
+
+def plain(layer: nn.Module) -> nn.Module:
+    return layer
+
+
+NORMS = {"old": old_norm, "new": parametrizations.weight_norm}
+LAYERS = {
+    "linear": lambda: nn.Linear(3, 4),
+    "convolution": lambda: nn.Conv1d(3, 4, 3),
+    "transposed": lambda: nn.ConvTranspose1d(3, 4, 3),
+    "one row": lambda: nn.Linear(3, 1),
+}
+
+
+@pytest.mark.parametrize("front", ["", "module."])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("spelling", NORMS)
+def test_weight_norm_is_fused_into_a_plain_weight_bit_for_bit(spelling: str, layer: str, front: str) -> None:
+    torch.manual_seed(0)
+    source = nn.Sequential(NORMS[spelling](LAYERS[layer]()), nn.Linear(2, 2))
+    for parameter in source.parameters():
+        nn.init.normal_(parameter)
+    model = nn.Sequential(LAYERS[layer](), nn.Linear(2, 2))
+    report = transfer(prefixed(source.state_dict(), front), model)
+    source[0](torch.zeros(1, 3) if isinstance(model[0], nn.Linear) else torch.zeros(1, 3, 5))
+    assert report.ok
+    assert torch.equal(model[0].weight, source[0].weight)
+    assert [e.bucket for e in report.sources].count("converted") == 2
+
+
+@pytest.mark.parametrize(("old", "new"), [("old", "new"), ("new", "old"), ("new", "new"), ("old", "old")])
+def test_either_spelling_of_weight_norm_is_paired_by_itself(old: str, new: str) -> None:
+    source = randomised(nn.Sequential(NORMS[old](nn.Linear(3, 4)), nn.Linear(4, 2)), 1)
+    model = randomised(nn.Sequential(NORMS[new](nn.Linear(3, 4)), nn.Linear(4, 2)), 2)
+    report = transfer(source, model)
+    assert report.ok
+    assert report.share == 1
+    x = torch.rand(2, 3)
+    assert torch.equal(model(x), source(x))
+
+
+def test_a_norm_of_one_layer_alone_goes_to_that_layer() -> None:
+    source = randomised(nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 3)), 1)
+    model = nn.Sequential(nn.Linear(3, 3), parametrizations.weight_norm(nn.Linear(3, 3)))
+    report = transfer(source, model)
+    assert torch.equal(model[0].weight, source[0].weight)
+    assert {e.name for e in report.sources if e.bucket == "unexpected"} == {"1.weight"}
+
+
+# Attention
+
+
+class Split(nn.Module):
+    def __init__(self, bias: bool = True, key: int = 4) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(4, 4, bias=bias)
+        self.k_proj, self.v_proj = nn.Linear(4, key, bias=bias), nn.Linear(4, key, bias=bias)
+        self.out_proj = nn.Linear(4, 4)
+
+
+class Fused(nn.Module):
+    def __init__(self, bias: bool = True, rows: int = 12) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, rows, bias=bias)
+        self.out_proj = nn.Linear(4, 4)
+
+
+def attention(layer: nn.Module) -> nn.Module:
+    return nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"attn": layer})]), "head": nn.Linear(4, 2)})
+
+
+@pytest.mark.parametrize("front", ["", "model."])
+def test_three_projections_become_one_where_that_is_asked_for(front: str) -> None:
+    source = randomised(attention(Split()), 1)
+    state = prefixed(source.state_dict(), front)
+    for model in (attention(nn.MultiheadAttention(4, 2)), attention(Fused())):
+        before = snapshot(model)
+        untouched = transfer(state, model, dry_run=True)
+        assert untouched.hint == 'merge="fused"      2 tensors would be joined or split'
+        assert equal(snapshot(model), before)
+        report = transfer(state, model, merge="fused")
+        assert report.ok
+        split = source["layers"][0]["attn"]
+        expected = torch.cat([split.q_proj.weight, split.k_proj.weight, split.v_proj.weight])
+        found = {k: v for k, v in model.state_dict().items() if k.endswith(("in_proj_weight", "qkv.weight"))}
+        assert torch.equal(*found.values(), expected)
+        assert report.source_counts == {"converted": 6, "loaded": 4}
+        assert report.compared == 10
+
+
+@pytest.mark.parametrize(("key", "rows"), [(4, 12), (2, 8)])
+def test_one_projection_becomes_three_with_the_rows_of_the_model(key: int, rows: int) -> None:
+    source = randomised(attention(Fused(rows=rows)), 1)
+    model = attention(Split(key=key))
+    report = transfer(source, model, merge=["fused"])
+    assert report.ok
+    assert report.share == 1
+    qkv, attn = source["layers"][0]["attn"].qkv, model["layers"][0]["attn"]
+    assert torch.equal(torch.cat([attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight]), qkv.weight)
+    assert torch.equal(torch.cat([attn.q_proj.bias, attn.k_proj.bias, attn.v_proj.bias]), qkv.bias)
+    assert sum(e.bucket == "converted" for e in report.sources) == 2
+
+
+def test_a_bias_that_one_side_alone_has_is_zero() -> None:
+    source = randomised(attention(Split(bias=False)), 1)
+    model = randomised(attention(Fused()), 2)
+    report = transfer(source, model, merge="fused")
+    assert report.ok
+    assert not model["layers"][0]["attn"].qkv.bias.any()
+    back = randomised(attention(Split()), 3)
+    assert transfer(randomised(attention(Fused(bias=False)), 4), back, merge="fused").ok
+    assert not back["layers"][0]["attn"].k_proj.bias.any()
+    state = randomised(attention(Split()), 5).state_dict()
+    del state["layers.0.attn.k_proj.bias"]  # as in Whisper
+    report = transfer(state, model, merge="fused")
+    bias = model["layers"][0]["attn"].qkv.bias
+    assert torch.equal(bias[:4], state["layers.0.attn.q_proj.bias"])
+    assert not bias[4:8].any()
+    assert torch.equal(bias[8:], state["layers.0.attn.v_proj.bias"])
+    assert next(e for e in report.targets if e.name.endswith("qkv.bias")).how.endswith("zero for k_proj")
+
+
+def test_a_bias_that_the_model_has_no_place_for_is_not_lost_in_silence() -> None:
+    report = transfer(attention(Split()), attention(Fused(bias=False)), merge="fused")
+    assert not report.ok
+    assert sum(e.bucket == "unexpected" for e in report.sources) == 3
+
+
+def test_gate_and_up_are_joined_and_split() -> None:
+    one = nn.ModuleDict({"mlp": nn.ModuleDict({"gate_up_proj": nn.Linear(4, 12, bias=False)}), "h": nn.Linear(4, 4)})
+    words = {"gate_proj": nn.Linear(4, 6, bias=False), "up_proj": nn.Linear(4, 6, bias=False)}
+    two = nn.ModuleDict({"mlp": nn.ModuleDict(words), "h": nn.Linear(4, 4)})
+    randomised(two, 1)
+    assert transfer(two, one, merge="fused").ok
+    assert torch.equal(one["mlp"]["gate_up_proj"].weight[6:], two["mlp"]["up_proj"].weight)
+    again = {"mlp": nn.ModuleDict({w: nn.Linear(4, 6, bias=False) for w in words}), "h": nn.Linear(4, 4)}
+    assert transfer(one, nn.ModuleDict(again), merge="fused").ok
+    assert torch.equal(again["mlp"]["gate_proj"].weight, two["mlp"]["gate_proj"].weight)
+
+
+# Deltas
+
+
+def deltas(front: str = "base_model.model.", base: str = "base_layer.", adapter: str = "default.") -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return {
+        f"{front}fc.{base}weight": torch.rand(4, 6),
+        f"{front}fc.{base}bias": torch.rand(4),
+        f"{front}fc.lora_A.{adapter}weight": torch.rand(2, 6),
+        f"{front}fc.lora_B.{adapter}weight": torch.rand(4, 2),
+        f"{front}head.weight": torch.rand(3, 4),
+        f"{front}head.bias": torch.rand(3),
+    }
+
+
+def model_of_deltas() -> nn.Module:
+    return nn.ModuleDict({"fc": nn.Linear(6, 4), "head": nn.Linear(4, 3)})
+
+
+def test_deltas_are_named_as_what_is_not_merged() -> None:
+    state, model = deltas(), model_of_deltas()
+    report = transfer(state, model)
+    assert torch.equal(model["fc"].weight, state["base_model.model.fc.base_layer.weight"])
+    assert [e.how for e in report.sources if e.bucket == "unexpected"] == ["a delta that is not merged"] * 2
+    assert report.hint.startswith('merge="lora"')
+    assert not report.ok
+
+
+@pytest.mark.parametrize("state", [deltas(), deltas("", "", "")], ids=["peft", "plain"])
+def test_deltas_are_merged_with_their_scale(state: dict[str, Tensor]) -> None:
+    model = model_of_deltas()
+    report = transfer(state, model, merge={"lora": 2.0})
+    weight, _, low, high, *_ = state.values()
+    torch.testing.assert_close(model["fc"].weight, weight + 2 * high @ low)
+    assert report.ok
+    assert next(e for e in report.targets if e.name == "fc.weight").how == "LoRA merged: W + 2 * B A"
+
+
+def test_the_scale_of_deltas_is_read_from_the_config_or_asked_for(tmp_path: Path) -> None:
+    save_file(deltas(), tmp_path / "model.safetensors")
+    with pytest.raises(TransferError) as caught:
+        transfer(tmp_path / "model.safetensors", model_of_deltas(), merge="lora")
+    assert 'try       merge={"lora": 2.0}' in str(caught.value)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6}))
+    model = model_of_deltas()
+    report = transfer(tmp_path, model, merge="lora")
+    assert next(e for e in report.targets if e.name == "fc.weight").how == "LoRA merged: W + 3 * B A"
+
+
+def test_an_unknown_kind_of_merge_is_refused() -> None:
+    with pytest.raises(TransferError, match='merge="lora"'):
+        transfer(deltas(), model_of_deltas(), merge="lore")
+
+
+# The same module twice
+
+
+@pytest.mark.parametrize("kind", ["one storage", "equal bytes", "a file"])
+def test_a_module_stored_under_two_names_is_no_ambiguity(kind: str, tmp_path: Path) -> None:
+    encoder = randomised(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), 1)
+    own = encoder.state_dict()
+    copies = own if kind == "one storage" else {name: value.clone() for name, value in own.items()}
+    state = {**prefixed(own, "encoder."), **prefixed(copies, "backbone."), "head.weight": torch.ones(3, 5)}
+    model = randomised(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), 2)
+    if kind == "a file":
+        save_file(state, tmp_path / "w.safetensors")
+    report = transfer(tmp_path / "w.safetensors" if kind == "a file" else state, model)
+    assert equal(snapshot(model), snapshot(encoder))
+    left = [e for e in report.sources if e.bucket == "unexpected" and e.name != "head.weight"]
+    assert {e.how for e in left} == {f"the same values as {e.name.replace('backbone', 'encoder')}" for e in left}
+    assert all(e.expected for e in left)
+    assert 'prefix "backbone." removed fits as well, with the same values' in report.remarks
+
+
+def test_two_modules_of_different_values_stay_ambiguous() -> None:
+    a, b = (randomised(nn.Linear(3, 4), seed).state_dict() for seed in (1, 2))
+    with pytest.raises(TransferError, match="two prefixes fit equally well"):
+        transfer({**prefixed(a, "encoder."), **prefixed(b, "trunk.")}, nn.Linear(3, 4))
+
+
+def test_a_model_that_has_one_module_under_two_names_takes_it_once() -> None:
+    shared = nn.Linear(3, 4)
+    model = nn.ModuleDict({"encoder": shared, "trunk": shared, "head": nn.Linear(2, 2)})
+    source = randomised(nn.Linear(3, 4), 1)
+    report = transfer({**prefixed(source.state_dict(), "body."), **model["head"].state_dict(prefix="head.")}, model)
+    assert report.ok
+    assert torch.equal(shared.weight, source.weight)
