@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
+from autoadapt.weights.distributed_files import Renamed, Sharded, metadata_of, open_sharded
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.tensor_files import Read, Tensors, find_file, load_pickle, open_shards
-from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.tensor_specs import Spec, is_sharded
 
 __all__ = ["Checkpoint", "Source", "adapter_scale", "read_checkpoint", "refuse_scope"]
 
@@ -41,6 +42,7 @@ class Checkpoint:
         also: Containers of tensors that were left, and entries that are no tensors.
         tensors: Reads values.
         specs: Facts, in order.
+        own: Facts of what the file itself holds, where some of `specs` are made of several.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Checkpoint:
     also: tuple[str, ...]
     tensors: Tensors
     specs: tuple[Spec, ...]
+    own: tuple[Spec, ...] = ()
 
 
 class _Memory:
@@ -97,6 +100,9 @@ def read_checkpoint(
             return _unwrap(source, "state dict", scope, targets, storages)
         case str() | os.PathLike():
             _refuse_address(str(source))
+            table = metadata_of(Path(source).expanduser())
+            if table is not None:
+                return _from_ranks(open_sharded(table), table.parent.name, scope, targets)
             path = find_file(Path(source))
             shards = open_shards(path)
             if shards is None:
@@ -135,6 +141,22 @@ def _from_shards(shards: Tensors, path: Path) -> Checkpoint:
     return Checkpoint(path.name, "", (), shards, specs)
 
 
+def _from_ranks(tensors: Sharded, name: str, scope: str | None, targets: Sequence[Spec]) -> Checkpoint:
+    """The state dict in a distributed checkpoint, found by the containers that its table of contents tells."""
+    content: dict[str, Any] = {}
+    for spec in tensors.specs():
+        *containers, key = tensors.paths[spec.name]
+        inner = content
+        for container in containers:
+            inner = inner.setdefault(container, {})
+        inner[key] = torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
+    found = _unwrap(content, name, scope, targets, frozenset())
+    front = tuple(found.container.split(".")) if found.container else ()
+    names = {path[-1]: spec for spec, path in tensors.paths.items() if ".".join(path[:-1]) == ".".join(front)}
+    renamed = Renamed(tensors, {spec.name: names[spec.name] for spec in found.specs})
+    return replace(found, tensors=renamed)
+
+
 def _unwrap(content: Any, name: str, scope: str | None, targets: Sequence[Spec], storages: Set[int]) -> Checkpoint:
     if isinstance(content, nn.Module):
         content = dict(content.state_dict())
@@ -142,10 +164,18 @@ def _unwrap(content: Any, name: str, scope: str | None, targets: Sequence[Spec],
     if not found:
         raise TransferError("there is no state dict", [_no_tensors(name, _describe(content))])
     path = _choose(found, scope, targets)
+    _refuse_sharded(name, found[path])
     own = {key: _apart(value, storages) for key, value in found[path].items() if isinstance(value, Tensor)}
     tensors = _Memory(own)
     others = [f"{other or 'top level'} ({_count(found[other])} tensors)" for other in found if other != path]
     return Checkpoint(name, path, tuple(others), tensors, tuple(tensors.specs()))
+
+
+def _refuse_sharded(name: str, container: Mapping[str, Any]) -> None:
+    """A source whose tensors lie on several ranks would need all of them to be asked for each."""
+    if any(is_sharded(value) for value in container.values()):
+        remedy = 'torch.distributed.checkpoint.save(state, checkpoint_id="folder"), then transfer("folder", model)'
+        raise TransferError("the source is sharded", [Mismatch(name, "whole tensors", "shards of tensors", remedy)])
 
 
 def _apart(tensor: Tensor, storages: Set[int]) -> Tensor:

@@ -33,7 +33,9 @@ def compose(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Checkpoint:
     for spec in checkpoint.specs:
         specs += first.get(spec.name, []) + ([] if spec.name in used else [spec])
     by_name = {recipe.spec.name: recipe for recipe in recipes}
-    return replace(checkpoint, tensors=_Composed(checkpoint.tensors, by_name), specs=(*specs, *loose))
+    return replace(
+        checkpoint, tensors=_Composed(checkpoint.tensors, by_name), specs=(*specs, *loose), own=checkpoint.specs
+    )
 
 
 class _Composed:

@@ -21,9 +21,10 @@ from torch import Tensor
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 from autoadapt.weights.conversions import Conversion, convert
 from autoadapt.weights.memory import Bytes, as_bytes, as_dtype, is_finite, is_same
+from autoadapt.weights.ranks import Ranks
 from autoadapt.weights.slicing import Axis
 from autoadapt.weights.slots import Slot
-from autoadapt.weights.tensor_files import Read, Tensors, read_whole
+from autoadapt.weights.tensor_files import Read, Tensors, read_block, read_whole
 from autoadapt.weights.tensor_specs import Spec
 
 __all__ = ["UNDO_BYTES", "Move", "same_values", "write"]
@@ -58,7 +59,7 @@ class Move:
     conversion: Conversion | None = None
 
 
-def write(moves: Sequence[Move], tensors: Tensors) -> list[str]:
+def write(moves: Sequence[Move], tensors: Tensors, ranks: Ranks = Ranks()) -> list[str]:  # noqa: B008
     """Carry out all moves, or none; `UNDO_BYTES` says what that means in a large model.
 
     Returns:
@@ -73,7 +74,8 @@ def write(moves: Sequence[Move], tensors: Tensors) -> list[str]:
     steps = [_Step(move, _plain_memory(move)) for move in moves]
     torch.autograd.graph.increment_version([move.slot.tensor for move in moves])
     try:
-        _share(steps, lambda waiting: _work(waiting, tensors, undo, nonfinite), hold=undo is None)
+        with ranks.step():
+            _share(steps, lambda waiting: _work(waiting, tensors, undo, nonfinite), hold=undo is None)
     except BaseException as error:
         if undo is not None:
             undo.put_back()
@@ -81,6 +83,7 @@ def write(moves: Sequence[Move], tensors: Tensors) -> list[str]:
             raise
         state = "the model is half loaded: build it anew" if undo is None else "the model is as it was"
         raise TransferError(f"{error.summary}; {state}", error.mismatches) from error
+    nonfinite = ranks.union(nonfinite)
     return [move.source.name for move in moves if move.source.name in nonfinite]
 
 
@@ -100,7 +103,9 @@ class _Step:
 
 def _plain_memory(move: Move) -> Bytes | None:
     tensor = move.slot.tensor
-    plain = move.conversion is None and tensor.device.type == "cpu" and tensor.is_contiguous()
+    plain = (
+        move.conversion is None and move.slot.shard is None and tensor.device.type == "cpu" and tensor.is_contiguous()
+    )
     return as_bytes(tensor) if plain else None
 
 
@@ -212,13 +217,20 @@ class _Writer:
         return finite
 
     def _write_whole(self, move: Move) -> bool:
-        place, values = move.slot.tensor, read_whole(self.read, move.source)
-        if move.conversion is not None:
-            values = convert(values, move.conversion, tuple(place.shape))
-            if move.conversion.rows:
-                values = _among_old(values, place, move.conversion.rows)
+        place, start = move.slot.tensor, move.slot.shard
+        if move.conversion is None:
+            values = (
+                read_whole(self.read, move.source)
+                if start is None
+                else read_block(self.read, move.source, start, place.shape)
+            )
+        else:
+            whole = convert(read_whole(self.read, move.source), move.conversion, move.slot.spec.shape)
+            values, region, rows = _held(whole, move.conversion, start, tuple(place.shape))
+            if rows:
+                values = _among_old(values, place, rows)
             else:
-                place = place[tuple(slice(size) for size in move.conversion.region)]
+                place = place[tuple(slice(size) for size in region)]
         values = values.to(place.dtype)
         if self.undo is not None:
             self.undo.keep_tensor(place)
@@ -231,6 +243,25 @@ class _Writer:
             fault = Mismatch(move.slot.spec.name, f"the bits of {move.source.name}", found)
             raise TransferError("a tensor differs from its source after the copy", [fault])
         return is_finite(values, move.slot.spec.dtype)
+
+
+def _held(
+    values: Tensor, conversion: Conversion, start: tuple[int, ...] | None, shape: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...], list[Axis]]:
+    """What a rank holds of converted values: them, and the leading block of its part that they fill or their rows."""
+    if start is None:
+        return values, conversion.region, list(conversion.rows)
+    by_axis = {axis.axis: axis for axis in conversion.rows}
+    rows, region = [], []
+    for axis, (at, size) in enumerate(zip(start, shape, strict=True)):
+        new = by_axis[axis].new if axis in by_axis else tuple(range(values.shape[axis]))
+        held = [(i, row - at) for i, row in enumerate(new) if at <= row < at + size]
+        values = values.index_select(axis, torch.tensor([i for i, _ in held], dtype=torch.long))
+        region.append(len(held))
+        if axis in by_axis:
+            here = tuple(row for _, row in held)
+            rows.append(Axis(axis, here, here))
+    return values, tuple(region), rows
 
 
 def _among_old(values: Tensor, place: Tensor, rows: Sequence[Axis]) -> Tensor:

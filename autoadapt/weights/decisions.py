@@ -74,6 +74,7 @@ def decide(
     slots: Mapping[str, Slot],
     excluded: Mapping[str, str],
     wish: Callable[[str, str], Wish],
+    twins: Mapping[str, str],
 ) -> Verdicts:
     """Decide about every pair of names.
 
@@ -83,11 +84,12 @@ def decide(
         slots: The places of the model.
         excluded: Why the caller does not want a tensor, by source name.
         wish: What to do where shapes differ, for a source and a target name.
+        twins: What was left for another name of the same values, by source name.
 
     Raises:
         TransferError: If a shape differs where the policy says `error`.
     """
-    verdicts = Verdicts(excluded=dict(excluded))
+    verdicts = Verdicts(excluded=dict(excluded), twins=dict(twins))
     schemes = quantised_layers(specs.values())
     faults = []
     for name, (target, stage) in pairs.items():

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.tensor_specs import Spec, parent
+from autoadapt.weights.tensor_specs import Spec, is_sharded, parent
 
 __all__ = ["Slot", "model_slots", "refuse_unwritable"]
 
@@ -24,9 +25,10 @@ class Slot:
 
     Args:
         spec: Its facts.
-        tensor: The model's own storage, detached.
+        tensor: The model's own storage, detached; of a sharded tensor the part that this rank holds.
         owner: The module that holds it; nothing where a state-dict hook made the name.
         parameter: Whether it is a parameter, not a buffer.
+        shard: Where in the whole tensor this rank's part begins; nothing where it is whole.
         tied: The first name of the same tensor; empty for that first name itself.
     """
 
@@ -35,6 +37,7 @@ class Slot:
     owner: nn.Module | None
     parameter: bool
     tied: str = ""
+    shard: tuple[int, ...] | None = None
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -73,19 +76,49 @@ def model_slots(model: nn.Module) -> dict[str, Slot]:
         owner = first.setdefault(_place(name, tensor), name)
         slots[name] = Slot(
             Spec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")),
-            tensor.detach(),
+            _local(tensor).detach(),
             modules.get(parent(name)),
             isinstance(tensor, nn.Parameter),
             owner if owner != name else "",
+            _offsets(name, tensor),
         )
     return slots
 
 
 def _place(name: str, tensor: Tensor) -> object:
     """What two names of one tensor have in common."""
+    if is_sharded(tensor):
+        return id(tensor)
     if tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
         return name
     return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _local(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor."""
+    held: Tensor = tensor._local_tensor if is_sharded(tensor) else tensor
+    return held
+
+
+def _offsets(name: str, tensor: Any) -> tuple[int, ...] | None:
+    """Where a rank's part of a tensor begins.
+
+    Raises:
+        TransferError: If it is no block of the whole.
+    """
+    if not is_sharded(tensor):
+        return None
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if not all(type(placement) in (Replicate, Shard) for placement in tensor.placements):
+        found = ", ".join(map(str, tensor.placements))
+        raise TransferError("a sharded tensor cannot be written to", [Mismatch(name, "a block on each rank", found)])
+    shape, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    if tuple(shape) != tuple(tensor._local_tensor.shape):
+        fault = Mismatch(name, f"{list(shape)} on this rank", f"{list(tensor._local_tensor.shape)}")
+        raise TransferError("a sharded tensor cannot be written to", [fault])
+    return tuple(offsets)
 
 
 def _axes(count: int, module: nn.Module | None, name: str) -> tuple[str, ...]:
@@ -137,7 +170,7 @@ def _fault(slot: Slot, again: Tensor) -> Mismatch | None:
         return Mismatch(name, "a plain tensor", type(tensor).__name__, "load before sharding or quantising")
     if not tensor.is_contiguous() and any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True)):
         return Mismatch(name, "a place for each element", "an expanded tensor", "tensor.clone()")
-    if again.data_ptr() != tensor.data_ptr():
+    if _local(again).data_ptr() != tensor.data_ptr():
         return Mismatch(name, "a tensor of the model", "a copy made by a state-dict hook")
     return None
 

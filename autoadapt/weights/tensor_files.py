@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from mmap import mmap
@@ -24,7 +25,7 @@ from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.weights.memory import PIECE_BYTES, Bytes
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Read", "Shards", "Tensors", "find_file", "load_pickle", "open_shards", "read_whole"]
+__all__ = ["Read", "Shards", "Tensors", "find_file", "load_pickle", "open_shards", "read_block", "read_whole"]
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _IN_FOLDERS = (
@@ -51,6 +52,25 @@ class Tensors(Protocol):
 
     def reader(self) -> AbstractContextManager[Read]:
         """What reads values; each thread needs one of its own."""
+
+
+def read_block(read: Read, spec: Spec, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """A block of a tensor; where it is some of its rows, no more than these are kept in memory."""
+    if tuple(sizes[1:]) != spec.shape[1:] or not spec.shape:
+        whole = read_whole(read, spec)
+        return whole[tuple(slice(at, at + size) for at, size in zip(offsets, sizes, strict=True))]
+    dtype = getattr(torch, spec.dtype)
+    row = math.prod(spec.shape[1:]) * dtype.itemsize
+    first, last, at = offsets[0] * row, (offsets[0] + sizes[0]) * row, 0
+    if first == last:
+        return torch.empty(tuple(sizes), dtype=dtype)
+    block = np.empty(last - first, np.uint8)
+    for piece in read(spec.name):
+        start, stop = max(first, at), min(last, at + piece.size)
+        if start < stop:
+            block[start - first : stop - first] = piece[start - at : stop - at]
+        at += piece.size
+    return torch.from_numpy(block).view(dtype).reshape(tuple(sizes))
 
 
 def read_whole(read: Read, spec: Spec) -> Tensor:
@@ -81,6 +101,9 @@ def find_file(path: Path) -> Path:
 
 
 def _missing(path: Path, tried: list[Path]) -> Mismatch:
+    if path.is_dir() and any(path.rglob("*zero_pp_rank_*")):
+        remedy = f"python zero_to_fp32.py {path} {path}      DeepSpeed lays the script beside the checkpoint"
+        return Mismatch(str(path), "a file of whole weights", "shards of DeepSpeed ZeRO", remedy)
     folder = path if path.is_dir() else path.parent
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     present = [entry.name for entry in entries if entry.name.endswith(_ENDINGS)]

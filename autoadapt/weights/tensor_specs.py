@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
-__all__ = ["Spec", "parent", "shape_text"]
+__all__ = ["Spec", "is_sharded", "parent", "shape_text"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Spec:
     def numel(self) -> int:
         """Number of elements; one for a scalar."""
         return math.prod(self.shape)
+
+
+def is_sharded(value: object) -> bool:
+    """Whether a value is a tensor of which each rank holds a part."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(value, tensors.DTensor)
 
 
 def parent(name: str) -> str:

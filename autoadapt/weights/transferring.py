@@ -26,7 +26,8 @@ from autoadapt.weights.names import Pairing, pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
 from autoadapt.weights.prefixes import Same
-from autoadapt.weights.recipes import Merge, find_recipes, read_merge
+from autoadapt.weights.ranks import Ranks
+from autoadapt.weights.recipes import Merge, Recipe, find_recipes, read_merge
 from autoadapt.weights.renaming import Rename, Renaming, read_renaming
 from autoadapt.weights.resampling import Grids, read_grids
 from autoadapt.weights.results import Transfer
@@ -114,34 +115,44 @@ def transfer(
         read_keep(keep or {}),
         read_grids(grid or {}),
     )
+    merges, renaming = adapter_scale(source, read_merge(merge)), read_renaming(rename)
     slots = model_slots(model)
+    ranks = Ranks.of(any(slot.shard is not None for slot in slots.values()))
+    with ranks.step():
+        checkpoint, recipes = _read(source, scope, slots, merges)
+        outside = _outside_scope(checkpoint, scope)
+        unwanted = outside.keys() | {s.name for s in checkpoint.specs if selection.exclude(s.name)}
+        wanted = [spec for spec in checkpoint.specs if spec.name not in unwanted]
+        targets = [slot.spec for slot in slots.values()]
+        pairing = _pair(wanted, targets, match, renaming, _same(checkpoint, slots))
+        _pair_unwanted(pairing, [spec for spec in checkpoint.specs if spec.name in unwanted], renaming)
+        verdicts = _decide(pairing, checkpoint, slots, selection, outside)
+        report = _report(checkpoint, model, slots, verdicts, selection, pairing.remarks, dry_run)
+        report = _in_own_names(report, checkpoint, recipes)
+        guard(report, min_coverage, wanted, targets, match)
+        moves = _first_of_tied(verdicts, checkpoint)
+        refuse_unwritable(model, [move.slot for move in moves])
+    if dry_run:
+        return report
+    return _finish(report, write(moves, checkpoint.tensors, ranks))
+
+
+def _read(
+    source: Source, scope: str | None, slots: Mapping[str, Slot], merges: Mapping[str, float | None]
+) -> tuple[Checkpoint, list[Recipe]]:
+    """The checkpoint, with what is made of several of its tensors."""
     targets = [slot.spec for slot in slots.values()]
     storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
     own = read_checkpoint(source, scope, targets, storages)
-    recipes = find_recipes(own.specs, targets, adapter_scale(source, read_merge(merge)))
-    checkpoint = compose(own, recipes)
-    outside = _outside_scope(checkpoint, scope)
-    unwanted = outside.keys() | {s.name for s in checkpoint.specs if selection.exclude(s.name)}
-    wanted = [spec for spec in checkpoint.specs if spec.name not in unwanted]
-    same = _same(checkpoint, slots)
-    pairing = _pair(wanted, targets, match, read_renaming(rename), same)
-    _pair_unwanted(pairing, [spec for spec in checkpoint.specs if spec.name in unwanted], read_renaming(rename))
-    verdicts = _decide(pairing, checkpoint, slots, selection, outside)
-    verdicts.twins |= pairing.twins
-    report = _report(checkpoint, model, slots, verdicts, selection, pairing.remarks, dry_run)
-    report = report.model_copy(
-        update={
-            "hint": leftover_hint(report),
-            "sources": own_entries(report.sources, own.specs, recipes),
-            "targets": own_targets(report.targets, recipes),
-        }
-    )
-    guard(report, min_coverage, wanted, targets, match)
-    moves = _first_of_tied(verdicts, checkpoint)
-    refuse_unwritable(model, [move.slot for move in moves])
-    if dry_run:
-        return report
-    return _finish(report, write(moves, checkpoint.tensors))
+    recipes = find_recipes(own.specs, targets, merges)
+    return compose(own, recipes), recipes
+
+
+def _in_own_names(report: Transfer, checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Transfer:
+    """The report told in the names of the checkpoint's own tensors, with a hint."""
+    sources = own_entries(report.sources, checkpoint.own or checkpoint.specs, recipes)
+    targets = own_targets(report.targets, recipes)
+    return report.model_copy(update={"hint": leftover_hint(report), "sources": sources, "targets": targets})
 
 
 def _outside_scope(checkpoint: Checkpoint, scope: str | None) -> dict[str, str]:
@@ -193,7 +204,7 @@ def _decide(
     pairing.remarks += selection.remarks(names, list(slots))
     excluded = selection.left_out(names, pairing.pairs) | dict(outside)
     specs = {spec.name: spec for spec in checkpoint.specs}
-    return decide(pairing.pairs, specs, slots, excluded, selection.wish)
+    return decide(pairing.pairs, specs, slots, excluded, selection.wish, pairing.twins)
 
 
 def _report(
@@ -212,12 +223,18 @@ def _report(
     return Transfer(
         source=checkpoint.name,
         container=checkpoint.container,
-        model=type(model).__name__,
+        model=_class_name(model),
         sources=source_entries(checkpoint.specs, verdicts, hidden, expected),
         targets=model_entries(list(slots.values()), verdicts, expected),
         dry_run=dry_run,
         remarks=(*also, *remarks, *_casts(verdicts), *_other_order(verdicts)),
     )
+
+
+def _class_name(model: nn.Module) -> str:
+    """The name of a model's class; sharding puts a class of its own before it."""
+    own = (cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch.distributed.fsdp"))
+    return next(own).__name__
 
 
 def _new_adapters(checkpoint: Checkpoint, slots: Mapping[str, Slot]) -> set[str]:

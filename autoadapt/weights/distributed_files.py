@@ -1,0 +1,241 @@
+"""Distributed checkpoints: folders that torch.distributed.checkpoint writes, one file of shards a rank.
+
+Their table of contents is a pickle. It is read by an unpickler that knows the few classes that such a table holds
+and makes inert records of them: nothing that the file names is imported or called.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoadapt.errors import Mismatch, SourceError
+from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
+from autoadapt.weights.tensor_files import Read
+from autoadapt.weights.tensor_specs import Spec
+
+__all__ = ["Renamed", "Sharded", "metadata_of", "open_sharded"]
+
+_METADATA = ".metadata"
+_RECORDS = {
+    "torch.distributed.checkpoint.metadata": (
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "TensorProperties",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+}
+
+
+class _ForeignName(pickle.UnpicklingError):
+    """A name that no table of contents holds."""
+
+
+class _Record:
+    """What a pickled object said of itself: never more than data."""
+
+    state: Any = None
+
+    def __init__(self, *said: object) -> None:
+        self.said = said
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def __getitem__(self, field: str) -> Any:
+        return self.state.get(field) if isinstance(self.state, dict) else None
+
+
+def _text(*parts: object) -> str:
+    return "/".join(map(str, parts))
+
+
+def _sizes(sizes: object = ()) -> tuple[int, ...]:
+    if not isinstance(sizes, list | tuple) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("sizes that are no numbers")
+    return tuple(sizes)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows tables of contents, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = getattr(torch, name, None) if module == "torch" else None
+        match module, name:
+            case "torch", "Size":
+                return _sizes
+            case "torch", _ if isinstance(found, torch.dtype):
+                return found
+            case "torch.serialization", "_get_layout":
+                return _text
+            case "pathlib" | "pathlib._local", "PosixPath" | "WindowsPath" | "PurePosixPath" | "PureWindowsPath":
+                return _text
+            case "collections", "OrderedDict":
+                return OrderedDict
+        if name in _RECORDS.get(module, ()):
+            return _Record
+        raise _ForeignName(f"{module}.{name}")
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A block of a tensor, and where its bytes lie."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: Path
+    start: int
+    length: int
+    stamp: tuple[int, int]
+
+
+class Sharded:
+    """Tensors in blocks, over the files of several ranks.
+
+    Args:
+        paths: Where each tensor stood in what was saved: its containers, then its key.
+    """
+
+    def __init__(
+        self, specs: list[Spec], chunks: Mapping[str, list[_Chunk]], paths: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        self._specs, self._chunks, self.paths = specs, chunks, paths
+
+    def specs(self) -> list[Spec]:
+        """Facts of all tensors, in the order of the table."""
+        return self._specs
+
+    def reader(self) -> AbstractContextManager[Read]:
+        """What reads values; a block at a time where blocks are rows, so that no rank holds a whole tensor."""
+        by_name = {spec.name: spec for spec in self._specs}
+        return nullcontext(lambda name: self._pieces(by_name[name]))
+
+    def _pieces(self, spec: Spec) -> Iterator[Bytes]:
+        chunks = sorted(self._chunks[spec.name], key=lambda chunk: chunk.offsets)
+        if all(chunk.sizes[1:] == spec.shape[1:] for chunk in chunks):
+            wholes: Iterator[Tensor] = map(_load, chunks)
+        else:
+            wholes = iter([_assembled(spec, chunks)])
+        for tensor in wholes:
+            whole = as_bytes(tensor)
+            for start in range(0, whole.size, PIECE_BYTES):
+                yield whole[start : start + PIECE_BYTES]
+
+
+def _assembled(spec: Spec, chunks: list[_Chunk]) -> Tensor:
+    whole = torch.empty(spec.shape, dtype=getattr(torch, spec.dtype))
+    for chunk in chunks:
+        block = tuple(slice(at, at + size) for at, size in zip(chunk.offsets, chunk.sizes, strict=True))
+        whole[block] = _load(chunk)
+    return whole
+
+
+def _load(chunk: _Chunk) -> Tensor:
+    with chunk.file.open("rb") as file:
+        if _stamp(os.fstat(file.fileno())) != chunk.stamp:
+            raise OSError(f"{chunk.file.name} was changed after the table of contents was read")
+        file.seek(chunk.start)
+        block = torch.load(io.BytesIO(file.read(chunk.length)), map_location="cpu", weights_only=True)
+    if not isinstance(block, Tensor) or tuple(block.shape) != chunk.sizes:
+        raise ValueError(f"{chunk.file.name} holds something else than the table of contents says")
+    return block
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
+class Renamed:
+    """Tensors under other names."""
+
+    def __init__(self, tensors: Sharded, names: Mapping[str, str]) -> None:
+        self._tensors, self._names = tensors, names
+
+    def specs(self) -> list[Spec]:
+        """Facts of all tensors, under their new names."""
+        facts = {spec.name: spec for spec in self._tensors.specs()}
+        return [Spec(new, facts[old].shape, facts[old].dtype) for new, old in self._names.items()]
+
+    def reader(self) -> AbstractContextManager[Read]:
+        """What reads values."""
+        reader = self._tensors.reader()
+        with reader as read:  # holds nothing open
+            return nullcontext(lambda name: read(self._names[name]))
+
+
+def metadata_of(path: Path) -> Path | None:
+    """The table of contents that a path means, if it means a distributed checkpoint."""
+    table = path if path.name == _METADATA else path / _METADATA
+    return table if table.is_file() else None
+
+
+def open_sharded(table: Path) -> Sharded:
+    """Read the table of contents of a distributed checkpoint.
+
+    Raises:
+        SourceError: If it names anything but what such tables hold, is damaged, or a file is missing or too short.
+    """
+    try:
+        with table.open("rb") as file:
+            content = _Unpickler(file).load()
+        return _sharded(content, table.parent)
+    except _ForeignName as error:
+        why = "a pickle runs what it names; autoadapt runs nothing that a file says"
+        fault = Mismatch(str(table), "a table of contents of torch.distributed.checkpoint", str(error), "", why)
+        raise SourceError("the file needs code to load", [fault]) from error
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ImportError) as error:
+        found = f"{table.stat().st_size:,} bytes; {type(error).__name__}"
+        fault = Mismatch(str(table), "a whole table of contents", found, "copy or download it again")
+        raise SourceError("the file is damaged", [fault]) from error
+
+
+def _sharded(content: _Record, folder: Path) -> Sharded:
+    places = {(index["fqn"], index["offset"]): info for index, info in content["storage_data"].items()}
+    specs, chunks, faults = [], {}, []
+    for name, entry in content["state_dict_metadata"].items():
+        if entry["chunks"] is None:
+            continue
+        dtype = str(entry["properties"].state[0]).removeprefix("torch.")
+        specs.append(Spec(name, entry["size"], dtype))
+        blocks = [(chunk, places[name, chunk["offsets"]]) for chunk in entry["chunks"]]
+        faults += [fault for _, info in blocks if (fault := _fault(info, folder)) is not None]
+        chunks[name] = [] if faults else [_chunk(chunk, info, folder) for chunk, info in blocks]
+    if faults:
+        raise SourceError("files of the distributed checkpoint are missing or damaged", list(dict.fromkeys(faults)))
+    paths = content["planner_data"] or {}
+    return Sharded(specs, chunks, {s.name: tuple(map(str, paths.get(s.name, (s.name,)))) for s in specs})
+
+
+def _chunk(chunk: _Record, info: _Record, folder: Path) -> _Chunk:
+    file = folder / info["relative_path"]
+    return _Chunk(chunk["offsets"], chunk["sizes"], file, info["offset"], info["length"], _stamp(file.stat()))
+
+
+def _fault(info: _Record, folder: Path) -> Mismatch | None:
+    name = Path(info["relative_path"])
+    file = folder / name
+    if name.is_absolute() or ".." in name.parts:
+        return Mismatch(str(folder), "files beside the table of contents", str(name))
+    if info["transform_descriptors"]:
+        return Mismatch(str(file), "tensors as they are", f"packed by {', '.join(info['transform_descriptors'])}")
+    if not file.is_file():
+        return Mismatch(str(file), "a file of shards", "no file", "copy it from the machine of its rank")
+    if file.stat().st_size < info["offset"] + info["length"]:
+        found = f"{file.stat().st_size:,} bytes"
+        return Mismatch(str(file), "a whole file of shards", found, "copy or download it again")
+    return None

@@ -1,0 +1,62 @@
+"""Ranks: processes that each hold a shard of the model load together, or none of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from autoadapt.errors import AdaptError, Mismatch, TransferError
+
+__all__ = ["Ranks"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What the processes tell each other; nothing where there is one, or no tensor is sharded.
+
+    Args:
+        together: Whether they load one model.
+    """
+
+    together: bool = False
+
+    @classmethod
+    def of(cls, sharded: bool) -> Ranks:
+        """Those of a model, some of whose tensors are sharded or none."""
+        return cls(sharded and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Something that all ranks do; what fails in one fails in all.
+
+        Raises:
+            TransferError: If it failed in another rank.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self._tell(f"{type(error).__name__}: {error.summary if isinstance(error, AdaptError) else error}")
+            raise
+        failed = {rank: text for rank, text in enumerate(self._tell("")) if text}
+        if failed:
+            faults = [
+                Mismatch(f"rank {rank}", "a tensor or file as on this rank", text) for rank, text in failed.items()
+            ]
+            raise TransferError("another rank could not load, so that none does", faults)
+
+    def union(self, names: Iterable[str]) -> set[str]:
+        """What any rank found."""
+        return {name for found in self._tell(sorted(names)) for name in found}
+
+    def _tell(self, said: _T) -> list[_T]:
+        if not self.together:
+            return [said]
+        heard: list[_T] = [said] * dist.get_world_size()
+        dist.all_gather_object(heard, said)
+        return heard
