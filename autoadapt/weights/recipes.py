@@ -151,11 +151,17 @@ def _likeness(layer: str, others: Iterable[str]) -> tuple[int, int]:
 
 def _joined(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
     """Projections that the model has in one layer."""
+    ends = {
+        ending: {layer.rpartition(".")[2] for layer in _layers(targets, ending)}
+        for fused in _FUSED.values()
+        for ending in (_fused_name("", word, leaf) for word in fused for leaf in ("weight", "bias"))
+    }
     for words in _TRIPLES:
         for at in _layers(sources, f"{words[0]}.weight"):
             parts = [sources.get(f"{_front(at)}{word}.weight") for word in words]
             weights = [part for part in parts if part is not None and len(part.shape) == 2]
-            word = next((w for w in _FUSED[len(words)] if _has_fused(targets, at, w)), None)
+            last = at.rpartition(".")[2]
+            word = next((w for w in _FUSED[len(words)] if last in ends[_fused_name("", w, "weight")]), None)
             if word is None or len(weights) < len(words) or len({w.shape[1:] for w in weights}) > 1:
                 continue
             sizes = tuple(weight.shape[0] for weight in weights)
@@ -165,7 +171,7 @@ def _joined(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterato
                 "join", Spec(name, (sum(sizes), *weights[0].shape[1:]), weights[0].dtype), tuple(weights), how, sizes
             )
             biases = tuple(sources.get(f"{_front(at)}{w}.bias") for w in words)
-            if any(biases) or _has(targets, at, _fused_name("", word, "bias")):
+            if any(biases) or last in ends[_fused_name("", word, "bias")]:
                 without = ", ".join(w for w, bias in zip(words, biases, strict=True) if bias is None)
                 how = f"{how}{f', zero for {without}' if without else ''}"
                 yield Recipe(
@@ -175,14 +181,6 @@ def _joined(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterato
 
 def _fused_name(layer: str, word: str, leaf: str) -> str:
     return f"{_front(layer)}{word}{'_' if word == 'in_proj' else '.'}{leaf}"
-
-
-def _has_fused(targets: Mapping[str, Spec], layer: str, word: str) -> bool:
-    return _has(targets, layer, _fused_name("", word, "weight"))
-
-
-def _has(targets: Mapping[str, Spec], layer: str, ending: str) -> bool:
-    return _likeness(layer, _layers(targets, ending)) > (0, 0) or ending in targets
 
 
 def _split(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:

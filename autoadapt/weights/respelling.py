@@ -17,6 +17,7 @@ __all__ = ["Respelling", "rename_text", "respellings"]
 
 _LONGEST = 3  # segments that a rule replaces at most
 _RULES = 6
+_TRIED = 40  # candidates; each is applied to all names
 _DIGITS = re.compile(r"\d+")
 # Words of old and of other libraries whose shapes do not tell them apart, as a scale and an offset.
 _KNOWN = {
@@ -49,9 +50,15 @@ class Respelling:
     @property
     def regex(self) -> tuple[str, str]:
         """The rule as an entry of `rename`."""
-        last = all(source.endswith(self.old) for source, _ in self.pairs)
-        end, stop = ("$", "") if last else (r"\.", ".")
+        at_end = {source.endswith(f".{self.old}") or source == self.old for source, _ in self.pairs}
+        end, stop = {frozenset({True}): ("$", ""), frozenset({False}): (r"\.", ".")}.get(
+            frozenset(at_end), (r"(?=\.|$)", "")
+        )
         return rf"(^|\.){re.escape(self.old)}{end}", rf"\1{self.new}{stop}"
+
+    def apply(self, name: str) -> str:
+        """What the rule makes of a name."""
+        return re.sub(*self.regex, name)
 
 
 def rename_text(rules: Sequence[tuple[str, str]]) -> str:
@@ -80,19 +87,22 @@ def respellings(
         >>> [(rule.old, rule.new, len(rule.pairs)) for rule in respellings(old, new, {})]
         [('beta', 'bias', 2), ('gamma', 'weight', 2)]
     """
-    front = _front(settled)
-    names = {_respelt_front(name, front): name for name in sources}
-    left = {name: sources[old] for name, old in names.items()}
-    free = dict(targets)
+    before, after = _front(settled)
+    names = {name.removeprefix(before): name for name in sources}
+    places = {name.removeprefix(after): name for name in targets}
+    left, free = {n: sources[old] for n, old in names.items()}, {n: targets[old] for n, old in places.items()}
     found: list[Respelling] = []
-    taken = {_respelt_front(name, front) for name in settled}
+    taken = {name.removeprefix(before) for name in settled}
     while left and free and len(found) < _RULES:
         rule = _best(_candidates(left, free), left, free, taken)
         if rule is None:
             break
-        found.append(Respelling(rule.old, rule.new, tuple((names[source], target) for source, target in rule.pairs)))
+        pairs = tuple((names[source], places[target]) for source, target in rule.pairs)
+        found.append(Respelling(rule.old, rule.new, pairs))
         for source, target in rule.pairs:
             del left[source], free[target]
+        names = {rule.apply(name): names[name] for name in left}  # the rules of a rename are applied in turn
+        left = {name: sources[old] for name, old in names.items()}
     return found if sum(len(rule.pairs) for rule in found) > 1 else []
 
 
@@ -106,10 +116,6 @@ def _front(settled: Mapping[str, str]) -> tuple[str, str]:
             same += 1
         fronts["".join(f"{s}." for s in a[: len(a) - same]), "".join(f"{s}." for s in b[: len(b) - same])] += 1
     return fronts.most_common(1)[0][0] if fronts else ("", "")
-
-
-def _respelt_front(name: str, front: tuple[str, str]) -> str:
-    return front[1] + name[len(front[0]) :] if name.startswith(front[0]) else name
 
 
 def _holes(name: str) -> Iterator[tuple[tuple[str, str], str]]:
@@ -147,7 +153,7 @@ def _best(
     votes: Counter[tuple[str, str]], left: Mapping[str, Spec], free: Mapping[str, Spec], taken: set[str]
 ) -> Respelling | None:
     """The rule that brings the most names together, if there is no other of the kind."""
-    order = sorted(votes, key=lambda rule: (rule not in _KNOWN, -votes[rule], rule))
+    order = sorted(votes, key=lambda rule: (rule not in _KNOWN, -votes[rule], rule))[:_TRIED]
     for rule in order:
         found = _applied(rule, left, free, taken)
         if found is not None and (rule in _KNOWN or not _rivalled(rule, votes)):
