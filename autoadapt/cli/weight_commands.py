@@ -40,6 +40,17 @@ def transfer_command(
     shapes: Annotated[
         list[str] | None, typer.Option(help="PATTERN=POLICY, or a policy for all: skip, slice, error, ...")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="old rows in the new order: PATTERN=coco->crowdpose or =5,6,-", show_default=False),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="how tokens lie: PATTERN=OLD:NEW:TOKENS, as 14x14:24x24:1", show_default=False),
+    ] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(help="fused (q, k, v), lora, or lora=SCALE", show_default=False)
+    ] = None,
     min_coverage: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="smallest share of parameters that counts as loaded")
     ] = 0.0,
@@ -69,6 +80,9 @@ def transfer_command(
                 rename=rename or (),
                 match=match.value,
                 shapes=shapes or ("skip",),
+                keep=keep or (),
+                grid=grid or (),
+                merge=merge or (),
                 min_coverage=min_coverage,
                 expect_missing=expect_missing or (),
                 expect_unexpected=expect_unexpected or (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ from autoadapt.weights.transferring import transfer
 
 __all__ = ["transfer_command"]
 
+_GRID = re.compile(r"(\d+)x(\d+):(\d+)x(\d+):(\d+)")
+
 
 def transfer_command(
     checkpoint: Path,
@@ -26,6 +29,9 @@ def transfer_command(
     rename: Sequence[str] = (),
     match: Literal["names", "order"] = "names",
     shapes: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    grid: Sequence[str] = (),
+    merge: Sequence[str] = (),
     min_coverage: float = 0.0,
     expect_missing: Sequence[str] = (),
     expect_unexpected: Sequence[str] = (),
@@ -44,6 +50,9 @@ def transfer_command(
         rename: `REGEX=REPLACEMENT`, or the name of a dialect.
         match: `names` or `order`.
         shapes: `PATTERN=POLICY`, or a policy for everything.
+        keep: `PATTERN=coco->crowdpose`, or `PATTERN=5,6,-,7`: old indices, and a stroke for a row without one.
+        grid: `PATTERN=12x101:12x41:2`: old grid, new grid, tokens in front.
+        merge: `fused`, `lora`, or `lora=2.0`.
         min_coverage: Share of the parameters.
         expect_missing: Patterns.
         expect_unexpected: Patterns.
@@ -69,6 +78,9 @@ def transfer_command(
         rename=[_pair("rename", text) if "=" in text else text for text in rename],
         match=match,
         shapes=single or dict(_pair("shapes", text) for text in shapes),
+        keep=dict(map(_keep, keep)),
+        grid=dict(map(_grid, grid)),
+        merge=dict(map(_merge, merge)),
         min_coverage=min_coverage,
         expect_missing=expect_missing,
         expect_unexpected=expect_unexpected,
@@ -94,6 +106,33 @@ def _refuse_places(checkpoint: Path, output: Path | None, report: Path | None) -
             faults.append(Mismatch(where, "a file of its own", "the checkpoint"))
     if faults:
         raise TransferError("there is no place for a file", faults)
+
+
+def _keep(text: str) -> tuple[str, str | list[int | None]]:
+    pattern, value = _pair("keep", text)
+    rows = [row.strip() for row in value.split(",")]
+    if all(row == "-" or row.isdigit() for row in rows):
+        return pattern, [None if row == "-" else int(row) for row in rows]
+    return pattern, value
+
+
+def _grid(text: str) -> tuple[str, tuple[list[int], list[int], int]]:
+    pattern, value = _pair("grid", text)
+    found = _GRID.fullmatch(value)
+    if found is None:
+        fault = Mismatch(f"--grid {text}", "PATTERN=OLD:NEW:TOKENS", repr(value), "--grid 'pos_embed=12x101:12x41:2'")
+        raise TransferError("an argument is malformed", [fault])
+    a, b, c, d, tokens = map(int, found.groups())
+    return pattern, ([a, b], [c, d], tokens)
+
+
+def _merge(text: str) -> tuple[str, float | None]:
+    kind, sign, scale = text.partition("=")
+    try:
+        return kind, float(scale) if sign else None
+    except ValueError as error:
+        fault = Mismatch(f"--merge {text}", "KIND, or KIND=SCALE", repr(scale), "--merge lora=2.0")
+        raise TransferError("an argument is malformed", [fault]) from error
 
 
 def _pair(argument: str, text: str) -> tuple[str, str]:

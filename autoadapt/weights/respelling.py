@@ -156,9 +156,17 @@ def _best(
     order = sorted(votes, key=lambda rule: (rule not in _KNOWN, -votes[rule], rule))[:_TRIED]
     for rule in order:
         found = _applied(rule, left, free, taken)
-        if found is not None and (rule in _KNOWN or not _rivalled(rule, votes)):
+        if found is not None and (rule in _KNOWN or (not _rivalled(rule, votes) and _telling(found, left, free))):
             return found
     return None
+
+
+def _telling(rule: Respelling, left: Mapping[str, Spec], free: Mapping[str, Spec]) -> bool:
+    """Whether a rule is more than chance: several names, or one of a shape that no other has."""
+    if len(rule.pairs) > 1:
+        return True
+    shape = left[rule.pairs[0][0]].shape
+    return all(sum(spec.shape == shape for spec in side.values()) == 1 for side in (left, free))
 
 
 def _rivalled(rule: tuple[str, str], votes: Counter[tuple[str, str]]) -> bool:

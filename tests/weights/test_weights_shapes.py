@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from weights_models import Joints, PoseNet, randomised, snapshot
 
 from autoadapt.errors import TransferError
-from autoadapt.weights import transfer
+from autoadapt.weights import transfer, transfer_command
 from autoadapt.weights.keeping import orders
 
 # Counts
@@ -220,3 +222,17 @@ def test_tables_and_kernels_change_their_length_in_time() -> None:
         if policy != "centre":
             torch.testing.assert_close(longer.weight.sum(2), clip.weight.sum(2), rtol=0.2, atol=0.2)
     assert torch.equal(longer.weight[:, :, 1:4], clip.weight)
+
+
+def test_the_command_says_rows_grids_and_merges_as_text(tmp_path: Path) -> None:
+    torch.save(randomised(rows(17), 1).state_dict(), tmp_path / "w.pth")
+    expected = transfer(tmp_path / "w.pth", rows(14), keep={"head.*": "coco->crowdpose"}, dry_run=True)
+    assert transfer_command(tmp_path / "w.pth", rows(14), keep=["head.*=coco->crowdpose"]) == expected
+    kept = transfer(tmp_path / "w.pth", rows(3), keep={"head": [3, None, 1]}, dry_run=True)
+    assert transfer_command(tmp_path / "w.pth", rows(3), keep=["head=3,-,1"], merge=["fused", "lora=2"]) == kept
+    torch.save(Table(1, 7, 2).state_dict(), tmp_path / "t.pth")
+    found = transfer_command(tmp_path / "t.pth", Table(1, 9, 2), grid=["pos_embed=2x3:2x4:1"])
+    assert found.sources[0].how == "resample: 2x3 -> 2x4 grid, 1 token kept"
+    for wrong in ({"grid": ["pos_embed=2x3"]}, {"merge": ["lora=two"]}, {"keep": ["head"]}):
+        with pytest.raises(TransferError, match="an argument is malformed"):
+            transfer_command(tmp_path / "t.pth", Table(1, 9, 2), **wrong)
