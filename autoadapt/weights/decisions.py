@@ -12,7 +12,7 @@ from autoadapt.weights.conversions import Wish, plan
 from autoadapt.weights.copying import Move
 from autoadapt.weights.dtypes import castable, quantised_layers
 from autoadapt.weights.entries import ModelBucket, ModelEntry, SourceBucket, SourceEntry
-from autoadapt.weights.recipes import DELTAS
+from autoadapt.weights.recipes import is_delta
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
 
@@ -49,6 +49,7 @@ class Verdicts:
         excluded: By source name, why the caller does not want it.
         held: Targets of what the caller does not want.
         twins: By source name, the source of the same values that was taken instead.
+        schemes: Of quantised layers of the checkpoint, by their names.
         places: By target name, the move that fills it; also under the other names of a tied tensor.
     """
 
@@ -57,6 +58,7 @@ class Verdicts:
     excluded: dict[str, str] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
+    schemes: dict[str, str] = field(default_factory=dict)
     places: dict[str, Move] = field(default_factory=dict)
 
 
@@ -89,8 +91,8 @@ def decide(
     Raises:
         TransferError: If a shape differs where the policy says `error`.
     """
-    verdicts = Verdicts(excluded=dict(excluded), twins=dict(twins))
     schemes = quantised_layers(specs.values())
+    verdicts = Verdicts(excluded=dict(excluded), twins=dict(twins), schemes=schemes)
     faults = []
     for name, (target, stage) in pairs.items():
         source, slot = specs[name], slots[target]
@@ -191,8 +193,9 @@ def _source_entry(spec: Spec, verdicts: Verdicts, hidden: set[str], expected: Ex
     how = "a buffer that the model does not save" if spec.name in hidden else ""
     if (twin := verdicts.twins.get(spec.name)) is not None:
         how = f"the same values as {twin}"
-    delta = "a delta that is not merged" if any(word in DELTAS for word in spec.name.split(".")) else ""
-    return made(bucket="unexpected", how=how or delta, expected=bool(how) or expected.unexpected(spec.name))
+    scheme = verdicts.schemes.get(parent(spec.name), "")
+    told = "a delta that is not merged" if is_delta(spec.name) else scheme and f"of a quantised layer ({scheme})"
+    return made(bucket="unexpected", how=how or told, expected=bool(how) or expected.unexpected(spec.name))
 
 
 def model_entries(slots: Sequence[Slot], verdicts: Verdicts, expected: Expected) -> tuple[ModelEntry, ...]:

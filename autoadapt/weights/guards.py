@@ -9,7 +9,7 @@ from autoadapt.errors import CoverageError, Mismatch, TransferError, nearest
 from autoadapt.weights.names import prefix_hint
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.prefixes import Exchange
-from autoadapt.weights.recipes import find_recipes
+from autoadapt.weights.recipes import find_recipes, is_delta
 from autoadapt.weights.respelling import rename_text, respellings
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.summary import percent
@@ -65,6 +65,9 @@ def _total_miss(report: Transfer, sources: Sequence[Spec], targets: Sequence[Spe
     excluded = report.source_counts.get("excluded", 0)
     if excluded == len(report.sources):
         return Mismatch(where, "something to load", f"all {excluded} tensors left out", "include=, exclude=, scope=")
+    if all(is_delta(entry.name) for entry in report.sources):
+        remedy = 'transfer(..., merge="lora")      of the whole state of the trained model'
+        return Mismatch(where, "weights", f"{len(report.sources)} deltas without the weights they belong to", remedy)
     hints = [*_order_hint(sources, targets, match), *_name_hints(sources, targets, {})]
     return Mismatch(where, "names that agree", _examples(sources, targets), "\n".join(hints))
 
@@ -120,7 +123,8 @@ def leftover_hint(report: Transfer) -> str:
     targets = [Spec(e.name, e.shape, e.dtype) for e in report.targets if e.bucket == "missing" and not e.expected]
     if (recipes := find_recipes(sources, targets, {"fused": None})) and any(r.kind != "weight norm" for r in recipes):
         return f'merge="fused"      {len(recipes)} tensors would be joined or split'
-    if any(e.bucket == "unexpected" and e.how == "a delta that is not merged" for e in report.sources):
+    deltas = [e.name for e in report.sources if e.bucket == "unexpected" and e.how == "a delta that is not merged"]
+    if deltas and not any("lora_magnitude_vector" in name for name in deltas):
         return 'merge="lora"      adds the deltas to their weights'
     settled = {e.name: e.target for e in report.sources if e.target is not None}
     return "".join(_name_hints(sources, targets, settled)) if sources and targets else ""

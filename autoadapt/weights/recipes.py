@@ -17,13 +17,13 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.prefixes import ends_of
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["DELTAS", "Merge", "Recipe", "find_recipes", "read_merge"]
+__all__ = ["Merge", "Recipe", "find_recipes", "is_delta", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, or both; `{"lora": 2.0}` says the scale of the deltas."""
 
 MERGES = ("lora", "fused")
-DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+_DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 _TRIPLES = (
     ("q_proj", "k_proj", "v_proj"),
     ("query", "key", "value"),
@@ -61,6 +61,11 @@ class Recipe:
     def sources(self) -> list[str]:
         """The names of what goes in."""
         return [part.name for part in self.parts if part is not None]
+
+
+def is_delta(name: str) -> bool:
+    """Whether a tensor was trained to be added to a weight."""
+    return any(word in _DELTAS for word in name.split("."))
 
 
 def read_merge(merge: Merge) -> dict[str, float | None]:

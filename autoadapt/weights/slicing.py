@@ -122,11 +122,34 @@ def axis_changes(source: Sequence[int], target: Sequence[int], axes: Sequence[st
     """
     if len(source) != len(target):
         return f"{len(source)} axes -> {len(target)}"
-    return ", ".join(
+    changes = ", ".join(
         f"{old} -> {new} on the {axes[axis]} axis{_looks_like(old, new)}"
         for axis, (old, new) in enumerate(zip(source, target, strict=True))
         if old != new
     )
+    order = _permutation(source, target)
+    return f"the same sizes in another order: permute({', '.join(map(str, order))})" if order else changes
+
+
+def _permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
+    """The one order of axes that makes a shape of another, where axes of a kernel stay in order; empty if none does.
+
+    Of three equal sizes, as those of a kernel, each keeps its place among them; more than three are not one kernel,
+    and two beside others could be channels.
+    """
+    if sorted(source) != sorted(target) or list(source) == list(target):
+        return []
+    for size in set(source):
+        at = [axis for axis, other in enumerate(source) if other == size]
+        if len(at) not in (1, len(source) - 2) or len(at) > 3 or at[-1] - at[0] != len(at) - 1:
+            return []
+    free = list(range(len(source)))
+    order = []
+    for size in target:
+        axis = next(axis for axis in free if source[axis] == size)
+        order.append(axis)
+        free.remove(axis)
+    return order
 
 
 def _looks_like(old: int, new: int) -> str:

@@ -119,7 +119,7 @@ def transfer(
     slots = model_slots(model)
     ranks = Ranks.of(any(slot.shard is not None for slot in slots.values()))
     with ranks.step():
-        checkpoint, recipes = _read(source, scope, slots, merges)
+        checkpoint, recipes = _read(source, scope, slots, merges, selection)
         outside = _outside_scope(checkpoint, scope)
         unwanted = outside.keys() | {s.name for s in checkpoint.specs if selection.exclude(s.name)}
         wanted = [spec for spec in checkpoint.specs if spec.name not in unwanted]
@@ -138,13 +138,18 @@ def transfer(
 
 
 def _read(
-    source: Source, scope: str | None, slots: Mapping[str, Slot], merges: Mapping[str, float | None]
+    source: Source,
+    scope: str | None,
+    slots: Mapping[str, Slot],
+    merges: Mapping[str, float | None],
+    selection: Selection,
 ) -> tuple[Checkpoint, list[Recipe]]:
     """The checkpoint, with what is made of several of its tensors."""
     targets = [slot.spec for slot in slots.values()]
     storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
     own = read_checkpoint(source, scope, targets, storages)
-    recipes = find_recipes(own.specs, targets, merges)
+    found = find_recipes(own.specs, targets, merges)
+    recipes = [recipe for recipe in found if not any(map(selection.exclude, recipe.sources))]
     return compose(own, recipes), recipes
 
 

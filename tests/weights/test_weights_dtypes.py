@@ -91,3 +91,9 @@ def test_a_buffer_of_counts_changes_its_dtype_where_no_value_can_be_lost(
     report = transfer({**model.state_dict(), "table": torch.ones(3, dtype=old)}, model)
     assert report.ok is loads
     assert bool((model.table == (1 if loads else 0)).all())
+
+
+def test_packed_layers_are_named_by_their_scheme() -> None:
+    packed = {"fc.qweight": torch.ones(1, 4, dtype=torch.int32), "fc.qzeros": torch.ones(1, 1, dtype=torch.int32)}
+    report = transfer({**packed, "fc.scales": torch.ones(1, 4), **BIAS}, layer())
+    assert {e.how for e in report.sources if e.bucket == "unexpected"} == {"of a quantised layer (GPTQ or AWQ, qzeros)"}

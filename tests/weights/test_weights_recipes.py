@@ -249,3 +249,22 @@ def test_a_model_that_has_one_module_under_two_names_takes_it_once() -> None:
     report = transfer({**prefixed(source.state_dict(), "body."), **model["head"].state_dict(prefix="head.")}, model)
     assert report.ok
     assert torch.equal(shared.weight, source.weight)
+
+
+def test_what_is_excluded_is_no_part_of_anything() -> None:
+    source, model = attention(Split()), attention(Fused())
+    report = transfer(source, model, merge="fused", exclude=["layers.0.attn.q_proj"])
+    assert report.source_counts == {"excluded": 2, "unexpected": 4, "loaded": 4}
+
+
+def test_deltas_alone_are_a_total_miss_that_says_so() -> None:
+    state = {name: value for name, value in deltas().items() if "lora" in name}
+    with pytest.raises(TransferError, match="2 deltas without the weights they belong to"):
+        transfer(state, model_of_deltas())
+
+
+def test_deltas_with_a_magnitude_are_not_merged_as_if_they_had_none() -> None:
+    state = deltas() | {"base_model.model.fc.lora_magnitude_vector.default.weight": torch.ones(4)}
+    report = transfer(state, model_of_deltas(), merge={"lora": 2.0})
+    assert [e.how for e in report.sources if e.bucket == "unexpected"] == ["a delta that is not merged"] * 3
+    assert report.hint == ""

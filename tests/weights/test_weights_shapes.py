@@ -236,3 +236,21 @@ def test_the_command_says_rows_grids_and_merges_as_text(tmp_path: Path) -> None:
     for wrong in ({"grid": ["pos_embed=2x3"]}, {"merge": ["lora=two"]}, {"keep": ["head"]}):
         with pytest.raises(TransferError, match="an argument is malformed"):
             transfer_command(tmp_path / "t.pth", Table(1, 9, 2), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "how"),
+    [
+        ((3, 3, 3, 4, 8), (8, 3, 3, 3, 4), "the same sizes in another order: permute(4, 0, 1, 2, 3)"),
+        ((3, 3, 4, 8), (8, 4, 3, 3), "the same sizes in another order: permute(3, 2, 0, 1)"),
+        ((6, 2), (2, 6), "the same sizes in another order: permute(1, 0)"),
+        ((3, 3, 3, 3, 8), (8, 3, 3, 3, 3), "3 -> 8 on the first axis, 8 -> 3 on the fifth axis"),
+    ],
+)
+def test_a_permuted_kernel_is_told_its_order_where_there_is_one(
+    old: tuple[int, ...], new: tuple[int, ...], how: str
+) -> None:
+    model = nn.Module()
+    model.kernel, model.rest = nn.Parameter(torch.zeros(new)), nn.Parameter(torch.zeros(1))
+    report = transfer({"kernel": torch.zeros(old), "rest": torch.ones(1)}, model)
+    assert report.sources[0].how == how
