@@ -61,6 +61,10 @@ def main(rank: int, folder: Path) -> None:
         found["failed"] = f"{type(error).__name__}: {error}"
     after = whole(model)
     found["untouched"] = all(torch.equal(before[name], after[name]) for name in before)
+    try:
+        transfer(model, Net())
+    except TransferError as error:
+        found["sharded source"] = error.summary
     (folder / f"found{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

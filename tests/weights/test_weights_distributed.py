@@ -18,6 +18,9 @@ from weights_models import equal, prefixed, randomised, snapshot
 
 from autoadapt.errors import SourceError, TransferError
 from autoadapt.weights import Transfer, transfer
+from autoadapt.weights.memory import as_bytes
+from autoadapt.weights.tensor_files import read_block
+from autoadapt.weights.tensor_specs import Spec
 
 
 def save(state: dict[str, object], folder: Path) -> Path:
@@ -69,6 +72,22 @@ def test_where_one_rank_fails_no_rank_loads(two_ranks: Path) -> None:
     assert found[0]["failed"].startswith("TransferError: another rank could not load, so that none does")
     assert "rank 1" in found[0]["failed"]
     assert found[1]["failed"].startswith("SourceError: there is no such file")
+
+
+def test_a_model_whose_tensors_lie_on_several_ranks_is_no_source(two_ranks: Path) -> None:
+    found = [json.loads((two_ranks / f"found{rank}.json").read_text()) for rank in range(2)]
+    assert [f["sharded source"] for f in found] == ["the source is sharded"] * 2
+
+
+@pytest.mark.parametrize(("offsets", "sizes"), [((0, 0), (3, 4)), ((3, 0), (2, 4)), ((5, 0), (0, 4)), ((1, 2), (3, 1))])
+def test_a_block_is_read_out_of_pieces_of_any_size(offsets: tuple[int, int], sizes: tuple[int, int]) -> None:
+    whole = torch.arange(20.0).reshape(5, 4)
+    for size in (1, 7, 16, 80):
+        data = as_bytes(whole)
+        pieces = [data[start : start + size] for start in range(0, data.size, size)]
+        block = read_block(lambda name, pieces=pieces: iter(pieces), Spec("w", (5, 4)), offsets, sizes)
+        rows, columns = (slice(at, at + n) for at, n in zip(offsets, sizes, strict=True))
+        assert torch.equal(block, whole[rows, columns])
 
 
 def test_the_container_that_looks_like_the_model_is_taken_from_a_distributed_checkpoint(tmp_path: Path) -> None:
