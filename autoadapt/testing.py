@@ -17,7 +17,7 @@ from torch import nn
 from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification import verify
-from autoadapt.adapting.verification.checks import exported
+from autoadapt.adapting.verification.compiler_checks import exported
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing import bind, capture, told_inputs
 from autoadapt.contracts.capturing.probing import quiet

@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import planted_calls
+import planted_training
 import torch
+from spoiled_modules import Planted, Spoiled, spoiled, unchanged
 from torch import nn
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A fault: how to break a sound module, the check that must fail, and a part of what it must say."""
-
-    breaks: Callable[[nn.Module], nn.Module]
-    check: str
-    says: str
-
-
-class Spoiled(nn.Module):
-    """A sound module of the contract of `small_models.Mixed`, whose outputs are spoiled."""
-
-    def __init__(self, net: nn.Module, spoil: Callable[..., Any]) -> None:
-        super().__init__()
-        self.net = net
-        self.spoil = spoil
-
-    def forward(self, image: torch.Tensor) -> Any:
-        given, maps, labels = self.net(image)
-        return self.spoil(self, given, maps, labels)
 
 
 def wrong_stride_at_odd_sizes(module, image, maps, labels):
@@ -167,10 +146,6 @@ def asks_for_values(module, image, maps, labels):
     return image, maps, labels
 
 
-def unchanged(module, image, maps, labels):
-    return image, maps, labels
-
-
 class UnusedParameter(Spoiled):
     """Holds a parameter that no output depends on."""
 
@@ -244,11 +219,6 @@ def silent_hook(module, args, output):
     return None
 
 
-def spoiled(spoil: Callable[..., Any]) -> Callable[[nn.Module], nn.Module]:
-    """Breaks a module by what happens to its outputs."""
-    return lambda net: Spoiled(net, spoil)
-
-
 FAULTS = {
     "wrong stride at odd sizes only": Planted(spoiled(wrong_stride_at_odd_sizes), "sizes", "1.p3 at "),
     "batch baked in": Planted(spoiled(batch_baked_in), "sizes", "invalid for input of size"),
@@ -301,3 +271,4 @@ FAULTS = {
     "pickle loses hooks": Planted(PickleLoses, "deepcopy, pickle", "hooks after pickle"),
     "checkpointing breaks": Planted(CheckpointingBreaks, "checkpointing", "1.p3 at "),
 }
+FAULTS |= planted_calls.FAULTS | planted_training.FAULTS

@@ -43,6 +43,7 @@ INSIDE = {
         "signature",
         "modes",
         "caches",
+        "randomness",
         "uncopyable",
         "unfit",
         "views",

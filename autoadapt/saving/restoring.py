@@ -10,7 +10,7 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.planning import Plan
-from autoadapt.adapting.verification.checks import plan_follows
+from autoadapt.adapting.verification.contract_checks import plan_follows
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.trees import container_type, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError

@@ -22,8 +22,8 @@ from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import (
@@ -191,7 +191,7 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
             for spec in source.inputs.leaves
         ]
         arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
-        with quiet(), caches.kept(), torch.device("meta"), torch.set_grad_enabled(True):
+        with undisturbed(None), caches.kept(), torch.device("meta"), torch.set_grad_enabled(True):
             returned = flatten(arguments.call(module))[1]
         return [tensor for name, tensor in zip(names, returned, strict=True) if name in read]
 

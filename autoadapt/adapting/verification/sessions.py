@@ -64,27 +64,55 @@ class Session:
         """A copy over the same weights, with buffers of its own, in eval mode."""
         return in_eval_mode(copy_module(self.net, clone_buffers))
 
+    @property
+    def is_image(self) -> bool:
+        """Whether height and width of the images may vary."""
+        axes = self.signature.axes
+        vary = all(name in axes and axes[name].step != 0 for name in ("H", "W"))
+        return vary and any(map(self.is_map, self.signature.inputs.leaves))
+
+    def is_map(self, spec: TensorSpec) -> bool:
+        """Whether a tensor is a batch of images or maps of the input's size."""
+        return spec.is_floating and {"B", "H", "W"} <= set(map(str, spec.dims))
+
     def at(self, **sizes: int) -> dict[str, int]:
         """Sizes of all axes: the example's, with changes where the axis may vary."""
         axes = self.signature.axes
         return self.signature.sizes() | {name: n for name, n in sizes.items() if name in axes and axes[name].step != 0}
 
-    def arguments(self, sizes: Mapping[str, int], *, dtype: torch.dtype | None = None) -> Arguments:
+    def small(self, **sizes: int) -> dict[str, int]:
+        """As `at`, but less than half as long along each axis: for what needs a run and no particular size."""
+        axes, full = self.signature.axes, self.at()
+        varying = enumerate(name for name in axes if name != "B")
+        short = {name: min(full[name], axes[name].near(min(full[name] * 3 // 7, 64) + 8 * i)) for i, name in varying}
+        return self.at(**(short | sizes))
+
+    def rebuilt(self, tensors: Sequence[torch.Tensor]) -> Arguments:
+        """A call with other tensors in the same places."""
+        return Arguments(rebuild(self.signature.inputs.tree, tensors), self.signature.positional)
+
+    def arguments(
+        self, sizes: Mapping[str, int], *, dtype: torch.dtype | None = None, requires_grad: bool = False
+    ) -> Arguments:
         """Inputs at given sizes: the caller's, cut or repeated, or invented ones; the same for the same sizes.
 
         Args:
             sizes: A size for every axis.
             dtype: What floating-point inputs are cast to.
+            requires_grad: Whether these have gradients.
         """
         signature, generator = self.signature, torch.Generator().manual_seed(self._seed)
         tensors = [self._tensor(path, spec, spec.shape(sizes), generator) for path, spec in signature.inputs.items()]
         if dtype is not None:
             tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
-        return Arguments(rebuild(signature.inputs.tree, tensors), signature.positional)
+        for tensor in tensors if requires_grad else ():
+            tensor.requires_grad_(tensor.is_floating_point())
+        return self.rebuilt(tensors)
 
     def _tensor(self, path: str, spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         given = self._given.get(path)
         if given is not None:
+            given = given.detach()
             for axis, size in enumerate(shape):
                 rows = torch.arange(size, device=given.device) % given.shape[axis]
                 given = given.index_select(axis, rows)
@@ -131,6 +159,18 @@ class Session:
         if faults or dtype is not None:
             return faults
         return self._broken_invariants(leaves | inputs, at)
+
+    def compare_shapes(self, tree: Tree, shapes: Sequence[tuple[int, ...]], sizes: Mapping[str, int]) -> list[Mismatch]:
+        """What the containers and shapes of a run without values do not keep."""
+        at = " at " + "x".join(map(str, sizes.values()))
+        if wrong := _differing_tree(self.signature.outputs.tree, tree):
+            return [Mismatch(f"container{at}", *wrong)]
+        wanted = [(path, spec.shape(sizes)) for path, spec in self.signature.outputs.items()]
+        return [
+            Mismatch(path + at, str(list(shape)), str(list(found)), "adapt it again")
+            for (path, shape), found in zip(wanted, shapes, strict=True)
+            if shape != tuple(found)
+        ]
 
     def _follows_casts(self, spec: TensorSpec) -> bool:
         """Whether a leaf takes on the dtype that a module is cast to; one of another dtype is cast by the module."""

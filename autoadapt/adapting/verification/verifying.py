@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS, Findings
+from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS
+from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
 from autoadapt.adapting.verification.results import Check, Verification, failed
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
-from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError, Mismatch
 
@@ -76,7 +77,7 @@ def _check_in_time(session: Session, name: str, run: Callable[[Session], Finding
 def _check(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
     """Run one check; whatever it raises is a failure, unless it says that it does not apply."""
     try:
-        with quiet():
+        with undisturbed(None if name in THOROUGH_CHECKS else 0):
             findings = run(session)
     except NotApplicableError as reason:
         return Check(name=name, outcome="not applicable", detail=str(reason))

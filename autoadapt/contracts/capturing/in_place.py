@@ -10,7 +10,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind_call
 from autoadapt.contracts.capturing.hook_stops import stopped_by_hook
-from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
@@ -46,7 +46,7 @@ def arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arg
             calls.append(_as_they_are(bind_call(module, args, kwargs)))
 
     watched.register_forward_pre_hook(note, with_kwargs=True)
-    with quiet(), _explained(model):
+    with undisturbed(), _explained(model):
         copied.eval()
         try:
             arguments.call(copied)

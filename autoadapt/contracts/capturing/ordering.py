@@ -17,9 +17,11 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.grids import Grid
 from autoadapt.contracts.capturing.perturbing import ORDER_CENTRES, order_of_tokens, patches, responses
-from autoadapt.contracts.capturing.probing import InnerKey, quiet
+from autoadapt.contracts.capturing.probing import InnerKey
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import AxisSizes, Cells
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -140,7 +142,7 @@ class Ordering:
                 small = min(grid.height, grid.width) < 2
                 found[key] = ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid)
 
-        model = copy_module(self.module, clone_buffers).eval()
+        model = in_eval_mode(copy_module(self.module, clone_buffers))
         _listen(model, [key for key in tokens if not isinstance(key, int)], note)
         cells = _cells_of_a_patch(tokens.values(), sizes)
         returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES)
@@ -230,7 +232,7 @@ def run_on_images(
     channels = next((i for i, name in enumerate(names) if name[0] == "C"), 1)
     shape = (example.shape[channels], sizes["H"], sizes["W"])
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with quiet():
+    with undisturbed():
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         images = patches(noise, cells, centres).to(device=device, dtype=example.dtype)
         given = [_repeated(tensor, len(images)) for tensor in tensors]

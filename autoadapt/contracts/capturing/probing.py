@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-import warnings
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.leaves import leaf
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
@@ -142,7 +143,13 @@ class Probe:
         following = followed if follow else contextlib.nullcontext()
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
         watching = _watch(self._copy, self._inner and not training, followed)
-        with quiet(), kept, _everywhere_meta(not self.real), watching as watcher, following:
+        with (
+            undisturbed(seed or 0 if self.real else None),
+            kept,
+            _everywhere_meta(not self.real),
+            watching as watcher,
+            following,
+        ):
             try:
                 if seed is not None:
                     _sow(seed)
@@ -198,9 +205,10 @@ def kind_of(tensor: torch.Tensor) -> str:
 
 
 def _sow(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    """Other numbers from the generators that cannot be stood in for; beside other threads they go on by themselves."""
+    if threading.active_count() == 1:
+        random.seed(seed)
+        np.random.seed(seed)
 
 
 @contextlib.contextmanager
@@ -263,23 +271,6 @@ def _invented(tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     return torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(0))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No gradients, no warnings, and every random generator as it was, also when something raises."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if on_device is not None:
-            torch.cuda.set_rng_state_all(on_device)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from autoadapt.adapting.verification.checks import any_size_program
+from autoadapt.adapting.verification.compiler_checks import any_size_program
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.trees import Container, Tree
 from autoadapt.errors import ExportError, Mismatch

@@ -1,0 +1,84 @@
+"""Checks that compile or export, which takes seconds to minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session
+from autoadapt.errors import Mismatch
+
+__all__ = ["any_size_program", "compiled", "exported"]
+
+
+def compiled(session: Session) -> Findings:
+    """Compile without graph breaks, for any size, and run at three."""
+
+    def run(one: Session, sizes: Sequence[Mapping[str, int]]) -> list[Mismatch]:
+        torch._dynamo.reset()
+        module: Any = torch.compile(one.copy(), fullgraph=True, dynamic=True, backend="eager")
+        faults = []
+        try:
+            for full in sizes:
+                arguments = one.arguments(full)
+                faults += session.compare(arguments, arguments.call(module), full) if one is session else []
+        finally:
+            torch._dynamo.reset()
+        return faults
+
+    try:
+        faults = run(session, [session.at(**sizes, B=3) for sizes in session.sizes[:3]])
+    except Exception:
+        session.excuse(lambda bare: run(bare, [bare.at()]), "to compile")
+        raise
+    return Findings(faults, "fullgraph, dynamic, backend eager")
+
+
+def exported(session: Session) -> Findings:
+    """Export with dynamic axes and run the program at two other sizes."""
+    if session.signature.filled:
+        raise NotApplicableError("torch.export allows no argument to be filled in")
+    try:
+        program = any_size_program(session)
+    except Exception:
+        session.excuse(any_size_program, "to export")
+        raise
+    faults = []
+    steps = session.plan.coarse_steps if session.plan else {}
+    for sizes in session.sizes[-2:]:
+        full = session.at(**_within(session, steps, sizes), B=3)
+        arguments = session.arguments(full)
+        found = session.compare(arguments, arguments.call(program), full)
+        faults += [fault for fault in found if "itself" not in fault.expected]  # a program copies what it hands through
+    within = f" within a step of {', '.join(map(str, sorted(set(steps.values()))))}" if steps else ""
+    return Findings(faults, f"dynamic dims, run at other sizes{within}")
+
+
+def _within(session: Session, steps: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Legal sizes in the upper half of the coarse step that the example lies in, where any axis goes by such steps."""
+    found = dict(sizes)
+    for name, step in steps.items():
+        middle = (session.at()[name] - 1) // step * step + step // 2
+        found[name] = session.signature.axes[name].near(middle + sizes.get(name, 0) % (step // 4))
+    return found
+
+
+def any_size_program(session: Session) -> nn.Module:
+    """The program of `torch.export`, dynamic along every axis that torch does not find to be fixed."""
+    arguments = session.arguments(session.at(B=2))
+    values = arguments.values
+    positional = tuple(list(values.values())[: arguments.positional])
+    keywords = dict(list(values.items())[arguments.positional :])
+    shapes = {name: torch.utils._pytree.tree_map(_auto_dims, value) for name, value in values.items()}
+    program = torch.export.export(session.copy(), positional, keywords, dynamic_shapes=shapes, strict=False)
+    return program.module()
+
+
+def _auto_dims(value: object) -> object:
+    if not isinstance(value, torch.Tensor):
+        return None
+    return dict.fromkeys(range(value.dim()), torch.export.Dim.AUTO)

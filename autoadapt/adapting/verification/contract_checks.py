@@ -1,0 +1,43 @@
+"""Checks of the contract itself: the signature captured again, the steps of the plan, and where cells lie."""
+
+from __future__ import annotations
+
+from autoadapt.adapting.verification.centres import known_axes, misplaced_cells
+from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session
+from autoadapt.contracts.capturing import capture
+
+__all__ = ["cells_in_place", "plan_follows", "signature_again"]
+
+
+def signature_again(session: Session) -> Findings:
+    """Capture the module again and compare."""
+    arguments = session.arguments(session.at())
+    values = arguments.values
+    inputs: object = values if arguments.positional < len(values) else tuple(values.values())
+    return Findings(session.signature.diff(capture(session.net, inputs, confirm=False)), "captured again and compared")
+
+
+def plan_follows(session: Session) -> Findings:
+    """Whether the steps of a plan follow from one another, and end in the contract."""
+    plan = session.plan
+    if plan is None:
+        raise NotApplicableError("the module was not built from a plan")
+    contract = dict(plan.target.outputs.items())
+    order = axis_order(plan.target)
+    faults = [
+        fault
+        for route in plan.routes
+        for fault in (*broken_chain(route, contract[route.target]), *misread_rows(route, order))
+    ]
+    return Findings(faults, f"{sum(len(route.steps) for route in plan.routes)} steps follow from one another")
+
+
+def cells_in_place(session: Session) -> Findings:
+    """Whether cells lie where those of the contract lie."""
+    plan, sizes = session.plan, session.at()
+    if plan is None or not known_axes(plan, session.signature, sizes):
+        raise NotApplicableError("where cells lie is not known of both modules")
+    faults, away = misplaced_cells(session.copy(), plan, session.signature, session.arguments(sizes), sizes)
+    return Findings(faults, f"at most {away:.3g} pixels from the old ones")

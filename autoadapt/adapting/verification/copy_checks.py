@@ -1,0 +1,84 @@
+"""Checks of copies: deepcopy, as averages of weights make them, and pickle, as processes exchange them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.sessions import Session
+from autoadapt.contracts.randomness import OwnNumbers
+from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.errors import Mismatch
+
+__all__ = ["copies"]
+
+
+def copies(session: Session) -> Findings:
+    """Whether deepcopy and pickle give the same module back."""
+    original = session.net
+    try:
+        made = {"deepcopy": copy.deepcopy(original), "pickle": _pickled(original)}
+    except Exception:
+        session.excuse(lambda bare: _pickled(copy.deepcopy(bare.net)), "to be copied and pickled")
+        raise
+    expected = _seeded_outputs(session, original)
+    faults = []
+    for how, twin in made.items():
+        faults += _differences(how, original, twin)
+        found = _seeded_outputs(session, twin)
+        if len(found) != len(expected) or not all(map(torch.equal, expected, found)):
+            faults.append(Mismatch(f"outputs after {how}", "the same values", "other values"))
+    return Findings(faults, "type, keys, attributes, hooks and outputs")
+
+
+def _pickled(module: nn.Module) -> nn.Module:
+    buffer = io.BytesIO()
+    pickle.dump(module, buffer)
+    buffer.seek(0)
+    made: nn.Module = pickle.load(buffer)
+    return made
+
+
+_COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {"deepcopy": copy.deepcopy, "pickle": _pickled}
+
+
+def _seeded_outputs(session: Session, module: nn.Module) -> list[torch.Tensor]:
+    """What a copy returns, with the same numbers for modules that draw some."""
+    copied = copy_module(module, clone_buffers)
+    copied.eval()
+    with OwnNumbers(0):
+        return flatten(session.arguments(session.small(B=2)).call(copied))[1]
+
+
+def _differences(how: str, original: nn.Module, twin: nn.Module) -> list[Mismatch]:
+    facts: dict[str, Callable[[nn.Module], object]] = {
+        "type": lambda m: type(m).__qualname__,
+        "state-dict keys": lambda m: list(m.state_dict()),
+        "attributes": lambda m: sorted(name for name in vars(m) if not name.startswith("_")),
+        "hooks": lambda m: [(len(x._forward_hooks), len(x._forward_pre_hooks)) for x in m.modules()],
+    }
+    faults = [
+        Mismatch(f"{fact} after {how}", str(say(original))[:80], str(say(twin))[:80])
+        for fact, say in facts.items()
+        if say(original) != say(twin)
+    ]
+    return faults + _other_modes(how, original, twin)
+
+
+def _other_modes(how: str, original: nn.Module, twin: nn.Module) -> list[Mismatch]:
+    """Modules that come back in another mode, unless their own class does that to them, as einops' layers do."""
+    modes = {path: module.training for path, module in twin.named_modules()}
+    words = {True: "train mode", False: "eval mode"}
+    return [
+        Mismatch(f"mode of {path or 'the module'} after {how}", words[module.training], words[modes[path]])
+        for path, module in original.named_modules()
+        if modes.get(path, module.training) != module.training
+        and (not path or _COPIES[how](module).training == module.training)
+    ]

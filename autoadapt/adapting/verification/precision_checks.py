@@ -1,0 +1,98 @@
+"""Checks of half precision, autocast and channels-last memory, at a small size, which tells as much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.errors import Mismatch
+
+__all__ = ["autocast", "bfloat16", "channels_last", "float16"]
+
+
+def bfloat16(session: Session) -> Findings:
+    """Run after a cast to bfloat16."""
+    return _cast(session, session.small(B=2), torch.bfloat16, "in bfloat16")
+
+
+def float16(session: Session) -> Findings:
+    """Run after a cast to float16; for one item, since processors are slow at it."""
+    return _cast(session, session.small(B=1), torch.float16, "in float16")
+
+
+def _cast(session: Session, sizes: Mapping[str, int], dtype: torch.dtype, words: str) -> Findings:
+    def run(one: Session) -> tuple[Arguments, Any]:
+        at = sizes if one is session else one.at(**sizes)
+        arguments = one.arguments(at, dtype=dtype)
+        return arguments, arguments.call(one.copy().to(dtype))
+
+    try:
+        arguments, returned = run(session)
+    except Exception as error:
+        session.excuse(run, words)
+        if "not implemented for 'Half'" in str(error):
+            raise NotApplicableError("this device has no such operations") from error
+        raise
+    faults = session.compare(arguments, returned, sizes, dtype=dtype)
+    return Findings(faults or _not_numbers(session, sizes, returned, run))
+
+
+def _not_numbers(
+    session: Session, sizes: Mapping[str, int], returned: Any, run: Callable[[Session], tuple[Arguments, Any]]
+) -> list[Mismatch]:
+    """Outputs that hold NaN or infinity in a narrower dtype alone, which the bare backbone's do not."""
+    wrong = {path for path, tensor in session.leaves(returned).items() if not bool(tensor.isfinite().all())}
+    if not wrong:
+        return []
+    full = session.leaves(session.arguments(sizes).call(session.copy()))
+    wrong = {path for path in wrong if bool(full[path].isfinite().all())}
+    bare = session.backbone() if wrong else None
+    if bare is not None and not all(bool(tensor.isfinite().all()) for tensor in flatten(run(bare)[1])[1]):
+        raise NotApplicableError("the bare backbone overflows as well")
+    return [Mismatch(path, "finite values, as before the cast", "NaN or infinity") for path in sorted(wrong)]
+
+
+def autocast(session: Session) -> Findings:
+    """Run under autocast; outputs may have either dtype, as those of the old module may."""
+
+    def run(one: Session) -> tuple[Arguments, Any]:
+        with torch.autocast(one.device.type, dtype=torch.bfloat16):
+            arguments = one.arguments(one.small(B=2))
+            return arguments, arguments.call(one.copy())
+
+    try:
+        _, returned = run(session)
+    except Exception:
+        session.excuse(run, "under autocast")
+        raise
+    sizes, faults, leaves = session.small(B=2), list[Mismatch](), session.leaves(returned)
+    for path, spec in session.signature.outputs.items():
+        fine = (torch.bfloat16, spec.torch_dtype) if spec.is_floating else (spec.torch_dtype,)
+        if leaves[path].dtype not in fine:
+            faults.append(Mismatch(path, " or ".join(map(str, fine)), str(leaves[path].dtype)))
+        if tuple(leaves[path].shape) != spec.shape(sizes):
+            faults.append(Mismatch(path, str(list(spec.shape(sizes))), str(list(leaves[path].shape))))
+    return Findings(faults or _not_numbers(session, sizes, returned, run))
+
+
+def channels_last(session: Session) -> Findings:
+    """Run with images and weights in channels-last memory."""
+    sizes = session.small(B=2)
+    arguments = session.arguments(sizes)
+    tree, tensors = flatten(arguments.values)
+    if not any(tensor.dim() == 4 for tensor in tensors):
+        raise NotApplicableError("no input is an image")
+    last = [_last(tensor) if tensor.dim() == 4 else tensor for tensor in tensors]
+    changed = Arguments(rebuild(tree, last), arguments.positional)
+    module = session.copy().to(memory_format=torch.channels_last)
+    return Findings(session.compare(changed, changed.call(module), sizes))
+
+
+def _last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,194 @@
+"""Checks of sizes: small and odd ones for real, the usual ones for shapes alone, and squares for which way is up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.sessions import Session, said
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.capturing.probing import Probe, ProbeError
+from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.trees import flatten
+from autoadapt.errors import Mismatch
+
+__all__ = ["sizes_and_batches"]
+
+USUAL = ((224, 224), (256, 256), (384, 384), (512, 512), (640, 640), (480, 640), (299, 299))
+"""Heights and widths that people use: squares, multiples of 32, both, and neither."""
+_AFFORDABLE = 1 << 16
+"""Pixels of the largest image that is run for real where the meta device will not do."""
+_SQUARE = 128
+_CLEAR = 0.08
+"""How far from the middle of an axis a change has to show, as a part of it, to be at one end."""
+
+
+def sizes_and_batches(session: Session) -> Findings:
+    """Run at several sizes and batch sizes, at the usual ones and at squares."""
+    copied, faults = session.copy(), list[Mismatch]()
+    noted = _watch_backbone(copied, session.plan)
+    for sizes in session.sizes:
+        for batch in session.batches:
+            full = session.at(**sizes, B=batch)
+            noted.clear()
+            faults += _run(session, copied, full)
+            faults += _other_sources(session.plan, noted, full)
+    if not faults and session.is_image:
+        faults = _usual_sizes(session, copied) or _turned_squares(session, copied)
+    return Findings(faults, _spread(session))
+
+
+def _spread(session: Session) -> str:
+    shown = [" x ".join(str(size) for name, size in one.items() if name != "B") for one in session.sizes]
+    spread = f"{shown[0]} .. {shown[-1]}" if shown and shown[0] else "the one legal size"
+    return f"{len(session.sizes)} sizes ({spread}) x batch {', '.join(map(str, session.batches))}"
+
+
+def _run(session: Session, module: nn.Module, full: Mapping[str, int]) -> list[Mismatch]:
+    arguments = session.arguments(full)
+    try:
+        return session.compare(arguments, arguments.call(module), full)
+    except Exception as error:
+        return [Mismatch("x".join(map(str, full.values())), "outputs", said(error))]
+
+
+def _watch_backbone(net: nn.Module, plan: Plan | None) -> dict[str, tuple[int, ...]]:
+    """The shapes that the backbone of a copy returned last, by the names that a plan gives to its sources."""
+    noted: dict[str, tuple[int, ...]] = {}
+    if plan is not None:
+        names = tuple(plan.taps) or plan.source.outputs.paths
+
+        def note(module: nn.Module, args: Any, returned: Any) -> None:
+            noted.update(zip(names, (tuple(tensor.shape) for tensor in flatten(returned)[1]), strict=False))
+
+        backbone = net.get_submodule("backbone")
+        if not isinstance(backbone, torch.jit.ScriptModule):  # it takes no hooks
+            backbone.register_forward_hook(note)
+    return noted
+
+
+def _other_sources(plan: Plan | None, noted: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> list[Mismatch]:
+    """Sources that are not as large as the plan takes them to be."""
+    faults = []
+    for route in plan.routes if plan is not None else ():
+        found, expected = noted.get(route.source), route.specs[0].shape(sizes)
+        if found is not None and found != expected and not route.same_as:
+            faults.append(Mismatch(f"source {route.source}", str(list(expected)), str(list(found)), "plan again"))
+    return faults
+
+
+def _usual_sizes(session: Session, copied: nn.Module) -> list[Mismatch]:
+    """Shapes at the usual sizes, whatever the example's are: on the meta device, where a large image costs nothing."""
+    rows = [session.at(H=height, W=width, B=2) for height, width in USUAL]
+    rows = [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows if row not in session.sizes)]
+    probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
+    try:
+        probe.run()
+    except ProbeError:
+        small = [row for row in rows if row["H"] * row["W"] <= _AFFORDABLE]
+        return [fault for row in small for fault in _run(session, copied, row)]
+    return [fault for row in rows for fault in _shapes(session, probe, row)]
+
+
+def _shapes(session: Session, probe: Probe, full: Mapping[str, int]) -> list[Mismatch]:
+    """What a run without values does not keep."""
+    try:
+        seen = probe.run([spec.shape(full) for spec in session.signature.inputs.leaves])
+    except ProbeError as error:
+        found = Mismatch("x".join(map(str, full.values())), "outputs", str(error))
+        bare = session.backbone()
+        return [] if bare is not None and _raises_alone(bare, full) else [found]
+    return session.compare_shapes(seen.tree, seen.shapes, full)
+
+
+def _raises_alone(bare: Session, full: Mapping[str, int]) -> bool:
+    """Whether the bare backbone raises at a size that its contract allows."""
+    sizes = bare.at(**full)
+    try:
+        Probe(bare.net, bare.arguments(bare.at()), real=False, inner=False).run(
+            [spec.shape(sizes) for spec in bare.signature.inputs.leaves]
+        )
+    except ProbeError:
+        return True
+    return False
+
+
+def _turned_squares(session: Session, copied: nn.Module) -> list[Mismatch]:
+    """Maps turned on their side where height and width are equal, so that their shapes do not show it.
+
+    A change in the upper right corner of an image has to show at the same end of each axis, whether the image is
+    square or a little longer.
+    """
+    height, width = session.at()["H"], session.at()["W"]
+    side = max(session.at(H=one, W=one)[name] for one in (min(height, width, _SQUARE),) for name in "HW")
+    square = session.at(H=side, W=side, B=2)
+    longer = session.at(H=side, W=side + side // 4 + 1, B=2)
+    if square["H"] != square["W"] or longer["H"] == longer["W"] or square["B"] != 2:
+        return []
+    try:
+        ends, expected = (_where_a_corner_shows(session, copied, sizes) for sizes in (square, longer))
+    except Exception:  # sizes that neither the caller chose nor the contract promises
+        return []
+    at = " at " + "x".join(map(str, square.values()))
+    return [
+        Mismatch(path + at, f"the upper right corner at the {_NAMES[expected[path, axis]]} of axis {axis}", _NAMES[end])
+        for (path, axis), end in ends.items()
+        if (path, axis) in expected and expected[path, axis] != end
+    ]
+
+
+_NAMES = {False: "start", True: "end"}
+
+
+def _where_a_corner_shows(session: Session, copied: nn.Module, sizes: Mapping[str, int]) -> dict[tuple[str, int], bool]:
+    """For each output and axis that follows the image, whether a change of the corner shows in its upper half."""
+    arguments = session.arguments(sizes)
+    images = {id(tensor): spec for tensor, spec in _with_specs(session, arguments) if session.is_map(spec)}
+    tensors = [
+        _cornered(tensor, images[id(tensor)]) if id(tensor) in images else tensor
+        for tensor in flatten(arguments.values)[1]
+    ]
+    leaves = session.leaves(session.rebuilt(tensors).call(copied))
+    found = {}
+    for path, spec in session.signature.outputs.items():
+        if spec.is_floating and spec.dims and str(spec.dims[0]) == "B":
+            changed = (leaves[path][1] - leaves[path][0]).double().square()
+            for axis, dim in enumerate(spec.dims[1:]):
+                if dim.axes & {"H", "W"} and changed.shape[axis] > 1:
+                    middle = (
+                        _centre(changed.movedim(axis, 0).flatten(1).sum(1)) if changed.dim() > 1 else _centre(changed)
+                    )
+                    if abs(middle - 0.5) > _CLEAR:
+                        found[path, axis + 1] = middle > 0.5
+    return found
+
+
+def _centre(weights: torch.Tensor) -> float:
+    """The mean position along an axis, from 0 to 1; in the middle where nothing stands out."""
+    total = weights.sum()
+    if not bool(total.isfinite()) or total == 0:
+        return 0.5
+    return float(
+        (weights * torch.linspace(0, 1, len(weights), dtype=weights.dtype, device=weights.device)).sum() / total
+    )
+
+
+def _with_specs(session: Session, arguments: Arguments) -> list[tuple[torch.Tensor, TensorSpec]]:
+    return list(zip(flatten(arguments.values)[1], session.signature.inputs.leaves, strict=True))
+
+
+def _cornered(images: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """The first image twice, the second time with other values in its upper right quarter."""
+    names = list(map(str, spec.dims))
+    pair = images.movedim([names.index("B"), names.index("H"), names.index("W")], [0, -2, -1]).clone()
+    pair[1] = pair[0]
+    height, width = pair.shape[-2:]
+    corner = pair[1, ..., : height // 3 + 1, width - width // 3 - 1 :]
+    noise = torch.randn(corner.shape, generator=torch.Generator().manual_seed(1)).to(corner)
+    corner += (1 + corner.abs().max()) * noise
+    return pair.movedim([0, -2, -1], [names.index("B"), names.index("H"), names.index("W")])

@@ -1,0 +1,185 @@
+"""Checks of training: outputs and gradients in train and eval mode, with gradients on, and with checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.contracts.trees import flatten
+from autoadapt.errors import Mismatch
+
+__all__ = ["checkpointing", "gradients", "training"]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a forward and backward pass showed."""
+
+    faults: list[Mismatch] = field(default_factory=list)
+    unused: tuple[str, ...] = ()
+    """Parameters that no output depends on."""
+
+
+def training(session: Session) -> Findings:
+    """Run forward and backward in train mode, at the example's size and at a small one, and at batch 1."""
+    rows = [session.at(B=2), session.small(B=1), session.small(B=3)]
+    rows = [dict(row) for row in dict.fromkeys(tuple(one.items()) for one in rows)]
+    for row in rows:
+        try:
+            step = _step(session, row, train=True, each=row is not rows[0] or len(rows) == 1)
+        except Exception as error:
+            if "more than 1 value per channel" in str(error):  # what any batch norm says of a single value
+                continue
+            session.excuse(partial(_bare_run, row), "in train mode")
+            raise
+        if faults := _own_faults(session, step, train=True):
+            return Findings(faults)
+    return Findings(detail=f"forward and backward, {len(rows)} shapes of the input")
+
+
+def _bare_run(sizes: Mapping[str, int], bare: Session) -> None:
+    _step(bare, bare.at(**sizes), train=True, each=False)
+
+
+def gradients(session: Session) -> Findings:
+    """Whether gradients reach every output of features, every trainable parameter and the inputs, in eval mode."""
+    if not any(parameter.requires_grad for parameter in session.net.parameters()):
+        raise NotApplicableError("no parameter is trainable")
+    sizes = session.small(B=2)
+    try:
+        step = _step(session, sizes, train=False, each=True)
+    except Exception:
+        session.excuse(lambda bare: _step(bare, bare.small(B=2), train=False, each=True), "to be trained in eval mode")
+        raise
+    excused = _bare_step(session, train=False).unused if step.unused else ()
+    unused = [
+        Mismatch(name, "a gradient", "none: it is not used")
+        for name in step.unused
+        if name.removeprefix("backbone.") not in excused
+    ]
+    count = len(step.unused)
+    detail = f"{count} parameters that the backbone itself does not use" if count else "no unused parameter"
+    return Findings(_own_faults(session, step, train=False) + unused, detail)
+
+
+def _own_faults(session: Session, step: _Step, *, train: bool) -> list[Mismatch]:
+    """The faults without those that the bare backbone shows as well."""
+    excused = {fault.found for fault in _bare_step(session, train=train).faults} if step.faults else ()
+    return [fault for fault in step.faults if fault.found not in excused]
+
+
+def _bare_step(session: Session, *, train: bool) -> _Step:
+    bare = session.backbone()
+    return _Step() if bare is None else _step(bare, bare.small(B=2), train=train, each=True)
+
+
+def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool) -> _Step:
+    """One pass forward and backward over a copy, from inputs that require gradients.
+
+    Args:
+        session: The module.
+        sizes: Of the input axes.
+        train: In train mode, else in eval mode.
+        each: Go back from each output alone, instead of from all at once.
+    """
+    copied = session.copy()
+    copied.train(train)
+    trained = {name: parameter for name, parameter in copied.named_parameters() if parameter.requires_grad}
+    with torch.enable_grad():
+        arguments = session.arguments(sizes, requires_grad=True)
+        returned = arguments.call(copied)
+        if not torch.is_grad_enabled():
+            return _Step([Mismatch("gradients", "on after the call", "switched off by the module")])
+        faults = session.compare(arguments, returned, sizes)
+        if faults:
+            return _Step(faults)
+        leaves = session.leaves(returned)
+        inputs = {
+            f"inputs.{i}": tensor for i, tensor in enumerate(flatten(arguments.values)[1]) if tensor.requires_grad
+        }
+        return _backward(_features(session, leaves), {**trained, **inputs}, each=each)
+
+
+def _features(session: Session, leaves: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs that learn."""
+    return {
+        path: leaves[path]
+        for path, spec in session.signature.outputs.items()
+        if spec.is_floating and spec.role == "feature" and not spec.same_as
+    }
+
+
+def _backward(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], *, each: bool) -> _Step:
+    """Go back from some outputs to parameters and inputs."""
+    if not targets:
+        return _Step()
+    loose = [path for path, tensor in outputs.items() if not tensor.requires_grad]
+    if loose:
+        return _Step([Mismatch(path, "a gradient", "none: it is detached") for path in loose])
+    faults, used = list[Mismatch](), set[str]()
+    for paths in [[path] for path in outputs] if each else [list(outputs)]:
+        loss = sum((_loss(outputs[path]) for path in paths), torch.zeros(()))
+        found = _gradients(loss, targets)
+        used |= found.keys()
+        faults += _of_values(", ".join(paths), list(found.values()))
+    unused = [name for name in targets if name not in used]
+    given = [name for name in unused if name.startswith("inputs.")]
+    if given and len(given) == sum(name.startswith("inputs.") for name in targets):
+        faults.append(Mismatch("inputs", "a gradient", "none: the outputs are cut off from the inputs"))
+    return _Step(faults, tuple(name for name in unused if name not in given))
+
+
+def _loss(output: torch.Tensor) -> torch.Tensor:
+    """Linear, so that outputs of zero have a gradient too, and of other weight at each place."""
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output.device)
+    return (output.float() * weights).mean().cpu()
+
+
+def _gradients(loss: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The gradients of those targets that have one; nobody's `.grad` is written to where that can be helped."""
+    try:
+        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
+            loss, list(targets.values()), retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        if "not compatible with .grad()" not in str(error):
+            raise
+        torch.autograd.backward(
+            loss, retain_graph=True
+        )  # reentrant checkpointing knows no other way; the targets are copies
+        found = [tensor.grad for tensor in targets.values()]
+    return {name: gradient for name, gradient in zip(targets, found, strict=True) if gradient is not None}
+
+
+def _of_values(path: str, gradients: Sequence[torch.Tensor]) -> list[Mismatch]:
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        return [Mismatch(path, "finite gradients", "gradients of NaN or infinity")]
+    if not any(bool(gradient.any()) for gradient in gradients):
+        return [Mismatch(path, "a gradient", "none: it is zero everywhere")]
+    return []
+
+
+def checkpointing(session: Session) -> Findings:
+    """Run forward and backward with gradient checkpointing."""
+    copied = session.copy()
+    method = getattr(copied, "set_grad_checkpointing", None)
+    if method is None:
+        raise NotApplicableError("the backbone has none")
+    try:
+        method(True)
+    except (AssertionError, NotImplementedError) as error:
+        raise NotApplicableError(f"the backbone refuses it: {said(error)[:60]}") from error
+    sizes = session.small(B=2)
+    arguments = session.arguments(sizes)
+    copied.train()
+    with torch.enable_grad():
+        returned = arguments.call(copied)
+        live = [_loss(tensor) for tensor in flatten(returned)[1] if tensor.requires_grad]
+        if live:
+            torch.autograd.backward(torch.stack(live).sum())
+    return Findings(session.compare(arguments, returned, sizes))
