@@ -375,3 +375,10 @@ def test_an_output_that_learns_nothing_yet_in_the_bare_backbone_is_no_fault():
     nn.init.zeros_(new.stages[1][1].weight)
     report = aa.adapt(new, like=Pyramid(6, 8), inputs=image()).verify(image())
     assert report["gradients"].outcome == "passed", report
+
+
+def test_an_example_of_zeros_tells_a_shape_alone():
+    report = aa.adapt(Pyramid(4, 8), like=Pyramid(6, 8), inputs=torch.zeros(2, 3, 40, 56)).verify(
+        torch.zeros(2, 3, 40, 56)
+    )
+    assert report.passed, report

@@ -111,7 +111,7 @@ class Session:
 
     def _tensor(self, path: str, spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         given = self._given.get(path)
-        if given is not None:
+        if given is not None and not (self.is_map(spec) and _is_blank(given)):
             given = given.detach()
             for axis, size in enumerate(shape):
                 rows = torch.arange(size, device=given.device) % given.shape[axis]
@@ -206,6 +206,11 @@ class Session:
             run(bare)
         except Exception as error:
             raise NotApplicableError(f"the bare backbone fails {reason}: {said(error)[:60]}") from error
+
+
+def _is_blank(image: torch.Tensor) -> bool:
+    """Whether an image has one value, as `torch.zeros` that only tells a shape: gradients of it may be zero."""
+    return bool((image == image.flatten()[:1]).all())
 
 
 def said(error: Exception) -> str:
