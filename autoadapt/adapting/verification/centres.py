@@ -29,8 +29,8 @@ def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> di
     read = {axis: size.evaluate(sizes) for axis, size in source_axes(plan).items()}
     found: dict[str, list[str]] = {}
     for route in plan.routes:
-        if {route.specs[0].order, signature.outputs[route.target].order} != {("rows", 0)}:
-            continue
+        if route.same_as or {route.specs[0].order, signature.outputs[route.target].order} != {("rows", 0)}:
+            continue  # what another output is, or tokens in another order
         followed = {axis for dim in route.specs[0].dims for axis in dim.axes}
         have = followed & {one.axis for one in route.specs[0].centres}
         for one in signature.outputs[route.target].centres:
