@@ -83,7 +83,8 @@ class _Positions(nn.Module):
 
     def __init__(self, plan: Plan, axis: str, sizes: Mapping[str, int]) -> None:
         super().__init__()
-        specs = dict(plan.source.outputs.items()) | {route.source: route.specs[0] for route in plan.routes}
+        served = {route.source: route.specs[0] for route in plan.routes if not route.same_as}
+        specs = dict(plan.source.outputs.items()) | served
         self._names = tuple(plan.taps) or plan.source.outputs.paths
         self._tensors = [_positions(specs[name], axis, sizes) for name in self._names]
         self._tree = None if plan.taps else plan.source.outputs.tree
