@@ -55,6 +55,7 @@ INSIDE = {
         "layers",
         "layouts",
         "taps",
+        "aligning",
         "matching",
         "thinning",
         "planning",

@@ -23,6 +23,7 @@ from autoadapt.cli import app
 DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))  # where the hooks of the site stand
 
+import depth_picture  # noqa: E402
 import error_texts  # noqa: E402
 import hooks  # noqa: E402
 
@@ -61,6 +62,10 @@ def test_every_block_runs_and_prints_what_the_page_shows(
 def test_no_block_is_left_out() -> None:
     left = [f"{name_of(page)}:{block.line} {block.not_run}" for page in RUN for block in blocks(page) if block.not_run]
     assert not left
+
+
+def test_the_picture_of_depth_is_what_its_script_draws() -> None:
+    assert (DOCS / "depth.svg").read_text(encoding="utf-8") == depth_picture.picture()
 
 
 def test_the_readme_shows_what_the_first_lines_print() -> None:

@@ -6,13 +6,16 @@ ways is refused, with the options as arguments to paste.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from autoadapt.adapting.layouts import Factored, Refusal, chain, distance
+from autoadapt.adapting.aligning import WHOLE, Level, Stage, align, levels_in_order, stages
+from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
 
@@ -34,6 +37,8 @@ class Source:
     """The source that it is a linear map of: what a projection makes of it, one of that source makes at less cost."""
     listed: bool = False
     """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
+    weights: int = 0
+    """Which parameters of the new module it depends on, one bit each; 0 where that is not known."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -174,15 +179,58 @@ class _Matching:
     def _choose_by_stride(self, targets: Mapping[str, TensorSpec]) -> None:
         """Targets that have the same nearest sources are served together, the deeper from the deeper."""
         groups: dict[tuple[str, ...], list[str]] = {}
+        honest: dict[str, list[str]] = {}
         for path, spec in targets.items():
             options, whys = self._honest(spec)
             if not options:
                 self.faults.append(self._dishonest(path, spec, _most_telling(whys)))
                 continue
-            options = self._without_maps_of_others(spec, options)
-            groups.setdefault(self._nearest(path, spec, options), []).append(path)
+            honest[path] = self._without_maps_of_others(spec, options)
+        aligned = self._aligned({path: spec for path, spec in targets.items() if path in honest}, honest)
+        order = {path: i for i, path in enumerate(aligned)}
+        for path in sorted(honest, key=lambda path: order.get(path, -1)):
+            near = self._nearest(path, targets[path], aligned.get(path, tuple(honest[path])))
+            groups.setdefault(near, []).append(path)
         for near, paths in groups.items():
             self._share_out(paths, near, targets)
+
+    def _aligned(
+        self, targets: Mapping[str, TensorSpec], honest: Mapping[str, Sequence[str]]
+    ) -> dict[str, tuple[str, ...]]:
+        """For each feature map, in the order of stride and depth, the honest sources of the stage that serves it."""
+        levels = {path: level for path, spec in targets.items() if (level := _level(factored(spec)))}
+        known = {path: level for path, source in self.sources.items() if (level := _level(source.tensor))}
+        wanted, offered = levels_in_order(levels), stages(known)
+        fitting = {path: [_fitting(stage, honest[path]) for stage in offered] for path in wanted}
+        distances = [[self._octaves(options, targets[path]) for options in fitting[path]] for path in wanted]
+        if not offered or any(math.isinf(min(row)) for row in distances):
+            return {}
+        chosen = align(list(wanted.values()), offered, distances, deepest=self._deepest(offered))
+        found = {path: fitting[path][stage] for path, stage in zip(wanted, chosen, strict=True)}
+        for stage in (stage for j, stage in enumerate(offered) if stage.even and j in chosen):
+            served = {path: wanted[path].depth for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
+            if all(targets[path].depth is not None for path in served):
+                shallow = self._no_deeper(stage, max(served.values()))
+                found |= {path: tuple(o for o in found[path] if o in shallow) or found[path] for path in served}
+        return found
+
+    def _no_deeper(self, stage: Stage, depth: float) -> set[str]:
+        """The sources of a stage without those that lie deeper by more than a block or so."""
+        return {path for path in stage.sources if (self.sources[path].spec.depth or 0) <= depth + WHOLE / 20}
+
+    def _octaves(self, options: Sequence[str], spec: TensorSpec) -> float:
+        """The least change of stride, in octaves an axis."""
+        found = [distance(self.sources[option].tensor, spec) for option in options]
+        return min(found, default=math.inf) / max(len(factored(spec).strides), 1)
+
+    def _deepest(self, offered: Sequence[Stage]) -> float:
+        """Depth of the last stage that depends on more parameters than those before; the last, if unknown."""
+        seen, found = 0, 0.0
+        for stage in offered:
+            weights = functools.reduce(operator.or_, (self.sources[path].weights for path in stage.sources))
+            if weights & ~seen:
+                seen, found = seen | weights, stage.level.depth
+        return found or offered[-1].level.depth
 
     def _honest(self, spec: TensorSpec) -> tuple[list[str], list[str]]:
         """Sources from which a chain leads to the target; and why the others have none, those of its role if any."""
@@ -339,6 +387,19 @@ def _spread(options: Sequence[str], count: int) -> list[str]:
 def _cell(tensor: Factored) -> Fraction:
     """Input cells per cell: of a finer and a coarser map equally far away, the finer has seen what is wanted."""
     return math.prod(tensor.strides.values(), start=Fraction(1))
+
+
+def _level(tensor: Factored) -> Level | None:
+    """Stride and depth of a feature map; a depth that is not known is what the stride tells."""
+    strides = [stride for stride in tensor.strides.values() if stride > 0]
+    if not strides or not tensor.spec.is_floating:
+        return None
+    octaves = round(2 * sum(map(math.log2, strides)) / len(strides)) / 2
+    return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth)
+
+
+def _fitting(stage: Stage, options: Sequence[str]) -> tuple[str, ...]:
+    return tuple(option for option in options if option in stage.sources)
 
 
 def _name(path: str) -> str:

@@ -37,6 +37,8 @@ class Ranked(_Frozen):
     """What to do about that."""
     parameters: int = 0
     """Of the backbone alone, as far as it runs."""
+    kept: float | None = None
+    """Share of its parameters that serve the outputs, without what follows its last block."""
     adapter_parameters: int = 0
     multiply_adds: int = 0
     """Of one pass, adapters included."""
@@ -229,6 +231,7 @@ def _height(row: Ranked) -> float:
 
 _COLUMNS: tuple[tuple[str, Callable[[Ranked], str]], ...] = (
     ("params", lambda row: human_count(row.parameters)),
+    ("kept", lambda row: "" if row.kept is None else f"{100 * row.kept:.0f} %"),
     ("adapters", lambda row: human_count(row.adapter_parameters)),
     ("MACs", lambda row: human_count(row.multiply_adds)),
     ("ms", lambda row: _figure(row.seconds * 1000)),

@@ -80,6 +80,7 @@ def _weighed(candidate: Candidate, place: Place) -> Ranked:
     row = Ranked(
         source=candidate.name,
         parameters=_count(net.get_submodule("backbone")),
+        kept=None if net.plan.kept is None else net.plan.kept.share,
         adapter_parameters=_count(net.adapters),
         multiply_adds=cost.multiply_adds,
         seconds=cost.seconds,

@@ -65,7 +65,7 @@ def plan_svg(plan: Plan) -> str:
 def plan_section(plan: Plan) -> Section:
     """The picture, what it costs, and a row for each output."""
     cost = f"{human_count(plan.parameters)} parameters" if _steps(plan) else "no layer"
-    remarks = _remarks(plan.routes)
+    remarks = [*([plan.cut_remark] if plan.cut_remark else []), *_remarks(plan.routes)]
     notes = (Facts(tuple(("remark", remark) for remark in remarks)),) if remarks else ()
     return Section("Plan", _title(plan), (diagram(plan), _facts(plan), _routes(plan.routes), *notes), Badge(cost))
 
@@ -96,6 +96,7 @@ def _facts(plan: Plan) -> Facts:
     rows.append(("adapters", ", ".join(_costs(plan))))
     rows += [("cut", Name(", ".join(plan.cut)))] if plan.cut else []
     rows += [("no longer run", saved)] if (saved := _saved(plan)) else []
+    rows += [("keeps", str(plan.kept))] if plan.kept is not None else []
     return Facts(tuple(rows))
 
 

@@ -39,7 +39,7 @@ def _scatter(made: Ranking) -> Scatter:
 
 
 def _table(made: Ranking) -> Table:
-    titles = ("params", "adapters", "MACs", "ms", "MiB", "agrees", "KL", "R2")
+    titles = ("params", "kept", "adapters", "MACs", "ms", "MiB", "agrees", "KL", "R2")
     columns = (Column(""), Column("candidate"), *(Column(title, right=True) for title in titles))
     front = made.front()
     rows = tuple((Badge("*", "good") if row.source in front else "", *_cells(row)) for row in made.best_first)
@@ -51,6 +51,7 @@ def _cells(row: Ranked) -> tuple[Cell, ...]:
     return (
         Name(row.source, strong=True),
         human_count(row.parameters),
+        "" if row.kept is None else f"{100 * row.kept:.0f} %",
         human_count(row.adapter_parameters),
         human_count(row.multiply_adds),
         f"{row.seconds * 1000:.1f}",

@@ -26,6 +26,8 @@ def test_a_real_consumer_runs_and_trains_on_another_backbone(name, backbone):
     model = swap(model, consumer.path, new, inputs=consumer.inputs)
     net = model.get_submodule(consumer.path)
     assert {part.training for part in net.modules()} == {model.training}
+    assert net.plan.kept.share > 0.95, "also where the old backbone is dilated"
+    assert net.plan.kept.depth == 1
     with torch.no_grad():
         model.eval()(consumer.inputs)
     loss = consumer.loss(model.train())

@@ -131,7 +131,7 @@ def test_of_made_up_rows_the_front_is_known() -> None:
 def test_the_table_has_eighty_columns_and_every_figure(judged: Ranking) -> None:
     text = str(judged)
     assert max(map(len, text.splitlines())) <= 80
-    assert re.search(r"^ +candidate +params +adapters +MACs +ms +MiB +agrees +KL$", text, re.MULTILINE)
+    assert re.search(r"^ +candidate +params +kept +adapters +MACs +ms +MiB +agrees +KL$", text, re.MULTILINE)
     assert Ranking.model_validate_json(judged.model_dump_json()) == judged
 
 

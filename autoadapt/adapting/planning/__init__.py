@@ -2,8 +2,19 @@
 
 from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion
-from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap
+from autoadapt.adapting.planning.plans import InputRoute, Kept, Plan, Route, Tap
 from autoadapt.adapting.planning.sources import source_axes
 from autoadapt.adapting.planning.targets import named_outputs
 
-__all__ = ["CONVERSIONS", "Conversion", "InputRoute", "Plan", "Route", "Tap", "named_outputs", "plan", "source_axes"]
+__all__ = [
+    "CONVERSIONS",
+    "Conversion",
+    "InputRoute",
+    "Kept",
+    "Plan",
+    "Route",
+    "Tap",
+    "named_outputs",
+    "plan",
+    "source_axes",
+]

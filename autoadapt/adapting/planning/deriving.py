@@ -20,6 +20,7 @@ from autoadapt.adapting.operations import (
     stays_contiguous,
 )
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
+from autoadapt.adapting.planning.keeping import kept_share, remark_on_cut
 from autoadapt.adapting.planning.plans import Plan, Route, Tap
 from autoadapt.adapting.planning.sources import (
     costs_of,
@@ -85,7 +86,8 @@ def plan(
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
     sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
-    taps = inner_sources(worth_taking(source.inner, source.sizes()), source, wanted, routes)
+    blocks = worth_taking(source.inner, source.sizes())
+    taps = inner_sources(blocks, source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
     try:
         pairings = match(
@@ -106,14 +108,25 @@ def plan(
     contract = dict(outputs_marked.items())
     first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
     made = [
-        _route(pairing, tensors, contract, wanted, project == "always", first.get(pairing.source))
+        _route(
+            pairing,
+            tensors,
+            contract,
+            wanted,
+            project == "always",
+            first.get(pairing.source),
+            source.dilated_by,
+        )
         for pairing in pairings
     ]
     steady = steady_sources(source, [route.source for route in made])
     made = [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
     taken = taps_of([route.source for route in made], source)
     _ask_for_grids(source, taken, pairs or {})
-    cut = cut_after(source.inner, taken, _read(made, taken))
+    read = _read(made, taken)
+    cut = cut_after(source.inner, taken, read)
+    tapped = [output for output in source.inner if output.name in taken]
+    kept = kept_share(source, read, [*blocks, *tapped])
     return Plan(
         source=source.model_copy(update={"inner": ()}),
         target=wanted,
@@ -123,6 +136,8 @@ def plan(
         cut_costs=costs_of(cut, source.inner),
         routes=tuple(_in_order(route, source, wanted) for route in made),
         remarks=train_remarks(source, target),
+        kept=kept,
+        cut_remark=remark_on_cut(kept, source, wanted, blocks),
     )
 
 
@@ -178,6 +193,7 @@ def _route(
     target: Signature,
     always: bool,
     first: tuple[TensorSpec, Thin | None] | None = None,
+    dilated_by: str = "",
 ) -> Route:
     contract = contracts[pairing.target]
     if pairing.same_as:
@@ -210,7 +226,7 @@ def _route(
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
         octaves=0.0 if pairing.recover else round(distance(tensor, contract), 3),
         others=pairing.others,
-        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps)])),
+        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by)])),
     )
 
 
@@ -225,9 +241,9 @@ def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     return route.model_copy(update={"made_contiguous": True})
 
 
-def _lost(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
+def _lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
-    return "; ".join(filter(None, [_coarser(source, target, steps), _elsewhere(source, target, steps)]))
+    return "; ".join(filter(None, [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps)]))
 
 
 def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
@@ -238,14 +254,24 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
     return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""
 
 
-def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
+def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     have, want = source.strides, factored(target).strides
     finer = [axis for axis in want if axis in have and want[axis] < have[axis]]
     if finer:
-        return f"finer than its source (stride {have[finer[0]]}): detail is interpolated, not seen"
+        lost = f"finer than its source (stride {have[finer[0]]}): detail is interpolated, not seen"
+        return "; ".join(filter(None, [lost, _dilating(int(want[finer[0]]), target, dilated_by)]))
     if set(have) - set(want):
         return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
     rounded = [dim for dim in source.spec.dims if dim.axes - {"B"} and dim not in target.dims and dim.factors]
     if rounded and have == want and any(isinstance(step, Resize) for step in steps):
         return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: resized by a cell"
     return ""
+
+
+def _dilating(stride: int, target: TensorSpec, argument: str) -> str:
+    """Which argument builds the new module with a stride, where the contract's level is deep at that stride too."""
+    is_dilated = target.depth is not None and 2**target.depth >= 2 * stride
+    if not is_dilated or stride not in (8, 16) or not argument:
+        return ""
+    value = stride if argument == "output_stride" else [False, stride == 8, True]
+    return f"built with {argument}={value} it would see more"

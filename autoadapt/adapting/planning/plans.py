@@ -12,7 +12,7 @@ from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
 
-__all__ = ["CutCost", "InputRoute", "Plan", "Route", "Tap"]
+__all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap"]
 
 
 class _Frozen(BaseModel):
@@ -68,6 +68,34 @@ class CutCost(_Frozen):
     """Of its convolutions and linear layers, at the probed size, for the probed batch."""
 
 
+class Kept(_Frozen):
+    """How much of the new module stands behind what is read of it.
+
+    Example:
+        >>> print(Kept(parameters=683_072, of=11_176_512, depth=0.6))
+        6 % of its parameters, 60 % of its depth
+    """
+
+    parameters: int
+    of: int
+    """Parameters behind all of its feature maps."""
+    depth: float
+    """Share of its depth that is reached; 1.0 is all."""
+
+    @property
+    def share(self) -> float:
+        """Of the parameters."""
+        return self.parameters / self.of if self.of else 1.0
+
+    def __str__(self) -> str:
+        return f"{_percent(self.share)} % of its parameters, {_percent(self.depth)} % of its depth"
+
+
+def _percent(share: float) -> int:
+    """Rounded, but to 100 only where all is there."""
+    return int(100 * share + 0.5) if share == 1 else min(int(100 * share + 0.5), 99)
+
+
 class Plan(Shown, _Frozen):
     """How the new module is made to speak the old one's signature: data that can be read, edited, compared."""
 
@@ -84,6 +112,10 @@ class Plan(Shown, _Frozen):
     routes: tuple[Route, ...]
     remarks: tuple[str, ...] = ()
     """What concerns more than one output."""
+    kept: Kept | None = Field(default=None, exclude_if=lambda kept: kept is None)
+    """How much of the new module serves the outputs, where its capture tells that."""
+    cut_remark: str = Field(default="", exclude_if=lambda remark: not remark)
+    """What is cut and how it is taken, where that is more than half and the contract is not that shallow."""
 
     @property
     def parameters(self) -> int:
@@ -116,9 +148,11 @@ class Plan(Shown, _Frozen):
         lines += ["", *columns(_route_rows(self.routes), align="lllr")]
         lines += columns(_sum_rows(self))
         lines += _cut_lines(self)
+        lines += columns([("keeps", str(self.kept))]) if self.kept is not None else []
         remarks = [(f"`{route.target}`:", route.remark) for route in self.routes if route.remark]
         widest = max((len(place) for place, _ in remarks), default=0)
-        lines += [""] if remarks else []
+        lines += [""] if remarks or self.cut_remark else []
+        lines += hanging("remark", self.cut_remark) if self.cut_remark else []
         for place, remark in remarks:
             lines += hanging(f"remark  {place:<{widest}}", remark)
         for remark in self.remarks:

@@ -28,11 +28,14 @@ def output_sources(source: Signature, target: Signature, routes: Sequence[InputR
     """The outputs of the new module in terms of the old one's input axes."""
     axes, names = _axes(source, target, routes)
     reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
+    weights = {inner.output: int(inner.weights, 16) for inner in source.inner if inner.output and inner.weights}
     found = []
     for path, spec in source.outputs.items():
         parent, _, last = path.rpartition(".")
         sequence = f"{parent}." if last.isdigit() else ""
-        found.append(Source(path, factored(spec, axes, names), sequence, reads=reads.get(path, "")))
+        found.append(
+            Source(path, factored(spec, axes, names), sequence, reads=reads.get(path, ""), weights=weights.get(path, 0))
+        )
     return found
 
 
@@ -43,7 +46,14 @@ def inner_sources(
     axes, names = _axes(source, target, routes)
     known = source.outputs.paths
     return [
-        Source(output.name, factored(output.spec, axes, names), sequence="taps", tap=True, listed=output.listed)
+        Source(
+            output.name,
+            factored(output.spec, axes, names),
+            sequence="taps",
+            tap=True,
+            listed=output.listed,
+            weights=int(output.weights or "0", 16),
+        )
         for output in sorted(inner, key=lambda output: output.finished)
         if output.name not in known
     ]

@@ -12,6 +12,7 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
 from autoadapt.contracts.capturing.cells import Run, inner_centres, output_centres
 from autoadapt.contracts.capturing.confirming import Confirmation, Contract, confirm, confirm_again
+from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule, raised
 from autoadapt.contracts.capturing.inside import inner_outputs
@@ -157,12 +158,13 @@ class _Session:
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
         told = self._told(solution, orders, self._runs.followed(base, steps, steps | fixed))
+        depths = self._depths(base, steps)
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
             name=type(self._module).__name__,
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
-            outputs=Values(tree=self._first.tree, leaves=self._output_specs(solution, roles, told)),
+            outputs=Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told))),
             axes=legal,
             filled=dict(self._first.filled) | replaced,
             replaced_when_empty=tuple(replaced),
@@ -171,7 +173,12 @@ class _Session:
             unverified=solution.unverified,
             contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
-            inner=inner_outputs(self._module, self._inner_specs(solution, told), self._first.inner, self._returned()),
+            inner=depths.on_inner(
+                inner_outputs(self._module, self._inner_specs(solution, told), self._first.inner, self._returned())
+            ),
+            weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
+            output_weights=depths.weights() if self._first.inner else (),
+            dilated_by=argument_that_dilates(self._module),
             unread_tokens=unread or disordered(self._module, orders),
             train_outputs=self._train_outputs(trained, base),
             unconfirmed=confirmed.unconfirmed,
@@ -297,6 +304,24 @@ class _Session:
     def _contiguous(self) -> tuple[str, ...]:
         names = [path_text(path) for path in paths(self._first.tree)]
         return tuple(name for name, ordered in zip(names, self._first.contiguous, strict=True) if ordered)
+
+    def _depths(self, base: Mapping[str, int], steps: Steps) -> Depths:
+        """How deep each tensor lies; on the meta device at four times the given size, where borders count little."""
+        given = dict(base) if self._probe.real else dict(self._runs.axes.example)
+        large = {name: size + step * -(-3 * size // step) for name, size in given.items() if (step := steps.get(name))}
+        for sizes in [given] if self._probe.real else [given | {**large, "B": given.get("B", 1)}, given]:
+            with contextlib.suppress(ProbeError):
+                return Depths(self._module, *self._probe.trace(self._runs.axes.shapes(sizes)), self._image(sizes))
+        return Depths(self._module)
+
+    def _image(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Size of the batch axis and of the spatial axes of the first image, or whatever else has both."""
+        full = self._runs.axes.example | dict(sizes)
+        for tensor, names in zip(self._tensors, self._runs.axes.names, strict=True):
+            spatial = [full[name] for name in names if name[0] not in "BC"]
+            if tensor.is_floating_point() and len(names) > 2 and names[0] == "B" and spatial:
+                return (full["B"], *spatial)
+        return ()
 
     def _returned(self) -> dict[InnerKey, str]:
         """Paths of outputs, by the inner call that returned them."""

@@ -7,7 +7,7 @@ import random
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
+from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.leaves import leaf
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
@@ -80,6 +81,8 @@ class Observation:
     """For each output whether it lies in memory in the order of its axes."""
     grids: tuple[Grid, ...] = ()
     """Where the cells of each output lie, if that was followed."""
+    behind: tuple[Behind | None, ...] = ()
+    """What each output depends on, where that was traced."""
 
 
 class Probe:
@@ -107,6 +110,15 @@ class Probe:
         """Have whatever an inner module returns noted in later runs."""
         self._copy.get_submodule(path).register_forward_hook(lambda _module, _args, output: note(output))
 
+    def trace(self, shapes: Sequence[Shape] | None = None) -> tuple[Observation, Dataflow]:
+        """Run once more and follow what each tensor is made of.
+
+        Raises:
+            ProbeError: The module raised.
+        """
+        flow = Dataflow(self._copy)
+        return self.run(shapes, flow=flow), flow
+
     def run(
         self,
         shapes: Sequence[Shape] | None = None,
@@ -115,6 +127,7 @@ class Probe:
         seed: int | None = None,
         training: bool = False,
         follow: Sequence[Sequence[str]] = (),
+        flow: Dataflow | None = None,
     ) -> Observation:
         """Run at the given shapes of the input tensors.
 
@@ -124,6 +137,7 @@ class Probe:
             seed: Draw other random numbers than the caller would.
             training: Run in train mode, without noting what is inside.
             follow: For each input tensor the names of its axes, to note where the cells of every tensor lie.
+            flow: What follows the tensors of this run.
 
         Raises:
             ProbeError: The module raised.
@@ -142,13 +156,15 @@ class Probe:
         followed = CentresFollowed(zip(tensors, follow, strict=False))
         following = followed if follow else contextlib.nullcontext()
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
-        watching = _watch(self._copy, self._inner and not training, followed)
+        tracing = flow or contextlib.nullcontext()
+        watching = _watch(self._copy, self._inner and not training and flow is None, followed)
         with (
             undisturbed(seed or 0 if self.real else None),
             kept,
             _everywhere_meta(not self.real),
             watching as watcher,
             following,
+            tracing,
         ):
             try:
                 if seed is not None:
@@ -161,7 +177,8 @@ class Probe:
                 raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 ) from error
-        return self._observe(returned, values, tensors, watcher, followed)
+        observed = self._observe(returned, values, tensors, watcher, followed)
+        return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))
 
     def _observe(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from autoadapt.contracts.signature.specs import TensorSpec
 
@@ -83,6 +83,8 @@ class InnerOutput(_Frozen):
     """For a vector that the whole returns and a linear layer makes: name of the inner output that this layer reads."""
     contiguous: bool = True
     """Whether it lies in memory in the order of its axes, as a permuted view does not."""
+    weights: str = Field(default="", exclude_if=lambda weights: not weights)
+    """Which parameters it depends on: bit `i` of this hexadecimal number stands for `Signature.weights[i]`."""
     listed: bool = False
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 

@@ -63,6 +63,12 @@ class Signature(Shown, BaseModel):
     value_ranges: dict[str, tuple[int, int]] = Field(default_factory=dict)
     """Smallest and largest value seen in each integer input."""
     inner: tuple[InnerOutput, ...] = ()
+    weights: tuple[int, ...] = Field(default=(), exclude_if=lambda weights: not weights)
+    """How many values each parameter holds, in the order of `parameters()`, where inner outputs are noted."""
+    output_weights: tuple[str, ...] = Field(default=(), exclude_if=lambda weights: not weights)
+    """Which of these each output depends on, as an inner output tells it; empty where that is not known."""
+    dilated_by: str = Field(default="", exclude_if=lambda name: not name)
+    """Argument of the module's class that takes strides away and dilates instead; empty where it has none."""
     unread_tokens: tuple[str, ...] = ()
     """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
     train_outputs: Values | None = None

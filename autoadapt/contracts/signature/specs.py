@@ -82,6 +82,9 @@ class TensorSpec(_Frozen):
     """In which order the cells of a map stand on an axis that lists them as tokens."""
     trailing: int = 0
     """How many of the tokens that are no cells stand behind the cells; the others stand before them."""
+    depth: float | None = Field(default=None, exclude_if=lambda depth: depth is None, repr=False)
+    """How much of the module lies behind it, in octaves, as a capture measures it: 5 is a whole network whose last
+    stride is 32. No part of equality."""
     points: int | None = Field(default=None, exclude=True, repr=False)
     """Which axis lists points that other leaves lie on too; noted while planning."""
 

@@ -1,0 +1,82 @@
+"""Keeping: how much of the new module stands behind what is read of it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Collection, Iterable
+
+from autoadapt.adapting.layouts import factored
+from autoadapt.adapting.planning.plans import Kept
+from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec
+from autoadapt.showing.tables import human_count
+
+__all__ = ["kept_share", "remark_on_cut"]
+
+WHOLE = 5.0
+"""The depth of a whole network, in octaves."""
+
+
+def kept_share(source: Signature, read: Collection[str], blocks: Iterable[InnerOutput]) -> Kept | None:
+    """How many parameters and how much depth stand behind what is read, of what stands behind all feature maps.
+
+    What follows the last block, such as a pooling and a classifier, counts neither as kept nor as cut.
+
+    Args:
+        source: Signature of the new module.
+        read: Paths of the outputs and names of the taps that are read.
+        blocks: The inner outputs that are worth taking.
+
+    Returns:
+        None where the capture does not tell what parameters stand behind a tensor.
+    """
+    behind = _behind(source, blocks)
+    taken = [path for path in read if path in behind]
+    if not taken or not source.weights:
+        return None
+    whole = [path for path, (spec, _) in behind.items() if factored(spec).strides]
+    reached, deepest = (max(behind[path][0].depth or 0 for path in paths) for paths in (taken, whole or taken))
+    kept = _size(source, functools.reduce(operator.or_, (behind[path][1] for path in taken)))
+    every = functools.reduce(operator.or_, (behind[path][1] for path in (*whole, *taken)))
+    return Kept(
+        parameters=kept,
+        of=_size(source, every),
+        depth=min(reached / deepest, 1.0) if deepest else 1.0,
+    )
+
+
+def _behind(source: Signature, blocks: Iterable[InnerOutput]) -> dict[str, tuple[TensorSpec, int]]:
+    """Spec and parameters, as bits, of the outputs and of the blocks."""
+    outputs = zip(source.outputs.items(), source.output_weights, strict=False)
+    found = {path: (spec, int(weights, 16)) for (path, spec), weights in outputs if weights}
+    return found | {block.name: (block.spec, int(block.weights, 16)) for block in blocks if block.weights}
+
+
+def _size(source: Signature, bits: int) -> int:
+    return sum(count for i, count in enumerate(source.weights) if bits >> i & 1)
+
+
+def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, blocks: Iterable[InnerOutput]) -> str:
+    """What is cut and how to take it, where less than half is kept although the contract is not that shallow.
+
+    Args:
+        kept: The share.
+        source: Signature of the new module.
+        target: The contract.
+        blocks: The inner outputs that are worth taking.
+    """
+    maps = {path: spec.depth for path, spec in target.outputs.items() if factored(spec).strides and not spec.same_as}
+    depths = list(maps.values())
+    if kept is None or 2 * kept.parameters >= kept.of or not depths:
+        return ""
+    if all(depth is not None and depth < WHOLE - 0.5 for depth in depths):
+        return ""
+    last = max((block for block in blocks if factored(block.spec).strides), key=_depth, default=None)
+    deepest = max(reversed(maps), key=lambda path: maps[path] or 0)
+    remedy = f': taps={{"{deepest}": "{last.name}"}} takes what lies deepest' if last is not None else ""
+    cut = f"{human_count(kept.of - kept.parameters)} of the {human_count(kept.of)} parameters of {source.name}"
+    return f"{cut} are cut{remedy}"
+
+
+def _depth(block: InnerOutput) -> tuple[float, int]:
+    return block.spec.depth or 0, block.finished

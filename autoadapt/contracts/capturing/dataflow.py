@@ -1,0 +1,147 @@
+"""Dataflow: which parameters and which inner outputs each tensor of one run depends on."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.trees import flatten, path_text, paths
+
+__all__ = ["Behind", "Dataflow", "Node"]
+
+Key: TypeAlias = tuple[str, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What a tensor depends on, as bits of two integers, so that a union costs one operation."""
+
+    weights: int = 0
+    """Bit `i` stands for the `i`-th parameter of the module."""
+    nodes: int = 0
+    """Bit `i` stands for the `i`-th of `Dataflow.nodes`."""
+    dilation: int = 1
+    """The largest of a convolution."""
+
+    def __or__(self, other: Behind) -> Behind:
+        dilation = max(self.dilation, other.dilation)
+        return Behind(self.weights | other.weights, self.nodes | other.nodes, dilation)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A tensor that an inner module returned."""
+
+    key: Key
+    """Path of the module, which of its calls, path within its output."""
+    shape: tuple[int, ...]
+    behind: Behind
+    """Itself not among the nodes."""
+    itself: Behind
+    """The same with it."""
+
+
+class Dataflow(TorchFunctionMode):
+    """Follows tensors through one forward pass of a module: no gradient is needed, so that it works on meta tensors.
+
+    What a function makes depends on all that it was given. What is made where functions cannot be seen, as inside a
+    custom autograd function or a scripted module, depends on all that the module around it was given and holds.
+
+    Args:
+        module: What will run.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self._bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
+        self._held = {
+            name: Behind(weights=sum({self._bits[id(p)] for p in inner.parameters()}))
+            for name, inner in module.named_modules()
+        }
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], Behind]] = {}
+        self._calls: dict[str, int] = {}
+        self._handles = [
+            inner.register_forward_hook(self._hook(name), with_kwargs=True)
+            for name, inner in module.named_modules()
+            if name
+        ]
+
+    def __exit__(self, *args: Any) -> None:
+        super().__exit__(*args)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def of(self, tensor: torch.Tensor) -> Behind | None:
+        """What a tensor depends on; None where nothing made it that was seen."""
+        if id(tensor) in self._bits:
+            return Behind(weights=self._bits[id(tensor)])
+        known = self._known.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else None
+
+    def of_all(self, value: Any) -> Behind:
+        """What the tensors in nested lists, tuples and dicts depend on together."""
+        found = Behind()
+        for tensor in _tensors(value):
+            found |= self.of(tensor) or Behind()
+        return found
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        made = func(*args, **given)
+        written = args[:1] if func is torch.Tensor.__setitem__ else made
+        if isinstance(written, (torch.Tensor, tuple, list)):
+            behind: Behind | None = None
+            for tensor in _tensors(written):
+                behind = behind or self.of_all((args, given)) | Behind(dilation=_dilation(func, args, given))
+                self._note(tensor, behind)
+                if args and tensor is args[0] and tensor._base is not None:  # written through a view
+                    self._note(tensor._base, behind | (self.of(tensor._base) or Behind()))
+        return made
+
+    def _note(self, tensor: torch.Tensor, behind: Behind) -> None:
+        if id(tensor) not in self._bits:
+            self._known[id(tensor)] = (weakref.ref(tensor), behind)
+
+    def _hook(self, name: str) -> Any:
+        def end(_module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
+            call = self._calls[name] = self._calls.get(name, -1) + 1
+            tree, tensors = flatten(returned)
+            for path, tensor in zip(paths(tree), tensors, strict=True):
+                behind = self.of(tensor)
+                if behind is None:
+                    behind = self.of_all((args, kwargs)) | self._held[name]
+                itself = behind | Behind(nodes=1 << len(self.nodes))
+                self.nodes.append(Node((name, call, path_text(path)), tuple(tensor.shape), behind, itself))
+                self._note(tensor, itself)
+
+        return end
+
+
+def _tensors(value: Any) -> Iterable[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
+
+
+def _dilation(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    if func not in _CONVOLUTIONS:
+        return 1
+    found = kwargs.get("dilation", args[5] if len(args) > 5 else 1)
+    return max(found) if isinstance(found, (tuple, list)) else int(found)
+
+
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
