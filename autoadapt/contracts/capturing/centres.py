@@ -11,14 +11,13 @@ on two, but off the operations that torch runs, on the meta device as well.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = ["Cells", "CentresFollowed", "Grid"]
@@ -77,16 +76,17 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         returned = func(*args, **(kwargs or {}))
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
-        if any(tensor in self._grids for tensor in given):
-            made = [value for value in tree_leaves(returned) if isinstance(value, torch.Tensor)]
-            self._note(func, _named(func, args, kwargs or {}), given, made)
+        given = [*_tensors(args), *_tensors((kwargs or {}).values())]
+        name = func.overloadpacket.__name__.rstrip("_")
+        if name not in _MOVING and given and _is_alike(returned, given[0]) and given[0] in self._grids:
+            self._grids[returned] = self._grids[given[0]]  # most of what runs, so it must cost little
+        elif any(tensor in self._grids for tensor in given):
+            self._note(name, _named(func, args, kwargs or {}), given, list(_tensors([returned])))
         return returned
 
     def _note(
-        self, func: Any, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]
+        self, name: str, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]
     ) -> None:
-        name = func.overloadpacket.__name__.rstrip("_")
         for number, output in enumerate(made):
             if name in _SPATIAL:
                 grid = self._moved(_SPATIAL[name], given[0], output, named)
@@ -135,6 +135,19 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             mean = sum((cells.first for cells in alike), Fraction(0)) / len(alike)
             found[name] = replace(alike[0], first=mean) if mixes else alike[0]
         return found
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among arguments or results, also in lists of them."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (item for item in value if isinstance(item, torch.Tensor))
+
+
+def _is_alike(returned: Any, read: torch.Tensor) -> bool:
+    return isinstance(returned, torch.Tensor) and returned.shape == read.shape
 
 
 _PRODUCTS = {"mm": "self", "bmm": "self", "addmm": "mat1", "baddbmm": "batch1"}
@@ -306,3 +319,6 @@ _ALONG: dict[str, _Rule | None] = {
     "select": None,
 }
 """Operations along one axis; None where it goes away."""
+
+_MOVING = frozenset({*_SPATIAL, *_ALONG, *_PRODUCTS, "cat", "stack"})
+"""Operations whose result may have cells elsewhere although its shape is that of what is read."""
