@@ -66,11 +66,11 @@ def test_every_projection_is_merged_into_its_consumer(options):
     assert folded.backbone.backbone.stages[0].weight.data_ptr() == model.backbone.backbone.stages[0].weight.data_ptr()
 
 
-def test_a_resize_between_commutes():
+def test_resampling_between_commutes():
     model = Model([nn.Conv2d(8, 4, 1)])
     model.backbone = First(Levels(8, 10))
     model.backbone = adapt(First(Levels(5, 6), 1), like=model.backbone, inputs=X, pairs={"0": "0"})
-    assert [type(step).__name__ for step in model.backbone.plan.routes[0].steps] == ["Project", "Resize"]
+    assert [type(step).__name__ for step in model.backbone.plan.routes[0].steps] == ["Project", "Resample"]
     nn.init.normal_(model.backbone.get_parameter("adapters.0.project.bias"))
     assert_alike(fold(model.eval(), inputs=X)(X), model(X))
 
