@@ -168,3 +168,17 @@ class ChannelFirst(nn.Module):
         grouped_BMGK = rows_of(rows_BNK, near_BMG.flatten(1)).unflatten(1, near_BMG.shape[1:])
         local_BMGK = torch.cat([grouped_BMGK[..., :3] - xyz_BM3.unsqueeze(2), grouped_BMGK[..., 3:]], -1)
         return xyz_BM3.transpose(1, 2), self.mlp(local_BMGK.permute(0, 3, 2, 1)).amax(2)
+
+
+class ChannelFirstIndices(ChannelFirst):
+    """The same with the indices of the points that it takes, in a dict: `gather(points[:, :3], 2, inds) == xyz`."""
+
+    def __init__(self, columns: int = 1, count: int = 16, *, dtype: torch.dtype = torch.int32) -> None:
+        super().__init__(columns, count)
+        self.dtype = dtype
+
+    def forward(self, points: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        """`points [B, 3 + C, N]`."""
+        xyz_B3M, features_BDM = super().forward(points)
+        taken_BM = farthest_points(points[:, :3].transpose(1, 2), self.count).to(self.dtype)
+        return {"xyz": xyz_B3M, "features": features_BDM, "inds": taken_BM}

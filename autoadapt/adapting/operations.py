@@ -151,12 +151,16 @@ class Channels(_Frozen):
 
 
 class Recover(_Frozen):
-    """For each point its row in an input, where points are rows bit for bit: `[B, M, K] -> [B, M]`."""
+    """For each point its place in an input, where points stand bit for bit: `[B, M, K] -> [B, M]`."""
 
     op: Literal["recover"] = "recover"
     values: str
-    """Path of the input, `[B, N, >= K]`."""
+    """Path of the input, `[B, N, >= K]`, or `[B, >= K, N]` where its axis 2 lists points."""
     dtype: str
+    values_axis: Literal[1, 2] = 1
+    """Which axis of the input lists points."""
+    points_axis: Literal[1, 2] = 1
+    """Which axis of the coordinates lists points."""
 
 
 class Thin(_Frozen):
@@ -204,8 +208,8 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
             return spec.model_copy(update={"dtype": dtype, "same_as": ""})
         case Copy():
             return spec.model_copy(update={"same_as": ""})
-        case Recover(dtype=dtype):
-            return TensorSpec(dtype=dtype, dims=spec.dims[:-1], role="index")
+        case Recover(dtype=dtype, points_axis=axis):
+            return TensorSpec(dtype=dtype, dims=(spec.dims[0], spec.dims[axis]), role="index")
         case Thin(axis=axis, source=source, count=count):
             if spec.dims[axis] != source:
                 raise _refused(operation, spec, f"{source} points on axis {axis}")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 
 from autoadapt.contracts.capturing import Arguments
-from autoadapt.contracts.capturing.roles import gathers
+from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Constant, Container, Slot, Tree, flatten, path_text, paths
 from autoadapt.errors import Mismatch
@@ -25,7 +25,7 @@ def broken_invariants(signature: Signature, arguments: Arguments, returned: obje
     return [
         Mismatch(one.index, str(one), "it does not hold", "pairs={...} must take indices and points from one choice")
         for one in signature.invariants
-        if not gathers(known[one.values], known[one.index], known[one.result])
+        if not holds(one, known)
     ]
 
 

@@ -14,7 +14,7 @@ from autoadapt.adapting.operations import Cast, DropPrefix, Rearrange, Thin, Thi
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, Plan, Route, named_outputs, plan
 from autoadapt.adapting.thinning import mark_points
 from autoadapt.contracts.capturing import Arguments, capture, capture_source
-from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import Slot
 from autoadapt.contracts.views import duplicate, view
 from autoadapt.errors import MatchError, Mismatch, SwapError
@@ -167,7 +167,7 @@ def _served(source: Signature, target: Signature, wanted: Sequence[str], options
             optional = left
             continue
         routes = {route.target: route for route in most.routes}
-        free = [path for path in optional if _is_free(routes[path], target)]
+        free = [path for path in optional if _is_free(routes[path], target, wanted)]
         if free == optional and all(routes[route.target] == route for route in least.routes):
             return most, free
         if free == optional:
@@ -176,12 +176,24 @@ def _served(source: Signature, target: Signature, wanted: Sequence[str], options
     return least, []
 
 
-def _is_free(route: Route, target: Signature) -> bool:
-    """Whether a leaf takes no layer; an index into a leaf that is the old module's own means nothing elsewhere."""
+def _is_free(route: Route, target: Signature, wanted: Sequence[str]) -> bool:
+    """Whether a leaf takes no layer, and is no other set of points that happens to fit.
+
+    An index into a leaf that is the old module's own means nothing elsewhere. Points are those of the old leaf only
+    where they are as many as in a leaf that is read, which the same choice serves.
+    """
     into = [gathering.values for gathering in target.invariants if gathering.index == route.target]
     if route.specs[-1].role == "index" and not all(values.startswith("inputs.") for values in into):
         return False
+    read = {_points(target.outputs[path]) for path in wanted}
+    if _points(target.outputs[route.target]) not in (read | {None}):
+        return False
     return all(isinstance(step, (Cast, DropPrefix, Rearrange, Thin)) for step in route.steps)
+
+
+def _points(spec: TensorSpec) -> int | None:
+    """How many points a leaf lists, where it lists any."""
+    return None if spec.points is None else spec.dims[spec.points].constant
 
 
 def _part(

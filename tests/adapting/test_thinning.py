@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from point_clouds import READ, ChannelFirst, PointTransformer, cloud, farthest_points, rows_of
+from point_clouds import (
+    READ,
+    ChannelFirst,
+    ChannelFirstIndices,
+    PointTransformer,
+    cloud,
+    farthest_points,
+    rows_of,
+)
 from point_detector import PointDetector
+from torch import nn
 
 import autoadapt as aa
 from autoadapt.adapting.layers import choose_points, take_points
 from autoadapt.adapting.planning import plan
-from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.signature import Gathering, Signature
 from autoadapt.errors import SwapError
 from autoadapt.swapping import swap
 
@@ -124,3 +133,111 @@ def test_coordinates_are_recognised_in_either_layout():
     ]:
         signature = aa.capture(model, x)
         assert dims in map(str, signature.outputs.leaves)
+
+
+def columns_of(cloud_BKN, index_BM):
+    return rows_of(cloud_BKN[:, :3].transpose(1, 2), index_BM).transpose(1, 2)
+
+
+def old_with_columns():
+    return ChannelFirstIndices().eval()
+
+
+class Coordinates(nn.Module):
+    """Points alone, always in rows."""
+
+    def __init__(self, rows_in):
+        super().__init__()
+        self.rows_in = rows_in
+
+    def forward(self, points):
+        rows = points if self.rows_in else points.transpose(1, 2)
+        if rows.shape[-1] != 4:
+            raise ValueError("four columns")
+        return rows_of(rows[..., :3], farthest_points(rows[..., :3], 5))
+
+
+def test_indices_into_a_cloud_of_columns_are_an_invariant():
+    signature = aa.capture(old_with_columns(), cloud().transpose(1, 2))
+    assert list(map(str, signature.invariants)) == ["gather(inputs.points[:, :3], 2, inds) == xyz"]
+    assert "always" in str(signature)
+    assert signature.outputs["inds"].role == "index"
+    assert signature.outputs["xyz"].role == "coordinate"
+
+
+@pytest.mark.parametrize(("rows_in", "rows_out"), [(False, False), (True, False), (False, True), (True, True)])
+def test_points_may_stand_in_rows_or_columns_on_either_side_of_an_invariant(rows_in, rows_out):
+    class Taking(nn.Module):
+        def forward(self, points):
+            rows = points if rows_in else points.transpose(1, 2)
+            if rows.shape[-1] != 4:
+                raise ValueError("four columns")
+            taken = farthest_points(rows[..., :3], 5)
+            xyz = rows_of(rows[..., :3], taken)
+            return xyz if rows_out else xyz.transpose(1, 2), taken
+
+    x = cloud() if rows_in else cloud().transpose(1, 2)
+    (rule,) = aa.capture(Taking(), x).invariants
+    given = "inputs.points[..., :3], 1" if rows_in else "inputs.points[:, :3], 2"
+    assert str(rule) == f"gather({given}, 1) == 0{'' if rows_in == rows_out else '.mT'}"
+    net = aa.adapt(Coordinates(rows_in), like=Taking(), inputs=x, indices="recover")
+    made, wanted = net(x), Taking()(x)
+    assert all(map(torch.equal, made, wanted))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_channel_first_module_keeps_its_indices_when_another_one_takes_its_place(dtype):
+    old, new = old_with_columns(), ChannelFirstIndices(count=16, dtype=dtype).eval()
+    net = aa.adapt(new, like=old, inputs=cloud().transpose(1, 2))
+    points = cloud(3, 80).transpose(1, 2)
+    made = net(points)
+    assert made["inds"].dtype is torch.int32
+    assert torch.equal(columns_of(points, made["inds"]), made["xyz"])
+    assert torch.equal(made["xyz"], new(points)["xyz"])
+    assert aa.verify(net, net.signature).passed
+
+
+@pytest.mark.parametrize("count", [16, 24])
+def test_rows_serve_an_old_module_of_columns_with_its_indices(count):
+    old, new = old_with_columns(), PointTransformer(count=count).eval()
+    net = aa.adapt(new, like=old, inputs=cloud().transpose(1, 2))
+    points = cloud(3, 80).transpose(1, 2)
+    made = net(points)
+    assert made["inds"].dtype is torch.int32
+    assert made["xyz"].shape == (3, 3, 16)
+    assert torch.equal(columns_of(points, made["inds"]), made["xyz"])
+
+
+def test_columns_with_indices_serve_an_old_module_of_rows():
+    new = ChannelFirstIndices(dtype=torch.int64).eval()
+    detector = swap(PointDetector(), "backbone_net", new, inputs=SCENE)
+    points = cloud(3, 80)
+    made = detector.backbone_net(points, {})
+    assert made["fp2_inds"].dtype is torch.int32
+    assert torch.equal(rows_of(points[..., :3], made["fp2_inds"]), made["fp2_xyz"])
+    assert torch.equal(made["fp2_inds"].long(), new(points.transpose(1, 2))["inds"])
+
+
+def test_indices_are_recovered_from_columns_in_module_and_file(tmp_path):
+    old, new = old_with_columns(), ChannelFirst().eval()
+    with pytest.raises(aa.MatchError, match=r'indices="recover"'):
+        aa.adapt(new, like=old, inputs=cloud().transpose(1, 2))
+    net = aa.adapt(new, like=old, inputs=cloud().transpose(1, 2), indices="recover")
+    points = cloud(3, 80).transpose(1, 2)
+    made = net(points)
+    assert torch.equal(columns_of(points, made["inds"]), made["xyz"])
+    assert torch.equal(made["inds"], old(points)["inds"])
+    assert aa.verify(net, net.signature).passed
+
+
+def test_verification_sees_indices_into_columns_that_take_other_points():
+    net = aa.adapt(ChannelFirstIndices(), like=old_with_columns(), inputs=cloud().transpose(1, 2))
+    net.backbone.register_forward_hook(lambda _m, _a, made: {**made, "inds": made["inds"].flip(1)})
+    report = aa.verify(net, net.signature)
+    assert not report.passed
+    assert "gather(inputs.points[:, :3], 2, inds) == xyz" in str(report)
+
+
+def test_invariants_of_files_without_a_layout_are_of_rows():
+    told = {"values": "inputs.x", "stop": 3, "index": "i", "result": "p"}
+    assert str(Gathering.model_validate(told)) == "gather(inputs.x[..., :3], 1, i) == p"

@@ -238,9 +238,16 @@ class _Emitter:
             case Copy():
                 return self._put("call_method", "clone", node)
             case Recover(values=values, dtype=dtype):
-                return self._put("call_function", layers.recover_indices, node, self._given[values], DTYPES[dtype])
+                points, cloud = (
+                    self._in_rows(node, step.points_axis),
+                    self._in_rows(self._given[values], step.values_axis),
+                )
+                return self._put("call_function", layers.recover_indices, points, cloud, DTYPES[dtype])
             case Thin(axis=axis):
                 return self._put("call_function", layers.take_points, node, self._choice(step), axis)
+
+    def _in_rows(self, node: fx.Node, axis: int) -> fx.Node:
+        return node if axis == 1 else self._put("call_method", "transpose", node, 1, 2)
 
     def _choice(self, step: Thin) -> fx.Node:
         """Which points are taken: one choice for all leaves on a set."""

@@ -206,7 +206,9 @@ def _route(
         gathering = next(g for g in target.invariants if g.index == pairing.target)
         turned = chain(tensor, contracts[gathering.result])
         assert not isinstance(turned, Refusal), "the same points serve the coordinates"
-        steps = (*turned, Recover(values=gathering.values.removeprefix("inputs."), dtype=contract.dtype))
+        values, axes = gathering.values.removeprefix("inputs."), (gathering.values_axis, gathering.result_axis)
+        recover = Recover(values=values, dtype=contract.dtype, values_axis=axes[0], points_axis=axes[1])
+        steps = (*turned, recover)
     else:
         found = chain(tensor, contract, project=always)
         assert not isinstance(found, Refusal), "only what can be chained is paired"

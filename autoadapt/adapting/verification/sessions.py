@@ -11,6 +11,7 @@ from torch import nn
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.aliases import broken_aliases
 from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name
 from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
@@ -180,13 +181,12 @@ class Session:
     def _broken_invariants(self, tensors: Mapping[str, torch.Tensor], at: str) -> list[Mismatch]:
         faults = []
         for invariant in self.signature.invariants:
-            values, index, result = (tensors[name] for name in (invariant.values, invariant.index, invariant.result))
-            where, last = invariant.index + at, values.shape[1] - 1
+            index = tensors[invariant.index]
+            where, last = invariant.index + at, tensors[invariant.values].shape[invariant.values_axis] - 1
             if int(index.min()) < 0 or int(index.max()) > last:
                 faults.append(Mismatch(where, f"0 to {last}", f"{int(index.min())} to {int(index.max())}"))
                 continue
-            rows = index.long().unsqueeze(-1).expand(-1, -1, invariant.stop)
-            if not torch.equal(values[..., : invariant.stop].gather(1, rows), result):
+            if not holds(invariant, tensors):
                 faults.append(Mismatch(where, str(invariant), "it does not hold"))
         return faults
 

@@ -14,7 +14,7 @@ from autoadapt.contracts.capturing.cells import Run, inner_centres, output_centr
 from autoadapt.contracts.capturing.confirming import Confirmation, Contract, confirm, confirm_again
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
-from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule, raised
+from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.ordering import Order, Ordering, disordered
 from autoadapt.contracts.capturing.probing import (
@@ -40,6 +40,7 @@ from autoadapt.contracts.capturing.sizing import (
     untie,
 )
 from autoadapt.contracts.capturing.solving import Solution
+from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
@@ -121,21 +122,10 @@ class _Session:
         self._tree, self._tensors = flatten(arguments.values)
         names_in = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
-        self._probe, self._first = self._start(inner, real)
-        self._runs = Runs(self._module, self._probe, name_axes(self._tensors))
+        started = start(self._module, arguments, inner=inner, real=real)
+        self._probe, self._first, self._needs_values = started.probe, started.first, started.needs_values
+        self._runs = Runs(self._module, self._probe, name_axes(self._tensors), shrinks=self._needs_values)
         self._refuse_stored(self._first)
-
-    def _start(self, inner: bool, real: bool) -> tuple[Probe, Observation]:
-        """Probe on the meta device where the module runs there, else for real."""
-        if not real:
-            probe = Probe(self._module, self._arguments, real=False, inner=inner)
-            with contextlib.suppress(ProbeError):
-                return probe, probe.run()
-        probe = Probe(self._module, self._arguments, real=True, inner=inner)
-        try:
-            return probe, probe.run()
-        except ProbeError as error:
-            raise raised(self._module, error.__cause__, str(error)) from error
 
     def signature(self) -> Signature:
         self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
@@ -215,7 +205,7 @@ class _Session:
         """
         if not self._confirm:
             return Confirmation()
-        if self._probe.real:
+        if self._needs_values:
             before = self._runs.run(base)
             assert before is not None, "the base ran before"
             return confirm_again(self._probe, base, contract, before)
@@ -288,8 +278,8 @@ class _Session:
         """Values of inputs and outputs from one real run, where they can tell anything; else empty."""
         names_in = [path_text(path) for path in paths(self._tree)]
         names_out = [path_text(path) for path in paths(self._first.tree)]
-        observed = self._first if self._probe.real else confirmed
-        if not self._probe.real and not self._may_have_roles():
+        observed = self._first if self._needs_values else confirmed
+        if not self._needs_values and not self._may_have_roles():
             return {}, {}
         if observed is None:
             try:

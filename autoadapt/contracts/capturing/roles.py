@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
 from autoadapt.contracts.signature import Gathering, Role
 
-__all__ = ["find_gatherings", "find_roles", "gathers", "may_have_roles", "value_ranges"]
+__all__ = ["find_gatherings", "find_roles", "holds", "may_have_roles", "value_ranges"]
 
 # Dimension letters: B batch, N points to take from, M points taken, K columns of a point.
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
+PointAxis: TypeAlias = Literal[1, 2]
+
+_LAYOUTS: tuple[tuple[PointAxis, PointAxis], ...] = ((1, 1), (2, 2), (1, 2), (2, 1))
+"""Which axis lists points, in what is gathered from and in what is gathered; where several fit, the first counts."""
 
 
 def may_have_roles(
@@ -30,7 +34,9 @@ def may_have_roles(
 
 
 def find_gatherings(inputs: Tensors, outputs: Tensors) -> tuple[Gathering, ...]:
-    """All triples in which an index leaf takes rows of an input or output, and another output is exactly these.
+    """All triples in which an index leaf takes points of an input or output, and another output is exactly these.
+
+    Points may stand in rows or in columns, in either of the two.
 
     Args:
         inputs: Input tensors by path.
@@ -38,21 +44,36 @@ def find_gatherings(inputs: Tensors, outputs: Tensors) -> tuple[Gathering, ...]:
     """
     sources = {f"inputs.{path}": tensor for path, tensor in inputs.items()} | dict(outputs)
     indices = {path: tensor for path, tensor in outputs.items() if _may_index(tensor)}
-    points = {path: tensor for path, tensor in outputs.items() if _is_points(tensor)}
+    points = {path: tensor for path, tensor in outputs.items() if _as_points(tensor)}
     found = []
     for index_path, index_BM in indices.items():
-        for result_path, result_BMK in points.items():
-            for source_path, values_BNK in sources.items():
-                if source_path != result_path and gathers(values_BNK, index_BM, result_BMK):
+        for result_path, result in points.items():
+            for source_path, values in sources.items():
+                axes = _point_axes(values, index_BM, result) if source_path != result_path else None
+                if axes is not None:
                     found.append(
                         Gathering(
                             values=source_path,
-                            stop=result_BMK.shape[-1],
+                            stop=result.shape[3 - axes[1]],
                             index=index_path,
                             result=result_path,
+                            values_axis=axes[0],
+                            result_axis=axes[1],
                         )
                     )
     return tuple(found)
+
+
+def holds(gathering: Gathering, tensors: Tensors) -> bool:
+    """Whether an invariant holds for the values of one call.
+
+    Args:
+        gathering: The invariant.
+        tensors: Outputs by path, and inputs by `inputs.` and path.
+    """
+    values, result = tensors[gathering.values], tensors[gathering.result]
+    rows_BNK, points_BMK = _in_rows(values, gathering.values_axis), _in_rows(result, gathering.result_axis)
+    return _gathers(rows_BNK, tensors[gathering.index], points_BMK)
 
 
 def find_roles(inputs: Tensors, outputs: Tensors, gatherings: tuple[Gathering, ...]) -> dict[str, Role]:
@@ -103,6 +124,21 @@ def _either_way(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [tensor, tensor.transpose(1, 2)] if tensor.dim() == 3 else []
 
 
+def _in_rows(tensor: torch.Tensor, axis: PointAxis) -> torch.Tensor:
+    return tensor.transpose(1, 2) if axis == 2 and tensor.dim() == 3 else tensor
+
+
+def _point_axes(
+    values: torch.Tensor, index_BM: torch.Tensor, result: torch.Tensor
+) -> tuple[PointAxis, PointAxis] | None:
+    """In which layout of values and result the one is gathered from the other; None where in none."""
+    for values_axis, result_axis in _LAYOUTS:
+        points_BMK = _in_rows(result, result_axis)
+        if _is_points(points_BMK) and _gathers(_in_rows(values, values_axis), index_BM, points_BMK):
+            return values_axis, result_axis
+    return None
+
+
 def _is_cloud(values: torch.Tensor, points: torch.Tensor) -> bool:
     return (
         values.dim() == 3
@@ -112,7 +148,7 @@ def _is_cloud(values: torch.Tensor, points: torch.Tensor) -> bool:
     )
 
 
-def gathers(values_BNK: torch.Tensor, index_BM: torch.Tensor, result_BMK: torch.Tensor) -> bool:
+def _gathers(values_BNK: torch.Tensor, index_BM: torch.Tensor, result_BMK: torch.Tensor) -> bool:
     """Whether rows of the values, taken by the index, are the result, bit for bit; columns beyond it do not count."""
     if not _is_cloud(values_BNK, result_BMK) or index_BM.shape != result_BMK.shape[:2]:
         return False

@@ -34,10 +34,12 @@ class Runs:
         module: The module; never run itself.
         probe: Runs a copy of it.
         axes: The axes of its inputs.
+        shrinks: Go from a small part of the example and stay near it, as runs that need values take time and memory.
     """
 
-    def __init__(self, module: nn.Module, probe: Probe, axes: InputAxes) -> None:
+    def __init__(self, module: nn.Module, probe: Probe, axes: InputAxes, *, shrinks: bool) -> None:
         self._module = module
+        self._shrinks = shrinks
         self.probe = probe
         self.axes = axes
         self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
@@ -69,9 +71,9 @@ class Runs:
             raise ValuesNeededError from error
 
     def base(self) -> dict[str, int]:
-        """Where to probe: the given sizes, or for real runs the smallest part of them that still runs."""
+        """Where to probe: the given sizes, or where values are needed the smallest part of them that still runs."""
         example = self.axes.example
-        if not self.probe.real:
+        if not self._shrinks:
             return example
         for part in (8, 4, 2):
             sizes = {name: _shrunk(name, size, part) for name, size in example.items()}
@@ -82,7 +84,7 @@ class Runs:
     def steps(self, base: Mapping[str, int]) -> Steps:
         """Which axes may vary, and by how much at least."""
         around = InputAxes(self.axes.names, dict(base))
-        long_steps = (96, 70) if self.probe.real else (LONG_STEP,)
+        long_steps = (96, 70) if self._shrinks else (LONG_STEP,)
         steps = find_steps(self.run, around, long_steps=long_steps)
         if all(self.run(sizes) is not None for sizes in self.schedule(base, steps)):
             return steps
@@ -91,7 +93,7 @@ class Runs:
     def schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
         """Sizes to probe, legal ones if the steps are right."""
         image = any(len(names) > 3 for names in self.axes.names)
-        long_step = 64 if self.probe.real else LONG_STEP if image else LONG_STEP // 16
+        long_step = 64 if self._shrinks else LONG_STEP if image else LONG_STEP // 16
         return probing_sizes(base, steps, long_step=long_step)
 
     def solution(self, base: dict[str, int], steps: Steps) -> Solution:
@@ -104,21 +106,21 @@ class Runs:
             if observation is not None:
                 seen.append((sizes, observation))
         example = self.run(self.axes.example)
-        if self.probe.real and example is not None:
+        if self._shrinks and example is not None:
             seen.append((self.axes.example, example))
-        return solve(self.run, base, steps, seen, reach=_REACH_FOR_REAL if self.probe.real else LONG_STEP)
+        return solve(self.run, base, steps, seen, reach=_REACH_FOR_REAL if self._shrinks else LONG_STEP)
 
     def followed(self, base: Mapping[str, int], steps: Steps, varying: Collection[str]) -> list[Run]:
         """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
 
         What runs for real, which may take long, runs once more only.
         """
-        first = dict(base) if self.probe.real else self.axes.example
+        first = dict(base) if self._shrinks else self.axes.example
         others = [first | sizes for sizes in self.schedule(base, steps) if self.run(sizes) is not None]
         others.sort(key=lambda sizes: -sum((sizes[name] - size) % 2 for name, size in first.items() if name[0] != "B"))
         names = [[name if name in varying else "" for name in one] for one in self.axes.names]
         found: list[Run] = []
-        for sizes in [first, *others[: not self.probe.real]]:
+        for sizes in [first, *others[: not self._shrinks]]:
             with contextlib.suppress(ProbeError):
                 found.append((sizes, self.probe.run(self.axes.shapes(sizes), follow=names)))
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from autoadapt.contracts.signature.specs import TensorSpec
@@ -14,19 +16,30 @@ class _Frozen(BaseModel):
 
 
 class Gathering(_Frozen):
-    """An invariant: rows of an input, taken by an index leaf, are a coordinate leaf, bit for bit."""
+    """An invariant: points of an input, taken by an index leaf, are a coordinate leaf, bit for bit.
+
+    Example:
+        >>> print(Gathering(values="inputs.x", stop=3, index="i", result="p", values_axis=2))
+        gather(inputs.x[:, :3], 2, i) == p.mT
+    """
 
     values: str
-    """Path of the input, `[B, N, >= stop]`."""
+    """Path of the input, `[B, N, >= stop]`, or `[B, >= stop, N]` where its axis 2 lists points."""
     stop: int
     """How many leading columns of the input are gathered."""
     index: str
     """Path of the index output, `[B, M]`."""
     result: str
-    """Path of the coordinate output, `[B, M, stop]`."""
+    """Path of the coordinate output, `[B, M, stop]`, or `[B, stop, M]` where its axis 2 lists points."""
+    values_axis: Literal[1, 2] = 1
+    """Which axis of the input lists points."""
+    result_axis: Literal[1, 2] = 1
+    """Which axis of the coordinates lists points."""
 
     def __str__(self) -> str:
-        return f"gather({self.values}[..., :{self.stop}], 1, {self.index}) == {self.result}"
+        columns = f"[..., :{self.stop}], 1" if self.values_axis == 1 else f"[:, :{self.stop}], 2"
+        turned = "" if self.values_axis == self.result_axis else ".mT"
+        return f"gather({self.values}{columns}, {self.index}) == {self.result}{turned}"
 
 
 class Contradiction(_Frozen):

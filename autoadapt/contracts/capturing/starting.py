@@ -1,0 +1,101 @@
+"""Starting: the first run of a capture, which tells whether the others go without values or with them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.in_place import raised
+from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
+from autoadapt.contracts.trees import flatten
+
+__all__ = ["Start", "start"]
+
+PATIENCE = 1.0
+"""Seconds that a run without values may take before one with them is tried: a capture makes some thirty."""
+WARM = 4.0
+"""Seconds above which a first run is no longer put down to what PyTorch loads in it."""
+GAIN = 2.0
+"""How many times faster runs with values must be to be taken."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a capture goes on from."""
+
+    probe: Probe
+    first: Observation
+    """What came out at the example."""
+    needs_values: bool
+    """Whether the module runs for real alone. Else sizes are chosen, and runs confirmed, in the same way by either
+    probe, so that the signature does not depend on which was faster."""
+
+
+def start(module: nn.Module, arguments: Arguments, *, inner: bool, real: bool, patience: float = PATIENCE) -> Start:
+    """A probe and what its first run gave: on the meta device where the module runs there, else for real.
+
+    A loop of many small operations, as in farthest point sampling, takes longer on the meta device than with values,
+    since each is told its shapes by Python. Where the first run is slow, the cheaper of the two is taken.
+
+    Args:
+        module: The module; never run itself.
+        arguments: One call that is known to be meant.
+        inner: Note what inner modules return.
+        real: Run for real in any case.
+        patience: Seconds that a run on the meta device may take before one for real is tried.
+
+    Raises:
+        CaptureError: The module raises in both.
+    """
+    if not real:
+        probe = Probe(module, arguments, real=False, inner=inner)
+        with contextlib.suppress(ProbeError):
+            first, seconds = _timed(probe)
+            if seconds <= patience or not _may_run(module, arguments, probe):
+                return Start(probe, first, needs_values=False)
+            return _cheaper(probe, first, seconds, Probe(module, arguments, real=True, inner=inner))
+    probe = Probe(module, arguments, real=True, inner=inner)
+    try:
+        return Start(probe, probe.run(), needs_values=True)
+    except ProbeError as error:
+        raise raised(module, error.__cause__, str(error)) from error
+
+
+def _timed(probe: Probe) -> tuple[Observation, float]:
+    began = time.perf_counter()
+    return probe.run(), time.perf_counter() - began
+
+
+def _may_run(module: nn.Module, arguments: Arguments, probe: Probe) -> bool:
+    """Whether a real pass is affordable and tells as much; images are probed at sizes that take too much memory."""
+    _, tensors = flatten(arguments.values)
+    if on_meta_device(module) or any(tensor.is_meta or tensor.dim() > 3 for tensor in tensors):
+        return False
+    return probe.multiply_adds <= MOST_MULTIPLY_ADDS.get(probe.device.type, MOST_ELSEWHERE)
+
+
+def _cheaper(meta: Probe, first: Observation, seconds: float, real: Probe) -> Start:
+    """The faster probe, of one that ran and one that did not yet; the slower one where they tell different things."""
+    try:
+        other, real_seconds = _timed(real)
+        if real_seconds * GAIN < seconds < WARM:
+            _, seconds = _timed(meta)
+    except ProbeError:
+        return Start(meta, first, needs_values=False)
+    if _told(other) == _told(first) and real_seconds * GAIN < seconds:
+        return Start(real, other, needs_values=False)
+    return Start(meta, first, needs_values=False)
+
+
+def _told(seen: Observation) -> object:
+    """What a signature takes from a first run."""
+    inner = [
+        (key, leaf.shape, leaf.dtype, leaf.contiguous, leaf.same_as, leaf.reads) for key, leaf in seen.inner.items()
+    ]
+    outer = (seen.tree, seen.shapes, seen.dtypes, seen.same_as, seen.filled, seen.written, seen.contiguous, seen.kinds)
+    return *outer, seen.made_by, inner
