@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, TypedDict, overload
 
 from torch import nn
@@ -12,6 +12,7 @@ from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.swapping.places import Place, find_places, set_modules
+from autoadapt.swapping.progress import progress
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.train_reads import with_train_reads
@@ -123,14 +124,18 @@ def swap(
     planned: list[Successor] = []
     try:
         _check_kinds(model, path, new)
-        example = as_example(model, inputs)
-        places = find_places(model, path)
-        seen = watch(model, example, [place.path for place in places])
-        planned += _prepared(places, seen, new, options)
-        _refuse_cost(planned, allow_cost, max_parameters)
-        modules = [successor.build() for successor in planned]
-        planned = with_train_reads(model, example, planned, seen)
-        checks = try_out(model, example, planned, modules, seen)
+        with progress() as tell:
+            tell(f"swap: running {name} to see what it reads of {path}")
+            example = as_example(model, inputs)
+            places = find_places(model, path)
+            seen = watch(model, example, [place.path for place in places])
+            planned += _prepared(places, seen, new, options, tell)
+            _refuse_cost(planned, allow_cost, max_parameters)
+            tell(f"swap: building what takes the place of {path}")
+            modules = [successor.build() for successor in planned]
+            tell(f"swap: running {name} with the new module")
+            planned = with_train_reads(model, example, planned, seen)
+            checks = try_out(model, example, planned, modules, seen)
     except AdaptError as error:
         refusal = _refusal(path, error)
         if dry_run:
@@ -162,12 +167,15 @@ def _check_kinds(model: object, path: object, new: object) -> None:
         raise SwapError("a model cannot stand inside itself", [fault])
 
 
-def _prepared(places: list[Place], seen: Watched, new: nn.Module | str, options: Options) -> list[Successor]:
+def _prepared(
+    places: list[Place], seen: Watched, new: nn.Module | str, options: Options, tell: Callable[[str], None]
+) -> list[Successor]:
     """A successor for each place; what is wrong with any of them is said at once."""
     found, faults, summary = [], list[Mismatch](), ""
     own = len(places) > 1 and isinstance(new, nn.Module)
     each = Options(**{**vars(options), "share": options.share and not own})
     for place in places:
+        tell(f"swap: capturing {place.path} and what takes its place")
         made = _tried(place, seen, new, each)
         if isinstance(made, Successor):
             found.append(made)

@@ -241,3 +241,39 @@ def test_verification_sees_indices_into_columns_that_take_other_points():
 def test_invariants_of_files_without_a_layout_are_of_rows():
     told = {"values": "inputs.x", "stop": 3, "index": "i", "result": "p"}
     assert str(Gathering.model_validate(told)) == "gather(inputs.x[..., :3], 1, i) == p"
+
+
+class Sets(nn.Module):
+    """The first points of a cloud, as sets of several sizes, each with a feature."""
+
+    def __init__(self, *counts):
+        super().__init__()
+        self.counts = counts
+        self.scale = nn.Conv1d(3, 6, 1)
+
+    def forward(self, points):
+        if points.shape[1] < 32:
+            raise ValueError("at least 32 points")
+        sets = {f"xyz{i}": points[:, :count].contiguous() for i, count in enumerate(self.counts)}
+        return sets | {"features": self.scale(sets["xyz0"].transpose(1, 2))}
+
+
+class Sum(nn.Module):
+    """Reads one set and hands all of them on."""
+
+    def __init__(self):
+        super().__init__()
+        self.sets = Sets(16, 8)
+
+    def forward(self, points):
+        made = self.sets(points)
+        return {"sum": made["xyz0"].sum(1) + made["features"].sum(), "made": made}
+
+
+@pytest.mark.parametrize("counts", [(16, 24), (16, 8)])
+def test_a_set_of_points_that_nobody_reads_is_not_filled_with_another_that_fits(counts):
+    x = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
+    done = swap(Sum(), "sets", Sets(*counts), inputs=x, dry_run=True)
+    assert done.refused == "", done
+    part = done.parts[0]
+    assert (part.read, part.free, part.left_out) == (("xyz0", "features"), (), ("xyz1",))
