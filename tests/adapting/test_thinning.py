@@ -218,7 +218,7 @@ def test_columns_with_indices_serve_an_old_module_of_rows():
     assert torch.equal(made["fp2_inds"].long(), new(points.transpose(1, 2))["inds"])
 
 
-def test_indices_are_recovered_from_columns_in_module_and_file(tmp_path):
+def test_indices_are_recovered_from_columns():
     old, new = old_with_columns(), ChannelFirst().eval()
     with pytest.raises(aa.MatchError, match=r'indices="recover"'):
         aa.adapt(new, like=old, inputs=cloud().transpose(1, 2))
