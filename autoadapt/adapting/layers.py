@@ -14,6 +14,7 @@ __all__ = [
     "choose_points",
     "conv1x1",
     "fill_in",
+    "larger",
     "least_multiple",
     "linear",
     "mlp",
@@ -100,22 +101,21 @@ def keep_variance_(layer: nn.Linear | Conv, source: int) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def resize(values: torch.Tensor, *sizes: int | torch.SymInt) -> torch.Tensor:
+def resize(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """Linear interpolation of the spatial axes to exact sizes.
 
     Shape:
         `[B, C, *spatial] -> [B, C, *sizes]`
     """
-    mode = ("linear", "bilinear", "trilinear")[len(sizes) - 1]
-    numbers: Any = sizes  # of symbols torch's annotation does not know
-    return F.interpolate(values, numbers, mode=mode, align_corners=False)
+    mode = ["linear", "bilinear", "trilinear"][len(sizes) - 1]
+    return F.interpolate(values, sizes, mode=mode, align_corners=False)
 
 
 def resample(
     values: torch.Tensor,
-    first: tuple[float, ...],
-    step: tuple[float, ...],
-    *sizes: int | torch.SymInt,
+    first: list[float],
+    step: list[float],
+    sizes: list[int],
 ) -> torch.Tensor:
     """Read the spatial axes at centres of one's own: cell j at `first + j*step`.
 
@@ -131,10 +131,20 @@ def resample(
         wanted = start + by * torch.arange(size, device=values.device)
         wanted = torch.minimum(wanted.clamp(min=0), cells[-1:])
         away = (cells[:, None] - wanted).abs()
-        weights = (1 - away / max(by, 1)).clamp(min=0)
+        weights = (1 - away / max(by, 1.0)).clamp(min=0)
         weights = (weights / weights.sum(0)).to(values.dtype)
         values = (values.movedim(axis, -1) @ weights).movedim(-1, axis)
     return values
+
+
+def larger(size: int, least: int) -> int:
+    """The larger of a size and a bound, in a way that export, trace and script follow."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return max(size, least)
+    if isinstance(size, torch.Tensor):  # a trace has tensors for sizes
+        return size.clamp(min=least)
+    made: int = torch.sym_max(size, least)  # type: ignore[assignment]  # or a symbol
+    return made
 
 
 def least_multiple(size: int, step: int) -> int:
@@ -149,30 +159,33 @@ def least_multiple(size: int, step: int) -> int:
     return multiple
 
 
-def pool(values: torch.Tensor, *kernel: int) -> torch.Tensor:
+def pool(values: torch.Tensor, kernel: list[int]) -> torch.Tensor:
     """The average of each cell of the spatial axes, the last of an axis cut short.
 
     Shape:
         `[B, C, *spatial] -> [B, C, *(ceil(size / kernel))]`
     """
-    if len(kernel) == 3:  # torch refuses clips that are smaller than the kernel
-        flat = pool(values.flatten(1, 2), *kernel[1:])
-        frames = torch.unflatten(flat, 1, values.shape[1:3])
-        if kernel[0] == 1:
-            return frames
-        rows = pool(frames.movedim(2, -1).flatten(1, 3), kernel[0])
-        cells = (values.shape[1], *frames.shape[3:])
-        return torch.unflatten(rows, 1, cells).movedim(-1, 2)
-    average = F.avg_pool1d if len(kernel) == 1 else F.avg_pool2d
-    return average(values, kernel, ceil_mode=True, count_include_pad=False)
+    if len(kernel) == 1:
+        return F.avg_pool1d(values, kernel, ceil_mode=True, count_include_pad=False)
+    flat = values.flatten(1, -3)  # torch refuses clips that are smaller than the kernel
+    planes = F.avg_pool2d(flat, kernel[-2:], ceil_mode=True, count_include_pad=False)
+    if len(kernel) == 2:
+        return planes
+    frames = torch.unflatten(planes, 1, values.shape[1:3])
+    if kernel[0] == 1:
+        return frames
+    lines = frames.movedim(2, -1).flatten(1, 3)
+    rows = F.avg_pool1d(lines, kernel[:1], ceil_mode=True, count_include_pad=False)
+    cells = [values.shape[1], frames.shape[3], frames.shape[4]]
+    return torch.unflatten(rows, 1, cells).movedim(-1, 2)
 
 
 def resize_tokens(
     tokens_BNC: torch.Tensor,
     leading: int,
-    grid: tuple[int, ...],
-    sizes: tuple[int, ...],
-    *kernel: int,
+    grid: list[int],
+    sizes: list[int],
+    kernel: list[int] | None = None,
 ) -> torch.Tensor:
     """Linear interpolation of the cells behind leading tokens; those stay as they are.
 
@@ -180,9 +193,9 @@ def resize_tokens(
         `[B, leading + prod(grid), C] -> [B, leading + prod(sizes), C]`
     """
     cells = torch.unflatten(tokens_BNC[:, leading:].transpose(1, 2), 2, grid)
-    if kernel:
-        cells = pool(cells, *kernel)
-    cells = resize(cells, *sizes).flatten(2).transpose(1, 2)
+    if kernel is not None:
+        cells = pool(cells, kernel)
+    cells = resize(cells, sizes).flatten(2).transpose(1, 2)
     return torch.cat([tokens_BNC[:, :leading], cells], 1)
 
 

@@ -146,7 +146,7 @@ def _undone(
             return resized(value, before.shape(sizes)[2:])
         case Resample(first=first, step=by):
             inverse = tuple(-start / one for start, one in zip(first, by, strict=True))
-            return resample(value, inverse, tuple(1 / one for one in by), *before.shape(sizes)[2:])
+            return resample(value, [*inverse], [1 / one for one in by], [*before.shape(sizes)[2:]])
         case ResizeTokens(prefix=prefix, source=grid, dims=dims):
             have, want = (tuple(dim.evaluate(sizes) for dim in sides) for sides in (dims, grid))
             cells = resized(torch.unflatten(value[:, prefix:].transpose(1, 2), 2, have), want)

@@ -55,12 +55,12 @@ def test_taps_are_named_where_the_backbone_is_called():
         "def forward(self, x):",
         "    height, width = x.shape[2], x.shape[3]",
         f"    # {', '.join(net.plan.taps)}",
-        "    features = self.backbone(resize(x, 224, 224))",
+        "    features = self.backbone(resize(x, [224, 224]))",
     ]
     assert lines[4:7] == [
         "    level_0 = features[0][:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)",
         '    level_0 = self.adapters["0"](level_0)',
-        "    level_0 = resize(level_0, (height + 1) // 2, (width + 1) // 2)",
+        "    level_0 = resize(level_0, [(height + 1) // 2, (width + 1) // 2])",
     ]
     assert lines[-1] == "    return [level_0, level_1, level_2, level_3, level_4]"
 

@@ -33,7 +33,7 @@ def test_a_convolution_maps_channels_and_leaves_the_grid(spatial):
 def test_tokens_are_resized_on_their_grid_and_the_leading_ones_stay(grid, sizes, kernel):
     cells = torch.randn(2, 5, *grid)
     tokens = torch.cat([torch.full((2, 3, 5), 9.0), cells.flatten(2).transpose(1, 2)], 1)
-    made = resize_tokens(tokens, 3, grid, sizes, *kernel)
+    made = resize_tokens(tokens, 3, grid, sizes, kernel or None)
     if kernel:
         expected = nn.functional.avg_pool2d(cells, kernel)
     else:
@@ -47,7 +47,7 @@ def test_tokens_are_resized_on_their_grid_and_the_leading_ones_stay(grid, sizes,
 @given(st.tuples(*[st.integers(1, 7)] * 3), st.tuples(*[st.integers(1, 4)] * 3))
 def test_clips_are_averaged_cell_by_cell_also_where_they_are_smaller_than_the_kernel(sizes, kernel):
     clips = torch.randn(2, 3, *sizes)
-    made = pool(clips, *kernel)
+    made = pool(clips, kernel)
     assert made.shape == (2, 3, *(-(-size // cells) for size, cells in zip(sizes, kernel, strict=True)))
     if all(size >= cells for size, cells in zip(sizes, kernel, strict=True)):
         expected = nn.functional.avg_pool3d(clips, kernel, ceil_mode=True, count_include_pad=False)

@@ -110,7 +110,7 @@ def test_images_too_small_for_the_new_module_are_enlarged_and_others_are_left_al
         for height, width in ((34, 49), (74, 97), (75, 75), (131, 97)):
             x = torch.randn(2, 3, height, width)
             assert [a.shape for a in net(x)] == [b.shape for b in old(x)]
-        assert torch.equal(resize(x, 131, 97), x)
+        assert torch.equal(resize(x, [131, 97]), x)
         with pytest.raises(RuntimeError, match="Kernel size"):
             new(torch.randn(1, 3, 74, 97))
     with pytest.raises(MatchError, match="with H from 75 on, W from 75 on, and convert_inputs leaves size out"):

@@ -8,6 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
@@ -145,7 +146,8 @@ class _Emitter:
             _check_names([name])
             optional = optional or isinstance(tree, Constant) or name in self._plan.target.replaced_when_empty
             default = (tree.value if isinstance(tree, Constant) else None,) if optional else ()
-            node = self._graph.create_node("placeholder", name, args=default, name=name)
+            annotation = None if optional else _container_annotation(tree)
+            node = self._graph.create_node("placeholder", name, args=default, name=name, type_expr=annotation)
             found[name] = node
             self._take_apart(tree, node, (name,), self._given)
         return found
@@ -221,14 +223,17 @@ class _Emitter:
             case Mean(axes=axes):
                 return self._put("call_method", "mean", node, axes)
             case Pool(kernel=kernel):
-                return self._put("call_function", layers.pool, node, *kernel)
+                return self._put("call_function", layers.pool, node, [*kernel])
             case Resize(dims=dims):
-                return self._put("call_function", layers.resize, node, *map(self._size, dims))
+                return self._put("call_function", layers.resize, node, [*map(self._size, dims)])
             case Resample(first=first, step=by, dims=dims):
-                return self._put("call_function", layers.resample, node, first, by, *map(self._size, dims))
+                sizes = [*map(self._size, dims)]
+                return self._put("call_function", layers.resample, node, [*first], [*by], sizes)
             case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
-                have, want = (tuple(map(self._size, sides)) for sides in (grid, dims))
-                return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *kernel)
+                have, want = ([*map(self._size, sides)] for sides in (grid, dims))
+                return self._put(
+                    "call_function", layers.resize_tokens, node, prefix, have, want, *([[*kernel]] if kernel else [])
+                )
             case Project():
                 return self._put("call_module", module, node)
             case Channels():
@@ -289,6 +294,8 @@ class _Emitter:
             return self._graph.call_function(layers.least_multiple, (self._axis(axis), step))
         known = {axis: fx.Proxy(self._axis(axis)) for axis in sorted(dim.axes)}
         value = dim.evaluate(known)
+        for node in self._graph.find_nodes(op="call_function", target=torch.sym_max):
+            node.target = layers.larger  # which also a trace and a script can follow
         return value.node if isinstance(value, fx.Proxy) else value
 
     def _axis(self, axis: str) -> fx.Node:
@@ -352,6 +359,21 @@ class _Emitter:
                 return self._graph.call_function(constructor, (), dict(zip(map(str, keys), children, strict=True)))
             case _:
                 return self._graph.call_function(constructor, (dict(zip(keys, children, strict=True)),))
+
+
+def _container_annotation(tree: Tree) -> Any:
+    """What torch.jit.script must be told of an argument that is no tensor; None where it need not or cannot be."""
+    if not isinstance(tree, Container) or not all(isinstance(child, Slot) for child in tree.children):
+        return None
+    match tree.kind:
+        case "list":
+            return list[torch.Tensor]
+        case "tuple":
+            return tuple.__class_getitem__((torch.Tensor,) * len(tree.children))
+        case "dict" if all(isinstance(key, str) for key in tree.keys):
+            return dict[str, torch.Tensor]
+        case _:
+            return None
 
 
 def _check_names(names: Iterable[object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -49,17 +50,22 @@ class AdaptedModule(fx.GraphModule):
     the forward pass.
     """
 
-    _plan: Plan
+    __jit_unused_properties__ = [  # noqa: RUF012 - declared by torch.fx; torch.jit.script leaves them out
+        *(name for name, _ in inspect.getmembers(fx.GraphModule, lambda one: isinstance(one, property))),
+        "plan",
+        "signature",
+    ]
 
     @property
     def plan(self) -> Plan:
         """The plan it was built from."""
-        return self._plan
+        plan: Plan = self.__dict__["_plan"]  # an annotation in the class would be compiled by torch.jit.script
+        return plan
 
     @property
     def signature(self) -> Signature:
         """The contract it keeps."""
-        return self._plan.target
+        return self.plan.target
 
     @property
     def code(self) -> str:
@@ -115,20 +121,32 @@ class AdaptedModule(fx.GraphModule):
         fault = Mismatch(where, "a file of plain PyTorch", "a folder with pickles", 'aa.to_source(net, "net.py")')
         raise BuildError("an adapted module is not written by torch.fx", [fault])
 
+    def __prepare_scriptable__(self) -> AdaptedModule:
+        """Called by torch.jit.script, also of a bigger model, before it compiles anything.
+
+        Raises:
+            BuildError: It has taps, which are hooks in Python.
+        """
+        if self.plan.taps:
+            found = f"hooks at {', '.join(tap.module or 'the whole' for tap in self.plan.taps.values())}"
+            fault = Mismatch(type(self).__name__, "a forward pass without hooks", found, 'aa.export(net, "net.pt")')
+            raise BuildError("an adapted module with taps is not compiled by torch.jit.script", [fault])
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
-        made = _restored(self._plan, copy.deepcopy(self._modules, memo))
+        made = _restored(self.plan, copy.deepcopy(self._modules, memo))
         memo[id(self)] = made
         made.__dict__.update(copy.deepcopy(_extras(self), memo))
         keep_modes(self, made)
         return made
 
     def __copy__(self) -> AdaptedModule:
-        made = _restored(self._plan, self._modules)
+        made = _restored(self.plan, self._modules)
         made.__dict__.update(_extras(self))
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self._plan, self._modules), _extras(self)
+        return _restored, (self.plan, self._modules), _extras(self)
 
 
 @torch.inference_mode(False)
@@ -255,5 +273,5 @@ def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedMod
         root.add_module(name, module)
     net = AdaptedModule(root, graph_of(plan), class_name="AdaptedModule")
     net._modules.update(modules)
-    net._plan = plan
+    net.__dict__["_plan"] = plan
     return net

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.signature import Signature
@@ -120,16 +120,7 @@ def _needs(package: str) -> Any:
         raise ExportError(f"ONNX files need {package}", [fault]) from error
 
 
-def _larger(size: Any, low: int) -> Any:
-    """The larger of a size and a bound, also where a trace has a tensor for the size."""
-    return size.clamp(min=low) if isinstance(size, torch.Tensor) else max(size, low)
-
-
 def _write_script(call: Call, path: Path) -> None:
-    if isinstance(call.module, fx.GraphModule):  # a copy; traces cannot follow torch's own maximum of sizes
-        for node in call.module.graph.nodes:
-            node.target = _larger if node.target is torch.sym_max else node.target
-        call.module.recompile()
     given = {"example_kwarg_inputs": call.keywords} if call.keywords else {}
     traced = torch.jit.trace(  # type: ignore[no-untyped-call]
         call.module, call.positional or None, strict=False, check_trace=False, **given
