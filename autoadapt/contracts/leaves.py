@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-__all__ = ["LeftOut", "RunningCalls", "leaf"]
+__all__ = ["LeftOut", "RunningCalls", "cloned", "leaf"]
 
 # Functions stay below 88 columns: they are inlined into files that other people format.
 
@@ -20,6 +20,15 @@ def leaf(value: Any, path: str) -> Any:
     for key in path.split("."):
         value = _item(value, key)
     return value
+
+
+def cloned(value: Any) -> Any:
+    """The same lists, tuples and dicts around clones of the tensors."""
+    if isinstance(value, dict):
+        return {key: cloned(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(cloned, value))
+    return value.clone() if hasattr(value, "clone") else value
 
 
 class RunningCalls(threading.local):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -19,13 +20,16 @@ from autoadapt.errors import CaptureError, Mismatch, nearest
 
 __all__ = [
     "aliased",
+    "backward",
     "clone_buffers",
     "copy_module",
     "cut",
     "duplicate",
     "freeze_unused",
+    "hand_on_copies",
     "keep_modes",
     "on_meta",
+    "overwritten",
     "refuse_scripts",
     "tap",
     "uncompiled",
@@ -276,6 +280,39 @@ class _Collect:
         self._collected.take(self._path, output)
 
 
+def hand_on_copies(module: nn.Module, paths: Collection[str]) -> None:
+    """Let inner modules of a view hand on copies of what their hooks so far have seen."""
+    for path in paths:
+        module.get_submodule(path).register_forward_hook(_handed_on)
+
+
+def _handed_on(_module: nn.Module, _args: Any, output: Any) -> Any:
+    return leaves.cloned(output)
+
+
+def overwritten(
+    module: nn.Module, taps: Sequence[tuple[str, int, str]], run: Callable[[nn.Module], object]
+) -> list[str]:
+    """The tapped modules of which an output is written over before the whole returns.
+
+    Args:
+        module: A copy that may be run; hooks are added to it.
+        taps: As for `tap`.
+        run: Runs it.
+    """
+    noted: list[tuple[str, torch.Tensor, int]] = []
+    wanted = {path: [leaf for other, _, leaf in taps if other == path] for path, _, _ in taps if path}
+
+    def note(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        tensors = [leaves.leaf(output, leaf) for leaf in wanted[path]]
+        noted.extend((path, tensor, tensor._version) for tensor in tensors)
+
+    for path in wanted:
+        module.get_submodule(path).register_forward_hook(functools.partial(note, path))
+    run(module)
+    return list(dict.fromkeys(path for path, tensor, version in noted if tensor._version != version))
+
+
 def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], bool]) -> list[str]:
     """Replace inner modules of a view by identities, those with which it still runs.
 
@@ -327,15 +364,22 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
         Names of the parameters that were frozen; none where the module does not run on the meta device.
     """
     copied = in_eval_mode(copy_module(module, on_meta))
+    parameters = {name: p.requires_grad_() for name, p in copied.named_parameters() if p.is_floating_point()}
     try:
-        with torch.enable_grad():
-            live = [output.float().sum() for output in run(copied) if output.requires_grad]
-            if not live:
-                return []
-            torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]
+        backward(run(copied))
     except Exception:  # whatever a model raises on meta, it only means that nothing can be said
         return []
-    unused = [name for name, p in copied.named_parameters() if p.requires_grad and p.grad is None]
+    unused = [name for name, p in parameters.items() if p.grad is None]
+    if len(unused) == len(parameters):  # it stops all gradients, or none was asked for
+        return []
     for name in unused:
         module.get_parameter(name).requires_grad_(False)
     return unused
+
+
+def backward(tensors: Sequence[torch.Tensor]) -> None:
+    """Send a gradient through all tensors that take one."""
+    with torch.enable_grad():
+        live = [tensor.float().sum() for tensor in tensors if tensor.requires_grad]
+        if live:
+            torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]

@@ -39,11 +39,15 @@ _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def _take_over_gradients(net: nn.Module, old: nn.Module) -> None:
-    """All frozen or all trained as the old one was; a mixed pattern goes over where names agree."""
+    """All frozen or all trained as the old one was; a mixed pattern goes over where names agree.
+
+    What serves no output stays frozen, so that distributed training does not wait for it.
+    """
+    unused = {f"backbone.{name}" for name in net.plan.frozen} if isinstance(net, AdaptedModule) else set()
     pattern = {name: p.requires_grad for name, p in old.named_parameters() if p.is_floating_point()}
     common = set(pattern.values())
     for name, parameter in net.named_parameters():
-        if not parameter.is_floating_point() or not common:
+        if not parameter.is_floating_point() or not common or name in unused:
             continue
         if len(common) == 1:
             parameter.requires_grad_(common == {True})

@@ -239,3 +239,27 @@ def test_indices_that_do_not_take_the_points_are_refused_by_their_values():
     }
     faults = broken_invariants(signature, Arguments({"cloud": points}, 1), values)
     assert {fault.where for fault in faults} == {"fp2_inds"}
+
+
+class _Spread(nn.Module):
+    """Two blocks, a classifier, and a parameter of which only the classifier's answer depends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4))
+        self.over = nn.ReLU(inplace=True)
+        self.deep = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6))
+        self.head = nn.Linear(6, 2)
+        self.prompt = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.deep(self.over(self.stem(x))).mean((2, 3)) + self.prompt)
+
+
+def test_what_serves_no_output_takes_no_gradient_after_a_swap_either():
+    model = nn.Sequential(nn.Conv2d(3, 5, 2, stride=2), nn.ReLU(), nn.Conv2d(5, 1, 1))
+    x = torch.randn(2, 3, 32, 32)
+    swap(model, "0", _Spread(), inputs=x, taps={"output": "stem"})
+    assert not model[0].backbone.prompt.requires_grad
+    model.train()(x).mean().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

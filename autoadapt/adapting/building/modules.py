@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -23,17 +24,20 @@ from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments
-from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import (
+    backward,
     copy_module,
     cut,
     duplicate,
     freeze_unused,
+    hand_on_copies,
     keep_modes,
     on_meta,
+    overwritten,
     tap,
     uncompiled,
     view,
@@ -197,8 +201,6 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
     unread = set(source.outputs.paths) - read
     if not plan.taps and not unread:
         return plan
-    if plan.taps:
-        tap(backbone, [(one.module, one.call, one.path) for one in plan.taps.values()])
     names = tuple(plan.taps) or source.outputs.paths
 
     caches = OutsideCaches(backbone)
@@ -213,16 +215,52 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
             returned = flatten(arguments.call(module))[1]
         return [tensor for name, tensor in zip(names, returned, strict=True) if name in read]
 
-    def runs(module: nn.Module) -> bool:
+    taps = [(one.module, one.call, one.path) for one in plan.taps.values()]
+    if taps:
+        tap(backbone, taps)
+    done = cut(backbone, plan.cut, _trial(backbone, taps, run)) if plan.cut else []
+    hit = _overwritten(backbone, taps, run)
+    hand_on_copies(backbone, hit)
+    marked = {name: one.model_copy(update={"overwritten": one.module in hit}) for name, one in plan.taps.items()}
+    frozen = tuple(freeze_unused(backbone, run))
+    return plan.model_copy(update={"taps": marked, "cut": tuple(done), "frozen": frozen})
+
+
+_Taps: TypeAlias = Sequence[tuple[str, int, str]]
+_Run: TypeAlias = Callable[[nn.Module], list[torch.Tensor]]
+
+
+def _trial(backbone: nn.Module, taps: _Taps, run: _Run) -> Callable[[nn.Module], bool]:
+    """Whether a view runs; and whether it can be trained, if that was so at first.
+
+    What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it.
+    """
+
+    def runs(module: nn.Module, *, trains: bool) -> bool:
+        copied = in_eval_mode(copy_module(module, on_meta))
+        hand_on_copies(copied, {path for path, _, _ in taps if path})
+        for parameter in copied.parameters():
+            parameter.requires_grad_(trains and parameter.is_floating_point())
         try:
-            run(in_eval_mode(copy_module(module, on_meta)))
+            outputs = run(copied)
+            if trains:
+                backward(outputs)
         except Exception:  # whatever it raises, the cut is taken back
             return False
         return True
 
-    done = cut(backbone, plan.cut, runs)
-    freeze_unused(backbone, run)
-    return plan.model_copy(update={"cut": tuple(done)})
+    return functools.partial(runs, trains=runs(backbone, trains=True))
+
+
+def _overwritten(backbone: nn.Module, taps: _Taps, run: _Run) -> set[str]:
+    """Tapped modules whose outputs are written over, in eval or in train mode; all where that cannot be seen."""
+    found: set[str] = set()
+    for in_mode in (in_train_mode, in_eval_mode):
+        try:
+            found |= set(overwritten(in_mode(copy_module(backbone, on_meta)), taps, run)) if taps else set()
+        except Exception:  # whatever a model raises on meta
+            found |= {path for path, _, _ in taps if path} if in_mode is in_eval_mode else set()
+    return found
 
 
 def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -58,6 +58,8 @@ class Tap(_Frozen):
     module: str
     call: int = 0
     path: str = "output"
+    overwritten: bool = False
+    """Whether the rest of the new module writes over it, so that it is handed a copy; found when it is built."""
 
 
 class CutCost(_Frozen):
@@ -109,6 +111,9 @@ class Plan(Shown, _Frozen):
     """Modules that only serve what follows the last tap; `build` leaves out those it can."""
     cut_costs: dict[str, CutCost] = Field(default_factory=dict)
     """What each of them would cost."""
+    frozen: tuple[str, ...] = ()
+    """Parameters of the new module that reach no output that is read, so that they take no gradient; found when it is
+    built."""
     routes: tuple[Route, ...]
     remarks: tuple[str, ...] = ()
     """What concerns more than one output."""
@@ -161,12 +166,15 @@ class Plan(Shown, _Frozen):
 
 
 def _cut_lines(plan: Plan) -> list[str]:
+    frozen = [("frozen", f"{_shown(plan.frozen)}: no output that is read depends on them")] if plan.frozen else []
     if not plan.cut:
-        return []
+        return columns(frozen)
     saved = plan.saved
     costs = f"{human_count(saved.parameters)} parameters and {human_count(saved.multiply_adds)} multiply-adds"
     rows = [("cut", _shown(plan.cut))]
-    return columns([*rows, ("", f"{costs} no longer run")] if saved.parameters or saved.multiply_adds else rows)
+    if saved.parameters or saved.multiply_adds:
+        rows.append(("", f"{costs} no longer run"))
+    return columns([*rows, *frozen])
 
 
 def _input_rows(route: InputRoute, target: Signature) -> Iterable[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from autoadapt.adapting.building.expressions import INDENT, WIDTH, Expression, T
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
 from autoadapt.adapting.operations import Channels, Project
-from autoadapt.adapting.planning import Plan, Tap
+from autoadapt.adapting.planning import Plan
 from autoadapt.contracts import leaves
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
@@ -202,10 +202,15 @@ def _typing_note(module: str) -> str:
 
 def _tapping(plan: Plan) -> Iterator[str]:
     """The methods that collect what inner modules return."""
-    yield "    def _take(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:"
+    overwritten = sorted({tap.module for tap in plan.taps.values() if tap.overwritten})
+    returned = "Any" if overwritten else "None"
+    yield f"    def _take(self, path: str, _module: nn.Module, _args: Any, output: Any) -> {returned}:"
     yield '        """Keep what an inner module returns, call by call."""'
     yield "        if self._calls.taken:"
     yield "            self._calls.taken[-1].setdefault(path, []).append(output)"
+    if overwritten:
+        yield f"        overwritten = path in {overwritten!r}  # by what follows".replace("'", '"')
+        yield "        return cloned(output) if overwritten else output"
     yield ""
     yield "    def _tapped(self, *args: Any, **kwargs: Any) -> list[Any]:"
     yield '        """What the inner modules return while the backbone runs."""'
@@ -218,7 +223,7 @@ def _tapping(plan: Plan) -> Iterator[str]:
     yield "            self._calls.taken.pop()"
     taps = list(plan.taps.values())
     each_once = len({tap.module for tap in taps}) == len(taps)
-    if each_once and all(tap == Tap(module=tap.module) and tap.module for tap in taps):
+    if each_once and all(tap.module and not tap.call and tap.path == "output" for tap in taps):
         yield "        return [taken[path][0] for path in TAPS]"
         return
     items: list[tuple[str, Expression]] = []
