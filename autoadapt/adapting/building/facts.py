@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-__all__ = ["RECIPES", "Said", "copy_facts", "recipe"]
+__all__ = ["RECIPES", "Said", "copy_facts", "filtered_call", "recipe"]
 
 # What people read off a backbone, by the habits of timm, torchvision, smp, transformers and detectron2.
 _FACTS = (
+    "backbone_type",
     "channels",
     "feature_channels",
     "feature_info",
     "num_channels",
     "num_features",
     "out_channels",
+    "out_features",
+    "out_indices",
     "out_strides",
+    "output_fmt",
     "output_shape",
     "output_stride",
     "size_divisibility",
+    "stage_names",
     "stride",
     "strides",
 )
@@ -47,6 +53,12 @@ class Said:
 
 def _fact(value: Any) -> Any:
     return Said(value()) if callable(value) else copy.deepcopy(value)
+
+
+def filtered_call(net: nn.Module, *values: Any, **keywords: Any) -> Any:
+    """Call a module as transformers' heads call a backbone: without the keyword arguments that it does not take."""
+    known = inspect.signature(net.forward).parameters
+    return net(*values, **{name: value for name, value in keywords.items() if name in known})
 
 
 def recipe(backbone: nn.Module, name: str) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
-from autoadapt.adapting.building.facts import RECIPES, copy_facts, recipe
+from autoadapt.adapting.building.facts import RECIPES, copy_facts, filtered_call, recipe
 from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
 from autoadapt.adapting.building.printing import print_graph
 from autoadapt.adapting.building.stems import read_channels
@@ -100,6 +100,8 @@ class AdaptedModule(fx.GraphModule):
     def __getattr__(self, name: str) -> Any:
         if name in RECIPES:
             return recipe(self.backbone, name)
+        if name == "forward_with_filtered_kwargs" and "backbone_type" in self.__dict__:  # a backbone of transformers
+            return MethodType(filtered_call, self)
         function, is_property = self.__dict__.get("borrowed", {}).get(name, (None, False))
         if function is not None:
             return function(self) if is_property else MethodType(function, self)
