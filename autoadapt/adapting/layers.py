@@ -143,7 +143,8 @@ def larger(size: int, least: int) -> int:
         return max(size, least)
     if isinstance(size, torch.Tensor):  # a trace has tensors for sizes
         return size.clamp(min=least)
-    made: int = torch.sym_max(size, least)  # type: ignore[assignment]  # or a symbol
+    symbol: Any = torch.sym_max(size, least)
+    made: int = symbol
     return made
 
 
