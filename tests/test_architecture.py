@@ -52,6 +52,7 @@ INSIDE = {
     ],
     "adapting": [
         "operations",
+        "effects",
         "layers",
         "layouts",
         "taps",

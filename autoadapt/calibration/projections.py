@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.effects import axis_groups
 from autoadapt.adapting.layers import resample
 from autoadapt.adapting.operations import (
     Cast,
@@ -22,7 +23,6 @@ from autoadapt.adapting.operations import (
     Resize,
     ResizeTokens,
     Thin,
-    axis_groups,
     text,
 )
 from autoadapt.adapting.planning import Plan, Route

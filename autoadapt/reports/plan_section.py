@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import assert_never
 
+from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import (
     Cast,
     Channels,
@@ -21,7 +22,6 @@ from autoadapt.adapting.operations import (
     Resize,
     ResizeTokens,
     Thin,
-    after,
     parameters,
     text,
 )

@@ -10,7 +10,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.adapting.building import AdaptedModule, build
-from autoadapt.adapting.operations import Project, after
+from autoadapt.adapting.effects import after
+from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.probing import quiet

@@ -5,8 +5,9 @@ import math
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import Refusal, chain, distance, factored
-from autoadapt.adapting.operations import Project, after, parameters, text
+from autoadapt.adapting.operations import Project, parameters, text
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoadapt as aa
-from autoadapt.adapting.operations import after, text
+from autoadapt.adapting.effects import after
+from autoadapt.adapting.operations import text
 from autoadapt.contracts.signature import AxisSizes
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60, database=None)

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
+from autoadapt.adapting.effects import axis_groups
 from autoadapt.adapting.operations import (
     Cast,
     Channels,
@@ -27,7 +28,6 @@ from autoadapt.adapting.operations import (
     Resize,
     ResizeTokens,
     Thin,
-    axis_groups,
     coarse_step,
 )
 from autoadapt.adapting.planning import Plan, Route

@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
+from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift
 from autoadapt.adapting.matching import Pairing, match
-from autoadapt.adapting.operations import (
-    Operation,
-    Recover,
-    Resample,
-    Resize,
-    Thin,
-    Thinning,
-    after,
-    multiply_adds,
-    parameters,
-    stays_contiguous,
-)
+from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
 from autoadapt.adapting.planning.keeping import kept_share, remark_on_cut
 from autoadapt.adapting.planning.plans import Plan, Route, Tap

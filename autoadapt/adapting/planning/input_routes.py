@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from autoadapt.adapting.operations import Channels, Copy, Operation, Rearrange, Resize, after
+from autoadapt.adapting.effects import after
+from autoadapt.adapting.operations import Channels, Copy, Operation, Rearrange, Resize
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, smallest_size

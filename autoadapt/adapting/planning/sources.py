@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.matching import Source
-from autoadapt.adapting.operations import Rearrange, after
+from autoadapt.adapting.operations import Rearrange
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Gathering, InnerOutput, Signature

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from autoadapt.adapting.operations import Operation, Rearrange, ResizeTokens, after, axis_groups, parameters, text
+from autoadapt.adapting.effects import after, axis_groups
+from autoadapt.adapting.operations import Operation, Rearrange, ResizeTokens, parameters, text
 from autoadapt.adapting.planning import Route
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature, TensorSpec
