@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from autoadapt.assembly.configs import Config, PartConfig, parse_config
 from autoadapt.assembly.constructor_arguments import check_arguments, inferred_names
 from autoadapt.assembly.documents import Document, read_document
 from autoadapt.assembly.levels import channels_of, stride_of
+from autoadapt.assembly.literal_form import literal_form
 from autoadapt.assembly.models import AssembledModel, Feed, Pick, Step
 from autoadapt.assembly.part_inputs import give, hold_expected, infer_channels
 from autoadapt.assembly.producers import Producer, meta_inputs, pinned
+from autoadapt.assembly.published_backbones import PublishedBackbone
 from autoadapt.assembly.references import Reference, Wiring, keys_of, wire
 from autoadapt.assembly.registry import PARTS, Part, Registry
 from autoadapt.assembly.resolving import report_of, resolved_config, resolved_part
@@ -27,7 +30,7 @@ from autoadapt.assembly.scopes import Scopes
 from autoadapt.contracts.capturing import capture, told_inputs
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
-from autoadapt.errors import AdaptError
+from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.weights import transfer
 
 __all__ = ["assemble", "assemble_document", "describe"]
@@ -72,8 +75,10 @@ def assemble(
 
 def assemble_document(document: Document, allow: Sequence[str | Path], registry: Registry) -> AssembledModel:
     """As `assemble`, from a config that was read already."""
-    session = Session(parse_config(document), document)
-    parts, wiring = _look_up(session, Scopes(registry, tuple(allow)))
+    scopes, remarks, faults = Scopes(registry, tuple(allow)), list[str](), list[Mismatch]()
+    document = literal_form(document, scopes, allow, remarks, faults)
+    session = Session(parse_config(document, faults), document, remarks=remarks)
+    parts, wiring = _look_up(session, scopes)
     return _Assembling(session, parts, wiring).model()
 
 
@@ -98,6 +103,8 @@ def _look_up(session: Session, scopes: Scopes) -> tuple[dict[str, Part], Wiring]
             faults = [looked_up]
         if isinstance(looked_up, Part) and not faults:
             found[name] = looked_up
+            if looked_up.name != part.type and scopes.registry.get(config.group(name), part.type) is not None:
+                session.remarks.append(f"`{part.type}` is {looked_up.name} of mmengine's registry, not ours")
         session.faults += faults
     return found, wire(config, session.document, session.faults)
 
@@ -154,7 +161,8 @@ class _Assembling:
         except AdaptError as error:
             session.note(error, ("backbone",), f"a backbone that takes {spec}", "another `input`, or another backbone")
         self._modules["backbone"] = module
-        self._resolved["backbone"] = config.model_copy(update={"arguments": arguments})
+        changes = {"type": _full_name(part, config), "arguments": arguments}
+        self._resolved["backbone"] = config.model_copy(update=changes)
 
     def _contract(self) -> Signature | None:
         """What the backbone must speak, where the config says it."""
@@ -173,7 +181,8 @@ class _Assembling:
             module, signature = build(module, made), made.target
         else:
             signature = _captured(module, spec)
-            if not any(stride_of(leaf) for leaf in signature.outputs.leaves):
+            published = isinstance(module, PublishedBackbone)  # returns vectors only where it was asked to
+            if not published and not any(stride_of(leaf) for leaf in signature.outputs.leaves):
                 signature = _captured(module, spec, inner=True)
         return Producer("backbone", module, signature, dict(signature.outputs.items()), _legal(signature, spec))
 
@@ -200,6 +209,7 @@ class _Assembling:
             taken.key = taken.producer.demand(taken.level, taken.spec)
         self._given[name], self._modules[name] = given, module
         target = self._wiring.targets.get(name, "")
+        config = config.model_copy(update={"type": _full_name(part, config)})
         self._resolved[name] = resolved_part(config, arguments, references, given, target)
         if is_loss:
             self._try_loss(name, module, given, target)
@@ -248,10 +258,11 @@ class _Assembling:
         try:
             made = part.make(**arguments)
         except AdaptError as error:
-            session.note(error, (*keys_of(name), "type"))
+            first = error.mismatches[0].where if error.mismatches else ""
+            session.note(error, (*keys_of(name), first if first in arguments else "type"))
             return None
         except Exception as error:
-            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            said = _said(error)
             shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             session.fault(session.where(name), f"{part.name}({shown}) to be made", said, "mend its arguments")
             return None
@@ -312,7 +323,22 @@ class _Assembling:
         built = {name: producer.module for name, producer in session.producers.items()}
         parts = {name: built.get(name, module) for name, module in self._modules.items()}
         config = resolved_config(session, self._resolved)
-        return AssembledModel(parts, steps, config, report_of(session, parts, self._given, self._plans))
+        types = {"backbone": config.backbone[0].type} | {name: part.type for name, part in config.parts()}
+        return AssembledModel(parts, steps, config, report_of(session, types, parts, self._given, self._plans))
+
+
+def _full_name(part: Part, config: PartConfig) -> str:
+    """The type with the scope in which it was found, so that the resolved config finds it anywhere."""
+    return part.name if part.name.startswith("mm:") else config.type
+
+
+def _said(error: Exception) -> str:
+    """What an error says in a line; the asserted line for an assertion, which mostly says nothing."""
+    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if not isinstance(error, AssertionError):
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text.removesuffix(': ')}: `{last.line}` ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _wired(argument: Argument) -> Feed:

@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from autoadapt.assembly.assembling import assemble_document
 from autoadapt.assembly.configs import Config, parse_config
 from autoadapt.assembly.documents import Document, read_document
+from autoadapt.assembly.literal_form import literal_form
 from autoadapt.assembly.registry import PARTS, Registry
 from autoadapt.assembly.results import Assembly, Given
+from autoadapt.assembly.scopes import Scopes
 from autoadapt.contracts.costs import cost_of
 from autoadapt.contracts.signature import TensorSpec
-from autoadapt.errors import AdaptError
+from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
@@ -125,7 +127,9 @@ def compare(
         ['ResNet_CIFAR']
     """
     document = Document(config.flat()) if isinstance(config, Config) else read_document(config)
-    whole = parse_config(document)
+    faults: list[Mismatch] = []
+    document = literal_form(document, Scopes(registry, tuple(allow)), allow, [], faults)
+    whole = parse_config(document, faults)
     rows = []
     for part in whole.backbone:
         options = ", ".join(f"{key}={value}" for key, value in part.arguments.items())

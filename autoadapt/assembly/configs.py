@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
-from autoadapt.assembly.documents import Document, Keys, yaml_package
+from autoadapt.assembly.documents import Document, yaml_package
+from autoadapt.assembly.python_documents import Keys
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
 from autoadapt.showing import Shown
@@ -102,6 +103,8 @@ class Config(Shown, _Frozen):
     """By name; the name of the only one is empty."""
     head: dict[str, PartConfig] = Field(default_factory=dict)
     loss: dict[str, PartConfig] = Field(default_factory=dict)
+    topk: dict[str, tuple[int, ...]] = Field(default_factory=dict, strict=False)
+    """Which accuracies `model.metrics` gives, by the head; the name of the only head is empty."""
     weights: tuple[WeightsConfig, ...] = Field(default=(), strict=False)
     adapt: AdaptConfig = AdaptConfig()
 
@@ -137,6 +140,8 @@ class Config(Shown, _Frozen):
             parts: Mapping[str, PartConfig] = getattr(self, group)
             if parts:
                 found[group] = parts[""].flat() if "" in parts else {name: part.flat() for name, part in parts.items()}
+        if self.topk:
+            found["topk"] = list(self.topk[""]) if "" in self.topk else {n: list(k) for n, k in self.topk.items()}
         if self.weights:
             found["weights"] = [entry.flat() for entry in self.weights]
         if self.adapt != AdaptConfig():
@@ -154,13 +159,17 @@ def reference(group: str, name: str) -> str:
     return f"{group}.{name}" if name else group
 
 
-def parse_config(document: Document) -> Config:
+def parse_config(document: Document, known: Sequence[Mismatch] = ()) -> Config:
     """Check the shape of a config.
+
+    Args:
+        document: The config, in this library's form.
+        known: Faults that were found in it already.
 
     Raises:
         AssemblyError: With every fault, each with its path and line.
     """
-    faults: list[Mismatch] = []
+    faults = list(known)
     data = _normal(document, faults)
     try:
         config = Config.model_validate(data)
@@ -185,11 +194,14 @@ def _normal(document: Document, faults: list[Mismatch]) -> Any:
     found: dict[str, Any] = dict(data)
     backbone = found.get("backbone")
     if backbone is not None:
-        backbones = backbone if isinstance(backbone, list) else [backbone]
+        backbones = backbone if isinstance(backbone, (list, tuple)) else [backbone]
         found["backbone"] = [_part(part) for part in backbones]
     for group in GROUPS[1:]:
         if group in found:
             found[group] = _named(found[group], group, document, faults)
+    if "topk" in found:
+        counts = found["topk"] if isinstance(found["topk"], Mapping) else {"": found["topk"]}
+        found["topk"] = {name: tuple(each) if isinstance(each, list) else each for name, each in counts.items()}
     if isinstance(found.get("adapt"), bool):
         found["adapt"] = {"enabled": found["adapt"]}
     if isinstance(found.get("targets"), list):
@@ -258,7 +270,7 @@ def _fault(document: Document, detail: Mapping[str, Any]) -> Mismatch:
 def _keys(document: Document, loc: tuple[str | int, ...]) -> Keys:
     """The place in the document that a place in the normal form comes from."""
     keys = tuple(_WRITTEN.get(str(key), key) for key in loc if key not in ("", "arguments"))
-    single = isinstance(document.data, Mapping) and not isinstance(document.data.get("backbone"), list)
+    single = isinstance(document.data, Mapping) and not isinstance(document.data.get("backbone"), (list, tuple))
     if len(keys) > 1 and keys[0] == "backbone" and single:
         keys = ("backbone", *keys[2:])
     return tuple(key for key in keys if not (str(key).startswith(("function-", "str", "dict[", "list["))))

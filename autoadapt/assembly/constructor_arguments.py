@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from autoadapt.assembly.documents import Document, Keys
+from autoadapt.assembly.documents import Document
+from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.errors import Mismatch, nearest
 

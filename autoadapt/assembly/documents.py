@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
+from autoadapt.assembly.python_documents import Keys, read_python
 from autoadapt.errors import AssemblyError, Mismatch
 
 __all__ = ["Document", "Keys", "read_document", "yaml_package"]
-
-Keys: TypeAlias = tuple[str | int, ...]
-"""Where something stands in a config: `("head", "num_classes")`."""
 
 _MOST_NODES = 10_000  # aliases of aliases can grow without bound
 
@@ -25,7 +23,7 @@ class Document:
     """Plain data, and the line of each entry where a text was read."""
 
     data: Any
-    lines: Mapping[Keys, int] = field(default_factory=dict)
+    lines: Mapping[Keys, int | str] = field(default_factory=dict)
     folder: Path = Path()
     """What the paths in it are relative to."""
 
@@ -42,7 +40,7 @@ class Document:
 
 
 def read_document(config: object) -> Document:
-    """Read a config: a mapping, a YAML or JSON file, or a YAML text of more than one line.
+    """Read a config: a mapping, a YAML, JSON or Python file, or a YAML text of more than one line.
 
     Raises:
         AssemblyError: There is no such file, or it is no mapping of plain data.
@@ -52,12 +50,28 @@ def read_document(config: object) -> Document:
             return _parsed(config, "config", Path())
         case str() | Path():
             path = Path(config)
+            if path.suffix == ".py":
+                return _python(path)
             return _parsed(_text(path), str(path), path.resolve().parent)
         case Mapping():
             return Document(_plain(config, (), []))
         case _:
             fault = Mismatch("config", "a mapping, a path or a text", type(config).__name__, 'assemble("model.yaml")')
             raise AssemblyError("a config is a mapping", [fault])
+
+
+_OURS = ("model", "model_cfg", "input", "targets", "backbone", "neck", "head", "loss", "weights", "adapt", "topk")
+"""The names of a Python config that are about the model; the others are about its training."""
+
+
+def _python(path: Path) -> Document:
+    """The model of a Python config."""
+    data, lines = read_python(path, _text(path))
+    if not {"model", "model_cfg", "backbone"} & set(data):
+        found = ", ".join(data) or "nothing"
+        fault = Mismatch(str(path), "`model = dict(backbone=...)`", found, "model = dict(backbone=dict(type=...))")
+        raise AssemblyError("the config has no model", [fault])
+    return Document({key: data[key] for key in _OURS if key in data}, lines, path.resolve().parent)
 
 
 def yaml_package() -> ModuleType:
@@ -73,7 +87,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        fault = Mismatch(str(path), "a YAML or JSON file", str(error), "check the path and the working folder")
+        fault = Mismatch(str(path), "a YAML, JSON or Python file", str(error), "check the path and the working folder")
         raise AssemblyError(f"{path} cannot be read", [fault]) from error
 
 
@@ -89,7 +103,8 @@ def _plain(value: object, keys: Keys, above: list[int]) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(child, (*keys, str(key)), inside) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(child, (*keys, i), inside) for i, child in enumerate(value)]
+        children = [_plain(child, (*keys, i), inside) for i, child in enumerate(value)]
+        return tuple(children) if isinstance(value, tuple) else children
     where = ".".join(map(str, keys)) or "config"
     fault = Mismatch(where, "mappings, lists, texts and numbers", f"a {type(value).__name__}", "register the part")
     raise AssemblyError("a config holds plain data only", [fault])

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from autoadapt.assembly.layer_configs import activation, convolution, norm
 from autoadapt.assembly.registry import register
 
-__all__ = ["DenseHead", "LinearClsHead", "MLPHead"]
+__all__ = [
+    "DenseHead",
+    "FCNHead",
+    "LinearClsHead",
+    "MLPHead",
+    "StackedLinearClsHead",
+    "VisionTransformerClsHead",
+]
+
+_RELU = {"type": "ReLU"}
 
 # Dimension letters: B batch, D features, K classes or outputs, C channels, H W cells.
 
@@ -80,6 +92,125 @@ class DenseHead(nn.Module):
                 return {name: self.conv(map_BCHW) for name, map_BCHW in features.items()}
             case _:
                 return [self.conv(map_BCHW) for map_BCHW in features]
+
+
+@register("head")
+class StackedLinearClsHead(nn.Module):
+    """Linear layers, each but the last with a norm, an activation and a dropout; mmpretrain's, layer by layer.
+
+    Args:
+        in_channels: Found where left out.
+        num_classes: How many scores.
+        mid_channels: Outputs of each layer but the last.
+        dropout_rate: After each activation.
+        norm_cfg: `{type: BN1d}` for a batch norm; none where left out.
+        act_cfg: The activation: `{type: ReLU}`, or another of torch's.
+
+    Shape:
+        `[B, in_channels] -> [B, num_classes]`
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        mid_channels: Sequence[int],
+        dropout_rate: float = 0.0,
+        norm_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        widths = [in_channels, *mid_channels]
+        for width, following in itertools.pairwise(widths):
+            layers += [nn.Linear(width, following), *norm(norm_cfg, following, 1), activation(act_cfg or _RELU)]
+            layers += [nn.Dropout(dropout_rate)] if dropout_rate else []
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
+
+    def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
+        """Classify."""
+        _refuse_maps(features_BD)
+        scores_BK: torch.Tensor = self.layers(features_BD)
+        return scores_BK
+
+
+@register("head")
+class VisionTransformerClsHead(nn.Module):
+    """A linear layer on a class token, or two with tanh between them as in Dosovitskiy et al. (2021), section 3.1.
+
+    Shape:
+        `[B, in_channels] -> [B, num_classes]`
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int | None = None,
+        act_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        width = hidden_dim or in_channels
+        before = [nn.Linear(in_channels, width), activation(act_cfg or {"type": "Tanh"})] if hidden_dim else []
+        self.layers = nn.Sequential(*before, nn.Linear(width, num_classes))
+
+    def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
+        """Classify."""
+        _refuse_maps(features_BD)
+        scores_BK: torch.Tensor = self.layers(features_BD)
+        return scores_BK
+
+
+@register("head")
+class FCNHead(nn.Module):
+    """Convolutions and a 1x1 one that scores every cell; Long et al. (2015), as mmseg lays it out.
+
+    Args:
+        in_channels: Found where left out.
+        channels: Of the convolutions.
+        num_classes: How many scores for each cell.
+        num_convs: How many convolutions.
+        kernel_size: Of each.
+        concat_input: Whether a further convolution reads the input beside their output.
+        dropout_ratio: Of whole channels, before the scores.
+        norm_cfg: `{type: BN}`; the convolutions have a bias where it is left out.
+        act_cfg: The activation behind each convolution.
+        align_corners: How mmseg enlarges the scores to the image; they stay as they are here.
+
+    Shape:
+        `[B, in_channels, H, W] -> [B, num_classes, H, W]`
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int,
+        num_convs: int = 2,
+        kernel_size: int = 3,
+        concat_input: bool = True,
+        dropout_ratio: float = 0.1,
+        norm_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        act = act_cfg or _RELU
+        widths = [in_channels, *[channels] * num_convs]
+        convs = [convolution(a, b, kernel_size, norm_cfg, act) for a, b in itertools.pairwise(widths)]
+        self.convs = nn.Sequential(*convs)
+        joined = in_channels + widths[-1]
+        self.conv_cat = convolution(joined, channels, kernel_size, norm_cfg, act) if concat_input else None
+        self.dropout = nn.Dropout2d(dropout_ratio)
+        self.conv_seg = nn.Conv2d(channels if concat_input or num_convs else in_channels, num_classes, 1)
+
+    def forward(self, features_BCHW: torch.Tensor) -> torch.Tensor:
+        """Score every cell."""
+        found_BCHW = self.convs(features_BCHW)
+        if self.conv_cat is not None:
+            found_BCHW = self.conv_cat(torch.cat([features_BCHW, found_BCHW], 1))
+        scores_BKHW: torch.Tensor = self.conv_seg(self.dropout(found_BCHW))
+        return scores_BKHW
 
 
 def _refuse_maps(features_BD: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoadapt.assembly.registry import register
 
-__all__ = ["CrossEntropyLoss", "L1Loss", "SmoothL1Loss"]
+__all__ = ["CrossEntropyLoss", "DiceLoss", "FocalLoss", "L1Loss", "LabelSmoothLoss", "SmoothL1Loss", "reduced"]
 
 # Dimension letters: B batch, K classes, * any further axes.
 
@@ -110,6 +110,144 @@ class SmoothL1Loss(nn.Module):
         _refuse_broadcast(prediction, target)
         loss = F.smooth_l1_loss(prediction, target, reduction="none", beta=self.beta)
         return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+
+
+@register("loss")
+class LabelSmoothLoss(nn.Module):
+    """Cross-entropy against smoothed classes; Szegedy et al. (2016), section 7.
+
+    Args:
+        label_smooth_val: The share that is spread over all classes.
+        num_classes: Not needed; mmpretrain's configs may give it.
+        mode: `original` spreads the share as it is, `classy_vision` `value / (1 + value)`, as mmpretrain does.
+        reduction: What becomes of the samples' losses.
+        loss_weight: A factor.
+
+    Shape:
+        prediction `[B, K]`, target `[B]` or `[B, K]`, weight `[B]` -> a number, or `[B]` unreduced
+    """
+
+    def __init__(
+        self,
+        label_smooth_val: float,
+        num_classes: int | None = None,
+        mode: Literal["original", "classy_vision"] = "original",
+        reduction: Reduction = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        share = label_smooth_val / (1 + label_smooth_val) if mode == "classy_vision" else label_smooth_val
+        self.compared = CrossEntropyLoss(loss_weight, reduction, label_smoothing=share)
+
+    def forward(
+        self,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | None = None,
+    ) -> torch.Tensor:
+        """Compare predictions with targets."""
+        found: torch.Tensor = self.compared(prediction, target, weight, avg_factor)
+        return found
+
+
+@register("loss")
+class FocalLoss(nn.Module):
+    """Sigmoid focal loss; Lin et al. (2017), equation 5, for each class by itself.
+
+    Args:
+        gamma: How much less what is right already counts.
+        alpha: The share of positives; negative for none.
+        reduction: What becomes of the single losses; the mean is over samples and classes.
+        loss_weight: A factor.
+        use_sigmoid: The only kind there is; detectors' configs say it.
+
+    Shape:
+        prediction `[B, K]`, target `[B]` (class `K` is background) or `[B, K]`, weight `[B]` or `[B, K]` -> a number,
+        or `[B, K]` unreduced
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: float = 0.25,
+        reduction: Reduction = "mean",
+        loss_weight: float = 1.0,
+        use_sigmoid: Literal[True] = True,
+    ) -> None:
+        super().__init__()
+        self.gamma, self.alpha = gamma, alpha
+        self.reduction: Reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | None = None,
+    ) -> torch.Tensor:
+        """Compare predictions with targets."""
+        if not target.is_floating_point() and target.dim() == 1:
+            target = F.one_hot(target, prediction.shape[1] + 1)[:, :-1]
+        target = target.to(prediction.dtype)
+        _refuse_broadcast(prediction, target)
+        wrong = prediction.sigmoid() * (1 - target) + (1 - prediction.sigmoid()) * target
+        loss = F.binary_cross_entropy_with_logits(prediction, target, reduction="none") * wrong**self.gamma
+        if self.alpha >= 0:
+            loss = loss * (self.alpha * target + (1 - self.alpha) * (1 - target))
+        if weight is not None and weight.dim() == 1:
+            weight = weight[:, None]
+        return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+
+
+@register("loss")
+class DiceLoss(nn.Module):
+    """One less the overlap of masks; Milletari et al. (2016), equation 3; with `naive_dice`, without the squares.
+
+    Args:
+        use_sigmoid: The only activation there is.
+        activate: Whether predictions are scores, to which the sigmoid is applied, rather than probabilities.
+        reduction: What becomes of the masks' losses.
+        naive_dice: Whether the sums below are of the values, not of their squares.
+        loss_weight: A factor.
+        eps: Keeps empty masks finite.
+
+    Shape:
+        prediction and target `[B, *]`, weight `[B]` -> a number, or `[B]` unreduced
+    """
+
+    def __init__(
+        self,
+        use_sigmoid: Literal[True] = True,
+        activate: bool = True,
+        reduction: Reduction = "mean",
+        naive_dice: bool = False,
+        loss_weight: float = 1.0,
+        eps: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.activate, self.naive_dice, self.eps = activate, naive_dice, eps
+        self.reduction: Reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | None = None,
+    ) -> torch.Tensor:
+        """Compare predictions with targets."""
+        _refuse_broadcast(prediction, target)
+        found = (prediction.sigmoid() if self.activate else prediction).flatten(1)
+        wanted = target.flatten(1).to(found.dtype)
+        both = (found * wanted).sum(1)
+        if self.naive_dice:
+            overlap = (2 * both + self.eps) / (found.sum(1) + wanted.sum(1) + self.eps)
+        else:
+            overlap = 2 * both / (found.square().sum(1) + wanted.square().sum(1) + 2 * self.eps)
+        return self.loss_weight * reduced(1 - overlap, self.reduction, weight, avg_factor)
 
 
 def reduced(

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from autoadapt.assembly.configs import GROUPS, Group
 from autoadapt.assembly.registry import PARTS, Part, Registry, takes_of
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 
-__all__ = ["mm_part", "share_with_mmengine"]
+__all__ = ["mm_part", "registered_part", "share_with_mmengine"]
+
+_OURS = "autoadapt"
+"""The scope of our own parts in its registry."""
 
 
 def mm_part(group: Group, name: str, where: str) -> Part | Mismatch:
@@ -26,13 +32,47 @@ def mm_part(group: Group, name: str, where: str) -> Part | Mismatch:
     except AssemblyError as error:
         fault = error.mismatches[0]
         return Mismatch(where, fault.expected, fault.found, fault.remedy)
-    made = models.get(name)
+    found = _scoped(models, name)
+    if len(found) > 1:
+        remedy = "\n".join(f"mm:{other}" for other in found)
+        return Mismatch(where, "one part in mmengine's MODELS", f"`{name}` in several: {', '.join(found)}", remedy)
+    made = models.get(found[0] if found else name)
     if made is None:
         near = "\n".join(f"mm:{other}" for other in nearest(name, _names(models)))
         remedy = near or "import the package that registers it"
         return Mismatch(where, "a part in mmengine's MODELS", f"`{name}`", remedy)
+    name = found[0] if found else name
     takes = takes_of(made) if inspect.isclass(made) else ("any",)
     return Part(f"mm:{name}", made, ("tuple",) if takes == ("any",) and group in ("neck", "head") else takes)
+
+
+def registered_part(group: Group, name: str, where: str, allow: Sequence[str | Path]) -> Part | Mismatch | None:
+    """The part of a bare name in mmengine's registry, where mmengine is imported already or allowed.
+
+    Args:
+        group: What it is used as.
+        name: Its name there.
+        where: Its place in the config.
+        allow: What the caller allows; `mmengine` lets it be imported.
+    """
+    if "mmengine.registry" not in sys.modules and "mmengine" not in allow:
+        return None
+    try:
+        models = _models()
+    except AssemblyError:
+        return None
+    return mm_part(group, name, where) if _scoped(models, name) else None
+
+
+def _scoped(models: Any, name: str) -> list[str]:
+    """The full names of what a name may stand for: in the default scope, else at the root, else in any scope."""
+    names = [other for other in _names(models) if other.partition(".")[0] != _OURS]
+    current = importlib.import_module("mmengine.registry").DefaultScope.get_current_instance()
+    scoped = f"{current.scope_name}.{name}" if current is not None else name
+    for exact in (scoped, name):
+        if exact in names:
+            return [exact]
+    return [other for other in names if other.endswith(f".{name}")]
 
 
 def share_with_mmengine(registry: Registry = PARTS) -> None:
@@ -44,7 +84,7 @@ def share_with_mmengine(registry: Registry = PARTS) -> None:
         AssemblyError: mmengine is not installed.
     """
     models = _models()
-    shared = models.children.get("autoadapt") or type(models)("model", parent=models, scope="autoadapt")
+    shared = models.children.get(_OURS) or type(models)("model", parent=models, scope=_OURS)
     for group in GROUPS:
         for name in registry.names(group):
             part = registry.get(group, name)
@@ -62,5 +102,6 @@ def _models() -> Any:
 
 def _names(registry: Any) -> list[str]:
     """The names of a registry and, with their scopes, of those below it."""
-    below = [f"{scope}.{name}" for scope, child in registry.children.items() for name in _names(child)]
+    children = registry.children.items()
+    below = [f"{scope}.{name}" for scope, child in children for name in _names(child)]
     return [*registry.module_dict, *below]

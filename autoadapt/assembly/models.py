@@ -15,7 +15,7 @@ from autoadapt.assembly.results import Assembly
 from autoadapt.contracts.trees import Key, Tree, rebuild
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 
-__all__ = ["AssembledModel", "Feed", "Pick", "Step"]
+__all__ = ["AssembledModel", "Feed", "Pick", "Step", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,55 @@ class AssembledModel(nn.Module):
         Raises:
             AssemblyError: A target is missing or unknown; or there is none though the model is in training mode.
         """
-        values: dict[str, Any] = {"backbone": self.get_submodule("backbone")(x)}
-        for step in self._steps:
-            values[step.name] = self.get_submodule(step.name)(*(feed.take(values) for feed in step.feeds))
+        values = self._values(x)
         if targets is None and not (self.training and self._losses):
             return _returned(values)
+        if not self._losses:
+            remedy = "loss: {type: CrossEntropyLoss}\nmodel(x)  # to predict"
+            fault = Mismatch("loss", "a loss that compares with the targets", "none in the config", remedy)
+            raise AssemblyError("targets are given, and there is no loss", [fault])
         given = self._given(targets)
         return {
             step.name.removeprefix("loss.") if "." in step.name else "loss": self._loss(step, values, given)
             for step in self._losses
         }
+
+    @torch.no_grad()
+    def metrics(self, x: torch.Tensor, targets: Any) -> dict[str, torch.Tensor]:
+        """The accuracies that `topk` in the config asks for, in the mode that the model is in.
+
+        Args:
+            x: The input.
+            targets: As `forward` takes them; class indices `[B]`, or probabilities `[B, K]`.
+
+        Returns:
+            The share of samples whose class is among the `k` highest scores, as `accuracy_top1`; behind the name of
+            the head and a dot where there are several.
+
+        Raises:
+            AssemblyError: The config asks for none, or a target is missing.
+        """
+        if not self._config.topk:
+            fault = Mismatch("topk", "which accuracies to give", "none in the config", "topk: [1, 5]")
+            raise AssemblyError("the config asks for no accuracies", [fault])
+        values, given = self._values(x), self._given(targets)
+        found: dict[str, torch.Tensor] = {}
+        for name, counts in self._config.topk.items():
+            head = f"head.{name}" if name else "head"
+            step = next(s for s in self._losses if s.feeds[0].picks[0].producer == head)
+            target = given[step.target]
+            scores = step.feeds[0].take(values)
+            for count in counts:
+                key = f"accuracy_top{count}"
+                found[f"{name}.{key}" if name else key] = accuracy(scores, _target(target), count)
+        return found
+
+    def _values(self, x: torch.Tensor) -> dict[str, Any]:
+        """What every part but the losses gives, by its name."""
+        values: dict[str, Any] = {"backbone": self.get_submodule("backbone")(x)}
+        for step in self._steps:
+            values[step.name] = self.get_submodule(step.name)(*(feed.take(values) for feed in step.feeds))
+        return values
 
     def _loss(self, step: Step, values: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
         predictions = [feed.take(values) for feed in step.feeds]
@@ -140,6 +179,29 @@ class AssembledModel(nn.Module):
         if missing:
             raise AssemblyError("the losses lack a target", [_missing(name, targets, needed) for name in missing])
         return given
+
+
+def accuracy(scores_BK: torch.Tensor, target: torch.Tensor, k: int) -> torch.Tensor:
+    """The share of samples whose class is among the `k` highest scores.
+
+    Args:
+        scores_BK: One score for each class.
+        target: Class indices `[B]`, or probabilities `[B, K]`, of which the highest counts.
+        k: How many scores count, at most all.
+
+    Example:
+        >>> accuracy(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([0, 1]), 1)
+        tensor(0.5000)
+    """
+    classes_B = target.argmax(1) if target.dim() == 2 else target
+    highest_Bk = scores_BK.topk(k, dim=1).indices
+    return (highest_Bk == classes_B[:, None]).any(1).to(scores_BK.dtype).mean()
+
+
+def _target(given: Any) -> torch.Tensor:
+    """The target itself, where a loss is given several arguments."""
+    found: torch.Tensor = given["target"] if isinstance(given, Mapping) else given
+    return found
 
 
 def _returned(values: Mapping[str, Any]) -> Any:

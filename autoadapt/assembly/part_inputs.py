@@ -99,7 +99,7 @@ def infer_channels(
                 _fill(session, name, part, parameter, arguments, taken)
             case int(channels):
                 _project(session, name, parameter, [channels] * len(taken), taken)
-            case list(channels) if len(channels) == len(taken):
+            case list(channels) | tuple(channels) if len(channels) == len(taken):
                 _project(session, name, parameter, channels, taken)
             case other:
                 remedy = f"{parameter}: {[channels_of(each.spec) for each in taken]}"

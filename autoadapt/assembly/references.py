@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoadapt.assembly.configs import Config, PartConfig
-from autoadapt.assembly.documents import Document, Keys
+from autoadapt.assembly.documents import Document
+from autoadapt.assembly.python_documents import Keys
 from autoadapt.errors import Mismatch, nearest
 
 __all__ = ["Reference", "Wiring", "keys_of", "wire"]

@@ -58,17 +58,21 @@ def resolved_config(session: Session, parts: Mapping[str, PartConfig]) -> Config
 
 
 def report_of(
-    session: Session, parts: Mapping[str, nn.Module], given: Mapping[str, Sequence[Argument]], plans: Mapping[str, Plan]
+    session: Session,
+    types: Mapping[str, str],
+    parts: Mapping[str, nn.Module],
+    given: Mapping[str, Sequence[Argument]],
+    plans: Mapping[str, Plan],
 ) -> Assembly:
     """What a config became.
 
     Args:
         session: What was found on the way.
+        types: Of the parts, with the scope that each was found in.
         parts: The parts, adapted.
         given: What each is given.
         plans: The adapters.
     """
-    types = {"backbone": session.config.backbone[0].type} | {name: part.type for name, part in session.config.parts()}
     rows = []
     for name, module in parts.items():
         taken = [each for argument in given.get(name, ()) for each in argument.taken]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoadapt.assembly.configs import Group
-from autoadapt.assembly.mmengine import mm_part
+from autoadapt.assembly.mmengine import mm_part, registered_part
 from autoadapt.assembly.registry import Part, Registry, takes_of
 from autoadapt.errors import AdaptError, Mismatch, nearest
 from autoadapt.sources import list_models, load_backbone, load_object, schemes
@@ -39,7 +39,8 @@ class Scopes:
         """The part that a type names, or why there is none."""
         scope, colon, inner = name.partition(":")
         if not colon and not name.endswith(".pt2"):
-            return self.registry.get(group, name) or self._unknown(group, name, where)
+            registered = registered_part(group, name, where, self.allow)
+            return registered or self.registry.get(group, name) or self._unknown(group, name, where)
         if scope == "torch":
             return _module_class(nn, name, inner.removeprefix("nn."), where)
         if scope == "mm":
@@ -57,7 +58,9 @@ class Scopes:
         elif hasattr(nn, name):
             tries = [f"torch:{name}", *tries]
         elif group == "backbone":
-            tries = [*tries, *list_models(name)[:3]]
+            zoo = list_models(name)[:3]
+            is_exact = any(model.partition(":")[2] == name for model in zoo)
+            tries = [*zoo, *tries] if is_exact else [*tries, *zoo]
         return Mismatch(where, f"a registered {group}: {', '.join(known)}", f"`{name}`", "\n".join(tries))
 
     def _from_zoo(self, group: Group, name: str, where: str) -> Part | Mismatch:

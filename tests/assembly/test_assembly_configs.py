@@ -17,7 +17,7 @@ BAD = {
     "unknown types": (
         "backbone: {type: ResNet_CIFR}\nneck: {type: GlobalAveragePoling}\n",
         [
-            "backbone.type (line 2)\n  expected  a registered backbone: ResNet_CIFAR",
+            "backbone.type (line 2)\n  expected  a registered backbone: MobileNetV2, MobileNetV3, ResNeXt, ResNet",
             "found     `ResNet_CIFR`\n  try       ResNet_CIFAR",
             "neck.type (line 3)",
             "try       GlobalAveragePooling",

@@ -1,0 +1,151 @@
+"""Python configs are read from their syntax tree: data comes out, everything else is refused by line, nothing runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoadapt.assembly import assemble
+from autoadapt.assembly.documents import read_document
+from autoadapt.errors import AssemblyError
+
+MODEL = """model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, out_indices=(3, ), style='pytorch'),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, loss=dict(type='CrossEntropyLoss')))
+"""
+
+MALFORMED = {
+    "an import": ("import os\n", 1, "`import os`"),
+    "a call": ("x = 1\nopen('TRACE', 'w')\n", 2, "`open('TRACE', 'w')`"),
+    "a call as a value": ("x = dict(y=open('TRACE', 'w'))\n", 1, "`open('TRACE', 'w')`"),
+    "an imported function called": ("from pathlib import Path\nPath('TRACE').touch()\n", 2, "`Path('TRACE').touch()`"),
+    "an import of the dunder": ("x = __import__('os').system('touch TRACE')\n", 1, "`__import__('os').system("),
+    "a star import": ("from os import *\n", 1, "`from os import *`"),
+    "a function": ("\ndef f():\n    open('TRACE', 'w')\n", 2, "`def f():`"),
+    "a class": ("class A:\n    x = open('TRACE', 'w')\n", 1, "`class A:`"),
+    "a condition": ("if open('TRACE', 'w'):\n    x = 1\n", 1, "`if open('TRACE', 'w'):`"),
+    "a loop": ("for i in range(3):\n    x = i\n", 1, "`for i in range(3):`"),
+    "a comprehension": ("x = [open('TRACE', 'w') for i in (1,)]\n", 1, "`[open('TRACE', 'w') for i in (1,)]`"),
+    "a formatted text": ("x = f\"{open('TRACE', 'w')}\"\n", 1, "`f"),
+    "a template": ("x = '{{ fileBasename }}'\n", 1, "`'{{ fileBasename }}'`"),
+    "arithmetic": ("x = 2 ** 10 ** 10\n", 1, "`2 ** 10 ** 10`"),
+    "an unpacked mapping": ("y = dict(a=1)\nx = dict(**y)\n", 2, "`y`"),
+    "a name that is not there": ("x = dict(a=norm_cfg)\n", 1, "`norm_cfg`"),
+    "an entry assigned": ("x = dict(a=1)\nx['a'] = 2\n", 2, "`x['a'] = 2`"),
+    "several targets": ("a = b = 1\n", 1, "`a = b = 1`"),
+    "a lambda": ("x = lambda: open('TRACE', 'w')\n", 1, "`lambda: open('TRACE', 'w')`"),
+    "a decorated dict": ("dict = open\nx = dict(file='TRACE')\n", 1, "`open`"),
+    "no Python": ("x = (1,\n", 1, "never closed"),
+    "a base that is not there": ("_base_ = './nothing.py'\n", 1, "nothing.py"),
+    "a base that leads back": ("_base_ = './config.py'\n", 1, "config.py"),
+    "a base that is computed": ("_base_ = ['a' + '.py']\n", 1, "`'a' + '.py'`"),
+    "a base of another kind": ("_base_ = 'base.yaml'\n", 1, "base.yaml"),
+    "a key written twice": ("x = {'a': 1, 'a': 2}\n", 1, "`a` again"),
+    "a class as a value": ("from a.b import C\nx = dict(cls=C)\n", 2, "`C`"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_more_than_data_is_refused_by_line_and_nothing_runs(name: str, tmp_path: Path) -> None:
+    text, line, found = MALFORMED[name]
+    trace = tmp_path / "trace"
+    with pytest.raises(AssemblyError) as caught:
+        assemble(_written(tmp_path, text.replace("TRACE", str(trace)) + MODEL))
+    assert f"config.py (line {line})" in {fault.where for fault in caught.value.mismatches}
+    assert any(found.replace("TRACE", str(trace))[:40] in fault.found for fault in caught.value.mismatches)
+    assert not trace.exists()
+
+
+def test_a_file_that_would_write_when_it_is_imported_is_only_read(tmp_path: Path) -> None:
+    text = f"{MODEL}\nfrom pathlib import Path\nPath({str(tmp_path / 'trace')!r}).touch()\nimport os\n"
+    with pytest.raises(AssemblyError, match=r"config\.py is more than data") as caught:
+        assemble(_written(tmp_path, text))
+    assert [fault.where for fault in caught.value.mismatches] == ["config.py (line 8)", "config.py (line 9)"]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.py"]
+
+
+def _written(folder: Path, text: str, name: str = "config.py") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _model(path: Path) -> Any:
+    return read_document(path).data["model"]
+
+
+def test_values_keep_their_kind_and_their_lines(tmp_path: Path) -> None:
+    path = _written(
+        tmp_path,
+        '"""A docstring."""\nnorm_cfg = dict(type="BN", eps=-1e-3)\n'
+        "model = {'backbone': dict(\n    type='A',\n    norm_cfg=norm_cfg, x=(1, [2, None]), y=True)}\n"
+        "lr = 0.1\n",
+    )
+    document = read_document(path)
+    expected = {"type": "A", "norm_cfg": {"type": "BN", "eps": -1e-3}, "x": (1, [2, None]), "y": True}
+    assert document.data == {"model": {"backbone": expected}}
+    assert document.where(("model", "backbone", "x")) == "model.backbone.x (line 5)"
+
+
+def test_bases_are_followed_and_merged_as_mmengine_does(tmp_path: Path) -> None:
+    _written(tmp_path, "model = dict(backbone=dict(type='A', depth=18), neck=dict(type='N', k=1))\n", "base/model.py")
+    _written(tmp_path, "lr = 1\n", "base/schedule.py")
+    text = (
+        "_base_ = ['base/model.py', 'base/schedule.py']\n"
+        "model = dict(backbone=dict(depth=50), neck=dict(_delete_=True, type='M'))\n"
+    )
+    path = _written(tmp_path, text)
+    assert _model(path) == {"backbone": {"type": "A", "depth": 50}, "neck": {"type": "M"}}
+    document = read_document(path)
+    assert document.where(("model", "backbone", "type")) == "model.backbone.type (line 1 of model.py)"
+    assert document.where(("model", "backbone", "depth")) == "model.backbone.depth (line 2)"
+    _written(tmp_path, "model = dict()\n", "base/schedule.py")
+    with pytest.raises(AssemblyError, match="model again in schedule.py"):
+        read_document(path)
+
+
+def test_a_fault_in_a_base_is_told_with_its_file(tmp_path: Path) -> None:
+    _written(tmp_path, "\nimport os\n", "base.py")
+    with pytest.raises(AssemblyError) as caught:
+        read_document(_written(tmp_path, "_base_ = 'base.py'\n" + MODEL))
+    assert [fault.where for fault in caught.value.mismatches] == ["base.py (line 2)"]
+
+
+def test_the_lazy_form_takes_classes_by_name_and_names_from_files_beside(tmp_path: Path) -> None:
+    base = (
+        "from mmpretrain.models import LinearClsHead, ResNet as Net\n"
+        "model = dict(backbone=dict(type=Net, depth=18), head=dict(type=LinearClsHead, num_classes=1000))\n"
+        "lr = 1\n"
+    )
+    _written(tmp_path, base, "_base_/model.py")
+    text = (
+        "from mmengine.config import read_base\n"
+        "with read_base():\n    from ._base_.model import *\n"
+        "model.update(dict(head=dict(num_classes=10)))\n"
+    )
+    expected = {"backbone": {"type": "ResNet", "depth": 18}, "head": {"type": "LinearClsHead", "num_classes": 10}}
+    assert _model(_written(tmp_path, text)) == expected
+    assert _model(_written(tmp_path, text.replace("import *", "import model"))) == expected
+    with pytest.raises(AssemblyError, match=r"one of model, lr\n  found     modl\n  try       model"):
+        _model(_written(tmp_path, text.replace("import *", "import modl, model")))
+
+
+def test_a_config_of_training_alone_has_no_model(tmp_path: Path) -> None:
+    with pytest.raises(AssemblyError, match="the config has no model"):
+        assemble(_written(tmp_path, "lr = 1\n"))
+
+
+def test_a_python_config_assembles_and_its_faults_have_their_lines(tmp_path: Path) -> None:
+    path = _written(tmp_path, MODEL + "optim_wrapper = dict(lr=0.1)\n")
+    assert assemble(path).head.fc.out_features == 10
+    with pytest.raises(AssemblyError) as caught:
+        assemble(_written(tmp_path, MODEL.replace("depth=18", "depth=20").replace("num_classes", "num_clases")))
+    assert {fault.where for fault in caught.value.mismatches} >= {"head.num_clases (line 5)"}
+    with pytest.raises(AssemblyError, match="18, 34, 50, 101, 152") as caught:
+        assemble(_written(tmp_path, MODEL.replace("depth=18", "depth=20")))
+    assert [fault.where for fault in caught.value.mismatches] == ["backbone.depth (line 3)"]
