@@ -130,6 +130,7 @@ class _Assembling:
             built = all(reference.producer in self._session.producers for reference in references)
             if built and name in self._parts:
                 self._build_part(name, references)
+        self._check_accuracies()
         self._session.check()
         self._adapt()
         self._session.check()
@@ -215,6 +216,25 @@ class _Assembling:
             self._try_loss(name, module, given, target)
         else:
             self._capture_part(name, module, given)
+
+    def _check_accuracies(self) -> None:
+        """Accuracies are of a head with a loss, whose target they share, and of no more classes than it has."""
+        session = self._session
+        for name, counts in session.config.topk.items():
+            head = f"head.{name}" if name else "head"
+            where = session.where("topk", name)
+            losses = [
+                loss for loss in self._wiring.targets if self._wiring.takes.get(loss, ())[:1] == (Reference(head),)
+            ]
+            if not losses:
+                found = f"no loss of `{head}`"
+                session.fault(where, "a head with a loss, to share its target", found, "loss: {type: CrossEntropyLoss}")
+            elif head in session.producers:
+                classes = channels_of(next(iter(session.producers[head].specs.values())))
+                most = max(counts, default=1)
+                if classes is not None and not 1 <= min(counts, default=1) <= most <= classes:
+                    expected = f"at most {classes}, one for each class"
+                    session.fault(where, expected, str(most), f"topk: {[k for k in counts if 0 < k <= classes]}")
 
     def _capture_part(self, name: str, module: nn.Module, given: Sequence[Argument]) -> None:
         specs = [taken.spec for argument in given for taken in argument.taken]

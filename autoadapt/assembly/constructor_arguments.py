@@ -27,7 +27,10 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 def inferred_names(part: Part) -> tuple[str, ...]:
     """The parameters of a part that are filled in."""
     known = part.parameters
-    return tuple(name for name in INFERRED if name in known and (name in _ALWAYS or _is_required(known[name])))
+    read = tuple(name for name in _ALWAYS if name in known)
+    if read:
+        return read  # `channels` beside `in_channels` is what the part itself works with
+    return tuple(name for name in INFERRED if name in known and _is_required(known[name]))
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

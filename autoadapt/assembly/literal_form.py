@@ -89,7 +89,10 @@ class _Form:
             known = self._parameters("head", head)
             changed = dict(head)
             for key in [key for key in _LOSSES if key in head and isinstance(head[key], (Mapping, str))]:
-                self._add("loss", name, changed[key] if key in known else changed.pop(key), keys, key)
+                if key not in known:
+                    self._add("loss", name, changed.pop(key), keys, key)
+                elif not self._has("loss", name):  # a head that takes it keeps it too, to be made with
+                    self._add("loss", name, changed[key], keys, key)
             if "topk" in head and "topk" not in known:
                 topk = changed.pop("topk")
                 self._add("topk", name, [topk] if isinstance(topk, int) else topk, keys, "topk")
@@ -155,9 +158,12 @@ class _Form:
     def _put(self, group: str, name: str, part: Any) -> None:
         self.data[group] = {**self.data[group], name: part} if name else part
 
+    def _has(self, group: str, name: str) -> bool:
+        return group in self.data and (not name or name in self.data[group])
+
     def _add(self, group: str, name: str, value: Any, head: Keys, key: str) -> None:
         """Put what stood in a head into its own group, under the head's name."""
-        if group in self.data and (not name or name in self.data[group]):
+        if self._has(group, name):
             self._fault((*head, key), f"one {group}", f"`{key}` in the head, and another outside", "keep one of them")
             return
         self._move((*head, key), (group, name) if name else (group,))

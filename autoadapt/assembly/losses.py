@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -21,6 +22,15 @@ Reduction: TypeAlias = Literal["mean", "sum", "none"]
 class CrossEntropyLoss(nn.Module):
     """Softmax cross-entropy with class indices or probabilities.
 
+    Args:
+        loss_weight: A factor.
+        reduction: What becomes of the single losses; the mean is over all that are not ignored, whatever they weigh.
+        label_smoothing: The share that is spread over all classes.
+        ignore_index: The class that does not count.
+        class_weight: A factor for each class.
+        use_sigmoid: Every class by itself against the rest; the target then has the shape of the prediction.
+        use_soft: Said by configs whose targets are probabilities; these are seen by themselves.
+
     Shape:
         prediction `[B, K, *]`, target `[B, *]` or `[B, K, *]`, weight `[B, *]` -> a number, or `[B, *]` unreduced
     """
@@ -31,8 +41,15 @@ class CrossEntropyLoss(nn.Module):
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
+        class_weight: Sequence[float] | None = None,
+        use_sigmoid: bool = False,
+        use_soft: bool = False,
     ) -> None:
         super().__init__()
+        self.class_weight: torch.Tensor | None
+        self.use_sigmoid = use_sigmoid
+        weights_K = None if class_weight is None else torch.tensor([float(weight) for weight in class_weight])
+        self.register_buffer("class_weight", weights_K, persistent=False)
         self.loss_weight = loss_weight
         self.reduction: Reduction = reduction
         self.label_smoothing = label_smoothing
@@ -46,9 +63,13 @@ class CrossEntropyLoss(nn.Module):
         avg_factor: float | None = None,
     ) -> torch.Tensor:
         """Compare predictions with targets."""
+        if self.use_sigmoid:
+            loss = self._each_class(prediction, target)
+            return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
         loss = F.cross_entropy(
             prediction,
             target,
+            self.class_weight,
             reduction="none",
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
@@ -57,6 +78,13 @@ class CrossEntropyLoss(nn.Module):
             return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
         counted = (target != self.ignore_index).sum().clamp(min=1)  # ignored cells do not count
         return self.loss_weight * reduced(loss, "mean", weight, counted)
+
+    def _each_class(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Every class against the rest."""
+        if target.is_floating_point():
+            _refuse_broadcast(prediction, target)
+            return F.binary_cross_entropy_with_logits(prediction, target, self.class_weight, reduction="none")
+        raise ValueError("use_sigmoid takes one target for each class, as floats in the shape of the prediction")
 
 
 @register("loss")

@@ -208,12 +208,12 @@ def _set_norm(recipe: Recipe, options: dict[str, Any]) -> bool:
     return requires_grad
 
 
-def _norm_layer(kind: str, given: Mapping[str, Any]) -> Callable[[int], nn.Module] | None:
+def _norm_layer(kind: str, given: Mapping[str, Any]) -> Callable[..., nn.Module] | None:
     """A layer by its name in a config; SyncBN is the BN that a distributed trainer converts."""
     if kind in ("BN", "BN2d", "SyncBN"):
         return functools.partial(nn.BatchNorm2d, **given)
     if kind == "GN" and "num_groups" in given:
-        return lambda channels: nn.GroupNorm(num_channels=channels, **given)
+        return lambda channels, **where: nn.GroupNorm(num_channels=channels, **given, **where)
     return None
 
 

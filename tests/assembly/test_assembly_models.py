@@ -383,3 +383,65 @@ def test_an_input_of_another_rank_is_refused() -> None:
     )
     with pytest.raises(AssemblyError, match=expected):
         assemble({"backbone": "timm:resnet18", "input": "f32[B, 3, 8]"})
+
+
+PACKAGE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, widths):
+        super().__init__()
+        assert isinstance(widths, tuple)
+        self.conv = nn.Conv2d(3, widths[0], 2, stride=2)
+        self.norm = nn.BatchNorm2d(widths[0])
+
+    def train(self, mode=True):  # as course-ware writes it: nothing comes back
+        super().train(mode)
+        if mode:
+            self.norm.eval()
+
+    def forward(self, x):
+        return (self.norm(self.conv(x)),)
+
+class Joined(nn.Module):
+    def forward(self, levels: tuple):
+        return tuple(level.mean((2, 3)) for level in levels)
+
+class Last(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def forward(self, levels):
+        return self.fc(levels[-1] if isinstance(levels, tuple) else levels)
+"""
+
+
+@pytest.mark.parametrize("source", [{}, {"from": "neck"}, {"from": "neck.0"}])
+def test_a_package_beside_the_script_loads_with_tuples_of_one_level(
+    source: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "configs_beside"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "parts.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    config: dict[str, Any] = {
+        "input": "f32[B, 3, 8, 8]",
+        "backbone": {"type": "configs_beside.parts:Net", "widths": (4,)},
+        "neck": {"type": "configs_beside.parts:Joined"},
+        "head": {"type": "configs_beside.parts:Last", "num_classes": 2, **source},
+        "loss": "CrossEntropyLoss",
+    }
+    with pytest.raises(AssemblyError, match="code that is allowed"):
+        assemble(config)
+    model = assemble(config, allow=["configs_beside"])
+    model(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))["loss"].backward()
+    assert [given.source for part in model.report.parts for given in part.given] == ["backbone.c1", "neck.0", "head"]
+    assert assemble(model.config, allow=["configs_beside"]).config == model.config
+    config["backbone"]["widths"] = [4]
+    with pytest.raises(
+        AssemblyError, match=r"AssertionError: `assert isinstance\(widths, tuple\)` \(parts\.py, line 8\)"
+    ):
+        assemble(config, allow=["configs_beside"])

@@ -136,10 +136,10 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
     return nn.functional.interpolate(images, scale_factor=4.0), torch.tensor(found.target[:40])
 
 
-def _learns(model: AssembledModel, data: tuple[torch.Tensor, torch.Tensor], steps: int = 12) -> None:
+def _learns(model: AssembledModel, data: tuple[torch.Tensor, torch.Tensor], steps: int = 12, lr: float = 2e-3) -> None:
     """The loss falls, and predictions in eval mode have a score for each class."""
     torch.manual_seed(0)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -185,7 +185,7 @@ def test_the_siblings_with_attention_train_on_digits(
 ) -> None:
     model = assemble({"input": SMALL, "model": config})
     assert model.report.plans == {}
-    _learns(model, digits, steps=25)
+    _learns(model, digits, steps=60)
 
 
 @pytest.mark.parametrize("text", [MOBILENET, MOBILENET_V3, RESNET_V1D], ids=["mobilenet v2", "v3", "resnet v1d"])
@@ -220,7 +220,7 @@ def test_changing_the_line_of_the_backbone_alone_is_enough(backbone: dict[str, A
     images, classes = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
     model(images, classes)["loss"].backward()
     assert model.eval()(images).shape == (2, 1000)
-    assert assemble(model.config).report == model.report
+    assert assemble(model.config).config == model.config
 
 
 def test_levels_are_those_of_the_zoo_and_the_same_numbers() -> None:
@@ -254,7 +254,9 @@ def test_the_style_says_which_convolution_of_a_block_steps() -> None:
 
 def test_frozen_stages_and_norms_stay_as_they_are_in_training() -> None:
     backbone = {"type": "ResNet", "depth": 18, "frozen_stages": 1, "norm_eval": True, "out_indices": (0, 1, 2, 3)}
-    model = assemble({"input": SMALL, "backbone": backbone, "neck": "FPN", "head": {"type": "DenseHead", "num_classes": 2}})
+    model = assemble(
+        {"input": SMALL, "backbone": backbone, "neck": "FPN", "head": {"type": "DenseHead", "num_classes": 2}}
+    )
     net = model.train().backbone.get_submodule("body.net")
     trained = {name.split(".")[0] for name, parameter in net.named_parameters() if parameter.requires_grad}
     assert trained == {"layer2", "layer3", "layer4"}
@@ -320,8 +322,8 @@ def test_a_checkpoint_in_the_config_is_refused_unless_it_is_allowed(tmp_path: Pa
     model = assemble(config, allow=[str(weights)])
     found, expected = model.backbone.body.net.conv1.weight, source.backbone.body.net.conv1.weight
     assert torch.equal(found, expected)
+    there = {"type": "Pretrained", "checkpoint": "https://a.b/c.pth"}
     with pytest.raises(AssemblyError, match="fetch it first"):
-        there = {"type": "Pretrained", "checkpoint": "https://a.b/c.pth"}
         assemble(_literal({"type": "ResNet", "depth": 18, "init_cfg": there}), allow=["https://a.b/c.pth"])
     with pytest.raises(AssemblyError, match="pretrained"):
         assemble(_literal(pretrained="torchvision://resnet50"))
@@ -426,4 +428,4 @@ def test_a_dialect_of_one_s_own_is_a_file(tmp_path: Path) -> None:
     registry = Registry()
     assert read_dialect(file, registry) == ("TenLayers", "Ten")
     model = assemble({"input": "f32[B, 1, 32, 32]", "backbone": {"type": "Ten", "planes": 1}}, registry=registry)
-    assert model(torch.zeros(1, 1, 32, 32))[0].shape == (1, 512, 1, 1)
+    assert model.eval()(torch.zeros(1, 1, 32, 32))[0].shape == (1, 512, 1, 1)

@@ -105,7 +105,7 @@ def test_bases_are_followed_and_merged_as_mmengine_does(tmp_path: Path) -> None:
     assert document.where(("model", "backbone", "type")) == "model.backbone.type (line 1 of model.py)"
     assert document.where(("model", "backbone", "depth")) == "model.backbone.depth (line 2)"
     _written(tmp_path, "model = dict()\n", "base/schedule.py")
-    with pytest.raises(AssemblyError, match="model again in schedule.py"):
+    with pytest.raises(AssemblyError, match=r"model again in schedule\.py"):
         read_document(path)
 
 
