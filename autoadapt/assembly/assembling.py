@@ -45,7 +45,7 @@ def assemble(
     """Make a model from a config: a backbone, and what follows it, with the numbers between them found.
 
     Args:
-        config: A mapping, a YAML or JSON file, a YAML text, or the config of another model.
+        config: A mapping, a YAML, JSON or Python file, a YAML text, or the config of another model.
         allow: Packages and files that `type` may name by python path; their code runs.
         registry: Where parts without a scope are looked up.
 

@@ -31,7 +31,7 @@ class Assembled(BaseModel):
 
 
 def assemble_command(
-    configs: Annotated[list[Path], typer.Argument(help="YAML or JSON files", show_default=False)],
+    configs: Annotated[list[Path], typer.Argument(help="YAML, JSON or Python files", show_default=False)],
     comparing: Annotated[
         bool, typer.Option("--compare", help="several configs, or the backbones that one lists, beside one another")
     ] = False,
