@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from torch import nn
 from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import build
 from autoadapt.adapting.planning import Plan, plan
-from autoadapt.assembly.assembly_sessions import Argument, Session
+from autoadapt.assembly.accuracies import check_accuracies
+from autoadapt.assembly.assembly_sessions import Argument, Session, said_by
 from autoadapt.assembly.configs import Config, PartConfig, parse_config
 from autoadapt.assembly.constructor_arguments import check_arguments, inferred_names
 from autoadapt.assembly.documents import Document, read_document
@@ -130,7 +130,7 @@ class _Assembling:
             built = all(reference.producer in self._session.producers for reference in references)
             if built and name in self._parts:
                 self._build_part(name, references)
-        self._check_accuracies()
+        check_accuracies(self._session, self._wiring)
         self._session.check()
         self._adapt()
         self._session.check()
@@ -217,25 +217,6 @@ class _Assembling:
         else:
             self._capture_part(name, module, given)
 
-    def _check_accuracies(self) -> None:
-        """Accuracies are of a head with a loss, whose target they share, and of no more classes than it has."""
-        session = self._session
-        for name, counts in session.config.topk.items():
-            head = f"head.{name}" if name else "head"
-            where = session.where("topk", name)
-            losses = [
-                loss for loss in self._wiring.targets if self._wiring.takes.get(loss, ())[:1] == (Reference(head),)
-            ]
-            if not losses:
-                found = f"no loss of `{head}`"
-                session.fault(where, "a head with a loss, to share its target", found, "loss: {type: CrossEntropyLoss}")
-            elif head in session.producers:
-                classes = channels_of(next(iter(session.producers[head].specs.values())))
-                most = max(counts, default=1)
-                if classes is not None and not 1 <= min(counts, default=1) <= most <= classes:
-                    expected = f"at most {classes}, one for each class"
-                    session.fault(where, expected, str(most), f"topk: {[k for k in counts if 0 < k <= classes]}")
-
     def _capture_part(self, name: str, module: nn.Module, given: Sequence[Argument]) -> None:
         specs = [taken.spec for argument in given for taken in argument.taken]
         try:
@@ -282,7 +263,7 @@ class _Assembling:
             session.note(error, (*keys_of(name), first if first in arguments else "type"))
             return None
         except Exception as error:
-            said = _said(error)
+            said = said_by(error)
             shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             session.fault(session.where(name), f"{part.name}({shown}) to be made", said, "mend its arguments")
             return None
@@ -350,15 +331,6 @@ class _Assembling:
 def _full_name(part: Part, config: PartConfig) -> str:
     """The type with the scope in which it was found, so that the resolved config finds it anywhere."""
     return part.name if part.name.startswith("mm:") else config.type
-
-
-def _said(error: Exception) -> str:
-    """What an error says in a line; the asserted line for an assertion, which mostly says nothing."""
-    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if not isinstance(error, AssertionError):
-        return text
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text.removesuffix(': ')}: `{last.line}` ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _wired(argument: Argument) -> Feed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from autoadapt.assembly.configs import Config, counted
 from autoadapt.assembly.documents import Document
@@ -15,7 +17,7 @@ from autoadapt.assembly.results import Given
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 
-__all__ = ["Argument", "Session", "Taken"]
+__all__ = ["Argument", "Session", "Taken", "said_by"]
 
 
 @dataclass
@@ -99,3 +101,12 @@ class Session:
         """
         if self.faults:
             raise AssemblyError(counted(len(self.faults)), self.faults)
+
+
+def said_by(error: Exception) -> str:
+    """What an error says in a line; the asserted line for an assertion, which mostly says nothing."""
+    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if not isinstance(error, AssertionError):
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text.removesuffix(': ')}: `{last.line}` ({Path(last.filename).name}, line {last.lineno})"
