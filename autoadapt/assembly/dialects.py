@@ -43,6 +43,8 @@ class DialectName(BaseModel):
     """Given to every model of this name."""
     arguments: dict[str, str | dict[str, dict[str, Any]]] = Field(default_factory=dict)
     """What an argument becomes: another name; options for each value, as JSON; nothing (an empty text)."""
+    needs: tuple[tuple[str, str, str, str], ...] = ()
+    """Values that the zoo has only together: an argument, its value, another argument, its value, as JSON."""
     reads: Literal["levels", "tokens"] = "levels"
     out_indices: tuple[int, ...] = ()
     levels: tuple[int, ...] = ()
@@ -114,6 +116,7 @@ class _Named:
                 options |= {meaning: value} if meaning else {}
             elif meaning is not None:
                 options |= self._meant(key, value, meaning, faults)
+        faults += self._alone(arguments)
         if faults:
             raise AssemblyError(f"{self._name} cannot be made", faults)
         levels = tuple(options.pop("levels", entry.levels))
@@ -132,6 +135,15 @@ class _Named:
             norm=entry.norm,
             **shared,
         )
+
+    def _alone(self, arguments: Mapping[str, Any]) -> list[Mismatch]:
+        """Values without those that the zoo's model has with them."""
+        written = {key: json.dumps(value) for key, value in arguments.items()}
+        return [
+            Mismatch(other, f"{needed} beside {key}: {value}", written.get(other, "left out"), f"{other}: {needed}")
+            for key, value, other, needed in self._entry.needs
+            if written.get(key) == value and written.get(other) != needed
+        ]
 
     def _chosen(self, arguments: Mapping[str, Any], faults: list[Mismatch]) -> dict[str, Any]:
         """The model and its options, by the argument that chooses."""

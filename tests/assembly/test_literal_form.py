@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +389,19 @@ def test_a_segmentor_of_one_head_takes_its_level_by_index() -> None:
     losses = model(torch.rand(2, 3, 32, 32), torch.zeros(2, 4, 4, dtype=torch.int64))
     assert losses["loss"] > 0
     assert str(model.report.parts[1].given[0].spec) == "f32[B, 256, ceil(H/8), ceil(W/8)]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ({"dilations": (1, 1, 2, 4), "strides": (1, 2, 1, 1)}, "contract_dilation: true"),
+        ({"strides": (1, 2, 2, 1)}, "dilations: [1, 1, 1, 2]"),
+        ({"dilations": (1, 1, 1, 2), "contract_dilation": True}, "strides: [1, 2, 2, 1]"),
+    ],
+)
+def test_dilations_that_the_zoo_has_not_are_refused_with_what_it_has(arguments: dict[str, Any], missing: str) -> None:
+    with pytest.raises(AssemblyError, match=re.escape(missing)):
+        assemble({"input": SMALL, "backbone": {"type": "ResNet", "depth": 18, **arguments}})
 
 
 def test_a_detector_s_necks_take_levels() -> None:
