@@ -14,6 +14,7 @@ from autoadapt.contracts.capturing import capture_source
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
 from benchmarks.judged_levels import LAST, Judged, compared_with_judged, judged_taps
+from benchmarks.kept_parameters import kept_share
 from benchmarks.listed_levels import compared_levels
 from benchmarks.zoo_families import create
 
@@ -74,12 +75,10 @@ def adapted(
     }
     if judged is not None:
         facts["judged levels"] = compared_with_judged(judged, source, net.plan)
-    return facts | {"kept": kept_share(net.plan)} | checked(net, target, device)
-
-
-def kept_share(plan: aa.Plan) -> float | None:
-    """Share of the parameters before the global pooling that still serve; None where the capture does not tell it."""
-    return None if plan.kept is None else round(plan.kept.share, 4)
+        stages = [modules[0] for modules in judged.values()]
+        facts["kept"] = kept_share(in_eval_mode(model), net, stages, torch.zeros_like(inputs, device=device))
+        facts["kept, as planned"] = None if net.plan.kept is None else round(net.plan.kept.share, 4)
+    return facts | checked(net, target, device)
 
 
 def without_list(source: aa.Signature) -> aa.Signature:
