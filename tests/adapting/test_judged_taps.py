@@ -1,4 +1,4 @@
-"""Taps in models that list no levels, against `benchmarks/judged_taps.json`: a sample of what `benchmarks.zoo` tries."""
+"""Taps in models that list no levels, against `benchmarks/judged_taps.json`: a sample of the zoo benchmark."""
 
 from __future__ import annotations
 
