@@ -39,9 +39,10 @@ def compared_with_judged(judged: Judged, source: aa.Signature, plan: aa.Plan) ->
     A path with `:leaf` is that leaf of what the module returns, without one its first. A level does not `exist` where
     none of its modules ran.
     """
-    tensors = {output.output: identity(output) for output in source.inner if output.output}
-    tensors |= {output.module: identity(output) for output in reversed(source.inner) if output.call == 0}
-    tensors |= {output.name: identity(output) for output in source.inner}
+    first = {output.module: output.name for output in reversed(source.inner) if output.call == 0}
+    tensors = {output.name: first.get(output.same_as, output.name) for output in source.inner}
+    tensors |= {output.output: tensors[output.name] for output in source.inner if output.output}
+    tensors |= {module: tensors[name] for module, name in first.items()}
     chosen = {str(stride): route.source for stride, route in zip(STRIDES, plan.routes, strict=False)}
     rows = []
     for stride, right in judged.items():
@@ -53,5 +54,5 @@ def compared_with_judged(judged: Judged, source: aa.Signature, plan: aa.Plan) ->
 
 
 def identity(output: InnerOutput) -> str:
-    """One name for all modules that return the very same tensor."""
-    return output.same_as or output.name
+    """One name for all modules that return the very same tensor: the path of the first of them."""
+    return output.same_as or output.module
