@@ -40,7 +40,11 @@ def compared_with_judged(judged: Judged, source: aa.Signature, plan: aa.Plan) ->
     none of its modules ran.
     """
     first = {output.module: output.name for output in reversed(source.inner) if output.call == 0}
-    tensors = {output.name: first.get(output.same_as, output.name) for output in source.inner}
+    shared = {output.module for output in source.inner if output.call}  # `same_as` does not tell which of its calls
+    tensors = {
+        output.name: output.name if output.same_as in shared else first.get(output.same_as, output.name)
+        for output in source.inner
+    }
     tensors |= {output.output: tensors[output.name] for output in source.inner if output.output}
     tensors |= {module: tensors[name] for module, name in first.items()}
     chosen = {str(stride): route.source for stride, route in zip(STRIDES, plan.routes, strict=False)}
