@@ -79,6 +79,7 @@ def plan(
     blocks = worth_taking(source.inner, source.sizes())
     taps = inner_sources(blocks, source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
+    others += output_sources(offered, wanted, routes, again=True) if pairs else []
     try:
         pairings = match(
             wanted.model_copy(update={"outputs": outputs_marked}),

@@ -25,18 +25,29 @@ __all__ = [
 ]
 
 
-def output_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> list[Source]:
-    """The outputs of the new module in terms of the old one's input axes."""
+def output_sources(
+    source: Signature, target: Signature, routes: Sequence[InputRoute], *, again: bool = False
+) -> list[Source]:
+    """The outputs of the new module in terms of the old one's input axes.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old one.
+        routes: Where its inputs come from.
+        again: Those that are inputs or earlier outputs once more, instead of those that are tensors of their own.
+    """
     axes, names = _axes(source, target, routes)
     reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
     weights = {inner.output: int(inner.weights, 16) for inner in source.inner if inner.output and inner.weights}
     found = []
+    heads = {inner.spec.dims: inner.reads for inner in source.inner if inner.reads and not inner.output}
     for path, spec in source.outputs.items():
+        if bool(spec.same_as) != again:
+            continue
         parent, _, last = path.rpartition(".")
         sequence = f"{parent}." if last.isdigit() else ""
-        found.append(
-            Source(path, factored(spec, axes, names), sequence, reads=reads.get(path, ""), weights=weights.get(path, 0))
-        )
+        read = reads.get(path, heads.get(spec.dims, ""))
+        found.append(Source(path, factored(spec, axes, names), sequence, reads=read, weights=weights.get(path, 0)))
     return found
 
 

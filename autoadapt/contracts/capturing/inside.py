@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from autoadapt.contracts.capturing.heads import read_by_heads
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Shape
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
 
@@ -19,6 +20,7 @@ def inner_outputs(
     specs: Mapping[InnerKey, TensorSpec],
     noted: Mapping[InnerKey, InnerLeaf],
     returned: Mapping[InnerKey, str],
+    outputs: Mapping[str, Shape],
 ) -> tuple[InnerOutput, ...]:
     """The tensors that inner modules return, with the place and the size of each module.
 
@@ -27,7 +29,9 @@ def inner_outputs(
         specs: Dtype and dims of each tensor.
         noted: What one run noted of it.
         returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
+        outputs: Shapes of the outputs of the whole, by path.
     """
+    reads = {key: source for key, source in read_by_heads(model, noted, returned, outputs).items() if source in specs}
     named = dict(model.named_modules())
     layers, parameters = _layer_counts(named), _parameter_counts(model)
     listed = _listed(model, specs, noted)
@@ -46,27 +50,13 @@ def inner_outputs(
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
             same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
-            reads=_read((path, call, leaf), named, specs, noted) if (path, call, leaf) in returned else "",
+            reads=tap_name(*reads[path, call, leaf]) if (path, call, leaf) in reads else "",
             output=returned.get((path, call, leaf), ""),
             contiguous=noted[path, call, leaf].contiguous,
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
         for (path, call, leaf), spec in specs.items()
     )
-
-
-def _read(
-    key: InnerKey,
-    named: Mapping[str, nn.Module],
-    specs: Mapping[InnerKey, TensorSpec],
-    noted: Mapping[InnerKey, InnerLeaf],
-) -> str:
-    """Name of what a linear layer makes a vector of, such as logits, if one does and nothing is done to it after."""
-    first = noted[key].same_as or key
-    source = noted[first].reads
-    is_linear = type(named[first[0]]) is nn.Linear and noted[first].version == noted[key].version
-    is_vector = len(specs[key].dims) == 2
-    return tap_name(*source) if is_linear and is_vector and source is not None and source in specs else ""
 
 
 def _listed(

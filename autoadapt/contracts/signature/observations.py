@@ -93,7 +93,7 @@ class InnerOutput(_Frozen):
     output: str = ""
     """Path of the output of the whole that is this tensor, where nothing is done to it after."""
     reads: str = ""
-    """For a vector that the whole returns and a linear layer makes: name of the inner output that this layer reads."""
+    """For a vector that the whole returns or makes its own of, and a linear layer makes: the inner output that it reads."""
     contiguous: bool = True
     """Whether it lies in memory in the order of its axes, as a permuted view does not."""
     weights: str = Field(default="", exclude_if=lambda weights: not weights)

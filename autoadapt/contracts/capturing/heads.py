@@ -1,0 +1,89 @@
+"""Heads: which tensors the last layers of a classifier make its scores of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Shape
+
+__all__ = ["read_by_heads"]
+
+
+def read_by_heads(
+    model: nn.Module,
+    noted: Mapping[InnerKey, InnerLeaf],
+    returned: Mapping[InnerKey, str],
+    outputs: Mapping[str, Shape],
+) -> dict[InnerKey, InnerKey]:
+    """For tensors made by last linear layers, which tensor these layers read.
+
+    A last layer is a linear one, or a convolution with a kernel of 1; flattening and dropout may follow. Where an output is
+    made of the scores of several heads, as their mean is, it is the head that reads most, among equals the first: a
+    class token stands before a token for distillation.
+
+    Args:
+        model: The whole.
+        noted: What inner modules returned.
+        returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
+        outputs: Shapes of the outputs, by path.
+    """
+    named = dict(model.named_modules())
+    found = {key: read for key in returned if (read := _read(key, named, noted, outputs[returned[key]]))}
+    for path, shape in outputs.items():
+        if len(shape) == 2 and path not in returned.values():
+            heads = _several_heads(shape, named, noted)
+            found |= dict([max(heads, key=lambda head: noted[head[1]].shape[-1])] if heads else [])
+    return found
+
+
+def _read(
+    key: InnerKey, named: Mapping[str, nn.Module], noted: Mapping[InnerKey, InnerLeaf], shape: Shape
+) -> InnerKey | None:
+    """What the linear layer reads that makes a tensor, if one does and nothing is learned or done to it after."""
+    if len(shape) != 2:
+        return None
+    first: InnerKey | None = key
+    while first is not None:
+        first = noted[first].same_as or first
+        module, source = named[first[0]], noted[first].reads
+        if noted[first].version != noted[key].version:
+            return None
+        if _is_linear(module):
+            return source
+        if not isinstance(module, _PASSING) or source is None or _count(noted[source]) != _count(noted[first]):
+            return None
+        first = source
+    return None
+
+
+def _several_heads(
+    shape: Shape, named: Mapping[str, nn.Module], noted: Mapping[InnerKey, InnerLeaf]
+) -> list[tuple[InnerKey, InnerKey]]:
+    """Layers that make vectors of a shape which no module reads, after all maps; with what they read."""
+    read: Collection[InnerKey] = {leaf.reads for leaf in noted.values() if leaf.reads is not None}
+    last_map = max((leaf.finished for leaf in noted.values() if math.prod(leaf.shape[2:]) > 1), default=0)
+    return [
+        (key, source)
+        for key, leaf in noted.items()
+        if leaf.shape == shape
+        and key not in read
+        and leaf.started > last_map
+        and _is_linear(named[key[0]])
+        and (source := leaf.reads) is not None
+    ]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(module.kernel_size) == 1
+    )
+
+
+def _count(leaf: InnerLeaf) -> int:
+    return math.prod(leaf.shape)
+
+
+_PASSING = (nn.Flatten, nn.Identity, nn.Dropout)

@@ -1,0 +1,71 @@
+"""Outputs as sources: what is handed out twice, or is an input, is no feature of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import autoadapt as aa
+
+
+def contract(*levels: str) -> aa.Signature:
+    return aa.Signature.parse(list(levels), inputs={"x": "f32[B, 3, H, W]"})
+
+
+class Echoing(nn.Module):
+    """Returns the image beside its features, as batch dicts and smp's encoders do."""
+
+    def __init__(self, width: int = 3, *, as_dict: bool = False) -> None:
+        super().__init__()
+        self.same, self.down = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 8, 3, stride=2, padding=1)
+        self.as_dict = as_dict
+
+    def forward(self, x: torch.Tensor) -> object:
+        first = self.same(x)
+        second = self.down(first)
+        return {"image": x, "first": first, "second": second} if self.as_dict else [x, first, second]
+
+
+@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_an_output_that_is_an_input_serves_no_feature_even_with_equal_dims(width, as_dict):
+    torch.manual_seed(0)
+    model, x = Echoing(width, as_dict=as_dict).eval(), torch.randn(2, 3, 16, 16)
+    net = aa.adapt(model, like=contract("f32[B, 3, H, W]", "f32[B, 8, ceil(H/2), ceil(W/2)]"), inputs=x)
+    features = model(x)
+    first, second = list(features.values())[1:] if as_dict else features[1:]
+    assert [route.source for route in net.plan.routes] == (["first", "second"] if as_dict else ["1", "2"])
+    assert torch.equal(net(x)[1], second)
+    assert width != 3 or torch.equal(net(x)[0], first)
+
+
+def test_an_image_that_is_wanted_is_still_handed_through():
+    x = torch.randn(2, 3, 16, 16)
+    net = aa.adapt(Echoing().eval(), like=Echoing().eval(), inputs=x)
+    assert net(x)[0] is x
+
+
+class Twice(nn.Module):
+    """Four maps of one stride, the last three of them listed again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1) for i in range(4))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        found = []
+        for block in self.blocks:
+            x = block(x)
+            found.append(x)
+        return [*found, *found[1:]]
+
+
+def test_an_output_that_stands_twice_takes_no_share_of_the_others():
+    net = aa.adapt(Twice().eval(), like=contract(*["f32[B, 4, H, W]"] * 4), inputs=torch.randn(2, 3, 16, 16))
+    assert [route.source for route in net.plan.routes] == ["0", "1", "2", "3"]
+
+
+def test_the_second_place_of_a_tensor_may_still_be_asked_for():
+    net = aa.plan(aa.capture(Twice().eval(), torch.randn(2, 3, 16, 16)), contract("f32[B, 4, H, W]"), pairs={"0": "4"})
+    assert net.routes[0].source == "4"
