@@ -32,13 +32,17 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
     by_strides: dict[Strides, list[InnerOutput]] = {}
     known: dict[TensorSpec, Strides] = {}
     for output in inner:
+        if output.attention:
+            continue
         strides = known.get(output.spec)
         if strides is None:
             strides = known[output.spec] = _strides(output.spec)
         if strides:
             by_strides.setdefault(strides, []).append(output)
     trunk = max((output.layers for output in inner), default=0) // 4
-    strides_of = {output.name: known[output.spec] for output in inner if output.layers <= trunk or not output.parent}
+    strides_of = {
+        output.name: known.get(output.spec, ()) for output in inner if output.layers <= trunk or not output.parent
+    }
     groups = [_full_grids(outputs, sizes) for outputs in by_strides.values()]
     found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, strides_of), outputs)]
     return sorted(found, key=lambda output: output.finished)
@@ -59,10 +63,15 @@ def _with_listed(found: list[InnerOutput], outputs: Sequence[InnerOutput]) -> li
 
 def _strides(spec: TensorSpec) -> Strides:
     """Strides along the spatial input axes; empty for what is no map of features."""
-    if not spec.is_floating or len(spec.dims) < 3 or str(spec.dims[0]) != "B":
+    if not spec.is_floating or len(spec.dims) < 3 or str(spec.dims[0]) != "B" or _weighs_tokens(spec):
         return ()
     found = factored(spec).strides
     return tuple(found.items()) if len(found) >= min(2, len(spec.dims) - 2) else ()
+
+
+def _weighs_tokens(spec: TensorSpec) -> bool:
+    """Whether two axes list tokens, as those of attention do."""
+    return sum(len(dim.axes - {"B"}) > 1 for dim in spec.dims) > 1
 
 
 def _full_grids(outputs: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
@@ -86,18 +95,45 @@ def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides
     ]
     if not blocks:
         return _last_layer(outputs, strides_of)
+    level = _least_nested(outputs, blocks)
+    level = _with_inner_blocks(level, outputs, blocks)
+    while later := _in_later_stages(blocks, level[-1]):
+        level = [*level, *_least_nested(outputs, later)]
+    return [*_alike(level), *_final_layer(outputs, level[-1])]
+
+
+def _least_nested(outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """The blocks that are nested least, with single layers of their kinds between them."""
     least = min(block.nesting for block in blocks)
     kinds = {block.kind for block in blocks if block.nesting == least and block.kind != "Sequential"}
-    level = _distinct(
-        _first_leaves(
-            [
-                output
-                for output in outputs
-                if output.nesting == least and (output in blocks or (output.layers and output.kind in kinds))
-            ]
-        )
-    )
-    return [*_alike(level), *_final_layer(outputs, level[-1])]
+    started = min(block.started for block in blocks)
+    chosen = [
+        output
+        for output in outputs
+        if output.nesting == least
+        and output.started >= started
+        and (output in blocks or (output.layers and output.kind in kinds))
+    ]
+    return sorted(_distinct(_first_leaves(chosen)), key=lambda output: output.finished)
+
+
+def _with_inner_blocks(
+    level: list[InnerOutput], outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput]
+) -> list[InnerOutput]:
+    """Where one module wraps the whole trunk, the blocks inside it; it stands for the last of them itself."""
+    if len(level) != 1:
+        return level
+    (whole,) = level
+    inside = [b for b in blocks if b.in_row and b.read_on and b.module.startswith(f"{whole.module}.")]
+    if len(inside) < 2 or 2 * whole.layers <= max(output.layers for output in outputs):
+        return level
+    row = _least_nested(outputs, inside)
+    return [*row[:-1], whole]
+
+
+def _in_later_stages(blocks: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
+    """Blocks in a row that run after the last one found, however deep they are nested."""
+    return [block for block in blocks if block.in_row and block.started > last.finished]
 
 
 def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:

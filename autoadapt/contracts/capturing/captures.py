@@ -23,7 +23,6 @@ from autoadapt.contracts.capturing.probing import (
     Observation,
     Probe,
     ProbeError,
-    Shape,
     kind_of,
 )
 from autoadapt.contracts.capturing.refusals import (
@@ -165,7 +164,7 @@ class _Session:
             contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
             inner=depths.on_inner(
-                inner_outputs(self._module, self._inner_specs(solution, told), self._first.inner, *self._returned())
+                inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
             ),
             weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
             output_weights=depths.weights() if self._first.inner else (),
@@ -314,12 +313,10 @@ class _Session:
                 return (full["B"], *spatial)
         return ()
 
-    def _returned(self) -> tuple[dict[InnerKey, str], dict[str, Shape]]:
-        """Paths of outputs, by the inner call that returned them; and the shapes of all."""
+    def _returned(self) -> dict[InnerKey, str]:
+        """Paths of outputs, by the inner call that returned them."""
         names = [path_text(path) for path in paths(self._first.tree)]
-        makers = zip(self._first.made_by, names, strict=True)
-        shapes = dict(zip(names, self._first.shapes, strict=True))
-        return {key: name for key, name in makers if key is not None}, shapes
+        return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
     def _orders(self, solution: Solution, legal: Mapping[str, AxisSizes]) -> dict[InnerKey | int, Order]:
         """In which order cells stand among the tokens of outputs and of what inner modules return."""

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from autoadapt.contracts.capturing.heads import read_by_heads
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Shape
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Shape
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
+from autoadapt.contracts.trees import path_text, paths
 
 __all__ = ["inner_outputs"]
 
@@ -18,22 +19,25 @@ __all__ = ["inner_outputs"]
 def inner_outputs(
     model: nn.Module,
     specs: Mapping[InnerKey, TensorSpec],
-    noted: Mapping[InnerKey, InnerLeaf],
+    observed: Observation,
     returned: Mapping[InnerKey, str],
-    outputs: Mapping[str, Shape],
 ) -> tuple[InnerOutput, ...]:
     """The tensors that inner modules return, with the place and the size of each module.
 
     Args:
         model: The whole.
         specs: Dtype and dims of each tensor.
-        noted: What one run noted of it.
+        observed: The run in which they were noted.
         returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
-        outputs: Shapes of the outputs of the whole, by path.
     """
-    reads = {key: source for key, source in read_by_heads(model, noted, returned, outputs).items() if source in specs}
+    noted = observed.inner
+    shapes = dict(zip(map(path_text, paths(observed.tree)), observed.shapes, strict=True))
+    heads = read_by_heads(model, noted, returned, shapes)
+    reads = {key: tap_name(*source) for key, source in heads.items() if source in specs}
     named = dict(model.named_modules())
     layers, parameters = _layer_counts(named), _parameter_counts(model)
+    attending = {path for path in observed.attending if 2 * layers[path] <= sum(layers[p] for p in _tops(model))}
+    read_on = _read_on(noted, parameters)
     listed = _listed(model, specs, noted)
     return tuple(
         InnerOutput(
@@ -50,13 +54,29 @@ def inner_outputs(
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
             same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
-            reads=tap_name(*reads[path, call, leaf]) if (path, call, leaf) in reads else "",
+            reads=reads.get((path, call, leaf), ""),
             output=returned.get((path, call, leaf), ""),
             contiguous=noted[path, call, leaf].contiguous,
+            attention=any(path.startswith(f"{above}.") for above in attending),
+            read_on=(noted[path, call, leaf].same_as or (path, call, leaf)) in read_on,
+            in_row=path.rpartition(".")[2].isdigit() and type(named[path.rpartition(".")[0]]) in _ROWS,
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
         for (path, call, leaf), spec in specs.items()
     )
+
+
+def _tops(model: nn.Module) -> list[str]:
+    return [path for path, _ in model.named_children()]
+
+
+def _read_on(noted: Mapping[InnerKey, InnerLeaf], parameters: Mapping[str, int]) -> set[InnerKey]:
+    """The tensors that modules with parameters read later, outside those that return them."""
+    return {
+        noted[leaf.reads].same_as or leaf.reads
+        for key, leaf in noted.items()
+        if leaf.reads is not None and parameters[key[0]] and leaf.started > noted[leaf.reads].finished
+    }
 
 
 def _listed(
@@ -78,6 +98,9 @@ def _listed(
         for key, spec in specs.items()
         if key[1] == 0 and key[0] in channels and channels[key[0]] in {dim.constant for dim in spec.dims[1:]}
     }
+
+
+_ROWS = (nn.Sequential, nn.ModuleList)
 
 
 def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:

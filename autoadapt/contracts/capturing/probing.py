@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
@@ -71,6 +72,8 @@ class Observation:
     written: tuple[bool, ...] = ()
     """For each input whether the module wrote to it."""
     inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
+    attending: frozenset[str] = frozenset()
+    """Paths of the modules that weigh tokens by each other."""
     made_by: tuple[InnerKey | None, ...] = ()
     """For each output the call of an inner module that returned it as it is."""
     kinds: tuple[str, ...] = ()
@@ -201,6 +204,7 @@ class Probe:
             filled=_filled(values, returned),
             written=tuple(_times_written(tensor) > 0 for tensor in tensors),
             inner=watcher.noted,
+            attending=frozenset(watcher.attending.found),
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
@@ -324,11 +328,13 @@ class _ShapesAlone(TorchFunctionMode):
 def _watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterator[_Watcher]:
     """Note what inner modules return while the block runs, in the order in which they finish."""
     watcher = _Watcher(followed)
+    attending: contextlib.AbstractContextManager[object] = watcher.attending if active else contextlib.nullcontext()
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
     hooked = [(name, inner) for name, inner in named if not isinstance(inner, torch.jit.ScriptModule)]
     handles = [handle for name, inner in hooked for handle in watcher.attach(name, inner)]
     try:
-        yield watcher
+        with attending:
+            yield watcher
     finally:
         for handle in handles:
             handle.remove()
@@ -340,6 +346,7 @@ class _Watcher:
     def __init__(self, followed: CentresFollowed) -> None:
         self._followed = followed
         self.noted: dict[InnerKey, InnerLeaf] = {}
+        self.attending = Attending()
         self._events = 0
         self._began: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
@@ -348,13 +355,17 @@ class _Watcher:
         self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
 
     def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        holds = any(True for _ in module.children())
+
         def begin(_module: nn.Module, args: Any) -> None:
             self._events += 1
+            self.attending.running.append((name, holds))
             self._began.setdefault(name, []).append(self._events)
             self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
 
         def end(_module: nn.Module, _args: Any, output: Any) -> None:
             self._events += 1
+            self.attending.running.pop()
             call = self._calls[name] = self._calls.get(name, -1) + 1
             self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
 

@@ -93,11 +93,17 @@ class InnerOutput(_Frozen):
     output: str = ""
     """Path of the output of the whole that is this tensor, where nothing is done to it after."""
     reads: str = ""
-    """For a vector that the whole returns or makes its own of, and a linear layer makes: the inner output that it reads."""
+    """For scores in a vector, which a linear layer makes: name of the inner output that this layer reads."""
     contiguous: bool = True
     """Whether it lies in memory in the order of its axes, as a permuted view does not."""
     weights: str = Field(default="", exclude_if=lambda weights: not weights)
     """Which parameters it depends on: bit `i` of this hexadecimal number stands for `Signature.weights[i]`."""
+    attention: bool = Field(default=False, exclude_if=lambda inside: not inside)
+    """Whether its module stands inside one that attends: queries, keys, weights of attention, projections."""
+    read_on: bool = Field(default=False, exclude_if=lambda read: not read)
+    """Whether a later module outside its own reads it as it is, as blocks do along a residual stream."""
+    in_row: bool = Field(default=False, exclude_if=lambda row: not row)
+    """Whether its module is one of several in a plain list or sequence."""
     listed: bool = False
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 
