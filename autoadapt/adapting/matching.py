@@ -192,7 +192,7 @@ class _Matching:
             near = self._nearest(path, targets[path], aligned.get(path, tuple(honest[path])))
             groups.setdefault(near, []).append(path)
         for near, paths in groups.items():
-            self._share_out(paths, near, targets)
+            self._share_out(paths, self._with_blocks(near, aligned.get(paths[0], ()), len(paths)), targets)
 
     def _aligned(
         self, targets: Mapping[str, TensorSpec], honest: Mapping[str, Sequence[str]]
@@ -260,10 +260,23 @@ class _Matching:
         alike = {option: len(_words(option) & _words(path)) for option in near}
         return tuple(option for option in near if alike[option] == max(alike.values()))
 
+    def _with_blocks(self, near: tuple[str, ...], options: Sequence[str], count: int) -> tuple[str, ...]:
+        """Where more targets ask for one output than one, the blocks before it too; it stands for the last itself."""
+        if len(near) != 1 or count == 1 or self.sources[near[0]].tap:
+            return near
+        output = self.sources[near[0]]
+        before = [
+            option
+            for option in options
+            if (one := self.sources[option]).tap
+            and one.tensor.strides == output.tensor.strides
+            and not one.weights & ~output.weights
+        ]
+        return (*before[:-1], *near)
+
     def _share_out(self, paths: list[str], options: tuple[str, ...], targets: Mapping[str, TensorSpec]) -> None:
-        ordered = len({self.sources[option].sequence for option in options}) == 1 and (
-            self.sources[options[0]].sequence != "" or len(options) == 1
-        )
+        sequences = {self.sources[option].sequence for option in options}
+        ordered = len(options) == 1 or (len(sequences) == 1 and "" not in sequences) or "taps" in sequences
         if ordered:
             listed = [option for option in options if self.sources[option].listed]
             chosen = _spread(listed if len(listed) >= len(paths) else options, len(paths))

@@ -135,3 +135,14 @@ def test_attention_of_a_paper_implementation_is_no_level():
     made = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
     found = taken(guest("vit_pytorch.simple_vit").SimpleViT(**made), 32, *STRIDES)
     assert not [name for name in found if "attend" in name or "to_qkv" in name], found
+
+
+def test_an_output_is_the_deepest_level_and_leaves_the_shallower_to_the_blocks():
+    model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SMALL))
+    found = taken(model, 32, 2, 4, 8, 16)
+    assert found[3] == "last_hidden_state"
+    assert [name.partition("layers.")[2] for name in found[:3]] == ["0", "1", "2"]
+
+
+def test_a_single_level_of_tokens_comes_from_the_output_itself():
+    assert taken(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SMALL)), 32, 16) == ["last_hidden_state"]
