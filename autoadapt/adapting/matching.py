@@ -71,6 +71,7 @@ def match(
     *,
     invariants: Sequence[Gathering] = (),
     pairs: Mapping[str, str] | None = None,
+    named: Mapping[str, str] | None = None,
     others: Mapping[str, Source] | None = None,
     indices: str = "refuse",
     name: str = "the new module",
@@ -82,7 +83,8 @@ def match(
         sources: What the new module offers, in the order in which it comes out.
         invariants: Which index outputs of the new module take which coordinates.
         pairs: Sources chosen by the caller, by target path.
-        others: Sources that are taken only where `pairs` names them.
+        named: Sources of the target's own name and axes, which go before all that only resembles it.
+        others: Sources that are taken only where `pairs` or `named` name them.
         indices: `recover` finds missing indices from coordinates that are exact input points.
         name: What errors call the new module.
 
@@ -91,6 +93,7 @@ def match(
     """
     session = _Matching(target, {source.path: source for source in sources}, tuple(invariants), indices, name)
     session.choose_given(pairs or {}, others or {})
+    session.choose_named(named or {}, others or {})
     session.choose_all()
     if session.faults:
         session.settle_remedies()
@@ -141,6 +144,13 @@ class _Matching:
                 self.faults.append(Mismatch(f"pairs[{path!r}]", expected, source, f"pairs={{{place!r}: {source!r}}}"))
             else:
                 self.found[place] = Pairing(place, source, remark="chosen by the caller")
+
+    def choose_named(self, named: Mapping[str, str], others: Mapping[str, Source]) -> None:
+        """Take what has the target's own name, where a chain leads from it to the target."""
+        specs = dict(self.target.outputs.items())
+        for path, source in named.items():
+            if path not in self.found and _refusal(others[source].tensor, specs[path]) is None:
+                self.found[path] = Pairing(path, source)
 
     def pairing(self, path: str) -> Pairing:
         """What serves an output; one that is the same tensor as another is served by what serves that."""

@@ -146,3 +146,36 @@ def test_an_output_is_the_deepest_level_and_leaves_the_shallower_to_the_blocks()
 
 def test_a_single_level_of_tokens_comes_from_the_output_itself():
     assert taken(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SMALL)), 32, 16) == ["last_hidden_state"]
+
+
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+
+
+def audio() -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    config = transformers.ASTConfig(**TINY, max_length=32, num_mel_bins=32, patch_size=8)
+    make = transformers.ASTForAudioClassification, transformers.ASTModel
+    return make[0](config), make[1](config), torch.randn(2, 32, 32)
+
+
+def video() -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    config = transformers.VideoMAEConfig(**TINY, image_size=32, patch_size=8, num_frames=4)
+    make = transformers.VideoMAEForVideoClassification, transformers.VideoMAEModel
+    return make[0](config), make[1](config), torch.randn(2, 4, 3, 32, 32)
+
+
+def speech() -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    """With as many letters as channels, so that scores have the shape of features."""
+    layers = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2}
+    places = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    config = transformers.Wav2Vec2Config(**TINY, **layers, **places, vocab_size=16)
+    return transformers.Wav2Vec2ForCTC(config), transformers.Wav2Vec2Model(config), torch.randn(2, 200)
+
+
+@pytest.mark.parametrize("make", [audio, video, speech])
+def test_what_a_wrapped_trunk_returns_under_the_wanted_name_goes_before_scores(make):
+    torch.manual_seed(0)
+    new, old, x = make()
+    net = aa.adapt(new.eval(), like=old.eval(), inputs=x, outputs=["last_hidden_state"])
+    trunk = next(module for module in new.children() if type(module) is type(old))
+    assert torch.allclose(net(x).last_hidden_state, trunk(x).last_hidden_state)
+    assert not net.plan.routes[0].steps

@@ -20,6 +20,7 @@ from autoadapt.adapting.planning.sources import (
     output_sources,
     taps_of,
     translated,
+    trunk_sources,
 )
 from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
@@ -80,12 +81,16 @@ def plan(
     taps = inner_sources(blocks, source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
     others += output_sources(offered, wanted, routes, again=True) if pairs else []
+    trunks = {} if pairs else trunk_sources(source, wanted, routes)
+    others += trunks.values()
+    named = {path: trunk.path for path, trunk in trunks.items()}
     try:
         pairings = match(
             wanted.model_copy(update={"outputs": outputs_marked}),
             [*sources, *taps],
             invariants=translated(source.invariants, routes),
             pairs=pairs,
+            named=named,
             others={other.path: other for other in others},
             indices=indices,
             name=source.name,
@@ -113,7 +118,7 @@ def plan(
     steady = steady_sources(source, [route.source for route in made])
     made = [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
     taken = taps_of([route.source for route in made], source)
-    _ask_for_grids(source, taken, pairs or {})
+    _ask_for_grids(source, taken, pairs or named)
     read = _read(made, taken)
     cut = cut_after(source.inner, taken, read)
     tapped = [output for output in source.inner if output.name in taken]

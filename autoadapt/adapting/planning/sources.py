@@ -22,6 +22,7 @@ __all__ = [
     "source_axes",
     "taps_of",
     "translated",
+    "trunk_sources",
 ]
 
 
@@ -69,6 +70,26 @@ def inner_sources(
         for output in sorted(inner, key=lambda output: output.finished)
         if output.name not in known
     ]
+
+
+def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> dict[str, Source]:
+    """For outputs of the old module, what the trunk of the new one returns under the same name and on the same axes.
+
+    A trunk is an inner module with more than half of the layers, such as the model that a classifier of transformers
+    wraps. What the whole returns under that name itself goes before it.
+    """
+    half = sum(output.layers for output in source.inner if not output.parent and output.call == 0) / 2
+    trunks = [output for output in source.inner if output.parent and output.layers > half and output.call == 0]
+    offered = {one.path: one for one in inner_sources(trunks, source, target, routes)}
+    found: dict[str, Source] = {}
+    for output in sorted(trunks, key=lambda output: output.nesting):
+        spec = dict(target.outputs.items()).get(output.path)
+        if spec is None or spec.same_as or output.path in source.outputs.paths or output.path.isdigit():
+            continue
+        trunk = offered[output.name]
+        if trunk.spec.dtype == spec.dtype and trunk.spec.dims[:-1] == spec.dims[:-1] and len(spec.dims) > 1:
+            found.setdefault(output.path, trunk)
+    return found
 
 
 def not_among(inner: Iterable[InnerOutput], taps: Iterable[Source]) -> list[InnerOutput]:

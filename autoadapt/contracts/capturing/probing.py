@@ -17,8 +17,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches
-from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.leaves import leaf
