@@ -44,7 +44,8 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
         output.name: known.get(output.spec, ()) for output in inner if output.layers <= trunk or not output.parent
     }
     groups = [_full_grids(outputs, sizes) for outputs in by_strides.values()]
-    found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, strides_of), outputs)]
+    most = sum(output.layers for output in inner if not output.parent and output.path == "output") // 2
+    found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, strides_of, most), outputs)]
     return sorted(found, key=lambda output: output.finished)
 
 
@@ -84,7 +85,7 @@ def _cells(output: InnerOutput, sizes: Mapping[str, int]) -> int:
     return math.prod(int(dim.evaluate(sizes)) for dim in output.spec.dims if dim.axes - {"B"})
 
 
-def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides]) -> list[InnerOutput]:
+def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides], most: int) -> list[InnerOutput]:
     blocks = [output for output in outputs if output.parent and output.layers >= 2]
     inside = {block.module.rpartition(".")[0] for block in blocks}
     single = {_tensor(output) for output in outputs if output.layers == 1}
@@ -96,7 +97,7 @@ def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides
     if not blocks:
         return _last_layer(outputs, strides_of)
     level = _least_nested(outputs, blocks)
-    level = _with_inner_blocks(level, outputs, blocks)
+    level = _with_inner_blocks(level, outputs, blocks, most)
     while later := _in_later_stages(blocks, level[-1]):
         level = [*level, *_least_nested(outputs, later)]
     return [*_alike(level), *_final_layer(outputs, level[-1])]
@@ -118,22 +119,26 @@ def _least_nested(outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput])
 
 
 def _with_inner_blocks(
-    level: list[InnerOutput], outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput]
+    level: list[InnerOutput], outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput], most: int
 ) -> list[InnerOutput]:
     """Where one module wraps the whole trunk, the blocks inside it; it stands for the last of them itself."""
     if len(level) != 1:
         return level
     (whole,) = level
     inside = [b for b in blocks if b.in_row and b.read_on and b.module.startswith(f"{whole.module}.")]
-    if len(inside) < 2 or 2 * whole.layers <= max(output.layers for output in outputs):
+    if len(inside) < 2 or whole.layers <= most:
         return level
     row = _least_nested(outputs, inside)
     return [*row[:-1], whole]
 
 
 def _in_later_stages(blocks: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
-    """Blocks in a row that run after the last one found, however deep they are nested."""
-    return [block for block in blocks if block.in_row and block.started > last.finished]
+    """Blocks in a row that run after the last one found, however deep they are nested.
+
+    They hold at least half as many layers as that one: what leads on to the next stride holds few.
+    """
+    found = [block for block in blocks if block.in_row and block.started > last.finished]
+    return found if 2 * sum(block.layers for block in found) >= last.layers else []
 
 
 def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:

@@ -14,8 +14,8 @@ __all__ = ["Attending"]
 class Attending(TorchFunctionMode):
     """Notes which module was running when a function of attention was called.
 
-    That is scaled dot products, or a softmax along the last axis of matrices: weights of a few branches or of one pooled
-    query are vectors.
+    That is scaled dot products, or a softmax along the last axis of matrices: weights of a few branches or of one
+    pooled query are vectors.
     """
 
     def __init__(self) -> None:
