@@ -128,8 +128,8 @@ def _with_inner_blocks(
     inside = [b for b in blocks if b.in_row and b.read_on and b.module.startswith(f"{whole.module}.")]
     if len(inside) < 2 or whole.layers <= most:
         return level
-    row = _least_nested(outputs, inside)
-    return [*row[:-1], whole]
+    row = [block for block in _least_nested(outputs, inside) if _parent(block) == _parent(inside[-1])]
+    return [*row[:-1], whole] if row else level
 
 
 def _in_later_stages(blocks: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:

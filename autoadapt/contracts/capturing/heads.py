@@ -21,8 +21,8 @@ def read_by_heads(
     """For tensors made by last linear layers, which tensor these layers read.
 
     A last layer is a linear one, or a convolution with a kernel of 1; flattening and dropout may follow. Where an
-    output is made of the scores of several heads, as their mean is, it is the head that reads most, among equals the first: a
-    class token stands before a token for distillation.
+    output is made of the scores of several heads, as their mean is, it is the head that reads most, among equals the
+    first: a class token stands before a token for distillation.
 
     Args:
         model: The whole.
