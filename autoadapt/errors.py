@@ -26,6 +26,8 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from autoadapt.printable import visible
+
 __all__ = [
     "AdaptError",
     "AssemblyError",
@@ -68,7 +70,7 @@ class Mismatch:
     why: str = ""
 
     def __str__(self) -> str:
-        return "\n".join([self.where, *self.lines()])
+        return visible("\n".join([self.where, *self.lines()]))
 
     def lines(self) -> list[str]:
         """The labelled lines below the place; a text of several lines is indented under its label."""
@@ -78,7 +80,7 @@ class Mismatch:
             ("why", self.why),
             ("try", self.remedy),
         )
-        return [f"  {label:<8}  " + text.replace("\n", "\n" + " " * 12) for label, text in labelled if text]
+        return [visible(f"  {label:<8}  " + text.replace("\n", "\n" + " " * 12)) for label, text in labelled if text]
 
 
 class AdaptError(Exception):
@@ -94,7 +96,7 @@ class AdaptError(Exception):
     """
 
     def __init__(self, summary: str, mismatches: Iterable[Mismatch] = ()) -> None:
-        self.summary = summary
+        self.summary = visible(summary)
         self.mismatches = tuple(mismatches)
         super().__init__(self._text())
 

@@ -15,8 +15,10 @@ import autoadapt
 PACKAGE = Path(autoadapt.__file__).parent
 
 ORDER = [
+    "printable",
     "errors",
     "versions",
+    "files",
     "showing",
     "contracts",
     "weights",

@@ -16,6 +16,7 @@ from autoadapt.assembly.mmengine import mm_part, registered_part
 from autoadapt.assembly.registry import Part, Registry, takes_of
 from autoadapt.errors import AdaptError, Mismatch, nearest
 from autoadapt.sources import list_models, load_backbone, load_object, schemes
+from autoadapt.sources.permissions import refuse_foreign
 
 __all__ = ["Scopes"]
 
@@ -63,10 +64,15 @@ class Scopes:
             tries = [*zoo, *tries] if is_exact else [*tries, *zoo]
         return Mismatch(where, f"a registered {group}: {', '.join(known)}", f"`{name}`", "\n".join(tries))
 
+    def _backbone(self, name: str, **options: Any) -> nn.Module:
+        """A model of a zoo; what the config asks to be fetched or read besides published weights needs a word."""
+        refuse_foreign("backbone", name, options, self.allow, published=True)
+        return load_backbone(name, **options)
+
     def _from_zoo(self, group: Group, name: str, where: str) -> Part | Mismatch:
         if group == "backbone":
             option = _CHANNELS_OPTIONS.get(name.partition(":")[0], "")
-            return Part(name, functools.partial(load_backbone, name), is_open=True, channels_option=option)
+            return Part(name, functools.partial(self._backbone, name), is_open=True, channels_option=option)
         scope, _, inner = name.partition(":")
         if scope == "torchvision":
             return _module_class(importlib.import_module("torchvision.ops"), name, inner, where)

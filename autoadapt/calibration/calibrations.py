@@ -17,12 +17,14 @@ from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
-from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weight
+from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weights
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.errors import CalibrationError
+from autoadapt.files import check_place
 
 __all__ = ["calibrate"]
 
@@ -90,6 +92,8 @@ def calibrate(
         (True, 1.0)
     """
     started = time.perf_counter()
+    if state is not None:
+        check_place(state, "state", CalibrationError)
     adapted = find_adapted(net, at)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
     with quiet(), progress(images) as report:
@@ -107,8 +111,7 @@ def calibrate(
         gathered = gathering.run(data, None if state is None else Path(state), report)
         outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
         if outcome.result.written:
-            for layer, fitted in zip(layers, outcome.maps, strict=True):
-                set_weight(layer, fitted.weight_CD, fitted.bias_D)
+            set_weights(layers, [(fitted.weight_CD, fitted.bias_D) for fitted in outcome.maps])
     return outcome.result.model_copy(update={"seconds": time.perf_counter() - started})
 
 

@@ -14,7 +14,8 @@ from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration import Calibration, calibrate
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.errors import AdaptError, CalibrationError, Mismatch
+from autoadapt.files import check_place, write_file
 from autoadapt.sources import allowed_by_typing, load, load_backbone, load_object, published
 from autoadapt.sources.images import preprocessing_of, read_images
 from autoadapt.swapping import swap
@@ -99,8 +100,11 @@ def _check(images: Path, out: Path | None) -> None:
         faults.append(Mismatch("images", "a folder of pictures, or a .npy or .safetensors file", f"no {images}"))
     if out is not None and out.suffix != ENDING:
         faults.append(Mismatch("out", f"a file ending in {ENDING}", str(out), str(out.with_suffix(ENDING))))
-    if out is not None and not out.absolute().parent.is_dir():
-        faults.append(Mismatch("out", "a file in a folder that exists", str(out), f"mkdir -p {out.parent}"))
+    if out is not None and not faults:
+        try:
+            check_place(out, "out")
+        except AdaptError as error:
+            faults += error.mismatches
     if faults:
         raise CalibrationError("the call cannot be carried out", faults)
 
@@ -128,4 +132,4 @@ def _head(source: str) -> nn.Module | None:
 def _save(net: nn.Module, out: Path, facts: dict[str, str]) -> None:
     assert isinstance(net, AdaptedModule), "calibrated as one"
     tensors = {f"adapters.{name}": tensor.contiguous() for name, tensor in net.adapters.state_dict().items()}
-    save_file(tensors, out, {"format": "pt", "autoadapt": json.dumps(facts)})
+    write_file(out, lambda made: save_file(tensors, made, {"format": "pt", "autoadapt": json.dumps(facts)}))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import einops
@@ -29,7 +30,7 @@ from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight"]
+__all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight", "set_weights"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -125,6 +126,19 @@ def set_weight(layer: nn.Module, weight_CD: torch.Tensor, bias_D: torch.Tensor) 
         weight.copy_(weight_CD.T.reshape(weight.shape))
         if isinstance(bias, torch.Tensor):
             bias.copy_(bias_D)
+
+
+def set_weights(layers: Sequence[nn.Module], maps: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Write an affine map into each layer, or into none: whatever comes between, all are as they were."""
+    own = [[(p, p.detach().clone()) for p in layer.parameters(recurse=False)] for layer in layers]
+    try:
+        for layer, (weight_CD, bias_D) in zip(layers, maps, strict=True):
+            set_weight(layer, weight_CD, bias_D)
+    except BaseException:  # also an interruption by the user
+        with torch.no_grad():
+            for parameter, before in itertools.chain(*own):
+                parameter.copy_(before)
+        raise
 
 
 def _undone(

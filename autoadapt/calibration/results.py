@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.files import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
@@ -128,7 +129,8 @@ class Calibration(Shown, _Frozen):
         _draw_spectrum(spectrum, self.outputs)
         _draw_bars(bars, self)
         if path is not None:
-            figure.savefig(path)
+            ending = Path(path).suffix[1:]
+            write_file(path, lambda made: figure.savefig(made, format=ending or None))
         return figure
 
     def __str__(self) -> str:

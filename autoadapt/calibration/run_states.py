@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.samples import Cut, Sample, Samples
 from autoadapt.contracts.trees import Tree
-from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.errors import AdaptError, CalibrationError, Mismatch
+from autoadapt.files import write_file
+from autoadapt.saving.module_states import checksum_of
 
 __all__ = ["State"]
 
@@ -53,7 +55,11 @@ class State:
         return self.samples.bytes + sum(part.bytes for folds in self.moments for part in folds)
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write it, all or nothing."""
+        """Write it, all or nothing, with a checksum of all of it.
+
+        Raises:
+            SavingError: It cannot be written; the file of before is as it was.
+        """
         tensors: dict[str, torch.Tensor] = {}
         for projection, folds in enumerate(self.moments):
             for fold, part in enumerate(folds):
@@ -65,9 +71,10 @@ class State:
             "counts": [[part.count for part in folds] for folds in self.moments],
             "samples": [_noted(sample, tensors) for sample in self.samples.all],
         }
-        waiting = path.with_name(path.name + ".part")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, waiting, {"autoadapt": json.dumps(noted)})
-        os.replace(waiting, path)
+        kept = {name: t.contiguous() for name, t in tensors.items()}
+        said = json.dumps(noted)
+        facts = {"autoadapt": said, "sha256": _checksum(said, kept)}
+        write_file(path, lambda made: save_file(kept, made, facts))
 
     def load(self, path: Path, fingerprint: str) -> None:
         """Go on from a file.
@@ -77,14 +84,27 @@ class State:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                noted = json.loads((file.metadata() or {})["autoadapt"])
+                facts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if _checksum(facts["autoadapt"], tensors) != facts["sha256"]:
+                raise ValueError("its checksum is not that of what it holds: the file is damaged")
+            noted = json.loads(facts["autoadapt"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            fault = Mismatch(str(path), "a state of autoadapt.calibrate", str(error).splitlines()[0], "delete the file")
+            said = (str(error).splitlines() or [""])[0]
+            fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
             raise CalibrationError(f"{path} holds no state", [fault]) from error
         if noted["fingerprint"] != fingerprint:
             fault = Mismatch(str(path), f"a run {fingerprint}", f"a run {noted['fingerprint']}", "delete the file")
             raise CalibrationError(f"{path} is of another run", [fault])
+        try:
+            self._take(noted, tensors)
+        except (AdaptError, KeyError, IndexError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
+            raise CalibrationError(f"{path} holds no state", [fault]) from error
+
+    def _take(self, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Become what was noted."""
         self.batches, self.images = noted["batches"], noted["images"]
         for projection, folds in enumerate(self.moments):
             for fold, part in enumerate(folds):
@@ -92,6 +112,10 @@ class State:
                 folds[fold] = Moments(noted["counts"][projection][fold], **read)
         for one in noted["samples"]:
             self.samples.add(_sample(one, tensors))
+
+
+def _checksum(noted: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    return hashlib.sha256((noted + checksum_of(tensors)).encode()).hexdigest()
 
 
 def _noted(sample: Sample, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from autoadapt.assembly import AssembledModel, Assembly, Comparison, assemble, compare, describe, write_yaml
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
-from autoadapt.cli.options import AsJson, Debug, Html
+from autoadapt.cli.options import AsJson, Debug, Html, writable
 from autoadapt.errors import AssemblyError, Mismatch
+from autoadapt.files import write_file
 
 __all__ = ["assemble_command"]
 
@@ -35,7 +36,9 @@ def assemble_command(
     comparing: Annotated[
         bool, typer.Option("--compare", help="several configs, or the backbones that one lists, beside one another")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="save the filled-in config (YAML)", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="save the filled-in config (YAML)", callback=writable, show_default=False)
+    ] = None,
     allow: Annotated[
         list[str] | None, typer.Option(help="a package or file whose code may run", show_default=False)
     ] = None,
@@ -53,10 +56,10 @@ def assemble_command(
         with working("assembling"):
             model = _assembled(configs, allow or ())
         made = Assembled(config=describe(model), report=model.report, text=write_yaml(model.config))
-        if out is not None:
-            out.write_text(made.text, encoding="utf-8")
-            wrote(out)
         show(made, as_json, html, (model.report, model.config))
+        if out is not None:
+            write_file(out, made.text)
+            wrote(out)
 
 
 def _assembled(configs: Sequence[Path], allow: Sequence[str]) -> AssembledModel:

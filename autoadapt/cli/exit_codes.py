@@ -129,9 +129,6 @@ def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequ
         parts: What a result of several parts is made of, each of which shows itself.
     """
     shown = parts or (result,)
-    if html is not None:
-        write_html(html, *shown)
-        wrote(html)
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
     elif sys.stdout.isatty():
@@ -141,6 +138,9 @@ def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequ
             Console().print(*([""] if number else []), part, sep="\n")
     else:
         typer.echo(fitted(str(result)))
+    if html is not None:  # last: whatever fails, the result is told
+        write_html(html, *shown)
+        wrote(html)
 
 
 def wrote(path: Path) -> None:

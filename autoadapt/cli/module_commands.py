@@ -33,6 +33,7 @@ from autoadapt.cli.options import (
     ThinChoice,
     Weights,
     chosen,
+    writable,
 )
 from autoadapt.contracts.capturing import capture
 from autoadapt.saving import save
@@ -47,7 +48,9 @@ def capture_command(
     inputs: Inputs = None,
     at: Annotated[str, typer.Option(help="capture this submodule, while the whole model runs")] = "",
     levels: Annotated[bool, typer.Option("--levels", help="with feature levels, as --like takes a model")] = False,
-    out: Annotated[Path | None, typer.Option(help="save the signature to this file", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="save the signature to this file", callback=writable, show_default=False)
+    ] = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -56,10 +59,10 @@ def capture_command(
     with running(as_json, debug):
         with working(f"capturing {source}"):
             signature = capture(backbone(source) if levels else model(source), read_inputs(inputs or ()), at=at)
+        show(signature, as_json, html)
         if out is not None:
             signature.save(out)
             wrote(out)
-        show(signature, as_json, html)
 
 
 def plan_command(
@@ -112,7 +115,7 @@ def adapt_command(
     ] = None,
     adapters_only: Annotated[bool, typer.Option("--adapters-only", help="save no weights of the backbone")] = False,
     source: Annotated[
-        Path | None, typer.Option(help="write it as one file of plain PyTorch", show_default=False)
+        Path | None, typer.Option(help="write it as one file of plain PyTorch", callback=writable, show_default=False)
     ] = None,
     html: Html = None,
     as_json: AsJson = False,
@@ -124,9 +127,9 @@ def adapt_command(
             options = chosen(pair, project, indices, thin, grid)
             net = _adapted(new, like, inputs, outputs=outputs, pretrained=bool(pretrained), **options)
             report = net.verify()
+        show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
         if report.passed:
             _kept(net, out, source, adapters_only=adapters_only)
-        show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from autoadapt.cli.named_models import complete_source
-from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.errors import AdaptError, Mismatch, SignatureError
+from autoadapt.files import check_place
 
 __all__ = [
     "AsJson",
@@ -77,7 +78,25 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
-Html = Annotated[Path | None, typer.Option(help="write a page of it to this file", show_default=False)]
+
+
+def writable(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """A path where a file can be written, which is made sure of before any work; its folder is made.
+
+    Raises:
+        BadParameter: None can be.
+    """
+    if path is not None and not context.resilient_parsing:
+        try:
+            check_place(path, f"--{parameter.name}")
+        except AdaptError as error:
+            raise typer.BadParameter(error.mismatches[0].found) from error
+    return path
+
+
+Html = Annotated[
+    Path | None, typer.Option(help="write a page of it to this file", callback=writable, show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 Weights = Annotated[

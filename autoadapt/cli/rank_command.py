@@ -89,10 +89,10 @@ def rank_command(
         )
         if pictures is not None:
             found = found.model_copy(update={"remarks": (*found.remarks, str(pictures))})
+        show(found, as_json, html)
         if picture is not None and found:
             found.picture(picture, cost=cost.value)
             wrote(picture)
-        show(found, as_json, html)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
 
 

@@ -137,10 +137,10 @@ def calibrate_command(
             out=out,
             seed=seed,
         )
+        show(found, as_json, html)
         if picture is not None:
             found.plot(picture)
         for path in (picture, out if found.written else None):
             if path is not None:
                 wrote(path)
-        show(found, as_json, html)
         raise typer.Exit(HOLDS if found.written else DOES_NOT_HOLD)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from autoadapt.contracts import leaves
 from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.printable import is_python_name
 
 __all__ = [
     "NAMED",
@@ -102,6 +103,22 @@ class Container(_Frozen):
     type: str = ""
     keys: tuple[Key, ...]
     children: tuple[Tree, ...]
+
+    @model_validator(mode="after")
+    def _of_names(self) -> Container:
+        """Fields of classes are written into code by name, and there is one for each child."""
+        by_name = self.kind in ("named_tuple", "dataclass", "model_output")
+        if len(self.keys) != len(self.children):
+            fault = Mismatch("keys", f"{len(self.children)}, one for each child", str(len(self.keys)))
+            raise SignatureError("a container has another number of keys than of children", [fault])
+        faults = [
+            Mismatch(repr(key)[:60], "a name of Python", "other text", "rename the field")
+            for key in self.keys
+            if by_name and isinstance(key, str) and not is_python_name(key)
+        ]
+        if faults:
+            raise SignatureError(f"a {self.kind.replace('_', ' ')} has fields that are no names", faults)
+        return self
 
 
 Tree: TypeAlias = Annotated[Slot | Constant | Opaque | LeftOut | Container, Field(discriminator="tree")]

@@ -1,25 +1,33 @@
 """Journals: what is ranked already, a line of JSON each, so that a run can be cut and go on.
 
+Lines are only ever added, each with a checksum of itself; what a cut has left of one is taken off in place.
 The first line says which run it is. `begun` stands before a candidate is tried and `row` after it; a candidate that was
 begun and never ended took the process with it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.files import check_place
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.results import Ranked
 
 __all__ = ["Journal"]
 
+SCHEMA = 2
+_START = b'{"autoadapt": "rank"'
+_CHECKSUM = ', "sha256": "'
 MOST_BEGINNINGS = 2
 """A candidate that ended the process so often is not tried again."""
 
@@ -41,20 +49,26 @@ class Journal:
         self._begun: Counter[tuple[str, str]] = Counter()
         if path is None:
             return
-        text = _text(path)
-        if text:
-            self._read(path, text[: text.rfind("\n") + 1], run)
-            _take_off_what_a_cut_left(path, text)
-        else:
-            _write(path, {"autoadapt": "rank", "schema_version": 1, "run": dict(run)})
+        check_place(path, "state", RankingError)
+        content = _content(path)
+        whole = content[: content.rfind(b"\n") + 1]
+        if content and not whole and not content.startswith(_START[: len(content)]):
+            fault = Mismatch(str(path), "lines of autoadapt.rank", "other content", "name another file")
+            raise RankingError(f"{path} holds no ranking", [fault])
+        if whole:
+            self._read(path, whole, run)
+        if len(whole) < len(content):  # a line without its end was being written when the process ended
+            os.truncate(path, len(whole))
+        if not whole:
+            _write(path, {"autoadapt": "rank", "schema_version": SCHEMA, "run": dict(run)})
 
-    def _read(self, path: Path, text: str, run: Mapping[str, Any]) -> None:
+    def _read(self, path: Path, content: bytes, run: Mapping[str, Any]) -> None:
         try:
-            first, *rest = [json.loads(line) for line in text.splitlines()]
+            first, *rest = [_entry(number, line) for number, line in enumerate(content.splitlines(), 1)]
             found = first["run"]
             for entry in rest:
                 self._note(entry)
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
             said = str(error).splitlines()[0]
             fault = Mismatch(str(path), "lines of autoadapt.rank", said, "name another file")
             raise RankingError(f"{path} holds no ranking", [fault]) from error
@@ -105,22 +119,51 @@ class Journal:
         _write(self._path, entry | ({} if row is None else {"row": row.model_dump(mode="json")}))
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
+        return b""
+    except OSError as error:
         fault = Mismatch(str(path), "a file of JSON lines", str(error), "name another file")
         raise RankingError(f"{path} cannot be read", [fault]) from error
 
 
-def _take_off_what_a_cut_left(path: Path, text: str) -> None:
-    """A line without its end was being written when the process ended."""
-    if not text.endswith("\n"):
-        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+def _entry(number: int, line: bytes) -> dict[str, Any]:
+    """What a line says, if it is the one that was written."""
+    text, sign, found = line.decode().rpartition(_CHECKSUM)
+    if not sign or found != f'{_checksum(text)}"}}':
+        raise ValueError(f"line {number} is damaged: it has not the checksum that it was written with")
+    entry: dict[str, Any] = json.loads(text + "}")
+    return entry
 
 
 def _write(path: Path, entry: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    """Add a line; where that fails, as on a full disk, the file is as long as before.
+
+    Raises:
+        RankingError: It cannot be added.
+    """
+    text = json.dumps(entry).removesuffix("}")
+    line = f'{text}{_CHECKSUM}{_checksum(text)}"}}\n'.encode()
+    try:
+        with path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                _write_whole(file, line)
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        fault = Mismatch(str(path), "a file that can be added to", f"{type(error).__name__}: {error.strerror}", "")
+        raise RankingError(f"{path} keeps what it holds, but nothing can be added", [fault]) from error
+
+
+def _write_whole(file: FileIO, line: bytes) -> None:
+    while line:
+        line = line[file.write(line) :]
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.files import check_place, write_file
 from autoadapt.showing import NEAR, Area, Dot, free_place
 
 __all__ = ["check_drawable", "draw", "label"]
@@ -18,7 +19,8 @@ def check_drawable(path: str | Path) -> None:
     """Refuse at the door what could not be drawn after minutes of work.
 
     Raises:
-        RankingError: matplotlib is not installed, or the path has another ending than pictures have.
+        RankingError: matplotlib is not installed, the path has another ending than pictures have, or it cannot be
+            written.
     """
     if Path(path).suffix not in ENDINGS:
         fault = Mismatch(str(path), f"one of the endings {', '.join(ENDINGS)}", Path(path).suffix or "none", "rank.svg")
@@ -28,6 +30,7 @@ def check_drawable(path: str | Path) -> None:
     except ImportError as error:
         fault = Mismatch("picture", "matplotlib", "it is not installed", 'pip install "autoadapt[plot]"')
         raise RankingError("nothing to draw with", [fault]) from error
+    check_place(path, "picture", RankingError)
 
 
 def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title: str) -> None:
@@ -64,7 +67,7 @@ def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title
     canvas.draw()
     figure.set_layout_engine("none")  # names were placed for this layout
     label(axes, points, canvas.get_renderer())
-    figure.savefig(path)
+    write_file(path, lambda made: figure.savefig(made, format=Path(path).suffix[1:]))
 
 
 def _plain_ticks(axes: Any) -> None:

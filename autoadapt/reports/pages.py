@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.files import write_file
 from autoadapt.showing import RULES, SCOPE, Markup, Section, cell, element, section_element, section_of
 
 __all__ = ["html_report", "write_html"]
@@ -62,10 +63,10 @@ def write_html(path: str | Path, *results: object, title: str = "") -> None:
 
     Raises:
         AdaptError: As by `html_report`; no file is written.
-        OSError: The file cannot be written.
+        SavingError: The file cannot be written; what was there is as it was.
     """
     page = html_report(*results, title=title)
-    Path(path).write_text(page, encoding="utf-8")
+    write_file(path, page)
 
 
 def _head(title: str) -> Markup:

@@ -18,9 +18,9 @@ from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
-from autoadapt.contracts.trees import Constant, Container, Tree, flatten, type_path
+from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.saving.files import file_hash, write_all
+from autoadapt.files import file_hash, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.module_states import (
     all_tensors,
@@ -37,6 +37,7 @@ from autoadapt.saving.sample_outputs import witness_of
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.sources import load, load_backbone, schemes
 from autoadapt.sources.origins import Origin, origin_of
+from autoadapt.sources.permissions import foreign
 from autoadapt.versions import VERSION, package_version
 
 __all__ = ["save"]
@@ -195,6 +196,8 @@ def _arguments(config: Config) -> str:
     if source is not None and config.weights.scope == "all" and source.name.partition(":")[0] not in schemes():
         names.append(source.name)
     packages = sorted({name if name.endswith(".pt2") else re.split(r"[.:]", name)[0] for name in names})
+    if source is not None and config.weights.scope == "all":
+        packages += [said for _, said in foreign(source.name, rebuild(source.options, []))]
     return given + (f", allow={json.dumps(packages)}" if packages else "")
 
 

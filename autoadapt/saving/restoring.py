@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,12 +10,10 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, build
-from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.contract_checks import plan_follows
 from autoadapt.adapting.verification.sessions import Session
-from autoadapt.contracts.trees import container_type, rebuild
+from autoadapt.contracts.trees import Container, container_type, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.saving.files import read_tensors
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
 from autoadapt.saving.module_states import (
     all_tensors,
@@ -26,7 +25,9 @@ from autoadapt.saving.module_states import (
     unkept_buffers,
 )
 from autoadapt.saving.sample_outputs import differences
+from autoadapt.saving.weight_files import read_tensors
 from autoadapt.sources import load, load_backbone, load_object
+from autoadapt.sources.permissions import refuse_foreign
 from autoadapt.versions import package_version
 
 __all__ = ["restore"]
@@ -39,7 +40,7 @@ def restore(
     allow: Sequence[str | Path] = (),
     strict: bool = True,
 ) -> AdaptedModule:
-    """Make a saved module anew, from data alone: nothing is unpickled, and no code runs that the files name.
+    """Make a saved module anew, from data alone: nothing is unpickled or fetched, and no code runs that files name.
 
     Versions, checksums and shapes are checked; then a copy runs once, and what comes out is compared with the contract
     and with what came out before it was saved.
@@ -49,7 +50,8 @@ def restore(
         new: The module that was adapted, in any state. It may be left out where all weights were saved and
             `autoadapt.load` made it; where the adapters alone were saved, its weights are used, and shared.
         allow: Packages whose code may run: those of python paths, and of classes of outputs that are not of
-            torchvision, timm or transformers.
+            torchvision, timm or transformers. Also, word for word, repositories, addresses and paths in the name and
+            the options of the backbone, which may be fetched or read then.
         strict: Refuse a backbone whose weights are not those that the adapters were fitted to, and outputs of other
             values.
 
@@ -61,9 +63,11 @@ def restore(
     """
     folder = Path(folder)
     config = Config.read(folder)
-    _check_classes(config.plan, allow)
+    classes = list(plan_classes(config.plan))
+    _check_classes([one for one in classes if not is_trusted(one)], allow)
     tensors = _all_names(config, read_tensors(folder / WEIGHTS, config.weights.sha256))
     backbone = new if new is not None else _made(config, folder, allow)
+    _check_classes([one for one in classes if is_trusted(one)], allow)
     net = _built(config, backbone, folder)
     _load(net, config, tensors, folder)
     if config.weights.scope == "adapters" and strict:
@@ -75,14 +79,14 @@ def restore(
     return net
 
 
-def _check_classes(plan: Plan, allow: Sequence[str | Path]) -> None:
-    """Import the classes of containers, those that may be; any other is refused before anything is built."""
+def _check_classes(classes: Sequence[Container], allow: Sequence[str | Path]) -> None:
+    """Import the classes of containers that the caller allows; of trusted packages take those that are imported."""
     faults = list[Mismatch]()
-    for container in plan_classes(plan):
-        package = container.type.partition(":")[0].partition(".")[0]
-        allowed = [*allow, package] if is_trusted(container) else list(allow)
+    for container in classes:
+        module = container.type.partition(":")[0]
         try:
-            load_object(container.type, allowed)
+            if not (is_trusted(container) and module in sys.modules):
+                load_object(container.type, allow)
             container_type(container)
         except AdaptError as error:
             faults += error.mismatches
@@ -104,10 +108,13 @@ def _made(config: Config, folder: Path, allow: Sequence[str | Path]) -> nn.Modul
         raise SavingError(f"{folder} does not say all of the backbone, and new= was left out", [fault])
     make = load if source.verb == "load" else load_backbone
     try:
-        made: nn.Module = make(source.name, allow=allow, **rebuild(source.options, []))
+        options = dict(rebuild(source.options, []))
+        options.pop("pretrained", None)
+        refuse_foreign("source", source.name, options, allow)
+        made: nn.Module = make(source.name, allow=allow, **options)
     except AdaptError as error:
         raise SavingError(f"the backbone {source.name} could not be made: {error.summary}", error.mismatches) from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         fault = Mismatch("source.options", "options of a model", str(error), "aa.save(net, folder)")
         raise SavingError(f"the backbone {source.name} could not be made", [fault]) from error
     return made

@@ -115,7 +115,7 @@ def set_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     try:
         for path, module in modules.items():
             _set(model, path, module)
-    except Exception:
+    except BaseException:  # also an interruption by the user
         for path, module in before.items():
             _set(model, path, module)
         raise

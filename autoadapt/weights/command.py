@@ -11,6 +11,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from autoadapt.errors import Mismatch, TransferError
+from autoadapt.files import check_place, write_file
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.transferring import transfer
 
@@ -87,9 +88,9 @@ def transfer_command(
         dry_run=dry_run or output is None,
     )
     if output is not None and not dry_run:
-        save_model(model, str(output))
+        write_file(output, lambda made: save_model(model, str(made)))
     if report is not None:
-        report.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+        write_file(report, result.model_dump_json(indent=2))
     return result
 
 
@@ -100,10 +101,10 @@ def _refuse_places(checkpoint: Path, output: Path | None, report: Path | None) -
         if path is None:
             continue
         where = f"--{argument} {path}"
-        if not path.parent.is_dir():
-            faults.append(Mismatch(where, "a folder that exists", "no folder", f"mkdir -p {path.parent}"))
-        elif path.exists() and checkpoint.exists() and path.samefile(checkpoint):
+        if path.exists() and checkpoint.exists() and path.samefile(checkpoint):
             faults.append(Mismatch(where, "a file of its own", "the checkpoint"))
+        else:
+            check_place(path, where, TransferError)
     if faults:
         raise TransferError("there is no place for a file", faults)
 

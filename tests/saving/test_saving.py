@@ -18,8 +18,8 @@ from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from torch import nn
 
 import autoadapt as aa
+from autoadapt import files
 from autoadapt.adapting.building import own_attributes
-from autoadapt.saving import files
 from autoadapt.saving.folder_configs import checksum
 from autoadapt.saving.module_states import all_tensors
 
@@ -669,14 +669,14 @@ class FullDiskError(OSError):
 @pytest.mark.parametrize("step", ["write", "replace"])
 def test_whatever_fails_the_older_folder_is_whole(step, at, saved, monkeypatch):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    original = {"write": files._flush, "replace": Path.replace}[step]
+    original = {"write": Path.chmod, "replace": Path.replace}[step]
 
     def fail(path, *args):
         if at in path.name and path.name.endswith(".new"):
             raise FullDiskError(28, "No space left on device")
         return original(path, *args)
 
-    monkeypatch.setattr(files, "_flush", fail) if step == "write" else monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(Path, "chmod" if step == "write" else "replace", fail)
     with pytest.raises(aa.SavingError, match="what was there is as it was"):
         aa.save(loaded(), saved)
     monkeypatch.undo()

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from autoadapt.printable import visible
+
 __all__ = [
     "INDENT",
     "WIDTH",
@@ -20,6 +22,7 @@ __all__ = [
     "flat",
     "group",
     "lines_of",
+    "prose",
     "quoted",
 ]
 
@@ -89,6 +92,16 @@ def quoted(text: str) -> str:
     if plain[0] == '"' or '"' in text:
         return plain
     return f'"{plain[1:-1]}"'
+
+
+def prose(text: str) -> str:
+    """Words as they may stand in a docstring or a comment: nothing in them ends it.
+
+    Example:
+        >>> print(prose(chr(34) * 3 + " ends"))
+        ''' ends
+    """
+    return visible(text).replace("\\", "/").replace('"""', "'''")
 
 
 def group(opening: str, items: list[tuple[str, Expression]], closing: str) -> Bracketed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autoadapt.adapting.building.expressions import Bracketed, Expression, flat, lines_of
+from autoadapt.adapting.building.expressions import Bracketed, Expression, flat, lines_of, prose
 
 __all__ = ["Statement", "merged", "return_lines", "statement_lines"]
 
@@ -23,7 +23,8 @@ class Statement:
 
 
 def statement_lines(statement: Statement, room: int, result_type: str) -> list[str]:
-    note = f"  # {statement.comment}" if statement.comment else ""
+    comment = prose(" ".join(statement.comment.split()))
+    note = f"  # {comment}" if comment else ""
     if not statement.targets:
         return lines_of("", statement.values[0], "", room)
     annotation = f": {result_type}" if statement.is_result and result_type else ""
@@ -33,7 +34,7 @@ def statement_lines(statement: Statement, room: int, result_type: str) -> list[s
     lines = lines_of(before, statement.values[0], "", room)
     if len(lines) == 1 and len(lines[0] + note) <= room:
         return [lines[0] + note]
-    return [*_wrapped(statement.comment, room), *lines]
+    return [*_wrapped(comment, room), *lines]
 
 
 def _wrapped(comment: str, room: int) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autoadapt.adapting.operations import Operation, Resample, Resize, ResizeTokens, coarse_step, text
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
+from autoadapt.errors import Mismatch, PlanError
+from autoadapt.printable import is_plain_name, visible
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
 
@@ -121,6 +123,21 @@ class Plan(Shown, _Frozen):
     """How much of the new module serves the outputs, where its capture tells that."""
     cut_remark: str = Field(default="", exclude_if=lambda remark: not remark)
     """What is cut and how it is taken, where that is more than half and the contract is not that shallow."""
+
+    @model_validator(mode="after")
+    def _printable(self) -> Plan:
+        """Names of modules are one printable line: they stand in tables, comments and code."""
+        named = {f"taps.{name}": tap.module for name, tap in self.taps.items()} | {
+            f"cut.{one}": one for one in self.cut
+        }
+        faults = [
+            Mismatch(visible(where), "one printable line", visible(repr(path)), "rename the module")
+            for where, path in named.items()
+            if not (is_plain_name(where) and is_plain_name(path))
+        ]
+        if faults:
+            raise PlanError("a plan has names of modules that no line can show", faults)
+        return self
 
     @property
     def parameters(self) -> int:

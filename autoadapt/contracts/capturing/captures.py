@@ -46,6 +46,7 @@ from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, T
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import SignatureError
+from autoadapt.printable import visible
 
 __all__ = ["capture"]
 
@@ -151,7 +152,7 @@ class _Session:
         depths = self._depths(base, steps)
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
-            name=type(self._module).__name__,
+            name=" ".join(visible(type(self._module).__name__).split()),
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
             outputs=Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told))),

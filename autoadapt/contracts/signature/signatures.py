@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from autoadapt.contracts.signature.axes import AxisSizes
 from autoadapt.contracts.signature.differences import (
@@ -20,6 +20,8 @@ from autoadapt.contracts.signature.observations import Contradiction, Gathering,
 from autoadapt.contracts.signature.specs import TensorSpec, Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.files import write_file
+from autoadapt.printable import is_plain_name, is_python_name, visible
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 
@@ -79,6 +81,18 @@ class Signature(Shown, BaseModel):
     """Where the module is no function of its input, or not the one that is written here."""
     not_finite: tuple[str, ...] = ()
     """Outputs that held NaN or infinity in a real run."""
+
+    @model_validator(mode="after")
+    def _printable(self) -> Signature:
+        faults = [] if is_plain_name(self.name) else [Mismatch("name", "one printable line", visible(self.name), "")]
+        faults += [
+            Mismatch(f"inputs.{name}", "the name of an argument", visible(repr(name))[:60], "rename the argument")
+            for name in self.arguments
+            if not is_python_name(name)
+        ]
+        if faults:
+            raise SignatureError("a signature has names that are none", faults)
+        return self
 
     @classmethod
     def parse(
@@ -144,8 +158,12 @@ class Signature(Shown, BaseModel):
         ]
 
     def save(self, path: str | FilePath) -> None:
-        """Write the signature as JSON."""
-        FilePath(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        """Write the signature as JSON.
+
+        Raises:
+            SavingError: The file cannot be written; what was there is as it was.
+        """
+        write_file(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | FilePath) -> Signature:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
+from autoadapt.files import check_place, sweep, temporary_name
 from autoadapt.saving.exporting.comparing import compare
 from autoadapt.saving.exporting.formats import FORMATS, Call, Format
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
@@ -58,7 +59,7 @@ def export(
         SavingError: It is no adapted module.
 
     Example:
-        >>> import torch
+        >>> import tempfile, torch
         >>> from autoadapt.adapting import adapt
         >>> x = torch.zeros(2, 3, 8, 8)
         >>> net = adapt(nn.Conv2d(3, 5, 2, stride=2), like=nn.Conv2d(3, 8, 2, stride=2), inputs=x)
@@ -71,14 +72,17 @@ def export(
     """
     adapted, target = adapted_inside(net, "aa.export"), Path(path)
     made = _Export(adapted, _format_of(target), inputs, size_ranges(adapted.plan, ranges))
+    check_place(target, "path", ExportError)
+    sweep(target.parent, target.name)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder, quiet(), _no_logs():
-            written = Path(folder) / target.name
+        with _folder_beside(target) as folder, quiet(), _no_logs():
+            written = folder / target.name
             made.write(written, opset_version)
             compared = compare(made.session, made.format, written, made.ranges, made.example, tolerance)
-            files = sorted(Path(folder).iterdir())
-            for file in files:  # weights of more than 2 GB stand beside an ONNX file
+            files = sorted(folder.iterdir(), key=lambda file: file == written)
+            for file in files:  # weights of more than 2 GB stand beside an ONNX file, which says so and comes last
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
                 os.replace(file, target.parent / file.name)
     except OSError as error:
         fault = Mismatch(str(target), "a path that can be written to", f"{type(error).__name__}: {error.strerror}")
@@ -94,6 +98,17 @@ def export(
         compared=tuple(compared),
         runtime=made.format.runtime,
     )
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A folder for a while on the file system of a file; what a kill leaves of it is swept at the next export."""
+    folder = target.parent / temporary_name(target.name, "export")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _format_of(path: Path) -> Format:

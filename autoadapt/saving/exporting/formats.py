@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,9 @@ def program_of(call: Call) -> torch.export.ExportedProgram:
 
 
 def _write_program(call: Call, path: Path) -> None:
-    torch.export.save(program_of(call), path)
+    made = io.BytesIO()  # written by torch itself, a full disk would end the process
+    torch.export.save(program_of(call), made)
+    path.write_bytes(made.getbuffer())
 
 
 def _load_program(path: Path) -> Runner:
@@ -125,7 +128,9 @@ def _write_script(call: Call, path: Path) -> None:
     traced = torch.jit.trace(  # type: ignore[no-untyped-call]
         call.module, call.positional or None, strict=False, check_trace=False, **given
     )
-    torch.jit.save(traced, path)
+    made = io.BytesIO()  # as above
+    torch.jit.save(traced, made)
+    path.write_bytes(made.getbuffer())
 
 
 def _load_script(path: Path) -> Runner:

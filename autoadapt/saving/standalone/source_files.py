@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import keyword
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,17 @@ from torch import nn
 
 from autoadapt.adapting import layers
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.adapting.building.expressions import INDENT, WIDTH, Expression, Text, constant, group, lines_of, quoted
+from autoadapt.adapting.building.expressions import (
+    INDENT,
+    WIDTH,
+    Expression,
+    Text,
+    constant,
+    group,
+    lines_of,
+    prose,
+    quoted,
+)
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
 from autoadapt.adapting.operations import Channels, Project
@@ -20,7 +31,7 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.contracts import leaves
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
-from autoadapt.saving.files import write_all
+from autoadapt.files import check_place, write_file
 from autoadapt.saving.module_states import facts_of, frozen_parts
 from autoadapt.saving.standalone.annotations import annotation, argument_annotation
 from autoadapt.saving.standalone.inlining import import_lines, inlined, names_in
@@ -58,10 +69,11 @@ def to_source(net: nn.Module, path: str | Path | None = None) -> str:
                 output: torch.Tensor = self.adapters["output"](features)
                 return output
     """
+    if path is not None:
+        check_place(path, "path")
     text = _File(adapted_inside(net, "aa.to_source")).text()
     if path is not None:
-        path = Path(path)
-        write_all(path.parent, {path.name: lambda made: made.write_text(text, encoding="utf-8")})
+        write_file(path, text)
     return text
 
 
@@ -100,7 +112,7 @@ class _File:
         left = facts_of(self._net)[1]
         if left:
             lines += ["", f"Not in this file: {', '.join(left)}."]
-        return '"""' + "\n".join(lines).replace("\\", "/").replace('"""', "'''") + '\n"""'
+        return f'"""{prose(chr(10).join(lines))}\n"""'
 
     def _backbone(self) -> str:
         backbone = self._net.get_submodule("backbone")
@@ -118,7 +130,7 @@ class _File:
     def _class(self) -> Iterator[str]:
         plan = self._plan
         yield "class Adapted(nn.Module):"
-        yield f'    """{plan.source.name} that speaks like {plan.target.name}."""'
+        yield f'    """{prose(" ".join(f"{plan.source.name} that speaks like {plan.target.name}.".split()))}"""'
         yield ""
         yield "    def __init__(self, backbone: nn.Module) -> None:"
         yield "        super().__init__()"
@@ -150,8 +162,13 @@ class _File:
         yield from _frozen(self._net, room)
         facts, _ = facts_of(self._net)
         for name, fact in facts.items():
-            if fact.form == "value":
-                yield from lines_of(f"self.{name} = ", constant(rebuild(fact.value, [])), "", room)
+            value = constant(rebuild(fact.value, []))
+            if fact.form == "value" and _is_attribute(name):
+                yield from lines_of(f"self.{name} = ", value, "", room)
+            elif fact.form == "value":
+                yield from lines_of(
+                    "", group("setattr(", [("", Text("self")), ("", Text(quoted(name))), ("", value)], ")"), "", room
+                )
 
     def _forward(self) -> Iterator[str]:
         tree = self._plan.target.outputs.tree
@@ -180,7 +197,8 @@ class _File:
             if found in (getattr(layers, name, None), getattr(leaves, name, None)):
                 continue
             real = found.__qualname__.partition(".")[0]
-            if found.__module__ == "__main__" or "<locals>" in found.__qualname__:
+            parts = [*found.__module__.split("."), *found.__qualname__.split(".")]
+            if found.__module__ == "__main__" or not all(map(_is_attribute, parts)):
                 remedy = "define it at the top of a module that can be imported"
                 faults.append(Mismatch(found.__qualname__, "a class that a file can import", type_path(found), remedy))
                 continue
@@ -189,6 +207,10 @@ class _File:
         if faults:
             raise SavingError("the outputs are of a class that no file can import", faults)
         return lines
+
+
+def _is_attribute(name: str) -> bool:
+    return name.isidentifier() and not keyword.iskeyword(name)
 
 
 def _typing_note(module: str) -> str:

@@ -1,0 +1,234 @@
+"""Files: every file of the package is written here, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from autoadapt.errors import AdaptError, Mismatch, SavingError
+
+__all__ = ["check_place", "file_hash", "kept_copies", "sweep", "temporary_name", "write_all", "write_file"]
+
+Content: TypeAlias = str | bytes | Callable[[Path], object]
+"""A text, bytes, or what writes a file to a path."""
+
+_DAY = 24 * 3600.0
+
+
+def write_file(path: str | Path, content: Content) -> None:
+    """Write a file whole: beside its place first, then moved there; on any failure what was there is as it was.
+
+    Args:
+        path: Its folder is made where there is none. What is no plain file, such as `/dev/stdout`, is written to.
+        content: What to write.
+
+    Raises:
+        SavingError: It cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(f"{folder}/notes/a.txt", "whole")
+        ...     print(Path(folder, "notes", "a.txt").read_text())
+        whole
+    """
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file() and not real.is_dir():
+        with _explained(Path(path)):
+            _fill(real, content)
+        return
+    write_all(real.parent, {real.name: content})
+
+
+def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
+    """Write several files into a folder; on any failure it is as it was.
+
+    Each is written under another name and flushed to the disk; then they take their places in the order given. Until
+    the last has done so the older files are kept beside it under names that `kept_copies` finds: killed before, the
+    folder still holds all that was there.
+
+    Args:
+        folder: Made where it does not exist.
+        contents: What to write, by the name of the file; the one that says what the others are comes last.
+
+    Raises:
+        SavingError: The folder cannot be written to.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_folders(folder, contents)
+        made = {name: folder / temporary_name(name, "new") for name in contents}
+        try:
+            for name, content in contents.items():
+                _write_beside(made[name], folder / name, content)
+            _put_in_place(folder, made)
+        finally:
+            for path in made.values():
+                path.unlink(missing_ok=True)
+        for name in contents:
+            sweep(folder, name)
+
+
+def check_place(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:
+    """Make sure that a file can be written, before any work is done for it; its folder is made.
+
+    Args:
+        path: Where the file is to go.
+        argument: What the caller calls it.
+        error: What to raise.
+
+    Raises:
+        AdaptError: It cannot be written.
+    """
+    real, said = Path(os.path.realpath(path)), ""
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        if real.is_dir():
+            said = "a folder"
+        elif real.exists() and not real.is_file():
+            said = "" if os.access(real, os.W_OK) else "no permission to write to it"
+        else:
+            tried = real.with_name(temporary_name(real.name, "new"))
+            tried.touch(exist_ok=False)
+            tried.unlink()
+    except (OSError, ValueError) as found:
+        said = _reason(found)
+    if said:
+        fault = Mismatch(argument, "a file that can be written", f"{path}: {said}", "name another place")
+        raise error(f"{argument} cannot be written, and nothing was done", [fault])
+
+
+def temporary_name(name: str, kind: str) -> str:
+    """A hidden name for what stands beside a file for a while; it says whose it is, so that `sweep` can tell."""
+    return f".{name[:150]}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}"
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what killed processes have left beside a file: of processes that are no more, or older than a day."""
+    for path in folder.glob(f".{_escaped(name[:150])}.*-*-*.*"):
+        host, pid = [*path.name.rsplit(".", 2)[-2].split("-"), "", ""][:2]
+        with contextlib.suppress(OSError):
+            old = time.time() - path.lstat().st_mtime > _DAY
+            if old or (host == _host() and pid.isdigit() and not _runs(int(pid))):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def kept_copies(path: Path) -> Iterator[Path]:
+    """Older versions of a file that were still kept when a process was killed while it wrote several files."""
+    yield from sorted(path.parent.glob(f".{_escaped(path.name[:150])}.*-*-*.old"))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        found = hashlib.sha256()
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _write_beside(made: Path, place: Path, content: Content) -> None:
+    """Write a file that is to take a place, flushed to the disk, with the permissions of what is there or the usual."""
+    made.touch(exist_ok=False)
+    mode = (place if place.exists() else made).stat().st_mode & 0o777
+    _fill(made, content)
+    with made.open("rb+") as file:
+        os.fsync(file.fileno())
+    made.chmod(mode)
+
+
+def _fill(path: Path, content: Content) -> None:
+    if callable(content):
+        content(path)
+        return
+    with path.open("wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+
+
+def _refuse_folders(folder: Path, names: Mapping[str, object]) -> None:
+    for name in names:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(0, f"`{name}` is a folder")
+
+
+def _put_in_place(folder: Path, made: Mapping[str, Path]) -> None:
+    """Move new files over the old ones; if one of them cannot be moved, put all old ones back."""
+    several = len(made) > 1
+    kept: dict[str, Path] = {}
+    done: list[str] = []
+    try:
+        for name in made:
+            if several and (folder / name).exists():
+                kept[name] = folder / temporary_name(name, "old")
+                _keep(folder / name, kept[name])
+        for name, path in made.items():
+            done.append(name)
+            path.replace(folder / name)
+            _flush(folder)
+    except BaseException:
+        for name in done if several else ():
+            if name in kept:
+                kept[name].replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
+    finally:
+        for path in kept.values():
+            path.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Let the names in a folder reach the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _keep(path: Path, other: Path) -> None:
+    """A second name for a file, or a copy where the file system has no such thing."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
+@contextlib.contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        fault = Mismatch(str(place), "a place that can be written to", _reason(error), "free space, or another place")
+        raise SavingError(f"{place} could not be written; what was there is as it was", [fault]) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
