@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from safetensors import SafetensorError
+
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 
 __all__ = ["check_place", "file_hash", "kept_copies", "sweep", "temporary_name", "write_all", "write_file"]
@@ -40,12 +42,12 @@ def write_file(path: str | Path, content: Content) -> None:
         ...     print(Path(folder, "notes", "a.txt").read_text())
         whole
     """
-    real = Path(os.path.realpath(path))
-    if real.exists() and not real.is_file() and not real.is_dir():
-        with _explained(Path(path)):
+    with _explained(Path(path)):
+        real = Path(os.path.realpath(path))
+        if real.exists() and not real.is_file() and not real.is_dir():
             _fill(real, content)
-        return
-    write_all(real.parent, {real.name: content})
+        else:
+            write_all(real.parent, {real.name: content})
 
 
 def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
@@ -88,8 +90,9 @@ def check_place(path: str | Path, argument: str, error: type[AdaptError] = Savin
     Raises:
         AdaptError: It cannot be written.
     """
-    real, said = Path(os.path.realpath(path)), ""
+    said = ""
     try:
+        real = Path(os.path.realpath(path))
         real.parent.mkdir(parents=True, exist_ok=True)
         if real.is_dir():
             said = "a folder"
@@ -147,7 +150,10 @@ def _write_beside(made: Path, place: Path, content: Content) -> None:
 
 def _fill(path: Path, content: Content) -> None:
     if callable(content):
-        content(path)
+        try:
+            content(path)
+        except SafetensorError as error:  # its only word for a full disk
+            raise OSError(0, str(error)) from error
         return
     with path.open("wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())

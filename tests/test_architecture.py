@@ -19,6 +19,7 @@ ORDER = [
     "errors",
     "versions",
     "files",
+    "reading",
     "showing",
     "contracts",
     "weights",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,13 @@ from typing import Any
 
 from autoadapt.assembly.python_documents import Keys, read_python
 from autoadapt.errors import AssemblyError, Mismatch
+from autoadapt.reading import read_json, read_text
 
 __all__ = ["Document", "Keys", "read_document", "yaml_package"]
 
+_MOST_BYTES = 1 << 20
+_DEEPEST = 50
+_LONGEST_NUMBER = 40
 _MOST_NODES = 10_000  # aliases of aliases can grow without bound
 
 
@@ -84,11 +87,8 @@ def yaml_package() -> ModuleType:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fault = Mismatch(str(path), "a YAML, JSON or Python file", str(error), "check the path and the working folder")
-        raise AssemblyError(f"{path} cannot be read", [fault]) from error
+    remedy = "check the path and the working folder"
+    return read_text(path, "a YAML, JSON or Python file", remedy, AssemblyError, most=_MOST_BYTES)
 
 
 def _plain(value: object, keys: Keys, above: list[int]) -> Any:
@@ -117,7 +117,14 @@ def _recursive(where: str) -> AssemblyError:
 
 def _parsed(text: str, name: str, folder: Path) -> Document:
     yaml = yaml_package()
-    loader = yaml.SafeLoader(text)
+    if len(text) > _MOST_BYTES:
+        fault = Mismatch(name, f"at most {_MOST_BYTES:,} characters", f"{len(text):,}", "leave out what is no config")
+        raise AssemblyError("the config is too large", [fault])
+    try:
+        _check_depth(yaml, text, name)
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:
+        return _parsed_json(text, name, folder, error)
     try:
         node = loader.get_single_node()
         reader = _Reader(loader)
@@ -135,10 +142,27 @@ def _parsed(text: str, name: str, folder: Path) -> Document:
     return Document(data, reader.lines, folder)
 
 
+def _check_depth(yaml: ModuleType, text: str, name: str) -> None:
+    """Refuse what is nested too deeply or has too many entries, before it is composed."""
+    depth = count = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        kind = type(event).__name__
+        count += kind in ("ScalarEvent", "AliasEvent")
+        depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
+        depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
+        if depth > _DEEPEST or count > 2 * _MOST_NODES:
+            where = f"{name} (line {event.start_mark.line + 1})"
+            fault = Mismatch(where, f"at most {_DEEPEST} levels and {_MOST_NODES} entries", "more", "a simpler config")
+            raise AssemblyError("the config is too large", [fault])
+
+
 def _parsed_json(text: str, name: str, folder: Path, error: Exception) -> Document:
     """JSON that YAML cannot read (tabs); else what was wrong with the YAML."""
     try:
-        return Document(json.loads(text), {}, folder)
+        data = read_json(text)
+        if not isinstance(data, dict):
+            raise ValueError("no mapping")
+        return Document(_plain(data, (), []), {}, folder)
     except ValueError:
         mark = getattr(error, "problem_mark", None)
         where = f"{name} (line {mark.line + 1})" if mark is not None else name
@@ -192,6 +216,11 @@ class _Reader:
         if node.tag == "tag:yaml.org,2002:timestamp":
             return node.value
         self._refuse_tag(node, keys, *plain)
+        if len(node.value) > _LONGEST_NUMBER and node.tag in {f"tag:yaml.org,2002:{name}" for name in ("int", "float")}:
+            said = f"{len(node.value):,} characters"
+            fault = Mismatch(self._where(keys, node), f"a number of at most {_LONGEST_NUMBER}", said, "a shorter one")
+            self.faults.append(fault)
+            return 0
         return self._loader.construct_object(node) if node.tag in plain else node.value
 
     def _refuse_tag(self, node: Any, keys: Keys, *plain: str) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.reading import one_line, read_json, read_text
 from autoadapt.sources.origins import Verb
 from autoadapt.versions import VERSION, version_key
 
@@ -144,8 +145,8 @@ class Config(_Frozen):
             raise SavingError(f"{path} was changed after it was saved", [fault])
         try:
             return cls.model_validate(content)
-        except (ValidationError, AdaptError) as error:
-            found = str(error).splitlines()[-1] if isinstance(error, AdaptError) else _first_fault(error)
+        except (ValidationError, AdaptError, RecursionError, ValueError) as error:
+            found = _first_fault(error) if isinstance(error, ValidationError) else str(error).splitlines()[-1]
             fault = Mismatch(str(path), f"a config of schema version {SCHEMA}", found, "aa.save(net, folder)")
             raise SavingError(f"{path} is malformed", [fault]) from error
 
@@ -180,16 +181,15 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         near = sorted(str(found.parent) for found in path.parent.glob(f"*/{CONFIG}"))[:3]
         remedy = "\n".join(f'aa.restore("{folder}")' for folder in near) or f'aa.save(net, "{path.parent}")'
         fault = Mismatch(str(path), "a folder that aa.save wrote", f"no {CONFIG}", remedy)
-        raise SavingError(f"nothing is saved in {path.parent}", [fault]) from error
-    except (OSError, ValueError) as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        fault = Mismatch(str(path), "JSON", said, "copy or save it again")
+        raise SavingError(f"nothing is saved in {path.parent}", [fault])
+    try:
+        content = read_json(read_text(path, "JSON", "copy or save it again", SavingError))
+    except ValueError as error:
+        fault = Mismatch(str(path), "JSON", one_line(error), "copy or save it again")
         raise SavingError(f"{path} cannot be read", [fault]) from error
     return content if isinstance(content, dict) else {}
 

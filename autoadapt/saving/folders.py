@@ -148,6 +148,8 @@ class _Written:
         try:
             save_file(_apart(self._tensors), path, metadata={"format": "pt"})
         except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+            if "I/O error" in str(error):
+                raise
             fault = Mismatch(
                 WEIGHTS, "tensors that safetensors can hold", str(error).splitlines()[0], "net.to(float32)"
             )

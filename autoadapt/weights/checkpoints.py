@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -30,6 +31,7 @@ _PREFERENCE = (
     "teacher", "student", "ema", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema",
 )  # fmt: skip
 _DEPTH = 5
+_MOST_CONTAINERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -198,17 +200,27 @@ def _describe(content: Any) -> str:
     return f"a dict of {', '.join(f'{n} {kind}' for kind, n in kinds.items())}: {keys}"
 
 
-def _containers(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All mappings that hold tensors under text keys, by their dotted paths."""
+def _containers(
+    content: Any, path: str = "", depth: int = 0, count: Iterator[int] | None = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All mappings that hold tensors under text keys, by their dotted paths.
+
+    Raises:
+        TransferError: There are too many; dicts that hold each other can say more than any file has room for.
+    """
+    count = itertools.count(1) if count is None else count
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping) or depth > _DEPTH or not all(isinstance(key, str) for key in content):
         return
+    if next(count) > _MOST_CONTAINERS:
+        fault = Mismatch(path, f"at most {_MOST_CONTAINERS:,} containers", "more", "transfer(the state dict, ...)")
+        raise TransferError("the checkpoint has too many containers", [fault])
     if _count(content):
         yield path, content
     for key, value in content.items():
         if not isinstance(value, Tensor):
-            yield from _containers(value, f"{path}.{key}" if path else key, depth + 1)
+            yield from _containers(value, f"{path}.{key}" if path else key, depth + 1, count)
 
 
 def _count(container: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.reading import read_json, read_text
 from autoadapt.weights.memory import PIECE_BYTES, Bytes
 from autoadapt.weights.tensor_specs import Spec
 
@@ -125,19 +126,33 @@ def open_shards(path: Path) -> Shards | None:
 
 
 def _shard_files(index: Path) -> list[Path]:
+    text = read_text(index, 'JSON with a "weight_map"', "copy or download it again", SourceError)
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(map(_shard_name, read_json(text)["weight_map"].values())))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         fault = Mismatch(str(index), 'JSON with a "weight_map"', f"{type(error).__name__}: {error}")
         raise SourceError("the index of the shards cannot be read", [fault]) from error
+    if len(names) > _MOST_SHARDS:
+        fault = Mismatch(str(index), f"at most {_MOST_SHARDS:,} shards", f"{len(names):,}")
+        raise SourceError("the index names too many files", [fault])
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
-        fault = Mismatch(str(index), "shards beside the index", ", ".join(outside))
+        fault = Mismatch(str(index), "shards beside the index", ", ".join(outside[:8]))
         raise SourceError("the index names files elsewhere", [fault])
     missing = [Mismatch(str(index.parent / n), "a shard", "no file") for n in names if not (index.parent / n).is_file()]
     if missing:
-        raise SourceError(f"shards are missing, {len(missing)} of {len(names)}", missing)
+        raise SourceError(f"shards are missing, {len(missing)} of {len(names)}", missing[:8])
     return [index.parent / name for name in names]
+
+
+_MOST_SHARDS = 10_000
+
+
+def _shard_name(value: object) -> str:
+    """The name of a shard, which is no index again."""
+    if not isinstance(value, str) or value.endswith(".json") or "\0" in value or len(value) > 255:
+        raise ValueError(f"{str(value)[:60]!r} names no file of weights")
+    return value
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -234,7 +249,7 @@ def _places(file: Path) -> list[_Place]:
         with safe_open(file, "pt"):  # checks the whole header: sizes, overlaps, the end of the file
             version = _Version(file, _stamp(file.stat()))
             return sorted(_read_header(version), key=lambda place: place.start)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError("the file is damaged", [_damaged(file, "safetensors", error)]) from error
 
 
@@ -267,13 +282,24 @@ def load_pickle(path: Path) -> Any:
     _refuse_text(path)
     mapped = zipfile.is_zipfile(path)
     if mapped:
-        _refuse_program(path)
+        _check_archive(path)
     try:
         with _without_hints():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        OSError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
 
 
@@ -307,8 +333,17 @@ def _refuse_text(path: Path) -> None:
         raise SourceError("the file holds no weights", [Mismatch(str(path), "weights", found, remedy)])
 
 
-def _refuse_program(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
+def _check_archive(path: Path) -> None:
+    """Refuse programs, and what torch does not write: compressed entries grow without bound when they are read."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
+    with archive:
+        packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            fault = Mismatch(str(path), "entries as torch writes them", f"compressed ones: {packed[0][:60]}", _EXPORT)
+            raise SourceError("the file is compressed inside", [fault])
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             fault = Mismatch(str(path), "tensors and plain containers", "a TorchScript program", _EXPORT)
             raise SourceError("the file needs code to load", [fault])

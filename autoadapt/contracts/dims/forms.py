@@ -13,10 +13,16 @@ in structure (`H + floor(H/2)` and `floor(3*H/2)`): `equality` decides those.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
+
+from autoadapt.errors import Mismatch, SignatureError
+
+MOST_TERMS = 512
+MOST_FACTORS = 12
+"""Sizes of real networks have a few terms of a few factors; the work of comparing them grows fast."""
 
 __all__ = ["Atom", "Axis", "Floor", "Form", "Max", "Monomial", "evaluate"]
 
@@ -116,6 +122,7 @@ class Form:
     def collect(cls, terms: Iterable[tuple[Monomial, int]]) -> Form:
         """The form of a sum of terms, like ones merged."""
         total: dict[Monomial, int] = {}
+        terms = _within_limits(terms)
         for monomial, coefficient in terms:
             total[monomial] = total.get(monomial, 0) + coefficient
         kept = [(monomial, coefficient) for monomial, coefficient in total.items() if coefficient]
@@ -187,6 +194,15 @@ class Form:
             case _:
                 outer = Max(low, inner)
         return Form.atom(outer) + Form.of(self.constant)
+
+
+def _within_limits(terms: Iterable[tuple[Monomial, int]]) -> Iterator[tuple[Monomial, int]]:
+    """Terms, as long as they are not more than any real size has."""
+    for count, (monomial, coefficient) in enumerate(terms, 1):
+        if count > MOST_TERMS or len(monomial) > MOST_FACTORS:
+            expected = f"at most {MOST_TERMS} terms of {MOST_FACTORS} factors"
+            raise SignatureError("a dim is too long", [Mismatch("dim", expected, "more", "a dim of fewer terms")])
+        yield monomial, coefficient
 
 
 def _monomial_key(monomial: Monomial) -> Key:

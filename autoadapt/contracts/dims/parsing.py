@@ -21,6 +21,7 @@ RESERVED = ("ceil", "floor", "max")
 
 TOKEN = re.compile(r"\s*(?:(?P<integer>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z_0-9]*)|(?P<sign>//|[-+*/(),]))")
 DEEPEST = 50
+LONGEST_TEXT = 2000
 LONGEST_INTEGER = 18
 
 
@@ -34,6 +35,9 @@ def parse_form(text: str) -> Form:
     Raises:
         SignatureError: The text is no dim; the column where it stops being one is named.
     """
+    if len(text) > LONGEST_TEXT:
+        fault = Mismatch(f"{text[:20]!r}...", f"at most {LONGEST_TEXT} characters", f"{len(text):,}", "a shorter dim")
+        raise SignatureError("a dim is too long", [fault])
     reader = _Reader(text, _tokens(text))
     form = reader.sum()
     if reader.kind != "end":

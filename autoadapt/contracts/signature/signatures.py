@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.files import write_file
 from autoadapt.printable import is_plain_name, is_python_name, visible
+from autoadapt.reading import read_json, read_text
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 
@@ -172,15 +173,13 @@ class Signature(Shown, BaseModel):
         Raises:
             SignatureError: There is no such file, or it holds no signature.
         """
+        text = read_text(FilePath(path), "a signature file (JSON)", "Signature.save(path)", SignatureError)
         try:
-            text = FilePath(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            fault = Mismatch(str(path), "a signature file (JSON)", str(error), "Signature.save(path)")
-            raise SignatureError(f"{path} cannot be read", [fault]) from error
-        try:
-            return cls.model_validate_json(text)
-        except (ValidationError, SignatureError) as error:
+            read = cls.model_validate_json(text)
+        except (ValidationError, SignatureError, RecursionError, ValueError) as error:
             raise _corrupt(path, text, error) from error
+        _refuse_large(path, read)
+        return read
 
     @field_serializer("filled", "value_ranges", "axes")
     def _ordered(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -218,6 +217,25 @@ class Signature(Shown, BaseModel):
         return columns(notes)
 
 
+MOST_VALUES = 1 << 31
+"""Of an input at the probed sizes: what is invented for it has to fit into memory."""
+
+
+def _refuse_large(path: str | FilePath, read: Signature) -> None:
+    """Refuse examples that nobody could run."""
+    faults = []
+    for name, spec in read.inputs.items():
+        try:
+            count = math.prod(spec.shape(read.sizes()))
+        except KeyError:
+            continue
+        if count > MOST_VALUES:
+            shown = ", ".join(f"{axis}={size}" for axis, size in read.sizes().items())
+            faults.append(Mismatch(name, f"at most {MOST_VALUES:,} values at the example", f"{count:,} ({shown})"))
+    if faults:
+        raise SignatureError(f"{path} has an example that is too large to run", faults)
+
+
 def _unusual(spec: TensorSpec) -> str:
     """Where cells lie, in input cells, where that is neither as padded stems have it (0) nor as patches do."""
     told = {str(one): one.axis for one in spec.centres if one.first not in (0, (one.step - 1) / 2)}
@@ -231,11 +249,13 @@ def _bracketed(path: str) -> str:
 
 def _corrupt(path: str | FilePath, text: str, error: Exception) -> SignatureError:
     try:
-        read = json.loads(text)
+        read = read_json(text)
     except ValueError:
         reason = "not JSON"
     else:
         version = read.get("schema_version") if isinstance(read, dict) else None
-        reason = str(error).splitlines()[-1] if version == 1 else f"schema version {version!r}"
+        reason = (
+            (str(error).splitlines() or ["nested too deeply"])[-1] if version == 1 else f"schema version {version!r}"
+        )
     fault = Mismatch(str(path), "a signature of schema version 1", reason, "aa.capture(module, x).save(path)")
     return SignatureError(f"{path} holds no signature", [fault])

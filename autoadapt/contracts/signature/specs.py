@@ -96,6 +96,15 @@ class TensorSpec(_Frozen):
             raise SignatureError("unknown dtype", [Mismatch(name, known, name, _did_you_mean(name, DTYPES))])
         return name
 
+    @field_validator("dims")
+    @classmethod
+    def _possible(cls, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        negative = [str(dim) for dim in dims if dim.constant is not None and dim.constant < 0]
+        if negative:
+            fault = Mismatch(negative[0], "a size of 0 or more", negative[0])
+            raise SignatureError("a tensor has no negative size", [fault])
+        return dims
+
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
         """Read `dtype[dims] role = path`; role and path may be left out.
@@ -186,6 +195,10 @@ class Values(_Frozen):
             Mismatch(path, "one tensor of this path", "several whose paths read alike", "give each a key of its own")
             for path in alike(self.tree)
         ]
+        count = len(paths(self.tree))
+        if count != len(self.leaves):
+            fault = Mismatch("leaves", f"{count}, one for each tensor of the tree", str(len(self.leaves)))
+            raise SignatureError("the tensors do not fit their containers", [fault])
         if faults:
             raise SignatureError(f"two tensors are both called `{faults[0].where}`", faults)
         return self

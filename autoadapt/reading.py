@@ -1,0 +1,67 @@
+"""Reading: texts and JSON of strangers, within limits that are checked before any work."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.printable import visible
+
+__all__ = ["MOST_BYTES", "one_line", "read_json", "read_text"]
+
+MOST_BYTES = 64 << 20
+"""Of a text file, unless its reader says less."""
+
+
+def read_text(path: Path, expected: str, remedy: str, error: type[AdaptError], *, most: int = MOST_BYTES) -> str:
+    """The text of a plain file.
+
+    Args:
+        path: The file.
+        expected: What should be there, for the error.
+        remedy: What to do where it is not.
+        error: What to raise.
+        most: Bytes that it may have.
+
+    Raises:
+        AdaptError: It is no plain file, larger than that, or no text.
+    """
+    said = ""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            said = "no plain file but a pipe or a device"
+        elif found.st_size > most:
+            said = f"{found.st_size:,} bytes, and at most {most:,} are read"
+        else:
+            return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as raised:
+        said, cause = one_line(raised), raised
+        raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)]) from cause
+    raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)])
+
+
+def read_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, nested too deeply, or has an integer of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a line.
+
+    Example:
+        >>> one_line(ValueError("first\\nsecond"))
+        'ValueError: first'
+    """
+    lines = str(error).splitlines()
+    return visible(f"{type(error).__name__}: {lines[0] if lines else ''}")[:300]
