@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -146,7 +147,8 @@ class Config(_Frozen):
         try:
             return cls.model_validate(content)
         except (ValidationError, AdaptError, RecursionError, ValueError) as error:
-            found = _first_fault(error) if isinstance(error, ValidationError) else str(error).splitlines()[-1]
+            found = error.summary if isinstance(error, AdaptError) else one_line(error)
+            found = _first_fault(error) if isinstance(error, ValidationError) else found
             fault = Mismatch(str(path), f"a config of schema version {SCHEMA}", found, "aa.save(net, folder)")
             raise SavingError(f"{path} is malformed", [fault]) from error
 
@@ -181,8 +183,9 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        near = sorted(str(found.parent) for found in path.parent.glob(f"*/{CONFIG}"))[:3]
+    if not os.path.exists(path):
+        beside = path.parent.glob(f"*/{CONFIG}") if os.path.isdir(path.parent) else ()
+        near = sorted(str(found.parent) for found in beside)[:3]
         remedy = "\n".join(f'aa.restore("{folder}")' for folder in near) or f'aa.save(net, "{path.parent}")'
         fault = Mismatch(str(path), "a folder that aa.save wrote", f"no {CONFIG}", remedy)
         raise SavingError(f"nothing is saved in {path.parent}", [fault])

@@ -194,7 +194,12 @@ def _arguments(config: Config) -> str:
     source, given = config.source, ""
     if source is None or config.weights.scope == "adapters":
         given += f", new={source.call() if source is not None else 'backbone'}"
-    names = [container.type for container in plan_classes(config.plan) if not is_trusted(container)]
+    imported = {"torch", re.split(r"[.:]", config.backbone)[0]}
+    names = [
+        container.type
+        for container in plan_classes(config.plan)
+        if not is_trusted(container) or re.split(r"[.:]", container.type)[0] not in imported
+    ]
     if source is not None and config.weights.scope == "all" and source.name.partition(":")[0] not in schemes():
         names.append(source.name)
     packages = sorted({name if name.endswith(".pt2") else re.split(r"[.:]", name)[0] for name in names})

@@ -340,13 +340,13 @@ def _check_archive(path: Path) -> None:
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
     with archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            fault = Mismatch(str(path), "tensors and plain containers", "a TorchScript program", _EXPORT)
+            raise SourceError("the file needs code to load", [fault])
         packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
         if packed:
             fault = Mismatch(str(path), "entries as torch writes them", f"compressed ones: {packed[0][:60]}", _EXPORT)
             raise SourceError("the file is compressed inside", [fault])
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            fault = Mismatch(str(path), "tensors and plain containers", "a TorchScript program", _EXPORT)
-            raise SourceError("the file needs code to load", [fault])
 
 
 def _refusal(path: Path, error: Exception) -> SourceError:

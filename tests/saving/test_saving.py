@@ -236,15 +236,19 @@ def test_classes_of_outputs_need_the_callers_word(container, tmp_path):
 FRESH = """
 import sys, torch, autoadapt as aa
 assert not any(name.partition(".")[0] in ("timm", "transformers", "torchvision") for name in sys.modules)
-net = aa.restore(sys.argv[1])
+try:
+    aa.restore(sys.argv[1])
+except aa.SavingError as error:  # nothing is imported because a file names it
+    assert error.mismatches[0].remedy == 'allow=["transformers"]', error
+net = aa.restore(sys.argv[1], allow=["transformers"])
 x = torch.load(sys.argv[2], weights_only=True)
 torch.save(list(net(x).feature_maps), sys.argv[3])
 """
 
 
-def test_another_process_restores_it_without_being_told_of_any_class(tmp_path):
+def test_another_process_restores_it_once_it_is_told_whose_classes_may_be_imported(tmp_path):
     one = made("a class of transformers")
-    aa.save(one.net, tmp_path / "net")
+    assert aa.save(one.net, tmp_path / "net").call == f'aa.restore("{tmp_path / "net"}", allow=["transformers"])'
     torch.save(one.inputs[0], tmp_path / "x.pt")
     command = [sys.executable, "-c", FRESH, tmp_path / "net", tmp_path / "x.pt", tmp_path / "y.pt"]
     subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True)

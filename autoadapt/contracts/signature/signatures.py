@@ -92,7 +92,11 @@ class Signature(Shown, BaseModel):
             if not is_python_name(name)
         ]
         if faults:
-            raise SignatureError("a signature has names that are none", faults)
+            is_of_argument = faults[-1].where != "name"
+            what = (
+                "an argument has a name that Python does not allow" if is_of_argument else "a name is no printable line"
+            )
+            raise SignatureError(what, faults)
         return self
 
     @classmethod
