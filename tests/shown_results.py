@@ -220,7 +220,7 @@ def hostile() -> aa.Plan:
     """A plan whose modules, inputs and outputs have such names."""
     old = {name: f"f32[B, {8 + i}, ceil(H/4), ceil(W/4)]" for i, name in enumerate(HOSTILE)}
     new = {f"{name}'": f"f32[B, {32 + i}, ceil(H/4), ceil(W/4)]" for i, name in enumerate(HOSTILE)}
-    inputs = {HOSTILE[0]: "f32[B, 3, H, W]"}
+    inputs = {"x": "f32[B, 3, H, W]"}  # arguments have names that Python allows
     source = aa.Signature.parse(new, inputs=inputs, name=HOSTILE[1])
     target = aa.Signature.parse(old, inputs=inputs, name=HOSTILE[2])
     pairs = {name: f"{name}'" for name in HOSTILE}
