@@ -88,6 +88,9 @@ def yaml_package() -> ModuleType:
 
 def _text(path: Path) -> str:
     remedy = "check the path and the working folder"
+    if not path.exists():
+        fault = Mismatch(str(path), "a YAML, JSON or Python file", "no such file", remedy)
+        raise AssemblyError(f"{path} cannot be read", [fault])
     return read_text(path, "a YAML, JSON or Python file", remedy, AssemblyError, most=_MOST_BYTES)
 
 

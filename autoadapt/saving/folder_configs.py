@@ -98,8 +98,8 @@ class Witness(_Frozen):
 class Fact(_Frozen):
     """An attribute that consumers read off the module."""
 
-    form: Literal["value", "method", "feature_info"] = "value"
-    """`method` is called without arguments; `feature_info` is timm's class of that name."""
+    form: Literal["value", "method", "feature_info", "enum"] = "value"
+    """`method` is called without arguments; `feature_info` is timm's class of that name; `enum` a class and a value."""
     value: Tree
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, Said, own_attributes
-from autoadapt.contracts.trees import Container, Tree, flatten, has_opaque, rebuild
+from autoadapt.contracts.trees import Container, Tree, flatten, has_opaque, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.saving.folder_configs import Fact
 
@@ -151,6 +153,9 @@ def _fact(value: Any) -> Fact | None:
     if type(value).__name__ == "FeatureInfo" and type(value).__module__.startswith("timm."):
         tree = _as_data({"info": value.info, "out_indices": value.out_indices})
         return None if tree is None else Fact(form="feature_info", value=tree)
+    if isinstance(value, Enum):
+        tree = _as_data([type_path(type(value)), value.value])
+        return None if tree is None else Fact(form="enum", value=tree)
     tree = _as_data(value)
     return None if tree is None else Fact(value=tree)
 
@@ -180,12 +185,23 @@ def put_facts(net: AdaptedModule, facts: Mapping[str, Fact]) -> None:
             fault = Mismatch(f"facts.{name}", "a plain value under a free name", str(fact)[:60], "aa.save(net, folder)")
             raise SavingError(f"the config says something of `{name}` that cannot be put on a module", [fault])
         value = rebuild(fact.value, [])
-        if fact.form == "feature_info":
+        if fact.form == "enum":
+            setattr(net, name, _member(value))
+        elif fact.form == "feature_info":
             made = _feature_info(value)
             if made is not None:
                 setattr(net, name, made)
         else:
             setattr(net, name, Said(value) if fact.form == "method" else value)
+
+
+def _member(value: Any) -> Any:
+    """Of an enumeration that is imported already; else its plain value."""
+    module, _, kind = str(value[0]).partition(":")
+    found = getattr(sys.modules.get(module), kind, None)
+    if not isinstance(found, type) or not issubclass(found, Enum):
+        return value[1]
+    return next((member for member in found if member.value == value[1]), value[1])
 
 
 def _feature_info(value: Any) -> Any:

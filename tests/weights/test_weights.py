@@ -610,11 +610,7 @@ def test_the_command_refuses_files_without_a_place_before_it_loads(tmp_path: Pat
 there is no place for a file
 --output FOLDER/w.safetensors
   expected  a file of its own
-  found     the checkpoint
---report FOLDER/no/r.json
-  expected  a folder that exists
-  found     no folder
-  try       mkdir -p FOLDER/no"""
+  found     the checkpoint"""
     )
     assert path.read_bytes() == content
     assert equal(snapshot(model), before)

@@ -70,7 +70,7 @@ class Dataflow(TorchFunctionMode):
         self._handles = [
             inner.register_forward_hook(self._hook(name), with_kwargs=True)
             for name, inner in module.named_modules()
-            if name
+            if name and not isinstance(inner, torch.jit.ScriptModule)  # which takes no hooks
         ]
 
     def __exit__(self, *args: Any) -> None:
