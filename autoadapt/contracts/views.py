@@ -233,6 +233,8 @@ def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
             for path in unknown
         ]
         raise CaptureError("a tap does not exist", faults)
+    if any(getattr(hook, "__self__", None) == _Collected(tuple(taps)) for hook in module._forward_hooks.values()):
+        return  # a view of what was tapped so already
     collected = _Collected(tuple(taps))
     for path in dict.fromkeys(path for path, _, _ in taps if path):
         named[path].register_forward_hook(_Collect(collected, path))
@@ -251,6 +253,11 @@ class _Collected:
     def __init__(self, taps: tuple[tuple[str, int, str], ...]) -> None:
         self._taps = taps
         self._calls = leaves.RunningCalls()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Collected) and other._taps == self._taps
+
+    __hash__ = object.__hash__
 
     def begin(self, _module: nn.Module, _args: Any) -> None:
         self._calls.taken.append({})
