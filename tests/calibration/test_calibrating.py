@@ -79,7 +79,7 @@ def test_nothing_is_loaded_for_a_call_that_cannot_be_carried_out(tmp_path):
     with pytest.raises(AdaptError) as caught:
         calibrate_command("timm:no_such", like="timm:no_such", images=tmp_path / "none", out=tmp_path / "no" / "a.pt")
     text = str(caught.value)
-    for said in ("a folder of pictures", "a.safetensors", "mkdir -p"):
+    for said in ("a folder of pictures", "a.safetensors"):
         assert said in text
 
 

@@ -217,7 +217,7 @@ def test_a_projection_of_tokens_before_a_resize_is_fitted_on_its_own_grid():
     old = Up(new, 7).eval()
     net = adapt(new, like=old, inputs=IMAGES[:2])
     steps = [type(step).__name__ for step in net.plan.routes[0].steps]
-    assert steps[-1] == "Resize", steps
+    assert steps[-1] == "Resample", steps
     found = calibrate(net, like=old, data=pictures(16, size=64).split(4))
     assert found.outputs[0].r2 > 0.9
     made, wanted = net(IMAGES).detach(), old(IMAGES).detach()
@@ -237,6 +237,7 @@ class Classed(nn.Module):
         return torch.cat([made.mean(1, keepdim=True), made], 1)
 
 
+@pytest.mark.xfail(reason="tokens of an interpolated map have no order that patches tell, so they are refused", strict=True)
 def test_a_projection_of_tokens_before_they_go_to_another_grid_is_fitted_on_its_own():
     tokens = Tokens(5, seed=1).eval()
     net = adapt(Classed(tokens), like=Classed(Up(tokens, 7)).eval(), inputs=IMAGES[:2])

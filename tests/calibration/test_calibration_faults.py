@@ -119,7 +119,7 @@ def test_a_head_that_raises(late):
 def test_a_head_that_was_never_run():
     old, model = setup()
     text = refused(model.backbone, old.backbone, "head failed", at=None, head=nn.LazyLinear(3), like=old.backbone)
-    assert "run it once, if it has lazy layers" in text
+    assert "run the model once first" in text
 
 
 def test_a_head_without_logits():

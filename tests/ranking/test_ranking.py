@@ -332,7 +332,8 @@ def test_what_a_candidate_itself_raises_is_its_row() -> None:
     found = rank(
         {"raising": Raising(RuntimeError), "fine": Pyramid(2)}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS
     )
-    assert [one.refused for one in found.rows] == ["RuntimeError: out of memory", ""]
+    said = "Raising raises at the given input: expected a forward pass, found RuntimeError: out of memory"
+    assert [one.refused for one in found.rows] == [said, ""]
 
 
 def test_who_stops_a_candidate_again_and_again_may_still_go_on(tmp_path: Path) -> None:
