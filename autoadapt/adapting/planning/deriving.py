@@ -246,8 +246,9 @@ def _lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dila
 
 def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
     if any(isinstance(step, Resample) for step in steps):
-        told = dict(zip(("read at", "made at"), (target.centres, source.spec.centres), strict=True))
-        return "its cells are " + ", ".join(f"{verb} pixels {centres[0]}" for verb, centres in told.items())
+        made = {one.axis: one for one in source.spec.centres}
+        moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
+        return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
     pixels, step = shift(source, factored(target))
     return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""
 
