@@ -154,13 +154,13 @@ finally:
 
 
 @pytest.mark.measures
-def test_the_first_contact_answers_within_five_seconds_of_importing_torch_and_timm() -> None:
+def test_the_first_contact_answers_within_eight_seconds_of_importing_torch_and_timm() -> None:
     done = subprocess.run([sys.executable, "-c", FIRST_CONTACT], capture_output=True, text=True, check=True)
     *table, seconds = done.stdout.splitlines()
     assert table[0] == "VisionTransformer  ->  contract of FeatureListNet (list of 5)"
     assert any("384->2048" in line for line in table)
     assert max(map(len, table)) <= 80
-    assert float(seconds) < 5  # of this process alone: the machine may be busy
+    assert float(seconds) < 8  # of this process alone: the machine may be busy
 
 
 def test_results_are_json_that_reads_back() -> None:
