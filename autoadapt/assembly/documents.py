@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ def yaml_package() -> ModuleType:
 
 def _text(path: Path) -> str:
     remedy = "check the path and the working folder"
-    if not path.exists():
+    if not os.path.exists(path):  # also of a name that no file can have
         fault = Mismatch(str(path), "a YAML, JSON or Python file", "no such file", remedy)
         raise AssemblyError(f"{path} cannot be read", [fault])
     return read_text(path, "a YAML, JSON or Python file", remedy, AssemblyError, most=_MOST_BYTES)

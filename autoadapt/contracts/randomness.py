@@ -83,7 +83,8 @@ def _taking_a_generator(func: Any) -> Any | None:
     names = [argument.name for argument in func._schema.arguments]
     if "generator" in names:
         return func
-    for overload in map(func.overloadpacket.__getattr__, func.overloadpacket.overloads()):
+    packet = func.overloadpacket
+    for overload in (getattr(packet, name) for name in packet.overloads()):  # those that torch keeps: it frees no other
         others = [argument.name for argument in overload._schema.arguments]
         if "generator" in others and [name for name in others if name != "generator"] == names:
             return overload

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -77,6 +78,8 @@ def test_a_half_precision_module_that_raises_at_its_first_call_is_refused(inputs
 
 @pytest.mark.parametrize("kind", [EverySecondForReal, RandomRows, LessAt224])
 def test_shapes_that_break_the_contract_in_a_real_run_are_refused(kind):
+    if kind is RandomRows and threading.active_count() > 1:
+        pytest.skip("other threads run here, so that Python's generator is not put back between probes")
     random.seed(0)
     signature = aa.capture(kind(), X)
     (found,) = signature.contradictions
