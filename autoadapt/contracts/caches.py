@@ -37,7 +37,6 @@ _SHARED_BY_COPIES = (types.FunctionType, functools.partial, functools._lru_cache
 """What `copy.deepcopy` hands on as it is."""
 _HOLDERS = (
     types.SimpleNamespace,
-    threading.local,
     collections.UserDict,
     weakref.WeakKeyDictionary,
     weakref.WeakValueDictionary,
@@ -107,6 +106,8 @@ class OutsideCaches:
                 self._look_into_container(value, depth)
             case tuple():
                 self._later(value, depth + 1)
+            case threading.local():  # its attributes stand with the thread
+                self._later([value.__dict__, type(value)], depth + 1)
             case _ if not _is_foreign(type(value)) or isinstance(value, _HOLDERS):
                 self._later([object.__getattribute__(value, "__dict__"), type(value)], depth + 1)
 

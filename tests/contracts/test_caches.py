@@ -26,8 +26,6 @@ def assert_right(module):
 
 @pytest.mark.parametrize("kind", CACHING)
 def test_old_and_new_model_work_after_they_were_captured_and_adapted(kind):
-    if kind.__name__ == "InThread":
-        pytest.xfail("what `threading.local` keeps is not put back")
     old, new = kind(), kind(6)
     signature = aa.capture(old, X)
     assert str(signature.outputs["output"]) == "f32[B, 4, floor(H/2), floor(W/2)]"
