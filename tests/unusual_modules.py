@@ -612,8 +612,6 @@ class Unusual:
     fails: str = "nothing"
 
 
-_OTHERS = "mended in another branch"
-
 ZOO = [
     Unusual("tuple", Body),
     Unusual("easy dict", answering("Easy", lambda one, two: Attributes(one=one, two=two))),
@@ -658,14 +656,14 @@ ZOO = [
     Unusual("weak reference", HoldsWeakReference),
     Unusual("lambda", HoldsLambda),
     Unusual("refuses to be copied", RefusesToBeCopied, "this module owns a connection"),
-    Unusual("train returns nothing", TrainsToNothing, open=_OTHERS),
+    Unusual("train returns nothing", TrainsToNothing),
     Unusual("keeps its last answer", KeepsLast),
     Unusual("table by size", TableBySize),
-    Unusual("table in an lru_cache", GlobalTable, open=_OTHERS),
+    Unusual("table in an lru_cache", GlobalTable),
     Unusual("cached property", CachedProperty),
-    Unusual("deepcopy returns itself", ReturnsItself, open=_OTHERS),
-    Unusual("frozen norm in training", MixedModes, open=_OTHERS),
-    Unusual("made in inference mode", _in_inference, open=_OTHERS),
+    Unusual("deepcopy returns itself", ReturnsItself),
+    Unusual("frozen norm in training", MixedModes),
+    Unusual("made in inference mode", _in_inference),
     Unusual("works in place", InPlace),
     Unusual("attributes on demand", DynamicAttribute),
     Unusual("takes anything", NoSignature),

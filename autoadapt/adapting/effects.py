@@ -50,7 +50,7 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
             if spec.dims[axis] != source:
                 raise _refused(operation, spec, f"{source} points on axis {axis}")
             dims = (*spec.dims[:axis], Dim(count), *spec.dims[axis + 1 :])
-            return spec.model_copy(update={"dims": dims, "same_as": ""})
+            return spec.with_dims(dims).model_copy(update={"same_as": ""})
         case _:
             if not spec.is_floating and not isinstance(operation, (DropPrefix, Rearrange)):
                 raise _refused(operation, spec, "floating-point values")

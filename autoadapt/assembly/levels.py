@@ -92,7 +92,7 @@ def _natural(spec: TensorSpec, parts: Factored, channels: int) -> TensorSpec:
     spatial = {next(iter(atom.kind)): atom.dim for atoms in parts.atoms for atom in atoms if atom.kind}
     axes = [axis for axis in spatial if axis != "B"]
     dims = (Dim.axis("B"), Dim(channels), *(spatial[axis] for axis in sorted(axes)))
-    return spec if spec.dims == dims else spec.model_copy(update={"dims": dims, "same_as": ""})
+    return spec if spec.dims == dims else spec.with_dims(dims).model_copy(update={"same_as": ""})
 
 
 def stride_of(spec: TensorSpec) -> Fraction | None:
@@ -133,7 +133,7 @@ def with_stride(level: Level, stride: int) -> TensorSpec:
         return level.natural
     axes = sorted({axis for dim in level.natural.dims[2:] for axis in dim.axes})
     dims = (*level.natural.dims[:2], *(Dim.axis(axis).ceildiv(stride) for axis in axes))
-    return level.natural.model_copy(update={"dims": dims, "same_as": ""})
+    return level.natural.with_dims(dims).model_copy(update={"same_as": ""})
 
 
 def cells(spec: TensorSpec, sizes: Mapping[str, int]) -> str:

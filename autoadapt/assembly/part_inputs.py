@@ -148,7 +148,7 @@ def _project(session: Session, name: str, parameter: str, wanted: Sequence[int],
 def _with_channels(spec: TensorSpec, found: int, channels: int) -> TensorSpec:
     axis = next(i for i, dim in enumerate(spec.dims) if dim.constant == found)
     dims = (*spec.dims[:axis], spec.dims[axis] - found + channels, *spec.dims[axis + 1 :])
-    return spec.model_copy(update={"dims": dims, "same_as": ""})
+    return spec.with_dims(dims).model_copy(update={"same_as": ""})
 
 
 def hold_expected(session: Session, name: str, config: PartConfig, given: Sequence[Argument]) -> None:

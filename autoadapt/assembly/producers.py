@@ -146,7 +146,7 @@ class Producer:
             return demand.spec
         given = self.signature.outputs[demand.level.path]
         changed = zip(given.dims, demand.level.spec.dims, demand.spec.dims, strict=True)
-        return given.model_copy(update={"dims": tuple(own if was == want else want for own, was, want in changed)})
+        return given.with_dims([own if was == want else want for own, was, want in changed])
 
     def pick(self, key: str) -> Pick:
         """Where a demand is found when the model runs."""
@@ -208,4 +208,4 @@ def _with_leaves(values: Values, meaning: Mapping[str, Dim]) -> Values:
 
 
 def _substituted(spec: TensorSpec, meaning: Mapping[str, Dim]) -> TensorSpec:
-    return spec.model_copy(update={"dims": tuple(dim.substitute(dict(meaning)) for dim in spec.dims)})
+    return spec.with_dims([dim.substitute(dict(meaning)) for dim in spec.dims])

@@ -81,7 +81,7 @@ def fixed(signature: Signature, axes: Collection[str]) -> Signature:
     chosen: Mapping[str, Dim] = {name: Dim(signature.axes[name].example) for name in axes}
 
     def at(values: Values) -> Values:
-        leaves = [s.model_copy(update={"dims": tuple(dim.substitute(chosen) for dim in s.dims)}) for s in values.leaves]
+        leaves = [spec.with_dims([dim.substitute(chosen) for dim in spec.dims]) for spec in values.leaves]
         return Values(tree=values.tree, leaves=tuple(leaves))
 
     rest = {name: sizes for name, sizes in signature.axes.items() if name not in axes}

@@ -17,9 +17,9 @@ from torch import nn
 
 from autoadapt.assembly import AssembledModel, Config, Registry, assemble, describe, write_yaml
 from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.trees import flatten
 from autoadapt.errors import AssemblyError
 
-NO_CENTRES = pytest.mark.xfail(reason="contracts written into a config carry no centres", strict=False)
 BACKBONES = (
     "timm:resnet18",
     "timm:resnet50, layers: [1, 2, 2, 1]",
@@ -32,7 +32,7 @@ BACKBONES = (
     "timm:regnety_002",
     "timm:densenet121, block_config: [2, 2, 2, 2]",
     "timm:hrnet_w18_small",
-    pytest.param("ResNet_CIFAR", marks=NO_CENTRES),
+    "ResNet_CIFAR",
 )
 
 POOL = """
@@ -93,11 +93,23 @@ def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: st
 
 
 @pytest.mark.parametrize("text", [POOL, PYRAMID])
-@pytest.mark.parametrize(
-    "backbone", ["timm:resnet18", "timm:vit_tiny_patch16_224", pytest.param("ResNet_CIFAR", marks=NO_CENTRES)]
-)
+@pytest.mark.parametrize("backbone", ["timm:resnet18", "timm:vit_tiny_patch16_224", "ResNet_CIFAR"])
 def test_a_resolved_config_assembles_to_the_same_model(text: str, backbone: str) -> None:
     assert _round_trips(assemble(_config(text, backbone)))
+
+
+def test_a_level_that_is_made_at_another_stride_sees_the_whole_image() -> None:
+    model = assemble(_config(PYRAMID, "ResNet_CIFAR")).eval()
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    (coarsest,) = [
+        level for level in model.report.plans["backbone"].target.outputs.leaves if "32" in str(level.dims[2])
+    ]
+    assert coarsest.centres == ()  # those of the level that it is made from say nothing of it
+    backbone = model.get_submodule("backbone")
+    levels = flatten(backbone(image))[1]
+    min(levels, key=lambda level: level.shape[2]).sum().backward()
+    assert image.grad is not None
+    assert all(bool(corner.abs().sum() > 0) for corner in (image.grad[..., :4, :4], image.grad[..., -4:, -4:]))
 
 
 def _round_trips(model: AssembledModel) -> bool:

@@ -29,10 +29,7 @@ def with_channels(target: Signature, source: Signature) -> Signature:
     fixed = {name: Dim(size) for name, size in free.items() if size in taken}
 
     def narrowed(values: Values) -> Values:
-        leaves = tuple(
-            spec.model_copy(update={"dims": tuple(dim.substitute(fixed) for dim in spec.dims)})
-            for spec in values.leaves
-        )
+        leaves = tuple(spec.with_dims([dim.substitute(fixed) for dim in spec.dims]) for spec in values.leaves)
         return values.model_copy(update={"leaves": leaves})
 
     axes = {name: sizes for name, sizes in target.axes.items() if name not in fixed}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -153,6 +153,21 @@ class TensorSpec(_Frozen):
     def _compared(self) -> tuple[object, ...]:
         return self.dtype, self.dims, self.role, self.same_as, self.cells, self.trailing, self.points
 
+    def with_dims(self, dims: Sequence[Dim]) -> TensorSpec:
+        """The same tensor in other sizes; where cells lie is known only along input axes that it follows as before.
+
+        Example:
+            >>> cells = (Centres(axis="H", first=43, step=8), Centres(axis="W", first=43, step=8))
+            >>> spec = TensorSpec.parse("f32[B, 8, ceil((H - 86)/8), ceil((W - 86)/8)]")
+            >>> spec = spec.model_copy(update={"centres": cells})
+            >>> [one.axis for one in spec.with_dims((*spec.dims[:3], Dim.parse("ceil(W/32)"))).centres]
+            ['H']
+        """
+        dims = tuple(dims)
+        known = {one.axis for one in self.centres if _following(one.axis, dims) == _following(one.axis, self.dims)}
+        centres = tuple(one for one in self.centres if one.axis in known)
+        return self.model_copy(update={"dims": dims, "centres": centres})
+
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch has it."""
@@ -169,6 +184,10 @@ class TensorSpec(_Frozen):
 
 
 _FLOATING = {"f64", "f32", "f16", "bf16", "c64", "c128"}
+
+
+def _following(axis: str, dims: Iterable[Dim]) -> list[Dim]:
+    return [dim for dim in dims if axis in dim.axes]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
