@@ -661,7 +661,7 @@ ZOO = [
     Unusual("table by size", TableBySize),
     Unusual("table in an lru_cache", GlobalTable),
     Unusual("cached property", CachedProperty),
-    Unusual("deepcopy returns itself", ReturnsItself),
+    Unusual("deepcopy returns itself", ReturnsItself, "cannot be copied for a view"),
     Unusual("frozen norm in training", MixedModes),
     Unusual("made in inference mode", _in_inference),
     Unusual("works in place", InPlace),

@@ -201,10 +201,10 @@ def _holds_meta(value: Any) -> bool:
 
 
 def _lru_place(cached: Any) -> Callable[[], None]:
-    misses = cached.cache_info().misses
+    """Looked at always: once cleared and filled again, its counters stand where they stood."""
 
     def put_back() -> None:
-        if cached.cache_info().misses != misses and _holds_meta(cached):
+        if cached.cache_info().currsize and _holds_meta(cached):
             cached.cache_clear()  # single entries cannot be taken out
 
     return put_back

@@ -70,7 +70,7 @@ def _close(expected: torch.Tensor, found: torch.Tensor) -> bool:
         return True
     if not expected.is_floating_point():
         return float((expected != found).double().mean()) <= 0.02
-    values = expected.double()
+    values = expected.detach().double()
     scale = float(values.nan_to_num(0, 0, 0).abs().max())
     return torch.allclose(values, found.double(), rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
 
