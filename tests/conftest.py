@@ -1,7 +1,10 @@
 """What all tests need."""
 
+import collections
 import os
 import signal
+
+import pytest
 
 # Whoever starts the tests in the background may have SIGINT ignored, and so would every process started from here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -9,3 +12,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Of tests that run side by side each has a core, and so have the processes that it starts; read when torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sampled(n)` the first n cases run in `make test`; the others are slow ones."""
+    seen: collections.Counter[str] = collections.Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("sampled")) is not None:
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)

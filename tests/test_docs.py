@@ -29,6 +29,7 @@ import hooks  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 RUN = [page for page in PAGES if blocks(page)]
+SLOW = ("README.md", "docs/tutorials/detector.md", "docs/tutorials/ship-it.md")
 
 
 def name_of(page: Path) -> str:
@@ -45,7 +46,11 @@ def given(page: Path) -> dict[str, object]:
     return names
 
 
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if name_of(page) in SLOW else ()) for page in RUN],
+    ids=[name_of(page) for page in RUN],
+)
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # the exporter's own
 def test_every_block_runs_and_prints_what_the_page_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +173,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_page_asks_nothing_of_another_host(site: Path) -> None:
     asked = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=.?https?:[^ >]*|<link\b[^>]*\bhref=.?https?:[^ >]*")
     for page in site.rglob("*.html"):

@@ -38,6 +38,7 @@ def boundaries(name):
     return list(found)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "last"),
     [
@@ -103,6 +104,7 @@ def test_where_fewer_levels_are_listed_than_wanted_at_a_stride_blocks_are_spread
 VECTOR = aa.Signature.parse("f32[B, 512]", inputs={"x": "f32[B, 3, H, W]"})
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("make", "source", "operations"),
     [
@@ -164,6 +166,7 @@ def test_torchvision_mobilenet_gives_the_levels_of_the_oriented_detector_without
 LEVELS = [(64, 2), (256, 4), (512, 8), (1024, 16), (2048, 32)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"]
 )
@@ -320,6 +323,7 @@ def test_a_stem_that_is_no_convolution_over_the_channels_is_refused():
         read_channels(view(nn.Sequential(nn.Linear(3, 4))), "0", 1, 3)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("strides", [(4, 8, 16, 32), (2, 4, 8, 16, 32), (8, 16, 32)])
 def test_deeper_levels_get_deeper_taps_also_where_heads_are_as_large_as_a_grid(strides):
     # Queries of 16 tokens and 16 channels, `[B, 3, 16, 16]`, are no map of 32 x 32 pixels at stride 2.
@@ -333,6 +337,7 @@ def test_deeper_levels_get_deeper_taps_also_where_heads_are_as_large_as_a_grid(s
     assert [int(tap.split(".")[1]) for tap in taps] == sorted({int(tap.split(".")[1]) for tap in taps})
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "taps"),
     [

@@ -70,6 +70,7 @@ def _config(text: str, backbone: str) -> str:
     return text.replace("BACKBONE", backbone)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: str) -> None:
     model = assemble(_config(BOTH, backbone))
@@ -92,6 +93,7 @@ def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: st
     assert _round_trips(model)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("text", [POOL, PYRAMID])
 @pytest.mark.parametrize("backbone", ["timm:resnet18", "timm:vit_tiny_patch16_224", "ResNet_CIFAR"])
 def test_a_resolved_config_assembles_to_the_same_model(text: str, backbone: str) -> None:
@@ -124,6 +126,7 @@ def _round_trips(model: AssembledModel) -> bool:
     return True
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("source", ["torchvision:mobilenet_v2", "hf:resnet", "smp:resnet18"])
 def test_backbones_of_every_zoo_give_levels_also_plain_classifiers(
     source: str, monkeypatch: pytest.MonkeyPatch

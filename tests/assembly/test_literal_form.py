@@ -180,6 +180,7 @@ def test_the_model_around_the_parts_is_unwrapped() -> None:
         assemble({"model": {"type": "FasterRCNN", **LITERAL}})
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("config", [SWIN, VIT], ids=["swin", "vit"])
 def test_the_siblings_with_attention_train_on_digits(
     config: dict[str, Any], digits: tuple[torch.Tensor, torch.Tensor]
@@ -189,6 +190,7 @@ def test_the_siblings_with_attention_train_on_digits(
     _learns(model, digits, steps=60)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("text", [MOBILENET, MOBILENET_V3, RESNET_V1D], ids=["mobilenet v2", "v3", "resnet v1d"])
 def test_published_python_configs_train_on_digits(
     text: str, tmp_path: Path, digits: tuple[torch.Tensor, torch.Tensor]
@@ -215,6 +217,7 @@ TWELVE: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("backbone", TWELVE, ids=[f"{i} {each['type']}" for i, each in enumerate(TWELVE)])
 def test_changing_the_line_of_the_backbone_alone_is_enough(backbone: dict[str, Any]) -> None:
     model = assemble(_literal(backbone))

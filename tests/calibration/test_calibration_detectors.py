@@ -47,6 +47,7 @@ def pair():
     return old, model
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "data",
     [

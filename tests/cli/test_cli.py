@@ -546,6 +546,7 @@ def test_doctor_knows_the_extras_of_the_package() -> None:
     assert json.loads(run("doctor", "--json").stdout)["extras"]["zoo"]["timm"] == timm.__version__
 
 
+@pytest.mark.slow
 def test_the_demo_proves_both_swaps() -> None:
     result = run("demo", "--json")
     assert result.exit_code == 0

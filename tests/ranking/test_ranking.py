@@ -243,6 +243,7 @@ def test_modules_of_one_class_get_names_of_their_own_and_are_left_as_they_were()
         assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_same_candidates_give_the_same_figures() -> None:
     old, images = Pyramid(4).eval(), torch.randn(8, 3, 32, 32)
 

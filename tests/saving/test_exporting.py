@@ -26,6 +26,7 @@ IN_ONNXRUNTIME = ("convolutions", "tokens at one image size", "points")
 """A part of the kinds, for time; `python -m benchmarks.export` takes all of them through everything."""
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_come_back_from_a_folder_bit_for_bit(kind, tmp_path):
     one = exported(kind)
@@ -45,6 +46,7 @@ def test_ten_models_as_source_give_the_same_bits_with_the_same_state_dict(kind, 
     assert one.same(other)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", BY_TORCH_EXPORT)
 def test_programs_of_torch_export_give_the_same_bits_at_any_size(kind, tmp_path):
     one = exported(kind)
@@ -64,6 +66,7 @@ def test_ten_models_as_torchscript_hold_at_any_size(kind, tmp_path):
         assert same(one.net, script, inputs)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", IN_ONNXRUNTIME)
 def test_onnx_files_hold_in_onnxruntime_at_sizes_they_were_not_exported_at(kind, tmp_path):
     one = exported(kind)
@@ -341,6 +344,7 @@ def windowed():
     return aa.adapt(model, like=contract(LEVELS[1:]), inputs=images()).eval()
 
 
+@pytest.mark.slow
 def test_sizes_in_coarse_steps_are_numbers_while_tracing_and_a_program_holds_within_one(windowed, tmp_path):
     net = windowed
     assert net.plan.coarse_steps == {"H": 224, "W": 224}
@@ -357,6 +361,7 @@ def test_sizes_in_coarse_steps_are_numbers_while_tracing_and_a_program_holds_wit
     assert "path for others" in str(report)
 
 
+@pytest.mark.slow
 def test_sizes_in_coarse_steps_pass_the_thorough_checks_in_more_than_one_step(windowed):
     sizes = [{"H": 97, "W": 131}, {"H": 224, "W": 225}]
     report = windowed.verify(sizes=sizes, batches=(1,), thorough=True)

@@ -95,6 +95,7 @@ def test_the_files_pass_ruff_at_any_line_length(config, whole_folder):
         assert run("ruff", "format", "--check", *config, "--line-length", width, whole_folder) == ""
 
 
+@pytest.mark.slow
 def test_the_files_pass_mypy_as_strict_as_it_is(whole_folder, monkeypatch):
     monkeypatch.setenv("MYPYPATH", str(ROOT / "tests"))
     options = ["--strict", "--python-version", "3.10", "--cache-dir", ROOT / ".mypy_cache"]
