@@ -12,7 +12,7 @@ from small_models import Pyramid, stage
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.adapting.verification.aliases import broken_aliases
+from autoadapt.adapting.verification.alias_checks import broken_aliases
 from autoadapt.errors import MatchError, SignatureError
 
 IMAGE = torch.zeros(2, 3, 64, 64)

@@ -10,7 +10,7 @@ from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, facto
 from autoadapt.adapting.matching import Pairing, match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
-from autoadapt.adapting.planning.keeping import kept_share, remark_on_cut
+from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
 from autoadapt.adapting.planning.plans import Plan, Route, Tap
 from autoadapt.adapting.planning.sources import (
     costs_of,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoadapt.adapting.verification.centres import known_axes, misplaced_cells
+from autoadapt.adapting.verification.centre_checks import known_axes, misplaced_cells
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session

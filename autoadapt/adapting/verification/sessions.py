@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.adapting.verification.aliases import broken_aliases
+from autoadapt.adapting.verification.alias_checks import broken_aliases
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.modes import in_eval_mode

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from autoadapt.contracts.capturing.heads import read_by_heads
+from autoadapt.contracts.capturing.classifier_heads import read_by_heads
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Shape
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
 from autoadapt.contracts.trees import path_text, paths
