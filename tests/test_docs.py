@@ -29,7 +29,13 @@ import hooks  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 RUN = [page for page in PAGES if blocks(page)]
-SLOW = ("README.md", "docs/tutorials/detector.md", "docs/tutorials/ship-it.md")
+SLOW = (
+    "README.md",
+    *(
+        f"docs/{page}.md"
+        for page in ("how-it-works", "tutorials/detector", "tutorials/segmentation", "tutorials/ship-it")
+    ),
+)
 
 
 def name_of(page: Path) -> str:

@@ -134,9 +134,7 @@ CONSUMERS = {
     "fasterrcnn body": Consumer(
         lambda: _detector(detection.fasterrcnn_resnet50_fpn), "backbone.body", SCENE, _detection_loss
     ),
-    "fasterrcnn": Consumer(lambda: _detector(detection.fasterrcnn_resnet50_fpn), "backbone", SCENE, _detection_loss),
     "retinanet": Consumer(lambda: _detector(detection.retinanet_resnet50_fpn), "backbone.body", SCENE, _detection_loss),
-    "maskrcnn": Consumer(lambda: _detector(detection.maskrcnn_resnet50_fpn), "backbone.body", SCENE, _detection_loss),
     "deeplabv3": Consumer(
         lambda: segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True, num_classes=4),
         "backbone",
@@ -155,4 +153,6 @@ CONSUMERS = {
     "Detr": Consumer(_detr, "model.backbone.model", BATCH, _detr_loss),
     "UperNet": Consumer(_upernet, "backbone", BATCH, _upernet_loss),
     "Mask2Former": Consumer(_mask2former, "model.pixel_level_module.encoder", BATCH, _mask2former_loss),
+    "fasterrcnn": Consumer(lambda: _detector(detection.fasterrcnn_resnet50_fpn), "backbone", SCENE, _detection_loss),
+    "maskrcnn": Consumer(lambda: _detector(detection.maskrcnn_resnet50_fpn), "backbone.body", SCENE, _detection_loss),
 }

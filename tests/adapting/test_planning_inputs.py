@@ -102,6 +102,7 @@ def test_each_conversion_can_be_switched_off_and_the_refusal_says_which_it_was(k
     assert aa.adapt(new, like=old, inputs=x, convert_inputs=(kind,)).plan.inputs[0].steps
 
 
+@pytest.mark.slow
 def test_images_too_small_for_the_new_module_are_enlarged_and_others_are_left_alone():
     old, new = pyramid("resnet18"), timm.create_model("inception_v3")
     net = aa.adapt(new, like=old, inputs=torch.randn(1, 3, 96, 128)).eval()

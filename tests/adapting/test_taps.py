@@ -86,6 +86,7 @@ def test_a_config_gets_the_levels_that_the_model_lists_too():
     ]
 
 
+@pytest.mark.slow
 def test_without_its_list_or_with_a_wrong_one_the_last_block_is_taken():
     model = classifier("ghostnet_050")
     listed = model.feature_info
@@ -337,7 +338,7 @@ def test_deeper_levels_get_deeper_taps_also_where_heads_are_as_large_as_a_grid(s
     assert [int(tap.split(".")[1]) for tap in taps] == sorted({int(tap.split(".")[1]) for tap in taps})
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "taps"),
     [

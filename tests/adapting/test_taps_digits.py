@@ -70,7 +70,7 @@ def evenly_spaced(model, images):
     return [maps[len(maps) * (i + 1) // len(LEVELS) - 1] for i in range(len(LEVELS))]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "rate", "epochs"), [(transformer, 2e-3, 12), (resnet, 3e-3, 2)])
 def test_a_linear_probe_on_the_chosen_taps_is_as_good_as_on_evenly_spaced_ones(make, rate, epochs):
     torch.manual_seed(0)

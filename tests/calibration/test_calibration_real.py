@@ -52,6 +52,7 @@ def test_photographs_beat_the_float32_recipe_and_the_mean(lites, swapped, count)
     assert losses["calibrate"] < losses["mean"]
 
 
+@pytest.mark.slow
 def test_its_own_weights_are_recovered(lites):
     from benchmarks.calibration import swapped
 

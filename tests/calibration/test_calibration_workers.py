@@ -39,6 +39,7 @@ def worker(rank, count, store, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_gloo_processes_give_the_answer_of_one(tmp_path):
     mp.spawn(worker, (2, tmp_path / "store", tmp_path), nprocs=2)
     images = pictures(IMAGES, dtype=torch.float64)

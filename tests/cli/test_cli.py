@@ -407,6 +407,7 @@ def test_configs_are_compared(folder: Path) -> None:
     assert run("assemble", "three.yaml", "--compare").exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_ranking_answers_draws_and_goes_on(folder: Path) -> None:
     np.save("images.npy", np.random.default_rng(0).random((16, 3, 16, 16), dtype=np.float32))
     call = ("rank", "mine.py:old", "mine.py:narrow", "timm:nothing", "--like", "mine.py:old", "--images", "images.npy")

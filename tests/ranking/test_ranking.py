@@ -142,6 +142,7 @@ def test_long_names_keep_their_beginning_and_end_in_eighty_columns() -> None:
     assert all(re.search(rf" vit_small\S*…\S*in1k_{i} ", text) for i in range(12))
 
 
+@pytest.mark.slow
 def test_names_are_loaded_and_patterns_spelt_out_and_time_sorts_without_data() -> None:
     found = rank(["timm:resnet1[48]t", "timm:resnet18", "timm:resnet1"], OLD, inputs=INPUTS)
     assert [one.source for one in found.rows] == ["timm:resnet14t", "timm:resnet18", "timm:resnet1"]
@@ -171,6 +172,7 @@ def test_every_fourth_image_is_held_out_and_never_fitted_on() -> None:
     assert numbers(held) == [3, 7]
 
 
+@pytest.mark.slow
 def test_images_of_a_loader_with_labels_and_of_dictionaries_are_taken() -> None:
     old, images = Pyramid(4).eval(), torch.randn(16, 3, 16, 16)
     head = Head(4).eval()
@@ -194,6 +196,7 @@ def test_the_head_judges_on_the_images_that_are_named() -> None:
         rank({"narrow": Pyramid(2)}, old, data=[fitted[:3]], head=head)
 
 
+@pytest.mark.slow
 def test_without_a_head_the_variance_explained_is_the_quality() -> None:
     torch.manual_seed(0)
     old, images = Pyramid(8).eval(), torch.randn(16, 3, 16, 16)
@@ -204,6 +207,7 @@ def test_without_a_head_the_variance_explained_is_the_quality() -> None:
     assert " R2" in str(found)
 
 
+@pytest.mark.slow
 def test_random_weights_are_said_to_say_little() -> None:
     old = capture(levels(24, 0), INPUTS)
     assert not rank(["timm:resnet14t"], old, inputs=INPUTS).remarks
@@ -230,6 +234,7 @@ def test_no_candidate_that_fits_can_be_raised() -> None:
         found.raise_if_failed()
 
 
+@pytest.mark.slow
 def test_modules_of_one_class_get_names_of_their_own_and_are_left_as_they_were() -> None:
     nets = [Pyramid(2), Pyramid(3)]
     before = [{name: t.clone() for name, t in net.state_dict().items()} for net in nets]
@@ -337,6 +342,7 @@ def test_what_a_candidate_itself_raises_is_its_row() -> None:
     assert [one.refused for one in found.rows] == [said, ""]
 
 
+@pytest.mark.slow
 def test_who_stops_a_candidate_again_and_again_may_still_go_on(tmp_path: Path) -> None:
     candidate, like = Raising(KeyboardInterrupt), ["f32[B, 8, ceil(H/8), ceil(W/8)]"]
     for _ in range(3):
@@ -377,6 +383,7 @@ def test_a_candidate_that_kills_the_process_ends_it_twice_at_most(tmp_path: Path
     assert not fine.refused
 
 
+@pytest.mark.slow
 def test_a_state_of_another_ranking_is_not_taken_nor_changed(tmp_path: Path) -> None:
     state = tmp_path / "rank.jsonl"
     rank({"one": Pyramid(2)}, OLD, inputs=INPUTS, state=state)

@@ -10,7 +10,10 @@ from autoadapt.reports import html_report, plan_svg, write_html
 from autoadapt.showing.colours import DARK as DARK_COLOURS, LIGHT as LIGHT_COLOURS
 from autoadapt.showing.markup import visible
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is installed"),
+]
 
 WIDE, MIDDLE, NARROW = 1280, 1000, 400
 SMALLEST_LETTERS = 7.8

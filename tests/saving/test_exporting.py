@@ -125,6 +125,7 @@ def small(new: nn.Module | None = None) -> aa.AdaptedModule:
     return aa.adapt(new or Pyramid(4, 8), like=Pyramid(6, 9), inputs=image()).eval()
 
 
+@pytest.mark.slow
 def test_sizes_in_steps_stay_in_steps(tmp_path):
     vit = {"img_size": 98, "dynamic_img_size": True, **SMALL_VIT}
     new, old = (aa.load("timm:vit_small_patch14_dinov2", features_only=only, **vit) for only in (False, True))

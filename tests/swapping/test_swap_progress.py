@@ -49,6 +49,7 @@ def test_on_a_terminal_a_swap_says_what_it_does_and_wipes_it_out(path, said):
     assert ("swap: capturing 0 and what takes its pl" in lines) is (path == "0")
 
 
+@pytest.mark.slow
 def test_where_standard_error_is_no_terminal_a_swap_says_nothing():
     made = subprocess.run([sys.executable, "-c", CALL.format(path="0")], capture_output=True, text=True, check=True)
     assert (made.stdout, made.stderr) == ("", "")

@@ -45,6 +45,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_load_a_distributed_checkpoint_with_the_report_of_one(two_ranks: Path) -> None:
     source, model = randomised(Net(), 1), randomised(Net(), 2)
     single = transfer(two_ranks / "saved", model)
