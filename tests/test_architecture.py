@@ -60,6 +60,7 @@ INSIDE = {
         "layouts",
         "taps",
         "aligning",
+        "refusals",
         "matching",
         "thinning",
         "planning",

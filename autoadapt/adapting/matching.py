@@ -16,6 +16,7 @@ from fractions import Fraction
 
 from autoadapt.adapting.aligning import WHOLE, Level, Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
+from autoadapt.adapting.refusals import Form, Refusals, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
 
@@ -122,6 +123,11 @@ class _Matching:
         self.name = name
         self.found: dict[str, Pairing] = {}
         self.faults: list[Mismatch] = []
+        self._specs = dict(target.outputs.items())
+        self._refusals = Refusals()
+        self._offered = {path: self._refusals.form(source.tensor) for path, source in sources.items()}
+        self._cells = {path: _cell(source.tensor) for path, source in sources.items()}
+        self._wanted: dict[str, Form] = {}
 
     def choose_given(self, pairs: Mapping[str, str], others: Mapping[str, Source]) -> None:
         """Take the caller's word, after checking that both ends exist and fit."""
@@ -135,10 +141,10 @@ class _Matching:
                     Mismatch(f"pairs[{path!r}]", "a path that exists", unknown, "one of " + ", ".join(near))
                 )
                 continue
-            refusal = chain(offered[source].tensor, specs[path])
+            found = chain(offered[source].tensor, specs[path])
             place = self._place(path)
-            if isinstance(refusal, Refusal):
-                self.faults.append(self._dishonest(path, specs[path], refusal.why))
+            if isinstance(found, Refusal):
+                self.faults.append(self._dishonest(path, specs[path], found.why))
             elif place in self.found and self.found[place].source != source:
                 expected = f"{self.found[place].source}, since it is the very tensor {place}"
                 self.faults.append(Mismatch(f"pairs[{path!r}]", expected, source, f"pairs={{{place!r}: {source!r}}}"))
@@ -149,7 +155,7 @@ class _Matching:
         """Take what has the target's own name, where a chain leads from it to the target."""
         specs = dict(self.target.outputs.items())
         for path, source in named.items():
-            if path not in self.found and _refusal(others[source].tensor, specs[path]) is None:
+            if path not in self.found and refusal(others[source].tensor, specs[path]) is None:
                 self.found[path] = Pairing(path, source)
 
     def pairing(self, path: str) -> Pairing:
@@ -178,12 +184,11 @@ class _Matching:
         The last hidden state stands before the list of all of them, and at the end of that list.
         """
         last = {self._place(path): i for i, path in enumerate(self.target.outputs.paths)}
-        specs = dict(self.target.outputs.items())
-        return {path: specs[path] for path in sorted(last, key=lambda path: last[path])}
+        return {path: self._specs[path] for path in sorted(last, key=last.__getitem__)}
 
     def _place(self, path: str) -> str:
         """The output at which a tensor is served: where it stands first."""
-        place = self.target.outputs.first_place(path)
+        place = self._specs[path].same_as or path
         return path if place.startswith("inputs.") else place
 
     def _choose_by_stride(self, targets: Mapping[str, TensorSpec]) -> None:
@@ -191,15 +196,15 @@ class _Matching:
         groups: dict[tuple[str, ...], list[str]] = {}
         honest: dict[str, list[str]] = {}
         for path, spec in targets.items():
-            options, whys = self._honest(spec)
+            options = self._honest(path)
             if not options:
-                self.faults.append(self._dishonest(path, spec, _most_telling(whys)))
+                self.faults.append(self._dishonest(path, spec, _most_telling(self._whys(path))))
                 continue
             honest[path] = self._without_maps_of_others(spec, options)
         aligned = self._aligned({path: spec for path, spec in targets.items() if path in honest}, honest)
         order = {path: i for i, path in enumerate(aligned)}
         for path in sorted(honest, key=lambda path: order.get(path, -1)):
-            near = self._nearest(path, targets[path], aligned.get(path, tuple(honest[path])))
+            near = self._nearest(path, aligned.get(path, tuple(honest[path])))
             groups.setdefault(near, []).append(path)
         for near, paths in groups.items():
             self._share_out(paths, self._with_blocks(near, aligned.get(paths[0], ()), len(paths)), targets)
@@ -211,8 +216,8 @@ class _Matching:
         levels = {path: level for path, spec in targets.items() if (level := _level(factored(spec)))}
         known = {path: level for path, source in self.sources.items() if (level := _level(source.tensor))}
         wanted, offered = levels_in_order(levels), stages(known)
-        fitting = {path: [_fitting(stage, honest[path]) for stage in offered] for path in wanted}
-        distances = [[self._octaves(options, targets[path]) for options in fitting[path]] for path in wanted]
+        fitting = {path: _fitting(offered, honest[path]) for path in wanted}
+        distances = [[self._octaves(options, path) for options in fitting[path]] for path in wanted]
         if not offered or any(math.isinf(min(row)) for row in distances):
             return {}
         chosen = align(list(wanted.values()), offered, distances, deepest=self._deepest(offered))
@@ -228,10 +233,16 @@ class _Matching:
         """The sources of a stage without those that lie deeper by more than a block or so."""
         return {path for path in stage.sources if (self.sources[path].spec.depth or 0) <= depth + WHOLE / 20}
 
-    def _octaves(self, options: Sequence[str], spec: TensorSpec) -> float:
+    def _octaves(self, options: Sequence[str], path: str) -> float:
         """The least change of stride, in octaves an axis."""
-        found = [distance(self.sources[option].tensor, spec) for option in options]
-        return min(found, default=math.inf) / max(len(factored(spec).strides), 1)
+        wanted = self._want(path).tensor
+        found = [distance(self.sources[option].tensor, wanted) for option in options]
+        return min(found, default=math.inf) / max(len(wanted.strides), 1)
+
+    def _want(self, path: str) -> Form:
+        if path not in self._wanted:
+            self._wanted[path] = self._refusals.form(factored(self._specs[path]))
+        return self._wanted[path]
 
     def _deepest(self, offered: Sequence[Stage]) -> float:
         """Depth of the last stage that depends on more parameters than those before; the last, if unknown."""
@@ -242,33 +253,43 @@ class _Matching:
                 seen, found = seen | weights, stage.level.depth
         return found or offered[-1].level.depth
 
-    def _honest(self, spec: TensorSpec) -> tuple[list[str], list[str]]:
-        """Sources from which a chain leads to the target; and why the others have none, those of its role if any."""
-        refusals = {path: _refusal(source.tensor, spec) for path, source in self.sources.items()}
-        options = [path for path, why in refusals.items() if why is None]
-        whys = {path: why for path, why in refusals.items() if why is not None}
-        alike = [why for path, why in whys.items() if self.sources[path].spec.role == spec.role]
-        return options, alike or list(whys.values())
+    def _honest(self, path: str) -> list[str]:
+        """Sources from which a chain leads to the target."""
+        wanted, refuses = self._want(path), self._refusals.refuses
+        return [path for path, form in self._offered.items() if not refuses(form, wanted)]
+
+    def _whys(self, path: str) -> list[str]:
+        """Why no source of the target's role serves it, if there are any, else why no other does; each kind once."""
+        wanted = self._want(path)
+        kinds = {self._refusals.relation(form, wanted): form.tensor for form in self._offered.values()}
+        alike = [tensor for tensor in kinds.values() if tensor.spec.role == wanted.tensor.spec.role]
+        whys = [refusal(tensor, wanted.tensor.spec) for tensor in alike or kinds.values()]
+        return [why for why in whys if why is not None]
 
     def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
         """Without what would be projected although it is a linear map itself, of another option."""
-        sources = [self.sources[option] for option in options]
-        return [s.path for s in sources if s.reads not in options or s.spec.dims == spec.dims]
+        sources, known = [self.sources[option] for option in options], set(options)
+        return [s.path for s in sources if s.reads not in known or s.spec.dims == spec.dims]
 
-    def _nearest(self, path: str, spec: TensorSpec, options: Sequence[str]) -> tuple[str, ...]:
+    def _nearest(self, path: str, options: Sequence[str]) -> tuple[str, ...]:
         """The options at the least change of stride; among them those whose name agrees."""
-        octaves = {option: round(distance(self.sources[option].tensor, spec), 1) for option in options}
-        near = [option for option in options if octaves[option] == min(octaves.values())]
+        wanted = self._want(path).tensor
+        octaves = {option: distance(self.sources[option].tensor, wanted) for option in options}
+        least = min(octaves.values())
+        near = [option for option in options if octaves[option] == least]
+        if least > 0:  # nothing has the very strides: a tenth of an octave is no difference
+            near = [option for option in options if round(octaves[option], 1) == round(least, 1)]
         near = [option for option in near if not self.sources[option].tap] or near
-        cells = {option: _cell(self.sources[option].tensor) for option in near}
-        near = [option for option in near if cells[option] == min(cells.values())]
+        finest = min(self._cells[option] for option in near)
+        near = [option for option in near if self._cells[option] == finest]
         named = [o for o in near if self.sources[o].name == _name(path) != "" or (o == path and not path.isdigit())]
         if len(named) == 1 and self.sources[named[0]].path.count(".") == path.count("."):
             return (named[0],)
         if all(self.sources[option].tap for option in near):
             return tuple(near)
         alike = {option: len(_words(option) & _words(path)) for option in near}
-        return tuple(option for option in near if alike[option] == max(alike.values()))
+        most = max(alike.values())
+        return tuple(option for option in near if alike[option] == most)
 
     def _with_blocks(self, near: tuple[str, ...], options: Sequence[str], count: int) -> tuple[str, ...]:
         """Where more targets ask for one output than one, the blocks before it too; it stands for the last itself."""
@@ -295,9 +316,9 @@ class _Matching:
                 remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
                 self.found[path] = Pairing(path, option, others, remark=remark)
             return
+        taken = {pairing.source for pairing in self.found.values()}
         for path in paths:
-            same = [o for o in options if self.sources[o].spec.dims == targets[path].dims]
-            taken = [pairing.source for pairing in self.found.values()]
+            same = [o for o in options if self._offered[o].dims == self._want(path).dims]
             if len(same) == 1 and len(paths) == 1 and same[0] not in taken:
                 self.found[path] = Pairing(path, same[0], tuple(o for o in options if o != same[0]))
             else:
@@ -310,7 +331,7 @@ class _Matching:
         options = [
             option
             for option, source in self.sources.items()
-            if _refusal(source.tensor, spec) is None and (option in proven or source.spec.role == "index")
+            if refusal(source.tensor, spec) is None and (option in proven or source.spec.role == "index")
         ]
         options = [option for option in options if option in proven] or options
         if self.indices == "recover" and points is not None and not options:
@@ -318,7 +339,7 @@ class _Matching:
         elif len(options) == 1:
             self.found[path] = Pairing(path, options[0])
         elif options:
-            near = self._nearest(path, spec, options)
+            near = self._nearest(path, options)
             if len(near) == 1:
                 self.found[path] = Pairing(path, near[0], tuple(o for o in options if o != near[0]))
             else:
@@ -375,21 +396,6 @@ class _Matching:
         )
 
 
-def _refusal(tensor: Factored, target: TensorSpec) -> str | None:
-    """Why a source may not serve a target; None where it may."""
-    source = tensor.spec
-    if source.torch_dtype.is_complex != target.torch_dtype.is_complex:
-        return "complex and real values are not made from each other"
-    if source.torch_dtype.is_complex and source.dims != target.dims:
-        return "complex values are neither projected nor resized"
-    if target.role == "coordinate" and source.role != "coordinate":
-        return "coordinates are passed on, never made from features"
-    if source.role in ("coordinate", "index") and target.role != source.role:
-        return f"{source.role} values are no {target.role} values"
-    refusal = chain(tensor, target)
-    return refusal.why if isinstance(refusal, Refusal) else None
-
-
 def _most_telling(whys: Sequence[str]) -> str:
     """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
     alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
@@ -421,13 +427,21 @@ def _level(tensor: Factored) -> Level | None:
     return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth)
 
 
-def _fitting(stage: Stage, options: Sequence[str]) -> tuple[str, ...]:
-    return tuple(option for option in options if option in stage.sources)
+def _fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str, ...]]:
+    """The options of each stage, in their own order."""
+    stage_of = {source: i for i, stage in enumerate(offered) for source in stage.sources}
+    found: list[list[str]] = [[] for _ in offered]
+    for option in options:
+        if option in stage_of:
+            found[stage_of[option]].append(option)
+    return [tuple(fitting) for fitting in found]
 
 
+@functools.lru_cache(maxsize=8192)
 def _name(path: str) -> str:
     return next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
 
 
+@functools.lru_cache(maxsize=8192)
 def _words(path: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z]+", path.lower()))

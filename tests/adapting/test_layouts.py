@@ -88,8 +88,8 @@ def test_equal_questions_have_equal_answers(source, target):
 @SETTINGS
 @given(sources, grids)
 def test_going_to_the_same_grid_is_no_distance_and_to_another_is(source, grid):
-    target = spec("f32[B, {c}, {h}, {w}]", grid, 8)
-    same = factored(source).strides == factored(target).strides
+    target = factored(spec("f32[B, {c}, {h}, {w}]", grid, 8))
+    same = factored(source).strides == target.strides
     assert (distance(factored(source), target) == 0) == same
 
 
@@ -208,3 +208,8 @@ def test_tokens_of_a_grid_of_whole_cells_are_split_into_rows():
     source = TensorSpec.parse("f32[B, 4*ceil(H/32)*ceil(W/32), 8]")
     target = TensorSpec.parse("f32[B, 8, ceil(H/16), ceil(W/16)]")
     assert texts(chain(source, target)) == ["b (h w) c -> b c h w", "resize to ceil(H/16) x ceil(W/16)"]
+
+
+def test_what_no_layer_does_is_refused():
+    refused = chain(TensorSpec.parse("f32[B, 8, 16, ceil(H/4)]"), TensorSpec.parse("f32[B, 8, 32, ceil(H/4)]"))
+    assert refused == Refusal("torch has no layer that brings axes to 32 among 4")

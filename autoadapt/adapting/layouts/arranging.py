@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from autoadapt.adapting.layouts.assigning import Assignment, Layout
+from autoadapt.adapting.layouts.assigning import Assignment, Layout, Refusal
 from autoadapt.adapting.layouts.factors import kernel_of, size_of
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resample, Resize
@@ -16,8 +16,8 @@ from autoadapt.contracts.dims import Dim
 __all__ = ["arranged"]
 
 
-def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...]:
-    """The operations of an assignment, in the order that costs least."""
+def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...] | Refusal:
+    """The operations of an assignment, in the order that costs least; or which axes torch has no layer for."""
     reduced, layout = _averages(assigned)
     work = _works(assigned, project=project)
     canonical = _canonical(assigned)
@@ -28,6 +28,9 @@ def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...]:
             path = [layout, *route, assigned.target]
             turns = sum(left != right for left, right in itertools.pairwise(path))
             routes.append((turns, route))
+    if not routes:
+        axes = ", ".join(str(assigned.then[name].dim) for one in work for name in one.then)
+        return Refusal(f"torch has no layer that brings axes to {axes} among {len(assigned.target)}")
     best = min(routes, key=lambda option: option[0])[1]
     state = _State(layout, {name: atom.dim for name, atom in assigned.before.items()}, [*reduced])
     for where, one in zip(best, work, strict=True):

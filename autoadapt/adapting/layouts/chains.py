@@ -55,7 +55,8 @@ def chain(
     cast = _cast(spec, target)
     if isinstance(cast, Refusal):
         return cast
-    return (*drops, *arranged(assigned, project=project and learned), *cast)
+    steps = arranged(assigned, project=project and learned)
+    return steps if isinstance(steps, Refusal) else (*drops, *steps, *cast)
 
 
 def _is_moved(have: Factored, want: Factored) -> bool:

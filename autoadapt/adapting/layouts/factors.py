@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,12 @@ class Factored:
     """Entries of each axis that stand behind the product."""
     atoms: tuple[tuple[Atom, ...], ...]
 
-    @property
+    @functools.cached_property
+    def octaves(self) -> dict[str, float]:
+        """Binary logarithms of the strides, in whichever direction they go."""
+        return {axis: math.log2(abs(stride)) for axis, stride in self.strides.items()}
+
+    @functools.cached_property
     def strides(self) -> dict[str, Fraction]:
         """Input cells per cell, for each input axis (not the batch) that the tensor follows."""
         found = {
@@ -151,13 +157,12 @@ def size_of(atom: Atom) -> int:
     return int(atom.dim.constant or 0)
 
 
-def distance(source: Factored, target: TensorSpec) -> float:
+def distance(source: Factored, target: Factored) -> float:
     """How far resampling must go, in octaves of stride; infinite where an axis cannot be made."""
-    have, want = source.strides, factored(target).strides
-    if not set(want) <= set(have):
-        return float("inf")
-    octaves = sum(abs(math.log2(have[axis] / want[axis])) for axis in want)
-    return octaves + 100.0 * len(set(have) - set(want))
+    have, want = source.octaves, target.octaves
+    if not want.keys() <= have.keys():
+        return math.inf
+    return sum(abs(have[axis] - want[axis]) for axis in want) + 100.0 * (len(have) - len(want))
 
 
 def kernel_of(source: Atom, target: Atom) -> int:

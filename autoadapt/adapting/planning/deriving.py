@@ -222,7 +222,7 @@ def _route(
         specs=tuple(specs),
         parameters=sum(map(parameters, steps)),
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
-        octaves=0.0 if pairing.recover else round(distance(tensor, contract), 3),
+        octaves=0.0 if pairing.recover else round(distance(tensor, factored(contract)), 3),
         others=pairing.others,
         remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by)])),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
@@ -20,11 +20,14 @@ def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
     Raises:
         PlanError: No inner module returns such an output.
     """
+    if source.train_outputs is None:
+        return {}
     makers = {inner.output: inner.name for inner in reversed(source.inner) if inner.output}
-    moved = [path for path in read if path in source.outputs.paths and _moves(source, path)]
-    assert source.train_outputs is not None or not moved, "only what train mode shows can move"
+    outputs, in_train = dict(source.outputs.items()), dict(source.train_outputs.items())
+    alike = describe(source.outputs.tree) == describe(source.train_outputs.tree)
+    moved = [path for path in read if path in outputs and not (alike and _stays(outputs[path], in_train.get(path)))]
     faults = [
-        Mismatch(path, str(source.outputs[path]), _found(source), "taps={...} names an inner module that returns it")
+        Mismatch(path, str(outputs[path]), _found(source), "taps={...} names an inner module that returns it")
         for path in moved
         if path not in makers
     ]
@@ -33,14 +36,9 @@ def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
     return {path: makers[path] for path in moved}
 
 
-def _moves(source: Signature, path: str) -> bool:
-    """Whether train mode has another tensor at a path, or none; sizes may differ, as with tokens that are dropped."""
-    if source.train_outputs is None:
-        return False
-    in_train: Mapping[str, TensorSpec] = dict(source.train_outputs.items())
-    spec = source.outputs[path]
-    alike = describe(source.outputs.tree) == describe(source.train_outputs.tree)
-    return not alike or path not in in_train or len(in_train[path].dims) != len(spec.dims)
+def _stays(spec: TensorSpec, in_train: TensorSpec | None) -> bool:
+    """Whether train mode has the same tensor at its path; sizes may differ, as with tokens that are dropped."""
+    return in_train is not None and len(in_train.dims) == len(spec.dims)
 
 
 def _found(source: Signature) -> str:

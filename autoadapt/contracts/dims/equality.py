@@ -25,7 +25,7 @@ MOST_POINTS = 4_000_000
 SAMPLED_POINTS = 200_000
 """Points drawn where the complete set is larger."""
 
-FINGERPRINTS = (100, 1_000, 10_000, 100_000)
+FINGERPRINTS = (100, 1_000, 10_000, 100_000, 10_000_000)
 """Bounds of the sizes at the points that tell most forms apart."""
 
 

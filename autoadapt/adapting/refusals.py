@@ -1,0 +1,108 @@
+"""Refusals: which source may not serve which target, worked out once for all pairs of tensors of the same forms."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from autoadapt.adapting.layouts import POINTS, Factored, Refusal, chain
+from autoadapt.contracts.signature import TensorSpec
+
+__all__ = ["Form", "Refusals", "refusal"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A tensor, and all of it that decides whether it can be refused."""
+
+    tensor: Factored
+    number: int
+    """Of the facts that it shares with other tensors, beside its sizes."""
+    dims: tuple[int, ...]
+    """A number for each dim, the same for dims that are equal."""
+    constants: tuple[int, ...]
+    """The dims of its constant axes, where there are several."""
+    extended: bool
+    """Whether an axis has entries beside its cells."""
+
+
+Relation: TypeAlias = "tuple[int, int, bool | tuple[bool, ...], tuple[bool, ...]]"
+
+
+class Refusals:
+    """What is known of the pairs that were asked for.
+
+    Of tensors that only have learned values and cells, sizes matter as far as they are equal: a chain resizes and
+    projects from any to any. Thousands of them have a few forms. Whatever else there is has a form of its own.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+        self._refused: dict[Relation, bool] = {}
+
+    def form(self, tensor: Factored) -> Form:
+        """The form of a source or a target."""
+        spec = tensor.spec
+        dims = self._numbered(spec.dims)
+        atoms = [atom for axis in tensor.atoms for atom in axis]
+        constants = self._numbered(atom.dim for atom in atoms if not atom.kind)
+        extended = any((*tensor.prefixes, *tensor.suffixes))
+        extra = tensor.prefixes, tensor.suffixes
+        facts: Hashable
+        if _is_plain(tensor) and not (extended and len(constants) > 1):
+            kinds = tuple(tuple((atom.kind, atom.dim.constant is None) for atom in axis) for axis in tensor.atoms)
+            batch = self._numbered(atom.dim for atom in atoms if "B" in atom.kind)
+            facts = (spec.dtype, spec.order, extra, kinds, batch)
+        else:
+            facts = (spec, spec.centres, extra, tuple((atom.kind, atom.stride, atom.centres) for atom in atoms))
+        return Form(tensor, self._number(facts), dims, constants if len(constants) > 1 else (), extended)
+
+    def refuses(self, source: Form, target: Form) -> bool:
+        """Whether a source may not serve a target."""
+        key = self.relation(source, target)
+        if key not in self._refused:
+            self._refused[key] = refusal(source.tensor, target.tensor.spec) is not None
+        return self._refused[key]
+
+    def relation(self, source: Form, target: Form) -> Relation:
+        """What decides about a pair: two pairs of one relation are both refused, for the same reason, or both not."""
+        alike: bool | tuple[bool, ...] = source.dims == target.dims
+        if not alike and (source.extended or target.extended):
+            alike = tuple(left == right for left, right in itertools.product(source.dims, target.dims))
+        shared = tuple(left == right for left, right in itertools.product(source.constants, target.constants))
+        return source.number, target.number, alike, shared
+
+    def _numbered(self, facts: Iterable[Hashable]) -> tuple[int, ...]:
+        return tuple(map(self._number, facts))
+
+    def _number(self, fact: Hashable) -> int:
+        return self._numbers.setdefault(fact, len(self._numbers))
+
+
+def _is_plain(tensor: Factored) -> bool:
+    """Whether its values are learned and its sizes may be changed; no points, nothing empty, nothing complex.
+
+    There are layers for up to three axes of cells.
+    """
+    spec = tensor.spec
+    kinds = [atom.kind for axis in tensor.atoms for atom in axis]
+    empty = any(dim.constant is not None and dim.constant < 1 for dim in spec.dims)
+    real = spec.is_floating and not spec.torch_dtype.is_complex
+    return real and spec.role == "feature" and POINTS not in kinds and not empty and len([*filter(None, kinds)]) <= 4
+
+
+def refusal(tensor: Factored, target: TensorSpec) -> str | None:
+    """Why a source may not serve a target; None where it may."""
+    source = tensor.spec
+    if source.torch_dtype.is_complex != target.torch_dtype.is_complex:
+        return "complex and real values are not made from each other"
+    if source.torch_dtype.is_complex and source.dims != target.dims:
+        return "complex values are neither projected nor resized"
+    if target.role == "coordinate" and source.role != "coordinate":
+        return "coordinates are passed on, never made from features"
+    if source.role in ("coordinate", "index") and target.role != source.role:
+        return f"{source.role} values are no {target.role} values"
+    found = chain(tensor, target)
+    return found.why if isinstance(found, Refusal) else None
