@@ -125,7 +125,7 @@ class _Session:
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
         started = start(self._module, arguments, inner=inner, real=real)
         self._probe, self._first, self._needs_values = started.probe, started.first, started.needs_values
-        self._runs = Runs(self._module, self._probe, name_axes(self._tensors), shrinks=self._needs_values)
+        self._runs = Runs(self._module, self._probe, name_axes(self._tensors), self._first, shrinks=self._needs_values)
         self._refuse_stored(self._first)
 
     def signature(self) -> Signature:
@@ -135,7 +135,7 @@ class _Session:
         solution = self._runs.solution(base, steps)
         if self._resizes_itself(solution):
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
-        fixed = self._fixed_image(steps)
+        fixed = self._runs.fixed_image(steps)
         solution, unread = self._with_grids(solution) if fixed else (solution, ())
         legal = {
             name: self._sizes(name, (steps | fixed)[name], solution)
@@ -148,7 +148,7 @@ class _Session:
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
-        told = self._told(solution, orders, self._runs.followed(base, steps, steps | fixed))
+        told = self._told(solution, orders, self._runs.followed(base, steps))
         depths = self._depths(base, steps)
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
@@ -229,11 +229,6 @@ class _Session:
         if invented or "not implemented for" in found.raised:
             return Confirmation(unconfirmed=f"it raises here: {found.raised}")
         raise raised_for_real(self._module, self._tensors, found.raised)
-
-    def _fixed_image(self, steps: Steps) -> Steps:
-        """Height and width, with a step of 0, where the module takes images of one size only."""
-        images = [names for names in self._runs.axes.names if {"H", "W"} <= set(names)]
-        return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
 
     def _resizes_itself(self, solution: Solution) -> bool:
         """Whether nothing inside follows the size of the image, as where a module resizes its input first.

@@ -243,6 +243,8 @@ class _Runs:
 def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two runs agree but for the order of sums, in which kernels on accelerators are free."""
     left, right = left.detach(), right.detach()
+    if torch.equal(left, right):
+        return True  # as nearly always, and at a tenth of the cost
     if left.is_complex():
         left, right = torch.view_as_real(left), torch.view_as_real(right)
     if not left.is_floating_point():

@@ -61,10 +61,6 @@ class Dataflow(TorchFunctionMode):
         super().__init__()
         self.nodes: list[Node] = []
         self._bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
-        self._held = {
-            name: Behind(weights=sum({self._bits[id(p)] for p in inner.parameters()}))
-            for name, inner in module.named_modules()
-        }
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], Behind]] = {}
         self._calls: dict[str, int] = {}
         self._handles = [
@@ -111,14 +107,18 @@ class Dataflow(TorchFunctionMode):
         if id(tensor) not in self._bits:
             self._known[id(tensor)] = (weakref.ref(tensor), behind)
 
+    def _held(self, module: nn.Module) -> Behind:
+        """The parameters that a module holds."""
+        return Behind(weights=sum({self._bits.get(id(parameter), 0) for parameter in module.parameters()}))
+
     def _hook(self, name: str) -> Any:
-        def end(_module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
+        def end(module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
             call = self._calls[name] = self._calls.get(name, -1) + 1
             tree, tensors = flatten(returned)
             for path, tensor in zip(paths(tree), tensors, strict=True):
                 behind = self.of(tensor)
                 if behind is None:
-                    behind = self.of_all((args, kwargs)) | self._held[name]
+                    behind = self.of_all((args, kwargs)) | self._held(module)
                 itself = behind | Behind(nodes=1 << len(self.nodes))
                 self.nodes.append(Node((name, call, path_text(path)), tuple(tensor.shape), behind, itself))
                 self._note(tensor, itself)

@@ -5,55 +5,29 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
-from autoadapt.contracts.leaves import leaf
+from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
+from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
-from autoadapt.errors import SignatureError
 
 __all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "kind_of", "quiet"]
 
 Shape: TypeAlias = tuple[int, ...]
-InnerKey: TypeAlias = tuple[str, int, str]
-"""Path of a module, which of its calls, path within its output."""
-
-
-@dataclass(frozen=True)
-class InnerLeaf:
-    """A tensor that an inner module returned."""
-
-    shape: Shape
-    dtype: torch.dtype
-    started: int
-    """When the call began, counted in calls that began or ended."""
-    finished: int
-    same_as: InnerKey | None
-    """The call that returned the very same tensor object before."""
-    reads: InnerKey | None = None
-    """The call that returned the tensor which is its first argument, or a view of all of it."""
-    version: int = 0
-    """How often the tensor had been written to by then."""
-    contiguous: bool = True
-    grid: Grid = field(default_factory=dict)
-    """Where its cells lie, if that was followed."""
 
 
 class ProbeError(Exception):
@@ -103,6 +77,7 @@ class Probe:
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
         self._copy = in_eval_mode(copy_module(module, clone_buffers if real else on_meta))
+        self._parts = list(self._copy.modules())
         self._inner = inner
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.multiply_adds = 0
@@ -160,11 +135,11 @@ class Probe:
         following = followed if follow else contextlib.nullcontext()
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
         tracing = flow or contextlib.nullcontext()
-        watching = _watch(self._copy, self._inner and not training and flow is None, followed)
+        watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
             undisturbed(seed or 0 if self.real else None),
             kept,
-            _everywhere_meta(not self.real),
+            everywhere_meta(not self.real),
             watching as watcher,
             following,
             tracing,
@@ -172,7 +147,7 @@ class Probe:
             try:
                 if seed is not None:
                     _sow(seed)
-                self._copy.train(training)
+                self._put_into(training)
                 with _counting(self._copy, not self.multiply_adds) as count:
                     returned = arguments.call(self._copy)
                 self.multiply_adds = self.multiply_adds or sum(count)
@@ -183,12 +158,17 @@ class Probe:
         observed = self._observe(returned, values, tensors, watcher, followed)
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))
 
+    def _put_into(self, training: bool) -> None:
+        """The mode of a run; not again where all parts are in it, since that takes as long as a small layer each."""
+        if any(part.training is not training for part in self._parts):
+            self._copy.train(training)
+
     def _observe(
         self,
         returned: object,
         values: dict[str, Any],
         tensors: list[torch.Tensor],
-        watcher: _Watcher,
+        watcher: Watcher,
         followed: CentresFollowed,
     ) -> Observation:
         tree, outputs = flatten(returned)
@@ -202,7 +182,7 @@ class Probe:
             kinds=tuple(map(kind_of, outputs)),
             same_as=_identities(tensors, input_paths, outputs, output_paths),
             filled=_filled(values, returned),
-            written=tuple(_times_written(tensor) > 0 for tensor in tensors),
+            written=tuple(times_written(tensor) > 0 for tensor in tensors),
             inner=watcher.noted,
             attending=frozenset(watcher.attending.found),
             made_by=tuple(map(watcher.maker, outputs)),
@@ -216,15 +196,6 @@ class Probe:
 _MARK = "__autoadapt__"
 
 
-def kind_of(tensor: torch.Tensor) -> str:
-    """How a tensor is stored; empty where it is by strides."""
-    if tensor.is_nested:
-        return "nested"
-    if tensor.layout is not torch.strided:
-        return str(tensor.layout).removeprefix("torch.")
-    return "quantized" if tensor.is_quantized else ""
-
-
 def _sow(seed: int) -> None:
     """Other numbers from the generators that cannot be stood in for; beside other threads they go on by themselves."""
     if threading.active_count() == 1:
@@ -236,12 +207,15 @@ def _sow(seed: int) -> None:
 def _counting(module: nn.Module, active: bool) -> Iterator[list[int]]:
     """Note the multiply-adds of convolutions and linear layers while a block runs."""
     found: list[int] = []
+    if not active:
+        yield found
+        return
 
     def note(layer: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor) and isinstance(layer.weight, torch.Tensor):
             found.append(output.numel() * (layer.weight.numel() // max(layer.weight.shape[0], 1)))
 
-    layers = [part for part in module.modules() if active and isinstance(part, _COUNTED)]
+    layers = [part for part in module.modules() if isinstance(part, _COUNTED)]
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
         yield found
@@ -292,140 +266,3 @@ def _invented(tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     return torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(0))
-
-
-@contextlib.contextmanager
-def _everywhere_meta(active: bool) -> Iterator[None]:
-    """Factory functions inside a forward pass make meta tensors, and what only keeps shapes is skipped."""
-    if not active:
-        yield
-        return
-    with torch.device("meta"), _ShapesAlone():
-        yield
-
-
-class _ShapesAlone(TorchFunctionMode):
-    """Normalisation and recurrence keep shapes, and on meta their primitives take most of a probe's time.
-
-    A recurrent layer is run step by step there: minutes for the long side of an image.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.batch_norm and len(args) > 1 and args[1] is not None and len(args[1]) == args[0].shape[1]:
-            return torch.empty_like(args[0])
-        if func is F.layer_norm and len(args) > 1 and tuple(args[0].shape[-len(args[1]) :]) == tuple(args[1]):
-            return torch.empty_like(args[0])
-        if func in (torch.lstm, torch.gru) and isinstance(args[2], (list, tuple)):  # not a packed sequence
-            states = args[1] if func is torch.lstm else (args[1],)
-            channels = states[0].shape[-1] * (1 + bool(args[7]))
-            return args[0].new_empty(*args[0].shape[:-1], channels), *map(torch.empty_like, states)
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def _watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterator[_Watcher]:
-    """Note what inner modules return while the block runs, in the order in which they finish."""
-    watcher = _Watcher(followed)
-    attending: contextlib.AbstractContextManager[object] = watcher.attending if active else contextlib.nullcontext()
-    named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
-    hooked = [(name, inner) for name, inner in named if not isinstance(inner, torch.jit.ScriptModule)]
-    handles = [handle for name, inner in hooked for handle in watcher.attach(name, inner)]
-    try:
-        with attending:
-            yield watcher
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Watcher:
-    """Counts calls as they begin and end; knows tensors again by weak references, so that none is kept alive."""
-
-    def __init__(self, followed: CentresFollowed) -> None:
-        self._followed = followed
-        self.noted: dict[InnerKey, InnerLeaf] = {}
-        self.attending = Attending()
-        self._events = 0
-        self._began: dict[str, list[int]] = {}
-        self._calls: dict[str, int] = {}
-        self._reads: dict[str, list[InnerKey | None]] = {}
-        self._seen: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
-        self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
-
-    def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        holds = any(True for _ in module.children())
-
-        def begin(_module: nn.Module, args: Any) -> None:
-            self._events += 1
-            self.attending.running.append((name, holds))
-            self._began.setdefault(name, []).append(self._events)
-            self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
-
-        def end(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._events += 1
-            self.attending.running.pop()
-            call = self._calls[name] = self._calls.get(name, -1) + 1
-            self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
-
-        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
-
-    def _source(self, value: object) -> InnerKey | None:
-        """The last call that returned a tensor, or one of which it is another view."""
-        if not isinstance(value, torch.Tensor):
-            return None
-        base = value._base if value._base is not None and value._base.numel() == value.numel() else value
-        for tensor in (value, base):
-            known = self._last.get(id(tensor))
-            if known is not None and known[0]() is tensor:
-                return known[1]
-        return None
-
-    def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
-        try:
-            tree, tensors = flatten(output)
-        except SignatureError:  # what no path can name is no tap either
-            return
-        for path, tensor in zip(paths(tree), tensors, strict=True):
-            if kind_of(tensor):
-                continue  # no layer of an adapter takes it
-            key = (name, call, path_text(path))
-            if not _is_found(output, key[2], tensor):
-                continue
-            known = self._seen.get(id(tensor))
-            if known is None or known[0]() is not tensor:
-                known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
-            first = known[1]
-            self._last[id(tensor)] = (weakref.ref(tensor), key)
-            self.noted[key] = InnerLeaf(
-                shape=tuple(tensor.shape),
-                dtype=tensor.dtype,
-                started=began,
-                finished=self._events,
-                same_as=None if first == key else first,
-                reads=reads,
-                version=_times_written(tensor),
-                contiguous=tensor.is_contiguous(),
-                grid=self._followed.grid(tensor),
-            )
-
-    def maker(self, tensor: torch.Tensor) -> InnerKey | None:
-        """The last call that returned a tensor, unless it was written to after that."""
-        known = self._last.get(id(tensor))
-        if known is None or known[0]() is not tensor or self.noted[known[1]].version != _times_written(tensor):
-            return None
-        return known[1]
-
-
-def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:
-    """Whether a path leads to a tensor again; some keys read like others, or like several."""
-    try:
-        return leaf(output, path) is tensor
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
-
-
-def _times_written(tensor: torch.Tensor) -> int:
-    """How often a tensor was written to; inference mode does not count."""
-    return 0 if tensor.is_inference() else tensor._version

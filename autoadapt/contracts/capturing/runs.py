@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -23,6 +23,11 @@ from autoadapt.contracts.capturing.solving import Solution, solve
 __all__ = ["Runs", "ValuesNeededError"]
 
 
+_Sizes: TypeAlias = tuple[tuple[str, int], ...]
+Names: TypeAlias = tuple[tuple[str, ...], ...]
+"""For each input the names of the axes to follow, empty for others."""
+
+
 class ValuesNeededError(Exception):
     """The module runs on the meta device at the given size alone, as with anchors that it keeps from its last call."""
 
@@ -34,19 +39,21 @@ class Runs:
         module: The module; never run itself.
         probe: Runs a copy of it.
         axes: The axes of its inputs.
+        first: What came out at the example.
         shrinks: Go from a small part of the example and stay near it, as runs that need values take time and memory.
     """
 
-    def __init__(self, module: nn.Module, probe: Probe, axes: InputAxes, *, shrinks: bool) -> None:
+    def __init__(self, module: nn.Module, probe: Probe, axes: InputAxes, first: Observation, *, shrinks: bool) -> None:
         self._module = module
         self._shrinks = shrinks
         self.probe = probe
         self.axes = axes
-        self._cache: dict[tuple[tuple[str, int], ...], Observation | None] = {}
+        self._cache: dict[_Sizes, Observation | None] = {_full(axes, {}): first}
+        self._grids: dict[tuple[_Sizes, Names], Observation | None] = {}
 
     def run(self, sizes: Mapping[str, int]) -> Observation | None:
         """What comes out at sizes of the input axes, the example's where left out; None where the module raises."""
-        full = tuple((self.axes.example | dict(sizes)).items())
+        full = _full(self.axes, sizes)
         if full not in self._cache:
             try:
                 self._cache[full] = self.probe.run(self.axes.shapes(sizes))
@@ -54,6 +61,16 @@ class Runs:
                 self._refuse_for_want_of_values(error)
                 self._cache[full] = None
         return self._cache[full]
+
+    def _run_followed(self, sizes: Mapping[str, int], names: Names) -> Observation | None:
+        """As `run`, noting where cells lie: the same run serves both. None where the module raises under that."""
+        full = _full(self.axes, sizes)
+        if (full, names) not in self._grids:
+            self._grids[full, names] = None
+            with contextlib.suppress(ProbeError):
+                found = self._grids[full, names] = self.probe.run(self.axes.shapes(sizes), follow=names)
+                self._cache.setdefault(full, found)
+        return self._grids[full, names]
 
     def runs_at(self, shapes: list[Shape] | Any) -> bool:
         """Whether the module runs at shapes of its inputs."""
@@ -86,6 +103,7 @@ class Runs:
         around = InputAxes(self.axes.names, dict(base))
         long_steps = (96, 70) if self._shrinks else (LONG_STEP,)
         steps = find_steps(self.run, around, long_steps=long_steps)
+        self.followed(base, steps)
         if all(self.run(sizes) is not None for sizes in self.schedule(base, steps)):
             return steps
         return find_regular_steps(self.run, around, steps)
@@ -110,24 +128,35 @@ class Runs:
             seen.append((self.axes.example, example))
         return solve(self.run, base, steps, seen, reach=_REACH_FOR_REAL if self._shrinks else LONG_STEP)
 
-    def followed(self, base: Mapping[str, int], steps: Steps, varying: Collection[str]) -> list[Run]:
+    def followed(self, base: Mapping[str, int], steps: Steps) -> list[Run]:
         """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
 
         What runs for real, which may take long, runs once more only.
         """
         first = dict(base) if self._shrinks else self.axes.example
-        others = [first | sizes for sizes in self.schedule(base, steps) if self.run(sizes) is not None]
+        varying = steps | self.fixed_image(steps)
+        names = tuple(tuple(name if name in varying else "" for name in one) for one in self.axes.names)
+        runs = [(first, self._run_followed(first, names))]
+        others = [first | sizes for sizes in self.schedule(base, steps)]
         others.sort(key=lambda sizes: -sum((sizes[name] - size) % 2 for name, size in first.items() if name[0] != "B"))
-        names = [[name if name in varying else "" for name in one] for one in self.axes.names]
-        found: list[Run] = []
-        for sizes in [first, *others[: not self._shrinks]]:
-            with contextlib.suppress(ProbeError):
-                found.append((sizes, self.probe.run(self.axes.shapes(sizes), follow=names)))
-        return found
+        for sizes in () if self._shrinks else others:
+            if (found := self._run_followed(sizes, names)) is not None:
+                runs.append((sizes, found))
+                break
+        return [(sizes, found) for sizes, found in runs if found is not None]
+
+    def fixed_image(self, steps: Steps) -> Steps:
+        """Height and width, with a step of 0, where the module takes images of one size only."""
+        images = [names for names in self.axes.names if {"H", "W"} <= set(names)]
+        return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
 
 
 _REACH_FOR_REAL = 1024
 """How far above the base a module is run for real, since images of ten times that take all the memory."""
+
+
+def _full(axes: InputAxes, sizes: Mapping[str, int]) -> _Sizes:
+    return tuple((axes.example | dict(sizes)).items())
 
 
 def _shrunk(name: str, size: int, part: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from autoadapt.contracts.dims.equality import always_equal, fingerprint
+from autoadapt.contracts.dims.equality import always_equal, constant_value, fingerprint
 from autoadapt.contracts.dims.factoring import factorise
 from autoadapt.contracts.dims.forms import Axis, Floor, Form, Max, Monomial, evaluate
 from autoadapt.contracts.dims.parsing import RESERVED, parse_form
@@ -129,8 +129,7 @@ class Dim:
     @property
     def constant(self) -> int | None:
         """The value of a dim that depends on no axis, else None."""
-        value = fingerprint(self._form)[0]
-        return value if always_equal(self._form, Form.of(value)) else None
+        return constant_value(self._form)
 
     @property
     def axes(self) -> frozenset[str]:

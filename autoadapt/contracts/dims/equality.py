@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from autoadapt.contracts.dims.forms import Atom, Axis, Floor, Form, Max, evaluate
 
-__all__ = ["always_equal", "fingerprint"]
+__all__ = ["always_equal", "constant_value", "fingerprint"]
 
 MOST_POINTS = 4_000_000
 """Up to this many points the decision is exact."""
@@ -59,6 +59,13 @@ def always_equal(left: Form, right: Form) -> bool:
         return difference.constant == 0
     values = evaluate(difference, _complete_points(difference), np.maximum)
     return not np.any(values)
+
+
+@lru_cache(maxsize=8192)
+def constant_value(form: Form) -> int | None:
+    """The value of a form that is the same at all sizes, else None."""
+    value = fingerprint(form)[0]
+    return value if always_equal(form, Form.of(value)) else None
 
 
 def _complete_points(form: Form) -> dict[str, npt.NDArray[np.int64]]:

@@ -106,6 +106,14 @@ class Form:
 
     terms: tuple[tuple[Monomial, int], ...]
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Kept, since forms are keys of caches and hold each other many levels deep."""
+        return hash(self.terms)
+
     @classmethod
     def of(cls, constant: int) -> Form:
         return cls((((), constant),) if constant else ())

@@ -1,0 +1,160 @@
+"""Inner calls: what the modules inside another one return in one run, in the order in which they finish."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.attending import Attending
+from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
+from autoadapt.contracts.leaves import leaf
+from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.errors import SignatureError
+
+__all__ = ["InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written", "watch"]
+
+Shape: TypeAlias = tuple[int, ...]
+InnerKey: TypeAlias = tuple[str, int, str]
+"""Path of a module, which of its calls, path within its output."""
+
+
+@dataclass(frozen=True)
+class InnerLeaf:
+    """A tensor that an inner module returned."""
+
+    shape: Shape
+    dtype: torch.dtype
+    started: int
+    """When the call began, counted in calls that began or ended."""
+    finished: int
+    same_as: InnerKey | None
+    """The call that returned the very same tensor object before."""
+    reads: InnerKey | None = None
+    """The call that returned the tensor which is its first argument, or a view of all of it."""
+    version: int = 0
+    """How often the tensor had been written to by then."""
+    contiguous: bool = True
+    grid: Grid = field(default_factory=dict)
+    """Where its cells lie, if that was followed."""
+
+
+@contextlib.contextmanager
+def watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterator[Watcher]:
+    """Note what inner modules return while the block runs, in the order in which they finish."""
+    watcher = Watcher(followed)
+    attending: contextlib.AbstractContextManager[object] = watcher.attending if active else contextlib.nullcontext()
+    named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
+    hooked = [(name, inner) for name, inner in named if not isinstance(inner, torch.jit.ScriptModule)]
+    handles = [handle for name, inner in hooked for handle in watcher.attach(name, inner)]
+    try:
+        with attending:
+            yield watcher
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Watcher:
+    """Counts calls as they begin and end; knows tensors again by weak references, so that none is kept alive."""
+
+    def __init__(self, followed: CentresFollowed) -> None:
+        self._followed = followed
+        self.noted: dict[InnerKey, InnerLeaf] = {}
+        self.attending = Attending()
+        self._events = 0
+        self._began: dict[str, list[int]] = {}
+        self._calls: dict[str, int] = {}
+        self._reads: dict[str, list[InnerKey | None]] = {}
+        self._seen: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
+        self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
+
+    def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        holds = any(True for _ in module.children())
+
+        def begin(_module: nn.Module, args: Any) -> None:
+            self._events += 1
+            self.attending.running.append((name, holds))
+            self._began.setdefault(name, []).append(self._events)
+            self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
+
+        def end(_module: nn.Module, _args: Any, output: Any) -> None:
+            self._events += 1
+            self.attending.running.pop()
+            call = self._calls[name] = self._calls.get(name, -1) + 1
+            self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
+
+        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+
+    def _source(self, value: object) -> InnerKey | None:
+        """The last call that returned a tensor, or one of which it is another view."""
+        if not isinstance(value, torch.Tensor):
+            return None
+        base = value._base if value._base is not None and value._base.numel() == value.numel() else value
+        for tensor in (value, base):
+            known = self._last.get(id(tensor))
+            if known is not None and known[0]() is tensor:
+                return known[1]
+        return None
+
+    def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
+        try:
+            tree, tensors = flatten(output)
+        except SignatureError:  # what no path can name is no tap either
+            return
+        for path, tensor in zip(paths(tree), tensors, strict=True):
+            if kind_of(tensor):
+                continue  # no layer of an adapter takes it
+            key = (name, call, path_text(path))
+            if not _is_found(output, key[2], tensor):
+                continue
+            known = self._seen.get(id(tensor))
+            if known is None or known[0]() is not tensor:
+                known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
+            first = known[1]
+            self._last[id(tensor)] = (weakref.ref(tensor), key)
+            self.noted[key] = InnerLeaf(
+                shape=tuple(tensor.shape),
+                dtype=tensor.dtype,
+                started=began,
+                finished=self._events,
+                same_as=None if first == key else first,
+                reads=reads,
+                version=times_written(tensor),
+                contiguous=tensor.is_contiguous(),
+                grid=self._followed.grid(tensor),
+            )
+
+    def maker(self, tensor: torch.Tensor) -> InnerKey | None:
+        """The last call that returned a tensor, unless it was written to after that."""
+        known = self._last.get(id(tensor))
+        if known is None or known[0]() is not tensor or self.noted[known[1]].version != times_written(tensor):
+            return None
+        return known[1]
+
+
+def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:
+    """Whether a path leads to a tensor again; some keys read like others, or like several."""
+    try:
+        return leaf(output, path) is tensor
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+
+
+def kind_of(tensor: torch.Tensor) -> str:
+    """How a tensor is stored; empty where it is by strides."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return "quantized" if tensor.is_quantized else ""
+
+
+def times_written(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; inference mode does not count."""
+    return 0 if tensor.is_inference() else tensor._version
