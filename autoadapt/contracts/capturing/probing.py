@@ -54,6 +54,8 @@ class InnerLeaf:
     contiguous: bool = True
     grid: Grid = field(default_factory=dict)
     """Where its cells lie, if that was followed."""
+    class_token: bool = False
+    """Whether it is made of class tokens alone, if that was followed."""
 
 
 class ProbeError(Exception):
@@ -84,6 +86,8 @@ class Observation:
     """For each output whether it lies in memory in the order of its axes."""
     grids: tuple[Grid, ...] = ()
     """Where the cells of each output lie, if that was followed."""
+    class_tokens: tuple[bool, ...] = ()
+    """For each output whether it is made of class tokens alone, if that was followed."""
     behind: tuple[Behind | None, ...] = ()
     """What each output depends on, where that was traced."""
 
@@ -210,6 +214,7 @@ class Probe:
             inputs=tuple(tensors) if self.real else (),
             contiguous=tuple(output.is_contiguous() for output in outputs),
             grids=tuple(map(followed.grid, outputs)),
+            class_tokens=tuple(map(followed.class_tokens.is_one, outputs)),
         )
 
 
@@ -408,6 +413,7 @@ class _Watcher:
                 version=_times_written(tensor),
                 contiguous=tensor.is_contiguous(),
                 grid=self._followed.grid(tensor),
+                class_token=self._followed.class_tokens.is_one(tensor),
             )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:
