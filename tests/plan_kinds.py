@@ -24,6 +24,7 @@ from autoadapt.adapting.operations import (
     Recover,
     Resize,
     ResizeTokens,
+    Take,
     text,
 )
 
@@ -50,6 +51,8 @@ KINDS = {
     "tokens to a map": lambda: Kind(Tokens(), texts({"map": "f32[B, 7, ceil(H/8), ceil(W/8)]"}), image()),
     "tokens to a coarser map": lambda: Kind(Tokens(4), texts(["f32[B, 7, ceil(H/16), ceil(W/16)]"]), image()),
     "tokens to a vector": lambda: Kind(Tokens(), texts("f32[B, 5]"), image()),
+    "class token to a vector": lambda: Kind(Tokens(), texts("f32[B, 5] class token"), image()),
+    "registers left out": lambda: Kind(Tokens(front=3), texts("f32[B, floor(H/10)*floor(W/10) + 1, 5]"), image()),
     "map to tokens": lambda: Kind(Pyramid(4, 8), texts("f32[B, ceil(H/4)*ceil(W/4), 5]"), image()),
     "tokens to tokens on another grid": lambda: Kind(
         Tokens(4), texts("f32[B, floor(H/10)*floor(W/10) + 1, 5]"), image()
@@ -110,6 +113,8 @@ def _altered(step: Operation) -> Iterator[Operation]:
             yield step.model_copy(update={"count": step.count + 1})
         case Rearrange():
             yield step.model_copy(update={"pattern": _other_order(step.pattern)})
+        case Take():
+            yield step.model_copy(update={"axis": step.axis + 1})
         case Mean():
             yield step.model_copy(update={"axes": tuple(axis - 1 for axis in step.axes)})
         case Pool():

@@ -56,12 +56,12 @@ class Plain(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Patches in rows with a class token before them, as a vision transformer returns them."""
+    """Patches in rows with class and register tokens before them, as a vision transformer returns them."""
 
-    def __init__(self, patch: int = 8, channels: int = 12) -> None:
+    def __init__(self, patch: int = 8, channels: int = 12, front: int = 1) -> None:
         super().__init__()
         self.embed = nn.Conv2d(3, channels, patch, patch)
-        self.first = nn.Parameter(torch.randn(1, 1, channels))
+        self.first = nn.Parameter(torch.randn(1, front, channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = self.embed(x).flatten(2).transpose(1, 2)

@@ -34,6 +34,7 @@ class Listed(nn.Module):
         axes: The order of the axes that are returned: `bnc`, `nbc` or `bcn`.
         size: The one legal height and width; any multiples of 16 where left out.
         blocks: How many blocks there are.
+        finer: Interpolate the cells to so many times as many a side.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class Listed(nn.Module):
         axes: str = "bnc",
         size: tuple[int, int] | None = None,
         blocks: int = 3,
+        finer: int = 1,
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.way, self.before, self.behind, self.axes, self.size = way, before, behind, axes, size
+        self.finer = finer
         self.embed = nn.Conv2d(3, 12, PATCH, PATCH)
         self.first = nn.Parameter(torch.randn(1, before, 12))
         self.last = nn.Parameter(torch.randn(1, behind, 12))
@@ -57,6 +60,8 @@ class Listed(nn.Module):
         if self.size is not None and tuple(x.shape[2:]) != self.size:
             raise ValueError(f"expected {self.size}")
         map_BCHW = self.embed(x)
+        if self.finer > 1:
+            map_BCHW = nn.functional.interpolate(map_BCHW, scale_factor=self.finer, mode="bilinear")
         first, last = (one.expand(len(x), -1, -1) for one in (self.first, self.last))
         tokens_BNC = self.blocks(torch.cat([first, self.listed(map_BCHW), last], 1))
         return tokens_BNC.permute([("bnc").index(axis) for axis in self.axes])

@@ -22,6 +22,7 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
+    Take,
     Thin,
     shown_sizes,
     text,
@@ -54,7 +55,7 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
         case _:
             if not spec.is_floating and not isinstance(operation, (DropPrefix, Rearrange)):
                 raise _refused(operation, spec, "floating-point values")
-            moves = isinstance(operation, (Mean, Pool, Resize, Resample, ResizeTokens))
+            moves = isinstance(operation, (Take, Mean, Pool, Resize, Resample, ResizeTokens))
             centres = () if moves else spec.centres
             cells, trailing = _order_after(operation, spec)
             update = {"same_as": "", "cells": cells, "trailing": trailing, "centres": centres}
@@ -74,7 +75,7 @@ def _order_after(operation: Operation, spec: TensorSpec) -> tuple[str, int]:
             if order is not None:
                 return ("rows" if order == sorted(order) else "columns"), 0
             return ("rows", 0) if any(len(names) > 1 for names in left) else spec.order
-        case Mean():
+        case Mean() | Take():
             return "rows", 0
         case _:
             return spec.order
@@ -85,6 +86,8 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
     match operation:
         case DropPrefix(axis=axis, count=count):
             return (*dims[:axis], dims[axis] - count, *dims[axis + 1 :])
+        case Take(axis=axis):
+            return (*dims[:axis], *dims[axis + 1 :])
         case Rearrange():
             return _rearranged(operation, spec)
         case Mean(axes=axes):
@@ -206,7 +209,9 @@ def stays_contiguous(operation: Operation, before: bool) -> bool:
         before: Whether what goes in does.
     """
     match operation:
-        case DropPrefix():
+        case DropPrefix(after=after):
+            return before and after > 0
+        case Take():
             return False
         case Rearrange(pattern=pattern):
             left, right = ([name for names in side for name in names] for side in axis_groups(pattern))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from autoadapt.adapting.aligning import WHOLE, Level, Stage, align, levels_in_order, stages
-from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
+from autoadapt.adapting.layouts import Factored, Refusal, chain, class_token_axis, distance, factored
 from autoadapt.adapting.refusals import Form, Refusals, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
@@ -200,7 +200,8 @@ class _Matching:
             if not options:
                 self.faults.append(self._dishonest(path, spec, _most_telling(self._whys(path))))
                 continue
-            honest[path] = self._without_maps_of_others(spec, options)
+            options = self._without_maps_of_others(spec, options)
+            honest[path] = self._class_tokens(options, spec) if spec.class_token else options
         aligned = self._aligned({path: spec for path, spec in targets.items() if path in honest}, honest)
         order = {path: i for i, path in enumerate(aligned)}
         for path in sorted(honest, key=lambda path: order.get(path, -1)):
@@ -270,6 +271,14 @@ class _Matching:
         """Without what would be projected although it is a linear map itself, of another option."""
         sources, known = [self.sources[option] for option in options], set(options)
         return [s.path for s in sources if s.reads not in known or s.spec.dims == spec.dims]
+
+    def _class_tokens(self, options: list[str], spec: TensorSpec) -> list[str]:
+        """The options that are class tokens or have them, if any; and outputs just as wide, which take no layer."""
+        offered = {option: self.sources[option] for option in options}
+        if any(not source.tap and source.spec.dims == spec.dims for source in offered.values()):
+            return options
+        told = [o for o, one in offered.items() if one.spec.class_token or class_token_axis(one.tensor) is not None]
+        return told or options
 
     def _nearest(self, path: str, options: Sequence[str]) -> tuple[str, ...]:
         """The options at the least change of stride; among them those whose name agrees."""

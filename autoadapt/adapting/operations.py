@@ -24,6 +24,7 @@ __all__ = [
     "Resample",
     "Resize",
     "ResizeTokens",
+    "Take",
     "Thin",
     "coarse_step",
     "parameters",
@@ -47,6 +48,15 @@ class DropPrefix(_Frozen):
     axis: int
     count: int
     at_end: bool = False
+    after: int = Field(default=0, exclude_if=lambda after: not after)
+    """How many entries before them stay, such as the class token before registers."""
+
+
+class Take(_Frozen):
+    """The first entry of an axis, which goes away: the class token."""
+
+    op: Literal["take"] = "take"
+    axis: int
 
 
 class Rearrange(_Frozen):
@@ -175,6 +185,7 @@ class Thin(_Frozen):
 
 Operation: TypeAlias = Annotated[
     DropPrefix
+    | Take
     | Rearrange
     | Mean
     | Pool
@@ -228,8 +239,11 @@ def text(operation: Operation) -> str:
         ('384->64', 'drop 1')
     """
     match operation:
-        case DropPrefix(count=count, at_end=at_end):
-            return f"drop last {count}" if at_end else f"drop {count}"
+        case DropPrefix(count=count, at_end=at_end, after=after):
+            behind = f" after {after}" if after else ""
+            return f"drop last {count}" if at_end else f"drop {count}{behind}"
+        case Take():
+            return "class token"
         case Rearrange(pattern=pattern):
             return pattern
         case Mean(axes=axes):

@@ -54,9 +54,9 @@ class Refusals:
         if _is_plain(tensor) and not (extended and len(constants) > 1):
             kinds = tuple(tuple((atom.kind, atom.dim.constant is None) for atom in axis) for axis in tensor.atoms)
             batch = self._numbered(atom.dim for atom in atoms if "B" in atom.kind)
-            facts = (spec.dtype, spec.order, extra, kinds, batch)
+            facts = (spec.dtype, spec.order, spec.class_token, extra, kinds, batch)
         else:
-            facts = (spec, spec.centres, extra, tuple((atom.kind, atom.stride, atom.centres) for atom in atoms))
+            facts = (spec, spec.centres, spec.class_token, extra, tuple((atom.kind, atom.stride, atom.centres) for atom in atoms))
         return Form(tensor, self._number(facts), dims, constants if len(constants) > 1 else (), extended)
 
     def refuses(self, source: Form, target: Form) -> bool:

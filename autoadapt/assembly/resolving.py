@@ -38,7 +38,7 @@ def resolved_part(
         changes["takes"] = tuple(map(str, references))
     else:
         changes["takes"] = tuple(each.source for each in taken)
-        changes["expects"] = () if target else tuple(str(each.spec) for each in taken)
+        changes["expects"] = () if target else tuple(each.spec.in_full for each in taken)
     return config.model_copy(update=changes)
 
 

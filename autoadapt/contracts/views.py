@@ -16,7 +16,7 @@ from autoadapt.contracts import leaves
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
-from autoadapt.errors import CaptureError, Mismatch, nearest
+from autoadapt.errors import CaptureError, Mismatch, VerificationError, nearest
 
 __all__ = [
     "aliased",
@@ -266,8 +266,16 @@ class _Collected:
         if self._calls.taken:
             self._calls.taken[-1].setdefault(path, []).append(output)
 
-    def give(self, _module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
+    def give(self, module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
         taken = {**self._calls.taken[-1], "": [output]}
+        missing = [(path, call) for path, call, _ in self._taps if call >= len(taken.get(path, ()))]
+        if missing:
+            mode = "train" if module.training else "eval"
+            faults = [
+                Mismatch(path, f"{call + 1} calls", f"{len(taken.get(path, ()))} calls", 'taps={"...": "..."}')
+                for path, call in missing
+            ]
+            raise VerificationError(f"`{missing[0][0]}` is tapped and did not run in {mode} mode", faults)
         return tuple(leaves.leaf(taken[path][call], leaf) for path, call, leaf in self._taps)
 
     def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:

@@ -21,6 +21,7 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
+    Take,
     Thin,
     parameters,
     text,
@@ -238,9 +239,11 @@ def _abbreviated(spec: TensorSpec) -> str:
 def _label(operation: Operation) -> str:
     """An operation where its name stands above it already."""
     match operation:
-        case DropPrefix(axis=axis, count=count, at_end=at_end):
-            where = "last" if at_end else "first"
+        case DropPrefix(axis=axis, count=count, at_end=at_end, after=after):
+            where = f"after {after}:" if after else "last" if at_end else "first"
             return f"{where} {count}" if axis == 1 else f"{where} {count} of axis {axis}"
+        case Take():
+            return "first token"
         case Mean(axes=axes):
             return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
         case Pool() | Resize() | Resample():

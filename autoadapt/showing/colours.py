@@ -20,6 +20,7 @@ class Kind:
 
 KINDS = {
     "drop": Kind("drop", "leaves leading entries out", ("#eceff2", "#6e7781"), ("#22272e", "#9198a1")),
+    "take": Kind("take", "takes the class token", ("#f5e9ed", "#875063"), ("#2d1d24", "#c98fa3")),
     "rearrange": Kind("rearrange", "moves, splits, merges axes", ("#ddf1ff", "#0969da"), ("#0f2540", "#4493f8")),
     "mean": Kind("mean", "averages whole axes", ("#f0f4d4", "#687400"), ("#272b10", "#a8b83a")),
     "pool": Kind("pool", "averages cells", ("#ddf6e1", "#1a7f37"), ("#12301b", "#3fb950")),

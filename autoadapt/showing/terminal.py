@@ -38,6 +38,7 @@ _FIRM = 0.6
 """Share of the width for columns that are not broken; what is long gives way to what is short."""
 _KINDS = {
     "drop": "bright_black",
+    "take": "bright_black",
     "rearrange": "blue",
     "mean": "yellow",
     "pool": "green",

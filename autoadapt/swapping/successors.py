@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import build
-from autoadapt.adapting.operations import Cast, DropPrefix, Rearrange, Thin, Thinning
+from autoadapt.adapting.operations import Cast, DropPrefix, Rearrange, Take, Thin, Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, Plan, Route, named_outputs, plan
 from autoadapt.adapting.thinning import mark_points
 from autoadapt.contracts.capturing import Arguments, capture, capture_source
@@ -188,7 +188,7 @@ def _is_free(route: Route, target: Signature, wanted: Sequence[str]) -> bool:
     read = {_points(target.outputs[path]) for path in wanted}
     if _points(target.outputs[route.target]) not in (read | {None}):
         return False
-    return all(isinstance(step, (Cast, DropPrefix, Rearrange, Thin)) for step in route.steps)
+    return all(isinstance(step, (Cast, DropPrefix, Rearrange, Take, Thin)) for step in route.steps)
 
 
 def _points(spec: TensorSpec) -> int | None:

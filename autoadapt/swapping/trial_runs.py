@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.adapting.verification import Check
+from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification import Check, verify_step
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
 from autoadapt.contracts.capturing.probing import quiet
@@ -48,7 +49,26 @@ def try_out(
         trial.refuse_mixing(seen)
         detail = "the whole returns what it did"
         checks.append(Check(name=f"runs in {trial.mode} mode", outcome="passed", detail=detail))
-    return checks
+    return [*checks, *_steps(planned, modules, seen)]
+
+
+def _steps(planned: Sequence[Successor], modules: Sequence[nn.Module], seen: Watched) -> list[Check]:
+    """A small step of training with each kind of new module, as its callers will train it.
+
+    Raises:
+        SwapError: One of them does not keep its contract there, or has parameters that no gradient reaches.
+    """
+    done, found = list[Plan](), list[Check]()
+    for one, module in zip(planned, modules, strict=True):
+        made = one.part.plan
+        if made is None or made in done:
+            continue
+        check = verify_step(module, made.target, inputs=seen.readings[one.place.path].calls[0])
+        done, found = [*done, made], [*found, check]
+        if check.outcome == "failed":
+            faults = [Mismatch(f"{one.place.path}: {f.where}", f.expected, f.found, f.remedy) for f in check.faults]
+            raise SwapError(f"the new module at `{one.place.path}` does not train", faults)
+    return found[:1]
 
 
 def by_path(planned: Sequence[Successor], modules: Sequence[nn.Module]) -> dict[str, nn.Module]:

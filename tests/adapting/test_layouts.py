@@ -128,6 +128,18 @@ KNOWN = {
         "f32[B, ceil(H/9)*ceil(W/9) + 1, 96]",
         ["resize tokens to ceil(H/9) x ceil(W/9)", "to f32"],
     ),
+    "tokens behind more others": (
+        "f32[B, ceil(H/8)*ceil(W/8) + 5, 8]",
+        "f32[B, ceil(H/4)*ceil(W/4) + 1, 8]",
+        ["drop 4 after 1", "resize tokens to ceil(H/4) x ceil(W/4)"],
+    ),
+    "a class token before others on both sides": (
+        "f32[B, ceil(H/8)*ceil(W/8) + 5, 8] 2 last",
+        "f32[B, ceil(H/8)*ceil(W/8) + 1, 8]",
+        ["drop 2 after 1", "drop last 2"],
+    ),
+    "a class token": ("f32[B, ceil(H/8)*ceil(W/8) + 1, 8]", "f32[B, 4] class token", ["class token", "8->4"]),
+    "a mean of tokens": ("f32[B, ceil(H/8)*ceil(W/8) + 1, 8]", "f32[B, 4]", ["drop 1", "mean over 1", "8->4"]),
     "another dtype": ("f64[B, 8]", "f32[B, 8]", ["to f32"]),
     "another integer": ("i64[B, 1024] index", "i32[B, 1024] index", ["to i32"]),
 }
@@ -145,10 +157,10 @@ REFUSED = {
         "f32[B, ceil(H/4)*ceil(W/4) + 1, 8]",
         "the target has 1 leading token that the source lacks",
     ),
-    "tokens behind more others": (
-        "f32[B, ceil(H/8)*ceil(W/8) + 5, 8]",
-        "f32[B, ceil(H/4)*ceil(W/4) + 1, 8]",
-        "the target has 1 leading token and the source 5",
+    "tokens behind fewer others": (
+        "f32[B, ceil(H/8)*ceil(W/8) + 1, 8]",
+        "f32[B, ceil(H/4)*ceil(W/4) + 5, 8]",
+        "the target has 5 leading tokens and the source 1",
     ),
     "labels of tokens on another grid": (
         "i64[B, ceil(H/8)*ceil(W/8) + 1, 8]",

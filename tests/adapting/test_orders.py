@@ -132,6 +132,14 @@ def test_class_tokens_at_the_other_end_are_refused():
     assert "the target has 1 trailing token and the source 1 leading token" in str(refused.value)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (40, 56)])
+@pytest.mark.parametrize("way", [*WAYS, {"way": "windows", "before": 1}], ids=str)
+def test_the_order_of_interpolated_cells_is_told_although_a_shift_by_one_hardly_shows(way, size):
+    spec = aa.capture(Listed(**way, finer=2, blocks=1).eval(), example(size)).outputs.leaves[0]
+    told = "unknown" if way["way"] == "windows" else way["way"]
+    assert (spec.cells, spec.trailing) == (told, 0 if told == "unknown" else way.get("behind", 0))
+
+
 def test_verify_sees_cells_in_another_order():
     old = Listed(behind=1).eval()
     for other in (Listed(before=1), Listed("columns", behind=1)):

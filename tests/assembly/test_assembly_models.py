@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from autoadapt.assembly import AssembledModel, Config, Registry, assemble, describe, write_yaml
@@ -98,6 +99,23 @@ def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: st
 @pytest.mark.parametrize("backbone", ["timm:resnet18", "timm:vit_tiny_patch16_224", "ResNet_CIFAR"])
 def test_a_resolved_config_assembles_to_the_same_model(text: str, backbone: str) -> None:
     assert _round_trips(assemble(_config(text, backbone)))
+
+
+def test_a_resolved_config_says_where_cells_lie_and_they_come_to_lie_there() -> None:
+    dense = (
+        "input: f32[B, 3, 64, 64]\nbackbone: timm:resnet18\nhead: {type: DenseHead, num_classes: 4, from: backbone.c3}"
+    )
+    model = assemble(dense)
+    (told,) = model.config.head[""].expects
+    assert told == "f32[B, 128, ceil(H/8), ceil(W/8)] centres 0 + 8 i depth 3"
+    pinned = yaml.safe_load(write_yaml(model.config))
+    pinned["head"]["expects"] = "f32[B, 128, ceil((H - 14)/8), ceil((W - 14)/8)] centres 7 + 8 i"
+    moved = assemble(pinned)
+    (step,) = moved.report.plans["backbone"].routes[0].steps
+    assert (step.op, step.first, step.step) == ("resample", (0.875, 0.875), (1.0, 1.0))
+    assert _round_trips(moved)
+    pinned["head"]["expects"] = "f32[B, 128, ceil((H - 14)/8), ceil((W - 14)/8)]"
+    assert [step.op for step in assemble(pinned).report.plans["backbone"].routes[0].steps] == ["resize"]
 
 
 def test_a_level_that_is_made_at_another_stride_sees_the_whole_image() -> None:

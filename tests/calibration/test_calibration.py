@@ -237,9 +237,6 @@ class Classed(nn.Module):
         return torch.cat([made.mean(1, keepdim=True), made], 1)
 
 
-@pytest.mark.xfail(
-    reason="tokens of an interpolated map have no order that patches tell, so they are refused", strict=True
-)
 def test_a_projection_of_tokens_before_they_go_to_another_grid_is_fitted_on_its_own():
     tokens = Tokens(5, seed=1).eval()
     net = adapt(Classed(tokens), like=Classed(Up(tokens, 7)).eval(), inputs=IMAGES[:2])

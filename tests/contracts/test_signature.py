@@ -48,6 +48,32 @@ def test_a_spec_reads_what_it_prints(text):
     assert TensorSpec.parse(str(spec)) == spec
 
 
+KNOWN = st.tuples(
+    st.sampled_from(
+        ("", " centres 43 + 8 i", " centres -12.5 + 8 i along H, 3.1 + 8.3 i along W", " centres 1 + 2 i along W")
+    ),
+    st.sampled_from(("", " depth 5", " depth 3.25")),
+    st.sampled_from(("", " class token")),
+    st.sampled_from(("", " = p2.0")),
+).map("".join)
+"""What is known of a tensor and takes no part in comparing."""
+
+
+@SETTINGS
+@given(KNOWN)
+def test_a_spec_in_full_reads_back_with_all_that_is_known(known):
+    spec = TensorSpec.parse(f"f32[B, 8, ceil(H/8), ceil(W/8)]{known}")
+    assert spec.in_full == f"f32[B, 8, ceil(H/8), ceil(W/8)]{known}"
+    again = TensorSpec.parse(spec.in_full)
+    assert (again.centres, again.depth, again.class_token) == (spec.centres, spec.depth, spec.class_token)
+    assert again == TensorSpec.parse(str(spec))
+
+
+def test_centres_without_an_axis_hold_along_all_that_are_spatial():
+    spec = TensorSpec.parse("f32[B, ceil(H/8)*ceil(W/8), 8] centres 43 + 8 i")
+    assert [(one.axis, one.first, one.step) for one in spec.centres] == [("H", 43, 8), ("W", 43, 8)]
+
+
 @SETTINGS
 @given(outputs)
 def test_a_signature_comes_back_from_json_and_keeps_itself(texts):
@@ -104,6 +130,12 @@ def test_legal_sizes_are_said_below_the_table():
         ("f32[B] indx", "try       index"),
         ("f32[B, ceil(H/)]", "ceil(H/)"),
         ("float32[B]", "unknown dtype"),
+        ("f32[B, H] centres 3 i", "found     3 i"),
+        ("f32[B, H] centres 3 + 2 i along W", "found     3 + 2 i along W"),
+        ("f32[B, H] centres 3 + 0 i", "does not tell where cells lie"),
+        ("f32[B, H] centres 1e999 + 2 i", "does not tell where cells lie"),
+        ("f32[B, H] centres one + 2 i", 'try       "centres 43 + 8 i"'),
+        ("f32[B, H] depth -1", "is no tensor spec"),
     ],
 )
 def test_a_malformed_text_is_refused_and_shown(text, says):

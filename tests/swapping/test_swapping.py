@@ -426,3 +426,35 @@ def test_weights_kept_in_a_list_are_refused_by_name():
     surface, faults = find_surface(layer, ["kept"], {}, "layer")
     assert not surface.names
     assert [(fault.where, fault.why) for fault in faults] == [("layer.kept", "it holds weights of the old module")]
+
+
+class Skipping(nn.Module):
+    """Blocks of which the last is skipped in train mode, as stochastic depth may do with any."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)) for _ in range(2))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks[: 1 if self.training else 2]:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_what_runs_but_does_not_train_is_refused_before_it_is_set():
+    model = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Conv2d(6, 2, 1)).eval()
+    before = snapshot(model)
+    with pytest.raises(SwapError, match="the new module at `0` does not train") as caught:
+        swap(model, "0", Skipping(), inputs=torch.rand(2, 3, 16, 16), taps={"output": "blocks.1.1"})
+    assert "0: blocks.1.1\n  expected  1 calls\n  found     0 calls" in str(caught.value)
+    assert snapshot(model) == before
+
+
+def test_a_small_step_of_training_is_among_what_a_swap_has_checked():
+    model = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Conv2d(6, 2, 1))
+    swapped = swap(model, "0", Skipping(), inputs=torch.rand(2, 3, 16, 16), taps={"output": "stem"})[0].swapped
+    checks = {check.name: (check.outcome, check.detail) for check in swapped.checks}
+    assert checks["training step"] == ("passed", "forward and backward, with gradients")

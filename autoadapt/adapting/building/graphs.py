@@ -27,6 +27,7 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
+    Take,
     Thin,
     coarse_step,
 )
@@ -214,10 +215,12 @@ class _Emitter:
 
     def _step(self, step: Operation, node: fx.Node, spec: TensorSpec, module: str) -> fx.Node:
         match step:
-            case DropPrefix(axis=axis, count=count, at_end=at_end):
-                kept = slice(None, -count) if at_end else slice(count, None)
-                index = (*(slice(None),) * axis, kept)
-                return self._put("call_function", operator.getitem, node, index)
+            case DropPrefix(axis=axis, count=count, at_end=at_end, after=after):
+                rest = slice(None, -count) if at_end else slice(after + count, None)
+                parts = [self._part(node, axis, part) for part in ([slice(after)] if after else []) + [rest]]
+                return self._put("call_function", torch.cat, parts, axis) if after else parts[0]
+            case Take(axis=axis):
+                return self._part(node, axis, 0)
             case Rearrange():
                 return self._rearrange(step, node)
             case Mean(axes=axes):
@@ -250,6 +253,9 @@ class _Emitter:
                 return self._put("call_function", layers.recover_indices, points, cloud, DTYPES[dtype])
             case Thin(axis=axis):
                 return self._put("call_function", layers.take_points, node, self._choice(step), axis)
+
+    def _part(self, node: fx.Node, axis: int, part: slice | int) -> fx.Node:
+        return self._put("call_function", operator.getitem, node, (*(slice(None),) * axis, part))
 
     def _in_rows(self, node: fx.Node, axis: int) -> fx.Node:
         return node if axis == 1 else self._put("call_method", "transpose", node, 1, 2)

@@ -6,10 +6,17 @@ import itertools
 
 from autoadapt.adapting.layouts.arranging import arranged
 from autoadapt.adapting.layouts.assigning import Assignment, Refusal, assign
+from autoadapt.adapting.layouts.extra_tokens import (
+    class_token_axis,
+    in_words,
+    registers,
+    without_axis,
+    without_entries,
+)
 from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, whole
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded
-from autoadapt.adapting.operations import Cast, DropPrefix, Operation
+from autoadapt.adapting.operations import Cast, DropPrefix, Operation, Take
 from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["chain"]
@@ -38,6 +45,10 @@ def chain(
         return _cast(spec, target)
     if spec.is_floating != target.is_floating:
         return Refusal(f"{spec.dtype} values are no {target.dtype} values")
+    axis = class_token_axis(have) if target.class_token else None
+    if axis is not None and not want.strides:
+        rest = chain(without_axis(have, axis), target, project=project)
+        return rest if isinstance(rest, Refusal) else (Take(axis=axis), *rest)
     have, want = whole(have, want), whole(want, have)
     if any((*want.prefixes, *want.suffixes)):
         return _with_extra(have, want, target, project=project, learned=learned)
@@ -74,7 +85,11 @@ def _with_extra(
     have: Factored, want: Factored, target: TensorSpec, *, project: bool, learned: bool
 ) -> tuple[Operation, ...] | Refusal:
     """A chain to tokens that are no cells, and cells of another grid."""
-    told, found = (_extra(max(tensor.prefixes), max(tensor.suffixes)) for tensor in (want, have))
+    told, found = (in_words(max(tensor.prefixes), max(tensor.suffixes)) for tensor in (want, have))
+    drops = registers(have, want)
+    if drops:
+        rest = chain(without_entries(have, drops), target, project=project)
+        return rest if isinstance(rest, Refusal) else (*drops, *rest)
     if told != found:
         why = f"and the source {found}" if found else "that the source lacks"
         return Refusal(f"the target has {told} {why}")
@@ -82,12 +97,6 @@ def _with_extra(
     if steps is None or not learned:
         return Refusal(f"the target has {told} beside cells that are not interpolated")
     return cast if isinstance(cast, Refusal) else (*steps, *cast)
-
-
-def _extra(before: int, behind: int) -> str:
-    """Tokens that are no cells, in words."""
-    counts = ((before, "leading"), (behind, "trailing"))
-    return " and ".join(f"{count} {where} token{'s' * (count > 1)}" for count, where in counts if count)
 
 
 def _differing_points(assigned: Assignment) -> str:

@@ -13,7 +13,7 @@ from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
 
-__all__ = ["checkpointing", "gradients", "training"]
+__all__ = ["checkpointing", "gradients", "one_step", "training"]
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,31 @@ def gradients(session: Session) -> Findings:
     except Exception:
         session.excuse(lambda bare: _step(bare, bare.small(B=2), train=False, each=True), "to be trained in eval mode")
         raise
-    excused = _bare_step(session, train=False).unused if step.unused else ()
-    unused = [
-        Mismatch(name, "a gradient", "none: it is not used")
-        for name in step.unused
-        if name.removeprefix("backbone.") not in excused
-    ]
+    new = _newly_unused(session, step, train=False)
+    unused = [Mismatch(name, "a gradient", "none: it is not used") for name in new]
     count = len(step.unused)
     detail = f"{count} parameters that the backbone itself does not use" if count else "no unused parameter"
     return Findings(_own_faults(session, step, train=False) + unused, detail)
+
+
+def one_step(session: Session) -> Findings:
+    """One pass forward and backward in train mode, at a small size: shapes, aliases and gradients."""
+    sizes = session.small(B=2)
+    try:
+        step = _step(session, sizes, train=True, each=False)
+    except Exception as error:
+        if "more than 1 value per channel" in str(error):
+            raise NotApplicableError("a batch norm gets a single value") from error
+        session.excuse(partial(_bare_run, sizes), "in train mode")
+        raise
+    unused = [Mismatch(name, "a gradient", "none: it is not used") for name in _newly_unused(session, step, train=True)]
+    return Findings(_own_faults(session, step, train=True) + unused, "forward and backward, with gradients")
+
+
+def _newly_unused(session: Session, step: _Step, *, train: bool) -> list[str]:
+    """Parameters that no output depends on, without those that the bare backbone does not use either."""
+    excused = _bare_step(session, train=train).unused if step.unused else ()
+    return [name for name in step.unused if name.removeprefix("backbone.") not in excused]
 
 
 def _own_faults(session: Session, step: _Step, *, train: bool) -> list[Mismatch]:

@@ -11,11 +11,12 @@ from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
 from autoadapt.adapting.verification.results import Check, Verification, failed
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.adapting.verification.training_checks import one_step
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["verify"]
+__all__ = ["verify", "verify_step"]
 
 
 def verify(
@@ -63,6 +64,17 @@ def verify(
         not_run = Check(name=name, outcome="not run", detail="thorough=True")
         checks.append(_check_in_time(session, name, run, seconds) if thorough else not_run)
     return Verification(name=signature.name, checks=tuple(checks))
+
+
+def verify_step(net: nn.Module, signature: Signature, *, inputs: object = None) -> Check:
+    """One small step of training with a copy of a module: the cheap part of `verify`.
+
+    Args:
+        net: The module.
+        signature: What it should keep.
+        inputs: An example call, as for `capture`; invented where left out.
+    """
+    return _check(Session(net, signature, inputs=inputs), "training step", one_step)
 
 
 def _check_in_time(session: Session, name: str, run: Callable[[Session], Findings], seconds: float) -> Check:

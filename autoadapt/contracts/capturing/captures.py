@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
-from autoadapt.contracts.capturing.cells import Run, inner_centres, output_centres
+from autoadapt.contracts.capturing.cells import Run, class_tokens, inner_centres, output_centres
 from autoadapt.contracts.capturing.confirming import Confirmation, Contract, confirm, confirm_again
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
@@ -331,7 +331,9 @@ class _Session:
         outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
         order = {key: {"cells": cells, "trailing": trailing} for key, (cells, trailing) in orders.items()}
-        return {key: {"centres": centres[key], **order.get(key, {})} for key in centres}
+        dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
+        vectors = class_tokens(dims, followed)
+        return {key: {"centres": centres[key], "class_token": key in vectors, **order.get(key, {})} for key in centres}
 
     def _inner_specs(self, solution: Solution, told: Told) -> dict[InnerKey, TensorSpec]:
         return {

@@ -9,7 +9,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, Observation
 from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.signature import Centres
 
-__all__ = ["inner_centres", "output_centres"]
+__all__ = ["class_tokens", "inner_centres", "output_centres"]
 
 Run = tuple[Mapping[str, int], Observation]
 """Sizes of the input axes, and what was seen at them."""
@@ -34,6 +34,18 @@ def inner_centres(inner: Mapping[InnerKey, Sequence[Dim]], runs: Sequence[Run]) 
         key: _agreed([_centres(dims, run.inner[key].grid, sizes) for sizes, run in runs if key in run.inner])
         for key, dims in inner.items()
     }
+
+
+def class_tokens(dims: Mapping[InnerKey | int, Sequence[Dim]], runs: Sequence[Run]) -> set[InnerKey | int]:
+    """The vectors that are made of class tokens alone in all runs; outputs by their number."""
+
+    def told(key: InnerKey | int, run: Observation) -> bool:
+        if isinstance(key, int):
+            return run.class_tokens[key]
+        return key in run.inner and run.inner[key].class_token
+
+    vectors = [key for key, of_one in dims.items() if not any(dim.axes - {"B"} for dim in of_one[1:])]
+    return {key for key in vectors if runs and all(told(key, run) for _, run in runs)}
 
 
 def _centres(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple[Centres, ...]:

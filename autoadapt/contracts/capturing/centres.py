@@ -20,6 +20,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from autoadapt.contracts.capturing.class_tokens import ClassTokens
+
 __all__ = ["Cells", "CentresFollowed", "Grid"]
 
 
@@ -64,6 +66,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._grids: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.class_tokens = ClassTokens()
         for tensor, names in inputs:
             sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
             self._grids[tensor] = {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()}
@@ -80,9 +83,16 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__.rstrip("_")
         if name not in _MOVING and given and _is_alike(returned, given[0]) and given[0] in self._grids:
             self._grids[returned] = self._grids[given[0]]  # most of what runs, so it must cost little
+            self.class_tokens.note(name, {}, self._moving(given), [returned])
         elif any(tensor in self._grids for tensor in given):
-            self._note(name, _named(func, args, kwargs or {}), given, list(_tensors([returned])))
+            named, made = _named(func, args, kwargs or {}), list(_tensors([returned]))
+            self.class_tokens.note(name, named, self._moving(given), made)
+            self._note(name, named, given, made)
         return returned
+
+    def _moving(self, given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors that depend on the input."""
+        return [tensor for tensor in given if tensor in self._grids]
 
     def _note(
         self, name: str, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]

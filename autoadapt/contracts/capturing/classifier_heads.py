@@ -33,7 +33,7 @@ def read_by_heads(
     named = dict(model.named_modules())
     found = {key: read for key in returned if (read := _read(key, named, noted, outputs[returned[key]]))}
     for path, shape in outputs.items():
-        if len(shape) == 2 and path not in returned.values():
+        if len(shape) == 2 and path not in {returned[key] for key in found}:
             heads = _several_heads(shape, named, noted)
             found |= dict([max(heads, key=lambda head: noted[head[1]].shape[-1])] if heads else [])
     return found
@@ -64,7 +64,7 @@ def _several_heads(
 ) -> list[tuple[InnerKey, InnerKey]]:
     """Layers that make vectors of a shape which no module reads, after all maps; with what they read."""
     read: Collection[InnerKey] = {leaf.reads for leaf in noted.values() if leaf.reads is not None}
-    last_map = max((leaf.finished for leaf in noted.values() if math.prod(leaf.shape[2:]) > 1), default=0)
+    last_map = max((leaf.finished for leaf in noted.values() if _is_map(leaf.shape, shape[-1])), default=0)
     return [
         (key, source)
         for key, leaf in noted.items()
@@ -74,6 +74,11 @@ def _several_heads(
         and _is_linear(named[key[0]])
         and (source := leaf.reads) is not None
     ]
+
+
+def _is_map(made: Shape, scores: int) -> bool:
+    """Whether a tensor still has cells, and is none of scores for each of them."""
+    return math.prod(made[2:]) > 1 and made[-1] != scores
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -42,6 +42,8 @@ class InnerLeaf:
     contiguous: bool = True
     grid: Grid = field(default_factory=dict)
     """Where its cells lie, if that was followed."""
+    class_token: bool = False
+    """Whether it is made of class tokens alone, if that was followed."""
 
 
 @contextlib.contextmanager
@@ -128,6 +130,7 @@ class Watcher:
                 version=times_written(tensor),
                 contiguous=tensor.is_contiguous(),
                 grid=self._followed.grid(tensor),
+                class_token=self._followed.class_tokens.is_one(tensor),
             )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:

@@ -16,10 +16,10 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.grids import Grid
-from autoadapt.contracts.capturing.perturbing import ORDER_CENTRES, order_of_tokens, patches, responses
+from autoadapt.contracts.capturing.perturbing import CORNERS, ORDER_CENTRES, order_of_tokens, patches, responses
 from autoadapt.contracts.capturing.probing import InnerKey
 from autoadapt.contracts.capturing.sizing import InputAxes
-from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import AxisSizes, Cells
@@ -58,9 +58,8 @@ def token_axis(dims: Sequence[Dim], batch: Dim) -> TokenAxis | None:
     found = [axis for axis, dim in enumerate(dims) if dim.axes & {"H", "W"}]
     if len(dims) != 3 or len(found) != 1 or batch not in dims:
         return None
-    dim = dims[found[0]]
-    extra = sum(coefficient for coefficient, atoms in dim.terms if not atoms) if dim.factors is None else 0
-    factors = [factor for factor in (dim - extra).factors or () if factor != 1]
+    extra, product = leading_and_product(dims[found[0]])
+    factors = [factor for factor in product if factor != 1]
     axes = [sorted(factor.axes) for factor in factors]
     if axes != [["H"], ["W"]] or extra < 0:
         return None
@@ -138,14 +137,14 @@ class Ordering:
             token = tokens[key]
             grid = token.grid(sizes)
             listed = tensor.movedim((token.batch, token.axis), (0, 1))
-            if listed.shape[:2] == (1 + len(ORDER_CENTRES), grid.cells + token.extra):
+            if listed.shape[:2] == (1 + len(ORDER_CENTRES) + len(CORNERS), grid.cells + token.extra):
                 small = min(grid.height, grid.width) < 2
                 found[key] = ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid)
 
         model = in_eval_mode(copy_module(self.module, clone_buffers))
         _listen(model, [key for key in tokens if not isinstance(key, int)], note)
         cells = _cells_of_a_patch(tokens.values(), sizes)
-        returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES)
+        returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES, corners=len(CORNERS))
         if returned is None:
             return {}
         outputs = flatten(returned)[1]
@@ -215,6 +214,8 @@ def run_on_images(
     sizes: Mapping[str, int],
     cells: int,
     centres: Sequence[tuple[float, float]],
+    *,
+    corners: int = 0,
 ) -> Any:
     """What a copy of a module returns for an image of noise and others with one patch changed; None if it raises.
 
@@ -225,6 +226,7 @@ def run_on_images(
         sizes: Height and width of the images.
         cells: How many patches fill an image.
         centres: Where patches are changed, in shares of height and width.
+        corners: In how many more a corner is.
     """
     tree, tensors = flatten(arguments.values)
     position = next(i for i, names in enumerate(axes.names) if {"H", "W"} <= set(names))
@@ -234,7 +236,7 @@ def run_on_images(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with undisturbed():
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        images = patches(noise, cells, centres).to(device=device, dtype=example.dtype)
+        images = patches(noise, cells, centres, corners=corners).to(device=device, dtype=example.dtype)
         given = [_repeated(tensor, len(images)) for tensor in tensors]
         given[position] = images.movedim(1, channels)
         try:

@@ -15,7 +15,7 @@ import torch
 from autoadapt.contracts.capturing.grids import LARGEST_STRIDE, MOST_PREFIX_TOKENS, Grid
 from autoadapt.contracts.signature import Cells
 
-__all__ = ["CENTRES", "ORDER_CENTRES", "locate_tokens", "order_of_tokens", "patches", "responses"]
+__all__ = ["CENTRES", "CORNERS", "ORDER_CENTRES", "locate_tokens", "order_of_tokens", "patches", "responses"]
 
 CENTRES = ((0.0, 0.0), (0.2, 0.3), (0.7, 0.15), (0.35, 0.8), (0.999, 0.999))
 """Where patches are changed, in shares of height and width; no symmetry maps them to each other."""
@@ -41,14 +41,26 @@ class _Reading:
         return found.reshape(self.grid.width, self.grid.height).T
 
 
-def patches(image_CHW: torch.Tensor, tokens: int, centres: Sequence[tuple[float, float]] = CENTRES) -> torch.Tensor:
-    """An image and copies of it with one patch changed, `[1 + P, C, H, W]`; patches are about as big as a token's."""
+def patches(
+    image_CHW: torch.Tensor, tokens: int, centres: Sequence[tuple[float, float]] = CENTRES, *, corners: int = 0
+) -> torch.Tensor:
+    """An image and copies of it with one patch changed, `[1 + P, C, H, W]`; patches are about as big as a token's.
+
+    Args:
+        image_CHW: The image.
+        tokens: How many patches fill it.
+        centres: Where patches are changed, in shares of height and width.
+        corners: In how many more copies a corner of twice that size is changed: the first, then the last.
+    """
     height, width = image_CHW.shape[1:]
     side = max(round((height * width / tokens) ** 0.5), 1)
-    images = image_CHW.expand(1 + len(centres), *image_CHW.shape).clone()
-    for image, (y, x) in zip(images[1:], centres, strict=True):
+    images = image_CHW.expand(1 + len(centres) + corners, *image_CHW.shape).clone()
+    for image, (y, x) in zip(images[1:], centres, strict=False):
         top, left = int(y * height) // side * side, int(x * width) // side * side
         image[:, top : top + side, left : left + side] += 3.0
+    for image, end in zip(images[1 + len(centres) :], CORNERS, strict=False):
+        part = slice(-2 * side, None) if end else slice(2 * side)
+        image[:, part, part] += 3.0
     return images
 
 
@@ -76,29 +88,47 @@ ORDER_CENTRES = ((0.15, 0.7), (0.75, 0.3))
 """Where patches are changed to tell the order of a grid that is known: no two orders have both of them in one place."""
 
 
+CORNERS = (0, 1)
+"""The first and the last corner of an image: what stands before or behind the cells answers neither as they do."""
+
+
 def order_of_tokens(responses_PN: torch.Tensor, grid: Grid) -> tuple[Cells, int] | None:
     """In which order cells stand among tokens, and how many others stand behind them.
 
     Args:
-        responses_PN: How strongly the tokens answer to patches at `ORDER_CENTRES`.
+        responses_PN: How strongly the tokens answer to patches at `ORDER_CENTRES`, and then to `CORNERS`, if told.
         grid: The cells; the other tokens stand before them, behind them, or on both sides.
 
     Returns:
         The order, `unknown` where each patch moves one place most and these are not those of any order that is read;
         None where all tokens move alike, which tells nothing.
     """
+    responses_PN, corners_PN = responses_PN[: len(ORDER_CENTRES)], responses_PN[len(ORDER_CENTRES) :]
     extra = responses_PN.shape[1] - grid.cells
     peak = _peak(responses_PN)
     near = False
     for before in (dict.fromkeys([0, extra]), range(extra + 1)):
         readings = [_Reading(grid, count, in_rows) for count in before for in_rows in (True, False)]
         scores = {reading: _score(reading, responses_PN, ORDER_CENTRES) for reading in readings}
-        best = _best(scores)
         near = near or NEAR_PEAK * max(scores.values()) >= peak
-        if best is not None and NEAR_PEAK * scores[best] >= peak:
+        best = _by_corners(scores, corners_PN, extra) or _best(scores)
+        if best is not None and NEAR_PEAK * _score(best, responses_PN, ORDER_CENTRES) >= peak:
             return ("rows" if best.in_rows else "columns"), extra - best.before
     apart = len(set(responses_PN.argmax(1).tolist())) == len(responses_PN)
     return ("unknown", 0) if apart and not near and bool((responses_PN.amax(1) >= STRONG).all()) else None
+
+
+def _by_corners(scores: Mapping[_Reading, float], corners_PN: torch.Tensor, extra: int) -> _Reading | None:
+    """The reading that the cells in the corners tell, which see what stands before the cells and what behind.
+
+    Where cells are smooth, as interpolated ones are, a shift by one makes no clear difference elsewhere.
+    """
+    best = max(scores, key=lambda reading: scores[reading])
+    others = [score for one, score in scores.items() if one.in_rows != best.in_rows]
+    if not len(corners_PN) or scores[best] < CLEAR * max([1.0, *others]):
+        return None
+    alike = [_Reading(best.grid, before, best.in_rows) for before in range(extra + 1)]
+    return _best({one: min(float(one.cells(corners_PN[end])[-end, -end]) for end in CORNERS) for one in alike})
 
 
 def _peak(responses_PN: torch.Tensor) -> float:

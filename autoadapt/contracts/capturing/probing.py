@@ -58,6 +58,8 @@ class Observation:
     """For each output whether it lies in memory in the order of its axes."""
     grids: tuple[Grid, ...] = ()
     """Where the cells of each output lie, if that was followed."""
+    class_tokens: tuple[bool, ...] = ()
+    """For each output whether it is made of class tokens alone, if that was followed."""
     behind: tuple[Behind | None, ...] = ()
     """What each output depends on, where that was traced."""
 
@@ -190,6 +192,7 @@ class Probe:
             inputs=tuple(tensors) if self.real else (),
             contiguous=tuple(output.is_contiguous() for output in outputs),
             grids=tuple(map(followed.grid, outputs)),
+            class_tokens=tuple(map(followed.class_tokens.is_one, outputs)),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,8 +37,10 @@ DTYPES: dict[str, torch.dtype] = {
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SPEC = re.compile(
-    r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!in\b)[a-z]\w*)?\s*"
-    r"(?:in (?P<cells>columns|unknown) order)?\s*(?:(?P<trailing>\d+) last)?\s*(?:=\s*(?P<same>\S+))?\s*$"
+    r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class)\b)[a-z]\w*)?\s*"
+    r"(?:in (?P<cells>columns|unknown) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
+    r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
+    r"(?P<class_token>class token)?\s*(?:=\s*(?P<same>\S+))?\s*$"
 )
 
 
@@ -62,6 +65,11 @@ class Centres(_Frozen):
     def __str__(self) -> str:
         return f"{self.first:g} + {self.step:g} i"
 
+    @property
+    def in_full(self) -> str:
+        """The same with all digits, and the axis."""
+        return f"{_number(self.first)} + {_number(self.step)} i along {self.axis}"
+
 
 class TensorSpec(_Frozen):
     """What is known of one tensor.
@@ -85,6 +93,9 @@ class TensorSpec(_Frozen):
     depth: float | None = Field(default=None, exclude_if=lambda depth: depth is None, repr=False)
     """How much of the module lies behind it, in octaves, as a capture measures it: 5 is a whole network whose last
     stride is 32. No part of equality."""
+    class_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
+    """Whether it is made of a token that stands before the cells of an image, as classifiers read it, and of no cell.
+    No part of equality."""
     points: int | None = Field(default=None, exclude=True, repr=False)
     """Which axis lists points that other leaves lie on too; noted while planning."""
 
@@ -107,7 +118,9 @@ class TensorSpec(_Frozen):
 
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
-        """Read `dtype[dims] role = path`; role and path may be left out.
+        """Read `dtype[dims] role centres 43 + 8 i depth 5 class token = path`; all but dtype and dims may be left out.
+
+        Centres hold for all spatial axes, where these are not named: `centres 43 + 8 i along H, 3.5 + 8 i along W`.
 
         Raises:
             SignatureError: The text is malformed.
@@ -129,6 +142,9 @@ class TensorSpec(_Frozen):
             role=cast(Role, role or default),
             cells=cells,
             trailing=int(found["trailing"] or 0),
+            centres=_read_centres(found["centres"], dims) if found["centres"] else (),
+            depth=float(found["depth"]) if found["depth"] else None,
+            class_token=bool(found["class_token"]),
             same_as=found["same"] or "",
         )
 
@@ -138,6 +154,28 @@ class TensorSpec(_Frozen):
         order = "" if self.cells == "rows" else f" in {self.cells} order"
         last = f" {self.trailing} last" if self.trailing else ""
         return f"{self.dtype}[{', '.join(map(str, self.dims))}]{shown}{order}{last}{same}"
+
+    @property
+    def in_full(self) -> str:
+        """All that is known of it as a text, also where its cells lie and how deep it is; `parse` reads it.
+
+        Example:
+            >>> print(TensorSpec.parse("f32[B, 8, ceil(H/8), ceil(W/8)] centres 3.5 + 8 i").in_full)
+            f32[B, 8, ceil(H/8), ceil(W/8)] centres 3.5 + 8 i
+        """
+        text, equals, same = str(self).partition(" = ")
+        return text + "".join(map(" {}".format, self._known())) + equals + same
+
+    def _known(self) -> Iterator[str]:
+        told = {one.in_full.partition(" along ")[0] for one in self.centres}
+        if len(told) == 1 and [one.axis for one in self.centres] == _spatial(self.dims):
+            yield f"centres {told.pop()}"
+        elif self.centres:
+            yield "centres " + ", ".join(one.in_full for one in self.centres)
+        if self.depth is not None:
+            yield f"depth {_number(self.depth)}"
+        if self.class_token:
+            yield "class token"
 
     @property
     def order(self) -> tuple[Cells, int]:
@@ -188,6 +226,42 @@ _FLOATING = {"f64", "f32", "f16", "bf16", "c64", "c128"}
 
 def _following(axis: str, dims: Iterable[Dim]) -> list[Dim]:
     return [dim for dim in dims if axis in dim.axes]
+
+
+def _spatial(dims: Iterable[Dim]) -> list[str]:
+    """The input axes that dims follow, without those of samples and channels."""
+    return sorted({axis for dim in dims for axis in dim.axes if axis[0] not in "BC"})
+
+
+def _number(value: float) -> str:
+    return f"{value:.17g}" if float(f"{value:.12g}") != value else f"{value:.12g}"
+
+
+_CENTRES = re.compile(r"\s*(?P<first>-?[\d.e+-]+) \+ (?P<step>[\d.e+-]+) i(?: along (?P<axis>\w+))?\s*")
+
+
+def _read_centres(text: str, dims: Sequence[Dim]) -> tuple[Centres, ...]:
+    """Where cells lie, from its text.
+
+    Raises:
+        SignatureError: The text is malformed, or tells of an axis that no dim follows.
+    """
+    read: dict[str, Centres] = {}
+    axes = _spatial(dims)
+    for part in text.split(","):
+        found = _CENTRES.fullmatch(part)
+        named = [found["axis"]] if found and found["axis"] else axes
+        try:
+            if found is None or not set(named) <= set(axes):
+                raise ValueError
+            first, step = float(found["first"]), float(found["step"])
+            if not (math.isfinite(first) and 0 < step < math.inf):
+                raise ValueError
+            read |= {axis: Centres(axis=axis, first=first, step=step) for axis in named}
+        except ValueError:
+            fault = Mismatch(f"centres {text}", "centres first + step i along axis", part, '"centres 43 + 8 i"')
+            raise SignatureError(f"{text!r} does not tell where cells lie", [fault]) from None
+    return tuple(read[axis] for axis in sorted(read))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -1,0 +1,55 @@
+"""Extra tokens: those of a token axis that are no cells of the image, such as class tokens and registers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autoadapt.adapting.effects import after
+from autoadapt.adapting.layouts.factors import Factored
+from autoadapt.adapting.operations import DropPrefix
+
+__all__ = ["class_token_axis", "in_words", "registers", "without_axis", "without_entries"]
+
+
+def class_token_axis(tensor: Factored) -> int | None:
+    """Which axis lists cells of an image behind a class token; None where none does."""
+    found = (axis for axis, count in enumerate(tensor.prefixes) if count)
+    axis = next(found, None) if tensor.spec.is_floating and tensor.strides else None
+    return axis if axis is not None and any(len(atom.kind - {"B"}) for atom in tensor.atoms[axis]) else None
+
+
+def without_axis(tensor: Factored, axis: int) -> Factored:
+    """A tensor without an axis of tokens."""
+    prefixes, suffixes, atoms, dims = (
+        (*values[:axis], *values[axis + 1 :])
+        for values in (tensor.prefixes, tensor.suffixes, tensor.atoms, tensor.spec.dims)
+    )
+    spec = tensor.spec.with_dims(dims).model_copy(update={"cells": "rows", "trailing": 0, "class_token": True})
+    return Factored(spec, prefixes, suffixes, atoms)
+
+
+def registers(have: Factored, want: Factored) -> tuple[DropPrefix, ...]:
+    """What drops the tokens behind those that are wanted, if the source has as many and more before its cells."""
+    axis = class_token_axis(have)
+    if axis is None or len(want.prefixes) <= axis or want.prefixes[axis] == 0:
+        return ()
+    before, behind = (have.prefixes[axis] - want.prefixes[axis], have.suffixes[axis] - want.suffixes[axis])
+    if before < 0 or behind < 0 or (behind and want.suffixes[axis]):
+        return ()
+    drops = [DropPrefix(axis=axis, count=before, after=want.prefixes[axis])] if before else []
+    return (*drops, *([DropPrefix(axis=axis, count=behind, at_end=True)] if behind else []))
+
+
+def without_entries(tensor: Factored, drops: tuple[DropPrefix, ...]) -> Factored:
+    """A tensor without entries of its token axis that are no cells."""
+    prefixes, suffixes, spec = [*tensor.prefixes], [*tensor.suffixes], tensor.spec
+    for drop in drops:
+        (suffixes if drop.at_end else prefixes)[drop.axis] -= drop.count
+        spec = after(drop, spec)
+    return replace(tensor, spec=spec, prefixes=tuple(prefixes), suffixes=tuple(suffixes))
+
+
+def in_words(before: int, behind: int) -> str:
+    """Tokens that are no cells, in words."""
+    counts = ((before, "leading"), (behind, "trailing"))
+    return " and ".join(f"{count} {where} token{'s' * (count > 1)}" for count, where in counts if count)
