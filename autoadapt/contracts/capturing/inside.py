@@ -53,7 +53,7 @@ def inner_outputs(
             multiply_adds=_multiply_adds(named[path], noted[path, call, leaf].shape),
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
-            same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
+            same_as=tap_name(*first) if (first := noted[path, call, leaf].same_as) else "",
             reads=reads.get((path, call, leaf), ""),
             output=returned.get((path, call, leaf), ""),
             contiguous=noted[path, call, leaf].contiguous,
