@@ -40,11 +40,7 @@ def compared_with_judged(judged: Judged, source: aa.Signature, plan: aa.Plan) ->
     none of its modules ran.
     """
     first = {output.module: output.name for output in reversed(source.inner) if output.call == 0}
-    shared = {output.module for output in source.inner if output.call}  # `same_as` does not tell which of its calls
-    tensors = {
-        output.name: output.name if output.same_as in shared else first.get(output.same_as, output.name)
-        for output in source.inner
-    }
+    tensors = {output.name: identity(output) for output in source.inner}
     tensors |= {output.output: tensors[output.name] for output in source.inner if output.output}
     tensors |= {module: tensors[name] for module, name in first.items()}
     chosen = {str(stride): route.source for stride, route in zip(STRIDES, plan.routes, strict=False)}
@@ -58,5 +54,5 @@ def compared_with_judged(judged: Judged, source: aa.Signature, plan: aa.Plan) ->
 
 
 def identity(output: InnerOutput) -> str:
-    """One name for all modules that return the very same tensor: the path of the first of them."""
-    return output.same_as or output.module
+    """One name for all modules that return the very same tensor: that of the first output which is it."""
+    return output.same_as or output.name

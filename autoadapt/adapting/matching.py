@@ -40,6 +40,8 @@ class Source:
     """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
     weights: int = 0
     """Which parameters of the new module it depends on, one bit each; 0 where that is not known."""
+    scores: bool = False
+    """Whether it scores classes; then it serves nothing but such scores."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -126,6 +128,7 @@ class _Matching:
         self._specs = dict(target.outputs.items())
         self._refusals = Refusals()
         self._offered = {path: self._refusals.form(source.tensor) for path, source in sources.items()}
+        self._features = {path: form for path, form in self._offered.items() if not sources[path].scores}
         self._cells = {path: _cell(source.tensor) for path, source in sources.items()}
         self._wanted: dict[str, Form] = {}
 
@@ -257,15 +260,21 @@ class _Matching:
     def _honest(self, path: str) -> list[str]:
         """Sources from which a chain leads to the target."""
         wanted, refuses = self._want(path), self._refusals.refuses
-        return [path for path, form in self._offered.items() if not refuses(form, wanted)]
+        offered = self._offered if self._is_scored(path) else self._features
+        return [path for path, form in offered.items() if not refuses(form, wanted)]
+
+    def _is_scored(self, path: str) -> bool:
+        """Whether an output of the target scores classes itself."""
+        return path in self.target.scores or _name(path) == "logits"
 
     def _whys(self, path: str) -> list[str]:
         """Why no source of the target's role serves it, if there are any, else why no other does; each kind once."""
         wanted = self._want(path)
-        kinds = {self._refusals.relation(form, wanted): form.tensor for form in self._offered.values()}
+        offered = self._offered if self._is_scored(path) else self._features
+        kinds = {self._refusals.relation(form, wanted): form.tensor for form in offered.values()}
         alike = [tensor for tensor in kinds.values() if tensor.spec.role == wanted.tensor.spec.role]
         whys = [refusal(tensor, wanted.tensor.spec) for tensor in alike or kinds.values()]
-        return [why for why in whys if why is not None]
+        return [why for why in whys if why is not None] or ["class scores are no features"] * (offered != self._offered)
 
     def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
         """Without what would be projected although it is a linear map itself, of another option."""

@@ -104,5 +104,7 @@ def refusal(tensor: Factored, target: TensorSpec) -> str | None:
         return "coordinates are passed on, never made from features"
     if source.role in ("coordinate", "index") and target.role != source.role:
         return f"{source.role} values are no {target.role} values"
+    if len(source.dims) == 2 and tensor.strides and source.dims != target.dims and len(target.dims) > 2:
+        return "channels and cells that stand on one axis, as the flattened scores of a sliding head, are no map"
     found = chain(tensor, target)
     return found.why if isinstance(found, Refusal) else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from autoadapt.adapting.layouts import factored
 from autoadapt.contracts.signature import InnerOutput, TensorSpec
@@ -39,14 +40,32 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
             strides = known[output.spec] = _strides(output.spec)
         if strides:
             by_strides.setdefault(strides, []).append(output)
-    trunk = max((output.layers for output in inner), default=0) // 4
+    trunk = sum({output.module: output.layers for output in inner if not output.parent}.values()) // 4
     strides_of = {
         output.name: known.get(output.spec, ()) for output in inner if output.layers <= trunk or not output.parent
     }
+    places = _Places(strides_of, _steady(inner, known))
     groups = [_full_grids(outputs, sizes) for outputs in by_strides.values()]
     most = sum(output.layers for output in inner if not output.parent and output.path == "output") // 2
-    found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, strides_of, most), outputs)]
+    found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, places, most), outputs)]
     return sorted(found, key=lambda output: output.finished)
+
+
+class _Places(NamedTuple):
+    """Where modules stand among strides, by path."""
+
+    strides: Mapping[str, Strides]
+    """What each returns, without those that hold much of the whole."""
+    steady: Mapping[str, Strides]
+    """The one stride of all layers in each, whatever a pooling behind them makes of it."""
+
+
+def _steady(inner: Sequence[InnerOutput], known: Mapping[TensorSpec, Strides]) -> dict[str, Strides]:
+    found: dict[str, set[Strides]] = {}
+    for output in inner:
+        if output.layers:
+            found.setdefault(_parent(output), set()).add(known.get(output.spec, ()))
+    return {path: next(iter(strides)) for path, strides in found.items() if len(strides) == 1}
 
 
 def worth_taking(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
@@ -85,7 +104,7 @@ def _cells(output: InnerOutput, sizes: Mapping[str, int]) -> int:
     return math.prod(int(dim.evaluate(sizes)) for dim in output.spec.dims if dim.axes - {"B"})
 
 
-def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides], most: int) -> list[InnerOutput]:
+def _boundaries(outputs: Sequence[InnerOutput], places: _Places, most: int) -> list[InnerOutput]:
     blocks = [output for output in outputs if output.parent and output.layers >= 2]
     inside = {block.module.rpartition(".")[0] for block in blocks}
     single = {_tensor(output) for output in outputs if output.layers == 1}
@@ -95,7 +114,7 @@ def _boundaries(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides
         if block.kind != "Sequential" or (block.module in inside and _tensor(block) not in single)
     ]
     if not blocks:
-        return _last_layer(outputs, strides_of)
+        return _last_layer(outputs, places)
     level = _least_nested(outputs, blocks)
     level = _with_inner_blocks(level, outputs, blocks, most)
     while later := _in_later_stages(blocks, level[-1]):
@@ -147,18 +166,37 @@ def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:
     return [output for output in outputs if output.path == "0" or output.module not in main]
 
 
-def _last_layer(outputs: Sequence[InnerOutput], strides_of: Mapping[str, Strides]) -> list[InnerOutput]:
+def _last_layer(outputs: Sequence[InnerOutput], places: _Places) -> list[InnerOutput]:
     """The last layer at a stride without blocks.
 
     What stands inside a module of another stride, a stem or an anti-aliased pooling, leads on to that stride: there
-    the last convolution counts, and before it all that stands by itself.
+    the last convolution counts, with its norm and activation, and before it all that stands by itself. A stage whose
+    layers all have this stride, and only its pooling the other, does not lead on.
     """
     least = min(output.nesting for output in outputs)
     level = [output for output in outputs if output.nesting == least]
-    own = next((strides_of[output.name] for output in level if output.name in strides_of), ())
-    staying = [output for output in level if strides_of.get(_parent(output), own) == own]
+    own = next((places.strides[output.name] for output in level if output.name in places.strides), ())
+    staying = [
+        output
+        for output in level
+        if places.strides.get(_parent(output), own) == own
+        or (places.steady.get(_parent(output)) == own and not _is_pooling(output))
+    ]
     learned = [output for output in level if output.layers]
-    return (staying or learned or level)[-1:]
+    if staying:
+        return staying[-1:]
+    return _activated(learned[-1], level) if learned else level[-1:]
+
+
+def _activated(layer: InnerOutput, outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """The norm or activation behind a layer in the same module, where there are some; else the layer."""
+    behind = [output for output in outputs if output.started > layer.finished and _parent(output) == _parent(layer)]
+    passing = itertools.takewhile(lambda output: not output.layers and not _is_pooling(output), behind)
+    return [layer, *(output for output in passing if output.spec.dims == layer.spec.dims)][-1:]
+
+
+def _is_pooling(output: InnerOutput) -> bool:
+    return not output.layers and "Pool" in output.kind
 
 
 def _final_layer(outputs: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
@@ -180,14 +218,14 @@ def _parent(output: InnerOutput) -> str:
 
 
 def _tensor(output: InnerOutput) -> str:
-    return output.same_as or output.module
+    return output.same_as or output.name
 
 
 def _distinct(outputs: Iterable[InnerOutput]) -> list[InnerOutput]:
     """One output for each tensor: the first that returned it among those given."""
     first: dict[str, InnerOutput] = {}
     for output in outputs:
-        first.setdefault(output.same_as or output.name, output)
+        first.setdefault(_tensor(output), output)
     return list(first.values())
 
 

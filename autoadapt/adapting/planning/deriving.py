@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
@@ -27,7 +28,7 @@ from autoadapt.adapting.planning.train_outputs import steady_sources, train_rema
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
 from autoadapt.contracts.signature import Signature, TensorSpec
-from autoadapt.errors import MatchError, Mismatch, PlanError
+from autoadapt.errors import AdaptError, MatchError, Mismatch, PlanError
 
 __all__ = ["plan"]
 
@@ -71,13 +72,48 @@ def plan(
     """
     if nondeterministic == "refuse":
         _refuse_contradictions(source, target, outputs)
+    derive = partial(
+        _derived,
+        target=target,
+        pairs=pairs,
+        outputs=outputs,
+        project=project,
+        indices=indices,
+        thin=thin,
+        convert_inputs=convert_inputs,
+    )
+    return _from_trunk(source, derive) or derive(source)
+
+
+def _from_trunk(source: Signature, derive: Callable[[Signature], Plan]) -> Plan | None:
+    """The plan that reads feature maps alone, where these are to be had at more sizes than what the head returns."""
+    if source.trunk is None:
+        return None
+    try:
+        made = derive(source.trunk)
+    except AdaptError:  # the whole may serve it, or says better why not
+        return None
+    return made if all(factored(spec).strides for spec in made.target.outputs.leaves) else None
+
+
+def _derived(
+    source: Signature,
+    *,
+    target: Signature,
+    pairs: Mapping[str, str] | None,
+    outputs: Sequence[str] | None,
+    project: Literal["needed", "always"],
+    indices: Literal["refuse", "recover"],
+    thin: Thinning,
+    convert_inputs: Collection[Conversion],
+) -> Plan:
     wanted = served(with_channels(with_inputs(target, source), source), outputs)
     routes = route_inputs(source, wanted, convert_inputs)
     outputs_marked = mark_points(wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
     sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
-    blocks = worth_taking(source.inner, source.sizes())
+    blocks = worth_taking([one for one in source.inner if one.name not in source.scores], source.sizes())
     taps = inner_sources(blocks, source, wanted, routes)
     others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
     others += output_sources(offered, wanted, routes, again=True) if pairs else []
@@ -124,7 +160,7 @@ def plan(
     tapped = [output for output in source.inner if output.name in taken]
     kept = kept_share(source, read, [*blocks, *tapped])
     return Plan(
-        source=source.model_copy(update={"inner": ()}),
+        source=source.model_copy(update={"inner": (), "trunk": None}),
         target=wanted,
         inputs=routes,
         taps=taken,

@@ -34,7 +34,7 @@ def kept_share(source: Signature, read: Collection[str], blocks: Iterable[InnerO
     taken = [path for path in read if path in behind]
     if not taken or not source.weights:
         return None
-    whole = [path for path, (spec, _) in behind.items() if factored(spec).strides]
+    whole = [path for path, (spec, _) in behind.items() if path not in source.scores and _is_map(spec)]
     reached, deepest = (max(behind[path][0].depth or 0 for path in paths) for paths in (taken, whole or taken))
     kept = _size(source, functools.reduce(operator.or_, (behind[path][1] for path in taken)))
     every = functools.reduce(operator.or_, (behind[path][1] for path in (*whole, *taken)))
@@ -43,6 +43,10 @@ def kept_share(source: Signature, read: Collection[str], blocks: Iterable[InnerO
         of=_size(source, every),
         depth=min(reached / deepest, 1.0) if deepest else 1.0,
     )
+
+
+def _is_map(spec: TensorSpec) -> bool:
+    return len(spec.dims) > 2 and bool(factored(spec).strides)
 
 
 def _behind(source: Signature, blocks: Iterable[InnerOutput]) -> dict[str, tuple[TensorSpec, int]]:

@@ -48,7 +48,16 @@ def output_sources(
         parent, _, last = path.rpartition(".")
         sequence = f"{parent}." if last.isdigit() else ""
         read = reads.get(path, heads.get(spec.dims, ""))
-        found.append(Source(path, factored(spec, axes, names), sequence, reads=read, weights=weights.get(path, 0)))
+        found.append(
+            Source(
+                path,
+                factored(spec, axes, names),
+                sequence,
+                reads=read,
+                weights=weights.get(path, 0),
+                scores=path in source.scores,
+            )
+        )
     return found
 
 
@@ -66,6 +75,7 @@ def inner_sources(
             tap=True,
             listed=output.listed,
             weights=int(output.weights or "0", 16),
+            scores=output.name in source.scores,
         )
         for output in sorted(inner, key=lambda output: output.finished)
         if output.name not in known

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature, Values
-from autoadapt.contracts.trees import Container, Key, Slot, Tree
+from autoadapt.contracts.trees import Container, Key, Opaque, Path, Slot, Tree, path_text
 from autoadapt.errors import Mismatch, PlanError, nearest
 
 __all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
@@ -40,6 +40,7 @@ def with_channels(target: Signature, source: Signature) -> Signature:
 def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
     """The contract with only some of its outputs."""
     if outputs is None:
+        _refuse_objects(target)
         return target
     known = target.outputs.paths
     wanted = set(named_outputs(known, outputs))
@@ -52,6 +53,31 @@ def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
     leaves = target.outputs.standing(wanted)
     invariants = tuple(g for g in target.invariants if {g.index, g.result} <= wanted)
     return target.model_copy(update={"outputs": Values(tree=tree, leaves=leaves), "invariants": invariants})
+
+
+def _refuse_objects(target: Signature) -> None:
+    """Refuse contracts with objects that are neither containers nor tensors: none of them can be made anew.
+
+    Raises:
+        PlanError: With all of them, and the outputs that can be had without them.
+    """
+    remedy = f"outputs={list(target.outputs.paths)!r}  # if nobody reads the rest"
+    faults = [
+        Mismatch(path_text(path), "tensors in containers", f"a {kind}", remedy)
+        for path, kind in _objects(target.outputs.tree)
+    ]
+    if faults:
+        raise PlanError(f"{target.name} returns an object that autoadapt cannot look into", faults)
+
+
+def _objects(tree: Tree, path: Path = ()) -> list[tuple[Path, str]]:
+    match tree:
+        case Opaque(type=kind):
+            return [(path, kind)]
+        case Container(keys=keys, children=children):
+            return [found for key, child in zip(keys, children, strict=True) for found in _objects(child, (*path, key))]
+        case _:
+            return []
 
 
 def named_outputs(known: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -101,5 +127,7 @@ def _prune(tree: Tree, flags: Iterable[bool]) -> Tree | None:
                     "children": tuple(child for _, child in kept),
                 }
             )
+        case Opaque():  # no path names it, so nobody can have asked for it
+            return None
         case _:
             return tree

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
 from autoadapt.contracts.capturing.cells import Run, class_tokens, inner_centres, output_centres
+from autoadapt.contracts.capturing.class_scores import class_scores
 from autoadapt.contracts.capturing.confirming import Confirmation, Contract, confirm, confirm_again
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
@@ -39,8 +40,9 @@ from autoadapt.contracts.capturing.sizing import (
     name_axes,
     untie,
 )
-from autoadapt.contracts.capturing.solving import Solution
+from autoadapt.contracts.capturing.solving import Solution, UnexplainedError
 from autoadapt.contracts.capturing.starting import start
+from autoadapt.contracts.capturing.trunks import asks_for_a_size, trunk_signature
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
@@ -96,10 +98,17 @@ def capture(
     if at:
         module = find_submodule(model, at)
         arguments = arguments_in_place(model, arguments, at)
+    session = _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm)
     try:
-        return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm).signature()
+        found = session.signature()
     except ValuesNeededError:
         return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
+    except UnexplainedError:
+        trunk = session.trunk()
+        if trunk is None:
+            raise
+        return trunk
+    return found.model_copy(update={"trunk": session.trunk()}) if asks_for_a_size(found) else found
 
 
 class _Session:
@@ -151,11 +160,13 @@ class _Session:
         told = self._told(solution, orders, self._runs.followed(base, steps))
         depths = self._depths(base, steps)
         trained = self._in_train_mode(base)  # last, since it may leave things behind
+        outputs = Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told)))
+        inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
-            outputs=Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told))),
+            outputs=outputs,
             axes=legal,
             filled=dict(self._first.filled) | replaced,
             replaced_when_empty=tuple(replaced),
@@ -164,9 +175,8 @@ class _Session:
             unverified=solution.unverified,
             contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
-            inner=depths.on_inner(
-                inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
-            ),
+            inner=depths.on_inner(inner),
+            scores=class_scores(self._module, outputs, inner),
             weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
             output_weights=depths.weights() if self._first.inner else (),
             dilated_by=argument_that_dilates(self._module),
@@ -176,6 +186,16 @@ class _Session:
             contradictions=confirmed.contradictions,
             not_finite=confirmed.not_finite,
         )
+
+    def trunk(self) -> Signature | None:
+        """The part before the head, where that takes images of more sizes; asked for where inner modules are noted."""
+        if not self._first.inner or self._needs_values:
+            return None
+
+        def again(module: nn.Module, arguments: Arguments) -> Signature:
+            return _Session(module, arguments, inner=True, grid=self._grid, confirm=False).signature()
+
+        return trunk_signature(self._module, self._arguments, self._first.inner, again)
 
     def _refuse_stored(self, observed: Observation) -> None:
         names = [path_text(path) for path in paths(observed.tree)]
@@ -354,7 +374,8 @@ class _Session:
 
     def _output_specs(self, solution: Solution, roles: Mapping[str, Role], told: Told) -> tuple[TensorSpec, ...]:
         first = self._first
-        refuse_objects(type(self._module).__name__, first.tree)
+        if not first.shapes:
+            refuse_objects(type(self._module).__name__, first.tree)
         names = [path_text(path) for path in paths(first.tree)]
         rows = zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
         return tuple(

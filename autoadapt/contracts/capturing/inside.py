@@ -13,7 +13,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observati
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
 from autoadapt.contracts.trees import path_text, paths
 
-__all__ = ["inner_outputs"]
+__all__ = ["inner_outputs", "multiply_adds"]
 
 
 def inner_outputs(
@@ -50,10 +50,10 @@ def inner_outputs(
             parent=any(True for _ in named[path].children()),
             layers=layers[path],
             parameters=parameters[path],
-            multiply_adds=_multiply_adds(named[path], noted[path, call, leaf].shape),
+            multiply_adds=multiply_adds(named[path], noted[path, call, leaf].shape),
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
-            same_as=(noted[path, call, leaf].same_as or ("", 0, ""))[0],
+            same_as=tap_name(*first) if (first := noted[path, call, leaf].same_as) else "",
             reads=reads.get((path, call, leaf), ""),
             output=returned.get((path, call, leaf), ""),
             contiguous=noted[path, call, leaf].contiguous,
@@ -126,7 +126,7 @@ def _parameter_counts(module: nn.Module) -> Counter[str]:
     return found
 
 
-def _multiply_adds(module: nn.Module, made: Shape) -> int:
+def multiply_adds(module: nn.Module, made: Shape) -> int:
     """What a convolution or linear layer takes to make an output of a shape; 0 for anything else."""
     match module:  # never by its weight: where that is parametrised, reading it changes buffers
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():

@@ -14,7 +14,7 @@ from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import path_text, paths
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Solution", "solve"]
+__all__ = ["Solution", "UnexplainedError", "solve"]
 
 Sizes: TypeAlias = Mapping[str, int]
 Column: TypeAlias = tuple[int, ...]
@@ -22,6 +22,10 @@ Column: TypeAlias = tuple[int, ...]
 
 MOST_EXTRA_PROBES = 16
 DENSE_PROBES = 64
+
+
+class UnexplainedError(CaptureError):
+    """An axis of an output fits no form."""
 
 
 @dataclass(frozen=True)
@@ -308,4 +312,4 @@ def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError
                         "write this signature by hand: Signature.parse({...})",
                     )
                 )
-    return CaptureError("an axis of the output cannot be explained by the input", faults)
+    return UnexplainedError("an axis of the output cannot be explained by the input", faults)

@@ -89,7 +89,7 @@ class InnerOutput(_Frozen):
     """When the call began, counted in calls that began or ended."""
     finished: int = 0
     same_as: str = ""
-    """Path of the module that returned the very same tensor before."""
+    """Name of the inner output that is the very same tensor, where a module returned it before."""
     output: str = ""
     """Path of the output of the whole that is this tensor, where nothing is done to it after."""
     reads: str = ""

@@ -72,6 +72,10 @@ class Signature(Shown, BaseModel):
     """Which of these each output depends on, as an inner output tells it; empty where that is not known."""
     dilated_by: str = Field(default="", exclude_if=lambda name: not name)
     """Argument of the module's class that takes strides away and dilates instead; empty where it has none."""
+    scores: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """Paths of outputs and names of inner outputs that score classes in many places, which are no features."""
+    trunk: Signature | None = Field(default=None, exclude_if=lambda trunk: trunk is None)
+    """The module without its head and without outputs, where that takes images of more sizes than the whole."""
     unread_tokens: tuple[str, ...] = ()
     """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
     train_outputs: Values | None = None

@@ -1,0 +1,132 @@
+"""Trunks: what is left of a module without its head, where only the head asks for images of certain sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.depths import place_of
+from autoadapt.contracts.capturing.inside import multiply_adds
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Probe, ProbeError
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.signature import Signature, TensorSpec, Values
+from autoadapt.contracts.trees import Container, flatten
+from autoadapt.contracts.views import copy_module, cut, on_meta, tap
+from autoadapt.errors import AdaptError
+from autoadapt.printable import visible
+
+__all__ = ["asks_for_a_size", "trunk_signature"]
+
+LARGER = (64, 32)
+"""How much larger images a trunk is to take in a first trial, as every usual stride allows."""
+
+
+def asks_for_a_size(signature: Signature) -> bool:
+    """Whether a module takes images of one size only, or none that are much smaller than the example."""
+    images = [spec for spec in signature.inputs.leaves if len(spec.dims) == 4 and spec.is_floating]
+    sizes = [signature.axes.get(name) for name in ("H", "W")]
+    return bool(images) and any(one is None or not one.step or 4 * one.smallest > 3 * one.example for one in sizes)
+
+
+def trunk_signature(
+    module: nn.Module,
+    arguments: Arguments,
+    inside: Mapping[InnerKey, InnerLeaf],
+    capture: Callable[[nn.Module, Arguments], Signature],
+) -> Signature | None:
+    """The signature of a module without all that runs after its last feature map, and without outputs.
+
+    A pooling of fixed size before a linear layer makes a classifier ask for one size of image; its feature maps are
+    to be had at any.
+
+    Args:
+        module: The whole.
+        arguments: One call of it.
+        inside: What inner modules return in that call.
+        capture: Captures a module, with what inner modules return.
+
+    Returns:
+        None where nothing runs after the last feature map, or what is left asks for a size as well.
+    """
+    tensors = flatten(arguments.values)[1]
+    image = next((tensor.shape for tensor in tensors if tensor.dim() == 4 and tensor.is_floating_point()), None)
+    maps = [key for key, leaf in inside.items() if image and _is_map(leaf, image)]
+    if not maps:
+        return None
+    end = max(maps, key=lambda key: inside[key].finished)
+    late = _beginning_after(inside, inside[end].finished)
+    if not late:
+        return None
+    trunk = in_eval_mode(copy_module(module, on_meta))
+    cut(trunk, late, lambda _: True)
+    tap(trunk, [end])
+    if not _takes_larger(trunk, arguments):
+        return None
+    try:
+        found = capture(trunk, arguments)
+    except AdaptError:
+        return None
+    if asks_for_a_size(found):
+        return None
+    costs = {path: _cost(module.get_submodule(path), path, inside) for path in late}
+    return _without_outputs(found, costs).model_copy(update={"name": visible(type(module).__name__)})
+
+
+def _is_map(leaf: InnerLeaf, image: Sequence[int]) -> bool:
+    shape = leaf.shape
+    place = place_of(shape, (image[0], *image[2:])) if leaf.dtype.is_floating_point and len(shape) in (3, 4) else None
+    return place is not None
+
+
+def _beginning_after(inside: Mapping[InnerKey, InnerLeaf], finished: int) -> list[str]:
+    """Modules of which all calls begin later, without those inside others of them."""
+    first: dict[str, int] = {}
+    for (path, _, _), leaf in inside.items():
+        first[path] = min(first.get(path, leaf.started), leaf.started)
+    late = [path for path, started in first.items() if started > finished]
+    return [path for path in late if not any(path.startswith(f"{other}.") for other in late)]
+
+
+def _takes_larger(trunk: nn.Module, arguments: Arguments) -> bool:
+    tensors = flatten(arguments.values)[1]
+    shapes = [_larger(tensor) for tensor in tensors]
+    try:
+        Probe(trunk, arguments, real=False, inner=False).run(shapes)
+    except ProbeError:
+        return False
+    return True
+
+
+def _larger(tensor: torch.Tensor) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    if len(shape) != 4 or not tensor.is_floating_point():
+        return shape
+    return (*shape[:2], shape[2] + LARGER[0], shape[3] + LARGER[1])
+
+
+def _cost(module: nn.Module, path: str, inside: Mapping[InnerKey, InnerLeaf]) -> dict[str, int]:
+    """Parameters of a module, and multiply-adds of the layers in it."""
+    layers = {f"{path}.{name}" if name else path: layer for name, layer in module.named_modules()}
+    adds = [multiply_adds(layers[key[0]], leaf.shape) for key, leaf in inside.items() if key[0] in layers]
+    return {"parameters": sum(p.numel() for p in module.parameters()), "multiply_adds": sum(adds)}
+
+
+def _without_outputs(found: Signature, costs: Mapping[str, Mapping[str, int]]) -> Signature:
+    """Without outputs, and without what the modules return that did nothing in the place of the head.
+
+    These stay known, with the costs of what they stand for, so that plans cut them.
+    """
+    nothing = Values(tree=Container(kind="tuple", keys=(), children=()), leaves=())
+    no_source = TensorSpec(dtype="f32", dims=())
+    inner = tuple(
+        output.model_copy(
+            update={"output": ""}
+            | ({"spec": no_source, "same_as": "", **costs[output.module]} if output.module in costs else {})
+        )
+        for output in found.inner
+    )
+    update = {"output_weights": (), "contiguous": (), "train_outputs": None, "unverified": (), "not_finite": ()}
+    return found.model_copy(update={"outputs": nothing, "inner": inner, **update})
