@@ -14,6 +14,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest --fuzz 100000 -m slow tests/test_fuzzed_files.py` tries as many spoilt files."""
+    parser.addoption("--fuzz", type=int, default=2_200, help="how many spoilt files are read, over all kinds")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test marked `sampled(n)` the first n cases run in `make test`; the others are slow ones."""
     seen: collections.Counter[str] = collections.Counter()

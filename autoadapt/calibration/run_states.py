@@ -19,6 +19,7 @@ from autoadapt.calibration.samples import Cut, Sample, Samples
 from autoadapt.contracts.trees import Tree
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch
 from autoadapt.files import write_file
+from autoadapt.reading import one_line, read_json
 from autoadapt.saving.module_states import checksum_of
 
 __all__ = ["State"]
@@ -88,18 +89,19 @@ class State:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if _checksum(facts["autoadapt"], tensors) != facts["sha256"]:
                 raise ValueError("its checksum is not that of what it holds: the file is damaged")
-            noted = json.loads(facts["autoadapt"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            said = (str(error).splitlines() or [""])[0]
+            noted = read_json(facts["autoadapt"])
+            found = str(noted["fingerprint"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            said = one_line(error)
             fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
             raise CalibrationError(f"{path} holds no state", [fault]) from error
-        if noted["fingerprint"] != fingerprint:
-            fault = Mismatch(str(path), f"a run {fingerprint}", f"a run {noted['fingerprint']}", "delete the file")
+        if found != fingerprint:
+            fault = Mismatch(str(path), f"a run {fingerprint}", f"a run {found}", "delete the file")
             raise CalibrationError(f"{path} is of another run", [fault])
         try:
             self._take(noted, tensors)
         except (AdaptError, KeyError, IndexError, TypeError, ValueError) as error:
-            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            said = one_line(error)
             fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
             raise CalibrationError(f"{path} holds no state", [fault]) from error
 

@@ -65,7 +65,7 @@ class Journal:
     def _read(self, path: Path, content: bytes, run: Mapping[str, Any]) -> None:
         try:
             first, *rest = [_entry(number, line) for number, line in enumerate(content.splitlines(), 1)]
-            found = first["run"]
+            found = dict(first["run"])
             for entry in rest:
                 self._note(entry)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:

@@ -85,8 +85,8 @@ _REMEDY = "restore(..., new=the module that was adapted)\nrestore(..., strict=Fa
 
 
 def _distance(left: Leaf, right: Leaf) -> float:
-    if left.scale is None or right.scale is None:
-        return 0.0 if left.scale == right.scale else math.inf
+    if left.scale is None or right.scale is None or len(left.samples) != len(right.samples):
+        return 0.0 if left == right else math.inf
     unit = max(left.scale, 1e-12)
     pairs = zip(left.samples, right.samples, strict=True)
     return max([abs(left.scale - right.scale), *(abs(a - b) for a, b in pairs)]) / unit

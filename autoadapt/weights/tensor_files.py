@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -374,7 +375,7 @@ def _protocol(path: Path) -> int:
     """The protocol of the pickle in a file; zero where none is said."""
     head = b""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with contextlib.suppress(zipfile.BadZipFile, OSError, NotImplementedError), zipfile.ZipFile(path) as archive:
             inside = [name for name in archive.namelist() if name.endswith("data.pkl")]
             head = archive.open(inside[0]).read(2) if inside else head
     else:

@@ -1,0 +1,161 @@
+"""File kinds: a small valid file of every kind that is read, and what reads it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.calibration.moments import Moments
+from autoadapt.calibration.run_states import State
+from autoadapt.calibration.samples import Samples
+from autoadapt.contracts.signature import Signature
+from autoadapt.ranking.candidates import Candidate
+from autoadapt.ranking.journals import Journal
+from autoadapt.ranking.results import Ranked
+from autoadapt.saving.folder_configs import checksum
+
+YAML = """\
+input: f32[B, 3, 16, 16]
+backbone:
+  type: torch:Conv2d
+  in_channels: 3
+  out_channels: 4
+  kernel_size: 3
+neck: {type: GlobalAveragePooling}
+head: &head
+  type: LinearClsHead
+  num_classes: 5
+  in_channels: 4
+"""
+
+PYTHON = """\
+input = 'f32[B, 3, 16, 16]'
+width = 4
+model = dict(
+    backbone=dict(type='torch:Conv2d', in_channels=3, out_channels=width, kernel_size=3),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=5, in_channels=width))
+"""
+
+PARTS = {
+    "input": "f32[B, 3, 16, 16]",
+    "backbone": {"type": "torch:Conv2d", "in_channels": 3, "out_channels": 4, "kernel_size": 3},
+    "neck": {"type": "GlobalAveragePooling"},
+    "head": {"type": "LinearClsHead", "num_classes": 5, "in_channels": 4},
+}
+
+
+def backbone() -> nn.Module:
+    return nn.Conv2d(3, 5, 2, stride=2)
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+@functools.cache
+def adapted() -> aa.AdaptedModule:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return aa.adapt(backbone(), like=nn.Conv2d(3, 8, 2, stride=2), inputs=torch.zeros(1, 3, 8, 8))
+
+
+def signature() -> str:
+    return aa.capture(backbone(), torch.zeros(1, 3, 8, 8), inner=True).model_dump_json()
+
+
+def saved() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        aa.save(adapted(), folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def read_saved(folder: Path) -> object:
+    return aa.restore(folder, new=backbone())
+
+
+def safetensors() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(linear().state_dict(), Path(folder, "a"), {"format": "pt"})
+        return Path(folder, "a").read_bytes()
+
+
+def pickled(content: Any = None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({"state_dict": linear().state_dict(), "epoch": 3} if content is None else content, f"{folder}/a")
+        return Path(folder, "a").read_bytes()
+
+
+INDEX = {"metadata": {"total_size": 96}, "weight_map": {name: "one.safetensors" for name in linear().state_dict()}}
+
+RUN = {"contract": "f32[B]", "batch": 1}
+
+
+def candidate() -> Candidate:
+    return Candidate("torchvision:resnet18", "torchvision:resnet18")
+
+
+def journal() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        written = Journal(Path(folder, "a"), RUN)
+        written.begin(candidate())
+        written.end(candidate(), Ranked(source="torchvision:resnet18", parameters=3))
+        return Path(folder, "a").read_bytes()
+
+
+def read_journal(path: Path) -> object:
+    return Journal(path, RUN).row(candidate())
+
+
+def line_of(entry: Any) -> str:
+    """An entry of a journal with its checksum."""
+    text = json.dumps(entry).removesuffix("}")
+    return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
+
+
+def state() -> State:
+    return State([[Moments.zeros(2, 3), Moments.zeros(2, 3)]], Samples(2, 1 << 20))
+
+
+def state_bytes() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        state().save(Path(folder, "a"), "run")
+        return Path(folder, "a").read_bytes()
+
+
+def read_state(path: Path) -> object:
+    return state().load(path, "run")
+
+
+def transferred(path: Path) -> object:
+    return aa.transfer(path, linear(), min_coverage=0)
+
+
+READERS: dict[str, tuple[str, Callable[[], dict[str, bytes]], Callable[[Path], object]]] = {
+    "signature": ("one.json", lambda: {"one.json": signature().encode()}, Signature.load),
+    "folder": ("config.json", saved, lambda path: read_saved(path.parent)),
+    "weights of a folder": ("model.safetensors", saved, lambda path: read_saved(path.parent)),
+    "yaml": ("one.yaml", lambda: {"one.yaml": YAML.encode()}, aa.assemble),
+    "json": ("one.json", lambda: {"one.json": json.dumps(PARTS).encode()}, aa.assemble),
+    "python": ("one.py", lambda: {"one.py": PYTHON.encode()}, aa.assemble),
+    "safetensors": ("one.safetensors", lambda: {"one.safetensors": safetensors()}, transferred),
+    "pth": ("one.pth", lambda: {"one.pth": pickled()}, transferred),
+    "index": (
+        "model.safetensors.index.json",
+        lambda: {"model.safetensors.index.json": json.dumps(INDEX).encode(), "one.safetensors": safetensors()},
+        transferred,
+    ),
+    "journal": ("one.jsonl", lambda: {"one.jsonl": journal()}, read_journal),
+    "state": ("one.safetensors", lambda: {"one.safetensors": state_bytes()}, read_state),
+}
+"""For each kind: the file that is spoilt, all files, and what reads it."""
