@@ -44,6 +44,7 @@ INSIDE = {
         "remaking",
         "dims",
         "signature",
+        "instances",
         "modes",
         "caches",
         "randomness",

@@ -26,6 +26,7 @@ from autoadapt.adapting.planning.targets import served, with_channels, with_inpu
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
+from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, PlanError
 
@@ -69,6 +70,9 @@ def plan(
         >>> plan(new, old).routes[0].steps
         (Project(op='project', form='conv', source=32, target=64, bias=True),)
     """
+    for name, given in (("source", source), ("target", target)):
+        if not isinstance(given, Signature):
+            raise not_a_module(given, name, PlanError, "a Signature")
     if nondeterministic == "refuse":
         _refuse_contradictions(source, target, outputs)
     wanted = served(with_channels(with_inputs(target, source), source), outputs)

@@ -11,9 +11,10 @@ from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
 from autoadapt.adapting.verification.results import Check, Verification, failed
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
-from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.errors import AdaptError, Mismatch, VerificationError
 
 __all__ = ["verify"]
 
@@ -57,6 +58,9 @@ def verify(
         >>> verify(layer, capture(layer, x), inputs=x).passed
         True
     """
+    check_module(net, "net", VerificationError)
+    if not isinstance(signature, Signature):
+        raise not_a_module(signature, "signature", VerificationError, "a Signature")
     session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
     checks = [_check(session, name, run) for name, run in CHECKS.items()]
     for name, run in THOROUGH_CHECKS.items():

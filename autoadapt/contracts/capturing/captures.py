@@ -42,10 +42,11 @@ from autoadapt.contracts.capturing.sizing import (
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
-from autoadapt.errors import SignatureError
+from autoadapt.errors import CaptureError, SignatureError
 from autoadapt.printable import visible
 
 __all__ = ["capture"]
@@ -90,6 +91,7 @@ def capture(
          input   input  f32[B, 3, H, W]
          output  f32[B, 8, ceil(H/2), ceil(W/2)]
     """
+    check_module(model, "model", CaptureError)
     arguments = bind(model, told_inputs(model) if inputs is None else inputs)
     refuse_empty(arguments)
     module: nn.Module = model
