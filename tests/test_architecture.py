@@ -45,6 +45,7 @@ INSIDE = {
         "dims",
         "signature",
         "instances",
+        "origins",
         "modes",
         "caches",
         "randomness",

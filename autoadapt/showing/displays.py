@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Shown", "section_of"]
 
+_LONGEST = 100
+
 
 class Shown:
     """A result that shows itself; how it looks is said by the function registered for it in `section_of`."""
+
+    def gist(self) -> str:
+        """The result in a few words: by default the first line of its table."""
+        return str(self).partition("\n")[0]
+
+    def __repr__(self) -> str:
+        """One short line; `str()` is the whole table."""
+        said = " ".join(self.gist().split())
+        return f"<{type(self).__name__} {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}…'}>"
 
     def _repr_html_(self) -> str:
         return str(fragment(section_of(self)))

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from autoadapt.contracts.origins import note_origin
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import EXPORTED, load_export
-from autoadapt.sources.origins import note_origin
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
 __all__ = ["allowed_by_typing", "list_models", "load", "load_backbone", "near_names", "published"]

@@ -362,6 +362,7 @@ def test_an_older_file_is_whole_when_writing_fails(tmp_path):
 
 def test_it_returns_the_text_that_it_writes(tmp_path):
     net = aa.adapt(Pyramid(5), like=Pyramid(4), inputs=image())
-    text = aa.to_source(net, tmp_path / "deep" / "net.py")
-    assert (tmp_path / "deep" / "net.py").read_text(encoding="utf-8") == text == aa.to_source(net)
+    written = aa.to_source(net, tmp_path / "deep" / "net.py")
+    assert written == tmp_path / "deep" / "net.py"
+    assert written.read_text(encoding="utf-8") == aa.to_source(net)
     assert flatten(net(image()))[0] == flatten(Pyramid(4)(image()))[0]

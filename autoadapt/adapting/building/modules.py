@@ -77,6 +77,10 @@ class AdaptedModule(fx.GraphModule):
         """The forward pass as a person would write it; torch.fx runs the same graph, and frees memory early."""
         return print_graph(self.graph).function()
 
+    def _repr_html_(self) -> str:
+        """In a notebook, the plan as a picture and a table."""
+        return self.plan._repr_html_()
+
     def __str__(self) -> str:
         return f"{nn.Module.__repr__(self)}\n\n{self.code}"
 

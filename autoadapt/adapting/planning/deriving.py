@@ -11,7 +11,7 @@ from autoadapt.adapting.matching import Pairing, match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
-from autoadapt.adapting.planning.plans import Plan, Route, Tap
+from autoadapt.adapting.planning.plans import Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
@@ -133,7 +133,7 @@ def plan(
         inputs=routes,
         taps=taken,
         cut=cut,
-        cut_costs=costs_of(cut, source.inner),
+        cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, wanted) for route in made),
         remarks=train_remarks(source, target),
         kept=kept,
@@ -218,7 +218,7 @@ def _route(
     specs = [spec]
     for step in steps:
         specs.append(after(step, specs[-1]))
-    sizes = target.sizes()
+    sizes = one_sample(target.sizes())
     return Route(
         target=pairing.target,
         source=pairing.source,

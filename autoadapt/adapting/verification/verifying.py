@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
@@ -61,12 +62,13 @@ def verify(
     check_module(net, "net", VerificationError)
     if not isinstance(signature, Signature):
         raise not_a_module(signature, "signature", VerificationError, "a Signature")
+    started = time.perf_counter()
     session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
     checks = [_check(session, name, run) for name, run in CHECKS.items()]
     for name, run in THOROUGH_CHECKS.items():
         not_run = Check(name=name, outcome="not run", detail="thorough=True")
         checks.append(_check_in_time(session, name, run, seconds) if thorough else not_run)
-    return Verification(name=signature.name, checks=tuple(checks))
+    return Verification(name=signature.title, checks=tuple(checks), seconds=time.perf_counter() - started)
 
 
 def _check_in_time(session: Session, name: str, run: Callable[[Session], Findings], seconds: float) -> Check:

@@ -43,6 +43,7 @@ from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.instances import check_module
+from autoadapt.contracts.origins import name_of
 from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
@@ -155,6 +156,7 @@ class _Session:
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
+            origin=name_of(self._module),
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
             outputs=Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told))),
