@@ -12,6 +12,7 @@ from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
+from autoadapt.versions import install_line
 
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
@@ -121,7 +122,7 @@ class Calibration(Shown, _Frozen):
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            fault = Mismatch("plot", "matplotlib", "it is not installed", 'pip install "autoadapt[plot]"')
+            fault = Mismatch("plot", "matplotlib", "it is not installed", install_line("plot"))
             raise CalibrationError("nothing to draw with", [fault]) from error
         figure = Figure(figsize=(12, 3.5), layout="constrained")
         learning, spectrum, bars = figure.subplots(1, 3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import singledispatch
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from autoadapt.errors import AdaptError, Mismatch
@@ -61,4 +63,8 @@ def section_of(result: object) -> Section:
 
 @section_of.register
 def _(result: Shown) -> Section:
+    """How a kind looks is registered by its file in `autoadapt.reports`, which may not be imported yet."""
+    if "autoadapt.reports" not in sys.modules:
+        import_module("autoadapt.reports")
+        return section_of(result)
     return Section("", type(result).__name__, (Code(str(result)),))
