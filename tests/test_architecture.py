@@ -29,6 +29,7 @@ ORDER = [
     "saving",
     "assembly",
     "testing",
+    "pytest_plugin",
     "demo",
     "calibration",
     "ranking",

@@ -41,8 +41,9 @@ def known_names() -> dict[str, list[str]]:
         kept = json.loads(_file().read_text(encoding="utf-8"))
         if kept["key"] == key:
             return {str(scheme): list(map(str, names)) for scheme, names in kept["names"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there yet, or of somebody else
-        names = _listed()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # not there yet, or written by something else
+    names = _listed()
     with contextlib.suppress(AdaptError):  # a home that nobody may write to
         write_file(_file(), json.dumps({"key": key, "names": names}))
     return names

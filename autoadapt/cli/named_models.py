@@ -47,8 +47,9 @@ def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -
 
     if is_saved(source):
         return _restored(source, allow)
-    if source.endswith(".py") and Path(source).is_file():
-        return _written(source, allow)
+    written = _written(source, allow) if source.endswith(".py") and Path(source).is_file() else None
+    if written is not None:
+        return written
     _refuse_folder(source)
     return load(source, pretrained=pretrained and published(source), allow=[*allowed_by_typing(source), *allow])
 
@@ -118,16 +119,20 @@ def _restored(source: str, allow: Sequence[str]) -> nn.Module:
     return restore(folder, allow=allow)
 
 
-def _written(source: str, allow: Sequence[str]) -> nn.Module:
-    """The class of a file that `to_source` wrote, around the backbone that its docstring names."""
+def _written(source: str, allow: Sequence[str]) -> nn.Module | None:
+    """The class of a file that `to_source` wrote, around the backbone that its docstring names; None for other code."""
     from autoadapt.reading import read_text
     from autoadapt.sources import load, load_object
 
     text = read_text(Path(source), "a python file", "check the path", SourceError, most=_MOST)
+    if "\nclass Adapted(" not in text:
+        return None
     found = _BACKBONE.search(text)
-    if "\nclass Adapted(" not in text or found is None:
-        fault = Mismatch(source, "a file of adapt --source, of a named backbone", "other code", f"{source}:NAME")
-        raise SourceError(f"{source} is no model", [fault])
+    if found is None:
+        fault = Mismatch(
+            source, "a file whose backbone has a name", "another backbone", f"{source}:NAME, which makes it"
+        )
+        raise SourceError(f"{source} does not say which backbone it takes", [fault])
     make = load_object(f"{source}:Adapted", allow)
     made: nn.Module = make(load(found["source"]))
     return made

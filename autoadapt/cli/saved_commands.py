@@ -118,7 +118,7 @@ def models_command(
             and not any(_fits(name, pattern) for pattern in without or ())
         ]
         if not chosen:
-            plain = {name.partition(":")[2]: name for name in names}
+            plain = {name.partition(":")[2]: name for name in reversed(names)}
             near = [plain[one] for one in nearest(" ".join(patterns or ()).strip("*"), plain)]
             fault = Mismatch("", "", "", "\n".join(f"autoadapt models {name}" for name in near))
             complain("models", f"none of {len(names)} models fits", [fault], as_json)
