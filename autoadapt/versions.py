@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
+from pathlib import Path
 
-__all__ = ["VERSION", "package_version", "version_key"]
+__all__ = ["VERSION", "install_line", "package_version", "version_key"]
 
 VERSION = "0.1.0"
 
@@ -26,3 +27,16 @@ def version_key(version: str) -> tuple[int, ...]:
         (True, (2, 14, 1))
     """
     return tuple(map(int, re.findall(r"\d+", re.split(r"[^\d.]", version)[0])))
+
+
+def install_line(extra: str) -> str:
+    """What installs an optional part of the package: from the checkout that it stands in, else from PyPI.
+
+    Example:
+        >>> "[onnx]" in install_line("onnx")
+        True
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        return f'pip install "autoadapt[{extra}]"'
+    return f'pip install -e "{"." if Path.cwd() == root else root}[{extra}]"'

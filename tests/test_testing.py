@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import unittest
+from importlib.metadata import entry_points
+
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, find, given, settings, strategies as st
 from torch import nn
 
 from autoadapt.adapting import adapt
+from autoadapt.adapting.verification import verify
 from autoadapt.contracts.capturing import capture
-from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.signature import AxisSizes, Signature
 from autoadapt.errors import AdaptError
 from autoadapt.testing import (
     assert_adapts,
+    assert_equals,
     assert_exports,
     assert_gradients_flow,
     assert_same_signature,
     assert_signature_locked,
     backbones,
+    caught_by,
+    inputs_of,
+    mutants,
     signatures,
 )
 
 pytest_plugins = ["pytester"]
+
+FOUND = entry_points(group="pytest11", name="autoadapt")
+PLUGIN = () if FOUND else ("-p", "autoadapt.pytest_plugin")
+"""An editable install of before the entry point was there does not know it."""
 
 X = torch.randn(2, 3, 16, 24)
 OLD, NEW = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2)
@@ -33,7 +47,7 @@ def test_an_adapted_module_passes():
 
 
 def test_a_module_that_does_not_adapt_fails_with_the_report():
-    with pytest.raises(AssertionError, match="DOES NOT keep its signature") as caught:
+    with pytest.raises(AssertionError, match="does not keep the signature of Conv2d") as caught:
         assert_adapts(NEW, like=OLD, inputs=X)
     assert "expected" in str(caught.value)
 
@@ -93,7 +107,6 @@ def test_a_lock_is_written_once_and_then_compared(tmp_path):
 
 
 def test_the_plugin_brings_an_option_and_a_fixture(pytester):
-    pytester.makeconftest('pytest_plugins = ["autoadapt.testing"]')
     pytester.makepyfile(
         """
         import torch
@@ -103,10 +116,10 @@ def test_the_plugin_brings_an_option_and_a_fixture(pytester):
             signature_lock(nn.Conv2d(3, 8, 1), torch.zeros(1, 3, 4, 4))
         """
     )
-    assert pytester.runpytest_inprocess("-p", "no:cacheprovider").ret == 1
-    assert pytester.runpytest_inprocess("-p", "no:cacheprovider", "--update-signatures").ret == 0
+    assert pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider").ret == 1
+    assert pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", "--update-signatures").ret == 0
     assert (pytester.path / "signatures" / "test_lock.json").exists()
-    assert pytester.runpytest_inprocess("-p", "no:cacheprovider").ret == 0
+    assert pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider").ret == 0
 
 
 @QUICK
@@ -140,3 +153,191 @@ def adapted_or_refused(backbone, signature):
         return adapt(backbone, like=signature, inputs=X)
     except AdaptError as error:
         return error
+
+
+# The failure text.
+
+
+class Cut(nn.Module):
+    """A hand-written adapter with a bug that shows at odd sizes only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.project = nn.Conv2d(3, 5, 4, stride=4), nn.Conv2d(5, 8, 1)
+
+    def forward(self, x):
+        out = self.project(self.backbone(x))
+        return out[..., :-1] if out.shape[-1] % 2 else out
+
+
+def test_a_failure_says_what_the_numbers_mean_and_shows_three_cases_the_smallest_first():
+    with pytest.raises(AssertionError) as caught:
+        assert_adapts(Cut(), X, like=OLD)
+    first, meaning, *cases = str(caught.value).splitlines()
+    assert first.startswith("Cut does not keep the signature of Conv2d: ")
+    assert "checks failed (" in first
+    assert meaning.startswith("each line: check, output and axis")
+    assert len([case for case in cases if ": expected " in case]) == 3
+    assert cases[-1].endswith("more, which print(verify(...)) shows")
+
+
+def test_inputs_may_stand_behind_the_module_in_every_helper(tmp_path):
+    net = adapt(NEW, like=OLD, inputs=X)
+    assert_adapts(net, X, like=OLD)
+    assert_same_signature(net, OLD, X)
+    assert_gradients_flow(net, X)
+    assert_signature_locked(net, tmp_path / "net.json", X, update=True)
+
+
+def test_a_lock_by_name_stands_beside_the_file_that_calls(tmp_path):
+    scope = {"assert_signature_locked": assert_signature_locked, "model": OLD, "x": X}
+    code = compile("assert_signature_locked(model, 'old', x, update=True)", str(tmp_path / "test_mine.py"), "exec")
+    exec(code, scope)
+    assert (tmp_path / "signatures" / "old.json").exists()
+
+
+def test_values_are_compared_with_a_reference():
+    net = adapt(NEW, like=OLD, inputs=X)
+    assert_equals(net, net, X)
+    assert_equals(nn.Sequential(OLD), OLD, X)
+    with pytest.raises(AssertionError, match="is not equal"):
+        assert_equals(net, OLD, X)
+    with pytest.raises(AssertionError, match="returns tensor, and not list of 1"):
+        assert_equals(OLD, Listed(OLD), X)
+
+
+class Listed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return [self.inner(x)]
+
+
+# Mutants.
+
+
+@pytest.fixture(scope="module")
+def pyramid():
+    texts = ["f32[B, 8, ceil(H/2), ceil(W/2)]", "f32[B, 8, ceil(H/4), ceil(W/4)]"]
+    return adapt(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3, 2, 1)), like=texts, inputs=X)
+
+
+def test_verify_catches_every_mutant_by_the_check_that_is_named(pyramid):
+    for mutant in mutants(pyramid):
+        report = verify(mutant.module, pyramid.signature, inputs=X)
+        failed = {check.name for check in report.checks if check.outcome == "failed"}
+        assert mutant.check in failed, (mutant.kind, failed)
+    assert pyramid.verify(X).passed
+
+
+def test_a_test_of_ones_own_is_told_what_it_misses(pyramid):
+    found = caught_by(lambda net: assert_shapes(net(X)), pyramid)
+    assert not found
+    assert {"cut at odd sizes", "no gradient", "items of a batch mixed"} <= set(found.missed)
+    assert {"batch of one", "one container more"} <= set(found.caught)
+    assert str(found).startswith(f"{len(found.caught)} of {len(found.caught) + len(found.missed)} kinds of fault")
+    assert caught_by(lambda net: assert_adapts(net, X, like=pyramid.signature), pyramid)
+    with pytest.raises(AssertionError, match="fails for the module itself"):
+        caught_by(lambda net: assert_shapes(None), pyramid)
+
+
+def assert_shapes(levels):
+    assert [tuple(level.shape) for level in levels] == [(2, 8, 8, 12), (2, 8, 4, 6)]
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 8, 1), lambda: Listed(OLD), lambda: DictOf(OLD)])
+def test_mutants_of_any_container_differ_from_the_module(make):
+    kinds = [mutant.kind for mutant in mutants(make())]
+    assert len(kinds) == len(set(kinds)) == 12
+
+
+class DictOf(Listed):
+    def forward(self, x):
+        return {"c4": self.inner(x), "c5": self.inner(x).mean(1)}
+
+
+# Strategies.
+
+
+@QUICK
+@given(st.data())
+def test_drawn_inputs_are_legal(data):
+    signature = data.draw(signatures(kinds=("images", "sequences", "points")))
+    drawn = data.draw(inputs_of(signature))
+    sizes = signature.axes["B"].example
+    assert drawn.dim() == len(signature.inputs.leaves[0].dims)
+    assert 1 <= drawn.shape[0] <= 3
+    assert sizes
+
+
+def test_a_failure_shrinks_to_the_smallest_size_that_fails():
+    signature = capture(OLD, X)
+    drawn = find(inputs_of(signature), lambda x: x.shape[3] % 4 == 3, settings=settings(database=None))
+    assert tuple(drawn.shape) == (1, 3, signature.axes["H"].near(1), 7)
+
+
+def test_only_legal_sizes_are_drawn():
+    fixed = Signature.parse(
+        "f32[B, 4]",
+        inputs="f32[B, 3, H, W]",
+        axes={"H": AxisSizes(step=32, example=64, smallest=32), "W": AxisSizes(step=0, example=48)},
+    )
+
+    @QUICK
+    @given(inputs_of(fixed))
+    def drawn(x):
+        assert x.shape[2] % 32 == 0
+        assert x.shape[3] == 48
+
+    drawn()
+
+
+def test_values_are_drawn_by_role_and_calls_in_the_form_that_inputs_takes():
+    signature = capture(nn.Embedding(9, 4), torch.tensor([[1, 8]]))
+    drawn = find(inputs_of(signature), lambda x: True, settings=settings(database=None))
+    assert drawn.dtype == torch.int64
+    assert int(drawn.min()) >= 1
+    assert int(drawn.max()) <= 8
+    two = Signature.parse("f32[B, 4]", inputs={"x": "f32[B, 4]", "mask": "bool[B, 4]"})
+    x, mask = find(inputs_of(two), lambda call: True, settings=settings(database=None))
+    assert (x.dtype, mask.dtype) == (torch.float32, torch.bool)
+    by_name = two.model_copy(update={"positional": 0})
+    assert set(find(inputs_of(by_name), lambda call: True, settings=settings(database=None))) == {"x", "mask"}
+
+
+@QUICK
+@given(backbones(kinds=("sequences", "points"), levels=2))
+def test_drawn_backbones_of_sequences_and_points_are_captured(backbone):
+    cloud = torch.randn(2, 24, 3)
+    signature = capture(backbone, cloud)
+    flags = {leaf.dtype for leaf in signature.outputs.leaves}
+    assert flags <= {"f32", "bool"}
+
+
+# Frameworks.
+
+
+class InUnittest(unittest.TestCase):
+    def test_it(self):
+        assert_adapts(OLD, X, like=OLD)
+
+
+def test_the_helpers_need_neither_pytest_nor_hypothesis():
+    code = (
+        "import sys; sys.modules.update(pytest=None, hypothesis=None)\n"
+        "import torch; from torch import nn; from autoadapt.testing import assert_adapts, mutants\n"
+        "assert_adapts(nn.Conv2d(3, 8, 1), torch.zeros(2, 3, 8, 8), like=nn.Conv2d(3, 8, 1))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_plugin_imports_no_torch():
+    code = "import autoadapt.pytest_plugin, sys; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_plugin_can_be_switched_off(pytester):
+    done = pytester.runpytest_inprocess("-p", "no:autoadapt", "-p", "no:cacheprovider", "--update-signatures")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR

@@ -13,15 +13,16 @@ from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, plan
 from autoadapt.contracts.capturing import capture, capture_source, check_taps, told_inputs
-from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.instances import not_a_module
+from autoadapt.contracts.signature import Signature, check_written
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
-from autoadapt.sources import load_backbone, schemes
+from autoadapt.sources import as_module, load_backbone, near_names, schemes
 
 __all__ = ["adapt", "as_signature"]
 
 
 def adapt(
-    new: nn.Module,
+    new: nn.Module | str,
     *,
     like: nn.Module | Signature | Mapping[str, object] | Sequence[object] | str | Path,
     inputs: object = None,
@@ -39,7 +40,8 @@ def adapt(
     """Give a module the output signature of another, exactly, at every input size.
 
     Args:
-        new: The module to adapt; it is not changed.
+        new: The module to adapt, which is not changed; or its name, as `timm:vit_small_patch16_224`, which is loaded
+            with random weights.
         like: What it should speak like: a module, a `Signature`, texts in containers, a saved signature file, or the
             name of a model, `timm:resnet101`.
         inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
@@ -72,6 +74,7 @@ def adapt(
         >>> net(torch.zeros(1, 3, 96, 32)).shape
         torch.Size([1, 8, 24, 8])
     """
+    new = as_module(new, "new")
     _check_devices(new, like)
     given = _inputs(new, like, inputs)
     target = as_signature(like, given)
@@ -120,18 +123,26 @@ def as_signature(like: object, inputs: object = None) -> Signature:
             return Signature.parse(like)
         case str() if like.partition(":")[0] in schemes():
             return capture(load_backbone(like), inputs)
+        case str() if not _names_a_file(like) and near_names(like):
+            remedy = "\n".join(f'like="{name}"' for name in near_names(like))
+            fault = Mismatch("like", "a model with its scheme, or a signature file", f"{like!r}, neither", remedy)
+            raise SignatureError(f"{like!r} has no scheme", [fault])
         case str() | Path():
             return Signature.load(like)
         case Mapping() | list() | tuple():
+            check_written(like)
             return Signature.parse(like)
         case _:
-            fault = Mismatch(
-                "like",
-                "a module, a Signature, texts in containers, or the path of a saved signature",
-                f"{type(like).__name__}",
-                "like=old_backbone",
-            )
-            raise SignatureError("autoadapt cannot tell what the new module should be like", [fault])
+            raise not_a_module(like, "like", SignatureError, _LIKE)
+
+
+_LIKE = "a module, a Signature, texts in containers, a model's name, or the path of a saved signature"
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a text is, or can only be, a path."""
+    path = Path(text)
+    return path.exists() or path.suffix.startswith(".js") or len(path.parts) > 1
 
 
 def _check_devices(new: nn.Module, like: object) -> None:

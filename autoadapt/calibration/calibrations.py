@@ -23,8 +23,10 @@ from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.instances import check_module
 from autoadapt.errors import CalibrationError
 from autoadapt.files import check_place
+from autoadapt.sources import as_module
 
 __all__ = ["calibrate"]
 
@@ -34,7 +36,7 @@ EXPLAINS_LITTLE = 0.5
 def calibrate(
     net: nn.Module,
     *,
-    like: nn.Module,
+    like: nn.Module | str,
     data: Iterable[object],
     head: Head | None = None,
     at: str | None = None,
@@ -59,7 +61,8 @@ def calibrate(
 
     Args:
         net: What `adapt` returned, or a bigger model that has it at `at`.
-        like: The old backbone, or the old bigger model.
+        like: The old backbone, or the old bigger model; or the name of a backbone, `timm:resnet18`, which is loaded
+            with its published weights.
         data: Batches of images as the model takes them: tensors, tuples or dicts; of the lists that a `DataLoader`
             gives, only the fields that the model needs are taken.
         head: What makes the answer of the backbone's output. In a bigger model the rest of it is the head, and this
@@ -94,6 +97,8 @@ def calibrate(
     started = time.perf_counter()
     if state is not None:
         check_place(state, "state", CalibrationError)
+    check_module(net, "net", CalibrationError)
+    like = as_module(like, "like", levels=True, pretrained=True)
     adapted = find_adapted(net, at)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
     with quiet(), progress(images) as report:

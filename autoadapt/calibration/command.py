@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ def calibrate_command(
     like_weights: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
+    allow: Sequence[str] = (),
 ) -> Calibration:
     """Adapt one model to another, calibrate it on unlabelled images, and save the adapters.
 
@@ -63,6 +65,7 @@ def calibrate_command(
         out: Where the calibrated adapters go: `net.load_state_dict(load_file(out), strict=False)` puts them back into
             a module adapted alike. Nothing is written if the calibration did not succeed.
         seed: For the choice of images and the weights that calibration replaces.
+        allow: Packages and files whose code may run, besides those that are typed.
 
     Returns:
         What was fitted, and how good it is.
@@ -71,9 +74,9 @@ def calibrate_command(
         AdaptError: As of the steps; nothing is written.
     """
     _check(images, out)
-    old = _loaded(like, like_weights, pretrained, whole=bool(at))
-    backbone = _loaded(new, new_weights, pretrained)
-    made = _head(head)
+    old = _loaded(like, like_weights, pretrained, allow, whole=bool(at))
+    backbone = _loaded(new, new_weights, pretrained, allow)
+    made = _head(head, allow)
     preprocessing = preprocessing_of(old, like)
     batches = read_images(images, preprocessing, count=count, batch=batch, seed=seed)
     example = torch.zeros(batches.shape)[:1]
@@ -87,7 +90,7 @@ def calibrate_command(
         result = calibrate(
             net, like=old, data=batches, at=at or None, head=made, images=count, refine=refine, seed=seed
         )
-    result = result.model_copy(update={"remarks": (*result.remarks, str(preprocessing))})
+    result = result.model_copy(update={"remarks": (*result.remarks, str(preprocessing), *batches.remarks())})
     if out is not None and result.written:
         _save(net.get_submodule(at), out, {"new": new, "like": like, "at": at, "solver": result.solver})
     return result
@@ -109,18 +112,20 @@ def _check(images: Path, out: Path | None) -> None:
         raise CalibrationError("the call cannot be carried out", faults)
 
 
-def _loaded(source: str, weights: Path | None, pretrained: bool, *, whole: bool = False) -> nn.Module:
+def _loaded(
+    source: str, weights: Path | None, pretrained: bool, allow: Sequence[str], *, whole: bool = False
+) -> nn.Module:
     taken = pretrained and weights is None and published(source)
-    model = (load if whole else load_backbone)(source, pretrained=taken, allow=allowed_by_typing(source))
+    model = (load if whole else load_backbone)(source, pretrained=taken, allow=[*allowed_by_typing(source), *allow])
     if weights is not None:
         transfer(weights, model, min_coverage=COVERAGE).raise_if_failed()
     return in_eval_mode(model)
 
 
-def _head(source: str) -> nn.Module | None:
+def _head(source: str, allow: Sequence[str]) -> nn.Module | None:
     if not source:
         return None
-    named = load_object(source, allowed_by_typing(source))
+    named = load_object(source, [*allowed_by_typing(source), *allow])
     made = named if isinstance(named, nn.Module) else named()
     if not isinstance(made, nn.Module):
         found = f"{type(made).__name__} of {source}"

@@ -12,6 +12,7 @@ from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
+from autoadapt.versions import install_line
 
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
@@ -121,7 +122,7 @@ class Calibration(Shown, _Frozen):
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            fault = Mismatch("plot", "matplotlib", "it is not installed", 'pip install "autoadapt[plot]"')
+            fault = Mismatch("plot", "matplotlib", "it is not installed", install_line("plot"))
             raise CalibrationError("nothing to draw with", [fault]) from error
         figure = Figure(figsize=(12, 3.5), layout="constrained")
         learning, spectrum, bars = figure.subplots(1, 3)
@@ -138,7 +139,31 @@ class Calibration(Shown, _Frozen):
         lines = [head, *columns(self._head_rows(), align="lrr"), *columns(self._output_rows(), align="llrrrr")]
         facts = [("solver", self.solver), ("chosen by", self.chosen_by), ("adapters", self.verdict)]
         facts += [("remark", remark) for remark in self.remarks]
+        facts += [("columns", legend) for legend in self._legends()]
         return "\n".join([*lines, *columns(row for fact in facts for row in _wrapped(*fact))])
+
+    def gist(self) -> str:
+        """The outcome in a few words."""
+        best = min((fit.r2 for fit in self.outputs), default=0.0)
+        agreed = self.head.agreement if self.head is not None else None
+        said = f"agreement {agreed:.2f}" if agreed is not None else f"least R2 {best:.2f}"
+        return f"{self.name}: {'written' if self.written else 'NOT written'}, {said} on images not fitted on"
+
+    def _legends(self) -> list[str]:
+        """What the columns of the table mean."""
+        shown = [
+            "R2: share of the old features' variance that is explained; 1 is all, 0 what their mean explains",
+            "cosine: between new and old features, both without their mean; 1 is equal up to a factor",
+            "variance: of the adapted features over that of the old ones; condition: largest over smallest eigenvalue"
+            " of the new features",
+        ]
+        if self.head is None:
+            return shown
+        agreement = "agreement: share of places where the head still says the same; "
+        loss = {"KL": "KL: divergence of its answers in nats; less is better"}.get(
+            self.loss_name, "less loss is better"
+        )
+        return [f"{agreement if self.head.agreement is not None else ''}{loss}", *shown]
 
     def _head_rows(self) -> list[tuple[str, ...]]:
         scores = {"random adapter": self.random, "mean only": self.mean_only, "calibrated": self.head}

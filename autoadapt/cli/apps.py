@@ -1,4 +1,4 @@
-"""The app: every command under its name."""
+"""The app: every command under its name, with an example."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from autoadapt.cli.groups import Group
 from autoadapt.cli.machine_commands import demo_command, doctor_command
 from autoadapt.cli.module_commands import adapt_command, capture_command, plan_command, swap_command, verify_command
 from autoadapt.cli.rank_command import rank_command
+from autoadapt.cli.saved_commands import check_command, export_command, models_command, show_command
 from autoadapt.cli.weight_commands import calibrate_command, transfer_command
 from autoadapt.versions import VERSION
 
@@ -29,22 +30,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo_command,
-    "capture": capture_command,
-    "plan": plan_command,
-    "adapt": adapt_command,
-    "verify": verify_command,
-    "swap": swap_command,
-    "transfer": transfer_command,
-    "calibrate": calibrate_command,
-    "assemble": assemble_command,
-    "rank": rank_command,
-    "doctor": doctor_command,
+_COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "demo": (demo_command, "autoadapt demo"),
+    "models": (models_command, "autoadapt models resnet --zoo timm"),
+    "capture": (capture_command, "autoadapt capture timm:resnet18 --levels --out old.json"),
+    "plan": (plan_command, "autoadapt plan timm:vit_tiny_patch16_224 --like timm:resnet18"),
+    "adapt": (adapt_command, "autoadapt adapt timm:resnet10t --like timm:resnet18 --out net"),
+    "verify": (verify_command, "autoadapt verify net   (a folder of adapt --out)"),
+    "swap": (swap_command, "autoadapt swap smp:resnet18 layer4 timm:resnet10t"),
+    "transfer": (transfer_command, "autoadapt transfer weights.pth timm:resnet18"),
+    "calibrate": (calibrate_command, "autoadapt calibrate timm:resnet10t --like timm:resnet18 --images photos"),
+    "export": (export_command, "autoadapt export net net.onnx   (a folder of adapt --out)"),
+    "check": (check_command, "autoadapt check timm:resnet18 resnet18.json"),
+    "show": (show_command, "autoadapt show net   (a folder of adapt --out)"),
+    "assemble": (assemble_command, "autoadapt assemble model.yaml --out full.yaml"),
+    "rank": (rank_command, "autoadapt rank 'timm:resnet1*' --like timm:resnet50"),
+    "doctor": (doctor_command, "autoadapt doctor"),
 }
 
-for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+for _name, (_command, _example) in _COMMANDS.items():
+    app.command(_name, epilog=f"Example: {_example}")(_command)
 
 
 def _say_version(wanted: bool) -> None:
@@ -60,6 +65,6 @@ def main(
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
-    """Swap a backbone: make a model speak another one's output signature exactly, and prove it."""
+    """Swap a backbone: make a model keep another one's output signature exactly, and prove it."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

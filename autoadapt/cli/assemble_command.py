@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import BaseModel, ConfigDict
 
-from autoadapt.assembly import AssembledModel, Assembly, Comparison, assemble, compare, describe, write_yaml
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.cli.options import AsJson, Debug, Html, writable
 from autoadapt.errors import AssemblyError, Mismatch
 from autoadapt.files import write_file
 
+if TYPE_CHECKING:
+    from autoadapt.assembly import AssembledModel, Comparison
+
 __all__ = ["assemble_command"]
-
-
-class Assembled(BaseModel):
-    """A config with every number filled in, and what its parts are given."""
-
-    model_config = ConfigDict(frozen=True)
-
-    config: dict[str, Any]
-    report: Assembly
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.report}\n\n{self.text.rstrip()}"
 
 
 def assemble_command(
@@ -55,6 +43,9 @@ def assemble_command(
             raise typer.Exit(HOLDS if any(not row.fault for row in found.rows) else DOES_NOT_HOLD)
         with working("assembling"):
             model = _assembled(configs, allow or ())
+        from autoadapt.assembly import describe, write_yaml
+        from autoadapt.cli.results import Assembled
+
         made = Assembled(config=describe(model), report=model.report, text=write_yaml(model.config))
         show(made, as_json, html, (model.report, model.config))
         if out is not None:
@@ -66,11 +57,15 @@ def _assembled(configs: Sequence[Path], allow: Sequence[str]) -> AssembledModel:
     if len(configs) > 1:
         names = ", ".join(map(str, configs))
         raise AssemblyError("several configs make no model", [Mismatch("configs", "one config", names, "--compare")])
+    from autoadapt.assembly import assemble
+
     return assemble(configs[0], allow=allow)
 
 
 def _compared(configs: Sequence[Path], allow: Sequence[str]) -> Comparison:
     """All backbones of all configs; the config's name stands before each where there are several."""
+    from autoadapt.assembly import Comparison, compare
+
     found = [compare(config, allow=allow) for config in configs]
     if len(found) == 1:
         return found[0]

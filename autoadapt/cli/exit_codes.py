@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
-from pydantic import BaseModel
 
 from autoadapt.cli.remedies import in_shell
 from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
-from autoadapt.reports import write_html
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working", "wrote"]
 
@@ -91,13 +94,10 @@ def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]
 
 
 def _pasted(remedy: str) -> str:
-    """A remedy that is too long for a line in several: options so that a shell puts them together, else words."""
-    if len(remedy) <= WIDTH - 7:
+    """A remedy that is too long for a line in several, if it is words; what is to be pasted stays whole."""
+    if len(remedy) <= WIDTH - 7 or remedy.startswith(("--", "autoadapt ")):
         return remedy
-    if not remedy.startswith("--"):
-        return "\n       ".join(textwrap.wrap(remedy, WIDTH - 7, break_on_hyphens=False))
-    options = [f"--{part}" for part in remedy.removeprefix("--").split(" --")]
-    return " \\\n       ".join(options)
+    return "\n       ".join(textwrap.wrap(remedy, WIDTH - 7, break_on_hyphens=False))
 
 
 def _difference(fault: Mismatch, *, with_place: bool) -> str:
@@ -139,8 +139,15 @@ def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequ
     else:
         typer.echo(fitted(str(result)))
     if html is not None:  # last: whatever fails, the result is told
-        write_html(html, *shown)
+        from autoadapt.reports import write_html
+
+        write_html(html, *shown, command=called())
         wrote(html)
+
+
+def called() -> str:
+    """The command line, to stand on pages."""
+    return shlex.join(["autoadapt", *sys.argv[1:]])
 
 
 def wrote(path: Path) -> None:

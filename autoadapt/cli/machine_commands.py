@@ -7,14 +7,12 @@ import os
 import platform
 from typing import TypeAlias
 
-import torch
 import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.cli.options import AsJson, Debug
-from autoadapt.demo import demo
 from autoadapt.showing.tables import columns, human_count
-from autoadapt.versions import VERSION, package_version
+from autoadapt.versions import VERSION, install_line, package_version
 
 __all__ = ["EXTRAS", "demo_command", "doctor_command"]
 
@@ -34,6 +32,8 @@ _Versions: TypeAlias = dict[str, str]
 def demo_command(as_json: AsJson = False, debug: Debug = False) -> None:
     """Swap the backbone of a small detector on real models, twice. Exit code 1 if a proof fails."""
     with running(as_json, debug):
+        from autoadapt.demo import demo
+
         shown = demo(quiet=as_json)
         if as_json:
             swaps = [one.model_dump(mode="json") for one in shown]
@@ -46,6 +46,8 @@ def demo_command(as_json: AsJson = False, debug: Debug = False) -> None:
 def doctor_command(as_json: AsJson = False, debug: Debug = False) -> None:
     """Say which versions, devices and optional packages are there."""
     with running(as_json, debug):
+        import torch
+
         facts = {
             "autoadapt": VERSION,
             "python": platform.python_version(),
@@ -59,6 +61,8 @@ def doctor_command(as_json: AsJson = False, debug: Debug = False) -> None:
 
 
 def _devices() -> list[str]:
+    import torch
+
     found = [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
     for number in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(number).total_memory
@@ -74,6 +78,6 @@ def _lines(facts: dict[str, str], packages: _Versions, extras: dict[str, _Versio
     lines = columns(rows)
     for extra, names in extras.items():
         missing = not all(names.values())
-        lines.append(f"\n extra {extra}" + (f'   pip install "autoadapt[{extra}]"' if missing else ""))
+        lines.append(f"\n extra {extra}" + (f"   {install_line(extra)}" if missing else ""))
         lines += columns([(name, version or "not installed") for name, version in names.items()], indent=3)
     return lines

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel, ConfigDict
 
-from autoadapt.adapting import adapt
-from autoadapt.adapting.building import AdaptedModule
-from autoadapt.adapting.planning import Plan
-from autoadapt.adapting.verification import Verification
-from autoadapt.cli.example_inputs import read_inputs
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
-from autoadapt.cli.named_models import backbone, contract, model
+from autoadapt.cli.named_models import backbone, contract, example, is_saved, model
 from autoadapt.cli.options import (
+    Allow,
     AsJson,
     Debug,
     Grid,
@@ -24,6 +20,7 @@ from autoadapt.cli.options import (
     IndicesChoice,
     Inputs,
     Like,
+    MaybeLike,
     Model,
     Outputs,
     Pairs,
@@ -35,10 +32,12 @@ from autoadapt.cli.options import (
     chosen,
     writable,
 )
-from autoadapt.contracts.capturing import capture
-from autoadapt.saving import save
-from autoadapt.saving.standalone import to_source
-from autoadapt.swapping import swap
+from autoadapt.errors import Mismatch, SourceError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autoadapt.adapting.building import AdaptedModule
 
 __all__ = ["adapt_command", "capture_command", "plan_command", "swap_command", "verify_command"]
 
@@ -51,6 +50,7 @@ def capture_command(
     out: Annotated[
         Path | None, typer.Option(help="save the signature to this file", callback=writable, show_default=False)
     ] = None,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -58,7 +58,10 @@ def capture_command(
     """Say what goes into a model and what comes out, at every input size."""
     with running(as_json, debug):
         with working(f"capturing {source}"):
-            signature = capture(backbone(source) if levels else model(source), read_inputs(inputs or ()), at=at)
+            from autoadapt.contracts.capturing import capture
+
+            made = (backbone if levels else model)(source, allow=allow or ())
+            signature = capture(made, _inputs(made, inputs), at=at)
         show(signature, as_json, html)
         if out is not None:
             signature.save(out)
@@ -75,6 +78,7 @@ def plan_command(
     indices: Indices = IndicesChoice.refuse,
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -83,20 +87,8 @@ def plan_command(
     with running(as_json, debug):
         with working(f"planning {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
-            net = _adapted(new, like, inputs, outputs=outputs, **options)
+            net = _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
         show(net.plan, as_json, html)
-
-
-class Adapted(BaseModel):
-    """What `adapt` did, and the proof that it holds."""
-
-    model_config = ConfigDict(frozen=True)
-
-    plan: Plan
-    verification: Verification
-
-    def __str__(self) -> str:
-        return f"{self.plan}\n\n{self.verification}"
 
 
 def adapt_command(
@@ -117,24 +109,34 @@ def adapt_command(
     source: Annotated[
         Path | None, typer.Option(help="write it as one file of plain PyTorch", callback=writable, show_default=False)
     ] = None,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Make a model speak like another, and prove it. Exit code 1 if it does not hold; then nothing is saved."""
     with running(as_json, debug):
+        from autoadapt.sources import published
+
         with working(f"adapting {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
-            net = _adapted(new, like, inputs, outputs=outputs, pretrained=bool(pretrained), **options)
+            net = _adapted(new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), **options)
             report = net.verify()
+        from autoadapt.cli.results import Adapted
+
         show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
         if report.passed:
             _kept(net, out, source, adapters_only=adapters_only)
+            if out is not None and not adapters_only and published(new) and not pretrained:
+                typer.echo(f"the weights of {new} in {out} are random; --pretrained loads others", err=True)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 
 def _kept(net: AdaptedModule, out: Path | None, source: Path | None, *, adapters_only: bool) -> None:
     """Save what was made, in the forms that were asked for."""
+    from autoadapt.saving import save
+    from autoadapt.saving.standalone import to_source
+
     if out is not None:
         save(net, out, adapters_only=adapters_only)
         wrote(out)
@@ -145,7 +147,7 @@ def _kept(net: AdaptedModule, out: Path | None, source: Path | None, *, adapters
 
 def verify_command(
     new: Model,
-    like: Like,
+    like: MaybeLike = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
     pair: Pairs = None,
@@ -154,15 +156,24 @@ def verify_command(
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="also compile and export: minutes")] = False,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Prove that a model, adapted to another, speaks like it. Exit code 1 if it does not."""
+    """Prove that a model, adapted to another, keeps its signature. Exit code 1 if it does not.
+
+    A folder of adapt --out needs no --like: it is verified against the contract that it was saved with.
+    """
     with running(as_json, debug):
-        with working(f"verifying {new} like {like}"):
+        with working(f"verifying {new}" + (f" like {like}" if like else "")):
             options = chosen(pair, project, indices, thin, grid)
-            report = _adapted(new, like, inputs, outputs=outputs, **options).verify(thorough=thorough)
+            net = (
+                _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
+                if like is not None
+                else _saved(new, allow or ())
+            )
+            report = net.verify(thorough=thorough)
         show(report, as_json, html)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
@@ -180,6 +191,7 @@ def swap_command(
     grid: Grid = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -187,13 +199,16 @@ def swap_command(
     """Say what replacing a submodule of a bigger model would do. Exit code 1 if it is refused."""
     with running(as_json, debug):
         with working(f"swapping {path} of {whole}"):
+            from autoadapt.swapping import swap
+
             options = chosen(pair, project, indices, thin, grid)
-            successor = model(new) if ":" in new or new.endswith(".pt2") else new
+            is_layer = not (":" in new or new.endswith((".pt2", ".py")) or is_saved(new))
+            old = model(whole, allow=allow or ())
             report = swap(
-                model(whole),
+                old,
                 path,
-                successor,
-                inputs=read_inputs(inputs or ()),
+                new if is_layer else model(new, allow=allow or ()),
+                inputs=_inputs(old, inputs),
                 outputs=outputs,
                 allow_cost=allow_cost,
                 max_parameters=max_parameters,
@@ -205,9 +220,39 @@ def swap_command(
 
 
 def _adapted(
-    new: str, like: str, inputs: list[str] | None, *, pretrained: bool = False, **options: Any
+    new: str,
+    like: str,
+    inputs: list[str] | None,
+    allow: Sequence[str],
+    *,
+    pretrained: bool = False,
+    **options: Any,
 ) -> AdaptedModule:
     """Adapt as the options say."""
-    example = read_inputs(inputs or ())
-    target = contract(like, pretrained=pretrained)
-    return adapt(model(new, pretrained=pretrained), like=target, inputs=example, **options)
+    from autoadapt.adapting import adapt
+
+    made = model(new, pretrained=pretrained, allow=allow)
+    target = contract(like, pretrained=pretrained, allow=allow)
+    return adapt(made, like=target, inputs=_inputs(made, inputs), **options)
+
+
+def _saved(source: str, allow: Sequence[str]) -> AdaptedModule:
+    """What a folder holds.
+
+    Raises:
+        SourceError: It is none.
+    """
+    from autoadapt.adapting.building import AdaptedModule
+
+    made = model(source, allow=allow)
+    if not isinstance(made, AdaptedModule):
+        fault = Mismatch(source, "a folder of adapt --out, or --like", type(made).__name__, "--like timm:resnet18")
+        raise SourceError(f"{source} has no contract of its own", [fault])
+    return made
+
+
+def _inputs(made: nn.Module, texts: Sequence[str] | None) -> object:
+    """The inputs that are typed; those of an adapted module's own contract where there are none."""
+    from autoadapt.cli.example_inputs import read_inputs
+
+    return read_inputs(texts) if texts else example(made)

@@ -1,60 +1,144 @@
-"""Models: what a person types for one becomes one."""
+"""Models: what a person types for one becomes one: a name, a folder that `adapt --out` wrote, a file."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+from autoadapt.errors import Mismatch, SourceError
 
-from autoadapt.adapting import as_signature
-from autoadapt.contracts.signature import Signature
-from autoadapt.errors import AdaptError
-from autoadapt.sources import allowed_by_typing, list_models, load, load_backbone, published, schemes
+if TYPE_CHECKING:
+    from torch import nn
 
-__all__ = ["backbone", "complete_source", "contract", "model"]
+    from autoadapt.contracts.signature import Signature
+
+__all__ = ["backbone", "contract", "example", "is_saved", "model"]
+
+_CONFIG = "config.json"
+_BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
+_MOST = 1 << 20
 
 
-def model(source: str, *, pretrained: bool = False) -> nn.Module:
+def is_saved(source: str) -> bool:
+    """Whether it is a folder that holds an adapted module.
+
+    Example:
+        >>> is_saved("timm:resnet18")
+        False
+    """
+    return (Path(source) / _CONFIG).is_file()
+
+
+def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module:
     """A model as its maker meant it.
 
-    Raises:
-        SourceError: There is none of that name.
-    """
-    return load(source, pretrained=pretrained and published(source), allow=allowed_by_typing(source))
-
-
-def backbone(source: str, *, pretrained: bool = False) -> nn.Module:
-    """A model with its feature levels where its zoo gives them.
+    Args:
+        source: A name, a folder of `adapt --out`, an exported file, or a file that `adapt --source` wrote, which is
+            code and runs only where `allow` names it.
+        pretrained: Whether to load published weights, where a name has some.
+        allow: Packages and files whose code may run, besides those that are typed.
 
     Raises:
-        SourceError: There is none of that name.
+        AdaptError: There is none of that name, or it cannot be read.
     """
-    return load_backbone(source, pretrained=pretrained and published(source), allow=allowed_by_typing(source))
+    from autoadapt.sources import allowed_by_typing, load, published
+
+    if is_saved(source):
+        return _restored(source, allow)
+    written = _written(source, allow) if source.endswith(".py") and Path(source).is_file() else None
+    if written is not None:
+        return written
+    _refuse_folder(source)
+    return load(source, pretrained=pretrained and published(source), allow=[*allowed_by_typing(source), *allow])
 
 
-def contract(like: str, *, pretrained: bool = False) -> nn.Module | Signature:
-    """What `--like` means: a backbone, the texts of outputs, or a saved signature.
+def backbone(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module:
+    """A model with its feature levels where its zoo gives them; else as `model`.
+
+    Raises:
+        AdaptError: As of `model`.
+    """
+    from autoadapt.sources import load_backbone, published
+
+    if not published(source) or Path(source).exists():
+        return model(source, pretrained=pretrained, allow=allow)
+    return load_backbone(source, pretrained=pretrained)
+
+
+def contract(like: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module | Signature:
+    """What `--like` means: a backbone, a saved module's contract, the texts of outputs, or a saved signature.
 
     Raises:
         SourceError: There is no model of that name.
         SignatureError: There is no such file, or it holds no signature.
     """
-    if ":" not in like or Path(like).exists():
+    from autoadapt.adapting import as_signature
+    from autoadapt.saving.folder_configs import Config
+
+    if is_saved(like):
+        return Config.read(Path(like)).plan.target
+    if like.endswith((".py", ".pt2")):
+        return model(like, allow=allow)
+    if ":" not in like or "[" in like or Path(like).exists():
         return as_signature(like)
-    return backbone(like, pretrained=pretrained)
+    return backbone(like, pretrained=pretrained, allow=allow)
 
 
-def complete_source(incomplete: str) -> list[str]:
-    """Schemes, then the models of one; none where its package is not installed.
+def example(made: nn.Module) -> object:
+    """A call of an adapted module at the sizes that its contract was captured at; None for any other module."""
+    import torch
 
-    Example:
-        >>> complete_source("torchv")[:2], complete_source("torchvision:resnet5")
-        (['torchvision:alexnet', 'torchvision:convnext_base'], ['torchvision:resnet50'])
-    """
-    begun = [f"{scheme}:" for scheme in schemes() if f"{scheme}:".startswith(incomplete)]
-    if ":" not in incomplete and len(begun) != 1:
-        return begun
-    try:
-        return list_models(f"{incomplete if ':' in incomplete else begun[0]}*")
-    except AdaptError:
-        return []
+    from autoadapt.adapting.building import AdaptedModule
+    from autoadapt.contracts.capturing import Arguments
+    from autoadapt.contracts.trees import rebuild
+
+    if not isinstance(made, AdaptedModule):
+        return None
+    signature, generator = made.signature, torch.Generator().manual_seed(0)
+    shapes = [(spec.shape(signature.sizes()), spec) for spec in signature.inputs.leaves]
+    tensors = [
+        torch.randn(shape, generator=generator).to(spec.torch_dtype)
+        if spec.is_floating
+        else torch.zeros(shape, dtype=spec.torch_dtype)
+        for shape, spec in shapes
+    ]
+    return Arguments(rebuild(signature.inputs.tree, tensors), signature.positional)
+
+
+def _restored(source: str, allow: Sequence[str]) -> nn.Module:
+    from autoadapt.saving import restore
+    from autoadapt.saving.folder_configs import Config
+
+    folder = Path(source)
+    config = Config.read(folder)
+    if config.weights.scope == "adapters":
+        fault = Mismatch(source, "a folder with all weights", "the adapters alone", "save without --adapters-only")
+        raise SourceError(f"{source} holds no backbone", [fault])
+    return restore(folder, allow=allow)
+
+
+def _written(source: str, allow: Sequence[str]) -> nn.Module | None:
+    """The class of a file that `to_source` wrote, around the backbone that its docstring names; None for other code."""
+    from autoadapt.reading import read_text
+    from autoadapt.sources import load, load_object
+
+    text = read_text(Path(source), "a python file", "check the path", SourceError, most=_MOST)
+    if "\nclass Adapted(" not in text:
+        return None
+    found = _BACKBONE.search(text)
+    if found is None:
+        fault = Mismatch(
+            source, "a file whose backbone has a name", "another backbone", f"{source}:NAME, which makes it"
+        )
+        raise SourceError(f"{source} does not say which backbone it takes", [fault])
+    make = load_object(f"{source}:Adapted", allow)
+    made: nn.Module = make(load(found["source"]))
+    return made
+
+
+def _refuse_folder(source: str) -> None:
+    if Path(source).is_dir():
+        fault = Mismatch(source, "a folder that adapt --out wrote", f"no {_CONFIG} in it", "--out of autoadapt adapt")
+        raise SourceError(f"{source} holds no model", [fault])

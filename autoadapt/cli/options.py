@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from autoadapt.cli.named_models import complete_source
+from autoadapt.cli.model_names import complete_source
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
 from autoadapt.files import check_place
 
 __all__ = [
+    "Allow",
     "AsJson",
     "Debug",
     "Grid",
@@ -21,6 +22,7 @@ __all__ = [
     "IndicesChoice",
     "Inputs",
     "Like",
+    "MaybeLike",
     "Model",
     "Outputs",
     "Pairs",
@@ -59,7 +61,10 @@ class ThinChoice(str, Enum):
     repeat = "repeat"
 
 
-SOURCES = "timm:resnet18, torchvision:..., hf:..., smp:..., package.module:factory, file.py:factory or net.pt2"
+SOURCES = (
+    "timm:resnet18, torchvision:..., hf:..., smp:..., package.module:factory, file.py:factory, "
+    "a folder of adapt --out, net.pt2, or net.py of adapt --source (with --allow)"
+)
 
 Model = Annotated[str, typer.Argument(help=SOURCES, autocompletion=complete_source, show_default=False)]
 Like = Annotated[
@@ -70,6 +75,7 @@ Like = Annotated[
         show_default=False,
     ),
 ]
+MaybeLike = Annotated[str | None, Like.__metadata__[0]]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -106,6 +112,10 @@ Weights = Annotated[
         help="published weights of named models, which may be downloaded, or random ones",
         show_default=False,
     ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="a file or package whose code may run; may be given again", show_default=False),
 ]
 Outputs = Annotated[
     list[str] | None, typer.Option(help="serve only this output; may be given again", show_default=False)

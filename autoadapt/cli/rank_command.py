@@ -6,21 +6,19 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from torch import nn
 
-from autoadapt.cli.example_inputs import read_inputs
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
-from autoadapt.cli.named_models import complete_source, contract, model
-from autoadapt.cli.options import SOURCES, AsJson, Debug, Html, Inputs, Like, Weights
-from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.ranking import Ranked, rank
-from autoadapt.ranking.pictures import check_drawable
+from autoadapt.cli.model_names import complete_source
+from autoadapt.cli.named_models import contract, model
+from autoadapt.cli.options import SOURCES, Allow, AsJson, Debug, Html, Inputs, Like, Weights
 from autoadapt.showing.tables import shorten
-from autoadapt.sources import allowed_by_typing
-from autoadapt.sources.images import Preprocessing, preprocessing_of, read_images
+
+if TYPE_CHECKING:
+    from autoadapt.ranking import Ranked
+    from autoadapt.sources.images import Preprocessing
 
 __all__ = ["rank_command"]
 
@@ -63,32 +61,43 @@ def rank_command(
         Path | None, typer.Option(help="draw cost against agreement: .svg, .png", show_default=False)
     ] = None,
     cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Which backbone should I take? Costs and, with --images, agreement. Exit code 1 if none fits."""
     with running(as_json, debug), _resumable(state):
+        from torch import nn
+
+        from autoadapt.cli.example_inputs import read_inputs
+        from autoadapt.contracts.modes import in_eval_mode
+        from autoadapt.ranking import rank
+        from autoadapt.ranking.pictures import check_drawable
+        from autoadapt.sources import allowed_by_typing
+        from autoadapt.sources.images import preprocessing_of
+
         if picture is not None:
             check_drawable(picture)
         published = pretrained if pretrained is not None else images is not None
-        old = contract(like, pretrained=published)
+        old = contract(like, pretrained=published, allow=allow or ())
         pictures = preprocessing_of(old, like) if images is not None and isinstance(old, nn.Module) else None
+        batches = _read(images, pictures, count)
         found = rank(
             candidates,
             old,
             inputs=read_inputs(inputs or ()),
-            data=_read(images, pictures, count),
-            head=None if head is None else in_eval_mode(model(head)),
+            data=batches,
+            head=None if head is None else in_eval_mode(model(head, allow=allow or ())),
             held_out=_read(held_out, pictures, count),
             images=count,
             pretrained=published,
-            allow=[entry for candidate in candidates for entry in allowed_by_typing(candidate)],
+            allow=[*(allow or ()), *(entry for candidate in candidates for entry in allowed_by_typing(candidate))],
             state=state,
             report=_say,
         )
         if pictures is not None:
-            found = found.model_copy(update={"remarks": (*found.remarks, str(pictures))})
+            found = found.model_copy(update={"remarks": (*found.remarks, str(pictures), *_skipped(batches))})
         show(found, as_json, html)
         if picture is not None and found:
             found.picture(picture, cost=cost.value)
@@ -111,7 +120,15 @@ def _read(path: Path | None, pictures: Preprocessing | None, count: int) -> Iter
     """Batches of a folder or a file; without an old module, which says how, `rank` refuses them."""
     if path is None:
         return None
+    from autoadapt.sources.images import read_images
+
     return [] if pictures is None else read_images(path, pictures, count=count, batch=BATCH)
+
+
+def _skipped(batches: Iterable[object] | None) -> tuple[str, ...]:
+    from autoadapt.sources.images import Images
+
+    return batches.remarks() if isinstance(batches, Images) else ()
 
 
 def _say(row: Ranked, done: int, of: int) -> None:

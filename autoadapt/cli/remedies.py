@@ -12,6 +12,9 @@ __all__ = ["in_shell"]
 _ARGUMENT = re.compile(r"(?:\w+\((?:\.\.\.|config), )?(?P<name>\w+)=(?P<value>.+)")
 _NEW_TENSOR = re.compile(r"torch\.\w+\((?P<sizes>\d+(?:, *\d+)*)\)?")
 _LOADED = re.compile(r"""load\(["'](?P<source>[^"']+)["']\)""")
+_LISTED = re.compile(r"""list_models\(["'](?P<pattern>[^"']+)["']\)""")
+_IN_PYTHON = re.compile(r"[\w.]+\(.*\)|(?:\w+=)?aa\.")
+"""A call, which no shell takes."""
 _AS_OPTIONS = {"pairs": "pair", "taps": "pair", "grid": "grid"}
 _OPTIONS = frozenset(
     ("allow", "allow_cost", "at", "exclude", "expect_missing", "expect_unexpected", "images", "include", "indices",
@@ -23,6 +26,7 @@ _WHOLE = {
         "--random, or a file that you have: --new-weights and --like-weights of calibrate"
     ),
     "aa.compare(config)": "--compare",
+    "Signature.save(path)": "autoadapt capture MODEL --out signature.json",
     "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}": (
         "--input SPEC, one for each argument, or --input NAME=SPEC"
     ),
@@ -42,14 +46,17 @@ def in_shell(remedy: str) -> str:
     """
     if remedy in _WHOLE:
         return _WHOLE[remedy]
+    listed = _LISTED.fullmatch(remedy)
+    if listed is not None:
+        return f"autoadapt models {shlex.quote(listed['pattern'])}"
     call, gap, note = re.match(r"(.*?)(\s{2,}|$)(.*)", remedy, re.DOTALL).groups()  # type: ignore[union-attr]
     loaded, argument = _LOADED.fullmatch(call), _ARGUMENT.fullmatch(call)
     if loaded is not None:
         return f"{loaded['source']}{gap}{note}"
-    if argument is None:
-        return remedy
-    option = _option(argument["name"], argument["value"])
-    return f"{option}{gap}{note}" if option else remedy
+    option = "" if argument is None else _option(argument["name"], argument["value"])
+    if option:
+        return f"{option}{gap}{note}"
+    return f"in Python: {remedy}" if _IN_PYTHON.match(remedy) else remedy
 
 
 def _option(name: str, value: str) -> str:

@@ -8,12 +8,9 @@ from typing import Annotated
 
 import typer
 
-from autoadapt.calibration.command import calibrate_command as run_calibrate
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.cli.named_models import model
-from autoadapt.cli.options import AsJson, Debug, Html, Like, Model, Weights
-from autoadapt.ranking.pictures import check_drawable
-from autoadapt.weights import transfer_command as run_transfer
+from autoadapt.cli.options import Allow, AsJson, Debug, Html, Like, Model, Weights
 
 __all__ = ["calibrate_command", "transfer_command"]
 
@@ -64,16 +61,19 @@ def transfer_command(
         Path | None, typer.Option(help="save the loaded weights (.safetensors); else a dry run", show_default=False)
     ] = None,
     report: Annotated[Path | None, typer.Option(help="save the report (JSON)", show_default=False)] = None,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Say which weights of a checkpoint fit a model. Exit code 1 if less than --min-coverage do, or none."""
     with running(as_json, debug):
+        from autoadapt.weights import transfer_command as run_transfer
+
         with working(f"reading {checkpoint}"):
             found = run_transfer(
                 checkpoint,
-                model(target),
+                model(target, allow=allow or ()),
                 scope=scope,
                 include=include or (),
                 exclude=exclude or (),
@@ -114,12 +114,16 @@ def calibrate_command(
     out: Annotated[Path | None, typer.Option(help="save the adapters (.safetensors)", show_default=False)] = None,
     picture: Annotated[Path | None, typer.Option(help="draw how it went: .svg, .png", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="for the choice of images and random weights")] = 0,
+    allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Fit the adapters on pictures, so that the old head keeps working. Exit code 1 if that is of no use."""
     with running(as_json, debug):
+        from autoadapt.calibration.command import calibrate_command as run_calibrate
+        from autoadapt.ranking.pictures import check_drawable
+
         if picture is not None:
             check_drawable(picture)
         found = run_calibrate(
@@ -136,6 +140,7 @@ def calibrate_command(
             like_weights=like_weights,
             out=out,
             seed=seed,
+            allow=allow or (),
         )
         show(found, as_json, html)
         if picture is not None:

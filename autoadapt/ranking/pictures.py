@@ -9,6 +9,7 @@ from typing import Any
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.files import check_place, write_file
 from autoadapt.showing import NEAR, Area, Dot, free_place
+from autoadapt.versions import install_line
 
 __all__ = ["check_drawable", "draw", "label"]
 
@@ -28,7 +29,7 @@ def check_drawable(path: str | Path) -> None:
     try:
         import matplotlib.figure  # noqa: F401  # only whether it is there
     except ImportError as error:
-        fault = Mismatch("picture", "matplotlib", "it is not installed", 'pip install "autoadapt[plot]"')
+        fault = Mismatch("picture", "matplotlib", "it is not installed", install_line("plot"))
         raise RankingError("nothing to draw with", [fault]) from error
     check_place(path, "picture", RankingError)
 

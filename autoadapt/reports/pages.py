@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.files import write_file
 from autoadapt.showing import RULES, SCOPE, Markup, Section, cell, element, section_element, section_of
+from autoadapt.versions import VERSION, package_version
 
 __all__ = ["html_report", "write_html"]
 
@@ -15,17 +17,20 @@ _PAGE = """
 html{background:#fff}
 @media (prefers-color-scheme:dark){html{background:#0d1117}}
 body{margin:0}
+footer{margin-top:32px;font-size:13px}
+footer code{overflow-wrap:anywhere}
 main{max-width:1280px;box-sizing:border-box;margin:0 auto;padding:24px 16px}
 """
 
 
-def html_report(*results: object, title: str = "") -> str:
+def html_report(*results: object, title: str = "", command: str = "") -> str:
     """Results as a page.
 
     Args:
         results: Signatures, plans, verifications, calibrations, transfers, swaps, assemblies: all that prints as a
             table.
         title: Of the page.
+        command: The command line that made it, which stands at the foot beside date and versions.
 
     Returns:
         A whole document. No script runs in it and nothing is fetched, by its own policy.
@@ -49,23 +54,24 @@ def html_report(*results: object, title: str = "") -> str:
     level = 1 if alone else 2
     made = (section_element(one, level=level, anchor=anchor) for one, anchor in zip(sections, anchors, strict=True))
     contents = [_contents(sections, anchors)] if len(sections) > 1 else []
-    body = element("div", *([] if alone else [element("h1", heading)]), *contents, *made, class_=SCOPE)
+    body = element("div", *([] if alone else [element("h1", heading)]), *contents, *made, _foot(command), class_=SCOPE)
     return f"<!doctype html>\n{element('html', _head(heading), element('body', element('main', body)), lang='en')}\n"
 
 
-def write_html(path: str | Path, *results: object, title: str = "") -> None:
+def write_html(path: str | Path, *results: object, title: str = "", command: str = "") -> None:
     """Write results as one HTML file that opens from disk; see `html_report`.
 
     Args:
         path: Where to; a file that is there is replaced.
         results: As for `html_report`.
         title: As for `html_report`.
+        command: As for `html_report`.
 
     Raises:
         AdaptError: As by `html_report`; no file is written.
         SavingError: The file cannot be written; what was there is as it was.
     """
-    page = html_report(*results, title=title)
+    page = html_report(*results, title=title, command=command)
     write_file(path, page)
 
 
@@ -80,6 +86,14 @@ def _head(title: str) -> Markup:
         element("title", title),
         element("style", Markup(_PAGE + RULES)),
     )
+
+
+def _foot(command: str) -> Markup:
+    """When and with what the page was made."""
+    versions = [("autoadapt", VERSION), *((name, package_version(name)) for name in ("torch", "timm", "torchvision"))]
+    shown = ", ".join(f"{name} {version}" for name, version in versions if version)
+    made = f"Made {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC with {shown}"
+    return element("footer", made, *([" by ", element("code", command)] if command else []))
 
 
 def _contents(sections: list[Section], anchors: list[str]) -> Markup:

@@ -26,7 +26,7 @@ from autoadapt.adapting.operations import (
     parameters,
     text,
 )
-from autoadapt.adapting.planning import InputRoute, Plan, Route
+from autoadapt.adapting.planning import InputRoute, Plan, Route, one_sample
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import PlanError
 from autoadapt.showing import (
@@ -72,7 +72,7 @@ def plan_section(plan: Plan) -> Section:
 
 
 def _title(plan: Plan) -> str:
-    return f"{plan.source.name} → contract of {plan.target.name} ({describe(plan.target.outputs.tree)})"
+    return f"{plan.source.title} → contract of {plan.target.title} ({describe(plan.target.outputs.tree)})"
 
 
 def _steps(plan: Plan) -> int:
@@ -82,7 +82,7 @@ def _steps(plan: Plan) -> int:
 def _costs(plan: Plan) -> tuple[str, ...]:
     if not _steps(plan):
         return ("none: the outputs are as they should be",)
-    sizes = ", ".join(f"{name}={size}" for name, size in plan.target.sizes().items())
+    sizes = ", ".join(f"{name}={size}" for name, size in one_sample(plan.target.sizes()).items())
     work = f"{human_count(plan.multiply_adds)} multiply-adds" + (f" at {sizes}" if sizes else "")
     return f"{human_count(plan.parameters)} parameters", work
 

@@ -17,7 +17,7 @@ def signature_section(signature: Signature) -> Section:
     notes = _notes(signature)
     parts += [Facts(tuple(notes))] if notes else []
     count = len(signature.outputs.leaves)
-    return Section("Signature", signature.name, tuple(parts), Badge(f"{count} output{'s' if count != 1 else ''}"))
+    return Section("Signature", signature.title, tuple(parts), Badge(f"{count} output{'s' if count != 1 else ''}"))
 
 
 def _table(title: str, values: Values) -> Table:

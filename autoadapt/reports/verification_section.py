@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from autoadapt.adapting.verification import Check, Verification
 from autoadapt.errors import Mismatch
-from autoadapt.showing import Badge, Column, Faults, Folded, Part, Section, Table, Tone, section_of
+from autoadapt.showing import Badge, Column, Facts, Faults, Folded, Part, Section, Table, Tone, section_of
 
 __all__ = ["check_parts", "verification_section"]
 
@@ -19,7 +19,8 @@ _TONES: dict[str, Tone] = {"passed": "good", "failed": "bad"}
 def verification_section(report: Verification) -> Section:
     """A row for each check; what a failed one found stands below."""
     verdict = Badge("keeps its signature", "good") if report else Badge("DOES NOT keep its signature", "bad")
-    return Section("Verification", report.name, check_parts(report.checks), verdict)
+    parts = (*check_parts(report.checks), Facts((("total", report.total()),)))
+    return Section("Verification", report.name, parts, verdict)
 
 
 def check_parts(checks: Sequence[Check]) -> tuple[Part, ...]:

@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.contracts.origins import Verb
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.reading import one_line, read_json, read_text
-from autoadapt.sources.origins import Verb
 from autoadapt.versions import VERSION, version_key
 
 __all__ = [

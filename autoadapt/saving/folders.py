@@ -17,6 +17,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.origins import Origin, origin_of
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
@@ -36,7 +37,6 @@ from autoadapt.saving.results import Saved
 from autoadapt.saving.sample_outputs import witness_of
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.sources import load, load_backbone, schemes
-from autoadapt.sources.origins import Origin, origin_of
 from autoadapt.sources.permissions import foreign
 from autoadapt.versions import VERSION, package_version
 
@@ -167,7 +167,7 @@ class _Written:
         target = config.plan.target
         return Saved(
             folder=str(folder),
-            name=config.plan.source.name,
+            name=config.plan.source.title,
             contract=f"{target.name} ({describe(target.outputs.tree)})",
             scope=config.weights.scope,
             tensors=len(self._tensors),

@@ -17,11 +17,12 @@ from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.saving.folders import save
 from autoadapt.saving.restoring import restore
 from autoadapt.saving.wrappers import adapted_inside
+from autoadapt.versions import install_line
 
 try:
     from huggingface_hub import ModelHubMixin, snapshot_download
 except ImportError as error:
-    raise ImportError('huggingface_hub is not installed: pip install "autoadapt[zoo]"') from error
+    raise ImportError(f"huggingface_hub is not installed: {install_line('zoo')}") from error
 
 __all__ = ["HubModel"]
 
@@ -37,6 +38,7 @@ An adapted module of autoadapt:
 
 ```python
 from autoadapt.saving.hub import HubModel
+from autoadapt.versions import install_line
 
 net = HubModel.from_pretrained("this repository").net
 ```

@@ -21,7 +21,7 @@ class Saved(Shown, BaseModel):
     schema_version: Literal[1] = 1
     folder: str
     name: str
-    """Of the backbone's class."""
+    """Of the backbone: its class, and its name in a zoo where that is known."""
     contract: str
     """What the saved module speaks like."""
     scope: Literal["all", "adapters"]

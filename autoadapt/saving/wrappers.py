@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import Mismatch, SavingError
 
 __all__ = ["adapted_inside"]
 
 
-def adapted_inside(net: object, verb: str) -> AdaptedModule:
+def adapted_inside(net: nn.Module, verb: str) -> AdaptedModule:
     """The adapted module itself, without `torch.compile` and parallel wrappers.
 
     Args:
@@ -21,12 +22,12 @@ def adapted_inside(net: object, verb: str) -> AdaptedModule:
     Raises:
         SavingError: There is none.
     """
+    check_module(net, "net", SavingError)
     inner = net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
-    inner = uncompiled(inner) if isinstance(inner, nn.Module) else inner
+    inner = uncompiled(inner)
     if isinstance(inner, AdaptedModule):
         return inner
-    parts = inner.named_modules() if isinstance(inner, nn.Module) else ()
-    found = [path for path, part in parts if isinstance(part, AdaptedModule)]
+    found = [path for path, part in inner.named_modules() if isinstance(part, AdaptedModule)]
     remedy = "\n".join(f'{verb}(model.get_submodule("{path}"), ...)' for path in found[:3])
     fault = Mismatch("net", "a module that aa.adapt or aa.build made", f"a {type(inner).__name__}", remedy or _OTHERS)
     raise SavingError("only an adapted module has a plan", [fault])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import singledispatch
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from autoadapt.errors import AdaptError, Mismatch
@@ -16,9 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Shown", "section_of"]
 
+_LONGEST = 100
+
 
 class Shown:
     """A result that shows itself; how it looks is said by the function registered for it in `section_of`."""
+
+    def gist(self) -> str:
+        """The result in a few words: by default the first line of its table."""
+        return str(self).partition("\n")[0]
+
+    def __repr__(self) -> str:
+        """One short line; `str()` is the whole table."""
+        said = " ".join(self.gist().split())
+        return f"<{type(self).__name__} {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}…'}>"
 
     def _repr_html_(self) -> str:
         return str(fragment(section_of(self)))
@@ -50,4 +63,8 @@ def section_of(result: object) -> Section:
 
 @section_of.register
 def _(result: Shown) -> Section:
+    """How a kind looks is registered by its file in `autoadapt.reports`, which may not be imported yet."""
+    if "autoadapt.reports" not in sys.modules:
+        import_module("autoadapt.reports")
+        return section_of(result)
     return Section("", type(result).__name__, (Code(str(result)),))

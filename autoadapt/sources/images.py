@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing import told_inputs
 from autoadapt.errors import CaptureError, Mismatch, SourceError
+from autoadapt.versions import install_line
 
 __all__ = ["Images", "Preprocessing", "preprocessing_of", "read_images"]
 
@@ -68,26 +70,48 @@ class Preprocessing:
 
 
 class Images:
-    """Batches of images, read when they are asked for, as often as that is.
+    """Batches of images, read when they are asked for, as often as that is; pictures that cannot be read are left out.
 
     Attributes:
         shape: Of one batch.
+        skipped: What was left out so far, with the reason, by path.
     """
 
     def __init__(self, reader: _Reader, chosen: Sequence[int], batch: int) -> None:
         self._reader = reader
         self._chosen = tuple(chosen)
         self._batch = batch
-        self.shape = (min(batch, len(chosen)), *reader.read(chosen[0]).shape)
+        self.skipped: dict[str, str] = {}
+        first = next(self._read(self._chosen), None)
+        if first is None:
+            faults = [Mismatch(path, "a picture that Pillow reads", said) for path, said in self.skipped.items()]
+            raise SourceError(f"none of {len(chosen)} pictures can be read", faults)
+        self.shape = (min(batch, len(chosen)), *first.shape)
 
     def __len__(self) -> int:
         """How many images there are."""
         return len(self._chosen)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        for start in range(0, len(self._chosen), self._batch):
-            numbers = self._chosen[start : start + self._batch]
-            yield torch.stack([self._reader.read(number) for number in numbers])
+        images = self._read(self._chosen)
+        while batch := list(itertools.islice(images, self._batch)):
+            yield torch.stack(batch)
+
+    def _read(self, numbers: Iterable[int]) -> Iterator[torch.Tensor]:
+        for number in numbers:
+            try:
+                yield self._reader.read(number)
+            except SourceError as error:
+                fault = error.mismatches[0]
+                self.skipped[fault.where] = fault.found
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was left out, in a sentence; empty where nothing was."""
+        if not self.skipped:
+            return ()
+        shown = ", ".join(Path(path).name for path in list(self.skipped)[:3])
+        more = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
+        return (f"{len(self.skipped)} of {len(self._chosen)} pictures cannot be read and were left out: {shown}{more}",)
 
 
 def read_images(
@@ -105,7 +129,7 @@ def read_images(
         seed: For the choice.
 
     Raises:
-        SourceError: There are none, or they cannot be read.
+        SourceError: There are none, or none of them can be read.
     """
     reader = _reader(Path(path), preprocessing)
     if not reader.count:
@@ -258,5 +282,5 @@ def _pillow() -> Any:
     try:
         return importlib.import_module("PIL.Image")
     except ImportError as error:
-        fault = Mismatch("PIL", "an installed package", str(error), 'pip install "autoadapt[zoo]"')
+        fault = Mismatch("PIL", "an installed package", str(error), install_line("zoo"))
         raise SourceError("Pillow is not installed", [fault]) from error

@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
+from autoadapt.contracts.origins import note_origin
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import EXPORTED, load_export
-from autoadapt.sources.origins import note_origin
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
-__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone", "published"]
+__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone", "near_names", "published"]
 
 
 def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any) -> nn.Module:
@@ -121,11 +121,11 @@ def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Ma
         return load_export(source, allow)
     scheme, _ = _split(source)
     if not scheme:
-        found = [f'load("{known}:{source}")' for known in _zoos_with(source)]
+        found = [f'load("{near}")' for near in near_names(source)]
         remedy = "\n".join(found) or 'load("timm:resnet18")'
         remedy = f"{source}:build  # the function in it that makes the module" if source.endswith(".py") else remedy
         fault = Mismatch(source, "scheme:name, package.module:name, module.py:name or a .pt2 file", source, remedy)
-        raise SourceError(f"{source!r} says no scheme", [fault])
+        raise SourceError(f"{source!r} has no scheme", [fault])
     if not names_a_file(source) and "." not in scheme and not any(str(entry) == scheme for entry in allow):
         _refuse_unknown_scheme(source, scheme)
     if pretrained:
@@ -154,8 +154,19 @@ def _refuse_unknown_scheme(source: str, scheme: str) -> None:
     raise SourceError(f"unknown scheme `{scheme}`", [Mismatch(source, f"one of {', '.join(known)}", scheme, remedy)])
 
 
-def _zoos_with(name: str) -> list[str]:
-    return [scheme for scheme in ("timm", "torchvision", "smp") if name in names_if_any(scheme)]
+def near_names(name: str) -> list[str]:
+    """The models that a name without a scheme may mean: those of that very name, else the most similar ones.
+
+    Example:
+        >>> near_names("resnet18")[:2], near_names("resnet5O")[:1], near_names("xyz?!")
+        (['timm:resnet18', 'torchvision:resnet18'], ['timm:resnet50'], [])
+    """
+    known = {scheme: names_if_any(scheme) for scheme in ("timm", "torchvision", "smp")}
+    same = [f"{scheme}:{name}" for scheme, names in known.items() if name in names]
+    alike = [name for names in known.values() for name in names]
+    return same or [
+        f"{scheme}:{near}" for near in nearest(name, alike) for scheme, names in known.items() if near in names
+    ]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.versions import install_line
 
 __all__ = ["Source", "names_if_any", "package", "schemes", "zoo_of"]
 
@@ -64,7 +65,7 @@ def package(name: str, extra: str = "zoo") -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        fault = Mismatch(name, "an installed package", str(error), f'pip install "autoadapt[{extra}]"')
+        fault = Mismatch(name, "an installed package", str(error), install_line(extra))
         raise SourceError(f"{name} is not installed", [fault]) from error
 
 

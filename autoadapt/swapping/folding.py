@@ -15,6 +15,7 @@ from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten, path_text, paths
@@ -61,6 +62,7 @@ def fold(
         >>> folded[1].in_channels, torch.allclose(folded(x), model(x), atol=1e-5)
         (5, True)
     """
+    check_module(model, "model", BuildError)
     path = _place(model, at)
     net = model.get_submodule(path)
     assert isinstance(net, AdaptedModule), "found as one"

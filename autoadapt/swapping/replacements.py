@@ -11,6 +11,7 @@ from typing_extensions import assert_never
 
 from autoadapt.adapting import layers
 from autoadapt.errors import Mismatch, SwapError, nearest
+from autoadapt.sources import near_names
 
 __all__ = ["KINDS", "Kind", "Replacement", "as_kind"]
 
@@ -108,6 +109,9 @@ def as_kind(name: str) -> Kind:
         if name == kind:
             return kind
     near = nearest(name, KINDS, count=1)
-    remedy = f'swap(..., "{near[0]}")' if near else "pass a module: swap(model, path, module, inputs=x)"
-    fault = Mismatch("new", ", ".join(KINDS) + ", or a module", repr(name), remedy)
+    known = near or near_names(name)
+    remedy = (
+        "\n".join(f'swap(..., "{one}")' for one in known[:2]) or "pass a module: swap(model, path, module, inputs=x)"
+    )
+    fault = Mismatch("new", ", ".join(KINDS) + ", a module or the name of one", repr(name), remedy)
     raise SwapError(f"autoadapt generates no layer called {name!r}", [fault])

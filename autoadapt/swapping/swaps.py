@@ -10,7 +10,9 @@ from typing_extensions import Unpack
 
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion
+from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.errors import AdaptError, Mismatch, SwapError
+from autoadapt.sources import as_module
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.progress import progress
 from autoadapt.swapping.results import Fault, Swap
@@ -83,8 +85,8 @@ def swap(
     Args:
         model: The bigger model; changed in place.
         path: Path of the submodule, or a pattern such as `heads.*`, where every match is replaced.
-        new: What to put there: a module, or the name of a generated layer: `linear` (over all axes but the batch,
-            flattened), `channel_linear`, `conv1x1`, `mlp` or `identity`.
+        new: What to put there: a module, the name of one (`timm:resnet18`), or the name of a generated layer:
+            `linear` (over all axes but the batch, flattened), `channel_linear`, `conv1x1`, `mlp` or `identity`.
         inputs: An example call of the whole model, as for `capture`; or a function of the model that runs a
             training step, so that what its loss reads counts.
         outputs: The outputs to serve, outright; found by watching where left out.
@@ -117,6 +119,7 @@ def swap(
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 2, 8, 8])
     """
+    new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
     options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, nondeterministic, share)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
@@ -156,12 +159,9 @@ def _check_kinds(model: object, path: object, new: object) -> None:
         remedy = f'swap(model, "{shown or "backbone"}", ...)  # one place, or a pattern such as "heads.*"'
         fault = Mismatch("path", "the path of one submodule, or a pattern, as a text", repr(path)[:60], remedy)
         raise SwapError("several submodules are not swapped for one", [fault])
-    if not isinstance(model, nn.Module):
-        fault = Mismatch("model", "a module", type(model).__name__, "swap(model, path, new, inputs=x)")
-        raise SwapError("only a module has submodules", [fault])
+    check_module(model, "model", SwapError)
     if not isinstance(new, (nn.Module, str)):
-        fault = Mismatch("new", "a module, or the name of a generated layer", repr(new)[:60], 'swap(..., "linear")')
-        raise SwapError("this cannot be put into a model", [fault])
+        raise not_a_module(new, "new", SwapError, "a module, the name of one, or of a generated layer such as linear")
     if new is model:
         fault = Mismatch("new", "another module", "the whole model itself", "pass the part that is meant")
         raise SwapError("a model cannot stand inside itself", [fault])

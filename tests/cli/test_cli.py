@@ -33,7 +33,10 @@ from autoadapt.swapping import Swap
 from autoadapt.weights import Transfer
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("demo", "capture", "plan", "adapt", "verify", "swap", "transfer", "calibrate", "assemble", "rank", "doctor")
+COMMANDS = (
+    *("demo", "models", "capture", "plan", "adapt", "verify", "swap", "transfer", "calibrate", "export", "check"),
+    *("show", "assemble", "rank", "doctor"),
+)
 
 MODELS = '''
 import torch
@@ -113,6 +116,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -121,7 +125,9 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "80", **(env or {})}, prog_name="autoadapt")
     if "--debug" not in arguments and "--json" not in arguments:
         assert "Traceback" not in result.output
-        too_wide = [line for line in result.output.splitlines() if len(line) > 80 and not line.startswith(" call  ")]
+        lines = result.output.splitlines()
+        pasted = re.compile(r" call  |  (try|   )  (--|autoadapt )")  # stays whole, to be pasted
+        too_wide = [line for line in lines if len(line) > 80 and not pasted.match(line)]
         assert not too_wide
     return result
 
@@ -157,7 +163,7 @@ finally:
 def test_the_first_contact_answers_within_eight_seconds_of_importing_torch_and_timm() -> None:
     done = subprocess.run([sys.executable, "-c", FIRST_CONTACT], capture_output=True, text=True, check=True)
     *table, seconds = done.stdout.splitlines()
-    assert table[0] == "VisionTransformer  ->  contract of FeatureListNet (list of 5)"
+    assert table[0].startswith("timm:vit_small_patch16_224 (VisionTransformer)  ->  contract of timm:resnet50")
     assert any("384->2048" in line for line in table)
     assert max(map(len, table)) <= 80
     assert float(seconds) < 8  # of this process alone: the machine may be busy
@@ -272,19 +278,23 @@ def test_several_inputs_are_several_arguments(folder: Path) -> None:
             "timm:resnet18",
         ),
         (["capture", "tim:resnet18"], "SourceError: unknown scheme `tim`", "timm:resnet18"),
-        (["capture", "resnet18"], "SourceError: 'resnet18' says no scheme", "timm:resnet18"),
+        (["capture", "resnet18"], "SourceError: 'resnet18' has no scheme", "timm:resnet18"),
         (["capture", "mine.py:Nte"], "SourceError: mine.py has no Nte", "mine.py:Net"),
-        (["capture", "mine.py"], "SourceError: 'mine.py' says no scheme", "mine.py:build"),
+        (["capture", "mine.py"], "SourceError: 'mine.py' has no scheme", "mine.py:build"),
         (["capture", "mien.py:Net"], "SourceError: there is no file mien.py", "mine.py"),
         (["capture", "mine.py:broken"], "RuntimeError: the driver is too old", "call it by itself"),
         (["capture", "mine.py:Net"], "CaptureError: Net does not tell what it takes", "--input 'f32[2, 3, 224, 224]'"),
         (["capture", "timm:resnet18", "--input", "f32[B, 3, H, 96]"], "found B, H", "--input 'f32[2, 3, 224, 96]'"),
         (["capture", "timm:resnet18", "--input", "f23[1, 3, 8, 8]"], "SignatureError: unknown dtype", "f32"),
-        (["capture", "timm:resnet18", "--input", "x.npy"], "SourceError: x.npy cannot be read", "numpy.save"),
+        (
+            ["capture", "timm:resnet18", "--input", "x.npy"],
+            "SourceError: x.npy cannot be read",
+            "in Python: numpy.save",
+        ),
         (["capture", "timm:resnet18", "--input", "photo"], "SourceError: photo is no input", "--input 'f32[2,"),
         (["capture", "mine.py:Two", "--input", "left=f32[1, 4]", "--input", "f32[1, 4]"], "are mixed", "--input NAME="),
         (["capture", "timm:resnet18", "--at", "layer5"], "there is no module at `layer5`", "--at layer4"),
-        (["plan", "timm:resnet18", "--like", "old.jsn"], "old.jsn cannot be read", "Signature.save"),
+        (["plan", "timm:resnet18", "--like", "old.jsn"], "old.jsn cannot be read", "autoadapt capture MODEL --out"),
         (["plan", "timm:resnet18", "--like", "timm:resnet18", "--pair", "x"], "x is malformed", "--pair c5=layer4"),
         (["plan", "timm:resnet18", "--like", "timm:resnet18", "--grid", "a=1"], "a=1 is no grid", "--grid blocks.11="),
         (["transfer", "none.pth", "timm:resnet18"], "SourceError: there is no such file", "check the path"),

@@ -80,7 +80,23 @@ def test_every_kind_of_result_shows_itself_in_its_own_way(kind):
 def test_a_page_nests_and_holds_nothing_that_runs_or_asks(name):
     page = Page(html_report(result(name)))
     assert set(page.tags) <= {
-        *("html", "head", "meta", "link", "title", "style", "body", "main", "div", "section", "h1", "h2", "h3", "h4"),
+        *(
+            "html",
+            "head",
+            "meta",
+            "link",
+            "title",
+            "style",
+            "body",
+            "main",
+            "div",
+            "section",
+            "footer",
+            "h1",
+            "h2",
+            "h3",
+            "h4",
+        ),
         *("span", "b", "i", "wbr", "p", "pre", "table", "caption", "thead", "tbody", "tr", "th", "td", "dl", "dt"),
         *("dd", "details", "summary", "svg", "g", "rect", "circle", "path", "text"),
     }
@@ -110,7 +126,7 @@ def test_a_plan_in_a_terminal():
     assert [line.rstrip() for line in printed(plan).splitlines()] == [
         "Plan  Backbone → contract of Old (dict of 3)   96 parameters",
         " input     x  f32[B, 3, H, W]",
-        " adapters  96 parameters, 1.51M multiply-adds at B=2, H=224, W=224".replace(
+        " adapters  96 parameters, 1.51M multiply-adds at B=1, H=224, W=224".replace(
             "1.51M", human_count(plan.multiply_adds)
         ),
         "",
@@ -127,7 +143,7 @@ def test_a_plan_in_a_terminal():
 def test_a_page_tells_the_facts_of_a_plan():
     plan = result("five levels")
     text = Page(html_report(plan)).text
-    assert "VisionTransformer → contract of FeatureListNet (list of 5)" in text
+    assert "(VisionTransformer) → contract of timm:resnet50 (FeatureListNet) (list of 5)" in text
     for route in plan.routes:
         assert route.source in text
         assert str(route.specs[-1]) in text

@@ -139,7 +139,10 @@ def test_a_process_that_cannot_import_autoadapt_runs_it(tmp_path):
 def test_the_plan_is_the_docstring(whole_folder):
     one = made("vit with taps, at one size")
     lines = ast.get_docstring(ast.parse((whole_folder / "model_1.py").read_text(encoding="utf-8"))).splitlines()
-    assert lines[0] == f"VisionTransformer in the contract of module, as autoadapt {aa.__version__} built it."
+    assert (
+        lines[0]
+        == f"timm:vit_tiny_patch16_224 (VisionTransformer) in the contract of module, as autoadapt {aa.__version__} built it."
+    )
     assert "timm:vit_tiny_patch16_224 (timm.models.vision_transformer.VisionTransformer)" in lines[5]
     for line in str(one.net.plan).splitlines():
         assert f"    {line}".rstrip() in lines
@@ -362,6 +365,7 @@ def test_an_older_file_is_whole_when_writing_fails(tmp_path):
 
 def test_it_returns_the_text_that_it_writes(tmp_path):
     net = aa.adapt(Pyramid(5), like=Pyramid(4), inputs=image())
-    text = aa.to_source(net, tmp_path / "deep" / "net.py")
-    assert (tmp_path / "deep" / "net.py").read_text(encoding="utf-8") == text == aa.to_source(net)
+    written = aa.to_source(net, tmp_path / "deep" / "net.py")
+    assert written == tmp_path / "deep" / "net.py"
+    assert written.read_text(encoding="utf-8") == aa.to_source(net)
     assert flatten(net(image()))[0] == flatten(Pyramid(4)(image()))[0]

@@ -152,7 +152,18 @@ def test_what_holds_no_images_is_refused(tmp_path):
         assert said in str(caught.value), str(caught.value)
 
 
-def test_a_broken_picture_is_named(folder):
+def test_a_broken_picture_is_left_out_and_named(folder):
     (folder / "cats" / "2.png").write_bytes(b"\x89PNG broken")
-    with pytest.raises(SourceError, match=r"2\.png cannot be read"):
-        list(read_images(folder, PLAIN, count=128))
+    (folder / "cats" / "0.png").write_bytes(b"")
+    images = read_images(folder, PLAIN, count=128, batch=3)
+    assert [len(batch) for batch in images] == [3, 1]
+    assert sorted(path.rpartition("/")[2] for path in images.skipped) == ["0.png", "2.png"]
+    (said,) = images.remarks()
+    assert said.startswith("2 of 6 pictures cannot be read and were left out: ")
+
+
+def test_where_no_picture_can_be_read_all_are_named(tmp_path):
+    (tmp_path / "one.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"none of 1 pictures can be read") as caught:
+        read_images(tmp_path, PLAIN, count=128)
+    assert "one.png" in str(caught.value)

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.origins import note_origin, origin_of
 from autoadapt.contracts.views import view
 from autoadapt.errors import SourceError
 from autoadapt.sources import FrozenExport, list_models, load, load_backbone
-from autoadapt.sources.origins import note_origin, origin_of
 
 
 @pytest.fixture(autouse=True)

@@ -334,7 +334,7 @@ FAILURES = {
     "no such layer": (Whole, "head", lambda: "liner", {}, "linear"),
     "a layer that does not fit": (Whole, "head", lambda: "identity", {}, "cannot take the place"),
     "a layer for two outputs": (lambda: Whole("both levels"), "body", lambda: "linear", {}, "has 2"),
-    "new is no module": (Whole, "body", lambda: 3, {}, "cannot be put into a model"),
+    "new is no module": (Whole, "body", lambda: 3, {}, "`new` is of the wrong type"),
     "shifted beyond repair": (Whole, "body", lambda: nn.Flatten(), {}, "honestly serve"),
     "nested places": (nested, "*", New, {}, "cannot both be swapped"),
 }

@@ -43,6 +43,7 @@ from autoadapt.contracts.views import (
     view,
 )
 from autoadapt.errors import BuildError, Mismatch
+from autoadapt.sources import as_module
 
 __all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
 
@@ -75,6 +76,10 @@ class AdaptedModule(fx.GraphModule):
     def code(self) -> str:
         """The forward pass as a person would write it; torch.fx runs the same graph, and frees memory early."""
         return print_graph(self.graph).function()
+
+    def _repr_html_(self) -> str:
+        """In a notebook, the plan as a picture and a table."""
+        return self.plan._repr_html_()
 
     def __str__(self) -> str:
         return f"{nn.Module.__repr__(self)}\n\n{self.code}"
@@ -156,14 +161,14 @@ class AdaptedModule(fx.GraphModule):
 
 
 @torch.inference_mode(False)
-def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
+def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
     """Make a plan into a module.
 
     Parameters of the backbone that reach none of the outputs that are read take no gradient in the result, so that
     distributed training does not wait for them.
 
     Args:
-        new: The module that the plan's source signature was captured from; it is not changed.
+        new: The module that the plan's source signature was captured from, which is not changed; or its name.
         plan: What to build.
         like: The old module; what consumers read off it (`out_channels`, `strides`, ...) is said by the new one too.
         share: Use the storage of `new`'s weights; otherwise copy them.
@@ -175,6 +180,7 @@ def build(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
     Raises:
         BuildError: The plan needs a container class that is not imported, or two outputs have one name.
     """
+    new = as_module(new, "new")
     backbone = view(new) if share else duplicate(new)
     plan = _tapped(backbone, plan)
     for given in plan.inputs:

@@ -2,7 +2,7 @@
 
 from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion
-from autoadapt.adapting.planning.plans import InputRoute, Kept, Plan, Route, Tap
+from autoadapt.adapting.planning.plans import InputRoute, Kept, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import source_axes
 from autoadapt.adapting.planning.targets import named_outputs
 
@@ -15,6 +15,7 @@ __all__ = [
     "Route",
     "Tap",
     "named_outputs",
+    "one_sample",
     "plan",
     "source_axes",
 ]

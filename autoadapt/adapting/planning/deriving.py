@@ -12,7 +12,7 @@ from autoadapt.adapting.matching import Pairing, match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
-from autoadapt.adapting.planning.plans import Plan, Route, Tap
+from autoadapt.adapting.planning.plans import Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
@@ -27,6 +27,7 @@ from autoadapt.adapting.planning.targets import served, with_channels, with_inpu
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
+from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.errors import AdaptError, MatchError, Mismatch, PlanError
 
@@ -70,6 +71,9 @@ def plan(
         >>> plan(new, old).routes[0].steps
         (Project(op='project', form='conv', source=32, target=64, bias=True),)
     """
+    for name, given in (("source", source), ("target", target)):
+        if not isinstance(given, Signature):
+            raise not_a_module(given, name, PlanError, "a Signature")
     if nondeterministic == "refuse":
         _refuse_contradictions(source, target, outputs)
     derive = partial(
@@ -165,7 +169,7 @@ def _derived(
         inputs=routes,
         taps=taken,
         cut=cut,
-        cut_costs=costs_of(cut, source.inner),
+        cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, wanted) for route in made),
         remarks=train_remarks(source, target),
         kept=kept,
@@ -250,7 +254,7 @@ def _route(
     specs = [spec]
     for step in steps:
         specs.append(after(step, specs[-1]))
-    sizes = target.sizes()
+    sizes = one_sample(target.sizes())
     return Route(
         target=pairing.target,
         source=pairing.source,

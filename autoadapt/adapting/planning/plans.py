@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,7 +14,7 @@ from autoadapt.printable import is_plain_name, visible
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
 
-__all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap"]
+__all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap", "one_sample"]
 
 
 class _Frozen(BaseModel):
@@ -42,7 +42,7 @@ class Route(_Frozen):
     """What stands before the first step, and after each."""
     parameters: int = 0
     multiply_adds: int = 0
-    """At the probed size, for the probed batch."""
+    """At the probed size, for one sample."""
     made_contiguous: bool = False
     """Whether the result, which would be a permuted view, is copied into the order of its axes as the old one was."""
     octaves: float = 0.0
@@ -69,7 +69,7 @@ class CutCost(_Frozen):
 
     parameters: int = 0
     multiply_adds: int = 0
-    """Of its convolutions and linear layers, at the probed size, for the probed batch."""
+    """Of its convolutions and linear layers, at the probed size, for one sample."""
 
 
 class Kept(_Frozen):
@@ -146,7 +146,7 @@ class Plan(Shown, _Frozen):
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of all generated layers at the probed size."""
+        """Multiply-adds of all generated layers at the probed size, for one sample."""
         return sum(route.multiply_adds for route in self.routes)
 
     @property
@@ -163,9 +163,15 @@ class Plan(Shown, _Frozen):
         resized = [step for route in self.inputs for step in route.steps if isinstance(step, Resize)]
         return dict(found for step in resized for found in map(coarse_step, step.dims) if found)
 
+    def gist(self) -> str:
+        """The plan in a few words."""
+        count = len(self.target.outputs.leaves)
+        outputs = f"{count} output{'s' if count != 1 else ''}"
+        return f"{self.source.name} -> {outputs}, {human_count(self.parameters)} parameters"
+
     def __str__(self) -> str:
-        contract = f"{self.target.name} ({describe(self.target.outputs.tree)})"
-        lines = [f"{self.source.name}  ->  contract of {contract}"]
+        contract = f"{self.target.title} ({describe(self.target.outputs.tree)})"
+        lines = [f"{self.source.title}  ->  contract of {contract}"]
         lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
         lines += ["", *columns(_route_rows(self.routes), align="lllr")]
         lines += columns(_sum_rows(self))
@@ -180,6 +186,16 @@ class Plan(Shown, _Frozen):
         for remark in self.remarks:
             lines += hanging("remark", remark)
         return "\n".join(lines)
+
+
+def one_sample(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes with a batch of one, for which costs are told.
+
+    Example:
+        >>> one_sample({"B": 2, "H": 224})
+        {'B': 1, 'H': 224}
+    """
+    return {name: 1 if name == "B" else size for name, size in sizes.items()}
 
 
 def _cut_lines(plan: Plan) -> list[str]:
@@ -249,7 +265,7 @@ def _sum_rows(made: Plan) -> list[tuple[str, ...]]:
     layers = sum(len(route.steps) for route in made.routes)
     if not layers:
         return [("adapters", "none: the outputs are as they should be")]
-    sizes = ", ".join(f"{name}={size}" for name, size in made.target.sizes().items())
+    sizes = ", ".join(f"{name}={size}" for name, size in one_sample(made.target.sizes()).items())
     cost = f"{human_count(made.parameters)} parameters, {human_count(made.multiply_adds)} multiply-adds at {sizes}"
     return [("adapters", cost)]
 

@@ -145,14 +145,14 @@ def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Colle
     return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
 
 
-def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput]) -> dict[str, CutCost]:
-    """What modules cost while they run."""
+def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput], batch: int) -> dict[str, CutCost]:
+    """What modules cost while they run, for one sample of a batch."""
     found = {}
     for module in modules:
         within = [output for output in inner if output.module == module or output.module.startswith(f"{module}.")]
         parameters = max((output.parameters for output in within if output.module == module), default=0)
         calls = {(output.module, output.call): output.multiply_adds for output in within}
-        found[module] = CutCost(parameters=parameters, multiply_adds=sum(calls.values()))
+        found[module] = CutCost(parameters=parameters, multiply_adds=sum(calls.values()) // batch)
     return found
 
 

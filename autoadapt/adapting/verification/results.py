@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -44,6 +45,8 @@ class Verification(Shown, _Frozen):
     schema_version: Literal[1] = 1
     name: str
     checks: tuple[Check, ...]
+    seconds: float = 0.0
+    """How long all of them took."""
 
     @property
     def passed(self) -> bool:
@@ -78,7 +81,26 @@ class Verification(Shown, _Frozen):
         for check in self.checks:
             for fault in check.faults[:3]:
                 lines.append(f"   {check.name}: {fault.where}: expected {fault.expected}, found {fault.found}")
-        return "\n".join(lines)
+        return "\n".join([*lines, f" {self.total()}"])
+
+    def total(self) -> str:
+        """How many checks ended how, and how long they took; the numbers add up to all checks.
+
+        Example:
+            >>> checks = [Check(name="sizes", outcome="passed"), Check(name="export", outcome="not run")]
+            >>> Verification(name="net", checks=(*checks, Check(name="compile", outcome="not run"))).total()
+            '1 passed, 2 not run, 0.0 s'
+        """
+        counts = Counter(check.outcome for check in self.checks)
+        left = {check.detail for check in self.checks if check.outcome == "not run"}
+        notes = {"not run": " (thorough=True)"} if left == {"thorough=True"} else {}
+        shown = [f"{counts[one]} {one}{notes.get(one, '')}" for one in get_args(Outcome) if counts[one]]
+        return ", ".join([*shown, f"{self.seconds:.1f} s"])
+
+    def gist(self) -> str:
+        """The verdict in a few words."""
+        verdict = "keeps its signature" if self.passed else "DOES NOT keep its signature"
+        return f"{self.name}: {verdict}, {self.total()}"
 
 
 def failed(name: str, faults: Sequence[Mismatch]) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
@@ -12,9 +13,10 @@ from autoadapt.adapting.verification.limits import OutOfTime, at_most
 from autoadapt.adapting.verification.results import Check, Verification, failed
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.adapting.verification.training_checks import one_step
+from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
-from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.errors import AdaptError, Mismatch, VerificationError
 
 __all__ = ["verify", "verify_step"]
 
@@ -58,12 +60,16 @@ def verify(
         >>> verify(layer, capture(layer, x), inputs=x).passed
         True
     """
+    check_module(net, "net", VerificationError)
+    if not isinstance(signature, Signature):
+        raise not_a_module(signature, "signature", VerificationError, "a Signature")
+    started = time.perf_counter()
     session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
     checks = [_check(session, name, run) for name, run in CHECKS.items()]
     for name, run in THOROUGH_CHECKS.items():
         not_run = Check(name=name, outcome="not run", detail="thorough=True")
         checks.append(_check_in_time(session, name, run, seconds) if thorough else not_run)
-    return Verification(name=signature.name, checks=tuple(checks))
+    return Verification(name=signature.title, checks=tuple(checks), seconds=time.perf_counter() - started)
 
 
 def verify_step(net: nn.Module, signature: Signature, *, inputs: object = None) -> Check:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoadapt.contracts.capturing.given_inputs import as_tensors
+from autoadapt.contracts.instances import check_module
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["Arguments", "bind", "told_inputs"]
@@ -35,13 +37,16 @@ def bind(module: nn.Module, inputs: object) -> Arguments:
     Args:
         module: The module that would be called.
         inputs: A tensor or a list is the one argument; a tuple holds positional arguments; a dict holds keyword
-            arguments, unless a module's only parameter takes it whole (`({...},)` says so outright).
+            arguments, unless a module's only parameter takes it whole (`({...},)` says so outright). Arrays of
+            numpy stand for tensors.
 
     Raises:
-        CaptureError: The call does not fit the module's `forward`.
+        CaptureError: It is no module, what is given is no input, or the call does not fit the module's `forward`.
     """
     if isinstance(inputs, Arguments):
         return inputs
+    check_module(module, "model", CaptureError)
+    inputs = as_tensors(module, inputs)
     args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
     kwargs = {str(key): value for key, value in inputs.items()} if isinstance(inputs, Mapping) else {}
     return bind_call(module, args, kwargs)

@@ -44,10 +44,12 @@ from autoadapt.contracts.capturing.solving import Solution, UnexplainedError
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.capturing.trunks import asks_for_a_size, trunk_signature
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.instances import check_module
+from autoadapt.contracts.origins import name_of
 from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
-from autoadapt.errors import SignatureError
+from autoadapt.errors import CaptureError, SignatureError
 from autoadapt.printable import visible
 
 __all__ = ["capture"]
@@ -92,6 +94,7 @@ def capture(
          input   input  f32[B, 3, H, W]
          output  f32[B, 8, ceil(H/2), ceil(W/2)]
     """
+    check_module(model, "model", CaptureError)
     arguments = bind(model, told_inputs(model) if inputs is None else inputs)
     refuse_empty(arguments)
     module: nn.Module = model
@@ -164,6 +167,7 @@ class _Session:
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
+            origin=name_of(self._module),
             inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
             positional=self._arguments.positional,
             outputs=outputs,

@@ -21,6 +21,7 @@ RESERVED = ("ceil", "floor", "max")
 
 TOKEN = re.compile(r"\s*(?:(?P<integer>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z_0-9]*)|(?P<sign>//|[-+*/(),]))")
 DEEPEST = 50
+_ROUNDED = "floor(H/4) or H//4, which round down; ceil(H/4) rounds up"
 LONGEST_TEXT = 2000
 LONGEST_INTEGER = 18
 
@@ -100,7 +101,7 @@ class _Reader:
         """The text of the next token, which has to be of this kind."""
         if self.kind != kind:
             if self.kind == "/":
-                raise self.fault(expected, "divide inside a function: floor((H + 1)/2), ceil(H/2)")
+                raise self.fault(expected, _ROUNDED)
             raise self.fault(expected)
         self.index += 1
         return self.tokens[self.index - 1].text
@@ -114,7 +115,7 @@ class _Reader:
             term = self.product()
             total = total + term if sign == "+" else total - term
         if self.kind == "/":
-            raise self.fault("an operator", "divide inside a function: floor((H + 1)/2), ceil(H/2)")
+            raise self.fault("an operator", _ROUNDED)
         return total
 
     def product(self) -> Form:

@@ -4,6 +4,7 @@ from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, sma
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.signatures import Signature
 from autoadapt.contracts.signature.specs import DTYPES, Cells, Centres, Role, TensorSpec, Values, describe, dtype_name
+from autoadapt.contracts.signature.written_outputs import check_written
 
 __all__ = [
     "DTYPES",
@@ -17,6 +18,7 @@ __all__ = [
     "Signature",
     "TensorSpec",
     "Values",
+    "check_written",
     "describe",
     "dtype_name",
     "equal_where_legal",

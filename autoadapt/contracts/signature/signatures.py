@@ -47,6 +47,8 @@ class Signature(Shown, BaseModel):
 
     schema_version: Literal[1] = 1
     name: str = "module"
+    origin: str = Field(default="", exclude_if=lambda origin: not origin)
+    """The model's name in its zoo, `timm:resnet18`, where that is known. No part of what `diff` compares."""
     inputs: Values
     positional: int = 0
     """How many of the inputs the caller passes by position; the rest go by keyword."""
@@ -89,14 +91,17 @@ class Signature(Shown, BaseModel):
 
     @model_validator(mode="after")
     def _printable(self) -> Signature:
-        faults = [] if is_plain_name(self.name) else [Mismatch("name", "one printable line", visible(self.name), "")]
+        names = [("name", self.name), ("origin", self.origin)]
+        faults = [
+            Mismatch(field, "one printable line", visible(name), "") for field, name in names if not is_plain_name(name)
+        ]
         faults += [
             Mismatch(f"inputs.{name}", "the name of an argument", visible(repr(name))[:60], "rename the argument")
             for name in self.arguments
             if not is_python_name(name)
         ]
         if faults:
-            is_of_argument = faults[-1].where != "name"
+            is_of_argument = faults[-1].where not in ("name", "origin")
             what = (
                 "an argument has a name that Python does not allow" if is_of_argument else "a name is no printable line"
             )
@@ -135,6 +140,22 @@ class Signature(Shown, BaseModel):
             outputs=Values.parse(outputs),
             axes={axis: AxisSizes(example=_USUAL_SIZES.get(axis, 64)) for axis in free} | dict(axes or {}),
         )
+
+    @property
+    def title(self) -> str:
+        """What headers call the module.
+
+        Example:
+            >>> Signature.parse("f32[B]", name="ResNet").model_copy(update={"origin": "timm:resnet18"}).title
+            'timm:resnet18 (ResNet)'
+        """
+        return f"{self.origin} ({self.name})" if self.origin else self.name
+
+    def gist(self) -> str:
+        """The signature in a few words."""
+        taken = ", ".join(str(spec) for spec in self.inputs.leaves[:2]) or "any inputs"
+        given = self.outputs.leaves
+        return f"{self.title}: {taken} -> {given[0] if len(given) == 1 else f'{len(given)} outputs'}"
 
     @property
     def arguments(self) -> dict[str, Tree]:
@@ -197,7 +218,7 @@ class Signature(Shown, BaseModel):
         rows: list[tuple[str, ...]] = []
         labels = ["input ", *[""] * len(self.inputs.leaves)]
         rows += [(label, path, str(spec)) for label, (path, spec) in zip(labels, self.inputs.items(), strict=False)]
-        lines = [self.name, *columns(rows)]
+        lines = [self.title, *columns(rows)]
         lines += [f" output  {describe(self.outputs.tree)}".rstrip()]
         if self.outputs.tree == Slot():
             lines[-1] = f" output  {self.outputs.leaves[0]}"

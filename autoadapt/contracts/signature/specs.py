@@ -36,8 +36,16 @@ DTYPES: dict[str, torch.dtype] = {
     "c128": torch.complex128,
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE_NAMES.items()} | {
+    "float": "f32",
+    "half": "f16",
+    "double": "f64",
+    "long": "i64",
+    "int": "i32",
+}
+"""Names of torch, which are read as well."""
 _SPEC = re.compile(
-    r"^\s*(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:=\s*(?P<same>\S+))?\s*$"
@@ -122,6 +130,8 @@ class TensorSpec(_Frozen):
 
         Centres hold for all spatial axes, where these are not named: `centres 43 + 8 i along H, 3.5 + 8 i along W`.
 
+        A dtype may have torch's name: `float32[B, 8]` is `f32[B, 8]`.
+
         Raises:
             SignatureError: The text is malformed.
         """
@@ -130,12 +140,12 @@ class TensorSpec(_Frozen):
             fault = Mismatch(repr(text), "dtype[dim, dim, ...]", text, '"f32[B, 256, ceil(H/4), ceil(W/4)]"')
             raise SignatureError(f"{text!r} is no tensor spec", [fault])
         cells = cast(Cells, found["cells"] or "rows")
-        dtype, role = found["dtype"], found["role"]
+        dtype, role = _LONG_NAMES.get(found["dtype"], found["dtype"]), found["role"]
         default = "feature" if dtype in _FLOATING else "mask" if dtype == "bool" else "other"
         if role is not None and role not in ROLES:
             remedy = _did_you_mean(role, ROLES)
             raise SignatureError("unknown role", [Mismatch(repr(text), ", ".join(ROLES), role, remedy)])
-        dims = tuple(Dim.parse(part) for part in _split(found["dims"]))
+        dims = tuple(Dim.parse(part.strip()) for part in _split(found["dims"]))
         return cls(
             dtype=dtype,
             dims=dims,
@@ -384,6 +394,7 @@ def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
         case None | bool() | int() | float():
             return Constant(value=value)
         case Mapping():
+            _check_keys(value)
             return Container(
                 kind=_mapping_kind(value),
                 keys=tuple(value),
@@ -399,10 +410,20 @@ def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
             fault = Mismatch(
                 type(value).__name__,
                 "a text, or a mapping, list or tuple of them",
-                repr(value),
+                repr(value)[:60],
                 '{"c4": "f32[B, 1024, ceil(H/16), ceil(W/16)]"}',
             )
             raise SignatureError("a signature is made of texts", [fault])
+
+
+def _check_keys(value: Mapping[Any, Any]) -> None:
+    faults = [
+        Mismatch(f"key {key!r}", "a text or an integer", f"a {type(key).__name__}", f'"{key}"')
+        for key in value
+        if type(key) not in (str, int)
+    ]
+    if faults:
+        raise SignatureError("a signature has keys that no path can name", faults)
 
 
 def _mapping_kind(value: Mapping[Any, Any]) -> Kind:

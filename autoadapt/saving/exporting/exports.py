@@ -89,7 +89,7 @@ def export(
         raise ExportError(f"{target} could not be written", [fault]) from error
     return Exported(
         path=str(target),
-        name=adapted.plan.source.name,
+        name=adapted.plan.source.title,
         contract=f"{adapted.signature.name} ({describe(adapted.signature.outputs.tree)})",
         format=made.format.name,
         file_bytes=sum((target.parent / file.name).stat().st_size for file in files),

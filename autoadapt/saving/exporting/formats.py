@@ -16,6 +16,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import ExportError, Mismatch
+from autoadapt.versions import install_line
 
 __all__ = ["FORMATS", "Call", "Format", "program_of"]
 
@@ -119,7 +120,7 @@ def _needs(package: str) -> Any:
     try:
         return __import__(package)
     except ImportError as error:
-        fault = Mismatch(package, "an installed package", "none", 'pip install "autoadapt[onnx]"')
+        fault = Mismatch(package, "an installed package", "none", install_line("onnx"))
         raise ExportError(f"ONNX files need {package}", [fault]) from error
 
 

@@ -31,7 +31,7 @@ class Exported(Shown, BaseModel):
     schema_version: Literal[1] = 1
     path: str
     name: str
-    """Of the backbone's class."""
+    """Of the backbone: its class, and its name in a zoo where that is known."""
     contract: str
     """What the program speaks like."""
     format: str

@@ -7,6 +7,7 @@ import keyword
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ from autoadapt.adapting.building.printing import Printed, print_graph
 from autoadapt.adapting.operations import Channels, Project
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts import leaves
+from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files import check_place, write_file
@@ -36,13 +38,18 @@ from autoadapt.saving.module_states import facts_of, frozen_parts
 from autoadapt.saving.standalone.annotations import annotation, argument_annotation
 from autoadapt.saving.standalone.inlining import import_lines, inlined, names_in
 from autoadapt.saving.wrappers import adapted_inside
-from autoadapt.sources.origins import origin_of
 from autoadapt.versions import VERSION
 
 __all__ = ["to_source"]
 
 
-def to_source(net: nn.Module, path: str | Path | None = None) -> str:
+@overload
+def to_source(net: nn.Module, path: None = None) -> str: ...
+@overload
+def to_source(net: nn.Module, path: str | Path) -> Path: ...
+
+
+def to_source(net: nn.Module, path: str | Path | None = None) -> str | Path:
     """Write an adapted module as one file that needs torch alone, and whatever classes its outputs are of.
 
     The file has a class `Adapted`, whose only argument is the backbone as it was before it was adapted. It loads the
@@ -50,10 +57,10 @@ def to_source(net: nn.Module, path: str | Path | None = None) -> str:
 
     Args:
         net: The adapted module; it is not changed.
-        path: Where to write the file; it is only returned where this is left out.
+        path: Where to write the file.
 
     Returns:
-        The text: formatted, annotated, with the plan as its docstring.
+        The path; without one the text: formatted, annotated, with the plan as its docstring.
 
     Raises:
         SavingError: It is no adapted module, its adapters are not those of its plan, or a class of its outputs cannot
@@ -72,9 +79,10 @@ def to_source(net: nn.Module, path: str | Path | None = None) -> str:
     if path is not None:
         check_place(path, "path")
     text = _File(adapted_inside(net, "aa.to_source")).text()
-    if path is not None:
-        write_file(path, text)
-    return text
+    if path is None:
+        return text
+    write_file(path, text)
+    return Path(path)
 
 
 class _File:
@@ -99,7 +107,7 @@ class _File:
     def _docstring(self) -> str:
         plan, kind = self._plan, self._backbone()
         lines = [
-            f"{plan.source.name} in the contract of {plan.target.name}, as autoadapt {VERSION} built it.",
+            f"{plan.source.title} in the contract of {plan.target.title}, as autoadapt {VERSION} built it.",
             "",
             "    net = Adapted(backbone)",
             "    net.load_state_dict(state)  # of the adapted module",

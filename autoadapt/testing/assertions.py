@@ -1,17 +1,12 @@
-"""Testing: assertions, fixtures and strategies for people who test their own adapted models.
-
-`pytest_plugins = ["autoadapt.testing"]` in a `conftest.py` brings the fixture `signature_lock` and the option
-`--update-signatures`. The only file that imports pytest and hypothesis.
-"""
+"""Assertions: what people who test their own adapters say in one line; they raise `AssertionError` in any framework."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
 import torch
-from hypothesis import strategies as st
 from torch import nn
 
 from autoadapt.adapting import as_signature
@@ -19,34 +14,30 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification import verify
 from autoadapt.adapting.verification.compiler_checks import exported
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
-from autoadapt.contracts.capturing import bind, capture, told_inputs
+from autoadapt.contracts.capturing import Arguments, bind, capture, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
-from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import Signature, TensorSpec
-from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.signature import Signature, describe
+from autoadapt.contracts.trees import Tree, flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.testing.counterexamples import failure_text
 
 __all__ = [
     "assert_adapts",
+    "assert_equals",
     "assert_exports",
     "assert_gradients_flow",
     "assert_same_signature",
     "assert_signature_locked",
-    "backbones",
-    "signatures",
 ]
-
-
-# Assertions.
 
 
 def assert_adapts(
     net: nn.Module,
+    inputs: object = None,
     *,
     like: object,
-    inputs: object = None,
     sizes: Sequence[Mapping[str, int]] | None = None,
     batches: Sequence[int] = (1, 3),
 ) -> None:
@@ -54,8 +45,8 @@ def assert_adapts(
 
     Args:
         net: The module.
-        like: A module, a `Signature`, or the path of a saved one.
         inputs: An example call, as for `capture`.
+        like: A module, a `Signature`, or the path of a saved one.
         sizes: Sizes of the input axes to run at, such as `[{"H": 200, "W": 221}]`.
         batches: Batch sizes to run at.
 
@@ -66,16 +57,17 @@ def assert_adapts(
         >>> layer = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         >>> assert_adapts(layer, like=nn.Conv2d(3, 8, 2, stride=2, padding=0), inputs=torch.zeros(2, 3, 8, 8))
         Traceback (most recent call last):
-        AssertionError: Conv2d: DOES NOT keep its signature
-        ...
+        AssertionError: Conv2d does not keep the signature of Conv2d...
+        each line: ...
     """
     __tracebackhide__ = True
-    report = verify(net, as_signature(like, inputs), inputs=inputs, sizes=sizes, batches=batches)
+    contract = as_signature(like, inputs)
+    report = verify(net, contract, inputs=inputs, sizes=sizes, batches=batches)
     if not report.passed:
-        raise AssertionError(str(report))
+        raise AssertionError(failure_text(type(net).__name__, contract.title, report))
 
 
-def assert_same_signature(expected: object, found: object, *, inputs: object = None) -> None:
+def assert_same_signature(expected: object, found: object, inputs: object = None) -> None:
     """Assert that two modules, or saved signatures, take and return the same at every size.
 
     Raises:
@@ -127,13 +119,13 @@ def _real_inputs(net: nn.Module) -> torch.Tensor:
     return torch.randn(told.shape, generator=torch.Generator().manual_seed(0))
 
 
-def assert_exports(net: nn.Module, *, like: object = None, inputs: object = None) -> None:
+def assert_exports(net: nn.Module, inputs: object = None, *, like: object = None) -> None:
     """Assert that a module goes through `torch.export` with dynamic axes and keeps its signature at other sizes.
 
     Args:
         net: The module.
-        like: What it should keep; for an adapted module its own contract where left out.
         inputs: An example call, as for `capture`.
+        like: What it should keep; for an adapted module its own contract where left out.
 
     Raises:
         AssertionError: It does not export, or the program returns something else.
@@ -152,14 +144,58 @@ def assert_exports(net: nn.Module, *, like: object = None, inputs: object = None
         raise AssertionError(_text(f"the exported {type(net).__name__} returns something else", faults))
 
 
+def assert_equals(
+    net: nn.Module,
+    reference: nn.Module,
+    inputs: object = None,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
+    """Assert that a module returns what a reference returns, such as an adapter that was written by hand.
+
+    Both run in eval mode, as copies.
+
+    Args:
+        net: The module.
+        reference: What it is compared with.
+        inputs: An example call, as for `capture`.
+        rtol: As of `torch.testing.assert_close`.
+        atol: As of `torch.testing.assert_close`.
+
+    Raises:
+        AssertionError: Containers differ, or a value does; the leaf is named.
+
+    Example:
+        >>> layer = nn.Conv2d(3, 8, 1)
+        >>> assert_equals(layer, layer, torch.randn(2, 3, 8, 8))
+    """
+    __tracebackhide__ = True
+    arguments = bind(net, _real_inputs(net) if inputs is None else inputs)
+    left, right = (_returned(module, arguments) for module in (reference, net))
+    if left[0] != right[0]:
+        raise AssertionError(f"{type(net).__name__} returns {describe(right[0])}, and not {describe(left[0])}")
+    for path, expected, found in zip(paths(left[0]), left[1], right[1], strict=True):
+        where = path_text(path)
+        try:
+            torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+        except AssertionError as error:
+            raise AssertionError(f"`{where}` is not equal: {error}") from None
+
+
+def _returned(module: nn.Module, arguments: Arguments) -> tuple[Tree, list[torch.Tensor]]:
+    with quiet(), torch.no_grad():
+        return flatten(arguments.call(in_eval_mode(copy_module(module, clone_buffers))))
+
+
 def assert_signature_locked(
-    model: nn.Module, path: str | Path, inputs: object = None, *, update: bool | None = None
+    model: nn.Module, name: str | Path, inputs: object = None, *, update: bool | None = None
 ) -> None:
     """Assert that a module still has the signature that was written down once.
 
     Args:
         model: The module, such as one of a dependency that is updated now and then.
-        path: The JSON file.
+        name: The JSON file; a name without an ending stands for `signatures/NAME.json` beside the file that calls.
         inputs: An example call, as for `capture`.
         update: Write the file anew; by default where pytest runs with `--update-signatures`.
 
@@ -167,8 +203,11 @@ def assert_signature_locked(
         AssertionError: There is no such file, or the signature differs from it.
     """
     __tracebackhide__ = True
-    file, found = Path(path), capture(model, inputs)
-    if _updating["signatures"] if update is None else update:
+    file = Path(name)
+    if not file.suffix:
+        file = Path(sys._getframe(1).f_code.co_filename).parent / "signatures" / f"{name}.json"
+    found = capture(model, inputs)
+    if _is_updating() if update is None else update:
         file.parent.mkdir(parents=True, exist_ok=True)
         found.save(file)
         return
@@ -188,88 +227,7 @@ def _text(summary: str, faults: Sequence[Mismatch]) -> str:
     return "\n".join([summary, *map(str, faults)])
 
 
-# Fixtures.
-
-_updating = {"signatures": False}
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--update-signatures`."""
-    group = parser.getgroup("autoadapt")
-    group.addoption("--update-signatures", action="store_true", help="write the locked signatures of models anew")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Note whether locked signatures are to be written anew."""
-    _updating["signatures"] = bool(config.getoption("--update-signatures", default=False))
-
-
-def pytest_unconfigure() -> None:
-    """Forget it again."""
-    _updating["signatures"] = False
-
-
-@pytest.fixture
-def signature_lock(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`signature_lock(model, inputs)` locks to `signatures/<test>.json` beside the test; a third argument names it."""
-    folder = request.path.parent / "signatures"
-
-    def locked(model: nn.Module, inputs: object = None, name: str = "") -> None:
-        __tracebackhide__ = True
-        assert_signature_locked(model, folder / f"{name or request.node.name}.json", inputs)
-
-    return locked
-
-
-# Strategies.
-
-
-@st.composite
-def signatures(draw: st.DrawFn, *, levels: int = 4) -> Signature:
-    """Signatures of image backbones: up to some levels of falling resolution, in a list, a tuple or a dict."""
-    strides = draw(st.lists(st.sampled_from([1, 2, 4, 8, 16, 32]), min_size=1, max_size=levels, unique=True))
-    leaves = [draw(_maps(stride)) for stride in sorted(strides)]
-    named = {f"c{i + 2}": leaf for i, leaf in enumerate(leaves)}
-    outputs = draw(st.sampled_from([leaves, tuple(leaves), named]))
-    return Signature.parse(outputs, inputs={"x": "f32[B, 3, H, W]"}, name="drawn")
-
-
-@st.composite
-def _maps(draw: st.DrawFn, stride: int) -> TensorSpec:
-    """One level: channels first, channels last or tokens, its sizes rounded up or down."""
-    channels = Dim(draw(st.integers(1, 64)))
-    up = draw(st.booleans())
-    height, width = (axis.ceildiv(stride) if up else axis // stride for axis in map(Dim.axis, ("H", "W")))
-    layouts = [(channels, height, width), (height, width, channels), (height * width, channels)]
-    return TensorSpec(dtype="f32", dims=(Dim.axis("B"), *draw(st.sampled_from(layouts))))
-
-
-class SmallBackbone(nn.Module):
-    """Strided convolutions, one a level; returns all levels.
-
-    Shape:
-        `[B, 3, H, W]` -> for each level `[B, width, ceil(H/stride), ceil(W/stride)]`
-    """
-
-    def __init__(self, widths: Sequence[int], strides: Sequence[int], container: str) -> None:
-        super().__init__()
-        pairs = zip((3, *widths), widths, strides, strict=False)
-        self.stages = nn.ModuleList(nn.Conv2d(source, target, 1, stride=stride) for source, target, stride in pairs)
-        self.container = container
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
-        levels = []
-        for stage in self.stages:
-            x = stage(x)
-            levels.append(x)
-        if self.container == "dict":
-            return {f"c{i + 2}": level for i, level in enumerate(levels)}
-        return tuple(levels) if self.container == "tuple" else levels
-
-
-@st.composite
-def backbones(draw: st.DrawFn, *, levels: int = 4) -> nn.Module:
-    """Small backbones in eval mode: up to some levels of random widths and strides, in a random container."""
-    strides = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=levels))
-    widths = [draw(st.integers(1, 16)) for _ in strides]
-    return in_eval_mode(SmallBackbone(widths, strides, draw(st.sampled_from(["list", "tuple", "dict"]))))
+def _is_updating() -> bool:
+    """Whether pytest runs with `--update-signatures`, as its plugin notes; asked without importing pytest."""
+    plugin = sys.modules.get("autoadapt.pytest_plugin")
+    return plugin is not None and bool(plugin.UPDATING["signatures"])

@@ -9,8 +9,9 @@ from torch import nn
 
 from autoadapt.contracts.trees import flatten, has_opaque, rebuild
 from autoadapt.errors import SignatureError
+from autoadapt.printable import is_plain_name
 
-__all__ = ["Origin", "Verb", "note_origin", "origin_of"]
+__all__ = ["Origin", "Verb", "name_of", "note_origin", "origin_of"]
 
 Verb: TypeAlias = Literal["load", "load_backbone"]
 
@@ -42,6 +43,26 @@ def note_origin(module: nn.Module, verb: Verb, source: str, pretrained: bool, op
     """
     vars(module)[_ORIGIN] = (verb, source, pretrained, _plain(options))
     return module
+
+
+def name_of(module: nn.Module) -> str:
+    """The name that a model has in its zoo, with the scheme; empty where neither origin nor model tells it.
+
+    A model of timm tells its architecture, one of transformers the repository that it was loaded from.
+
+    Example:
+        >>> name_of(note_origin(nn.Identity(), "load", "timm:resnet18", False, {})), name_of(nn.Identity())
+        ('timm:resnet18', '')
+    """
+    noted = origin_of(module)
+    if noted is not None:
+        return noted.source
+    told = vars(module).get("pretrained_cfg")
+    architecture = told.get("architecture") if isinstance(told, Mapping) else None
+    if isinstance(architecture, str) and architecture and is_plain_name(architecture):
+        return f"timm:{architecture}"
+    repository = getattr(vars(module).get("config"), "_name_or_path", "")
+    return f"hf:{repository}" if isinstance(repository, str) and repository and is_plain_name(repository) else ""
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,171 @@
+"""What is kept, from a shell: export, check, models, show."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, complain, running, show, working, wrote
+from autoadapt.cli.model_names import known_names
+from autoadapt.cli.named_models import contract, example, is_saved, model
+from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, writable
+from autoadapt.errors import Mismatch, SourceError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from autoadapt.adapting.building import AdaptedModule
+
+__all__ = ["check_command", "export_command", "models_command", "show_command"]
+
+
+def export_command(
+    source: Model,
+    out: Annotated[Path, typer.Argument(help="the file: .onnx, .pt2 or .pt", callback=writable, show_default=False)],
+    like: MaybeLike = None,
+    inputs: Inputs = None,
+    allow: Allow = None,
+    html: Html = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a model for other runtimes, at every legal size, and compare it with the model as it runs.
+
+    A folder of adapt --out is written as it is; any other model is first adapted to --like, or to itself.
+    """
+    with running(as_json, debug):
+        from autoadapt.saving.exporting import export
+
+        with working(f"exporting {source}"):
+            found = export(_adapted(source, like, inputs, allow or ()), out)
+        show(found, as_json, html)
+        wrote(out)
+
+
+def _adapted(source: str, like: str | None, inputs: Sequence[str] | None, allow: Sequence[str]) -> AdaptedModule:
+    from autoadapt.adapting import adapt
+    from autoadapt.adapting.building import AdaptedModule
+    from autoadapt.cli.example_inputs import read_inputs
+
+    made = model(source, allow=allow)
+    if isinstance(made, AdaptedModule) and like is None:
+        return made
+    target = made if like is None else contract(like, allow=allow)
+    return adapt(made, like=target, inputs=read_inputs(inputs) if inputs else example(made))
+
+
+def check_command(
+    source: Model,
+    lock: Annotated[Path, typer.Argument(help="the signature that it should have (JSON)", show_default=False)],
+    inputs: Inputs = None,
+    at: Annotated[str, typer.Option(help="check this submodule, while the whole model runs")] = "",
+    levels: Annotated[bool, typer.Option("--levels", help="with feature levels, as --like takes a model")] = False,
+    update: Annotated[bool, typer.Option("--update", help="write the file anew")] = False,
+    allow: Allow = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check in CI that a model still has the signature of a file. Exit code 1, with every difference, if not."""
+    with running(as_json, debug):
+        from autoadapt.cli.example_inputs import read_inputs
+        from autoadapt.cli.named_models import backbone
+        from autoadapt.contracts.capturing import capture
+        from autoadapt.contracts.signature import Signature
+
+        expected = None if update else Signature.load(lock)
+        with working(f"capturing {source}"):
+            made = (backbone if levels else model)(source, allow=allow or ())
+            found = capture(made, read_inputs(inputs) if inputs else example(made), at=at)
+        if expected is None:
+            found.save(lock)
+            wrote(lock)
+            return
+        faults = expected.diff(found)
+        if as_json:
+            typer.echo(json.dumps({"same": not faults, "differences": [vars(fault) for fault in faults]}, indent=1))
+        elif not faults:
+            typer.echo(f"{found.title} has the signature of {lock}")
+        if faults and not as_json:
+            again = Mismatch("", "", "", "the same call with --update, if the difference is meant")
+            complain("check", f"{found.title} has not the signature of {lock}", [*faults, again], as_json)
+        raise typer.Exit(DOES_NOT_HOLD if faults else HOLDS)
+
+
+def models_command(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(help="'resnet*', 'timm:*vit*', or a part of a name; all must fit", show_default=False),
+    ] = None,
+    zoo: Annotated[list[str] | None, typer.Option(help="timm, torchvision or smp", show_default=False)] = None,
+    without: Annotated[list[str] | None, typer.Option(help="leave out what fits this", show_default=False)] = None,
+    count: Annotated[int, typer.Option(min=0, help="the most that are listed; 0 for all")] = 40,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """List the models that can be named, and search among them. Exit code 1 if none fits."""
+    with running(as_json, debug):
+        names = [f"{scheme}:{name}" for scheme, known in known_names().items() for name in known]
+        chosen = [
+            name
+            for name in names
+            if (not zoo or name.partition(":")[0] in zoo)
+            and all(_fits(name, pattern) for pattern in patterns or ())
+            and not any(_fits(name, pattern) for pattern in without or ())
+        ]
+        if not chosen:
+            plain = {name.partition(":")[2]: name for name in reversed(names)}
+            near = [plain[one] for one in nearest(" ".join(patterns or ()).strip("*"), plain)]
+            fault = Mismatch("", "", "", "\n".join(f"autoadapt models {name}" for name in near))
+            complain("models", f"none of {len(names)} models fits", [fault], as_json)
+            raise typer.Exit(DOES_NOT_HOLD)
+        shown = chosen[:count] if count else chosen
+        typer.echo(json.dumps(chosen, indent=1) if as_json else "\n".join(shown))
+        if len(shown) < len(chosen) and not as_json:
+            typer.echo(f"and {len(chosen) - len(shown)} more; --count 0 lists all", err=True)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a name, with or without its scheme, fits a pattern or holds a text."""
+    if not any(sign in pattern for sign in "*?["):
+        return pattern.lower() in name.lower()
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.partition(":")[2], pattern)
+
+
+def show_command(
+    path: Annotated[
+        Path, typer.Argument(help="a folder of adapt --out, a signature or a plan (JSON)", show_default=False)
+    ],
+    html: Html = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a folder, a signature or a plan holds; nothing of it is run."""
+    with running(as_json, debug):
+        show(_held(path), as_json, html)
+
+
+def _held(path: Path) -> BaseModel:
+    """The plan of a folder, or what a JSON file holds."""
+    from autoadapt.adapting.planning import Plan
+    from autoadapt.adapting.verification import Verification
+    from autoadapt.contracts.signature import Signature
+    from autoadapt.reading import read_json, read_text
+    from autoadapt.saving.folder_configs import Config
+
+    if is_saved(str(path)):
+        return Config.read(path).plan
+    expected = "a folder of adapt --out, or a signature, plan or verification (JSON)"
+    text = read_text(path, expected, "autoadapt capture MODEL --out signature.json", SourceError)
+    try:
+        fields = read_json(text)
+        kind = Plan if "routes" in fields else Verification if "checks" in fields else Signature
+        found: BaseModel = Signature.load(path) if kind is Signature else kind.model_validate_json(text)
+    except (ValueError, TypeError) as error:
+        fault = Mismatch(str(path), expected, "something else", "autoadapt capture MODEL --out signature.json")
+        raise SourceError(f"{path} holds nothing that can be shown", [fault]) from error
+    return found

@@ -1,0 +1,100 @@
+"""Given inputs: what a caller passes for `inputs=`, as tensors; arrays become tensors, shapes are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoadapt.errors import CaptureError, Mismatch
+
+__all__ = ["as_tensors"]
+
+_SIDE = 224
+
+
+def as_tensors(module: nn.Module, inputs: object) -> Any:
+    """Inputs in which numpy arrays stand as tensors.
+
+    Arrays of numpy's default float64 come in the dtype of the module's parameters, as torch would make them.
+
+    Raises:
+        CaptureError: It is a shape, a size, a text or a class; or an array of a dtype that torch has not.
+
+    Example:
+        >>> as_tensors(nn.Conv2d(3, 8, 1), {"x": np.zeros((1, 3, 8, 8))})["x"].dtype
+        torch.float32
+        >>> as_tensors(nn.Conv2d(3, 8, 1), (1, 3, 64, 64))
+        Traceback (most recent call last):
+        autoadapt.errors.CaptureError: a shape is no input
+        `inputs`
+          expected  a tensor, a tuple of them, or a dict of keyword arguments
+          found     (1, 3, 64, 64)
+          try       inputs=torch.zeros(1, 3, 64, 64)
+    """
+    what = _no_input(inputs)
+    if what:
+        expected = "a tensor, a tuple of them, or a dict of keyword arguments"
+        shape = ", ".join(map(str, _shape(inputs)))
+        raise CaptureError(
+            f"{what} is no input", [Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs=torch.zeros({shape})")]
+        )
+    return _converted(module, inputs)
+
+
+def _no_input(inputs: object) -> str:
+    """What is given in place of an input, in words; empty where it may be one."""
+    if isinstance(inputs, type):
+        return "a class"
+    if isinstance(inputs, str):
+        return "a text"
+    if isinstance(inputs, (int, float)):
+        return "a size"
+    is_shape = isinstance(inputs, (tuple, list)) and bool(inputs) and all(type(one) is int for one in inputs)
+    return "a shape" if is_shape else ""
+
+
+def _shape(inputs: object) -> list[int]:
+    """The shape that may be meant."""
+    if isinstance(inputs, int) and inputs > 0:
+        return [1, 3, inputs, inputs]
+    numbers = list(inputs) if isinstance(inputs, (tuple, list)) else []
+    match numbers:
+        case [channels, height, width]:
+            return [1, channels, height, width]
+        case [height, width]:
+            return [1, 3, height, width]
+        case [] | [_]:
+            return [1, 3, _SIDE, _SIDE]
+        case _:
+            return numbers
+
+
+def _converted(module: nn.Module, value: object) -> Any:
+    """Arrays as tensors, in the containers that they stand in; the rest as it is."""
+    if isinstance(value, np.ndarray):
+        return _tensor(module, value)
+    if type(value) in (tuple, list) and any(_holds_array(one) for one in value):  # type: ignore[attr-defined]
+        return type(value)(_converted(module, one) for one in value)  # type: ignore[call-arg, attr-defined]
+    if type(value) is dict and any(_holds_array(one) for one in value.values()):
+        return {key: _converted(module, one) for key, one in value.items()}
+    return value
+
+
+def _holds_array(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_array, value.values()))
+    return isinstance(value, np.ndarray) or (isinstance(value, (tuple, list)) and any(map(_holds_array, value)))
+
+
+def _tensor(module: nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
+    try:
+        made = torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array.copy())
+    except (TypeError, ValueError) as error:
+        fault = Mismatch("`inputs`", "an array of numbers", f"dtype {array.dtype}", 'array.astype("float32")')
+        raise CaptureError("an array has a dtype that torch has not", [fault]) from error
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    return made.to(own) if made.dtype == torch.float64 else made

@@ -1,0 +1,58 @@
+"""Instances: what stands where a module should, and the refusal of what is none."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from autoadapt.errors import AdaptError, Mismatch
+
+__all__ = ["check_module", "not_a_module"]
+
+
+def check_module(value: object, argument: str, error: type[AdaptError]) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        AdaptError: It is a class, a name, a function, or anything else; of the class `error`.
+
+    Example:
+        >>> check_module(nn.Identity(), "new", AdaptError)
+        >>> check_module(nn.Conv2d, "new", AdaptError)
+        Traceback (most recent call last):
+        autoadapt.errors.AdaptError: `new` is a class
+          expected  an instance, not a class
+          found     the class Conv2d
+          try       new=Conv2d(...)
+    """
+    if not isinstance(value, nn.Module):
+        raise not_a_module(value, argument, error)
+
+
+def not_a_module(value: object, argument: str, error: type[AdaptError], expected: str = "a module") -> AdaptError:
+    """The refusal of a value that is no module.
+
+    Args:
+        value: What was given.
+        argument: The name of the argument.
+        error: The class of the refusal.
+        expected: What else the argument takes.
+    """
+    name = getattr(value, "__name__", type(value).__name__)
+    if isinstance(value, type):
+        fault = Mismatch(f"`{argument}`", "an instance, not a class", f"the class {name}", f"{argument}={name}(...)")
+        return error(f"`{argument}` is a class", [fault])
+    if isinstance(value, str):
+        remedy = f'{argument}=aa.load("{value if ":" in value else "timm:" + value}")'
+        fault = Mismatch(f"`{argument}`", expected, f"the text {value!r}", remedy)
+        return error(f"`{argument}` is a text", [fault])
+    if isinstance(value, nn.Module):
+        call = f"aa.capture({argument}, inputs)"
+        fault = Mismatch(f"`{argument}`", expected, f"the module {type(value).__name__}", call)
+        return error(f"`{argument}` is a module", [fault])
+    if callable(value):
+        fault = Mismatch(f"`{argument}`", expected, f"the function {name}", f"{argument}={name}()  # what it returns")
+        return error(f"`{argument}` is a function", [fault])
+    found = "nothing" if value is None else f"{repr(value)[:60]}, of type {type(value).__name__}"
+    return error(
+        f"`{argument}` is of the wrong type", [Mismatch(f"`{argument}`", expected, found, "pass the model itself")]
+    )

@@ -1,0 +1,66 @@
+"""Written outputs: what a caller writes for a contract, checked before it is read: a text for each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from autoadapt.errors import Mismatch, SignatureError
+
+__all__ = ["check_written"]
+
+
+def check_written(outputs: object) -> None:
+    """Refuse numbers where texts should stand, and containers without any text.
+
+    Raises:
+        SignatureError: With the text to write instead.
+
+    Example:
+        >>> check_written(["f32[B, 64, ceil(H/4), ceil(W/4)]"])
+        >>> check_written([64, 128])
+        Traceback (most recent call last):
+        autoadapt.errors.SignatureError: a number does not describe a tensor
+        0, 1
+          expected  a text with dtype and sizes for each output
+          found     [64, 128]
+          try       ["f32[B, 64, ceil(H/4), ceil(W/4)]", "f32[B, 128, ceil(H/8), ceil(W/8)]"]
+    """
+    leaves = list(_leaves(outputs, ()))
+    numbers = [".".join(path) for path, leaf in leaves if isinstance(leaf, (int, float))]
+    expected = "a text with dtype and sizes for each output"
+    if numbers:
+        fault = Mismatch(", ".join(numbers) or "output", expected, repr(outputs)[:60], _written(outputs))
+        raise SignatureError("a number does not describe a tensor", [fault])
+    if all(leaf is None for _, leaf in leaves):
+        remedy = '["f32[B, 256, ceil(H/4), ceil(W/4)]", "f32[B, 512, ceil(H/8), ceil(W/8)]"]'
+        raise SignatureError("a signature without outputs", [Mismatch("outputs", expected, repr(outputs)[:60], remedy)])
+
+
+def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    """What is no container, by its path."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _leaves(child, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for index, child in enumerate(value):
+            yield from _leaves(child, (*path, str(index)))
+    else:
+        yield path, value
+
+
+def _written(outputs: object) -> str:
+    """Channels as the levels of a pyramid, whose last stride is 32 where there are four or five; texts as they are."""
+    channels = [leaf for _, leaf in _leaves(outputs, ())]
+    first = 4 if len(channels) <= 4 else 2
+    texts = [
+        repr(leaf) if isinstance(leaf, str) else _level(leaf, first << number)
+        for number, leaf in enumerate(channels[:6])
+    ]
+    shown = [text.replace("'", '"') for text in texts]
+    if isinstance(outputs, Mapping) and len(outputs) == len(channels):
+        return "{" + ", ".join(f'"{key}": {text}' for key, text in zip(outputs, shown, strict=False)) + "}"
+    return "[" + ", ".join(shown) + "]"
+
+
+def _level(channels: object, stride: int) -> str:
+    return f'"f32[B, {channels}, ceil(H/{stride}), ceil(W/{stride})]"'

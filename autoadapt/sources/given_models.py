@@ -1,0 +1,34 @@
+"""Given models: a module, or the name of one, wherever a verb takes a model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from autoadapt.contracts.instances import not_a_module
+from autoadapt.errors import SourceError
+from autoadapt.sources.loading import load, load_backbone
+
+__all__ = ["as_module"]
+
+
+def as_module(value: object, argument: str, *, levels: bool = False, pretrained: bool = False) -> nn.Module:
+    """The module that an argument means.
+
+    Args:
+        value: A module, or a name such as `timm:resnet18`.
+        argument: The name of the argument, for the error.
+        levels: Load what is named with its feature levels, as `like=` means it.
+        pretrained: Load what is named with its published weights.
+
+    Raises:
+        SourceError: It is neither, or there is no model of that name.
+
+    Example:
+        >>> as_module(nn.Identity(), "new")
+        Identity()
+    """
+    if isinstance(value, nn.Module):
+        return value
+    if isinstance(value, str):
+        return (load_backbone if levels else load)(value, pretrained=pretrained)
+    raise not_a_module(value, argument, SourceError, "a module, or the name of one such as timm:resnet18")

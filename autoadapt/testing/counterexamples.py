@@ -1,0 +1,48 @@
+"""Counterexamples: the few smallest cases at which a check failed, as text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from autoadapt.adapting.verification import Check, Verification
+
+__all__ = ["failure_text"]
+
+MOST = 3
+_MEANING = "each line: check, output and axis (at input sizes): expected by the old module, found in the new one"
+_SIZES = re.compile(r"\b[A-Z]\w*=(\d+)")
+
+
+def failure_text(net: str, contract: str, report: Verification) -> str:
+    """What failed, in a line, what the lines below mean, and at most three cases, those of the smallest inputs first.
+
+    Example:
+        >>> from autoadapt.adapting.verification.results import Fault
+        >>> faults = tuple(Fault(where=f"0, axis 2 at (H={n})", expected="9", found="8") for n in (64, 33))
+        >>> checks = (Check(name="sizes", outcome="failed", faults=faults), Check(name="calls", outcome="passed"))
+        >>> print(failure_text("Mine", "ResNet", Verification(name="Mine", checks=checks)).splitlines()[2])
+          sizes: 0, axis 2 at (H=33): expected 9, found 8
+    """
+    failed = [check for check in report.checks if check.outcome == "failed"]
+    names = ", ".join(check.name for check in failed)
+    lines = [f"{net} does not keep the signature of {contract}: {_count(failed, report)} checks failed ({names})"]
+    cases = [(check.name, fault) for check in failed for fault in check.faults]
+    cases.sort(key=lambda case: _extent(case[1].where))
+    lines += [_MEANING] if cases else []
+    lines += [
+        f"  {name}: {fault.where}: expected {fault.expected}, found {fault.found}" for name, fault in cases[:MOST]
+    ]
+    left = len(cases) - MOST
+    return "\n".join([*lines, *([f"  and {left} more, which print(verify(...)) shows"] if left > 0 else [])])
+
+
+def _count(failed: Sequence[Check], report: Verification) -> str:
+    return f"{len(failed)} of {len(report.checks)}"
+
+
+def _extent(where: str) -> float:
+    """How large the input of a case is; what names no sizes stands last."""
+    sizes = [int(size) for size in _SIZES.findall(where)]
+    return math.prod(sizes) if sizes else math.inf

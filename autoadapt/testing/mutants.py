@@ -1,0 +1,205 @@
+"""Mutants: copies of a module that are broken on purpose, to see whether tests notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.trees import Container, Tree, flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["Caught", "Mutant", "caught_by", "mutants"]
+
+Leaves: TypeAlias = list[torch.Tensor]
+_Break: TypeAlias = Callable[[nn.Module, Leaves], Leaves]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken copy."""
+
+    kind: str
+    """What is wrong with it."""
+    check: str
+    """The check of `verify` that knows this kind."""
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Caught:
+    """Which kinds of fault a test notices.
+
+    Example:
+        >>> print(Caught(caught=("cut at odd sizes",), missed=("other dtype",)))
+        1 of 2 kinds of fault are noticed
+         caught  cut at odd sizes
+         MISSED  other dtype
+    """
+
+    caught: tuple[str, ...]
+    missed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return not self.missed
+
+    def __str__(self) -> str:
+        count = len(self.caught) + len(self.missed)
+        lines = [f"{len(self.caught)} of {count} kinds of fault are noticed"]
+        lines += [f" caught  {kind}" for kind in self.caught] + [f" MISSED  {kind}" for kind in self.missed]
+        return "\n".join(lines)
+
+
+def mutants(net: nn.Module) -> Iterator[Mutant]:
+    """Broken copies of a module, one for each kind of fault that `verify` knows.
+
+    Args:
+        net: The module; it is not changed, and its weights are shared.
+
+    Example:
+        >>> [mutant.kind for mutant in mutants(nn.Conv2d(3, 8, 1))][:3]
+        ['cut at odd sizes', 'size of the first call', 'other dtype']
+    """
+    for kind, (check, change) in _LEAF_FAULTS.items():
+        yield Mutant(kind, check, _broken(net, _Leaf(change)))
+    for kind, (check, structure) in _CONTAINER_FAULTS.items():
+        yield Mutant(kind, check, _broken(net, _Structure(structure)))
+    unused = copy_module(net, clone_buffers)
+    unused.register_parameter("never_read", nn.Parameter(torch.zeros(1)))
+    yield Mutant("parameter without gradient", "gradients", unused)
+
+
+def caught_by(test: Callable[[nn.Module], object], net: nn.Module) -> Caught:
+    """Run a test on every mutant of a module and see which it notices.
+
+    Args:
+        test: Takes a module, and raises where it finds fault with it.
+        net: A module that it finds no fault with.
+
+    Raises:
+        AssertionError: The test fails for the module itself, so that failures of mutants say nothing.
+
+    Example:
+        >>> def test(net):
+        ...     assert net(torch.zeros(1, 3, 8, 8)).shape == (1, 8, 8, 8)
+        >>> "other dtype" in caught_by(test, nn.Conv2d(3, 8, 1)).missed
+        True
+    """
+    try:
+        test(net)
+    except Exception as error:
+        raise AssertionError("the test fails for the module itself") from error
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for mutant in mutants(net):
+        found[_notices(test, mutant.module)].append(mutant.kind)
+    return Caught(tuple(found[True]), tuple(found[False]))
+
+
+def _notices(test: Callable[[nn.Module], object], module: nn.Module) -> bool:
+    try:
+        test(module)
+    except Exception:
+        return True
+    return False
+
+
+def _broken(net: nn.Module, hook: Any) -> nn.Module:
+    made = copy_module(net, clone_buffers)
+    made.register_forward_hook(hook)
+    return made
+
+
+class _Leaf:
+    """A hook that changes tensors and leaves their containers."""
+
+    def __init__(self, change: _Break) -> None:
+        self.change = change
+
+    def __call__(self, module: nn.Module, inputs: object, output: object) -> Any:
+        tree, tensors = flatten(output)
+        return rebuild(tree, self.change(module, tensors))
+
+
+class _Structure:
+    """A hook that changes the outermost container."""
+
+    def __init__(self, change: Callable[[Tree], Tree]) -> None:
+        self.change = change
+
+    def __call__(self, module: nn.Module, inputs: object, output: object) -> Any:
+        tree, tensors = flatten(output)
+        return rebuild(self.change(tree), tensors)
+
+
+def _cut_at_odd_sizes(module: nn.Module, leaves: Leaves) -> Leaves:
+    is_odd = leaves[-1].dim() > 1 and leaves[-1].shape[-1] % 2 == 1 and leaves[-1].shape[-1] > 1
+    return [*leaves[:-1], leaves[-1][..., :-1]] if is_odd else leaves
+
+
+def _size_of_the_first_call(module: nn.Module, leaves: Leaves) -> Leaves:
+    kept = module.__dict__.setdefault("first_size", leaves[-1].shape[-1])
+    found = leaves[-1]
+    return [*leaves[:-1], found[..., torch.arange(kept, device=found.device) % found.shape[-1]]]
+
+
+def _other_dtype(module: nn.Module, leaves: Leaves) -> Leaves:
+    found = leaves[-1]
+    return [*leaves[:-1], found.double() if found.is_floating_point() else found.float()]
+
+
+def _items_mixed(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [leaf - leaf.mean(0, keepdim=True) if leaf.is_floating_point() else leaf.flip(0) for leaf in leaves]
+
+
+def _detached(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [leaf.detach() for leaf in leaves]
+
+
+def _other_in_training(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [leaf[..., :1] for leaf in leaves] if module.training else leaves
+
+
+def _another_each_call(module: nn.Module, leaves: Leaves) -> Leaves:
+    count = module.__dict__["calls"] = module.__dict__.get("calls", 0) + 1
+    return [leaf * count if leaf.is_floating_point() else leaf for leaf in leaves]
+
+
+def _batch_of_one(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [leaf[:1] for leaf in leaves]
+
+
+def _levels_exchanged(module: nn.Module, leaves: Leaves) -> Leaves:
+    return leaves[::-1] if len(leaves) > 1 else [leaves[0].transpose(-1, -2)]
+
+
+_LEAF_FAULTS: dict[str, tuple[str, _Break]] = {
+    "cut at odd sizes": ("sizes", _cut_at_odd_sizes),
+    "size of the first call": ("sizes", _size_of_the_first_call),
+    "other dtype": ("signature", _other_dtype),
+    "batch of one": ("signature", _batch_of_one),
+    "levels or axes exchanged": ("signature", _levels_exchanged),
+    "items of a batch mixed": ("calls", _items_mixed),
+    "another answer each call": ("calls", _another_each_call),
+    "other sizes in train mode": ("train mode", _other_in_training),
+    "no gradient": ("train mode", _detached),
+}
+
+
+def _wrapped(tree: Tree) -> Tree:
+    return Container(kind="tuple", keys=(0,), children=(tree,))
+
+
+def _other_container(tree: Tree) -> Tree:
+    if not isinstance(tree, Container) or tree.kind not in ("list", "tuple", "dict", "ordered_dict"):
+        return Container(kind="list", keys=(0,), children=(tree,))
+    others = {"list": "tuple", "tuple": "list", "dict": "list", "ordered_dict": "list"}
+    return tree.model_copy(update={"kind": others[tree.kind], "keys": tuple(range(len(tree.keys)))})
+
+
+_CONTAINER_FAULTS: dict[str, tuple[str, Callable[[Tree], Tree]]] = {
+    "another container": ("signature", _other_container),
+    "one container more": ("signature", _wrapped),
+}

@@ -1,0 +1,200 @@
+"""Strategies: signatures, backbones and legal inputs for hypothesis, which has to be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
+from autoadapt.contracts.trees import rebuild
+
+__all__ = ["backbones", "inputs_of", "signatures"]
+
+Kind: TypeAlias = Literal["images", "sequences", "points"]
+
+_STEPS = 40
+"""How many legal sizes of an axis are drawn from, the smallest first."""
+
+
+@st.composite
+def inputs_of(draw: st.DrawFn, signature: Signature, *, batches: int = 3) -> Any:
+    """Legal inputs of a signature: sizes, batches and values by role; a failure shrinks to the smallest sizes.
+
+    Args:
+        draw: Given by hypothesis.
+        signature: What is called.
+        batches: The largest batch.
+
+    Returns:
+        What `inputs=` takes: a tensor, a tuple of positional or a dict of keyword arguments.
+    """
+    sizes = {name: draw(_sizes(name, axis, batches)) for name, axis in signature.axes.items()}
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    tensors = [_values(path, spec, sizes, signature, generator) for path, spec in signature.inputs.items()]
+    values = rebuild(signature.inputs.tree, tensors)
+    if signature.positional == 0:
+        return values
+    if signature.positional < len(values):
+        return Arguments(values, signature.positional)
+    found = tuple(values.values())
+    return found[0] if len(found) == 1 else found
+
+
+def _sizes(name: str, axis: AxisSizes, batches: int) -> st.SearchStrategy[int]:
+    if axis.step == 0:
+        return st.just(axis.example)
+    if name == "B":
+        return st.integers(1, batches)
+    first = axis.near(1)
+    return st.integers(0, max(_STEPS // axis.step, 3)).map(lambda count: first + count * axis.step)
+
+
+def _values(
+    path: str, spec: TensorSpec, sizes: dict[str, int], signature: Signature, generator: torch.Generator
+) -> torch.Tensor:
+    """Values that the role allows: features and coordinates of unit scale, integers as they were seen."""
+    shape = spec.shape(sizes)
+    if spec.is_floating:
+        return torch.randn(shape, generator=generator).to(spec.torch_dtype)
+    if spec.dtype == "bool":
+        return torch.rand(shape, generator=generator) < 0.5
+    low, high = signature.value_ranges.get(path, (0, 1))
+    return torch.randint(low, high + 1, shape, generator=generator).to(spec.torch_dtype)
+
+
+@st.composite
+def signatures(draw: st.DrawFn, *, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> Signature:
+    """Signatures of backbones: up to some levels of falling resolution, in a list, a tuple or a dict.
+
+    Args:
+        draw: Given by hypothesis.
+        levels: The most that are drawn.
+        kinds: What goes in: `images`; `sequences`, with a mask of the steps that count; or `points`, with the
+            coordinates of those that are kept.
+    """
+    kind = draw(st.sampled_from(list(kinds)))
+    if kind == "points":
+        return _of_points(draw(st.integers(1, 64)), draw(st.integers(1, 8)))
+    strides = sorted(draw(st.lists(st.sampled_from([1, 2, 4, 8, 16, 32]), min_size=1, max_size=levels, unique=True)))
+    is_image = kind == "images"
+    leaves = [draw(_maps(stride) if is_image else _steps(stride)) for stride in strides]
+    if not is_image:
+        leaves.append(TensorSpec.parse(f"bool[B, ceil(T/{strides[-1]})]"))
+    named = {f"c{i + 2}": leaf for i, leaf in enumerate(leaves)}
+    outputs = draw(st.sampled_from([leaves, tuple(leaves), named]))
+    return Signature.parse(outputs, inputs={"x": "f32[B, 3, H, W]" if is_image else "f32[B, T, 3]"}, name="drawn")
+
+
+def _of_points(channels: int, kept: int) -> Signature:
+    outputs = {"features": f"f32[B, {kept}, {channels}]", "xyz": f"f32[B, {kept}, 3] coordinate"}
+    axes = {"N": AxisSizes(example=64, smallest=kept), "B": AxisSizes(example=2)}
+    return Signature.parse(outputs, inputs={"cloud": "f32[B, N, 3] coordinate"}, name="drawn", axes=axes)
+
+
+@st.composite
+def _maps(draw: st.DrawFn, stride: int) -> TensorSpec:
+    """One level: channels first, channels last or tokens, its sizes rounded up or down."""
+    channels = Dim(draw(st.integers(1, 64)))
+    up = draw(st.booleans())
+    height, width = (axis.ceildiv(stride) if up else axis // stride for axis in map(Dim.axis, ("H", "W")))
+    layouts = [(channels, height, width), (height, width, channels), (height * width, channels)]
+    return TensorSpec(dtype="f32", dims=(Dim.axis("B"), *draw(st.sampled_from(layouts))))
+
+
+@st.composite
+def _steps(draw: st.DrawFn, stride: int) -> TensorSpec:
+    """One level of a sequence: its channels last."""
+    return TensorSpec.parse(f"f32[B, ceil(T/{stride}), {draw(st.integers(1, 64))}]")
+
+
+class SmallBackbone(nn.Module):
+    """Strided convolutions, one a level; returns all levels.
+
+    Shape:
+        `[B, 3, H, W]` -> for each level `[B, width, ceil(H/stride), ceil(W/stride)]`
+    """
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], container: str) -> None:
+        super().__init__()
+        pairs = zip((3, *widths), widths, strides, strict=False)
+        self.stages = nn.ModuleList(nn.Conv2d(source, target, 1, stride=stride) for source, target, stride in pairs)
+        self.container = container
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        return contained(levels, self.container)
+
+
+class SmallSequenceBackbone(nn.Module):
+    """Strided convolutions along a sequence, one a level; returns all levels, and which steps of the last count.
+
+    Shape:
+        `[B, T, 3]` -> for each level `[B, ceil(T/stride), width]`, and bool `[B, ceil(T/stride)]`
+    """
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], container: str) -> None:
+        super().__init__()
+        pairs = zip((3, *widths), widths, strides, strict=False)
+        self.stages = nn.ModuleList(nn.Conv1d(source, target, 1, stride=stride) for source, target, stride in pairs)
+        self.container = container
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+        levels = []
+        x = x.transpose(1, 2)
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x.transpose(1, 2))
+        return contained([*levels, levels[-1].sum(2) > 0], self.container)
+
+
+class SmallPointBackbone(nn.Module):
+    """The first points of a cloud with features of their own.
+
+    Shape:
+        `[B, N, 3]` -> features `[B, kept, width]`, xyz `[B, kept, 3]`
+    """
+
+    def __init__(self, width: int, kept: int) -> None:
+        super().__init__()
+        self.linear, self.kept = nn.Linear(3, width), kept
+
+    def forward(self, cloud: torch.Tensor) -> dict[str, torch.Tensor]:
+        xyz = cloud[:, : self.kept]
+        return {"features": self.linear(xyz), "xyz": xyz}
+
+
+def contained(
+    levels: list[torch.Tensor], container: str
+) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+    """Levels in a list, a tuple or a dict."""
+    if container == "dict":
+        return {f"c{i + 2}": level for i, level in enumerate(levels)}
+    return tuple(levels) if container == "tuple" else levels
+
+
+@st.composite
+def backbones(draw: st.DrawFn, *, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> nn.Module:
+    """Small backbones in eval mode: up to some levels of random widths and strides, in a random container.
+
+    Args:
+        draw: Given by hypothesis.
+        levels: The most that are drawn.
+        kinds: What they take, as for `signatures`.
+    """
+    kind = draw(st.sampled_from(list(kinds)))
+    if kind == "points":
+        return in_eval_mode(SmallPointBackbone(draw(st.integers(1, 16)), draw(st.integers(1, 8))))
+    strides = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=levels))
+    widths = [draw(st.integers(1, 16)) for _ in strides]
+    make = SmallBackbone if kind == "images" else SmallSequenceBackbone
+    return in_eval_mode(make(widths, strides, draw(st.sampled_from(["list", "tuple", "dict"]))))
