@@ -56,7 +56,13 @@ class Refusals:
             batch = self._numbered(atom.dim for atom in atoms if "B" in atom.kind)
             facts = (spec.dtype, spec.order, spec.class_token, extra, kinds, batch)
         else:
-            facts = (spec, spec.centres, spec.class_token, extra, tuple((atom.kind, atom.stride, atom.centres) for atom in atoms))
+            facts = (
+                spec,
+                spec.centres,
+                spec.class_token,
+                extra,
+                tuple((atom.kind, atom.stride, atom.centres) for atom in atoms),
+            )
         return Form(tensor, self._number(facts), dims, constants if len(constants) > 1 else (), extended)
 
     def refuses(self, source: Form, target: Form) -> bool:

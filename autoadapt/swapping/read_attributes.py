@@ -16,7 +16,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
 
-__all__ = ["Surface", "find_surface"]
+__all__ = ["Surface", "find_surface", "plain_attributes"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,25 @@ def find_surface(
         else:
             surface.values[name] = value
     return surface, faults
+
+
+def plain_attributes(old: nn.Module) -> dict[str, Any]:
+    """Numbers and texts that were put on a module, which frameworks read off it.
+
+    Example:
+        >>> layer = nn.ReLU()
+        >>> layer.f, layer.type = -1, "torch.nn.ReLU"
+        >>> plain_attributes(layer)
+        {'inplace': False, 'f': -1, 'type': 'torch.nn.ReLU'}
+    """
+    own = {name: value for name, value in vars(old).items() if not name.startswith("_") and name != "training"}
+    return {name: copy.copy(value) for name, value in own.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 _TAKEN = frozenset(dir(AdaptedModule)) | {"backbone", "adapters"}

@@ -73,8 +73,17 @@ class Successor:
         return net
 
 
-def prepare(place: Place, reading: Reading, new: nn.Module | str, options: Options) -> Successor:
+def prepare(
+    place: Place, reading: Reading, new: nn.Module | str, options: Options, contract: Signature | None = None
+) -> Successor:
     """Capture the old module in place and plan how the new one serves what is read of it; nothing is built.
+
+    Args:
+        place: Where the old module stands.
+        reading: How it is called, and what is read of it.
+        new: What takes its place.
+        options: What the caller asked for.
+        contract: What the old module returns, if that is known; captured if left out.
 
     Raises:
         AdaptError: It cannot be served; the error says what and why.
@@ -83,7 +92,7 @@ def prepare(place: Place, reading: Reading, new: nn.Module | str, options: Optio
     if faults:
         raise SwapError(f"the rest of the model reads `{faults[0].where}`", faults)
     arguments = reading.calls[0]
-    target = capture(place.module, arguments)
+    target = capture(place.module, arguments) if contract is None else contract
     target = target.model_copy(update={"outputs": mark_points(target.outputs)})
     wanted = _wanted(target, reading, options.outputs)
     if isinstance(new, str):

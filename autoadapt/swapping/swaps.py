@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypedDict, overload
 
 from torch import nn
@@ -10,16 +12,20 @@ from typing_extensions import Unpack
 
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion
+from autoadapt.adapting.verification import Check
+from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.sources import as_module
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.progress import progress
+from autoadapt.swapping.region_swaps import plan_region
+from autoadapt.swapping.region_trials import try_region
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
-from autoadapt.swapping.watching import Watched, as_example, watch
+from autoadapt.swapping.watching import Example, Watched, as_example, watch
 
 __all__ = ["swap"]
 
@@ -45,7 +51,7 @@ class _Options(TypedDict, total=False):
 @overload
 def swap(
     model: nn.Module,
-    path: str,
+    path: RegionPath,
     new: nn.Module | str,
     *,
     dry_run: Literal[False] = False,
@@ -53,13 +59,13 @@ def swap(
 ) -> nn.Module: ...
 @overload
 def swap(
-    model: nn.Module, path: str, new: nn.Module | str, *, dry_run: Literal[True], **options: Unpack[_Options]
+    model: nn.Module, path: RegionPath, new: nn.Module | str, *, dry_run: Literal[True], **options: Unpack[_Options]
 ) -> Swap: ...
 
 
 def swap(
     model: nn.Module,
-    path: str,
+    path: RegionPath,
     new: nn.Module | str,
     *,
     inputs: object = None,
@@ -84,7 +90,8 @@ def swap(
 
     Args:
         model: The bigger model; changed in place.
-        path: Path of the submodule, or a pattern such as `heads.*`, where every match is replaced.
+        path: Path of the submodule; a pattern such as `heads.*`, where every match is replaced; or a region that is no
+            submodule, replaced by one module: a list of paths, or a span in order of calls, `conv1:layer4`.
         new: What to put there: a module, the name of one (`timm:resnet18`), or the name of a generated layer:
             `linear` (over all axes but the batch, flattened), `channel_linear`, `conv1x1`, `mlp` or `identity`.
         inputs: An example call of the whole model, as for `capture`; or a function of the model that runs a
@@ -128,37 +135,76 @@ def swap(
     try:
         _check_kinds(model, path, new)
         with progress() as tell:
-            tell(f"swap: running {name} to see what it reads of {path}")
-            example = as_example(model, inputs)
-            places = find_places(model, path)
-            seen = watch(model, example, [place.path for place in places])
-            planned += _prepared(places, seen, new, options, tell)
-            _refuse_cost(planned, allow_cost, max_parameters)
-            tell(f"swap: building what takes the place of {path}")
-            modules = [successor.build() for successor in planned]
-            tell(f"swap: running {name} with the new module")
-            planned = with_train_reads(model, example, planned, seen)
-            checks = try_out(model, example, planned, modules, seen)
+            tell(f"swap: running {name} to see what it reads of {region_text(path)}")
+            work = _Work(model, as_example(model, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
+            made = work.of_places(path, new) if isinstance(path, str) and ":" not in path else work.of_region(path, new)
     except AdaptError as error:
-        refusal = _refusal(path, error)
+        refusal = _refusal(region_text(path), error)
         if dry_run:
             return _refused(name, planned, refusal, call)
         raise refusal from error
-    done = Swap(model=name, parts=tuple(one.part for one in planned), checks=tuple(checks), call=call)
+    done = Swap(model=name, parts=tuple(one.part for one in planned), checks=made.checks, call=call)
     if dry_run:
         return done
-    for successor, module in zip(planned, modules, strict=True):
+    for successor, module in zip(planned, made.modules, strict=True):
         module.swapped = done.model_copy(update={"parts": (successor.part,)})  # type: ignore[assignment]
-    set_modules(model, by_path(planned, modules))
+    made.put_in(model)
     return model
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What was made and tried, to be set in the model."""
+
+    modules: Sequence[nn.Module]
+    checks: tuple[Check, ...]
+    put_in: Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One swap: all that is done before anything is set. What is planned is noted where the caller sees it."""
+
+    model: nn.Module
+    example: Example
+    inputs: object
+    options: Options
+    allow_cost: bool
+    max_parameters: int | None
+    tell: Callable[[str], None]
+    planned: list[Successor]
+
+    def of_places(self, path: str, new: nn.Module | str) -> _Made:
+        """One module at each place of a path or pattern."""
+        places = find_places(self.model, path)
+        seen = watch(self.model, self.example, [place.path for place in places])
+        self.planned.extend(_prepared(places, seen, new, self.options, self.tell))
+        _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
+        self.tell(f"swap: building what takes the place of {path}")
+        modules = [successor.build() for successor in self.planned]
+        self.tell(f"swap: running {type(self.model).__name__} with the new module")
+        self.planned[:] = with_train_reads(self.model, self.example, self.planned, seen)
+        checks = try_out(self.model, self.example, self.planned, modules, seen)
+        return _Made(modules, tuple(checks), functools.partial(set_modules, modules=by_path(self.planned, modules)))
+
+    def of_region(self, path: RegionPath, new: nn.Module | str) -> _Made:
+        """One module in the place of those of a region, and stand-ins."""
+        region = plan_region(self.model, path, new, self.example, self.options)
+        self.planned.append(region.successor)
+        _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
+        self.tell(f"swap: building what takes the place of {region_text(path)}")
+        parts = region.build()
+        self.tell(f"swap: running {type(self.model).__name__} with the new module")
+        checks = try_region(self.model, self.example, self.inputs, region, parts)
+        return _Made([parts.net], tuple(checks), parts.put_in)
+
+
 def _check_kinds(model: object, path: object, new: object) -> None:
-    if not isinstance(path, str):
-        shown = next((one for one in path if isinstance(one, str)), "") if isinstance(path, (list, tuple)) else ""
-        remedy = f'swap(model, "{shown or "backbone"}", ...)  # one place, or a pattern such as "heads.*"'
-        fault = Mismatch("path", "the path of one submodule, or a pattern, as a text", repr(path)[:60], remedy)
-        raise SwapError("several submodules are not swapped for one", [fault])
+    listed = isinstance(path, (list, tuple)) and path and all(isinstance(one, str) for one in path)
+    if not isinstance(path, str) and not listed:
+        remedy = 'swap(model, "backbone", ...)  # or a region: ["conv1", "layer1"], "conv1:layer1"'
+        fault = Mismatch("path", "the path of a submodule, a pattern, or a list of paths", repr(path)[:60], remedy)
+        raise SwapError("this names no part of a model", [fault])
     check_module(model, "model", SwapError)
     if not isinstance(new, (nn.Module, str)):
         raise not_a_module(new, "new", SwapError, "a module, the name of one, or of a generated layer such as linear")
@@ -235,7 +281,7 @@ def _refused(name: str, planned: list[Successor], refusal: SwapError, call: str)
 
 
 def _call_text(
-    path: str, new: nn.Module | str, options: Options, *, allow_cost: bool, max_parameters: int | None
+    path: RegionPath, new: nn.Module | str, options: Options, *, allow_cost: bool, max_parameters: int | None
 ) -> str:
     """The call that does the swap, to paste."""
     chosen = {
@@ -253,4 +299,5 @@ def _call_text(
     }
     shown = repr(new) if isinstance(new, str) else "new"
     given = "".join(f", {name}={value!r}" for name, value in chosen.items() if value is not None)
-    return f'model = aa.swap(model, "{path}", {shown}, inputs=inputs{given})'
+    place = f'"{path}"' if isinstance(path, str) else repr(path)
+    return f"model = aa.swap(model, {place}, {shown}, inputs=inputs{given})"

@@ -119,8 +119,17 @@ class AdaptedModule(fx.GraphModule):
         the exception says it all.
         """
         written = super().recompile()
-        type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        type(self).__call__ = AdaptedModule.__call__  # type: ignore[method-assign]
         return written
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it; as the first module of a swapped region it hands on only what is read at its place.
+
+        Hooks of the module still see all that it returns.
+        """
+        returned = nn.Module.__call__(self, *args, **kwargs)
+        hand_on = self.__dict__.get("hand_on")
+        return returned if hand_on is None else hand_on.first(returned, args, kwargs)
 
     def to_folder(self, folder: str | os.PathLike[str], module_name: str = "FxModule") -> None:
         """Refused: torch.fx would pickle the backbone, and leave out what the forward pass calls.
@@ -142,6 +151,12 @@ class AdaptedModule(fx.GraphModule):
             found = f"hooks at {', '.join(tap.module or 'the whole' for tap in self.plan.taps.values())}"
             fault = Mismatch(type(self).__name__, "a forward pass without hooks", found, 'aa.export(net, "net.pt")')
             raise BuildError("an adapted module with taps is not compiled by torch.jit.script", [fault])
+        if "hand_on" in self.__dict__:
+            found = "levels that other modules of the model hand on"
+            fault = Mismatch(
+                type(self).__name__, "what it returns at its place", found, 'aa.export(model, "model.pt2")'
+            )
+            raise BuildError("a swapped region is not compiled by torch.jit.script", [fault])
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:

@@ -1,0 +1,18 @@
+"""Regions: a part of a model that is no submodule, found by running the model."""
+
+from autoadapt.contracts.capturing.regions.boundaries import Region, Returned, find_region
+from autoadapt.contracts.capturing.regions.members import RegionPath, region_text
+from autoadapt.contracts.capturing.regions.modules import RegionModule
+from autoadapt.contracts.capturing.regions.traces import Run, Trace, trace
+
+__all__ = [
+    "Region",
+    "RegionModule",
+    "RegionPath",
+    "Returned",
+    "Run",
+    "Trace",
+    "find_region",
+    "region_text",
+    "trace",
+]

@@ -1,0 +1,330 @@
+"""Boundaries: what enters a region and what leaves it, read off a trace."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from autoadapt.contracts.capturing.regions.members import RegionPath, find_members, region_text
+from autoadapt.contracts.capturing.regions.traces import Call, Step, Trace
+from autoadapt.contracts.trees import Slot, Tree
+from autoadapt.errors import CaptureError, Mismatch
+
+__all__ = ["Region", "Returned", "find_region"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Returned(_Frozen):
+    """What one call of a member returns, and who takes it."""
+
+    path: str
+    tree: Tree
+    names: tuple[str, ...]
+    """For each leaf the name by which something else than a member takes it; empty where only members do."""
+    read: tuple[bool, ...]
+    """For each leaf whether its values go anywhere but back into the region."""
+    overwritten: bool = False
+    """Whether a function between members may write over it."""
+
+
+class Region(_Frozen):
+    """Modules of a model that are run one after the other, and what passes between them and the rest."""
+
+    members: tuple[str, ...]
+    order: tuple[Returned, ...]
+    """The calls of one pass through the region."""
+    rounds: int = 1
+    """How often the model passes through it in one run."""
+    parent: str | None = None
+    """The innermost module whose call holds a pass."""
+    runner: str | None = None
+    """A module whose call holds a pass and that is given the region's inputs; else the parent."""
+    functions: tuple[str, ...] = ()
+    """Functions between members, in order."""
+    weights_between: tuple[str, ...] = ()
+    """Parameters of the model itself that these functions read."""
+
+    @property
+    def first(self) -> str:
+        """The member that is given the inputs."""
+        return self.order[0].path
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Leaves that something else than a member takes."""
+        return tuple(name for one in self.order for name in one.names if name)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Leaves whose values go anywhere but back into the region: its outputs."""
+        return tuple(n for one in self.order for n, read in zip(one.names, one.read, strict=True) if read)
+
+
+def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath) -> Region:
+    """The region that some paths mean, as runs of the model show it.
+
+    Args:
+        model: The model.
+        traces: One run, or one in each mode; what is read in any of them counts.
+        region: A list of paths, or a span `first:last` in order of calls.
+
+    Raises:
+        CaptureError: It is none: it shares a module with the rest, or something else stands between its members.
+    """
+    members = find_members(model, traces[0], region)
+    found = [one for trace in traces for one in _rounds_of(trace, members)]
+    faults = list(dict.fromkeys(fault for one in found for fault in one.faults(region)))
+    if faults:
+        closed = list(dict.fromkeys([*members, *(path for one in found for path in one.strangers)]))
+        raise CaptureError(f"`{region_text(region)}` is no region: {_cause(found)}", _with_remedy(faults, closed))
+    if len({tuple(call.path for call in one.calls) for one in found}) > 1:
+        fault = Mismatch(region_text(region), "the same modules in each pass and mode", "others", "print(model)")
+        raise CaptureError(f"`{region_text(region)}` is not run alike each time", [fault])
+    return _merged(found, members, rounds=len(_rounds_of(traces[0], members)))
+
+
+def _cause(found: Sequence[_Round]) -> str:
+    if any(one.strangers for one in found):
+        return "other modules stand between its own"
+    return "more goes in than its first module is given"
+
+
+def _with_remedy(faults: Iterable[Mismatch], closed: Sequence[str]) -> list[Mismatch]:
+    return [Mismatch(f.where, f.expected, f.found, f.remedy or f"{list(closed)}", f.why) for f in faults]
+
+
+def _rounds_of(trace: Trace, members: Sequence[str]) -> list[_Round]:
+    """The passes through a region: its calls in as many equal parts as there are."""
+    numbers = {number for number, call in enumerate(trace.calls) if call.path in members}
+    calls = [trace.calls[n] for n in sorted(numbers) if not numbers & set(trace.calls[n].within)]
+    most = math.gcd(*Counter(call.path for call in calls).values()) if calls else 1
+    for count in range(most, 0, -1):
+        size = len(calls) // count
+        parts = [calls[i * size : (i + 1) * size] for i in range(count)]
+        if most % count == 0 and len({tuple(call.path for call in part) for part in parts}) == 1:
+            return [_Round(trace, part) for part in parts]
+    raise AssertionError("all calls together are one part")
+
+
+@dataclass
+class _Round:
+    """One pass through a region, and what the run tells about it."""
+
+    trace: Trace
+    calls: list[Call]
+    strangers: list[str] = field(default_factory=list)
+    """Modules with weights that stand between its members."""
+
+    def __post_init__(self) -> None:
+        at = {id(call): number for number, call in enumerate(self.trace.calls)}
+        self._numbers = {at[id(call)] for call in self.calls}
+        self._around = set(self.calls[0].within).intersection(*(call.within for call in self.calls))
+        self._inputs = set(self.calls[0].given) - self.trace.parameters.keys()
+        self._given = {value for call in self.calls[1:] for value in call.given}
+        self._derived, self._foreign = self._followed()
+        self._feeding = self._found_feeding()
+        self._kept = self._found_kept()
+
+    def _is_inside(self, step: Step) -> bool:
+        return bool(self._numbers & set(step.within))
+
+    def _followed(self) -> tuple[set[int], set[int]]:
+        """Values that come of the members; and values that come of what the model is given, but not through them."""
+        made = {value for step in self.trace.steps for value in step.makes}
+        known = made | self.trace.parameters.keys() | self.trace.constants
+        derived = set[int]()
+        foreign = {value for step in self.trace.steps for value in step.reads} - known
+        foreign |= {value for call in self.trace.calls for value in call.given} - known
+        foreign -= self._inputs
+        for step in self.trace.steps:
+            if self._is_inside(step) or derived.intersection(step.reads):
+                derived |= set(step.makes)
+            elif foreign.intersection(step.reads):
+                foreign |= set(step.makes) - self._inputs
+        return derived, foreign
+
+    def _outside(self) -> list[Step]:
+        """Steps that read what comes of the members, in order."""
+        return [s for s in self.trace.steps if not self._is_inside(s) and self._derived.intersection(s.reads)]
+
+    def _found_feeding(self) -> list[Step]:
+        """Steps between members: something that they make goes back into the region."""
+        needed, found = set(self._given), []
+        for step in reversed(self._outside()):
+            if needed.intersection(step.makes):
+                needed |= set(step.reads)
+                found.append(step)
+        return found[::-1]
+
+    def _found_kept(self) -> set[int]:
+        """Ids of the steps of which nothing goes anywhere but back into the region."""
+        elsewhere = {v for n, call in enumerate(self.trace.calls) if self._is_other(n) for v in call.given}
+        kept = set[int]()
+        for step in reversed(self._outside()):
+            if (step.makes or step.looks) and not elsewhere.intersection(step.makes):
+                kept.add(id(step))
+            else:
+                elsewhere |= set(step.reads)
+        return kept
+
+    def _is_other(self, number: int) -> bool:
+        """Whether a call belongs to another pass through the region."""
+        call = self.trace.calls[number]
+        return number not in self._numbers and call.path in {one.path for one in self.calls}
+
+    def _owner(self, step: Step) -> str:
+        """The outermost module around a step that does not hold the whole pass; empty where there is none."""
+        number = next((n for n in step.within if n not in self._around), None)
+        return "" if number is None else self.trace.calls[number].path
+
+    def faults(self, region: RegionPath) -> list[Mismatch]:
+        """What stands in the way of taking the members for a region."""
+        found = list[Mismatch]()
+        for step in self._feeding:
+            owner = self._owner(step)
+            if owner and owner not in self.strangers and self.trace.parameters.keys() & set(step.reads):
+                self.strangers.append(owner)
+                why = "it reads what comes out of the region, and what comes of that goes back into it"
+                expected = "modules of the region alone between its first and its last"
+                found.append(Mismatch(owner, expected, owner, "", why))
+        for place, value in self._entering_late():
+            found.append(self._late(place, value))
+        return found + self._looked_inside()
+
+    def _entering_late(self) -> list[tuple[str, int]]:
+        """Values that enter after the first module, by the member or function that takes them."""
+        foreign = self._foreign
+        given = [(call.path, value) for call in self.calls[1:] for value in call.given]
+        read = [(step.name, value) for step in self._feeding for value in step.reads]
+        return [(place, value) for place, value in [*given, *read] if value in foreign]
+
+    def _late(self, place: str, value: int) -> Mismatch:
+        maker = next((step for step in self.trace.steps if value in step.makes), None)
+        owner = self._owner(maker) if maker is not None else ""
+        if place == self.calls[0].path:
+            found = "it is entered again before it is left, with other values"
+            return Mismatch(place, "one pass after the other, each from the first module to the last", found, _APART)
+        if owner and owner not in self.strangers:
+            self.strangers.append(owner)
+        found = f"what {owner or (maker.name if maker else 'the model')} gives enters at {place}"
+        if not owner:
+            return Mismatch(place, f"inputs that enter at {self.calls[0].path}", found, _APART)
+        return Mismatch(place, f"inputs that enter at {self.calls[0].path}", found)
+
+    def _looked_inside(self) -> list[Mismatch]:
+        """Values inside a member that the rest takes past what the member returns."""
+        returned = {value for call in self.calls for value in call.returned}
+        inner = {v: s for s in self.trace.steps if self._is_inside(s) for v in s.makes if v not in returned}
+        taken = [
+            (inner[v], step) for step in self._outside() if id(step) not in self._kept for v in step.reads if v in inner
+        ]
+        return [
+            Mismatch(
+                self.trace.calls[made.within[-1]].path,
+                "outputs of whole members",
+                f"{step.name} reads a tensor from inside",
+                "name the modules inside instead",
+            )
+            for made, step in taken
+        ]
+
+    def returned(self, names: Sequence[Sequence[str]]) -> list[Returned]:
+        """Each call, with who takes its leaves."""
+        outside, read = set[int](), set[int]()
+        for step in self._outside():
+            outside |= set(step.reads)
+            read |= set() if id(step) in self._kept else set(step.reads)
+        for number, call in enumerate(self.trace.calls):
+            read |= set(call.given) if self._is_other(number) else set()
+        over = {value for step in self._feeding if step.overwrites for value in step.reads}
+        return [
+            Returned(
+                path=call.path,
+                tree=call.tree or Slot(),
+                names=tuple(n if v in outside | read else "" for n, v in zip(own, call.returned, strict=True)),
+                read=tuple(value in read for value in call.returned),
+                overwritten=bool(over.intersection(call.returned)),
+            )
+            for call, own in zip(self.calls, names, strict=True)
+        ]
+
+    @property
+    def parents(self) -> list[Call]:
+        """Calls that hold the whole pass, the outermost first."""
+        return [self.trace.calls[number] for number in sorted(self._around)]
+
+    @property
+    def runner(self) -> str | None:
+        """The innermost of these that is given the region's inputs, else the innermost."""
+        given = [call.path for call in self.parents if set(call.given) >= self._inputs]
+        return next(iter((*given[::-1], *(call.path for call in self.parents[::-1]))), None)
+
+    @property
+    def functions(self) -> list[str]:
+        """Functions between members, without those that end a module's call."""
+        return [step.name for step in self._feeding if not step.name.endswith("()")]
+
+    @property
+    def weights_between(self) -> list[str]:
+        """Names of parameters that functions between members read and nothing else."""
+        return [
+            self.trace.parameters[v]
+            for s in self._feeding
+            if id(s) in self._kept
+            for v in s.reads
+            if v in self.trace.parameters
+        ]
+
+
+_APART = "swap its parts one by one"
+
+
+def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> Region:
+    """What all passes in all modes show together."""
+    first = found[0]
+    names = _names(first.calls)
+    passes = [one.returned(names) for one in found]
+    order = [
+        calls[0].model_copy(
+            update={
+                "names": tuple(
+                    next((n for n in each if n), "") for each in zip(*(c.names for c in calls), strict=True)
+                ),
+                "read": tuple(any(each) for each in zip(*(call.read for call in calls), strict=True)),
+                "overwritten": any(call.overwritten for call in calls),
+            }
+        )
+        for calls in zip(*passes, strict=True)
+    ]
+    return Region(
+        members=tuple(members),
+        order=tuple(order),
+        rounds=rounds,
+        parent=first.parents[-1].path if first.parents else None,
+        runner=first.runner,
+        functions=tuple(first.functions),
+        weights_between=tuple(dict.fromkeys(first.weights_between)),
+    )
+
+
+def _names(calls: Sequence[Call]) -> list[list[str]]:
+    """A name for each leaf of each call: the path without what all share, the call where there are more, the leaf."""
+    parts = [call.path.split(".") for call in calls]
+    shared = 0
+    while len({call.path for call in calls}) > 1 and len({tuple(one[: shared + 1]) for one in parts}) == 1:
+        shared += 1
+    count, found = Counter[str](), list[list[str]]()
+    for call, own in zip(calls, parts, strict=True):
+        number = f"_{count[call.path]}" if count[call.path] else ""
+        count[call.path] += 1
+        base = "_".join(own[shared:]) + number
+        found.append([base if leaf == "output" else f"{base}_{leaf.replace('.', '_')}" for leaf in call.leaves])
+    return found

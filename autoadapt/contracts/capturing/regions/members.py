@@ -1,0 +1,100 @@
+"""Members: the modules that a list of paths or a span in order of calls names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from torch import nn
+
+from autoadapt.contracts.capturing.regions.traces import Call, Trace
+from autoadapt.errors import CaptureError, Mismatch, nearest
+
+__all__ = ["RegionPath", "find_members", "region_text"]
+
+RegionPath: TypeAlias = str | Sequence[str]
+"""A list of paths, or a span `first:last` in order of calls."""
+
+
+def region_text(region: RegionPath) -> str:
+    """A region as a person would write it in a sentence.
+
+    Example:
+        >>> region_text(["conv1", "layer1", "layer2"]), region_text("model.0:model.9")
+        ('conv1, layer1, layer2', 'model.0:model.9')
+    """
+    return region if isinstance(region, str) else ", ".join(region)
+
+
+def find_members(model: nn.Module, trace: Trace, region: RegionPath) -> tuple[str, ...]:
+    """The paths of the modules of a region, none inside another, in the order in which they first run.
+
+    A module that is never called itself, such as a list of layers, stands for those inside it that are. One without
+    weights that runs outside as well, such as an activation that all share, is left out: it counts as a function.
+
+    Raises:
+        CaptureError: A path names no module, or a module of the region never runs.
+    """
+    named = dict(model.named_modules(remove_duplicate=False))
+    wanted = region.split(":") if isinstance(region, str) else list(region)
+    _refuse_unknown(wanted, named)
+    first_path = {id(module): path for path, module in reversed(named.items())}
+    wanted = [first_path[id(named[path])] for path in wanted]
+    called = {path: _called(trace, path) for path in wanted}
+    idle = [path for path in wanted if not called[path]]
+    if idle:
+        remedy = "leave it out, or give an input at which it runs"
+        faults = [Mismatch(path, "a module whose forward runs", "it is never called", remedy) for path in idle]
+        raise CaptureError(f"`{idle[0]}` does not run when the model runs", faults)
+    if not isinstance(region, str):
+        found = _outermost(trace, (call for calls in called.values() for call in calls))
+        return _without_shared(named, trace, tuple(dict.fromkeys(call.path for call in found)))
+    start, end = _interval(called[wanted[0]], called[wanted[-1]], region)
+    inside = [call for call in trace.calls if call.entered >= start and 0 <= call.left <= end]
+    found = _outermost(trace, inside)
+    return _without_shared(named, trace, tuple(dict.fromkeys(call.path for call in found)))
+
+
+def _refuse_unknown(wanted: Sequence[str], named: dict[str, nn.Module]) -> None:
+    faults = []
+    for path in wanted:
+        if not path or path not in named:
+            near = nearest(path, named)
+            found = "no module of that name" + (f"; nearest: {', '.join(near)}" if near else "")
+            faults.append(Mismatch(path or "''", "a path in named_modules()", found, near[0] if near else ""))
+    if faults:
+        raise CaptureError(f"there is no module at `{faults[0].where}`", faults)
+
+
+def _called(trace: Trace, path: str) -> list[Call]:
+    """The calls of a module, or where there are none the outermost ones of what is inside it."""
+    own = [call for call in trace.calls if call.path == path]
+    return own or _outermost(trace, (call for call in trace.calls if call.path.startswith(f"{path}.")))
+
+
+def _outermost(trace: Trace, calls: Iterable[Call]) -> list[Call]:
+    chosen = list(calls)
+    ids = {id(call) for call in chosen}
+    outer = [call for call in chosen if not any(id(trace.calls[number]) in ids for number in call.within)]
+    return sorted(outer, key=lambda call: (call.entered, call.left))
+
+
+def _interval(first: list[Call], last: list[Call], region: str) -> tuple[int, int]:
+    """From the first call of one to the last call of the other before the first one is called again."""
+    start = first[0].entered
+    again = [call.entered for call in first if call.path == first[0].path][1:2]
+    ends = [call.left for call in last if call.left > start]
+    within = [left for left in ends if not again or left <= again[0]]
+    if not ends:
+        low, high = region.split(":")[0], region.split(":")[-1]
+        fault = Mismatch(region, "a span in order of calls", f"{high} runs before {low}", f'"{high}:{low}"')
+        raise CaptureError(f"`{region}` is no span", [fault])
+    return start, max(within or ends)
+
+
+def _without_shared(named: dict[str, nn.Module], trace: Trace, found: tuple[str, ...]) -> tuple[str, ...]:
+    """Without functions that happen to be modules, where these run more often than the region does."""
+    count = {path: sum(call.path == path for call in trace.calls) for path in found}
+    learned = [path for path in found if any(True for _ in named[path].parameters())]
+    least = min((count[path] for path in learned), default=1)
+    return tuple(path for path in found if path in learned or count[path] <= least) or found

@@ -1,0 +1,144 @@
+"""Region modules: a region as a module of its own, which runs the code of the model around it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments, bind_call
+from autoadapt.contracts.capturing.regions.boundaries import Region
+from autoadapt.contracts.capturing.regions.traces import Run
+from autoadapt.contracts.leaves import leaf
+from autoadapt.contracts.randomness import quiet
+from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["RegionModule"]
+
+
+class RegionModule(nn.Module):
+    """Takes what the region is given and returns a dict of what else than its members takes of it, or the one leaf.
+
+    Between members the model's own code runs, so that shapes are those of the model at every size.
+
+    Args:
+        model: The model; only copied.
+        region: The region.
+        run: Calls the model.
+    """
+
+    def __init__(self, model: nn.Module, region: Region, run: Run) -> None:
+        super().__init__()
+        copied = copy_module(model, clone_buffers)
+        self.arguments, around = _arguments(copied, region, run)
+        self._region = region
+        self._run: Any = around.call if around is not None else run
+        self._around = around
+        self.whole = copied.get_submodule(region.runner) if region.runner is not None else copied
+        self._inputs: tuple[Any, ...] = ()
+        self._taken: dict[str, list[Any]] = {}
+        self._count = 0
+        members = {id(copied.get_submodule(path)) for path in region.members}
+        for path in region.members:
+            member = copied.get_submodule(path)
+            member.register_forward_pre_hook(functools.partial(self._enter, path), with_kwargs=True)
+            member.register_forward_hook(functools.partial(self._leave, path))
+        inner = {id(one) for path in region.members for one in copied.get_submodule(path).modules()}
+        for one in self.whole.modules():
+            if id(one) not in members | inner and one is not self.whole and not isinstance(one, torch.jit.ScriptModule):
+                one.register_forward_pre_hook(self._stop)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the model until the region has been passed."""
+        self._inputs, self._taken, self._count = inputs, {}, 0
+        try:
+            self._call()
+        except _PassedError:
+            pass
+        except Exception:
+            if self._count < len(self._region.order):
+                raise
+        taken = {name: value for values in self._taken.values() for name, value in self._named(values).items()}
+        self._inputs, self._taken = (), {}
+        named = {name: taken[name] for name in self._region.named}
+        return next(iter(named.values())) if len(named) == 1 else named
+
+    def _call(self) -> None:
+        if self._around is None:
+            self._run(self.whole)
+            return
+        tree, tensors = flatten(self._around.values)
+        given = flatten(self._inputs)[1]
+        known = {tuple(one.shape): new for one, new in zip(flatten(self.arguments.values)[1], given, strict=True)}
+        values = rebuild(tree, [known.get(tuple(tensor.shape), tensor) for tensor in tensors])
+        Arguments(values, self._around.positional).call(self.whole)
+
+    def _named(self, values: list[Any]) -> Mapping[str, Any]:
+        number, output = values
+        one = self._region.order[number]
+        names = map(path_text, paths(one.tree))
+        return {name: leaf(output, path) for name, path in zip(one.names, names, strict=True) if name}
+
+    def _enter(self, path: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._count or path != self._region.first:
+            return None
+        names = list(self.arguments.values)
+        positional = self.arguments.positional
+        given = dict(zip(names, self._inputs, strict=True))
+        return tuple(given[n] for n in names[:positional]), {n: given[n] for n in names[positional:]}
+
+    def _leave(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        order = self._region.order
+        if self._count < len(order) and order[self._count].path == path:
+            self._taken[str(self._count)] = [self._count, output]
+            self._count += 1
+
+    def _stop(self, _module: nn.Module, _args: Any) -> None:
+        """Whatever runs after the region is no part of it."""
+        if self._count == len(self._region.order):
+            raise _PassedError
+
+
+class _PassedError(BaseException):
+    """The region has been passed; no model catches this."""
+
+
+def _arguments(copied: nn.Module, region: Region, run: Run) -> tuple[Arguments, Arguments | None]:
+    """What the first member and the module around are called with, in the first pass."""
+    found: dict[str, Arguments] = {}
+
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if name == "runner" and "first" in found:
+            return
+        if name == "runner" or "first" not in found:
+            found[name] = _as_they_are(bind_call(module, args, kwargs))
+
+    first = copied.get_submodule(region.first)
+    handles = [first.register_forward_pre_hook(functools.partial(note, "first"), with_kwargs=True)]
+    if region.runner is not None:
+        runner = copied.get_submodule(region.runner)
+        handles.append(runner.register_forward_pre_hook(functools.partial(note, "runner"), with_kwargs=True))
+    modes = {path: one.training for path, one in copied.named_modules()}
+    copied.eval()
+    try:
+        with quiet():
+            run(copied)
+    except Exception:
+        if "first" not in found:
+            raise
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, one in copied.named_modules():
+        one.training = modes[path]
+    return found["first"], found.get("runner")
+
+
+def _as_they_are(arguments: Arguments) -> Arguments:
+    """The arguments in containers of their own, since the call may fill in the caller's."""
+    tree, tensors = flatten(arguments.values)
+    return Arguments(rebuild(tree, [tensor.detach() for tensor in tensors]), arguments.positional)

@@ -1,0 +1,176 @@
+"""Traces: one run of a model as the calls of its modules and functions, with the values that each reads and makes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.randomness import quiet
+from autoadapt.contracts.trees import Tree, flatten, path_text, paths
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["Call", "Run", "Step", "Trace", "trace"]
+
+Run = Callable[[nn.Module], object]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A function that ran, or the end of a module's call, which hands on what the module returns.
+
+    Values are numbers. What a function writes over is another value from then on.
+    """
+
+    name: str
+    reads: tuple[int, ...]
+    makes: tuple[int, ...]
+    within: tuple[int, ...]
+    """Numbers of the calls of modules that it ran in, the innermost last."""
+    overwrites: bool = False
+    """Whether it returned one of the tensors that it was given."""
+    looks: bool = False
+    """Whether it only told the shape or the kind of a tensor."""
+
+
+@dataclass
+class Call:
+    """A call of a module."""
+
+    path: str
+    within: tuple[int, ...]
+    entered: int
+    """How many steps had run when it began."""
+    given: tuple[int, ...]
+    """The values among its arguments, in their order."""
+    left: int = -1
+    tree: Tree | None = None
+    returned: tuple[int, ...] = ()
+
+    @property
+    def leaves(self) -> dict[str, int]:
+        """What it returned, by path."""
+        names = map(path_text, paths(self.tree)) if self.tree is not None else ()
+        return dict(zip(names, self.returned, strict=True))
+
+
+@dataclass
+class Trace:
+    """What was seen of one run."""
+
+    steps: list[Step] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    parameters: dict[int, str] = field(default_factory=dict)
+    """Values that are parameters, and their names."""
+    constants: set[int] = field(default_factory=set)
+    """Values that are buffers."""
+
+
+def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = False) -> Trace:
+    """Run a copy of a model once and write down what it does.
+
+    Args:
+        model: The model; only copied.
+        run: Calls it.
+        training: Run in the modes that the model is in, instead of in eval mode.
+        grad: Whether the run needs gradients, as a training step does.
+    """
+    copied = copy_module(model, clone_buffers)
+    if not training:
+        copied.eval()
+    tracer = _Tracer(copied)
+    with quiet(), torch.set_grad_enabled(grad), tracer:
+        returned = run(copied)
+    tracer.end(returned)
+    return tracer.trace
+
+
+class _Tracer(TorchFunctionMode):
+    """Numbers every tensor that it sees; a tensor that is written over gets a new number."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self._running: list[int] = []
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._count = 0
+        for name, parameter in module.named_parameters():
+            self.trace.parameters[self._renamed(parameter)] = name
+        self.trace.constants |= {self._renamed(buffer) for buffer in module.buffers()}
+        for path, inner in module.named_modules():
+            if not isinstance(inner, torch.jit.ScriptModule):  # which takes no hooks
+                inner.register_forward_pre_hook(self._entering(path), with_kwargs=True, prepend=True)
+                inner.register_forward_hook(self._leaving)
+
+    def _renamed(self, tensor: torch.Tensor) -> int:
+        """A new number for a tensor."""
+        self._count += 1
+        self._known[id(tensor)] = weakref.ref(tensor), self._count
+        return self._count
+
+    def _number(self, tensor: torch.Tensor) -> int:
+        known = self._known.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else self._renamed(tensor)
+
+    def _numbers(self, value: Any) -> tuple[int, ...]:
+        return tuple(map(self._number, _tensors(value)))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        read = list(_tensors((args, given)))
+        reads = tuple(map(self._number, read))
+        returned = func(*args, **given)
+        made = list(_tensors(args[:1] if func is torch.Tensor.__setitem__ else returned))
+        over = [tensor for tensor in made if any(tensor is one for one in read)]
+        bases = [tensor._base for tensor in over if tensor._base is not None]
+        makes = tuple(map(self._renamed, [*made, *bases]))
+        name = getattr(func, "__name__", str(func))
+        looks = not makes and name in _LOOKS
+        self.trace.steps.append(Step(name, reads, makes, tuple(self._running), bool(over), looks))
+        return returned
+
+    def _entering(self, path: str) -> Callable[..., None]:
+        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = self._numbers((args, kwargs))
+            self._running.append(len(self.trace.calls))
+            self.trace.calls.append(Call(path, tuple(self._running[:-1]), len(self.trace.steps), given))
+
+        return enter
+
+    def _leaving(self, _module: nn.Module, _args: Any, returned: object) -> None:
+        number = self._running[-1]
+        call = self.trace.calls[number]
+        call.tree, tensors = flatten(returned, any_keys=True)
+        unseen = any(id(tensor) not in self._known for tensor in tensors)
+        reads = (*self._numbers(tensors), *(call.given if unseen else ()))
+        call.returned = tuple(map(self._renamed, tensors))
+        self.trace.steps.append(Step(f"{call.path}()", reads, call.returned, tuple(self._running)))
+        call.left = len(self.trace.steps)
+        self._running.pop()
+
+    def end(self, returned: object) -> None:
+        """Note what the whole returned, as a last step that reads it."""
+        self.trace.steps.append(Step("return", self._numbers(returned), (), ()))
+
+
+_LOOKS = frozenset(
+    {"__get__", "size", "dim", "numel", "stride", "is_floating_point", "__len__", "ndimension", "is_contiguous", "type"}
+)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)

@@ -1,0 +1,178 @@
+"""Region swaps: modules of a model that are run one after the other, replaced by one adapted module and stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.capturing import Arguments, capture
+from autoadapt.contracts.capturing.regions import (
+    Region,
+    RegionModule,
+    RegionPath,
+    find_region,
+    region_text,
+    trace,
+)
+from autoadapt.contracts.signature import Signature
+from autoadapt.errors import AdaptError, CaptureError, Mismatch, SwapError
+from autoadapt.swapping.places import Place, set_modules
+from autoadapt.swapping.read_attributes import plain_attributes
+from autoadapt.swapping.readings import Reading
+from autoadapt.swapping.results import Part
+from autoadapt.swapping.stand_ins import Passes, StandIn
+from autoadapt.swapping.successors import Options, Successor, prepare
+from autoadapt.swapping.watching import Example
+
+__all__ = ["RegionSwap", "plan_region"]
+
+
+@dataclass(frozen=True)
+class RegionSwap:
+    """What takes the place of a region: its facts, and how to make it once these are agreed to."""
+
+    region: Region
+    module: RegionModule
+    """It as a module of its own, over the same weights."""
+    arguments: Arguments
+    """What that is called with."""
+    contract: Signature
+    """What the region returns: its outputs, and what functions between its members take."""
+    successor: Successor
+    old: Mapping[str, nn.Module]
+    """The members by their paths."""
+    also_at: Mapping[str, Sequence[str]]
+    """Other paths of the members."""
+
+    def build(self) -> Parts:
+        """The adapted module and the stand-ins."""
+        net = self.successor.build()
+        assert isinstance(net, AdaptedModule), "a region is served by an adapted module"
+        served = net.signature.outputs.paths if len(self.region.named) > 1 else self.region.named
+        passes = Passes.of(self.region, self.contract, served)
+        for name, value in plain_attributes(self.old[self.region.first]).items():
+            if not hasattr(net, name):
+                setattr(net, name, value)
+        net.__dict__["hand_on"] = passes
+        others = {p: StandIn(p, passes, plain_attributes(m)) for p, m in self.old.items() if p != self.region.first}
+        for path, stand_in in others.items():
+            stand_in.training = self.old[path].training
+        return Parts(self.region, {self.region.first: net, **others}, passes, self.also_at)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Modules to be set together, and what they share."""
+
+    region: Region
+    modules: Mapping[str, nn.Module]
+    passes: Passes
+    also_at: Mapping[str, Sequence[str]]
+
+    @property
+    def net(self) -> nn.Module:
+        """The adapted module."""
+        return self.modules[self.region.first]
+
+    def copied(self, copy: Callable[[nn.Module], nn.Module]) -> Parts:
+        """The same of copies, which share what they share among themselves."""
+        made = list(copy(nn.ModuleList(self.modules.values())).children())
+        passes = made[list(self.modules).index(self.region.first)].__dict__["hand_on"]
+        return replace(self, modules=dict(zip(self.modules, made, strict=True)), passes=passes)
+
+    def put_in(self, model: nn.Module) -> None:
+        """Set them in a model; all or none."""
+        set_modules(model, {at: m for path, m in self.modules.items() for at in (path, *self.also_at[path])})
+        if self.region.parent is not None:
+            parent = model.get_submodule(self.region.parent)
+            parent.register_forward_pre_hook(self.passes.begin)
+            parent.register_forward_hook(self.passes.end, always_call=True)
+
+
+def plan_region(
+    model: nn.Module, path: RegionPath, new: nn.Module | str, example: Example, options: Options
+) -> RegionSwap:
+    """Find a region, capture it where it runs and plan how a module serves what is read of it; nothing is built.
+
+    Raises:
+        AdaptError: It is no region, or cannot be served.
+    """
+    if isinstance(new, str):
+        fault = Mismatch("new", "a module", repr(new), "swap(model, path, module, inputs=x)")
+        raise SwapError("a generated layer takes the place of one module, not of a region", [fault])
+    region = find_region(model, _traces(model, example), path)
+    if not region.read:
+        fault = Mismatch(region_text(path), "a region of which something is read", "nothing is", "print(model)")
+        raise SwapError(f"nothing reads what comes out of `{region_text(path)}`", [fault])
+    module = RegionModule(model, region, example.run)
+    arguments = Arguments(module.arguments.values, len(module.arguments.values))
+    contract = capture(module, arguments)
+    old = {path: model.get_submodule(path) for path in region.members}
+    place = Place(region.first, _Members(old))
+    reading = Reading(calls=[arguments] * region.rounds)
+    outputs = _outputs(region, options, path)
+    successor = prepare(place, reading, new, replace(options, outputs=outputs), contract)
+    part = _part(successor.part, region, old, path)
+    return RegionSwap(region, module, arguments, contract, replace(successor, part=part), old, _other_paths(model, old))
+
+
+def _outputs(region: Region, options: Options, path: RegionPath) -> Sequence[str]:
+    """The leaves to serve, by the names that they have in the contract."""
+    if len(region.named) == 1:
+        return ["output"]
+    unserved = [name for name in region.read if options.outputs is not None and name not in options.outputs]
+    if unserved:
+        expected = f"all that is read: {', '.join(region.read)}"
+        fault = Mismatch("outputs", expected, str(options.outputs), f"outputs={list(region.read)}")
+        raise SwapError(f"outputs of `{region_text(path)}` that are read cannot be left out", [fault])
+    return options.outputs or region.read
+
+
+def _traces(model: nn.Module, example: Example) -> list[Any]:
+    """Runs in eval mode, and in the model's own where that is another and the run does not raise."""
+    error: Exception | None = None
+    found = []
+    for training in (False, True) if model.training else (False,):
+        try:
+            found.append(trace(model, example.run, training=training, grad=example.is_step))
+        except AdaptError:
+            raise
+        except Exception as raised:
+            error = raised if error is None else error
+    if not found:
+        name, said = type(model).__name__, f"{type(error).__name__}: {error}".splitlines()[0]
+        fault = Mismatch(f"{name}(inputs)", "a forward pass", said, "call the model with these inputs first")
+        raise CaptureError(f"{name} raises at the given input", [fault]) from error
+    return found
+
+
+class _Members(nn.Module):
+    """The members side by side: where they are, of what type and in which mode. It never runs."""
+
+    def __init__(self, members: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.training = next(iter(members.values())).training
+        for path, module in members.items():
+            self.add_module(path.replace(".", "_"), module)
+
+
+def _part(part: Part, region: Region, old: Mapping[str, nn.Module], path: RegionPath) -> Part:
+    kinds = list(dict.fromkeys(type(module).__name__ for module in old.values()))
+    remarks = list(part.remarks)
+    remarks.append(f"takes the place of {', '.join(region.members)}; the first holds it, the others hand on its levels")
+    if region.functions:
+        names = ", ".join(dict.fromkeys(region.functions))
+        remarks.append(f"functions between them run on, of which nothing is read: {names}")
+    if region.weights_between:
+        remarks.append(f"{', '.join(region.weights_between)} of the model has no effect any more")
+    update = {"old": f"{region_text(path)} ({', '.join(kinds)})", "left_out": (), "remarks": tuple(remarks)}
+    return part.model_copy(update=update)
+
+
+def _other_paths(model: nn.Module, old: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    named = list(model.named_modules(remove_duplicate=False))
+    return {path: [other for other, same in named if same is module and other != path] for path, module in old.items()}

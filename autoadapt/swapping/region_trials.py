@@ -1,0 +1,137 @@
+"""Region trials: the whole model run as a copy with a region replaced, at the example and at other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.verification import Check
+from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.errors import Mismatch, SwapError
+from autoadapt.swapping.model_outputs import differences, moving_sizes
+from autoadapt.swapping.readings import Outcome
+from autoadapt.swapping.region_swaps import Parts, RegionSwap
+from autoadapt.swapping.trial_runs import mixes_samples
+from autoadapt.swapping.watching import Example, outcome_of, run_copy
+
+__all__ = ["try_region"]
+
+
+def try_region(model: nn.Module, example: Example, inputs: object, planned: RegionSwap, parts: Parts) -> list[Check]:
+    """Run the whole before and after, in its modes and at up to three sizes.
+
+    Raises:
+        SwapError: It raises with the new module, or returns something else.
+    """
+    trial = _Trial(model, planned, parts)
+    checks = []
+    for training in (False, True) if model.training else (False,):
+        mode = "train" if training else "eval"
+        ran = [trial.holds(one, training) for one in (example, *_others(model, example, inputs, planned))]
+        if any(ran):
+            detail = f"the whole returns what it did, at {sum(ran)} sizes"
+            checks.append(Check(name=f"runs in {mode} mode", outcome="passed", detail=detail))
+    trial.refuse_mixing()
+    return checks
+
+
+class _Trial:
+    """Copies of the whole before and after."""
+
+    def __init__(self, model: nn.Module, planned: RegionSwap, parts: Parts) -> None:
+        self._model, self._planned, self._parts = model, planned, parts
+
+    def holds(self, example: Example, training: bool) -> bool:
+        """Whether the whole runs; then it returns the same with the new module.
+
+        Raises:
+            SwapError: It does not.
+        """
+        try:
+            before = self._run(example, lambda _copied: None, training)
+        except Exception:  # the model takes no such size, or asks for more in train mode
+            return False
+        name, place = type(self._model).__name__, self._planned.region.first
+        try:
+            after = self._run(example, self._put_in, training)
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            expected = f"a forward pass of {name} in {'train' if training else 'eval'} mode"
+            functions = ", ".join(dict.fromkeys(self._planned.region.functions))
+            why = f"functions run between the modules of the region: {functions}" if functions else ""
+            fault = Mismatch(place, expected, said, "swap a smaller region, or a submodule", why)
+            raise SwapError(f"{name} raises with the new module", [fault]) from error
+        faults = differences(before, after)
+        if faults:
+            runs = [run for scale in (0.0, 1.0, 100.0) if (run := self._on_noise(example, training, scale))]
+            faults = differences(before, after, moving=moving_sizes([before, *runs]))
+        if faults:
+            raise SwapError(f"with the new module {name} does not return what it did", faults)
+        return True
+
+    def _run(self, example: Example, prepare: Callable[[nn.Module], None], training: bool) -> Outcome:
+        return outcome_of(run_copy(self._model, example, prepare, training=training))
+
+    def _put_in(self, copied: nn.Module) -> None:
+        self._parts.copied(lambda module: copy_module(module, clone_buffers)).put_in(copied)
+
+    def _on_noise(self, example: Example, training: bool, scale: float) -> Outcome | None:
+        """What the whole returns when the members give other values of the same shapes; None if it raises."""
+
+        def noisy(_module: nn.Module, _args: object, output: object) -> object:
+            tree, tensors = flatten(output)
+            return rebuild(tree, [torch.randn_like(t) * scale if t.is_floating_point() else t for t in tensors])
+
+        def put_in(copied: nn.Module) -> None:
+            for path in self._planned.region.members:
+                copied.get_submodule(path).register_forward_hook(noisy)
+
+        try:
+            return self._run(example, put_in, training)
+        except Exception:  # other values may well be refused; there are more runs
+            return None
+
+    def refuse_mixing(self) -> None:
+        """Refuse a new module that lets the samples of a batch see each other where the region does not.
+
+        Raises:
+            SwapError: It does.
+        """
+        alone = self._parts.copied(lambda module: copy_module(module, clone_buffers)).net
+        alone.__dict__.pop("hand_on")
+        if mixes_samples(alone, self._planned.arguments) and not mixes_samples(
+            self._planned.module, self._planned.arguments
+        ):
+            place = self._planned.region.first
+            expected, found = "outputs that depend on their own sample", "outputs that depend on other samples too"
+            fault = Mismatch(place, expected, found, "take the batch from axis 0 of the input")
+            raise SwapError(f"the new module at `{place}` mixes the samples of a batch", [fault])
+
+
+def _others(model: nn.Module, example: Example, inputs: object, planned: RegionSwap) -> list[Example]:
+    """The example at two other sizes, odd where that is legal, if the model is given an image that says its size."""
+    axes = planned.contract.axes
+    if example.is_step or inputs is None or not {"H", "W"} <= set(axes):
+        return []
+    arguments = bind(model, inputs)
+    tree, tensors = flatten(arguments.values)
+    here = (axes["H"].example, axes["W"].example)
+    found = []
+    for down, right in ((1, 2), (5, 3)):
+        size = here[0] + down * axes["H"].step, here[1] + right * axes["W"].step
+        resized = [_resized(t, size) if tuple(t.shape[-2:]) == here and t.dim() > 3 else t for t in tensors]
+        if size != here and any(new is not old for new, old in zip(resized, tensors, strict=True)):
+            other = Arguments(rebuild(tree, resized), arguments.positional)
+            found.append(Example(other.call, is_step=False))
+    return found
+
+
+def _resized(tensor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """An image repeated or cut, so that its values stay such as the caller meant."""
+    for axis, wanted in zip((-2, -1), size, strict=True):
+        tensor = tensor.index_select(axis, torch.arange(wanted, device=tensor.device) % tensor.shape[axis])
+    return tensor
