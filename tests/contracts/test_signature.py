@@ -129,7 +129,7 @@ def test_legal_sizes_are_said_below_the_table():
         ("f33[B]", "expected  f64, f32"),
         ("f32[B] indx", "try       index"),
         ("f32[B, ceil(H/)]", "ceil(H/)"),
-        ("float32[B]", "unknown dtype"),
+        ("float33[B]", "unknown dtype"),
         ("f32[B, H] centres 3 i", "found     3 i"),
         ("f32[B, H] centres 3 + 2 i along W", "found     3 + 2 i along W"),
         ("f32[B, H] centres 3 + 0 i", "does not tell where cells lie"),
