@@ -118,9 +118,8 @@ def _restored(source: str, allow: Sequence[str]) -> nn.Module:
     if is_whole(folder):
         named = read_whole(folder).source
         if not named:
-            fault = Mismatch(
-                source, "a model that was loaded by name", "another one", "in Python: aa.restore(folder, model=)"
-            )
+            remedy = "in Python: aa.restore(folder, model=)"
+            fault = Mismatch(source, "a model that was loaded by name", "another one", remedy)
             raise SourceError(f"{source} does not say how its model is built", [fault])
         return restore(folder, model=load(named, allow=allow), allow=allow)
     config = Config.read(folder)

@@ -284,12 +284,7 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_reported(folder: Path) -> 
 def test_a_folder_of_a_whole_model_is_read_where_all_of_it_has_a_name(folder: Path) -> None:
     image, sizes = torch.zeros(1, 3, 64, 64), {"in_channels": 192, "out_channels": 24, "kernel_size": 2, "stride": 2}
     new = aa.load("torch.nn:Conv2d", allow=["torch"], **sizes)
-    model = aa.swap(
-        aa.load("timm:test_resnet"),
-        "layer4",
-        aa.load("torch.nn:Conv2d", allow=["torch"], in_channels=192, out_channels=24, kernel_size=2, stride=2),
-        inputs=image,
-    )
+    model = aa.swap(aa.load("timm:test_resnet"), "layer4", new, inputs=image)
     aa.save(model, "whole")
     shown = run("capture", "whole", "--input", "f32[1, 3, 64, 64]", "--allow", "torch")
     assert shown.exit_code == 0, shown.output

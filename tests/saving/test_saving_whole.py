@@ -149,3 +149,17 @@ def test_an_adapted_module_alone_takes_no_model(tmp_path) -> None:
 def test_a_model_without_an_adapted_part_is_still_refused(tmp_path) -> None:
     with pytest.raises(aa.SavingError, match="only an adapted module has a plan"):
         aa.save(build(), tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_a_whole_model_is_exported_at_every_legal_size_and_run_beside_the_module(tmp_path, ending) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnxruntime")
+    model = swapped(nn.Conv2d(3, 5, 2, stride=2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    done = aa.export(model, tmp_path / f"model{ending}", inputs=X)
+    assert done.name == "Net"
+    assert {one.axis for one in done.ranges} == {"B", "H", "W"}
+    assert len({tuple(one.sizes.values()) for one in done.compared}) > 1
+    assert all(one.difference < 1e-4 for one in done.compared)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
