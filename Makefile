@@ -4,7 +4,7 @@ WORKERS ?= 2
 VENV    := .venv
 BIN     := $(VENV)/bin
 
-.PHONY: setup setup-guests demo test test-rest test-all check docs format clean
+.PHONY: setup setup-guests demo test test-rest test-all check docs package format clean
 
 setup: $(VENV)/.installed
 
@@ -53,6 +53,15 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) docs
+	$(MAKE) package
+
+# Builds wheel and sdist, checks their metadata, and runs the first block of README with the wheel in an empty
+# environment, which borrows torch and its like from this one (EMPTY=1 installs everything anew, which takes minutes).
+package: setup
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/wheel_install.py dist $(if $(EMPTY),--empty)
 
 # The site in `site/`; a warning, such as a link that leads nowhere, is an error (but none is seen with --quiet).
 docs: setup
@@ -63,4 +72,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache

@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["backbone", "contract", "example", "is_saved", "model"]
 
 _CONFIG = "config.json"
+_WHOLE = "model.json"
 _BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
 _MOST = 1 << 20
 
 
 def is_saved(source: str) -> bool:
-    """Whether it is a folder that holds an adapted module.
+    """Whether it is a folder that holds an adapted module, or a whole model with some in it.
 
     Example:
         >>> is_saved("timm:resnet18")
         False
     """
-    return (Path(source) / _CONFIG).is_file()
+    return any((Path(source) / name).is_file() for name in (_CONFIG, _WHOLE))
 
 
 def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module:
@@ -77,9 +78,9 @@ def contract(like: str, *, pretrained: bool = False, allow: Sequence[str] = ()) 
     from autoadapt.adapting import as_signature
     from autoadapt.saving.folder_configs import Config
 
-    if is_saved(like):
+    if (Path(like) / _CONFIG).is_file():
         return Config.read(Path(like)).plan.target
-    if like.endswith((".py", ".pt2")):
+    if like.endswith((".py", ".pt2")) or is_saved(like):
         return model(like, allow=allow)
     if ":" not in like or "[" in like or Path(like).exists():
         return as_signature(like)
@@ -110,8 +111,17 @@ def example(made: nn.Module) -> object:
 def _restored(source: str, allow: Sequence[str]) -> nn.Module:
     from autoadapt.saving import restore
     from autoadapt.saving.folder_configs import Config
+    from autoadapt.saving.whole_models import is_whole, read_whole
+    from autoadapt.sources import load
 
     folder = Path(source)
+    if is_whole(folder):
+        named = read_whole(folder).source
+        if not named:
+            remedy = "in Python: aa.restore(folder, model=)"
+            fault = Mismatch(source, "a model that was loaded by name", "another one", remedy)
+            raise SourceError(f"{source} does not say how its model is built", [fault])
+        return restore(folder, model=load(named, allow=allow), allow=allow)
     config = Config.read(folder)
     if config.weights.scope == "adapters":
         fault = Mismatch(source, "a folder with all weights", "the adapters alone", "save without --adapters-only")

@@ -155,10 +155,10 @@ def _held(path: Path) -> BaseModel:
     from autoadapt.adapting.verification import Verification
     from autoadapt.contracts.signature import Signature
     from autoadapt.reading import read_json, read_text
-    from autoadapt.saving.folder_configs import Config
+    from autoadapt.saving.folder_configs import CONFIG, Config
 
     if is_saved(str(path)):
-        return Config.read(path).plan
+        return Config.read(path if (path / CONFIG).is_file() else path / "parts" / "0").plan
     expected = "a folder of adapt --out, or a signature, plan or verification (JSON)"
     text = read_text(path, expected, "autoadapt capture MODEL --out signature.json", SourceError)
     try:

@@ -35,7 +35,8 @@ from autoadapt.saving.module_states import (
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.sample_outputs import witness_of
-from autoadapt.saving.wrappers import adapted_inside
+from autoadapt.saving.whole_models import adapted_parts, save_whole
+from autoadapt.saving.wrappers import adapted_inside, unwrapped
 from autoadapt.sources import load, load_backbone, schemes
 from autoadapt.sources.permissions import foreign
 from autoadapt.versions import VERSION, package_version
@@ -44,23 +45,26 @@ __all__ = ["save"]
 
 
 def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, check: bool = True) -> Saved:
-    """Write an adapted module into a folder: `config.json` and `model.safetensors`.
+    """Write an adapted module, or a bigger model with adapted modules in it, into a folder of data.
+
+    An adapted module is `config.json` and `model.safetensors`. A bigger model is each of its adapted parts in a folder
+    of its own, all other tensors, and where the parts stand; `restore(folder, model=build())` puts it together.
 
     The config holds the plan, the signature, how the backbone is made, modes, plain attributes and versions. Files
     take the place of older ones together, when both are written. Hooks and whatever else runs code are not saved; the
     report names what was left.
 
     Args:
-        net: The adapted module; it is not changed.
+        net: The adapted module, or the bigger model after `swap`; it is not changed.
         folder: Made where it does not exist.
-        adapters_only: Save no weights of the backbone, only a checksum of them.
+        adapters_only: Save no weights of the backbone, only a checksum of them; of an adapted module alone.
         check: Run a copy once on invented inputs and note what comes out, which `restore` compares.
 
     Returns:
         What was written, as a table.
 
     Raises:
-        SavingError: It is no adapted module, holds what is no tensor, or the folder cannot be written.
+        SavingError: There is no adapted module in it, it holds what is no tensor, or the folder cannot be written.
 
     Example:
         >>> import tempfile
@@ -71,6 +75,9 @@ def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, che
         ...     print(save(net, folder).tensors, sorted(path.name for path in Path(folder).iterdir()))
         4 ['config.json', 'model.safetensors']
     """
+    whole = unwrapped(net)
+    if not adapters_only and not isinstance(whole, AdaptedModule) and adapted_parts(whole):
+        return save_whole(whole, Path(folder), lambda part, inside: save(part, inside, check=check))
     adapted = adapted_inside(net, "aa.save")
     written = _Written(adapted, Path(folder), adapters_only=adapters_only, check=check)
     write_all(Path(folder), {WEIGHTS: written.write_weights, CONFIG: written.write_config})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from autoadapt.saving.module_states import (
 )
 from autoadapt.saving.sample_outputs import differences
 from autoadapt.saving.weight_files import read_tensors
+from autoadapt.saving.whole_models import is_whole, restore_whole
 from autoadapt.sources import load, load_backbone, load_object
 from autoadapt.sources.permissions import refuse_foreign
 from autoadapt.versions import package_version
@@ -33,13 +35,34 @@ from autoadapt.versions import package_version
 __all__ = ["restore"]
 
 
+@overload
 def restore(
     folder: str | Path,
     new: nn.Module | None = None,
     *,
+    model: None = None,
     allow: Sequence[str | Path] = (),
     strict: bool = True,
-) -> AdaptedModule:
+) -> AdaptedModule: ...
+@overload
+def restore(
+    folder: str | Path,
+    new: nn.Module | Mapping[str, nn.Module] | None = None,
+    *,
+    model: nn.Module,
+    allow: Sequence[str | Path] = (),
+    strict: bool = True,
+) -> nn.Module: ...
+
+
+def restore(
+    folder: str | Path,
+    new: nn.Module | Mapping[str, nn.Module] | None = None,
+    *,
+    model: nn.Module | None = None,
+    allow: Sequence[str | Path] = (),
+    strict: bool = True,
+) -> nn.Module:
     """Make a saved module anew, from data alone: nothing is unpickled or fetched, and no code runs that files name.
 
     Versions, checksums and shapes are checked; then a copy runs once, and what comes out is compared with the contract
@@ -48,7 +71,10 @@ def restore(
     Args:
         folder: What `save` wrote.
         new: The module that was adapted, in any state. It may be left out where all weights were saved and
-            `autoadapt.load` made it; where the adapters alone were saved, its weights are used, and shared.
+            `autoadapt.load` made it; where the adapters alone were saved, its weights are used, and shared. For a
+            whole model with several parts a mapping, by their paths.
+        model: For a whole model: the same one, freshly built, before anything was swapped. It is changed in place, and
+            only if all fits.
         allow: Packages whose code may run: those of python paths, and of classes of outputs that are not of
             torchvision, timm or transformers. Also, word for word, repositories, addresses and paths in the name and
             the options of the backbone, which may be fetched or read then.
@@ -56,12 +82,18 @@ def restore(
             values.
 
     Returns:
-        The module as it was: weights, dtypes, modes, plain attributes; on the CPU, or where `new` is.
+        The module as it was: weights, dtypes, modes, plain attributes; on the CPU, or where `new` is. Of a whole model
+        `model`, with the saved parts in it, every weight bit-equal.
 
     Raises:
         SavingError: A file is missing, damaged, changed or of another version; `new` is missing or another module.
     """
     folder = Path(folder)
+    if is_whole(folder):
+        return restore_whole(folder, model, new, lambda inside, one: restore(inside, one, allow=allow, strict=strict))
+    if model is not None or isinstance(new, Mapping):
+        fault = Mismatch(str(folder), "a whole model", "an adapted module alone", f'aa.restore("{folder}")')
+        raise SavingError(f"{folder} holds no whole model", [fault])
     config = Config.read(folder)
     classes = list(plan_classes(config.plan))
     _check_classes([one for one in classes if not is_trusted(one)], allow)

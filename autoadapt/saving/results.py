@@ -23,7 +23,9 @@ class Saved(Shown, BaseModel):
     name: str
     """Of the backbone: its class, and its name in a zoo where that is known."""
     contract: str
-    """What the saved module speaks like."""
+    """The signature that the saved module keeps."""
+    parts: tuple[str, ...] = ()
+    """Of a whole model: its adapted parts, by path."""
     scope: Literal["all", "adapters"]
     tensors: int
     parameters: int
@@ -39,7 +41,8 @@ class Saved(Shown, BaseModel):
             (WEIGHTS, f"{human_count(self.weight_bytes)}B", f"{what}: {self.tensors} tensors, {self._parameters()}"),
             (CONFIG, f"{human_count(self.config_bytes)}B", "plan, signature, versions, modes"),
         ]
-        lines = [f"{self.name} in the contract of {self.contract}  ->  {self.folder}", *columns(rows, align="lrl")]
+        what = f"with {', '.join(self.parts)}" if self.parts else f"in the contract of {self.contract}"
+        lines = [f"{self.name} {what}  ->  {self.folder}", *columns(rows, align="lrl")]
         lines += columns([("restore", self.call)])
         return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
 

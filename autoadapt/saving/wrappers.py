@@ -9,7 +9,17 @@ from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import Mismatch, SavingError
 
-__all__ = ["adapted_inside"]
+__all__ = ["adapted_inside", "unwrapped"]
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """A module without `torch.compile` and parallel wrappers.
+
+    Raises:
+        SavingError: It is no module.
+    """
+    check_module(net, "net", SavingError)
+    return uncompiled(net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net)
 
 
 def adapted_inside(net: nn.Module, verb: str) -> AdaptedModule:
@@ -22,9 +32,7 @@ def adapted_inside(net: nn.Module, verb: str) -> AdaptedModule:
     Raises:
         SavingError: There is none.
     """
-    check_module(net, "net", SavingError)
-    inner = net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
-    inner = uncompiled(inner)
+    inner = unwrapped(net)
     if isinstance(inner, AdaptedModule):
         return inner
     found = [path for path, part in inner.named_modules() if isinstance(part, AdaptedModule)]

@@ -279,3 +279,19 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_reported(folder: Path) -> 
     assert result.exit_code == 0, result.output
     assert "broken.png" in " ".join(result.output.split())
     assert "8 unlabelled images" in result.stdout
+
+
+def test_a_folder_of_a_whole_model_is_read_where_all_of_it_has_a_name(folder: Path) -> None:
+    image, sizes = torch.zeros(1, 3, 64, 64), {"in_channels": 192, "out_channels": 24, "kernel_size": 2, "stride": 2}
+    new = aa.load("torch.nn:Conv2d", allow=["torch"], **sizes)
+    model = aa.swap(aa.load("timm:test_resnet"), "layer4", new, inputs=image)
+    aa.save(model, "whole")
+    shown = run("capture", "whole", "--input", "f32[1, 3, 64, 64]", "--allow", "torch")
+    assert shown.exit_code == 0, shown.output
+    assert "f32[B, 1000]" in shown.stdout
+    assert "24->96" in run("show", "whole").stdout
+    unnamed = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.ReLU())
+    aa.save(aa.swap(unnamed, "0", aa.load("timm:test_resnet"), inputs=image), "unnamed")
+    refused = run("capture", "unnamed", "--input", "f32[1, 3, 64, 64]")
+    assert refused.exit_code == 2
+    assert "try  in Python: aa.restore(folder, model=)" in refused.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
+from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
@@ -24,7 +25,8 @@ from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.exporting.reasons import narrowed, refusal
 from autoadapt.saving.exporting.results import Exported
 from autoadapt.saving.exporting.shapes import shapes_of
-from autoadapt.saving.wrappers import adapted_inside
+from autoadapt.saving.whole_models import adapted_parts
+from autoadapt.saving.wrappers import adapted_inside, unwrapped
 
 __all__ = ["export"]
 
@@ -44,7 +46,8 @@ def export(
     takes its place. The module itself is neither run nor changed.
 
     Args:
-        net: The adapted module.
+        net: The adapted module, or a bigger model with adapted modules in it, which is captured as a whole; then
+            `inputs` is one of its calls.
         path: Its ending says the format: `.onnx`, `.pt2` (`torch.export`), or `.pt` and `.ts` (TorchScript, traced).
         inputs: An example call, as for `capture`; invented where left out.
         ranges: Sizes by axis, where not all legal ones are wanted: `{"H": 640, "W": (64, 1024)}`.
@@ -56,7 +59,7 @@ def export(
 
     Raises:
         ExportError: An exporter refuses the module, or its program returns something else; what is in the way is said.
-        SavingError: It is no adapted module.
+        SavingError: There is no adapted module in it.
 
     Example:
         >>> import tempfile, torch
@@ -70,7 +73,7 @@ def export(
         H from 4 (floor(H/2) of `output` is one cell below)
         W from 4 (floor(W/2) of `output` is one cell below)
     """
-    adapted, target = adapted_inside(net, "aa.export"), Path(path)
+    adapted, target = _adapted(net, inputs), Path(path)
     made = _Export(adapted, _format_of(target), inputs, size_ranges(adapted.plan, ranges))
     check_place(target, "path", ExportError)
     sweep(target.parent, target.name)
@@ -98,6 +101,14 @@ def export(
         compared=tuple(compared),
         runtime=made.format.runtime,
     )
+
+
+def _adapted(net: nn.Module, inputs: object) -> AdaptedModule:
+    """The adapted module; a bigger model as one that is adapted to itself, which adds nothing to it."""
+    whole = unwrapped(net)
+    if isinstance(whole, AdaptedModule) or not adapted_parts(whole):
+        return adapted_inside(net, "aa.export")
+    return adapt(whole, like=whole, inputs=inputs)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,300 @@
+"""Whole models: a bigger model with adapted modules in it, as a folder; restored into a freshly built one.
+
+The folder holds each adapted part as `save` writes it, below `parts/`, all other tensors in `model.safetensors`, and in
+`model.json` where the parts stand.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import save_file
+from torch import nn
+
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.origins import origin_of
+from autoadapt.contracts.trees import type_path
+from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.files import file_hash, write_all
+from autoadapt.reading import one_line, read_text
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
+from autoadapt.saving.module_states import (
+    all_tensors,
+    frozen_parts,
+    modes_of,
+    put_modes,
+    put_tensors,
+    set_frozen,
+    ties_of,
+    unkept_buffers,
+)
+from autoadapt.saving.results import Saved
+from autoadapt.saving.weight_files import read_tensors
+
+__all__ = ["WHOLE", "adapted_parts", "is_whole", "read_whole", "restore_whole", "save_whole"]
+
+WHOLE = "model.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Place(_Frozen):
+    """Where an adapted part stands."""
+
+    path: str
+    folder: str
+    config: str
+    """SHA-256 of its config."""
+    borrowed: dict[str, bool] = Field(default_factory=dict)
+    """Functions of the old module's class that run on it, by name; whether each is a property."""
+
+
+class WholeConfig(_Frozen):
+    """A bigger model without its tensors."""
+
+    format: Literal["autoadapt.Model"] = "autoadapt.Model"
+    schema_version: Literal[1] = 1
+    model: str
+    """Python path of its class."""
+    source: str = ""
+    """The name that `autoadapt.load` made it by, without options; empty where it was made otherwise."""
+    parts: tuple[Place, ...]
+    sha256: str = ""
+    """Of the file of weights."""
+    tied: dict[str, str] = Field(default_factory=dict)
+    training: dict[str, bool]
+    frozen: tuple[str, ...] = ()
+
+
+def adapted_parts(model: nn.Module) -> dict[str, AdaptedModule]:
+    """The adapted modules in a bigger model, by path; none inside of another one."""
+    found: dict[str, AdaptedModule] = {}
+    for path, part in model.named_modules():
+        if isinstance(part, AdaptedModule) and not any(path.startswith(f"{other}.") for other in found):
+            found[path] = part
+    return found
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a bigger model."""
+    return (folder / WHOLE).is_file()
+
+
+def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, Path], Saved]) -> Saved:
+    """Write a bigger model into a folder; see `save`.
+
+    Args:
+        model: The model, which is not changed.
+        folder: Made where it does not exist.
+        save_part: Writes one adapted part into a folder of its own.
+
+    Raises:
+        SavingError: A part cannot be saved, or there is state that is no tensor.
+    """
+    parts = adapted_parts(model)
+    rest = _rest(model, parts)
+    _check_tensors(model, rest, parts)
+    ties = ties_of(rest)
+    saved, places = [], []
+    for number, (path, part) in enumerate(parts.items()):
+        inside = Path("parts") / str(number)
+        saved.append(save_part(part, folder / inside))
+        borrowed = {name: is_property for name, (_, is_property) in vars(part).get("borrowed", {}).items()}
+        noted = file_hash(folder / inside / CONFIG)
+        places.append(Place(path=path, folder=inside.as_posix(), config=noted, borrowed=borrowed))
+    config = WholeConfig(
+        model=type_path(type(model)),
+        source=_source(model),
+        parts=tuple(places),
+        tied=ties,
+        training=modes_of(model),
+        frozen=frozen_parts(model),
+    )
+    tensors = {name: tensor.cpu().clone() for name, tensor in rest.items() if name not in ties}
+    text: list[str] = []
+
+    def weights(path: Path) -> None:
+        save_file(tensors, path, metadata={"format": "pt"})
+        text.append(config.model_copy(update={"sha256": file_hash(path)}).model_dump_json(indent=1) + "\n")
+
+    write_all(folder, {WEIGHTS: weights, WHOLE: lambda path: path.write_text(text[0], encoding="utf-8")})
+    return _report(model, folder, list(parts), saved, tensors)
+
+
+def restore_whole(
+    folder: Path,
+    model: nn.Module | None,
+    new: nn.Module | Mapping[str, nn.Module] | None,
+    restore_part: Callable[[Path, nn.Module | None], AdaptedModule],
+) -> nn.Module:
+    """Put the saved parts into a freshly built model and load everything; see `restore`.
+
+    Args:
+        folder: What `save_whole` wrote.
+        model: The model as it was before anything was swapped; changed in place, and only if all fits.
+        new: The backbones, by path, where autoadapt did not load them by name; one alone where there is one part.
+        restore_part: Restores one part from its folder.
+
+    Raises:
+        SavingError: The model is missing or another one, or a part cannot be restored; the model is as it was.
+    """
+    config = read_whole(folder)
+    if not isinstance(model, nn.Module):
+        fault = Mismatch("model", f"a freshly built {config.model}", "none", f'aa.restore("{folder}", model=build())')
+        raise SavingError(f"{folder} holds a whole model, and model= was left out", [fault])
+    olds = _olds(model, config)
+    tensors = read_tensors(folder / WEIGHTS, config.sha256)
+    tensors |= {name: tensors[kept] for name, kept in config.tied.items() if kept in tensors}
+    _check_fit(model, config, tensors)
+    made: dict[str, AdaptedModule] = {}
+    for place in config.parts:
+        if file_hash(folder / place.folder / CONFIG) != place.config:
+            fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
+            raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
+        given = new.get(place.path) if isinstance(new, Mapping) else new
+        net = restore_part(folder / place.folder, given)
+        _borrow(net, olds[place.path], place)
+        made[place.path] = net
+    for path, net in made.items():
+        model.set_submodule(path, net)
+    put_tensors(model, tensors)
+    put_modes(model, config.training)
+    set_frozen(model, config.frozen)
+    _compare(model, tensors, config)
+    return model
+
+
+def _source(model: nn.Module) -> str:
+    origin = origin_of(model)
+    return origin.source if origin is not None and origin.verb == "load" and not origin.options else ""
+
+
+def _rest(model: nn.Module, parts: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """The tensors that stand in no adapted part."""
+    inside = tuple(f"{path}." for path in parts)
+    return {name: tensor for name, tensor in all_tensors(model).items() if not name.startswith(inside)}
+
+
+def _check_tensors(model: nn.Module, rest: Mapping[str, torch.Tensor], parts: Mapping[str, object]) -> None:
+    inside = tuple(f"{path}." for path in parts)
+    faults = [
+        Mismatch(name, "a parameter or a buffer", f"a {type(value).__name__}", "save it yourself, beside the folder")
+        for name, value in model.state_dict().items()
+        if name not in rest and not name.startswith(inside)
+    ]
+    faults += [
+        Mismatch(name, "values", "a tensor on the meta device", 'model.to_empty(device="cpu"), then load weights')
+        for name, tensor in rest.items()
+        if tensor.is_meta
+    ]
+    if faults:
+        raise SavingError(f"{len(faults)} parts of the model cannot be saved", faults[:8])
+
+
+def read_whole(folder: Path) -> WholeConfig:
+    """What a folder says of a whole model.
+
+    Raises:
+        SavingError: It is malformed.
+    """
+    text = read_text(folder / WHOLE, "a config of a whole model", "copy or save it again", SavingError)
+    try:
+        return WholeConfig.model_validate_json(text)
+    except (ValidationError, AdaptError, ValueError) as error:
+        fault = Mismatch(str(folder / WHOLE), "a config of a whole model", one_line(error), "save it again")
+        raise SavingError(f"{folder / WHOLE} is malformed", [fault]) from error
+
+
+def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
+    """The modules that the parts take the places of."""
+    kind = type_path(type(model))
+    faults = [] if kind == config.model else [Mismatch("model", f"a {config.model}", f"a {kind}", "build the same one")]
+    named = dict(model.named_modules())
+    faults += [
+        Mismatch(place.path, "a submodule to put the part in the place of", "none", "build the model as it was")
+        for place in config.parts
+        if place.path not in named
+    ]
+    if faults:
+        raise SavingError("the model is not the one that was saved", faults)
+    return {place.path: named[place.path] for place in config.parts}
+
+
+def _check_fit(model: nn.Module, config: WholeConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+    own = _rest(model, {place.path: None for place in config.parts})
+    shown = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in own.items()}
+    saved = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
+    unkept = unkept_buffers(model)
+    faults = [
+        Mismatch(name, saved.get(name, "no tensor of this name"), shown.get(name, "none"), "build the model as it was")
+        for name in sorted(shown.keys() | saved.keys())
+        if (name in shown) != (name in saved) and name not in unkept
+    ]
+    faults += [
+        Mismatch(name, saved[name], shown[name], "build the model as it was")
+        for name in sorted(shown.keys() & saved.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    if faults:
+        raise SavingError(f"the weights do not fit the model, in {len(faults)} places", faults[:6])
+
+
+def _borrow(net: AdaptedModule, old: nn.Module, place: Place) -> None:
+    """Functions of the old module's class, which `save` noted by name."""
+    functions: dict[str, Any] = {}
+    for name, is_property in place.borrowed.items():
+        found = inspect.getattr_static(type(old), name, None)
+        function = found.fget if is_property and isinstance(found, property) else found
+        if not callable(function):
+            fault = Mismatch(f"{place.path}.{name}", f"a function of {type(old).__name__}", "none", "build it alike")
+            raise SavingError("the model is not the one that was saved", [fault])
+        functions[name] = function
+    if functions:
+        net.borrow(functions, properties=[name for name, is_property in place.borrowed.items() if is_property])
+
+
+def _compare(model: nn.Module, tensors: Mapping[str, torch.Tensor], config: WholeConfig) -> None:
+    """What stands in the model now is what was saved, bit for bit."""
+    found = _rest(model, {place.path: None for place in config.parts})
+    faults = [
+        Mismatch(name, "the saved bits", "others", "report it")
+        for name, tensor in tensors.items()
+        if not _same_bits(found[name], tensor)
+    ]
+    if faults:
+        raise SavingError("what was restored is not what was saved", faults[:6])
+
+
+def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """NaN counts as itself."""
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    first, second = (tensor.cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right))
+    return torch.equal(first, second)
+
+
+def _report(
+    model: nn.Module, folder: Path, paths: Sequence[str], saved: Sequence[Saved], tensors: Mapping[str, torch.Tensor]
+) -> Saved:
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    remarks = [f"{path}: {remark}" for path, part in zip(paths, saved, strict=True) for remark in part.remarks]
+    return Saved(
+        folder=str(folder),
+        name=type(model).__name__,
+        contract="",
+        parts=tuple(f"{path}: {part.name}" for path, part in zip(paths, saved, strict=True)),
+        scope="all",
+        tensors=len(tensors) + sum(part.tensors for part in saved),
+        parameters=sum(t.numel() for name, t in tensors.items() if name in own) + sum(p.parameters for p in saved),
+        weight_bytes=(folder / WEIGHTS).stat().st_size + sum(part.weight_bytes for part in saved),
+        config_bytes=(folder / WHOLE).stat().st_size + sum(part.config_bytes for part in saved),
+        call=f'aa.restore("{folder}", model=build())',
+        remarks=tuple(remark for remark in remarks if "(no plain values)" not in remark or "()" not in remark),
+    )

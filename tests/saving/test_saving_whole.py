@@ -1,0 +1,165 @@
+"""A whole model after `swap`: saved, restored into a freshly built one, and the same bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import autoadapt as aa
+
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Encoder(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 4, stride=4)
+        self.out_channels = width
+
+    def width(self) -> int:
+        return self.out_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class Net(nn.Module):
+    """Reads an attribute and a method of its backbone, has a buffer, and ties two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Encoder()
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Conv2d(8, 8, 1)
+        self.again = nn.Conv2d(8, 8, 1)
+        self.again.weight = self.head.weight
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.backbone(x)) * self.backbone.out_channels / self.backbone.width()
+        return self.again(self.head(maps)) * self.scale
+
+
+def swapped(new: object = "timm:test_resnet") -> nn.Module:
+    torch.manual_seed(1)
+    model = aa.swap(Net(), "backbone", new if isinstance(new, nn.Module) else aa.load(new), inputs=X)
+    model.train()
+    model(X)
+    model.eval()
+    model.head.bias.requires_grad_(False)
+    return model
+
+
+def build(seed: int = 5) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return swapped()
+
+
+@pytest.fixture
+def folder(model: nn.Module, tmp_path):
+    report = aa.save(model, tmp_path / "net")
+    assert report.call == f'aa.restore("{tmp_path / "net"}", model=build())'
+    assert str(report).startswith("Net with backbone: timm:test_resnet (ResNet)  ->  ")
+    return tmp_path / "net"
+
+
+def test_a_whole_model_comes_back_bit_equal(model: nn.Module, folder) -> None:
+    fresh = build()
+    restored = aa.restore(folder, model=fresh)
+    assert restored is fresh
+    assert isinstance(restored.backbone, aa.AdaptedModule)
+    assert torch.equal(restored(X), model(X))
+    assert torch.equal(restored(X[:1, :, :20, :28]), model(X[:1, :, :20, :28]))
+    left, right = model.state_dict(), restored.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert restored.head.weight is restored.again.weight
+    assert not restored.head.bias.requires_grad
+    assert restored.head.weight.requires_grad
+    assert not restored.training
+    assert restored.backbone.verify(X).passed
+
+
+def test_only_data_is_written(folder) -> None:
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert files == ["model.json", "model.safetensors", "parts/0/config.json", "parts/0/model.safetensors"]
+
+
+def test_several_parts_and_backbones_without_a_name_are_given_by_path(tmp_path) -> None:
+    def two() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+
+    news = {"0": nn.Conv2d(3, 5, 2, stride=2), "2": nn.Conv2d(8, 6, 1)}
+    model = two()
+    for path, new in news.items():
+        model = aa.swap(model, path, new, inputs=X)
+    aa.save(model, tmp_path)
+    restored = aa.restore(tmp_path, {"0": nn.Conv2d(3, 5, 2, stride=2), "2": nn.Conv2d(8, 6, 1)}, model=two())
+    assert torch.equal(restored(X), model(X))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: None, "model= was left out"),
+        (lambda: nn.Sequential(), "is not the one that was saved"),
+        (lambda: with_head(build(), nn.Conv2d(8, 3, 1)), "do not fit the model"),
+        (lambda: with_head(build(), nn.Sequential(nn.Conv2d(8, 8, 1))), "do not fit the model"),
+    ],
+)
+def test_another_model_is_refused_and_stays_as_it_was(folder, make, said: str) -> None:
+    other = make()
+    before = {} if other is None else {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(aa.SavingError, match=said):
+        aa.restore(folder, model=other)
+    assert other is None or all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def with_head(model: Net, head: nn.Module) -> Net:
+    model.head = head
+    return model
+
+
+def test_a_folder_that_was_changed_is_refused(folder) -> None:
+    config = folder / "parts" / "0" / "config.json"
+    text = config.read_text()
+    config.write_text(text + " ")
+    with pytest.raises(aa.SavingError, match="was changed after it was saved"):
+        aa.restore(folder, model=build())
+    config.write_text(text)
+    (folder / "model.json").write_text(json.dumps({"format": "autoadapt.Model"}))
+    with pytest.raises(aa.SavingError, match="is malformed"):
+        aa.restore(folder, model=build())
+
+
+def test_an_adapted_module_alone_takes_no_model(tmp_path) -> None:
+    aa.save(aa.adapt("timm:test_resnet", like=Encoder(), inputs=X), tmp_path)
+    with pytest.raises(aa.SavingError, match="holds no whole model"):
+        aa.restore(tmp_path, model=build())
+
+
+def test_a_model_without_an_adapted_part_is_still_refused(tmp_path) -> None:
+    with pytest.raises(aa.SavingError, match="only an adapted module has a plan"):
+        aa.save(build(), tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_a_whole_model_is_exported_at_every_legal_size_and_run_beside_the_module(tmp_path, ending) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnxruntime")
+    model = swapped(nn.Conv2d(3, 5, 2, stride=2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    done = aa.export(model, tmp_path / f"model{ending}", inputs=X)
+    assert done.name == "Net"
+    assert {one.axis for one in done.ranges} == {"B", "H", "W"}
+    assert len({tuple(one.sizes.values()) for one in done.compared}) > 1
+    assert all(one.difference < 1e-4 for one in done.compared)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
