@@ -10,7 +10,7 @@ from typing import Any
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.printable import visible
 
-__all__ = ["MOST_BYTES", "one_line", "read_json", "read_text"]
+__all__ = ["MOST_BYTES", "hindrance", "one_line", "read_json", "read_text"]
 
 MOST_BYTES = 64 << 20
 """Of a text file, unless its reader says less."""
@@ -29,19 +29,25 @@ def read_text(path: Path, expected: str, remedy: str, error: type[AdaptError], *
     Raises:
         AdaptError: It is no plain file, larger than that, or no text.
     """
-    said = ""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-            said = "no plain file but a pipe or a device"
-        elif found.st_size > most:
-            said = f"{found.st_size:,} bytes, and at most {most:,} are read"
-        else:
+        if not (said := hindrance(path, most)):
             return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as raised:
         said, cause = one_line(raised), raised
         raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)]) from cause
     raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)])
+
+
+def hindrance(path: Path, most: int | None = None) -> str:
+    """Why a file should not be read: it is no plain file, or has more bytes; empty where it may be.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        return "no plain file but a pipe or a device"
+    return f"{found.st_size:,} bytes, and at most {most:,} are read" if most and found.st_size > most else ""
 
 
 def read_json(text: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 import autoadapt as aa
@@ -22,7 +22,6 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked
-from autoadapt.saving.folder_configs import checksum
 
 YAML = """\
 input: f32[B, 3, 16, 16]
@@ -96,7 +95,7 @@ def pickled(content: Any = None) -> bytes:
         return Path(folder, "a").read_bytes()
 
 
-INDEX = {"metadata": {"total_size": 96}, "weight_map": {name: "one.safetensors" for name in linear().state_dict()}}
+INDEX = {"metadata": {"total_size": 96}, "weight_map": dict.fromkeys(linear().state_dict(), "one.safetensors")}
 
 RUN = {"contract": "f32[B]", "batch": 1}
 

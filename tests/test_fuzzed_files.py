@@ -25,7 +25,18 @@ from autoadapt.saving.folder_configs import checksum
 STRANGE: tuple[Any, ...] = (
     *(None, True, 0, -1, 1, 3, 10**4, 10**9, 2**63, 10**30, -(10**9), 1.5, -0.0, 1e308, math.nan, math.inf),
     *("", "x", "\0", "\u202e", "\x1b[31m", "\ud800", "a" * 2000, "1" * 5000, "../../etc/passwd", "__class__"),
-    *("__debug__", "B", "H", "f32[B]", "f32[B, 3, H, W]", "floor(H/0)", "H*H*H", "0 - 5", "torch:Conv2d", "builtins:eval"),
+    *(
+        "__debug__",
+        "B",
+        "H",
+        "f32[B]",
+        "f32[B, 3, H, W]",
+        "floor(H/0)",
+        "H*H*H",
+        "0 - 5",
+        "torch:Conv2d",
+        "builtins:eval",
+    ),
     *([], {}, [[]], {"a": 1}, [0] * 1000, {str(i): i for i in range(100)}),
 )
 
@@ -172,7 +183,9 @@ def check(kind: str, folder: Path, cases: int) -> None:
     name, make, read = kinds.READERS[kind]
     files = make()
 
-    @settings(derandomize=True, deadline=10_000, max_examples=cases, database=None, suppress_health_check=[*HealthCheck])
+    @settings(
+        derandomize=True, deadline=10_000, max_examples=cases, database=None, suppress_health_check=[*HealthCheck]
+    )
     @given(st.randoms(use_true_random=True))
     def reads(chance: random.Random) -> None:
         for other, content in files.items():
@@ -183,7 +196,10 @@ def check(kind: str, folder: Path, cases: int) -> None:
             try:
                 read(folder / name)
             except AdaptError as error:
-                assert str(error).replace("\n", "").replace("\t", "").isprintable()
+                said = str(error)
+            else:
+                said = ""
+        assert all(line.isprintable() for line in said.replace("\t", " ").split("\n"))
 
     reads()
 

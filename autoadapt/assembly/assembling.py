@@ -31,6 +31,7 @@ from autoadapt.contracts.capturing import capture, told_inputs
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.sources.size_limits import CONFIG_LIMITS, made_within
 from autoadapt.weights import transfer
 
 __all__ = ["assemble", "assemble_document", "describe"]
@@ -257,7 +258,7 @@ class _Assembling:
         """Call the constructor; whatever it raises is a fault of the config."""
         session = self._session
         try:
-            made = part.make(**arguments)
+            made: object = made_within(CONFIG_LIMITS, part.make, arguments)
         except AdaptError as error:
             first = error.mismatches[0].where if error.mismatches else ""
             session.note(error, (*keys_of(name), first if first in arguments else "type"))

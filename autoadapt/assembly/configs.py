@@ -171,6 +171,7 @@ def parse_config(document: Document, known: Sequence[Mismatch] = ()) -> Config:
     """
     faults = list(known)
     data = _normal(document, faults)
+    _refuse_many(data)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -179,6 +180,18 @@ def parse_config(document: Document, known: Sequence[Mismatch] = ()) -> Config:
         if not faults:
             return config
     raise AssemblyError(counted(len(faults)), faults)
+
+
+MOST_PARTS = 256
+"""Each may stand behind the one before it, and Python follows such a chain call by call."""
+
+
+def _refuse_many(data: Any) -> None:
+    groups = [data.get(group) for group in GROUPS] if isinstance(data, dict) else []
+    count = sum(len(parts) for parts in groups if isinstance(parts, (dict, list)))
+    if count > MOST_PARTS:
+        fault = Mismatch("config", f"at most {MOST_PARTS} parts", f"{count:,}", "a part of your own that holds many")
+        raise AssemblyError("the config is too large", [fault])
 
 
 def counted(count: int) -> str:
@@ -255,8 +268,9 @@ def _fault(document: Document, detail: Mapping[str, Any]) -> Mismatch:
             return Mismatch(where, "a value", "nothing", _example(keys))
         case "extra_forbidden":
             fields = _FIELDS.get(str(keys[0]) if len(keys) > 1 else "", ())
-            near = nearest(str(keys[-1]), fields, count=1)
-            return Mismatch(where, f"one of {', '.join(fields)}", str(keys[-1]), near[0] if near else "remove it")
+            said = str(detail["loc"][-1])
+            near = nearest(said, fields, count=1)
+            return Mismatch(where, f"one of {', '.join(fields)}", said, near[0] if near else "remove it")
         case "model_type" | "dict_type":
             return Mismatch(where, "a mapping", repr(detail["input"]), _example(keys))
         case _:
@@ -277,7 +291,7 @@ def _keys(document: Document, loc: tuple[str | int, ...]) -> Keys:
 
 
 def _example(keys: Keys) -> str:
-    last, first = str(keys[-1]), str(keys[0])
+    last, first = (str(keys[-1]), str(keys[0])) if keys else ("", "")
     if last == "type" or last in GROUPS:
         parts = {"backbone": "timm:resnet18", "neck": "GlobalAveragePooling", "head": "LinearClsHead"}
         return f"{first}: {{type: {parts.get(first, 'CrossEntropyLoss')}}}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from autoadapt.errors import AssemblyError, Mismatch, nearest
+from autoadapt.reading import read_text
 
 __all__ = ["Keys", "Lines", "read_python"]
 
@@ -25,6 +26,7 @@ Lines: TypeAlias = dict[Keys, "int | str"]
 """The line of each entry, with the file where it is a base of the one that was asked for."""
 
 _MOST_NODES = 100_000
+_MOST_BYTES = 1 << 20
 _BASES = "_base_"
 _DELETE = "_delete_"
 _PLAIN = "a literal, dict(...) of literals, or a name assigned before"
@@ -50,17 +52,30 @@ def read_python(path: Path, text: str) -> tuple[dict[str, Any], Lines]:
         AssemblyError: With every statement that is more than data, each with its line.
     """
     faults: list[Mismatch] = []
-    values = _File(path.resolve(), text, faults, ()).read()
+    values = _File(path.resolve(), text, faults, (), _Budget()).read()
     if faults:
         raise AssemblyError(f"{path.name} is more than data", faults)
     return values.data, values.lines
 
 
+@dataclass
+class _Budget:
+    """How many entries a config may still have, with those of its bases and those that a name repeats."""
+
+    left: int = _MOST_NODES
+
+    def spend(self, count: int, where: str) -> None:
+        self.left -= count
+        if self.left < 0:
+            fault = Mismatch(where, f"at most {_MOST_NODES:,} entries, bases included", "more", "a simpler config")
+            raise AssemblyError("the config is too large", [fault])
+
+
 class _File:
     """One file in the reading."""
 
-    def __init__(self, path: Path, text: str, faults: list[Mismatch], above: tuple[Path, ...]) -> None:
-        self._path, self._text, self._faults = path, text, faults
+    def __init__(self, path: Path, text: str, faults: list[Mismatch], above: tuple[Path, ...], budget: _Budget) -> None:
+        self._path, self._text, self._faults, self._budget = path, text, faults, budget
         self._above = (*above, path)
         self._values = _Values()
         self._bases = _Values()
@@ -80,9 +95,7 @@ class _File:
             said = error.msg if isinstance(error, SyntaxError) else str(error)
             self._fault(getattr(error, "lineno", None) or 1, "Python", said, "model = dict(backbone=dict(...))")
             return []
-        if sum(1 for _ in ast.walk(tree)) > _MOST_NODES:
-            self._fault(1, f"at most {_MOST_NODES} entries", "more", "leave out what is no model")
-            return []
+        self._budget.spend(sum(1 for _ in ast.walk(tree)), f"{self._path.name} (line 1)")
         return tree.body
 
     def _statement(self, statement: ast.stmt) -> None:
@@ -162,12 +175,13 @@ class _File:
             self._fault(line, "a base that is a .py file", path.name, "write it as a .py file")
             return
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path, "a base that can be read", "check the path", AssemblyError, most=_MOST_BYTES)
+        except AssemblyError as error:
             near = nearest(path.name, [other.name for other in path.parent.glob("*.py")], count=1)
-            self._fault(line, "a base that can be read", str(error), near[0] if near else "check the path")
+            found = error.mismatches[0].found
+            self._fault(line, "a base that can be read", found, near[0] if near else "check the path")
             return
-        read = _File(path, text, self._faults, self._above).read()
+        read = _File(path, text, self._faults, self._above, self._budget).read()
         twice = sorted(set(read.data) & set(into.data)) if refuse_twice else []
         if twice:
             self._fault(line, "every name in one base", f"{', '.join(twice)} again in {path.name}", "keep one of them")
@@ -201,6 +215,7 @@ class _File:
                 return self._refuse(node)
 
     def _named(self, name: str, keys: Keys) -> Any:
+        self._budget.spend(_entries(self._values.data[name]), f"{self._path.name}, {name}")
         known = self._values.lines
         known |= {(*keys, *k[1:]): line for k, line in list(known.items()) if k[0] == name and len(k) > 1}
         return copy.deepcopy(self._values.data[name])
@@ -230,6 +245,12 @@ class _File:
 
     def _fault(self, line: int, expected: str, found: str, remedy: str) -> None:
         self._faults.append(Mismatch(f"{self._path.name} (line {line})", expected, found, remedy))
+
+
+def _entries(value: Any) -> int:
+    """How many entries plain data has, with those inside them."""
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return 1 + sum(map(_entries, below))
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

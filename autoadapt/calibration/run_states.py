@@ -19,7 +19,7 @@ from autoadapt.calibration.samples import Cut, Sample, Samples
 from autoadapt.contracts.trees import Tree
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch
 from autoadapt.files import write_file
-from autoadapt.reading import one_line, read_json
+from autoadapt.reading import hindrance, one_line, read_json
 from autoadapt.saving.module_states import checksum_of
 
 __all__ = ["State"]
@@ -84,6 +84,8 @@ class State:
             CalibrationError: It is no state, or one of another run.
         """
         try:
+            if said := hindrance(path):
+                raise ValueError(said)
             with safe_open(path, framework="pt") as file:
                 facts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -22,6 +22,7 @@ from autoadapt.errors import Mismatch, RankingError
 from autoadapt.files import check_place
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.results import Ranked
+from autoadapt.reading import MOST_BYTES, hindrance
 
 __all__ = ["Journal"]
 
@@ -121,6 +122,9 @@ class Journal:
 
 def _content(path: Path) -> bytes:
     try:
+        if said := hindrance(path, MOST_BYTES):
+            fault = Mismatch(str(path), "a file of JSON lines", said, "name another file")
+            raise RankingError(f"{path} cannot be read", [fault])
         return path.read_bytes()
     except FileNotFoundError:
         return b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from autoadapt.saving.weight_files import read_tensors
 from autoadapt.saving.whole_models import is_whole, restore_whole
 from autoadapt.sources import load, load_backbone, load_object
 from autoadapt.sources.permissions import refuse_foreign
+from autoadapt.sources.size_limits import SizeLimits, made_within
 from autoadapt.versions import package_version
 
 __all__ = ["restore"]
@@ -98,7 +100,7 @@ def restore(
     classes = list(plan_classes(config.plan))
     _check_classes([one for one in classes if not is_trusted(one)], allow)
     tensors = _all_names(config, read_tensors(folder / WEIGHTS, config.weights.sha256))
-    backbone = new if new is not None else _made(config, folder, allow)
+    backbone = new if new is not None else _made(config, folder, allow, tensors)
     _check_classes([one for one in classes if is_trusted(one)], allow)
     net = _built(config, backbone, folder)
     _load(net, config, tensors, folder)
@@ -132,7 +134,7 @@ def _all_names(config: Config, tensors: Mapping[str, torch.Tensor]) -> dict[str,
     return {**tensors, **{name: tensors[kept] for name, kept in known.items()}}
 
 
-def _made(config: Config, folder: Path, allow: Sequence[str | Path]) -> nn.Module:
+def _made(config: Config, folder: Path, allow: Sequence[str | Path], tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """The backbone by its name, without the weights that are replaced."""
     source = config.source
     if config.weights.scope == "adapters" or source is None:
@@ -143,7 +145,9 @@ def _made(config: Config, folder: Path, allow: Sequence[str | Path]) -> nn.Modul
         options = dict(rebuild(source.options, []))
         options.pop("pretrained", None)
         refuse_foreign("source", source.name, options, allow)
-        made: nn.Module = make(source.name, allow=allow, **options)
+        made: nn.Module = made_within(
+            SizeLimits.of_weights(tensors), functools.partial(make, source.name, allow=allow), options
+        )
     except AdaptError as error:
         raise SavingError(f"the backbone {source.name} could not be made: {error.summary}", error.mismatches) from error
     except (TypeError, ValueError) as error:

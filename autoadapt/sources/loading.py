@@ -134,6 +134,8 @@ def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Ma
     made = load_object(source, allow)
     try:
         model = made(**options) if callable(made) and not isinstance(made, nn.Module) else made
+    except SourceError:
+        raise
     except Exception as error:
         said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         remedy = f"check {dict(options)}" if options else "call it by itself, which shows where"

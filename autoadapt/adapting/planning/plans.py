@@ -139,6 +139,15 @@ class Plan(Shown, _Frozen):
             raise PlanError("a plan has names of modules that no line can show", faults)
         return self
 
+    @model_validator(mode="after")
+    def _whole(self) -> Plan:
+        """There is a route for each output, in their order."""
+        served, wanted = [route.target for route in self.routes], list(self.target.outputs.paths)
+        if served != wanted:
+            fault = Mismatch("routes", ", ".join(wanted)[:300], ", ".join(served)[:300], "aa.plan(new, old)")
+            raise PlanError("a plan has other routes than its target has outputs", [fault])
+        return self
+
     @property
     def parameters(self) -> int:
         """Parameters of all generated layers."""

@@ -246,23 +246,20 @@ class Signature(Shown, BaseModel):
         return columns(notes)
 
 
-MOST_VALUES = 1 << 31
-"""Of an input at the probed sizes: what is invented for it has to fit into memory."""
+MOST_VALUES = 1 << 28
+"""Of all inputs at the probed sizes: what is invented for them has to fit into memory, 1 GiB of 32 bits."""
 
 
 def _refuse_large(path: str | FilePath, read: Signature) -> None:
     """Refuse examples that nobody could run."""
-    faults = []
-    for name, spec in read.inputs.items():
-        try:
-            count = math.prod(spec.shape(read.sizes()))
-        except KeyError:
-            continue
-        if count > MOST_VALUES:
-            shown = ", ".join(f"{axis}={size}" for axis, size in read.sizes().items())
-            faults.append(Mismatch(name, f"at most {MOST_VALUES:,} values at the example", f"{count:,} ({shown})"))
-    if faults:
-        raise SignatureError(f"{path} has an example that is too large to run", faults)
+    try:
+        count = sum(math.prod(spec.shape(read.sizes())) for spec in read.inputs.leaves)
+    except KeyError:
+        return
+    if count > MOST_VALUES:
+        shown = ", ".join(f"{axis}={size}" for axis, size in read.sizes().items())
+        fault = Mismatch("inputs", f"at most {MOST_VALUES:,} values at the example", f"{count:,} ({shown})")
+        raise SignatureError(f"{path} has an example that is too large to run", [fault])
 
 
 def _unusual(spec: TensorSpec) -> str:

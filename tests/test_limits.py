@@ -1,0 +1,29 @@
+"""Small files that would take hours or gigabytes are refused in seconds, by the limit that they break."""
+
+import bounded_children
+import hostile_files
+import pytest
+import torch
+from bounded_children import run_bounded
+
+SLOW = {"100,000 names", "100,000 names that end alike", "a depth of 10^6 in a config"}
+"""What takes seconds until it is known that the limit is hit."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in hostile_files.HOSTILE]
+)
+def test_a_hostile_file_is_refused_within_ten_seconds_and_a_gigabyte(name, tmp_path):
+    outcome = run_bounded("hostile_files:HOSTILE", name, tmp_path)
+    assert outcome.said.startswith("AdaptError"), outcome
+    assert outcome.seconds < bounded_children.MOST_SECONDS
+    assert outcome.bytes < bounded_children.MOST_BYTES
+
+
+def test_as_many_chained_parts_as_the_limit_says_are_assembled(tmp_path):
+    assert hostile_files.chained(tmp_path, 200)(torch.zeros(1, 3, 16, 16))["p199"].shape == (1, 4, 14, 14)
+
+
+def test_a_child_beyond_the_limits_is_killed_and_said_to_be(tmp_path):
+    assert run_bounded("bounded_children:BEYOND", "memory", tmp_path).said == "killed: too much memory"
+    assert run_bounded("bounded_children:BEYOND", "error", tmp_path).said == "ZeroDivisionError: division by zero"
