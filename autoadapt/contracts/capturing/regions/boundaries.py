@@ -80,6 +80,7 @@ def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath) -
         CaptureError: It is none: it shares a module with the rest, or something else stands between its members.
     """
     members = find_members(model, traces[0], region)
+    _refuse_shared(model, members, region)
     found = [one for trace in traces for one in _rounds_of(trace, members)]
     faults = list(dict.fromkeys(fault for one in found for fault in one.faults(region)))
     if faults:
@@ -91,7 +92,30 @@ def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath) -
     return _merged(found, members, rounds=len(_rounds_of(traces[0], members)))
 
 
+def _refuse_shared(model: nn.Module, members: Sequence[str], region: RegionPath) -> None:
+    """Refuse members of which the rest of the model holds a part as well: it would keep that.
+
+    Raises:
+        CaptureError: There is such a part.
+    """
+    inner = {id(model.get_submodule(path)) for path in members}
+    named = list(model.named_modules(remove_duplicate=False))
+    places = [path for path, module in named if id(module) in inner]
+    own = {id(p): path for path in members for p in model.get_submodule(path).parameters()}
+    faults = [
+        Mismatch(own[id(p)], "modules of which the rest of the model holds nothing", f"{name} is a part of it")
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if id(p) in own and not any(name.startswith(f"{place}.") for place in places)
+    ]
+    if faults:
+        remedy = f"a region without {faults[0].where}"
+        faults = [Mismatch(f.where, f.expected, f.found, remedy) for f in faults]
+        raise CaptureError(f"`{region_text(region)}` shares `{faults[0].where}` with the rest of the model", faults)
+
+
 def _cause(found: Sequence[_Round]) -> str:
+    if any(one.is_run_again for one in found):
+        return "the rest of the model runs a part of it again"
     if any(one.strangers for one in found):
         return "other modules stand between its own"
     return "more goes in than its first module is given"
@@ -130,6 +154,7 @@ class _Round:
         self._inputs = set(self.calls[0].given) - self.trace.parameters.keys()
         self._given = {value for call in self.calls[1:] for value in call.given}
         self._derived, self._foreign = self._followed()
+        self._learned = self._made_by_others()
         self._feeding = self._found_feeding()
         self._kept = self._found_kept()
 
@@ -197,27 +222,50 @@ class _Round:
                 found.append(Mismatch(owner, expected, owner, "", why))
         for place, value in self._entering_late():
             found.append(self._late(place, value))
-        return found + self._looked_inside()
+        return self._run_again() or found + self._looked_inside()
+
+    def _run_again(self) -> list[Mismatch]:
+        """Members with weights that the rest of the model runs once more, on what comes of the region."""
+        count = Counter(call.path for call in self.calls)
+        return [
+            Mismatch(
+                path,
+                "modules that run within the region alone",
+                f"it runs {number} times, also on what {', '.join(self.strangers)} makes of the region",
+                f"a region without {path}",
+            )
+            for path, number in count.items()
+            if number > 1 and self.strangers
+        ]
+
+    def _made_by_others(self) -> dict[int, str]:
+        """Values that modules with weights make which get nothing from the region, and the paths of these."""
+        found: dict[int, str] = {}
+        for step in self.trace.steps:
+            if self._is_inside(step) or self._derived.intersection(step.makes):
+                continue
+            owner = self._owner(step) if self.trace.parameters.keys() & set(step.reads) else ""
+            owner = owner or next((found[value] for value in step.reads if value in found), "")
+            found |= {value: owner for value in step.makes if owner and value not in self._inputs}
+        return found
 
     def _entering_late(self) -> list[tuple[str, int]]:
         """Values that enter after the first module, by the member or function that takes them."""
-        foreign = self._foreign
+        late = self._foreign | self._learned.keys()
         given = [(call.path, value) for call in self.calls[1:] for value in call.given]
         read = [(step.name, value) for step in self._feeding for value in step.reads]
-        return [(place, value) for place, value in [*given, *read] if value in foreign]
+        return [(place, value) for place, value in [*given, *read] if value in late]
 
     def _late(self, place: str, value: int) -> Mismatch:
-        maker = next((step for step in self.trace.steps if value in step.makes), None)
-        owner = self._owner(maker) if maker is not None else ""
+        owner = self._learned.get(value, "")
         if place == self.calls[0].path:
             found = "it is entered again before it is left, with other values"
             return Mismatch(place, "one pass after the other, each from the first module to the last", found, _APART)
         if owner and owner not in self.strangers:
             self.strangers.append(owner)
-        found = f"what {owner or (maker.name if maker else 'the model')} gives enters at {place}"
-        if not owner:
-            return Mismatch(place, f"inputs that enter at {self.calls[0].path}", found, _APART)
-        return Mismatch(place, f"inputs that enter at {self.calls[0].path}", found)
+        expected = f"inputs that enter at {self.calls[0].path}"
+        found = f"what {owner or 'the model is given'} {'makes ' if owner else ''}enters at {place}"
+        return Mismatch(place, expected, found, _APART if value in self._foreign else "")
 
     def _looked_inside(self) -> list[Mismatch]:
         """Values inside a member that the rest takes past what the member returns."""
@@ -255,6 +303,11 @@ class _Round:
             )
             for call, own in zip(self.calls, names, strict=True)
         ]
+
+    @property
+    def is_run_again(self) -> bool:
+        """Whether the rest of the model runs one of its members once more."""
+        return bool(self.strangers) and len({call.path for call in self.calls}) < len(self.calls)
 
     @property
     def parents(self) -> list[Call]:

@@ -1,0 +1,106 @@
+"""The backbone of ultralytics' models is the first layers of one Sequential, which later layers read by index."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torchvision
+from guests import guest
+
+import autoadapt as aa
+
+pytestmark = pytest.mark.guest
+
+YAMLS = {"yolov8n": 9, "yolo11n": 10, "yolov5n": 9}
+"""The last layer of each backbone."""
+NEW = {
+    "resnet18": lambda: timm.create_model("resnet18", pretrained=False, num_classes=0),
+    "convnext_atto": lambda: timm.create_model("convnext_atto", pretrained=False, num_classes=0),
+    "vit_tiny_patch16_224": lambda: timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0),
+    "mobilenet_v3_small": lambda: torchvision.models.mobilenet_v3_small(weights=None),
+}
+
+
+def detector(yaml, kind="DetectionModel"):
+    torch.manual_seed(0)
+    model = getattr(guest("ultralytics.nn.tasks"), kind)(f"{yaml}.yaml", nc=4, verbose=False)
+    hyper = guest("ultralytics.cfg").get_cfg()
+    model.args = SimpleNamespace(**vars(hyper))
+    return model
+
+
+def swapped(model, yaml, new):
+    base = yaml.partition("-")[0]
+    return aa.swap(model, f"model.0:model.{YAMLS[base]}", NEW[new](), inputs=torch.rand(1, 3, 128, 128))
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("new", NEW)
+@pytest.mark.parametrize("yaml", YAMLS)
+def test_the_head_returns_what_it_did_at_three_sizes_and_real_losses_train_everything(yaml, new):
+    model = detector(yaml)
+    old, stride, save = copy.deepcopy(model).eval(), model.stride.clone(), list(model.save)
+    swapped(model, yaml, new).eval()
+    assert torch.equal(model.stride, stride)
+    assert model.save == save
+    for height, width in ((128, 128), (160, 96), (64, 192)):
+        images = torch.rand(2, 3, height, width)
+        with torch.no_grad():
+            assert model(images)[0].shape == old(images)[0].shape
+    model.train()
+    batch = {
+        "img": torch.rand(2, 3, 128, 128),
+        "batch_idx": torch.tensor([0.0, 1.0]),
+        "cls": torch.tensor([[1.0], [2.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.3, 0.6, 0.2, 0.5]]),
+    }
+    loss, _ = model(batch)
+    loss.sum().backward()
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("yaml", YAMLS)
+def test_copies_fusing_state_dicts_and_export_go_on_working(yaml):
+    model, other = (swapped(detector(yaml), yaml, "resnet18").eval() for _ in range(2))
+    images = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        expected = model(images)[0]
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(other(images)[0], expected, rtol=0, atol=0)
+        torch.testing.assert_close(copy.deepcopy(model)(images)[0], expected, rtol=0, atol=0)
+        torch.testing.assert_close(copy.deepcopy(model).fuse(verbose=False)(images)[0], expected, rtol=1e-3, atol=1e-2)
+        exported = torch.export.export(copy.deepcopy(model), (images,), strict=False).module()
+        torch.testing.assert_close(exported(images)[0], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_swapped_detector_compiles_into_one_graph():
+    model = swapped(detector("yolov8n"), "yolov8n", "resnet18").eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)[0]
+        found = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)(images)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("kind", ["SegmentationModel", "PoseModel"])
+def test_segmentation_and_pose_models_are_swapped_alike(kind):
+    yaml = {"SegmentationModel": "yolov8n-seg", "PoseModel": "yolov8n-pose"}[kind]
+    model = detector(yaml, kind)
+    old = copy.deepcopy(model).eval()
+    swapped(model, yaml, "resnet18").eval()
+    images = torch.rand(2, 3, 96, 128)
+    with torch.no_grad():
+        assert _shapes(model(images)) == _shapes(old(images))
+
+
+def _shapes(value):
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return {key: _shapes(one) for key, one in value.items()}
+    return [_shapes(one) for one in value] if isinstance(value, (list, tuple)) else value
