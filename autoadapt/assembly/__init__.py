@@ -24,6 +24,7 @@ from autoadapt.assembly.losses import (
 from autoadapt.assembly.mmengine import share_with_mmengine
 from autoadapt.assembly.models import AssembledModel
 from autoadapt.assembly.necks import FPN, ChannelMapper, GlobalAveragePooling, Identity
+from autoadapt.assembly.preprocessors import ImagePreprocessor
 from autoadapt.assembly.registry import PARTS, Registry, register
 from autoadapt.assembly.results import Assembly
 
@@ -42,6 +43,7 @@ __all__ = [
     "FocalLoss",
     "GlobalAveragePooling",
     "Identity",
+    "ImagePreprocessor",
     "L1Loss",
     "LabelSmoothLoss",
     "LinearClsHead",

@@ -9,29 +9,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.adapting import as_signature
-from autoadapt.adapting.building import build
-from autoadapt.adapting.planning import Plan, plan
+from autoadapt.adapting.planning import Plan
 from autoadapt.assembly.accuracies import check_accuracies
 from autoadapt.assembly.assembly_sessions import Argument, Session, said_by
-from autoadapt.assembly.configs import Config, PartConfig, parse_config
-from autoadapt.assembly.constructor_arguments import check_arguments, inferred_names
+from autoadapt.assembly.backbone_building import build_backbone, fed, producer_of
+from autoadapt.assembly.configs import Config, Group, PartConfig, parse_config
+from autoadapt.assembly.constructor_arguments import check_arguments
 from autoadapt.assembly.documents import Document, read_document
-from autoadapt.assembly.levels import channels_of, stride_of
 from autoadapt.assembly.literal_form import literal_form
+from autoadapt.assembly.making import full_name, made
 from autoadapt.assembly.models import AssembledModel, Feed, Pick, Step
 from autoadapt.assembly.part_inputs import give, hold_expected, infer_channels
-from autoadapt.assembly.producers import Producer, meta_inputs, pinned
-from autoadapt.assembly.published_backbones import PublishedBackbone
+from autoadapt.assembly.preprocessors import RegisteredPreprocessor
+from autoadapt.assembly.producers import meta_inputs, pinned
 from autoadapt.assembly.references import Reference, Wiring, keys_of, wire
 from autoadapt.assembly.registry import PARTS, Part, Registry
 from autoadapt.assembly.resolving import report_of, resolved_config, resolved_part
 from autoadapt.assembly.scopes import Scopes
-from autoadapt.contracts.capturing import capture, told_inputs
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
+from autoadapt.assembly.wholes import adapt_to_whole, build_whole, taken_by
+from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.sources.size_limits import CONFIG_LIMITS, made_within
 from autoadapt.weights import transfer
 
 __all__ = ["assemble", "assemble_document", "describe"]
@@ -79,8 +78,9 @@ def assemble_document(document: Document, allow: Sequence[str | Path], registry:
     scopes, remarks, faults = Scopes(registry, tuple(allow)), list[str](), list[Mismatch]()
     document = literal_form(document, scopes, allow, remarks, faults)
     session = Session(parse_config(document, faults), document, remarks=remarks)
+    scopes = scopes.within(session.config.default_scope)
     parts, wiring = _look_up(session, scopes)
-    return _Assembling(session, parts, wiring).model()
+    return _Assembling(session, parts, wiring, scopes).model()
 
 
 def describe(model: AssembledModel) -> dict[str, Any]:
@@ -95,25 +95,39 @@ def _look_up(session: Session, scopes: Scopes) -> tuple[dict[str, Part], Wiring]
         where = session.where("backbone")
         session.fault(where, "one backbone", f"a list of {len(config.backbone)}", "aa.compare(config)")
     found: dict[str, Part] = {}
+    single = [("preprocessor", config.preprocessor), ("whole", config.whole)]
     named = [*(("backbone", part) for part in config.backbone), *config.parts()]
-    for name, part in named:
-        looked_up = scopes.find(config.group(name), part.type, session.where(name, "type"))
+    for name, part in [*((name, part) for name, part in single if part is not None), *named]:
+        looked_up = _found(scopes, name, part, session.where(name, "type"))
         if isinstance(looked_up, Part):
-            faults = check_arguments(looked_up, part.arguments, keys_of(name), session.document)
+            given = part.arguments | ({"backbone": {}} if name == "whole" else {})
+            faults = check_arguments(looked_up, given, keys_of(name), session.document)
         else:
             faults = [looked_up]
         if isinstance(looked_up, Part) and not faults:
             found[name] = looked_up
-            if looked_up.name != part.type and scopes.registry.get(config.group(name), part.type) is not None:
+            if looked_up.name != part.type and part.type in scopes.registry.names(_group(name)):
                 session.remarks.append(f"`{part.type}` is {looked_up.name} of mmengine's registry, not ours")
         session.faults += faults
     return found, wire(config, session.document, session.faults)
 
 
+def _found(scopes: Scopes, name: str, config: PartConfig, where: str) -> Part | Mismatch:
+    if name == "whole":
+        missing = Mismatch(where, "a model of mmengine's registry", f"`{config.type}`", "import what registers it")
+        return scopes.whole(config.type, where) or missing
+    return scopes.find(_group(name), config.type, where)
+
+
+def _group(name: str) -> Group:
+    return "preprocessor" if name == "preprocessor" else "backbone" if name == "whole" else Config.group(name)
+
+
 class _Assembling:
     """One model in the making: parts are built in order, each tried on what it is given."""
 
-    def __init__(self, session: Session, parts: Mapping[str, Part], wiring: Wiring) -> None:
+    def __init__(self, session: Session, parts: Mapping[str, Part], wiring: Wiring, scopes: Scopes) -> None:
+        self._scopes = scopes
         self._session = session
         self._parts = parts
         self._wiring = wiring
@@ -125,8 +139,10 @@ class _Assembling:
 
     def model(self) -> AssembledModel:
         """Build part by part what is without fault, put adapters between, load weights."""
+        if "preprocessor" in self._parts:
+            self._build_preprocessor(self._parts["preprocessor"])
         if "backbone" in self._parts and len(self._session.config.backbone) == 1:
-            self._build_backbone()
+            self._build_whole() if self._session.config.whole else self._build_backbone()
         for name, references in self._wiring.takes.items():
             built = all(reference.producer in self._session.producers for reference in references)
             if built and name in self._parts:
@@ -139,62 +155,63 @@ class _Assembling:
         self._session.check()
         return self._finished()
 
-    def _build_backbone(self) -> None:
-        session = self._session
-        config = session.config.backbone[0]
-        spec = TensorSpec.parse(session.config.input)
-        part, arguments = self._parts["backbone"], dict(config.arguments)
-        channels = channels_of(spec)
-        if channels is not None:
-            arguments = dict.fromkeys(inferred_names(part), channels) | arguments
-        if part.channels_option and len(spec.dims) == 4 and channels not in (None, 3):
-            arguments.setdefault(part.channels_option, channels)
-        module = self._made("backbone", part, arguments)
+    def _build_preprocessor(self, part: Part) -> None:
+        session, config = self._session, self._session.config.preprocessor
+        assert config is not None, "its part was looked up"
+        module = made(session, "preprocessor", part, config.arguments)
         if module is None:
             return
-        before = len(session.faults)
-        like = self._contract()
-        if len(session.faults) > before:
+        module = RegisteredPreprocessor(module) if part.name.startswith("mm:") else module
+        spec = TensorSpec.parse(session.config.input)
+        try:
+            module(torch.ones([dim.constant or 2 for dim in spec.dims], dtype=spec.torch_dtype))
+        except Exception as error:
+            where = session.where("preprocessor")
+            session.fault(where, f"a preprocessor that takes {spec}", said_by(error), "mend it, or `input`")
             return
-        try:
-            producer = self._captured_backbone(module, spec, like)
-            self._refuse_input(producer.signature, spec)
-            session.producers["backbone"] = producer
-        except AdaptError as error:
-            session.note(error, ("backbone",), f"a backbone that takes {spec}", "another `input`, or another backbone")
-        self._modules["backbone"] = module
-        changes = {"type": _full_name(part, config), "arguments": arguments}
-        self._resolved["backbone"] = config.model_copy(update=changes)
+        self._modules["preprocessor"] = module
+        self._resolved["preprocessor"] = config.model_copy(update={"type": full_name(part, config.type)})
+        session.remarks.append(f"`preprocessor` is a part of the model: it takes the pixels as {part.name} does")
 
-    def _contract(self) -> Signature | None:
-        """What the backbone must speak, where the config says it."""
-        like, folder = self._session.config.adapt.like, self._session.document.folder
-        if like is None:
-            return None
-        try:
-            return as_signature(folder / like if isinstance(like, str) and "[" not in like else like)
-        except AdaptError as error:
-            self._session.note(error, ("adapt", "like"))
-            return None
+    def _build_backbone(self) -> None:
+        found = build_backbone(self._session, self._parts["backbone"], self._scopes)
+        if found is not None:
+            self._modules["backbone"], self._resolved["backbone"] = found.module, found.config
+            self._plans |= {"backbone (adapt.like)": found.plan} if found.plan else {}
 
-    def _captured_backbone(self, module: nn.Module, spec: TensorSpec, like: Signature | None) -> Producer:
-        if like is not None:
-            self._plans["backbone (adapt.like)"] = made = plan(_captured(module, spec, inner=True), like)
-            module, signature = build(module, made), made.target
-        else:
-            signature = _captured(module, spec)
-            published = isinstance(module, PublishedBackbone)  # returns vectors only where it was asked to
-            if not published and not any(stride_of(leaf) for leaf in signature.outputs.leaves):
-                signature = _captured(module, spec, inner=True)
-        return Producer("backbone", module, signature, dict(signature.outputs.items()), _legal(signature, spec))
+    def _build_whole(self) -> None:
+        """A model of a registry, with the registry's backbone, or with another one in its place."""
+        session, part, config = self._session, self._parts.get("whole"), self._session.config
+        backbone, described = self._parts["backbone"], config.backbone[0]
+        if part is None or config.whole is None:
+            return
+        given: dict[str, Any] | nn.Module = {**described.arguments, "type": backbone.name.removeprefix("mm:")}
+        is_theirs = backbone.name.startswith("mm:") and config.adapt.like is None
+        if not is_theirs:
+            self._build_backbone()
+            if "backbone" not in session.producers or not self._adapt_to_whole():
+                return
+            given = session.producers["backbone"].module
+        whole = build_whole(session, part, given)
+        if whole is None:
+            return
+        if is_theirs:
+            self._modules["backbone"] = module = whole.get_submodule("backbone")
+            self._resolved["backbone"] = described.model_copy(update={"type": backbone.name})
+            session.producers["backbone"] = producer_of(module, fed(session))
+        self._modules["whole"] = whole
+        self._resolved["whole"] = config.whole.model_copy(update={"type": full_name(part, config.whole.type)})
+        self._given["whole"] = [Argument(taken_by(session.producers["backbone"]))]
 
-    def _refuse_input(self, signature: Signature, spec: TensorSpec) -> None:
-        """An input of another rank or other channels than the backbone takes; sizes are brought in."""
-        own = signature.inputs.leaves[0]
-        channels = {channels_of(own), channels_of(spec)} - {None}
-        if len(own.dims) != len(spec.dims) or len(channels) > 1:
-            where, remedy = self._session.where("input"), f"input: {own}"
-            self._session.fault(where, f"{own}, as the backbone takes", str(spec), remedy)
+    def _adapt_to_whole(self) -> bool:
+        if self._session.config.adapt.like is not None:
+            return True
+        found = adapt_to_whole(self._session, self._session.producers["backbone"])
+        if found is not None:
+            self._plans["backbone"] = found
+        if found is not None and not self._session.config.adapt.enabled:
+            self._refuse_adapter("backbone", found)
+        return found is not None
 
     def _build_part(self, name: str, references: Sequence[Reference]) -> None:
         session, part, config = self._session, self._parts[name], self._configs[name]
@@ -204,14 +221,14 @@ class _Assembling:
         if not is_loss and len(session.faults) == before:
             infer_channels(session, name, part, arguments, given)
             hold_expected(session, name, config, given)
-        module = self._made(name, part, arguments) if len(session.faults) == before else None
+        module = made(session, name, part, arguments) if len(session.faults) == before else None
         if module is None:
             return
         for taken in (taken for argument in given for taken in argument.taken):
             taken.key = taken.producer.demand(taken.level, taken.spec)
         self._given[name], self._modules[name] = given, module
         target = self._wiring.targets.get(name, "")
-        config = config.model_copy(update={"type": _full_name(part, config)})
+        config = config.model_copy(update={"type": full_name(part, config.type)})
         self._resolved[name] = resolved_part(config, arguments, references, given, target)
         if is_loss:
             self._try_loss(name, module, given, target)
@@ -254,27 +271,9 @@ class _Assembling:
 
         return tuple(argument(one) for one in given)
 
-    def _made(self, name: str, part: Part, arguments: Mapping[str, Any]) -> nn.Module | None:
-        """Call the constructor; whatever it raises is a fault of the config."""
-        session = self._session
-        try:
-            made: object = made_within(CONFIG_LIMITS, part.make, arguments)
-        except AdaptError as error:
-            first = error.mismatches[0].where if error.mismatches else ""
-            session.note(error, (*keys_of(name), first if first in arguments else "type"))
-            return None
-        except Exception as error:
-            said = said_by(error)
-            shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-            session.fault(session.where(name), f"{part.name}({shown}) to be made", said, "mend its arguments")
-            return None
-        if not isinstance(made, nn.Module):
-            where = session.where(name, "type")
-            session.fault(where, "a torch.nn.Module", f"{part.name} gives a {type(made).__name__}", "return a module")
-            return None
-        return made
-
     def _adapt(self) -> None:
+        if self._session.config.whole is not None:
+            return  # it has what it needs already
         for producer in self._session.producers.values():
             try:
                 producer.adapt()
@@ -299,7 +298,8 @@ class _Assembling:
     def _load_weights(self) -> None:
         session = self._session
         for i, entry in enumerate(session.config.weights):
-            target = self._modules.get(entry.to) if entry.to else _by_group(self._modules)
+            whole = self._modules.get("whole") or _by_group(self._modules)
+            target = self._modules.get(entry.to) if entry.to else whole
             if target is None:
                 where = session.where("weights", i, "to")
                 session.fault(where, f"one of {', '.join(self._modules)}", f"`{entry.to}`", "to: backbone")
@@ -321,17 +321,17 @@ class _Assembling:
         steps = tuple(
             Step(name, tuple(_wired(argument) for argument in given), targets.get(name, ""))
             for name, given in self._given.items()
+            if name != "whole"
         )
         built = {name: producer.module for name, producer in session.producers.items()}
         parts = {name: built.get(name, module) for name, module in self._modules.items()}
         config = resolved_config(session, self._resolved)
-        types = {"backbone": config.backbone[0].type} | {name: part.type for name, part in config.parts()}
-        return AssembledModel(parts, steps, config, report_of(session, types, parts, self._given, self._plans))
-
-
-def _full_name(part: Part, config: PartConfig) -> str:
-    """The type with the scope in which it was found, so that the resolved config finds it anywhere."""
-    return part.name if part.name.startswith("mm:") else config.type
+        single = {"preprocessor": config.preprocessor, "backbone": config.backbone[0], "whole": config.whole}
+        types = {name: part.type for name, part in single.items() if part} | {n: p.type for n, p in config.parts()}
+        report = report_of(session, types, parts, self._given, self._plans)
+        if config.whole is not None:
+            del parts["backbone"]  # it is a part of the whole
+        return AssembledModel(parts, steps, config, report)
 
 
 def _wired(argument: Argument) -> Feed:
@@ -360,30 +360,3 @@ def _by_group(modules: Mapping[str, nn.Module]) -> nn.Module:
 def _nested(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     yield from ((group, nn.Module()) for group in dict.fromkeys(n.partition(".")[0] for n in modules if "." in n))
     yield from modules.items()
-
-
-def _captured(module: nn.Module, spec: TensorSpec, *, inner: bool = False) -> Signature:
-    """The module's signature at the config's input, or where it refuses that, at the input it tells itself."""
-    shape = [2 if str(dim) == "B" else dim.constant or _FREE for dim in spec.dims]
-    inputs = torch.empty(shape, dtype=spec.torch_dtype, device="meta")
-    try:
-        return capture(module, inputs, inner=inner)
-    except AdaptError as error:
-        try:
-            return capture(module, told_inputs(module), inner=inner)
-        except AdaptError:
-            raise error from None
-
-
-_FREE = 224
-"""At which size an axis is looked at that the config leaves free."""
-
-
-def _legal(signature: Signature, spec: TensorSpec) -> dict[str, AxisSizes]:
-    """The sizes of the backbone's input axes that the config asks for."""
-    axes = [(str(own), dim.constant) for own, dim in zip(signature.inputs.leaves[0].dims, spec.dims, strict=False)]
-    return {
-        axis: AxisSizes(step=0 if size else 1, example=size or _FREE)
-        for axis, size in axes
-        if axis in signature.axes and axis != "B"
-    }

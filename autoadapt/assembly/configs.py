@@ -26,7 +26,7 @@ __all__ = [
     "write_yaml",
 ]
 
-Group: TypeAlias = Literal["backbone", "neck", "head", "loss"]
+Group: TypeAlias = Literal["preprocessor", "backbone", "neck", "head", "loss"]
 GROUPS: tuple[Group, ...] = ("backbone", "neck", "head", "loss")
 _RESERVED = ("type", "from", "expects", "target")
 
@@ -99,6 +99,10 @@ class Config(Shown, _Frozen):
     """What the data gives to the losses, by name, each a tensor spec or an empty text."""
     backbone: tuple[PartConfig, ...] = Field(strict=False)
     """One; several for a comparison."""
+    preprocessor: PartConfig | None = None
+    """What is done to the pixels first."""
+    whole: PartConfig | None = None
+    """A model of mmengine's registry that puts the parts behind the backbone together itself."""
     neck: dict[str, PartConfig] = Field(default_factory=dict)
     """By name; the name of the only one is empty."""
     head: dict[str, PartConfig] = Field(default_factory=dict)
@@ -107,6 +111,10 @@ class Config(Shown, _Frozen):
     """Which accuracies `model.metrics` gives, by the head; the name of the only head is empty."""
     weights: tuple[WeightsConfig, ...] = Field(default=(), strict=False)
     adapt: AdaptConfig = AdaptConfig()
+    init_cfg: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+    """How the weights of every part start, as mmengine writes it; those of a part say more."""
+    default_scope: str = ""
+    """The registry of mmengine's in which bare names are looked up first."""
 
     @field_validator("input")
     @classmethod
@@ -134,8 +142,11 @@ class Config(Shown, _Frozen):
         found: dict[str, Any] = {"input": self.input}
         if self.targets:
             found["targets"] = dict(self.targets)
+        found |= {"default_scope": self.default_scope} if self.default_scope else {}
+        found |= {"preprocessor": self.preprocessor.flat()} if self.preprocessor else {}
         backbones = [part.flat() for part in self.backbone]
         found["backbone"] = backbones[0] if len(backbones) == 1 else backbones
+        found |= {"whole": self.whole.flat()} if self.whole else {}
         for group in GROUPS[1:]:
             parts: Mapping[str, PartConfig] = getattr(self, group)
             if parts:
@@ -146,6 +157,8 @@ class Config(Shown, _Frozen):
             found["weights"] = [entry.flat() for entry in self.weights]
         if self.adapt != AdaptConfig():
             found["adapt"] = {"like": self.adapt.like} if self.adapt.enabled else False
+        if self.init_cfg:
+            found["init_cfg"] = [dict(entry) for entry in self.init_cfg]
         return found
 
 
@@ -209,6 +222,9 @@ def _normal(document: Document, faults: list[Mismatch]) -> Any:
     if backbone is not None:
         backbones = backbone if isinstance(backbone, (list, tuple)) else [backbone]
         found["backbone"] = [_part(part) for part in backbones]
+    for single in ("preprocessor", "whole"):
+        if found.get(single) is not None:
+            found[single] = _part(found[single])
     for group in GROUPS[1:]:
         if group in found:
             found[group] = _named(found[group], group, document, faults)
@@ -219,6 +235,8 @@ def _normal(document: Document, faults: list[Mismatch]) -> Any:
         found["adapt"] = {"enabled": found["adapt"]}
     if isinstance(found.get("targets"), list):
         found["targets"] = dict.fromkeys(map(str, found["targets"]), "")
+    if isinstance(found.get("init_cfg"), Mapping):
+        found["init_cfg"] = [found["init_cfg"]]
     if isinstance(found.get("weights"), (str, Mapping)):
         found["weights"] = [found["weights"]]
     return found

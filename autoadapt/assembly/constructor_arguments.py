@@ -56,7 +56,7 @@ def check_arguments(part: Part, arguments: Mapping[str, Any], keys: Keys, docume
         where = document.where((*keys, name))
         if name in known:
             faults += _check_type(where, known[name].annotation, value)
-        elif not takes_any:
+        elif not takes_any and name != "init_cfg":  # of any part, for its weights
             near = nearest(name, known, count=1)
             expected = f"an argument of {part.name}({', '.join(known)})"
             remedy = f"{near[0]}: {json.dumps(value)}" if near else "remove it"

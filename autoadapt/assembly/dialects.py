@@ -43,6 +43,10 @@ class DialectName(BaseModel):
     """Given to every model of this name."""
     arguments: dict[str, str | dict[str, dict[str, Any]]] = Field(default_factory=dict)
     """What an argument becomes: another name; options for each value, as JSON; nothing (an empty text)."""
+    implied: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options that an argument brings where it is given and no other argument says them."""
+    norms_each: bool = False
+    """Whether every level that is returned has a norm of its own."""
     needs: tuple[tuple[str, str, str, str], ...] = ()
     """Values that the zoo has only together: an argument, its value, another argument, its value, as JSON."""
     reads: Literal["levels", "tokens"] = "levels"
@@ -110,6 +114,8 @@ class _Named:
     def _recipe(self, arguments: Mapping[str, Any]) -> Recipe:
         entry, faults = self._entry, list[Mismatch]()
         options = self._chosen(arguments, faults)
+        for key in entry.implied.keys() & arguments.keys():
+            options |= entry.implied[key]
         for key, value in arguments.items():
             meaning = entry.arguments.get(key)
             if isinstance(meaning, str):
@@ -133,6 +139,7 @@ class _Named:
             levels=levels,
             stages=entry.stages,
             norm=entry.norm,
+            norms_each=entry.norms_each,
             **shared,
         )
 

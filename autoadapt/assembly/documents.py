@@ -64,7 +64,10 @@ def read_document(config: object) -> Document:
             raise AssemblyError("a config is a mapping", [fault])
 
 
-_OURS = ("model", "model_cfg", "input", "targets", "backbone", "neck", "head", "loss", "weights", "adapt", "topk")
+_OURS = (
+    *("model", "model_cfg", "input", "targets", "backbone", "neck", "head", "loss", "weights", "adapt", "topk"),
+    *("preprocessor", "data_preprocessor", "whole", "init_cfg", "default_scope"),
+)
 """The names of a Python config that are about the model; the others are about its training."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from autoadapt.adapting.layouts import Factored, factored
@@ -59,12 +59,18 @@ def levels_of(signature: Signature) -> list[Level]:
 
     Of several at one stride the last counts, so those that the module lists itself come last.
     """
-    outputs = [_level(path, spec) for path, spec in signature.outputs.items()]
+    outputs = _named_once([_level(path, spec) for path, spec in signature.outputs.items()])
     if any(level.stride for level in outputs) or not signature.inner:
         return outputs
     found = sorted(block_boundaries(signature.inner, signature.sizes()), key=lambda tap: tap.listed)
     taps = [_level(tap.name, tap.spec, is_tap=True) for tap in found]
     return [*outputs, *distinct(tap for tap in taps if tap.stride)]
+
+
+def _named_once(levels: Sequence[Level]) -> list[Level]:
+    """Of several levels at one stride only the last is called by it; the others have their path."""
+    last = {level.octave: level for level in levels}
+    return [level if last[level.octave] is level else replace(level, octave="") for level in levels]
 
 
 def _level(path: str, spec: TensorSpec, *, is_tap: bool = False) -> Level:

@@ -6,7 +6,7 @@ There the loss stands in the head (`loss`, `loss_decode`), so does `topk`; the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from autoadapt.assembly.documents import Document
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.scopes import Scopes
+from autoadapt.assembly.weight_starts import entries_of
 from autoadapt.errors import Mismatch
 
 __all__ = ["literal_form"]
@@ -22,12 +23,18 @@ __all__ = ["literal_form"]
 _MODELS = ("model", "model_cfg")
 _WHOLES = ("ImageClassifier",)
 _BESIDE = {
-    "data_preprocessor": "the images are to be normalised before they come",
     "train_cfg": "the training loop does it",
     "test_cfg": "the evaluation does it",
     "pretrained": "",
 }
 """What stands beside the parts there, and what becomes of it."""
+_OF_TARGETS = (
+    *("num_classes", "to_onehot", "batch_augments", "pad_mask", "mask_pad_value", "boxtype2tensor"),
+    *("pad_seg", "seg_pad_value", "seg_pad_val", "size", "test_cfg"),
+)
+"""What a preprocessor there does to targets, or only beside them."""
+_OURS = ("input", "targets", "backbone", "weights", "adapt", "default_scope", "preprocessor")
+"""What is said outside of a whole model of a registry."""
 _LOSSES = ("loss", "loss_decode")
 _OF_TRAINING = ("cal_acc", "train_cfg", "test_cfg")
 
@@ -46,10 +53,15 @@ def literal_form(
     """
     if not isinstance(document.data, Mapping):
         return document
+    scopes = scopes.within(str(document.data.get("default_scope", "")))
     form = _Form(document, scopes, [str(each) for each in allow], remarks, faults)
     form.unwrap()
-    form.split_heads()
-    form.initialise()
+    if "whole" in form.data:
+        form.look_through_whole()
+    else:
+        form.preprocess()
+        form.split_heads()
+        form.initialise()
     return Document(form.data, form.lines, document.folder)
 
 
@@ -71,16 +83,73 @@ class _Form:
                 self.data |= inner
         if "backbone" not in self.data:
             return
-        kind = self.data.pop("type", None)
-        if kind is not None and str(kind).rpartition(".")[2] not in _WHOLES:
-            remedy = "leave `type` out: backbone, neck and head are put together here"
-            self._fault(("type",), " or ".join(_WHOLES), f"`{kind}`", remedy)
+        kind = str(self.data.pop("type", "") or "")
+        if kind and (kind.startswith("mm:") or kind.rpartition(".")[2] not in _WHOLES):
+            self._keep_whole(kind)
+            return
         for key, remark in _BESIDE.items():
             value = self.data.pop(key, None)
             if value and key == "pretrained":
                 self._pretrained(("pretrained",), str(value), "", "backbone")
             elif value:
                 self._remarks.append(f"`{key}` is left out: {remark}")
+
+    def _keep_whole(self, kind: str) -> None:
+        """A model that a registry puts together stays in one piece, but for its backbone."""
+        found = self._scopes.whole(kind, Document(None, self.lines).where(("type",)))
+        known = {*_OURS, *GROUPS, "data_preprocessor", "train_cfg", "test_cfg", "init_cfg", "topk"}
+        if found is None:
+            other = [key for key in self.data if key not in known]
+            package = kind.rpartition(".")[0].partition(".")[0] or "the package that registers it"
+            remedy = f"import {package}  # before the config is read"
+            ours = "leave `type` out: backbone, neck and head are put together here"
+            expected = f"{' or '.join(_WHOLES)}, or a model of mmengine's registry"
+            self._fault(("type",), expected, f"`{kind}`, which is not registered", remedy if other else ours)
+            for key in other:
+                del self.data[key]
+        elif isinstance(found, Mismatch):
+            self._faults.append(found)
+        else:
+            for key in [key for key in self.data if key not in _OURS]:
+                self._move((key,), ("whole", key))
+            self._move(("type",), ("whole", "type"))
+            arguments = {key: self.data.pop(key) for key in [*self.data] if key not in _OURS}
+            self.data["whole"] = {"type": found.name, **arguments}
+            self.data.setdefault("default_scope", found.name.removeprefix("mm:").rpartition(".")[0])
+
+    def look_through_whole(self) -> None:
+        """Checkpoints are taken out of a whole, and loaded if they are allowed; everything else it does itself."""
+        whole = dict(self.data["whole"])
+        pretrained = whole.pop("pretrained", None)
+        if pretrained:
+            self._pretrained(("whole", "pretrained"), str(pretrained), "", "backbone")
+        for name, part in (("backbone", self.data.get("backbone")), ("whole", whole)):
+            if isinstance(part, Mapping) and "init_cfg" in part:
+                to = "" if name == "whole" else name
+                kept = self._without_checkpoints((name, "init_cfg"), part["init_cfg"], to)
+                changed = {**part, "init_cfg": kept}
+                whole, self.data["backbone"] = (changed, self.data["backbone"]) if not to else (whole, changed)
+        for keys, checkpoint in _checkpoints(whole, ("whole",)):
+            remedy = "leave it out there; weights: [{from: ...}] loads a file"
+            self._fault(keys, "no checkpoint but in the backbone or the model", checkpoint, remedy)
+        self.data["whole"] = whole
+
+    def preprocess(self) -> None:
+        """What is done to the pixels is a part; what is done to targets is left to the loop."""
+        given = self.data.pop("data_preprocessor", None)
+        if not given or "preprocessor" in self.data:
+            return
+        self._move(("data_preprocessor",), ("preprocessor",))
+        if not isinstance(given, Mapping):
+            self._fault(("preprocessor",), "a mapping", repr(given), "data_preprocessor: {mean: [...], std: [...]}")
+            return
+        described = {"type": "ClsDataPreprocessor", **given}
+        part = self._scopes.find("preprocessor", str(described["type"]), "")
+        if isinstance(part, Part) and not part.name.startswith("mm:"):
+            left = [key for key in _OF_TARGETS if key in described and key not in part.parameters]
+            described = {key: value for key, value in described.items() if key not in left}
+            self._remarks += [f"`data_preprocessor.{key}` is left out: the training loop does it" for key in left]
+        self.data["preprocessor"] = described
 
     def split_heads(self) -> None:
         """Losses and accuracies apart from the heads that they are written in."""
@@ -111,28 +180,29 @@ class _Form:
             head.setdefault("from", f"{before}.{index}")
 
     def initialise(self) -> None:
-        """What says how weights start is taken out of the parts; a checkpoint in it is loaded if it is allowed."""
-        self._start(("init_cfg",), self.data.pop("init_cfg", None), "")
+        """A checkpoint that says how weights start is loaded if it is allowed; other starts stay with their part."""
+        if self.data.get("init_cfg"):
+            self.data["init_cfg"] = self._without_checkpoints(("init_cfg",), self.data["init_cfg"], "")
         for group in GROUPS:
             for name, part in self._parts(group):
-                if "init_cfg" not in part:
-                    continue
-                own = f"{group}.{name}" if name else group
-                is_its_own = "init_cfg" in self._parameters(group, part)
-                self._start((*own.split("."), "init_cfg"), part["init_cfg"], own, is_its_own=is_its_own)
-                if is_its_own:
-                    continue
-                self._put(group, name, {key: value for key, value in part.items() if key != "init_cfg"})
+                if "init_cfg" in part:
+                    own = f"{group}.{name}" if name else group
+                    kept = self._without_checkpoints((*own.split("."), "init_cfg"), part["init_cfg"], own)
+                    others = {key: value for key, value in part.items() if key != "init_cfg"}
+                    self._put(group, name, others | ({"init_cfg": kept} if kept else {}))
 
-    def _start(self, keys: Keys, given: Any, part: str, *, is_its_own: bool = False) -> None:
-        """What an `init_cfg` asks for; one that the part takes itself is only looked through for checkpoints."""
-        for each in given if isinstance(given, (list, tuple)) else [given] if given else []:
-            kind = each.get("type") if isinstance(each, Mapping) else each
-            if kind == "Pretrained":
+    def _without_checkpoints(self, keys: Keys, given: Any, part: str) -> Any:
+        """What an `init_cfg` asks for beside checkpoints, in the container that it was in."""
+        entries = entries_of(given)
+        kept = []
+        for each in entries:
+            if (each.get("type") if isinstance(each, Mapping) else each) != "Pretrained":
+                kept.append(each)
+            elif isinstance(each, Mapping):
                 self._pretrained(keys, str(each.get("checkpoint")), str(each.get("prefix", "")), part)
-            elif not is_its_own:
-                where = f"`{part or 'model'}`"
-                self._remarks.append(f"init_cfg {kind} of {where} is left out: the part starts its weights itself")
+        if len(kept) == len(entries):
+            return given
+        return kept or None
 
     def _pretrained(self, keys: Keys, checkpoint: str, prefix: str, part: str) -> None:
         if checkpoint not in self._allow:
@@ -180,3 +250,15 @@ class _Form:
     def _fault(self, keys: Keys, expected: str, found: str, remedy: str) -> None:
         where = Document(None, self.lines).where(keys)
         self._faults.append(Mismatch(where, expected, found, remedy))
+
+
+def _checkpoints(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    """Every checkpoint that a config names within."""
+    if isinstance(value, Mapping):
+        if value.get("type") == "Pretrained":
+            yield keys, str(value.get("checkpoint"))
+        for key, child in value.items():
+            yield from _checkpoints(child, (*keys, key))
+    elif isinstance(value, (list, tuple)):
+        for i, child in enumerate(value):
+            yield from _checkpoints(child, (*keys, i))

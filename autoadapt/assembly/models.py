@@ -74,6 +74,8 @@ class AssembledModel(nn.Module):
     """A backbone with its necks, heads and losses.
 
     `model(x)` gives the output of the head, or of several heads by name; `model(x, targets)` gives the losses by name.
+    Where the config names a model of mmengine's registry, that one is `model.whole`: `model(x)` runs its mode `tensor`,
+    `model(x, data_samples)` its mode `loss`, behind its own preprocessor.
     `model.config` is the resolved config, `print(model.report)` what was found and put between.
     """
 
@@ -112,6 +114,8 @@ class AssembledModel(nn.Module):
         Raises:
             AssemblyError: A target is missing or unknown; or there is none though the model is in training mode.
         """
+        if "whole" in self._modules:
+            return _run_whole(self.get_submodule("whole"), x, targets)
         values = self._values(x)
         if targets is None and not (self.training and self._losses):
             return _returned(values)
@@ -157,6 +161,8 @@ class AssembledModel(nn.Module):
 
     def _values(self, x: torch.Tensor) -> dict[str, Any]:
         """What every part but the losses gives, by its name."""
+        if "preprocessor" in self._modules:
+            x = self.get_submodule("preprocessor")(x)
         values: dict[str, Any] = {"backbone": self.get_submodule("backbone")(x)}
         for step in self._steps:
             values[step.name] = self.get_submodule(step.name)(*(feed.take(values) for feed in step.feeds))
@@ -210,6 +216,20 @@ def _returned(values: Mapping[str, Any]) -> Any:
     if not heads:
         return list(values.values())[-1]
     return heads.get("", heads)
+
+
+def _run_whole(whole: Any, x: torch.Tensor, data_samples: Any) -> Any:
+    """A model of mmengine, called as a Runner calls it; its losses as single numbers, as it adds them up."""
+    data = whole.data_preprocessor({"inputs": x, "data_samples": data_samples}, whole.training)
+    if data_samples is None:
+        return whole(**data, mode="tensor")
+    losses: dict[str, Any] = whole(**data, mode="loss")
+    return {name: _total(value) for name, value in losses.items() if "loss" in name}
+
+
+def _total(loss: Any) -> torch.Tensor:
+    """A loss may be a list, with one for each level."""
+    return torch.stack([each.mean() for each in (loss if isinstance(loss, (list, tuple)) else [loss])]).sum()
 
 
 def _missing(name: str, targets: Any, needed: list[str]) -> Mismatch:

@@ -8,7 +8,7 @@ from typing import Any
 from autoadapt.assembly.assembly_sessions import Argument, Session, Taken
 from autoadapt.assembly.configs import PartConfig
 from autoadapt.assembly.constructor_arguments import inferred_names, wanted_strides
-from autoadapt.assembly.levels import channels_of, distinct
+from autoadapt.assembly.levels import Level, channels_of, distinct
 from autoadapt.assembly.producers import Producer
 from autoadapt.assembly.references import Reference
 from autoadapt.assembly.registry import Part, Takes
@@ -55,8 +55,9 @@ def _from_all(
     if takes == "one":
         return _one(session, name, producer)
     strides = wanted_strides(part, config.arguments) if producer.name == "backbone" else ()
-    made = [producer.at_stride(stride) for stride in strides]
-    chosen = [level for level in made if level is not None] or distinct(levels) or levels
+    made: list[Level | None] = [*producer.in_order(strides)] or [producer.at_stride(stride) for stride in strides]
+    direct = sorted((level for level in levels if level.stride and not level.is_tap), key=lambda each: each.stride or 0)
+    chosen = [level for level in made if level is not None] or direct or distinct(levels) or levels
     return Argument([Taken(producer, level, level.natural) for level in chosen], takes)
 
 

@@ -93,6 +93,17 @@ class Producer:
         found = Fraction(stride)
         return replace(level, natural=made, stride=found, octave=octave_of(found))
 
+    def in_order(self, strides: Sequence[int]) -> list[Level]:
+        """Maps at one stride, as a vision transformer gives them, each brought to the stride of its place."""
+        levels = [level for level in self.levels if level.stride and not level.is_tap]
+        if len(levels) != len(strides) or len(distinct(levels)) == len(levels):
+            return []
+        pairs = zip(levels, strides, strict=True)
+        return [
+            replace(level, natural=with_stride(level, stride), stride=Fraction(stride), octave="")
+            for level, stride in pairs
+        ]
+
     def default(self) -> Level | None:
         """The level that a part gets which asks for one."""
         return coarsest(self.levels)

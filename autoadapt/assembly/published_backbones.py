@@ -32,6 +32,7 @@ class Recipe:
         levels: Which level of the zoo's model each of them is.
         stages: The modules of each stage, the stem first.
         norm: The argument of the zoo's constructor for layers of normalisation.
+        norms_each: Whether every level that is returned has a norm of its own.
         frozen_stages: Of the stages after the stem, how many are not trained; -1 trains the stem too.
         norm_eval: Whether batch norms keep their running averages in training.
         norm_cfg: The layer of normalisation, as the dialect writes it.
@@ -47,6 +48,7 @@ class Recipe:
     levels: tuple[int, ...]
     stages: tuple[tuple[str, ...], ...]
     norm: str
+    norms_each: bool = False
     frozen_stages: int = -1
     norm_eval: bool = False
     norm_cfg: Mapping[str, Any] | None = None
@@ -85,39 +87,77 @@ class PublishedBackbone(nn.Module):
 
 
 class _TimmLevels(nn.Module):
-    """Levels of a timm model, the last one behind its own norm where it has one."""
+    """Levels of a timm model, the last one behind its own norm where it has one, the others behind one made for them.
 
-    def __init__(self, net: Any, levels: tuple[int, ...]) -> None:
+    Args:
+        net: The model.
+        levels: Which of its levels.
+        norms_each: Whether the levels before the last one have a norm too, as detectors' transformers do.
+    """
+
+    def __init__(self, net: Any, levels: tuple[int, ...], norms_each: bool) -> None:
         super().__init__()
         self.net = net
         self._levels = list(levels)
+        last = len(net.feature_info) - 1
+        widths = {str(level): net.feature_info[level]["num_chs"] for level in levels if norms_each and level != last}
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name, width in widths.items()})
         net.prune_intermediate_layers(self._levels, prune_head=True)
 
     def forward(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.net.forward_intermediates(
+            images_BCHW, indices=self._levels, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        names = map(str, sorted(self._levels))
         return tuple(
-            self.net.forward_intermediates(
-                images_BCHW, indices=self._levels, norm=True, output_fmt="NCHW", intermediates_only=True
-            )
+            _of_channels(self.norms[name], map_BCHW) if name in self.norms else map_BCHW
+            for name, map_BCHW in zip(names, found, strict=True)
         )
 
 
-class _TimmTokens(nn.Module):
-    """What a vision transformer makes of an image: its class token, the mean of the others, or a map of them."""
+def _of_channels(norm: nn.Module, map_BCHW: torch.Tensor) -> torch.Tensor:
+    normed_BCHW: torch.Tensor = norm(map_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return normed_BCHW
 
-    def __init__(self, net: Any, kind: str) -> None:
+
+class _TimmTokens(nn.Module):
+    """What blocks of a vision transformer make of an image: class tokens, means of the others, or maps of them.
+
+    Args:
+        net: The model.
+        blocks: Which of its blocks.
+        kind: `cls_token`, `avg_featmap` (behind a norm of its own) or `featmap`.
+        final_norm: Whether what the last block gives is normalised; what others give is not.
+    """
+
+    def __init__(self, net: Any, blocks: tuple[int, ...], kind: str, final_norm: bool) -> None:
         super().__init__()
         self.net = net
         self._kind = kind
-        net.prune_intermediate_layers(1, prune_head=True)
+        self._blocks = sorted(blocks)
+        self._ends_normed = final_norm and self._blocks[-1] == len(net.blocks) - 1
+        self.ln2 = nn.LayerNorm(net.embed_dim, eps=1e-6) if kind == "avg_featmap" else nn.Identity()
+        net.prune_intermediate_layers(self._blocks, prune_norm=not self._ends_normed, prune_head=True)
 
     def forward(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if self._kind == "featmap":
-            (map_BCHW,) = self.net.forward_intermediates(images_BCHW, indices=1, norm=True, intermediates_only=True)
-            return (map_BCHW,)
-        tokens_BNC = self.net.forward_features(images_BCHW)
+        found = self.net.forward_intermediates(
+            images_BCHW, indices=self._blocks, return_prefix_tokens=True, intermediates_only=True
+        )
+        last = len(found) - 1
+        return tuple(
+            self._one(found_BCHW, front_BNC, self._ends_normed and i == last)
+            for i, (found_BCHW, front_BNC) in enumerate(found)
+        )
+
+    def _one(self, map_BCHW: torch.Tensor, front_BNC: torch.Tensor, normed: bool) -> torch.Tensor:
         if self._kind == "cls_token":
-            return (tokens_BNC[:, 0],)
-        return (tokens_BNC[:, self.net.num_prefix_tokens :].mean(1),)
+            token_BC: torch.Tensor = self.net.norm(front_BNC[:, 0]) if normed else front_BNC[:, 0]
+            return token_BC
+        map_BCHW = _of_channels(self.net.norm, map_BCHW) if normed else map_BCHW
+        if self._kind == "featmap":
+            return map_BCHW
+        mean_BC: torch.Tensor = self.ln2(map_BCHW.mean((2, 3)))
+        return mean_BC
 
 
 class _SequenceLevels(nn.Module):
@@ -144,7 +184,7 @@ def made(recipe: Recipe) -> PublishedBackbone:
         AssemblyError: There is no such level, stage or norm.
     """
     options, stride_in = dict(recipe.options), recipe.options.get("stride_in", "")
-    kind = str(options.pop("out_type", "cls_token"))
+    kind, final_norm = str(options.pop("out_type", "cls_token")), bool(options.pop("final_norm", True))
     options.pop("stride_in", None)
     requires_grad = _set_norm(recipe, options)
     levels, frozen = _levels(recipe), _frozen(recipe)
@@ -154,7 +194,11 @@ def made(recipe: Recipe) -> PublishedBackbone:
         net: Any = timm.create_model(recipe.model, **options)
         if stride_in:
             _stride_first(net)
-        body: nn.Module = _TimmTokens(net, kind) if recipe.reads == "tokens" else _TimmLevels(net, levels)
+        if recipe.reads == "tokens":
+            blocks = _chosen(recipe, tuple(range(len(net.blocks))), "block")
+            body: nn.Module = _TimmTokens(net, blocks, kind, final_norm)
+        else:
+            body = _TimmLevels(net, levels, recipe.norms_each)
         prefix = "net."
     else:
         import torchvision
@@ -168,18 +212,18 @@ def made(recipe: Recipe) -> PublishedBackbone:
 
 
 def _levels(recipe: Recipe) -> tuple[int, ...]:
-    if recipe.reads == "tokens":
-        if recipe.out_indices != (-1,):
-            fault = Mismatch("out_indices", "-1", str(list(recipe.out_indices)), "out_indices: -1")
-            raise AssemblyError(f"{recipe.name} gives what its last block gives", [fault])
-        return ()
-    count = recipe.num_stages
+    return () if recipe.reads == "tokens" else _chosen(recipe, recipe.levels[: recipe.num_stages], "stage")
+
+
+def _chosen(recipe: Recipe, levels: tuple[int, ...], unit: str) -> tuple[int, ...]:
+    """Which levels of the zoo's model `out_indices` stands for."""
+    count = len(levels)
     for index in recipe.out_indices:
         if not -count <= index < count:
-            expected = f"indices below {count}, one for each stage"
+            expected = f"indices below {count}, one for each {unit}"
             fault = Mismatch("out_indices", expected, str(list(recipe.out_indices)), f"out_indices: [{count - 1}]")
             raise AssemblyError(f"{recipe.name} has no level {index}", [fault])
-    return tuple(recipe.levels[index % count] for index in recipe.out_indices)
+    return tuple(levels[index] for index in recipe.out_indices)
 
 
 def _frozen(recipe: Recipe) -> tuple[str, ...]:

@@ -6,19 +6,21 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
-from autoadapt.assembly.configs import GROUPS, Group
+from autoadapt.assembly.configs import Group
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 
 __all__ = ["PARTS", "Part", "Registry", "Takes", "register", "takes_of"]
 
 Takes: TypeAlias = Literal["one", "tuple", "list", "dict", "any"]
 """What a part is given: one tensor, several levels in a container, or whatever stands before it."""
+
+_GROUPS: tuple[Group, ...] = typing.get_args(Group)
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -33,6 +35,7 @@ class Part:
         takes: What each required argument of its `forward` is.
         is_open: Whether its arguments cannot be checked before it is called.
         channels_option: The argument for the channels of an image that is not of three.
+        nested: What becomes of an argument that is a config itself.
     """
 
     name: str
@@ -40,6 +43,11 @@ class Part:
     takes: tuple[Takes, ...] = ("any",)
     is_open: bool = False
     channels_option: str = ""
+    nested: Callable[[Any], Any] = field(default=lambda value: value, compare=False)
+
+    def prepared(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments as its constructor expects them."""
+        return {name: self.nested(value) for name, value in arguments.items()}
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -61,7 +69,7 @@ class Registry:
         Without an annotation it is what stands before it, as it is.
 
         Args:
-            group: `backbone`, `neck`, `head` or `loss`.
+            group: `preprocessor`, `backbone`, `neck`, `head` or `loss`.
             name: What configs call it; the name of the class or function where left out.
             replace: Whether it may take the place of another part of that name.
 
@@ -74,8 +82,8 @@ class Registry:
             ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
             ...         return x.amax((2, 3))
         """
-        if group not in GROUPS:
-            fault = Mismatch("group", ", ".join(GROUPS), repr(group), (nearest(str(group), GROUPS) or ["head"])[0])
+        if group not in _GROUPS:
+            fault = Mismatch("group", ", ".join(_GROUPS), repr(group), (nearest(str(group), _GROUPS) or ["head"])[0])
             raise AssemblyError("unknown group of parts", [fault])
 
         def add(make: Made) -> Made:

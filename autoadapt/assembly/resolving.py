@@ -45,7 +45,7 @@ def resolved_part(
 def resolved_config(session: Session, parts: Mapping[str, PartConfig]) -> Config:
     """The whole config, with paths that hold from anywhere."""
     config, folder = session.config, session.document.folder
-    groups: dict[str, dict[str, PartConfig]] = {"neck": {}, "head": {}, "loss": {}}
+    groups: dict[str, Any] = {"neck": {}, "head": {}, "loss": {}}
     for name, _ in config.parts():
         group, _, own = name.partition(".")
         groups[group][own] = parts[name]
@@ -53,6 +53,7 @@ def resolved_config(session: Session, parts: Mapping[str, PartConfig]) -> Config
     adapt = config.adapt
     if isinstance(adapt.like, str):
         adapt = adapt.model_copy(update={"like": str(folder / adapt.like)})
+    groups |= {single: parts[single] for single in ("preprocessor", "whole") if single in parts}
     changes = {"backbone": (parts["backbone"],), "weights": weights, "adapt": adapt, **groups}
     return config.model_copy(update=changes)
 

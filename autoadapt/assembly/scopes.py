@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,33 @@ class Scopes:
     Args:
         registry: The parts without a scope.
         allow: Packages and files whose code may run.
+        default: The registry of mmengine's in which bare names are looked up first.
     """
 
     registry: Registry
     allow: tuple[str | Path, ...] = ()
+    default: str = ""
+
+    def within(self, default: str) -> Scopes:
+        """The same with another registry that goes first."""
+        return replace(self, default=default or self.default)
+
+    def whole(self, name: str, where: str) -> Part | Mismatch | None:
+        """A whole model of mmengine's registries, or none where that has no such name."""
+        if name.startswith("mm:"):
+            return mm_part("backbone", name.removeprefix("mm:"), where, self.default)
+        return registered_part("backbone", name, where, self.allow, self.default)
 
     def find(self, group: Group, name: str, where: str) -> Part | Mismatch:
         """The part that a type names, or why there is none."""
         scope, colon, inner = name.partition(":")
         if not colon and not name.endswith(".pt2"):
-            registered = registered_part(group, name, where, self.allow)
+            registered = registered_part(group, name, where, self.allow, self.default)
             return registered or self.registry.get(group, name) or self._unknown(group, name, where)
         if scope == "torch":
             return _module_class(nn, name, inner.removeprefix("nn."), where)
         if scope == "mm":
-            return mm_part(group, inner, where)
+            return mm_part(group, inner, where, self.default)
         if scope in schemes():
             return self._from_zoo(group, name, where)
         return self._from_code(group, name, where)

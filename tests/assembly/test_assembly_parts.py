@@ -49,7 +49,8 @@ def test_a_name_is_registered_once() -> None:
 
 def test_an_unknown_group_is_refused_with_the_nearest() -> None:
     with pytest.raises(
-        AssemblyError, match=r"expected  backbone, neck, head, loss\n  found     'necks'\n  try       neck"
+        AssemblyError,
+        match=r"expected  preprocessor, backbone, neck, head, loss\n  found     'necks'\n  try       neck",
     ):
         Registry().register("necks")  # type: ignore[arg-type]
 

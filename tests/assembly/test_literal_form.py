@@ -176,7 +176,9 @@ def test_the_model_around_the_parts_is_unwrapped() -> None:
         {"type": "mmpretrain.ImageClassifier", **LITERAL},
     ):
         assert assemble({"input": SMALL, **config}).config == expected
-    with pytest.raises(AssemblyError, match=r"type\n  expected  ImageClassifier\n  found     `FasterRCNN`"):
+    with pytest.raises(
+        AssemblyError, match=r"type\n  expected  ImageClassifier, or a model of .*\n  found     `FasterRCNN`"
+    ):
         assemble({"model": {"type": "FasterRCNN", **LITERAL}})
 
 
@@ -334,10 +336,10 @@ def test_a_checkpoint_in_the_config_is_refused_unless_it_is_allowed(tmp_path: Pa
 
 
 def test_what_is_left_to_others_is_a_remark() -> None:
-    remarks = assemble({"input": SMALL, "model": {**SWIN, "data_preprocessor": {"mean": [0.0]}}}).report.remarks
+    preprocessor = {"num_classes": 10, "mean": [0.0], "std": [1.0]}
+    remarks = assemble({"input": SMALL, "model": {**SWIN, "data_preprocessor": preprocessor}}).report.remarks
     assert "`train_cfg` is left out: the training loop does it" in remarks
-    assert "`data_preprocessor` is left out: the images are to be normalised before they come" in remarks
-    assert "init_cfg TruncNormal of `model` is left out: the part starts its weights itself" in remarks
+    assert "`data_preprocessor.num_classes` is left out: the training loop does it" in remarks
 
 
 def test_targets_without_a_loss_are_an_error() -> None:

@@ -1,0 +1,92 @@
+"""Making: constructors called with what a config says; whatever they raise is a fault of the config."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from autoadapt.assembly.assembly_sessions import Session, said_by
+from autoadapt.assembly.mmengine import start_registered
+from autoadapt.assembly.references import keys_of
+from autoadapt.assembly.registry import Part
+from autoadapt.assembly.weight_starts import check_starts, entries_of, start_weights
+from autoadapt.errors import AdaptError
+from autoadapt.sources.size_limits import CONFIG_LIMITS, made_within
+
+__all__ = ["full_name", "made", "starts_itself"]
+
+_START = "init_cfg"
+
+
+def made(session: Session, name: str, part: Part, arguments: Mapping[str, Any]) -> nn.Module | None:
+    """A part, its weights started as the config says; none where that fails, which is noted.
+
+    Args:
+        session: What is known.
+        name: The part in the config.
+        part: What it is.
+        arguments: Of its constructor.
+    """
+    own = {key: value for key, value in arguments.items() if key != _START or starts_itself(part)}
+    module = _called(session, name, part, own)
+    if module is None:
+        return None
+    starts = [("", session.config.init_cfg)] if session.config.init_cfg else []
+    starts += [(name, arguments[_START])] if arguments.get(_START) and not starts_itself(part) else []
+    for owner, given in starts:
+        if not _start(session, owner, name, module, given):
+            return None
+    start_registered(module)
+    return module
+
+
+def starts_itself(part: Part) -> bool:
+    """Whether a part takes `init_cfg` itself, as those of mmengine do."""
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in part.parameters.values())
+    return _START in part.parameters or (takes_any and part.name.startswith("mm:"))
+
+
+def full_name(part: Part, type_: str) -> str:
+    """The type with the scope in which it was found, so that the resolved config finds it anywhere."""
+    return part.name if part.name.startswith("mm:") else type_
+
+
+def _called(session: Session, name: str, part: Part, arguments: Mapping[str, Any]) -> nn.Module | None:
+    try:
+        module: object = made_within(CONFIG_LIMITS, part.make, part.prepared(arguments))
+    except AdaptError as error:
+        first = error.mismatches[0].where if error.mismatches else ""
+        session.note(error, (*keys_of(name), first if first in arguments else "type"))
+        return None
+    except Exception as error:
+        said = said_by(error)
+        shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        session.fault(session.where(name), f"{part.name}({shown}) to be made", said, "mend its arguments")
+        return None
+    if not isinstance(module, nn.Module):
+        where = session.where(name, "type")
+        session.fault(where, "a torch.nn.Module", f"{part.name} gives a {type(module).__name__}", "return a module")
+        return None
+    return module
+
+
+def _start(session: Session, owner: str, name: str, module: nn.Module, given: Any) -> bool:
+    keys = (*keys_of(owner), _START) if owner else (_START,)
+    faults = check_starts(given, keys, session.document)
+    session.faults += [fault for fault in faults if fault not in session.faults]
+    if faults:
+        return False
+    try:
+        idle = start_weights(module, given)
+    except Exception as error:
+        expected, found = f"a start that fits {type(module).__name__}", said_by(error)
+        session.fault(session.document.where(keys), expected, found, "mend its layer, or leave it out")
+        return False
+    for kind in idle if owner else ():
+        named = any(entry.get("layer") or entry.get("override") for entry in entries_of(given) if entry["type"] == kind)
+        why = "no such layer is there" if named else "it names no layer"
+        session.remarks.append(f"init_cfg {kind} of `{name}` fills nothing: {why}")
+    return True
