@@ -8,12 +8,13 @@ from typing import Literal, TypedDict, overload
 from torch import nn
 from typing_extensions import Unpack
 
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.progress import progress
-from autoadapt.swapping.results import Fault, Swap
+from autoadapt.swapping.results import Fault, Part, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
@@ -141,13 +142,20 @@ def swap(
         if dry_run:
             return _refused(name, planned, refusal, call)
         raise refusal from error
-    done = Swap(model=name, parts=tuple(one.part for one in planned), checks=tuple(checks), call=call)
+    parts = tuple(map(_as_built, planned, modules))
+    done = Swap(model=name, parts=parts, checks=tuple(checks), call=call)
     if dry_run:
         return done
-    for successor, module in zip(planned, modules, strict=True):
-        module.swapped = done.model_copy(update={"parts": (successor.part,)})  # type: ignore[assignment]
+    for part, module in zip(parts, modules, strict=True):
+        module.swapped = done.model_copy(update={"parts": (part,)})  # type: ignore[assignment]
     set_modules(model, by_path(planned, modules))
     return model
+
+
+def _as_built(successor: Successor, module: nn.Module) -> Part:
+    """The part with the plan as it was built, which tells what was cut and what takes no gradient."""
+    made = module.plan if isinstance(module, AdaptedModule) else successor.part.plan
+    return successor.part.model_copy(update={"plan": made})
 
 
 def _check_kinds(model: object, path: object, new: object) -> None:
