@@ -19,6 +19,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 LARGEST_STRIDE = 64
 MOST_PREFIX_TOKENS = 16
+MOST_HEADS = 64
 MOST_OF_A_HEAD = 256
 """Channels of one head of attention."""
 
@@ -42,7 +43,8 @@ def _heads(shapes: Sequence[Shape]) -> set[Shape]:
     Maps with channels last may fit by chance: those of the cells that a convolution made, and those of many channels.
     """
     tokens = {shape for shape in shapes if len(shape) == 3}
-    found = {s[:3] for s in shapes if len(s) == 4 and s[3] <= MOST_OF_A_HEAD and (s[0], s[2], s[1] * s[3]) in tokens}
+    likely = [s for s in shapes if len(s) == 4 and s[1] <= MOST_HEADS and s[3] <= MOST_OF_A_HEAD]
+    found = {s[:3] for s in likely if (s[0], s[2], s[1] * s[3]) in tokens}
     cells = {s[2:] for s in shapes if len(s) == 4 and s[:3] not in found}
     return {shape for shape in found if shape[1:] not in cells}
 
