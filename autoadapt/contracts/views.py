@@ -359,8 +359,15 @@ def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], boo
 
 
 def _nothing(module: nn.Module) -> nn.Module:
-    """What does nothing in its place; a stage stays one, since gradient checkpointing goes through its layers."""
-    return nn.Sequential() if isinstance(module, nn.Sequential) else nn.Identity()
+    """What does nothing in its place; a stage stays one, since gradient checkpointing goes through its layers.
+
+    Hooks of what is left out are kept, since handles to them cannot be copied once they are gone.
+    """
+    made = nn.Sequential() if isinstance(module, nn.Sequential) else nn.Identity()
+    hooked = [vars(part) for part in module.modules() if part._forward_hooks or part._forward_pre_hooks]
+    if hooked:
+        vars(made)["hooks_left_out"] = [state[key] for state in hooked for key in state if "hooks" in key]
+    return made
 
 
 def _set(module: nn.Module, path: str, child: nn.Module) -> None:

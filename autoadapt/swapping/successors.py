@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -100,7 +102,7 @@ def prepare(
     module = _moved(new, place.module, options.share)
     source = capture_source(module, target, _call(arguments), inner=True, grid=options.grid)
     try:
-        made, free = _served(source, target, wanted, options)
+        made, free = _served(source, target, wanted, options, reading.escaped)
     except MatchError as error:
         raise _with_inner_places(_without_disproved(error, reading), reading, wanted) from error
     after = sum(p.numel() for p in module.parameters()) + made.parameters - made.saved.parameters
@@ -145,8 +147,14 @@ def _wanted(target: Signature, reading: Reading, outputs: Sequence[str] | None) 
     return named_outputs(known, outputs)
 
 
-def _served(source: Signature, target: Signature, wanted: Sequence[str], options: Options) -> tuple[Plan, list[str]]:
-    """The plan that serves what is wanted, and what else costs nothing; and the paths of the latter."""
+def _served(
+    source: Signature, target: Signature, wanted: Sequence[str], options: Options, escaped: Collection[str]
+) -> tuple[Plan, list[str]]:
+    """The plan that serves what is wanted, and what else costs nothing; and the paths of the latter.
+
+    What nobody reads and nobody gets costs something as soon as more of the new module has to run for it: its
+    parameters would be trained by nothing.
+    """
 
     def planned(keep: Sequence[str]) -> Plan:
         return plan(
@@ -176,13 +184,26 @@ def _served(source: Signature, target: Signature, wanted: Sequence[str], options
             optional = left
             continue
         routes = {route.target: route for route in most.routes}
-        free = [path for path in optional if _is_free(routes[path], target, wanted)]
+        behind = _behind(source, [routes[path].source for path in wanted])
+        free = [
+            path
+            for path in optional
+            if _is_free(routes[path], target, wanted)
+            and (path in escaped or not _behind(source, [routes[path].source]) & ~behind)
+        ]
         if free == optional and all(routes[route.target] == route for route in least.routes):
             return most, free
         if free == optional:
             return least, []
         optional = free
     return least, []
+
+
+def _behind(source: Signature, read: Sequence[str]) -> int:
+    """The parameters of the new module that outputs or taps depend on, one bit each."""
+    outputs = zip(source.outputs.paths, source.output_weights, strict=False)
+    known = {inner.name: inner.weights for inner in source.inner} | dict(outputs)
+    return functools.reduce(operator.or_, (int(known.get(path) or "0", 16) for path in read), 0)
 
 
 def _is_free(route: Route, target: Signature, wanted: Sequence[str]) -> bool:

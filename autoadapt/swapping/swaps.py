@@ -10,6 +10,7 @@ from typing import Literal, TypedDict, overload
 from torch import nn
 from typing_extensions import Unpack
 
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion
 from autoadapt.adapting.verification import Check
@@ -21,7 +22,7 @@ from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.progress import progress
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
-from autoadapt.swapping.results import Fault, Swap
+from autoadapt.swapping.results import Fault, Part, Swap
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
@@ -143,11 +144,12 @@ def swap(
         if dry_run:
             return _refused(name, planned, refusal, call)
         raise refusal from error
-    done = Swap(model=name, parts=tuple(one.part for one in planned), checks=made.checks, call=call)
+    parts = tuple(map(_as_built, planned, made.modules))
+    done = Swap(model=name, parts=parts, checks=made.checks, call=call)
     if dry_run:
         return done
-    for successor, module in zip(planned, made.modules, strict=True):
-        module.swapped = done.model_copy(update={"parts": (successor.part,)})  # type: ignore[assignment]
+    for part, module in zip(parts, made.modules, strict=True):
+        module.swapped = done.model_copy(update={"parts": (part,)})  # type: ignore[assignment]
     made.put_in(model)
     return model
 
@@ -197,6 +199,12 @@ class _Work:
         self.tell(f"swap: running {type(self.model).__name__} with the new module")
         checks = try_region(self.model, self.example, self.inputs, region, parts)
         return _Made([parts.net], tuple(checks), parts.put_in)
+
+
+def _as_built(successor: Successor, module: nn.Module) -> Part:
+    """The part with the plan as it was built, which tells what was cut and what takes no gradient."""
+    made = module.plan if isinstance(module, AdaptedModule) else successor.part.plan
+    return successor.part.model_copy(update={"plan": made})
 
 
 def _check_kinds(model: object, path: object, new: object) -> None:

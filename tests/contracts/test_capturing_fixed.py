@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.contracts.capturing.grids import Grid
+from autoadapt.contracts.capturing.grids import Grid, GridReader
 from autoadapt.contracts.capturing.perturbing import locate_tokens, patches
 from autoadapt.errors import MatchError
 
@@ -112,3 +112,19 @@ def test_what_no_longer_runs_is_counted():
     assert plan.saved.parameters == sum(p.numel() for p in new.fc.parameters()) == 513_000
     assert plan.saved.multiply_adds == 512_000
     assert "513k parameters and 512k multiply-adds no longer run" in str(plan)
+
+
+def test_maps_with_channels_last_are_no_heads_although_their_numbers_would_fit():
+    made = [
+        (2, 96, 16, 16),
+        (2, 16, 16, 96),
+        (2, 16, 1536),
+        (2, 4, 4, 384),
+        (2, 4, 1536),
+        (2, 12, 16, 32),
+        (2, 16, 384),
+    ]
+    reader = GridReader(64, 64, shapes=made)
+    assert [str(dim) for dim in reader.read((2, 16, 16, 96))] == ["2", "floor(H/4)", "floor(W/4)", "96"]
+    assert [str(dim) for dim in reader.read((2, 4, 4, 384))] == ["2", "floor(H/16)", "floor(W/16)", "384"]
+    assert [str(dim) for dim in reader.read((2, 12, 16, 32))] == ["2", "12", "16", "32"]

@@ -27,7 +27,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature, TensorSpec
-from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import (
     backward,
     copy_module,
@@ -225,7 +225,7 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
     if not plan.taps and not unread:
         return plan
     names = tuple(plan.taps) or source.outputs.paths
-
+    shapes = {name: spec.shape(source.sizes()) for name, spec in source.outputs.items()}
     caches = OutsideCaches(backbone)
 
     def run(module: nn.Module) -> list[torch.Tensor]:
@@ -235,8 +235,12 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
         ]
         arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
         with undisturbed(None), caches.kept(), torch.device("meta"), torch.set_grad_enabled(True):
-            returned = flatten(arguments.call(module))[1]
-        return [tensor for name, tensor in zip(names, returned, strict=True) if name in read]
+            tree, returned = flatten(arguments.call(module))
+        given = plan.taps or map(path_text, paths(tree))  # what hooks collect are fewer levels where the last are cut
+        found = dict(zip(given, returned, strict=True))
+        if any(found[name].shape != shapes[name] for name in read & shapes.keys()):
+            raise ValueError("a level has moved to another place")
+        return [found[name] for name in names if name in read]
 
     taps = [(one.module, one.call, one.path) for one in plan.taps.values()]
     if taps:

@@ -7,7 +7,7 @@ that strides can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +19,9 @@ Shape: TypeAlias = tuple[int, ...]
 
 LARGEST_STRIDE = 64
 MOST_PREFIX_TOKENS = 16
+MOST_HEADS = 64
+MOST_OF_A_HEAD = 256
+"""Channels of one head of attention."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,18 @@ class Grid:
     def cells(self) -> int:
         """How many cells there are."""
         return self.height * self.width
+
+
+def _heads(shapes: Sequence[Shape]) -> set[Shape]:
+    """What `[B, heads, N, D]` of attention begins with, for tokens `[B, N, heads*D]`.
+
+    Maps with channels last may fit by chance: those of the cells that a convolution made, and those of many channels.
+    """
+    tokens = {shape for shape in shapes if len(shape) == 3}
+    likely = [s for s in shapes if len(s) == 4 and s[1] <= MOST_HEADS and s[3] <= MOST_OF_A_HEAD]
+    found = {s[:3] for s in likely if (s[0], s[2], s[1] * s[3]) in tokens}
+    cells = {s[2:] for s in shapes if len(s) == 4 and s[:3] not in found}
+    return {shape for shape in found if shape[1:] not in cells}
 
 
 class GridReader:
@@ -63,8 +78,7 @@ class GridReader:
         self._declared = dict(declared or {})
         self._located: dict[int, tuple[Grid, int]] = {}
         shapes = list(shapes)
-        tokens = {shape for shape in shapes if len(shape) == 3}
-        self._heads = {s[:3] for s in shapes if len(s) == 4 and (s[0], s[2], s[1] * s[3]) in tokens}
+        self._heads = _heads(shapes)
         found = {self._grid(shape) for shape in shapes if len(shape) == 4}
         self.grids = sorted(
             (grid for grid in found if grid is not None and grid.cells > 1), key=lambda grid: -grid.cells
