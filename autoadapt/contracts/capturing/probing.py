@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,7 +17,7 @@ from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.randomness import quiet, undisturbed
+from autoadapt.contracts.randomness import other_threads, quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
@@ -82,6 +79,7 @@ class Probe:
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.multiply_adds = 0
         """Of convolutions and linear layers, in the first run that did not raise."""
+        self._others = other_threads()
         self._caches = None if real else OutsideCaches(self._copy)
 
     def watch(self, path: str, note: Callable[[Any], None]) -> None:
@@ -137,7 +135,7 @@ class Probe:
         tracing = flow or contextlib.nullcontext()
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
-            undisturbed(seed or 0 if self.real else None),
+            undisturbed(seed or 0 if self.real else None, alone_since=self._others if seed is not None else None),
             kept,
             everywhere_meta(not self.real),
             watching as watcher,
@@ -145,8 +143,6 @@ class Probe:
             tracing,
         ):
             try:
-                if seed is not None:
-                    _sow(seed)
                 self._put_into(training)
                 with _counting(self._copy, not self.multiply_adds) as count:
                     returned = arguments.call(self._copy)
@@ -194,13 +190,6 @@ class Probe:
 
 
 _MARK = "__autoadapt__"
-
-
-def _sow(seed: int) -> None:
-    """Other numbers from the generators that cannot be stood in for; beside other threads they go on by themselves."""
-    if threading.active_count() == 1:
-        random.seed(seed)
-        np.random.seed(seed)
 
 
 @contextlib.contextmanager
