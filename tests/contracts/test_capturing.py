@@ -11,6 +11,7 @@ import torch
 import torchvision
 from hypothesis import given, settings, strategies as st
 from point_clouds import PointNet, PointTransformer, cloud
+from sleeping_threads import while_threads_sleep
 from small_models import Mixed, Plain, Pyramid, Tokens, image
 from torch import nn
 from transformers import ViTConfig, ViTModel
@@ -144,6 +145,7 @@ def everything(model):
 
 @pytest.mark.parametrize("fails", [False, True], ids=["runs", "raises"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@while_threads_sleep
 def test_nothing_of_the_module_nor_the_generators_changes(fails, training):
     model = Traced(fails).train(training)
     model.body.register_forward_hook(lambda *_: None)

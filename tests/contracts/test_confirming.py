@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from sleeping_threads import while_threads_sleep
 from stateful_modules import (
     ByThread,
     Counts,
@@ -77,6 +78,7 @@ def test_a_half_precision_module_that_raises_at_its_first_call_is_refused(inputs
 
 
 @pytest.mark.parametrize("kind", [EverySecondForReal, RandomRows, LessAt224])
+@while_threads_sleep
 def test_shapes_that_break_the_contract_in_a_real_run_are_refused(kind):
     random.seed(0)
     signature = aa.capture(kind(), X)
@@ -216,6 +218,7 @@ def test_a_module_that_takes_too_long_at_its_only_size_says_so():
     assert signature.unconfirmed == "a pass takes 52 billion multiply-adds"
 
 
+@while_threads_sleep
 def test_the_module_and_the_random_generators_are_as_they_were():
     module = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.BatchNorm2d(4), nn.Dropout())
     before = copy.deepcopy(module.state_dict())

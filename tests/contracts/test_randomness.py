@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+from sleeping_threads import while_threads_sleep
 from torch import nn
 
 import autoadapt as aa
@@ -38,10 +39,12 @@ def states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
+@while_threads_sleep
 def test_generators_are_put_back_beside_threads_that_sleep():
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
+    time.sleep(0.05)
     before = states()
     aa.capture(Draws(), X)
     after = states()

@@ -137,19 +137,10 @@ class _Session:
         self._refuse_stored(self._first)
 
     def signature(self) -> Signature:
-        self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
-        base = self._runs.base()
-        steps = self._runs.steps(base)
-        solution = self._runs.solution(base, steps)
-        if self._resizes_itself(solution):
-            steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
-        fixed = self._runs.fixed_image(steps)
-        solution, unread = self._with_grids(solution) if fixed else (solution, ())
-        legal = {
-            name: self._sizes(name, (steps | fixed)[name], solution)
-            for name in self._runs.axes.example
-            if name in steps | fixed
-        }
+        base, steps, solution, unread = self._solved()
+        varying = steps | self._runs.fixed_image(steps)
+        example = self._runs.axes.example
+        legal = {name: self._sizes(name, varying[name], solution) for name in example if name in varying}
         orders, ran = self._orders(solution, legal, steps)
         confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base, ran)
         tensors_in, tensors_out = self._real_values(confirmed.observed)
@@ -159,9 +150,10 @@ class _Session:
         told = self._told(solution, orders, self._runs.followed(base, steps))
         depths = self._depths(base, steps)
         trained = self._in_train_mode(base)  # last, since it may leave things behind
+        inside = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
-            inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
+            inputs=Values(tree=self._tree, leaves=self._input_specs(varying)),
             positional=self._arguments.positional,
             outputs=Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told))),
             axes=legal,
@@ -172,9 +164,7 @@ class _Session:
             unverified=solution.unverified,
             contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
-            inner=depths.on_inner(
-                inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
-            ),
+            inner=depths.on_inner(inside),
             weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
             output_weights=depths.weights() if self._first.inner else (),
             dilated_by=argument_that_dilates(self._module),
@@ -184,6 +174,18 @@ class _Session:
             contradictions=confirmed.contradictions,
             not_finite=confirmed.not_finite,
         )
+
+    def _solved(self) -> tuple[dict[str, int], Steps, Solution, tuple[str, ...]]:
+        """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
+        self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
+        base = self._runs.base()
+        steps = self._runs.steps(base)
+        solution = self._runs.solution(base, steps)
+        if self._resizes_itself(solution):
+            steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
+        if not self._runs.fixed_image(steps):
+            return base, steps, solution, ()
+        return base, steps, *self._with_grids(solution)
 
     def _refuse_stored(self, observed: Observation) -> None:
         names = [path_text(path) for path in paths(observed.tree)]

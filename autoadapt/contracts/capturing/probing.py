@@ -118,13 +118,7 @@ class Probe:
         Raises:
             ProbeError: The module raised.
         """
-        wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
-        make = _resized if self.real else _empty
-        tensors = [make(tensor, shape) for tensor, shape in zip(self._tensors, wanted, strict=True)]
-        if self.real:
-            tensors = [
-                new.to(self.device) if old.is_meta else new for old, new in zip(self._tensors, tensors, strict=True)
-            ]
+        tensors = self._inputs(shapes)
         values = rebuild(self._tree, tensors)
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
@@ -153,6 +147,15 @@ class Probe:
                 ) from error
         observed = self._observe(returned, values, tensors, watcher, followed)
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))
+
+    def _inputs(self, shapes: Sequence[Shape] | None) -> list[torch.Tensor]:
+        """The example's tensors at other shapes, with values where the run is for real."""
+        wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
+        pairs = list(zip(self._tensors, wanted, strict=True))
+        if not self.real:
+            return [_empty(tensor, shape) for tensor, shape in pairs]
+        made = [(tensor, _resized(tensor, shape)) for tensor, shape in pairs]
+        return [new.to(self.device) if old.is_meta else new for old, new in made]
 
     def _put_into(self, training: bool) -> None:
         """The mode of a run; not again where all parts are in it, since that takes as long as a small layer each."""
