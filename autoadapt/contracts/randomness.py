@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -92,27 +94,54 @@ def _taking_a_generator(func: Any) -> Any | None:
 
 
 @contextlib.contextmanager
-def undisturbed(seed: int | None = 0) -> Iterator[None]:
+def undisturbed(seed: int | None = 0, *, alone_since: Mapping[int, int] | None = None) -> Iterator[None]:
     """Run modules with no gradients, no warnings and none of the caller's random numbers, also when something raises.
 
-    The generators of Python and numpy cannot be stood in for. They are put back where no other thread runs, which may
-    have drawn from them meanwhile.
+    The generators of Python and numpy cannot be stood in for. They are put back unless another thread has run
+    meanwhile, which may have drawn from them.
 
     Args:
         seed: For what is drawn from torch. None where all runs on the meta device, where nothing is drawn, unless a
             module asks for the processor: then torch's generator is put back on the same terms as the others.
+        alone_since: What `other_threads` said some time ago. Python and numpy get the seed too if none has run since.
     """
+    before = other_threads()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     own = contextlib.nullcontext() if seed is None else OwnNumbers(seed)
+    sown = before is not None and before == alone_since
     try:
         with warnings.catch_warnings(), torch.no_grad(), own:
             warnings.simplefilter("ignore")
+            if sown:
+                random.seed(seed)
+                np.random.seed(seed)
             yield
     finally:
-        if threading.active_count() == 1:
+        if sown or (before is not None and before == other_threads()):
             random.setstate(states[0])
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
+
+
+def other_threads() -> dict[int, int] | None:
+    """How long each of the other threads has run, in nanoseconds of processor time, by its number in the system.
+
+    Two equal answers mean that none has run in between. Monitors and receivers sleep nearly always, as those of
+    notebooks, progress bars and test runners do. None where there are others and the system does not tell.
+    """
+    current = threading.current_thread()
+    others = [thread.native_id or 0 for thread in threading.enumerate() if thread is not current]
+    if others and sys.platform != "linux":
+        return None
+    try:
+        return {number: time.clock_gettime_ns(_processor_clock(number)) for number in others}
+    except OSError:  # it has just ended
+        return None
+
+
+def _processor_clock(thread: int) -> int:
+    """Linux's clock of one thread, as `pthread_getcpuclockid` makes it, which must not be asked for one that ended."""
+    return (~thread << 3) | 6
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from autoadapt.contracts.trees import Slot
 from autoadapt.contracts.views import duplicate, view
 from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.swapping.device_and_mode import move, take_over
+from autoadapt.swapping.dry_runs import captured_once
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.read_attributes import Surface, find_surface
 from autoadapt.swapping.readings import Reading
@@ -44,6 +45,7 @@ class Options:
     convert_inputs: Collection[Conversion] = CONVERSIONS
     nondeterministic: Literal["refuse", "allow"] = "refuse"
     share: bool = True
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,21 @@ def prepare(
     if faults:
         raise SwapError(f"the rest of the model reads `{faults[0].where}`", faults)
     arguments = reading.calls[0]
-    target = capture(place.module, arguments) if contract is None else contract
+    target = contract
+    if target is None:
+        target = captured_once(place.module, arguments, lambda: capture(place.module, arguments), keep=options.dry_run)
     target = target.model_copy(update={"outputs": mark_points(target.outputs)})
     wanted = _wanted(target, reading, options.outputs)
     if isinstance(new, str):
         return _generated(place, reading, as_kind(new), target, wanted, surface)
     module = _moved(new, place.module, options.share)
-    source = capture_source(module, target, _call(arguments), inner=True, grid=options.grid)
+    source = captured_once(
+        new,
+        arguments,
+        lambda: capture_source(module, target, _call(arguments), inner=True, grid=options.grid),
+        keep=options.dry_run,
+        besides=[place.module, str(target.model_dump()), options.grid],
+    )
     try:
         made, free = _served(source, target, wanted, options, reading.escaped)
     except MatchError as error:

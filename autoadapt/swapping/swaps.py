@@ -111,7 +111,8 @@ def swap(
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
         allow_cost: Consent to generated layers of more parameters than the limit.
         max_parameters: The limit; by default 10 million, and for a generated layer 10 times the old module's.
-        dry_run: Change nothing and return the `Swap`.
+        dry_run: Change nothing and return the `Swap`. A swap that follows does not capture the modules again, unless
+            something about them or their inputs has changed.
 
     Returns:
         The model; what was done stands at the new module: `model.get_submodule(path).swapped`. With `dry_run` the
@@ -129,7 +130,7 @@ def swap(
     """
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
-    options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, nondeterministic, share)
+    options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, nondeterministic, share, dry_run)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(model).__name__
     planned: list[Successor] = []

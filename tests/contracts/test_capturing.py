@@ -2,7 +2,6 @@
 
 import copy
 import random
-import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 import torchvision
 from hypothesis import given, settings, strategies as st
 from point_clouds import PointNet, PointTransformer, cloud
+from sleeping_threads import while_threads_sleep
 from small_models import Mixed, Plain, Pyramid, Tokens, image
 from torch import nn
 from transformers import ViTConfig, ViTModel
@@ -146,9 +146,8 @@ def everything(model):
 
 @pytest.mark.parametrize("fails", [False, True], ids=["runs", "raises"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@while_threads_sleep
 def test_nothing_of_the_module_nor_the_generators_changes(fails, training):
-    if threading.active_count() > 1:
-        pytest.skip("other threads run here, whose numbers of Python's and numpy's generators are not taken back")
     model = Traced(fails).train(training)
     model.body.register_forward_hook(lambda *_: None)
     before = everything(model)

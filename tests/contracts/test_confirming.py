@@ -2,11 +2,11 @@
 
 import copy
 import random
-import threading
 
 import numpy as np
 import pytest
 import torch
+from sleeping_threads import while_threads_sleep
 from stateful_modules import (
     ByThread,
     Counts,
@@ -25,6 +25,7 @@ from stateful_modules import (
     RunsNoted,
     Sparse,
 )
+from tokens import Listed
 from torch import nn
 
 import autoadapt as aa
@@ -77,9 +78,8 @@ def test_a_half_precision_module_that_raises_at_its_first_call_is_refused(inputs
 
 
 @pytest.mark.parametrize("kind", [EverySecondForReal, RandomRows, LessAt224])
+@while_threads_sleep
 def test_shapes_that_break_the_contract_in_a_real_run_are_refused(kind):
-    if kind is RandomRows and threading.active_count() > 1:
-        pytest.skip("other threads run here, so that Python's generator is not put back between probes")
     random.seed(0)
     signature = aa.capture(kind(), X)
     (found,) = signature.contradictions
@@ -142,6 +142,49 @@ def test_at_most_three_runs_with_one_sample_two_at_the_example_and_one_at_a_usua
     assert RunsNoted.shapes == []
 
 
+def real_passes(module: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> list[tuple[int, ...]]:
+    """The shapes of what a layer of a module reads in passes for real while it is captured."""
+    found = []
+
+    def note(_layer, args):
+        if not args[0].is_meta:
+            found.append(tuple(args[0].shape))
+
+    hook = layer.register_forward_pre_hook(note)
+    aa.capture(module, inputs, inner=True)
+    hook.remove()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sizes"),
+    [
+        (torch.randn(2, 3, 64, 48), [(3, 3, 224, 224), (1, 3, 64, 48), (1, 3, 64, 48)]),
+        (torch.randn(2, 3, 224, 224), [(3, 3, 40, 40), (1, 3, 224, 224), (1, 3, 224, 224)]),
+    ],
+)
+def test_the_run_that_tells_the_order_of_tokens_is_one_of_the_three(inputs, sizes):
+    module = Listed("columns", before=1)
+    assert real_passes(module, module.embed, inputs) == sizes
+    assert aa.capture(module, inputs).outputs["output"].cells == "columns"
+
+
+def test_at_most_three_passes_also_where_two_are_needed_to_read_tokens_of_one_size():
+    module = Listed("rows", before=4, size=(48, 64))
+    assert len(real_passes(module, module.embed, torch.randn(1, 3, 48, 64))) <= 3
+
+
+def test_a_row_less_in_the_run_that_tells_the_order_of_tokens_is_noted():
+    class LastDropped(Listed):
+        def forward(self, x):
+            tokens = super().forward(x)
+            return tokens if x.is_meta or len(x) < 3 else tokens[:, :-1]
+
+    (found,) = aa.capture(LastDropped(), torch.randn(4, 3, 64, 48)).contradictions
+    assert (found.path, found.expected) == ("output", "[3, 48, 12]")
+    assert found.found == "[3, 47, 12] in a real run"
+
+
 def test_two_samples_where_one_is_refused():
     assert aa.capture(NeedsTwo(), X).contradictions == ()
 
@@ -175,6 +218,7 @@ def test_a_module_that_takes_too_long_at_its_only_size_says_so():
     assert signature.unconfirmed == "a pass takes 52 billion multiply-adds"
 
 
+@while_threads_sleep
 def test_the_module_and_the_random_generators_are_as_they_were():
     module = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.BatchNorm2d(4), nn.Dropout())
     before = copy.deepcopy(module.state_dict())

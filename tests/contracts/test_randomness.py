@@ -1,8 +1,16 @@
 """Numbers of one's own: the operations that torch keeps stay the ones that it keeps."""
 
-import torch
+import random
+import threading
+import time
 
-from autoadapt.contracts.randomness import OwnNumbers
+import numpy as np
+import torch
+from sleeping_threads import while_threads_sleep
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.contracts.randomness import OwnNumbers, other_threads, undisturbed
 
 
 def test_no_operation_of_torch_is_replaced_by_another_object():
@@ -14,3 +22,86 @@ def test_no_operation_of_torch_is_replaced_by_another_object():
     for packet in packets:
         kept = [getattr(packet, name) for name in packet.overloads()]
         assert all(old is new for old, new in zip(before[str(packet)], kept, strict=True)), packet
+
+
+X = torch.zeros(2, 3, 8, 8)
+
+
+class Draws(nn.Module):
+    """Draws from all three generators."""
+
+    def forward(self, x):
+        return x + torch.rand(1).to(x) + random.random() + np.random.rand()
+
+
+def states():
+    """Where the three generators stand."""
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+@while_threads_sleep
+def test_generators_are_put_back_beside_threads_that_sleep():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    time.sleep(0.05)
+    before = states()
+    aa.capture(Draws(), X)
+    after = states()
+    done.set()
+    thread.join()
+    assert after == before
+
+
+def test_they_are_left_alone_where_another_thread_has_drawn():
+    drawn, go = [], threading.Event()
+
+    def draw():
+        go.wait()
+        drawn.append(random.random())
+
+    thread = threading.Thread(target=draw)
+    random.seed(0)
+    thread.start()
+    with undisturbed():
+        go.set()
+        thread.join()
+    assert random.random() not in drawn
+
+
+def test_a_thread_that_draws_all_the_time_gets_no_number_twice():
+    drawn, stop = [], threading.Event()
+
+    def draw():
+        while not stop.is_set():
+            drawn.append((random.random(), float(np.random.rand()), float(torch.rand(1, dtype=torch.float64))))
+            time.sleep(0.0002)
+
+    threads = [threading.Thread(target=draw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            net = aa.adapt(Draws(), like=Draws(), inputs=X, nondeterministic="allow")
+            net.verify(X)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(drawn) > 100
+    assert all(len(set(column)) == len(drawn) for column in zip(*drawn, strict=True))
+
+
+def test_other_threads_are_known_by_how_long_they_have_run():
+    go, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: (go.wait(), sum(range(1000)), done.wait()))
+    thread.start()
+    time.sleep(0.05)
+    first = other_threads()
+    assert first is not None
+    assert other_threads() == first
+    go.set()
+    time.sleep(0.05)
+    assert other_threads() != first
+    done.set()
+    thread.join()

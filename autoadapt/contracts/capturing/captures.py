@@ -12,12 +12,19 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
 from autoadapt.contracts.capturing.cells import Run, class_tokens, inner_centres, output_centres
 from autoadapt.contracts.capturing.class_scores import class_scores
-from autoadapt.contracts.capturing.confirming import Confirmation, Contract, confirm, confirm_again
+from autoadapt.contracts.capturing.confirming import (
+    MOST_PASSES,
+    Confirmation,
+    Contract,
+    confirm,
+    confirm_again,
+    usual_images,
+)
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule
 from autoadapt.contracts.capturing.inside import inner_outputs
-from autoadapt.contracts.capturing.ordering import Order, Ordering, disordered
+from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Order, Ordering, disordered
 from autoadapt.contracts.capturing.probing import (
     InnerKey,
     InnerLeaf,
@@ -131,6 +138,7 @@ class _Session:
         check_names(self._module)
         self._grid = grid
         self._confirm = confirm
+        self._perturbed = False  # whether a real pass told a grid
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
         names_in = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
@@ -141,21 +149,12 @@ class _Session:
         self._refuse_stored(self._first)
 
     def signature(self) -> Signature:
-        self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
-        base = self._runs.base()
-        steps = self._runs.steps(base)
-        solution = self._runs.solution(base, steps)
-        if self._resizes_itself(solution):
-            steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
-        fixed = self._runs.fixed_image(steps)
-        solution, unread = self._with_grids(solution) if fixed else (solution, ())
-        legal = {
-            name: self._sizes(name, (steps | fixed)[name], solution)
-            for name in self._runs.axes.example
-            if name in steps | fixed
-        }
-        orders = self._orders(solution, legal)
-        confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base)
+        base, steps, solution, unread = self._solved()
+        varying = steps | self._runs.fixed_image(steps)
+        example = self._runs.axes.example
+        legal = {name: self._sizes(name, varying[name], solution) for name in example if name in varying}
+        orders, ran = self._orders(solution, legal, steps)
+        confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base, ran)
         tensors_in, tensors_out = self._real_values(confirmed.observed)
         gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
@@ -168,7 +167,7 @@ class _Session:
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
             origin=name_of(self._module),
-            inputs=Values(tree=self._tree, leaves=self._input_specs([*steps, *fixed])),
+            inputs=Values(tree=self._tree, leaves=self._input_specs(varying)),
             positional=self._arguments.positional,
             outputs=outputs,
             axes=legal,
@@ -201,6 +200,18 @@ class _Session:
 
         return trunk_signature(self._module, self._arguments, self._first.inner, again)
 
+    def _solved(self) -> tuple[dict[str, int], Steps, Solution, tuple[str, ...]]:
+        """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
+        self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
+        base = self._runs.base()
+        steps = self._runs.steps(base)
+        solution = self._runs.solution(base, steps)
+        if self._resizes_itself(solution):
+            steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
+        if not self._runs.fixed_image(steps):
+            return base, steps, solution, ()
+        return base, steps, *self._with_grids(solution)
+
     def _refuse_stored(self, observed: Observation) -> None:
         names = [path_text(path) for path in paths(observed.tree)]
         refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
@@ -221,7 +232,7 @@ class _Session:
         dims = [tuple(map(Dim, shape)) for shape in found.shapes]
         return Values(tree=found.tree, leaves=tuple(map(_spec, found.dtypes, dims)))
 
-    def _confirmed(self, contract: Contract, base: Mapping[str, int]) -> Confirmation:
+    def _confirmed(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
         """What real runs say to what was found.
 
         Raises:
@@ -236,7 +247,8 @@ class _Session:
             return confirm_again(self._probe, base, contract, before)
         batch = 2 if self._may_have_roles() else 1
         probe = Probe(self._module, self._arguments, real=True, inner=False)
-        found = confirm(self._module, probe, contract, batch=batch, multiply_adds=self._probe.multiply_adds)
+        work, passes = self._probe.multiply_adds, MOST_PASSES - self._perturbed - (ran is not None)
+        found = confirm(self._module, probe, contract, batch=batch, multiply_adds=work, ordered=ran, passes=passes)
         if found.observed is not None:
             self._refuse_stored(found.observed)
         if found.differs:
@@ -264,7 +276,9 @@ class _Session:
 
     def _with_grids(self, solution: Solution) -> tuple[Solution, tuple[str, ...]]:
         images = FixedImages(self._module, self._arguments, self._runs.axes, self._grid)
-        return images.read(solution, self._first, self._observed_inside())
+        read = images.read(solution, self._first, self._observed_inside())
+        self._perturbed = images.ran
+        return read
 
     def _observed_inside(self) -> Mapping[InnerKey, InnerLeaf]:
         if self._first.inner:
@@ -338,15 +352,19 @@ class _Session:
         names = [path_text(path) for path in paths(self._first.tree)]
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
-    def _orders(self, solution: Solution, legal: Mapping[str, AxisSizes]) -> dict[InnerKey | int, Order]:
+    def _orders(
+        self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps
+    ) -> tuple[dict[InnerKey | int, Order], ImagePass | None]:
         """In which order cells stand among the tokens of outputs and of what inner modules return."""
         if not {"H", "W"} <= set(legal):
-            return {}
+            return {}, None
         batch = Dim.axis("B") if "B" in legal else Dim(self._runs.axes.example.get("B", 1))
         inner = sorted(solution.inner, key=lambda key: self._first.inner[key].finished)
         dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
         dims |= dict(enumerate(solution.outputs))
-        return Ordering(self._module, self._arguments, self._runs.axes, legal, self._grid).measure(dims, batch)
+        axes = self._runs.axes
+        usual = usual_images(axes, steps, self._probe.multiply_adds, IMAGES) if self._confirm else None
+        return Ordering(self._module, self._arguments, axes, legal, self._grid, usual).measure(dims, batch)
 
     def _told(
         self, solution: Solution, orders: Mapping[InnerKey | int, Order], followed: Sequence[Run]

@@ -10,19 +10,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autoadapt.contracts.capturing.ordering import ImagePass
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
 from autoadapt.contracts.capturing.sizing import InputAxes, Steps
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Contradiction
 from autoadapt.contracts.trees import path_text, paths
 
-__all__ = ["Confirmation", "Contract", "confirm", "confirm_again", "on_meta_device"]
+__all__ = ["MOST_PASSES", "Confirmation", "Contract", "confirm", "confirm_again", "on_meta_device", "usual_images"]
 
 USUAL_SIZES = (224, 256, 384, 512, 640)
 """Heights and widths, in pixels, of images in use."""
 MOST_MULTIPLY_ADDS = {"cpu": 3e10}
 """Of one real pass, by the kind of device: a second or two on one core."""
 MOST_ELSEWHERE = 1e12
+MOST_PASSES = 3
+"""Real passes of one capture."""
 MOST_SECONDS = 1.0
 """What all passes but the first may take together."""
 OTHER_SEED = 1
@@ -60,11 +63,21 @@ class Confirmation:
     """Whether containers or dtypes are not those of the probes."""
 
 
-def confirm(module: nn.Module, probe: Probe, contract: Contract, *, batch: int, multiply_adds: int) -> Confirmation:
+def confirm(
+    module: nn.Module,
+    probe: Probe,
+    contract: Contract,
+    *,
+    batch: int,
+    multiply_adds: int,
+    ordered: ImagePass | None = None,
+    passes: int = MOST_PASSES,
+) -> Confirmation:
     """Run a module for real, at most three times: at the example, at a usual size, and at the example again.
 
     The runs share one copy, so that what it keeps from call to call shows. The first and the last draw the same random
-    numbers and must return the same values; the one between draws others.
+    numbers and must return the same values; the one between draws others. A run that measured the order of cells takes
+    the place of that one, and is held against the contract too.
 
     Args:
         module: The original, for what it stands on.
@@ -72,6 +85,8 @@ def confirm(module: nn.Module, probe: Probe, contract: Contract, *, batch: int, 
         contract: What it should return.
         batch: Samples in a batch, if their number may vary.
         multiply_adds: Of one pass at the example, as far as they are known.
+        ordered: A run for real that told the order of cells.
+        passes: How many are left of those that a capture may make.
     """
     if on_meta_device(module):
         return Confirmation(unconfirmed="its weights are on the meta device")
@@ -88,10 +103,12 @@ def confirm(module: nn.Module, probe: Probe, contract: Contract, *, batch: int, 
     if (first.tree, first.dtypes) != (contract.first.tree, contract.first.dtypes):
         return Confirmation(observed=first, differs=True)
     found = [*runs.wrong_shapes(sizes, first)]
+    if ordered is not None and "B" in contract.steps:
+        found += runs.wrong_in(ordered)
     other = next((other for other in _others(contract) if other != sizes and runs.affords(other)), sizes)
-    if runs.affords(other):
+    if passes >= MOST_PASSES and runs.affords(other):
         found += runs.again(other, seed=OTHER_SEED)
-    if runs.affords(sizes):
+    if passes > 1 and runs.affords(sizes):
         found += runs.again(sizes, like=first)
     return Confirmation(tuple(_by_place(found)), first, _not_finite(contract, first))
 
@@ -129,6 +146,18 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all())
 
 
+def usual_images(axes: InputAxes, steps: Steps, multiply_adds: int, images: int) -> dict[str, int] | None:
+    """The smallest usual size that some images may have, if the example has none and a pass is affordable."""
+    example = axes.example
+    if multiply_adds == 0 or (example.get("H") == example.get("W") and example.get("H") in USUAL_SIZES):
+        return None
+    per_cell = multiply_adds / max(math.prod(_cells(example)), 1)
+    sizes = next(iter(_usual(axes, steps)), None)
+    if sizes is None or per_cell * math.prod(_cells(sizes | {"B": images})) > MOST_MULTIPLY_ADDS["cpu"]:
+        return None
+    return {name: sizes[name] for name in "HW"}
+
+
 def _cells(sizes: Mapping[str, int]) -> list[int]:
     """What the work of a pass grows with: all axes but channels."""
     return [size for name, size in sizes.items() if name[0] != "C"]
@@ -147,7 +176,11 @@ def _smaller(sizes: Mapping[str, int], example: Mapping[str, int]) -> bool:
 
 def _others(contract: Contract) -> list[dict[str, int]]:
     """The example with images of sizes in use, where these are legal."""
-    example, steps = contract.axes.example, contract.steps
+    return _usual(contract.axes, contract.steps)
+
+
+def _usual(axes: InputAxes, steps: Steps) -> list[dict[str, int]]:
+    example = axes.example
     if "H" not in steps or "W" not in steps:
         return []
     legal = [n for n in USUAL_SIZES if all((n - example[name]) % steps[name] == 0 for name in "HW")]
@@ -211,12 +244,20 @@ class _Runs:
         wrong = self.wrong_shapes(sizes, found)
         return wrong if wrong or like is None else self._wrong_values(sizes, like.tensors, found)
 
+    def wrong_in(self, ran: ImagePass) -> list[Contradiction]:
+        """What is wrong with a run that was made for something else."""
+        if ran.tree != self.contract.first.tree:
+            return [Contradiction(at=_said(ran.sizes), expected="the same containers and dtypes", found="others")]
+        return self._wrong(ran.sizes, ran.shapes)
+
     def wrong_shapes(self, sizes: Mapping[str, int], found: Observation) -> list[Contradiction]:
-        full = self._batched(sizes)
-        rows = zip(self.contract.paths, self.contract.dims, found.shapes, strict=True)
+        return self._wrong(self._batched(sizes), found.shapes)
+
+    def _wrong(self, full: Mapping[str, int], shapes: Sequence[tuple[int, ...]]) -> list[Contradiction]:
+        rows = zip(self.contract.paths, self.contract.dims, shapes, strict=True)
         expected = [(path, tuple(int(dim.evaluate(full)) for dim in dims), shape) for path, dims, shape in rows]
         return [
-            Contradiction(path=path, at=_said(sizes), expected=str([*by_dims]), found=f"{[*shape]} in a real run")
+            Contradiction(path=path, at=_said(full), expected=str([*by_dims]), found=f"{[*shape]} in a real run")
             for path, by_dims, shape in expected
             if by_dims != shape
         ]

@@ -23,7 +23,7 @@ from autoadapt.contracts.views import clone_buffers, copy_module, tap
 __all__ = ["FixedImages"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FixedImages:
     """A module, one call of it, and what the caller states about its token axes.
 
@@ -35,6 +35,8 @@ class FixedImages:
     arguments: Arguments
     axes: InputAxes
     declared: Mapping[str, tuple[int, int, int]]
+    ran: bool = False
+    """Whether it has run the module for real."""
 
     def read(
         self, solution: Solution, first: Observation, inside: Mapping[InnerKey, InnerLeaf]
@@ -98,6 +100,7 @@ class FixedImages:
         tap(model, [key])
         sizes = {"H": height, "W": width}
         returned = run_on_images(model, self.arguments, self.axes, sizes, tokens, CENTRES)
+        self.ran = True
         return None if returned is None else locate_tokens(returned[0], height, width)
 
 

@@ -23,16 +23,18 @@ from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import AxisSizes, Cells
-from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["Order", "Ordering", "disordered", "is_block", "run_on_images"]
+__all__ = ["IMAGES", "ImagePass", "Order", "Ordering", "disordered", "is_block", "run_on_images"]
 
 Order: TypeAlias = tuple[Cells, int]
 """In which order cells stand, and how many other tokens stand behind them."""
 Key: TypeAlias = InnerKey | int
 """An inner output, or the number of an output of the whole."""
 
+IMAGES = 1 + len(ORDER_CENTRES) + len(CORNERS)
+"""In the batch of the run that tells the order: one, and one for each patch that is changed."""
 FEWEST = (4, 5)
 """Rows and columns that a grid should have where the order is measured."""
 LARGEST_SIZE = 640
@@ -68,8 +70,22 @@ def token_axis(dims: Sequence[Dim], batch: Dim) -> TokenAxis | None:
 
 
 @dataclass(frozen=True)
+class ImagePass:
+    """What came out of a run for real on images."""
+
+    sizes: Mapping[str, int]
+    """Of all axes."""
+    tree: Tree
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Ordering:
-    """A module, one call of it, and the sizes that it takes."""
+    """A module, one call of it, and the sizes that it takes.
+
+    Args:
+        usual: Sizes at which images are in use, to run at if it matters; the smallest that tell the order otherwise.
+    """
 
     module: nn.Module
     arguments: Arguments
@@ -77,8 +93,9 @@ class Ordering:
     legal: Mapping[str, AxisSizes]
     declared: Mapping[str, tuple[int, int, int]]
     """What the caller states of token axes: rows, columns, leading tokens."""
+    usual: Mapping[str, int] | None = None
 
-    def measure(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> dict[Key, Order]:
+    def measure(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> tuple[dict[Key, Order], ImagePass | None]:
         """The order of each token axis; nothing where weights have no values or the module does not run.
 
         Where all tokens of a tensor move alike, its order is the commonest before it among tensors of as many cells, or
@@ -87,13 +104,16 @@ class Ordering:
         Args:
             dims: The dims of all tensors, in the order in which they are made.
             batch: The number of samples.
+
+        Returns:
+            The orders, and the run that told them.
         """
         tokens = {key: token for key, leaf in dims.items() if (token := token_axis(leaf, batch)) is not None}
         if not tokens or any(parameter.is_meta for parameter in self.module.parameters()):
-            return {}
-        found = self._seen(tokens)
+            return {}, None
+        found, ran = self._seen(tokens)
         if not found:
-            return {}
+            return {}, ran
         orders: dict[Key, Order] = {}
         seen: dict[Key, Order] = {}
         for key, token in tokens.items():
@@ -101,7 +121,7 @@ class Ordering:
             orders[key] = told or self._usual(token, tokens, seen)
             if told is not None:
                 seen[key] = told
-        return orders | {key: told for key in tokens if (told := self._declared(key, tokens)) is not None}
+        return orders | {key: told for key in tokens if (told := self._declared(key, tokens)) is not None}, ran
 
     def _usual(self, token: TokenAxis, tokens: Mapping[Key, TokenAxis], seen: Mapping[Key, Order]) -> Order:
         """The commonest order before, of tensors of as many cells if there are any."""
@@ -121,23 +141,27 @@ class Ordering:
                 return "rows", max(token.extra - self.declared[other[0]][2], 0)
         return None
 
-    def _seen(self, tokens: Mapping[Key, TokenAxis]) -> dict[Key, Order | None]:
+    def _seen(self, tokens: Mapping[Key, TokenAxis]) -> tuple[dict[Key, Order | None], ImagePass | None]:
         """What each tensor tells in one run; empty where the module does not run."""
         small, example = self._sizes(list(tokens.values())), dict(self.axes.example)
-        for sizes in (small, example) if small != example else (example,):
-            found = self._seen_at(sizes, tokens)
+        options = [{**example, **self.usual}] if self.usual else []
+        found, ran = dict[Key, Order | None](), None
+        for sizes in (*options, small, *([example] if example != small else [])):
+            found, ran = self._seen_at(sizes, tokens)
             if found:
-                return found
-        return {}
+                break
+        return found, ran
 
-    def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis]) -> dict[Key, Order | None]:
+    def _seen_at(
+        self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis]
+    ) -> tuple[dict[Key, Order | None], ImagePass | None]:
         found: dict[Key, Order | None] = {}
 
         def note(key: Key, tensor: torch.Tensor) -> None:
             token = tokens[key]
             grid = token.grid(sizes)
             listed = tensor.movedim((token.batch, token.axis), (0, 1))
-            if listed.shape[:2] == (1 + len(ORDER_CENTRES) + len(CORNERS), grid.cells + token.extra):
+            if listed.shape[:2] == (IMAGES, grid.cells + token.extra):
                 small = min(grid.height, grid.width) < 2
                 found[key] = ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid)
 
@@ -146,12 +170,13 @@ class Ordering:
         cells = _cells_of_a_patch(tokens.values(), sizes)
         returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES, corners=len(CORNERS))
         if returned is None:
-            return {}
-        outputs = flatten(returned)[1]
+            return {}, None
+        tree, outputs = flatten(returned)
         for key in tokens:
             if isinstance(key, int):
                 note(key, outputs[key])
-        return found
+        shapes = tuple(tuple(output.shape) for output in outputs)
+        return found, ImagePass({**sizes, "B": IMAGES}, tree, shapes)
 
     def _sizes(self, tokens: Sequence[TokenAxis]) -> dict[str, int]:
         """The smallest legal sizes at which the coarsest grid has enough cells; the example's where there are none."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,7 +17,7 @@ from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.randomness import quiet, undisturbed
+from autoadapt.contracts.randomness import other_threads, quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
@@ -84,6 +81,7 @@ class Probe:
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.multiply_adds = 0
         """Of convolutions and linear layers, in the first run that did not raise."""
+        self._others = other_threads()
         self._caches = None if real else OutsideCaches(self._copy)
 
     def watch(self, path: str, note: Callable[[Any], None]) -> None:
@@ -122,13 +120,7 @@ class Probe:
         Raises:
             ProbeError: The module raised.
         """
-        wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
-        make = _resized if self.real else _empty
-        tensors = [make(tensor, shape) for tensor, shape in zip(self._tensors, wanted, strict=True)]
-        if self.real:
-            tensors = [
-                new.to(self.device) if old.is_meta else new for old, new in zip(self._tensors, tensors, strict=True)
-            ]
+        tensors = self._inputs(shapes)
         values = rebuild(self._tree, tensors)
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
@@ -139,7 +131,7 @@ class Probe:
         tracing = flow or contextlib.nullcontext()
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
-            undisturbed(seed or 0 if self.real else None),
+            undisturbed(seed or 0 if self.real else None, alone_since=self._others if seed is not None else None),
             kept,
             everywhere_meta(not self.real),
             watching as watcher,
@@ -147,8 +139,6 @@ class Probe:
             tracing,
         ):
             try:
-                if seed is not None:
-                    _sow(seed)
                 self._put_into(training)
                 with _counting(self._copy, not self.multiply_adds) as count:
                     returned = arguments.call(self._copy)
@@ -159,6 +149,15 @@ class Probe:
                 ) from error
         observed = self._observe(returned, values, tensors, watcher, followed)
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))
+
+    def _inputs(self, shapes: Sequence[Shape] | None) -> list[torch.Tensor]:
+        """The example's tensors at other shapes, with values where the run is for real."""
+        wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
+        pairs = list(zip(self._tensors, wanted, strict=True))
+        if not self.real:
+            return [_empty(tensor, shape) for tensor, shape in pairs]
+        made = [(tensor, _resized(tensor, shape)) for tensor, shape in pairs]
+        return [new.to(self.device) if old.is_meta else new for old, new in made]
 
     def _put_into(self, training: bool) -> None:
         """The mode of a run; not again where all parts are in it, since that takes as long as a small layer each."""
@@ -197,13 +196,6 @@ class Probe:
 
 
 _MARK = "__autoadapt__"
-
-
-def _sow(seed: int) -> None:
-    """Other numbers from the generators that cannot be stood in for; beside other threads they go on by themselves."""
-    if threading.active_count() == 1:
-        random.seed(seed)
-        np.random.seed(seed)
 
 
 @contextlib.contextmanager
