@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from functools import singledispatch
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.printable import visible
 from autoadapt.showing.hypertext import fragment
 from autoadapt.showing.parts import Code, Section
 from autoadapt.showing.terminal import rendered
@@ -18,13 +20,31 @@ __all__ = ["Shown", "section_of"]
 
 
 class Shown:
-    """A result that shows itself; how it looks is said by the function registered for it in `section_of`."""
+    """A result that shows itself; how it looks is said by the function registered for it in `section_of`.
+
+    Names in it may be those of strangers, so that control characters in its text stand as their escapes.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__str__" in cls.__dict__:
+            cls.__str__ = _made_visible(cls.__str__)  # type: ignore[method-assign]
 
     def _repr_html_(self) -> str:
         return str(fragment(section_of(self)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         yield from rendered(section_of(self), options.max_width)
+
+
+def _made_visible(shown: Callable[[Any], str]) -> Callable[[Any], str]:
+    """A `__str__` whose text no terminal obeys."""
+
+    @functools.wraps(shown)
+    def text(self: Any) -> str:
+        return visible(shown(self))
+
+    return text
 
 
 @singledispatch
