@@ -94,6 +94,17 @@ def restored(folder: Path, source: str, **options: Any) -> object:
     return aa.restore(folder, allow=["torch"])
 
 
+def planned(folder: Path, **changes: int) -> object:
+    """A saved folder whose plan has another projection."""
+    aa.save(kinds.adapted(), folder)
+    data = json.loads((folder / "config.json").read_text())
+    del data["checksum"]
+    (route,) = data["plan"]["routes"]
+    route["steps"][0] |= changes
+    (folder / "config.json").write_text(json.dumps(data | {"checksum": checksum(data)}))
+    return aa.restore(folder, kinds.backbone())
+
+
 def assembled(folder: Path, text: str) -> object:
     (folder / "one.yaml").write_text(text)
     return aa.assemble(folder / "one.yaml")
@@ -141,6 +152,8 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a width of 10^7 in a folder": lambda f: restored(f, "timm:vit_tiny_patch16_224", embed_dim=10**7),
     "an image of 10^5 in a folder": lambda f: restored(f, "timm:vit_tiny_patch16_224", img_size=10**5),
     "depths of 10^7 of blocks in a folder": lambda f: restored(f, "timm:resnet18", layers=[10**7] * 4),
+    "a projection of 10^9 in a plan": lambda f: planned(f, source=10**9, target=10**9),
+    "a projection of nothing in a plan": lambda f: planned(f, source=0),
     "a layer of 10^7 in a config": lambda f: backbone_of(f, **CONV, out_channels=10**7),
     "a layer of 10^9 in a config": lambda f: backbone_of(f, **CONV, out_channels=10**9),
     "a kernel of 10^5 in a config": lambda f: backbone_of(f, **CONV | {"kernel_size": 10**5}, out_channels=3),

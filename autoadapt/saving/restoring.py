@@ -102,7 +102,7 @@ def restore(
     tensors = _all_names(config, read_tensors(folder / WEIGHTS, config.weights.sha256))
     backbone = new if new is not None else _made(config, folder, allow, tensors)
     _check_classes([one for one in classes if is_trusted(one)], allow)
-    net = _built(config, backbone, folder)
+    net = _built(config, backbone, folder, SizeLimits.of_weights(tensors))
     _load(net, config, tensors, folder)
     if config.weights.scope == "adapters" and strict:
         _check_backbone(net, config)
@@ -164,17 +164,17 @@ def _new_is_missing(config: Config, folder: Path) -> Mismatch:
     )
 
 
-def _built(config: Config, backbone: nn.Module, folder: Path) -> AdaptedModule:
+def _built(config: Config, backbone: nn.Module, folder: Path, limits: SizeLimits) -> AdaptedModule:
     """The plan on the backbone."""
     try:
-        net = build(backbone, config.plan)
+        net = made_within(limits, functools.partial(build, backbone, config.plan))
         faults = plan_follows(Session(net, net.signature)).faults
         if faults:
             raise SavingError("its steps do not follow from one another", faults)
     except AdaptError as error:
         text = f"the plan of {folder} does not fit {type(backbone).__name__}: {error.summary}"
         raise SavingError(text, error.mismatches) from error
-    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
+    except (AttributeError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         fault = Mismatch(
             str(folder / CONFIG),
             f"a plan for {type(backbone).__name__}",

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import sys
 from collections.abc import Iterator
 from functools import singledispatch
 from importlib import import_module
 from typing import TYPE_CHECKING
+=======
+import functools
+from collections.abc import Callable, Iterator
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+>>>>>>> w18
 
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.printable import visible
 from autoadapt.showing.hypertext import fragment
 from autoadapt.showing.parts import Code, Section
 from autoadapt.showing.terminal import rendered
@@ -22,7 +30,15 @@ _LONGEST = 100
 
 
 class Shown:
-    """A result that shows itself; how it looks is said by the function registered for it in `section_of`."""
+    """A result that shows itself; how it looks is said by the function registered for it in `section_of`.
+
+    Names in it may be those of strangers, so that control characters in its text stand as their escapes.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__str__" in cls.__dict__:
+            cls.__str__ = _made_visible(cls.__str__)  # type: ignore[method-assign]
 
     def gist(self) -> str:
         """The result in a few words: by default the first line of its table."""
@@ -38,6 +54,16 @@ class Shown:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         yield from rendered(section_of(self), options.max_width)
+
+
+def _made_visible(shown: Callable[[Any], str]) -> Callable[[Any], str]:
+    """A `__str__` whose text no terminal obeys."""
+
+    @functools.wraps(shown)
+    def text(self: Any) -> str:
+        return visible(shown(self))
+
+    return text
 
 
 @singledispatch

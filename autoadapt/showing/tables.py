@@ -6,6 +6,8 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from autoadapt.printable import visible
+
 __all__ = ["columns", "hanging", "human_count", "shorten", "text_width"]
 
 
@@ -40,7 +42,7 @@ def columns(
          c4  24.6k
          c5   1.5M
     """
-    table = [list(row) for row in rows]
+    table = [list(map(visible, row)) for row in rows]
     count = max(map(len, table), default=0)
     widths = [max((text_width(row[i]) for row in table if i < len(row)), default=0) for i in range(count)]
     letters = align.ljust(count, "l")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from autoadapt.errors import Mismatch, SourceError
 __all__ = ["CONFIG_LIMITS", "SizeLimits", "made_within"]
 
 _Made = TypeVar("_Made")
+_NONE: Mapping[str, Any] = MappingProxyType({})
 _LARGE = 1000
 """Larger than the widths and depths of most layers."""
 
@@ -54,7 +56,7 @@ CONFIG_LIMITS = SizeLimits(1 << 27, 1 << 31, 50_000, 10_000_000, "for a part of 
 """512 MiB of 32 bits in one tensor, and 8 GiB in all."""
 
 
-def made_within(limits: SizeLimits, make: Callable[..., _Made], options: Mapping[str, Any]) -> _Made:
+def made_within(limits: SizeLimits, make: Callable[..., _Made], options: Mapping[str, Any] = _NONE) -> _Made:
     """What a call makes, within limits.
 
     Where a number is large it is made on the meta device first, where its tensors take no memory.
@@ -120,7 +122,7 @@ class _Counter(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _FACTORIES:
+        if func in _FACTORIES and str(kwargs.get("device")) != "meta":
             given = {name: value for name, value in kwargs.items() if name not in ("generator", "out", "pin_memory")}
             self._count_values(func(*args, **{**given, "device": "meta"}).numel())
         return func(*args, **kwargs)

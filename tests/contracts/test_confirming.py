@@ -159,8 +159,8 @@ def real_passes(module: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> li
 @pytest.mark.parametrize(
     ("inputs", "sizes"),
     [
-        (torch.randn(2, 3, 64, 48), [(3, 3, 224, 224), (1, 3, 64, 48), (1, 3, 64, 48)]),
-        (torch.randn(2, 3, 224, 224), [(3, 3, 40, 40), (1, 3, 224, 224), (1, 3, 224, 224)]),
+        (torch.randn(2, 3, 64, 48), [(5, 3, 224, 224), (1, 3, 64, 48), (1, 3, 64, 48)]),
+        (torch.randn(2, 3, 224, 224), [(5, 3, 40, 40), (1, 3, 224, 224), (1, 3, 224, 224)]),
     ],
 )
 def test_the_run_that_tells_the_order_of_tokens_is_one_of_the_three(inputs, sizes):
