@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import sys
-from collections.abc import Iterator
-from functools import singledispatch
-from importlib import import_module
-from typing import TYPE_CHECKING
-=======
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from functools import singledispatch
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
->>>>>>> w18
 
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.printable import visible
