@@ -53,7 +53,7 @@ def transfer_command(
         shapes: `PATTERN=POLICY`, or a policy for everything.
         keep: `PATTERN=coco->crowdpose`, or `PATTERN=5,6,-,7`: old indices, and a stroke for a row without one.
         grid: `PATTERN=12x101:12x41:2`: old grid, new grid, tokens in front.
-        merge: `fused`, `lora`, or `lora=2.0`.
+        merge: `fused`, `lora`, `lora=2.0`, or `quantised`.
         min_coverage: Share of the parameters.
         expect_missing: Patterns.
         expect_unexpected: Patterns.

@@ -13,7 +13,7 @@ from torch import Tensor
 from autoadapt.weights.checkpoints import Checkpoint
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
-from autoadapt.weights.recipes import Recipe
+from autoadapt.weights.recipes import BLOCK, Recipe
 from autoadapt.weights.tensor_files import Read, Tensors, read_whole
 from autoadapt.weights.tensor_specs import Spec
 
@@ -78,9 +78,23 @@ def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:
             weight, low, high = there
             delta = (high.flatten(1).float() @ low.flatten(1).float()).reshape(weight.shape)
             return (weight.float() + recipe.scale * delta).to(weight.dtype)
+        case "quantised":
+            return _dequantised(recipe, *there)
     dtype = getattr(torch, recipe.spec.dtype)
     zeros = (torch.zeros(size, dtype=dtype) for size in recipe.sizes)
     return torch.cat([z if part is None else part.to(dtype) for z, part in zip(zeros, parts, strict=True)])
+
+
+def _dequantised(recipe: Recipe, weight: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    """Numbers of eight bits times the scale of their tensor, row or block."""
+    values = weight.float()
+    per_row = [-1, *[1] * (weight.ndim - 1)]
+    if zero is not None:
+        values = values - zero.float().reshape(per_row)
+    if (scale.ndim == 2 and scale.shape[1] > 1) or (scale.numel() not in (1, weight.shape[0])):
+        blocks = scale.float().repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+        return values * blocks[: weight.shape[0], : weight.shape[1]]
+    return values * (scale.float().reshape(per_row) * recipe.scale)
 
 
 def _weight_norm(length: Tensor, direction: Tensor) -> Tensor:

@@ -126,5 +126,14 @@ def leftover_hint(report: Transfer) -> str:
     deltas = [e.name for e in report.sources if e.bucket == "unexpected" and e.how == "a delta that is not merged"]
     if deltas and not any("lora_magnitude_vector" in name for name in deltas):
         return 'merge="lora"      adds the deltas to their weights'
+    everything = [Spec(e.name, e.shape, e.dtype) for e in report.sources]
+    scaled = [
+        r.parts[0].name
+        for r in find_recipes(everything, (), {"quantised": None})
+        if r.kind == "quantised" and r.parts[0]
+    ]
+    mismatched = {e.name for e in report.sources if e.bucket == "mismatched"}
+    if mismatched & set(scaled):
+        return f'merge="quantised"      {len(mismatched & set(scaled))} weights would be multiplied by their scale'
     settled = {e.name: e.target for e in report.sources if e.target is not None}
     return "".join(_name_hints(sources, targets, settled)) if sources and targets else ""

@@ -3,6 +3,7 @@
 weight norm   direction and length, fused into a weight; by itself, since it is exact
 fused         q, k, v or gate, up: joined or split, as the model has them
 lora          a weight and the delta that was trained for it
+quantised     numbers of eight bits times their scale
 
 Recipes are found by names and shapes alone; `composed.py` carries them out.
 """
@@ -17,12 +18,12 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.prefixes import ends_of
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Merge", "Recipe", "find_recipes", "is_delta", "read_merge"]
+__all__ = ["BLOCK", "Merge", "Recipe", "find_recipes", "is_delta", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
-"""`"lora"`, `"fused"`, or both; `{"lora": 2.0}` says the scale of the deltas."""
+"""`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
 
-MERGES = ("lora", "fused")
+MERGES = ("lora", "fused", "quantised")
 _DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 _TRIPLES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -36,17 +37,21 @@ _TRIPLES = (
 _FUSED = {3: ("qkv", "qkv_proj", "in_proj", "to_qkv", "Wqkv"), 2: ("gate_up_proj",)}
 _NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 
+_EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
+BLOCK = 128
+"""Rows and columns that share a `weight_scale_inv`."""
+
 
 @dataclass(frozen=True)
 class Recipe:
     """One tensor to be made.
 
     Args:
-        kind: `weight norm`, `join`, `split` or `lora`.
+        kind: `weight norm`, `join`, `split`, `lora` or `quantised`.
         spec: What comes out.
         parts: What goes in, in order; nothing for zeros, as of a bias that one side alone has.
         sizes: Rows of each part, or where a split starts and how many rows it has.
-        scale: Of a delta.
+        scale: Of a delta, or what the scale of quantised numbers is multiplied by.
         how: The words for it.
     """
 
@@ -103,11 +108,14 @@ def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mappin
     by_name = {spec.name: spec for spec in sources}
     names = {spec.name: spec for spec in targets}
     found = list(_weight_norms(by_name, names))
+    if "quantised" in kinds:
+        found += _dequantised(by_name, names)
     if "lora" in kinds:
         found += _deltas(by_name, kinds["lora"])
     if "fused" in kinds:
         found += _joined(by_name, names)
         found += _split(by_name, names)
+        found += _query_biases(by_name, names)
     return found
 
 
@@ -246,3 +254,74 @@ def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe
         yield Recipe("lora", weight, (weight, low, high), how, scale=scale)
     if faults:
         raise TransferError("the scale of the deltas is not known", faults)
+
+
+def _dequantised(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+    """Weights of eight bits times the scale beside them, where the scheme is one of four that are known.
+
+    LLM.int8 keeps the largest value of each row (`SCB`), which 127 stands for; `weight_scale` of a tensor or of its
+    rows is a factor, less `weight_zero_point` where there is one; `weight_scale_inv` is a factor for each block of
+    128 x 128, as DeepSeek-V3 stores it.
+    """
+    for layer in _layers(sources, "weight"):
+        front = _front(layer)
+        weight = sources[f"{front}weight"]
+        kept = any(f"{front}{leaf}" in targets for leaf in ("SCB", "weight_scale", "weight_scale_inv"))
+        if weight.dtype not in _EIGHT_BITS or len(weight.shape) < 2 or kept:
+            continue
+        rows, columns = weight.shape[0], weight.shape[1]
+        blocks = (-(-rows // BLOCK), -(-columns // BLOCK))
+        fitting = {
+            "SCB": [(rows,), (rows, 1)],
+            "weight_scale": [(), (1,), (rows,), (rows, 1), (rows, *[1] * (len(weight.shape) - 1))],
+            "weight_scale_inv": [(), (1,), blocks],
+        }
+        leaf = next((leaf for leaf in fitting if f"{front}{leaf}" in sources), "")
+        scale, zero = sources.get(f"{front}{leaf}"), sources.get(f"{front}weight_zero_point")
+        if not leaf or scale is None or tuple(scale.shape) not in fitting[leaf] or (leaf == "SCB" and zero):
+            continue
+        parts = (weight, scale, *([zero] if zero is not None else []))
+        how = f"dequantised: {weight.dtype} times {leaf}{' / 127' if leaf == 'SCB' else ''}"
+        spec = Spec(weight.name, weight.shape, "float32")
+        yield Recipe("quantised", spec, parts, how, scale=1 / 127 if leaf == "SCB" else 1.0)
+
+
+def _query_biases(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+    """`q_bias` and `v_bias` beside a fused weight, as in BEiT, and the bias of one layer; that of the keys is zero.
+
+    A bias of the keys adds the same to every score of a query, which the softmax takes out: leaving it is exact.
+    """
+    for at in _layers(sources, "q_bias"):
+        query, value = sources[f"{_front(at)}q_bias"], sources.get(f"{_front(at)}v_bias")
+        fused = f"{_front(at)}qkv.bias"
+        if value is not None and _ends(targets, fused):
+            sizes = (*query.shape, *query.shape, *value.shape)
+            spec = Spec(fused, (sum(sizes),), query.dtype)
+            yield Recipe("join", spec, (query, None, value), "joined: q_bias, v_bias, zero for the keys", sizes)
+        for words in _TRIPLES[:-1]:
+            if _ends(targets, f"{_front(at)}{words[0]}.bias") and value is not None:
+                yield from _renamed(sources, at, {"q_bias": f"{words[0]}.bias", "v_bias": f"{words[2]}.bias"})
+    for words in _TRIPLES[:-1]:
+        for at in _layers(sources, f"{words[0]}.bias"):
+            if _ends(targets, f"{_front(at)}q_bias"):
+                yield from _renamed(sources, at, {f"{words[0]}.bias": "q_bias", f"{words[2]}.bias": "v_bias"})
+    for at in _layers(sources, "qkv.bias"):
+        fused_spec = sources[f"{_front(at)}qkv.bias"]
+        size = fused_spec.shape[0] // 3
+        for leaf, start in (("q_bias", 0), ("v_bias", 2 * size)) if _ends(targets, f"{_front(at)}q_bias") else ():
+            spec = Spec(f"{_front(at)}{leaf}", (size,), fused_spec.dtype)
+            yield Recipe("split", spec, (fused_spec,), "split: the bias of the keys has no effect", (start, size))
+
+
+def _renamed(sources: Mapping[str, Spec], at: str, names: Mapping[str, str]) -> Iterator[Recipe]:
+    for old, new in names.items():
+        part = sources.get(f"{_front(at)}{old}")
+        if part is not None:
+            yield Recipe(
+                "split", Spec(f"{_front(at)}{new}", part.shape, part.dtype), (part,), f"as {new}", (0, *part.shape)
+            )
+
+
+def _ends(targets: Mapping[str, Spec], name: str) -> bool:
+    """Whether the model has a tensor of a name, as far as one side's front part goes."""
+    return any(name == other or name.endswith(f".{other}") or other.endswith(f".{name}") for other in targets)

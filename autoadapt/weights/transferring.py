@@ -83,7 +83,9 @@ def transfer(
             Asks for `"resample"`.
         merge: What to make of several tensors: `"fused"` joins and splits q, k, v and gate, up as the model has
             them, a bias that is not there being zero; `"lora"` adds deltas to their weights, `{"lora": 2.0}` with
-            their scale, which is read from an `adapter_config.json` beside the file where there is one.
+            their scale, which is read from an `adapter_config.json` beside the file where there is one;
+            `"quantised"` multiplies weights of eight bits with the scale beside them (`SCB`, `weight_scale`,
+            `weight_scale_inv`); packed ones, as of bitsandbytes' four bits, GPTQ and AWQ, stay mismatched.
         min_coverage: Share of the parameters below which nothing is loaded.
         expect_missing: Patterns of the model's names that may stay as they are.
         expect_unexpected: Patterns of the source's names that may have no place.
