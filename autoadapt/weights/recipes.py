@@ -299,11 +299,11 @@ def _query_biases(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> I
             spec = Spec(fused, (sum(sizes),), query.dtype)
             yield Recipe("join", spec, (query, None, value), "joined: q_bias, v_bias, zero for the keys", sizes)
         for words in _TRIPLES[:-1]:
-            if _ends(targets, f"{_front(at)}{words[0]}.bias") and value is not None:
+            if f"{_front(at)}qkv.weight" in sources and _ends(targets, f"{_front(at)}{words[0]}.bias"):
                 yield from _renamed(sources, at, {"q_bias": f"{words[0]}.bias", "v_bias": f"{words[2]}.bias"})
     for words in _TRIPLES[:-1]:
         for at in _layers(sources, f"{words[0]}.bias"):
-            if _ends(targets, f"{_front(at)}q_bias"):
+            if _ends(targets, f"{_front(at)}q_bias") and _ends(targets, f"{_front(at)}qkv.weight"):
                 yield from _renamed(sources, at, {f"{words[0]}.bias": "q_bias", f"{words[2]}.bias": "v_bias"})
     for at in _layers(sources, "qkv.bias"):
         fused_spec = sources[f"{_front(at)}qkv.bias"]
