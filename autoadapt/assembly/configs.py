@@ -272,7 +272,7 @@ def _part(value: Any) -> Any:
 
 _WRITTEN = {"takes": "from"}
 _FIELDS: dict[str, Sequence[str]] = {
-    "": tuple(Config.model_fields),
+    "": tuple(name for name in Config.model_fields if name != "schema_version"),
     "weights": ("from", "to", "scope", "include", "exclude", "min_coverage"),
     "adapt": ("like",),
 }

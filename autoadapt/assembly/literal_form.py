@@ -86,6 +86,7 @@ class _Form:
         kind = str(self.data.pop("type", "") or "")
         if kind and (kind.startswith("mm:") or kind.rpartition(".")[2] not in _WHOLES):
             self._keep_whole(kind)
+        if "whole" in self.data:
             return
         for key, remark in _BESIDE.items():
             value = self.data.pop(key, None)
@@ -100,8 +101,7 @@ class _Form:
         known = {*_OURS, *GROUPS, "data_preprocessor", "train_cfg", "test_cfg", "init_cfg", "topk"}
         if found is None:
             other = [key for key in self.data if key not in known]
-            package = kind.rpartition(".")[0].partition(".")[0] or "the package that registers it"
-            remedy = f"import {package}  # before the config is read"
+            remedy = f"import {self._package(kind, other)}  # before the config is read"
             ours = "leave `type` out: backbone, neck and head are put together here"
             expected = f"{' or '.join(_WHOLES)}, or a model of mmengine's registry"
             self._fault(("type",), expected, f"`{kind}`, which is not registered", remedy if other else ours)
@@ -116,6 +116,11 @@ class _Form:
             arguments = {key: self.data.pop(key) for key in [*self.data] if key not in _OURS}
             self.data["whole"] = {"type": found.name, **arguments}
             self.data.setdefault("default_scope", found.name.removeprefix("mm:").rpartition(".")[0])
+
+    def _package(self, kind: str, keys: Sequence[str]) -> str:
+        """Which library a model is of: as its name or the config says, else by what its heads are called."""
+        said = kind.removeprefix("mm:").rpartition(".")[0].partition(".")[0] or str(self.data.get("default_scope", ""))
+        return said or ("mmseg" if "decode_head" in keys else "mmdet")
 
     def look_through_whole(self) -> None:
         """Checkpoints are taken out of a whole, and loaded if they are allowed; everything else it does itself."""
@@ -205,11 +210,13 @@ class _Form:
         return kept or None
 
     def _pretrained(self, keys: Keys, checkpoint: str, prefix: str, part: str) -> None:
-        if checkpoint not in self._allow:
+        if "://" in checkpoint:
+            self._fault(
+                keys, "a checkpoint in a file", checkpoint, "fetch it first, and name the file, or leave it out"
+            )
+        elif checkpoint not in self._allow:
             remedy = f'assemble(config, allow=["{checkpoint}"]), or leave it out'
             self._fault(keys, "a checkpoint that the caller allows", checkpoint, remedy)
-        elif "://" in checkpoint:
-            self._fault(keys, "a checkpoint in a file", checkpoint, "fetch it first, and name the file")
         else:
             entry = {"from": checkpoint, "to": part, "scope": prefix.rstrip(".") or None}
             given = self.data.get("weights") or []

@@ -240,3 +240,24 @@ def test_a_preprocessor_of_a_registry_goes_before_ours(registry: Any) -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32)).float()
     torch.testing.assert_close(model.eval()(images), ours.eval()(images))
     assert assemble(model.config).config == model.config
+
+
+FASTER_RCNN = """
+model = dict(
+    type='FasterRCNN',
+    backbone=dict(type='ResNet', depth=18, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')),
+    neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=256, num_outs=5),
+    rpn_head=dict(type='RPNHead'), roi_head=dict(type='StandardRoIHead'),
+    train_cfg=dict(rpn=dict()), test_cfg=dict(rpn=dict()))
+"""
+
+
+def test_a_detector_whose_library_is_not_there_is_refused_by_what_to_import_alone(tmp_path: Path) -> None:
+    path = tmp_path / "faster-rcnn.py"
+    path.write_text(FASTER_RCNN)
+    with pytest.raises(AssemblyError) as caught:
+        assemble(path)
+    assert [(fault.where, fault.remedy) for fault in caught.value.mismatches] == [
+        ("type (line 3)", "import mmdet  # before the config is read"),
+        ("backbone.init_cfg (line 4)", "fetch it first, and name the file, or leave it out"),
+    ]
