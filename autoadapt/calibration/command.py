@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ def calibrate_command(
     out: Path | None = None,
     seed: int = 0,
     allow: Sequence[str] = (),
+    told: Callable[[Calibration], None] = lambda result: None,
 ) -> Calibration:
     """Adapt one model to another, calibrate it on unlabelled images, and save the adapters.
 
@@ -66,6 +67,7 @@ def calibrate_command(
             a module adapted alike. Nothing is written if the calibration did not succeed.
         seed: For the choice of images and the weights that calibration replaces.
         allow: Packages and files whose code may run, besides those that are typed.
+        told: Called with the result before anything is written, which may fail.
 
     Returns:
         What was fitted, and how good it is.
@@ -91,6 +93,7 @@ def calibrate_command(
             net, like=old, data=batches, at=at or None, head=made, images=count, refine=refine, seed=seed
         )
     result = result.model_copy(update={"remarks": (*result.remarks, str(preprocessing), *batches.remarks())})
+    told(result)
     if out is not None and result.written:
         _save(net.get_submodule(at), out, {"new": new, "like": like, "at": at, "solver": result.solver})
     return result

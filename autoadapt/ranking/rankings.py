@@ -16,6 +16,7 @@ from autoadapt.contracts.capturing import Arguments, told_inputs
 from autoadapt.contracts.signature import Signature, describe, dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.files import check_place
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
 from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
@@ -83,6 +84,8 @@ def rank(
         >>> [(row.source, row.adapter_parameters, bool(row.refused)) for row in found.rows]
         [('fine', 56, False), ('flat', 0, True)]
     """
+    if state is not None:
+        check_place(state, "state", RankingError)
     chosen = find_candidates(candidates)
     old = _old(like, pretrained, allow)
     if data is not None and not isinstance(old, nn.Module):
