@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def calibrate_command(
 def _check(images: Path, out: Path | None) -> None:
     """What can be told before anything is loaded."""
     faults = []
-    if not images.exists():
+    if not os.path.exists(images):
         faults.append(Mismatch("images", "a folder of pictures, or a .npy or .safetensors file", f"no {images}"))
     if out is not None and out.suffix != ENDING:
         faults.append(Mismatch("out", f"a file ending in {ENDING}", str(out), str(out.with_suffix(ENDING))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -111,7 +112,7 @@ def rank(
 
 def _old(like: object, pretrained: bool, allow: Sequence[str | Path]) -> object:
     """The old backbone itself where a name is given for it."""
-    if isinstance(like, str) and ":" in like and "[" not in like and not Path(like).exists():
+    if isinstance(like, str) and ":" in like and "[" not in like and not os.path.exists(like):
         return load_backbone(like, pretrained=pretrained and published(like), allow=allow)
     return like
 

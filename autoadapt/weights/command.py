@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def _refuse_places(checkpoint: Path, output: Path | None, report: Path | None) -
         if path is None:
             continue
         where = f"--{argument} {path}"
-        if path.exists() and checkpoint.exists() and path.samefile(checkpoint):
+        if os.path.exists(path) and os.path.exists(checkpoint) and path.samefile(checkpoint):
             faults.append(Mismatch(where, "a file of its own", "the checkpoint"))
         else:
             check_place(path, where, TransferError)
