@@ -36,6 +36,17 @@ def saved(folder: Path, change: Callable[[Any], object]) -> object:
     return aa.restore(folder, kinds.backbone())
 
 
+def whole(folder: Path, part: str) -> object:
+    """A whole model whose part lies in another folder."""
+    for name, content in kinds.whole().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    data = json.loads((folder / "model.json").read_text())
+    data["parts"][0]["folder"] = part
+    (folder / "model.json").write_text(json.dumps(data))
+    return kinds.read_whole(folder)
+
+
 def text_of(name: str, text: str, read: Callable[[Path], object]) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text) and read(folder / name)
 
@@ -99,6 +110,8 @@ RAW: dict[str, Callable[[Path], object]] = {
     "a projection from nothing": lambda f: saved(f, put("plan", "routes", 0, "steps", 0, "source", 0)),
     "a projection of negative channels": lambda f: saved(f, put("plan", "routes", 0, "steps", 0, "source", -3)),
     "a base with NUL": text_of("one.py", "_base_ = 'a\\0.py'\n", aa.assemble),
+    "a part that is not there": lambda f: whole(f, "parts/7"),
+    "a part that lies elsewhere": lambda f: whole(f, "../elsewhere"),
     "a config that is a list": text_of("config.json", "[]", lambda path: aa.restore(path.parent)),
     "deep JSON in a folder": text_of("config.json", "[" * 100_000, lambda path: aa.restore(path.parent)),
     "weights by number in an index": index({"weight_map": {"a": 3}}),

@@ -49,7 +49,7 @@ class Place(_Frozen):
     """Where an adapted part stands."""
 
     path: str
-    folder: str
+    folder: str = Field(pattern=r"^parts/[0-9]+$")
     config: str
     """SHA-256 of its config."""
     borrowed: dict[str, bool] = Field(default_factory=dict)
@@ -155,7 +155,8 @@ def restore_whole(
     _check_fit(model, config, tensors)
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
-        if file_hash(folder / place.folder / CONFIG) != place.config:
+        part = folder / place.folder / CONFIG
+        if not part.is_file() or file_hash(part) != place.config:
             fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
             raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
         given = new.get(place.path) if isinstance(new, Mapping) else new

@@ -140,9 +140,8 @@ def _shard_files(index: Path) -> list[Path]:
     if outside:
         fault = Mismatch(str(index), "shards beside the index", ", ".join(outside[:8]))
         raise SourceError("the index names files elsewhere", [fault])
-    missing = [
-        Mismatch(str(index.parent / n), "a shard", "no file") for n in names if not os.path.isfile(index.parent / n)
-    ]
+    paths = [index.parent / name for name in names]
+    missing = [Mismatch(str(path), "a shard", "no file") for path in paths if not os.path.isfile(path)]
     if missing:
         raise SourceError(f"shards are missing, {len(missing)} of {len(names)}", missing[:8])
     return paths
