@@ -7,6 +7,7 @@ The folder holds each adapted part as `save` writes it, below `parts/`, all othe
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def adapted_parts(model: nn.Module) -> dict[str, AdaptedModule]:
 
 def is_whole(folder: Path) -> bool:
     """Whether a folder holds a bigger model."""
-    return (folder / WHOLE).is_file()
+    return os.path.isfile(folder / WHOLE)
 
 
 def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, Path], Saved]) -> Saved:
