@@ -79,6 +79,19 @@ def saved() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
+def whole() -> dict[str, bytes]:
+    """A bigger model with an adapted part; files below `parts/` by their path."""
+    with tempfile.TemporaryDirectory() as folder:
+        aa.save(nn.Sequential(adapted(), nn.ReLU(), nn.Conv2d(8, 2, 1)), folder)
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def read_whole(folder: Path) -> object:
+    model = nn.Sequential(backbone(), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    return aa.restore(folder, backbone(), model=model)
+
+
 def read_saved(folder: Path) -> object:
     return aa.restore(folder, new=backbone())
 
@@ -143,6 +156,7 @@ def transferred(path: Path) -> object:
 READERS: dict[str, tuple[str, Callable[[], dict[str, bytes]], Callable[[Path], object]]] = {
     "signature": ("one.json", lambda: {"one.json": signature().encode()}, Signature.load),
     "folder": ("config.json", saved, lambda path: read_saved(path.parent)),
+    "whole model": ("model.json", whole, lambda path: read_whole(path.parent)),
     "weights of a folder": ("model.safetensors", saved, lambda path: read_saved(path.parent)),
     "yaml": ("one.yaml", lambda: {"one.yaml": YAML.encode()}, aa.assemble),
     "json": ("one.json", lambda: {"one.json": json.dumps(PARTS).encode()}, aa.assemble),

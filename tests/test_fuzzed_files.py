@@ -159,6 +159,7 @@ def changed_pickle(chance: random.Random, content: bytes) -> bytes:
 CHANGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "signature": changed_json,
     "folder": changed_folder,
+    "whole model": changed_json,
     "weights of a folder": changed_header,
     "yaml": lambda chance, content: changed_json(chance, json.dumps(kinds.PARTS).encode()),
     "json": changed_json,
@@ -188,6 +189,7 @@ def check(kind: str, folder: Path, cases: int) -> None:
     @given(st.randoms(use_true_random=True))
     def reads(chance: random.Random) -> None:
         for other, content in files.items():
+            (folder / other).parent.mkdir(parents=True, exist_ok=True)
             (folder / other).write_bytes(content)
         (folder / name).write_bytes(spoilt(kind, chance, files[name]))
         began = time.process_time()
@@ -207,7 +209,7 @@ def check(kind: str, folder: Path, cases: int) -> None:
 
 @pytest.mark.parametrize("kind", kinds.READERS)
 def test_a_spoilt_file_is_read_right_or_refused(kind, tmp_path):
-    check(kind, tmp_path, 20)
+    check(kind, tmp_path, 18)
 
 
 @pytest.mark.slow  # thousands of files

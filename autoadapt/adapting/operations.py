@@ -124,8 +124,8 @@ class Project(_Frozen):
 
     op: Literal["project"] = "project"
     form: Literal["conv", "linear"]
-    source: int
-    target: int
+    source: int = Field(ge=1)
+    target: int = Field(ge=1)
     bias: bool = True
 
 

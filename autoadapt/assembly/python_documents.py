@@ -167,6 +167,9 @@ class _File:
 
     def _follow(self, path: Path, line: int, into: _Values, *, refuse_twice: bool = False) -> None:
         """Read another file, which must not lead back here."""
+        if "\0" in str(path):
+            self._fault(line, "the name of a file", repr(path.name), "check the path")
+            return
         path = path.resolve()
         if path in self._above:
             self._fault(line, "a base that does not lead back", path.name, "remove one of the two")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ def calibrate_command(
     out: Path | None = None,
     seed: int = 0,
     allow: Sequence[str] = (),
+    told: Callable[[Calibration], None] = lambda result: None,
 ) -> Calibration:
     """Adapt one model to another, calibrate it on unlabelled images, and save the adapters.
 
@@ -66,6 +68,7 @@ def calibrate_command(
             a module adapted alike. Nothing is written if the calibration did not succeed.
         seed: For the choice of images and the weights that calibration replaces.
         allow: Packages and files whose code may run, besides those that are typed.
+        told: Called with the result before anything is written, which may fail.
 
     Returns:
         What was fitted, and how good it is.
@@ -91,6 +94,7 @@ def calibrate_command(
             net, like=old, data=batches, at=at or None, head=made, images=count, refine=refine, seed=seed
         )
     result = result.model_copy(update={"remarks": (*result.remarks, str(preprocessing), *batches.remarks())})
+    told(result)
     if out is not None and result.written:
         _save(net.get_submodule(at), out, {"new": new, "like": like, "at": at, "solver": result.solver})
     return result
@@ -99,7 +103,7 @@ def calibrate_command(
 def _check(images: Path, out: Path | None) -> None:
     """What can be told before anything is loaded."""
     faults = []
-    if not images.exists():
+    if not os.path.exists(images):
         faults.append(Mismatch("images", "a folder of pictures, or a .npy or .safetensors file", f"no {images}"))
     if out is not None and out.suffix != ENDING:
         faults.append(Mismatch("out", f"a file ending in {ENDING}", str(out), str(out.with_suffix(ENDING))))

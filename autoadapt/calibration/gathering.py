@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ class Gathering:
         state, fingerprint = self._empty(), self._fingerprint()
         if path is not None:
             path = path if workers.count() == 1 else path.with_suffix(f".{workers.number()}{path.suffix}")
-            if path.exists():
+            if os.path.exists(path):
                 state.load(path, fingerprint)
         failed = True
         try:

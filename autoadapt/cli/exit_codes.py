@@ -138,7 +138,12 @@ def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequ
             Console().print(*([""] if number else []), part, sep="\n")
     else:
         typer.echo(fitted(str(result)))
-    if html is not None:  # last: whatever fails, the result is told
+    write_page(html, *shown)  # last: whatever fails, the result is told
+
+
+def write_page(html: Path | None, *shown: BaseModel) -> None:
+    """Write a page of results where one is wanted."""
+    if html is not None:
         from autoadapt.reports import write_html
 
         write_html(html, *shown, command=called())

@@ -31,6 +31,7 @@ from autoadapt.cli.options import (
     Weights,
     chosen,
     writable,
+    writable_folder,
 )
 from autoadapt.errors import Mismatch, SourceError
 
@@ -103,7 +104,8 @@ def adapt_command(
     grid: Grid = None,
     pretrained: Weights = None,
     out: Annotated[
-        Path | None, typer.Option(help="save it to this folder, as aa.save does", show_default=False)
+        Path | None,
+        typer.Option(help="save it to this folder, as aa.save does", callback=writable_folder, show_default=False),
     ] = None,
     adapters_only: Annotated[bool, typer.Option("--adapters-only", help="save no weights of the backbone")] = False,
     source: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def is_saved(source: str) -> bool:
         >>> is_saved("timm:resnet18")
         False
     """
-    return any((Path(source) / name).is_file() for name in (_CONFIG, _WHOLE))
+    return any(os.path.isfile(Path(source) / name) for name in (_CONFIG, _WHOLE))
 
 
 def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module:
@@ -48,7 +49,7 @@ def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -
 
     if is_saved(source):
         return _restored(source, allow)
-    written = _written(source, allow) if source.endswith(".py") and Path(source).is_file() else None
+    written = _written(source, allow) if source.endswith(".py") and os.path.isfile(source) else None
     if written is not None:
         return written
     _refuse_folder(source)
@@ -63,7 +64,7 @@ def backbone(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()
     """
     from autoadapt.sources import load_backbone, published
 
-    if not published(source) or Path(source).exists():
+    if not published(source) or os.path.exists(source):
         return model(source, pretrained=pretrained, allow=allow)
     return load_backbone(source, pretrained=pretrained)
 
@@ -78,11 +79,11 @@ def contract(like: str, *, pretrained: bool = False, allow: Sequence[str] = ()) 
     from autoadapt.adapting import as_signature
     from autoadapt.saving.folder_configs import Config
 
-    if (Path(like) / _CONFIG).is_file():
+    if os.path.isfile(Path(like) / _CONFIG):
         return Config.read(Path(like)).plan.target
     if like.endswith((".py", ".pt2")) or is_saved(like):
         return model(like, allow=allow)
-    if ":" not in like or "[" in like or Path(like).exists():
+    if ":" not in like or "[" in like or os.path.exists(like):
         return as_signature(like)
     return backbone(like, pretrained=pretrained, allow=allow)
 
@@ -149,6 +150,6 @@ def _written(source: str, allow: Sequence[str]) -> nn.Module | None:
 
 
 def _refuse_folder(source: str) -> None:
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         fault = Mismatch(source, "a folder that adapt --out wrote", f"no {_CONFIG} in it", "--out of autoadapt adapt")
         raise SourceError(f"{source} holds no model", [fault])

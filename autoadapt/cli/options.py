@@ -100,6 +100,13 @@ def writable(context: typer.Context, parameter: typer.CallbackParam, path: Path 
     return path
 
 
+def writable_folder(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """A folder that files can be written into; as `writable`."""
+    if path is not None:
+        writable(context, parameter, path / "config.json")
+    return path
+
+
 Html = Annotated[
     Path | None, typer.Option(help="write a page of it to this file", callback=writable, show_default=False)
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
 from autoadapt.cli.named_models import model
 from autoadapt.cli.options import Allow, AsJson, Debug, Html, Like, Model, Weights
 
@@ -88,11 +88,12 @@ def transfer_command(
                 expect_unexpected=expect_unexpected or (),
                 output=output,
                 report=report,
+                told=lambda result: show(result, as_json),
             )
         for path in (output, report):
             if path is not None:
                 wrote(path)
-        show(found, as_json, html)
+        write_page(html, found)
 
 
 def calibrate_command(
@@ -141,11 +142,12 @@ def calibrate_command(
             out=out,
             seed=seed,
             allow=allow or (),
+            told=lambda result: show(result, as_json),
         )
-        show(found, as_json, html)
         if picture is not None:
             found.plot(picture)
         for path in (picture, out if found.written else None):
             if path is not None:
                 wrote(path)
+        write_page(html, found)
         raise typer.Exit(HOLDS if found.written else DOES_NOT_HOLD)

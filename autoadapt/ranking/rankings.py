@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from autoadapt.contracts.capturing import Arguments, told_inputs
 from autoadapt.contracts.signature import Signature, describe, dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.files import check_place
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
 from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
@@ -83,6 +85,8 @@ def rank(
         >>> [(row.source, row.adapter_parameters, bool(row.refused)) for row in found.rows]
         [('fine', 56, False), ('flat', 0, True)]
     """
+    if state is not None:
+        check_place(state, "state", RankingError)
     chosen = find_candidates(candidates)
     old = _old(like, pretrained, allow)
     if data is not None and not isinstance(old, nn.Module):
@@ -108,7 +112,7 @@ def rank(
 
 def _old(like: object, pretrained: bool, allow: Sequence[str | Path]) -> object:
     """The old backbone itself where a name is given for it."""
-    if isinstance(like, str) and ":" in like and "[" not in like and not Path(like).exists():
+    if isinstance(like, str) and ":" in like and "[" not in like and not os.path.exists(like):
         return load_backbone(like, pretrained=pretrained and published(like), allow=allow)
     return like
 

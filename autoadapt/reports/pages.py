@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.files import write_file
+from autoadapt.files import check_place, write_file
 from autoadapt.showing import RULES, SCOPE, Markup, Section, cell, element, section_element, section_of
 from autoadapt.versions import VERSION, package_version
 
@@ -71,8 +71,8 @@ def write_html(path: str | Path, *results: object, title: str = "", command: str
         AdaptError: As by `html_report`; no file is written.
         SavingError: The file cannot be written; what was there is as it was.
     """
-    page = html_report(*results, title=title, command=command)
-    write_file(path, page)
+    check_place(path, "path")
+    write_file(path, html_report(*results, title=title, command=command))
 
 
 def _head(title: str) -> Markup:

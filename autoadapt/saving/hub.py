@@ -5,6 +5,7 @@ Not imported with autoadapt: `from autoadapt.saving.hub import HubModel`.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class HubModel(
             SavingError: There is no such folder or repository, or it cannot be restored.
         """
         folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             folder = _downloaded(
                 str(pretrained_model_name_or_path),
                 revision=revision,

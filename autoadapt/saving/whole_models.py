@@ -7,6 +7,7 @@ The folder holds each adapted part as `save` writes it, below `parts/`, all othe
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Place(_Frozen):
     """Where an adapted part stands."""
 
     path: str
-    folder: str
+    folder: str = Field(pattern=r"^parts/[0-9]+$")
     config: str
     """SHA-256 of its config."""
     borrowed: dict[str, bool] = Field(default_factory=dict)
@@ -84,7 +85,7 @@ def adapted_parts(model: nn.Module) -> dict[str, AdaptedModule]:
 
 def is_whole(folder: Path) -> bool:
     """Whether a folder holds a bigger model."""
-    return (folder / WHOLE).is_file()
+    return os.path.isfile(folder / WHOLE)
 
 
 def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, Path], Saved]) -> Saved:
@@ -155,7 +156,8 @@ def restore_whole(
     _check_fit(model, config, tensors)
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
-        if file_hash(folder / place.folder / CONFIG) != place.config:
+        part = folder / place.folder / CONFIG
+        if not part.is_file() or file_hash(part) != place.config:
             fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
             raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
         given = new.get(place.path) if isinstance(new, Mapping) else new

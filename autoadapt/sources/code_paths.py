@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ __all__ = ["load_object", "names_a_file"]
 
 _NAME = r"(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)"
 _PYTHON_PATH = re.compile(rf"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):{_NAME}")
-_IN_A_FILE = re.compile(rf"(?P<file>.+\.py):{_NAME}")
+_IN_A_FILE = re.compile(rf"(?P<file>[^\0]+\.py):{_NAME}")
 
 
 def names_a_file(source: str) -> bool:
@@ -75,7 +76,7 @@ def _imported(module: str) -> ModuleType:
 def _file(path: Path) -> ModuleType:
     """A python file as a module; the same one whenever it is asked for again."""
     resolved = path.resolve()
-    if not resolved.is_file():
+    if not os.path.isfile(resolved):
         near = nearest(path.name, [other.name for other in resolved.parent.glob("*.py")], count=1)
         remedy = str(path.with_name(near[0])) if near else "check the path and the working folder"
         raise SourceError(f"there is no file {path}", [Mismatch(str(path), "a python file", "nothing", remedy)])

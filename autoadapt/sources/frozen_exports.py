@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +41,7 @@ def load_export(source: str, allow: Iterable[str | Path]) -> nn.Module:
     path = Path(source).resolve()
     check_file(source, Path(source), allow)
     if not zipfile.is_zipfile(path):
-        found = "no such file" if not path.exists() else "another format"
+        found = "no such file" if not os.path.exists(path) else "another format"
         fault = Mismatch(source, "a file of torch.export.save", found, "torch.export.save(program, path)")
         raise SourceError(f"{source} is no exported program", [fault])
     try:

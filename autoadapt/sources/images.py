@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing import told_inputs
 from autoadapt.errors import CaptureError, Mismatch, SourceError
+from autoadapt.reading import one_line
 from autoadapt.versions import install_line
 
 __all__ = ["Images", "Preprocessing", "preprocessing_of", "read_images"]
@@ -153,8 +155,8 @@ class _Folder:
         try:
             with image.open(path) as picture:
                 return self._preprocessing.apply(importlib.import_module("PIL.ImageOps").exif_transpose(picture))
-        except (OSError, ValueError, SyntaxError) as error:
-            fault = Mismatch(str(path), "a picture that Pillow reads", str(error), "mend, move or delete it")
+        except (OSError, ValueError, SyntaxError, image.DecompressionBombError, MemoryError) as error:
+            fault = Mismatch(str(path), "a picture that Pillow reads", one_line(error), "mend, move or delete it")
             raise SourceError(f"{path.name} cannot be read", [fault]) from error
 
 
@@ -186,9 +188,9 @@ _Reader = _Folder | _Array
 
 
 def _reader(path: Path, preprocessing: Preprocessing) -> _Reader:
-    if path.is_dir():
+    if os.path.isdir(path):
         return _Folder(path, preprocessing)
-    if not path.is_file():
+    if not os.path.isfile(path):
         fault = Mismatch(str(path), "a folder of pictures, or a .npy or .safetensors file", "nothing there", "check it")
         raise SourceError(f"there is no {path}", [fault])
     try:

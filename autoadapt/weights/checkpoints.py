@@ -119,7 +119,7 @@ def adapter_scale(source: Source, kinds: Mapping[str, float | None]) -> dict[str
     kinds = dict(kinds)
     if "lora" in kinds and kinds["lora"] is None and isinstance(source, str | os.PathLike):
         path = Path(source)
-        config = (path if path.is_dir() else path.parent) / "adapter_config.json"
+        config = (path if os.path.isdir(path) else path.parent) / "adapter_config.json"
         try:
             told = json.loads(config.read_text(encoding="utf-8"))
             if not (told.get("alpha_pattern") or told.get("rank_pattern") or told.get("fan_in_fan_out")):

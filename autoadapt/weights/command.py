@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,7 @@ def transfer_command(
     dry_run: bool = False,
     output: Path | None = None,
     report: Path | None = None,
+    told: Callable[[Transfer], None] = lambda result: None,
 ) -> Transfer:
     """Load a file into a model, and save what came of it.
 
@@ -60,6 +62,7 @@ def transfer_command(
         dry_run: Report only, even where an output is named.
         output: Where the loaded model's weights go, as safetensors; nothing means a dry run.
         report: Where the report goes, as JSON.
+        told: Called with the report before anything is written, which may fail.
 
     Returns:
         The report.
@@ -87,6 +90,7 @@ def transfer_command(
         expect_unexpected=expect_unexpected,
         dry_run=dry_run or output is None,
     )
+    told(result)
     if output is not None and not dry_run:
         write_file(output, lambda made: save_model(model, str(made)))
     if report is not None:
@@ -101,7 +105,7 @@ def _refuse_places(checkpoint: Path, output: Path | None, report: Path | None) -
         if path is None:
             continue
         where = f"--{argument} {path}"
-        if path.exists() and checkpoint.exists() and path.samefile(checkpoint):
+        if os.path.exists(path) and os.path.exists(checkpoint) and path.samefile(checkpoint):
             faults.append(Mismatch(where, "a file of its own", "the checkpoint"))
         else:
             check_place(path, where, TransferError)

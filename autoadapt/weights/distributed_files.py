@@ -181,7 +181,7 @@ class Renamed:
 def metadata_of(path: Path) -> Path | None:
     """The table of contents that a path means, if it means a distributed checkpoint."""
     table = path if path.name == _METADATA else path / _METADATA
-    return table if table.is_file() else None
+    return table if os.path.isfile(table) else None
 
 
 def open_sharded(table: Path) -> Sharded:
@@ -233,7 +233,7 @@ def _fault(info: _Record, folder: Path) -> Mismatch | None:
         return Mismatch(str(folder), "files beside the table of contents", str(name))
     if info["transform_descriptors"]:
         return Mismatch(str(file), "tensors as they are", f"packed by {', '.join(info['transform_descriptors'])}")
-    if not file.is_file():
+    if not os.path.isfile(file):
         return Mismatch(str(file), "a file of shards", "no file", "copy it from the machine of its rank")
     if file.stat().st_size < info["offset"] + info["length"]:
         found = f"{file.stat().st_size:,} bytes"

@@ -93,21 +93,21 @@ def find_file(path: Path) -> Path:
         SourceError: If there is none, with the paths tried.
     """
     path = path.expanduser()
-    tried = [path / name for name in _IN_FOLDERS] if path.is_dir() else [path]
-    if not path.is_dir() and path.suffix not in _ENDINGS:
+    tried = [path / name for name in _IN_FOLDERS] if os.path.isdir(path) else [path]
+    if not os.path.isdir(path) and path.suffix not in _ENDINGS:
         tried += [path.with_name(path.name + ending) for ending in _ENDINGS]
-    found = next((candidate for candidate in tried if candidate.is_file()), None)
+    found = next((candidate for candidate in tried if os.path.isfile(candidate)), None)
     if found is None:
         raise SourceError("there is no such file", [_missing(path, tried)])
     return found
 
 
 def _missing(path: Path, tried: list[Path]) -> Mismatch:
-    if path.is_dir() and any(path.rglob("*zero_pp_rank_*")):
+    if os.path.isdir(path) and any(path.rglob("*zero_pp_rank_*")):
         remedy = f"python zero_to_fp32.py {path} {path}      DeepSpeed lays the script beside the checkpoint"
         return Mismatch(str(path), "a file of whole weights", "shards of DeepSpeed ZeRO", remedy)
-    folder = path if path.is_dir() else path.parent
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    folder = path if os.path.isdir(path) else path.parent
+    entries = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     present = [entry.name for entry in entries if entry.name.endswith(_ENDINGS)]
     close = nearest(path.name, present) or present[:3]
     remedy = "\n".join(str(folder / name) for name in close) or "check the path and the working folder"
@@ -140,10 +140,11 @@ def _shard_files(index: Path) -> list[Path]:
     if outside:
         fault = Mismatch(str(index), "shards beside the index", ", ".join(outside[:8]))
         raise SourceError("the index names files elsewhere", [fault])
-    missing = [Mismatch(str(index.parent / n), "a shard", "no file") for n in names if not (index.parent / n).is_file()]
+    paths = [index.parent / name for name in names]
+    missing = [Mismatch(str(path), "a shard", "no file") for path in paths if not os.path.isfile(path)]
     if missing:
         raise SourceError(f"shards are missing, {len(missing)} of {len(names)}", missing[:8])
-    return [index.parent / name for name in names]
+    return paths
 
 
 _MOST_SHARDS = 10_000

@@ -1,0 +1,86 @@
+"""Where results go is checked before any work, folders are made, and a result is told although writing it fails."""
+
+import pytest
+import torch
+from file_kinds import adapted, backbone, linear
+from torch import nn
+from typer.testing import CliRunner
+
+import autoadapt as aa
+from autoadapt.cli import app
+from autoadapt.errors import AdaptError, SavingError
+from autoadapt.weights.command import transfer_command
+
+IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+class NeverRunError(Exception):
+    """Work was begun."""
+
+
+class NeverRun(nn.Module):
+    def forward(self, x):
+        raise NeverRunError
+
+
+def images():
+    raise NeverRunError
+    yield
+
+
+PLACES = {
+    "save": lambda place: aa.save(adapted(), place / "a"),
+    "to_source": lambda place: aa.to_source(adapted(), place / "a.py"),
+    "export": lambda place: aa.export(adapted(), place / "a.pt2"),
+    "write_html": lambda place: aa.write_html(place / "a.html", adapted().plan),
+    "signature": lambda place: adapted().signature.save(place / "a.json"),
+    "rank": lambda place: aa.rank({"a": NeverRun()}, NeverRun(), inputs=IMAGE, state=place / "a.jsonl"),
+    "calibrate": lambda place: aa.calibrate(adapted(), like=backbone(), data=images(), state=place / "a.st"),
+}
+
+
+@pytest.mark.parametrize("verb", PLACES)
+def test_a_place_below_a_file_is_refused_before_any_work(verb, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(AdaptError) as caught:
+        PLACES[verb](tmp_path / "file")
+    assert "NotADirectoryError" in str(caught.value) or "FileExistsError" in str(caught.value)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in PLACES if verb not in ("rank", "calibrate", "export")])
+def test_folders_are_made(verb, tmp_path):
+    PLACES[verb](tmp_path / "new" / "deep")
+    assert any((tmp_path / "new" / "deep").iterdir())
+
+
+COMMANDS = {
+    "capture --html": ["capture", "never.py:x", "--html"],
+    "plan --html": ["plan", "never.py:x", "--like", "never.py:y", "--html"],
+    "adapt --source": ["adapt", "never.py:x", "--like", "never.py:y", "--source"],
+    "adapt --out": ["adapt", "never.py:x", "--like", "never.py:y", "--out"],
+    "rank --picture": ["rank", "never.py:x", "--like", "never.py:y", "--picture"],
+    "assemble --out": ["assemble", "never.yaml", "--out"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_checks_its_places_first(command, tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = CliRunner().invoke(app, [*COMMANDS[command], str(tmp_path / "file" / "a.svg")])
+    assert done.exit_code == 2
+    assert "NotADirectoryError" in done.output or "FileExistsError" in done.output
+    assert "never" not in done.output
+
+
+def test_a_report_is_told_although_it_cannot_be_written(tmp_path):
+    torch.save(linear().state_dict(), tmp_path / "a.pth")
+    told = []
+
+    def spoil(result):
+        told.append(result)
+        (tmp_path / "out.safetensors").mkdir()
+
+    with pytest.raises(SavingError):
+        transfer_command(tmp_path / "a.pth", linear(), output=tmp_path / "out.safetensors", told=spoil)
+    assert told[0].coverage == 1
