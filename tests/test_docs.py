@@ -71,7 +71,7 @@ def test_the_picture_of_depth_is_what_its_script_draws() -> None:
 def test_the_readme_shows_what_the_first_lines_print() -> None:
     first = blocks(ROOT / "README.md")[0]
     assert "print(net.plan)" in first.code
-    assert "contract of FeatureListNet" in str(first.shown)
+    assert "contract of timm:resnet101 (FeatureListNet)" in str(first.shown)
     assert "keeps its signature" in str(first.shown)
 
 
