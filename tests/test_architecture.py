@@ -310,7 +310,8 @@ def test_everything_a_room_promises_is_there():
     for path in files():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        for node in tree.body:
+        typed = [inner for node in tree.body if isinstance(node, ast.If) for inner in node.body]  # imported on demand
+        for node in [*tree.body, *typed]:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             defined |= {target.id for target in targets if isinstance(target, ast.Name)}
             defined |= {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
