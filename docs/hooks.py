@@ -25,6 +25,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Names and keyboard focus that the theme leaves out: of the search, and of code that scrolls."""
+    output = output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
+    return output.replace("<pre>", '<pre tabindex="0">')
+
+
 def command_line() -> str:
     """Every command with its arguments and options, as typer documents them, without its list of cut-off sentences."""
     command = typer.main.get_command(app)

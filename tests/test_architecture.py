@@ -276,11 +276,19 @@ def test_nobody_uses_what_train_or_eval_of_a_module_returns():
     assert not found
 
 
-def test_the_facade_only_re_exports():
+def test_the_facade_only_re_exports_lazily():
+    """Names, where each comes from, and the two functions of PEP 562; the same names for type checkers."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     docstring, *rest = tree.body
     assert isinstance(docstring, ast.Expr)
-    assert all(isinstance(node, (ast.ImportFrom, ast.Assign)) for node in rest)
+    functions = [node.name for node in rest if isinstance(node, ast.FunctionDef)]
+    assert functions == ["__getattr__", "__dir__"]
+    allowed = (ast.ImportFrom, ast.Assign, ast.If, ast.Expr, ast.FunctionDef)
+    assert all(isinstance(node, allowed) for node in rest)
+    (checked,) = [node for node in rest if isinstance(node, ast.If)]
+    typed = {alias.name: node.module for node in checked.body for alias in node.names}
+    assert typed == autoadapt._PLACES
+    assert set(typed) == set(autoadapt.__all__)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -302,7 +310,8 @@ def test_everything_a_room_promises_is_there():
     for path in files():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        for node in tree.body:
+        typed = [inner for node in tree.body if isinstance(node, ast.If) for inner in node.body]  # imported on demand
+        for node in [*tree.body, *typed]:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             defined |= {target.id for target in targets if isinstance(target, ast.Name)}
             defined |= {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
@@ -324,8 +333,11 @@ def run(code):
 
 
 def test_importing_it_imports_no_optional_package():
-    found = run("import autoadapt, sys, json; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))")
-    assert "autoadapt" in found
+    found = run(
+        "import autoadapt, sys, json; from autoadapt import *;"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    assert {"autoadapt", "torch"} <= set(found)
     assert not set(OPTIONAL) & set(found)
 
 
@@ -334,9 +346,15 @@ import json, time
 start = time.perf_counter()
 import torch
 then = time.perf_counter()
-import autoadapt
+from autoadapt import *
 print(json.dumps([then - start, time.perf_counter() - then]))
 """
+
+
+def test_importing_it_alone_imports_no_torch():
+    assert not run(
+        "import autoadapt, sys, json; print(json.dumps([n for n in ('torch', 'numpy') if n in sys.modules]))"
+    )
 
 
 @pytest.mark.measures

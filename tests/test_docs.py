@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import point_clouds
 import pytest
 import torch
 import typer
@@ -42,16 +41,6 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def given(page: Path) -> dict[str, object]:
-    """What a page leaves to its reader: the README's point-cloud recipe names backbones that a tutorial makes."""
-    names: dict[str, object] = {"__name__": "__page__"}
-    if page.name == "README.md":
-        names.update(
-            pointformer=point_clouds.PointTransformer(), pointnet=point_clouds.PointNet(), cloud=point_clouds.cloud()
-        )
-    return names
-
-
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, marks=pytest.mark.slow if name_of(page) in SLOW else ()) for page in RUN],
@@ -65,7 +54,7 @@ def test_every_block_runs_and_prints_what_the_page_shows(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     own = {key: part for key, part in PARTS._parts.items() if part.make.__module__.startswith("autoadapt.")}
     monkeypatch.setattr(PARTS, "_parts", own)  # without those that other tests have registered
-    for block, text in outputs(page, given(page)):
+    for block, text in outputs(page, {"__name__": "__page__"}):
         assert agrees(block, text), f"{name_of(page)}:{block.shown_line} is not what is printed:\n{text}"
     sys.modules.pop("adapted", None)
 
@@ -82,7 +71,7 @@ def test_the_picture_of_depth_is_what_its_script_draws() -> None:
 def test_the_readme_shows_what_the_first_lines_print() -> None:
     first = blocks(ROOT / "README.md")[0]
     assert "print(net.plan)" in first.code
-    assert "contract of FeatureListNet" in str(first.shown)
+    assert "contract of timm:resnet101 (FeatureListNet)" in str(first.shown)
     assert "keeps its signature" in str(first.shown)
 
 

@@ -94,11 +94,12 @@ def test_results_name_models_where_their_origin_is_known() -> None:
     old, new = timm.create_model("test_resnet", features_only=True), timm.create_model("test_resnet")
     made = aa.adapt(new, like=old)
     assert str(made.plan).startswith(
-        "timm:test_resnet (ResNet)  ->  contract of timm:test_resnet (FeatureListNet) (list of 5)\n"
+        "timm:test_resnet (ResNet)\n  ->  contract of timm:test_resnet (FeatureListNet) (list of 5)\n"
     )
     assert made.plan.model_dump()["source"]["origin"] == "timm:test_resnet"
     assert "timm:test_resnet (ResNet) → contract of" in html_report(made.plan).partition("<style")[0]
-    assert aa.to_source(made).startswith('"""timm:test_resnet (ResNet) in the contract of timm:test_resnet')
+    assert "The backbone is a timm.models.resnet.ResNet" in aa.to_source(made)
+    assert "    timm:test_resnet (ResNet)\n      ->  contract of timm:test_resnet" in aa.to_source(made)
     assert "timm:test_resnet (ResNet)" in html_report(aa.capture(new, torch.zeros(1, 3, 64, 64)))
 
 

@@ -180,7 +180,8 @@ class Plan(Shown, _Frozen):
 
     def __str__(self) -> str:
         contract = f"{self.target.title} ({describe(self.target.outputs.tree)})"
-        lines = [f"{self.source.title}  ->  contract of {contract}"]
+        head = f"{self.source.title}  ->  contract of {contract}"
+        lines = [head] if len(head) <= WIDTH else [self.source.title, f"  ->  contract of {contract}"]
         lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
         lines += ["", *columns(_route_rows(self.routes), align="lllr")]
         lines += columns(_sum_rows(self))

@@ -107,7 +107,7 @@ class _File:
     def _docstring(self) -> str:
         plan, kind = self._plan, self._backbone()
         lines = [
-            f"{plan.source.title} in the contract of {plan.target.title}, as autoadapt {VERSION} built it.",
+            f"{plan.source.name} in the contract of {plan.target.name}, as autoadapt {VERSION} built it.",
             "",
             "    net = Adapted(backbone)",
             "    net.load_state_dict(state)  # of the adapted module",
