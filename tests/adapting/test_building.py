@@ -339,3 +339,16 @@ def test_the_deepest_stage_of_a_feature_extractor_goes_where_only_shallow_levels
     assert net.plan.cut == ("layer3", "layer4")
     assert torch.equal(net(image())[0], new(image())[1])
     assert "nn.Sequential()" in aa.to_source(net)
+
+
+def test_adapters_read_what_autocast_inside_the_new_module_makes():
+    class InBfloat16(nn.Conv2d):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x)
+
+    x = torch.randn(2, 3, 16, 16)
+    net = aa.adapt(InBfloat16(3, 5, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=x)
+    assert (net(x).shape, net(x).dtype) == ((2, 8, 4, 4), torch.float32)
+    assert {parameter.dtype for parameter in net.adapters.parameters()} == {torch.bfloat16}
+    net(x).sum().backward()

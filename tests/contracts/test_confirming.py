@@ -182,7 +182,7 @@ def test_a_row_less_in_the_run_that_tells_the_order_of_tokens_is_noted():
 
     (found,) = aa.capture(LastDropped(), torch.randn(4, 3, 64, 48)).contradictions
     assert (found.path, found.expected) == ("output", "[5, 48, 12]")
-    assert found.found == "[3, 47, 12] in a real run"
+    assert found.found == "[5, 47, 12] in a real run"
 
 
 def test_two_samples_where_one_is_refused():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -169,6 +171,8 @@ def test_what_does_not_show_its_state_is_captured_again():
 def test_nothing_is_kept_of_modules_that_are_gone():
     model, new = whole(), Body(5)
     aa.swap(model, "0", new, inputs=X, dry_run=True)
-    before = len(_KEPT)
+    assert {id(model[0]), id(new)} <= {id(kept) for kept in _KEPT}
+    gone = weakref.ref(model[0]), weakref.ref(new)
     del model, new
-    assert len(_KEPT) <= before - 2
+    gc.collect()
+    assert [one() for one in gone] == [None, None]

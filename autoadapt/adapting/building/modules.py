@@ -299,9 +299,10 @@ def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
-    """The layers of a route that have parameters."""
+    """The layers of a route that have parameters, of the dtype that they read: autocast inside hands on another."""
+    device = reference.device
     with torch.device("cpu"):  # also where the caller's default is the meta device, which holds no values
-        made = {name: _layer(step, spec).to(reference) for name, step, spec in learned_steps(route)}
+        made = {name: _layer(step, spec).to(device, spec.torch_dtype) for name, step, spec in learned_steps(route)}
     if len(made) > 1:
         return nn.ModuleDict(made)
     return nn.Sequential(OrderedDict(made)) if made else None

@@ -95,7 +95,7 @@ def _other(tensor: torch.Tensor, factor: float) -> torch.Tensor:
 
 def _other_values(session: Session) -> list[Mismatch]:
     """The containers and shapes do not depend on values."""
-    module, sizes = session.copy(), session.small(B=2)
+    module, sizes = session.shared, session.small(B=2)
     arguments, faults = session.arguments(sizes), list[Mismatch]()
     for factor in (-1.0, 8.0, 0.0):
         changed = session.rebuilt([_other(tensor, factor) for tensor in _values(arguments)])
@@ -113,7 +113,7 @@ def _unwritten_inputs(session: Session) -> list[Mismatch]:
     arguments = session.arguments(session.small(B=2))
     before = [tensor.clone() for tensor in _values(arguments)]
     names = session.signature.inputs.paths
-    arguments.call(session.copy())
+    arguments.call(session.shared)
     return [
         Mismatch(f"inputs.{name}", "the values that it had", "written to by the call", "clone it first")
         for name, old, tensor in zip(names, before, _values(arguments), strict=False)
@@ -123,7 +123,7 @@ def _unwritten_inputs(session: Session) -> list[Mismatch]:
 
 def _writable_outputs(session: Session) -> list[Mismatch]:
     """Every value of an output stands in a place of its own, so that a caller can write to it."""
-    leaves = _called(session, session.copy(), session.arguments(session.small(B=2)))
+    leaves = _called(session, session.shared, session.arguments(session.small(B=2)))
     return [
         Mismatch(path, "a place for each value", f"an expanded tensor of strides {tensor.stride()}", ".contiguous()")
         for path, tensor in leaves.items()
@@ -136,7 +136,7 @@ def _items_alone(session: Session) -> list[Mismatch]:
     sizes = session.small(B=3)
     if sizes.get("B") != 3:
         return []
-    module, arguments = session.copy(), session.arguments(sizes)
+    module, arguments = session.shared, session.arguments(sizes)
     specs = session.signature.inputs.leaves
     moved = [_moved(tensor, _batch_axis(spec.dims)) for tensor, spec in zip(_values(arguments), specs, strict=True)]
     axes = {
@@ -169,7 +169,7 @@ def _inference(session: Session) -> list[Mismatch]:
     """Runs under `inference_mode`, with the same outputs, and can be trained on afterwards."""
     module, sizes = session.copy(), session.small(B=2)
     arguments = session.arguments(sizes)
-    expected = _called(session, session.copy(), arguments)
+    expected = _called(session, session.shared, arguments)
     with torch.inference_mode():
         try:
             found = {path: tensor.clone() for path, tensor in _called(session, module, arguments).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 
@@ -64,6 +65,11 @@ class Session:
     def copy(self) -> nn.Module:
         """A copy over the same weights, with buffers of its own, in eval mode."""
         return in_eval_mode(copy_module(self.net, clone_buffers))
+
+    @functools.cached_property
+    def shared(self) -> nn.Module:
+        """A copy for checks that do not mind what earlier calls left in it: copying takes as long as a run."""
+        return self.copy()
 
     @property
     def is_image(self) -> bool:
