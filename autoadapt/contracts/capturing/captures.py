@@ -409,7 +409,8 @@ class _Session:
         example = self._runs.axes.example[name]
         smallest = solution.smallest.get(name, example)
         offset = example % step if step else 0
-        return AxisSizes(step=step, offset=offset, smallest=smallest, example=example)
+        bounded = solution.bounded and name in ("H", "W") and step > 0
+        return AxisSizes(step=step, offset=offset, smallest=smallest, example=example, bounded=bounded)
 
 
 Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]

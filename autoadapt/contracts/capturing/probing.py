@@ -77,6 +77,7 @@ class Probe:
         self._tree, self._tensors = flatten(arguments.values)
         self._copy = in_eval_mode(copy_module(module, clone_buffers if real else on_meta))
         self._parts = list(self._copy.modules())
+        self._plain = [{k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)} for part in self._parts]
         self._inner = inner
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.multiply_adds = 0
@@ -144,6 +145,7 @@ class Probe:
                     returned = arguments.call(self._copy)
                 self.multiply_adds = self.multiply_adds or sum(count)
             except Exception as error:
+                self._put_back()
                 raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 ) from error
@@ -158,6 +160,12 @@ class Probe:
             return [_empty(tensor, shape) for tensor, shape in pairs]
         made = [(tensor, _resized(tensor, shape)) for tensor, shape in pairs]
         return [new.to(self.device) if old.is_meta else new for old, new in made]
+
+    def _put_back(self) -> None:
+        """Numbers and flags that a run which raised left on the modules, as a window made smaller, are as they were."""
+        for part, plain in zip(self._parts, self._plain, strict=True):
+            changed = {k: v for k, v in plain.items() if k != "training" and vars(part).get(k) != v}
+            vars(part).update(changed)
 
     def _put_into(self, training: bool) -> None:
         """The mode of a run; not again where all parts are in it, since that takes as long as a small layer each."""
@@ -196,6 +204,7 @@ class Probe:
 
 
 _MARK = "__autoadapt__"
+_PLAIN = (bool, int, float, str, tuple)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from autoadapt.contracts.capturing.probing import InnerKey, Observation
@@ -36,6 +37,8 @@ class Solution:
     inner: dict[InnerKey, tuple[Dim, ...]]
     unverified: tuple[str, ...]
     smallest: dict[str, int]
+    bounded: bool = False
+    """Whether images smaller than that are refused."""
 
 
 @dataclass
@@ -118,7 +121,24 @@ def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Obse
     else:
         raise _unexplained(evidence, faults)
     _settle_inside(run, evidence, base)
-    return _solution(evidence, dims, checked)
+    bounded = _find_smallest(run, evidence, base)
+    return replace(_solution(evidence, dims, checked), bounded=bounded)
+
+
+def _find_smallest(run: Run, evidence: _Evidence, base: Sizes) -> bool:
+    """Whether small images are refused; then the smallest that run are found by halving."""
+    sides = [name for name in evidence.steps if name in ("H", "W")]
+    small = [sizes for sizes in evidence.refused if sides and all(sizes[name] < base[name] for name in sides)]
+    if not small or any(all(sizes[n] <= small[-1][n] for n in sides) for sizes in evidence.sizes):
+        return False
+
+    def runs(units: int) -> bool:
+        sizes = {**base, **{name: base[name] - units * evidence.steps[name] for name in sides}}
+        return sizes in evidence.sizes or evidence.try_add(run, sizes)
+
+    most = min((base[name] - small[-1][name]) // evidence.steps[name] for name in sides)
+    bisect.bisect_left(range(most), True, key=lambda units: not runs(units))
+    return True
 
 
 def _settle(run: Run, evidence: _Evidence, base: Sizes) -> dict[Column, Dim]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from autoadapt.contracts.dims import Dim
 
@@ -15,8 +15,8 @@ __all__ = ["AxisSizes", "equal_where_legal", "smallest_size"]
 class AxisSizes(BaseModel):
     """Which sizes of an input axis are legal: those from `smallest` on that leave `offset` over `step`.
 
-    A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run,
-    not a proven bound.
+    A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run, and
+    a bound only if `bounded` says that smaller ones were refused.
 
     Example:
         >>> str(AxisSizes(step=32, example=224)), str(AxisSizes(step=0, example=224))
@@ -29,12 +29,13 @@ class AxisSizes(BaseModel):
     offset: int = 0
     smallest: int = 1
     example: int
+    bounded: bool = Field(default=False, exclude_if=lambda bounded: not bounded)
 
     def __str__(self) -> str:
         if self.step == 0:
             return f"{self.example} only"
         if self.step == 1:
-            return "any size"
+            return f"{self.smallest} and more" if self.bounded else "any size"
         if self.offset == 0:
             return f"multiples of {self.step}"
         return f"multiples of {self.step}, plus {self.offset}"
