@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 __all__ = ["WHOLE", "Level", "Stage", "align", "levels_in_order", "stages"]
@@ -59,16 +59,24 @@ def levels_in_order(levels: Mapping[str, Level]) -> dict[str, Level]:
 def stages(levels: Mapping[str, Level]) -> list[Stage]:
     """Sources in groups, from shallow to deep; equal parts of octaves count as one."""
     ordered = levels_in_order(levels)
-    even = {level.octaves for level in ordered.values() if level.extra < 0}
+    even = _even(ordered.values())
     groups: dict[tuple[float, float], list[str]] = {}
     for path, level in ordered.items():
-        extra = 0 if level.octaves in even else math.floor(level.extra)
+        extra = 0 if level.octaves in even else max(math.floor(level.extra), 0)
         groups.setdefault((level.octaves + extra, level.octaves), []).append(path)
     order = {path: i for i, path in enumerate(levels)}
     return [
         Stage(Level(octaves, depth), tuple(sorted(paths, key=order.__getitem__)), octaves in even)
         for (depth, octaves), paths in sorted(groups.items())
     ]
+
+
+def _even(levels: Iterable[Level]) -> set[float]:
+    """Strides at which blocks of all depths stand; convolutions in front of them have one depth."""
+    depths: dict[float, set[float]] = {}
+    for level in levels:
+        depths.setdefault(level.octaves, set()).add(level.depth)
+    return {octaves for octaves, found in depths.items() if min(found) < octaves and len(found) > 1}
 
 
 def align(

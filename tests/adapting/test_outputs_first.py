@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -69,3 +70,44 @@ def test_an_output_that_stands_twice_takes_no_share_of_the_others():
 def test_the_second_place_of_a_tensor_may_still_be_asked_for():
     net = aa.plan(aa.capture(Twice().eval(), torch.randn(2, 3, 16, 16)), contract("f32[B, 4, H, W]"), pairs={"0": "4"})
     assert net.routes[0].source == "4"
+
+
+def vit(**options):
+    sizes = {"img_size": 64, "depth": 4, "embed_dim": 32, "num_heads": 2, "num_classes": 0}
+    return timm.create_model("vit_tiny_patch16_224", **sizes, **options)
+
+
+def convolutions_in_front():
+    return timm.create_model("xcit_nano_12_p16_224", depth=4, embed_dim=32, num_heads=2)
+
+
+@pytest.mark.parametrize("patch_size", [8, 32])
+@pytest.mark.parametrize("make", [convolutions_in_front, lambda: Whole(convolutions_in_front())])
+def test_tokens_of_another_stride_come_from_the_blocks_not_from_a_convolution_in_front_of_them(make, patch_size):
+    old = Whole(vit(patch_size=patch_size, class_token=False, global_pool="avg"))
+    made = aa.plan(
+        aa.capture(make(), torch.zeros(2, 3, 64, 64), inner=True), aa.capture(old, torch.zeros(2, 3, 64, 64))
+    )
+    assert made.routes[0].source.partition(".")[0] in ("blocks", "output")
+    assert made.kept.share > 0.7  # without the blocks that mix class tokens alone
+    assert made.kept.depth == 1
+
+
+def test_levels_of_a_pyramid_still_come_from_what_stands_in_front_of_the_blocks():
+    old = timm.create_model("resnet10t", features_only=True, out_indices=(1, 2, 3))
+    new = aa.capture(convolutions_in_front(), torch.zeros(2, 3, 64, 64), inner=True)
+    made = aa.plan(new, aa.capture(old, torch.zeros(2, 3, 64, 64)))
+    *fine, coarse = (route.source for route in made.routes)
+    assert [source.partition(".")[0] for source in fine] == ["patch_embed"] * 2
+    assert coarse == "blocks.2"
+
+
+class Whole(nn.Module):
+    """What a transformer returns before its head."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model.forward_features(x)
