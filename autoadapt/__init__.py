@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from autoadapt.saving.exporting import Exported, dynamic_shapes, export
     from autoadapt.saving.standalone import to_source
     from autoadapt.sources import list_models, load
-    from autoadapt.swapping import Swap, swap
+    from autoadapt.swapping import Swap, regions, swap
     from autoadapt.swapping.folding import fold
     from autoadapt.weights import Transfer, transfer
 
@@ -93,6 +93,7 @@ _PLACES = {
     "param_groups": "autoadapt.adapting.building",
     "plan": "autoadapt.adapting.planning",
     "rank": "autoadapt.ranking",
+    "regions": "autoadapt.swapping",
     "register": "autoadapt.assembly",
     "restore": "autoadapt.saving",
     "save": "autoadapt.saving",
@@ -147,6 +148,7 @@ __all__ = [
     "param_groups",
     "plan",
     "rank",
+    "regions",
     "register",
     "restore",
     "save",

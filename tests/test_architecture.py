@@ -122,6 +122,7 @@ EXPORTED = [
     "param_groups",
     "plan",
     "rank",
+    "regions",
     "register",
     "restore",
     "save",

@@ -23,10 +23,12 @@ from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
 from autoadapt.errors import CalibrationError
 from autoadapt.files import check_place
 from autoadapt.sources import as_module
+from autoadapt.swapping.stand_ins import first_path
 
 __all__ = ["calibrate"]
 
@@ -39,7 +41,7 @@ def calibrate(
     like: nn.Module | str,
     data: Iterable[object],
     head: Head | None = None,
-    at: str | None = None,
+    at: RegionPath | None = None,
     loss: Loss | None = None,
     images: int = 128,
     tokens_per_image: int = 256,
@@ -67,7 +69,7 @@ def calibrate(
             gives, only the fields that the model needs are taken.
         head: What makes the answer of the backbone's output. In a bigger model the rest of it is the head, and this
             comes after. Modules run as copies in eval mode.
-        at: Path of the adapted module in a bigger model.
+        at: Path of the adapted module in a bigger model, or the region in whose place it stands.
         loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is neither the
             divergence of logits nor the overlap of a detector's boxes.
         images: At most so many are looked at.
@@ -99,10 +101,11 @@ def calibrate(
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
     like = as_module(like, "like", levels=True, pretrained=True)
-    adapted = find_adapted(net, at)
+    place = first_path(net, at)
+    adapted = find_adapted(net, place)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
     with quiet(), progress(images) as report:
-        pair = Pair(net, like, at, device)
+        pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head = None if head is None else copied_head(head)
         gathering = Gathering(

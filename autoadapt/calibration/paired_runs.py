@@ -21,6 +21,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
+from autoadapt.swapping.stand_ins import Levels, Passes, passes_of
 
 __all__ = ["Observation", "Pair", "explained", "fields", "find_adapted"]
 
@@ -62,7 +63,8 @@ class Pair:
         own = {id(parameter) for parameter in adapted.adapters.parameters()}
         self.new = in_eval_mode(copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)))
         self.adapted = find_adapted(self.new, at)
-        self._old = in_eval_mode(_with_old(net, like, at))
+        self._passes = passes_of(adapted)
+        self._old = in_eval_mode(_with_old(net, like, at, self._passes))
         self._old_backbone = self._old.get_submodule(at) if at else self._old
         if isinstance(self._old_backbone, torch.jit.ScriptModule):
             fault = Mismatch(
@@ -129,12 +131,14 @@ class Pair:
     def _run_old(self, arguments: Arguments, number: int) -> tuple[list[tuple[Arguments, Any]], Any]:
         given: list[Arguments] = []
         made: list[Any] = []
+        levels = None if self._passes is None else Levels(self._old, self._passes)
 
         def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given.append(_fresh(bind_call(module, args, kwargs)))
 
         def leaving(_module: nn.Module, _args: Any, output: Any) -> None:
-            made.append(_fresh_value(output))
+            if levels is None:
+                made.append(_fresh_value(output))
 
         handles = [
             self._old_backbone.register_forward_pre_hook(entering, with_kwargs=True),
@@ -146,6 +150,8 @@ class Pair:
         finally:
             for handle in handles:
                 handle.remove()
+            if levels is not None:
+                made += map(_fresh_value, levels.end())
         if not made:
             fault = Mismatch("at", "a module that runs", "it is never called", "at= the path of the backbone")
             raise CalibrationError("the backbone does not run when the model runs", [fault])
@@ -213,22 +219,26 @@ def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
     raise CalibrationError("there is no adapted module to calibrate", [fault])
 
 
-def _with_old(net: nn.Module, like: nn.Module, at: str | None) -> nn.Module:
+def _with_old(net: nn.Module, like: nn.Module, at: str | None, passes: Passes | None) -> nn.Module:
     """The old model: `like` itself, or the bigger model with `like` where the adapted module is."""
-    if not at or _is_whole(net, like, at):
+    if not at or _is_whole(net, like, [at] if passes is None else passes.paths):
         return copy_module(like, clone_buffers)
+    if passes is not None:
+        fault = Mismatch("like", "the whole old model", f"a {type(like).__name__}", "like=old_model")
+        raise CalibrationError("a region is calibrated with the model that it was a part of", [fault])
     model = copy_module(net, clone_buffers)
     model.set_submodule(at, copy_module(like, clone_buffers))
     return model
 
 
-def _is_whole(net: nn.Module, like: nn.Module, at: str) -> bool:
+def _is_whole(net: nn.Module, like: nn.Module, places: Sequence[str]) -> bool:
     """Whether `like` is the whole old model: the same tensors stand around the backbone, and one is at its place."""
+    inside = tuple(f"{place}." for place in places)
 
     def around(module: nn.Module) -> dict[str, torch.Size]:
-        return {name: t.shape for name, t in module.state_dict().items() if not name.startswith(f"{at}.")}
+        return {name: t.shape for name, t in module.state_dict().items() if not name.startswith(inside)}
 
-    has_place = at in dict(like.named_modules())
+    has_place = set(places) <= dict(like.named_modules()).keys()
     return has_place and type(like) is type(net) and around(like) == around(net)
 
 

@@ -10,7 +10,14 @@ import typer
 from autoadapt.cli.assemble_command import assemble_command
 from autoadapt.cli.groups import Group
 from autoadapt.cli.machine_commands import demo_command, doctor_command
-from autoadapt.cli.module_commands import adapt_command, capture_command, plan_command, swap_command, verify_command
+from autoadapt.cli.module_commands import (
+    adapt_command,
+    capture_command,
+    plan_command,
+    regions_command,
+    swap_command,
+    verify_command,
+)
 from autoadapt.cli.rank_command import rank_command
 from autoadapt.cli.saved_commands import check_command, export_command, models_command, show_command
 from autoadapt.cli.weight_commands import calibrate_command, transfer_command
@@ -38,6 +45,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "adapt": (adapt_command, "autoadapt adapt timm:resnet10t --like timm:resnet18 --out net"),
     "verify": (verify_command, "autoadapt verify net   (a folder of adapt --out)"),
     "swap": (swap_command, "autoadapt swap smp:resnet18 layer4 timm:resnet10t"),
+    "regions": (regions_command, "autoadapt regions torchvision:resnet18"),
     "transfer": (transfer_command, "autoadapt transfer weights.pth timm:resnet18"),
     "calibrate": (calibrate_command, "autoadapt calibrate timm:resnet10t --like timm:resnet18 --images photos"),
     "export": (export_command, "autoadapt export net net.onnx   (a folder of adapt --out)"),

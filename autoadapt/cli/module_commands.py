@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -182,7 +183,7 @@ def verify_command(
 
 def swap_command(
     whole: Model,
-    path: Annotated[str, typer.Argument(help="the submodule to replace, or a pattern such as 'heads.*'")],
+    path: Annotated[str, typer.Argument(help="submodule, pattern 'heads.*', span 'conv1:layer4' or list 'conv1,bn1'")],
     new: Annotated[str, typer.Argument(help="a model, or linear, channel_linear, conv1x1, mlp, identity")],
     inputs: Inputs = None,
     outputs: Outputs = None,
@@ -208,7 +209,7 @@ def swap_command(
             old = model(whole, allow=allow or ())
             report = swap(
                 old,
-                path,
+                path.split(",") if "," in path else path,
                 new if is_layer else model(new, allow=allow or ()),
                 inputs=_inputs(old, inputs),
                 outputs=outputs,
@@ -219,6 +220,20 @@ def swap_command(
             )
         show(report, as_json, html)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
+
+
+def regions_command(
+    whole: Model, inputs: Inputs = None, allow: Allow = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """List what could be a backbone that is no submodule, as spans for `swap`. Exit code 1 if there is none."""
+    with running(as_json, debug):
+        with working(f"running {whole}"):
+            from autoadapt.swapping import regions
+
+            old = model(whole, allow=allow or ())
+            found = regions(old, _inputs(old, inputs))
+        typer.echo(json.dumps(found) if as_json else "\n".join(found))
+        raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
 
 
 def _adapted(

@@ -34,7 +34,7 @@ def adapted_inside(net: nn.Module, verb: str) -> AdaptedModule:
     """
     inner = unwrapped(net)
     if isinstance(inner, AdaptedModule):
-        return inner
+        return inner.alone()
     found = [path for path, part in inner.named_modules() if isinstance(part, AdaptedModule)]
     remedy = "\n".join(f'{verb}(model.get_submodule("{path}"), ...)' for path in found[:3])
     fault = Mismatch("net", "a module that aa.adapt or aa.build made", f"a {type(inner).__name__}", remedy or _OTHERS)

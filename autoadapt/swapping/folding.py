@@ -15,12 +15,14 @@ from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import aliased, clone_buffers, copy_module, keep_modes
 from autoadapt.errors import AdaptError, BuildError, Mismatch
+from autoadapt.swapping.stand_ins import first_path, passes_of
 
 __all__ = ["fold"]
 
@@ -32,7 +34,7 @@ _TOLERANCE = 1e-5
 
 
 def fold(
-    model: nn.Module, *, at: str | None = None, inputs: object = None, outputs: Sequence[str] | None = None
+    model: nn.Module, *, at: RegionPath | None = None, inputs: object = None, outputs: Sequence[str] | None = None
 ) -> nn.Module:
     """Merge projections into the convolutions or linear layers that read them.
 
@@ -41,7 +43,7 @@ def fold(
 
     Args:
         model: A model with an adapted module in it; it is not changed.
-        at: Path of the adapted module; may be left out where there is but one.
+        at: Path of the adapted module, or the region in whose place it stands; may be left out where there is but one.
         inputs: An example call of the model, to see what reads each output. May be left out where the model tells its
             input size.
         outputs: Fold only these; all that have a projection, if left out.
@@ -63,7 +65,7 @@ def fold(
         (5, True)
     """
     check_module(model, "model", BuildError)
-    path = _place(model, at)
+    path = _place(model, first_path(model, at))
     net = model.get_submodule(path)
     assert isinstance(net, AdaptedModule), "found as one"
     wanted = _wanted(net.plan, outputs)
@@ -78,7 +80,10 @@ def fold(
         for target in wanted:
             consumer = readers[target][0]
             made.set_submodule(consumer, _merged(model.get_submodule(consumer), _projection(net, target)))
-        made.set_submodule(path, _without(net, wanted))
+        passes, folded = passes_of(made.get_submodule(path)), _without(net, wanted)
+        if passes is not None:
+            passes.take_over(folded)
+        made.set_submodule(path, folded)
         _check(model, made, call.call)
     return made
 
@@ -116,7 +121,11 @@ def _readers(model: nn.Module, path: str, call: Callable[[nn.Module], Any]) -> R
     """What reads the outputs of the adapted module when the model runs."""
     copied = in_eval_mode(copy_module(model, clone_buffers))
     watch = _Watch()
-    handles = [copied.get_submodule(path).register_forward_hook(lambda _module, _args, output: watch.note(output))]
+
+    def note(_module: nn.Module, _args: object, output: object) -> None:
+        watch.note(output)  # before the hook by which the first module of a region hands on a part of it
+
+    handles = [copied.get_submodule(path).register_forward_hook(note, prepend=True)]
     for name, module in copied.named_modules():
         if isinstance(module, _CONSUMERS) and not name.startswith(f"{path}."):
             handles.append(module.register_forward_pre_hook(watch.entering(name)))

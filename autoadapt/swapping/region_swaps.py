@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -16,15 +15,15 @@ from autoadapt.contracts.capturing.regions import (
     RegionPath,
     find_region,
     region_text,
-    trace,
+    traces_of,
 )
 from autoadapt.contracts.signature import Signature
-from autoadapt.errors import AdaptError, CaptureError, Mismatch, SwapError
+from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
 from autoadapt.swapping.readings import Reading
 from autoadapt.swapping.results import Part
-from autoadapt.swapping.stand_ins import Passes, StandIn
+from autoadapt.swapping.stand_ins import Passes, StandIn, passes_of
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.watching import Example
 
@@ -57,7 +56,7 @@ class RegionSwap:
         for name, value in plain_attributes(self.old[self.region.first]).items():
             if not hasattr(net, name):
                 setattr(net, name, value)
-        net.__dict__["hand_on"] = passes
+        passes.take_over(net)
         others = {p: StandIn(p, passes, plain_attributes(m)) for p, m in self.old.items() if p != self.region.first}
         for path, stand_in in others.items():
             stand_in.training = self.old[path].training
@@ -74,15 +73,19 @@ class Parts:
     also_at: Mapping[str, Sequence[str]]
 
     @property
-    def net(self) -> nn.Module:
+    def net(self) -> AdaptedModule:
         """The adapted module."""
-        return self.modules[self.region.first]
+        net = self.modules[self.region.first]
+        assert isinstance(net, AdaptedModule), "built as one"
+        return net
 
     def copied(self, copy: Callable[[nn.Module], nn.Module]) -> Parts:
         """The same of copies, which share what they share among themselves."""
         made = list(copy(nn.ModuleList(self.modules.values())).children())
-        passes = made[list(self.modules).index(self.region.first)].__dict__["hand_on"]
-        return replace(self, modules=dict(zip(self.modules, made, strict=True)), passes=passes)
+        modules = dict(zip(self.modules, made, strict=True))
+        passes = passes_of(modules[self.region.first])
+        assert passes is not None, "it is a copy of one that has them"
+        return replace(self, modules=modules, passes=passes)
 
     def put_in(self, model: nn.Module) -> None:
         """Set them in a model; all or none."""
@@ -104,13 +107,13 @@ def plan_region(
     if isinstance(new, str):
         fault = Mismatch("new", "a module", repr(new), "swap(model, path, module, inputs=x)")
         raise SwapError("a generated layer takes the place of one module, not of a region", [fault])
-    region = find_region(model, _traces(model, example), path)
+    region = find_region(model, traces_of(model, example.run, grad=example.is_step), path)
     if not region.read:
         fault = Mismatch(region_text(path), "a region of which something is read", "nothing is", "print(model)")
         raise SwapError(f"nothing reads what comes out of `{region_text(path)}`", [fault])
     module = RegionModule(model, region, example.run)
-    arguments = Arguments(module.arguments.values, len(module.arguments.values))
-    contract = capture(module, arguments)
+    arguments = module.call
+    contract = capture(module, arguments).model_copy(update={"name": region_text(path)})
     old = {path: model.get_submodule(path) for path in region.members}
     place = Place(region.first, _Members(old))
     reading = Reading(calls=[arguments] * region.rounds)
@@ -132,24 +135,6 @@ def _outputs(region: Region, options: Options, path: RegionPath) -> Sequence[str
     return options.outputs or region.read
 
 
-def _traces(model: nn.Module, example: Example) -> list[Any]:
-    """Runs in eval mode, and in the model's own where that is another and the run does not raise."""
-    error: Exception | None = None
-    found = []
-    for training in (False, True) if model.training else (False,):
-        try:
-            found.append(trace(model, example.run, training=training, grad=example.is_step))
-        except AdaptError:
-            raise
-        except Exception as raised:
-            error = raised if error is None else error
-    if not found:
-        name, said = type(model).__name__, f"{type(error).__name__}: {error}".splitlines()[0]
-        fault = Mismatch(f"{name}(inputs)", "a forward pass", said, "call the model with these inputs first")
-        raise CaptureError(f"{name} raises at the given input", [fault]) from error
-    return found
-
-
 class _Members(nn.Module):
     """The members side by side: where they are, of what type and in which mode. It never runs."""
 
@@ -166,7 +151,7 @@ def _part(part: Part, region: Region, old: Mapping[str, nn.Module], path: Region
     remarks.append(f"takes the place of {', '.join(region.members)}; the first holds it, the others hand on its levels")
     if region.functions:
         names = ", ".join(dict.fromkeys(region.functions))
-        remarks.append(f"functions between them run on, of which nothing is read: {names}")
+        remarks.append(f"functions between them run on: {names}")
     if region.weights_between:
         remarks.append(f"{', '.join(region.weights_between)} of the model has no effect any more")
     update = {"old": f"{region_text(path)} ({', '.join(kinds)})", "left_out": (), "remarks": tuple(remarks)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -9,13 +10,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.regions import Region, Returned
+from autoadapt.contracts.capturing.regions import Region, RegionPath, Returned
 from autoadapt.contracts.dims.forms import Axis, Floor, Form
 from autoadapt.contracts.leaves import RunningCalls, leaf
 from autoadapt.contracts.signature import Signature, TensorSpec
-from autoadapt.contracts.trees import Slot, rebuild
+from autoadapt.contracts.trees import Slot, flatten, rebuild
 
-__all__ = ["Blank", "Passes", "StandIn", "blank_of"]
+__all__ = ["Blank", "Levels", "Passes", "StandIn", "blank_of", "first_path", "passes_of"]
 
 Sum: TypeAlias = tuple[tuple[int, tuple[Any, ...]], ...]
 """A size as plain tuples, which compilers follow: terms of a factor and of atoms, each `("axis", name)`,
@@ -78,7 +79,7 @@ def _atom(atom: tuple[Any, ...], sizes: Mapping[str, Any]) -> Any:
     return value // atom[2] if atom[0] == "floor" else max(value, atom[2])
 
 
-@dataclass
+@dataclass(eq=False)
 class Passes:
     """The running passes through a swapped region, and what each of its modules hands on.
 
@@ -97,6 +98,11 @@ class Passes:
     """Whether it returns its one leaf without a container."""
     _running: RunningCalls = field(default_factory=RunningCalls)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the modules of the region stand, each once."""
+        return tuple(dict.fromkeys(one.path for one in self.order))
+
     def begin(self, _module: nn.Module, _args: Any) -> None:
         """A forward pre-hook of the module around."""
         self._running.taken.append({})
@@ -106,8 +112,13 @@ class Passes:
         if self._running.taken:
             self._running.taken.pop()
 
-    def first(self, returned: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the adapted module hands on at its place, instead of all that it returns."""
+    def take_over(self, net: nn.Module) -> None:
+        """Have an adapted module hand on only what is read at its place, instead of all that it returns."""
+        net.__dict__["hand_on"] = self
+        net.register_forward_hook(self.first, with_kwargs=True)
+
+    def first(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], returned: Any) -> Any:
+        """The forward hook of the adapted module."""
         if not self._running.taken:
             self._running.taken.append({})
         taken = self._running.taken[-1]
@@ -175,6 +186,61 @@ class Passes:
         used = frozenset[str]().union(*(dim.axes for n in blanks for dim in by_name[n].dims))
         read = {name: axes[name] for name in axes if name in used}
         return cls(region.order, tuple(served), read, blanks, is_bare=len(region.named) == 1)
+
+
+class Levels:
+    """What the modules that stood in a region's place return in later runs of the old model, as the region's outputs.
+
+    Args:
+        model: The old model; hooks are added to it until the end.
+        passes: What the new one's modules share.
+    """
+
+    def __init__(self, model: nn.Module, passes: Passes) -> None:
+        self._passes = passes
+        self._taken: list[Any] = []
+        self._handles = [
+            model.get_submodule(path).register_forward_hook(functools.partial(self._take, path))
+            for path in passes.paths
+        ]
+
+    def _take(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self._passes.order[len(self._taken) % len(self._passes.order)].path == path:
+            self._taken.append(output)
+
+    def end(self) -> list[Any]:
+        """The outputs of each pass, as the adapted module returns them; the hooks are taken off."""
+        for handle in self._handles:
+            handle.remove()
+        size = len(self._passes.order)
+        return [self._of(self._taken[i : i + size]) for i in range(0, len(self._taken) - size + 1, size)]
+
+    def _of(self, outputs: list[Any]) -> Any:
+        found: dict[str, torch.Tensor] = {}
+        for one, output in zip(self._passes.order, outputs, strict=True):
+            found |= dict(zip(one.names, flatten(output)[1], strict=True))
+        levels = {name: found[name] for name in self._passes.served}
+        return next(iter(levels.values())) if self._passes.is_bare else levels
+
+
+def first_path(model: nn.Module, at: RegionPath | None) -> str | None:
+    """The path of the adapted module that a path or a swapped region means.
+
+    Example:
+        >>> first_path(nn.Module(), "conv1:layer4"), first_path(nn.Module(), "backbone")
+        ('conv1', 'backbone')
+    """
+    if at is None or (isinstance(at, str) and ":" not in at):
+        return at
+    first = at.split(":")[0] if isinstance(at, str) else at[0]
+    inside = [path for path, one in model.named_modules() if passes_of(one) and f"{path}.".startswith(f"{first}.")]
+    return inside[0] if inside else first
+
+
+def passes_of(net: nn.Module) -> Passes | None:
+    """What the first module of a swapped region shares with its stand-ins; None for any other module."""
+    found: Passes | None = net.__dict__.get("hand_on")
+    return found
 
 
 class StandIn(nn.Module):

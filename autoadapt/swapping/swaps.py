@@ -23,6 +23,7 @@ from autoadapt.swapping.progress import progress
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
 from autoadapt.swapping.results import Fault, Part, Swap
+from autoadapt.swapping.stage_remarks import with_stage_remarks
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
@@ -181,7 +182,8 @@ class _Work:
         """One module at each place of a path or pattern."""
         places = find_places(self.model, path)
         seen = watch(self.model, self.example, [place.path for place in places])
-        self.planned.extend(_prepared(places, seen, new, self.options, self.tell))
+        found = _prepared(places, seen, new, self.options, self.tell)
+        self.planned.extend(with_stage_remarks(self.model, self.example, found))
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
         self.tell(f"swap: building what takes the place of {path}")
         modules = [successor.build() for successor in self.planned]

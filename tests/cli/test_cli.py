@@ -34,8 +34,8 @@ from autoadapt.weights import Transfer
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *("demo", "models", "capture", "plan", "adapt", "verify", "swap", "transfer", "calibrate", "export", "check"),
-    *("show", "assemble", "rank", "doctor"),
+    *("demo", "models", "capture", "plan", "adapt", "verify", "swap", "regions", "transfer", "calibrate", "export"),
+    *("check", "show", "assemble", "rank", "doctor"),
 )
 
 MODELS = '''
@@ -364,6 +364,16 @@ def test_a_swap_says_what_it_would_do_or_why_it_is_refused(folder: Path) -> None
     assert refused.exit_code == 1
     assert "refused" in refused.stdout
     assert run("swap", "mine.py:Net", "head", "conv1x1", "--input", "f32[1, 3, 32, 32]").exit_code == 0
+
+
+def test_a_backbone_that_is_no_submodule_is_offered_as_a_span_which_swap_takes(folder: Path) -> None:
+    image = ("--input", "f32[2, 3, 64, 64]")
+    offered = run("regions", "torchvision:resnet18", *image)
+    assert (offered.exit_code, offered.stdout.splitlines()[0]) == (0, "conv1:layer4")
+    fits = run("swap", "torchvision:resnet18", "conv1:layer4", "timm:resnet18", *image)
+    assert (fits.exit_code, fits.stdout.splitlines()[0]) == (0, "ResNet: fits")
+    none = run("regions", "mine.py:narrow", "--input", "f32[1, 3, 32, 32]")
+    assert (none.exit_code, none.stdout) == (1, "\n")
 
 
 def test_weights_that_fit_are_said_and_saved_and_too_few_of_them_are_not(folder: Path) -> None:

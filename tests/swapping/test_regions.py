@@ -7,6 +7,7 @@ import pytest
 import region_models as written
 import torch
 from small_models import Pyramid, image
+from torch import nn
 
 import autoadapt as aa
 from autoadapt.swapping.stand_ins import StandIn
@@ -16,8 +17,7 @@ def by_hand(old, net, members, *inputs):
     """What the old model returns where the modules that something else reads return the levels of the new one."""
     old = copy.deepcopy(old).eval()
     passes = net.hand_on
-    alone = copy.deepcopy(net).eval()
-    del alone.hand_on
+    alone = copy.deepcopy(net).alone().eval()
     levels = {}
 
     def enter(_module, args):
@@ -81,6 +81,7 @@ def test_the_rest_of_the_model_reads_the_levels_of_the_new_module_at_every_size(
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 def test_a_swapped_region_trains_without_a_parameter_that_gets_no_gradient(case):
     torch.manual_seed(0)
@@ -90,6 +91,17 @@ def test_a_swapped_region_trains_without_a_parameter_that_gets_no_gradient(case)
     returned = model(*given(model, 64, 64))
     sum(one.sum() for one in (returned if isinstance(returned, tuple) else (returned,))).backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("case", ["sum of two levels", "pose network", "U-Net with one pool"])
+def test_a_swapped_region_compiles_into_one_graph(case):
+    torch.manual_seed(0)
+    kind, region, _, _ = CASES[case]
+    model = aa.swap(kind(), region, Pyramid(6, 12, 20, 28), inputs=given(kind(), 64, 64)).eval()
+    compiled = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image(2, 64, 64)), model(image(2, 64, 64)))
 
 
 @pytest.mark.parametrize("case", ["pose network", "SSD by a span", "sum of two levels"])
@@ -182,5 +194,36 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be_done():
     assert not model._forward_pre_hooks
     text = str(report)
     assert "takes the place of enc1, enc2, enc3, enc4; the first holds it, the others hand on its levels" in text
-    assert "functions between them run on, of which nothing is read: max_pool2d" in text
+    assert "functions between them run on: max_pool2d" in text
     assert 'aa.swap(model, "enc1:enc4", new, inputs=inputs)' in text
+
+
+def test_a_region_is_captured_as_the_submodule_would_be():
+    model, image_ = written.UNet(), image(2, 64, 64)
+    outputs = aa.capture(model, image_, region="enc1:enc4").outputs
+    assert {name: str(spec) for name, spec in outputs.items()} == {
+        "enc1": "f32[B, 4, H, W]",
+        "enc2": "f32[B, 8, floor(H/2), floor(W/2)]",
+        "enc3": "f32[B, 12, floor(H/4), floor(W/4)]",
+        "enc4": "f32[B, 16, floor(H/8), floor(W/8)]",
+    }
+    whole = nn.Sequential(model.enc1, model.pool, model.enc2)
+    left, right = aa.capture(whole, image_), aa.capture(model, image_, region=["enc1", "enc2"])
+    assert left.outputs["output"].dims == right.outputs["enc2"].dims
+    assert left.outputs["output"].centres == right.outputs["enc2"].centres
+    assert "takes" not in str(model)
+    assert not model.enc1._forward_hooks
+
+
+def test_a_region_that_normalised_images_enter_is_captured_with_the_model_s_code_around_it():
+    class Normalised(written.PoseNet):
+        def forward(self, x):
+            return super().forward((x - x.mean()) / 0.5)
+
+    torch.manual_seed(0)
+    old = Normalised()
+    spec = aa.capture(old, image(), region="conv1:layer3").outputs["output"]
+    assert str(spec) == "f32[B, 24, ceil(H/16), ceil(W/16)]"
+    model = aa.swap(copy.deepcopy(old), "conv1:layer3", Pyramid(6, 12, 20, 28), inputs=image()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(image()), by_hand(old, model.conv1, ["conv1"], image()), rtol=0, atol=0)

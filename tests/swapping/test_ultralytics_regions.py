@@ -1,6 +1,8 @@
 """The backbone of ultralytics' models is the first layers of one Sequential, which later layers read by index."""
 
 import copy
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -104,3 +106,45 @@ def _shapes(value):
     if isinstance(value, dict):
         return {key: _shapes(one) for key, one in value.items()}
     return [_shapes(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+@pytest.fixture
+def four_images(tmp_path):
+    """Four images with boxes in the format of ultralytics."""
+    image_of = guest("PIL.Image").fromarray
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for i in range(4):
+        pixels = torch.randint(0, 255, (96, 128, 3), generator=generator, dtype=torch.uint8).numpy()
+        image_of(pixels).save(tmp_path / "images" / f"{i}.png")
+        (tmp_path / "labels" / f"{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.4 0.3\n", encoding="utf-8")
+    text = f"path: {tmp_path}\ntrain: images\nval: images\nnames:\n  0: cat\n  1: dog\n"
+    (tmp_path / "data.yaml").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")  # ultralytics' own
+def test_its_trainer_trains_the_swapped_model_whose_adapters_move_and_which_predicts(four_images, monkeypatch):
+    guest("ultralytics")
+    monkeypatch.chdir(four_images)
+    path = Path(__file__).parents[2] / "examples" / "ultralytics_backbone.py"
+    example = runpy.run_path(str(path))
+    begun = []
+    trainer = example["SwappedTrainer"]
+    get_model = trainer.get_model
+
+    def noted(self, *args, **kwargs):
+        model = get_model(self, *args, **kwargs)
+        begun.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return model
+
+    monkeypatch.setattr(trainer, "get_model", noted)
+    options = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "plots": False, "verbose": False}
+    model = example["main"](str(four_images / "data.yaml"), project=str(four_images), optimizer="SGD", **options)
+    adapters = [name for name in begun[0] if ".adapters." in name]
+    trained = dict(model.trainer.model.named_parameters())
+    assert adapters
+    assert not [name for name in adapters if torch.equal(trained[name], begun[0][name])]
+    assert Path(model.export(format="torchscript", imgsz=64, verbose=False)).is_file()
+    assert model.predict(str(four_images / "images" / "0.png"), imgsz=64, verbose=False)[0].boxes is not None

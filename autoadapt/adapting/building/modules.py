@@ -96,7 +96,23 @@ class AdaptedModule(fx.GraphModule):
     ) -> Verification:
         """Prove that it keeps its contract; the arguments are those of `autoadapt.verify`."""
         options: dict[str, Any] = {"sizes": sizes, "batches": batches, "seconds": seconds, "seed": seed}
-        return verify(self, self.signature, inputs=inputs, thorough=thorough, **options)
+        return verify(self.alone(), self.signature, inputs=inputs, thorough=thorough, **options)
+
+    def alone(self) -> AdaptedModule:
+        """It with all that it returns, over the same parts.
+
+        As the first module of a swapped region it hands on only what is read at its place, by a hook of what its
+        `hand_on` is. Any other is itself.
+        """
+        if "hand_on" not in self.__dict__:
+            return self
+        made = copy.copy(self)
+        passes = made.__dict__.pop("hand_on")
+        own = [key for key, hook in self._forward_hooks.items() if getattr(hook, "__self__", None) is not passes]
+        made._forward_hooks = OrderedDict((key, self._forward_hooks[key]) for key in own)
+        with_keywords = self._forward_hooks_with_kwargs
+        made._forward_hooks_with_kwargs = OrderedDict((key, True) for key in own if key in with_keywords)
+        return made
 
     def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:
         """Take over functions of another class, to run on this module as its methods or properties."""
@@ -119,17 +135,8 @@ class AdaptedModule(fx.GraphModule):
         the exception says it all.
         """
         written = super().recompile()
-        type(self).__call__ = AdaptedModule.__call__  # type: ignore[method-assign]
+        type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
         return written
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it; as the first module of a swapped region it hands on only what is read at its place.
-
-        Hooks of the module still see all that it returns.
-        """
-        returned = nn.Module.__call__(self, *args, **kwargs)
-        hand_on = self.__dict__.get("hand_on")
-        return returned if hand_on is None else hand_on.first(returned, args, kwargs)
 
     def to_folder(self, folder: str | os.PathLike[str], module_name: str = "FxModule") -> None:
         """Refused: torch.fx would pickle the backbone, and leave out what the forward pass calls.

@@ -40,6 +40,7 @@ from autoadapt.contracts.capturing.refusals import (
     refuse_objects,
     refuse_stored,
 )
+from autoadapt.contracts.capturing.regions import RegionModule, RegionPath, find_region, region_text, traces_of
 from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
 from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
 from autoadapt.contracts.capturing.sizing import (
@@ -67,6 +68,7 @@ def capture(
     inputs: object = None,
     *,
     at: str = "",
+    region: RegionPath | None = None,
     inner: bool = False,
     grid: Mapping[str, tuple[int, int, int]] | None = None,
     confirm: bool = True,
@@ -81,6 +83,8 @@ def capture(
         inputs: A tensor, a tuple of positional or a dict of keyword arguments. May be left out where the model
             tells its input size.
         at: Path of a submodule to capture in place, while the whole model runs on `inputs`.
+        region: Modules to capture in place that are no submodule: a list of paths, or a span in order of calls,
+            `conv1:layer4`. What the rest of the model reads of them are the outputs.
         inner: Note what inner modules return, for taps.
         grid: For modules of one image size: rows, columns and leading tokens of token axes, by output path or
             module path, where they cannot be read.
@@ -108,6 +112,10 @@ def capture(
     if at:
         module = find_submodule(model, at)
         arguments = arguments_in_place(model, arguments, at)
+    if region is not None:
+        part = _region_module(model, arguments, region)
+        captured = capture(part, part.call, inner=inner, grid=grid, confirm=confirm)
+        return captured.model_copy(update={"name": region_text(region)})
     session = _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm)
     try:
         found = session.signature()
@@ -119,6 +127,12 @@ def capture(
             raise
         return trunk
     return found.model_copy(update={"trunk": session.trunk()}) if asks_for_a_size(found) else found
+
+
+def _region_module(model: nn.Module, arguments: Arguments, path: RegionPath) -> RegionModule:
+    """A region as a module of its own, which returns what the rest of the model reads."""
+    region = find_region(model, traces_of(model, arguments.call), path)
+    return RegionModule(model, region, arguments.call, region.read)
 
 
 class _Session:

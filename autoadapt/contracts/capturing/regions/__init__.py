@@ -3,9 +3,10 @@
 from autoadapt.contracts.capturing.regions.boundaries import Region, Returned, find_region
 from autoadapt.contracts.capturing.regions.members import RegionPath, region_text
 from autoadapt.contracts.capturing.regions.modules import RegionModule
-from autoadapt.contracts.capturing.regions.traces import Run, Trace, trace
+from autoadapt.contracts.capturing.regions.traces import Call, Run, Trace, traces_of
 
 __all__ = [
+    "Call",
     "Region",
     "RegionModule",
     "RegionPath",
@@ -14,5 +15,5 @@ __all__ = [
     "Trace",
     "find_region",
     "region_text",
-    "trace",
+    "traces_of",
 ]

@@ -84,7 +84,8 @@ def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath) -
     found = [one for trace in traces for one in _rounds_of(trace, members)]
     faults = list(dict.fromkeys(fault for one in found for fault in one.faults(region)))
     if faults:
-        closed = list(dict.fromkeys([*members, *(path for one in found for path in one.strangers)]))
+        wanted = {*members, *(path for one in found for path in one.strangers)}
+        closed = dict.fromkeys(call.path for call in traces[0].calls if call.path in wanted)
         raise CaptureError(f"`{region_text(region)}` is no region: {_cause(found)}", _with_remedy(faults, closed))
     if len({tuple(call.path for call in one.calls) for one in found}) > 1:
         fault = Mismatch(region_text(region), "the same modules in each pass and mode", "others", "print(model)")
@@ -121,7 +122,7 @@ def _cause(found: Sequence[_Round]) -> str:
     return "more goes in than its first module is given"
 
 
-def _with_remedy(faults: Iterable[Mismatch], closed: Sequence[str]) -> list[Mismatch]:
+def _with_remedy(faults: Iterable[Mismatch], closed: Iterable[str]) -> list[Mismatch]:
     return [Mismatch(f.where, f.expected, f.found, f.remedy or f"{list(closed)}", f.why) for f in faults]
 
 

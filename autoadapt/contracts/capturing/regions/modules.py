@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,13 +29,15 @@ class RegionModule(nn.Module):
         model: The model; only copied.
         region: The region.
         run: Calls the model.
+        names: The leaves to return; all, if left out.
     """
 
-    def __init__(self, model: nn.Module, region: Region, run: Run) -> None:
+    def __init__(self, model: nn.Module, region: Region, run: Run, names: Sequence[str] | None = None) -> None:
         super().__init__()
         copied = copy_module(model, clone_buffers)
         self.arguments, around = _arguments(copied, region, run)
         self._region = region
+        self._names = region.named if names is None else tuple(names)
         self._run: Any = around.call if around is not None else run
         self._around = around
         self.whole = copied.get_submodule(region.runner) if region.runner is not None else copied
@@ -52,6 +54,11 @@ class RegionModule(nn.Module):
             if id(one) not in members | inner and one is not self.whole and not isinstance(one, torch.jit.ScriptModule):
                 one.register_forward_pre_hook(self._stop)
 
+    @property
+    def call(self) -> Arguments:
+        """What the region is given when the model runs."""
+        return Arguments(self.arguments.values, len(self.arguments.values))
+
     def forward(self, *inputs: Any) -> Any:
         """Run the model until the region has been passed."""
         self._inputs, self._taken, self._count = inputs, {}, 0
@@ -64,7 +71,7 @@ class RegionModule(nn.Module):
                 raise
         taken = {name: value for values in self._taken.values() for name, value in self._named(values).items()}
         self._inputs, self._taken = (), {}
-        named = {name: taken[name] for name in self._region.named}
+        named = {name: taken[name] for name in self._names}
         return next(iter(named.values())) if len(named) == 1 else named
 
     def _call(self) -> None:

@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.errors import AdaptError, CaptureError, Mismatch
 
-__all__ = ["Call", "Run", "Step", "Trace", "trace"]
+__all__ = ["Call", "Run", "Step", "Trace", "trace", "traces_of"]
 
 Run = Callable[[nn.Module], object]
 
@@ -51,6 +52,8 @@ class Call:
     left: int = -1
     tree: Tree | None = None
     returned: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Those of the tensors that it returned."""
 
     @property
     def leaves(self) -> dict[str, int]:
@@ -88,6 +91,28 @@ def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = Fa
         returned = run(copied)
     tracer.end(returned)
     return tracer.trace
+
+
+def traces_of(model: nn.Module, run: Run, *, grad: bool = False) -> list[Trace]:
+    """Traces in eval mode, and in the model's own modes where it is in train mode and the run does not raise.
+
+    Raises:
+        CaptureError: The model raises in both.
+    """
+    error: Exception | None = None
+    found = []
+    for training in (False, True) if model.training else (False,):
+        try:
+            found.append(trace(model, run, training=training, grad=grad))
+        except AdaptError:
+            raise
+        except Exception as raised:
+            error = raised if error is None else error
+    if not found:
+        name, said = type(model).__name__, f"{type(error).__name__}: {error}".splitlines()[0]
+        fault = Mismatch(f"{name}(inputs)", "a forward pass", said, "call the model with these inputs first")
+        raise CaptureError(f"{name} raises at the given input", [fault]) from error
+    return found
 
 
 class _Tracer(TorchFunctionMode):
@@ -151,6 +176,7 @@ class _Tracer(TorchFunctionMode):
         unseen = any(id(tensor) not in self._known for tensor in tensors)
         reads = (*self._numbers(tensors), *(call.given if unseen else ()))
         call.returned = tuple(map(self._renamed, tensors))
+        call.shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         self.trace.steps.append(Step(f"{call.path}()", reads, call.returned, tuple(self._running)))
         call.left = len(self.trace.steps)
         self._running.pop()

@@ -1,0 +1,45 @@
+"""Stage remarks: where a whole network was put in the place of one stage, and the region that was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from autoadapt.adapting.operations import Channels
+from autoadapt.swapping.region_candidates import span_to
+from autoadapt.swapping.successors import Successor
+from autoadapt.swapping.watching import Example
+
+__all__ = ["with_stage_remarks"]
+
+IMAGE_CHANNELS = 16
+"""What has as many channels or more is no image, nor a stack of a few."""
+
+
+def with_stage_remarks(model: nn.Module, example: Example, planned: Sequence[Successor]) -> list[Successor]:
+    """The same successors, with a remark where the first layer of one was rewritten to read a stage's features.
+
+    Args:
+        model: The whole.
+        example: How to run it; a copy runs once more where there is something to say.
+        planned: What takes the places.
+    """
+    return [_remarked(model, example, one) for one in planned]
+
+
+def _remarked(model: nn.Module, example: Example, one: Successor) -> Successor:
+    given = () if one.part.plan is None else one.part.plan.inputs
+    stems = [step for each in given for step in each.steps if isinstance(step, Channels)]
+    stem = next((s for s in stems if s.target < IMAGE_CHANNELS <= s.source), None)
+    if stem is None:
+        return one
+    span = span_to(model, example, one.place.path)
+    remark = (
+        f"a whole network stands in the place of a stage: `{one.place.path}` is given {stem.source} channels, and "
+        f"{one.part.new} is made for {stem.target}"
+    )
+    if span:
+        remark += f'; perhaps the region is meant: swap(model, "{span}", ...)'
+    return replace(one, part=one.part.model_copy(update={"remarks": (*one.part.remarks, remark)}))
