@@ -126,7 +126,7 @@ def test_below_half_the_first_remark_says_what_is_cut_and_how_to_take_it():
     new = aa.capture(timm.create_model("resnet18"), IMAGES, inner=True)
     made = aa.plan(new, aa.Signature.parse({"p3": "f32[B, 64, ceil(H/8), ceil(W/8)]"}, inputs="f32[B, 3, H, W]"))
     assert str(made).splitlines()[-5:] == [
-        "      11.0M parameters and 1.65G multiply-adds no longer run",
+        "      11.0M parameters and 823M multiply-adds no longer run",
         " keeps  6 % of its parameters, 60 % of its depth",
         "",
         ' remark  10.5M of the 11.2M parameters of ResNet are cut: taps={"p3":',
