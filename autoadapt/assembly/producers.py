@@ -99,10 +99,7 @@ class Producer:
         if len(levels) != len(strides) or len(distinct(levels)) == len(levels):
             return []
         pairs = zip(levels, strides, strict=True)
-        return [
-            replace(level, natural=with_stride(level, stride), stride=Fraction(stride), octave="")
-            for level, stride in pairs
-        ]
+        return [replace(level, natural=with_stride(level, stride), stride=Fraction(stride)) for level, stride in pairs]
 
     def default(self) -> Level | None:
         """The level that a part gets which asks for one."""

@@ -72,7 +72,7 @@ def test_a_pyramid_takes_every_block_at_the_stride_of_its_place() -> None:
     model = assemble({"input": SMALL, "backbone": MMSEG, "neck": neck})
     assert [(given.source, given.stride) for given in model.report.parts[1].given] == [
         *(("backbone.0", 4), ("backbone.1", 8), ("backbone.2", 16)),
-        ("backbone.3", 32),
+        ("backbone.c3", 32),
     ]
     found = model(torch.rand(2, 3, 32, 32))
     assert {name: tuple(level.shape[2:]) for name, level in found.items()} == {
