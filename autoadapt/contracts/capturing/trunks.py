@@ -127,13 +127,11 @@ def _without_outputs(found: Signature, costs: Mapping[str, Mapping[str, int]], e
     """
     nothing = Values(tree=Container(kind="tuple", keys=(), children=()), leaves=())
     no_source = TensorSpec(dtype="f32", dims=())
-    inner = tuple(
-        output.model_copy(
-            update={"output": ""}
-            | ({"spec": no_source, "same_as": ""} if output.finished > end else {})
-            | costs.get(output.module, {})
-        )
-        for output in found.inner
-    )
+    inner = []
+    for output in found.inner:
+        changed: dict[str, object] = {"output": "", **costs.get(output.module, {})}
+        if output.finished > end:
+            changed |= {"spec": no_source, "same_as": ""}
+        inner.append(output.model_copy(update=changed))
     update = {"output_weights": (), "contiguous": (), "train_outputs": None, "unverified": (), "not_finite": ()}
-    return found.model_copy(update={"outputs": nothing, "inner": inner, **update})
+    return found.model_copy(update={"outputs": nothing, "inner": tuple(inner), **update})
