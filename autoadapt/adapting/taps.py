@@ -176,16 +176,12 @@ def _last_layer(outputs: Sequence[InnerOutput], places: _Places) -> list[InnerOu
     least = min(output.nesting for output in outputs)
     level = [output for output in outputs if output.nesting == least]
     own = next((places.strides[output.name] for output in level if output.name in places.strides), ())
-    staying = [
-        output
-        for output in level
-        if places.strides.get(_parent(output), own) == own
-        or (places.steady.get(_parent(output)) == own and not _is_pooling(output))
-    ]
-    learned = [output for output in level if output.layers]
-    if staying:
-        return staying[-1:]
-    return _activated(learned[-1], level) if learned else level[-1:]
+    staying = [output for output in level if places.strides.get(_parent(output), own) == own]
+    steady = [output for output in level if output.layers and places.steady.get(_parent(output)) == own]
+    learned = steady or [output for output in level if output.layers and not staying]
+    if learned and not (staying and staying[-1].finished > learned[-1].finished):
+        return _activated(learned[-1], level)
+    return (staying or level)[-1:]
 
 
 def _activated(layer: InnerOutput, outputs: Sequence[InnerOutput]) -> list[InnerOutput]:

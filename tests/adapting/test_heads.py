@@ -153,3 +153,24 @@ def test_an_object_that_the_old_module_returns_is_refused_unless_it_is_left_out(
         aa.adapt(new, like=Remembering(), inputs=x)
     assert "outputs=['hidden']" in str(refused.value)
     assert torch.equal(aa.adapt(new, like=Remembering(), inputs=x, outputs=["hidden"])(x).hidden, new(x)["hidden"])
+
+
+class InOne(nn.Module):
+    """The pooling of fixed size stands inside the module that makes the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        body = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU())
+        self.features = nn.Sequential(body, nn.AvgPool2d(16, stride=1))
+        self.output = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(self.features(x).flatten(1))
+
+
+def test_what_comes_out_behind_the_pooling_is_not_taken_for_what_goes_into_it() -> None:
+    model = InOne().eval()
+    contract = aa.Signature.parse("f32[B, 8, floor(H/4), floor(W/4)]", inputs="f32[B, 3, H, W]")
+    net = aa.adapt(model, like=contract, inputs=torch.zeros(1, 3, 64, 64))
+    x = torch.randn(2, 3, 37, 50)
+    assert torch.equal(net(x), model.features[0](x))

@@ -199,7 +199,9 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
         return given if given.constant in sizes else Dim(sizes.near(given.constant))
     if sizes.step == 0:
         return given if allowed is not None and sizes.covers(allowed) else Dim(sizes.example)
-    least = max(_least(str(dim), source), sizes.smallest if sizes.bounded else 1)
+    least = _least(str(dim), source)
+    refuses = sizes.bounded and sizes.smallest > least  # sizes at which every tensor has cells
+    least = sizes.smallest if refuses else least
     least += (sizes.offset - least) % sizes.step
     if allowed is not None and sizes.covers(allowed):
         reached, smallest = given, _smallest(str(given), target)
@@ -207,8 +209,8 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
         cells = (given - sizes.offset) // sizes.step if _rounds_down(given, sizes, target) else None
         reached = (cells or (given - sizes.offset).ceildiv(sizes.step)) * sizes.step + sizes.offset
         smallest = sizes.offset or sizes.step
-    refused = sizes.bounded and allowed is not None and allowed.smallest < sizes.smallest
-    return reached.at_least(least) if least > smallest or refused else reached
+    refuses = refuses and allowed is not None and allowed.smallest < least
+    return reached.at_least(least) if least > smallest or refuses else reached
 
 
 def _rounds_down(given: Dim, legal: AxisSizes, target: Signature) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,12 +133,13 @@ def _find_smallest(run: Run, evidence: _Evidence, base: Sizes) -> bool:
     if not small or any(all(sizes[n] <= small[-1][n] for n in sides) for sizes in evidence.sizes):
         return False
 
-    def runs(units: int) -> bool:
-        sizes = {**base, **{name: base[name] - units * evidence.steps[name] for name in sides}}
-        return sizes in evidence.sizes or evidence.try_add(run, sizes)
+    def refused(name: str, units: int) -> bool:
+        sizes = {**base, name: base[name] - units * evidence.steps[name]}
+        return sizes not in evidence.sizes and not evidence.try_add(run, sizes)
 
-    most = min((base[name] - small[-1][name]) // evidence.steps[name] for name in sides)
-    bisect.bisect_left(range(most), True, key=lambda units: not runs(units))
+    for name in sides:  # each alone, since they may differ
+        units = range((base[name] - small[-1][name]) // evidence.steps[name])
+        bisect.bisect_left(units, True, key=functools.partial(refused, name))
     return True
 
 

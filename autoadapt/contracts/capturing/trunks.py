@@ -22,6 +22,8 @@ __all__ = ["asks_for_a_size", "trunk_signature"]
 
 LARGER = (64, 32)
 """How much larger images a trunk is to take in a first trial, as every usual stride allows."""
+STEPS = (-3, -1, 1, 2, 3, 5, 7, 11, 13, 19)
+"""How many steps larger they are then: some branches round otherwise than others, and fit at most sizes only."""
 
 
 def asks_for_a_size(signature: Signature) -> bool:
@@ -63,16 +65,20 @@ def trunk_signature(
     trunk = in_eval_mode(copy_module(module, on_meta))
     cut(trunk, late, lambda _: True)
     tap(trunk, [end])
-    if not _takes_larger(trunk, arguments):
+    if not _takes(trunk, arguments, LARGER):
         return None
     try:
         found = capture(trunk, arguments)
     except AdaptError:
         return None
-    if asks_for_a_size(found):
+    steps = [found.axes[name].step if name in found.axes else 0 for name in ("H", "W")]
+    regular = all(_takes(trunk, arguments, (steps[0] * units, steps[1] * units)) for units in STEPS)
+    if asks_for_a_size(found) or not regular:
         return None
     costs = {path: _cost(module.get_submodule(path), path, inside) for path in late}
-    return _without_outputs(found, costs).model_copy(update={"name": visible(type(module).__name__)})
+    return _without_outputs(found, costs, inside[end].finished).model_copy(
+        update={"name": visible(type(module).__name__)}
+    )
 
 
 def _is_map(leaf: InnerLeaf, image: Sequence[int]) -> bool:
@@ -90,9 +96,9 @@ def _beginning_after(inside: Mapping[InnerKey, InnerLeaf], finished: int) -> lis
     return [path for path in late if not any(path.startswith(f"{other}.") for other in late)]
 
 
-def _takes_larger(trunk: nn.Module, arguments: Arguments) -> bool:
-    tensors = flatten(arguments.values)[1]
-    shapes = [_larger(tensor) for tensor in tensors]
+def _takes(trunk: nn.Module, arguments: Arguments, more: tuple[int, int]) -> bool:
+    """Whether it runs on images that are so much higher and wider."""
+    shapes = [_larger(tensor, more) for tensor in flatten(arguments.values)[1]]
     try:
         Probe(trunk, arguments, real=False, inner=False).run(shapes)
     except ProbeError:
@@ -100,11 +106,11 @@ def _takes_larger(trunk: nn.Module, arguments: Arguments) -> bool:
     return True
 
 
-def _larger(tensor: torch.Tensor) -> tuple[int, ...]:
+def _larger(tensor: torch.Tensor, more: tuple[int, int]) -> tuple[int, ...]:
     shape = tuple(tensor.shape)
     if len(shape) != 4 or not tensor.is_floating_point():
         return shape
-    return (*shape[:2], shape[2] + LARGER[0], shape[3] + LARGER[1])
+    return (*shape[:2], max(shape[2] + more[0], 1), max(shape[3] + more[1], 1))
 
 
 def _cost(module: nn.Module, path: str, inside: Mapping[InnerKey, InnerLeaf]) -> dict[str, int]:
@@ -114,19 +120,18 @@ def _cost(module: nn.Module, path: str, inside: Mapping[InnerKey, InnerLeaf]) ->
     return {"parameters": sum(p.numel() for p in module.parameters()), "multiply_adds": sum(adds)}
 
 
-def _without_outputs(found: Signature, costs: Mapping[str, Mapping[str, int]]) -> Signature:
-    """Without outputs, and without what the modules return that did nothing in the place of the head.
+def _without_outputs(found: Signature, costs: Mapping[str, Mapping[str, int]], end: int) -> Signature:
+    """Without outputs, and without what was returned after the last feature map: a part of the head made it.
 
-    These stay known, with the costs of what they stand for, so that plans cut them.
+    The modules that did nothing in the place of the head stay known, with its costs, so that plans cut them.
     """
     nothing = Values(tree=Container(kind="tuple", keys=(), children=()), leaves=())
     no_source = TensorSpec(dtype="f32", dims=())
-    inner = tuple(
-        output.model_copy(
-            update={"output": ""}
-            | ({"spec": no_source, "same_as": "", **costs[output.module]} if output.module in costs else {})
-        )
-        for output in found.inner
-    )
+    inner = []
+    for output in found.inner:
+        changed: dict[str, object] = {"output": "", **costs.get(output.module, {})}
+        if output.finished > end:
+            changed |= {"spec": no_source, "same_as": ""}
+        inner.append(output.model_copy(update=changed))
     update = {"output_weights": (), "contiguous": (), "train_outputs": None, "unverified": (), "not_finite": ()}
-    return found.model_copy(update={"outputs": nothing, "inner": inner, **update})
+    return found.model_copy(update={"outputs": nothing, "inner": tuple(inner), **update})
