@@ -285,7 +285,7 @@ def test_a_report_says_what_was_written_and_what_was_not(tmp_path):
     text = str(report).replace(str(tmp_path), "runs")
     weights, config = ((tmp_path / "net" / name).stat().st_size for name in ("model.safetensors", "config.json"))
     assert text.splitlines() == [
-        "Plain in the contract of module (dict of 1)  ->  runs/net",
+        "small_models:Plain (Plain) in the contract of module (dict of 1)  ->  runs/net",
         f" model.safetensors    {weights}B  the adapters alone: 2 tensors, 65 parameters",
         f" config.json        {config / 1000:.2f}kB  plan, signature, versions, modes",
         ' restore  aa.restore("runs/net", new=aa.load("small_models:Plain"))',

@@ -220,7 +220,7 @@ def test_another_package_adds_a_scheme_by_an_entry_point(tmp_path: Path) -> None
     found = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
     assert found == [
         "5 ['mine:small', 'mine:smaller']",
-        "('f32[B, 5, floor(H/2), floor(W/2)]',)",
+        "('f32[B, 5, floor(H/2), floor(W/2)] centres 0.5 + 2 i depth 1',)",
         "mine has no model `smal`",
         "the scheme `broken` of another package cannot be loaded",
     ]

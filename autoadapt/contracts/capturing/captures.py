@@ -121,10 +121,10 @@ def capture(
         found = session.signature()
     except ValuesNeededError:
         return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
-    except UnexplainedError:
+    except UnexplainedError as error:
         trunk = session.trunk()
         if trunk is None:
-            raise
+            raise CaptureError(error.summary, error.mismatches) from error
         return trunk
     return found.model_copy(update={"trunk": session.trunk()}) if asks_for_a_size(found) else found
 
