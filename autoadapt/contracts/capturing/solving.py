@@ -138,7 +138,7 @@ def _find_smallest(run: Run, evidence: _Evidence, base: Sizes) -> bool:
         return sizes not in evidence.sizes and not evidence.try_add(run, sizes)
 
     for name in sides:  # each alone, since they may differ
-        units = range((base[name] - small[-1][name]) // evidence.steps[name])
+        units = range(-(-base[name] // evidence.steps[name]))
         bisect.bisect_left(units, True, key=functools.partial(refused, name))
     return True
 
