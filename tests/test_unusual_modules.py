@@ -241,10 +241,9 @@ def test_a_part_in_front_of_a_hook_that_stops_the_model_is_captured() -> None:
     assert aa.capture(_by_name("hook that stops"), image(), at="one").outputs["output"].dims[1].constant == 4
 
 
-def test_several_paths_are_refused_as_a_fault_of_the_swap() -> None:
-    refused(
-        "several submodules are not swapped for one", lambda: aa.swap(Body(), ["one", "two"], Body(), inputs=image())
-    )  # type: ignore[call-overload]
+@pytest.mark.parametrize("path", [[], 3, ["one", 2], None])
+def test_what_names_no_part_is_refused_as_a_fault_of_the_swap(path: Any) -> None:
+    refused("this names no part of a model", lambda: aa.swap(Body(), path, Body(), inputs=image()))
 
 
 def test_a_compiled_part_is_refused_with_the_call_that_adapts_it() -> None:

@@ -142,7 +142,7 @@ def swap(
             work = _Work(model, as_example(model, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
             made = work.of_places(path, new) if isinstance(path, str) and ":" not in path else work.of_region(path, new)
     except AdaptError as error:
-        refusal = _refusal(region_text(path), error)
+        refusal = _refusal(region_text(path) if isinstance(path, (str, list, tuple)) else repr(path)[:60], error)
         if dry_run:
             return _refused(name, planned, refusal, call)
         raise refusal from error

@@ -49,13 +49,20 @@ def exported(session: Session) -> Findings:
         raise
     faults = []
     steps = session.plan.coarse_steps if session.plan else {}
-    for sizes in session.sizes[-2:]:
+    for sizes in [sizes for sizes in session.sizes if _several_cells(session, sizes)][-2:]:
         full = session.at(**_within(session, steps, sizes), B=3)
         arguments = session.arguments(full)
         found = session.compare(arguments, arguments.call(program), full)
         faults += [fault for fault in found if "itself" not in fault.expected]  # a program copies what it hands through
     within = f" within a step of {', '.join(map(str, sorted(set(steps.values()))))}" if steps else ""
     return Findings(faults, f"dynamic dims, run at other sizes{within}")
+
+
+def _several_cells(session: Session, sizes: Mapping[str, int]) -> bool:
+    """Whether no output has a single cell: torch.export holds axes of one entry fixed."""
+    full = session.at(**sizes, B=3)
+    dims = [dim for spec in session.signature.outputs.leaves for dim in spec.dims if dim.constant is None]
+    return all(dim.evaluate(full) > 1 for dim in dims)
 
 
 def _within(session: Session, steps: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:

@@ -23,7 +23,7 @@ def region_text(region: RegionPath) -> str:
         >>> region_text(["conv1", "layer1", "layer2"]), region_text("model.0:model.9")
         ('conv1, layer1, layer2', 'model.0:model.9')
     """
-    return region if isinstance(region, str) else ", ".join(region)
+    return region if isinstance(region, str) else ", ".join(map(str, region))
 
 
 def find_members(model: nn.Module, trace: Trace, region: RegionPath) -> tuple[str, ...]:
