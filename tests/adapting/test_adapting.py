@@ -337,7 +337,7 @@ REFUSED = {
     "like of an unknown type": (
         lambda: aa.adapt(Pyramid(4), like=7, inputs=image()),
         aa.SignatureError,
-        ["`like` is of the wrong type", "a module, a Signature, texts", "found     7, of type int", "pass the model itself"],
+        ["`like` is of the wrong type", "a module, a Signature, texts", "found     7, of type int", "the model itself"],
     ),
     "like a file that is not there": (
         lambda: aa.adapt(Pyramid(4), like="nowhere.json", inputs=image()),

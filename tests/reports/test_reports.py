@@ -265,7 +265,7 @@ def test_a_swap_shows_its_plan_and_its_call_and_a_refused_one_its_faults():
     assert "aa-picture" in html_report(result("swap"))
     text = Page(html_report(result("refused swap"))).text
     assert "refused" in text
-    assert "nothing in the source has an axis like 128" in text
+    assert "channels and cells that stand on one axis" in text
 
 
 def test_an_assembly_shows_parts_and_adapters_and_a_comparison_what_does_not_fit():
