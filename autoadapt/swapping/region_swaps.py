@@ -15,6 +15,7 @@ from autoadapt.contracts.capturing.regions import (
     RegionPath,
     find_region,
     region_text,
+    trace,
     traces_of,
 )
 from autoadapt.contracts.signature import Signature
@@ -107,7 +108,7 @@ def plan_region(
     if isinstance(new, str):
         fault = Mismatch("new", "a module", repr(new), "swap(model, path, module, inputs=x)")
         raise SwapError("a generated layer takes the place of one module, not of a region", [fault])
-    region = find_region(model, traces_of(model, example.run, grad=example.is_step), path)
+    region = _region(model, path, example)
     if not region.read:
         fault = Mismatch(region_text(path), "a region of which something is read", "nothing is", "print(model)")
         raise SwapError(f"nothing reads what comes out of `{region_text(path)}`", [fault])
@@ -121,6 +122,18 @@ def plan_region(
     successor = prepare(place, reading, new, replace(options, outputs=outputs), contract)
     part = _part(successor.part, region, old, path)
     return RegionSwap(region, module, arguments, contract, replace(successor, part=part), old, _other_paths(model, old))
+
+
+def _region(model: nn.Module, path: RegionPath, example: Example) -> Region:
+    """The region, with what a model that stands in eval mode reads of it in train mode alone, as an auxiliary head."""
+    traces = traces_of(model, example.run, grad=example.is_step)
+    region = find_region(model, traces, path)
+    if model.training:
+        return region
+    try:
+        return find_region(model, [*traces, trace(model, example.run, grad=example.is_step, train=True)], path)
+    except Exception:  # whatever it raises in the other mode, it was not asked to run there
+        return region
 
 
 def _outputs(region: Region, options: Options, path: RegionPath) -> Sequence[str]:

@@ -227,3 +227,15 @@ def test_a_region_that_normalised_images_enter_is_captured_with_the_model_s_code
     model = aa.swap(copy.deepcopy(old), "conv1:layer3", Pyramid(6, 12, 20, 28), inputs=image()).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(image()), by_hand(old, model.conv1, ["conv1"], image()), rtol=0, atol=0)
+
+
+def test_what_a_model_in_eval_mode_reads_in_train_mode_alone_is_served_too():
+    torch.manual_seed(0)
+    old, x = written.PSPNet().eval(), image(2, 64, 64)
+    new = Pyramid(6, 12, 20, 28, 30)
+    in_eval = aa.swap(copy.deepcopy(old), "layer0:layer4", new, inputs=(x,)).train()
+    in_train = aa.swap(copy.deepcopy(old).train(), "layer0:layer4", new, inputs=(x,))
+    in_train.load_state_dict(in_eval.state_dict())
+    for one, other in zip(in_eval(x), in_train(x), strict=True):
+        assert torch.equal(one, other)
+    assert in_eval.eval()(x).shape == old(x).shape

@@ -3,7 +3,7 @@
 from autoadapt.contracts.capturing.regions.boundaries import Region, Returned, find_region
 from autoadapt.contracts.capturing.regions.members import RegionPath, region_text
 from autoadapt.contracts.capturing.regions.modules import RegionModule
-from autoadapt.contracts.capturing.regions.traces import Call, Run, Trace, traces_of
+from autoadapt.contracts.capturing.regions.traces import Call, Run, Trace, trace, traces_of
 
 __all__ = [
     "Call",
@@ -15,5 +15,6 @@ __all__ = [
     "Trace",
     "find_region",
     "region_text",
+    "trace",
     "traces_of",
 ]

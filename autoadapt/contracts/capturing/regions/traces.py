@@ -74,7 +74,7 @@ class Trace:
     """Values that are buffers."""
 
 
-def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = False) -> Trace:
+def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = False, train: bool = False) -> Trace:
     """Run a copy of a model once and write down what it does.
 
     Args:
@@ -82,9 +82,12 @@ def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = Fa
         run: Calls it.
         training: Run in the modes that the model is in, instead of in eval mode.
         grad: Whether the run needs gradients, as a training step does.
+        train: Run in train mode, whatever the model is in.
     """
     copied = copy_module(model, clone_buffers)
-    if not training:
+    if train:
+        copied.train()
+    elif not training:
         copied.eval()
     tracer = _Tracer(copied)
     with quiet(), torch.set_grad_enabled(grad), tracer:
