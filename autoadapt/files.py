@@ -102,6 +102,7 @@ def check_place(path: str | Path, argument: str, error: type[AdaptError] = Savin
             tried = real.with_name(temporary_name(real.name, "new"))
             tried.touch(exist_ok=False)
             tried.unlink()
+            sweep(real.parent, real.name, "new")  # older versions stay until one is written
     except (OSError, ValueError) as found:
         said = _reason(found)
     if said:
@@ -114,9 +115,15 @@ def temporary_name(name: str, kind: str) -> str:
     return f".{name[:150]}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}"
 
 
-def sweep(folder: Path, name: str) -> None:
-    """Remove what killed processes have left beside a file: of processes that are no more, or older than a day."""
-    for path in folder.glob(f".{_escaped(name[:150])}.*-*-*.*"):
+def sweep(folder: Path, name: str, kind: str = "*") -> None:
+    """Remove what killed processes have left beside a file: of processes that are no more, or older than a day.
+
+    Args:
+        folder: Where the file is.
+        name: Its name.
+        kind: Of temporary names; every kind if left out.
+    """
+    for path in folder.glob(f".{_escaped(name[:150])}.*-*-*.{kind}"):
         host, pid = [*path.name.rsplit(".", 2)[-2].split("-"), "", ""][:2]
         with contextlib.suppress(OSError):
             old = time.time() - path.lstat().st_mtime > _DAY

@@ -253,3 +253,15 @@ def test_a_folder_whose_saving_was_killed_between_its_renames_is_restored(tmp_pa
     net = aa.restore(tmp_path, new=nn.Conv2d(3, 30, 2, stride=2))
     aa.save(net, tmp_path)
     assert set(listed(tmp_path)) == {"config.json", "model.safetensors"}
+
+
+def test_what_a_killed_check_of_a_place_has_left_goes_with_the_next_and_older_versions_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = files.temporary_name("a", "new")
+    left = mine.replace(str(os.getpid()), str(ended.pid))
+    kept = f"{left.removesuffix('.new')}.old"
+    for name in (mine, left, kept):
+        (tmp_path / name).touch()
+    check_place(tmp_path / "a", "path")
+    assert set(listed(tmp_path)) == {mine, kept}
