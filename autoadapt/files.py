@@ -157,13 +157,25 @@ def _write_beside(made: Path, place: Path, content: Content) -> None:
 
 def _fill(path: Path, content: Content) -> None:
     if callable(content):
-        try:
-            content(path)
-        except SafetensorError as error:  # its only word for a full disk
-            raise OSError(0, str(error)) from error
+        _write_alone(path, content)
         return
     with path.open("wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
+
+
+def _write_alone(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a library write in a folder of its own, since what it is killed with there is found by `sweep`."""
+    folder = path.with_suffix(".folder")
+    folder.mkdir()
+    try:
+        alone = folder / path.name
+        alone.touch()
+        write(alone)
+        alone.replace(path)
+    except SafetensorError as error:  # its only word for a full disk
+        raise OSError(0, str(error)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse_folders(folder: Path, names: Mapping[str, object]) -> None:

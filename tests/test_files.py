@@ -125,11 +125,13 @@ from torch import nn
 import autoadapt as aa
 old, new = nn.Conv2d(3, 40, 2, stride=2), nn.Conv2d(3, 30, 2, stride=2)
 net = aa.adapt(new, like=old, inputs=torch.zeros(1, 3, 8, 8))
+whole = aa.swap(nn.Sequential(nn.Identity(), old), "1", new, inputs=torch.zeros(1, 3, 8, 8))
 folder = Path(sys.argv[1])
 def images():
     return [torch.randn(8, 3, 8, 8) for _ in range(3)]
 writers = {
     "save": lambda: aa.save(net, folder / "saved", check=False),
+    "whole": lambda: aa.save(whole, folder / "model", check=False),
     "signature": lambda: aa.capture(new, torch.zeros(1, 3, 8, 8)).save(folder / "one.json"),
     "html": lambda: aa.write_html(folder / "one.html", net.plan),
     "source": lambda: aa.to_source(net, folder / "one.py"),
@@ -149,7 +151,7 @@ else:
     print("written")
 """
 
-KINDS = ["save", "signature", "html", "source", "pt2", "pt", "state", "rank"]
+KINDS = ["save", "whole", "signature", "html", "source", "pt2", "pt", "state", "rank"]
 
 
 def run_writer(folder, kind, limit):
@@ -191,6 +193,9 @@ writer, chance = writers[sys.argv[2]], random.Random(0)
 def check():
     if sys.argv[2] == "save":
         aa.restore(folder / "saved", new=nn.Conv2d(3, 30, 2, stride=2))
+    elif sys.argv[2] == "whole":
+        model = nn.Sequential(nn.Identity(), nn.Conv2d(3, 40, 2, stride=2))
+        aa.restore(folder / "model", model=model, new=nn.Conv2d(3, 30, 2, stride=2))
     elif sys.argv[2] == "signature":
         aa.Signature.load(folder / "one.json")
     elif sys.argv[2] == "html":
@@ -212,15 +217,16 @@ for _ in range(20):
     check()
 writer()
 check()
-left = {path.name for path in folder.rglob("*")} - names
+left = {path.name for path in folder.rglob("*") if not path.name.isdecimal()} - names
 assert not left, left
+assert len([*folder.glob("model/parts/*")]) == (sys.argv[2] == "whole")
 print("whole")
 """
 )
 
 
 @pytest.mark.slow  # kills twenty processes for each kind
-@pytest.mark.parametrize("kind", ["save", "html", "signature", "state", "rank", "pt2"])
+@pytest.mark.parametrize("kind", ["save", "whole", "html", "signature", "state", "rank", "pt2"])
 def test_killed_at_any_moment_the_old_or_the_new_result_is_whole_and_nothing_else_stays(tmp_path, kind):
     command = [sys.executable, "-W", "ignore", "-c", KILLS, str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -237,6 +243,8 @@ def test_a_folder_whose_saving_was_killed_between_its_renames_is_restored(tmp_pa
             next(net.parameters()).add_(1)
         real = pathlib.Path.replace
         def last(path, target):
+            if target.name.startswith("."):  # not in its place yet
+                return real(path, target)
             if "{step}" == "config" or "model" in str(target):
                 real(path, target)
             if "model" in str(target) or "config" in str(target) and "{step}" == "config":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,7 @@ from autoadapt.saving.weight_files import read_tensors
 __all__ = ["WHOLE", "adapted_parts", "is_whole", "read_whole", "restore_whole", "save_whole"]
 
 WHOLE = "model.json"
+_PARTS = "parts"
 
 
 class _Frozen(BaseModel):
@@ -104,8 +106,8 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
     _check_tensors(model, rest, parts)
     ties = ties_of(rest)
     saved, places = [], []
-    for number, (path, part) in enumerate(parts.items()):
-        inside = Path("parts") / str(number)
+    for number, (path, part) in enumerate(parts.items(), 1 + max(_numbers(folder), default=-1)):
+        inside = Path(_PARTS) / str(number)  # beside those of an earlier save, which hold until the config is written
         saved.append(save_part(part, folder / inside))
         borrowed = {name: is_property for name, (_, is_property) in vars(part).get("borrowed", {}).items()}
         noted = file_hash(folder / inside / CONFIG)
@@ -126,7 +128,16 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         text.append(config.model_copy(update={"sha256": file_hash(path)}).model_dump_json(indent=1) + "\n")
 
     write_all(folder, {WEIGHTS: weights, WHOLE: lambda path: path.write_text(text[0], encoding="utf-8")})
+    for number in _numbers(folder):
+        if f"{_PARTS}/{number}" not in {place.folder for place in places}:
+            shutil.rmtree(folder / _PARTS / str(number), ignore_errors=True)
     return _report(model, folder, list(parts), saved, tensors)
+
+
+def _numbers(folder: Path) -> list[int]:
+    """The folders of parts that are there, also those that a killed save has left."""
+    below = folder / _PARTS
+    return [int(path.name) for path in below.iterdir() if path.name.isdecimal()] if below.is_dir() else []
 
 
 def restore_whole(
