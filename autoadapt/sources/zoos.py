@@ -37,6 +37,7 @@ def schemes() -> tuple[str, ...]:
 
 
 def zoo_of(scheme: str) -> Source:
+    """What loads the models of a scheme, a built-in one or another package's."""
     if scheme in _ZOOS:
         return _ZOOS[scheme]
     point = next(point for point in _entry_points() if point.name == scheme)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +13,7 @@ from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
-from autoadapt.contracts.capturing.arguments import bind, told_inputs
+from autoadapt.contracts.capturing.arguments import bind, tensors_in, told_inputs
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
@@ -161,7 +161,7 @@ class _Watch(TorchFunctionMode):
 
     def read(self, value: object, reader: str) -> bool:
         """Note a reader of those outputs that are among some values."""
-        found = [self._outputs[id(tensor)][0] for tensor in _tensors(value) if id(tensor) in self._outputs]
+        found = [self._outputs[id(tensor)][0] for tensor in tensors_in(value) if id(tensor) in self._outputs]
         for path in found:
             self.readers[path].append(reader)
         return bool(found)
@@ -184,18 +184,6 @@ class _Watch(TorchFunctionMode):
         if not self._is_inside and name not in _SHAPE_ONLY:
             self.read((args, kwargs or {}), f"[torch.{name}]")
         return func(*args, **(kwargs or {}))
-
-
-def _tensors(value: object) -> Iterator[torch.Tensor]:
-    match value:
-        case torch.Tensor():
-            yield value
-        case Mapping():
-            for child in value.values():
-                yield from _tensors(child)
-        case list() | tuple():
-            for child in value:
-                yield from _tensors(child)
 
 
 def _obstacle(model: nn.Module, net: AdaptedModule, target: str, readers: Sequence[str]) -> Mismatch | None:

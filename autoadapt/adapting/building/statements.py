@@ -23,6 +23,7 @@ class Statement:
 
 
 def statement_lines(statement: Statement, room: int, result_type: str) -> list[str]:
+    """The lines of a statement, of at most `room` characters where it can be broken."""
     comment = prose(" ".join(statement.comment.split()))
     note = f"  # {comment}" if comment else ""
     if not statement.targets:
@@ -49,6 +50,7 @@ def _wrapped(comment: str, room: int) -> list[str]:
 
 
 def return_lines(returned: Expression, room: int) -> list[str]:
+    """The lines of a return; a tuple stands without brackets where it fits on one."""
     is_tuple = isinstance(returned, Bracketed) and not returned.head and returned.opening == "("
     if is_tuple and isinstance(returned, Bracketed) and returned.items:
         line = "return " + flat(returned)[1:-1]

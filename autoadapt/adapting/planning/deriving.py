@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift
-from autoadapt.adapting.matching import Pairing, match
+from autoadapt.adapting.matching import Pairing, Source, match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
-from autoadapt.adapting.planning.plans import Plan, Route, Tap, one_sample
+from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
@@ -28,7 +29,7 @@ from autoadapt.adapting.planning.train_outputs import steady_sources, train_rema
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
-from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, Values
 from autoadapt.errors import AdaptError, MatchError, Mismatch, PlanError
 
 __all__ = ["plan"]
@@ -100,6 +101,84 @@ def _from_trunk(source: Signature, derive: Callable[[Signature], Plan]) -> Plan 
     return made if all(factored(spec).strides for spec in made.target.outputs.leaves) else None
 
 
+@dataclass(frozen=True)
+class _Offer:
+    """What is wanted, and every tensor of the new module that may serve it."""
+
+    wanted: Signature
+    """The contract, in names of the new module's inputs, with what is not served left out."""
+    marked: Values
+    """Its outputs, with axes of points marked."""
+    inputs: tuple[InputRoute, ...]
+    sources: list[Source]
+    """Outputs and taps."""
+    blocks: list[InnerOutput]
+    """What the taps were chosen from."""
+    others: list[Source]
+    """What can be asked for by name alone."""
+    named: dict[str, str]
+    """Outputs of inner modules that have the very names that are wanted."""
+    first: dict[str, tuple[TensorSpec, Thin | None]]
+    """What the outputs are before points are left out, and how they are."""
+
+
+def _offer(
+    source: Signature,
+    target: Signature,
+    pairs: Mapping[str, str] | None,
+    outputs: Sequence[str] | None,
+    thin: Thinning,
+    convert_inputs: Collection[Conversion],
+) -> _Offer:
+    wanted = served(with_channels(with_inputs(target, source), source), outputs)
+    routes = route_inputs(source, wanted, convert_inputs)
+    marked = mark_points(wanted.outputs)
+    wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
+    offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
+    sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin)
+    blocks = worth_taking([one for one in source.inner if one.name not in source.scores], source.sizes())
+    taps = inner_sources(blocks, source, wanted, routes)
+    others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
+    others += output_sources(offered, wanted, routes, again=True) if pairs else []
+    trunks = {} if pairs else trunk_sources(source, wanted, routes)
+    others += trunks.values()
+    named = {path: trunk.path for path, trunk in trunks.items()}
+    first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
+    return _Offer(wanted, marked, routes, [*sources, *taps], blocks, others, named, first)
+
+
+def _pairings(
+    offer: _Offer, source: Signature, pairs: Mapping[str, str] | None, indices: Literal["refuse", "recover"]
+) -> Sequence[Pairing]:
+    try:
+        return match(
+            offer.wanted.model_copy(update={"outputs": offer.marked}),
+            offer.sources,
+            invariants=translated(source.invariants, offer.inputs),
+            pairs=pairs,
+            named=offer.named,
+            others={other.path: other for other in offer.others},
+            indices=indices,
+            name=source.name,
+        )
+    except MatchError as error:
+        if source.unread_tokens and not pairs:
+            raise _ask_for_grid(source) from error
+        raise
+
+
+def _routes(offer: _Offer, source: Signature, pairings: Iterable[Pairing], always: bool) -> list[Route]:
+    tensors = {found.path: found.tensor for found in (*offer.others, *offer.sources)}
+    tensors |= {f"inputs.{path}": factored(spec) for path, spec in offer.wanted.inputs.items()}
+    contract = dict(offer.marked.items())
+    made = [
+        _route(one, tensors, contract, offer.wanted, always, offer.first.get(one.source), source.dilated_by)
+        for one in pairings
+    ]
+    steady = steady_sources(source, [route.source for route in made])
+    return [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
+
+
 def _derived(
     source: Signature,
     *,
@@ -111,69 +190,25 @@ def _derived(
     thin: Thinning,
     convert_inputs: Collection[Conversion],
 ) -> Plan:
-    wanted = served(with_channels(with_inputs(target, source), source), outputs)
-    routes = route_inputs(source, wanted, convert_inputs)
-    outputs_marked = mark_points(wanted.outputs)
-    wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
-    offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
-    sources, thinning = thinned(output_sources(offered, wanted, routes), outputs_marked, thin)
-    blocks = worth_taking([one for one in source.inner if one.name not in source.scores], source.sizes())
-    taps = inner_sources(blocks, source, wanted, routes)
-    others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
-    others += output_sources(offered, wanted, routes, again=True) if pairs else []
-    trunks = {} if pairs else trunk_sources(source, wanted, routes)
-    others += trunks.values()
-    named = {path: trunk.path for path, trunk in trunks.items()}
-    try:
-        pairings = match(
-            wanted.model_copy(update={"outputs": outputs_marked}),
-            [*sources, *taps],
-            invariants=translated(source.invariants, routes),
-            pairs=pairs,
-            named=named,
-            others={other.path: other for other in others},
-            indices=indices,
-            name=source.name,
-        )
-    except MatchError as error:
-        if source.unread_tokens and not pairs:
-            raise _ask_for_grid(source) from error
-        raise
-    tensors = {found.path: found.tensor for found in (*others, *taps, *sources)}
-    tensors |= {f"inputs.{path}": factored(spec) for path, spec in wanted.inputs.items()}
-    contract = dict(outputs_marked.items())
-    first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
-    made = [
-        _route(
-            pairing,
-            tensors,
-            contract,
-            wanted,
-            project == "always",
-            first.get(pairing.source),
-            source.dilated_by,
-        )
-        for pairing in pairings
-    ]
-    steady = steady_sources(source, [route.source for route in made])
-    made = [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
+    offer = _offer(source, target, pairs, outputs, thin, convert_inputs)
+    made = _routes(offer, source, _pairings(offer, source, pairs, indices), project == "always")
     taken = taps_of([route.source for route in made], source)
-    _ask_for_grids(source, taken, pairs or named)
+    _ask_for_grids(source, taken, pairs or offer.named)
     read = _read(made, taken)
     cut = cut_after(source.inner, taken, read)
     tapped = [output for output in source.inner if output.name in taken]
-    kept = kept_share(source, read, [*blocks, *tapped])
+    kept = kept_share(source, read, [*offer.blocks, *tapped])
     return Plan(
         source=source.model_copy(update={"inner": (), "trunk": None}),
-        target=wanted,
-        inputs=routes,
+        target=offer.wanted,
+        inputs=offer.inputs,
         taps=taken,
         cut=cut,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
-        routes=tuple(_in_order(route, source, wanted) for route in made),
+        routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=train_remarks(source, target),
         kept=kept,
-        cut_remark=remark_on_cut(kept, source, wanted, blocks),
+        cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )
 
 
@@ -237,18 +272,7 @@ def _route(
         return Route(target=pairing.target, source=pairing.source, specs=(spec,), same_as=pairing.same_as)
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
-    steps: tuple[Operation, ...]
-    if pairing.recover:
-        gathering = next(g for g in target.invariants if g.index == pairing.target)
-        turned = chain(tensor, contracts[gathering.result])
-        assert not isinstance(turned, Refusal), "the same points serve the coordinates"
-        values, axes = gathering.values.removeprefix("inputs."), (gathering.values_axis, gathering.result_axis)
-        recover = Recover(values=values, dtype=contract.dtype, values_axis=axes[0], points_axis=axes[1])
-        steps = (*turned, recover)
-    else:
-        found = chain(tensor, contract, project=always)
-        assert not isinstance(found, Refusal), "only what can be chained is paired"
-        steps = found
+    steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, always)
     if thin is not None:
         steps = (thin, *steps)
     specs = [spec]
@@ -266,6 +290,24 @@ def _route(
         others=pairing.others,
         remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by)])),
     )
+
+
+def _chained(tensor: Factored, contract: TensorSpec, always: bool) -> tuple[Operation, ...]:
+    found = chain(tensor, contract, project=always)
+    assert not isinstance(found, Refusal), "only what can be chained is paired"
+    return found
+
+
+def _recovering(
+    pairing: Pairing, tensor: Factored, contracts: Mapping[str, TensorSpec], target: Signature
+) -> tuple[Operation, ...]:
+    """From points to the rows of the input in which they stand."""
+    gathering = next(g for g in target.invariants if g.index == pairing.target)
+    turned = chain(tensor, contracts[gathering.result])
+    assert not isinstance(turned, Refusal), "the same points serve the coordinates"
+    values, axes = gathering.values.removeprefix("inputs."), (gathering.values_axis, gathering.result_axis)
+    recover = Recover(values=values, dtype=contracts[pairing.target].dtype, values_axis=axes[0], points_axis=axes[1])
+    return (*turned, recover)
 
 
 def _in_order(route: Route, source: Signature, target: Signature) -> Route:

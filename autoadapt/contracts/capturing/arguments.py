@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.instances import check_module
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Arguments", "bind", "told_inputs"]
+__all__ = ["Arguments", "bind", "tensors_in", "told_inputs"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +111,12 @@ def _channels(module: nn.Module, told: int) -> int:
     """The channels that a module tells, or those that its first convolution reads where none reads as many."""
     reads = [part.in_channels for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))]
     return told if not reads or told in reads else reads[0]
+
+
+def tensors_in(value: object) -> Iterator[torch.Tensor]:
+    """The tensors among arguments or results, also those in lists, tuples and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.trees import flatten, path_text, paths
 
 __all__ = ["Behind", "Dataflow", "Node"]
@@ -84,7 +85,7 @@ class Dataflow(TorchFunctionMode):
     def of_all(self, value: Any) -> Behind:
         """What the tensors in nested lists, tuples and dicts depend on together."""
         found = Behind()
-        for tensor in _tensors(value):
+        for tensor in tensors_in(value):
             found |= self.of(tensor) or Behind()
         return found
 
@@ -96,7 +97,7 @@ class Dataflow(TorchFunctionMode):
         written = args[:1] if func is torch.Tensor.__setitem__ else made
         if isinstance(written, (torch.Tensor, tuple, list)):
             behind: Behind | None = None
-            for tensor in _tensors(written):
+            for tensor in tensors_in(written):
                 behind = behind or self.of_all((args, given)) | Behind(dilation=_dilation(func, args, given))
                 self._note(tensor, behind)
                 if args and tensor is args[0] and tensor._base is not None:  # written through a view
@@ -124,17 +125,6 @@ class Dataflow(TorchFunctionMode):
                 self._note(tensor, itself)
 
         return end
-
-
-def _tensors(value: Any) -> Iterable[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for one in value:
-            yield from _tensors(one)
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
 
 
 def _dilation(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -146,16 +147,16 @@ class _Tracer(TorchFunctionMode):
         return known[1] if known is not None and known[0]() is tensor else self._renamed(tensor)
 
     def _numbers(self, value: Any) -> tuple[int, ...]:
-        return tuple(map(self._number, _tensors(value)))
+        return tuple(map(self._number, tensors_in(value)))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        read = list(_tensors((args, given)))
+        read = list(tensors_in((args, given)))
         reads = tuple(map(self._number, read))
         returned = func(*args, **given)
-        made = list(_tensors(args[:1] if func is torch.Tensor.__setitem__ else returned))
+        made = list(tensors_in(args[:1] if func is torch.Tensor.__setitem__ else returned))
         over = [tensor for tensor in made if any(tensor is one for one in read)]
         bases = [tensor._base for tensor in over if tensor._base is not None]
         makes = tuple(map(self._renamed, [*made, *bases]))
@@ -192,14 +193,3 @@ class _Tracer(TorchFunctionMode):
 _LOOKS = frozenset(
     {"__get__", "size", "dim", "numel", "stride", "is_floating_point", "__len__", "ndimension", "is_contiguous", "type"}
 )
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for one in value:
-            yield from _tensors(one)
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
