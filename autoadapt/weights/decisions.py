@@ -61,6 +61,10 @@ class Verdicts:
     schemes: dict[str, str] = field(default_factory=dict)
     places: dict[str, Move] = field(default_factory=dict)
 
+    def changed(self, name: str) -> bool:
+        """Whether a tensor of the checkpoint that is taken is converted on its way."""
+        return self.moves[name].conversion is not None
+
 
 @dataclass(frozen=True)
 class Expected:

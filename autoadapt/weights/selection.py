@@ -105,6 +105,28 @@ class Selection:
             policy = "resample" if grid else "slice" if kept else policy
         return Wish(policy, kept, grid)
 
+    def refuse_idle(self, as_they_are: Mapping[str, str], others: Mapping[str, str]) -> None:
+        """Refuse an order or a grid that was told for tensors of equal shapes alone, which would be taken as they are.
+
+        Args:
+            as_they_are: Names in the source and in the model of tensors that are copied.
+            others: Of tensors that are converted, or not taken.
+
+        Raises:
+            TransferError: With the pattern and the first of its tensors.
+        """
+        told = [("keep", test, list(rows) != list(range(len(rows)))) for test, rows in self.kept]
+        told += [("grid", test, grid.old != grid.new) for test, grid in self.grids]
+        faults = []
+        for argument, test, moves in told:
+            idle = [target for source, target in as_they_are.items() if test(source, target)]
+            if moves and idle and not any(test(*pair) for pair in others.items()):
+                where = f"{argument}, {test.tests[0][0]}"
+                found = f"{idle[0]} has the same shape before and after"
+                faults.append(Mismatch(where, "a tensor whose shape changes", found, "reorder it in the state dict"))
+        if faults:
+            raise TransferError("what was told would change nothing", faults)
+
     def left_out(self, sources: Iterable[str], pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         """Why a tensor is left out, by source name; a pattern may say either of its names."""
         reasons = {}

@@ -211,7 +211,11 @@ def _decide(
     pairing.remarks += selection.remarks(names, list(slots))
     excluded = selection.left_out(names, pairing.pairs) | dict(outside)
     specs = {spec.name: spec for spec in checkpoint.specs}
-    return decide(pairing.pairs, specs, slots, excluded, selection.wish, pairing.twins)
+    verdicts = decide(pairing.pairs, specs, slots, excluded, selection.wish, pairing.twins)
+    taken_as_is = {n: t for n, (t, _) in pairing.pairs.items() if n in verdicts.moves and not verdicts.changed(n)}
+    changed = {name: target for name, (target, _) in pairing.pairs.items() if name not in taken_as_is}
+    selection.refuse_idle(taken_as_is, changed)
+    return verdicts
 
 
 def _report(

@@ -254,3 +254,26 @@ def test_a_permuted_kernel_is_told_its_order_where_there_is_one(
     model.kernel, model.rest = nn.Parameter(torch.zeros(new)), nn.Parameter(torch.zeros(1))
     report = transfer({"kernel": torch.zeros(old), "rest": torch.ones(1)}, model)
     assert report.sources[0].how == how
+
+
+@pytest.mark.parametrize(
+    ("told", "where"),
+    [
+        ({"keep": {"*": [3, 2, 1, 0]}}, "keep, *"),
+        ({"keep": {"bias": [0, 1, 2, 9]}}, "keep, bias"),
+        ({"grid": {"weight": ((6, 4), (4, 6), 0)}}, "grid, weight"),
+    ],
+)
+def test_what_is_told_of_tensors_of_equal_shapes_is_refused_and_not_passed_over(told, where):
+    source, model = nn.Linear(24, 4), nn.Linear(24, 4)
+    before = model.weight.clone()
+    with pytest.raises(TransferError, match="what was told would change nothing") as caught:
+        transfer(source, model, **told)
+    assert caught.value.mismatches[0].where == where
+    assert torch.equal(model.weight, before)
+
+
+def test_the_order_that_rows_have_already_is_no_fault():
+    source, model = nn.Linear(24, 4), nn.Linear(24, 4)
+    transfer(source, model, keep={"*": [0, 1, 2, 3]})
+    assert torch.equal(model.bias, source.bias)
