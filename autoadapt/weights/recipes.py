@@ -10,6 +10,7 @@ Recipes are found by names and shapes alone; `composed.py` carries them out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,13 +19,13 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.prefixes import ends_of
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["BLOCK", "Merge", "Recipe", "find_recipes", "is_delta", "read_merge"]
+__all__ = ["BLOCK", "Merge", "Recipe", "check_deltas", "find_recipes", "is_delta", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
 
 MERGES = ("lora", "fused", "quantised")
-_DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+_DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_down", "lora_up")
 _TRIPLES = (
     ("q_proj", "k_proj", "v_proj"),
     ("query", "key", "value"),
@@ -256,6 +257,31 @@ def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe
         raise TransferError("the scale of the deltas is not known", faults)
 
 
+def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
+    """Refuse deltas that were asked for and would be left out: of several adapters at one layer, and of other kinds.
+
+    Args:
+        specs: The tensors of the checkpoint that the caller wants.
+        recipes: What is made of them.
+
+    Raises:
+        TransferError: With the layers.
+    """
+    merged = [recipe for recipe in recipes if recipe.kind == "lora"]
+    taken = {name for recipe in merged for name in recipe.sources}
+    several = {name: count for name, count in Counter(recipe.spec.name for recipe in merged).items() if count > 1}
+    remedy = 'exclude=["*.other.*"]      of all adapters but one'
+    faults = [Mismatch(name, "one adapter", f"{count} adapters", remedy) for name, count in several.items()]
+    expected = "lora_A and lora_B beside the weight that they change"
+    faults += [
+        Mismatch(spec.name, expected, "a delta of another kind, or without its weight", f'exclude=["{spec.name}"]')
+        for spec in specs
+        if is_delta(spec.name) and spec.name not in taken
+    ]
+    if faults:
+        raise TransferError(f"{len(faults)} deltas cannot be merged", faults[:6])
+
+
 def _dequantised(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
     """Weights of eight bits times the scale beside them, where the scheme is one of four that are known.
 
@@ -278,7 +304,10 @@ def _dequantised(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> It
         }
         leaf = next((leaf for leaf in fitting if f"{front}{leaf}" in sources), "")
         scale, zero = sources.get(f"{front}{leaf}"), sources.get(f"{front}weight_zero_point")
-        if not leaf or scale is None or tuple(scale.shape) not in fitting[leaf] or (leaf == "SCB" and zero):
+        offset = any(spec.startswith(front) and "zero" in spec[len(front) :] for spec in sources)
+        if leaf == "weight_scale" and zero is None and offset:
+            continue  # a zero point by a name that no scheme here has
+        if not leaf or scale is None or tuple(scale.shape) not in fitting[leaf] or (leaf == "SCB" and offset):
             continue
         parts = (weight, scale, *([zero] if zero is not None else []))
         how = f"dequantised: {weight.dtype} times {leaf}{' / 127' if leaf == 'SCB' else ''}"

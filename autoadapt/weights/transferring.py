@@ -27,7 +27,7 @@ from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
 from autoadapt.weights.prefixes import Same
 from autoadapt.weights.ranks import Ranks
-from autoadapt.weights.recipes import Merge, Recipe, find_recipes, read_merge
+from autoadapt.weights.recipes import Merge, Recipe, check_deltas, find_recipes, read_merge
 from autoadapt.weights.renaming import Rename, Renaming, read_renaming
 from autoadapt.weights.resampling import Grids, read_grids
 from autoadapt.weights.results import Transfer
@@ -152,6 +152,8 @@ def _read(
     own = read_checkpoint(source, scope, targets, storages)
     found = find_recipes(own.specs, targets, merges)
     recipes = [recipe for recipe in found if not any(map(selection.exclude, recipe.sources))]
+    if "lora" in merges:
+        check_deltas([spec for spec in own.specs if not selection.exclude(spec.name)], recipes)
     return compose(own, recipes), recipes
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 from weights_models import equal, prefixed, randomised, snapshot
 
-from autoadapt.errors import TransferError
+from autoadapt.errors import CoverageError, TransferError
 from autoadapt.weights import transfer
 
 # Weight norm
@@ -265,6 +265,55 @@ def test_deltas_alone_are_a_total_miss_that_says_so() -> None:
 
 def test_deltas_with_a_magnitude_are_not_merged_as_if_they_had_none() -> None:
     state = deltas() | {"base_model.model.fc.lora_magnitude_vector.default.weight": torch.ones(4)}
-    report = transfer(state, model_of_deltas(), merge={"lora": 2.0})
+    with pytest.raises(TransferError, match="3 deltas cannot be merged"):
+        transfer(state, model_of_deltas(), merge={"lora": 2.0})
+    report = transfer(state, model_of_deltas())
     assert [e.how for e in report.sources if e.bucket == "unexpected"] == ["a delta that is not merged"] * 3
     assert report.hint == ""
+
+
+def lora(layer, *adapters):
+    """A layer's state beside the deltas of some adapters."""
+    state = {f"a.{name}": tensor for name, tensor in layer.state_dict().items()}
+    for adapter in adapters:
+        state |= {f"a.lora_A.{adapter}.weight": torch.randn(2, 6), f"a.lora_B.{adapter}.weight": torch.randn(4, 2)}
+    return state
+
+
+def test_of_several_adapters_at_a_layer_one_has_to_be_chosen():
+    model = nn.ModuleDict({"a": nn.Linear(6, 4)})
+    state = lora(nn.Linear(6, 4), "default", "other")
+    with pytest.raises(TransferError, match="2 adapters"):
+        transfer(state, model, merge={"lora": 2.0})
+    transfer(state, model, merge={"lora": 2.0}, exclude=["*.other.*"])
+    delta = state["a.lora_B.default.weight"] @ state["a.lora_A.default.weight"]
+    assert torch.allclose(model["a"].weight, state["a.weight"] + 2 * delta)
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        {"a.lora_down.weight": (2, 6), "a.lora_up.weight": (4, 2)},
+        {"a.lora_A": (2, 6), "a.lora_B": (4, 2)},
+        {"a.lora_embedding_A.default": (2, 6), "a.lora_embedding_B.default": (4, 2)},
+        {"b.lora_A.default.weight": (2, 6), "b.lora_B.default.weight": (4, 2)},
+    ],
+)
+def test_deltas_that_were_asked_for_and_cannot_be_merged_are_refused(deltas):
+    model = nn.ModuleDict({"a": nn.Linear(6, 4)})
+    before = model["a"].weight.clone()
+    state = lora(nn.Linear(6, 4)) | {name: torch.randn(shape) for name, shape in deltas.items()}
+    with pytest.raises(TransferError, match="deltas cannot be merged"):
+        transfer(state, model, merge={"lora": 2.0})
+    assert torch.equal(model["a"].weight, before)
+
+
+def test_a_zero_point_of_another_name_is_not_left_out_of_the_product():
+    model = nn.ModuleDict({"a": nn.Linear(6, 4, bias=False)})
+    state = {
+        "a.weight": torch.ones(4, 6, dtype=torch.int8),
+        "a.weight_scale": torch.ones(4),
+        "a.zero_point": torch.ones(4),
+    }
+    with pytest.raises(CoverageError):
+        transfer(state, model, merge="quantised")
