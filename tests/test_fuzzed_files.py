@@ -159,7 +159,7 @@ def changed_pickle(chance: random.Random, content: bytes) -> bytes:
 CHANGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "signature": changed_json,
     "folder": changed_folder,
-    "whole model": changed_json,
+    "whole model": changed_folder,
     "weights of a folder": changed_header,
     "yaml": lambda chance, content: changed_json(chance, json.dumps(kinds.PARTS).encode()),
     "json": changed_json,

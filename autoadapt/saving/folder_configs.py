@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "Weights",
     "Witness",
+    "first_fault",
     "is_trusted",
     "plan_classes",
 ]
@@ -148,7 +149,7 @@ class Config(_Frozen):
             return cls.model_validate(content)
         except (ValidationError, AdaptError, RecursionError, ValueError) as error:
             found = error.summary if isinstance(error, AdaptError) else one_line(error)
-            found = _first_fault(error) if isinstance(error, ValidationError) else found
+            found = first_fault(error) if isinstance(error, ValidationError) else found
             fault = Mismatch(str(path), f"a config of schema version {SCHEMA}", found, "aa.save(net, folder)")
             raise SavingError(f"{path} is malformed", [fault]) from error
 
@@ -212,6 +213,6 @@ def _check_kind(path: Path, content: Mapping[str, Any]) -> None:
         raise SavingError(f"{path} is of another version of autoadapt", [fault])
 
 
-def _first_fault(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files import file_hash, kept_copies
+from autoadapt.reading import hindrance
 
 __all__ = ["read_tensors"]
 
@@ -33,6 +34,8 @@ def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
 
 def _file_of(path: Path, sha256: str) -> Path:
     """The file, or the copy that is kept of it, of this checksum."""
+    if said := hindrance(path):
+        raise OSError(0, said)
     found = file_hash(path)
     if found == sha256:
         return path

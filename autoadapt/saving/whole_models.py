@@ -7,6 +7,7 @@ The folder holds each adapted part as `save` writes it, below `parts/`, all othe
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,9 +23,9 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.files import file_hash, write_all
-from autoadapt.reading import one_line, read_text
-from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
+from autoadapt.files import check_place, file_hash, write_all
+from autoadapt.reading import one_line, read_json, read_text
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, checksum, first_fault
 from autoadapt.saving.module_states import (
     all_tensors,
     frozen_parts,
@@ -42,6 +43,7 @@ __all__ = ["WHOLE", "adapted_parts", "is_whole", "read_whole", "restore_whole", 
 
 WHOLE = "model.json"
 _PARTS = "parts"
+_MOST_PARTS = 256
 
 
 class _Frozen(BaseModel):
@@ -68,12 +70,24 @@ class WholeConfig(_Frozen):
     """Python path of its class."""
     source: str = ""
     """The name that `autoadapt.load` made it by, without options; empty where it was made otherwise."""
-    parts: tuple[Place, ...]
+    parts: tuple[Place, ...] = Field(max_length=_MOST_PARTS)
     sha256: str = ""
     """Of the file of weights."""
     tied: dict[str, str] = Field(default_factory=dict)
     training: dict[str, bool]
     frozen: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _name_each_once(self) -> WholeConfig:
+        for named in ([one.path for one in self.parts], [one.folder for one in self.parts]):
+            if len(set(named)) < len(named):
+                raise ValueError(f"{max(named, key=named.count)} stands in two parts")
+        return self
+
+    def text(self) -> str:
+        """The file: JSON with a checksum of all facts."""
+        content = json.loads(self.model_dump_json())
+        return json.dumps({**content, "checksum": checksum(content)}, indent=1) + "\n"
 
 
 def adapted_parts(model: nn.Module) -> dict[str, AdaptedModule]:
@@ -105,6 +119,7 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
     rest = _rest(model, parts)
     _check_tensors(model, rest, parts)
     ties = ties_of(rest)
+    check_place(folder / WHOLE, "folder")
     saved, places = [], []
     for number, (path, part) in enumerate(parts.items(), 1 + max(_numbers(folder), default=-1)):
         inside = Path(_PARTS) / str(number)  # beside those of an earlier save, which hold until the config is written
@@ -120,12 +135,14 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         training=modes_of(model),
         frozen=frozen_parts(model),
     )
-    tensors = {name: tensor.cpu().clone() for name, tensor in rest.items() if name not in ties}
+    tensors = {
+        name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in rest.items() if name not in ties
+    }
     text: list[str] = []
 
     def weights(path: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
-        text.append(config.model_copy(update={"sha256": file_hash(path)}).model_dump_json(indent=1) + "\n")
+        text.append(config.model_copy(update={"sha256": file_hash(path)}).text())
 
     write_all(folder, {WEIGHTS: weights, WHOLE: lambda path: path.write_text(text[0], encoding="utf-8")})
     for number in _numbers(folder):
@@ -219,9 +236,19 @@ def read_whole(folder: Path) -> WholeConfig:
     """
     text = read_text(folder / WHOLE, "a config of a whole model", "copy or save it again", SavingError)
     try:
-        return WholeConfig.model_validate_json(text)
+        content = read_json(text)
+        noted = content.pop("checksum", None) if isinstance(content, dict) else None
+        if noted is not None and noted != checksum(content):
+            fault = Mismatch(str(folder / WHOLE), f"a config with checksum {noted}", "other content", "save it again")
+            raise SavingError(f"{folder / WHOLE} was changed after it was saved", [fault])
+        if noted is None:
+            raise ValueError("it has no checksum")
+        return WholeConfig.model_validate(content, strict=False)
+    except SavingError:
+        raise
     except (ValidationError, AdaptError, ValueError) as error:
-        fault = Mismatch(str(folder / WHOLE), "a config of a whole model", one_line(error), "save it again")
+        found = first_fault(error) if isinstance(error, ValidationError) else one_line(error)
+        fault = Mismatch(str(folder / WHOLE), "a config of a whole model", found, "save it again")
         raise SavingError(f"{folder / WHOLE} is malformed", [fault]) from error
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 
 import pytest
 import torch
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.saving.folder_configs import checksum
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -163,3 +166,54 @@ def test_a_whole_model_is_exported_at_every_legal_size_and_run_beside_the_module
     assert len({tuple(one.sizes.values()) for one in done.compared}) > 1
     assert all(one.difference < 1e-4 for one in done.compared)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [('"training": {', '"training": {"nobody": true, '), ("head.bias", "head.biat"), ("parts/0", "parts/1")],
+)
+def test_a_config_with_another_letter_is_refused(folder, left: str, right: str) -> None:
+    path = folder / "model.json"
+    text = path.read_text()
+    assert left in text
+    path.write_text(text.replace(left, right, 1))
+    fresh = build()
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    with pytest.raises(aa.SavingError, match="was changed after it was saved"):
+        aa.restore(folder, model=fresh)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.state_dict().items())
+
+
+def resummed(folder, change) -> None:
+    """Change a config as somebody would who knows its checksum."""
+    content = json.loads((folder / "model.json").read_text())
+    content.pop("checksum")
+    change(content)
+    (folder / "model.json").write_text(json.dumps({**content, "checksum": checksum(content)}))
+
+
+def test_parts_are_named_once_and_not_without_end(folder) -> None:
+    resummed(folder, lambda content: content.update(parts=content["parts"] * 2))
+    with pytest.raises(aa.SavingError, match="stands in two parts"):
+        aa.restore(folder, model=build())
+    resummed(folder, lambda content: content.update(parts=content["parts"] * 1000))
+    with pytest.raises(aa.SavingError, match="is malformed"):
+        aa.restore(folder, model=build())
+
+
+def test_weights_that_are_a_pipe_are_refused_and_not_waited_for(folder) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(aa.SavingError, match="no plain file but a pipe or a device"):
+        aa.restore(folder, model=build())
+
+
+def test_a_transposed_buffer_comes_back_and_a_name_that_no_folder_has_is_refused(model: nn.Module, tmp_path) -> None:
+    whole = copy.deepcopy(model)
+    whole.register_buffer("table", torch.arange(6.0).reshape(2, 3).t())
+    aa.save(whole, tmp_path / "net")
+    fresh = build()
+    fresh.register_buffer("table", torch.zeros(3, 2))
+    assert torch.equal(aa.restore(tmp_path / "net", model=fresh).table, whole.table)
+    with pytest.raises(aa.SavingError, match="cannot be written, and nothing was done"):
+        aa.save(whole, tmp_path / ("y" * 300))

@@ -28,7 +28,7 @@ class AxisSizes(BaseModel):
     step: int = 1
     offset: int = 0
     smallest: int = 1
-    example: int
+    example: int = Field(ge=0)
     bounded: bool = Field(default=False, exclude_if=lambda bounded: not bounded)
 
     def __str__(self) -> str:
