@@ -9,63 +9,17 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 
-from autoadapt.adapting.aligning import WHOLE, Level, Stage, align, levels_in_order, stages
-from autoadapt.adapting.layouts import Factored, Refusal, chain, class_token_axis, distance, factored
+from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
+from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
+from autoadapt.adapting.pairings import Pairing, Source, cell, fitting, level_of, name_in, spread, words_in
 from autoadapt.adapting.refusals import Form, Refusals, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
 
-__all__ = ["Pairing", "Source", "match"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Something of the new module that could serve: an output, or what an inner module returns."""
-
-    path: str
-    tensor: Factored
-    """In terms of the target's input axes."""
-    sequence: str = ""
-    """What it is ordered within, from shallow to deep; empty where no order is known."""
-    tap: bool = False
-    """Whether it comes from inside; outputs go first where both would do."""
-    reads: str = ""
-    """The source that it is a linear map of: what a projection makes of it, one of that source makes at less cost."""
-    listed: bool = False
-    """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
-    weights: int = 0
-    """Which parameters of the new module it depends on, one bit each; 0 where that is not known."""
-    scores: bool = False
-    """Whether it scores classes; then it serves nothing but such scores."""
-
-    @property
-    def spec(self) -> TensorSpec:
-        """Dtype, dims and role."""
-        return self.tensor.spec
-
-    @property
-    def name(self) -> str:
-        """The last part of its path that is no number."""
-        return _name(self.path)
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """One target, the source that serves it, and what else there was."""
-
-    target: str
-    source: str
-    others: tuple[str, ...] = ()
-    recover: bool = False
-    """The source holds coordinates, and the target's indices are found from them."""
-    remark: str = ""
-    same_as: str = ""
-    """The target that is this very tensor and is served already."""
+__all__ = ["match"]
 
 
 def match(
@@ -129,7 +83,7 @@ class _Matching:
         self._refusals = Refusals()
         self._offered = {path: self._refusals.form(source.tensor) for path, source in sources.items()}
         self._features = {path: form for path, form in self._offered.items() if not sources[path].scores}
-        self._cells = {path: _cell(source.tensor) for path, source in sources.items()}
+        self._cells = {path: cell(source.tensor) for path, source in sources.items()}
         self._wanted: dict[str, Form] = {}
 
     def choose_given(self, pairs: Mapping[str, str], others: Mapping[str, Source]) -> None:
@@ -217,15 +171,15 @@ class _Matching:
         self, targets: Mapping[str, TensorSpec], honest: Mapping[str, Sequence[str]]
     ) -> dict[str, tuple[str, ...]]:
         """For each feature map, in the order of stride and depth, the honest sources of the stage that serves it."""
-        levels = {path: level for path, spec in targets.items() if (level := _level(factored(spec)))}
-        known = {path: level for path, source in self.sources.items() if (level := _level(source.tensor))}
+        levels = {path: level for path, spec in targets.items() if (level := level_of(factored(spec)))}
+        known = {path: level for path, source in self.sources.items() if (level := level_of(source.tensor))}
         wanted, offered = levels_in_order(levels), stages(known)
-        fitting = {path: _fitting(offered, honest[path]) for path in wanted}
-        distances = [[self._octaves(options, path) for options in fitting[path]] for path in wanted]
+        fits = {path: fitting(offered, honest[path]) for path in wanted}
+        distances = [[self._octaves(options, path) for options in fits[path]] for path in wanted]
         if not offered or any(math.isinf(min(row)) for row in distances):
             return {}
         chosen = align(list(wanted.values()), offered, distances, deepest=self._deepest(offered))
-        found = {path: fitting[path][stage] for path, stage in zip(wanted, chosen, strict=True)}
+        found = {path: fits[path][stage] for path, stage in zip(wanted, chosen, strict=True)}
         for stage in (stage for j, stage in enumerate(offered) if stage.even and j in chosen):
             served = {path: wanted[path].depth for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
             if all(targets[path].depth is not None for path in served):
@@ -265,7 +219,7 @@ class _Matching:
 
     def _is_scored(self, path: str) -> bool:
         """Whether an output of the target scores classes itself."""
-        return path in self.target.scores or _name(path) == "logits"
+        return path in self.target.scores or name_in(path) == "logits"
 
     def _whys(self, path: str) -> list[str]:
         """Why no source of the target's role serves it, if there are any, else why no other does; each kind once."""
@@ -300,12 +254,12 @@ class _Matching:
         near = [option for option in near if not self.sources[option].tap] or near
         finest = min(self._cells[option] for option in near)
         near = [option for option in near if self._cells[option] == finest]
-        named = [o for o in near if self.sources[o].name == _name(path) != "" or (o == path and not path.isdigit())]
+        named = [o for o in near if self.sources[o].name == name_in(path) != "" or (o == path and not path.isdigit())]
         if len(named) == 1 and self.sources[named[0]].path.count(".") == path.count("."):
             return (named[0],)
         if all(self.sources[option].tap for option in near):
             return tuple(near)
-        alike = {option: len(_words(option) & _words(path)) for option in near}
+        alike = {option: len(words_in(option) & words_in(path)) for option in near}
         most = max(alike.values())
         return tuple(option for option in near if alike[option] == most)
 
@@ -328,8 +282,8 @@ class _Matching:
         ordered = len(options) == 1 or (len(sequences) == 1 and "" not in sequences) or "taps" in sequences
         if ordered:
             listed = [option for option in options if self.sources[option].listed]
-            chosen = _spread(listed if len(listed) >= len(paths) else options, len(paths))
-            for path, option, found in zip(paths, chosen, _spread(options, len(paths)), strict=True):
+            chosen = spread(listed if len(listed) >= len(paths) else options, len(paths))
+            for path, option, found in zip(paths, chosen, spread(options, len(paths)), strict=True):
                 others = tuple(other for other in options if other != option)
                 remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
                 self.found[path] = Pairing(path, option, others, remark=remark)
@@ -418,48 +372,3 @@ def _most_telling(whys: Sequence[str]) -> str:
     """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
     alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
     return max(alike, key=alike.count) if alike else "it returns nothing"
-
-
-def _spread(options: Sequence[str], count: int) -> list[str]:
-    """As many options as wanted, evenly from shallow to deep, the last one always among them.
-
-    >>> _spread("abcdefghijkl", 4)
-    ['c', 'f', 'i', 'l']
-    >>> _spread("ab", 3)
-    ['a', 'b', 'b']
-    """
-    return [options[-(-(i + 1) * len(options) // count) - 1] for i in range(count)]
-
-
-def _cell(tensor: Factored) -> Fraction:
-    """Input cells per cell: of a finer and a coarser map equally far away, the finer has seen what is wanted."""
-    return math.prod(tensor.strides.values(), start=Fraction(1))
-
-
-def _level(tensor: Factored) -> Level | None:
-    """Stride and depth of a feature map; a depth that is not known is what the stride tells."""
-    strides = [stride for stride in tensor.strides.values() if stride > 0]
-    if not strides or not tensor.spec.is_floating:
-        return None
-    octaves = round(2 * sum(map(math.log2, strides)) / len(strides)) / 2
-    return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth)
-
-
-def _fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str, ...]]:
-    """The options of each stage, in their own order."""
-    stage_of = {source: i for i, stage in enumerate(offered) for source in stage.sources}
-    found: list[list[str]] = [[] for _ in offered]
-    for option in options:
-        if option in stage_of:
-            found[stage_of[option]].append(option)
-    return [tuple(fitting) for fitting in found]
-
-
-@functools.lru_cache(maxsize=8192)
-def _name(path: str) -> str:
-    return next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
-
-
-@functools.lru_cache(maxsize=8192)
-def _words(path: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z]+", path.lower()))

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import factored
-from autoadapt.adapting.matching import Source
 from autoadapt.adapting.operations import Thin, Thinning
+from autoadapt.adapting.pairings import Source
 from autoadapt.contracts.signature import TensorSpec, Values
 
 __all__ = ["mark_points", "thinned", "unmark_points"]

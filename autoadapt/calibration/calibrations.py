@@ -108,13 +108,9 @@ def calibrate(
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head = None if head is None else copied_head(head)
+        keeps = head is not None or bool(at)
         gathering = Gathering(
-            pair,
-            head,
-            keeps_images=head is not None or bool(at),
-            tokens_per_image=tokens_per_image,
-            images=images,
-            seed=seed,
+            pair, head, keeps_images=keeps, tokens_per_image=tokens_per_image, images=images, seed=seed
         )
         gathered = gathering.run(data, None if state is None else Path(state), report)
         outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)

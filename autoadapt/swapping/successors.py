@@ -180,33 +180,37 @@ def _served(
 
     known = target.outputs.paths
     least = planned(wanted)
-    if options.outputs is not None or len(wanted) == len(known):
-        return least, []
-    optional = [path for path in known if path not in wanted]
+    optional = [] if options.outputs is not None else [path for path in known if path not in wanted]
     while optional:
         try:
             most = planned([path for path in known if path in wanted or path in optional])
         except MatchError as error:
             faulty = {fault.where for fault in error.mismatches}
             left = [path for path in optional if path not in faulty]
-            if left == optional:
-                return least, []
-            optional = left
-            continue
-        routes = {route.target: route for route in most.routes}
-        behind = _behind(source, [routes[path].source for path in wanted])
-        free = [
-            path
-            for path in optional
-            if _is_free(routes[path], target, wanted)
-            and (path in escaped or not _behind(source, [routes[path].source]) & ~behind)
-        ]
-        if free == optional and all(routes[route.target] == route for route in least.routes):
-            return most, free
-        if free == optional:
-            return least, []
-        optional = free
+        else:
+            free = _free(most, source, target, wanted, escaped)
+            left = [path for path in optional if path in free]
+            if left == optional and all(route in most.routes for route in least.routes):
+                return most, left
+        if left == optional:
+            break
+        optional = left
     return least, []
+
+
+def _free(
+    most: Plan, source: Signature, target: Signature, wanted: Sequence[str], escaped: Collection[str]
+) -> list[str]:
+    """The leaves beside the wanted ones that cost nothing: neither a layer nor, unless they escape, a deeper part."""
+    routes = {route.target: route for route in most.routes}
+    behind = _behind(source, [routes[path].source for path in wanted])
+    return [
+        path
+        for path, route in routes.items()
+        if path not in wanted
+        and _is_free(route, target, wanted)
+        and (path in escaped or not _behind(source, [route.source]) & ~behind)
+    ]
 
 
 def _behind(source: Signature, read: Sequence[str]) -> int:

@@ -16,7 +16,8 @@ from autoadapt.adapting.building.stems import read_channels
 from autoadapt.adapting.taps import block_boundaries
 from autoadapt.assembly.levels import levels_of
 from autoadapt.contracts.capturing import capture
-from autoadapt.contracts.views import tap, view
+from autoadapt.contracts.tapping import tap
+from autoadapt.contracts.views import view
 from autoadapt.errors import BuildError, CaptureError, MatchError
 
 PYRAMID = [f"f32[B, {8 * s}, ceil(H/{s}), ceil(W/{s})]" for s in (2, 4, 8, 16, 32)]

@@ -10,7 +10,8 @@ import torch
 from small_models import Pyramid, image
 from torch import nn
 
-from autoadapt.contracts.views import clone_buffers, copy_module, cut, on_meta, tap, view
+from autoadapt.contracts.tapping import tap
+from autoadapt.contracts.views import clone_buffers, copy_module, cut, on_meta, view
 from autoadapt.errors import CaptureError
 
 

@@ -27,6 +27,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.tapping import hand_on_copies, overwritten, tap
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import (
     backward,
@@ -34,11 +35,8 @@ from autoadapt.contracts.views import (
     cut,
     duplicate,
     freeze_unused,
-    hand_on_copies,
     keep_modes,
     on_meta,
-    overwritten,
-    tap,
     uncompiled,
     view,
 )

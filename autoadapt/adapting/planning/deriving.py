@@ -9,8 +9,9 @@ from typing import Literal
 
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift
-from autoadapt.adapting.matching import Pairing, Source, match
+from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
+from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import factored
-from autoadapt.adapting.matching import Source
 from autoadapt.adapting.operations import Rearrange
+from autoadapt.adapting.pairings import Source
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Gathering, InnerOutput, Signature

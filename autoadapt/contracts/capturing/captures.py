@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
-from autoadapt.contracts.capturing.cells import Run, class_tokens, inner_centres, output_centres
-from autoadapt.contracts.capturing.class_scores import class_scores
-from autoadapt.contracts.capturing.confirming import (
-    MOST_PASSES,
-    Confirmation,
-    Contract,
-    confirm,
-    confirm_again,
-    usual_images,
-)
-from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
-from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule
-from autoadapt.contracts.capturing.inside import inner_outputs
-from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Order, Ordering, disordered
-from autoadapt.contracts.capturing.probing import (
-    InnerKey,
-    InnerLeaf,
-    Observation,
-    Probe,
-    ProbeError,
-    kind_of,
-)
 from autoadapt.contracts.capturing.refusals import (
-    check_names,
-    raised_for_real,
     refuse_empty,
-    refuse_objects,
-    refuse_stored,
 )
 from autoadapt.contracts.capturing.regions import RegionModule, RegionPath, find_region, region_text, traces_of
-from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
-from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
-from autoadapt.contracts.capturing.sizing import (
-    Steps,
-    name_axes,
-    untie,
-)
-from autoadapt.contracts.capturing.solving import Solution, UnexplainedError
-from autoadapt.contracts.capturing.starting import start
-from autoadapt.contracts.capturing.trunks import asks_for_a_size, trunk_signature
-from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.capturing.runs import ValuesNeededError
+from autoadapt.contracts.capturing.sessions import Session
+from autoadapt.contracts.capturing.solving import UnexplainedError
+from autoadapt.contracts.capturing.trunks import asks_for_a_size
 from autoadapt.contracts.instances import check_module
-from autoadapt.contracts.origins import name_of
-from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
-from autoadapt.contracts.trees import flatten, path_text, paths
-from autoadapt.contracts.views import uncompiled
-from autoadapt.errors import CaptureError, SignatureError
-from autoadapt.printable import visible
+from autoadapt.contracts.signature import Signature
+from autoadapt.errors import CaptureError
 
 __all__ = ["capture"]
 
@@ -116,11 +76,11 @@ def capture(
         part = _region_module(model, arguments, region)
         captured = capture(part, part.call, inner=inner, grid=grid, confirm=confirm)
         return captured.model_copy(update={"name": region_text(region)})
-    session = _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm)
+    session = Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm)
     try:
         found = session.signature()
     except ValuesNeededError:
-        return _Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
+        return Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
     except UnexplainedError as error:
         trunk = session.trunk()
         if trunk is None:
@@ -133,305 +93,3 @@ def _region_module(model: nn.Module, arguments: Arguments, path: RegionPath) -> 
     """A region as a module of its own, which returns what the rest of the model reads."""
     region = find_region(model, traces_of(model, arguments.call), path)
     return RegionModule(model, region, arguments.call, region.read)
-
-
-class _Session:
-    """One capture: the probe, and what has been learned so far."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        arguments: Arguments,
-        *,
-        inner: bool,
-        grid: Mapping[str, tuple[int, int, int]],
-        confirm: bool,
-        real: bool = False,
-    ) -> None:
-        self._module = uncompiled(module)
-        check_names(self._module)
-        self._grid = grid
-        self._confirm = confirm
-        self._perturbed = False  # whether a real pass told a grid
-        self._arguments = arguments
-        self._tree, self._tensors = flatten(arguments.values)
-        names_in = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
-        refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
-        started = start(self._module, arguments, inner=inner, real=real)
-        self._probe, self._first, self._needs_values = started.probe, started.first, started.needs_values
-        self._runs = Runs(self._module, self._probe, name_axes(self._tensors), self._first, shrinks=self._needs_values)
-        self._refuse_stored(self._first)
-
-    def signature(self) -> Signature:
-        base, steps, solution, unread = self._solved()
-        varying = steps | self._runs.fixed_image(steps)
-        example = self._runs.axes.example
-        legal = {name: self._sizes(name, varying[name], solution) for name in example if name in varying}
-        orders, ran = self._orders(solution, legal, steps)
-        confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base, ran)
-        tensors_in, tensors_out = self._real_values(confirmed.observed)
-        gatherings = find_gatherings(tensors_in, tensors_out)
-        replaced = self._replaced_when_empty()
-        roles = find_roles(tensors_in, tensors_out, gatherings)
-        told = self._told(solution, orders, self._runs.followed(base, steps))
-        depths = self._depths(base, steps)
-        trained = self._in_train_mode(base)  # last, since it may leave things behind
-        outputs = Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told)))
-        inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
-        return Signature(
-            name=" ".join(visible(type(self._module).__name__).split()),
-            origin=name_of(self._module),
-            inputs=Values(tree=self._tree, leaves=self._input_specs(varying)),
-            positional=self._arguments.positional,
-            outputs=outputs,
-            axes=legal,
-            filled=dict(self._first.filled) | replaced,
-            replaced_when_empty=tuple(replaced),
-            written=self._written(trained),
-            invariants=gatherings,
-            unverified=solution.unverified,
-            contiguous=self._contiguous(),
-            value_ranges=value_ranges(tensors_in),
-            inner=depths.on_inner(inner),
-            scores=class_scores(self._module, outputs, inner),
-            weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
-            output_weights=depths.weights() if self._first.inner else (),
-            dilated_by=argument_that_dilates(self._module),
-            unread_tokens=unread or disordered(self._module, orders),
-            train_outputs=self._train_outputs(trained, base),
-            unconfirmed=confirmed.unconfirmed,
-            contradictions=confirmed.contradictions,
-            not_finite=confirmed.not_finite,
-        )
-
-    def trunk(self) -> Signature | None:
-        """The part before the head, where that takes images of more sizes; asked for where inner modules are noted."""
-        if not self._first.inner or self._needs_values:
-            return None
-
-        def again(module: nn.Module, arguments: Arguments) -> Signature:
-            return _Session(module, arguments, inner=True, grid=self._grid, confirm=False).signature()
-
-        return trunk_signature(self._module, self._arguments, self._first.inner, again)
-
-    def _solved(self) -> tuple[dict[str, int], Steps, Solution, tuple[str, ...]]:
-        """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
-        self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
-        base = self._runs.base()
-        steps = self._runs.steps(base)
-        solution = self._runs.solution(base, steps)
-        if self._resizes_itself(solution):
-            steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
-        if not self._runs.fixed_image(steps):
-            return base, steps, solution, ()
-        return base, steps, *self._with_grids(solution)
-
-    def _refuse_stored(self, observed: Observation) -> None:
-        names = [path_text(path) for path in paths(observed.tree)]
-        refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
-
-    def _in_train_mode(self, sizes: Mapping[str, int]) -> Observation | None:
-        """A run in train mode, if the module runs there; losses may ask for more than the inputs."""
-        with contextlib.suppress(ProbeError, SignatureError):
-            return self._probe.run(self._runs.axes.shapes(sizes), training=True)
-        return None
-
-    def _train_outputs(self, found: Observation | None, sizes: Mapping[str, int]) -> Values | None:
-        """What comes out in train mode, where that is something else than in eval mode."""
-        first = self._runs.run(sizes)
-        if found is None or first is None or any(found.kinds):
-            return None
-        if (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes):
-            return None
-        dims = [tuple(map(Dim, shape)) for shape in found.shapes]
-        return Values(tree=found.tree, leaves=tuple(map(_spec, found.dtypes, dims)))
-
-    def _confirmed(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
-        """What real runs say to what was found.
-
-        Raises:
-            CaptureError: The module raises when it is run for real, or returns tensors that are not dense.
-            ValuesNeededError: Its containers or dtypes are others then.
-        """
-        if not self._confirm:
-            return Confirmation()
-        if self._needs_values:
-            before = self._runs.run(base)
-            assert before is not None, "the base ran before"
-            return confirm_again(self._probe, base, contract, before)
-        batch = 2 if self._may_have_roles() else 1
-        probe = Probe(self._module, self._arguments, real=True, inner=False)
-        work, passes = self._probe.multiply_adds, MOST_PASSES - self._perturbed - (ran is not None)
-        found = confirm(self._module, probe, contract, batch=batch, multiply_adds=work, ordered=ran, passes=passes)
-        if found.observed is not None:
-            self._refuse_stored(found.observed)
-        if found.differs:
-            raise ValuesNeededError
-        return self._excused(found) if found.raised else found
-
-    def _excused(self, found: Confirmation) -> Confirmation:
-        """A run that raised, where that does not speak against the module.
-
-        Raises:
-            CaptureError: It does.
-        """
-        invented = any(tensor.is_meta and not tensor.is_floating_point() for tensor in self._tensors)
-        if invented or "not implemented for" in found.raised:
-            return Confirmation(unconfirmed=f"it raises here: {found.raised}")
-        raise raised_for_real(self._module, self._tensors, found.raised)
-
-    def _resizes_itself(self, solution: Solution) -> bool:
-        """Whether nothing inside follows the size of the image, as where a module resizes its input first.
-
-        Such a module is taken for one of a single size, so that its maps count as maps.
-        """
-        maps = [dims for dims in solution.inner.values() if len(dims) >= 3]
-        return bool(maps) and not any(dim.axes & {"H", "W"} for dims in (*maps, *solution.outputs) for dim in dims)
-
-    def _with_grids(self, solution: Solution) -> tuple[Solution, tuple[str, ...]]:
-        images = FixedImages(self._module, self._arguments, self._runs.axes, self._grid)
-        read = images.read(solution, self._first, self._observed_inside())
-        self._perturbed = images.ran
-        return read
-
-    def _observed_inside(self) -> Mapping[InnerKey, InnerLeaf]:
-        if self._first.inner:
-            return self._first.inner
-        try:
-            return Probe(self._module, self._arguments, real=self._probe.real, inner=True).run().inner
-        except ProbeError:
-            return {}
-
-    def _written(self, in_training: Observation | None) -> tuple[str, ...]:
-        """Inputs that the module writes to, in either mode."""
-        modes = [self._first.written, in_training.written if in_training else self._first.written]
-        return tuple(path_text(path) for path, *written in zip(paths(self._tree), *modes, strict=True) if any(written))
-
-    def _replaced_when_empty(self) -> dict[str, str]:
-        """Dict arguments that are filled in only if they hold something; an empty one counts as absent."""
-        found: dict[str, str] = {}
-        for name, value in self._arguments.values.items():
-            if isinstance(value, dict) and name not in self._first.filled and self._tensors:
-                with contextlib.suppress(ProbeError):
-                    found |= self._probe.run(mark=name).filled
-        return found
-
-    def _may_have_roles(self) -> bool:
-        names_in = [path_text(path) for path in paths(self._tree)]
-        names_out = [path_text(path) for path in paths(self._first.tree)]
-        kinds = zip(self._first.shapes, self._first.dtypes, strict=True)
-        return may_have_roles(dict(zip(names_in, self._tensors, strict=True)), dict(zip(names_out, kinds, strict=True)))
-
-    def _real_values(self, confirmed: Observation | None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Values of inputs and outputs from one real run, where they can tell anything; else empty."""
-        names_in = [path_text(path) for path in paths(self._tree)]
-        names_out = [path_text(path) for path in paths(self._first.tree)]
-        observed = self._first if self._needs_values else confirmed
-        if not self._needs_values and not self._may_have_roles():
-            return {}, {}
-        if observed is None:
-            try:
-                observed = Probe(self._module, self._arguments, real=True, inner=False).run()
-            except ProbeError:
-                return {}, {}
-        return (
-            dict(zip(names_in, observed.inputs, strict=True)),
-            dict(zip(names_out, observed.tensors, strict=True)),
-        )
-
-    def _contiguous(self) -> tuple[str, ...]:
-        names = [path_text(path) for path in paths(self._first.tree)]
-        return tuple(name for name, ordered in zip(names, self._first.contiguous, strict=True) if ordered)
-
-    def _depths(self, base: Mapping[str, int], steps: Steps) -> Depths:
-        """How deep each tensor lies; on the meta device at four times the given size, where borders count little."""
-        given = dict(base) if self._probe.real else dict(self._runs.axes.example)
-        large = {name: size + step * -(-3 * size // step) for name, size in given.items() if (step := steps.get(name))}
-        for sizes in [given] if self._probe.real else [given | {**large, "B": given.get("B", 1)}, given]:
-            with contextlib.suppress(ProbeError):
-                return Depths(self._module, *self._probe.trace(self._runs.axes.shapes(sizes)), self._image(sizes))
-        return Depths(self._module)
-
-    def _image(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Size of the batch axis and of the spatial axes of the first image, or whatever else has both."""
-        full = self._runs.axes.example | dict(sizes)
-        for tensor, names in zip(self._tensors, self._runs.axes.names, strict=True):
-            spatial = [full[name] for name in names if name[0] not in "BC"]
-            if tensor.is_floating_point() and len(names) > 2 and names[0] == "B" and spatial:
-                return (full["B"], *spatial)
-        return ()
-
-    def _returned(self) -> dict[InnerKey, str]:
-        """Paths of outputs, by the inner call that returned them."""
-        names = [path_text(path) for path in paths(self._first.tree)]
-        return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
-
-    def _orders(
-        self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps
-    ) -> tuple[dict[InnerKey | int, Order], ImagePass | None]:
-        """In which order cells stand among the tokens of outputs and of what inner modules return."""
-        if not {"H", "W"} <= set(legal):
-            return {}, None
-        batch = Dim.axis("B") if "B" in legal else Dim(self._runs.axes.example.get("B", 1))
-        inner = sorted(solution.inner, key=lambda key: self._first.inner[key].finished)
-        dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
-        dims |= dict(enumerate(solution.outputs))
-        axes = self._runs.axes
-        usual = usual_images(axes, steps, self._probe.multiply_adds, IMAGES) if self._confirm else None
-        return Ordering(self._module, self._arguments, axes, legal, self._grid, usual).measure(dims, batch)
-
-    def _told(
-        self, solution: Solution, orders: Mapping[InnerKey | int, Order], followed: Sequence[Run]
-    ) -> dict[InnerKey | int, dict[str, object]]:
-        """What is known of a leaf besides its size: in which order its cells stand, and where they lie."""
-        outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
-        centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
-        order = {key: {"cells": cells, "trailing": trailing} for key, (cells, trailing) in orders.items()}
-        dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
-        vectors = class_tokens(dims, followed)
-        return {key: {"centres": centres[key], "class_token": key in vectors, **order.get(key, {})} for key in centres}
-
-    def _inner_specs(self, solution: Solution, told: Told) -> dict[InnerKey, TensorSpec]:
-        return {
-            key: _spec(self._first.inner[key].dtype, dims).model_copy(update=told[key])
-            for key, dims in solution.inner.items()
-        }
-
-    def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
-        example = self._runs.axes.example
-
-        def dim(name: str) -> Dim:
-            return Dim.axis(name) if name in varying else Dim(example[name])
-
-        return tuple(
-            _spec(tensor.dtype, tuple(dim(name) for name in names))
-            for tensor, names in zip(self._tensors, self._runs.axes.names, strict=True)
-        )
-
-    def _output_specs(self, solution: Solution, roles: Mapping[str, Role], told: Told) -> tuple[TensorSpec, ...]:
-        first = self._first
-        if not first.shapes:
-            refuse_objects(type(self._module).__name__, first.tree)
-        names = [path_text(path) for path in paths(first.tree)]
-        rows = zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
-        return tuple(
-            _spec(dtype, dims, roles.get(name), same).model_copy(update=told[i])
-            for i, (name, dtype, dims, same) in enumerate(rows)
-        )
-
-    def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
-        example = self._runs.axes.example[name]
-        smallest = solution.smallest.get(name, example)
-        offset = example % step if step else 0
-        bounded = solution.bounded and name in ("H", "W") and step > 0
-        return AxisSizes(step=step, offset=offset, smallest=smallest, example=example, bounded=bounded)
-
-
-Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]
-"""Fields of the spec of each leaf, outputs by number."""
-
-
-def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
-    floating = dtype.is_floating_point or dtype.is_complex
-    default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
-    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)

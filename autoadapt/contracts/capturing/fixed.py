@@ -17,8 +17,9 @@ from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.trees import path_text, paths
-from autoadapt.contracts.views import clone_buffers, copy_module, tap
+from autoadapt.contracts.views import clone_buffers, copy_module
 
 __all__ = ["FixedImages"]
 

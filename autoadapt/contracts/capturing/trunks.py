@@ -13,8 +13,9 @@ from autoadapt.contracts.capturing.inside import multiply_adds
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Probe, ProbeError
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature, TensorSpec, Values
+from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.trees import Container, flatten
-from autoadapt.contracts.views import copy_module, cut, on_meta, tap
+from autoadapt.contracts.views import copy_module, cut, on_meta
 from autoadapt.errors import AdaptError
 from autoadapt.printable import visible
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal
 from autoadapt.contracts.signature.observations import Gathering
-from autoadapt.contracts.signature.specs import TensorSpec, Values, describe
+from autoadapt.contracts.signature.specs import TensorSpec
+from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.trees import Container, Path, Tree, path_text
 from autoadapt.errors import Mismatch
 

@@ -17,7 +17,8 @@ from autoadapt.contracts.signature.differences import (
     leaf_differences,
 )
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
-from autoadapt.contracts.signature.specs import TensorSpec, Values, describe
+from autoadapt.contracts.signature.specs import TensorSpec
+from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.files import write_file

@@ -1,21 +1,19 @@
-"""Specs: what is known of tensors, one by one and in their containers."""
+"""Specs: what is known of one tensor."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_text, paths
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = ["DTYPES", "Cells", "Centres", "Role", "TensorSpec", "Values", "describe", "dtype_name"]
+__all__ = ["DTYPES", "Cells", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name"]
 
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
 Cells: TypeAlias = Literal["rows", "columns", "unknown"]
@@ -52,11 +50,13 @@ _SPEC = re.compile(
 )
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A fact: it does not change, and takes no unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class Centres(_Frozen):
+class Centres(Frozen):
     """Where the cells along one input axis lie, in cells of the input counted from 0.
 
     Example:
@@ -79,7 +79,7 @@ class Centres(_Frozen):
         return f"{_number(self.first)} + {_number(self.step)} i along {self.axis}"
 
 
-class TensorSpec(_Frozen):
+class TensorSpec(Frozen):
     """What is known of one tensor.
 
     Example:
@@ -286,86 +286,6 @@ def dtype_name(dtype: torch.dtype) -> str:
     return _DTYPE_NAMES[dtype]
 
 
-class Values(_Frozen):
-    """A tree of tensors: all that goes in, or all that comes out."""
-
-    tree: Tree
-    leaves: tuple[TensorSpec, ...]
-
-    @model_validator(mode="after")
-    def _told_apart(self) -> Values:
-        faults = [
-            Mismatch(path, "one tensor of this path", "several whose paths read alike", "give each a key of its own")
-            for path in alike(self.tree)
-        ]
-        count = len(paths(self.tree))
-        if count != len(self.leaves):
-            fault = Mismatch("leaves", f"{count}, one for each tensor of the tree", str(len(self.leaves)))
-            raise SignatureError("the tensors do not fit their containers", [fault])
-        if faults:
-            raise SignatureError(f"two tensors are both called `{faults[0].where}`", faults)
-        return self
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The path of each leaf, as text."""
-        return tuple(path_text(path) for path in paths(self.tree))
-
-    def items(self) -> Iterator[tuple[str, TensorSpec]]:
-        """Path and spec of each leaf, in order."""
-        return zip(self.paths, self.leaves, strict=True)
-
-    def __getitem__(self, path: str) -> TensorSpec:
-        return dict(self.items())[path]
-
-    def first_place(self, path: str) -> str:
-        """Where the tensor at a path stands first: an input, an earlier output, or there."""
-        return self[path].same_as or path
-
-    def standing(self, kept: Collection[str]) -> tuple[TensorSpec, ...]:
-        """The leaves that are kept, each the same tensor as the first one that is kept of those it was the same as.
-
-        Example:
-            >>> values = Values.parse({"a": "f32[B]", "b": "f32[B] = a", "c": "f32[B] = a"})
-            >>> [str(leaf) for leaf in values.standing(["b", "c"])]
-            ['f32[B]', 'f32[B] = b']
-        """
-        first: dict[str, str] = {}
-        found = []
-        for path, spec in self.items():
-            if path in kept:
-                place = spec.same_as or path
-                stands = place if place.startswith("inputs.") else first.setdefault(place, path)
-                found.append(spec.model_copy(update={"same_as": "" if stands == path else stands}))
-        return tuple(found)
-
-    @classmethod
-    def parse(cls, value: object) -> Values:
-        """Read nested mappings, lists and tuples of texts."""
-        leaves: list[TensorSpec] = []
-        return cls(tree=_parse_tree(value, leaves), leaves=tuple(leaves))
-
-
-def describe(tree: Tree) -> str:
-    """A tree in words.
-
-    Example:
-        >>> describe(Values.parse(["f32[B]", "f32[B]"]).tree)
-        'list of 2'
-    """
-    match tree:
-        case Container(kind=kind, type=name, keys=keys):
-            return f"{name.rpartition(':')[2].rpartition('.')[2] or kind.replace('_', ' ')} of {len(keys)}"
-        case Constant(value=value):
-            return repr(value)
-        case Opaque(type=name):
-            return f"a {name}"
-        case LeftOut(name=name):
-            return f"nothing in place of {name}"
-        case Slot():
-            return "tensor"
-
-
 def _split(text: str) -> list[str]:
     """Split at commas outside parentheses; an empty text has no parts."""
     parts, depth = [""], 0
@@ -381,50 +301,3 @@ def _split(text: str) -> list[str]:
 def _did_you_mean(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
     found = nearest(name, names, count=1)
     return found[0] if found else ""
-
-
-def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
-    match value:
-        case TensorSpec():
-            leaves.append(value)
-            return Slot()
-        case str():
-            leaves.append(TensorSpec.parse(value))
-            return Slot()
-        case None | bool() | int() | float():
-            return Constant(value=value)
-        case Mapping():
-            _check_keys(value)
-            return Container(
-                kind=_mapping_kind(value),
-                keys=tuple(value),
-                children=tuple(_parse_tree(child, leaves) for child in value.values()),
-            )
-        case list() | tuple():
-            return Container(
-                kind="tuple" if isinstance(value, tuple) else "list",
-                keys=tuple(range(len(value))),
-                children=tuple(_parse_tree(child, leaves) for child in value),
-            )
-        case _:
-            fault = Mismatch(
-                type(value).__name__,
-                "a text, or a mapping, list or tuple of them",
-                repr(value)[:60],
-                '{"c4": "f32[B, 1024, ceil(H/16), ceil(W/16)]"}',
-            )
-            raise SignatureError("a signature is made of texts", [fault])
-
-
-def _check_keys(value: Mapping[Any, Any]) -> None:
-    faults = [
-        Mismatch(f"key {key!r}", "a text or an integer", f"a {type(key).__name__}", f'"{key}"')
-        for key in value
-        if type(key) not in (str, int)
-    ]
-    if faults:
-        raise SignatureError("a signature has keys that no path can name", faults)
-
-
-def _mapping_kind(value: Mapping[Any, Any]) -> Kind:
-    return "ordered_dict" if isinstance(value, OrderedDict) else "dict"

@@ -1,0 +1,106 @@
+"""Pairings: what can serve an output, what does, and what is compared for that."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from autoadapt.adapting.aligning import Level, Stage
+from autoadapt.adapting.layouts import Factored
+from autoadapt.contracts.signature import TensorSpec
+
+__all__ = ["Pairing", "Source", "cell", "fitting", "level_of", "name_in", "spread", "words_in"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something of the new module that could serve: an output, or what an inner module returns."""
+
+    path: str
+    tensor: Factored
+    """In terms of the target's input axes."""
+    sequence: str = ""
+    """What it is ordered within, from shallow to deep; empty where no order is known."""
+    tap: bool = False
+    """Whether it comes from inside; outputs go first where both would do."""
+    reads: str = ""
+    """The source that it is a linear map of: what a projection makes of it, one of that source makes at less cost."""
+    listed: bool = False
+    """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
+    weights: int = 0
+    """Which parameters of the new module it depends on, one bit each; 0 where that is not known."""
+    scores: bool = False
+    """Whether it scores classes; then it serves nothing but such scores."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Dtype, dims and role."""
+        return self.tensor.spec
+
+    @property
+    def name(self) -> str:
+        """The last part of its path that is no number."""
+        return name_in(self.path)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One target, the source that serves it, and what else there was."""
+
+    target: str
+    source: str
+    others: tuple[str, ...] = ()
+    recover: bool = False
+    """The source holds coordinates, and the target's indices are found from them."""
+    remark: str = ""
+    same_as: str = ""
+    """The target that is this very tensor and is served already."""
+
+
+def spread(options: Sequence[str], count: int) -> list[str]:
+    """As many options as wanted, evenly from shallow to deep, the last one always among them.
+
+    >>> spread("abcdefghijkl", 4)
+    ['c', 'f', 'i', 'l']
+    >>> spread("ab", 3)
+    ['a', 'b', 'b']
+    """
+    return [options[-(-(i + 1) * len(options) // count) - 1] for i in range(count)]
+
+
+def cell(tensor: Factored) -> Fraction:
+    """Input cells per cell: of a finer and a coarser map equally far away, the finer has seen what is wanted."""
+    return math.prod(tensor.strides.values(), start=Fraction(1))
+
+
+def level_of(tensor: Factored) -> Level | None:
+    """Stride and depth of a feature map; a depth that is not known is what the stride tells."""
+    strides = [stride for stride in tensor.strides.values() if stride > 0]
+    if not strides or not tensor.spec.is_floating:
+        return None
+    octaves = round(2 * sum(map(math.log2, strides)) / len(strides)) / 2
+    return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth)
+
+
+def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str, ...]]:
+    """The options of each stage, in their own order."""
+    stage_of = {source: i for i, stage in enumerate(offered) for source in stage.sources}
+    found: list[list[str]] = [[] for _ in offered]
+    for option in options:
+        if option in stage_of:
+            found[stage_of[option]].append(option)
+    return [tuple(fitting) for fitting in found]
+
+
+@functools.lru_cache(maxsize=8192)
+def name_in(path: str) -> str:
+    return next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
+
+
+@functools.lru_cache(maxsize=8192)
+def words_in(path: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z]+", path.lower()))
