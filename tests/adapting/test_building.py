@@ -86,6 +86,7 @@ TWINS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", TWINS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_twin_gives_the_same_outputs_in_the_same_containers(how, kind):

@@ -42,6 +42,7 @@ PAIRS = {
 SIZES = {1: (128, 200, 257), 2: (128, 200, 257), 3: (48, 61, 64)}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_adapted_cells_lie_within_half_a_step_of_the_old_ones(pair, turned):

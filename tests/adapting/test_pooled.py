@@ -62,7 +62,7 @@ def route(model: nn.Module, size: int) -> tuple[aa.Signature, object]:
     return signature, aa.plan(signature, VECTOR).routes[0]
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMED)
 def test_a_pooled_vector_is_what_the_layer_of_the_scores_reads(name):
     with torch.device("meta"):

@@ -171,6 +171,7 @@ BAD = {
 }
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_config_is_refused_with_every_fault_its_place_and_a_remedy(name: str) -> None:
     text, expected = BAD[name]

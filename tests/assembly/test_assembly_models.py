@@ -71,7 +71,7 @@ def _config(text: str, backbone: str) -> str:
     return text.replace("BACKBONE", backbone)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: str) -> None:
     model = assemble(_config(BOTH, backbone))
@@ -144,7 +144,7 @@ def _round_trips(model: AssembledModel) -> bool:
     return True
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("source", ["torchvision:mobilenet_v2", "hf:resnet", "smp:resnet18"])
 def test_backbones_of_every_zoo_give_levels_also_plain_classifiers(
     source: str, monkeypatch: pytest.MonkeyPatch

@@ -219,7 +219,7 @@ TWELVE: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("backbone", TWELVE, ids=[f"{i} {each['type']}" for i, each in enumerate(TWELVE)])
 def test_changing_the_line_of_the_backbone_alone_is_enough(backbone: dict[str, Any]) -> None:
     model = assemble(_literal(backbone))

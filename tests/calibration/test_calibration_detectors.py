@@ -71,6 +71,7 @@ def test_the_same_backbone_finds_the_same_boxes(pair, data):
     assert lost[0] < 0.6 * lost[1]
 
 
+@pytest.mark.slow
 def test_where_the_old_model_finds_nothing_the_features_decide(pair):
     old, model = detector(box_score_thresh=0.99), copy.deepcopy(pair[1])
     model.roi_heads.score_thresh = 0.99

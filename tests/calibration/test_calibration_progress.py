@@ -60,6 +60,7 @@ def read(reader):
         return b""
 
 
+@pytest.mark.slow
 def test_where_standard_error_is_no_terminal_nothing_is_said():
     done = run(subprocess.PIPE)
     assert (done.stdout, done.stderr) == ("written\n", "")

@@ -37,6 +37,7 @@ def kl(model, old, images):
         return float(divergence(model(images), old(images), len(images))[0].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [8, 32])
 def test_photographs_beat_the_float32_recipe_and_the_mean(lites, swapped, count):

@@ -88,6 +88,7 @@ def test_tokens_are_products_of_axes_and_their_prefix_is_counted():
     assert str(signature.outputs.leaves[0]) == "f32[B, floor(H/8)*floor(W/8) + 1, 12]"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "third"), [("resnet18", "ceil(H/8)"), ("densenet121", "ceil((H - 4)/8)"), ("mobilenetv2_050", "ceil(H/8)")]
 )
@@ -450,6 +451,7 @@ def test_recurrent_modules_return_what_is_captured(module):
     assert [tuple(tensor.shape) for tensor in found] == [spec.shape(sizes) for spec in signature.outputs.leaves]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["inception_v3", "densenet121"])
 def test_what_is_said_of_inner_outputs_holds_at_sizes_that_were_not_probed(name):
     with torch.device("meta"):

@@ -38,6 +38,7 @@ def old():
     return timm.create_model("resnet18", features_only=True).eval()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("registers", [0, 1, 4, 9])
 def test_tokens_without_an_inner_grid_are_read_from_which_of_them_move(registers):
     x = torch.randn(1, 3, 96, 128)

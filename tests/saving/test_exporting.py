@@ -46,7 +46,7 @@ def test_ten_models_as_source_give_the_same_bits_with_the_same_state_dict(kind, 
     assert one.same(other)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", BY_TORCH_EXPORT)
 def test_programs_of_torch_export_give_the_same_bits_at_any_size(kind, tmp_path):
     one = exported(kind)
@@ -57,6 +57,7 @@ def test_programs_of_torch_export_give_the_same_bits_at_any_size(kind, tmp_path)
         assert same(one.net, program, inputs)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_as_torchscript_hold_at_any_size(kind, tmp_path):
     one = exported(kind)
@@ -66,7 +67,7 @@ def test_ten_models_as_torchscript_hold_at_any_size(kind, tmp_path):
         assert same(one.net, script, inputs)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", IN_ONNXRUNTIME)
 def test_onnx_files_hold_in_onnxruntime_at_sizes_they_were_not_exported_at(kind, tmp_path):
     one = exported(kind)
@@ -239,6 +240,7 @@ class Parity(Pyramid):
         return [one * (2 if x.shape[2] % 3 else 1) for one in super().forward(x)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("ending", ["onnx", "ts"])
 def test_programs_that_are_silently_wrong_at_other_sizes_are_not_written(ending, tmp_path):
     (tmp_path / f"net.{ending}").write_text("as it was")

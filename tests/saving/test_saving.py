@@ -55,7 +55,7 @@ def edit(folder: Path, change, *, seal: bool = True) -> None:
     (folder / "config.json").write_text(json.dumps(content))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_module_comes_back_from_its_folder_alone(kind, tmp_path):
     one = made(kind)

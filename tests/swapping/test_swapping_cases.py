@@ -168,7 +168,7 @@ def shapes(detector, size):
         return {name: tuple(head.shape) for name, head in detector.eval()(torch.rand(1, 3, size, size)).items()}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "make",
     [
