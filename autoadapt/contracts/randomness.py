@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def undisturbed(seed: int | None = 0, *, alone_since: Mapping[int, int] | None =
     before = other_threads()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     own = contextlib.nullcontext() if seed is None else OwnNumbers(seed)
-    sown = before is not None and before == alone_since
+    sown = before is not None and before == alone_since == _threads_after_their_turn()
     try:
         with warnings.catch_warnings(), torch.no_grad(), own:
             warnings.simplefilter("ignore")
@@ -117,10 +117,31 @@ def undisturbed(seed: int | None = 0, *, alone_since: Mapping[int, int] | None =
                 np.random.seed(seed)
             yield
     finally:
-        if sown or (before is not None and before == other_threads()):
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+        drawn = _drawn_since(states)
+        if sown or (any(drawn) and before is not None and before == _threads_after_their_turn()):
+            for put_back, state, moved in zip(_PUT_BACK, states, drawn, strict=True):
+                if moved:
+                    put_back(state)
+
+
+_PUT_BACK: tuple[Callable[[Any], None], ...] = (random.setstate, np.random.set_state, torch.set_rng_state)
+
+
+def _drawn_since(states: tuple[Any, Any, torch.Tensor]) -> tuple[bool, bool, bool]:
+    """Of which generators somebody drew: Python's, numpy's, torch's."""
+    kind, keys, *rest = np.random.get_state()
+    moved = (kind, *rest) != (states[1][0], *states[1][2:]) or not np.array_equal(keys, states[1][1])
+    return random.getstate() != states[0], moved, not torch.equal(torch.get_rng_state(), states[2])
+
+
+def _threads_after_their_turn() -> dict[int, int] | None:
+    """What `other_threads` says once those that wait for the interpreter have had their turn.
+
+    One that waits uses no processor time, and would get its turn between that look and what is then decided.
+    """
+    if threading.active_count() > 1:
+        time.sleep(0.0002)
+    return other_threads()
 
 
 def other_threads() -> dict[int, int] | None:

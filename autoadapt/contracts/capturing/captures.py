@@ -60,6 +60,7 @@ def capture(
         CaptureError: The model raises at the given input, an axis has no explanation, or a tensor is not dense.
 
     Example:
+        >>> import torch
         >>> print(capture(nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.zeros(1, 3, 32, 32)))
         Conv2d
          input   input  f32[B, 3, H, W]
