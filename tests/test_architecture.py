@@ -45,6 +45,7 @@ INSIDE = {
         "remaking",
         "dims",
         "signature",
+        "allocations",
         "instances",
         "origins",
         "modes",

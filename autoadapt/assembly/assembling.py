@@ -112,6 +112,10 @@ def _look_up(session: Session, scopes: Scopes) -> tuple[dict[str, Part], Wiring]
     return found, wire(config, session.document, session.faults)
 
 
+_TRIED = 512
+"""The longest axis of the image that a preprocessor is tried on."""
+
+
 def _found(scopes: Scopes, name: str, config: PartConfig, where: str) -> Part | Mismatch:
     if name == "whole":
         missing = Mismatch(where, "a model of mmengine's registry", f"`{config.type}`", "import what registers it")
@@ -164,7 +168,7 @@ class _Assembling:
         module = RegisteredPreprocessor(module) if part.name.startswith("mm:") else module
         spec = TensorSpec.parse(session.config.input)
         try:
-            module(torch.ones([dim.constant or 2 for dim in spec.dims], dtype=spec.torch_dtype))
+            module(torch.ones([min(dim.constant or 2, _TRIED) for dim in spec.dims], dtype=spec.torch_dtype))
         except Exception as error:
             where = session.where("preprocessor")
             session.fault(where, f"a preprocessor that takes {spec}", said_by(error), "mend it, or `input`")

@@ -13,7 +13,7 @@ from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import build
 from autoadapt.adapting.planning import Plan, plan
 from autoadapt.assembly.assembly_sessions import Session
-from autoadapt.assembly.configs import PartConfig
+from autoadapt.assembly.configs import FREE, PartConfig
 from autoadapt.assembly.constructor_arguments import inferred_names
 from autoadapt.assembly.levels import channels_of, stride_of
 from autoadapt.assembly.making import full_name, made
@@ -142,7 +142,7 @@ def _refuse_input(session: Session, signature: Signature, spec: TensorSpec) -> N
 
 def _captured(module: nn.Module, spec: TensorSpec, *, inner: bool = False) -> Signature:
     """The module's signature at the config's input, or where it refuses that, at the input it tells itself."""
-    shape = [2 if str(dim) == "B" else dim.constant or _FREE for dim in spec.dims]
+    shape = [2 if str(dim) == "B" else dim.constant or FREE for dim in spec.dims]
     inputs = torch.empty(shape, dtype=spec.torch_dtype, device="meta")
     try:
         return capture(module, inputs, inner=inner)
@@ -153,15 +153,11 @@ def _captured(module: nn.Module, spec: TensorSpec, *, inner: bool = False) -> Si
             raise error from None
 
 
-_FREE = 224
-"""At which size an axis is looked at that the config leaves free."""
-
-
 def _legal(signature: Signature, spec: TensorSpec) -> dict[str, AxisSizes]:
     """The sizes of the backbone's input axes that the config asks for."""
     axes = [(str(own), dim.constant) for own, dim in zip(signature.inputs.leaves[0].dims, spec.dims, strict=False)]
     return {
-        axis: AxisSizes(step=0 if size else 1, example=size or _FREE)
+        axis: AxisSizes(step=0 if size else 1, example=size or FREE)
         for axis, size in axes
         if axis in signature.axes and axis != "B"
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -10,11 +11,12 @@ from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
 from autoadapt.assembly.python_documents import Keys
-from autoadapt.contracts.signature import TensorSpec
-from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
+from autoadapt.contracts.signature import MOST_VALUES, TensorSpec
+from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, nearest
 from autoadapt.showing import Shown
 
 __all__ = [
+    "FREE",
     "AdaptConfig",
     "Config",
     "Group",
@@ -28,6 +30,8 @@ __all__ = [
 
 Group: TypeAlias = Literal["preprocessor", "backbone", "neck", "head", "loss"]
 GROUPS: tuple[Group, ...] = ("backbone", "neck", "head", "loss")
+FREE = 224
+"""At which size an axis is looked at that the config leaves free."""
 _RESERVED = ("type", "from", "expects", "target")
 
 
@@ -119,7 +123,12 @@ class Config(Shown, _Frozen):
     @field_validator("input")
     @classmethod
     def _spec(cls, text: str) -> str:
-        return str(TensorSpec.parse(text))
+        spec = TensorSpec.parse(text)
+        count = math.prod(dim.constant or FREE for dim in spec.dims if str(dim) != "B")
+        if count > MOST_VALUES:
+            fault = Mismatch("input", f"at most {MOST_VALUES:,} values in a sample", f"{count:,}", "smaller images")
+            raise SignatureError("the input is too large", [fault])
+        return str(spec)
 
     @field_validator("targets")
     @classmethod

@@ -13,6 +13,8 @@ from autoadapt.assembly.registry import register
 
 __all__ = ["ImagePreprocessor"]
 
+_LARGEST_DIVISOR = 1024
+
 # Dimension letters: B batch, C channels, H W pixels.
 
 
@@ -34,7 +36,8 @@ class ImagePreprocessor(nn.Module):
         `[B, C, H, W]` of any number type -> `f32[B, C, H', W']`, H and W rounded up to the multiple
 
     Raises:
-        ValueError: One of `mean` and `std` is there, or they are not of equal length.
+        ValueError: One of `mean` and `std` is there, they are not of equal length, or sizes are to be multiples of
+            more than 1024 pixels.
     """
 
     mean: torch.Tensor
@@ -57,6 +60,8 @@ class ImagePreprocessor(nn.Module):
             raise ValueError("bgr_to_rgb and rgb_to_bgr are one exchange: say one of them")
         if len(mean or ()) != len(std or ()):
             raise ValueError(f"mean and std go together, got {len(mean or ())} and {len(std or ())} values")
+        if not 1 <= pad_size_divisor <= _LARGEST_DIVISOR:
+            raise ValueError(f"pad_size_divisor is 1 to {_LARGEST_DIVISOR} pixels, got {pad_size_divisor}")
         means_C, stds_C = torch.tensor([float(m) for m in mean or (0,)]), torch.tensor([float(s) for s in std or (1,)])
         self.register_buffer("mean", means_C[:, None, None], persistent=False)
         self.register_buffer("std", stds_C[:, None, None], persistent=False)

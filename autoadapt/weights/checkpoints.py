@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
 from autoadapt.weights.distributed_files import Renamed, Sharded, metadata_of, open_sharded
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
-from autoadapt.weights.tensor_files import Read, Tensors, find_file, load_pickle, open_shards
+from autoadapt.weights.pickles import load_pickle
+from autoadapt.weights.shard_indexes import read_index
+from autoadapt.weights.tensor_files import Read, Tensors, find_file, open_shards
 from autoadapt.weights.tensor_specs import Spec, is_sharded
 
 __all__ = ["Checkpoint", "Source", "adapter_scale", "read_checkpoint", "refuse_scope"]
@@ -76,6 +78,8 @@ class _Memory:
 
 
 def _spec(name: str, tensor: Tensor) -> Spec:
+    if tensor.is_nested:
+        return Spec(name, (), f"nested {str(tensor.dtype).removeprefix('torch.')}")
     kind = "quantised " if tensor.is_quantized else "" if tensor.layout is torch.strided else "sparse "
     return Spec(name, tuple(tensor.shape), kind + str(tensor.dtype).removeprefix("torch."))
 
@@ -108,7 +112,9 @@ def read_checkpoint(
             path = find_file(Path(source))
             shards = open_shards(path)
             if shards is None:
-                return _unwrap(load_pickle(path), path.name, scope, targets, storages)
+                found = _unwrap(load_pickle(path), path.name, scope, targets, storages)
+                _refuse_grown(found.specs, path)
+                return found
             return _from_shards(shards, path)
     fault = Mismatch("source", "a path, a state dict or a module", type(source).__name__)
     raise TransferError("the source is of no known kind", [fault])
@@ -128,6 +134,23 @@ def adapter_scale(source: Source, kinds: Mapping[str, float | None]) -> dict[str
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return kinds
     return kinds
+
+
+def _refuse_grown(specs: Sequence[Spec], path: Path) -> None:
+    """Refuse tensors that are larger than their file, as views of one value are: they would be written out."""
+    files = read_index(path) if path.name.endswith(".json") else [path]
+    room = max(sum(file.stat().st_size for file in files), _SMALL)
+    plain = [spec for spec in specs if " " not in spec.dtype]
+    grown = [spec for spec in plain if spec.numel * getattr(torch, spec.dtype).itemsize > room]
+    if grown:
+        shapes = [f"{spec.dtype} {list(spec.shape)}" for spec in grown[:6]]
+        expected, remedy = f"a tensor of at most {room:,} bytes", "torch.save(tensor.clone())      where it was made"
+        faults = [Mismatch(spec.name, expected, shape, remedy) for spec, shape in zip(grown, shapes, strict=False)]
+        raise SourceError(f"{len(grown)} tensors are larger than the file that holds them", faults)
+
+
+_SMALL = 1 << 24
+"""Bytes that a tensor may have in any file."""
 
 
 def _refuse_address(source: str) -> None:
@@ -242,7 +265,9 @@ def _choose(found: Mapping[str, Mapping[str, Any]], scope: str | None, targets: 
 def _likeness(container: Mapping[str, Any], wanted: Counter[tuple[str, tuple[int, ...]]]) -> int:
     """Elements of a container that some tensor of the model could take, by last name and shape."""
     kinds = Counter(
-        (name.rpartition(".")[2], tuple(value.shape)) for name, value in container.items() if isinstance(value, Tensor)
+        (name.rpartition(".")[2], _spec(name, value).shape)
+        for name, value in container.items()
+        if isinstance(value, Tensor)
     )
     return sum(min(count, wanted[kind]) * (torch.Size(kind[1]).numel() + 1) for kind, count in kinds.items())
 

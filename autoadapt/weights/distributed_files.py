@@ -7,10 +7,11 @@ and makes inert records of them: nothing that the file names is imported or call
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,6 +215,7 @@ def _sharded(content: _Record, folder: Path) -> Sharded:
         specs.append(Spec(name, entry["size"], dtype))
         blocks = [(chunk, places[name, chunk["offsets"]]) for chunk in entry["chunks"]]
         faults += [fault for _, info in blocks if (fault := _fault(info, folder)) is not None]
+        faults += _misfits(specs[-1], blocks)
         chunks[name] = [] if faults else [_chunk(chunk, info, folder) for chunk, info in blocks]
     if faults:
         raise SourceError("files of the distributed checkpoint are missing or damaged", list(dict.fromkeys(faults)))
@@ -224,6 +226,17 @@ def _sharded(content: _Record, folder: Path) -> Sharded:
 def _chunk(chunk: _Record, info: _Record, folder: Path) -> _Chunk:
     file = folder / info["relative_path"]
     return _Chunk(chunk["offsets"], chunk["sizes"], file, info["offset"], info["length"], _stamp(file.stat()))
+
+
+def _misfits(spec: Spec, blocks: Sequence[tuple[_Record, _Record]]) -> Iterator[Mismatch]:
+    """Blocks that are not as large as their tensor together, or larger than what is kept of them."""
+    size = getattr(torch, spec.dtype).itemsize
+    count = sum(math.prod(chunk["sizes"]) for chunk, _ in blocks)
+    if count != spec.numel:
+        yield Mismatch(spec.name, f"blocks of {spec.numel:,} values together", f"{count:,}")
+    for chunk, info in blocks:
+        if (needed := math.prod(chunk["sizes"]) * size) > info["length"]:
+            yield Mismatch(spec.name, f"a block of at least {needed:,} bytes", f"{info['length']:,}")
 
 
 def _fault(info: _Record, folder: Path) -> Mismatch | None:

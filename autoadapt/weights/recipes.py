@@ -10,6 +10,7 @@ Recipes are found by names and shapes alone; `composed.py` carries them out.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def _weight_norms(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> I
     for spelling in _NORMS:
         for layer in _layers(sources, spelling[1]):
             length, direction = (sources.get(_front(layer) + leaf) for leaf in spelling)
-            if length is None or direction is None:
+            if length is None or direction is None or not _scales(length.shape, direction.shape):
                 continue
             likeness = {other: _likeness(layer, layers) for other, layers in normed.items()}
             best = max(likeness, key=lambda other: (likeness[other], other == spelling))
@@ -145,6 +146,11 @@ def _weight_norms(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> I
                     yield Recipe(
                         "split", spec, (part,), "weight norm, respelt", (0, part.shape[0] if part.shape else 0)
                     )
+
+
+def _scales(length: tuple[int, ...], direction: tuple[int, ...]) -> bool:
+    """Whether there is a length for all, or for each entry of some axes, of a direction."""
+    return not length or all(size in (1, axis) for size, axis in zip(length, direction, strict=False))
 
 
 def _layers(specs: Iterable[str], ending: str) -> list[str]:
@@ -245,7 +251,7 @@ def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe
         high = sources.get(f"{layer}.lora_B.{rest}")
         weight = sources.get(f"{layer}.base_layer.weight") or sources.get(f"{layer}.weight")
         magnitude = any(other.startswith(f"{layer}.lora_magnitude_vector") for other in sources)
-        if not word or high is None or weight is None or magnitude:
+        if not word or high is None or weight is None or magnitude or not _multiplies(high, low, weight):
             continue
         if scale is None:
             why = "it is lora_alpha / r, of the adapter's config, which is not beside the file"
@@ -255,6 +261,14 @@ def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe
         yield Recipe("lora", weight, (weight, low, high), how, scale=scale)
     if faults:
         raise TransferError("the scale of the deltas is not known", faults)
+
+
+def _multiplies(high: Spec, low: Spec, weight: Spec) -> bool:
+    """Whether the product of two factors, all but their first axes flattened, is as large as a weight."""
+    if not high.shape or not low.shape:
+        return False
+    rows, columns = high.shape[0], math.prod(low.shape[1:])
+    return math.prod(high.shape[1:]) == low.shape[0] and rows * columns == weight.numel
 
 
 def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
@@ -272,7 +286,7 @@ def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
     several = {name: count for name, count in Counter(recipe.spec.name for recipe in merged).items() if count > 1}
     remedy = 'exclude=["*.other.*"]      of all adapters but one'
     faults = [Mismatch(name, "one adapter", f"{count} adapters", remedy) for name, count in several.items()]
-    expected = "lora_A and lora_B beside the weight that they change"
+    expected = "lora_A and lora_B beside the weight that they change, of its size"
     faults += [
         Mismatch(spec.name, expected, "a delta of another kind, or without its weight", f'exclude=["{spec.name}"]')
         for spec in specs

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
+import itertools
 import json
 import math
 import os
-import pickle
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -23,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError, nearest
-from autoadapt.reading import read_json, read_text
 from autoadapt.weights.memory import PIECE_BYTES, Bytes
+from autoadapt.weights.shard_indexes import check_shards, damaged, read_index
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Read", "Shards", "Tensors", "find_file", "load_pickle", "open_shards", "read_block", "read_whole"]
+__all__ = ["Read", "Shards", "Tensors", "find_file", "open_shards", "read_block", "read_whole"]
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _IN_FOLDERS = (
@@ -121,40 +118,13 @@ def open_shards(path: Path) -> Shards | None:
         SourceError: If the file or a shard is damaged or missing.
     """
     if path.name.endswith(".json"):
-        files = _shard_files(path)
-        return Shards(tuple(files)) if all(map(_is_safetensors, files)) else None
-    return Shards((path,)) if _is_safetensors(path) else None
-
-
-def _shard_files(index: Path) -> list[Path]:
-    text = read_text(index, 'JSON with a "weight_map"', "copy or download it again", SourceError)
-    try:
-        names = sorted(set(map(_shard_name, read_json(text)["weight_map"].values())))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        fault = Mismatch(str(index), 'JSON with a "weight_map"', f"{type(error).__name__}: {error}")
-        raise SourceError("the index of the shards cannot be read", [fault]) from error
-    if len(names) > _MOST_SHARDS:
-        fault = Mismatch(str(index), f"at most {_MOST_SHARDS:,} shards", f"{len(names):,}")
-        raise SourceError("the index names too many files", [fault])
-    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
-    if outside:
-        fault = Mismatch(str(index), "shards beside the index", ", ".join(outside[:8]))
-        raise SourceError("the index names files elsewhere", [fault])
-    paths = [index.parent / name for name in names]
-    missing = [Mismatch(str(path), "a shard", "no file") for path in paths if not os.path.isfile(path)]
-    if missing:
-        raise SourceError(f"shards are missing, {len(missing)} of {len(names)}", missing[:8])
-    return paths
-
-
-_MOST_SHARDS = 10_000
-
-
-def _shard_name(value: object) -> str:
-    """The name of a shard, which is no index again."""
-    if not isinstance(value, str) or value.endswith(".json") or "\0" in value or len(value) > 255:
-        raise ValueError(f"{str(value)[:60]!r} names no file of weights")
-    return value
+        named = read_index(path)
+        if not all(map(_is_safetensors, named)):
+            return None
+        places = {file: _places(file) for file in named}
+        check_shards(path, named, {file: [place.spec.name for place in found] for file, found in places.items()})
+        return Shards(itertools.chain.from_iterable(places.values()))
+    return Shards(_places(path)) if _is_safetensors(path) else None
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -189,8 +159,8 @@ class _Place:
 class Shards:
     """Tensors in safetensors files."""
 
-    def __init__(self, files: tuple[Path, ...]) -> None:
-        self._places = {place.spec.name: place for file in files for place in _places(file)}
+    def __init__(self, places: Iterable[_Place]) -> None:
+        self._places = {place.spec.name: place for place in places}
 
     def specs(self) -> list[Spec]:
         """Facts of all tensors, in the order of the files."""
@@ -252,7 +222,7 @@ def _places(file: Path) -> list[_Place]:
             version = _Version(file, _stamp(file.stat()))
             return sorted(_read_header(version), key=lambda place: place.start)
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError("the file is damaged", [_damaged(file, "safetensors", error)]) from error
+        raise SourceError("the file is damaged", [damaged(file, "safetensors", error)]) from error
 
 
 def _read_header(version: _Version) -> Iterator[_Place]:
@@ -265,132 +235,3 @@ def _read_header(version: _Version) -> Iterator[_Place]:
             spec = Spec(name, tuple(entry["shape"]), _DTYPES.get(entry["dtype"], entry["dtype"]))
             start, stop = (8 + length + offset for offset in entry["data_offsets"])
             yield _Place(version, spec, start, stop)
-
-
-def _damaged(file: Path, expected: str, error: Exception) -> Mismatch:
-    size = file.stat().st_size
-    text = f"{type(error).__name__} {error}".split("\n")[0].split(". ")[0].strip()
-    return Mismatch(str(file), f"a whole {expected} file", f"{size:,} bytes; {text}", "copy or download it again")
-
-
-def load_pickle(path: Path) -> Any:
-    """What a PyTorch file holds, read with `weights_only`: tensors and plain containers.
-
-    Raises:
-        SourceError: If the file needs code to load, is damaged, or is something else.
-    """
-    if path.name.endswith(".json"):
-        return _merge_shards([load_pickle(file) for file in _shard_files(path)])
-    _refuse_text(path)
-    mapped = zipfile.is_zipfile(path)
-    if mapped:
-        _check_archive(path)
-    try:
-        with _without_hints():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        OSError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
-
-
-_NEWEST_PROTOCOL = 3
-
-
-@contextmanager
-def _without_hints() -> Iterator[None]:
-    """Without torch's warning that a pickle's protocol may not be read; if it is not, an error says so."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")
-        yield
-
-
-_EXPORT = 'torch.save(model.state_dict(), "weights.pth")      where the file was made'
-
-
-def _merge_shards(parts: list[Any]) -> dict[str, Any]:
-    return {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
-
-
-def _refuse_text(path: Path) -> None:
-    """Name what lies where weights should: a Git LFS pointer, a web page, nothing."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    kinds = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b"\x89HDF": "an HDF5 file"}
-    found = next((kind for start, kind in kinds.items() if head.lstrip().startswith(start)), "")
-    found = found or ("an empty file" if not head else "")
-    if found:
-        remedy = "git lfs pull" if "LFS" in found else "copy or download it again"
-        raise SourceError("the file holds no weights", [Mismatch(str(path), "weights", found, remedy)])
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse programs, and what torch does not write: compressed entries grow without bound when they are read."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise SourceError("the file is damaged", [_damaged(path, "PyTorch", error)]) from error
-    with archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            fault = Mismatch(str(path), "tensors and plain containers", "a TorchScript program", _EXPORT)
-            raise SourceError("the file needs code to load", [fault])
-        packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            fault = Mismatch(str(path), "entries as torch writes them", f"compressed ones: {packed[0][:60]}", _EXPORT)
-            raise SourceError("the file is compressed inside", [fault])
-
-
-def _refusal(path: Path, error: Exception) -> SourceError:
-    """The error for a pickle that weights_only refused: too new, needs code, or is no pickle at all."""
-    protocol = _protocol(path)
-    if protocol > _NEWEST_PROTOCOL:
-        expected = f"a pickle of protocol {_NEWEST_PROTOCOL} or older, as torch writes it"
-        fault = Mismatch(str(path), expected, f"protocol {protocol}", _EXPORT)
-        return SourceError("the pickle is too new to be read without running it", [fault])
-    needed = _unsafe_names(path, error)
-    if not needed:
-        return SourceError("the file is damaged", [_damaged(path, "PyTorch", error)])
-    classes = ", ".join(needed)
-    fault = Mismatch(
-        str(path),
-        "tensors and plain containers",
-        classes,
-        f"{_EXPORT}\nwith torch.serialization.safe_globals([{classes}]): transfer(...)      if you trust these",
-        "a pickle runs what it names; autoadapt runs nothing that a file says",
-    )
-    return SourceError("the file needs code to load", [fault])
-
-
-def _protocol(path: Path) -> int:
-    """The protocol of the pickle in a file; zero where none is said."""
-    head = b""
-    if zipfile.is_zipfile(path):
-        with contextlib.suppress(zipfile.BadZipFile, OSError, NotImplementedError), zipfile.ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            head = archive.open(inside[0]).read(2) if inside else head
-    else:
-        with path.open("rb") as file:
-            head = file.read(2)
-    return head[1] if len(head) == 2 and head[0] == pickle.PROTO[0] else 0
-
-
-def _unsafe_names(path: Path, error: Exception) -> list[str]:
-    if zipfile.is_zipfile(path):
-        try:
-            with _without_hints():
-                return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        except (RuntimeError, pickle.UnpicklingError, ValueError):
-            return []
-    found = str(error).partition("GLOBAL ")[2].split()
-    return found[:1]

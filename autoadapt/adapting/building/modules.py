@@ -17,6 +17,7 @@ from torch import fx, nn
 from autoadapt.adapting import layers
 from autoadapt.adapting.building.facts import RECIPES, copy_facts, filtered_call, recipe
 from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
+from autoadapt.adapting.building.layer_sizes import refuse_large_layers
 from autoadapt.adapting.building.printing import print_graph
 from autoadapt.adapting.building.stems import read_channels
 from autoadapt.adapting.operations import Channels, Project
@@ -198,9 +199,11 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
         generated layers in that of the whole.
 
     Raises:
-        BuildError: The plan needs a container class that is not imported, or two outputs have one name.
+        BuildError: The plan needs a container class that is not imported, two outputs have one name, or its layers
+            would hold more than 134 million values.
     """
     new = as_module(new, "new")
+    refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)
     plan = _tapped(backbone, plan)
     for given in plan.inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.alias_checks import broken_aliases
+from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_invented
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.modes import in_eval_mode
@@ -36,6 +38,9 @@ class Session:
         sizes: Sizes of the input axes to run at; chosen from the legal ones where left out.
         batches: Batch sizes to run at.
         seed: For the sizes and the invented inputs.
+
+    Raises:
+        AdaptError: Inputs would have to be invented, and even the smallest take too much memory.
     """
 
     def __init__(
@@ -53,7 +58,10 @@ class Session:
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
         self._seed = seed
         self._given = {} if inputs is None else _named_values(bind(net, inputs))
-        self.sizes = [dict(one) for one in sizes] if sizes is not None else _chosen_sizes(signature.axes, seed)
+        self._is_invented = inputs is None and sizes is None
+        self._example = self._affordable(max(batches, default=1)) if self._is_invented else signature.sizes()
+        chosen = sizes if sizes is not None else _chosen_sizes(signature.axes, self._example, seed)
+        self.sizes = [dict(one) for one in chosen]
         self.batches = list(dict.fromkeys(self.at(B=batch).get("B", 0) for batch in batches))
 
     @property
@@ -85,7 +93,7 @@ class Session:
     def at(self, **sizes: int) -> dict[str, int]:
         """Sizes of all axes: the example's, with changes where the axis may vary."""
         axes = self.signature.axes
-        return self.signature.sizes() | {name: n for name, n in sizes.items() if name in axes and axes[name].step != 0}
+        return self._example | {name: n for name, n in sizes.items() if name in axes and axes[name].step != 0}
 
     def small(self, **sizes: int) -> dict[str, int]:
         """As `at`, but less than half as long along each axis: for what needs a run and no particular size."""
@@ -93,6 +101,22 @@ class Session:
         varying = enumerate(name for name in axes if name != "B")
         short = {name: min(full[name], axes[name].near(min(full[name] * 3 // 7, 64) + 8 * i)) for i, name in varying}
         return self.at(**(short | sizes))
+
+    def _affordable(self, batch: int) -> dict[str, int]:
+        """The example's sizes, or smaller ones where inputs of these would take too much memory."""
+        axes, sizes = self.signature.axes, self.signature.sizes()
+        while (count := self._bytes_at({**sizes, **({"B": batch} if "B" in axes else {})})) > MOST_INVENTED // 2:
+            smaller = {name: axes[name].near(size // 2) for name, size in sizes.items()}
+            if not any(smaller[name] < size for name, size in sizes.items()):
+                refuse_invented(count, "inputs", "inputs=an example call", most=MOST_INVENTED // 2)
+            sizes = {name: min(size, smaller[name]) for name, size in sizes.items()}
+        return sizes
+
+    def _bytes_at(self, sizes: Mapping[str, int]) -> int:
+        """Memory of all that goes in and comes out, and of the largest tensor between."""
+        signature, routes = self.signature, self.plan.routes if self.plan is not None else ()
+        between = max((bytes_of([spec], sizes) for route in routes for spec in route.specs), default=0)
+        return bytes_of(itertools.chain(signature.inputs.leaves, signature.outputs.leaves), sizes) + between
 
     def rebuilt(self, tensors: Sequence[torch.Tensor]) -> Arguments:
         """A call with other tensors in the same places."""
@@ -107,7 +131,12 @@ class Session:
             sizes: A size for every axis.
             dtype: What floating-point inputs are cast to.
             requires_grad: Whether these have gradients.
+
+        Raises:
+            AdaptError: They would have to be invented, and take too much memory.
         """
+        if self._is_invented:
+            refuse_invented(self._bytes_at(sizes), "inputs", "inputs=an example call")
         signature, generator = self.signature, torch.Generator().manual_seed(self._seed)
         tensors = [self._tensor(path, spec, spec.shape(sizes), generator) for path, spec in signature.inputs.items()]
         if dtype is not None:
@@ -234,13 +263,13 @@ def _named_values(arguments: Arguments) -> dict[str, torch.Tensor]:
     return {path: tensor for path, tensor in named if tensor.device.type != "meta"}
 
 
-def _chosen_sizes(axes: Mapping[str, AxisSizes], seed: int) -> list[dict[str, int]]:
+def _chosen_sizes(axes: Mapping[str, AxisSizes], example: Mapping[str, int], seed: int) -> list[dict[str, int]]:
     """Legal sizes, unequal among the axes: the example, small ones, both sides of a rounding step, one at random."""
     generator = random.Random(seed)
     varying = [name for name in axes if name != "B"]
 
     def row(change: Callable[[int, int], int]) -> dict[str, int]:
-        return {name: axes[name].near(max(change(axes[name].example, i), 1)) for i, name in enumerate(varying)}
+        return {name: axes[name].near(max(change(example[name], i), 1)) for i, name in enumerate(varying)}
 
     rows = [
         row(lambda size, _: size),

@@ -10,14 +10,24 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autoadapt.contracts.allocations import MOST_INVENTED, in_words
 from autoadapt.contracts.capturing.ordering import ImagePass
-from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
+from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Work
 from autoadapt.contracts.capturing.sizing import InputAxes, Steps
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Contradiction
 from autoadapt.contracts.trees import path_text, paths
 
-__all__ = ["MOST_PASSES", "Confirmation", "Contract", "confirm", "confirm_again", "on_meta_device", "usual_images"]
+__all__ = [
+    "MOST_PASSES",
+    "Confirmation",
+    "Contract",
+    "Work",
+    "confirm",
+    "confirm_again",
+    "on_meta_device",
+    "usual_images",
+]
 
 USUAL_SIZES = (224, 256, 384, 512, 640)
 """Heights and widths, in pixels, of images in use."""
@@ -69,7 +79,7 @@ def confirm(
     contract: Contract,
     *,
     batch: int,
-    multiply_adds: int,
+    work: Work,
     ordered: ImagePass | None = None,
     passes: int = MOST_PASSES,
 ) -> Confirmation:
@@ -84,18 +94,17 @@ def confirm(
         probe: Runs a copy of it for real.
         contract: What it should return.
         batch: Samples in a batch, if their number may vary.
-        multiply_adds: Of one pass at the example, as far as they are known.
+        work: Of one pass at the example, as far as it is known.
         ordered: A run for real that told the order of cells.
         passes: How many are left of those that a capture may make.
     """
     if on_meta_device(module):
         return Confirmation(unconfirmed="its weights are on the meta device")
-    runs = _Runs(probe, contract, batch, multiply_adds / max(math.prod(_cells(contract.axes.example)), 1))
-    most = MOST_MULTIPLY_ADDS.get(probe.device.type, MOST_ELSEWHERE)
-    sizes = next((sizes for sizes in _options(contract) if runs.multiply_adds(sizes) <= most), None)
+    runs = _Runs(probe, contract, batch, work)
+    sizes = next((sizes for sizes in _options(contract) if not runs.hindrance(sizes)), None)
     if sizes is None:
-        least = min(map(runs.multiply_adds, _options(contract)))
-        return Confirmation(unconfirmed=f"a pass takes {least / 1e9:.0f} billion multiply-adds")
+        least = min(_options(contract), key=runs.multiply_adds)
+        return Confirmation(unconfirmed=f"a pass takes {runs.hindrance(least)}")
     try:
         first = runs.first(sizes)
     except ProbeError as error:
@@ -122,7 +131,7 @@ def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, be
         contract: What it should return.
         before: What it returned there.
     """
-    runs = _Runs(probe, contract, sizes.get("B", 1), 0)
+    runs = _Runs(probe, contract, sizes.get("B", 1), Work())
     found = runs.again(sizes, seed=OTHER_SEED)
     if runs.spent <= MOST_SECONDS:
         found += runs.again(sizes, like=before)
@@ -146,14 +155,16 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all())
 
 
-def usual_images(axes: InputAxes, steps: Steps, multiply_adds: int, images: int) -> dict[str, int] | None:
+def usual_images(axes: InputAxes, steps: Steps, work: Work, images: int) -> dict[str, int] | None:
     """The smallest usual size that some images may have, if the example has none and a pass is affordable."""
     example = axes.example
-    if multiply_adds == 0 or (example.get("H") == example.get("W") and example.get("H") in USUAL_SIZES):
+    if work.multiply_adds == 0 or (example.get("H") == example.get("W") and example.get("H") in USUAL_SIZES):
         return None
-    per_cell = multiply_adds / max(math.prod(_cells(example)), 1)
     sizes = next(iter(_usual(axes, steps)), None)
-    if sizes is None or per_cell * math.prod(_cells(sizes | {"B": images})) > MOST_MULTIPLY_ADDS["cpu"]:
+    if sizes is None:
+        return None
+    share = math.prod(_cells(sizes | {"B": images})) / max(math.prod(_cells(example)), 1)
+    if work.multiply_adds * share > MOST_MULTIPLY_ADDS["cpu"] or 4 * work.widest * share > MOST_INVENTED:
         return None
     return {name: sizes[name] for name in "HW"}
 
@@ -194,18 +205,39 @@ class _Runs:
     probe: Probe
     contract: Contract
     batch: int
-    per_cell: float
-    """Multiply-adds, of one cell of the input."""
+    work: Work
     seconds: float = 0.0
     """What the first run took for a cell."""
     spent: float = 0.0
 
     def multiply_adds(self, sizes: Mapping[str, int]) -> float:
-        return self.per_cell * math.prod(_cells(self._batched(sizes)))
+        return self.work.multiply_adds * self._share(sizes)
+
+    def hindrance(self, sizes: Mapping[str, int]) -> str:
+        """What there is too much of for a run: multiply-adds, or memory where inputs are invented; empty if none."""
+        count, memory = self.multiply_adds(sizes), self._bytes(sizes) if self.probe.invents else 0
+        if count > MOST_MULTIPLY_ADDS.get(self.probe.device.type, MOST_ELSEWHERE):
+            return f"{count / 1e9:.0f} billion multiply-adds"
+        return f"{in_words(memory)} of memory" if memory > MOST_INVENTED else ""
+
+    def _share(self, sizes: Mapping[str, int]) -> float:
+        """How many times as many cells as at the example."""
+        return math.prod(_cells(self._batched(sizes))) / max(math.prod(_cells(self.contract.axes.example)), 1)
+
+    def _bytes(self, sizes: Mapping[str, int]) -> int:
+        """Memory of what goes in and comes out, and of the largest tensor between."""
+        full, contract = self._batched(sizes), self.contract
+        taken = zip(contract.axes.shapes(full), self.probe.dtypes, strict=True)
+        made = [[max(int(dim.evaluate(full)), 0) for dim in dims] for dims in contract.dims]
+        rows = [*taken, *zip(made, contract.first.dtypes, strict=True)]
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in rows) + int(
+            4 * self.work.widest * self._share(sizes)
+        )
 
     def affords(self, sizes: Mapping[str, int]) -> bool:
-        """Whether there is time for a run, going by what the first one took."""
-        return self.spent + self.seconds * math.prod(_cells(self._batched(sizes))) <= MOST_SECONDS
+        """Whether there is time for a run, going by what the first one took, and memory."""
+        seconds = self.spent + self.seconds * math.prod(_cells(self._batched(sizes)))
+        return seconds <= MOST_SECONDS and not self.hindrance(sizes)
 
     def first(self, sizes: Mapping[str, int]) -> Observation:
         """Run with as few samples as the module takes.

@@ -6,6 +6,7 @@ cells in columns or in windows. Two patches of an image are changed, and the tok
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.grids import Grid
 from autoadapt.contracts.capturing.perturbing import CORNERS, ORDER_CENTRES, order_of_tokens, patches, responses
@@ -242,7 +244,9 @@ def run_on_images(
     *,
     corners: int = 0,
 ) -> Any:
-    """What a copy of a module returns for an image of noise and others with one patch changed; None if it raises.
+    """What a copy of a module returns for an image of noise and others with one patch changed.
+
+    None where it raises, or where images of that size take too much memory.
 
     Args:
         model: The copy, in eval mode.
@@ -258,6 +262,8 @@ def run_on_images(
     names, example = axes.names[position], tensors[position]
     channels = next((i for i, name in enumerate(names) if name[0] == "C"), 1)
     shape = (example.shape[channels], sizes["H"], sizes["W"])
+    if 4 * math.prod(shape) * (1 + len(centres) + corners) > MOST_INVENTED:
+        return None
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with undisturbed():
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from autoadapt.contracts.allocations import MOST_INVENTED, in_words
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
@@ -22,7 +24,7 @@ from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "kind_of", "quiet"]
+__all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "Work", "kind_of", "quiet"]
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -61,6 +63,15 @@ class Observation:
     """What each output depends on, where that was traced."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a run takes, of convolutions and linear layers."""
+
+    multiply_adds: int = 0
+    widest: int = 0
+    """Values of the largest tensor that one of them returns."""
+
+
 class Probe:
     """A copy of a module that can be run at any size; the module itself is never called.
 
@@ -80,10 +91,20 @@ class Probe:
         self._plain = [{k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)} for part in self._parts]
         self._inner = inner
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
-        self.multiply_adds = 0
-        """Of convolutions and linear layers, in the first run that did not raise."""
+        self.work = Work()
+        """Of the first run that did not raise."""
         self._others = other_threads()
         self._caches = None if real else OutsideCaches(self._copy)
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        """Of the input tensors."""
+        return [tensor.dtype for tensor in self._tensors]
+
+    @property
+    def invents(self) -> bool:
+        """Whether a run for real takes inputs that nobody gave."""
+        return any(tensor.is_meta for tensor in self._tensors)
 
     def watch(self, path: str, note: Callable[[Any], None]) -> None:
         """Have whatever an inner module returns noted in later runs."""
@@ -141,9 +162,10 @@ class Probe:
         ):
             try:
                 self._put_into(training)
-                with _counting(self._copy, not self.multiply_adds) as count:
+                with _counting(self._copy, not self.work.multiply_adds) as count:
                     returned = arguments.call(self._copy)
-                self.multiply_adds = self.multiply_adds or sum(count)
+                if count:
+                    self.work = Work(sum(work for work, _ in count), max(made for _, made in count))
             except Exception as error:
                 self._put_back()
                 raise ProbeError(
@@ -158,6 +180,9 @@ class Probe:
         pairs = list(zip(self._tensors, wanted, strict=True))
         if not self.real:
             return [_empty(tensor, shape) for tensor, shape in pairs]
+        invented = sum(math.prod(shape) * tensor.itemsize for tensor, shape in pairs if tensor.is_meta)
+        if invented > MOST_INVENTED:
+            raise ProbeError(f"its inputs are not given, and {in_words(invented)} are too much to invent them")
         made = [(tensor, _resized(tensor, shape)) for tensor, shape in pairs]
         return [new.to(self.device) if old.is_meta else new for old, new in made]
 
@@ -208,16 +233,17 @@ _PLAIN = (bool, int, float, str, tuple)
 
 
 @contextlib.contextmanager
-def _counting(module: nn.Module, active: bool) -> Iterator[list[int]]:
-    """Note the multiply-adds of convolutions and linear layers while a block runs."""
-    found: list[int] = []
+def _counting(module: nn.Module, active: bool) -> Iterator[list[tuple[int, int]]]:
+    """Note the multiply-adds of convolutions and linear layers, and what they return, while a block runs."""
+    found: list[tuple[int, int]] = []
     if not active:
         yield found
         return
 
     def note(layer: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor) and isinstance(layer.weight, torch.Tensor):
-            found.append(output.numel() * (layer.weight.numel() // max(layer.weight.shape[0], 1)))
+            made = output.numel()
+            found.append((made * (layer.weight.numel() // max(layer.weight.shape[0], 1)), made))
 
     layers = [part for part in module.modules() if isinstance(part, _COUNTED)]
     handles = [layer.register_forward_hook(note) for layer in layers]
@@ -258,7 +284,7 @@ def _empty(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
 def _resized(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
     """The example cut or repeated to a shape, so that every value stays one that the caller meant."""
     if tensor.device.type == "meta":
-        tensor = _invented(tensor)
+        return _invented(tensor.dtype, shape)
     for axis, size in enumerate(shape):
         if size != tensor.shape[axis]:
             index = torch.arange(size, device=tensor.device) % max(tensor.shape[axis], 1)
@@ -266,7 +292,7 @@ def _resized(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
     return tensor.clone()
 
 
-def _invented(tensor: torch.Tensor) -> torch.Tensor:
-    if not tensor.is_floating_point():
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(0))
+def _invented(dtype: torch.dtype, shape: Shape) -> torch.Tensor:
+    if not dtype.is_floating_point:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))

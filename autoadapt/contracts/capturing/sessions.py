@@ -184,8 +184,8 @@ class Session:
             return confirm_again(self._probe, base, contract, before)
         batch = 2 if self._may_have_roles() else 1
         probe = Probe(self._module, self._arguments, real=True, inner=False)
-        work, passes = self._probe.multiply_adds, MOST_PASSES - self._perturbed - (ran is not None)
-        found = confirm(self._module, probe, contract, batch=batch, multiply_adds=work, ordered=ran, passes=passes)
+        passes = MOST_PASSES - self._perturbed - (ran is not None)
+        found = confirm(self._module, probe, contract, batch=batch, work=self._probe.work, ordered=ran, passes=passes)
         if found.observed is not None:
             self._refuse_stored(found.observed)
         if found.differs:
@@ -300,7 +300,7 @@ class Session:
         dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
         dims |= dict(enumerate(solution.outputs))
         axes = self._runs.axes
-        usual = usual_images(axes, steps, self._probe.multiply_adds, IMAGES) if self._confirm else None
+        usual = usual_images(axes, steps, self._probe.work, IMAGES) if self._confirm else None
         return Ordering(self._module, self._arguments, axes, legal, self._grid, usual).measure(dims, batch)
 
     def _told(

@@ -76,7 +76,7 @@ def _may_run(module: nn.Module, arguments: Arguments, probe: Probe) -> bool:
     _, tensors = flatten(arguments.values)
     if on_meta_device(module) or any(tensor.is_meta or tensor.dim() > 3 for tensor in tensors):
         return False
-    return probe.multiply_adds <= MOST_MULTIPLY_ADDS.get(probe.device.type, MOST_ELSEWHERE)
+    return probe.work.multiply_adds <= MOST_MULTIPLY_ADDS.get(probe.device.type, MOST_ELSEWHERE)
 
 
 def _cheaper(meta: Probe, first: Observation, seconds: float, real: Probe) -> Start:

@@ -27,7 +27,7 @@ from autoadapt.reading import read_json, read_text
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 
-__all__ = ["Signature"]
+__all__ = ["MOST_VALUES", "Signature"]
 
 _USUAL_SIZES = {"B": 2, "H": 224, "W": 224}
 

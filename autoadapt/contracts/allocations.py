@@ -1,0 +1,61 @@
+"""Allocations: how much memory is taken for what a signature, a plan or a config says, told before it is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from autoadapt.contracts.signature import TensorSpec
+from autoadapt.errors import AdaptError, Mismatch
+
+__all__ = ["MOST_INVENTED", "MOST_LEARNED", "bytes_of", "in_words", "refuse_invented"]
+
+MOST_INVENTED = 1 << 28
+"""Bytes of the tensors of one run on invented inputs: what goes in, and what is known to come out."""
+MOST_LEARNED = 1 << 27
+"""Values of all generated layers together: 512 MiB of 32 bits."""
+
+
+def bytes_of(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> int:
+    """Memory of tensors at given sizes of the input axes; none where a size is negative.
+
+    Example:
+        >>> bytes_of([TensorSpec.parse("f32[B, 3, H, W]")], {"B": 2, "H": 8, "W": 8})
+        1536
+    """
+    return sum(math.prod(max(size, 0) for size in one.shape(sizes)) * one.torch_dtype.itemsize for one in specs)
+
+
+def refuse_invented(
+    count: int, where: str, remedy: str, error: type[AdaptError] = AdaptError, *, most: int = MOST_INVENTED
+) -> None:
+    """Refuse a run on invented inputs that takes too much memory.
+
+    Args:
+        count: Bytes.
+        where: What they are for.
+        remedy: What to do instead.
+        error: What to raise.
+        most: Bytes that it may take.
+
+    Raises:
+        AdaptError: It takes more.
+    """
+    if count > most:
+        fault = Mismatch(where, f"at most {in_words(most)} for invented inputs and outputs", in_words(count), remedy)
+        raise error("the tensors are too large to be invented", [fault])
+
+
+def in_words(count: int) -> str:
+    """Bytes in the unit that fits.
+
+    Example:
+        >>> in_words(1536), in_words(1 << 28), in_words(10**40)
+        ('1,536 bytes', '256 MiB', '2**132 bytes')
+    """
+    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
+        if count >= 1 << 60:
+            return f"2**{count.bit_length() - 1} bytes"
+        if count >= 1 << power:
+            return f"{count / (1 << power):.3g} {unit}"
+    return f"{count:,} bytes"
