@@ -17,7 +17,17 @@ from safetensors import SafetensorError
 
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 
-__all__ = ["check_place", "file_hash", "kept_copies", "sweep", "temporary_name", "write_all", "write_file"]
+__all__ = [
+    "check_place",
+    "explained",
+    "file_hash",
+    "kept_copies",
+    "refuse_empty",
+    "sweep",
+    "temporary_name",
+    "write_all",
+    "write_file",
+]
 
 Content: TypeAlias = str | bytes | Callable[[Path], object]
 """A text, bytes, or what writes a file to a path."""
@@ -42,7 +52,8 @@ def write_file(path: str | Path, content: Content) -> None:
         ...     print(Path(folder, "notes", "a.txt").read_text())
         whole
     """
-    with _explained(Path(path)):
+    refuse_empty(path, "path")
+    with explained(Path(path)):
         real = Path(os.path.realpath(path))
         if real.exists() and not real.is_file() and not real.is_dir():
             _fill(real, content)
@@ -64,7 +75,7 @@ def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
     Raises:
         SavingError: The folder cannot be written to.
     """
-    with _explained(folder):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_folders(folder, contents)
         made = {name: folder / temporary_name(name, "new") for name in contents}
@@ -79,6 +90,30 @@ def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
             sweep(folder, name)
 
 
+def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:
+    """Refuse an empty text for a place to write to, which would mean the working folder.
+
+    Args:
+        path: What the caller gave.
+        argument: What the caller calls it.
+        error: What to raise.
+
+    Raises:
+        AdaptError: It is empty.
+
+    Example:
+        >>> refuse_empty("", "folder")
+        Traceback (most recent call last):
+        autoadapt.errors.SavingError: folder is empty, and nothing was done
+          expected  a path
+          found     ''
+          try       "."      for the working folder
+    """
+    if not str(path):
+        fault = Mismatch(argument, "a path", "''", '"."      for the working folder')
+        raise error(f"{argument} is empty, and nothing was done", [fault])
+
+
 def check_place(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:
     """Make sure that a file can be written, before any work is done for it; its folder is made.
 
@@ -90,6 +125,7 @@ def check_place(path: str | Path, argument: str, error: type[AdaptError] = Savin
     Raises:
         AdaptError: It cannot be written.
     """
+    refuse_empty(path, argument, error)
     said = ""
     try:
         real = Path(os.path.realpath(path))
@@ -134,6 +170,20 @@ def sweep(folder: Path, name: str, kind: str = "*") -> None:
 def kept_copies(path: Path) -> Iterator[Path]:
     """Older versions of a file that were still kept when a process was killed while it wrote several files."""
     yield from sorted(path.parent.glob(f".{_escaped(path.name[:150])}.*-*-*.old"))
+
+
+@contextlib.contextmanager
+def explained(place: Path) -> Iterator[None]:
+    """Say of which place it was that files could not be written, whatever the system raises in the block.
+
+    Raises:
+        SavingError: In place of an `OSError` or a `ValueError`.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        fault = Mismatch(str(place), "a place that can be written to", _reason(error), "free space, or another place")
+        raise SavingError(f"{place} could not be written; what was there is as it was", [fault]) from error
 
 
 def file_hash(path: Path) -> str:
@@ -226,15 +276,6 @@ def _keep(path: Path, other: Path) -> None:
         other.hardlink_to(path)
     except OSError:
         shutil.copyfile(path, other)
-
-
-@contextlib.contextmanager
-def _explained(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        fault = Mismatch(str(place), "a place that can be written to", _reason(error), "free space, or another place")
-        raise SavingError(f"{place} could not be written; what was there is as it was", [fault]) from error
 
 
 def _reason(error: Exception) -> str:

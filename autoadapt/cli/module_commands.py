@@ -31,6 +31,7 @@ from autoadapt.cli.options import (
     ThinChoice,
     Weights,
     chosen,
+    named_path,
     writable,
     writable_folder,
 )
@@ -106,7 +107,13 @@ def adapt_command(
     pretrained: Weights = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="save it to this folder, as aa.save does", callback=writable_folder, show_default=False),
+        typer.Option(
+            help="save it to this folder, as aa.save does",
+            parser=named_path,
+            metavar="<path>",
+            callback=writable_folder,
+            show_default=False,
+        ),
     ] = None,
     adapters_only: Annotated[bool, typer.Option("--adapters-only", help="save no weights of the backbone")] = False,
     source: Annotated[

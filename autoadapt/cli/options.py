@@ -100,6 +100,17 @@ def writable(context: typer.Context, parameter: typer.CallbackParam, path: Path 
     return path
 
 
+def named_path(text: str) -> Path:
+    """A path that is no empty text, which would mean the working folder.
+
+    Raises:
+        BadParameter: It is empty.
+    """
+    if not text:
+        raise typer.BadParameter("an empty path")
+    return Path(text)
+
+
 def writable_folder(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
     """A folder that files can be written into; as `writable`."""
     if path is not None:

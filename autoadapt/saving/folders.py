@@ -21,7 +21,7 @@ from autoadapt.contracts.origins import Origin, origin_of
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.files import check_place, file_hash, write_all
+from autoadapt.files import check_place, file_hash, refuse_empty, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.module_states import (
     all_tensors,
@@ -75,6 +75,7 @@ def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, che
         ...     print(save(net, folder).tensors, sorted(path.name for path in Path(folder).iterdir()))
         4 ['config.json', 'model.safetensors']
     """
+    refuse_empty(folder, "folder")
     whole = unwrapped(net)
     if not adapters_only and not isinstance(whole, AdaptedModule) and adapted_parts(whole):
         return save_whole(whole, Path(folder), lambda part, inside: save(part, inside, check=check))

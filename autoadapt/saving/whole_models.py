@@ -6,6 +6,7 @@ The folder holds each adapted part as `save` writes it, below `parts/`, all othe
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -23,7 +24,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.files import check_place, file_hash, write_all
+from autoadapt.files import check_place, explained, file_hash, write_all
 from autoadapt.reading import one_line, read_json, read_text
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, checksum, first_fault
 from autoadapt.saving.module_states import (
@@ -120,13 +121,9 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
     _check_tensors(model, rest, parts)
     ties = ties_of(rest)
     check_place(folder / WHOLE, "folder")
-    saved, places = [], []
-    for number, (path, part) in enumerate(parts.items(), 1 + max(_numbers(folder), default=-1)):
-        inside = Path(_PARTS) / str(number)  # beside those of an earlier save, which hold until the config is written
-        saved.append(save_part(part, folder / inside))
-        borrowed = {name: is_property for name, (_, is_property) in vars(part).get("borrowed", {}).items()}
-        noted = file_hash(folder / inside / CONFIG)
-        places.append(Place(path=path, folder=inside.as_posix(), config=noted, borrowed=borrowed))
+    _refuse_link(folder, folder / _PARTS)
+    with explained(folder):
+        saved, places = _save_parts(parts, folder, save_part)
     config = WholeConfig(
         model=type_path(type(model)),
         source=_source(model),
@@ -145,16 +142,30 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         text.append(config.model_copy(update={"sha256": file_hash(path)}).text())
 
     write_all(folder, {WEIGHTS: weights, WHOLE: lambda path: path.write_text(text[0], encoding="utf-8")})
-    for number in _numbers(folder):
-        if f"{_PARTS}/{number}" not in {place.folder for place in places}:
+    with contextlib.suppress(OSError):  # all is written; what is left here goes with the next
+        for number in _numbers(folder) - {int(Path(place.folder).name) for place in places}:
             shutil.rmtree(folder / _PARTS / str(number), ignore_errors=True)
     return _report(model, folder, list(parts), saved, tensors)
 
 
-def _numbers(folder: Path) -> list[int]:
+def _save_parts(
+    parts: Mapping[str, AdaptedModule], folder: Path, save_part: Callable[[nn.Module, Path], Saved]
+) -> tuple[list[Saved], list[Place]]:
+    """Write each part into a folder beside those of an earlier save, which hold until the config is written."""
+    saved, places = [], []
+    for number, (path, part) in enumerate(parts.items(), 1 + max(_numbers(folder), default=-1)):
+        inside = Path(_PARTS) / str(number)
+        saved.append(save_part(part, folder / inside))
+        borrowed = {name: is_property for name, (_, is_property) in vars(part).get("borrowed", {}).items()}
+        noted = file_hash(folder / inside / CONFIG)
+        places.append(Place(path=path, folder=inside.as_posix(), config=noted, borrowed=borrowed))
+    return saved, places
+
+
+def _numbers(folder: Path) -> set[int]:
     """The folders of parts that are there, also those that a killed save has left."""
     below = folder / _PARTS
-    return [int(path.name) for path in below.iterdir() if path.name.isdecimal()] if below.is_dir() else []
+    return {int(path.name) for path in below.iterdir() if path.name.isdecimal()} if below.is_dir() else set()
 
 
 def restore_whole(
@@ -185,6 +196,7 @@ def restore_whole(
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
         part = folder / place.folder / CONFIG
+        _refuse_link(folder, folder / place.folder)
         if not part.is_file() or file_hash(part) != place.config:
             fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
             raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
@@ -199,6 +211,18 @@ def restore_whole(
     set_frozen(model, config.frozen)
     _compare(model, tensors, config)
     return model
+
+
+def _refuse_link(folder: Path, inside: Path) -> None:
+    """Refuse a folder of parts that a link puts elsewhere.
+
+    Raises:
+        SavingError: It is one.
+    """
+    real = os.path.realpath(inside)
+    if real != os.path.join(os.path.realpath(folder), inside.relative_to(folder)):
+        fault = Mismatch(str(inside), f"a folder in {folder}", f"a link to {real}", "copy what it leads to")
+        raise SavingError(f"{inside} leads out of the folder of the model", [fault])
 
 
 def _source(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
-from autoadapt.files import check_place, sweep, temporary_name
+from autoadapt.files import check_place, refuse_empty, sweep, temporary_name
 from autoadapt.saving.exporting.comparing import compare
 from autoadapt.saving.exporting.formats import FORMATS, Call, Format
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
@@ -73,11 +73,14 @@ def export(
         H from 4 (floor(H/2) of `output` is one cell below)
         W from 4 (floor(W/2) of `output` is one cell below)
     """
-    adapted, target = _adapted(net, inputs), Path(path)
-    made = _Export(adapted, _format_of(target), inputs, size_ranges(adapted.plan, ranges))
+    refuse_empty(path, "path", ExportError)
+    target = Path(path)
+    format_ = _format_of(target)
     check_place(target, "path", ExportError)
-    sweep(target.parent, target.name)
+    adapted = _adapted(net, inputs)
+    made = _Export(adapted, format_, inputs, size_ranges(adapted.plan, ranges))
     try:
+        sweep(target.parent, target.name)
         with _folder_beside(target) as folder, quiet(), _no_logs():
             written = folder / target.name
             made.write(written, opset_version)
@@ -124,7 +127,9 @@ def _folder_beside(target: Path) -> Iterator[Path]:
 
 def _format_of(path: Path) -> Format:
     if path.suffix not in FORMATS:
-        fault = Mismatch(str(path), ", ".join(FORMATS), path.suffix or "no ending", f'"{path.with_suffix(".onnx")}"')
+        fault = Mismatch(
+            str(path), ", ".join(FORMATS), path.suffix or "no ending", f'"{path.parent / (path.stem or "net")}.onnx"'
+        )
         raise ExportError("the ending of a file says how it is exported", [fault])
     return FORMATS[path.suffix]
 
