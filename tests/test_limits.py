@@ -2,6 +2,7 @@
 
 import bounded_children
 import hostile_files
+import hostile_numbers
 import pytest
 import torch
 from bounded_children import run_bounded
@@ -18,6 +19,22 @@ def test_a_hostile_file_is_refused_within_ten_seconds_and_a_gigabyte(name, tmp_p
     assert outcome.said.startswith("AdaptError"), outcome
     assert outcome.seconds < bounded_children.MOST_SECONDS
     assert outcome.bytes < bounded_children.MOST_BYTES
+
+
+@pytest.mark.parametrize("name", hostile_numbers.REFUSED)
+def test_a_number_that_asks_for_gigabytes_is_refused_before_they_are_taken(name, tmp_path):
+    outcome = run_bounded("hostile_numbers:REFUSED", name, tmp_path)
+    assert outcome.said.startswith("AdaptError"), outcome
+    assert "not enough memory" not in outcome.said
+    assert "can't allocate" not in outcome.said
+    assert "Unable to allocate" not in outcome.said
+    assert outcome.bytes < bounded_children.MOST_BYTES / 2
+
+
+@pytest.mark.parametrize("name", hostile_numbers.TAKEN)
+def test_large_numbers_that_need_no_memory_are_taken(name, tmp_path):
+    outcome = run_bounded("hostile_numbers:TAKEN", name, tmp_path)
+    assert outcome.said.startswith("returned"), outcome
 
 
 def test_as_many_chained_parts_as_the_limit_says_are_assembled(tmp_path):

@@ -16,13 +16,17 @@ from autoadapt.assembly.literal_form import literal_form
 from autoadapt.assembly.registry import PARTS, Registry
 from autoadapt.assembly.results import Assembly, Given
 from autoadapt.assembly.scopes import Scopes
-from autoadapt.contracts.costs import cost_of
+from autoadapt.contracts.allocations import in_words
+from autoadapt.contracts.costs import cost_of, peak_without_values
 from autoadapt.contracts.signature import TensorSpec
-from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Comparison", "Measured", "compare"]
+
+_MOST_PEAK = 1 << 29
+"""Bytes of inputs and of what is alive at once of one sample, where it is measured."""
 
 
 class _Frozen(BaseModel):
@@ -147,6 +151,11 @@ def _measured(name: str, document: Document, allow: Sequence[str | Path], regist
     spec = TensorSpec.parse(model.config.input)
     sizes = model.report.sizes
     shape = [1 if str(dim) == "B" else dim.constant or sizes.get(str(dim), 224) for dim in spec.dims]
+    inputs = torch.empty(shape, dtype=spec.torch_dtype, device="meta")
+    peak = inputs.nbytes + peak_without_values(model, inputs)
+    if peak > _MOST_PEAK:
+        fault = Mismatch("input", f"at most {in_words(_MOST_PEAK)} for one sample", in_words(peak), "smaller images")
+        return Measured(backbone=name, fault=str(AssemblyError("a pass takes too much memory", [fault])))
     cost = cost_of(model, torch.zeros(shape, dtype=spec.torch_dtype))
     return Measured(
         backbone=name,

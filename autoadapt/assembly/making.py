@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from autoadapt.assembly.references import keys_of
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.weight_starts import check_starts, entries_of, start_weights
 from autoadapt.errors import AdaptError
-from autoadapt.sources.size_limits import CONFIG_LIMITS, made_within
+from autoadapt.sources.size_limits import CONFIG_LIMITS, SizeLimits, made_within
 
 __all__ = ["full_name", "made", "starts_itself"]
 
@@ -55,8 +56,9 @@ def full_name(part: Part, type_: str) -> str:
 
 
 def _called(session: Session, name: str, part: Part, arguments: Mapping[str, Any]) -> nn.Module | None:
+    limits = _limits(session, name, part)
     try:
-        module: object = made_within(CONFIG_LIMITS, part.make, part.prepared(arguments))
+        module: object = made_within(limits, part.make, part.prepared(arguments))
     except AdaptError as error:
         first = error.mismatches[0].where if error.mismatches else ""
         session.note(error, (*keys_of(name), first if first in arguments else "type"))
@@ -70,7 +72,21 @@ def _called(session: Session, name: str, part: Part, arguments: Mapping[str, Any
         where = session.where(name, "type")
         session.fault(where, "a torch.nn.Module", f"{part.name} gives a {type(module).__name__}", "return a module")
         return None
+    if limits is not CONFIG_LIMITS:
+        session.values_made += sum(parameter.numel() for parameter in module.parameters())
     return module
+
+
+def _limits(session: Session, name: str, part: Part) -> SizeLimits:
+    """What a part may hold: small ones what the others have left, models of zoos and registries as much as these have.
+
+    The sizes of the former are numbers in the config; those of the latter are known to whoever names them.
+    """
+    small = part.name.startswith("torch:") or name.partition(".")[0] in ("neck", "head", "loss")
+    if part.name.startswith("mm:") or not small:
+        return CONFIG_LIMITS
+    left = CONFIG_LIMITS.tensor - session.values_made
+    return replace(CONFIG_LIMITS, tensor=left, values=left, told_by="for all layers of a config together")
 
 
 def _start(session: Session, owner: str, name: str, module: nn.Module, given: Any) -> bool:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, SourceError
+from autoadapt.reading import hindrance
 
 __all__ = ["read_inputs"]
 
@@ -74,7 +75,10 @@ def _read(text: str, generator: torch.Generator) -> torch.Tensor | dict[str, tor
 
 def _array(path: Path) -> torch.Tensor:
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        if said := hindrance(path):
+            raise ValueError(said)
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # which holds it against the size of the file
+        return torch.from_numpy(np.array(mapped))
     except (OSError, ValueError, TypeError) as error:
         said = str(error).splitlines()[0]
         fault = Mismatch(str(path), "an array of numbers", said, "numpy.save(path, array)  # of floats or integers")
@@ -83,6 +87,8 @@ def _array(path: Path) -> torch.Tensor:
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
+        if said := hindrance(path):
+            raise OSError(0, said)
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         fault = Mismatch(str(path), "a file of tensors", str(error), "safetensors.torch.save_file(tensors, path)")

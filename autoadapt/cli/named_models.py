@@ -93,12 +93,14 @@ def example(made: nn.Module) -> object:
     import torch
 
     from autoadapt.adapting.building import AdaptedModule
+    from autoadapt.contracts.allocations import bytes_of, refuse_invented
     from autoadapt.contracts.capturing import Arguments
     from autoadapt.contracts.trees import rebuild
 
     if not isinstance(made, AdaptedModule):
         return None
     signature, generator = made.signature, torch.Generator().manual_seed(0)
+    refuse_invented(bytes_of(signature.inputs.leaves, signature.sizes()), "inputs", "--input 'f32[1, 3, 64, 64]'")
     shapes = [(spec.shape(signature.sizes()), spec) for spec in signature.inputs.leaves]
     tensors = [
         torch.randn(shape, generator=generator).to(spec.torch_dtype)

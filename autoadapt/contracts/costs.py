@@ -21,7 +21,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["Cost", "cost_of", "with_values"]
+__all__ = ["Cost", "cost_of", "peak_without_values", "with_values"]
 
 LONGEST = 3.0
 """Seconds after which a pass is not timed again."""
@@ -72,6 +72,31 @@ def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
         peak_bytes=live.peak,
         seconds=seconds,
     )
+
+
+def peak_without_values(module: nn.Module, inputs: object) -> int:
+    """The most bytes that a pass would keep alive at once beside weights and inputs, told by a pass without values.
+
+    Args:
+        module: The module; never run itself.
+        inputs: An example call, as for `capture`.
+
+    Returns:
+        Bytes; zero where the module does not run on the meta device.
+
+    Example:
+        >>> peak_without_values(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10, device="meta"))
+        3200
+    """
+    copied = in_eval_mode(copy_module(module, on_meta))
+    arguments = bind(copied, inputs)
+    live = _LiveBytes([*copied.parameters(), *copied.buffers(), *flatten(arguments.values)[1]])
+    try:
+        with torch.no_grad(), OutsideCaches(copied).kept(), torch.device("meta"), live:
+            arguments.call(copied)
+    except Exception:  # code that looks at values
+        return 0
+    return live.peak
 
 
 def with_values(arguments: Arguments, seed: int = 0) -> Arguments:
