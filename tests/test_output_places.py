@@ -48,6 +48,29 @@ def test_a_place_below_a_file_is_refused_before_any_work(verb, tmp_path):
     assert (tmp_path / "file").read_text() == "x"
 
 
+class Empty:
+    """Stands for a folder; whatever lies in it is an empty text."""
+
+    def __truediv__(self, name):
+        return ""
+
+
+@pytest.mark.parametrize("verb", PLACES)
+def test_an_empty_place_is_refused_by_text(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AdaptError, match="is empty, and nothing was done"):
+        PLACES[verb](Empty())
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_empty_folder_on_the_command_line_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["adapt", "never.py:x", "--like", "never.py:y", "--out", ""])
+    assert done.exit_code == 2
+    assert "an empty path" in done.output
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("verb", [verb for verb in PLACES if verb not in ("rank", "calibrate", "export")])
 def test_folders_are_made(verb, tmp_path):
     PLACES[verb](tmp_path / "new" / "deep")

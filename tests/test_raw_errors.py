@@ -11,6 +11,7 @@ from typing import Any
 
 import file_kinds as kinds
 import pytest
+import torch
 
 import autoadapt as aa
 from autoadapt.contracts.signature import Signature
@@ -57,6 +58,22 @@ def config(text: str) -> Callable[[Path], object]:
 
 def index(content: Any) -> Callable[[Path], object]:
     return text_of("model.safetensors.index.json", json.dumps(content), kinds.transferred)
+
+
+def linked(folder: Path) -> object:
+    """A whole model, one of whose parts is a link that leads out of it."""
+    for name, content in kinds.whole().items():
+        (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "model" / name).write_bytes(content)
+    (folder / "model/parts/0").rename(folder / "elsewhere")
+    (folder / "model/parts/0").symlink_to(folder / "elsewhere")
+    return kinds.read_whole(folder / "model")
+
+
+def nested(folder: Path, layout: torch.layout) -> object:
+    """Weights in a tensor of tensors, of which torch tells no sizes, and nothing else."""
+    torch.save({"0.weight": torch.nested.nested_tensor([torch.zeros(3, 2)], layout=layout)}, folder / "one.pth")
+    return aa.transfer(folder / "one.pth", kinds.linear())
 
 
 def bomb(folder: Path) -> object:
@@ -114,6 +131,9 @@ RAW: dict[str, Callable[[Path], object]] = {
     "a part that lies elsewhere": lambda f: whole(f, "../elsewhere"),
     "a config that is a list": text_of("config.json", "[]", lambda path: aa.restore(path.parent)),
     "deep JSON in a folder": text_of("config.json", "[" * 100_000, lambda path: aa.restore(path.parent)),
+    "a part that is a link out of the folder": linked,
+    "a nested tensor": lambda f: nested(f, torch.strided),
+    "a jagged tensor": lambda f: nested(f, torch.jagged),
     "weights by number in an index": index({"weight_map": {"a": 3}}),
     "an index that is a list": index(["a"]),
     "an index of NUL": index({"weight_map": {"a": "b\0"}}),
@@ -138,6 +158,7 @@ RAW: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", RAW)
 def test_it_is_an_error_of_ours(name, tmp_path):
     with pytest.raises(AdaptError) as caught:

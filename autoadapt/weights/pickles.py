@@ -61,8 +61,12 @@ _NEWEST_PROTOCOL = 3
 
 @contextmanager
 def _without_hints() -> Iterator[None]:
-    """Without torch's warning that a pickle's protocol may not be read; if it is not, an error says so."""
+    """Without torch's warnings that a pickle's protocol may not be read, and that nested tensors are new.
+
+    If it is not read, an error says so; nested tensors are not loaded.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         yield
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from weights_models import equal, prefixed, randomised, snapshot
 
+from autoadapt.errors import SourceError
 from autoadapt.weights import transfer
 
 
@@ -69,6 +70,43 @@ def test_shards_are_read_through_their_index_or_folder(kind: str, source: nn.Mod
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     check(index, source)
     check(tmp_path, source)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"0.weight": "one", "0.bias": "one", "nope": "one"}, "nope\n  expected  in one\n  found     not there"),
+        ({"0.weight": "one"}, "0.bias\n  expected  a name of the index\n  found     one"),
+        ({"0.weight": "one", "0.bias": "two"}, "0.bias\n  expected  a name of the index\n  found     one"),
+    ],
+)
+def test_an_index_and_shards_that_disagree_are_refused_by_name(
+    kind: str, names: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    state = nn.Sequential(nn.Linear(2, 3)).state_dict()
+    for path, part in (("one", state), ("two", {"0.bias": torch.ones(3)})):
+        save_file(part, tmp_path / path) if kind == "safetensors" else torch.save(part, tmp_path / path)
+    index = tmp_path / f"model.{kind}.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    model = nn.Sequential(nn.Linear(2, 3))
+    before = snapshot(model)
+    with pytest.raises(SourceError, match="and its shards disagree on") as caught:
+        transfer(index, model)
+    assert said in str(caught.value)
+    assert equal(snapshot(model), before)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_beside_others_is_left_where_it_is(tmp_path: Path) -> None:
+    model, scale = nn.Linear(2, 3), nn.Parameter(torch.ones(()))
+    model.register_parameter("scale", scale)
+    torch.save(
+        {**nn.Linear(2, 3).state_dict(), "scale": torch.nested.nested_tensor([torch.zeros(2)])}, tmp_path / "w.pth"
+    )
+    report = transfer(tmp_path / "w.pth", model)
+    assert next(entry for entry in report.sources if entry.name == "scale").bucket == "mismatched"
+    assert scale.item() == 1
 
 
 def test_a_tensor_larger_than_the_buffer_is_read_in_pieces(tmp_path: Path) -> None:
