@@ -1,5 +1,6 @@
 """Files are written whole or not at all; what a killed process leaves is removed at the next run."""
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -137,6 +138,7 @@ writers = {
     "source": lambda: aa.to_source(net, folder / "one.py"),
     "pt2": lambda: aa.export(net, folder / "one.pt2"),
     "pt": lambda: aa.export(net, folder / "one.pt"),
+    "onnx": lambda: aa.export(net, folder / "one.onnx"),
     "state": lambda: aa.calibrate(net, like=old, data=images(), state=folder / "one.safetensors"),
     "rank": lambda: aa.rank({"one": new}, old, inputs=torch.zeros(1, 3, 8, 8), state=folder / "one.jsonl"),
 }
@@ -151,7 +153,7 @@ else:
     print("written")
 """
 
-KINDS = ["save", "whole", "signature", "html", "source", "pt2", "pt", "state", "rank"]
+KINDS = ["save", "whole", "signature", "html", "source", "pt2", "pt", "onnx", "state", "rank"]
 
 
 def run_writer(folder, kind, limit):
@@ -181,6 +183,35 @@ def test_on_a_full_disk_each_writer_says_so_and_the_old_file_is_whole(tmp_path, 
     said = run_writer(tmp_path, kind, len(before.get("one.jsonl", b"")) + 60)
     assert said.split()[0] in ("SavingError", "ExportError", "RankingError"), said
     assert all_files(tmp_path) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 48 MB, where the system lets one be mounted."""
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", tmp_path], check=False, capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.slow  # two processes of torch for each kind
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_disk_that_is_really_full_each_writer_says_so_and_the_old_file_is_whole(small_disk, kind):
+    folder = small_disk / "folder"
+    folder.mkdir()
+    assert run_writer(folder, kind, 0) == "written"
+    if kind == "rank":  # it is asked to add to its journal
+        (folder / "one.jsonl").write_bytes((folder / "one.jsonl").read_bytes().splitlines(keepends=True)[0])
+    before = all_files(folder)
+    with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    said = run_writer(folder, kind, 0)
+    assert said.split()[0] in ("SavingError", "ExportError", "RankingError"), said
+    assert all_files(folder) == before
 
 
 # Killed

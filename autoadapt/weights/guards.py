@@ -78,7 +78,7 @@ def _examples(sources: Sequence[Spec], targets: Sequence[Spec]) -> str:
 
 
 def _order_hint(sources: Sequence[Spec], targets: Sequence[Spec], match: str) -> list[str]:
-    if match == "order":
+    if match == "order" or len(sources) > _MOST_NAMES:
         return []
     try:
         count = len(pair_by_order(sources, targets))
@@ -89,12 +89,18 @@ def _order_hint(sources: Sequence[Spec], targets: Sequence[Spec], match: str) ->
 
 def _name_hints(sources: Sequence[Spec], targets: Sequence[Spec], settled: Mapping[str, str]) -> list[str]:
     """The rules of names that would bring the most together: other words, or another front part."""
+    if max(len(sources), len(targets)) > _MOST_NAMES:
+        return []
     rules = respellings({s.name: s for s in sources}, {t.name: t for t in targets}, settled)
     count = sum(len(rule.pairs) for rule in rules)
     exchange = prefix_hint(sources, targets)
     if exchange is not None and _telling(exchange, sources, targets) and len(exchange.pairs) >= count:
         return [f"{exchange.rule()}      {len(exchange.pairs)} names would agree"]
     return [f"{rename_text([rule.regex for rule in rules])}      {count} names would agree"] if rules else []
+
+
+_MOST_NAMES = 20_000
+"""Among which a rule is looked for."""
 
 
 def _telling(exchange: Exchange, sources: Sequence[Spec], targets: Sequence[Spec]) -> bool:
@@ -118,7 +124,12 @@ def _kinds(specs: Sequence[Spec]) -> dict[str, set[tuple[str, int]]]:
 
 
 def leftover_hint(report: Transfer) -> str:
-    """The rule of names through which tensors left on both sides would meet; empty if there is none."""
+    """The rule of names through which tensors left on both sides would meet; empty if there is none.
+
+    None is looked for among more names than any model has.
+    """
+    if len(report.sources) > _MOST_NAMES:
+        return ""
     sources = [Spec(e.name, e.shape, e.dtype) for e in report.sources if e.bucket == "unexpected"]
     targets = [Spec(e.name, e.shape, e.dtype) for e in report.targets if e.bucket == "missing" and not e.expected]
     if (recipes := find_recipes(sources, targets, {"fused": None})) and any(r.kind != "weight norm" for r in recipes):

@@ -5,6 +5,7 @@ Solved by the weight of the tensors that fit when it is exchanged, never by a li
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -84,8 +85,8 @@ def exchanges(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separato
         separator: What stands between segments; none means that only whole names compare.
     """
     votes = _votes(sources, targets, separator)
-    promising = sorted(votes, key=lambda pair: (-votes[pair], len(pair[0]) + len(pair[1]), pair))
-    tried = (_exchange(*pair, sources, targets) for pair in promising[:_CANDIDATES])
+    order = lambda pair: (-votes[pair], len(pair[0]) + len(pair[1]), pair)  # noqa: E731
+    tried = (_exchange(*pair, sources, targets) for pair in heapq.nsmallest(_CANDIDATES, votes, key=order))
     found = [exchange for exchange in tried if exchange.pairs]
     return sorted(found, key=lambda e: (-e.score[0], -e.score[1], len(e.source) + len(e.target), e.source))
 

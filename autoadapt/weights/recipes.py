@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from autoadapt.errors import Mismatch, TransferError, nearest
@@ -72,7 +73,7 @@ class Recipe:
 
 def is_delta(name: str) -> bool:
     """Whether a tensor was trained to be added to a weight."""
-    return any(word in _DELTAS for word in name.split("."))
+    return "lora_" in name and any(word in _DELTAS for word in name.split("."))
 
 
 def read_merge(merge: Merge) -> dict[str, float | None]:
@@ -107,8 +108,8 @@ def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mappin
         >>> [recipe.spec.name for recipe in find_recipes(old, [Spec("attn.qkv.weight", (12, 4))], {"fused": None})]
         ['attn.qkv.weight']
     """
-    by_name = {spec.name: spec for spec in sources}
-    names = {spec.name: spec for spec in targets}
+    by_name = _Named((spec.name, spec) for spec in sources)
+    names = _Named((spec.name, spec) for spec in targets)
     found = list(_weight_norms(by_name, names))
     if "quantised" in kinds:
         found += _dequantised(by_name, names)
@@ -125,7 +126,7 @@ def _front(layer: str) -> str:
     return f"{layer}." if layer else ""
 
 
-def _weight_norms(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+def _weight_norms(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """A weight of its length and direction, in the spelling of the model or fused."""
     normed = {spelling: _layers(targets, spelling[1]) for spelling in _NORMS}
     plain = _layers(targets, "weight")
@@ -153,9 +154,22 @@ def _scales(length: tuple[int, ...], direction: tuple[int, ...]) -> bool:
     return not length or all(size in (1, axis) for size, axis in zip(length, direction, strict=False))
 
 
-def _layers(specs: Iterable[str], ending: str) -> list[str]:
-    """The layers that have a tensor of some last name."""
-    return [name[: -len(ending)].rstrip(".") for name in specs if name == ending or name.endswith(f".{ending}")]
+class _Named(dict[str, Spec]):
+    """Tensors by name."""
+
+    @cached_property
+    def by_leaf(self) -> dict[str, list[str]]:
+        """Names by their last segments."""
+        found: dict[str, list[str]] = {}
+        for name in self:
+            found.setdefault(name.rpartition(".")[2], []).append(name)
+        return found
+
+
+def _layers(specs: _Named, ending: str) -> list[str]:
+    """The layers that have a tensor of some last name, which may have dots in it."""
+    names = specs.by_leaf.get(ending.rpartition(".")[2], ())
+    return [name[: -len(ending)].rstrip(".") for name in names if name == ending or name.endswith(f".{ending}")]
 
 
 def _likeness(layer: str, others: Iterable[str]) -> tuple[int, int]:
@@ -169,7 +183,7 @@ def _likeness(layer: str, others: Iterable[str]) -> tuple[int, int]:
     return best
 
 
-def _joined(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+def _joined(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """Projections that the model has in one layer."""
     ends = {
         ending: {layer.rpartition(".")[2] for layer in _layers(targets, ending)}
@@ -203,7 +217,7 @@ def _fused_name(layer: str, word: str, leaf: str) -> str:
     return f"{_front(layer)}{word}{'_' if word == 'in_proj' else '.'}{leaf}"
 
 
-def _split(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+def _split(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """Parts of a layer that the model has one by one; their rows are those of the model."""
     for words in _TRIPLES:
         for word in _FUSED[len(words)]:
@@ -296,7 +310,7 @@ def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
         raise TransferError(f"{len(faults)} deltas cannot be merged", faults[:6])
 
 
-def _dequantised(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+def _dequantised(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """Weights of eight bits times the scale beside them, where the scheme is one of four that are known.
 
     LLM.int8 keeps the largest value of each row (`SCB`), which 127 stands for; `weight_scale` of a tensor or of its
@@ -329,7 +343,7 @@ def _dequantised(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> It
         yield Recipe("quantised", spec, parts, how, scale=1 / 127 if leaf == "SCB" else 1.0)
 
 
-def _query_biases(sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Iterator[Recipe]:
+def _query_biases(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """`q_bias` and `v_bias` beside a fused weight, as in BEiT, and the bias of one layer; that of the keys is zero.
 
     A bias of the keys adds the same to every score of a query, which the softmax takes out: leaving it is exact.
