@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -18,10 +22,13 @@ import autoadapt as aa
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
+from autoadapt.cli.example_inputs import read_inputs
+from autoadapt.cli.saved_commands import _held as held
 from autoadapt.contracts.signature import Signature
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked
+from autoadapt.sources.images import Preprocessing, read_images
 
 YAML = """\
 input: f32[B, 3, 16, 16]
@@ -71,6 +78,10 @@ def adapted() -> aa.AdaptedModule:
 
 def signature() -> str:
     return aa.capture(backbone(), torch.zeros(1, 3, 8, 8), inner=True).model_dump_json()
+
+
+def contract() -> str:
+    return aa.capture(nn.Conv2d(3, 8, 4, stride=4), torch.zeros(1, 3, 16, 16)).model_dump_json()
 
 
 def saved() -> dict[str, bytes]:
@@ -153,8 +164,48 @@ def transferred(path: Path) -> object:
     return aa.transfer(path, linear(), min_coverage=0)
 
 
+def picture() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        Image.linear_gradient("L").resize((9, 7)).convert("RGB").save(f"{folder}/a.png")
+        return Path(folder, "a.png").read_bytes()
+
+
+def read_pictures(path: Path) -> object:
+    return list(read_images(path.parent, Preprocessing(8, 8), count=1))
+
+
+def array() -> bytes:
+    made = io.BytesIO()
+    np.save(made, np.zeros((1, 3, 8, 8), np.float32))
+    return made.getvalue()
+
+
+def distributed() -> dict[str, bytes]:
+    """A checkpoint of one rank, as torch.distributed writes it."""
+    import torch.distributed.checkpoint as dcp
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(linear().state_dict(), checkpoint_id=folder, no_dist=True)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def followed(path: Path) -> object:
+    """A signature that is not only read but adapted to, and held against what came of it."""
+    contract = Signature.load(path)
+    return aa.adapt(backbone(), like=contract).verify()
+
+
+def shown(path: Path) -> object:
+    """What a command prints of a file."""
+    return str(held(path))
+
+
 READERS: dict[str, tuple[str, Callable[[], dict[str, bytes]], Callable[[Path], object]]] = {
     "signature": ("one.json", lambda: {"one.json": signature().encode()}, Signature.load),
+    "contract": ("one.json", lambda: {"one.json": contract().encode()}, followed),
+    "plan": ("config.json", saved, lambda path: read_saved(path.parent)),
+    "plan alone": ("one.json", lambda: {"one.json": adapted().plan.model_dump_json().encode()}, shown),
     "folder": ("config.json", saved, lambda path: read_saved(path.parent)),
     "whole model": ("model.json", whole, lambda path: read_whole(path.parent)),
     "weights of a folder": ("model.safetensors", saved, lambda path: read_saved(path.parent)),
@@ -168,6 +219,9 @@ READERS: dict[str, tuple[str, Callable[[], dict[str, bytes]], Callable[[Path], o
         lambda: {"model.safetensors.index.json": json.dumps(INDEX).encode(), "one.safetensors": safetensors()},
         transferred,
     ),
+    "distributed": (".metadata", distributed, lambda path: transferred(path.parent)),
+    "image": ("one.png", lambda: {"one.png": picture()}, read_pictures),
+    "array": ("one.npy", lambda: {"one.npy": array()}, lambda path: read_inputs([str(path)])),
     "journal": ("one.jsonl", lambda: {"one.jsonl": journal()}, read_journal),
     "state": ("one.safetensors", lambda: {"one.safetensors": state_bytes()}, read_state),
 }

@@ -198,13 +198,13 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow  # two processes of torch for each kind
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rank"])  # a line fits into what its file has
 def test_on_a_disk_that_is_really_full_each_writer_says_so_and_the_old_file_is_whole(small_disk, kind):
     folder = small_disk / "folder"
     folder.mkdir()
     assert run_writer(folder, kind, 0) == "written"
-    if kind == "rank":  # it is asked to add to its journal
-        (folder / "one.jsonl").write_bytes((folder / "one.jsonl").read_bytes().splitlines(keepends=True)[0])
+    if kind == "state":  # of other images
+        (folder / "one.safetensors").unlink()
     before = all_files(folder)
     with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while True:

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import math
+import pickle
 import random
 import time
 import warnings
@@ -120,6 +121,34 @@ def changed_folder(chance: random.Random, content: bytes) -> bytes:
     return json.dumps(data | {"checksum": checksum(data)} if isinstance(data, dict) else data).encode()
 
 
+def changed_plan(chance: random.Random, content: bytes) -> bytes:
+    """A config whose plan alone was changed, in a step or in what it says of the modules, with its checksum."""
+    data = json.loads(content)
+    data.pop("checksum")
+    part = chance.choice(["routes", "inputs", "source", "target", ""])
+    holder, key = (data["plan"], part) if part else (data, "plan")
+    holder[key] = changed(chance, holder[key])
+    return json.dumps(data | {"checksum": checksum(data)}).encode()
+
+
+def changed_table(chance: random.Random, content: bytes) -> bytes:
+    """A table of contents of torch.distributed with other sizes or places."""
+    told = pickle.loads(content)
+    entry = told.state_dict_metadata[chance.choice(["0.weight", "0.bias", "1.running_mean"])]
+    number = chance.choice([0, 1, 2, 3, -1, 7, 10**6, 10**12])
+    match chance.randrange(4):
+        case 0:
+            entry.size = torch.Size([number, *entry.size[1:]])
+        case 1:
+            entry.chunks[0].sizes = torch.Size([number, *entry.size[1:]])
+        case 2:
+            entry.chunks[0].offsets = torch.Size([number, *entry.size[1:]])
+        case _:
+            place = chance.choice(list(told.storage_data.values()))
+            setattr(place, chance.choice(["offset", "length", "relative_path"]), chance.choice([number, "x", "../x"]))
+    return pickle.dumps(told)
+
+
 def changed_python(chance: random.Random, content: bytes) -> bytes:
     tree = ast.parse(content)
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
@@ -158,6 +187,9 @@ def changed_pickle(chance: random.Random, content: bytes) -> bytes:
 
 CHANGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "signature": changed_json,
+    "contract": changed_json,
+    "plan": changed_plan,
+    "plan alone": changed_json,
     "folder": changed_folder,
     "whole model": changed_folder,
     "weights of a folder": changed_header,
@@ -167,6 +199,9 @@ CHANGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "safetensors": changed_header,
     "pth": changed_pickle,
     "index": changed_json,
+    "distributed": changed_table,
+    "image": cut_bytes,
+    "array": cut_bytes,
     "journal": changed_journal,
     "state": changed_state,
 }

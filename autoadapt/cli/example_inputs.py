@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, SourceError
-from autoadapt.reading import hindrance
+from autoadapt.reading import hindrance, one_line
 
 __all__ = ["read_inputs"]
 
@@ -79,8 +79,8 @@ def _array(path: Path) -> torch.Tensor:
             raise ValueError(said)
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # which holds it against the size of the file
         return torch.from_numpy(np.array(mapped))
-    except (OSError, ValueError, TypeError) as error:
-        said = str(error).splitlines()[0]
+    except Exception as error:  # numpy reads headers as Python, whose parser has errors of its own
+        said = one_line(error)
         fault = Mismatch(str(path), "an array of numbers", said, "numpy.save(path, array)  # of floats or integers")
         raise SourceError(f"{path} cannot be read", [fault]) from error
 

@@ -165,7 +165,7 @@ def _held(path: Path) -> BaseModel:
         fields = read_json(text)
         kind = Plan if "routes" in fields else Verification if "checks" in fields else Signature
         found: BaseModel = Signature.load(path) if kind is Signature else kind.model_validate_json(text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         fault = Mismatch(str(path), expected, "something else", "autoadapt capture MODEL --out signature.json")
         raise SourceError(f"{path} holds nothing that can be shown", [fault]) from error
     return found

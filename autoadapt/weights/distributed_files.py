@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError
+from autoadapt.reading import MOST_BYTES, hindrance, one_line
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.tensor_files import Read
 from autoadapt.weights.tensor_specs import Spec
@@ -28,6 +29,7 @@ from autoadapt.weights.tensor_specs import Spec
 __all__ = ["Renamed", "Sharded", "metadata_of", "open_sharded"]
 
 _METADATA = ".metadata"
+_LONGEST_PATH = 4096
 _RECORDS = {
     "torch.distributed.checkpoint.metadata": (
         "Metadata",
@@ -63,7 +65,10 @@ class _Record:
 
 
 def _text(*parts: object) -> str:
-    return "/".join(map(str, parts))
+    text = "/".join(map(str, parts))
+    if len(text) > _LONGEST_PATH:  # what is made of itself again and again has no end
+        raise ValueError("a path of too many letters")
+    return text
 
 
 def _sizes(sizes: object = ()) -> tuple[int, ...]:
@@ -192,6 +197,8 @@ def open_sharded(table: Path) -> Sharded:
         SourceError: If it names anything but what such tables hold, is damaged, or a file is missing or too short.
     """
     try:
+        if said := hindrance(table, MOST_BYTES):
+            raise ValueError(said)
         with table.open("rb") as file:
             content = _Unpickler(file).load()
         return _sharded(content, table.parent)
@@ -199,8 +206,10 @@ def open_sharded(table: Path) -> Sharded:
         why = "a pickle runs what it names; autoadapt runs nothing that a file says"
         fault = Mismatch(str(table), "a table of contents of torch.distributed.checkpoint", str(error), "", why)
         raise SourceError("the file needs code to load", [fault]) from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ImportError) as error:
-        found = f"{table.stat().st_size:,} bytes; {type(error).__name__}"
+    except SourceError:
+        raise
+    except Exception as error:  # an unpickler raises whatever the pickle leads it to
+        found = f"{table.stat().st_size:,} bytes; {one_line(error)}"
         fault = Mismatch(str(table), "a whole table of contents", found, "copy or download it again")
         raise SourceError("the file is damaged", [fault]) from error
 
