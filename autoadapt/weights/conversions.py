@@ -27,6 +27,7 @@ from autoadapt.weights.patterns import Pattern, pattern_text
 from autoadapt.weights.resampling import Grid, find_grid, fit_grid, over_time, resampled
 from autoadapt.weights.slicing import Axis, axis_changes, ranges, slice_axes
 from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.widths import Widths
 
 __all__ = ["POLICIES", "SLICES", "Conversion", "Policy", "Shapes", "Wish", "check_policies", "convert", "plan"]
 
@@ -99,7 +100,14 @@ def check_policies(shapes: Shapes) -> dict[Pattern, str]:
     return by_pattern
 
 
-def plan(wish: Wish, source: Spec, target: Spec, axes: Sequence[str], groups: int = 1) -> Conversion | str:
+def plan(
+    wish: Wish,
+    source: Spec,
+    target: Spec,
+    axes: Sequence[str],
+    groups: int = 1,
+    widths: Widths = Widths(),  # noqa: B008 - frozen
+) -> Conversion | str:
     """Plan a conversion, or say why there is none.
 
     Args:
@@ -108,6 +116,7 @@ def plan(wish: Wish, source: Spec, target: Spec, axes: Sequence[str], groups: in
         target: Facts of the new one.
         axes: What each axis of the new one is called.
         groups: Of a convolution.
+        widths: What the layers of the model yield, before and after.
 
     Example:
         >>> old, new = Spec("conv1.weight", (64, 3, 7, 7)), Spec("conv1.weight", (64, 1, 7, 7))
@@ -118,7 +127,7 @@ def plan(wish: Wish, source: Spec, target: Spec, axes: Sequence[str], groups: in
     reason = axis_changes(old, new, axes)
     if policy in ("skip", "error"):
         return reason
-    found = _planned(wish, source, new, axes, groups)
+    found = _slice(old, new, axes, wish, widths) if policy in SLICES else _planned(wish, source, new, axes, groups)
     if isinstance(found, Conversion):
         return found
     return f"{reason}; {found or f'{policy} does not apply'}"
@@ -126,8 +135,6 @@ def plan(wish: Wish, source: Spec, target: Spec, axes: Sequence[str], groups: in
 
 def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str], groups: int) -> Conversion | str:
     old, policy = source.shape, wish.policy
-    if policy in SLICES:
-        return _slice(old, new, axes, wish)
     if not source.dtype.startswith(("float", "bfloat")):
         return ""
     match policy:
@@ -140,10 +147,12 @@ def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str]
     return _resample(old, new, axes, wish.grid)
 
 
-def _slice(old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str], wish: Wish) -> Conversion | str:
+def _slice(
+    old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str], wish: Wish, widths: Widths
+) -> Conversion | str:
     if len(old) != len(new) or not old:
         return ""
-    rows = slice_axes(old, new, axes, wish.policy, wish.kept)
+    rows = slice_axes(old, new, axes, wish.policy, wish.kept, widths)
     if isinstance(rows, str):
         return rows
     how = f"{wish.policy}: {axis_changes(old, new, axes)}"

@@ -15,6 +15,7 @@ from autoadapt.weights.entries import ModelBucket, ModelEntry, SourceBucket, Sou
 from autoadapt.weights.recipes import is_delta
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
+from autoadapt.weights.widths import Widths
 
 __all__ = ["Expected", "Verdicts", "decide", "model_entries", "source_entries"]
 
@@ -97,6 +98,7 @@ def decide(
     """
     schemes = quantised_layers(specs.values())
     verdicts = Verdicts(excluded=dict(excluded), twins=dict(twins), schemes=schemes)
+    widths = _widths(pairs, specs, slots)
     faults = []
     for name, (target, stage) in pairs.items():
         source, slot = specs[name], slots[target]
@@ -104,7 +106,7 @@ def decide(
             verdicts.held[target] = name
             continue
         chosen = wish(name, target)
-        move = _move(source, slot, stage, chosen, schemes)
+        move = _move(source, slot, stage, chosen, schemes, widths)
         if isinstance(move, Move):
             verdicts.moves[name] = move
         else:
@@ -122,13 +124,25 @@ def _fact(spec: Spec) -> str:
     return f"{spec.dtype}{list(spec.shape)}"
 
 
-def _move(source: Spec, slot: Slot, stage: str, wish: Wish, schemes: Mapping[str, str]) -> Move | str:
+def _widths(pairs: Mapping[str, tuple[str, str]], specs: Mapping[str, Spec], slots: Mapping[str, Slot]) -> Widths:
+    """What the layers of checkpoint and model yield."""
+    both = [(specs[name].shape, slots[target]) for name, (target, _) in pairs.items()]
+    return Widths.of(
+        (old[at], slot.spec.shape[at])
+        for old, slot in both
+        if len(old) == len(slot.spec.shape)
+        for at, name in enumerate(slot.axes)
+        if name == "output"
+    )
+
+
+def _move(source: Spec, slot: Slot, stage: str, wish: Wish, schemes: Mapping[str, str], widths: Widths) -> Move | str:
     """The move for a pair, or why there is none."""
     if reason := castable(source, slot.spec.dtype, parameter=slot.parameter, schemes=schemes):
         return reason
     if source.shape == slot.spec.shape:
         return Move(source, slot, stage)
-    planned = plan(wish, source, slot.spec, slot.axes, slot.groups)
+    planned = plan(wish, source, slot.spec, slot.axes, slot.groups, widths)
     return planned if isinstance(planned, str) else Move(source, slot, stage, planned)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -9,13 +10,15 @@ from autoadapt.errors import CoverageError, Mismatch, TransferError, nearest
 from autoadapt.weights.names import prefix_hint
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.prefixes import Exchange
-from autoadapt.weights.recipes import find_recipes, is_delta
-from autoadapt.weights.respelling import rename_text, respellings
+from autoadapt.weights.recipes import WITH_BASE, Recipe, find_recipes, is_delta
+from autoadapt.weights.respelling import as_many, rename_text, respellings
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.summary import percent
 from autoadapt.weights.tensor_specs import Spec, parent
 
 __all__ = ["check_arguments", "guard", "leftover_hint"]
+
+_DIGITS = re.compile(r"\d+")
 
 
 def check_arguments(match: str, min_coverage: float) -> None:
@@ -61,15 +64,23 @@ def _total_miss(report: Transfer, sources: Sequence[Spec], targets: Sequence[Spe
     refused = [entry for entry in report.sources if entry.bucket == "mismatched"]
     if refused:
         found = f"{len(refused)} names agree, none of their shapes; {refused[0].target}: {refused[0].how}"
-        return Mismatch(where, "shapes that agree", found, 'shapes="slice"')
+        return Mismatch(where, "shapes that agree", found, _shape_remedy(report, sources))
     excluded = report.source_counts.get("excluded", 0)
     if excluded == len(report.sources):
         return Mismatch(where, "something to load", f"all {excluded} tensors left out", "include=, exclude=, scope=")
     if all(is_delta(entry.name) for entry in report.sources):
-        remedy = 'transfer(..., merge="lora")      of the whole state of the trained model'
-        return Mismatch(where, "weights", f"{len(report.sources)} deltas without the weights they belong to", remedy)
+        return Mismatch(where, "weights", f"{len(report.sources)} deltas without the weights they belong to", WITH_BASE)
     hints = [*_order_hint(sources, targets, match), *_name_hints(sources, targets, {})]
     return Mismatch(where, "names that agree", _examples(sources, targets), "\n".join(hints))
+
+
+def _shape_remedy(report: Transfer, sources: Sequence[Spec]) -> str:
+    """What would load the tensors whose names agree: their rows, or their values times a scale."""
+    if _made(sources, "quantised"):
+        return 'merge="quantised"'
+    shapes = {entry.name: entry.shape for entry in report.targets}
+    pairs = [(e.shape, shapes[e.target]) for e in report.sources if e.bucket == "mismatched" and e.target is not None]
+    return 'shapes="slice"' if any(len(old) == len(new) and old != new for old, new in pairs) else ""
 
 
 def _examples(sources: Sequence[Spec], targets: Sequence[Spec]) -> str:
@@ -104,8 +115,19 @@ _MOST_NAMES = 20_000
 
 
 def _telling(exchange: Exchange, sources: Sequence[Spec], targets: Sequence[Spec]) -> bool:
-    """Whether a prefix settles more than one tensor, most of a side, and only layers of the same kind."""
+    """Whether a prefix settles more than one tensor, most of a side, and only layers of the same kind and shapes.
+
+    One layer may have other shapes, as that of the classes.
+    """
     if len(exchange.pairs) < 2 or 4 * len(exchange.pairs) < min(len(sources), len(targets)):
+        return False
+    left, free = {spec.name: spec for spec in sources}, {spec.name: spec for spec in targets}
+    fitting = [(source, target) for source, target in exchange.pairs if left[source].shape == free[target].shape]
+    others = {parent(source) for source, target in exchange.pairs if (source, target) not in fitting}
+    one = len({parent(source) for source, _ in exchange.pairs}) == 1
+    if one and _DIGITS.findall(exchange.source) != _DIGITS.findall(exchange.target):
+        return False  # another layer of the same kind, as `fc1.` and `linear2.`
+    if len(others) > 1 or 2 * len(fitting) <= len(exchange.pairs) or not as_many(fitting, left, free):
         return False
     kinds = _kinds(sources), _kinds(targets)
     return all(kinds[0][parent(source)] == kinds[1][parent(target)] for source, target in exchange.pairs)
@@ -134,17 +156,18 @@ def leftover_hint(report: Transfer) -> str:
     targets = [Spec(e.name, e.shape, e.dtype) for e in report.targets if e.bucket == "missing" and not e.expected]
     if (recipes := find_recipes(sources, targets, {"fused": None})) and any(r.kind != "weight norm" for r in recipes):
         return f'merge="fused"      {len(recipes)} tensors would be joined or split'
-    deltas = [e.name for e in report.sources if e.bucket == "unexpected" and e.how == "a delta that is not merged"]
-    if deltas and not any("lora_magnitude_vector" in name for name in deltas):
-        return 'merge="lora"      adds the deltas to their weights'
     everything = [Spec(e.name, e.shape, e.dtype) for e in report.sources]
-    scaled = [
-        r.parts[0].name
-        for r in find_recipes(everything, (), {"quantised": None})
-        if r.kind == "quantised" and r.parts[0]
-    ]
+    deltas = {e.name for e in report.sources if e.bucket == "unexpected" and e.how == "a delta that is not merged"}
+    merged = _made(everything, "lora", 1.0)
+    if deltas and deltas == {name for recipe in merged for name in recipe.sources if is_delta(name)}:
+        return 'merge="lora"      adds the deltas to their weights'
     mismatched = {e.name for e in report.sources if e.bucket == "mismatched"}
-    if mismatched & set(scaled):
-        return f'merge="quantised"      {len(mismatched & set(scaled))} weights would be multiplied by their scale'
+    scaled = mismatched & {recipe.sources[0] for recipe in _made(everything, "quantised")}
+    if scaled:
+        return f'merge="quantised"      {len(scaled)} weights would be multiplied by their scale'
     settled = {e.name: e.target for e in report.sources if e.target is not None}
     return "".join(_name_hints(sources, targets, settled)) if sources and targets else ""
+
+
+def _made(specs: Sequence[Spec], kind: str, scale: float | None = None) -> list[Recipe]:
+    return [recipe for recipe in find_recipes(specs, (), {kind: scale}) if recipe.kind == kind]

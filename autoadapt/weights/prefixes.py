@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.tensor_specs import Spec, parent
 
 __all__ = ["Exchange", "Same", "best_exchange", "ends_of", "exchanges"]
 
@@ -169,10 +169,14 @@ def _credible(exchange: Exchange, names: int, whole: int) -> bool:
     A prefix put on or taken off leaves whole names equal, which is evidence enough where shapes
     are equal too, and for most of a side even where they are not. One that becomes another must
     explain half of the smaller side: else `blocks.12.` of a deeper model would become `layers.5.`.
+    One layer of several is no prefix but another word: else `fc1.` would become `linear2.`.
     """
     if not (exchange.source and exchange.target):
         return exchange.elements > 0 or 2 * len(exchange.pairs) >= names
-    return exchange.elements > 0 and 2 * exchange.elements >= whole
+    layers = {parent(source) for source, _ in exchange.pairs}
+    return (
+        exchange.elements > 0 and 2 * exchange.elements >= whole and (len(layers) > 1 or len(exchange.pairs) == names)
+    )
 
 
 def _votes(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str) -> dict[tuple[str, str], int]:

@@ -21,7 +21,7 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.prefixes import ends_of
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["BLOCK", "Merge", "Recipe", "check_deltas", "find_recipes", "is_delta", "read_merge"]
+__all__ = ["BLOCK", "WITH_BASE", "Merge", "Recipe", "check_deltas", "find_recipes", "is_delta", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
@@ -34,12 +34,21 @@ _TRIPLES = (
     ("to_q", "to_k", "to_v"),
     ("wq", "wk", "wv"),
     ("q", "k", "v"),
-    ("gate_proj", "up_proj"),
 )
 # Heads are interleaved in `query_key_value` and `c_attn` is transposed: not to be joined row by row.
-_FUSED = {3: ("qkv", "qkv_proj", "in_proj", "to_qkv", "Wqkv"), 2: ("gate_up_proj",)}
+_FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
+    **dict.fromkeys(_TRIPLES, ("qkv", "qkv_proj", "in_proj", "to_qkv", "Wqkv")),
+    ("gate_proj", "up_proj"): ("gate_up_proj",),
+    ("k", "v"): ("kv",),
+    ("to_k", "to_v"): ("to_kv",),
+    ("q", "kv"): ("qkv",),
+    ("to_q", "to_kv"): ("to_qkv",),
+}
+"""Words of layers, and of the layer that holds their rows one after the other."""
 _NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 
+WITH_BASE = 'transfer({**base, **adapter}, model, merge={"lora": 2.0})      states of both; 2.0 is lora_alpha / r'
+"""What to do with an adapter that came without the weights that it changes."""
 _EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
 BLOCK = 128
 """Rows and columns that share a `weight_scale_inv`."""
@@ -187,15 +196,15 @@ def _joined(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """Projections that the model has in one layer."""
     ends = {
         ending: {layer.rpartition(".")[2] for layer in _layers(targets, ending)}
-        for fused in _FUSED.values()
+        for fused in set(_FUSED.values())
         for ending in (_fused_name("", word, leaf) for word in fused for leaf in ("weight", "bias"))
     }
-    for words in _TRIPLES:
+    for words, fused_words in _FUSED.items():
         for at in _layers(sources, f"{words[0]}.weight"):
             parts = [sources.get(f"{_front(at)}{word}.weight") for word in words]
             weights = [part for part in parts if part is not None and len(part.shape) == 2]
             last = at.rpartition(".")[2]
-            word = next((w for w in _FUSED[len(words)] if last in ends[_fused_name("", w, "weight")]), None)
+            word = next((w for w in fused_words if last in ends[_fused_name("", w, "weight")]), None)
             if word is None or len(weights) < len(words) or len({w.shape[1:] for w in weights}) > 1:
                 continue
             sizes = tuple(weight.shape[0] for weight in weights)
@@ -219,8 +228,8 @@ def _fused_name(layer: str, word: str, leaf: str) -> str:
 
 def _split(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """Parts of a layer that the model has one by one; their rows are those of the model."""
-    for words in _TRIPLES:
-        for word in _FUSED[len(words)]:
+    for words, fused_words in _FUSED.items():
+        for word in fused_words:
             for at in _layers(sources, _fused_name("", word, "weight")):
                 layer = _most_alike(at, _layers(targets, f"{words[0]}.weight"))
                 fused = sources[_fused_name(at, word, "weight")]
@@ -263,7 +272,7 @@ def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe
     for name, low in sources.items():
         layer, word, rest = name.partition(".lora_A.")
         high = sources.get(f"{layer}.lora_B.{rest}")
-        weight = sources.get(f"{layer}.base_layer.weight") or sources.get(f"{layer}.weight")
+        weight = _changed_weight(sources, layer)
         magnitude = any(other.startswith(f"{layer}.lora_magnitude_vector") for other in sources)
         if not word or high is None or weight is None or magnitude or not _multiplies(high, low, weight):
             continue
@@ -285,6 +294,15 @@ def _multiplies(high: Spec, low: Spec, weight: Spec) -> bool:
     return math.prod(high.shape[1:]) == low.shape[0] and rows * columns == weight.numel
 
 
+def _changed_weight(sources: Mapping[str, Spec], layer: str) -> Spec | None:
+    """The weight that a delta was trained for: beside it, or by its name in the base model, without PEFT's front."""
+    for at in (layer, layer.removeprefix("base_model.model."), layer.removeprefix("base_model.")):
+        for ending in ("base_layer.weight", "weight"):
+            if (weight := sources.get(_front(at) + ending)) is not None:
+                return weight
+    return None
+
+
 def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
     """Refuse deltas that were asked for and would be left out: of several adapters at one layer, and of other kinds.
 
@@ -301,6 +319,10 @@ def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
     remedy = 'exclude=["*.other.*"]      of all adapters but one'
     faults = [Mismatch(name, "one adapter", f"{count} adapters", remedy) for name, count in several.items()]
     expected = "lora_A and lora_B beside the weight that they change, of its size"
+    specs = list(specs)
+    if specs and all(is_delta(spec.name) for spec in specs):
+        found = f"{len(specs)} deltas without the weights they belong to"
+        raise TransferError("an adapter alone cannot be merged", [Mismatch("merge", "weights", found, WITH_BASE)])
     faults += [
         Mismatch(spec.name, expected, "a delta of another kind, or without its weight", f'exclude=["{spec.name}"]')
         for spec in specs
@@ -355,10 +377,10 @@ def _query_biases(sources: _Named, targets: _Named) -> Iterator[Recipe]:
             sizes = (*query.shape, *query.shape, *value.shape)
             spec = Spec(fused, (sum(sizes),), query.dtype)
             yield Recipe("join", spec, (query, None, value), "joined: q_bias, v_bias, zero for the keys", sizes)
-        for words in _TRIPLES[:-1]:
+        for words in _TRIPLES:
             if f"{_front(at)}qkv.weight" in sources and _ends(targets, f"{_front(at)}{words[0]}.bias"):
                 yield from _renamed(sources, at, {"q_bias": f"{words[0]}.bias", "v_bias": f"{words[2]}.bias"})
-    for words in _TRIPLES[:-1]:
+    for words in _TRIPLES:
         for at in _layers(sources, f"{words[0]}.bias"):
             if _ends(targets, f"{_front(at)}q_bias") and _ends(targets, f"{_front(at)}qkv.weight"):
                 yield from _renamed(sources, at, {f"{words[0]}.bias": "q_bias", f"{words[2]}.bias": "v_bias"})

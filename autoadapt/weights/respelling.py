@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["Respelling", "rename_text", "respellings"]
+__all__ = ["Respelling", "as_many", "rename_text", "respellings"]
 
 _LONGEST = 3  # segments that a rule replaces at most
 _RULES = 6
@@ -101,9 +101,24 @@ def respellings(
         found.append(Respelling(rule.old, rule.new, pairs))
         for source, target in rule.pairs:
             del left[source], free[target]
+            taken.add(target)  # which later rules must not rename
         names = {rule.apply(name): names[name] for name in left}  # the rules of a rename are applied in turn
         left = {name: sources[old] for name, old in names.items()}
+    found = _in_order(found)
     return found if sum(len(rule.pairs) for rule in found) > 1 else []
+
+
+def _in_order(rules: Sequence[Respelling]) -> list[Respelling]:
+    """Rules without those whose numbers change their order, as `fc1` to `linear2` and `fc2` to `linear1`."""
+    groups: dict[tuple[str, str], list[Respelling]] = defaultdict(list)
+    for rule in rules:
+        groups[_masked(rule.old), _masked(rule.new)].append(rule)
+    kept = []
+    for group in groups.values():
+        numbers = sorted([list(map(int, _DIGITS.findall(words))) for words in (r.old, r.new)] for r in group)
+        after = [new for _, new in numbers]
+        kept += group if after == sorted(after) else []
+    return [rule for rule in rules if rule in kept]
 
 
 def _front(settled: Mapping[str, str]) -> tuple[str, str]:
@@ -144,8 +159,10 @@ def _candidates(left: Mapping[str, Spec], free: Mapping[str, Spec]) -> Counter[t
 
 
 def _smallest(old: str, new: str) -> bool:
-    """Whether no segment at either end is common to both, so that it could be left out of the rule."""
+    """Whether no segment at either end is common to both, to be left out of the rule; and no bias becomes a weight."""
     a, b = old.split("."), new.split(".")
+    if {a[-1], b[-1]} == {"weight", "bias"}:
+        return False
     return (a[0] != b[0] and a[-1] != b[-1]) or (len(a) != len(b) and min(len(a), len(b)) == 1 and a[0] != b[0])
 
 
@@ -162,11 +179,32 @@ def _best(
 
 
 def _telling(rule: Respelling, left: Mapping[str, Spec], free: Mapping[str, Spec]) -> bool:
-    """Whether a rule is more than chance: several names, or one of a shape that no other has."""
-    if len(rule.pairs) > 1:
+    """Whether a rule is more than chance: of several layers, or of as many tensors as are left with their shapes."""
+    if len(rule.pairs) == 1:
+        shape = left[rule.pairs[0][0]].shape
+        return all(sum(spec.shape == shape for spec in side.values()) == 1 for side in (left, free))
+    return _same_digits((rule.old, rule.new)) or as_many(rule.pairs, left, free)
+
+
+def as_many(pairs: Sequence[tuple[str, str]], left: Mapping[str, Spec], free: Mapping[str, Spec]) -> bool:
+    """Whether pairs are told by more than the shapes of one layer, or no other tensor has these shapes.
+
+    Layers that differ by their numbers alone count as one: what is chance in a block is so in all.
+
+    Args:
+        pairs: Names of the two sides.
+        left: All names of the one side.
+        free: All of the other.
+    """
+    if len({_masked(parent(source)) for source, _ in pairs}) > 1:
         return True
-    shape = left[rule.pairs[0][0]].shape
-    return all(sum(spec.shape == shape for spec in side.values()) == 1 for side in (left, free))
+    shape = max((left[source] for source, _ in pairs), key=lambda spec: spec.numel).shape
+    alike = [[name for name, spec in side.items() if spec.shape == shape] for side in (left, free)]
+    return len(alike[0]) == len(alike[1]) and all(len(set(map(_masked, names))) == 1 for names in alike)
+
+
+def _masked(name: str) -> str:
+    return _DIGITS.sub("0", name)
 
 
 def _rivalled(rule: tuple[str, str], votes: Counter[tuple[str, str]]) -> bool:
@@ -195,7 +233,7 @@ def _applied(
             continue
         if target in free and free[target].shape == spec.shape:
             pairs.append((name, target))
-        elif target in free:
+        elif target in free or target in taken:
             return None
     targets = {target for _, target in pairs}
     return Respelling(*rule, tuple(pairs)) if pairs and len(targets) == len(pairs) else None

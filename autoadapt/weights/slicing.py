@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import gcd
 
 from autoadapt.weights.keeping import Rows
+from autoadapt.weights.widths import READ, Widths, mixed
 
 __all__ = ["Axis", "Count", "axis_changes", "count_of", "slice_axes"]
 
@@ -60,26 +62,27 @@ class Count:
         text = "key points" if self.each == 1 else f"{self.each} per key point"
         return f"{text} + {self.rest}" if self.rest else text
 
-    def rows(self, kept: Rows, name: str, layout: str) -> Axis | None:
-        """Old and new rows, by axis name and layout; nothing where a layout is asked for and is not said.
+    def rows(self, kept: Rows, layout: str, front: int = 0) -> Axis:
+        """Old and new rows, by layout.
 
-        Rows beside those of the things stand behind a few maps (background, centre), and, where an axis is an
-        input, in front: features that the maps are fed back beside.
+        Args:
+            kept: Old index of each new thing.
+            layout: `groups`, or anything else for blocks.
+            front: How many of the rows beside those of the things stand in front of them; the others stand behind.
         """
-        if self.each > 1 and layout not in ("blocks", "groups"):
-            return None
-        if self.rest > 1 and name != "input":
-            return None
         pairs = [(old, new) for new, old in enumerate(kept) if old is not None]
         if layout == "groups":
             rows = [(old * self.each + i, new * self.each + i) for old, new in pairs for i in range(self.each)]
         else:
             rows = [(old + i * self.old, new + i * self.new) for i in range(self.each) for old, new in pairs]
-        front = self.rest if self.rest > 1 else 0
         rows = [(i, i) for i in range(front)] + [(old + front, new + front) for old, new in rows]
-        if self.rest == 1:
-            rows.append((self.each * self.old, self.each * self.new))
+        ends = front + self.each * self.old, front + self.each * self.new
+        rows += [(ends[0] + i, ends[1] + i) for i in range(self.rest - front)]
         return Axis(-1, tuple(old for old, _ in rows), tuple(new for _, new in rows))
+
+    def first(self) -> Rows:
+        """The first of the old things for the new ones."""
+        return tuple(i if i < self.old else None for i in range(self.new))
 
 
 def count_of(old: int, new: int, kept: Rows | None = None) -> Count | None:
@@ -161,7 +164,12 @@ def _looks_like(old: int, new: int) -> str:
 
 
 def slice_axes(
-    source: tuple[int, ...], target: tuple[int, ...], axes: Sequence[str], layout: str, kept: Rows | None
+    source: tuple[int, ...],
+    target: tuple[int, ...],
+    axes: Sequence[str],
+    layout: str,
+    kept: Rows | None,
+    widths: Widths = Widths(),  # noqa: B008 - frozen
 ) -> tuple[Axis, ...] | str:
     """The rows to take on each axis that differs, or why they cannot be told.
 
@@ -171,6 +179,7 @@ def slice_axes(
         axes: What each axis is called.
         layout: `slice`, or `blocks` or `groups` where each thing has several rows.
         kept: Old index of each new thing.
+        widths: What the layers yield, of which an axis that is read is made.
 
     Example:
         >>> slice_axes((18,), (15,), ("output",), "slice", None)[0].old
@@ -182,41 +191,99 @@ def slice_axes(
     for axis, (old, new) in enumerate(zip(source, target, strict=True)):
         if old == new:
             continue
-        rows = _slice_axis(old, new, axes[axis], layout, kept)
+        rows = _slice_axis(old, new, axes[axis], layout, kept, widths)
         if isinstance(rows, str):
             return rows
         found.append(Axis(axis, rows.old, rows.new))
     return tuple(found)
 
 
-def _slice_axis(old: int, new: int, name: str, layout: str, kept: Rows | None) -> Axis | str:
+def _slice_axis(old: int, new: int, name: str, layout: str, kept: Rows | None, widths: Widths) -> Axis | str:
+    if kept is not None and len(kept) == new and max(row for row in kept if row is not None) < old:
+        return Count(1, 0, old, new).rows(kept, layout)
+    if kept is None and _is_classes(old, new) and not widths.holds_several(name, old, new):
+        return Axis(-1, *[tuple(range(min(old, new)))] * 2)
+    counts = _counts(old, new, name, kept, widths)
+    if isinstance(counts, str):
+        return counts
+    if not counts:
+        return _uncounted(old, new, name, layout, kept)
+    count = counts[0]
+    kept = kept if kept is not None else count.first()
+    if count.rest > 1 and name not in READ:
+        return f"{count.rest} rows more than {count.each} per key point, in front of them or behind"
+    beside = count.rest > 1 or (count.rest == 1 and widths.holds_several(name, old, new))
+    if layout == "slice":
+        plain = count.each == 1 and not beside
+        return count.rows(kept, layout) if plain else _readings(count, kept, beside)
+    if len(counts) > 1:
+        return f"{' or '.join(map(str, counts))}: keep says every row"
+    return count.rows(kept, layout, count.rest if beside else 0)
+
+
+def _counts(old: int, new: int, name: str, kept: Rows | None, widths: Widths) -> list[Count] | str:
+    """What an axis may count: by the layers that it reads, else by well-known numbers; or why it is not told."""
+    if not widths.holds_several(name, old, new):
+        count = count_of(old, new, kept)
+        return [count] if count else []
+    things = _things(widths)
+    found = []
+    for before, after in sorted(things):
+        each, over = divmod(old - new, before - after)
+        if over == 0 and each > 0 and old >= each * before:
+            found.append(Count(each, old - each * before, before, after))
+    steady = {0, *widths.steady}
+    known = [count for count in found if count.rest in steady]
+    others = set(mixed(things, old, new))
+    if others & steady or (others and not known):
+        return "several outputs that change are read side by side: keep says every row"
+    found = known or found
+    if kept is not None:
+        least = 1 + max(row for row in kept if row is not None)
+        return [count for count in found if count.new == len(kept) and count.old >= least]
+    return found
+
+
+def _things(widths: Widths) -> set[tuple[int, int]]:
+    """What is counted by outputs that change: key points, where the number is a well-known one."""
+    found: set[tuple[int, int]] = set()
+    for width in widths.changed:
+        count = count_of(*width)
+        if count is not None and count.rest <= 1:
+            found.add((count.old, count.new))
+        if count is None or count.rest > 0:
+            found.add(width)
+    return found
+
+
+def _uncounted(old: int, new: int, name: str, layout: str, kept: Rows | None) -> Axis | str:
+    """The first rows of an axis that counts nothing known, or why they are none that can be told."""
+    if kept is not None:
+        return f"keep names {len(kept)} rows, which do not count this axis"
+    if layout == "blocks" and (gcd(old, new) > 1 or name in READ):
+        return "how many blocks it has is not known: keep says every row"
     leading = tuple(range(min(old, new)))
-    count = count_of(old, new, kept)
-    if count is None:
-        if kept is not None:
-            return f"keep names {len(kept)} rows, which do not count this axis"
-        return Axis(-1, leading, leading)
-    if kept is None and _is_classes(old, new):
-        return Axis(-1, leading, leading)
-    kept = kept if kept is not None else tuple(i if i < count.old else None for i in range(count.new))
-    rows = count.rows(kept, name, layout)
-    return rows if rows is not None else _readings(count, kept, name)
+    return Axis(-1, leading, leading)
 
 
 def _is_classes(old: int, new: int) -> bool:
     return old in _CLASSES or new in _CLASSES
 
 
-def _readings(count: Count, kept: Rows, name: str) -> str:
+def _readings(count: Count, kept: Rows, beside: bool) -> str:
     """The readings of an axis between which the caller has to choose."""
-    if count.rest > 1 and name != "input":
-        return f"{count.rest} rows more than {count.each} per key point, in front of them or behind"
-    blocks, groups = (count.rows(kept, name, layout) for layout in ("blocks", "groups"))
-    assert blocks is not None
-    assert groups is not None
+    front = count.rest if beside else 0
+    blocks = count.rows(kept, "blocks", front)
+    if count.each > 1:
+        groups = count.rows(kept, "groups", front)
+        return (
+            f'rows {ranges(blocks.old)} by blocks of {count.old} (shapes "blocks"), '
+            f'rows {ranges(groups.old)} by {count.each} for each (shapes "groups")'
+        )
+    behind = count.rows(kept, "blocks")
     return (
-        f'rows {ranges(blocks.old)} by blocks of {count.old} (shapes "blocks"), '
-        f'rows {ranges(groups.old)} by {count.each} for each (shapes "groups")'
+        f'rows {ranges(blocks.old)} where {count.rest} stand in front (shapes "blocks"), '
+        f"rows {ranges(behind.old)} where they stand behind (keep)"
     )
 
 

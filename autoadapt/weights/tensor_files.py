@@ -106,6 +106,9 @@ def _missing(path: Path, tried: list[Path]) -> Mismatch:
     folder = path if os.path.isdir(path) else path.parent
     entries = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     present = [entry.name for entry in entries if entry.name.endswith(_ENDINGS)]
+    if present and all(name.startswith("adapter_model.") for name in present):
+        remedy = 'transfer({**base, **adapter}, model, merge={"lora": ...})      states of both'
+        return Mismatch(str(path), "a file of weights", f"an adapter alone, {present[0]}", remedy)
     close = nearest(path.name, present) or present[:3]
     remedy = "\n".join(str(folder / name) for name in close) or "check the path and the working folder"
     return Mismatch(str(path), "a file of weights", "none of\n" + "\n".join(map(str, tried)), remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -101,3 +102,121 @@ def test_a_total_miss_is_offered_the_rule_too() -> None:
     state = {"norm.gamma": torch.ones(4), "norm.beta": torch.zeros(4)}
     with pytest.raises(TransferError, match="2 names would agree"):
         transfer(state, source)
+
+
+def holder(shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+    """A model of parameters by their dotted names."""
+    model = nn.Module()
+    for name, shape in shapes.items():
+        *path, leaf = name.split(".")
+        at = model
+        for part in path:
+            if part not in at._modules:
+                at.add_module(part, nn.Module())
+            at = at._modules[part]
+        at.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
+    return model
+
+
+def linear(*names: str, rows: int = 4, columns: int = 4, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    both = [{f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)} for name in names]
+    return {name: shape for layer in both for name, shape in layer.items() if bias or name.endswith("weight")}
+
+
+def in_blocks(*layers: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Layers in two blocks, before a head that fits."""
+    named = {f"blocks.{i}.{name}": shape for i in range(2) for layer in layers for name, shape in layer.items()}
+    return named | linear("head", rows=3)
+
+
+def hint_of(source: dict[str, tuple[int, ...]], target: dict[str, tuple[int, ...]]) -> str:
+    return transfer({name: torch.rand(shape) for name, shape in source.items()}, holder(target), dry_run=True).hint
+
+
+KEPT = {name: shape for name, shape in linear("a.query", "a.key", "a.value").items() if name != "a.key.bias"}
+NO_RULE = {
+    "keys and values in one": (linear("a.c_attn", rows=12), linear("a.q_proj", "a.k_proj", "a.v_proj")),
+    "heads interleaved": (linear("a.query_key_value", rows=12), linear("a.q_proj", "a.k_proj", "a.v_proj")),
+    "joined and transposed": (linear("a.q_proj", "a.k_proj", "a.v_proj"), linear("a.c_attn", columns=12)),
+    "keys without a bias": (KEPT, linear("a.q_proj", "a.k_proj", "a.v_proj")),
+    "one of several of a shape": (linear("out", "q"), linear("proj", "k")),
+    "a part with the bias of another": (
+        linear("c_fc", rows=8),
+        linear("lin", rows=8, bias=False) | linear("kv_proj", rows=8),
+    ),
+    "what has its weight already": ({"w.weight": (4, 4), "norm.weight": (4,), "norm.bias": (4,)}, linear("w")),
+    "numbers that change places": (
+        linear("fc1", rows=8) | linear("fc2", columns=8),
+        linear("linear2", rows=8) | linear("linear1", columns=8),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_RULE)
+def test_no_rule_is_offered_that_moves_a_layer_to_another(kind: str) -> None:
+    source, target = NO_RULE[kind]
+    assert hint_of(in_blocks(source), in_blocks(target)) == ""
+
+
+def test_rules_are_applied_in_turn_without_undoing_each_other() -> None:
+    source = in_blocks(linear("c_proj", columns=8), linear("qkv", rows=12))
+    target = in_blocks(linear("linear2", columns=8), linear("q", "k", "v"))
+    assert hint_of(source, target).startswith('merge="fused"')
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_layers_alone_that_differ_by_their_words_are_offered_every_rule_and_none_is_taken(square: bool) -> None:
+    rows = 4 if square else 8
+    source, target = (linear(f"{word}1", rows=rows) | linear(f"{word}2", columns=rows) for word in ("fc", "linear"))
+    with pytest.raises(TransferError) as caught:
+        hint_of(source, target)
+    assert r'rename={r"(^|\.)fc1\.": r"\1linear1.", r"(^|\.)fc2\.": r"\1linear2."}      4 names' in str(caught.value)
+    assert "linear2." not in str(caught.value).replace(r'fc2\.": r"\1linear2.', "").split("try")[1]
+
+
+WORDS = {
+    "query": ("q", "q_proj", "self.query", "wq"),
+    "key": ("k", "k_proj", "self.key", "wk"),
+    "value": ("v", "v_proj", "self.value", "wv"),
+    "out": ("proj", "out_proj", "dense", "wo"),
+    "first": ("fc1", "linear1", "mlp.fc1", "c_fc", "w1"),
+    "second": ("fc2", "linear2", "mlp.fc2", "c_proj", "w2"),
+    "norm": ("norm1", "ln_1", "pre"),
+    "kv": ("kv", "kv_proj"),
+    "qkv": ("qkv", "c_attn", "query_key_value"),
+}
+ATTENTION = [
+    (("query", "key", "value"), ("query", "key", "value")),
+    (("query", "key", "value"), ("query", "kv")),
+    (("qkv",), ("query", "key", "value")),
+    (("query", "key", "value"), ("qkv",)),
+]
+
+
+@pytest.mark.sampled(20)
+@pytest.mark.parametrize("seed", range(100))
+def test_what_a_hint_renames_is_the_same_layer_in_other_words(seed: int) -> None:
+    draw = random.Random(seed)
+    parts, hidden, truth = draw.choice(ATTENTION), draw.choice([4, 8]), {"head.weight": "head.weight"}
+    rows = {"kv": 8, "qkv": 12, "first": hidden}
+    sides: list[dict[str, tuple[int, ...]]] = []
+    spelt = [{kind: draw.choice(words) for kind, words in WORDS.items()} for _ in parts]
+    for own, words in zip(parts, spelt, strict=True):
+        layers = [
+            linear(words[k], rows=rows.get(k, 4), columns=hidden if k == "second" else 4, bias=draw.random() < 0.7)
+            for k in (*own, "out", "first", "second")
+        ]
+        sides.append(in_blocks(*layers, {f"{words['norm']}.{leaf}": (4,) for leaf in ("weight", "bias")}))
+    truth |= {
+        f"blocks.{i}.{spelt[0][kind]}.{leaf}": f"blocks.{i}.{spelt[1][kind]}.{leaf}"
+        for i in range(2)
+        for kind in WORDS
+        for leaf in ("weight", "bias")
+    }
+    hint = hint_of(*sides)
+    rules = eval(hint.partition("      ")[0].removeprefix("rename=")) if hint.startswith("rename=") else {}
+    for name in sides[0]:
+        turned = name
+        for old, new in rules.items():
+            turned = re.sub(old, new, turned)
+        assert turned == name or turned not in sides[1] or truth[name] == turned

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 from weights_models import equal, prefixed, randomised, snapshot
 
-from autoadapt.errors import CoverageError, TransferError
+from autoadapt.errors import CoverageError, SourceError, TransferError
 from autoadapt.weights import transfer
 
 # Weight norm
@@ -162,6 +162,22 @@ def test_gate_and_up_are_joined_and_split() -> None:
     assert torch.equal(again["mlp"]["gate_proj"].weight, two["mlp"]["gate_proj"].weight)
 
 
+def attention_of(**rows: int) -> nn.Module:
+    return nn.ModuleDict({"attn": nn.ModuleDict({w: nn.Linear(4, n) for w, n in rows.items()}), "h": nn.Linear(4, 4)})
+
+
+@pytest.mark.parametrize("whole", [{"q": 4, "k": 4, "v": 4}, {"qkv": 12}])
+def test_keys_and_values_in_one_layer_are_joined_and_split(whole: dict[str, int]) -> None:
+    source, model = randomised(attention_of(**whole), 1), attention_of(q=4, kv=8)
+    assert transfer(source, model, dry_run=True).hint.startswith('merge="fused"')
+    assert transfer(source, model, merge="fused").ok
+    rows = torch.cat([layer.weight for layer in source["attn"].values()])
+    assert torch.equal(torch.cat([model["attn"]["q"].weight, model["attn"]["kv"].weight]), rows)
+    again = attention_of(**whole)
+    assert transfer(model, again, merge="fused").ok
+    assert equal(snapshot(again), snapshot(source))
+
+
 # Deltas
 
 
@@ -261,6 +277,27 @@ def test_deltas_alone_are_a_total_miss_that_says_so() -> None:
     state = {name: value for name, value in deltas().items() if "lora" in name}
     with pytest.raises(TransferError, match="2 deltas without the weights they belong to"):
         transfer(state, model_of_deltas())
+
+
+def test_an_adapter_beside_the_states_of_its_base_model_is_merged_as_the_remedy_says(tmp_path: Path) -> None:
+    adapter = {name: value for name, value in deltas().items() if "lora" in name}
+    save_file(adapter, tmp_path / "adapter_model.safetensors")
+    for attempt in ({}, {"merge": {"lora": 2.0}}):
+        with pytest.raises(TransferError) as caught:
+            transfer(adapter, model_of_deltas(), **attempt)
+        assert "2 deltas without the weights they belong to" in str(caught.value)
+        assert 'transfer({**base, **adapter}, model, merge={"lora": 2.0})' in str(caught.value)
+    with pytest.raises(SourceError, match="an adapter alone, adapter_model"):
+        transfer(tmp_path, model_of_deltas())
+    base, model = randomised(model_of_deltas(), 3).state_dict(), model_of_deltas()
+    assert transfer({**base, **adapter}, model, merge={"lora": 2.0}).ok
+    low, high = adapter.values()
+    torch.testing.assert_close(model["fc"].weight, base["fc.weight"] + 2 * high @ low)
+
+
+def test_deltas_whose_weight_is_not_there_are_not_offered_to_be_merged() -> None:
+    state = {name: value for name, value in deltas().items() if "fc.base_layer" not in name}
+    assert transfer(state, model_of_deltas()).hint == ""
 
 
 def test_deltas_with_a_magnitude_are_not_merged_as_if_they_had_none() -> None:

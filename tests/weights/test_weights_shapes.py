@@ -94,6 +94,90 @@ def test_more_key_points_leave_the_new_rows_as_they_are() -> None:
     assert next(e for e in report.targets if e.name == "head.bias").taken == 28
 
 
+class Fed(nn.Module):
+    """A layer and a norm that read features beside the maps of one or two layers."""
+
+    def __init__(self, joints: int, *, features: int = 8, tags: bool = True, in_front: bool = True) -> None:
+        super().__init__()
+        self.stem, self.maps = nn.Conv2d(3, features, 1), nn.Conv2d(features, joints, 1)
+        self.tags = nn.Conv2d(features, joints, 1) if tags else None
+        width = features + (1 + tags) * joints
+        self.norm, self.read = nn.BatchNorm2d(width), nn.Conv2d(width, 4, 1)
+
+
+def test_an_input_that_holds_features_beside_maps_is_left_with_the_readings():
+    source, model = randomised(Fed(17), 1), randomised(Fed(14), 2)
+    before = snapshot(model)
+    report = transfer(source, model, shapes="slice")
+    after = snapshot(model)
+    assert all(torch.equal(before[f"{n}.weight"], after[f"{n}.weight"]) for n in ("read", "norm"))
+    assert torch.equal(before["norm.running_mean"], after["norm.running_mean"])
+    assert next(e.how for e in report.sources if e.name == "read.weight") == (
+        '42 -> 36 on the input axis; rows 0-21, 25-38 by blocks of 17 (shapes "blocks"), '
+        'rows 0-35 by 2 for each (shapes "groups")'
+    )
+
+
+@pytest.mark.parametrize(("features", "tags"), [(8, True), (5, True), (8, False), (1, False), (32, False)])
+def test_an_input_of_features_and_maps_is_taken_by_blocks_behind_the_features(features: int, tags: bool):
+    source, model = (randomised(Fed(n, features=features, tags=tags), n) for n in (17, 14))
+    assert transfer(source, model, shapes="blocks").ok
+    taken = [*range(features + 14), *range(features + 17, features + 31)][: model.read.in_channels]
+    assert torch.equal(model.read.weight, source.read.weight[:, taken])
+    assert torch.equal(model.norm.running_var, source.norm.running_var[taken])
+
+
+@pytest.mark.parametrize("features", [1, 8, 32])
+def test_features_beside_one_kind_of_maps_may_stand_on_either_side(features: int):
+    source, model = (randomised(Fed(n, features=features, tags=False), n) for n in (17, 14))
+    report = transfer(source, model, shapes="slice")
+    how = next(e.how for e in report.sources if e.name == "read.weight")
+    assert how.endswith(
+        f'rows 0-{features + 13} where {features} stand in front (shapes "blocks"), rows 0-13, '
+        f"{f'17-{features + 16}' if features > 1 else '17'} where they stand behind (keep)"
+    )
+    behind = [*range(14), *range(17, 17 + features)]
+    transfer(source, model, keep={"read.weight": behind, "norm": behind})
+    assert torch.equal(model.read.weight, source.read.weight[:, behind])
+
+
+def test_maps_of_any_count_that_are_read_beside_features_are_not_taken_from_the_first_on():
+    source, model = randomised(Fed(9, features=5), 1), randomised(Fed(7, features=5), 2)
+    report = transfer(source, model, shapes="slice")
+    assert next(e.how for e in report.sources if e.name == "read.weight").endswith(
+        'rows 0-11, 14-20 by blocks of 9 (shapes "blocks"), rows 0-18 by 2 for each (shapes "groups")'
+    )
+    transfer(source, model, shapes="blocks")
+    assert torch.equal(model.read.weight, source.read.weight[:, [*range(12), *range(14, 21)]])
+
+
+def test_outputs_of_two_kinds_that_are_read_side_by_side_are_left():
+    def both(a: int, b: int) -> nn.Module:
+        layers = {"stem": nn.Linear(2, 3), "a": nn.Linear(3, a), "b": nn.Linear(3, b), "read": nn.Linear(a + b + 3, 2)}
+        return nn.ModuleDict(layers)
+
+    for policy in ("slice", "blocks"):
+        report = transfer(both(9, 5), both(7, 4), shapes={"read": policy, "*": "slice"})
+        how = next(e.how for e in report.sources if e.name == "read.weight")
+        assert how.endswith("several outputs that change are read side by side: keep says every row")
+
+
+def test_an_input_that_is_the_whole_of_one_output_is_taken_as_that_is():
+    def chain(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, width), nn.LayerNorm(width), nn.Linear(width, 2))
+
+    source, model = randomised(chain(8), 1), randomised(chain(6), 2)
+    assert transfer(source, model, shapes="slice").ok
+    assert torch.equal(model[2].weight, source[2].weight[:, :6])
+
+
+def test_blocks_of_which_nobody_knows_the_count_are_not_the_first_rows():
+    report = transfer(rows(12), rows(9), shapes={"head": "blocks"})
+    assert (
+        report.sources[0].how == "12 -> 9 on the output axis; how many blocks it has is not known: keep says every row"
+    )
+
+
 # Keeping
 
 
