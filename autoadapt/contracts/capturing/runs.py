@@ -16,6 +16,7 @@ from autoadapt.contracts.capturing.sizing import (
     Steps,
     find_regular_steps,
     find_steps,
+    held_out_sizes,
     probing_sizes,
 )
 from autoadapt.contracts.capturing.solving import Solution, solve
@@ -99,14 +100,25 @@ class Runs:
         return example
 
     def steps(self, base: Mapping[str, int]) -> Steps:
-        """Which axes may vary, and by how much at least."""
+        """Which axes may vary, and by how much at least.
+
+        Where sizes in a row run and only one further on is refused, that may also be an upper limit: what then has no
+        regular step keeps the one it had.
+        """
         around = InputAxes(self.axes.names, dict(base))
         long_steps = (96, 70) if self._shrinks else (LONG_STEP,)
         steps = find_steps(self.run, around, long_steps=long_steps)
         self.followed(base, steps)
-        if all(self.run(sizes) is not None for sizes in self.schedule(base, steps)):
+        near = all(self.run(sizes) is not None for sizes in self.schedule(base, steps))
+        if near and self.run(held_out_sizes(base, steps)[1][0]) is not None:
             return steps
-        return find_regular_steps(self.run, around, steps)
+        return (steps if near else {}) | find_regular_steps(self.run, around, steps)
+
+    def at_step(self, base: dict[str, int], steps: Steps) -> dict[str, int]:
+        """The sizes next above the base that are whole steps from the given ones; those where they do not run."""
+        example = self.axes.example
+        sizes = {name: size + (example[name] - size) % steps.get(name, 1) for name, size in base.items()}
+        return sizes if self.run(sizes) is not None else example
 
     def schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
         """Sizes to probe, legal ones if the steps are right."""

@@ -142,6 +142,7 @@ class Session:
         self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
         base = self._runs.base()
         steps = self._runs.steps(base)
+        base = self._runs.at_step(base, steps)
         solution = self._runs.solution(base, steps)
         if self._resizes_itself(solution):
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -183,7 +184,7 @@ def find_regular_steps(run: Run, axes: InputAxes, steps: Steps) -> Steps:
     found: Steps = {}
 
     def legal(name: str, step: int) -> bool:
-        return all(run({**example, name: example[name] + step * units}) is not None for units in (1, 3, 16, 37))
+        return all(run({**example, name: example[name] + step * units}) is not None for units in (1, 3, 9, 16, 37))
 
     for name in steps:
         guesses = dict.fromkeys([*(step for step in found.values() if step > 1), *STEP_GUESSES])
@@ -232,6 +233,10 @@ def _offset(offset: int | str, step: int, long_step: int) -> int:
 def held_out_sizes(base: Mapping[str, int], steps: Steps, *, attempt: int = 0) -> list[list[dict[str, int]]]:
     """Sizes to check fitted forms on: for each check a list of sizes to try, until one is legal.
 
+    A module that joins levels after making them twice as large takes sizes in runs, such as 26 to 33 of each 32, at
+    most half of them. Where sizes beside the base are in such a run, the first of the large ones is not, up to runs
+    that come again after 32.
+
     Args:
         base: The size of every input axis.
         steps: Axes that may vary.
@@ -248,4 +253,19 @@ def held_out_sizes(base: Mapping[str, int], steps: Steps, *, attempt: int = 0) -
 
     small = [scaled(1, 7, 1), scaled(2, 7, 5), scaled(3, 7, 3), scaled(4, 7, 1)]
     large = [scaled(15, 7, 3), scaled(11, 7, 1), scaled(9, 7, 2)]
+    if attempt == 0:
+        large[0] = large[0] | _beside_runs(base, steps, large[0])
     return [small, large]
+
+
+_RUNS = (16, 32)
+"""After how many sizes the runs of legal ones come again that the first large size is beside, axis by axis."""
+
+
+def _beside_runs(base: Mapping[str, int], steps: Steps, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes next above those given that are half a period and one from the base."""
+    cells = [name for name, step in steps.items() if step == 1 and name[0] not in "BC"]
+    return {
+        name: sizes[name] + (base[name] + period // 2 + 1 - sizes[name]) % period
+        for name, period in zip(cells, itertools.cycle(_RUNS), strict=False)
+    }
