@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 from autoadapt.adapting.layouts import factored
+from autoadapt.adapting.streams import with_streams
 from autoadapt.contracts.signature import InnerOutput, TensorSpec
 
 __all__ = ["block_boundaries", "worth_taking"]
@@ -32,6 +33,8 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
     """
     by_strides: dict[Strides, list[InnerOutput]] = {}
     known: dict[TensorSpec, Strides] = {}
+    read = [output for output in inner if output.is_read and not output.attention]
+    inner = [output for output in inner if not output.is_read]
     for output in inner:
         if output.attention:
             continue
@@ -45,9 +48,13 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
         output.name: known.get(output.spec, ()) for output in inner if output.layers <= trunk or not output.parent
     }
     places = _Places(strides_of, _steady(inner, known))
-    groups = [_full_grids(outputs, sizes) for outputs in by_strides.values()]
+    groups = {strides: _full_grids(outputs, sizes) for strides, outputs in by_strides.items()}
     most = sum(output.layers for output in inner if not output.parent and output.path == "output") // 2
-    found = [output for outputs in groups for output in _with_listed(_boundaries(outputs, places, most), outputs)]
+    found = []
+    for strides, outputs in groups.items():
+        streams = [output for output in read if _strides(output.spec) == strides]
+        level = with_streams(_boundaries(outputs, places, most), streams)
+        found += _with_listed(level, outputs)
     return sorted(found, key=lambda output: output.finished)
 
 

@@ -8,9 +8,23 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-__all__ = ["LeftOut", "RunningCalls", "cloned", "leaf"]
+__all__ = ["READ", "LeftOut", "RunningCalls", "cloned", "leaf", "place_of_tap"]
 
 # Functions stay below 88 columns: they are inlined into files that other people format.
+
+
+READ = "inputs.0"
+"""The path that stands for what a module reads, its first argument, instead of for a leaf of what it returns."""
+
+
+def place_of_tap(module: str, path: str) -> str:
+    """Under which name a running call keeps what a tap takes: the module, or the module and that it is what it reads.
+
+    Example:
+        >>> place_of_tap("layers.1", "0"), place_of_tap("layers.1", "inputs.0")
+        ('layers.1', 'layers.1:inputs.0')
+    """
+    return f"{module}:{READ}" if path == READ else module
 
 
 def leaf(value: Any, path: str) -> Any:

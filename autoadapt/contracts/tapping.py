@@ -1,4 +1,4 @@
-"""Taps: views that return what inner modules put out."""
+"""Taps: views that return what inner modules put out, or read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
 
     Args:
         module: A view; its hooks are added to.
-        taps: Path of the module (empty for the whole), which of its calls, and the path within its output.
+        taps: Path of the module (empty for the whole), which of its calls, and the path within its output, or
+            `inputs.0` for its first argument.
 
     Raises:
         CaptureError: A path names no module.
@@ -36,11 +37,19 @@ def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
     if any(getattr(hook, "__self__", None) == _Collected(tuple(taps)) for hook in module._forward_hooks.values()):
         return  # a view of what was tapped so already
     collected = _Collected(tuple(taps))
-    for path in dict.fromkeys(path for path, _, _ in taps if path):
-        named[path].register_forward_hook(_Collect(collected, path))
+    for path, reads in _hooked(taps):
+        if reads:
+            named[path].register_forward_pre_hook(_CollectRead(collected, path))
+        else:
+            named[path].register_forward_hook(_Collect(collected, path))
     module.register_forward_pre_hook(collected.begin, prepend=True)
     module.register_forward_hook(collected.give)
     module.register_forward_hook(collected.end, always_call=True)
+
+
+def _hooked(taps: Sequence[tuple[str, int, str]]) -> list[tuple[str, bool]]:
+    """The modules that get a hook, and whether it is for what they read."""
+    return list(dict.fromkeys((path, leaf == leaves.READ) for path, _, leaf in taps if path))
 
 
 class _Collected:
@@ -68,7 +77,9 @@ class _Collected:
 
     def give(self, module: nn.Module, _args: Any, output: Any) -> tuple[torch.Tensor, ...]:
         taken = {**self._calls.taken[-1], "": [output]}
-        missing = [(path, call) for path, call, _ in self._taps if call >= len(taken.get(path, ()))]
+        places = [leaves.place_of_tap(path, leaf) for path, _, leaf in self._taps]
+        calls = [call for _, call, _ in self._taps]
+        missing = [(path, call) for path, call in zip(places, calls, strict=True) if call >= len(taken.get(path, ()))]
         if missing:
             mode = "train" if module.training else "eval"
             faults = [
@@ -76,7 +87,10 @@ class _Collected:
                 for path, call in missing
             ]
             raise VerificationError(f"`{missing[0][0]}` is tapped and did not run in {mode} mode", faults)
-        return tuple(leaves.leaf(taken[path][call], leaf) for path, call, leaf in self._taps)
+        return tuple(
+            leaves.leaf(taken[place][call], "output" if leaf == leaves.READ else leaf)
+            for place, (_, call, leaf) in zip(places, self._taps, strict=True)
+        )
 
     def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Forget a call; also one that raised."""
@@ -95,10 +109,29 @@ class _Collect:
         self._collected.take(self._path, output)
 
 
-def hand_on_copies(module: nn.Module, paths: Collection[str]) -> None:
-    """Let inner modules of a view hand on copies of what their hooks so far have seen."""
-    for path in paths:
-        module.get_submodule(path).register_forward_hook(_handed_on)
+class _CollectRead(_Collect):
+    """A forward pre-hook that can be pickled."""
+
+    def __call__(self, _module: nn.Module, args: Any) -> None:  # type: ignore[override]
+        self._collected.take(leaves.place_of_tap(self._path, leaves.READ), args[0])
+
+
+def hand_on_copies(module: nn.Module, taps: Collection[tuple[str, int, str]]) -> None:
+    """Let nothing that a view does after its taps write over what they took.
+
+    What a tapped module returns is handed on as a copy. Of what it reads, it and the tap get a copy: the caller keeps
+    the tensor itself, and may write to it.
+    """
+    for path, reads in _hooked(list(taps)):
+        inner = module.get_submodule(path)
+        if reads:
+            inner.register_forward_pre_hook(_handed_in, prepend=True)
+        else:
+            inner.register_forward_hook(_handed_on)
+
+
+def _handed_in(_module: nn.Module, args: Any) -> Any:
+    return (leaves.cloned(args[0]), *args[1:])
 
 
 def _handed_on(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -107,22 +140,33 @@ def _handed_on(_module: nn.Module, _args: Any, output: Any) -> Any:
 
 def overwritten(
     module: nn.Module, taps: Sequence[tuple[str, int, str]], run: Callable[[nn.Module], object]
-) -> list[str]:
-    """The tapped modules of which an output is written over before the whole returns.
+) -> list[tuple[str, int, str]]:
+    """The taps of which the tensor is written over before the whole returns.
 
     Args:
         module: A copy that may be run; hooks are added to it.
         taps: As for `tap`.
         run: Runs it.
     """
-    noted: list[tuple[str, torch.Tensor, int]] = []
-    wanted = {path: [leaf for other, _, leaf in taps if other == path] for path, _, _ in taps if path}
+    noted: list[tuple[tuple[str, int, str], torch.Tensor, int]] = []
 
-    def note(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        tensors = [leaves.leaf(output, leaf) for leaf in wanted[path]]
-        noted.extend((path, tensor, tensor._version) for tensor in tensors)
+    def note(path: str, reads: bool, value: Any) -> None:
+        for one in taps:
+            if one[0] == path and (one[2] == leaves.READ) is reads:
+                tensor = value if reads else leaves.leaf(value, one[2])
+                noted.append((one, tensor, tensor._version))
 
-    for path in wanted:
-        module.get_submodule(path).register_forward_hook(functools.partial(note, path))
+    def returned(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        note(path, False, output)
+
+    def read(path: str, _module: nn.Module, args: Any) -> None:
+        note(path, True, args[0])
+
+    for path, reads in _hooked(taps):
+        inner = module.get_submodule(path)
+        if reads:
+            inner.register_forward_pre_hook(functools.partial(read, path))
+        else:
+            inner.register_forward_hook(functools.partial(returned, path))
     run(module)
-    return list(dict.fromkeys(path for path, tensor, version in noted if tensor._version != version))
+    return list(dict.fromkeys(one for one, tensor, version in noted if tensor._version != version))

@@ -25,6 +25,7 @@ from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.leaves import place_of_tap
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature, TensorSpec
@@ -256,7 +257,11 @@ def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
     done = cut(backbone, plan.cut, _trial(backbone, taps, run)) if plan.cut else []
     hit = _overwritten(backbone, taps, run)
     hand_on_copies(backbone, hit)
-    marked = {name: one.model_copy(update={"overwritten": one.module in hit}) for name, one in plan.taps.items()}
+    over = {place_of_tap(path, leaf) for path, _, leaf in hit}
+    marked = {
+        name: one.model_copy(update={"overwritten": place_of_tap(one.module, one.path) in over})
+        for name, one in plan.taps.items()
+    }
     frozen = tuple(freeze_unused(backbone, run))
     return plan.model_copy(update={"taps": marked, "cut": tuple(done), "frozen": frozen})
 
@@ -273,7 +278,7 @@ def _trial(backbone: nn.Module, taps: _Taps, run: _Run) -> Callable[[nn.Module],
 
     def runs(module: nn.Module, *, trains: bool) -> bool:
         copied = in_eval_mode(copy_module(module, on_meta))
-        hand_on_copies(copied, {path for path, _, _ in taps if path})
+        hand_on_copies(copied, taps)
         for parameter in copied.parameters():
             parameter.requires_grad_(trains and parameter.is_floating_point())
         try:
@@ -287,14 +292,14 @@ def _trial(backbone: nn.Module, taps: _Taps, run: _Run) -> Callable[[nn.Module],
     return functools.partial(runs, trains=runs(backbone, trains=True))
 
 
-def _overwritten(backbone: nn.Module, taps: _Taps, run: _Run) -> set[str]:
-    """Tapped modules whose outputs are written over, in eval or in train mode; all where that cannot be seen."""
-    found: set[str] = set()
+def _overwritten(backbone: nn.Module, taps: _Taps, run: _Run) -> set[tuple[str, int, str]]:
+    """The taps whose tensors are written over, in eval or in train mode; all where that cannot be seen."""
+    found: set[tuple[str, int, str]] = set()
     for in_mode in (in_train_mode, in_eval_mode):
         try:
             found |= set(overwritten(in_mode(copy_module(backbone, on_meta)), taps, run)) if taps else set()
         except Exception:  # whatever a model raises on meta
-            found |= {path for path, _, _ in taps if path} if in_mode is in_eval_mode else set()
+            found |= {one for one in taps if one[0]} if in_mode is in_eval_mode else set()
     return found
 
 

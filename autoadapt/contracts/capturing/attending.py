@@ -1,12 +1,16 @@
-"""Attending: which modules of a run weigh tokens by each other."""
+"""Attending: which modules of a run weigh tokens by each other, and what functions between modules add up."""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.capturing.arguments import tensors_in
 
 __all__ = ["Attending"]
 
@@ -16,6 +20,8 @@ class Attending(TorchFunctionMode):
 
     That is scaled dot products, or a softmax along the last axis of matrices: weights of a few branches or of one
     pooled query are vectors.
+
+    It also follows through functions that run between modules which outputs of modules a tensor is made of.
     """
 
     def __init__(self) -> None:
@@ -23,13 +29,37 @@ class Attending(TorchFunctionMode):
         self.running: list[tuple[str, bool]] = []
         """Path of each module that runs, the innermost last, and whether it holds others."""
         self.found: set[str] = set()
+        self._outputs = 0
+        self._made_of: dict[int, tuple[weakref.ref[torch.Tensor], frozenset[int]]] = {}
+
+    def returned(self, tensor: torch.Tensor) -> None:
+        """A module returned a tensor."""
+        self._outputs += 1
+        self._made_of[id(tensor)] = (weakref.ref(tensor), frozenset([self._outputs]))
+
+    def is_sum(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is made of several that modules returned, as a residual stream is."""
+        return len(self._parts(tensor)) > 1
+
+    def _parts(self, tensor: torch.Tensor) -> frozenset[int]:
+        known = self._made_of.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else frozenset()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _ATTENTION or (func in _SOFTMAX and _of_matrices(args, kwargs or {})):
             self.found.update([path for path, holds in self.running if holds][-1:])
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        if not self.running or self.running[-1][1]:  # what runs within a layer, that returns
+            self._follow(made, tensors_in(args))
+        return made
+
+    def _follow(self, made: Any, given: Iterator[torch.Tensor]) -> None:
+        if isinstance(made, (torch.Tensor, tuple, list)):
+            parts = frozenset().union(*map(self._parts, given))
+            for tensor in tensors_in(made) if parts else ():
+                self._made_of[id(tensor)] = (weakref.ref(tensor), parts)
 
 
 def _of_matrices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

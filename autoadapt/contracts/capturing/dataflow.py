@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
+from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.trees import flatten, path_text, paths
 
 __all__ = ["Behind", "Dataflow", "Node"]
@@ -64,10 +65,17 @@ class Dataflow(TorchFunctionMode):
         self._bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], Behind]] = {}
         self._calls: dict[str, int] = {}
+        self._begun: dict[str, int] = {}
+        self.read: dict[Key, tuple[tuple[int, ...], Behind]] = {}
+        """Shape of the first argument of each call, and what it depends on."""
         self._handles = [
-            inner.register_forward_hook(self._hook(name), with_kwargs=True)
+            handle
             for name, inner in module.named_modules()
             if name and not isinstance(inner, torch.jit.ScriptModule)  # which takes no hooks
+            for handle in (
+                inner.register_forward_pre_hook(self._begin(name)),
+                inner.register_forward_hook(self._hook(name), with_kwargs=True),
+            )
         ]
 
     def __exit__(self, *args: Any) -> None:
@@ -111,6 +119,14 @@ class Dataflow(TorchFunctionMode):
     def _held(self, module: nn.Module) -> Behind:
         """The parameters that a module holds."""
         return Behind(weights=sum({self._bits.get(id(parameter), 0) for parameter in module.parameters()}))
+
+    def _begin(self, name: str) -> Any:
+        def begin(_module: nn.Module, args: Any) -> None:
+            call = self._begun[name] = self._begun.get(name, -1) + 1
+            if args and isinstance(args[0], torch.Tensor) and (behind := self.of(args[0])) is not None:
+                self.read[name, call, READ] = (tuple(args[0].shape), behind)
+
+        return begin
 
     def _hook(self, name: str) -> Any:
         def end(module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:

@@ -68,6 +68,7 @@ class Depths:
         self._image = image
         self._observed = observed
         self._nodes = {node.key: node for node in flow.nodes} if flow is not None else {}
+        self._read = flow.read if flow is not None else {}
         nodes = list(self._nodes.values())
         places = [place_of(node.shape, image) for node in nodes]
         self._blocks = {i: place for i in _blocks(module, nodes, places) if (place := places[i]) is not None}
@@ -89,14 +90,21 @@ class Depths:
         return tuple("" if one is None else f"{one.weights:x}" for one in behind)
 
     def on_inner(self, inner: Iterable[InnerOutput]) -> tuple[InnerOutput, ...]:
-        """What inner modules return, with depths and the parameters behind it."""
-        return tuple(map(self._one, inner))
+        """What inner modules return, with depths and the parameters behind it; of what they read, what has any."""
+        found = map(self._one, inner)
+        return tuple(output for output in found if not output.is_read or int(output.weights or "0", 16))
 
     def _one(self, output: InnerOutput) -> InnerOutput:
-        node = self._nodes.get((output.module, output.call, output.path))
-        if node is None:
+        key = (output.module, output.call, output.path)
+        node = self._nodes.get(key)
+        if node is not None:
+            shape, behind, itself = node.shape, node.behind, node.itself
+        elif key in self._read:
+            shape, behind = self._read[key]
+            itself = behind
+        else:
             return output
-        found = {"spec": self._with(output.spec, node.itself, node.shape), "weights": f"{node.behind.weights:x}"}
+        found = {"spec": self._with(output.spec, itself, shape), "weights": f"{behind.weights:x}"}
         return output.model_copy(update=found)
 
     def _with(self, spec: TensorSpec, behind: Behind | None, shape: Shape) -> TensorSpec:
@@ -177,10 +185,11 @@ def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | N
             for above in _above(node.key[0]):
                 held.setdefault(above, set()).add(place.octaves)
     plain = {path for path, inner in module.named_modules() if type(inner) is nn.Sequential}
+    called = {node.key[0] for node in nodes}  # which a list is not: its caller runs what it holds
 
     def is_block(path: str) -> bool:
         whole = layers[path] * (4 if len(held.get(path, ())) > 1 else 2) >= layers[""]
-        return layers[path] >= 2 and not whole and not (path in held and path in plain)
+        return path in called and layers[path] >= 2 and not whole and not (path in held and path in plain)
 
     blocks = {path for path in layers if path and is_block(path)}
     blocks -= {path for path in blocks if not blocks.isdisjoint(_above(path))}

@@ -16,6 +16,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observati
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.trees import path_text, paths
@@ -75,7 +76,7 @@ class FixedImages:
         blocks = [
             key
             for key, leaf in inside.items()
-            if _is_tokens(leaf) and leaf.shape[0] == batch and is_block(named[key[0]])
+            if key[2] != READ and _is_tokens(leaf) and leaf.shape[0] == batch and is_block(named[key[0]])
         ]
         counts = Counter(inside[key].shape[1] for key in blocks)
         if not counts:

@@ -13,7 +13,8 @@ from torch import nn
 
 from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
-from autoadapt.contracts.leaves import leaf
+from autoadapt.contracts.capturing.readings import Readings
+from autoadapt.contracts.leaves import READ, leaf
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.errors import SignatureError
 
@@ -21,12 +22,12 @@ __all__ = ["InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written", "watc
 
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]
-"""Path of a module, which of its calls, path within its output."""
+"""Path of a module, which of its calls, path within its output; `inputs.0` for what it reads."""
 
 
 @dataclass(frozen=True)
 class InnerLeaf:
-    """A tensor that an inner module returned."""
+    """A tensor that an inner module returned, or read where no module returned it."""
 
     shape: Shape
     dtype: torch.dtype
@@ -69,6 +70,7 @@ class Watcher:
         self._followed = followed
         self.noted: dict[InnerKey, InnerLeaf] = {}
         self.attending = Attending()
+        self._readings = Readings()
         self._events = 0
         self._began: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
@@ -81,9 +83,11 @@ class Watcher:
 
         def begin(_module: nn.Module, args: Any) -> None:
             self._events += 1
+            caller = self.attending.running[-1][0] if self.attending.running else ""
             self.attending.running.append((name, holds))
             self._began.setdefault(name, []).append(self._events)
             self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
+            self._note_reading(name, caller, args[0] if args else None)
 
         def end(_module: nn.Module, _args: Any, output: Any) -> None:
             self._events += 1
@@ -92,6 +96,19 @@ class Watcher:
             self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
 
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+
+    def _note_reading(self, name: str, caller: str, value: object) -> None:
+        leaf = None
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() > 2 and not kind_of(value):
+            source = self._source(value)
+            written = source is not None and self.noted[source].version != times_written(value)
+            if (source is None or written) and self.attending.is_sum(value):
+                leaf = self._leaf(value, self._events, None, None)
+        self._readings.begin(name, caller, value, leaf)
+
+    def read(self) -> dict[InnerKey, InnerLeaf]:
+        """What modules read of streams that none returned."""
+        return self._readings.of_streams()
 
     def _source(self, value: object) -> InnerKey | None:
         """The last call that returned a tensor, or one of which it is another view."""
@@ -113,25 +130,29 @@ class Watcher:
             if kind_of(tensor):
                 continue  # no layer of an adapter takes it
             key = (name, call, path_text(path))
-            if not _is_found(output, key[2], tensor):
+            if key[2] == READ or not _is_found(output, key[2], tensor):
                 continue
             known = self._seen.get(id(tensor))
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
             first = known[1]
+            self.attending.returned(tensor)
             self._last[id(tensor)] = (weakref.ref(tensor), key)
-            self.noted[key] = InnerLeaf(
-                shape=tuple(tensor.shape),
-                dtype=tensor.dtype,
-                started=began,
-                finished=self._events,
-                same_as=None if first == key else first,
-                reads=reads,
-                version=times_written(tensor),
-                contiguous=tensor.is_contiguous(),
-                grid=self._followed.grid(tensor),
-                class_token=self._followed.class_tokens.is_one(tensor),
-            )
+            self.noted[key] = self._leaf(tensor, began, None if first == key else first, reads)
+
+    def _leaf(self, tensor: torch.Tensor, began: int, same_as: InnerKey | None, reads: InnerKey | None) -> InnerLeaf:
+        return InnerLeaf(
+            shape=tuple(tensor.shape),
+            dtype=tensor.dtype,
+            started=began,
+            finished=self._events,
+            same_as=same_as,
+            reads=reads,
+            version=times_written(tensor),
+            contiguous=tensor.is_contiguous(),
+            grid=self._followed.grid(tensor),
+            class_token=self._followed.class_tokens.is_one(tensor),
+        )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:
         """The last call that returned a tensor, unless it was written to after that."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.classifier_heads import read_by_heads
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Shape
+from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
 from autoadapt.contracts.trees import path_text, paths
 
@@ -96,7 +97,10 @@ def _listed(
     return {
         noted[key].same_as or key
         for key, spec in specs.items()
-        if key[1] == 0 and key[0] in channels and channels[key[0]] in {dim.constant for dim in spec.dims[1:]}
+        if key[1:] != (0, READ)
+        and key[1] == 0
+        and key[0] in channels
+        and channels[key[0]] in {dim.constant for dim in spec.dims[1:]}
     }
 
 

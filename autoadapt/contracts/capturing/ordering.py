@@ -22,6 +22,7 @@ from autoadapt.contracts.capturing.perturbing import CORNERS, ORDER_CENTRES, ord
 from autoadapt.contracts.capturing.probing import InnerKey
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim, leading_and_product
+from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import AxisSizes, Cells
@@ -200,7 +201,11 @@ class Ordering:
 def disordered(module: nn.Module, orders: Mapping[Key, Order]) -> tuple[str, ...]:
     """The blocks whose cells stand in an order that is not known, where that is so of most of them."""
     named = dict(module.named_modules())
-    blocks = {key: order[0] for key, order in orders.items() if isinstance(key, tuple) and is_block(named[key[0]])}
+    blocks = {
+        key: order[0]
+        for key, order in orders.items()
+        if isinstance(key, tuple) and key[2] != READ and is_block(named[key[0]])
+    }
     unknown = tuple(key[0] for key, cells in blocks.items() if cells == "unknown")
     return unknown if 2 * len(unknown) > len(blocks) else ()
 
@@ -218,8 +223,8 @@ def _cells_of_a_patch(tokens: Iterable[TokenAxis], sizes: Mapping[str, int]) -> 
 
 
 def _listen(model: nn.Module, keys: Sequence[InnerKey], note: Any) -> None:
-    """Have the wanted tensors that inner modules return noted as they come."""
-    wanted, calls = set(keys), dict[str, int]()
+    """Have the wanted tensors that inner modules return or read noted as they come."""
+    wanted, calls, begun = set(keys), dict[str, int](), dict[str, int]()
     named = dict(model.named_modules())
 
     def hear(name: str, output: object) -> None:
@@ -227,11 +232,18 @@ def _listen(model: nn.Module, keys: Sequence[InnerKey], note: Any) -> None:
         tree, tensors = flatten(output)
         for path, tensor in zip(paths(tree), tensors, strict=True):
             key = (name, call, path_text(path))
-            if key in wanted:
+            if key in wanted and key[2] != READ:
                 note(key, tensor)
+
+    def hear_read(name: str, args: Any) -> None:
+        call = begun[name] = begun.get(name, -1) + 1
+        if (name, call, READ) in wanted:
+            note((name, call, READ), args[0])
 
     for name in dict.fromkeys(path for path, _, _ in keys):
         named[name].register_forward_hook(lambda _module, _args, output, name=name: hear(name, output))
+    for name in dict.fromkeys(path for path, _, leaf in keys if leaf == READ):
+        named[name].register_forward_pre_hook(lambda _module, args, name=name: hear_read(name, args))
 
 
 def run_on_images(

@@ -217,7 +217,7 @@ class Probe:
             same_as=_identities(tensors, input_paths, outputs, output_paths),
             filled=_filled(values, returned),
             written=tuple(times_written(tensor) > 0 for tensor in tensors),
-            inner=watcher.noted,
+            inner=watcher.noted | watcher.read(),
             attending=frozenset(watcher.attending.found),
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),

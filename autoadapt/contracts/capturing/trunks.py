@@ -11,6 +11,7 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.depths import place_of
 from autoadapt.contracts.capturing.inside import multiply_adds
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Probe, ProbeError
+from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature, TensorSpec, Values
 from autoadapt.contracts.tapping import tap
@@ -56,7 +57,7 @@ def trunk_signature(
     """
     tensors = flatten(arguments.values)[1]
     image = next((tensor.shape for tensor in tensors if tensor.dim() == 4 and tensor.is_floating_point()), None)
-    maps = [key for key, leaf in inside.items() if image and _is_map(leaf, image)]
+    maps = [key for key, leaf in inside.items() if image and key[2] != READ and _is_map(leaf, image)]
     if not maps:
         return None
     end = max(maps, key=lambda key: inside[key].finished)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature.specs import TensorSpec
 
 __all__ = ["Contradiction", "Gathering", "InnerOutput", "tap_name"]
@@ -64,14 +65,14 @@ class Contradiction(_Frozen):
 
 
 class InnerOutput(_Frozen):
-    """What an inner module returned while the whole ran."""
+    """What an inner module returned while the whole ran, or what it read of a stream that no module returned."""
 
     module: str
     """Path of the module, as in `named_modules()`."""
     call: int = 0
     """Which of its calls, from 0."""
     path: str = "output"
-    """Where in its output the tensor stands."""
+    """Where in its output the tensor stands; `inputs.0` for its first argument, where no module returned that."""
     spec: TensorSpec
     kind: str
     """Class of the module."""
@@ -106,6 +107,11 @@ class InnerOutput(_Frozen):
     """Whether its module is one of several in a plain list or sequence."""
     listed: bool = False
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it is what the module reads, not what it returns."""
+        return self.path == READ
 
     @property
     def name(self) -> str:

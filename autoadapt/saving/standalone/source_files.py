@@ -28,7 +28,6 @@ from autoadapt.adapting.building.expressions import (
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
 from autoadapt.adapting.operations import Channels, Project
-from autoadapt.adapting.planning import Plan
 from autoadapt.contracts import leaves
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
@@ -37,6 +36,7 @@ from autoadapt.files import check_place, write_file
 from autoadapt.saving.module_states import facts_of, frozen_parts
 from autoadapt.saving.standalone.annotations import annotation, argument_annotation
 from autoadapt.saving.standalone.inlining import import_lines, inlined, names_in
+from autoadapt.saving.standalone.tap_lines import tap_constants, tap_hooks, tap_methods
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.versions import VERSION
 
@@ -130,8 +130,7 @@ class _File:
     def _constants(self) -> Iterator[str]:
         """What is tapped and what is cut, by name."""
         if self._plan.taps:
-            paths = [tap.module for tap in self._plan.taps.values() if tap.module]
-            yield from lines_of("TAPS = ", constant(tuple(dict.fromkeys(paths))), "", WIDTH)
+            yield from tap_constants(self._plan)
         if self._plan.cut:
             yield from lines_of("UNUSED = ", constant(self._plan.cut), "", WIDTH)
 
@@ -145,7 +144,7 @@ class _File:
         yield from (" " * 2 * INDENT + line if line else "" for line in self._init())
         if plan.taps:
             yield ""
-            yield from _tapping(plan)
+            yield from tap_methods(plan)
         yield ""
         yield from self._forward()
 
@@ -163,10 +162,7 @@ class _File:
             yield from lines_of("self.adapters = ", call, "", room)
             yield from _cast(self._net)
         if plan.taps:
-            yield "for path in TAPS:"
-            yield "    module = backbone.get_submodule(path)"
-            yield "    module.register_forward_hook(partial(self._take, path))"
-            yield "self._calls = RunningCalls()"
+            yield from tap_hooks(plan)
         yield from _frozen(self._net, room)
         facts, _ = facts_of(self._net)
         for name, fact in facts.items():
@@ -228,39 +224,6 @@ def _typing_note(module: str) -> str:
     folders = list(package.submodule_search_locations or []) if package is not None else []
     is_typed = not folders or any((Path(folder) / "py.typed").exists() for folder in folders)
     return "" if is_typed else "  # type: ignore[import-untyped]"
-
-
-def _tapping(plan: Plan) -> Iterator[str]:
-    """The methods that collect what inner modules return."""
-    overwritten = sorted({tap.module for tap in plan.taps.values() if tap.overwritten})
-    returned = "Any" if overwritten else "None"
-    yield f"    def _take(self, path: str, _module: nn.Module, _args: Any, output: Any) -> {returned}:"
-    yield '        """Keep what an inner module returns, call by call."""'
-    yield "        if self._calls.taken:"
-    yield "            self._calls.taken[-1].setdefault(path, []).append(output)"
-    if overwritten:
-        yield f"        overwritten = path in {overwritten!r}  # by what follows".replace("'", '"')
-        yield "        return cloned(output) if overwritten else output"
-    yield ""
-    yield "    def _tapped(self, *args: Any, **kwargs: Any) -> list[Any]:"
-    yield '        """What the inner modules return while the backbone runs."""'
-    yield "        taken: dict[str, list[Any]] = {}"
-    yield "        self._calls.taken.append(taken)"
-    yield "        try:"
-    whole = any(not tap.module for tap in plan.taps.values())
-    yield f"            {'output = ' if whole else ''}self.backbone(*args, **kwargs)"
-    yield "        finally:"
-    yield "            self._calls.taken.pop()"
-    taps = list(plan.taps.values())
-    each_once = len({tap.module for tap in taps}) == len(taps)
-    if each_once and all(tap.module and not tap.call and tap.path == "output" for tap in taps):
-        yield "        return [taken[path][0] for path in TAPS]"
-        return
-    items: list[tuple[str, Expression]] = []
-    for tap in taps:
-        value = f"taken[{quoted(tap.module)}][{tap.call}]" if tap.module else "output"
-        items.append(("", Text(value if tap.path == "output" else f"leaf({value}, {quoted(tap.path)})")))
-    yield from ("        " + line for line in lines_of("return ", group("[", items, "]"), "", WIDTH - 2 * INDENT))
 
 
 def _stems(net: AdaptedModule) -> Iterator[str]:
