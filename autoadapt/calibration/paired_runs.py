@@ -21,7 +21,8 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
-from autoadapt.swapping.stand_ins import Levels, Passes, passes_of
+from autoadapt.swapping.passes import Passes
+from autoadapt.swapping.stand_ins import Levels, passes_of
 
 __all__ = ["Observation", "Pair", "explained", "fields", "find_adapted"]
 

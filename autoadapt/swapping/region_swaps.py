@@ -20,11 +20,12 @@ from autoadapt.contracts.capturing.regions import (
 )
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.swapping.passes import Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
 from autoadapt.swapping.readings import Reading
 from autoadapt.swapping.results import Part
-from autoadapt.swapping.stand_ins import Passes, StandIn, passes_of
+from autoadapt.swapping.stand_ins import StandIn, passes_of
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.watching import Example
 
@@ -92,9 +93,8 @@ class Parts:
         """Set them in a model; all or none."""
         set_modules(model, {at: m for path, m in self.modules.items() for at in (path, *self.also_at[path])})
         if self.region.parent is not None:
-            parent = model.get_submodule(self.region.parent)
-            parent.register_forward_pre_hook(self.passes.begin)
-            parent.register_forward_hook(self.passes.end, always_call=True)
+            self.passes.put_on(model.get_submodule(self.region.parent))
+        take_off(model, [one for module in model.modules() if (one := passes_of(module)) is not None])
 
 
 def plan_region(
