@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from autoadapt.contracts.dims.forms import Axis, Floor, Form
 from autoadapt.contracts.signature import TensorSpec
@@ -18,24 +18,26 @@ Sum: TypeAlias = tuple[tuple[int, tuple[Any, ...]], ...]
 `("floor", sum, divisor)` or `("max", sum, low)`."""
 
 
-@dataclass(frozen=True)
-class Blank:
+class Blank(BaseModel):
     """A tensor of zeros, of the shape of a leaf of which nobody reads the values but functions take it.
 
     The functions between the modules of a region still run, as they stand in the model's own code; with the shapes
     that they always had they run at every size at which they did.
     """
 
-    shape: tuple[Sum, ...]
-    dtype: torch.dtype | None
-    """None for that of the region's first input."""
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    shape: tuple[Any, ...]
+    """For each axis a `Sum`."""
+    dtype: str | None
+    """`float32`, say; None for that of the region's first input."""
     is_written: bool
     """Whether a function writes over it; else all its values are one in memory."""
 
     def like(self, given: torch.Tensor, sizes: Mapping[str, Any]) -> torch.Tensor:
         """The tensor, for a call of the region with an input."""
         shape = [_size(one, sizes) for one in self.shape]
-        dtype = given.dtype if self.dtype is None else self.dtype
+        dtype = given.dtype if self.dtype is None else getattr(torch, self.dtype)
         if self.is_written:
             return torch.zeros(shape, dtype=dtype, device=given.device)
         return torch.zeros((), dtype=dtype, device=given.device).expand(shape)
@@ -44,7 +46,7 @@ class Blank:
 def blank_of(spec: TensorSpec, *, is_written: bool) -> Blank:
     """What stands for a leaf of a signature."""
     shape = tuple(_plain(dim._form) for dim in spec.dims)
-    return Blank(shape, None if spec.is_floating else spec.torch_dtype, is_written)
+    return Blank(shape=shape, dtype=None if spec.is_floating else spec.dtype, is_written=is_written)
 
 
 def _plain(form: Form) -> Sum:

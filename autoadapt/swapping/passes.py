@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from autoadapt.contracts.capturing.regions import Region, Returned
@@ -16,7 +17,57 @@ from autoadapt.contracts.trees import Slot, rebuild
 from autoadapt.swapping.blanks import Blank, blank_of
 from autoadapt.swapping.checkpoints import Reruns, running_checkpoint
 
-__all__ = ["Passes", "take_off"]
+__all__ = ["Handing", "Passes", "take_off"]
+
+
+class Handing(BaseModel):
+    """What each module of a swapped region hands on, as data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    order: tuple[Returned, ...] = Field(min_length=1)
+    served: tuple[str, ...]
+    """The leaves that the adapted module returns."""
+    axes: dict[str, tuple[int, int]]
+    """For each input axis the tensor, among those that the region is given, and which of its axes it is."""
+    blanks: dict[str, Blank]
+    is_bare: bool
+    """Whether it returns its one leaf without a container."""
+    parent: str | None
+    """The innermost module whose call holds a pass."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the modules of the region stand, each once; the adapted one first."""
+        return tuple(dict.fromkeys(one.path for one in self.order))
+
+    @classmethod
+    def of(cls, region: Region, signature: Signature, served: Sequence[str]) -> Handing:
+        """For a region of which an adapted module returns some leaves.
+
+        Args:
+            region: The region.
+            signature: What it returns at every size, as `RegionModule` does.
+            served: The leaves that the adapted module returns.
+        """
+        axes: dict[str, tuple[int, int]] = {}
+        for number, spec in enumerate(signature.inputs.leaves):
+            for at, dim in enumerate(spec.dims):
+                axes.setdefault(str(dim), (number, at))
+        specs = signature.outputs.leaves
+        by_name = dict(zip(region.named, specs, strict=True))
+        over = {name for one in region.order if one.overwritten for name in one.names}
+        blanks = {n: blank_of(spec, is_written=n in over) for n, spec in by_name.items() if n not in served}
+        used = frozenset[str]().union(*(dim.axes for n in blanks for dim in by_name[n].dims))
+        read = {name: axes[name] for name in axes if name in used}
+        return cls(
+            order=region.order,
+            served=tuple(served),
+            axes=read,
+            blanks=blanks,
+            is_bare=len(region.named) == 1,
+            parent=region.parent,
+        )
 
 
 @dataclass(eq=False)
@@ -29,21 +80,9 @@ class Passes:
     backward pass gets the levels of its first run.
     """
 
-    order: tuple[Returned, ...]
-    served: tuple[str, ...]
-    """The leaves that the adapted module returns."""
-    axes: Mapping[str, tuple[int, int]]
-    """For each input axis the tensor, among those that the region is given, and which of its axes it is."""
-    blanks: Mapping[str, Blank]
-    is_bare: bool
-    """Whether it returns its one leaf without a container."""
+    handing: Handing
     _running: RunningCalls = field(default_factory=RunningCalls)
     _reruns: Reruns = field(default_factory=Reruns)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Where the modules of the region stand, each once."""
-        return tuple(dict.fromkeys(one.path for one in self.order))
 
     def begin(self, _module: nn.Module, _args: Any) -> None:
         """A forward pre-hook of the module around."""
@@ -71,11 +110,11 @@ class Passes:
         taken = self._running.taken[-1]
         taken.clear()
         taken["given"] = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
-        for name in self.served:
-            taken[f"level {name}"] = [returned if self.is_bare else leaf(returned, name)]
+        for name in self.handing.served:
+            taken[f"level {name}"] = [returned if self.handing.is_bare else leaf(returned, name)]
         taken["calls"] = []
         taken["trains"] = [] if torch.compiler.is_compiling() else _training(module)
-        return self._handed_on(self.order[0].path, taken, args, kwargs)
+        return self._handed_on(self.handing.order[0].path, taken, args, kwargs)
 
     def next(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a stand-in hands on.
@@ -88,11 +127,11 @@ class Passes:
         if again is not None:
             return again[0] if again[0] is not None else _given(args, kwargs)
         taken = self._running.taken[-1] if self._running.taken else {}
-        number = len(taken.get("calls", self.order))
-        if number == len(self.order) or self.order[number].path != path:
+        number = len(taken.get("calls", self.handing.order))
+        if number == len(self.handing.order) or self.handing.order[number].path != path:
             raise RuntimeError(
                 f"{path} stands in for a module of a swapped region, which runs in this order: "
-                f"{', '.join(one.path for one in self.order)}"
+                f"{', '.join(one.path for one in self.handing.order)}"
             )
         self._refuse_lost_gradients(path, taken, number)
         began = taken.get("trains", [])[-1:]
@@ -107,27 +146,29 @@ class Passes:
         Raises:
             RuntimeError: It is so.
         """
-        if torch.compiler.is_compiling() or not any(f"level {name}" in taken for name in self.order[number].names):
+        if torch.compiler.is_compiling() or not any(
+            f"level {name}" in taken for name in self.handing.order[number].names
+        ):
             return
         trains, had_gradients, within, _ = taken["trains"]
         here = None if torch.is_grad_enabled() else running_checkpoint()
         if trains and (here is not within or (torch.is_grad_enabled() and not had_gradients)):
             raise RuntimeError(
-                f"{path} would hand on a level of {self.order[0].path} without its gradients, since one of the two "
+                f"{path} would hand on a level of {self.handing.paths[0]} without its gradients, since one of the two "
                 f"runs under torch.no_grad() or in a checkpoint of its own that is reentrant: "
                 f"checkpoint(..., use_reentrant=False) keeps them"
             )
 
     def _handed_on(self, path: str, taken: dict[str, list[Any]], args: Any, kwargs: dict[str, Any]) -> Any:
         number = len(taken["calls"])
-        one = self.order[number]
+        one = self.handing.order[number]
         taken["calls"].append(path)
         if isinstance(one.tree, Slot) and not one.names[0]:
             value = _given(args, kwargs)
         else:
             leaves = [self._leaf(name, taken) for name in one.names]
             value = leaves[0] if isinstance(one.tree, Slot) else rebuild(one.tree, leaves)
-        if len(taken["calls"]) == len(self.order):
+        if len(taken["calls"]) == len(self.handing.order):
             taken.clear()
         return value
 
@@ -136,31 +177,10 @@ class Passes:
             level = taken[f"level {name}"][0]
             return level.detach() if level.requires_grad and not torch.is_grad_enabled() else level
         given = taken["given"]
-        if name not in self.blanks:
+        if name not in self.handing.blanks:
             return given[0]
-        sizes = {axis: given[tensor].shape[at] for axis, (tensor, at) in self.axes.items()}
-        return self.blanks[name].like(given[0], sizes)
-
-    @classmethod
-    def of(cls, region: Region, signature: Signature, served: Sequence[str]) -> Passes:
-        """For a region of which an adapted module returns some leaves.
-
-        Args:
-            region: The region.
-            signature: What it returns at every size, as `RegionModule` does.
-            served: The leaves that the adapted module returns.
-        """
-        axes: dict[str, tuple[int, int]] = {}
-        for number, spec in enumerate(signature.inputs.leaves):
-            for at, dim in enumerate(spec.dims):
-                axes.setdefault(str(dim), (number, at))
-        specs = signature.outputs.leaves
-        by_name = dict(zip(region.named, specs, strict=True))
-        over = {name for one in region.order if one.overwritten for name in one.names}
-        blanks = {n: blank_of(spec, is_written=n in over) for n, spec in by_name.items() if n not in served}
-        used = frozenset[str]().union(*(dim.axes for n in blanks for dim in by_name[n].dims))
-        read = {name: axes[name] for name in axes if name in used}
-        return cls(region.order, tuple(served), read, blanks, is_bare=len(region.named) == 1)
+        sizes = {axis: given[tensor].shape[at] for axis, (tensor, at) in self.handing.axes.items()}
+        return self.handing.blanks[name].like(given[0], sizes)
 
 
 def take_off(model: nn.Module, living: Collection[Passes]) -> None:

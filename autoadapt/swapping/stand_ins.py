@@ -29,26 +29,26 @@ class Levels:
         self._taken: list[Any] = []
         self._handles = [
             model.get_submodule(path).register_forward_hook(functools.partial(self._take, path))
-            for path in passes.paths
+            for path in passes.handing.paths
         ]
 
     def _take(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        if self._passes.order[len(self._taken) % len(self._passes.order)].path == path:
+        if self._passes.handing.order[len(self._taken) % len(self._passes.handing.order)].path == path:
             self._taken.append(output)
 
     def end(self) -> list[Any]:
         """The outputs of each pass, as the adapted module returns them; the hooks are taken off."""
         for handle in self._handles:
             handle.remove()
-        size = len(self._passes.order)
+        size = len(self._passes.handing.order)
         return [self._of(self._taken[i : i + size]) for i in range(0, len(self._taken) - size + 1, size)]
 
     def _of(self, outputs: list[Any]) -> Any:
         found: dict[str, torch.Tensor] = {}
-        for one, output in zip(self._passes.order, outputs, strict=True):
+        for one, output in zip(self._passes.handing.order, outputs, strict=True):
             found |= dict(zip(one.names, flatten(output)[1], strict=True))
-        levels = {name: found[name] for name in self._passes.served}
-        return next(iter(levels.values())) if self._passes.is_bare else levels
+        levels = {name: found[name] for name in self._passes.handing.served}
+        return next(iter(levels.values())) if self._passes.handing.is_bare else levels
 
 
 def first_path(model: nn.Module, at: RegionPath | None) -> str | None:
@@ -92,4 +92,4 @@ class StandIn(nn.Module):
 
     def extra_repr(self) -> str:
         """Where the levels come from."""
-        return f"hands on what {self.passes.order[0].path} returns"
+        return f"hands on what {self.passes.handing.order[0].path} returns"
