@@ -21,7 +21,8 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
-from autoadapt.swapping.stand_ins import Levels, Passes, passes_of
+from autoadapt.swapping.passes import Passes
+from autoadapt.swapping.stand_ins import Levels, passes_of
 
 __all__ = ["Observation", "Pair", "explained", "fields", "find_adapted"]
 
@@ -221,7 +222,7 @@ def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
 
 def _with_old(net: nn.Module, like: nn.Module, at: str | None, passes: Passes | None) -> nn.Module:
     """The old model: `like` itself, or the bigger model with `like` where the adapted module is."""
-    if not at or _is_whole(net, like, [at] if passes is None else passes.paths):
+    if not at or _is_whole(net, like, [at] if passes is None else passes.handing.paths):
         return copy_module(like, clone_buffers)
     if passes is not None:
         fault = Mismatch("like", "the whole old model", f"a {type(like).__name__}", "like=old_model")

@@ -39,6 +39,9 @@ from autoadapt.saving.module_states import (
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.weight_files import read_tensors
+from autoadapt.swapping.passes import Handing
+from autoadapt.swapping.region_swaps import put_region
+from autoadapt.swapping.stand_ins import passes_of
 
 __all__ = ["WHOLE", "adapted_parts", "is_whole", "read_whole", "restore_whole", "save_whole"]
 
@@ -60,6 +63,19 @@ class Place(_Frozen):
     """SHA-256 of its config."""
     borrowed: dict[str, bool] = Field(default_factory=dict)
     """Functions of the old module's class that run on it, by name; whether each is a property."""
+    region: Handing | None = None
+    """Of a swapped region, what its modules hand on."""
+
+    @model_validator(mode="after")
+    def _stands_first(self) -> Place:
+        if self.region is not None and self.region.paths[0] != self.path:
+            raise ValueError(f"{self.path} is not the first module of its region")
+        return self
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Where modules are replaced."""
+        return (self.path,) if self.region is None else self.region.paths
 
 
 class WholeConfig(_Frozen):
@@ -158,7 +174,9 @@ def _save_parts(
         saved.append(save_part(part, folder / inside))
         borrowed = {name: is_property for name, (_, is_property) in vars(part).get("borrowed", {}).items()}
         noted = file_hash(folder / inside / CONFIG)
-        places.append(Place(path=path, folder=inside.as_posix(), config=noted, borrowed=borrowed))
+        passes = passes_of(part)
+        region = None if passes is None else passes.handing
+        places.append(Place(path=path, folder=inside.as_posix(), config=noted, borrowed=borrowed, region=region))
     return saved, places
 
 
@@ -204,8 +222,11 @@ def restore_whole(
         net = restore_part(folder / place.folder, given)
         _borrow(net, olds[place.path], place)
         made[place.path] = net
-    for path, net in made.items():
-        model.set_submodule(path, net)
+    for place in config.parts:
+        if place.region is None:
+            model.set_submodule(place.path, made[place.path])
+        else:
+            put_region(model, made[place.path], place.region)
     put_tensors(model, tensors)
     put_modes(model, config.training)
     set_frozen(model, config.frozen)
@@ -282,9 +303,10 @@ def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
     faults = [] if kind == config.model else [Mismatch("model", f"a {config.model}", f"a {kind}", "build the same one")]
     named = dict(model.named_modules())
     faults += [
-        Mismatch(place.path, "a submodule to put the part in the place of", "none", "build the model as it was")
+        Mismatch(path, "a submodule to put the part in the place of", "none", "build the model as it was")
         for place in config.parts
-        if place.path not in named
+        for path in place.members
+        if path not in named
     ]
     if faults:
         raise SavingError("the model is not the one that was saved", faults)
@@ -292,7 +314,7 @@ def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
 
 
 def _check_fit(model: nn.Module, config: WholeConfig, tensors: Mapping[str, torch.Tensor]) -> None:
-    own = _rest(model, {place.path: None for place in config.parts})
+    own = _rest(model, {path: None for place in config.parts for path in place.members})
     shown = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in own.items()}
     saved = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
     unkept = unkept_buffers(model)

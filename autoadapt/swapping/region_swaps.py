@@ -20,15 +20,16 @@ from autoadapt.contracts.capturing.regions import (
 )
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.swapping.passes import Handing, Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
 from autoadapt.swapping.readings import Reading
 from autoadapt.swapping.results import Part
-from autoadapt.swapping.stand_ins import Passes, StandIn, passes_of
+from autoadapt.swapping.stand_ins import StandIn, passes_of
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.watching import Example
 
-__all__ = ["RegionSwap", "plan_region"]
+__all__ = ["Parts", "RegionSwap", "plan_region", "put_region"]
 
 
 @dataclass(frozen=True)
@@ -53,48 +54,61 @@ class RegionSwap:
         net = self.successor.build()
         assert isinstance(net, AdaptedModule), "a region is served by an adapted module"
         served = net.signature.outputs.paths if len(self.region.named) > 1 else self.region.named
-        passes = Passes.of(self.region, self.contract, served)
+        handing = Handing.of(self.region, self.contract, served)
         for name, value in plain_attributes(self.old[self.region.first]).items():
             if not hasattr(net, name):
                 setattr(net, name, value)
-        passes.take_over(net)
-        others = {p: StandIn(p, passes, plain_attributes(m)) for p, m in self.old.items() if p != self.region.first}
-        for path, stand_in in others.items():
-            stand_in.training = self.old[path].training
-        return Parts(self.region, {self.region.first: net, **others}, passes, self.also_at)
+        return _parts(net, handing, self.old, self.also_at)
 
 
 @dataclass(frozen=True)
 class Parts:
     """Modules to be set together, and what they share."""
 
-    region: Region
     modules: Mapping[str, nn.Module]
+    """By path, the adapted one first."""
     passes: Passes
     also_at: Mapping[str, Sequence[str]]
 
     @property
     def net(self) -> AdaptedModule:
         """The adapted module."""
-        net = self.modules[self.region.first]
+        net = next(iter(self.modules.values()))
         assert isinstance(net, AdaptedModule), "built as one"
         return net
 
     def copied(self, copy: Callable[[nn.Module], nn.Module]) -> Parts:
         """The same of copies, which share what they share among themselves."""
         made = list(copy(nn.ModuleList(self.modules.values())).children())
-        modules = dict(zip(self.modules, made, strict=True))
-        passes = passes_of(modules[self.region.first])
+        passes = passes_of(made[0])
         assert passes is not None, "it is a copy of one that has them"
-        return replace(self, modules=modules, passes=passes)
+        return replace(self, modules=dict(zip(self.modules, made, strict=True)), passes=passes)
 
     def put_in(self, model: nn.Module) -> None:
         """Set them in a model; all or none."""
         set_modules(model, {at: m for path, m in self.modules.items() for at in (path, *self.also_at[path])})
-        if self.region.parent is not None:
-            parent = model.get_submodule(self.region.parent)
-            parent.register_forward_pre_hook(self.passes.begin)
-            parent.register_forward_hook(self.passes.end, always_call=True)
+        if self.passes.handing.parent is not None:
+            self.passes.put_on(model.get_submodule(self.passes.handing.parent))
+        take_off(model, [one for module in model.modules() if (one := passes_of(module)) is not None])
+
+
+def put_region(model: nn.Module, net: AdaptedModule, handing: Handing) -> None:
+    """Put an adapted module and stand-ins in the place of a region that is known already, as when it is restored."""
+    old = {path: model.get_submodule(path) for path in handing.paths}
+    _parts(net, handing, old, _other_paths(model, old)).put_in(model)
+
+
+def _parts(
+    net: AdaptedModule, handing: Handing, old: Mapping[str, nn.Module], also_at: Mapping[str, Sequence[str]]
+) -> Parts:
+    passes = Passes(handing)
+    passes.take_over(net)
+    modules: dict[str, nn.Module] = {handing.paths[0]: net}
+    for path, module in old.items():
+        if path not in modules:
+            modules[path] = StandIn(path, passes, plain_attributes(module))
+            modules[path].training = module.training
+    return Parts(modules, passes, also_at)
 
 
 def plan_region(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -15,7 +17,7 @@ from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.model_outputs import differences, moving_sizes
 from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.region_swaps import Parts, RegionSwap
-from autoadapt.swapping.trial_runs import mixes_samples
+from autoadapt.swapping.trial_runs import mixes_samples, trained
 from autoadapt.swapping.watching import Example, outcome_of, run_copy
 
 __all__ = ["try_region"]
@@ -38,7 +40,7 @@ def try_region(model: nn.Module, example: Example, inputs: object, planned: Regi
             detail = f"the whole returns what it did, at {count} size{'s' if count > 1 else ''}"
             checks.append(Check(name=f"runs in {mode} mode", outcome="passed", detail=detail))
     trial.refuse_mixing()
-    return checks
+    return [*checks, trained(planned.region.first, parts.net.alone(), parts.net.plan, planned.arguments)]
 
 
 SIZES = 3
@@ -57,24 +59,27 @@ class _Trial:
         Raises:
             SwapError: It does not.
         """
+        expected, found = Counter[str](), Counter[str]()
         try:
-            before = self._run(example, lambda _copied: None, training)
+            before = self._run(example, lambda copied: self._count(copied, expected), training)
         except Exception:  # the model takes no such size, or asks for more in train mode
             return False
         name, place = type(self._model).__name__, self._planned.region.first
         try:
-            after = self._run(example, self._put_in, training)
+            after = self._run(example, lambda copied: self._put_in(copied, found), training)
         except Exception as error:
             said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            expected = f"a forward pass of {name} in {'train' if training else 'eval'} mode"
+            wanted = f"a forward pass of {name} in {'train' if training else 'eval'} mode"
             functions = ", ".join(dict.fromkeys(self._planned.region.functions))
             why = f"functions run between the modules of the region: {functions}" if functions else ""
-            fault = Mismatch(place, expected, said, "swap a smaller region, or a submodule", why)
+            fault = Mismatch(place, wanted, said, "swap a smaller region, or a submodule", why)
             raise SwapError(f"{name} raises with the new module", [fault]) from error
         faults = differences(before, after)
-        if faults:
+        if faults and found == expected:
             runs = [run for scale in (0.0, 1.0, 100.0) if (run := self._on_noise(example, training, scale))]
             faults = differences(before, after, moving=moving_sizes([before, *runs]))
+        if found != expected:
+            faults = _missing_calls(expected, found)
         if faults:
             raise SwapError(f"with the new module {name} does not return what it did", faults)
         return True
@@ -82,8 +87,14 @@ class _Trial:
     def _run(self, example: Example, prepare: Callable[[nn.Module], None], training: bool) -> Outcome:
         return outcome_of(run_copy(self._model, example, prepare, training=training))
 
-    def _put_in(self, copied: nn.Module) -> None:
+    def _put_in(self, copied: nn.Module, calls: Counter[str]) -> None:
         self._parts.copied(lambda module: copy_module(module, clone_buffers)).put_in(copied)
+        self._count(copied, calls)
+
+    def _count(self, copied: nn.Module, calls: Counter[str]) -> None:
+        """Count the calls of what stands at the members."""
+        for path in self._planned.region.members:
+            copied.get_submodule(path).register_forward_pre_hook(functools.partial(_note_call, calls, path))
 
     def _on_noise(self, example: Example, training: bool, scale: float) -> Outcome | None:
         """What the whole returns when the members give other values of the same shapes; None if it raises."""
@@ -114,6 +125,20 @@ class _Trial:
             expected, found = "outputs that depend on their own sample", "outputs that depend on other samples too"
             fault = Mismatch(place, expected, found, "take the batch from axis 0 of the input")
             raise SwapError(f"the new module at `{place}` mixes the samples of a batch", [fault])
+
+
+def _note_call(calls: Counter[str], path: str, _module: nn.Module, _args: object) -> None:
+    calls[path] += 1
+
+
+def _missing_calls(expected: Counter[str], found: Counter[str]) -> list[Mismatch]:
+    """Members that are not called as often as before: the model has them from somewhere else."""
+    remedy = "the model holds another reference to the old module: replace that as well"
+    return [
+        Mismatch(path, f"a module that is called {count} times", f"{found[path]} calls", remedy)
+        for path, count in expected.items()
+        if found[path] != count
+    ]
 
 
 def _others(model: nn.Module, example: Example, inputs: object, planned: RegionSwap) -> list[Example]:

@@ -26,7 +26,7 @@ from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example, Watched, outcome_of, run_copy
 
-__all__ = ["by_path", "try_out"]
+__all__ = ["by_path", "mixes_samples", "trained", "try_out"]
 
 
 def try_out(
@@ -53,22 +53,28 @@ def try_out(
 
 
 def _steps(planned: Sequence[Successor], modules: Sequence[nn.Module], seen: Watched) -> list[Check]:
-    """A small step of training with each kind of new module, as its callers will train it.
-
-    Raises:
-        SwapError: One of them does not keep its contract there, or has parameters that no gradient reaches.
-    """
+    """A small step of training with each kind of new module, as its callers will train it."""
     done, found = list[Plan](), list[Check]()
     for one, module in zip(planned, modules, strict=True):
         made = one.part.plan
         if made is None or made in done:
             continue
-        check = verify_step(module, made.target, inputs=seen.readings[one.place.path].calls[0])
-        done, found = [*done, made], [*found, check]
-        if check.outcome == "failed":
-            faults = [Mismatch(f"{one.place.path}: {f.where}", f.expected, f.found, f.remedy) for f in check.faults]
-            raise SwapError(f"the new module at `{one.place.path}` does not train", faults)
+        done.append(made)
+        found.append(trained(one.place.path, module, made, seen.readings[one.place.path].calls[0]))
     return found[:1]
+
+
+def trained(path: str, module: nn.Module, plan: Plan, arguments: Arguments) -> Check:
+    """A small step of training with a new module.
+
+    Raises:
+        SwapError: It does not keep its contract there, or has parameters that no gradient reaches.
+    """
+    check = verify_step(module, plan.target, inputs=arguments)
+    if check.outcome == "failed":
+        faults = [Mismatch(f"{path}: {f.where}", f.expected, f.found, f.remedy) for f in check.faults]
+        raise SwapError(f"the new module at `{path}` does not train", faults)
+    return check
 
 
 def by_path(planned: Sequence[Successor], modules: Sequence[nn.Module]) -> dict[str, nn.Module]:

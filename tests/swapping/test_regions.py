@@ -16,7 +16,7 @@ from autoadapt.swapping.stand_ins import StandIn
 def by_hand(old, net, members, *inputs):
     """What the old model returns where the modules that something else reads return the levels of the new one."""
     old = copy.deepcopy(old).eval()
-    passes = net.hand_on
+    passes = net.hand_on.handing
     alone = copy.deepcopy(net).alone().eval()
     levels = {}
 
@@ -71,7 +71,7 @@ def test_the_rest_of_the_model_reads_the_levels_of_the_new_module_at_every_size(
     net = model.get_submodule(first)
     assert isinstance(net, aa.AdaptedModule)
     assert [
-        name for one in net.hand_on.order for name, is_read in zip(one.names, one.read, strict=True) if is_read
+        name for one in net.hand_on.handing.order for name, is_read in zip(one.names, one.read, strict=True) if is_read
     ] == read
     model.eval()
     for height, width in SIZES:

@@ -44,7 +44,8 @@ def capture(
             tells its input size.
         at: Path of a submodule to capture in place, while the whole model runs on `inputs`.
         region: Modules to capture in place that are no submodule: a list of paths, or a span in order of calls,
-            `conv1:layer4`. What the rest of the model reads of them are the outputs.
+            `conv1:layer4`. What the rest of the model reads of them are the outputs. With `at` the paths are those
+            within that submodule.
         inner: Note what inner modules return, for taps.
         grid: For modules of one image size: rows, columns and leading tokens of token axes, by output path or
             module path, where they cannot be read.
@@ -74,7 +75,7 @@ def capture(
         module = find_submodule(model, at)
         arguments = arguments_in_place(model, arguments, at)
     if region is not None:
-        part = _region_module(model, arguments, region)
+        part = _region_module(module, arguments, region)
         captured = capture(part, part.call, inner=inner, grid=grid, confirm=confirm)
         return captured.model_copy(update={"name": region_text(region)})
     session = Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm)

@@ -1,0 +1,76 @@
+"""Blanks: zeros in the place of what nobody reads the values of, of the shape that it has at every size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.contracts.dims.forms import Axis, Floor, Form
+from autoadapt.contracts.signature import TensorSpec
+
+__all__ = ["Blank", "blank_of"]
+
+Sum: TypeAlias = tuple[tuple[int, tuple[Any, ...]], ...]
+"""A size as plain tuples, which compilers follow: terms of a factor and of atoms, each `("axis", name)`,
+`("floor", sum, divisor)` or `("max", sum, low)`."""
+
+
+class Blank(BaseModel):
+    """A tensor of zeros, of the shape of a leaf of which nobody reads the values but functions take it.
+
+    The functions between the modules of a region still run, as they stand in the model's own code; with the shapes
+    that they always had they run at every size at which they did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    shape: tuple[Any, ...]
+    """For each axis a `Sum`."""
+    dtype: str | None
+    """`float32`, say; None for that of the region's first input."""
+    is_written: bool
+    """Whether a function writes over it; else all its values are one in memory."""
+
+    def like(self, given: torch.Tensor, sizes: Mapping[str, Any]) -> torch.Tensor:
+        """The tensor, for a call of the region with an input."""
+        shape = [_size(one, sizes) for one in self.shape]
+        dtype = given.dtype if self.dtype is None else getattr(torch, self.dtype)
+        if self.is_written:
+            return torch.zeros(shape, dtype=dtype, device=given.device)
+        return torch.zeros((), dtype=dtype, device=given.device).expand(shape)
+
+
+def blank_of(spec: TensorSpec, *, is_written: bool) -> Blank:
+    """What stands for a leaf of a signature."""
+    shape = tuple(_plain(dim._form) for dim in spec.dims)
+    return Blank(shape=shape, dtype=None if spec.is_floating else spec.dtype, is_written=is_written)
+
+
+def _plain(form: Form) -> Sum:
+    def atom(one: Any) -> tuple[Any, ...]:
+        if isinstance(one, Axis):
+            return "axis", one.name
+        if isinstance(one, Floor):
+            return "floor", _plain(one.inner), one.divisor
+        return "max", _plain(one.inner), one.low
+
+    return tuple((factor, tuple(map(atom, monomial))) for monomial, factor in form.terms)
+
+
+def _size(terms: Sum, sizes: Mapping[str, Any]) -> Any:
+    total = 0
+    for factor, atoms in terms:
+        for atom in atoms:
+            factor = factor * _atom(atom, sizes)
+        total = total + factor
+    return total
+
+
+def _atom(atom: tuple[Any, ...], sizes: Mapping[str, Any]) -> Any:
+    if atom[0] == "axis":
+        return sizes[atom[1]]
+    value = _size(atom[1], sizes)
+    return value // atom[2] if atom[0] == "floor" else max(value, atom[2])

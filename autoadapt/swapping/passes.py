@@ -1,0 +1,206 @@
+"""Passes: the running calls of a swapped region, and what each of its modules hands on in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from autoadapt.contracts.capturing.regions import Region, Returned
+from autoadapt.contracts.leaves import RunningCalls, leaf
+from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.trees import Slot, rebuild
+from autoadapt.swapping.blanks import Blank, blank_of
+from autoadapt.swapping.checkpoints import Reruns, running_checkpoint
+
+__all__ = ["Handing", "Passes", "take_off"]
+
+
+class Handing(BaseModel):
+    """What each module of a swapped region hands on, as data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    order: tuple[Returned, ...] = Field(min_length=1)
+    served: tuple[str, ...]
+    """The leaves that the adapted module returns."""
+    axes: dict[str, tuple[int, int]]
+    """For each input axis the tensor, among those that the region is given, and which of its axes it is."""
+    blanks: dict[str, Blank]
+    is_bare: bool
+    """Whether it returns its one leaf without a container."""
+    parent: str | None
+    """The innermost module whose call holds a pass."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the modules of the region stand, each once; the adapted one first."""
+        return tuple(dict.fromkeys(one.path for one in self.order))
+
+    @classmethod
+    def of(cls, region: Region, signature: Signature, served: Sequence[str]) -> Handing:
+        """For a region of which an adapted module returns some leaves.
+
+        Args:
+            region: The region.
+            signature: What it returns at every size, as `RegionModule` does.
+            served: The leaves that the adapted module returns.
+        """
+        axes: dict[str, tuple[int, int]] = {}
+        for number, spec in enumerate(signature.inputs.leaves):
+            for at, dim in enumerate(spec.dims):
+                axes.setdefault(str(dim), (number, at))
+        specs = signature.outputs.leaves
+        by_name = dict(zip(region.named, specs, strict=True))
+        over = {name for one in region.order if one.overwritten for name in one.names}
+        blanks = {n: blank_of(spec, is_written=n in over) for n, spec in by_name.items() if n not in served}
+        used = frozenset[str]().union(*(dim.axes for n in blanks for dim in by_name[n].dims))
+        read = {name: axes[name] for name in axes if name in used}
+        return cls(
+            order=region.order,
+            served=tuple(served),
+            axes=read,
+            blanks=blanks,
+            is_bare=len(region.named) == 1,
+            parent=region.parent,
+        )
+
+
+@dataclass(eq=False)
+class Passes:
+    """The running passes through a swapped region, and what each of its modules hands on.
+
+    The levels of a pass belong to the call of the module around the region: each thread has its own, calls within
+    calls too, and they are gone when the call ends, also where it raises. Where the model's methods are called past
+    the module itself, they belong to the last pass that began in the thread. What a checkpoint computes again in the
+    backward pass gets the levels of its first run.
+    """
+
+    handing: Handing
+    _running: RunningCalls = field(default_factory=RunningCalls)
+    _reruns: Reruns = field(default_factory=Reruns)
+
+    def begin(self, _module: nn.Module, _args: Any) -> None:
+        """A forward pre-hook of the module around."""
+        self._running.taken.append({})
+
+    def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """A forward hook of the module around, also where it raises."""
+        if self._running.taken:
+            self._running.taken.pop()
+
+    def put_on(self, parent: nn.Module) -> None:
+        """Have the calls of the module around keep the levels of their own."""
+        parent.register_forward_pre_hook(self.begin)
+        parent.register_forward_hook(self.end, always_call=True)
+
+    def take_over(self, net: nn.Module) -> None:
+        """Have an adapted module hand on only what is read at its place, instead of all that it returns."""
+        net.__dict__["hand_on"] = self
+        net.register_forward_hook(self.first, with_kwargs=True)
+
+    def first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], returned: Any) -> Any:
+        """The forward hook of the adapted module."""
+        if not self._running.taken:
+            self._running.taken.append({})
+        taken = self._running.taken[-1]
+        taken.clear()
+        taken["given"] = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
+        for name in self.handing.served:
+            taken[f"level {name}"] = [returned if self.handing.is_bare else leaf(returned, name)]
+        taken["calls"] = []
+        taken["trains"] = [] if torch.compiler.is_compiling() else _training(module)
+        return self._handed_on(self.handing.order[0].path, taken, args, kwargs)
+
+    def next(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a stand-in hands on.
+
+        Raises:
+            RuntimeError: It runs outside a pass that began at the first module of the region.
+        """
+        checkpoint = None if torch.compiler.is_compiling() else self._reruns.here()
+        again = None if checkpoint is None else self._reruns.again(checkpoint, path)
+        if again is not None:
+            return again[0] if again[0] is not None else _given(args, kwargs)
+        taken = self._running.taken[-1] if self._running.taken else {}
+        number = len(taken.get("calls", self.handing.order))
+        if number == len(self.handing.order) or self.handing.order[number].path != path:
+            raise RuntimeError(
+                f"{path} stands in for a module of a swapped region, which runs in this order: "
+                f"{', '.join(one.path for one in self.handing.order)}"
+            )
+        self._refuse_lost_gradients(path, taken, number)
+        began = taken.get("trains", [])[-1:]
+        value = self._handed_on(path, taken, args, kwargs)
+        if checkpoint is not None and began != [checkpoint]:  # one that the region began in begins it again
+            self._reruns.note(checkpoint, path, None if value is _given(args, kwargs) else value)
+        return value
+
+    def _refuse_lost_gradients(self, path: str, taken: dict[str, list[Any]], number: int) -> None:
+        """Refuse to hand on a level where gradients do not get back to the adapted module, as they did before.
+
+        Raises:
+            RuntimeError: It is so.
+        """
+        if torch.compiler.is_compiling() or not any(
+            f"level {name}" in taken for name in self.handing.order[number].names
+        ):
+            return
+        trains, had_gradients, within, _ = taken["trains"]
+        here = None if torch.is_grad_enabled() else running_checkpoint()
+        if trains and (here is not within or (torch.is_grad_enabled() and not had_gradients)):
+            raise RuntimeError(
+                f"{path} would hand on a level of {self.handing.paths[0]} without its gradients, since one of the two "
+                f"runs under torch.no_grad() or in a checkpoint of its own that is reentrant: "
+                f"checkpoint(..., use_reentrant=False) keeps them"
+            )
+
+    def _handed_on(self, path: str, taken: dict[str, list[Any]], args: Any, kwargs: dict[str, Any]) -> Any:
+        number = len(taken["calls"])
+        one = self.handing.order[number]
+        taken["calls"].append(path)
+        if isinstance(one.tree, Slot) and not one.names[0]:
+            value = _given(args, kwargs)
+        else:
+            leaves = [self._leaf(name, taken) for name in one.names]
+            value = leaves[0] if isinstance(one.tree, Slot) else rebuild(one.tree, leaves)
+        if len(taken["calls"]) == len(self.handing.order):
+            taken.clear()
+        return value
+
+    def _leaf(self, name: str, taken: dict[str, list[Any]]) -> Any:
+        if f"level {name}" in taken:
+            level = taken[f"level {name}"][0]
+            return level.detach() if level.requires_grad and not torch.is_grad_enabled() else level
+        given = taken["given"]
+        if name not in self.handing.blanks:
+            return given[0]
+        sizes = {axis: given[tensor].shape[at] for axis, (tensor, at) in self.handing.axes.items()}
+        return self.handing.blanks[name].like(given[0], sizes)
+
+
+def take_off(model: nn.Module, living: Collection[Passes]) -> None:
+    """Take off a model the hooks of swapped regions of which nothing stands in it any more."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(hooks.items()):
+                passes = getattr(hook, "__self__", None)
+                if isinstance(passes, Passes) and passes not in living:
+                    del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first tensor among the arguments of a call."""
+    return next((given for given in (*args, *kwargs.values()) if isinstance(given, torch.Tensor)), None)
+
+
+def _training(module: nn.Module) -> list[Any]:
+    """Whether a module trains, whether there are gradients, and the checkpoints, reentrant or not, that it runs in."""
+    trains = module.training and any(p.requires_grad for p in module.parameters())
+    has_gradients = torch.is_grad_enabled()
+    return [trains, has_gradients, None if has_gradients else running_checkpoint(), Reruns.here()]
