@@ -13,7 +13,7 @@ of the weights would show in full. Weights are allocated and not written, so tha
 
 `--against` checks the commit out beside this one and times `adapt` of a ResNet-18 like a ResNet-101, both as modules at
 224 pixels, in processes that take turns; medians are compared. Real passes of the two modules (none before they were
-introduced) are counted by a hook that all copies share, and timed by a plain forward pass at the same shapes.
+introduced) are counted and timed within `adapt`, by hooks that all copies of a module share.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +144,23 @@ def against(commit: str, rounds: int) -> str:
                     found[name].append(turn_in(root))
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(other)], cwd=here, check=True)
-    medians = {name: statistics.median(t for one in turns for t in one["times"]) for name, turns in found.items()}
-    spent = {name: statistics.median(one["spent"] for one in turns) for name, turns in found.items()}
     rows = [("ResNet-18 like ResNet-101", "adapt", "real passes", "of these", "without them")]
+    medians = {name: medians_of([turn for one in turns for turn in one["turns"]]) for name, turns in found.items()}
     for name, turns in found.items():
-        shapes = ", ".join(f"{model} {'x'.join(map(str, shape))}" for model, shape in turns[-1]["passes"])
-        rest = f"{medians[name] - spent[name]:.3f} s"
-        rows.append((name, f"{medians[name]:.3f} s", shapes or "none", f"{spent[name]:.3f} s", rest))
-    ratio = medians["now"] / medians[commit]
-    bare = (medians["now"] - spent["now"]) / (medians[commit] - spent[commit])
-    rows.append(("ratio of medians", f"{ratio:.2f}", "", "", f"{bare:.2f}"))
+        counted = Counter(f"{model} {'x'.join(map(str, shape))}" for model, shape in turns[-1]["passes"])
+        shapes = ", ".join(f"{count} of {text}" for text, count in counted.items())
+        whole, spent, rest = (f"{seconds:.3f} s" for seconds in medians[name])
+        rows.append((name, whole, shapes or "none", spent, rest))
+    whole, _, rest = (now / then if then else 0.0 for now, then in zip(medians["now"], medians[commit], strict=True))
+    rows.append(("ratio of medians", f"{whole:.2f}", "", "", f"{rest:.2f}"))
     return "\n".join(columns(rows, align="lrlrr"))
+
+
+def medians_of(turns: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Seconds of `adapt`, of the real passes in it, and of all else."""
+    parts = [(whole, spent, whole - spent) for whole, spent in turns]
+    whole, spent, rest = map(statistics.median, zip(*parts, strict=True))
+    return whole, spent, rest
 
 
 def turn_in(root: Path) -> dict[str, Any]:
@@ -197,7 +204,7 @@ def main() -> None:
         child(given.child[0], int(given.child[1]))
         return
     if given.against:
-        print(against(given.against, rounds=2))
+        print(against(given.against, rounds=3))
         return
     rows = [("like ResNet-101 features", "parameters", "adapt", "extractor", "ratio", "memory", "of the weights")]
     rows += [row(measured(name, MODELS[name])) for name in (QUICK if given.quick else MODELS)]

@@ -48,7 +48,7 @@ class Attending(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _ATTENTION or (func in _SOFTMAX and _of_matrices(args, kwargs or {})):
+        if func in _WEIGHING and (func in _ATTENTION or _of_matrices(args, kwargs or {})):
             self.found.update([path for path, holds in self.running if holds][-1:])
         made = func(*args, **(kwargs or {}))
         if not self.running or self.running[-1][1]:  # what runs within a layer, that returns
@@ -71,4 +71,4 @@ def _of_matrices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 _ATTENTION = frozenset({F.scaled_dot_product_attention, F.multi_head_attention_forward})
-_SOFTMAX = frozenset({F.softmax, torch.softmax, torch.Tensor.softmax})
+_WEIGHING = _ATTENTION | {F.softmax, torch.softmax, torch.Tensor.softmax}

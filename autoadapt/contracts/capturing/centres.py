@@ -37,7 +37,8 @@ class Cells:
 
     def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
         """The cells of what reads these from a place on, in steps; both in cells of this."""
-        return Cells(self.first + self.step * start, self.step * step, count)
+        first = self.first + self.step * start if start else self.first  # most layers move none: fractions are slow
+        return Cells(first, self.step * step if step != 1 else self.step, count)
 
     def grouped(self, count: int) -> Cells:
         """The same extent in fewer or more cells of equal size."""

@@ -104,13 +104,17 @@ class Dataflow(TorchFunctionMode):
         made = func(*args, **given)
         written = args[:1] if func is torch.Tensor.__setitem__ else made
         if isinstance(written, (torch.Tensor, tuple, list)):
-            behind: Behind | None = None
-            for tensor in tensors_in(written):
-                behind = behind or self.of_all((args, given)) | Behind(dilation=_dilation(func, args, given))
-                self._note(tensor, behind)
-                if args and tensor is args[0] and tensor._base is not None:  # written through a view
-                    self._note(tensor._base, behind | (self.of(tensor._base) or Behind()))
+            with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, and modes make it slow
+                self._note_made(func, args, given, written)
         return made
+
+    def _note_made(self, func: Any, args: tuple[Any, ...], given: dict[str, Any], written: Any) -> None:
+        behind: Behind | None = None
+        for tensor in tensors_in(written):
+            behind = behind or self.of_all((args, given)) | Behind(dilation=_dilation(func, args, given))
+            self._note(tensor, behind)
+            if args and tensor is args[0] and tensor._base is not None:  # written through a view
+                self._note(tensor._base, behind | (self.of(tensor._base) or Behind()))
 
     def _note(self, tensor: torch.Tensor, behind: Behind) -> None:
         if id(tensor) not in self._bits:

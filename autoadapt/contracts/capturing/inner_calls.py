@@ -86,14 +86,16 @@ class Watcher:
             caller = self.attending.running[-1][0] if self.attending.running else ""
             self.attending.running.append((name, holds))
             self._began.setdefault(name, []).append(self._events)
-            self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
-            self._note_reading(name, caller, args[0] if args else None)
+            with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, and modes make it slow
+                self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
+                self._note_reading(name, caller, args[0] if args else None)
 
         def end(_module: nn.Module, _args: Any, output: Any) -> None:
             self._events += 1
             self.attending.running.pop()
             call = self._calls[name] = self._calls.get(name, -1) + 1
-            self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
+            with torch._C.DisableTorchFunction():
+                self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
 
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
 

@@ -13,6 +13,7 @@ from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
 from autoadapt.contracts.capturing.sizing import (
     LONG_STEP,
     InputAxes,
+    Names,
     Steps,
     find_regular_steps,
     find_steps,
@@ -25,8 +26,6 @@ __all__ = ["Runs", "ValuesNeededError"]
 
 
 _Sizes: TypeAlias = tuple[tuple[str, int], ...]
-Names: TypeAlias = tuple[tuple[str, ...], ...]
-"""For each input the names of the axes to follow, empty for others."""
 
 
 class ValuesNeededError(Exception):
@@ -41,16 +40,26 @@ class Runs:
         probe: Runs a copy of it.
         axes: The axes of its inputs.
         first: What came out at the example.
+        followed: Which axes were followed in that run.
         shrinks: Go from a small part of the example and stay near it, as runs that need values take time and memory.
     """
 
-    def __init__(self, module: nn.Module, probe: Probe, axes: InputAxes, first: Observation, *, shrinks: bool) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        probe: Probe,
+        axes: InputAxes,
+        first: Observation,
+        *,
+        followed: Names = (),
+        shrinks: bool,
+    ) -> None:
         self._module = module
         self._shrinks = shrinks
         self.probe = probe
         self.axes = axes
         self._cache: dict[_Sizes, Observation | None] = {_full(axes, {}): first}
-        self._grids: dict[tuple[_Sizes, Names], Observation | None] = {}
+        self._grids: dict[tuple[_Sizes, Names], Observation | None] = {(_full(axes, {}), followed): first}
 
     def run(self, sizes: Mapping[str, int]) -> Observation | None:
         """What comes out at sizes of the input axes, the example's where left out; None where the module raises."""

@@ -83,7 +83,10 @@ class Session:
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
         started = start(self._module, arguments, inner=inner, real=real)
         self._probe, self._first, self._needs_values = started.probe, started.first, started.needs_values
-        self._runs = Runs(self._module, self._probe, name_axes(self._tensors), self._first, shrinks=self._needs_values)
+        axes, followed = name_axes(self._tensors), started.followed
+        self._runs = Runs(
+            self._module, self._probe, axes, self._first, followed=followed, shrinks=self._needs_values
+        )
         self._refuse_stored(self._first)
 
     def signature(self) -> Signature:

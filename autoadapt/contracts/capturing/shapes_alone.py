@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,12 +32,44 @@ class _ShapesAlone(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.batch_norm and len(args) > 1 and args[1] is not None and len(args[1]) == args[0].shape[1]:
-            return torch.empty_like(args[0])
-        if func is F.layer_norm and len(args) > 1 and tuple(args[0].shape[-len(args[1]) :]) == tuple(args[1]):
-            return torch.empty_like(args[0])
-        if func in (torch.lstm, torch.gru) and isinstance(args[2], (list, tuple)):  # not a packed sequence
-            states = args[1] if func is torch.lstm else (args[1],)
-            channels = states[0].shape[-1] * (1 + bool(args[7]))
-            return args[0].new_empty(*args[0].shape[:-1], channels), *map(torch.empty_like, states)
+        if func in _WITHOUT_VALUES:
+            with torch._C.DisableTorchFunction():  # other modes make each look at a tensor slow
+                made = _WITHOUT_VALUES[func](*args)
+            if made is not None:
+                return made
         return func(*args, **(kwargs or {}))
+
+
+def _batch_norm(x: torch.Tensor, mean: torch.Tensor | None = None, *_rest: Any) -> torch.Tensor | None:
+    return _alike(x) if mean is not None and len(mean) == x.shape[1] else None
+
+
+def _layer_norm(x: torch.Tensor, shape: Sequence[int] = (), *_rest: Any) -> torch.Tensor | None:
+    return _alike(x) if shape and tuple(x.shape[-len(shape) :]) == tuple(shape) else None
+
+
+def _lstm(x: torch.Tensor, states: Any, *rest: Any) -> tuple[torch.Tensor, ...] | None:
+    return _recurrent(x, states, *rest) if isinstance(rest[0], (list, tuple)) else None  # not a packed sequence
+
+
+def _gru(x: torch.Tensor, state: Any, *rest: Any) -> tuple[torch.Tensor, ...] | None:
+    return _recurrent(x, (state,), *rest) if isinstance(rest[0], (list, tuple)) else None
+
+
+def _recurrent(x: torch.Tensor, states: Sequence[torch.Tensor], *rest: Any) -> tuple[torch.Tensor, ...]:
+    channels = states[0].shape[-1] * (1 + bool(rest[5]))
+    return x.new_empty(*x.shape[:-1], channels), *map(torch.empty_like, states)
+
+
+def _alike(x: torch.Tensor) -> torch.Tensor:
+    """As `torch.empty_like`, which asks Python for the strides."""
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
+
+
+_WITHOUT_VALUES: Mapping[Any, Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+    torch.lstm: _lstm,
+    torch.gru: _gru,
+}
+"""By function what gives a tensor of the right shape, or None where it does not apply."""

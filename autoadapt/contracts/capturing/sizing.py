@@ -13,6 +13,7 @@ from autoadapt.contracts.capturing.probing import Observation, Shape
 
 __all__ = [
     "InputAxes",
+    "Names",
     "Run",
     "Steps",
     "find_regular_steps",
@@ -28,6 +29,9 @@ Run: TypeAlias = Callable[[Mapping[str, int]], Observation | None]
 
 Steps: TypeAlias = dict[str, int]
 """Axes that may vary, and by how much at least."""
+
+Names: TypeAlias = tuple[tuple[str, ...], ...]
+"""For each input the names of the axes to follow, empty for others."""
 
 LONG_STEP = 6720  # 2^6 * 3 * 5 * 7: a multiple of nearly every stride, window and patch in use
 _LETTERS = {1: "B", 2: "BN", 3: "BNC", 4: "BCHW", 5: "BCTHW"}

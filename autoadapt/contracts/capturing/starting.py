@@ -12,6 +12,7 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
 from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
+from autoadapt.contracts.capturing.sizing import Names, name_axes
 from autoadapt.contracts.trees import flatten
 
 __all__ = ["Start", "start"]
@@ -31,6 +32,8 @@ class Start:
     probe: Probe
     first: Observation
     """What came out at the example."""
+    followed: Names
+    """For each input the names of the axes that were followed in that run."""
     needs_values: bool
     """Whether the module runs for real alone. Else sizes are chosen, and runs confirmed, in the same way by either
     probe, so that the signature does not depend on which was faster."""
@@ -54,21 +57,30 @@ def start(module: nn.Module, arguments: Arguments, *, inner: bool, real: bool, p
     """
     if not real:
         probe = Probe(module, arguments, real=False, inner=inner)
-        with contextlib.suppress(ProbeError):
-            first, seconds = _timed(probe)
-            if seconds <= patience or not _may_run(module, arguments, probe):
-                return Start(probe, first, needs_values=False)
-            return _cheaper(probe, first, seconds, Probe(module, arguments, real=True, inner=inner))
+        for follow in dict.fromkeys((_likely_to_vary(arguments), ())):
+            with contextlib.suppress(ProbeError):
+                first, seconds = _timed(probe, follow)
+                if seconds <= patience or not _may_run(module, arguments, probe):
+                    return Start(probe, first, follow, needs_values=False)
+                return _cheaper(probe, first, seconds, Probe(module, arguments, real=True, inner=inner))
     probe = Probe(module, arguments, real=True, inner=inner)
     try:
-        return Start(probe, probe.run(), needs_values=True)
+        return Start(probe, probe.run(), (), needs_values=True)
     except ProbeError as error:
         raise raised(module, error.__cause__, str(error)) from error
 
 
-def _timed(probe: Probe) -> tuple[Observation, float]:
+def _likely_to_vary(arguments: Arguments) -> Names:
+    """Of images the names of all axes but channels, so that the first run can note where cells lie as well."""
+    names = name_axes(flatten(arguments.values)[1]).names
+    if not any({"H", "W"} <= set(one) for one in names):
+        return ()
+    return tuple(tuple("" if name[0] == "C" else name for name in one) for one in names)
+
+
+def _timed(probe: Probe, follow: Names = ()) -> tuple[Observation, float]:
     began = time.perf_counter()
-    return probe.run(), time.perf_counter() - began
+    return probe.run(follow=follow), time.perf_counter() - began
 
 
 def _may_run(module: nn.Module, arguments: Arguments, probe: Probe) -> bool:
@@ -86,10 +98,10 @@ def _cheaper(meta: Probe, first: Observation, seconds: float, real: Probe) -> St
         if real_seconds * GAIN < seconds < WARM:
             _, seconds = _timed(meta)
     except ProbeError:
-        return Start(meta, first, needs_values=False)
+        return Start(meta, first, (), needs_values=False)
     if _told(other) == _told(first) and real_seconds * GAIN < seconds:
-        return Start(real, other, needs_values=False)
-    return Start(meta, first, needs_values=False)
+        return Start(real, other, (), needs_values=False)
+    return Start(meta, first, (), needs_values=False)
 
 
 def _told(seen: Observation) -> object:
