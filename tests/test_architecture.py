@@ -17,6 +17,7 @@ PACKAGE = Path(autoadapt.__file__).parent
 ORDER = [
     "printable",
     "errors",
+    "fields",
     "versions",
     "files",
     "reading",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.assembly.assembling import assemble_document
 from autoadapt.assembly.configs import Config, parse_config
@@ -19,13 +19,14 @@ from autoadapt.assembly.scopes import Scopes
 from autoadapt.contracts.costs import cost_of
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.fields import MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Comparison", "Measured", "compare"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
+from autoadapt.fields import MadeByHand
 from autoadapt.showing import Shown
 
 __all__ = [
@@ -31,7 +32,7 @@ GROUPS: tuple[Group, ...] = ("backbone", "neck", "head", "loss")
 _RESERVED = ("type", "from", "expects", "target")
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.fields import MadeByHand
 from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
 from autoadapt.showing.tables import columns, hanging, human_count, shorten
@@ -22,7 +23,7 @@ Costs: TypeAlias = Literal["seconds", "multiply_adds", "parameters", "memory"]
 """What can stand against the agreement."""
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
 
 
@@ -72,6 +73,8 @@ class Ranked(_Frozen):
 
 class Ranking(Shown, _Frozen):
     """Candidates for one place. `str()` is a table, best first; `picture()` sets cost against agreement."""
+
+    made_by = "rank(candidates, like=old)"
 
     schema_version: Literal[1] = 1
     like: str

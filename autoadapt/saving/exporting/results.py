@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from autoadapt.fields import MadeByHand
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
@@ -23,8 +24,10 @@ class Compared(BaseModel):
     """The largest over all outputs, of one with values above 1 in units of the largest of these."""
 
 
-class Exported(Shown, BaseModel):
+class Exported(Shown, MadeByHand):
     """What `export` wrote."""
+
+    made_by = "export(net, path)"
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
