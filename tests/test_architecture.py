@@ -17,8 +17,8 @@ PACKAGE = Path(autoadapt.__file__).parent
 ORDER = [
     "printable",
     "errors",
-    "fields",
     "versions",
+    "facts",
     "files",
     "reading",
     "showing",

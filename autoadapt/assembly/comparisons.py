@@ -19,7 +19,7 @@ from autoadapt.assembly.scopes import Scopes
 from autoadapt.contracts.costs import cost_of
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
@@ -46,7 +46,7 @@ class Measured(_Frozen):
     fault: str = ""
 
 
-class Comparison(Shown, _Frozen):
+class Comparison(Shown, Dated, _Frozen):
     """The same config with several backbones. `str()` is a table."""
 
     schema_version: Literal[1] = 1

@@ -12,7 +12,7 @@ from autoadapt.assembly.documents import Document, yaml_package
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, nearest
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import MadeByHand
 from autoadapt.showing import Shown
 
 __all__ = [

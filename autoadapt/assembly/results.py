@@ -10,7 +10,7 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.assembly.levels import stride_of
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
@@ -48,7 +48,7 @@ class PartReport(_Frozen):
     parameters: int = 0
 
 
-class Assembly(Shown, _Frozen):
+class Assembly(Shown, Dated, _Frozen):
     """What a config became. `str()` is a table."""
 
     schema_version: Literal[1] = 1

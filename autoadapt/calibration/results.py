@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.files import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
@@ -67,7 +67,7 @@ class Trial(_Frozen):
     agreement: float | None = None
 
 
-class Calibration(Shown, _Frozen):
+class Calibration(Shown, Dated, _Frozen):
     """The adapters fitted, or left as they were, and how good they are on images that were not fitted on."""
 
     made_by = "calibrate(net, like=old, data=batches)"

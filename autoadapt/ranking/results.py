@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from pydantic import ConfigDict
 
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
 from autoadapt.showing.tables import columns, hanging, human_count, shorten
@@ -71,7 +71,7 @@ class Ranked(_Frozen):
         return self.r2 if self.agreement is None else self.agreement
 
 
-class Ranking(Shown, _Frozen):
+class Ranking(Shown, Dated, _Frozen):
     """Candidates for one place. `str()` is a table, best first; `picture()` sets cost against agreement."""
 
     made_by = "rank(candidates, like=old)"

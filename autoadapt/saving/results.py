@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
@@ -14,7 +14,7 @@ from autoadapt.showing.tables import columns, human_count
 __all__ = ["Saved"]
 
 
-class Saved(Shown, MadeByHand):
+class Saved(Shown, Dated):
     """What `save` wrote, and what it could not."""
 
     made_by = "save(net, folder)"

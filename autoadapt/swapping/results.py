@@ -11,7 +11,7 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Check
 from autoadapt.contracts.signature import Gathering
 from autoadapt.errors import Mismatch, SwapError
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
@@ -75,7 +75,7 @@ class Fault(_Frozen):
     why: str = ""
 
 
-class Swap(Shown, _Frozen):
+class Swap(Shown, Dated, _Frozen):
     """A swap: its parts, what was checked, and the call that does it."""
 
     made_by = "swap(model, path, new, inputs=inputs, dry_run=True)"

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated
 from autoadapt.showing import Shown
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
@@ -23,7 +23,7 @@ __all__ = ["Transfer"]
 _PASTED = 40  # patterns in a remedy; fewer would leave faults when it is pasted
 
 
-class Transfer(Shown, MadeByHand):
+class Transfer(Shown, Dated):
     """What was loaded from where, what was not, and why.
 
     Attributes:

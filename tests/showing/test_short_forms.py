@@ -149,7 +149,12 @@ def test_to_source_gives_the_path_it_wrote_and_without_one_the_text(net: aa.Adap
         (lambda: aa.Signature("f32[B]"), "SignatureError", "found     'f32[B]'", "Signature.parse"),
         (lambda: aa.Signature(shape=1), "SignatureError", "found     a field that there is not", "Signature.parse"),
         (lambda: aa.TensorSpec(), "SignatureError", "dtype\n  expected  a value", "TensorSpec.parse"),
-        (lambda: aa.TensorSpec(dtype="f32", dims=3), "SignatureError", "dims\n  expected  a valid tuple", "TensorSpec.parse"),
+        (
+            lambda: aa.TensorSpec(dtype="f32", dims=3),
+            "SignatureError",
+            "a valid tuple\n  found     3",
+            "TensorSpec.parse",
+        ),
         (lambda: aa.Plan(), "AdaptError", "routes\n  expected  a value", "plan(capture(new, inputs, inner=True)"),
         (lambda: aa.Verification(), "AdaptError", "checks", "verify(net, signature, inputs=inputs)"),
     ],

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from autoadapt.adapting.operations import Operation, Resample, Resize, ResizeTokens, coarse_step, text
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.printable import is_plain_name, visible
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
@@ -101,7 +101,7 @@ def _percent(share: float) -> int:
     return int(100 * share + 0.5) if share == 1 else min(int(100 * share + 0.5), 99)
 
 
-class Plan(Shown, _Frozen):
+class Plan(Shown, Dated, _Frozen):
     """How the new module is made to speak the old one's signature: data that can be read, edited, compared."""
 
     made_by = "plan(capture(new, inputs, inner=True), capture(old, inputs))"

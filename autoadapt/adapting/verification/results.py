@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from pydantic import ConfigDict
 
 from autoadapt.errors import Mismatch, VerificationError
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 
@@ -40,7 +40,7 @@ class Check(_Frozen):
     faults: tuple[Fault, ...] = ()
 
 
-class Verification(Shown, _Frozen):
+class Verification(Shown, Dated, _Frozen):
     """All checks of one module. It passed when none failed and at least one passed."""
 
     made_by = "verify(net, signature, inputs=inputs)"

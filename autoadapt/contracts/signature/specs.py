@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.errors import Mismatch, SignatureError, nearest
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import MadeByHand
 
 __all__ = ["DTYPES", "Cells", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from autoadapt.fields import MadeByHand
+from autoadapt.facts import Dated
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
@@ -24,7 +24,7 @@ class Compared(BaseModel):
     """The largest over all outputs, of one with values above 1 in units of the largest of these."""
 
 
-class Exported(Shown, MadeByHand):
+class Exported(Shown, Dated):
     """What `export` wrote."""
 
     made_by = "export(net, path)"
