@@ -124,6 +124,7 @@ EXPORTED = [
     "load",
     "param_groups",
     "plan",
+    "progress",
     "rank",
     "regions",
     "register",

@@ -41,7 +41,7 @@ class Measured(_Frozen):
     """Median time of a forward pass of one sample, without gradients."""
     weight_bytes: int = 0
     peak_bytes: int = 0
-    """The most that is alive at once in a forward pass beside the weights."""
+    """Peak memory of a forward pass beside the weights."""
     report: Assembly | None = None
     fault: str = ""
 

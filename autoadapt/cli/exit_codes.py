@@ -193,5 +193,7 @@ def working(what: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
+    from autoadapt.showing.progress import progress
+
+    with Console(stderr=True).status(what) as status, progress(lambda event: status.update(f"{what}: {event.text}")):
         yield

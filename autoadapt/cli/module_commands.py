@@ -85,7 +85,7 @@ def plan_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say how a model would be made to speak like another. Exit code 1 if it cannot be."""
+    """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
     with running(as_json, debug):
         with working(f"planning {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
@@ -117,7 +117,7 @@ def adapt_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Make a model speak like another, and prove it. Exit code 1 if it does not hold; then nothing is saved."""
+    """Adapt a model to another one's outputs, and prove it. Exit code 1 if it does not hold; then nothing is saved."""
     with running(as_json, debug):
         from autoadapt.sources import published
 

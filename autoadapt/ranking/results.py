@@ -47,7 +47,7 @@ class Ranked(_Frozen):
     """Median time of one pass."""
     weight_bytes: int = 0
     peak_bytes: int = 0
-    """The most that is alive at once in a pass beside weights and inputs."""
+    """Peak memory of a pass beside weights and inputs."""
     agreement: float | None = None
     """Share of places where the head's likeliest class is as with the old backbone, on images not fitted on."""
     divergence: float | None = None
@@ -62,7 +62,7 @@ class Ranked(_Frozen):
 
     @property
     def memory(self) -> int:
-        """Bytes of weights and of what is alive beside them."""
+        """Bytes of weights, and peak memory beside them."""
         return self.weight_bytes + self.peak_bytes
 
     @property
@@ -78,7 +78,7 @@ class Ranking(Shown, Dated, _Frozen):
 
     schema_version: Literal[1] = 1
     like: str
-    """What they should speak like."""
+    """The signature that they should have."""
     inputs: str
     """What a pass was given."""
     images: int = 0

@@ -102,7 +102,7 @@ def _percent(share: float) -> int:
 
 
 class Plan(Shown, Dated, _Frozen):
-    """How the new module is made to speak the old one's signature: data that can be read, edited, compared."""
+    """How the new module is made to keep the old one's signature: data that can be read, edited, compared."""
 
     made_by = "plan(capture(new, inputs, inner=True), capture(old, inputs))"
 

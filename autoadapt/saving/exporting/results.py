@@ -36,7 +36,7 @@ class Exported(Shown, Dated):
     name: str
     """Of the backbone: its class, and its name in a zoo where that is known."""
     contract: str
-    """What the program speaks like."""
+    """The signature that the program keeps."""
     format: str
     file_bytes: int
     """Of all files, where weights stand beside the program."""
