@@ -1,4 +1,4 @@
-"""Swap a backbone: `adapt(new, like=old)` speaks the old one's output signature exactly, at every input size.
+"""Swap a backbone: `adapt(new, like=old)` has the old one's output signature exactly, at every input size.
 
 The names below are imported when they are first used (PEP 562), so that `autoadapt --help` need not import torch.
 """
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from autoadapt.saving import Saved, restore, save
     from autoadapt.saving.exporting import Exported, dynamic_shapes, export
     from autoadapt.saving.standalone import to_source
+    from autoadapt.showing.progress import progress
     from autoadapt.sources import list_models, load
     from autoadapt.swapping import Swap, regions, swap
     from autoadapt.swapping.folding import fold
@@ -92,6 +93,7 @@ _PLACES = {
     "load": "autoadapt.sources",
     "param_groups": "autoadapt.adapting.building",
     "plan": "autoadapt.adapting.planning",
+    "progress": "autoadapt.showing.progress",
     "rank": "autoadapt.ranking",
     "regions": "autoadapt.swapping",
     "register": "autoadapt.assembly",
@@ -147,6 +149,7 @@ __all__ = [
     "load",
     "param_groups",
     "plan",
+    "progress",
     "rank",
     "regions",
     "register",

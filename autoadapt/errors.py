@@ -5,7 +5,7 @@ AdaptError
 ├── SignatureError       a signature, a dim or a text form is malformed
 ├── CaptureError         a module could not be probed, or an axis not be explained
 │   └── InputError       it raises at the given input
-├── MatchError           no part of the new module honestly serves a part of the old one
+├── MatchError           no part of the new module serves a part of the old one
 ├── PlanError            a plan is inconsistent or asks for something impossible
 ├── BuildError           a plan could not be made into a module
 ├── VerificationError    a module does not hold its signature
@@ -142,7 +142,7 @@ class InputError(CaptureError):
 
 
 class MatchError(AdaptError):
-    """No part of the new module honestly serves a part of the old one."""
+    """No part of the new module serves a part of the old one."""
 
 
 class PlanError(AdaptError):

@@ -51,7 +51,7 @@ def contract(outputs: object, channels: int = 3) -> aa.Signature:
 
 
 Recipe: TypeAlias = Callable[[], tuple[nn.Module, Any, tuple[Any, ...], dict[str, Any]]]
-"""The new backbone, what it is to speak like, an example call, and options of `adapt`."""
+"""The new backbone, the contract that it is to keep, an example call, and options of `adapt`."""
 
 KINDS: dict[str, Recipe] = {
     "timm levels": lambda: (

@@ -46,7 +46,7 @@ def match(
         name: What errors call the new module.
 
     Raises:
-        MatchError: A target has no honest source, or several that are equally good; all such targets at once.
+        MatchError: A target has no source, or several that are equally good; all such targets at once.
     """
     session = _Matching(target, {source.path: source for source in sources}, tuple(invariants), indices, name)
     session.choose_given(pairs or {}, others or {})
@@ -56,7 +56,7 @@ def match(
         session.settle_remedies()
         count = len(session.faults)
         first = session.faults[0].where
-        summary = f"nothing in {name} can honestly serve `{first}`"
+        summary = f"nothing in {name} can serve `{first}`"
         raise MatchError(summary if count == 1 else f"{count} outputs cannot be served by {name}", session.faults)
     return tuple(map(session.pairing, target.outputs.paths))
 

@@ -42,7 +42,7 @@ def adapt(
     Args:
         new: The module to adapt, which is not changed; or its name, as `timm:vit_small_patch16_224`, which is loaded
             with random weights.
-        like: What it should speak like: a module, a `Signature`, texts in containers, a saved signature file, or the
+        like: The specification: a module, a `Signature`, texts in containers, a saved signature file, or the
             name of a model, `timm:resnet101`.
         inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
             May be left out where a module tells its input size.

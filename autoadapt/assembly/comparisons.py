@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.assembly.assembling import assemble_document
 from autoadapt.assembly.configs import Config, parse_config
@@ -20,6 +20,7 @@ from autoadapt.contracts.allocations import in_words
 from autoadapt.contracts.costs import cost_of, peak_without_values
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
@@ -29,7 +30,7 @@ _MOST_PEAK = 1 << 29
 """Bytes of inputs and of what is alive at once of one sample, where it is measured."""
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
@@ -44,12 +45,12 @@ class Measured(_Frozen):
     """Median time of a forward pass of one sample, without gradients."""
     weight_bytes: int = 0
     peak_bytes: int = 0
-    """The most that is alive at once in a forward pass beside the weights."""
+    """Peak memory of a forward pass beside the weights."""
     report: Assembly | None = None
     fault: str = ""
 
 
-class Comparison(Shown, _Frozen):
+class Comparison(Shown, Dated, _Frozen):
     """The same config with several backbones. `str()` is a table."""
 
     schema_version: Literal[1] = 1

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.contracts.signature import MOST_VALUES, TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, nearest
+from autoadapt.facts import MadeByHand
 from autoadapt.showing import Shown
 
 __all__ = [
@@ -35,7 +36,7 @@ FREE = 224
 _RESERVED = ("type", "from", "expects", "target")
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 

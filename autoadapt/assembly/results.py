@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.assembly.levels import stride_of
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Assembly", "Given", "PartReport"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
@@ -47,14 +48,14 @@ class PartReport(_Frozen):
     parameters: int = 0
 
 
-class Assembly(Shown, _Frozen):
+class Assembly(Shown, Dated, _Frozen):
     """What a config became. `str()` is a table."""
 
     schema_version: Literal[1] = 1
     sizes: dict[str, int]
     """Of the input axes, at which cells are counted."""
     parts: tuple[PartReport, ...]
-    plans: dict[str, Plan] = {}
+    plans: dict[str, Plan] = Field(default_factory=dict)
     """The adapters, by the part that they stand behind."""
     remarks: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Progress: a bar while images come in and fits are tried, only on a terminal."""
+"""Progress: how many images have come in and what is fitted: a bar on a terminal, else as `showing.progress` tells."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from autoadapt.showing.progress import Tell, listened, telling
 
 __all__ = ["Progress", "progress"]
 
@@ -47,11 +49,25 @@ class _Told(Progress):
         self._bar.update(self._task, description=text)
 
 
+class _Passed(Progress):
+    """The same, told as other verbs are."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    def sees(self, images: int, tokens: int, error: Callable[[], float | None]) -> None:
+        self._tell(f"{tokens:,} tokens", images)
+
+    def does(self, text: str) -> None:
+        self._tell(text)
+
+
 @contextlib.contextmanager
 def progress(images: int) -> Iterator[Progress]:
-    """A bar on standard error; nothing at all where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield Progress()
+    """A bar on standard error where that is a terminal and nobody else listens."""
+    if not sys.stderr.isatty() or listened():
+        with telling("calibrate", images) as tell:
+            yield _Passed(tell)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn

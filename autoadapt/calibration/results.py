@@ -6,9 +6,10 @@ import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.files import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
@@ -17,7 +18,7 @@ from autoadapt.versions import install_line
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
 
 
@@ -66,8 +67,10 @@ class Trial(_Frozen):
     agreement: float | None = None
 
 
-class Calibration(Shown, _Frozen):
+class Calibration(Shown, Dated, _Frozen):
     """The adapters fitted, or left as they were, and how good they are on images that were not fitted on."""
+
+    made_by = "calibrate(net, like=old, data=batches)"
 
     schema_version: Literal[1] = 1
     name: str

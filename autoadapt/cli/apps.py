@@ -19,7 +19,7 @@ from autoadapt.cli.module_commands import (
     verify_command,
 )
 from autoadapt.cli.rank_command import rank_command
-from autoadapt.cli.saved_commands import check_command, export_command, models_command, show_command
+from autoadapt.cli.saved_commands import check_command, export_command, fold_command, models_command, show_command
 from autoadapt.cli.weight_commands import calibrate_command, transfer_command
 from autoadapt.versions import VERSION
 
@@ -44,11 +44,12 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "plan": (plan_command, "autoadapt plan timm:vit_tiny_patch16_224 --like timm:resnet18"),
     "adapt": (adapt_command, "autoadapt adapt timm:resnet10t --like timm:resnet18 --out net"),
     "verify": (verify_command, "autoadapt verify net   (a folder of adapt --out)"),
-    "swap": (swap_command, "autoadapt swap smp:resnet18 layer4 timm:resnet10t"),
+    "swap": (swap_command, "autoadapt swap timm:resnet18 layer4 timm:resnet10t --out model"),
     "regions": (regions_command, "autoadapt regions torchvision:resnet18"),
     "transfer": (transfer_command, "autoadapt transfer weights.pth timm:resnet18"),
     "calibrate": (calibrate_command, "autoadapt calibrate timm:resnet10t --like timm:resnet18 --images photos"),
     "export": (export_command, "autoadapt export net net.onnx   (a folder of adapt --out)"),
+    "fold": (fold_command, "autoadapt fold model model.onnx   (a folder of swap --out)"),
     "check": (check_command, "autoadapt check timm:resnet18 resnet18.json"),
     "show": (show_command, "autoadapt show net   (a folder of adapt --out)"),
     "assemble": (assemble_command, "autoadapt assemble model.yaml --out full.yaml"),

@@ -25,6 +25,8 @@ from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, Ve
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from autoadapt.facts import Dated
+
 __all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working", "wrote"]
 
 WIDTH = 80
@@ -119,7 +121,7 @@ def _wrapped(text: str, first: str, later: str) -> list[str]:
     )
 
 
-def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequence[BaseModel] = ()) -> None:
+def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence[BaseModel] = ()) -> None:
     """Print a result: in colours on a terminal, else as text of eighty columns, or as JSON.
 
     Args:
@@ -130,7 +132,9 @@ def show(result: BaseModel, as_json: bool, html: Path | None = None, parts: Sequ
     """
     shown = parts or (result,)
     if as_json:
-        typer.echo(result.model_dump_json(indent=1))
+        from autoadapt.facts import Made
+
+        typer.echo(result.model_copy(update={"made": result.made or Made.now(called())}).model_dump_json(indent=1))
     elif sys.stdout.isatty():
         from rich.console import Console
 
@@ -189,5 +193,7 @@ def working(what: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
+    from autoadapt.showing.progress import progress
+
+    with Console(stderr=True).status(what) as status, progress(lambda event: status.update(f"{what}: {event.text}")):
         yield

@@ -86,7 +86,7 @@ def plan_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say how a model would be made to speak like another. Exit code 1 if it cannot be."""
+    """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
     with running(as_json, debug):
         with working(f"planning {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid)
@@ -124,7 +124,7 @@ def adapt_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Make a model speak like another, and prove it. Exit code 1 if it does not hold; then nothing is saved."""
+    """Adapt a model to another one's outputs, and prove it. Exit code 1 if it does not hold; then nothing is saved."""
     with running(as_json, debug):
         from autoadapt.sources import published
 
@@ -201,12 +201,16 @@ def swap_command(
     grid: Grid = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="swap, and save the model to this folder", callback=writable_folder, show_default=False),
+    ] = None,
     allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what replacing a submodule of a bigger model would do. Exit code 1 if it is refused."""
+    """Say what replacing a submodule of a bigger model would do, or do it (--out). Exit code 1 if it is refused."""
     with running(as_json, debug):
         with working(f"swapping {path} of {whole}"):
             from autoadapt.swapping import swap
@@ -214,18 +218,17 @@ def swap_command(
             options = chosen(pair, project, indices, thin, grid)
             is_layer = not (":" in new or new.endswith((".pt2", ".py")) or is_saved(new))
             old = model(whole, allow=allow or ())
-            report = swap(
-                old,
-                path.split(",") if "," in path else path,
-                new if is_layer else model(new, allow=allow or ()),
-                inputs=_inputs(old, inputs),
-                outputs=outputs,
-                allow_cost=allow_cost,
-                max_parameters=max_parameters,
-                dry_run=True,
-                **options,
-            )
+            places = path.split(",") if "," in path else path
+            made = new if is_layer else model(new, allow=allow or ())
+            options |= {"outputs": outputs, "allow_cost": allow_cost, "max_parameters": max_parameters}
+            call = _inputs(old, inputs)
+            report = swap(old, places, made, inputs=call, dry_run=True, **options)
         show(report, as_json, html)
+        if report.passed and out is not None:
+            from autoadapt.saving import save
+
+            save(swap(old, places, made, inputs=call, **options), out)
+            wrote(out)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 
@@ -239,7 +242,10 @@ def regions_command(
 
             old = model(whole, allow=allow or ())
             found = regions(old, _inputs(old, inputs))
-        typer.echo(json.dumps(found) if as_json else "\n".join(found))
+        if found or as_json:
+            typer.echo(json.dumps(found) if as_json else "\n".join(found))
+        else:
+            typer.echo(f"{whole} has no region that could be a backbone", err=True)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 
     from autoadapt.contracts.signature import Signature
 
-__all__ = ["backbone", "contract", "example", "is_saved", "model"]
+__all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model"]
 
 _CONFIG = "config.json"
 _WHOLE = "model.json"
 _BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
+_CHANNELS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
+"""Channels alone, as timm tells them; refused with the texts to write instead."""
 _MOST = 1 << 20
 
 
@@ -31,6 +34,16 @@ def is_saved(source: str) -> bool:
         False
     """
     return any(os.path.isfile(Path(source) / name) for name in (_CONFIG, _WHOLE))
+
+
+def is_name(source: str) -> bool:
+    """Whether it is a name or a pattern of names, and nothing that lies on disk.
+
+    Example:
+        >>> is_name("timm:resnet1*"), is_name("net.pt2")
+        (True, False)
+    """
+    return not (is_saved(source) or source.endswith((".pt2", ".py")) or os.path.isdir(source))
 
 
 def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module:
@@ -83,9 +96,24 @@ def contract(like: str, *, pretrained: bool = False, allow: Sequence[str] = ()) 
         return Config.read(Path(like)).plan.target
     if like.endswith((".py", ".pt2")) or is_saved(like):
         return model(like, allow=allow)
+    if _CHANNELS.fullmatch(like):
+        return as_signature([int(number) for number in like.split(",")])
+    written = _container(like)
+    if written is not None:
+        return as_signature(written)
     if ":" not in like or "[" in like or os.path.exists(like):
         return as_signature(like)
     return backbone(like, pretrained=pretrained, allow=allow)
+
+
+def _container(like: str) -> object:
+    """Texts of several outputs, as they are written in Python or JSON; None for anything else."""
+    if not like.startswith(("[", "{", "(")):
+        return None
+    try:
+        return ast.literal_eval(like)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def example(made: nn.Module) -> object:

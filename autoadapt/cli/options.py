@@ -70,7 +70,7 @@ Model = Annotated[str, typer.Argument(help=SOURCES, autocompletion=complete_sour
 Like = Annotated[
     str,
     typer.Option(
-        help="what to speak like: a model, a saved signature (JSON), or 'f32[B, 256, ceil(H/4), ceil(W/4)]'",
+        help="the specification: a model, a saved signature (JSON), or 'f32[B, 256, ceil(H/4), ceil(W/4)]'",
         autocompletion=complete_source,
         show_default=False,
     ),

@@ -12,7 +12,7 @@ import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.model_names import complete_source
-from autoadapt.cli.named_models import contract, model
+from autoadapt.cli.named_models import contract, is_name, model
 from autoadapt.cli.options import SOURCES, Allow, AsJson, Debug, Html, Inputs, Like, Weights
 from autoadapt.showing.tables import shorten
 
@@ -83,8 +83,9 @@ def rank_command(
         old = contract(like, pretrained=published, allow=allow or ())
         pictures = preprocessing_of(old, like) if images is not None and isinstance(old, nn.Module) else None
         batches = _read(images, pictures, count)
+        made = {one: one if is_name(one) else model(one, allow=allow or ()) for one in candidates}
         found = rank(
-            candidates,
+            made,
             old,
             inputs=read_inputs(inputs or ()),
             data=batches,

@@ -13,6 +13,8 @@ _ARGUMENT = re.compile(r"(?:\w+\((?:\.\.\.|config), )?(?P<name>\w+)=(?P<value>.+
 _NEW_TENSOR = re.compile(r"torch\.\w+\((?P<sizes>\d+(?:, *\d+)*)\)?")
 _LOADED = re.compile(r"""load\(["'](?P<source>[^"']+)["']\)""")
 _LISTED = re.compile(r"""list_models\(["'](?P<pattern>[^"']+)["']\)""")
+_WRITTEN = re.compile(r"""[\[{(]?(?:"\w+": )?["']?[a-z]+\d+\[""")
+"""The texts of outputs, which `--like` takes as they stand."""
 _IN_PYTHON = re.compile(r"[\w.]+\(.*\)|(?:\w+=)?aa\.")
 """A call, which no shell takes."""
 _AS_OPTIONS = {"pairs": "pair", "taps": "pair", "grid": "grid"}
@@ -41,11 +43,16 @@ def in_shell(remedy: str) -> str:
         ('--indices recover', 'timm:resnet18')
         >>> in_shell("inputs=torch.randn(2, 3, 224, 224)"), in_shell("outputs=['1']  # if nobody reads 0")
         ("--input 'f32[2, 3, 224, 224]'", '--outputs 1  # if nobody reads 0')
+        >>> print(in_shell('["f32[B, 64, H, W]", "f32[B, 8]"]'))
+        --like '["f32[B, 64, H, W]", "f32[B, 8]"]'
         >>> in_shell('pairs={"c5": "layer4"}'), in_shell("allow_cost=True"), in_shell("pad to 224x256")
         ('--pair c5=layer4', '--allow-cost', 'pad to 224x256')
     """
     if remedy in _WHOLE:
         return _WHOLE[remedy]
+    if _WRITTEN.match(remedy):
+        single = _literal(remedy)
+        return f"--like {shlex.quote(single if isinstance(single, str) else remedy)}"
     listed = _LISTED.fullmatch(remedy)
     if listed is not None:
         return f"autoadapt models {shlex.quote(listed['pattern'])}"

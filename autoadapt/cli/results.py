@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Verification
 from autoadapt.assembly import Assembly
+from autoadapt.facts import Dated
 
 __all__ = ["Adapted", "Assembled"]
 
 
-class Adapted(BaseModel):
+class Adapted(Dated):
     """What `adapt` did, and the proof that it holds."""
 
     model_config = ConfigDict(frozen=True)
@@ -25,7 +26,7 @@ class Adapted(BaseModel):
         return f"{self.plan}\n\n{self.verification}"
 
 
-class Assembled(BaseModel):
+class Assembled(Dated):
     """A config with every number filled in, and what its parts are given."""
 
     model_config = ConfigDict(frozen=True)

@@ -1,4 +1,4 @@
-"""What is kept, from a shell: export, check, models, show."""
+"""What is kept, from a shell: export, fold, check, models, show."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import typer
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, complain, running, show, working, wrote
 from autoadapt.cli.model_names import known_names
 from autoadapt.cli.named_models import contract, example, is_saved, model
-from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, writable
+from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, Outputs, writable
 from autoadapt.errors import Mismatch, SourceError, nearest
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from torch import nn
 
     from autoadapt.adapting.building import AdaptedModule
+    from autoadapt.facts import Dated
 
-__all__ = ["check_command", "export_command", "models_command", "show_command"]
+__all__ = ["check_command", "export_command", "fold_command", "models_command", "show_command"]
 
 
 def export_command(
@@ -45,6 +46,43 @@ def export_command(
             found = export(_adapted(source, like, inputs, allow or ()), out)
         show(found, as_json, html)
         wrote(out)
+
+
+def fold_command(
+    source: Model,
+    out: Annotated[Path, typer.Argument(help="the file: .onnx, .pt2 or .pt", callback=writable, show_default=False)],
+    at: Annotated[str, typer.Option(help="where the adapted module stands, if there are several")] = "",
+    outputs: Outputs = None,
+    inputs: Inputs = None,
+    allow: Allow = None,
+    html: Html = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Merge adapters into the layers that read them, and write the model for other runtimes, compared as by export.
+
+    It takes whole models, as swap --out writes them: what reads the adapters must be in the model.
+    """
+    with running(as_json, debug):
+        from autoadapt.cli.example_inputs import read_inputs
+        from autoadapt.contracts.capturing.arguments import told_example
+        from autoadapt.saving.exporting import export
+        from autoadapt.swapping.folding import fold
+
+        with working(f"folding {source}"):
+            made = model(source, allow=allow or ())
+            call = read_inputs(inputs) if inputs else example(made) or told_example(made)
+            folded = fold(made, at=at or None, inputs=call, outputs=outputs)
+            found = export(folded, out, inputs=call)
+        show(found, as_json, html)
+        typer.echo(f"folded: {_count(made)} parameters became {_count(folded)}", err=True)
+        wrote(out)
+
+
+def _count(module: nn.Module) -> str:
+    from autoadapt.showing.tables import human_count
+
+    return human_count(sum(one.numel() for one in module.parameters()))
 
 
 def _adapted(source: str, like: str | None, inputs: Sequence[str] | None, allow: Sequence[str]) -> AdaptedModule:
@@ -149,7 +187,7 @@ def show_command(
         show(_held(path), as_json, html)
 
 
-def _held(path: Path) -> BaseModel:
+def _held(path: Path) -> Dated:
     """The plan of a folder, or what a JSON file holds."""
     from autoadapt.adapting.planning import Plan
     from autoadapt.adapting.verification import Verification
@@ -160,11 +198,16 @@ def _held(path: Path) -> BaseModel:
     if is_saved(str(path)):
         return Config.read(path if (path / CONFIG).is_file() else path / "parts" / "0").plan
     expected = "a folder of adapt --out, or a signature, plan or verification (JSON)"
+    if path.suffix in (".pt2", ".py", ".onnx", ".pt"):
+        fault = Mismatch(
+            str(path), expected, "a program or code", f"autoadapt capture {path} --input 'f32[2, 3, 224, 224]'"
+        )
+        raise SourceError(f"{path} is not data that can be shown", [fault])
     text = read_text(path, expected, "autoadapt capture MODEL --out signature.json", SourceError)
     try:
         fields = read_json(text)
         kind = Plan if "routes" in fields else Verification if "checks" in fields else Signature
-        found: BaseModel = Signature.load(path) if kind is Signature else kind.model_validate_json(text)
+        found: Dated = Signature.load(path) if kind is Signature else kind.model_validate_json(text)
     except (ValueError, TypeError, RecursionError) as error:
         fault = Mismatch(str(path), expected, "something else", "autoadapt capture MODEL --out signature.json")
         raise SourceError(f"{path} holds nothing that can be shown", [fault]) from error

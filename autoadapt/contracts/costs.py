@@ -37,7 +37,7 @@ class Cost(BaseModel):
     weight_bytes: int
     """Of parameters and buffers."""
     peak_bytes: int
-    """The most that is alive at once beside weights and inputs: tensors, not what an operation needs inside."""
+    """Peak memory beside weights and inputs: tensors, not what an operation needs inside."""
     seconds: float
     """Median of a few runs."""
 

@@ -23,6 +23,7 @@ from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
 from autoadapt.ranking.trials import Place, tried
+from autoadapt.showing.progress import telling
 from autoadapt.sources import load_backbone, published
 
 __all__ = ["Report", "rank"]
@@ -156,14 +157,16 @@ def _images(
 
 
 def _rows(candidates: Sequence[Candidate], place: Place, journal: Journal, report: Report | None) -> list[Ranked]:
-    rows = []
-    for candidate in candidates:
-        row = journal.row(candidate)
-        if row is None:
-            row = _noted(candidate, place, journal)
-        rows.append(row)
-        if report is not None:
-            report(row, len(rows), len(candidates))
+    rows = list[Ranked]()
+    with telling("rank", len(candidates)) as tell:
+        for candidate in candidates:
+            tell(candidate.name, len(rows))
+            row = journal.row(candidate)
+            if row is None:
+                row = _noted(candidate, place, journal)
+            rows.append(row)
+            if report is not None:
+                report(row, len(rows), len(candidates))
     return rows
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
 from autoadapt.showing.tables import columns, hanging, human_count, shorten
@@ -22,7 +23,7 @@ Costs: TypeAlias = Literal["seconds", "multiply_adds", "parameters", "memory"]
 """What can stand against the agreement."""
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
 
 
@@ -46,7 +47,7 @@ class Ranked(_Frozen):
     """Median time of one pass."""
     weight_bytes: int = 0
     peak_bytes: int = 0
-    """The most that is alive at once in a pass beside weights and inputs."""
+    """Peak memory of a pass beside weights and inputs."""
     agreement: float | None = None
     """Share of places where the head's likeliest class is as with the old backbone, on images not fitted on."""
     divergence: float | None = None
@@ -61,7 +62,7 @@ class Ranked(_Frozen):
 
     @property
     def memory(self) -> int:
-        """Bytes of weights and of what is alive beside them."""
+        """Bytes of weights, and peak memory beside them."""
         return self.weight_bytes + self.peak_bytes
 
     @property
@@ -70,12 +71,14 @@ class Ranked(_Frozen):
         return self.r2 if self.agreement is None else self.agreement
 
 
-class Ranking(Shown, _Frozen):
+class Ranking(Shown, Dated, _Frozen):
     """Candidates for one place. `str()` is a table, best first; `picture()` sets cost against agreement."""
+
+    made_by = "rank(candidates, like=old)"
 
     schema_version: Literal[1] = 1
     like: str
-    """What they should speak like."""
+    """The signature that they should have."""
     inputs: str
     """What a pass was given."""
     images: int = 0

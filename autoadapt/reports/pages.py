@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.facts import Made
 from autoadapt.files import check_place, write_file
 from autoadapt.showing import RULES, SCOPE, Markup, Section, cell, element, section_element, section_of
-from autoadapt.versions import VERSION, package_version
 
 __all__ = ["html_report", "write_html"]
 
@@ -90,9 +89,8 @@ def _head(title: str) -> Markup:
 
 def _foot(command: str) -> Markup:
     """When and with what the page was made."""
-    versions = [("autoadapt", VERSION), *((name, package_version(name)) for name in ("torch", "timm", "torchvision"))]
-    shown = ", ".join(f"{name} {version}" for name, version in versions if version)
-    made = f"Made {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC with {shown}"
+    now = Made.now(command)
+    made = f"Made {now.date} UTC with {', '.join(f'{name} {version}' for name, version in now.versions.items())}"
     return element("footer", made, *([" by ", element("code", command)] if command else []))
 
 

@@ -63,7 +63,7 @@ def _cells(row: Ranked) -> tuple[Cell, ...]:
 
 def _facts(made: Ranking) -> Facts:
     threads = f"{made.threads} thread{'s' if made.threads != 1 else ''}"
-    rows: list[tuple[str, Cell]] = [("measured", f"{made.inputs}, {threads}; MiB of weights and what is alive")]
+    rows: list[tuple[str, Cell]] = [("measured", f"{made.inputs}, {threads}; MiB of weights and peak activations")]
     if made.has_quality:
         judged = f", judged on {made.held_out} that were not fitted on" if made.held_out else ""
         rows.append(("images", f"{made.images} unlabelled ones to calibrate on{judged}"))

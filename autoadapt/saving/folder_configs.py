@@ -15,6 +15,7 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.origins import Verb
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.facts import first_fault
 from autoadapt.reading import one_line, read_json, read_text
 from autoadapt.versions import VERSION, version_key
 
@@ -30,7 +31,6 @@ __all__ = [
     "Source",
     "Weights",
     "Witness",
-    "first_fault",
     "is_trusted",
     "plan_classes",
 ]
@@ -211,8 +211,3 @@ def _check_kind(path: Path, content: Mapping[str, Any]) -> None:
             str(path), f"schema version {SCHEMA}, autoadapt {VERSION} or older", found, "pip install -U autoadapt"
         )
         raise SavingError(f"{path} is of another version of autoadapt", [fault])
-
-
-def first_fault(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

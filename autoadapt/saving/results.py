@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from autoadapt.facts import Dated
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
@@ -13,8 +14,10 @@ from autoadapt.showing.tables import columns, human_count
 __all__ = ["Saved"]
 
 
-class Saved(Shown, BaseModel):
+class Saved(Shown, Dated):
     """What `save` wrote, and what it could not."""
+
+    made_by = "save(net, folder)"
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 

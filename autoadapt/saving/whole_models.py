@@ -24,9 +24,10 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.facts import first_fault
 from autoadapt.files import check_place, explained, file_hash, write_all
 from autoadapt.reading import one_line, read_json, read_text
-from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, checksum, first_fault
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, checksum
 from autoadapt.saving.module_states import (
     all_tensors,
     frozen_parts,
@@ -48,6 +49,7 @@ __all__ = ["WHOLE", "adapted_parts", "is_whole", "read_whole", "restore_whole", 
 WHOLE = "model.json"
 _PARTS = "parts"
 _MOST_PARTS = 256
+_UNFOLDED = 'save the model before fold, and fold what is restored; or export(folded, "model.onnx")'
 
 
 class _Frozen(BaseModel):
@@ -133,6 +135,7 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         SavingError: A part cannot be saved, or there is state that is no tensor.
     """
     parts = adapted_parts(model)
+    _refuse_folded(parts)
     rest = _rest(model, parts)
     _check_tensors(model, rest, parts)
     ties = ties_of(rest)
@@ -178,6 +181,17 @@ def _save_parts(
         region = None if passes is None else passes.handing
         places.append(Place(path=path, folder=inside.as_posix(), config=noted, borrowed=borrowed, region=region))
     return saved, places
+
+
+def _refuse_folded(parts: Mapping[str, AdaptedModule]) -> None:
+    """Layers that adapters were merged into have other shapes than those of a freshly built model."""
+    faults = [
+        Mismatch(reader, "a layer as the model builds it", f"one that the adapter of {path} was folded into", _UNFOLDED)
+        for path, part in parts.items()
+        for reader in part.__dict__.get("folded", ())
+    ]
+    if faults:
+        raise SavingError("a folded model does not fit into a freshly built one", faults)
 
 
 def _numbers(folder: Path) -> set[int]:
@@ -300,7 +314,9 @@ def read_whole(folder: Path) -> WholeConfig:
 def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
     """The modules that the parts take the places of."""
     kind = type_path(type(model))
-    faults = [] if kind == config.model else [Mismatch("model", f"a {config.model}", f"a {kind}", "build the same one")]
+    # a file's class has the name of the module that it was read as, which may be another one next time
+    is_same = kind == config.model or "" != config.source == _source(model)
+    faults = [] if is_same else [Mismatch("model", f"a {config.model}", f"a {kind}", "build the same one")]
     named = dict(model.named_modules())
     faults += [
         Mismatch(path, "a submodule to put the part in the place of", "none", "build the model as it was")

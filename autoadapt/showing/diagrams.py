@@ -179,7 +179,7 @@ class _Layout:
         self.titles = [
             (self.left, _headed("new", (self.diagram.source, ""), self.side)),
             (self.chain_left, [("title", "adapters"), *(("head", line) for line in notes)]),
-            (self.target_left, _headed("speaks like", self.diagram.target, self.target_side)),
+            (self.target_left, _headed("contract of", self.diagram.target, self.target_side)),
         ]
         top = MARGIN + PADDING
         below_title = top + sum(FONTS[style].line for style, _ in self.titles[0][1]) + 8

@@ -13,7 +13,7 @@ from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
-from autoadapt.contracts.capturing.arguments import bind, tensors_in, told_inputs
+from autoadapt.contracts.capturing.arguments import bind, tensors_in, told_example
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
@@ -50,7 +50,7 @@ def fold(
 
     Returns:
         A model over the same weights with fewer layers and the same answers to 1e-5 of their size. Its backbone no
-        longer speaks the old signature.
+        longer has the old signature, and a freshly built model does not take it back: save before folding.
 
     Raises:
         BuildError: A projection cannot be folded; for each the error says why.
@@ -70,7 +70,7 @@ def fold(
     assert isinstance(net, AdaptedModule), "found as one"
     wanted = _wanted(net.plan, outputs)
     with quiet():
-        call = bind(model, told_inputs(model) if inputs is None else inputs)
+        call = bind(model, told_example(model) if inputs is None else inputs)
         readers = _readers(model, path, call.call)
         found = [_obstacle(model, net, target, readers.get(target, [])) for target in wanted]
         faults = [fault for fault in found if fault is not None]
@@ -83,6 +83,7 @@ def fold(
         passes, folded = passes_of(made.get_submodule(path)), _without(net, wanted)
         if passes is not None:
             passes.take_over(folded)
+        vars(folded)["folded"] = tuple(dict.fromkeys(readers[target][0] for target in wanted))  # for `save`
         made.set_submodule(path, folded)
         _check(model, made, call.call)
     return made
@@ -95,7 +96,7 @@ def _place(model: nn.Module, at: str | None) -> str:
     if at is None and len(found) == 1 and found[0]:
         return found[0]
     told = ", ".join(name or "the model itself" for name in found) or "none"
-    fault = Mismatch("at", "the path of an adapted module inside the model", told, 'fold(model, at="backbone")')
+    fault = Mismatch("at", "the path of an adapted module inside the model", told, 'fold(..., at="backbone")')
     raise BuildError("nothing to fold: what reads the adapter must be in the model", [fault])
 
 

@@ -48,7 +48,7 @@ class Surface:
 def find_surface(
     old: nn.Module, attributes: Sequence[str], methods: Mapping[str, Sequence[str]], path: str
 ) -> tuple[Surface, list[Mismatch]]:
-    """What another module must say in place of the old one, and a fault for each thing that it cannot say honestly.
+    """What another module must say in place of the old one, and a fault for each thing that it cannot say truly.
 
     Args:
         old: The module that is read now.
@@ -128,4 +128,4 @@ def _device(module: nn.Module) -> torch.device:
 def _fault(path: str, name: str, why: str, through: str) -> Mismatch:
     by = f"the rest of the model reads it, through {through}()" if through else "the rest of the model reads it"
     remedy = "swap a module further inside, or the one around it"
-    return Mismatch(f"{path}.{name}", by, "nothing that another module could honestly say", remedy, why)
+    return Mismatch(f"{path}.{name}", by, "something that holds for another module as well", remedy, why)

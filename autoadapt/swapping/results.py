@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Check
 from autoadapt.contracts.signature import Gathering
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
 __all__ = ["Part", "Swap"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
@@ -74,8 +75,10 @@ class Fault(_Frozen):
     why: str = ""
 
 
-class Swap(Shown, _Frozen):
+class Swap(Shown, Dated, _Frozen):
     """A swap: its parts, what was checked, and the call that does it."""
+
+    made_by = "swap(model, path, new, inputs=inputs, dry_run=True)"
 
     schema_version: Literal[1] = 1
     model: str

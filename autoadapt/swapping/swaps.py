@@ -17,9 +17,9 @@ from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.errors import AdaptError, Mismatch, SwapError
+from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
 from autoadapt.swapping.places import Place, find_places, set_modules
-from autoadapt.swapping.progress import progress
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
 from autoadapt.swapping.results import Fault, Part, Swap
@@ -137,8 +137,8 @@ def swap(
     planned: list[Successor] = []
     try:
         _check_kinds(model, path, new)
-        with progress() as tell:
-            tell(f"swap: running {name} to see what it reads of {region_text(path)}")
+        with telling("swap") as tell:
+            tell(f"running {name} to see what it reads of {region_text(path)}")
             work = _Work(model, as_example(model, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
             made = work.of_places(path, new) if isinstance(path, str) and ":" not in path else work.of_region(path, new)
     except AdaptError as error:
@@ -175,7 +175,7 @@ class _Work:
     options: Options
     allow_cost: bool
     max_parameters: int | None
-    tell: Callable[[str], None]
+    tell: Tell
     planned: list[Successor]
 
     def of_places(self, path: str, new: nn.Module | str) -> _Made:
@@ -185,9 +185,9 @@ class _Work:
         found = _prepared(places, seen, new, self.options, self.tell)
         self.planned.extend(with_stage_remarks(self.model, self.example, found))
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
-        self.tell(f"swap: building what takes the place of {path}")
+        self.tell(f"building what takes the place of {path}")
         modules = [successor.build() for successor in self.planned]
-        self.tell(f"swap: running {type(self.model).__name__} with the new module")
+        self.tell(f"running {type(self.model).__name__} with the new module")
         self.planned[:] = with_train_reads(self.model, self.example, self.planned, seen)
         checks = try_out(self.model, self.example, self.planned, modules, seen)
         return _Made(modules, tuple(checks), functools.partial(set_modules, modules=by_path(self.planned, modules)))
@@ -197,9 +197,9 @@ class _Work:
         region = plan_region(self.model, path, new, self.example, self.options)
         self.planned.append(region.successor)
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
-        self.tell(f"swap: building what takes the place of {region_text(path)}")
+        self.tell(f"building what takes the place of {region_text(path)}")
         parts = region.build()
-        self.tell(f"swap: running {type(self.model).__name__} with the new module")
+        self.tell(f"running {type(self.model).__name__} with the new module")
         checks = try_region(self.model, self.example, self.inputs, region, parts)
         return _Made([parts.net], tuple(checks), parts.put_in)
 
@@ -225,14 +225,14 @@ def _check_kinds(model: object, path: object, new: object) -> None:
 
 
 def _prepared(
-    places: list[Place], seen: Watched, new: nn.Module | str, options: Options, tell: Callable[[str], None]
+    places: list[Place], seen: Watched, new: nn.Module | str, options: Options, tell: Tell
 ) -> list[Successor]:
     """A successor for each place; what is wrong with any of them is said at once."""
     found, faults, summary = [], list[Mismatch](), ""
     own = len(places) > 1 and isinstance(new, nn.Module)
     each = Options(**{**vars(options), "share": options.share and not own})
     for place in places:
-        tell(f"swap: capturing {place.path} and what takes its place")
+        tell(f"capturing {place.path} and what takes its place")
         made = _tried(place, seen, new, each)
         if isinstance(made, Successor):
             found.append(made)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing import bind
-from autoadapt.contracts.capturing.arguments import told_inputs
+from autoadapt.contracts.capturing.arguments import told_example
 from autoadapt.contracts.capturing.hook_stops import stopped_by_hook
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.trees import Path, Tree, flatten, path_text, paths
@@ -48,8 +48,7 @@ def as_example(model: nn.Module, inputs: object) -> Example:
     if callable(inputs):
         return Example(inputs, is_step=True)
     if inputs is None:
-        told = told_inputs(model)
-        inputs = torch.randn(told.shape, generator=torch.Generator().manual_seed(0))
+        inputs = told_example(model)
     return Example(bind(model, inputs).call, is_step=False)
 
 

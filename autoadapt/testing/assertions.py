@@ -14,7 +14,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification import verify
 from autoadapt.adapting.verification.compiler_checks import exported
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
-from autoadapt.contracts.capturing import Arguments, bind, capture, told_inputs
+from autoadapt.contracts.capturing import Arguments, bind, capture, told_example
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature, describe
@@ -96,7 +96,7 @@ def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
         >>> assert_gradients_flow(nn.Conv2d(3, 8, 1), torch.randn(2, 3, 8, 8))
     """
     __tracebackhide__ = True
-    arguments = bind(net, _real_inputs(net) if inputs is None else inputs)
+    arguments = bind(net, told_example(net) if inputs is None else inputs)
     copied = copy_module(net, clone_buffers)
     with quiet(), torch.enable_grad():
         _, outputs = flatten(arguments.call(copied))
@@ -112,11 +112,6 @@ def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
     ]
     if faults:
         raise AssertionError(_text(f"gradients do not flow through {type(net).__name__}", faults))
-
-
-def _real_inputs(net: nn.Module) -> torch.Tensor:
-    told = told_inputs(net)
-    return torch.randn(told.shape, generator=torch.Generator().manual_seed(0))
 
 
 def assert_exports(net: nn.Module, inputs: object = None, *, like: object = None) -> None:
@@ -171,7 +166,7 @@ def assert_equals(
         >>> assert_equals(layer, layer, torch.randn(2, 3, 8, 8))
     """
     __tracebackhide__ = True
-    arguments = bind(net, _real_inputs(net) if inputs is None else inputs)
+    arguments = bind(net, told_example(net) if inputs is None else inputs)
     left, right = (_returned(module, arguments) for module in (reference, net))
     if left[0] != right[0]:
         raise AssertionError(f"{type(net).__name__} returns {describe(right[0])}, and not {describe(left[0])}")

@@ -9,9 +9,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.errors import Mismatch, TransferError
+from autoadapt.facts import Dated
 from autoadapt.showing import Shown
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
@@ -22,7 +23,7 @@ __all__ = ["Transfer"]
 _PASTED = 40  # patterns in a remedy; fewer would leave faults when it is pasted
 
 
-class Transfer(Shown, BaseModel):
+class Transfer(Shown, Dated):
     """What was loaded from where, what was not, and why.
 
     Attributes:
@@ -46,6 +47,8 @@ class Transfer(Shown, BaseModel):
          names      2 prefix "module." removed
          compared   2/2 tensors bit-equal after the copy
     """
+
+    made_by = "transfer(checkpoint, model)"
 
     model_config = ConfigDict(frozen=True)
 

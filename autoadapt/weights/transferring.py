@@ -15,6 +15,7 @@ from typing import Literal
 from torch import nn
 
 from autoadapt.errors import Mismatch, TransferError
+from autoadapt.showing.progress import telling
 from autoadapt.weights.checkpoints import Checkpoint, Source, adapter_scale, read_checkpoint, refuse_scope
 from autoadapt.weights.composed import compose, own_entries, own_targets
 from autoadapt.weights.conversions import SLICES, Shapes, check_policies
@@ -120,12 +121,14 @@ def transfer(
     merges, renaming = adapter_scale(source, read_merge(merge)), read_renaming(rename)
     slots = model_slots(model)
     ranks = Ranks.of(any(slot.shard is not None for slot in slots.values()))
-    with ranks.step():
+    with ranks.step(), telling("transfer") as tell:
+        tell("reading the checkpoint")
         checkpoint, recipes = _read(source, scope, slots, merges, selection)
         outside = _outside_scope(checkpoint, scope)
         unwanted = outside.keys() | {s.name for s in checkpoint.specs if selection.exclude(s.name)}
         wanted = [spec for spec in checkpoint.specs if spec.name not in unwanted]
         targets = [slot.spec for slot in slots.values()]
+        tell(f"finding places for {len(wanted)} tensors")
         pairing = _pair(wanted, targets, match, renaming, _same(checkpoint, slots))
         _pair_unwanted(pairing, [spec for spec in checkpoint.specs if spec.name in unwanted], renaming)
         verdicts = _decide(pairing, checkpoint, slots, selection, outside)

@@ -157,7 +157,7 @@ def test_a_backbone_without_indices_is_refused_by_the_name_of_the_leaf():
     with pytest.raises(aa.MatchError) as caught:
         aa.adapt(PointTransformer(indices=False), like=PointNet(), inputs=(cloud(), {}), outputs=READ)
     said = str(caught.value)
-    assert said.startswith("nothing in PointTransformer can honestly serve `fp2_inds`")
+    assert said.startswith("nothing in PointTransformer can serve `fp2_inds`")
     assert "expected  i32[B, 16], index into the points of `cloud`" in said
     assert "no such integers" in said
     assert "a layer that makes integers up has the right shape and is wrong" in said

@@ -165,13 +165,18 @@ def test_arrays_keep_their_values_and_the_dtype_of_the_model() -> None:
         (224, "a size", "inputs=torch.zeros(1, 3, 224, 224)"),
         ("f32[1, 3, 64, 64]", "a text", "inputs=torch.zeros(1, 3, 224, 224)"),
         (torch.Tensor, "a class", "inputs=torch.zeros(1, 3, 224, 224)"),
+        (((2, 3, 8, 8),), "a shape", "inputs=torch.zeros(2, 3, 8, 8)"),
+        ({"x": (2, 3, 8, 8)}, "a shape", "inputs={'x': torch.zeros(2, 3, 8, 8)}"),
     ],
 )
-@pytest.mark.parametrize("verb", ["capture", "adapt", "swap", "verify"])
+@pytest.mark.parametrize("verb", ["capture", "adapt", "adapt to a text", "adapt to a name", "swap", "verify"])
 def test_a_shape_is_no_input(verb: str, inputs: object, what: str, remedy: str) -> None:
     calls = {
         "capture": lambda: aa.capture(OLD, inputs),
         "adapt": lambda: aa.adapt(NEW, like=OLD, inputs=inputs),
+        # timm's models tell their own input size, by which the wrong inputs were passed over
+        "adapt to a text": lambda: aa.adapt("timm:test_resnet", like="f32[B, 8, H, W]", inputs=inputs),
+        "adapt to a name": lambda: aa.adapt("timm:test_resnet", like="timm:test_resnet", inputs=inputs),
         "swap": lambda: aa.swap(nn.Sequential(OLD), "0", NEW, inputs=inputs),
         "verify": lambda: aa.verify(OLD, aa.capture(OLD, X), inputs=inputs),
     }

@@ -179,6 +179,11 @@ def test_results_are_json_that_reads_back() -> None:
     call = ("timm:resnet14t", "--like", "timm:resnet18", "--input", "f32[1, 3, 64, 64]", "--json")
     plan = Plan.model_validate_json(run("plan", *call).stdout)
     assert plan.source.name == "ResNet"
+    assert plan.made is not None
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", plan.made.date)
+    assert {"autoadapt", "torch", "timm"} <= plan.made.versions.keys()
+    assert plan.made.command.startswith("autoadapt ")
+    plan = plan.model_copy(update={"made": None})
     adapted = json.loads(run("adapt", *call).stdout)
     assert Plan.model_validate(adapted["plan"], strict=False) == plan
     assert Verification.model_validate(adapted["verification"], strict=False).passed

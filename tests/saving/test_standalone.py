@@ -151,7 +151,7 @@ def test_the_class_reads_like_one_that_a_person_wrote():
 
 
 EXPECTED = '''class Adapted(nn.Module):
-    """VisionTransformer that speaks like module."""
+    """VisionTransformer with the signature of module."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -133,3 +134,41 @@ def test_the_columns_of_a_calibration_are_explained(results: dict[str, object]) 
 def test_to_source_gives_the_path_it_wrote_and_without_one_the_text(net: aa.AdaptedModule, tmp_path) -> None:
     assert aa.to_source(net, tmp_path / "net.py") == tmp_path / "net.py"
     assert aa.to_source(net, str(tmp_path / "net.py")).read_text(encoding="utf-8") == aa.to_source(net)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "said", "remedy"),
+    [
+        (
+            lambda: aa.Signature(),
+            "SignatureError",
+            "inputs\n  expected  a value\n  found     nothing",
+            "Signature.parse",
+        ),
+        (lambda: aa.Signature(inputs=3, outputs=4), "SignatureError", "found     3", "capture(model, inputs)"),
+        (lambda: aa.Signature("f32[B]"), "SignatureError", "found     'f32[B]'", "Signature.parse"),
+        (lambda: aa.Signature(shape=1), "SignatureError", "found     a field that there is not", "Signature.parse"),
+        (lambda: aa.TensorSpec(), "SignatureError", "dtype\n  expected  a value", "TensorSpec.parse"),
+        (
+            lambda: aa.TensorSpec(dtype="f32", dims=3),
+            "SignatureError",
+            "a valid tuple\n  found     3",
+            "TensorSpec.parse",
+        ),
+        (lambda: aa.Plan(), "AdaptError", "routes\n  expected  a value", "plan(capture(new, inputs, inner=True)"),
+        (lambda: aa.Verification(), "AdaptError", "checks", "verify(net, signature, inputs=inputs)"),
+    ],
+)
+def test_a_fact_that_is_made_wrongly_says_so_without_the_words_of_pydantic(
+    make: Callable[[], object], kind: str, said: str, remedy: str
+) -> None:
+    with pytest.raises(aa.AdaptError) as caught:
+        make()
+    text = str(caught.value)
+    assert type(caught.value).__name__ == kind
+    assert said in text
+    assert remedy in text
+    assert "pydantic" not in text
+    assert "validation error" not in text
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__

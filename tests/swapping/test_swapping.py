@@ -318,7 +318,7 @@ FAILURES = {
     "empty path": (Whole, "", New, {}, "the whole model cannot be swapped"),
     "pattern that matches nothing": (Whole, "bodies.*", New, {}, "there is no module"),
     "path of an unused module": (Whole, "head", New, {"inputs": lambda model: model.body(X)["c2"]}, "does not run"),
-    "no honest source": (Whole, "body", Fixed, {}, "can honestly serve `c2`"),
+    "no source": (Whole, "body", Fixed, {}, "can serve `c2`"),
     "new raises": (Whole, "body", error_in_new, {}, "raises at the given input"),
     "whole raises at the inputs": (Whole, "body", New, {"inputs": torch.rand(2, 4, 8, 8)}, "raises at the given"),
     "inputs do not fit": (Whole, "body", New, {"inputs": (X, X)}, "inputs do not fit Whole"),
@@ -335,7 +335,7 @@ FAILURES = {
     "a layer that does not fit": (Whole, "head", lambda: "identity", {}, "cannot take the place"),
     "a layer for two outputs": (lambda: Whole("both levels"), "body", lambda: "linear", {}, "has 2"),
     "new is no module": (Whole, "body", lambda: 3, {}, "`new` is of the wrong type"),
-    "shifted beyond repair": (Whole, "body", lambda: nn.Flatten(), {}, "honestly serve"),
+    "shifted beyond repair": (Whole, "body", lambda: nn.Flatten(), {}, "serve"),
     "nested places": (nested, "*", New, {}, "cannot both be swapped"),
 }
 

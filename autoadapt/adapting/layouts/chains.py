@@ -1,4 +1,4 @@
-"""Chains: the shortest way from one tensor to another, or why there is no honest one."""
+"""Chains: the shortest way from one tensor to another, or why there is none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chain(
         project: Put a projection in even where the channels agree.
 
     Returns:
-        The operations, none where the tensors are alike; or why there is no honest chain.
+        The operations, none where the tensors are alike; or why there is no chain.
     """
     have = factored(source) if isinstance(source, TensorSpec) else source
     spec = have.spec

@@ -1,4 +1,4 @@
-"""Planning: the operations that make the new module speak the old one's signature, as data."""
+"""Planning: the operations that give the new module the old one's signature, as data."""
 
 from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion

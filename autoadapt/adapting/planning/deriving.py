@@ -48,7 +48,7 @@ def plan(
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
 ) -> Plan:
-    """Find the fewest layers that make a module with one signature speak another.
+    """Find the fewest layers that give a module with one signature another one.
 
     Args:
         source: Signature of the new module.
@@ -64,7 +64,7 @@ def plan(
         nondeterministic: `allow` takes modules that real runs contradicted, on trust of their signatures.
 
     Raises:
-        MatchError: An output, or an input of the new module, has no honest source, or several equally good ones.
+        MatchError: An output, or an input of the new module, has no source, or several equally good ones.
         PlanError: The arguments name outputs that do not exist, or a module is not deterministic.
 
     Example:

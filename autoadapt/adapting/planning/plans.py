@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from autoadapt.adapting.operations import Operation, Resample, Resize, ResizeTokens, coarse_step, text
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.printable import is_plain_name, visible
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
@@ -17,7 +18,7 @@ from autoadapt.showing.tables import columns, hanging, human_count
 __all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap", "one_sample"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
@@ -100,8 +101,10 @@ def _percent(share: float) -> int:
     return int(100 * share + 0.5) if share == 1 else min(int(100 * share + 0.5), 99)
 
 
-class Plan(Shown, _Frozen):
-    """How the new module is made to speak the old one's signature: data that can be read, edited, compared."""
+class Plan(Shown, Dated, _Frozen):
+    """How the new module is made to keep the old one's signature: data that can be read, edited, compared."""
+
+    made_by = "plan(capture(new, inputs, inner=True), capture(old, inputs))"
 
     schema_version: Literal[1] = 1
     source: Signature

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.errors import Mismatch, VerificationError
+from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 
@@ -17,7 +18,7 @@ __all__ = ["Check", "Fault", "Outcome", "Verification", "failed"]
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable", "not run"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
@@ -39,8 +40,10 @@ class Check(_Frozen):
     faults: tuple[Fault, ...] = ()
 
 
-class Verification(Shown, _Frozen):
+class Verification(Shown, Dated, _Frozen):
     """All checks of one module. It passed when none failed and at least one passed."""
+
+    made_by = "verify(net, signature, inputs=inputs)"
 
     schema_version: Literal[1] = 1
     name: str

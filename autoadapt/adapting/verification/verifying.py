@@ -17,6 +17,7 @@ from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError, Mismatch, VerificationError
+from autoadapt.showing.progress import telling
 
 __all__ = ["verify", "verify_step"]
 
@@ -65,10 +66,16 @@ def verify(
         raise not_a_module(signature, "signature", VerificationError, "a Signature")
     started = time.perf_counter()
     session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
-    checks = [_check(session, name, run) for name, run in CHECKS.items()]
-    for name, run in THOROUGH_CHECKS.items():
-        not_run = Check(name=name, outcome="not run", detail="thorough=True")
-        checks.append(_check_in_time(session, name, run, seconds) if thorough else not_run)
+    checks = list[Check]()
+    with telling("verify", len(CHECKS) + len(THOROUGH_CHECKS) * thorough) as tell:
+        for name, run in CHECKS.items():
+            tell(name, len(checks))
+            checks.append(_check(session, name, run))
+        for name, run in THOROUGH_CHECKS.items() if thorough else ():
+            tell(name, len(checks))
+            checks.append(_check_in_time(session, name, run, seconds))
+    if not thorough:
+        checks += [Check(name=name, outcome="not run", detail="thorough=True") for name in THOROUGH_CHECKS]
     return Verification(name=signature.title, checks=tuple(checks), seconds=time.perf_counter() - started)
 
 

@@ -14,7 +14,7 @@ from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.instances import check_module
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Arguments", "bind", "tensors_in", "told_inputs"]
+__all__ = ["Arguments", "bind", "tensors_in", "told_example", "told_inputs"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,15 @@ def told_inputs(module: nn.Module) -> torch.Tensor:
         fault = Mismatch(name, "a model that tells its input size", "none", "inputs=torch.randn(2, 3, 224, 224)")
         raise CaptureError(f"{name} does not tell what it takes, and no inputs were given", [fault])
     return torch.empty(2, _channels(module, size[0]), *size[1:], device="meta")
+
+
+def told_example(module: nn.Module) -> torch.Tensor:
+    """The same with values, the same ones each time, where the module is to run for real.
+
+    Raises:
+        CaptureError: The module tells nothing.
+    """
+    return torch.randn(told_inputs(module).shape, generator=torch.Generator().manual_seed(0))
 
 
 def _channels(module: nn.Module, told: int) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import bind, told_inputs
 from autoadapt.contracts.capturing.captures import capture
+from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import refuse_scripts
 from autoadapt.errors import AdaptError, InputError
@@ -31,8 +32,12 @@ def capture_source(
 
     That is what it tells itself; else the same inputs with the channels of its first convolution, with their axes in
     the other order, or images of another size that is in use.
+
+    Raises:
+        CaptureError: The module refuses all of these, or a shape, a size or a text stands for the inputs.
     """
     refuse_scripts(new)
+    check_inputs(inputs)  # before the attempts, which take what the module tells where the given inputs are refused
     first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
     refused: AdaptError | None = None
     known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]

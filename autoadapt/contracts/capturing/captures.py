@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from autoadapt.contracts.capturing.trunks import asks_for_a_size
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import CaptureError
+from autoadapt.showing.progress import Tell, telling
 
 __all__ = ["capture"]
 
@@ -78,11 +80,20 @@ def capture(
         part = _region_module(module, arguments, region)
         captured = capture(part, part.call, inner=inner, grid=grid, confirm=confirm)
         return captured.model_copy(update={"name": region_text(region)})
-    session = Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm)
+    with telling("capture") as tell:
+        return _captured(module, arguments, tell, {"inner": inner, "grid": grid or {}, "confirm": confirm})
+
+
+def _captured(module: nn.Module, arguments: Arguments, tell: Tell, options: Mapping[str, Any]) -> Signature:
+    """The signature, without values where that does, else by real runs."""
+    name = type(module).__name__
+    tell(f"running {name} at several sizes")
+    session = Session(module, arguments, **options)
     try:
         found = session.signature()
     except ValuesNeededError:
-        return Session(module, arguments, inner=inner, grid=grid or {}, confirm=confirm, real=True).signature()
+        tell(f"running {name} with values")
+        return Session(module, arguments, **options, real=True).signature()
     except UnexplainedError as error:
         trunk = session.trunk()
         if trunk is None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["as_tensors"]
+__all__ = ["as_tensors", "check_inputs"]
 
 _SIDE = 224
 
@@ -35,14 +35,21 @@ def as_tensors(module: nn.Module, inputs: object) -> Any:
           found     (1, 3, 64, 64)
           try       inputs=torch.zeros(1, 3, 64, 64)
     """
+    check_inputs(inputs)
+    return _converted(module, inputs)
+
+
+def check_inputs(inputs: object) -> None:
+    """Refuse what can be no call of a module, whatever that is.
+
+    Raises:
+        CaptureError: It is a shape, a size, a text or a class, or shapes stand where tensors should.
+    """
     what = _no_input(inputs)
     if what:
         expected = "a tensor, a tuple of them, or a dict of keyword arguments"
-        shape = ", ".join(map(str, _shape(inputs)))
-        raise CaptureError(
-            f"{what} is no input", [Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs=torch.zeros({shape})")]
-        )
-    return _converted(module, inputs)
+        fault = Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs={_as_zeros(inputs)}")
+        raise CaptureError(f"{what} is no input", [fault])
 
 
 def _no_input(inputs: object) -> str:
@@ -51,17 +58,40 @@ def _no_input(inputs: object) -> str:
         return "a class"
     if isinstance(inputs, str):
         return "a text"
-    if isinstance(inputs, (int, float)):
+    if isinstance(inputs, (int, float, np.number)):
         return "a size"
-    is_shape = isinstance(inputs, (tuple, list)) and bool(inputs) and all(type(one) is int for one in inputs)
-    return "a shape" if is_shape else ""
+    if _is_shape(inputs):
+        return "a shape"
+    children = _children(inputs)
+    # beside tensors a tuple of integers may be an argument, such as the size of a grid
+    return "a shape" if children and all(_is_shape(one) and len(one) > 2 for one in children) else ""
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and all(type(one) is int for one in value)
+
+
+def _children(inputs: object) -> list[Any]:
+    if isinstance(inputs, Mapping):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, (tuple, list)) else []
+
+
+def _as_zeros(inputs: object) -> str:
+    """The inputs that may be meant, as code."""
+    children = _children(inputs)
+    if not children or _is_shape(inputs):
+        return f"torch.zeros({', '.join(map(str, _shape(inputs)))})"
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_as_zeros(one)}" for name, one in inputs.items()) + "}"
+    return _as_zeros(children[0]) if len(children) == 1 else f"({', '.join(map(_as_zeros, children))})"
 
 
 def _shape(inputs: object) -> list[int]:
     """The shape that may be meant."""
     if isinstance(inputs, int) and inputs > 0:
         return [1, 3, inputs, inputs]
-    numbers = list(inputs) if isinstance(inputs, (tuple, list)) else []
+    numbers = _children(inputs)
     match numbers:
         case [channels, height, width]:
             return [1, channels, height, width]

@@ -84,9 +84,7 @@ class Session:
         started = start(self._module, arguments, inner=inner, real=real)
         self._probe, self._first, self._needs_values = started.probe, started.first, started.needs_values
         axes, followed = name_axes(self._tensors), started.followed
-        self._runs = Runs(
-            self._module, self._probe, axes, self._first, followed=followed, shrinks=self._needs_values
-        )
+        self._runs = Runs(self._module, self._probe, axes, self._first, followed=followed, shrinks=self._needs_values)
         self._refuse_stored(self._first)
 
     def signature(self) -> Signature:

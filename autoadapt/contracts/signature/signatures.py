@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from autoadapt.contracts.signature.axes import AxisSizes
 from autoadapt.contracts.signature.differences import (
@@ -21,6 +21,7 @@ from autoadapt.contracts.signature.specs import TensorSpec
 from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.facts import Dated, first_fault
 from autoadapt.files import write_file
 from autoadapt.printable import is_plain_name, is_python_name, visible
 from autoadapt.reading import read_json, read_text
@@ -32,7 +33,7 @@ __all__ = ["MOST_VALUES", "Signature"]
 _USUAL_SIZES = {"B": 2, "H": 224, "W": 224}
 
 
-class Signature(Shown, BaseModel):
+class Signature(Shown, Dated):
     """Inputs and outputs of a module: containers, names, dtypes, roles, and every axis as a function of the input.
 
     Example:
@@ -45,6 +46,9 @@ class Signature(Shown, BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    made_by = 'capture(model, inputs), or Signature.parse("f32[B, 256, ceil(H/4), ceil(W/4)]")'
+    malformed = SignatureError
 
     schema_version: Literal[1] = 1
     name: str = "module"
@@ -274,6 +278,12 @@ def _bracketed(path: str) -> str:
     return f"[{head}]{dot}{rest}" if head.isdigit() else path
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return first_fault(error)
+    return (str(error).splitlines() or ["nested too deeply"])[-1]
+
+
 def _corrupt(path: str | FilePath, text: str, error: Exception) -> SignatureError:
     try:
         read = read_json(text)
@@ -281,8 +291,6 @@ def _corrupt(path: str | FilePath, text: str, error: Exception) -> SignatureErro
         reason = "not JSON"
     else:
         version = read.get("schema_version") if isinstance(read, dict) else None
-        reason = (
-            (str(error).splitlines() or ["nested too deeply"])[-1] if version == 1 else f"schema version {version!r}"
-        )
+        reason = _reason(error) if version == 1 else f"schema version {version!r}"
     fault = Mismatch(str(path), "a signature of schema version 1", reason, "aa.capture(module, x).save(path)")
     return SignatureError(f"{path} holds no signature", [fault])

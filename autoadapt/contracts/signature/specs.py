@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.errors import Mismatch, SignatureError, nearest
+from autoadapt.facts import MadeByHand
 
 __all__ = ["DTYPES", "Cells", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name"]
 
@@ -50,8 +51,10 @@ _SPEC = re.compile(
 )
 
 
-class Frozen(BaseModel):
+class Frozen(MadeByHand):
     """A fact: it does not change, and takes no unknown fields."""
+
+    malformed = SignatureError
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -86,6 +89,8 @@ class TensorSpec(Frozen):
         >>> print(TensorSpec.parse("i32[B, 1024] index"))
         i32[B, 1024] index
     """
+
+    made_by = 'TensorSpec.parse("f32[B, 256, ceil(H/4), ceil(W/4)]")'
 
     dtype: str
     dims: tuple[Dim, ...]

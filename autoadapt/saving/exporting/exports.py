@@ -27,6 +27,7 @@ from autoadapt.saving.exporting.results import Exported
 from autoadapt.saving.exporting.shapes import shapes_of
 from autoadapt.saving.whole_models import adapted_parts
 from autoadapt.saving.wrappers import adapted_inside, unwrapped
+from autoadapt.showing.progress import telling
 
 __all__ = ["export"]
 
@@ -81,9 +82,11 @@ def export(
     made = _Export(adapted, format_, inputs, size_ranges(adapted.plan, ranges))
     try:
         sweep(target.parent, target.name)
-        with _folder_beside(target) as folder, quiet(), _no_logs():
+        with _folder_beside(target) as folder, quiet(), _no_logs(), telling("export") as tell:
             written = folder / target.name
+            tell(f"writing {target.name} by {made.format.name}")
             made.write(written, opset_version)
+            tell(f"running {target.name} beside the module")
             compared = compare(made.session, made.format, written, made.ranges, made.example, tolerance)
             files = sorted(folder.iterdir(), key=lambda file: file == written)
             for file in files:  # weights of more than 2 GB stand beside an ONNX file, which says so and comes last

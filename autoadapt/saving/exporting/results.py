@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from autoadapt.facts import Dated
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
@@ -23,8 +24,10 @@ class Compared(BaseModel):
     """The largest over all outputs, of one with values above 1 in units of the largest of these."""
 
 
-class Exported(Shown, BaseModel):
+class Exported(Shown, Dated):
     """What `export` wrote."""
+
+    made_by = "export(net, path)"
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -33,7 +36,7 @@ class Exported(Shown, BaseModel):
     name: str
     """Of the backbone: its class, and its name in a zoo where that is known."""
     contract: str
-    """What the program speaks like."""
+    """The signature that the program keeps."""
     format: str
     file_bytes: int
     """Of all files, where weights stand beside the program."""

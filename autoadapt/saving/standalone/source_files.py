@@ -137,7 +137,7 @@ class _File:
     def _class(self) -> Iterator[str]:
         plan = self._plan
         yield "class Adapted(nn.Module):"
-        yield f'    """{prose(" ".join(f"{plan.source.name} that speaks like {plan.target.name}.".split()))}"""'
+        yield f'    """{prose(" ".join(f"{plan.source.name} with the signature of {plan.target.name}.".split()))}"""'
         yield ""
         yield "    def __init__(self, backbone: nn.Module) -> None:"
         yield "        super().__init__()"
