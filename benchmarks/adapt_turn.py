@@ -47,9 +47,10 @@ def main() -> None:
     """
     torch.set_num_threads(1)
     noted: Passes = []
-    models = {name: timm.create_model(name, features_only=True).eval() for name in ("resnet101", "resnet18")}
+    models = {name: timm.create_model(name, features_only=True) for name in ("resnet101", "resnet18")}
     x = torch.randn(2, 3, 224, 224)
     for name, model in models.items():
+        model.eval()
         counted = Counted(name, noted)
         model.register_forward_pre_hook(counted.begin)
         model.register_forward_hook(counted.end)

@@ -64,6 +64,7 @@ INSIDE = {
         "effects",
         "layers",
         "layouts",
+        "streams",
         "taps",
         "aligning",
         "refusals",

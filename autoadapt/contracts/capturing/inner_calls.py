@@ -5,46 +5,20 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.attending import Attending
-from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
+from autoadapt.contracts.capturing.centres import CentresFollowed
+from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.readings import Readings
 from autoadapt.contracts.leaves import READ, leaf
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.errors import SignatureError
 
 __all__ = ["InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written", "watch"]
-
-Shape: TypeAlias = tuple[int, ...]
-InnerKey: TypeAlias = tuple[str, int, str]
-"""Path of a module, which of its calls, path within its output; `inputs.0` for what it reads."""
-
-
-@dataclass(frozen=True)
-class InnerLeaf:
-    """A tensor that an inner module returned, or read where no module returned it."""
-
-    shape: Shape
-    dtype: torch.dtype
-    started: int
-    """When the call began, counted in calls that began or ended."""
-    finished: int
-    same_as: InnerKey | None
-    """The call that returned the very same tensor object before."""
-    reads: InnerKey | None = None
-    """The call that returned the tensor which is its first argument, or a view of all of it."""
-    version: int = 0
-    """How often the tensor had been written to by then."""
-    contiguous: bool = True
-    grid: Grid = field(default_factory=dict)
-    """Where its cells lie, if that was followed."""
-    class_token: bool = False
-    """Whether it is made of class tokens alone, if that was followed."""
 
 
 @contextlib.contextmanager

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
+from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.leaves import READ
-
-if TYPE_CHECKING:
-    from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf
 
 __all__ = ["Readings"]
 
