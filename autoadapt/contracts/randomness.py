@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import operator
 import random
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +44,11 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch a
         super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
+
+    @property
+    def drew(self) -> bool:
+        """Whether anything was drawn."""
+        return bool(self._generators)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -93,45 +100,66 @@ def _taking_a_generator(func: Any) -> Any | None:
     return None
 
 
+class Numbers:
+    """What was drawn while a block ran."""
+
+    def __init__(self) -> None:
+        self.drawn = False
+        """Whether any were, by this thread or by another; told when the block ends."""
+
+
 @contextlib.contextmanager
-def undisturbed(seed: int | None = 0, *, alone_since: Mapping[int, int] | None = None) -> Iterator[None]:
+def undisturbed(seed: int | None = 0, *, put_back: bool = True) -> Iterator[Numbers]:
     """Run modules with no gradients, no warnings and none of the caller's random numbers, also when something raises.
 
-    The generators of Python and numpy cannot be stood in for. They are put back unless another thread has run
-    meanwhile, which may have drawn from them.
+    The generators of Python and numpy cannot be stood in for. They are put back if they were drawn from, unless another
+    thread has run meanwhile, whose numbers must not come again.
 
     Args:
         seed: For what is drawn from torch. None where all runs on the meta device, where nothing is drawn, unless a
             module asks for the processor: then torch's generator is put back on the same terms as the others.
-        alone_since: What `other_threads` said some time ago. Python and numpy get the seed too if none has run since.
+        put_back: Whether they are; a later run in a block that puts them back draws other numbers if not.
     """
     before = other_threads()
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    own = contextlib.nullcontext() if seed is None else OwnNumbers(seed)
-    sown = before is not None and before == alone_since == _threads_after_their_turn()
+    given = [one.get() for one in _GENERATORS]
+    own, numbers = OwnNumbers(seed or 0), Numbers()
     try:
-        with warnings.catch_warnings(), torch.no_grad(), own:
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.nullcontext() if seed is None else own:
             warnings.simplefilter("ignore")
-            if sown:
-                random.seed(seed)
-                np.random.seed(seed)
-            yield
+            yield numbers
     finally:
-        drawn = _drawn_since(states)
-        if sown or (any(drawn) and before is not None and before == _threads_after_their_turn()):
-            for put_back, state, moved in zip(_PUT_BACK, states, drawn, strict=True):
-                if moved:
-                    put_back(state)
+        drawn = [not one.same(one.get(), state) for one, state in zip(_GENERATORS, given, strict=True)]
+        numbers.drawn = own.drew or any(drawn)
+        if put_back and any(drawn) and before is not None and before == _threads_after_their_turn():
+            for one, state in itertools.compress(zip(_GENERATORS, given, strict=True), drawn):
+                one.put(state)
 
 
-_PUT_BACK: tuple[Callable[[Any], None], ...] = (random.setstate, np.random.set_state, torch.set_rng_state)
+class _Generator(NamedTuple):
+    """One of the global random generators."""
+
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+    same: Callable[[Any, Any], bool]
 
 
-def _drawn_since(states: tuple[Any, Any, torch.Tensor]) -> tuple[bool, bool, bool]:
-    """Of which generators somebody drew: Python's, numpy's, torch's."""
-    kind, keys, *rest = np.random.get_state()
-    moved = (kind, *rest) != (states[1][0], *states[1][2:]) or not np.array_equal(keys, states[1][1])
-    return random.getstate() != states[0], moved, not torch.equal(torch.get_rng_state(), states[2])
+def _same_numpy(left: Any, right: Any) -> bool:
+    if not (isinstance(left, tuple) and isinstance(right, tuple)):  # another generator than numpy comes with
+        return bool(str(left) == str(right))
+    return left[2:] == right[2:] and np.array_equal(left[1], right[1])
+
+
+def _same_torch(left: torch.Tensor, right: torch.Tensor) -> bool:
+    with contextlib.suppress(Exception):  # modes of the caller may keep tensors from being compared
+        return torch.equal(left, right)
+    return False
+
+
+_GENERATORS = (
+    _Generator(random.getstate, random.setstate, operator.eq),
+    _Generator(np.random.get_state, np.random.set_state, _same_numpy),
+    _Generator(torch.get_rng_state, torch.set_rng_state, _same_torch),
+)
 
 
 def _threads_after_their_turn() -> dict[int, int] | None:

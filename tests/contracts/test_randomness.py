@@ -5,6 +5,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 import torch
 from sleeping_threads import while_threads_sleep
 from torch import nn
@@ -105,3 +106,46 @@ def test_other_threads_are_known_by_how_long_they_have_run():
     assert other_threads() != first
     done.set()
     thread.join()
+
+
+SIZES = {
+    "random.random": lambda: 4 + (random.random() < 0.5),
+    "random.choice": lambda: random.choice([4, 5]),
+    "random.randint": lambda: random.randint(4, 5),
+    "random.gauss": lambda: 4 + (random.gauss(0, 1) < 0),
+    "numpy.random.rand": lambda: 4 + bool(np.random.rand() < 0.5),
+    "numpy.random.randint": lambda: int(np.random.randint(4, 6)),
+    "numpy.random.randn": lambda: 4 + bool(np.random.randn() < 0),
+    "torch.rand": lambda: 4 + bool(torch.rand(1, device="cpu") < 0.5),
+    "torch.randint": lambda: int(torch.randint(4, 6, (1,), device="cpu")),
+    "torch.normal": lambda: 4 + bool(torch.normal(0.0, 1.0, (1,), device="cpu") < 0),
+    "torch.bernoulli": lambda: 4 + int(torch.bernoulli(torch.full((1,), 0.5, device="cpu"))),
+}
+
+
+class EvenDraw(nn.Module):
+    """Returns one of two sizes, by one even draw a call."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = SIZES[draw]
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)[:, :, : self.draw()]
+
+
+@pytest.mark.parametrize("draw", SIZES)
+@while_threads_sleep
+def test_a_size_that_is_drawn_is_seen_at_the_first_capture(draw):
+    module, new = EvenDraw(draw), nn.Conv2d(3, 8, 1)
+    for seed in range(4):
+        random.seed(seed), np.random.seed(seed)
+        if seed % 2:  # the other of two numbers that are made together
+            random.gauss(0, 1), np.random.randn()
+        before = states()
+        found = aa.capture(module, torch.zeros(1, 3, 32, 32))
+        assert found.contradictions, seed
+        with pytest.raises(aa.AdaptError, match="not deterministic"):
+            aa.adapt(new, like=module, inputs=torch.zeros(1, 3, 32, 32))
+        assert states() == before

@@ -15,6 +15,7 @@ from autoadapt.contracts.capturing.ordering import ImagePass
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Work
 from autoadapt.contracts.capturing.sizing import InputAxes, Steps
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Contradiction
 from autoadapt.contracts.trees import path_text, paths
 
@@ -25,6 +26,7 @@ __all__ = [
     "Work",
     "confirm",
     "confirm_again",
+    "confirm_drawing",
     "on_meta_device",
     "usual_images",
 ]
@@ -39,6 +41,8 @@ MOST_PASSES = 3
 MOST_SECONDS = 1.0
 """What all passes but the first may take together."""
 OTHER_SEED = 1
+MOST_DRAWS = 12
+"""Runs of a module that draws random numbers, to see whether its shapes depend on them."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,26 @@ def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, be
     if runs.spent <= MOST_SECONDS:
         found += runs.again(sizes, like=before)
     return Confirmation(tuple(_by_place(found)), before, _not_finite(contract, before))
+
+
+def confirm_drawing(probe: Probe, sizes: Mapping[str, int], contract: Contract) -> list[Contradiction]:
+    """What is wrong with the shapes of a module that draws random numbers, run with others again and again.
+
+    Nothing where it draws none. An even draw between two shapes is missed once in four thousand times.
+
+    Args:
+        probe: What it was probed with; without values a run takes milliseconds.
+        sizes: A size that it ran at.
+        contract: What it should return.
+    """
+    if not probe.draws:
+        return []
+    runs = _Runs(probe, contract, sizes.get("B", contract.axes.example.get("B", 1)), Work())
+    with undisturbed():
+        for seed in range(MOST_DRAWS):
+            if (found := runs.again(sizes, seed=seed, draw_on=True)) or runs.spent > MOST_SECONDS:
+                return found
+    return []
 
 
 def on_meta_device(module: nn.Module) -> bool:
@@ -261,12 +285,17 @@ class _Runs:
         raise AssertionError("the example's batch is the last that is tried")
 
     def again(
-        self, sizes: Mapping[str, int], *, seed: int | None = None, like: Observation | None = None
+        self,
+        sizes: Mapping[str, int],
+        *,
+        seed: int | None = None,
+        draw_on: bool = False,
+        like: Observation | None = None,
     ) -> list[Contradiction]:
         """What is wrong with another run: with its shapes, and with its values where they are known."""
         start = time.perf_counter()
         try:
-            found = self.probe.run(self._shapes(sizes), seed=seed)
+            found = self.probe.run(self._shapes(sizes), seed=seed, draw_on=draw_on)
         except ProbeError as error:
             return [Contradiction(at=_said(sizes), expected="outputs, as in the probes", found=str(error))]
         finally:

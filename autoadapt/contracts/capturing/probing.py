@@ -19,7 +19,7 @@ from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.randomness import other_threads, quiet, undisturbed
+from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
@@ -93,7 +93,8 @@ class Probe:
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.work = Work()
         """Of the first run that did not raise."""
-        self._others = other_threads()
+        self.draws = False
+        """Whether random numbers were drawn in a run."""
         self._caches = None if real else OutsideCaches(self._copy)
 
     @property
@@ -125,6 +126,7 @@ class Probe:
         *,
         mark: str = "",
         seed: int | None = None,
+        draw_on: bool = False,
         training: bool = False,
         follow: Sequence[Sequence[str]] = (),
         flow: Dataflow | None = None,
@@ -134,7 +136,8 @@ class Probe:
         Args:
             shapes: One shape a tensor; the shapes of the example where left out.
             mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
-            seed: Draw other random numbers than the caller would.
+            seed: For what is drawn from torch in a run for real.
+            draw_on: Leave the other generators where they stand after the run, so that the next one draws others.
             training: Run in train mode, without noting what is inside.
             follow: For each input tensor the names of its axes, to note where the cells of every tensor lie.
             flow: What follows the tensors of this run.
@@ -153,7 +156,7 @@ class Probe:
         tracing = flow or contextlib.nullcontext()
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
-            undisturbed(seed or 0 if self.real else None, alone_since=self._others if seed is not None else None),
+            undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,
             kept,
             everywhere_meta(not self.real),
             watching as watcher,
@@ -171,6 +174,7 @@ class Probe:
                 raise ProbeError(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 ) from error
+        self.draws = self.draws or numbers.drawn
         observed = self._observe(returned, values, tensors, watcher, followed)
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))
 

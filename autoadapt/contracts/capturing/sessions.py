@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -18,6 +19,7 @@ from autoadapt.contracts.capturing.confirming import (
     Contract,
     confirm,
     confirm_again,
+    confirm_drawing,
     usual_images,
 )
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
@@ -180,6 +182,11 @@ class Session:
         """
         if not self._confirm:
             return Confirmation()
+        found = self._run_for_real(contract, base, ran)
+        drawn = () if found.contradictions else confirm_drawing(self._probe, base, contract)
+        return replace(found, contradictions=(*found.contradictions, *drawn))
+
+    def _run_for_real(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
         if self._needs_values:
             before = self._runs.run(base)
             assert before is not None, "the base ran before"
