@@ -93,11 +93,11 @@ def turns_gradients_off(module, image, maps, labels):
 
 
 FAULTS = {
-    "shape while learning": Planted(spoiled_where(learns, shorten), "train mode", "1.p3 at 2x40x56: expected"),
+    "shape while learning": Planted(spoiled_where(learns, shorten), "train mode", "1.p3 at 1x40x56: expected"),
     "key lost while learning": Planted(spoiled_where(learns, lose), "train mode", "found ordered dict of 1 (p3)"),
     "key added while learning": Planted(spoiled_where(learns, add), "train mode", "of 3 (p2, p3, aux)"),
     "levels exchanged while learning": Planted(
-        spoiled_where(learns, exchange), "train mode", "1.p2 at 2x40x56: expected [2, 8,"
+        spoiled_where(learns, exchange), "train mode", "1.p2 at 1x40x56: expected [1, 8,"
     ),
     "keys renamed while learning": Planted(spoiled(renamed), "train mode", "found ordered dict of 2 (fine, coarse)"),
     "list while learning": Planted(spoiled(list_of_maps), "train mode", "found list of 2"),

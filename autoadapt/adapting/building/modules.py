@@ -196,8 +196,8 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
         share: Use the storage of `new`'s weights; otherwise copy them.
 
     Returns:
-        A torch.fx module on the device of `new` and of its dtype. Each part is in the mode that it has in `new`, the
-        generated layers in that of the whole.
+        A torch.fx module on the device of `new`. Each part is in the mode that it has in `new`, the generated layers
+        in that of the whole. Each of these layers has the dtype that it reads, as `new` returns it.
 
     Raises:
         BuildError: The plan needs a container class that is not imported, two outputs have one name, or its layers

@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import Session
-from autoadapt.contracts.randomness import OwnNumbers
+from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch
@@ -53,7 +53,7 @@ def _seeded_outputs(session: Session, module: nn.Module) -> list[torch.Tensor]:
     """What a copy returns, with the same numbers for modules that draw some."""
     copied = copy_module(module, clone_buffers)
     copied.eval()
-    with OwnNumbers(0):
+    with undisturbed():
         return flatten(session.arguments(session.small(B=2)).call(copied))[1]
 
 

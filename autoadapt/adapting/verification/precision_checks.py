@@ -10,6 +10,7 @@ import torch
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.signature import dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch
 
@@ -36,11 +37,24 @@ def _cast(session: Session, sizes: Mapping[str, int], dtype: torch.dtype, words:
         arguments, returned = run(session)
     except Exception as error:
         session.excuse(run, words)
+        _excuse_own_dtypes(session, run, dtype)
         if "not implemented for 'Half'" in str(error):
             raise NotApplicableError("this device has no such operations") from error
         raise
     faults = session.compare(arguments, returned, sizes, dtype=dtype)
+    if faults:
+        _excuse_own_dtypes(session, run, dtype)
     return Findings(faults or _not_numbers(session, sizes, returned, run))
+
+
+def _excuse_own_dtypes(session: Session, run: Callable[[Session], tuple[Arguments, Any]], dtype: torch.dtype) -> None:
+    """Raise where the bare backbone chooses dtypes itself, as by autocast inside, which a cast of the whole misses."""
+    bare = session.backbone()
+    found = flatten(run(bare)[1])[1] if bare is not None else []
+    own = {tensor.dtype for tensor in found if tensor.is_floating_point()} - {dtype}
+    if own:
+        names = " and ".join(sorted(map(dtype_name, own)))
+        raise NotApplicableError(f"the bare backbone returns {names} whatever it is cast to")
 
 
 def _not_numbers(

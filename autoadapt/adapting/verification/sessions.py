@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from autoadapt.adapting.operations import Cast
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.alias_checks import broken_aliases
 from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_invented
@@ -78,6 +79,14 @@ class Session:
     def shared(self) -> nn.Module:
         """A copy for checks that do not mind what earlier calls left in it: copying takes as long as a run."""
         return self.copy()
+
+    @functools.cached_property
+    def small_call(self) -> tuple[list[torch.Tensor], list[torch.Tensor], dict[str, torch.Tensor]]:
+        """The inputs of a call at a small size as they were before, the same after it, and the outputs."""
+        arguments = self.arguments(self.small(B=2))
+        given = flatten(arguments.values)[1]
+        before = [tensor.clone() for tensor in given]
+        return before, given, self.leaves(arguments.call(self.shared))
 
     @property
     def is_image(self) -> bool:
@@ -189,7 +198,7 @@ class Session:
         inputs = {f"inputs.{path}": tensor for path, tensor in _named_values(arguments).items()}
         faults = []
         for path, spec in self.signature.outputs.items():
-            wanted = dtype if dtype is not None and self._follows_casts(spec) else spec.torch_dtype
+            wanted = dtype if dtype is not None and self._follows_casts(path, spec) else spec.torch_dtype
             faults += _compare_leaf(path + at, spec.shape(sizes), wanted, leaves[path], self.device)
         faults += broken_aliases(self.signature, leaves, inputs, at)
         if faults or dtype is not None:
@@ -208,10 +217,12 @@ class Session:
             if shape != tuple(found)
         ]
 
-    def _follows_casts(self, spec: TensorSpec) -> bool:
-        """Whether a leaf takes on the dtype that a module is cast to; one of another dtype is cast by the module."""
+    def _follows_casts(self, path: str, spec: TensorSpec) -> bool:
+        """Whether a leaf takes on the dtype that a module is cast to; not where module or plan choose one."""
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), spec.torch_dtype)
-        return spec.is_floating and spec.torch_dtype == own
+        routes = [route for route in self.plan.routes if route.target == path] if self.plan is not None else []
+        chosen = any(isinstance(step, Cast) for route in routes for step in route.steps)
+        return spec.is_floating and spec.torch_dtype == own and not chosen
 
     def _broken_invariants(self, tensors: Mapping[str, torch.Tensor], at: str) -> list[Mismatch]:
         faults = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,20 +27,26 @@ class _Step:
 
 
 def training(session: Session) -> Findings:
-    """Run forward and backward in train mode, at the example's size and at a small one, and at batch 1."""
-    rows = [session.at(B=2), session.small(B=1), session.small(B=3)]
-    rows = [dict(row) for row in dict.fromkeys(tuple(one.items()) for one in rows)]
-    for row in rows:
+    """Run forward and backward in train mode: one item at the example's size, several at a small one."""
+    rows = [dict(row) for row in dict.fromkeys(tuple(one.items()) for one in (session.at(B=1), session.small(B=3)))]
+    for number, row in enumerate(rows, 1):
+        step = _trained(session, row, each=number == len(rows))
+        if step is not None and (faults := _own_faults(session, step, train=True)):
+            return Findings(faults)
+    return Findings(detail=f"forward and backward, {len(rows)} shapes of the input")
+
+
+def _trained(session: Session, row: Mapping[str, int], *, each: bool) -> _Step | None:
+    """A step in train mode, with a second item where one is too few; None where two are."""
+    for sizes in [dict(row)] if row.get("B") != 1 else [dict(row), session.at(**{**row, "B": 2})]:
         try:
-            step = _step(session, row, train=True, each=row is not rows[0] or len(rows) == 1)
+            return _step(session, sizes, train=True, each=each)
         except Exception as error:
             if "more than 1 value per channel" in str(error):  # what any batch norm says of a single value
                 continue
-            session.excuse(partial(_bare_run, row), "in train mode")
+            session.excuse(partial(_bare_run, sizes), "in train mode")
             raise
-        if faults := _own_faults(session, step, train=True):
-            return Findings(faults)
-    return Findings(detail=f"forward and backward, {len(rows)} shapes of the input")
+    return None
 
 
 def _bare_run(sizes: Mapping[str, int], bare: Session) -> None:
@@ -173,9 +180,10 @@ def _gradients(loss: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> dict[
 
 
 def _of_values(path: str, gradients: Sequence[torch.Tensor]) -> list[Mismatch]:
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+    largest = [float(torch.linalg.vector_norm(gradient, math.inf)) for gradient in gradients if gradient.numel()]
+    if not all(map(math.isfinite, largest)):
         return [Mismatch(path, "finite gradients", "gradients of NaN or infinity")]
-    if not any(bool(gradient.any()) for gradient in gradients):
+    if not any(largest):
         return [Mismatch(path, "a gradient", "none: it is zero everywhere")]
     return []
 
