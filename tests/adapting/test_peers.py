@@ -100,3 +100,19 @@ def test_transformers_segmenters_take_an_adapted_backbone_by_hand_and_by_swap():
         assert model.backbone.backbone_type == old.backbone_type
         for asked in ({}, {"output_hidden_states": True}, {"output_attentions": True}):
             assert model(torch.randn(2, 3, 64, 96), **asked).logits.shape == (2, 3, 64, 96)
+
+
+def test_a_transformers_backbone_is_replaced_with_its_names_types_and_hidden_states():
+    old = upernet().backbone
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    net = aa.adapt(plain(), like=old, inputs={"pixel_values": IMAGES, **asked})
+    for name in ("channels", "out_features", "out_indices", "stage_names", "num_features", "backbone_type"):
+        assert getattr(net, name) == getattr(old, name)
+    images = torch.randn(2, 3, 96, 64)
+    found, wanted = net(images, **asked), old(images, **asked)
+    assert type(found) is type(wanted)
+    assert list(found.keys()) == list(wanted.keys())
+    for key in ("feature_maps", "hidden_states"):
+        assert [level.shape for level in found[key]] == [level.shape for level in wanted[key]]
+    assert len(found.hidden_states) == len(net.stage_names)
+    assert found.attentions is None

@@ -1,5 +1,7 @@
 """Cells of an adapted module lie where those of the old one lay, to half a step, whatever the padding."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -100,6 +102,44 @@ def test_the_resampled_net_compiles_and_exports_at_every_size():
     old, new = PAIRS["padded, valid tracker"][::-1]
     net = aa.adapt(new, like=old, inputs=ramp(2, 128))
     assert net.verify(thorough=True).passed
+
+
+class SamePadded(nn.Module):
+    """Pads so that there are as many cells as steps fit in, more behind than in front: TensorFlow's `SAME`."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = averaging(2, 3, stride=2)
+
+    def forward(self, x):
+        missing = [max((-(-size // 2) - 1) * 2 + 3 - size, 0) for size in (x.shape[3], x.shape[2])]
+        return self.conv(nn.functional.pad(x, [side for m in missing for side in (m // 2, m - m // 2)]))
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
+def test_cells_whose_place_follows_the_size_of_the_image_are_remarked_on_once(turned):
+    class Two(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.first, self.second = layer, copy.deepcopy(layer)
+
+        def forward(self, x):
+            return [self.first(x), self.second(x)]
+
+    old, new = Two(SamePadded()).eval(), Two(averaging(2, 3, stride=2, padding=1)).eval()
+    old, new = (new, old) if turned else (old, new)
+    plan = aa.adapt(new, like=old, inputs=torch.zeros(1, 2, 32, 32)).plan
+    said = "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
+    assert [route.remark for route in plan.routes] == [said, said]
+    lines = [line for line in str(plan).splitlines() if line.startswith(" remark")]
+    assert len(lines) == 1
+    assert lines[0].startswith(" remark  all:  its cells are not known")
+
+
+def test_no_such_remark_where_both_follow_the_size_or_neither():
+    for make in (SamePadded, lambda: averaging(2, 3, stride=2, padding=1)):
+        plan = aa.adapt(make().eval(), like=make().eval(), inputs=torch.zeros(1, 2, 32, 32)).plan
+        assert plan.routes[0].remark == ""
 
 
 class Tracker(nn.Module):

@@ -332,8 +332,18 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
         made = {one.axis: one for one in source.spec.centres}
         moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
         return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
+    if _unknown(source, target):
+        return (
+            "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
+        )
     pixels, step = shift(source, factored(target))
     return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""
+
+
+def _unknown(source: Factored, target: TensorSpec) -> bool:
+    """Whether along an axis that both follow only one of them tells where its cells lie at every size."""
+    told = {one.axis for one in source.spec.centres} ^ {one.axis for one in target.centres}
+    return bool(told & set(source.strides) & set(factored(target).strides) & {"H", "W"})
 
 
 def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:

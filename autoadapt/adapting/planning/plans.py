@@ -190,7 +190,7 @@ class Plan(Shown, Dated, _Frozen):
         lines += columns(_sum_rows(self))
         lines += _cut_lines(self)
         lines += columns([("keeps", str(self.kept))]) if self.kept is not None else []
-        remarks = [(f"`{route.target}`:", route.remark) for route in self.routes if route.remark]
+        remarks = [(f"{about}:", remark) for remark, about in _remarks(self.routes).items()]
         widest = max((len(place) for place, _ in remarks), default=0)
         lines += [""] if remarks or self.cut_remark else []
         lines += hanging("remark", self.cut_remark) if self.cut_remark else []
@@ -199,6 +199,15 @@ class Plan(Shown, Dated, _Frozen):
         for remark in self.remarks:
             lines += hanging("remark", remark)
         return "\n".join(lines)
+
+
+def _remarks(routes: Sequence[Route]) -> dict[str, str]:
+    """Each remark once, with the outputs that it is about."""
+    about = dict[str, list[str]]()
+    for route in routes:
+        about.setdefault(route.remark, []).append(f"`{route.target}`")
+    every = len(routes) if len(routes) > 1 else 0
+    return {one: "all" if len(told) == every else _shown(told) for one, told in about.items() if one}
 
 
 def one_sample(sizes: Mapping[str, int]) -> dict[str, int]:
