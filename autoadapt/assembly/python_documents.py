@@ -166,7 +166,7 @@ class _File:
         if holds(value, holder):
             self._fault(node.lineno, "a value that does not hold itself", f"`{ast.unparse(node)}`", "write it out")
             return
-        self._values.lines[(*keys, key)] = node.lineno
+        self._values.lines |= {(*keys, key): node.lineno}
         holder[key] = shared(value) if isinstance(holder, Shared) else value
 
     def _update(self, place: ast.expr, kind: str, call: ast.Call) -> None:
