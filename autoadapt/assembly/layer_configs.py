@@ -17,6 +17,10 @@ _NORMS = {
 }
 
 
+_ACTIVATIONS = {"HSwish": "Hardswish", "Swish": "SiLU"}
+"""Activations that mmcv has under other names."""
+
+
 def norm(config: Mapping[str, Any] | None, channels: int, axes: int) -> list[nn.Module]:
     """The layer of a `norm_cfg`, or nothing.
 
@@ -61,7 +65,7 @@ def activation(config: Mapping[str, Any]) -> nn.Module:
     """
     given = dict(config)
     kind = str(given.pop("type", ""))
-    made = getattr(nn.modules.activation, kind, None)
+    made = getattr(nn.modules.activation, _ACTIVATIONS.get(kind, kind), None)
     if not (isinstance(made, type) and issubclass(made, nn.Module)):
         raise ValueError(f"act_cfg names an activation of torch.nn, such as ReLU, got {kind!r}")
     layer: nn.Module = made(**given)

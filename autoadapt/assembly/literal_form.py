@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoadapt.assembly.configs import GROUPS
+from autoadapt.assembly.decode_losses import DECODED
 from autoadapt.assembly.documents import Document
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
@@ -161,8 +162,8 @@ class _Form:
         for name, head in self._parts("head"):
             keys: Keys = ("head", name) if name else ("head",)
             known = self._parameters("head", head)
-            changed = dict(head)
-            for key in [key for key in _LOSSES if key in head and isinstance(head[key], (Mapping, str))]:
+            changed = self._with_decoded(dict(head), known)
+            for key in [key for key in _LOSSES if isinstance(changed.get(key), (Mapping, str))]:
                 if key not in known:
                     self._add("loss", name, changed.pop(key), keys, key)
                 elif not self._has("loss", name):  # a head that takes it keeps it too, to be made with
@@ -176,6 +177,21 @@ class _Form:
             if "in_index" in changed and "in_index" not in known:
                 self._choose_level(changed)
             self._put("head", name, changed)
+
+    @staticmethod
+    def _with_decoded(head: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+        """A head whose `loss_decode`, one loss or several, compares pixels as mmseg does."""
+        losses = head.get("loss_decode")
+        losses = [losses] if isinstance(losses, Mapping) else losses
+        plain = isinstance(losses, (list, tuple)) and all(
+            isinstance(each, Mapping) and each.get("type") in DECODED for each in losses
+        )
+        if "loss_decode" not in known and losses and plain:
+            ignore = head.pop("ignore_index", 255) if "ignore_index" not in known else 255
+            corners = bool(head.get("align_corners", False))
+            decoded = {"type": "DecodeLoss", "losses": list(losses), "ignore_index": ignore, "align_corners": corners}
+            head["loss_decode"] = decoded
+        return head
 
     def _choose_level(self, head: dict[str, Any]) -> None:
         """`in_index` counts the levels of what stands before; -1 is the coarsest, which a head gets anyhow."""

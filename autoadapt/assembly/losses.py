@@ -60,7 +60,7 @@ class CrossEntropyLoss(nn.Module):
         prediction: torch.Tensor,
         target: torch.Tensor,
         weight: torch.Tensor | None = None,
-        avg_factor: float | None = None,
+        avg_factor: float | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compare predictions with targets."""
         if self.use_sigmoid:
@@ -147,7 +147,9 @@ class LabelSmoothLoss(nn.Module):
     Args:
         label_smooth_val: The share that is spread over all classes.
         num_classes: Not needed; mmpretrain's configs may give it.
-        mode: `original` spreads the share as it is, `classy_vision` `value / (1 + value)`, as mmpretrain does.
+        mode: `original` spreads the share as it is, `classy_vision` `value / (1 + value)`, as mmpretrain does;
+            `multi_label` takes each class by itself, as true to `1 - value` or to `value`.
+        use_sigmoid: Every class by itself against the rest; left out, with `multi_label` alone.
         reduction: What becomes of the samples' losses.
         loss_weight: A factor.
 
@@ -159,13 +161,20 @@ class LabelSmoothLoss(nn.Module):
         self,
         label_smooth_val: float,
         num_classes: int | None = None,
-        mode: Literal["original", "classy_vision"] = "original",
+        mode: Literal["original", "classy_vision", "multi_label"] = "original",
         reduction: Reduction = "mean",
         loss_weight: float = 1.0,
+        use_sigmoid: bool | None = None,
     ) -> None:
         super().__init__()
         share = label_smooth_val / (1 + label_smooth_val) if mode == "classy_vision" else label_smooth_val
-        self.compared = CrossEntropyLoss(loss_weight, reduction, label_smoothing=share)
+        self.share, self.mode = share, mode
+        each = mode == "multi_label" if use_sigmoid is None else use_sigmoid
+        plain = not each and mode != "multi_label"
+        self.compared = CrossEntropyLoss(
+            loss_weight, reduction, label_smoothing=share if plain else 0.0, use_sigmoid=each
+        )
+        self.plain = plain
 
     def forward(
         self,
@@ -175,8 +184,18 @@ class LabelSmoothLoss(nn.Module):
         avg_factor: float | None = None,
     ) -> torch.Tensor:
         """Compare predictions with targets."""
+        if not self.plain:
+            target = self._smoothed(target, prediction)
         found: torch.Tensor = self.compared(prediction, target, weight, avg_factor)
         return found
+
+    def _smoothed(self, target: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+        """What each class by itself is compared with."""
+        classes = prediction.shape[1]
+        true_BK = (F.one_hot(target.flatten(), classes) if target.dim() == 1 else target).to(prediction.dtype)
+        if self.mode == "multi_label":
+            return torch.where(true_BK > 0, 1 - self.share, self.share).to(prediction.dtype)
+        return true_BK * (1 - self.share) + self.share / classes
 
 
 @register("loss")

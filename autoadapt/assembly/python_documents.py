@@ -1,19 +1,22 @@
 """Python configs: files of assignments, read from their syntax tree. Nothing in them is imported or run.
 
-What is read: assignments of literals, of `dict(...)` and of names assigned before; `_base_` files, merged as mmengine
-does (`_delete_=True` replaces); and mmengine's lazy form, where `with read_base():` takes names from files beside, and
-a class that is imported stands for its name. Everything else is a fault with its line.
+What is read: assignments of literals, of `dict(...)`, of their arithmetic and of names assigned before; entries that
+are assigned (`model["head"]["num_classes"] = 10`); `update` and mmengine's `merge`, with what they do to its mappings;
+`_base_` files, merged as mmengine does (`_delete_=True` replaces), and their values (`_base_.name`, `{{_base_.name}}`);
+and mmengine's lazy form, where `with read_base():` takes names from files beside, and a class that is imported stands
+for its name. As in Python a name is no copy: who changes an entry changes it wherever it is used. Everything else is a
+fault with its line.
 """
 
 from __future__ import annotations
 
 import ast
-import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from autoadapt.assembly.plain_data import Shared, changed, clashes, holds, merged, own, shared, size
+from autoadapt.assembly.python_arithmetic import combined
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 from autoadapt.reading import read_text
 
@@ -28,7 +31,6 @@ Lines: TypeAlias = dict[Keys, "int | str"]
 _MOST_NODES = 100_000
 _MOST_BYTES = 1 << 20
 _BASES = "_base_"
-_DELETE = "_delete_"
 _PLAIN = "a literal, dict(...) of literals, or a name assigned before"
 
 
@@ -36,7 +38,7 @@ _PLAIN = "a literal, dict(...) of literals, or a name assigned before"
 class _Values:
     """The names of one file, and what was wrong with it."""
 
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=Shared)
     lines: Lines = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
 
@@ -55,7 +57,7 @@ def read_python(path: Path, text: str) -> tuple[dict[str, Any], Lines]:
     values = _File(path.resolve(), text, faults, (), _Budget()).read()
     if faults:
         raise AssemblyError(f"{path.name} is more than data", faults)
-    return values.data, values.lines
+    return own(values.data), values.lines
 
 
 @dataclass
@@ -65,8 +67,18 @@ class _Budget:
     left: int = _MOST_NODES
 
     def spend(self, count: int, where: str) -> None:
+        """Take entries off the budget."""
         self.left -= count
-        if self.left < 0:
+        self._refuse(self.left < 0, where)
+
+    def hold(self, value: Any, where: str) -> int:
+        """The entries of a value, which must be few enough."""
+        count = size(value, _MOST_NODES)
+        self._refuse(count > _MOST_NODES, where)
+        return count
+
+    def _refuse(self, more: bool, where: str) -> None:
+        if more:
             fault = Mismatch(where, f"at most {_MOST_NODES:,} entries, bases included", "more", "a simpler config")
             raise AssemblyError("the config is too large", [fault])
 
@@ -84,9 +96,14 @@ class _File:
         """Every statement in its order, merged into the bases."""
         for statement in self._parsed():
             self._statement(statement)
-        own = self._values
-        lines = self._bases.lines | own.lines
-        return _Values(_merged(self._bases.data, own.data), lines, self._bases.classes | own.classes)
+        mine = self._values
+        self._budget.hold([mine.data, self._bases.data], self._path.name)
+        lines = self._bases.lines | mine.lines
+        for keys in clashes(self._bases.data, mine.data):
+            line = next(mine.lines[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in mine.lines)
+            found = f"a mapping for `{'.'.join(map(str, keys))}`, which is none in the base"
+            self._fault(line, "a mapping with `_delete_=True`, or a value", found, "dict(_delete_=True, ...)")
+        return _Values(merged(self._bases.data, mine.data), lines, self._bases.classes | mine.classes)
 
     def _parsed(self) -> list[ast.stmt]:
         try:
@@ -113,8 +130,10 @@ class _File:
             case ast.With(items=[ast.withitem(context_expr=ast.Call(func=ast.Name(id="read_base")))], body=body):
                 for inner in body:
                     self._read_base(inner)
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="update" | "merge")) as call):
-                self._update(name, call)
+            case ast.Assign(targets=[ast.Subscript() | ast.Attribute() as place], value=value):
+                self._assign_entry(place, value)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(attr="update" | "merge" as kind, value=place)) as call):
+                self._update(place, kind, call)
             case _:
                 self._refuse(statement)
 
@@ -134,14 +153,59 @@ class _File:
         for keys in [keys for keys in self._values.lines if keys[0] == name]:
             del self._values.lines[keys]
 
-    def _update(self, name: str, call: ast.Call) -> None:
+    def _assign_entry(self, place: ast.Subscript | ast.Attribute, node: ast.expr) -> None:
+        """`model["head"]["num_classes"] = 10`, and the same by attributes, as mmengine's mappings have them."""
+        holder, keys = self._found(place.value)
+        key = _key(place)
+        names = isinstance(holder, Shared if isinstance(place, ast.Attribute) else dict) and isinstance(key, str)
+        within = isinstance(holder, list) and isinstance(key, int) and -len(holder) <= key < len(holder)
+        if key is None or not (names or within):
+            self._refuse(place)
+            return
+        value = self._value(node, (*keys, key))
+        if holds(value, holder):
+            self._fault(node.lineno, "a value that does not hold itself", f"`{ast.unparse(node)}`", "write it out")
+            return
+        self._values.lines |= {(*keys, key): node.lineno}
+        holder[key] = shared(value) if isinstance(holder, Shared) else value
+
+    def _update(self, place: ast.expr, kind: str, call: ast.Call) -> None:
         """`model.update(dict(head=dict(num_classes=10)))`, as a child of the lazy form changes its base."""
-        if len(call.args) > 1 or not isinstance(self._values.data.get(name), dict):
+        holder, keys = self._found(place)
+        merging = kind == "merge" and isinstance(holder, Shared) and not call.keywords
+        if len(call.args) > 1 or not (merging or (kind == "update" and isinstance(holder, dict))):
             self._refuse(call)
             return
-        changes: Any = self._value(call.args[0], (name,)) if call.args else {}
-        changes = (changes if isinstance(changes, dict) else {}) | self._keywords(call.keywords, (name,))
-        self._values.data[name] = _merged(self._values.data[name], changes)
+        changes: Any = self._value(call.args[0], keys) if call.args else {}
+        if not isinstance(changes, dict):
+            self._refuse(call)
+            return
+        changes = changes | self._keywords(call.keywords, keys)
+        self._budget.hold([holder, changes], f"{self._path.name} (line {call.lineno})")
+        if holds(changes, holder):
+            self._fault(call.lineno, "a value that does not hold itself", f"`{ast.unparse(call)}`", "write it out")
+            return
+        if merging:
+            holder |= {key: shared(value) for key, value in merged(holder, changes).items()}
+        else:
+            changed(holder, changes)
+
+    def _found(self, node: ast.expr) -> tuple[Any, Keys]:
+        """What stands at a name, or at entries below it, with the keys to it; nothing where there is no such place."""
+        match node:
+            case ast.Name(id=name) if name == _BASES:
+                return self._bases.data, ()
+            case ast.Name(id=name):
+                return self._values.data.get(name), (name,)
+            case ast.Subscript() | ast.Attribute():
+                holder, keys = self._found(node.value)
+                key = _key(node)
+                named = isinstance(holder, Shared if isinstance(node, ast.Attribute) else dict)
+                if named and isinstance(key, str) and key in holder:
+                    return holder[key], (*keys, key)
+                if isinstance(holder, (list, tuple)) and isinstance(key, int) and -len(holder) <= key < len(holder):
+                    return holder[key], (*keys, key % len(holder))
+        return None, ()
 
     def _read_base(self, statement: ast.stmt) -> None:
         """An import below `with read_base():`, which names files beside this one."""
@@ -188,7 +252,7 @@ class _File:
         twice = sorted(set(read.data) & set(into.data)) if refuse_twice else []
         if twice:
             self._fault(line, "every name in one base", f"{', '.join(twice)} again in {path.name}", "keep one of them")
-        into.data |= read.data
+        into.data |= {name: shared(value) for name, value in read.data.items()}
         into.classes |= read.classes
         into.lines |= {k: at if isinstance(at, str) else f"{at} of {path.name}" for k, at in read.lines.items()}
 
@@ -208,33 +272,67 @@ class _File:
                 return tuple(self._value(child, (*keys, i)) for i, child in enumerate(children))
             case ast.Dict(keys=names, values=children):
                 return self._mapping(list(zip(names, children, strict=True)), keys)
-            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=named) if "dict" not in self._values.data:
-                return self._keywords(named, keys)
+            case ast.Call(func=ast.Name(id="dict"), args=args, keywords=named) if "dict" not in self._values.data:
+                return self._keywords(named, keys) if not args else self._extended(args, named, keys, node)
             case ast.Name(id=name) if name in self._values.data:
-                return self._named(name, keys)
+                return self._named(node, keys)
+            case ast.Subscript() | ast.Attribute() if self._found(node)[1]:
+                return self._named(node, keys)
+            case ast.Set(elts=[ast.Set(elts=[ast.Attribute() as inner])]) if _root(inner) == _BASES:
+                return self._named(inner, keys) if self._found(inner)[1] else self._refuse(node)
+            case ast.BinOp(left=left, op=sign, right=right):
+                return self._combined(node, left, sign, right, keys)
             case ast.Name(id=name) if name in self._values.classes and keys[-1] == "type":
                 return self._values.classes[name].rpartition(".")[2]
             case _:
                 return self._refuse(node)
 
-    def _named(self, name: str, keys: Keys) -> Any:
-        self._budget.spend(_entries(self._values.data[name]), f"{self._path.name}, {name}")
-        known = self._values.lines
-        known |= {(*keys, *k[1:]): line for k, line in list(known.items()) if k[0] == name and len(k) > 1}
-        return copy.deepcopy(self._values.data[name])
+    def _named(self, node: ast.expr, keys: Keys) -> Any:
+        """A value that was given before, itself and no copy, as in Python."""
+        value, at = self._found(node)
+        where = f"{self._path.name}, {ast.unparse(node)}"
+        self._budget.spend(self._budget.hold(value, where), where)
+        known = self._bases.lines if _root(node) == _BASES else self._values.lines
+        below = {(*keys, *k[len(at) :]): line for k, line in known.items() if k[: len(at)] == at and len(k) > len(at)}
+        self._values.lines |= below
+        return value
+
+    def _combined(self, node: ast.expr, left: ast.expr, sign: ast.operator, right: ast.expr, keys: Keys) -> Any:
+        """Arithmetic of numbers, and texts, lists and tuples joined."""
+        before = len(self._faults)
+        first, second = (self._value(each, keys) for each in (left, right))
+        made = combined(sign, first, second, most=self._budget.left) if len(self._faults) == before else None
+        if made is None and len(self._faults) == before:
+            return self._refuse(node)
+        where = f"{self._path.name} (line {node.lineno})"
+        self._budget.spend(self._budget.hold(made, where), where)
+        return made
+
+    def _extended(self, args: list[ast.expr], named: list[ast.keyword], keys: Keys, node: ast.expr) -> Any:
+        """`dict(other, a=1)`."""
+        first = self._value(args[0], keys) if len(args) == 1 else None
+        return first | self._keywords(named, keys) if isinstance(first, dict) else self._refuse(node)
 
     def _keywords(self, named: list[ast.keyword], keys: Keys) -> dict[str, Any]:
         pairs = [(ast.Constant(value=each.arg) if each.arg is not None else None, each.value) for each in named]
-        return self._mapping(pairs, keys)
+        return self._mapping(pairs, keys, once=True)
 
-    def _mapping(self, pairs: list[tuple[Any, ast.expr]], keys: Keys) -> dict[str, Any]:
+    def _mapping(self, pairs: list[tuple[Any, ast.expr]], keys: Keys, *, once: bool = False) -> dict[str, Any]:
+        """A mapping of its entries and of those unpacked into it, which a call may not name again."""
         found: dict[str, Any] = {}
+        unpacked: set[str] = set()
         for key, child in pairs:
+            if key is None and isinstance(others := self._value(child, keys), dict):
+                if once and (twice := sorted(set(others) & set(found))):
+                    self._fault(child.lineno, "every key once", f"`{twice[0]}` again", "remove one of them")
+                found |= others
+                unpacked |= set() if once else set(others)
+                continue
             if not (isinstance(key, ast.Constant) and isinstance(key.value, (str, int))):
                 self._refuse(key if key is not None else child)
                 continue
             name = str(key.value)
-            if name in found:
+            if name in found and name not in unpacked:
                 self._fault(child.lineno, "every key once", f"`{name}` again", "remove one of them")
             place: Keys = (*keys, name)
             self._values.lines[place] = child.lineno
@@ -246,23 +344,24 @@ class _File:
         shown = text if len(text) < 60 else f"{text[:57]}..."
         self._fault(getattr(node, "lineno", 1), _PLAIN, f"`{shown}`", "write the value out; nothing in a file is run")
 
-    def _fault(self, line: int, expected: str, found: str, remedy: str) -> None:
+    def _fault(self, line: int | str, expected: str, found: str, remedy: str) -> None:
         self._faults.append(Mismatch(f"{self._path.name} (line {line})", expected, found, remedy))
 
 
-def _entries(value: Any) -> int:
-    """How many entries plain data has, with those inside them."""
-    below = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return 1 + sum(map(_entries, below))
+def _key(node: ast.Subscript | ast.Attribute) -> str | int | None:
+    """The key of an entry, where it is written out."""
+    match node:
+        case ast.Attribute(attr=name):
+            return name
+        case ast.Subscript(slice=ast.Constant(value=str() | int() as key)) if not isinstance(key, bool):
+            return key
+        case ast.Subscript(slice=ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as key))):
+            return -key
+    return None
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merged into those of the base, as mmengine does; what says `_delete_` takes their place."""
-    found = dict(base)
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            inherited = {} if value.get(_DELETE) else found.get(key)
-            below = inherited if isinstance(inherited, dict) else {}
-            value = _merged(below, {name: child for name, child in value.items() if name != _DELETE})
-        found[key] = value
-    return found
+def _root(node: ast.expr) -> str:
+    """The name that a chain of entries begins with."""
+    while isinstance(node, (ast.Subscript, ast.Attribute)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""

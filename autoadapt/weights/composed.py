@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.checkpoints import Checkpoint
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
@@ -77,12 +78,23 @@ def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:
         case "lora":
             weight, low, high = there
             delta = (high.flatten(1).float() @ low.flatten(1).float()).reshape(weight.shape)
-            return (weight.float() + recipe.scale * delta).to(weight.dtype)
+            return _merged(recipe, weight, weight.float() + recipe.scale * delta)
         case "quantised":
             return _dequantised(recipe, *there)
     dtype = getattr(torch, recipe.spec.dtype)
     zeros = (torch.zeros(size, dtype=dtype) for size in recipe.sizes)
     return torch.cat([z if part is None else part.to(dtype) for z, part in zip(zeros, parts, strict=True)])
+
+
+def _merged(recipe: Recipe, weight: Tensor, exact: Tensor) -> Tensor:
+    """A weight with its delta in the weight's own dtype, which has to hold it."""
+    made = exact.to(weight.dtype)
+    if exact.isfinite().all() and not made.isfinite().all():
+        found = f"up to {float(exact.abs().max()):g}"
+        remedy = f'exclude=["{recipe.sources[1]}", "{recipe.sources[2]}"], or a smaller scale'
+        fault = Mismatch(recipe.spec.name, f"values that {recipe.spec.dtype} can hold", found, remedy)
+        raise TransferError("values would become infinite", [fault])
+    return made
 
 
 def _dequantised(recipe: Recipe, weight: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ inflate    more input channels: repeated and rescaled; a kernel with a time axis
 centre     a kernel with a time axis: in its middle
 sum        one input channel: the sum over the old ones
 resample   tables of tokens: bicubic on their grid, class tokens kept
+permute    the same axes in another order, where the shapes allow exactly one
 linear     tables of tokens in time, kernels with a time axis: linear along it
 """
 
@@ -25,14 +26,14 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.keeping import Rows
 from autoadapt.weights.patterns import Pattern, pattern_text
 from autoadapt.weights.resampling import Grid, find_grid, fit_grid, over_time, resampled
-from autoadapt.weights.slicing import Axis, axis_changes, ranges, slice_axes
+from autoadapt.weights.slicing import Axis, axis_changes, permutation, ranges, slice_axes
 from autoadapt.weights.tensor_specs import Spec
 from autoadapt.weights.widths import Widths
 
 __all__ = ["POLICIES", "SLICES", "Conversion", "Policy", "Shapes", "Wish", "check_policies", "convert", "plan"]
 
 Policy: TypeAlias = Literal[
-    "skip", "error", "slice", "blocks", "groups", "inflate", "centre", "sum", "resample", "linear"
+    "skip", "error", "slice", "blocks", "groups", "inflate", "centre", "sum", "resample", "linear", "permute"
 ]
 Shapes: TypeAlias = "str | Mapping[Pattern, str]"
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -67,6 +68,7 @@ class Conversion:
         axis: The input axis, or that of time.
         grid: How tokens lie.
         kept: Whether the caller said which rows.
+        order: Of the old axes.
     """
 
     policy: str
@@ -76,6 +78,7 @@ class Conversion:
     axis: int = 1
     grid: Grid | None = None
     kept: bool = False
+    order: tuple[int, ...] = ()
 
 
 def check_policies(shapes: Shapes) -> dict[Pattern, str]:
@@ -135,6 +138,10 @@ def plan(
 
 def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str], groups: int) -> Conversion | str:
     old, policy = source.shape, wish.policy
+    if policy == "permute":
+        order = permutation(old, new)
+        how = f"permute({', '.join(map(str, order))})"
+        return Conversion(policy, new, how, order=tuple(order)) if order else "no single order of its axes"
     if not source.dtype.startswith(("float", "bfloat")):
         return ""
     match policy:
@@ -242,6 +249,8 @@ def convert(tensor: Tensor, conversion: Conversion, shape: tuple[int, ...]) -> T
         case "linear":
             resized = over_time(tensor, shape[at], at)
             return resized * (tensor.shape[at] / shape[at]) if tensor.ndim > 3 else resized
+        case "permute":
+            return tensor.permute(conversion.order).contiguous()
         case "sum":
             return tensor.sum(at, keepdim=True)
         case "resample":

@@ -212,7 +212,9 @@ class _Writer:
             if self.undo is not None:
                 self.undo.keep(place)
             _copy(place, values)
-            finite = self._look(move, place, values) and finite
+            if not self._look(move, place, values):
+                self._refuse_overflow(move, is_finite(piece, move.source.dtype))
+                finite = False
             start += values.size
         return finite
 
@@ -231,11 +233,25 @@ class _Writer:
                 values = _among_old(values, place, rows)
             else:
                 place = place[tuple(slice(size) for size in region)]
-        values = values.to(place.dtype)
+        exact, values = values, values.to(place.dtype)
         if self.undo is not None:
             self.undo.keep_tensor(place)
         _copy(place, values)
-        return self._look(move, as_bytes(place), as_bytes(values))
+        finite = self._look(move, as_bytes(place), as_bytes(values))
+        if not finite:
+            self._refuse_overflow(move, bool(exact.isfinite().all()))
+        return finite
+
+    def _refuse_overflow(self, move: Move, was_finite: bool) -> None:
+        """Refuse a parameter that is infinite only because its dtype ends before its values do.
+
+        Where the old values are not kept, a refusal would leave the model half loaded: a remark has to do then.
+        """
+        if was_finite and move.slot.parameter and self.undo is not None:
+            name, dtype = move.slot.spec.name, move.slot.spec.dtype
+            found = f"larger ones in {move.source.name}, {move.source.dtype}"
+            fault = Mismatch(name, f"values that {dtype} can hold", found, f'model.float(), or exclude=["{name}"]')
+            raise TransferError("values would become infinite", [fault])
 
     def _look(self, move: Move, place: Bytes, values: Bytes) -> bool:
         if not is_same(place, values):

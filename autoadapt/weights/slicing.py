@@ -14,7 +14,7 @@ from math import gcd
 from autoadapt.weights.keeping import Rows
 from autoadapt.weights.widths import READ, Widths, mixed
 
-__all__ = ["Axis", "Count", "axis_changes", "count_of", "slice_axes"]
+__all__ = ["Axis", "Count", "axis_changes", "count_of", "permutation", "slice_axes"]
 
 # Counts that tell what an axis is: said as a help; rows are taken by it only where one reading is left.
 _KEY_POINTS = ((17, 14), (14, 17), (17, 16), (16, 17), (17, 133), (133, 17), (16, 14), (14, 16))
@@ -130,11 +130,12 @@ def axis_changes(source: Sequence[int], target: Sequence[int], axes: Sequence[st
         for axis, (old, new) in enumerate(zip(source, target, strict=True))
         if old != new
     )
-    order = _permutation(source, target)
-    return f"the same sizes in another order: permute({', '.join(map(str, order))})" if order else changes
+    order = permutation(source, target)
+    told = f"permute({', '.join(map(str, order))})"
+    return f'the same sizes in another order: {told} (shapes "permute")' if order else changes
 
 
-def _permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
+def permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
     """The one order of axes that makes a shape of another, where axes of a kernel stay in order; empty if none does.
 
     Of three equal sizes, as those of a kernel, each keeps its place among them; more than three are not one kernel,

@@ -9,6 +9,7 @@ import pytest
 
 from autoadapt.assembly import assemble
 from autoadapt.assembly.documents import read_document
+from autoadapt.assembly.python_documents import read_python
 from autoadapt.errors import AssemblyError
 
 MODEL = """model = dict(
@@ -32,10 +33,35 @@ MALFORMED = {
     "a comprehension": ("x = [open('TRACE', 'w') for i in (1,)]\n", 1, "`[open('TRACE', 'w') for i in (1,)]`"),
     "a formatted text": ("x = f\"{open('TRACE', 'w')}\"\n", 1, "`f"),
     "a template": ("x = '{{ fileBasename }}'\n", 1, "`'{{ fileBasename }}'`"),
-    "arithmetic": ("x = 2 ** 10 ** 10\n", 1, "`2 ** 10 ** 10`"),
-    "an unpacked mapping": ("y = dict(a=1)\nx = dict(**y)\n", 2, "`y`"),
+    "arithmetic": ("x = 2 ** 10\n", 1, "`2 ** 10`"),
+    "an unpacked list": ("y = [1]\nx = dict(**y)\n", 2, "`y`"),
+    "an unpacked key again": ("y = dict(a=1)\nx = dict(**y, a=2)\n", 2, "`a` again"),
     "a name that is not there": ("x = dict(a=norm_cfg)\n", 1, "`norm_cfg`"),
-    "an entry assigned": ("x = dict(a=1)\nx['a'] = 2\n", 2, "`x['a'] = 2`"),
+    "an entry of nothing": ("x = dict(a=1)\nx['b']['a'] = 2\n", 2, "`x['b']['a']`"),
+    "an entry behind the end": ("x = [1]\nx[1] = 2\n", 2, "`x[1]`"),
+    "an entry by a name": ("k = 'a'\nx = dict(a=1)\nx[k] = 2\n", 3, "`x[k]`"),
+    "a slice": ("x = [1, 2]\nx[:1] = [3]\n", 2, "`x[:1]`"),
+    "what holds itself": ("x = dict(a=1)\nx['b'] = [x]\n", 2, "`[x]`"),
+    "an entry added to": ("x = dict(a=1)\nx['a'] += 1\n", 2, "`x['a'] += 1`"),
+    "a deleted entry": ("x = dict(a=1)\ndel x['a']\n", 2, "`del x['a']`"),
+    "another method": ("x = dict(a=1)\nx.pop('a')\n", 2, "`x.pop('a')`"),
+    "a method's value": ("x = dict(a=1)\ny = x.copy()\n", 2, "`x.copy()`"),
+    "a division by nothing": ("x = 1 / 0\n", 1, "`1 / 0`"),
+    "a power of a power": ("x = 9 ** 9 ** 9\n", 1, "`9 ** 9`"),
+    "an attribute of a plain mapping": ("x = dict(a=1)\ny = x.a\n", 2, "`x.a`"),
+    "a merge into a plain mapping": ("x = dict(a=1)\nx.merge(dict(a=2))\n", 2, "`x.merge(dict(a=2))`"),
+    "a text repeated": ("x = 'a' * 10 ** 9\n", 1, "`10 ** 9`"),
+    "a list repeated too often": ("x = [0] * 999999999\n", 1, "`[0] * 999999999`"),
+    "texts and numbers": ("x = 'a' + 1\n", 1, "`'a' + 1`"),
+    "a number that grows": ("x = 10 * 999999999999999999\n", 1, "`10 * 999999999999999999`"),
+    "a walrus": ("x = (y := 1)\n", 1, "`(y := 1)`"),
+    "a condition in a value": ("x = 1 if True else 2\n", 1, "`1 if True else 2`"),
+    "a base's value without a base": ("x = {{_base_.n}}\n", 1, "`{{_base_.n}}`"),
+    "a base's value by attribute": ("x = _base_.n\n", 1, "`_base_.n`"),
+    "a base's value in quotes": ("x = '{{_base_.n}}'\n", 1, "`'{{_base_.n}}'`"),
+    "an exit": ("raise SystemExit\n", 1, "`raise SystemExit`"),
+    "a with": ("with open('TRACE', 'w') as f:\n    x = 1\n", 1, "`with open('TRACE', 'w') as f:`"),
+    "an exec": ("exec(\"open('TRACE', 'w')\")\n", 1, "exec("),
     "several targets": ("a = b = 1\n", 1, "`a = b = 1`"),
     "a lambda": ("x = lambda: open('TRACE', 'w')\n", 1, "`lambda: open('TRACE', 'w')`"),
     "a decorated dict": ("dict = open\nx = dict(file='TRACE')\n", 1, "`open`"),
@@ -107,6 +133,76 @@ def test_bases_are_followed_and_merged_as_mmengine_does(tmp_path: Path) -> None:
     _written(tmp_path, "model = dict()\n", "base/schedule.py")
     with pytest.raises(AssemblyError, match=r"model again in schedule\.py"):
         read_document(path)
+
+
+BASE = """model = dict(backbone=dict(type='A', depth=18), neck=[dict(k=1), dict(k=2)], head=dict(type='H', n=5))
+n = 7
+name = 'x'
+"""
+AS_MMENGINE = {
+    "values of a base": "model = dict(head=dict(n={{_base_.n}}, m=_base_.n, d={{ _base_.model.backbone.depth }}))",
+    "entries of a base": "_base_.model.head.n = 9\n_base_.model['neck'][-1]['k'] = 3",
+    "arithmetic": "a = dict(b=5 + 2, c='x/' + _base_.name, d=[0] * 3, e=(1,) + (2,), f=7 // 2, g=1 / 4, h=-3 * 2)",
+    "entries": "a = dict(b=dict(c=1))\na['b']['c'] = 2\na['d'] = dict(e=3)\na['d'].update(f=4)",
+    "a name that is used is no copy": "a = dict(b=1)\nc = dict(d=a, e=[a])\na['f'] = 2\nc['d']['g'] = 3",
+    "unpacked": "a = dict(b=1, c=2)\nd = dict(**a, e=3)\nf = {**a, 'b': 4}\ng = dict(a, h=5)",
+    "replaced": "a = dict(b=dict(c=1, d=2))\na.update(b=dict(c=3))\na.update(dict(e=4), f=5)",
+    "merged into the base": "model = dict(backbone=dict(depth=50), head=dict(_delete_=True, type='M'))",
+}
+LAZY = {
+    "update": "model.update(dict(head=dict(n=10)))\nmodel.update(backbone=dict(type='B'), neck=dict(k=3))",
+    "a plain mapping put in": "h = dict(n=1)\nmodel.head = h\nh['n'] = 2\nmodel.head.update(m=dict(k=1))",
+    "a mapping of the base in a plain one": "x = dict(m=model)\nx['m'].head.n = 8\nx.update(m=dict(k=1))",
+    "lists": "model.neck[1]['k'] = model.neck[0].k + 8",
+    "merge goes deep": "model.merge(dict(head=dict(n=10), backbone=dict(_delete_=True, type='B')))",
+    "attributes": "model.head.n = 3\nmodel.neck[0].k = 4\nmodel.head.update(m=model.head.n + 1)",
+}
+
+
+def _as_mmengine_reads(path: Path) -> Any:
+    config = pytest.importorskip("mmengine.config").Config.fromfile(str(path), import_custom_modules=False)
+    return config.to_dict()
+
+
+@pytest.mark.parametrize("kind", AS_MMENGINE)
+def test_what_is_data_is_what_mmengine_makes_of_it_by_running_it(kind: str, tmp_path: Path) -> None:
+    _written(tmp_path, BASE, "base.py")
+    path = _written(tmp_path, f"_base_ = ['base.py']\n{AS_MMENGINE[kind]}\n")
+    found = dict(read_python(path, path.read_text())[0])
+    assert found == _as_mmengine_reads(path)
+
+
+@pytest.mark.parametrize("kind", LAZY)
+def test_the_lazy_form_is_what_mmengine_makes_of_it(kind: str, tmp_path: Path) -> None:
+    _written(tmp_path, BASE.partition("\n")[0], "base.py")
+    text = "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
+    path = _written(tmp_path, f"{text}{LAZY[kind]}\n")
+    assert read_python(path, path.read_text())[0] == _as_mmengine_reads(path)
+
+
+def test_entries_that_are_assigned_have_their_lines(tmp_path: Path) -> None:
+    path = _written(tmp_path, "model = dict(head=dict(n=1))\nmodel['head']['n'] = 2\nmodel['neck'] = dict(k=3)\n")
+    document = read_document(path)
+    assert document.where(("model", "head", "n")) == "model.head.n (line 2)"
+    assert document.where(("model", "neck", "k")) == "model.neck.k (line 3)"
+
+
+@pytest.mark.parametrize("grown", ["a['z'] = [" + "1, " * 900 + "]\n", "a.update(z=[" + "1, " * 900 + "])\n"])
+def test_what_names_share_does_not_grow_without_bound(grown: str, tmp_path: Path) -> None:
+    pairs = [f"b{i} = dict(x={name}, y={name})\n" for i, name in enumerate(["a", *(f"b{i}" for i in range(13))])]
+    with pytest.raises(AssemblyError, match="the config is too large"):
+        read_document(_written(tmp_path, "a = dict()\n" + "".join(pairs) + grown + MODEL))
+    with pytest.raises(AssemblyError, match="the config is too large"):
+        read_document(_written(tmp_path, "x = dict()\n" + "x = dict(a=x)\n" * 2000 + MODEL))
+
+
+def test_a_mapping_for_what_is_none_in_the_base_is_refused_as_mmengine_does(tmp_path: Path) -> None:
+    _written(tmp_path, "model = dict(neck=[1])\n", "base.py")
+    path = _written(tmp_path, "_base_ = 'base.py'\nmodel = dict(\n    neck=dict(k=1))\n")
+    with pytest.raises(AssemblyError, match=r"config\.py \(line 3\)\n.*_delete_=True"):
+        read_document(path)
+    _written(tmp_path, "_base_ = 'base.py'\nmodel = dict(\n    neck=dict(_delete_=True, k=1))\n")
+    assert _model(path) == {"neck": {"k": 1}}
 
 
 def test_a_fault_in_a_base_is_told_with_its_file(tmp_path: Path) -> None:

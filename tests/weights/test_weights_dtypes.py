@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from weights_models import equal, snapshot
 
+from autoadapt.errors import TransferError
 from autoadapt.weights import transfer
 
 BIAS = {"fc.bias": torch.ones(4)}
@@ -97,3 +98,34 @@ def test_packed_layers_are_named_by_their_scheme() -> None:
     packed = {"fc.qweight": torch.ones(1, 4, dtype=torch.int32), "fc.qzeros": torch.ones(1, 1, dtype=torch.int32)}
     report = transfer({**packed, "fc.scales": torch.ones(1, 4), **BIAS}, layer())
     assert {e.how for e in report.sources if e.bucket == "unexpected"} == {"of a quantised layer (GPTQ or AWQ, qzeros)"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "scaled", "rows"])
+def test_a_parameter_that_would_become_infinite_in_half_precision_is_refused_and_nothing_is_written(kind: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).half()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state: dict[str, Tensor] = {name: value.float() + 1 for name, value in before.items()}
+    if kind == "scaled":
+        state |= {"1.weight": torch.full((2, 3), 100, dtype=torch.int8), "1.weight_scale": torch.tensor(1e3)}
+    else:
+        state["1.weight"] = torch.full((2 if kind == "plain" else 4, 3), 1e5)
+    with pytest.raises(TransferError, match=r"values would become infinite[\s\S]*values that float16 can hold"):
+        transfer(state, model, merge="quantised", shapes="slice")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_is_infinite_in_the_checkpoint_or_a_buffer_is_loaded_with_a_remark() -> None:
+    model = nn.Sequential(nn.Linear(1, 1)).half()
+    model.register_buffer("mask", torch.zeros(2).half())
+    state = {"0.weight": torch.full((1, 1), torch.inf), "0.bias": torch.zeros(1), "mask": torch.tensor([0, -1e9])}
+    report = transfer(state, model)
+    assert "NaN or infinity in 0.weight, mask" in report.remarks
+    assert model.mask.tolist() == [0, -torch.inf]
+
+
+def test_a_delta_that_half_precision_cannot_hold_is_refused() -> None:
+    state = {"a.weight": torch.ones(2, 2), "a.lora_A.weight": torch.ones(1, 2), "a.lora_B.weight": torch.ones(2, 1)}
+    state = {name: value.half() * 300 for name, value in state.items()}
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False)}).half()
+    with pytest.raises(TransferError, match="up to 90300"):
+        transfer(state, model, merge={"lora": 1.0})

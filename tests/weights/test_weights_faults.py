@@ -374,7 +374,7 @@ rename
         """\
 TransferError: unknown shape policy
 shapes, 2.*
-  expected  one of skip, error, slice, blocks, groups, inflate, centre, sum, resample, linear
+  expected  one of skip, error, slice, blocks, groups, inflate, centre, sum, resample, linear, permute
   found     'slise'
   try       shapes={"2.*": "slice"}""",
     ),

@@ -325,9 +325,13 @@ def test_the_command_says_rows_grids_and_merges_as_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "how"),
     [
-        ((3, 3, 3, 4, 8), (8, 3, 3, 3, 4), "the same sizes in another order: permute(4, 0, 1, 2, 3)"),
-        ((3, 3, 4, 8), (8, 4, 3, 3), "the same sizes in another order: permute(3, 2, 0, 1)"),
-        ((6, 2), (2, 6), "the same sizes in another order: permute(1, 0)"),
+        (
+            (3, 3, 3, 4, 8),
+            (8, 3, 3, 3, 4),
+            'the same sizes in another order: permute(4, 0, 1, 2, 3) (shapes "permute")',
+        ),
+        ((3, 3, 4, 8), (8, 4, 3, 3), 'the same sizes in another order: permute(3, 2, 0, 1) (shapes "permute")'),
+        ((6, 2), (2, 6), 'the same sizes in another order: permute(1, 0) (shapes "permute")'),
         ((3, 3, 3, 3, 8), (8, 3, 3, 3, 3), "3 -> 8 on the first axis, 8 -> 3 on the fifth axis"),
     ],
 )
@@ -361,3 +365,22 @@ def test_the_order_that_rows_have_already_is_no_fault():
     source, model = nn.Linear(24, 4), nn.Linear(24, 4)
     transfer(source, model, keep={"*": [0, 1, 2, 3]})
     assert torch.equal(model.bias, source.bias)
+
+
+@pytest.mark.parametrize(
+    ("old", "order"), [((3, 3, 3, 4, 8), (4, 0, 1, 2, 3)), ((3, 3, 4, 8), (3, 2, 0, 1)), ((6, 2), (1, 0))]
+)
+def test_a_permuted_kernel_is_taken_in_its_order_where_that_is_asked_for(old: tuple[int, ...], order: tuple[int, ...]):
+    kernel, model = torch.rand(old), nn.Module()
+    model.kernel = nn.Parameter(torch.zeros([old[axis] for axis in order]))
+    report = transfer({"kernel": kernel}, model, shapes="permute")
+    assert torch.equal(model.kernel, kernel.permute(order))
+    assert report.sources[0].how == f"permute({', '.join(map(str, order))})"
+
+
+def test_a_kernel_of_two_possible_orders_is_not_permuted():
+    model = nn.Module()
+    model.kernel, model.rest = nn.Parameter(torch.zeros(8, 3, 3, 3, 3)), nn.Parameter(torch.zeros(1))
+    report = transfer({"kernel": torch.ones(3, 3, 3, 3, 8), "rest": torch.ones(1)}, model, shapes="permute")
+    assert report.sources[0].how.endswith("no single order of its axes")
+    assert not model.kernel.any()

@@ -1,0 +1,55 @@
+"""Arithmetic of the data in a Python config: numbers, and texts, lists and tuples joined. Nothing can grow large."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from typing import Any
+
+__all__ = ["combined"]
+
+_NUMBERS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_LARGEST = 10**18
+
+
+def combined(sign: ast.operator, left: Any, right: Any, *, most: int) -> Any:
+    """What Python makes of two values, or nothing where that is no plain arithmetic.
+
+    Args:
+        sign: The operator.
+        left: A number, text, list or tuple.
+        right: Another.
+        most: Entries that a repeated list may have.
+
+    Example:
+        >>> combined(ast.Add(), 5, 2, most=9), combined(ast.Add(), "data/", "train", most=9)
+        (7, 'data/train')
+        >>> combined(ast.Mult(), [0], 10**9, most=9), combined(ast.Div(), 1, 0, most=9)
+        (None, None)
+    """
+    act = _NUMBERS.get(type(sign))
+    if act is None:
+        return None
+    if _is_number(left) and _is_number(right):
+        try:
+            made = act(left, right)
+        except (ArithmeticError, ValueError):
+            return None
+        return made if math.isfinite(made) and abs(made) <= _LARGEST else None
+    if isinstance(sign, ast.Add) and type(left) is type(right) and isinstance(left, (str, list, tuple)):
+        return left + right
+    if isinstance(sign, ast.Mult) and isinstance(left, (list, tuple)) and type(right) is int:
+        return left * right if len(left) * right <= most else None
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
