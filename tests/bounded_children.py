@@ -64,8 +64,10 @@ def _watched(process: Any, end: Connection) -> Outcome:
     end.recv()
     began, cpu, base, most, said = time.monotonic(), _seconds(process.pid), _resident(process.pid), 0, ""
     while not said:
-        if end.poll(0.005):
-            said = end.recv()
+        try:
+            said = end.recv() if end.poll(0.005) else ""
+        except EOFError:
+            return Outcome(f"died with exit code {_exit_code(process)}", 0, most)
         most = max(most, _resident(process.pid) - base)
         used = _seconds(process.pid) - cpu
         if not said and most > MOST_BYTES:
@@ -75,12 +77,24 @@ def _watched(process: Any, end: Connection) -> Outcome:
     return Outcome(said, _seconds(process.pid) - cpu, most)
 
 
+def _exit_code(process: Any) -> int | None:
+    process.join(10)
+    code: int | None = process.exitcode
+    return code
+
+
 def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:  # it has just died, as the end of its pipe will tell
+        return 0
 
 
 def _seconds(pid: int) -> float:
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except FileNotFoundError:
+        return 0.0
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 

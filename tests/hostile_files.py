@@ -54,6 +54,11 @@ def many_names(folder: Path) -> object:
     return aa.transfer(folder / "one.safetensors", kinds.linear(), min_coverage=0.5)
 
 
+def named(folder: Path, names: list[str]) -> object:
+    write_weights(folder / "one.safetensors", names, [1])
+    return aa.transfer(folder / "one.safetensors", kinds.linear())
+
+
 def many_names_alike(folder: Path) -> object:
     """Names that all end as one of the model's does."""
     write_weights(folder / "one.safetensors", [f"a{i}.0.weight" for i in range(10**5)], [3, 2])
@@ -137,6 +142,8 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "an example that is large several times": middling_example,
     "100,000 names": many_names,
     "100,000 names that end alike": many_names_alike,
+    "a name of 100,000 dots": lambda f: named(f, ["." * 100_000]),
+    "20,000 names of 200 segments": lambda f: named(f, [f"{'a.' * 200}{i}" for i in range(20_000)]),
     "dicts that share each other": shared_dicts,
     "an index of 200,000 shards": lambda f: index(f, {str(i): f"{i}.bin" for i in range(200_000)}),
     "an index of itself": lambda f: index(f, {"a": "model.safetensors.index.json"}),

@@ -27,6 +27,10 @@ def signature(folder: Path, change: Callable[[Any], object]) -> object:
     return Signature.load(folder / "one.json")
 
 
+def adapt(folder: Path, change: Callable[[Any], object]) -> object:
+    return aa.adapt(kinds.backbone(), like=signature(folder, change))
+
+
 def saved(folder: Path, change: Callable[[Any], object]) -> object:
     """A saved folder whose config was changed together with its checksum."""
     aa.save(kinds.adapted(), folder)
@@ -116,6 +120,9 @@ RAW: dict[str, Callable[[Path], object]] = {
     "a coefficient of 40 digits": lambda f: signature(f, put("outputs", "leaves", 0, "dims", ["1" * 40 + "*H", None])),
     "`__debug__` as an argument": lambda f: signature(f, put("inputs", "tree", "keys", ["__debug__"])),
     "a keyword as an argument": lambda f: signature(f, put("inputs", "tree", "keys", ["lambda"])),
+    "an output that is another one which is not there": lambda f: adapt(f, put("outputs", "leaves", 0, "same_as", "3")),
+    "axes without sizes": lambda f: signature(f, put("axes", {})),
+    "a range of values beyond 64 bits": lambda f: signature(f, put("value_ranges", {"input": [0, 1 << 70]})),
     "NUL in a name of a signature": lambda f: signature(f, put("name", "a\0b")),
     "an axis without an example": lambda f: signature(f, put("axes", {"H": {}})),
     "versions that are a list": lambda f: saved(f, put("versions", [1])),

@@ -146,7 +146,10 @@ class Config(_Frozen):
             fault = Mismatch(str(path), f"a config with checksum {noted}", "other content", "aa.save(net, folder)", why)
             raise SavingError(f"{path} was changed after it was saved", [fault])
         try:
-            return cls.model_validate(content)
+            read = cls.model_validate(content)
+            if loose := [*read.plan.source.loose_references(), *read.plan.target.loose_references()]:
+                raise SavingError(f"{loose[0].where} names {loose[0].found}, which is not there", loose[:6])
+            return read
         except (ValidationError, AdaptError, RecursionError, ValueError) as error:
             found = error.summary if isinstance(error, AdaptError) else one_line(error)
             found = first_fault(error) if isinstance(error, ValidationError) else found

@@ -99,6 +99,12 @@ def read_checkpoint(
         SourceError: If a file cannot be read.
         TransferError: If there are no tensors.
     """
+    found = _read(source, scope, targets, storages)
+    _refuse_long_names(found)
+    return found
+
+
+def _read(source: Source, scope: str | None, targets: Sequence[Spec], storages: Set[int]) -> Checkpoint:
     match source:
         case nn.Module():
             return _unwrap(dict(source.state_dict()), type(source).__name__, scope, targets, storages)
@@ -134,6 +140,27 @@ def adapter_scale(source: Source, kinds: Mapping[str, float | None]) -> dict[str
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return kinds
     return kinds
+
+
+def _refuse_long_names(checkpoint: Checkpoint) -> None:
+    """Refuse names of more letters or segments than models have: each front and each end of them is compared.
+
+    Raises:
+        TransferError: With the first of them.
+    """
+    names = [spec.name for spec in checkpoint.specs]
+    longest = max(names, key=len, default="")
+    if len(longest) > _LONGEST_NAME:
+        expected, found = f"names of at most {_LONGEST_NAME} letters", f"{len(longest):,}: {longest[:40]}.."
+    elif (segments := sum(name.count(".") + 1 for name in names)) > _MOST_SEGMENTS:
+        expected, found = f"at most {_MOST_SEGMENTS:,} segments in all names", f"{segments:,}"
+    else:
+        return
+    raise TransferError("the checkpoint has names that no model has", [Mismatch(checkpoint.name, expected, found)])
+
+
+_LONGEST_NAME = 512
+_MOST_SEGMENTS = 1_500_000
 
 
 def _refuse_grown(specs: Sequence[Spec], path: Path) -> None:

@@ -124,8 +124,10 @@ class Session:
     def _bytes_at(self, sizes: Mapping[str, int]) -> int:
         """Memory of all that goes in and comes out, and of the largest tensor between."""
         signature, routes = self.signature, self.plan.routes if self.plan is not None else ()
-        between = max((bytes_of([spec], sizes) for route in routes for spec in route.specs), default=0)
-        return bytes_of(itertools.chain(signature.inputs.leaves, signature.outputs.leaves), sizes) + between
+        steps = (spec for route in routes for spec in route.specs)
+        between = max((bytes_of([spec], sizes) for spec in steps if _is_known(spec, sizes)), default=0)
+        leaves = itertools.chain(signature.inputs.leaves, signature.outputs.leaves)
+        return bytes_of([spec for spec in leaves if _is_known(spec, sizes)], sizes) + between
 
     def rebuilt(self, tensors: Sequence[torch.Tensor]) -> Arguments:
         """A call with other tensors in the same places."""
@@ -254,6 +256,11 @@ class Session:
             return
         except Exception as error:
             raise NotApplicableError(f"the bare backbone fails {reason}: {said(error)[:60]}") from error
+
+
+def _is_known(spec: TensorSpec, sizes: Mapping[str, int]) -> bool:
+    """Whether all axes that a tensor follows have sizes; a signature without inputs has none."""
+    return all(dim.axes <= sizes.keys() for dim in spec.dims)
 
 
 def _is_blank(image: torch.Tensor) -> bool:

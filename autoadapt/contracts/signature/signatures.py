@@ -17,6 +17,7 @@ from autoadapt.contracts.signature.differences import (
     leaf_differences,
 )
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
+from autoadapt.contracts.signature.references import loose_axes, loose_identities, loose_ranges
 from autoadapt.contracts.signature.specs import TensorSpec
 from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
@@ -192,6 +193,21 @@ class Signature(Shown, Dated):
             *invariant_differences(self.invariants, found.invariants),
         ]
 
+    def loose_references(self) -> list[Mismatch]:
+        """What it names and has not, where it was not captured but read: tensors, axes, ranges of integers.
+
+        Example:
+            >>> [str(fault.found) for fault in Signature.parse(["f32[B] = c5"], inputs="f32[B]").loose_references()]
+            ["'c5'"]
+        """
+        trained = self.train_outputs
+        return [
+            *loose_identities(self.outputs, self.inputs),
+            *(loose_identities(trained, self.inputs) if trained is not None else ()),
+            *loose_axes(self.inputs, self.axes),
+            *loose_ranges(self.value_ranges),
+        ]
+
     def save(self, path: str | FilePath) -> None:
         """Write the signature as JSON.
 
@@ -212,6 +228,8 @@ class Signature(Shown, Dated):
             read = cls.model_validate_json(text)
         except (ValidationError, SignatureError, RecursionError, ValueError) as error:
             raise _corrupt(path, text, error) from error
+        if faults := read.loose_references():
+            raise SignatureError(f"{path} names what it has not", faults[:6])
         _refuse_large(path, read)
         return read
 
