@@ -157,8 +157,8 @@ def test_its_trainer_trains_the_swapped_model_whose_adapters_move_and_which_pred
 
 
 @pytest.mark.filterwarnings("ignore")  # ultralytics' own
-@pytest.mark.parametrize("file_format", ["torchscript", "onnx"])
-def test_its_export_writes_files_that_give_the_values_of_the_swapped_model(file_format, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("file_format", "options"), [("torchscript", {}), ("onnx", {"simplify": False})])
+def test_its_export_writes_files_that_give_the_values_of_the_swapped_model(file_format, options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("YOLO_AUTOINSTALL", "false")
     model = guest("ultralytics").YOLO("yolov8n.yaml")
@@ -166,7 +166,7 @@ def test_its_export_writes_files_that_give_the_values_of_the_swapped_model(file_
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = model.model(image)[0]
-    file = model.export(format=file_format, imgsz=64, simplify=False, verbose=False)
+    file = model.export(format=file_format, imgsz=64, verbose=False, **options)
     if file_format == "onnx":
         session = pytest.importorskip("onnxruntime").InferenceSession(file)
         found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
