@@ -125,3 +125,14 @@ def test_a_level_that_is_read_without_gradients_has_none():
     assert not model.seen
     deep = model.get_parameter("conv1.adapters.layer2.project.weight")
     assert deep.grad is None
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_model_in_train_mode_that_would_lose_gradients_is_refused_when_it_is_swapped():
+    torch.manual_seed(0)
+    model = Checkpointed("stand-ins").train()
+    model.reentrant = True
+    with pytest.raises(aa.SwapError, match="Checkpointed raises with the new module") as raised:
+        aa.swap(model, "conv1:layer2", Pyramid(6, 12), inputs=image())
+    assert "would hand on a level of conv1 without its gradients" in str(raised.value)
+    assert not isinstance(model.conv1, aa.AdaptedModule)
