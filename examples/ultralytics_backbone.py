@@ -20,15 +20,21 @@ import autoadapt as aa
 class SwappedTrainer(DetectionTrainer):
     """Trains the model of its yaml with a ResNet-18 in the place of the backbone."""
 
+    region = "model.0:model.9"
+
+    @staticmethod
+    def new() -> Any:
+        """What to put there; `pretrained=True` for ImageNet weights."""
+        return timm.create_model("resnet18", pretrained=False, num_classes=0)
+
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         model = super().get_model(cfg, weights, verbose)
-        new = timm.create_model("resnet18", pretrained=False, num_classes=0)  # pretrained=True for ImageNet weights
-        return aa.swap(model, "model.0:model.9", new, inputs=torch.zeros(1, 3, 128, 128))
+        return aa.swap(model, self.region, self.new(), inputs=torch.zeros(1, 3, 128, 128))
 
 
-def main(data: str, **options: Any) -> YOLO:
+def main(data: str, yaml: str = "yolov8n.yaml", **options: Any) -> YOLO:
     """Train, and return the object that predicts, validates and exports."""
-    model = YOLO("yolov8n.yaml")
+    model = YOLO(yaml)
     model.train(trainer=SwappedTrainer, data=data, **options)
     return model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -156,3 +158,25 @@ class Crossing(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layer1(F.relu(self.conv1(x)))
         return self.head(self.layer2(x) + x)
+
+
+def by_hand(old: nn.Module, net: nn.Module, *inputs: torch.Tensor) -> object:
+    """What the old model returns where the modules that something else reads return the levels of the new one."""
+    old = copy.deepcopy(old).eval()
+    passes = net.hand_on.handing
+    alone = copy.deepcopy(net).alone().eval()
+    levels = {}
+
+    def enter(_module, args):
+        returned = alone(*args)
+        levels.clear()
+        levels.update({name: returned if passes.is_bare else returned[name] for name in passes.served})
+
+    old.get_submodule(passes.paths[0]).register_forward_pre_hook(enter)
+    for one in passes.order:
+        if any(one.read):
+            old.get_submodule(one.path).register_forward_hook(
+                lambda _module, _args, _output, name=one.names[0]: levels[name]
+            )
+    with torch.no_grad():
+        return old(*inputs)

@@ -40,7 +40,7 @@ def regions(model: nn.Module, inputs: object = None) -> list[str]:
     found = []
     for within, row in _rows(trace):
         calls = _from_weights(model, row)
-        ends = _ends(model, calls, is_whole=len(within) == 1)
+        ends = _ends(model, trace, calls, is_whole=len(within) == 1)
         found += [f"{calls[0].path}:{end.path}" for end in ends if _is_region(model, trace, calls[0].path, end.path)]
     return list(dict.fromkeys(found))
 
@@ -73,7 +73,7 @@ def _has_weights(model: nn.Module, call: Call) -> bool:
     return any(True for _ in model.get_submodule(call.path).parameters())
 
 
-def _ends(model: nn.Module, row: Sequence[Call], *, is_whole: bool) -> list[Call]:
+def _ends(model: nn.Module, trace: Trace, row: Sequence[Call], *, is_whole: bool) -> list[Call]:
     """Where a span that begins a row may end, the longest first.
 
     All of a row is the submodule around it, or leaves nothing of the whole model.
@@ -82,12 +82,24 @@ def _ends(model: nn.Module, row: Sequence[Call], *, is_whole: bool) -> list[Call
     count = 0
     while count < len(row) and sizes[count] > 1 and (count == 0 or sizes[count] <= sizes[count - 1]):
         count += 1
-    cuts = [i for i in range(1, count) if row[i].path.rpartition(".")[0] != row[i - 1].path.rpartition(".")[0]]
+    within = [call.path.rpartition(".")[0] for call in row]
+    count = next((i for i in range(1, count) if within[i] != within[0] and _is_head(trace, row, i)), count)
+    cuts = [i for i in range(1, count) if within[i] != within[i - 1]]
     if count < len(row):
         cuts.append(count)
     elif is_whole:
         cuts.append(max(i for i, call in enumerate(row) if _has_weights(model, call)))
     return [row[cut - 1] for cut in sorted(set(cuts), reverse=True) if cut > 1 and sizes[cut - 1] < sizes[0]]
+
+
+def _is_head(trace: Trace, row: Sequence[Call], number: int) -> bool:
+    """Whether others of a row run after a call, and nothing that comes of it goes into them."""
+    made = set(row[number].returned)
+    for step in trace.steps[row[number].left :]:
+        if made.intersection(step.reads):
+            made.update(step.makes)
+    later = row[number + 1 :]
+    return bool(later) and not any(made.intersection(call.given) for call in later)
 
 
 def _area(call: Call) -> int:

@@ -135,7 +135,12 @@ def _missing_calls(expected: Counter[str], found: Counter[str]) -> list[Mismatch
     """Members that are not called as often as before: the model has them from somewhere else."""
     remedy = "the model holds another reference to the old module: replace that as well"
     return [
-        Mismatch(path, f"a module that is called {count} times", f"{found[path]} calls", remedy)
+        Mismatch(
+            path,
+            f"a module that is called {'once' if count == 1 else f'{count} times'}",
+            f"{found[path]} calls",
+            remedy,
+        )
         for path, count in expected.items()
         if found[path] != count
     ]

@@ -24,7 +24,7 @@ from autoadapt.swapping.model_outputs import broken_invariants, differences, mov
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.successors import Successor
-from autoadapt.swapping.watching import Example, Watched, outcome_of, run_copy
+from autoadapt.swapping.watching import Example, Watched, as_region, outcome_of, run_copy
 
 __all__ = ["by_path", "mixes_samples", "trained", "try_out"]
 
@@ -120,7 +120,8 @@ class _Trial:
     def _raised(self, error: Exception) -> SwapError:
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         where = ", ".join(one.place.path for one in self.planned)
-        remedy = "swap(..., outputs=[...]) names what must be served" if "was left out" in said else ""
+        remedy = as_region(self.model, self.planned[0].place.path)
+        remedy = "swap(..., outputs=[...]) names what must be served" if "was left out" in said else remedy
         expected = f"a forward pass of {type(self.model).__name__} in {self.mode} mode"
         fault = Mismatch(where, expected, said, remedy)
         return SwapError(f"{type(self.model).__name__} raises with the new module", [fault])

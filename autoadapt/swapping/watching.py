@@ -22,7 +22,7 @@ from autoadapt.errors import AdaptError, CaptureError, Mismatch, SignatureError,
 from autoadapt.swapping.containers import plain_tree, watched
 from autoadapt.swapping.readings import Outcome, Reading, observed
 
-__all__ = ["Example", "Watched", "as_example", "outcome_of", "run_copy", "watch", "watch_once"]
+__all__ = ["Example", "Watched", "as_example", "as_region", "outcome_of", "run_copy", "watch", "watch_once"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:
                 readings[path] = reading
     if not outcomes:
         raise _raised(model, error) from error
-    _refuse_unused(readings)
+    _refuse_unused(model, readings)
     return Watched(readings, outcomes)
 
 
@@ -101,13 +101,20 @@ def _raised(model: nn.Module, error: Exception | None) -> CaptureError:
     return CaptureError(f"{name} raises at the given input", [fault])
 
 
-def _refuse_unused(readings: Mapping[str, Reading]) -> None:
+def as_region(model: nn.Module, path: str) -> str:
+    """What to do where a list of layers is walked by the code around it; empty for any other module."""
+    walked = isinstance(model.get_submodule(path), (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    return f'swap(model, ["{path}"], ...)  # the layers inside, as one region' if walked else ""
+
+
+def _refuse_unused(model: nn.Module, readings: Mapping[str, Reading]) -> None:
     faults = []
     for path, reading in readings.items():
         if not reading.calls:
             called = ", ".join(f"{name}()" for name in reading.methods)
             found = f"only its method {called} is called" if called else "it is never called"
             remedy = "give the path of a module that is called; a callable inputs= gets the model: lambda model: ..."
+            remedy = as_region(model, path) or remedy
             faults.append(Mismatch(path, "a module whose forward runs", found, remedy))
     if faults:
         raise SwapError(f"`{faults[0].where}` does not run when the model runs", faults)

@@ -116,3 +116,141 @@ def test_a_region_is_swapped_again(old):
     aa.swap(model, SPAN, Pyramid(4, 8, 12, 16), inputs=image(2, 64, 64))
     assert model.conv1.backbone.out_channels == [4, 8, 12, 16]
     assert model(image(2, 64, 64)).shape == shape
+    hooks = [*model._forward_hooks.values(), *model._forward_pre_hooks.values()]
+    assert [hook.__self__ is model.conv1.hand_on for hook in hooks] == [True, True]
+    assert len(model._forward_hooks_always_called) == 1
+
+
+def test_a_larger_region_takes_the_place_of_a_swapped_one():
+    torch.manual_seed(0)
+    model = aa.swap(written.UNet(), "enc1:enc3", Pyramid(6, 12, 20), inputs=image(2, 64, 64))
+    aa.swap(model, "enc1:enc4", Pyramid(4, 8, 12, 16), inputs=image(2, 64, 64)).eval()
+    assert model.enc1.hand_on.handing.served == ("enc1", "enc2", "enc3", "enc4")
+    assert len(model._forward_hooks) == len(model._forward_pre_hooks) == 1
+    fresh = written.UNet()
+    fresh.load_state_dict(
+        {name: t for name, t in model.state_dict().items() if not name.startswith("enc")}, strict=False
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(image(2, 64, 64)), written.by_hand(fresh, model.enc1, image(2, 64, 64)), rtol=0, atol=0
+        )
+
+
+SAVED = {
+    "U-Net": (written.UNet, "enc1:enc4", [(2, 64, 64)]),
+    "Siamese tracker, with functions between": (written.Siamese, "conv1:layer2", [(2, 32, 32), (2, 64, 64)]),
+    "SSD by its list": (written.SSD, ["vgg"], [(2, 64, 64)]),
+}
+
+
+@pytest.mark.parametrize("case", SAVED)
+def test_a_model_with_a_swapped_region_is_saved_and_restored_into_a_freshly_built_one(case, tmp_path):
+    torch.manual_seed(0)
+    kind, region, sizes = SAVED[case]
+    inputs = tuple(image(*size) for size in sizes)
+    model = kind()
+    next(iter(model.children())).f = -1
+    model = aa.swap(model, region, Pyramid(6, 12, 20, 28, 30), inputs=inputs).eval()
+    aa.save(model, tmp_path / "model")
+    torch.manual_seed(1)
+    restored = aa.restore(tmp_path / "model", model=kind(), new=Pyramid(6, 12, 20, 28, 30))
+    with torch.no_grad():
+        torch.testing.assert_close(restored(*inputs), model(*inputs), rtol=0, atol=0)
+        larger = tuple(image(2, 2 * height, 2 * width) for _, height, width in sizes)
+        torch.testing.assert_close(restored(*larger), model(*larger), rtol=0, atol=0)
+    assert restored.state_dict().keys() == model.state_dict().keys()
+    assert len(restored._forward_hooks) == 1
+
+
+def test_a_folder_of_a_region_is_not_restored_into_a_model_that_lacks_one_of_its_modules(old, tmp_path):
+    model = aa.swap(copy.deepcopy(old), SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64))
+    aa.save(model, tmp_path / "model")
+    other = written.PoseNet()
+    del other.layer2
+    with pytest.raises(aa.SavingError, match="the model is not the one that was saved") as raised:
+        aa.restore(tmp_path / "model", model=other, new=Pyramid(6, 12, 20, 28))
+    assert "layer2\n" in str(raised.value)
+    assert isinstance(other.conv1, nn.Conv2d)
+
+
+def test_a_training_step_as_inputs_is_watched_for_what_its_loss_reads():
+    torch.manual_seed(0)
+    x = image(2, 64, 64)
+
+    def step(model):
+        if model.training:
+            out, auxiliary = model(x)
+            (out.square().mean() + auxiliary.square().mean()).backward()
+        else:
+            model(x)
+
+    psp = written.PSPNet().train()
+    report = aa.swap(copy.deepcopy(psp), "layer0:layer4", Pyramid(6, 12, 20, 28, 30), inputs=step, dry_run=True)
+    assert [(check.name, check.outcome) for check in report.checks] == [
+        ("runs in eval mode", "passed"),
+        ("runs in train mode", "passed"),
+        ("training step", "passed"),
+    ]
+    model = aa.swap(psp, "layer0:layer4", Pyramid(6, 12, 20, 28, 30), inputs=step)
+    assert model.layer0.hand_on.handing.served == ("layer3", "layer4")
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == []
+    step(model)
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_a_new_module_that_does_not_train_is_refused_in_a_region_too(old):
+    class Idle(Pyramid):
+        def __init__(self):
+            super().__init__(6, 12, 20, 28)
+
+        def forward(self, x):
+            return [level.detach() for level in super().forward(x)]
+
+    with pytest.raises(aa.SwapError, match="the new module at `conv1` does not train"):
+        aa.swap(old.train(), SPAN, Idle(), inputs=image(2, 64, 64))
+
+
+def test_outputs_of_a_region_may_be_more_than_what_is_read():
+    torch.manual_seed(0)
+    inputs = image(2, 32, 32), image(2, 64, 64)
+    siamese = written.Siamese().eval()
+    model = aa.swap(siamese, "conv1:layer2", Pyramid(6, 12, 20), inputs=inputs, outputs=["conv1", "layer2"])
+    assert model.conv1.hand_on.handing.served == ("conv1", "layer2")
+    assert not model.conv1.hand_on.handing.blanks
+    levels = model.conv1.alone()(inputs[0])
+    assert {name: tuple(level.shape) for name, level in levels.items()} == {
+        "conv1": (2, 8, 16, 16),
+        "layer2": (2, 16, 2, 2),
+    }
+    torch.testing.assert_close(model.conv1(inputs[0]), levels["conv1"], rtol=0, atol=0)
+
+
+class Wrapped(nn.Module):
+    """A U-Net behind a layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = nn.Conv2d(1, 3, 1)
+        self.net = written.UNet()
+
+    def forward(self, x):
+        return self.net(self.before(x))
+
+
+def test_a_region_within_a_submodule_is_captured_with_what_that_is_given():
+    model, x = Wrapped(), torch.randn(2, 1, 64, 64)
+    inside = aa.capture(model, x, at="net", region="enc1:enc4")
+    through = aa.capture(model, x, region="net.enc1:net.enc4")
+    assert str(inside.inputs["x"]) == "f32[B, 3, H, W]"
+    assert [spec.dims for spec in inside.outputs.leaves] == [spec.dims for spec in through.outputs.leaves]
+
+
+def test_a_region_inside_a_submodule_is_swapped_by_its_whole_paths():
+    torch.manual_seed(0)
+    old, x = Wrapped().eval(), torch.randn(2, 1, 64, 64)
+    model = aa.swap(copy.deepcopy(old), "net.enc1:net.enc4", Pyramid(6, 12, 20, 28), inputs=x)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), written.by_hand(old, model.net.enc1, x), rtol=0, atol=0)
+    assert len(model.net._forward_hooks) == 1
+    assert not model._forward_hooks

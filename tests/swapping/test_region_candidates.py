@@ -1,5 +1,6 @@
 """What is offered as a region can be swapped."""
 
+import inline_backbones as inline
 import pytest
 import region_models as written
 import torchvision
@@ -16,6 +17,8 @@ import autoadapt as aa
         (written.PSPNet, ["layer0:layer4"]),
         (written.SSD, ["vgg.0:extras.1", "vgg.0:vgg.10"]),
         (written.Crossing, ["conv1:layer2"]),
+        (inline.SlicedSSD, ["features.0:features.8"]),
+        (inline.CourseUNet, ["downs.0:bottleneck", "downs.0:downs.2"]),
     ],
 )
 def test_the_part_whose_maps_get_no_larger_is_offered_and_can_be_swapped(kind, expected):

@@ -12,29 +12,6 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.swapping.stand_ins import StandIn
 
-
-def by_hand(old, net, members, *inputs):
-    """What the old model returns where the modules that something else reads return the levels of the new one."""
-    old = copy.deepcopy(old).eval()
-    passes = net.hand_on.handing
-    alone = copy.deepcopy(net).alone().eval()
-    levels = {}
-
-    def enter(_module, args):
-        returned = alone(*args)
-        levels.clear()
-        levels.update({name: returned if passes.is_bare else returned[name] for name in passes.served})
-
-    old.get_submodule(members[0]).register_forward_pre_hook(enter)
-    for one in passes.order:
-        if any(one.read):
-            old.get_submodule(one.path).register_forward_hook(
-                lambda _module, _args, _output, name=one.names[0]: levels[name]
-            )
-    with torch.no_grad():
-        return old(*inputs)
-
-
 CASES = {
     "pose network": (written.PoseNet, "conv1:layer3", ["layer3"], "conv1"),
     "pose network by list": (
@@ -77,7 +54,7 @@ def test_the_rest_of_the_model_reads_the_levels_of_the_new_module_at_every_size(
     for height, width in SIZES:
         inputs = given(model, height, width)
         with torch.no_grad():
-            found, expected = model(*inputs), by_hand(old, net, [first], *inputs)
+            found, expected = model(*inputs), written.by_hand(old, net, *inputs)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
@@ -226,7 +203,7 @@ def test_a_region_that_normalised_images_enter_is_captured_with_the_model_s_code
     assert str(spec) == "f32[B, 24, ceil(H/16), ceil(W/16)]"
     model = aa.swap(copy.deepcopy(old), "conv1:layer3", Pyramid(6, 12, 20, 28), inputs=image()).eval()
     with torch.no_grad():
-        torch.testing.assert_close(model(image()), by_hand(old, model.conv1, ["conv1"], image()), rtol=0, atol=0)
+        torch.testing.assert_close(model(image()), written.by_hand(old, model.conv1, image()), rtol=0, atol=0)
 
 
 def test_what_a_model_in_eval_mode_reads_in_train_mode_alone_is_served_too():

@@ -65,27 +65,24 @@ def test_the_head_returns_what_it_did_at_three_sizes_and_real_losses_train_every
 
 
 @pytest.mark.sampled(1)
+@pytest.mark.parametrize("new", NEW)
 @pytest.mark.parametrize("yaml", YAMLS)
-def test_copies_fusing_state_dicts_and_export_go_on_working(yaml):
-    model, other = (swapped(detector(yaml), yaml, "resnet18").eval() for _ in range(2))
+def test_copies_fusing_state_dicts_export_and_compilers_take_a_swapped_detector(yaml, new):
+    model = swapped(detector(yaml), yaml, new).eval()
+    other = copy.deepcopy(model)
     images = torch.rand(2, 3, 128, 128)
     with torch.no_grad():
         expected = model(images)[0]
+        torch.testing.assert_close(other(images)[0], expected, rtol=0, atol=0)
+        for tensor in other.state_dict().values():
+            tensor.zero_()
         other.load_state_dict(model.state_dict())
         torch.testing.assert_close(other(images)[0], expected, rtol=0, atol=0)
-        torch.testing.assert_close(copy.deepcopy(model)(images)[0], expected, rtol=0, atol=0)
+        compiled = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(images)[0], expected, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(copy.deepcopy(model).fuse(verbose=False)(images)[0], expected, rtol=1e-3, atol=1e-2)
-        exported = torch.export.export(copy.deepcopy(model), (images,), strict=False).module()
+        exported = torch.export.export(other, (images,), strict=False).module()
         torch.testing.assert_close(exported(images)[0], expected, rtol=1e-4, atol=1e-3)
-
-
-def test_a_swapped_detector_compiles_into_one_graph():
-    model = swapped(detector("yolov8n"), "yolov8n", "resnet18").eval()
-    images = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        expected = model(images)[0]
-        found = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)(images)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.sampled(1)
@@ -125,7 +122,13 @@ def four_images(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # ultralytics' own
-def test_its_trainer_trains_the_swapped_model_whose_adapters_move_and_which_predicts(four_images, monkeypatch):
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(
+    ("yaml", "new"), [("yolov8n", "resnet18"), ("yolo11n", "mobilenet_v3_small"), ("yolov5n", "convnext_atto")]
+)
+def test_its_trainer_trains_the_swapped_model_whose_adapters_move_and_which_predicts(
+    yaml, new, four_images, monkeypatch
+):
     guest("ultralytics")
     monkeypatch.chdir(four_images)
     path = Path(__file__).parents[2] / "examples" / "ultralytics_backbone.py"
@@ -140,11 +143,33 @@ def test_its_trainer_trains_the_swapped_model_whose_adapters_move_and_which_pred
         return model
 
     monkeypatch.setattr(trainer, "get_model", noted)
+    monkeypatch.setattr(trainer, "region", f"model.0:model.{YAMLS[yaml]}")
+    monkeypatch.setattr(trainer, "new", staticmethod(NEW[new]))
     options = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "plots": False, "verbose": False}
-    model = example["main"](str(four_images / "data.yaml"), project=str(four_images), optimizer="SGD", **options)
+    data = str(four_images / "data.yaml")
+    model = example["main"](data, yaml=f"{yaml}.yaml", project=str(four_images), optimizer="SGD", **options)
     adapters = [name for name in begun[0] if ".adapters." in name]
     trained = dict(model.trainer.model.named_parameters())
     assert adapters
     assert not [name for name in adapters if torch.equal(trained[name], begun[0][name])]
-    assert Path(model.export(format="torchscript", imgsz=64, verbose=False)).is_file()
     assert model.predict(str(four_images / "images" / "0.png"), imgsz=64, verbose=False)[0].boxes is not None
+    assert model.val(data=data, imgsz=64, workers=0, verbose=False, plots=False) is not None
+
+
+@pytest.mark.filterwarnings("ignore")  # ultralytics' own
+@pytest.mark.parametrize(("file_format", "options"), [("torchscript", {}), ("onnx", {"simplify": False})])
+def test_its_export_writes_files_that_give_the_values_of_the_swapped_model(file_format, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLO_AUTOINSTALL", "false")
+    model = guest("ultralytics").YOLO("yolov8n.yaml")
+    swapped(model.model, "yolov8n", "resnet18").eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.model(image)[0]
+    file = model.export(format=file_format, imgsz=64, verbose=False, **options)
+    if file_format == "onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(file)
+        found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    else:
+        found = torch.jit.load(file)(image)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
