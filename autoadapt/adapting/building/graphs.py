@@ -24,6 +24,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Renormalize,
     Resample,
     Resize,
     ResizeTokens,
@@ -241,6 +242,8 @@ class _Emitter:
                 return self._put("call_module", module, node)
             case Channels():
                 return node  # the backbone's own weights were changed
+            case Renormalize():
+                return self._put("call_function", layers.renormalize, node, *step.numbers(spec.dims[1].constant or 3))
             case Cast(dtype=dtype):
                 return self._put("call_method", "to", node, DTYPES[dtype])
             case Copy():
