@@ -281,7 +281,7 @@ def text(operation: Operation) -> str:
         case Channels(source=source, target=target, stem=stem):
             return f"{stem} reads {source} channels, not {target}"
         case Renormalize(given=given, wanted=wanted):
-            return f"({given}) -> ({wanted})"
+            return f"{given} -> {wanted}"
         case Recover(values=values):
             return f"find in {values}"
         case Thin(source=source, count=count, how=how):

@@ -15,6 +15,7 @@ from torch import nn
 
 from autoadapt.adapting.planning import ToldStatistics
 from autoadapt.contracts.capturing.told_statistics import told_statistics
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Statistics
 from autoadapt.contracts.trees import flatten, rebuild
@@ -73,7 +74,7 @@ class _ArrivedError(BaseException):
 
 
 def _arriving(model: nn.Module, example: Example, path: str, given: Statistics) -> Statistics | None:
-    copied = copy_module(model, clone_buffers).eval()
+    copied = in_eval_mode(copy_module(model, clone_buffers))
     try:
         black = _seen(copied, example, path, [])
         count = 0 if black is None else len(black)

