@@ -90,11 +90,8 @@ def test_a_model_of_timm_is_fed_what_its_weights_were_trained_on() -> None:
     new = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(0, 1))
     net = aa.adapt(new, like=timm.create_model("resnet18", features_only=True, out_indices=(0, 1)), inputs=x)
     assert net.plan.inputs[0].steps == (Renormalize(given=IMAGENET, wanted=HALVES.model_copy(update=_thirds())),)
-    assert (
-        "input  x  f32[B, 3, H, W]  (mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225) -> (mean 0.5, std 0.5)"
-        in str(net.plan)
-    )
-    net.verify(x).raise_if_failed()
+    assert "input  x  f32[B, 3, H, W]  mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225\n" in str(net.plan)
+    assert "\n                              -> mean 0.5, std 0.5\n" in str(net.plan)
 
 
 def _thirds() -> dict[str, object]:
