@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autoadapt.calibration import Calibration, calibrate
     from autoadapt.contracts.capturing import capture
     from autoadapt.contracts.dims import Dim
-    from autoadapt.contracts.signature import Signature, TensorSpec
+    from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
     from autoadapt.errors import (
         AdaptError,
         AssemblyError,
@@ -73,6 +73,7 @@ _PLACES = {
     "Signature": "autoadapt.contracts.signature",
     "SignatureError": "autoadapt.errors",
     "SourceError": "autoadapt.errors",
+    "Statistics": "autoadapt.contracts.signature",
     "Swap": "autoadapt.swapping",
     "SwapError": "autoadapt.errors",
     "TensorSpec": "autoadapt.contracts.signature",
@@ -129,6 +130,7 @@ __all__ = [
     "Signature",
     "SignatureError",
     "SourceError",
+    "Statistics",
     "Swap",
     "SwapError",
     "TensorSpec",

@@ -106,6 +106,7 @@ EXPORTED = [
     "Signature",
     "SignatureError",
     "SourceError",
+    "Statistics",
     "Swap",
     "SwapError",
     "TensorSpec",

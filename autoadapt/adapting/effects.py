@@ -19,6 +19,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Renormalize,
     Resample,
     Resize,
     ResizeTokens,
@@ -111,6 +112,12 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             return (*dims[:axis], Dim(target), *dims[axis + 1 :])
         case Channels(target=target):
             return (dims[0], Dim(target), *dims[2:])
+        case Renormalize(given=given, wanted=wanted):
+            channels = dims[1].constant if len(dims) > 1 else None
+            turned = given.order != wanted.order
+            if channels is None or (turned and channels != 3) or {given.channels, wanted.channels} - {None, channels}:
+                raise _refused(operation, spec, "as many channels on axis 1 as the statistics tell of")
+            return dims
         case Cast() | Copy() | Recover() | Thin():
             return dims
         case _:
@@ -177,6 +184,8 @@ def multiply_adds(operation: Operation, spec: TensorSpec, sizes: Mapping[str, in
     match operation:
         case Project(source=source):
             return made * source
+        case Renormalize():
+            return made
         case Pool() | Mean():
             return math.prod(spec.shape(sizes))
         case Resize(dims=dims):

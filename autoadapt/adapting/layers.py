@@ -20,6 +20,7 @@ __all__ = [
     "mlp",
     "pool",
     "recover_indices",
+    "renormalize",
     "resample",
     "resize",
     "resize_tokens",
@@ -99,6 +100,30 @@ def keep_variance_(layer: nn.Linear | Conv, source: int) -> None:
     nn.init.normal_(layer.weight, std=source**-0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def renormalize(
+    images: torch.Tensor,
+    scale: list[float],
+    shift: list[float],
+    turned: bool,
+) -> torch.Tensor:
+    """Each channel times a factor plus an offset; `turned`: the last channel first.
+
+    Made of numbers where it runs: they stand in no state dict, and graphs of CUDA can
+    be captured, which a copy from the CPU would forbid.
+
+    Shape:
+        `[B, C, *spatial] -> [B, C, *spatial]`
+    """
+    if turned:
+        images = images.flip(1)
+    if min(scale) == max(scale) and min(shift) == max(shift):
+        return images * scale[0] + shift[0]
+    axes = [-1] + [1] * (images.dim() - 2)
+    factors = torch.stack([images.new_full([], factor) for factor in scale])
+    offsets = torch.stack([images.new_full([], offset) for offset in shift])
+    return images * factors.view(axes) + offsets.view(axes)
 
 
 def resize(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import assert_never
 
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Statistics, conversion
 
 __all__ = [
     "Cast",
@@ -21,6 +22,7 @@ __all__ = [
     "Project",
     "Rearrange",
     "Recover",
+    "Renormalize",
     "Resample",
     "Resize",
     "ResizeTokens",
@@ -154,6 +156,18 @@ class Channels(_Frozen):
     """Path of the convolution."""
 
 
+class Renormalize(_Frozen):
+    """Values of images, `[B, C, *spatial]`, in other statistics: mean, spread, range and order of colours."""
+
+    op: Literal["renormalize"] = "renormalize"
+    given: Statistics
+    wanted: Statistics
+
+    def numbers(self, channels: int) -> tuple[list[float], list[float], bool]:
+        """Factor and offset of each channel as it comes out, and whether the order of the channels is turned before."""
+        return *conversion(self.given, self.wanted, channels), self.given.order != self.wanted.order
+
+
 class Recover(_Frozen):
     """For each point its place in an input, where points stand bit for bit: `[B, M, K] -> [B, M]`."""
 
@@ -196,6 +210,7 @@ Operation: TypeAlias = Annotated[
     | Cast
     | Copy
     | Channels
+    | Renormalize
     | Recover
     | Thin,
     Field(discriminator="op"),
@@ -265,6 +280,8 @@ def text(operation: Operation) -> str:
             return "copy"
         case Channels(source=source, target=target, stem=stem):
             return f"{stem} reads {source} channels, not {target}"
+        case Renormalize(given=given, wanted=wanted):
+            return f"{given} -> {wanted}"
         case Recover(values=values):
             return f"find in {values}"
         case Thin(source=source, count=count, how=how):

@@ -11,7 +11,7 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.operations import Thinning
-from autoadapt.adapting.planning import CONVERSIONS, Conversion, plan
+from autoadapt.adapting.planning import CONVERSIONS, Conversion, ToldStatistics, plan, with_statistics
 from autoadapt.contracts.capturing import capture, capture_source, check_taps, told_inputs
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, check_written
@@ -34,6 +34,7 @@ def adapt(
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
+    input_statistics: ToldStatistics | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
     share: bool = True,
 ) -> AdaptedModule:
@@ -58,6 +59,11 @@ def adapt(
             the path of the output or module: `{"blocks.11": (14, 14, 1)}`.
         convert_inputs: What may be changed of an input that `new` would refuse: `layout` (the order of its axes),
             `channels` (its first convolution reads others), `size` (resized to the nearest legal one); `()` refuses.
+            And `statistics`: values normalised otherwise are converted, where what both modules expect is known.
+            Left out, they stay as they are, and a remark says so.
+        input_statistics: What the old module is given: `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or
+            what each module expects, by `old` and `new`. Goes before what the modules tell themselves, which is what
+            their published weights were trained on, also where they are not loaded.
         nondeterministic: `allow` takes modules of which two equal runs returned other values, or a run at a usual size
             other shapes than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them.
@@ -81,6 +87,7 @@ def adapt(
     source = capture_source(new, target, given, inner=True, grid=grid)
     check_taps(new, source, taps or {})
     chosen = {**(pairs or {}), **(taps or {})}
+    source, target = with_statistics(source, target, input_statistics)
     made = plan(
         source,
         target,

@@ -18,6 +18,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Renormalize,
     Resample,
     Resize,
     ResizeTokens,
@@ -260,6 +261,8 @@ def _label(operation: Operation) -> str:
             return f"to {dtype}"
         case Copy():
             return "before it is written to"
+        case Renormalize(given=given, wanted=wanted):
+            return f"{given} → {wanted}"
         case Recover(values=values):
             return f"in {values}"
         case Thin(source=source, count=count, how=how):

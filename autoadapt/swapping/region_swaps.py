@@ -20,6 +20,7 @@ from autoadapt.contracts.capturing.regions import (
 )
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.swapping.arriving_statistics import statistics_at
 from autoadapt.swapping.passes import Handing, Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
@@ -132,8 +133,9 @@ def plan_region(
     old = {path: model.get_submodule(path) for path in region.members}
     place = Place(region.first, _Members(old))
     reading = Reading(calls=[arguments] * region.rounds)
-    outputs = _outputs(region, options, path)
-    successor = prepare(place, reading, new, replace(options, outputs=outputs), contract)
+    statistics = statistics_at(model, example, region.first, new, options.input_statistics)
+    served = replace(options, outputs=_outputs(region, options, path), input_statistics=statistics)
+    successor = prepare(place, reading, new, served, contract)
     part = _part(successor.part, region, old, path)
     return RegionSwap(region, module, arguments, contract, replace(successor, part=part), old, _other_paths(model, old))
 

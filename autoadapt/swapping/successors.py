@@ -13,7 +13,16 @@ from torch import nn
 
 from autoadapt.adapting.building import build
 from autoadapt.adapting.operations import Cast, DropPrefix, Rearrange, Take, Thin, Thinning
-from autoadapt.adapting.planning import CONVERSIONS, Conversion, Plan, Route, named_outputs, plan
+from autoadapt.adapting.planning import (
+    CONVERSIONS,
+    Conversion,
+    Plan,
+    Route,
+    ToldStatistics,
+    named_outputs,
+    plan,
+    with_statistics,
+)
 from autoadapt.adapting.thinning import mark_points
 from autoadapt.contracts.capturing import Arguments, capture, capture_source
 from autoadapt.contracts.signature import Signature, TensorSpec
@@ -43,6 +52,8 @@ class Options:
     thin: Thinning = "farthest"
     grid: Mapping[str, tuple[int, int, int]] | None = None
     convert_inputs: Collection[Conversion] = CONVERSIONS
+    input_statistics: ToldStatistics | None = None
+    """What reaches the place, and what the new module expects, as far as these are told."""
     nondeterministic: Literal["refuse", "allow"] = "refuse"
     share: bool = True
     dry_run: bool = False
@@ -111,8 +122,9 @@ def prepare(
         keep=options.dry_run,
         besides=[place.module, str(target.model_dump()), options.grid],
     )
+    source, known = with_statistics(source, target, options.input_statistics)
     try:
-        made, free = _served(source, target, wanted, options, reading.escaped)
+        made, free = _served(source, known, wanted, options, reading.escaped)
     except MatchError as error:
         raise _with_inner_places(_without_disproved(error, reading), reading, wanted) from error
     after = sum(p.numel() for p in module.parameters()) + made.parameters - made.saved.parameters

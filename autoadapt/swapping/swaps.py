@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, overload
 
 from torch import nn
@@ -12,13 +12,14 @@ from typing_extensions import Unpack
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Thinning
-from autoadapt.adapting.planning import CONVERSIONS, Conversion
+from autoadapt.adapting.planning import CONVERSIONS, Conversion, ToldStatistics
 from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
+from autoadapt.swapping.arriving_statistics import statistics_at
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
@@ -44,6 +45,7 @@ class _Options(TypedDict, total=False):
     thin: Thinning
     grid: Mapping[str, tuple[int, int, int]] | None
     convert_inputs: Collection[Conversion]
+    input_statistics: ToldStatistics | None
     nondeterministic: Literal["refuse", "allow"]
     share: bool
     allow_cost: bool
@@ -79,6 +81,7 @@ def swap(
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, int, int]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
+    input_statistics: ToldStatistics | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
     share: bool = True,
     allow_cost: bool = False,
@@ -106,7 +109,11 @@ def swap(
         thin: How points are chosen where there are more than wanted: `farthest`, `first`, `even`, `random`;
             `repeat` also where there are fewer.
         grid: Rows, columns and leading tokens of token axes that cannot be read.
-        convert_inputs: What may be changed of the inputs of `new`: `layout`, `channels`, `size`.
+        convert_inputs: What may be changed of the inputs of `new`: `layout`, `channels`, `size`,
+            `statistics`.
+        input_statistics: What the whole model is given, `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or
+            also what `new` expects, by `old` and `new`. What the model does to its images before they reach the place
+            is seen by running it on images of one colour.
         nondeterministic: `allow` takes modules of which two equal runs did not return the same, or a run at a usual
             size something else than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
@@ -131,7 +138,19 @@ def swap(
     """
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
-    options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, nondeterministic, share, dry_run)
+    options = Options(
+        chosen,
+        outputs,
+        project,
+        indices,
+        thin,
+        grid,
+        convert_inputs,
+        input_statistics,
+        nondeterministic,
+        share,
+        dry_run,
+    )
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(model).__name__
     planned: list[Successor] = []
@@ -182,7 +201,8 @@ class _Work:
         """One module at each place of a path or pattern."""
         places = find_places(self.model, path)
         seen = watch(self.model, self.example, [place.path for place in places])
-        found = _prepared(places, seen, new, self.options, self.tell)
+        at = functools.partial(statistics_at, self.model, self.example, new=new, told=self.options.input_statistics)
+        found = _prepared(places, seen, new, self.options, self.tell, statistics=at)
         self.planned.extend(with_stage_remarks(self.model, self.example, found))
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
         self.tell(f"building what takes the place of {path}")
@@ -225,7 +245,13 @@ def _check_kinds(model: object, path: object, new: object) -> None:
 
 
 def _prepared(
-    places: list[Place], seen: Watched, new: nn.Module | str, options: Options, tell: Tell
+    places: list[Place],
+    seen: Watched,
+    new: nn.Module | str,
+    options: Options,
+    tell: Tell,
+    *,
+    statistics: Callable[[str], ToldStatistics | None],
 ) -> list[Successor]:
     """A successor for each place; what is wrong with any of them is said at once."""
     found, faults, summary = [], list[Mismatch](), ""
@@ -233,7 +259,7 @@ def _prepared(
     each = Options(**{**vars(options), "share": options.share and not own})
     for place in places:
         tell(f"capturing {place.path} and what takes its place")
-        made = _tried(place, seen, new, each)
+        made = _tried(place, seen, new, each, statistics)
         if isinstance(made, Successor):
             found.append(made)
         elif len(places) == 1:
@@ -246,9 +272,16 @@ def _prepared(
     return found
 
 
-def _tried(place: Place, seen: Watched, new: nn.Module | str, options: Options) -> Successor | AdaptError:
+def _tried(
+    place: Place,
+    seen: Watched,
+    new: nn.Module | str,
+    options: Options,
+    statistics: Callable[[str], ToldStatistics | None],
+) -> Successor | AdaptError:
     try:
-        return prepare(place, seen.readings[place.path], new, options)
+        known = replace(options, input_statistics=statistics(place.path))
+        return prepare(place, seen.readings[place.path], new, known)
     except AdaptError as error:
         return error
 
@@ -303,6 +336,7 @@ def _call_text(
         "thin": options.thin if options.thin != "farthest" else None,
         "grid": options.grid,
         "convert_inputs": None if set(options.convert_inputs) == set(CONVERSIONS) else tuple(options.convert_inputs),
+        "input_statistics": options.input_statistics,
         "nondeterministic": options.nondeterministic if options.nondeterministic != "refuse" else None,
         "share": None if options.share else False,
         "allow_cost": allow_cost or None,
@@ -310,5 +344,6 @@ def _call_text(
     }
     shown = repr(new) if isinstance(new, str) else "new"
     given = "".join(f", {name}={value!r}" for name, value in chosen.items() if value is not None)
+    given = given.replace("Statistics(", "aa.Statistics(")
     place = f'"{path}"' if isinstance(path, str) else repr(path)
     return f"model = aa.swap(model, {place}, {shown}, inputs=inputs{given})"

@@ -24,6 +24,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Renormalize,
     Resample,
     Resize,
     ResizeTokens,
@@ -234,22 +235,21 @@ class _Emitter:
                 return self._put("call_function", layers.resample, node, [*first], [*by], sizes)
             case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
                 have, want = ([*map(self._size, sides)] for sides in (grid, dims))
-                return self._put(
-                    "call_function", layers.resize_tokens, node, prefix, have, want, *([[*kernel]] if kernel else [])
-                )
+                more = [[*kernel]] if kernel else []
+                return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *more)
             case Project():
                 return self._put("call_module", module, node)
             case Channels():
                 return node  # the backbone's own weights were changed
+            case Renormalize():
+                return self._put("call_function", layers.renormalize, node, *step.numbers(spec.dims[1].constant or 3))
             case Cast(dtype=dtype):
                 return self._put("call_method", "to", node, DTYPES[dtype])
             case Copy():
                 return self._put("call_method", "clone", node)
             case Recover(values=values, dtype=dtype):
-                points, cloud = (
-                    self._in_rows(node, step.points_axis),
-                    self._in_rows(self._given[values], step.values_axis),
-                )
+                points = self._in_rows(node, step.points_axis)
+                cloud = self._in_rows(self._given[values], step.values_axis)
                 return self._put("call_function", layers.recover_indices, points, cloud, DTYPES[dtype])
             case Thin(axis=axis):
                 return self._put("call_function", layers.take_points, node, self._choice(step), axis)

@@ -25,10 +25,11 @@ from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.capturing.told_statistics import statistics_reader
 from autoadapt.contracts.leaves import place_of_tap
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
-from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
 from autoadapt.contracts.tapping import hand_on_copies, overwritten, tap
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import (
@@ -180,6 +181,12 @@ class AdaptedModule(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self.plan, self._modules), _extras(self)
+
+
+@statistics_reader
+def _of_adapted(module: nn.Module) -> Statistics | None:
+    """An adapted module takes what the old one took."""
+    return module.plan.target.statistics if isinstance(module, AdaptedModule) else None
 
 
 @torch.inference_mode(False)

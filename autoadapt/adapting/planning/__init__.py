@@ -2,6 +2,7 @@
 
 from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion
+from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_statistics
 from autoadapt.adapting.planning.plans import InputRoute, Kept, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import source_axes
 from autoadapt.adapting.planning.targets import named_outputs
@@ -14,8 +15,10 @@ __all__ = [
     "Plan",
     "Route",
     "Tap",
+    "ToldStatistics",
     "named_outputs",
     "one_sample",
     "plan",
     "source_axes",
+    "with_statistics",
 ]

@@ -13,6 +13,7 @@ from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
+from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import (
@@ -60,7 +61,8 @@ def plan(
         thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
             `random`; `repeat` also where it has fewer.
         convert_inputs: What may be changed of an input that the new module would refuse: `layout` (the order of the
-            axes), `channels` (its first convolution reads others), `size` (resized to the nearest legal one).
+            axes), `channels` (its first convolution reads others), `size` (resized to the nearest legal one); and
+            of its values, where both modules tell what they expect of them: `statistics`.
         nondeterministic: `allow` takes modules that real runs contradicted, on trust of their signatures.
 
     Raises:
@@ -207,7 +209,7 @@ def _derived(
         cut=cut,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
-        remarks=train_remarks(source, target),
+        remarks=(*train_remarks(source, target), *statistics_remarks(source, offer.wanted, convert_inputs)),
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )

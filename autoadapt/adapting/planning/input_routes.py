@@ -6,18 +6,20 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Channels, Copy, Operation, Rearrange, Resize
+from autoadapt.adapting.operations import Channels, Copy, Operation, Rearrange, Renormalize, Resize
+from autoadapt.adapting.planning.input_statistics import renormalized
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, smallest_size
+from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
 __all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
 
-Conversion: TypeAlias = Literal["layout", "channels", "size"]
-"""What may be changed of an input: the order of its axes, how many channels are read, height and width."""
+Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
+"""What may be changed of an input: the order of its axes, how many channels are read, height and width, and
+mean, spread, range and order of colours, where these of both modules are known."""
 
-CONVERSIONS: tuple[Conversion, ...] = ("layout", "channels", "size")
+CONVERSIONS: tuple[Conversion, ...] = ("layout", "channels", "size", "statistics")
 
 
 def route_inputs(
@@ -44,7 +46,7 @@ def route_inputs(
         if isinstance(chosen, Mismatch):
             faults.append(chosen)
             continue
-        steps = _fitted(path, spec, wanted[chosen], source, target)
+        steps = _fitted(path, spec, wanted[chosen], source, target, changes_values="statistics" in convert)
         if isinstance(steps, Mismatch):
             faults.append(steps)
             continue
@@ -68,7 +70,12 @@ def _check_conversions(convert: Collection[Conversion]) -> None:
 
 
 def _conversions(steps: Sequence[Operation]) -> list[Conversion]:
-    kinds: dict[type, Conversion] = {Rearrange: "layout", Channels: "channels", Resize: "size"}
+    kinds: dict[type, Conversion] = {
+        Rearrange: "layout",
+        Channels: "channels",
+        Resize: "size",
+        Renormalize: "statistics",
+    }
     return list(dict.fromkeys(kinds[type(step)] for step in steps))
 
 
@@ -94,7 +101,7 @@ def _with_sizes(spec: TensorSpec, signature: Signature) -> str:
 
 
 def _fitted(
-    path: str, spec: TensorSpec, given: TensorSpec, source: Signature, target: Signature
+    path: str, spec: TensorSpec, given: TensorSpec, source: Signature, target: Signature, *, changes_values: bool
 ) -> tuple[Operation, ...] | Mismatch:
     """The operations that make a given input one that the new module takes.
 
@@ -117,11 +124,13 @@ def _fitted(
             f"{spec.dims[changed[0]]} only",
             "build the new module for these inputs, such as in_chans=" + str(dims[changed[0]]),
         )
-    if not (channels or changed):
+    image = image_of(source.inputs)
+    values = renormalized(source, target) if changes_values and image is not None and image[0] == path else ()
+    if not (channels or changed or values):
         return _turned(given.dims, order)
     first = (0, channel, *(axis for axis in range(1, len(dims)) if axis != channel))
     resized = (Resize(dims=tuple(reached[axis] for axis in first[2:])),) if changed else ()
-    work = (*_turned(given.dims, [order[axis] for axis in first]), *channels, *resized)
+    work = (*_turned(given.dims, [order[axis] for axis in first]), *values, *channels, *resized)
     at = given
     for step in work:
         at = after(step, at)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from autoadapt.adapting.operations import Operation, Resample, Resize, ResizeTokens, coarse_step, text
+from autoadapt.adapting.operations import Operation, Renormalize, Resample, Resize, ResizeTokens, coarse_step, text
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
 from autoadapt.facts import Dated, MadeByHand
@@ -234,8 +234,23 @@ def _cut_lines(plan: Plan) -> list[str]:
 
 def _input_rows(route: InputRoute, target: Signature) -> Iterable[tuple[str, ...]]:
     spec = dict(target.inputs.items()).get(route.target)
-    done = "  ·  ".join(text(step) for step in route.steps)
-    yield "input", route.target, str(spec or ""), done
+    first, *more = _input_lines(route.steps)
+    yield "input", route.target, str(spec or ""), first
+    yield from (("", "", "", line) for line in more)
+
+
+def _input_lines(steps: Sequence[Operation]) -> list[str]:
+    """What is done to an input; each of two statistics takes a line of its own."""
+    lines, is_open = list[str](), False
+    for step in steps:
+        if isinstance(step, Renormalize):
+            lines += [str(step.given), f"  -> {step.wanted}"]
+        elif is_open:
+            lines[-1] += f"  ·  {text(step)}"
+        else:
+            lines.append(text(step))
+        is_open = not isinstance(step, Renormalize)
+    return lines or [""]
 
 
 WIDTH = 80

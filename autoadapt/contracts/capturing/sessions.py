@@ -49,6 +49,7 @@ from autoadapt.contracts.capturing.sizing import (
 )
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.capturing.starting import start
+from autoadapt.contracts.capturing.told_statistics import statistics_told
 from autoadapt.contracts.capturing.trunks import trunk_signature
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.origins import name_of
@@ -104,10 +105,12 @@ class Session:
         trained = self._in_train_mode(base)  # last, since it may leave things behind
         outputs = Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told)))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
+        inputs = Values(tree=self._tree, leaves=self._input_specs(varying))
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
             origin=name_of(self._module),
-            inputs=Values(tree=self._tree, leaves=self._input_specs(varying)),
+            inputs=inputs,
+            statistics=statistics_told(self._module, inputs),
             positional=self._arguments.positional,
             outputs=outputs,
             axes=legal,

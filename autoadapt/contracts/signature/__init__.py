@@ -4,6 +4,7 @@ from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, sma
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.signatures import MOST_VALUES, Signature
 from autoadapt.contracts.signature.specs import DTYPES, Cells, Centres, Role, TensorSpec, dtype_name
+from autoadapt.contracts.signature.statistics import ColourOrder, Statistics, agree, conversion, image_of
 from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.signature.written_outputs import check_written
 
@@ -13,17 +14,22 @@ __all__ = [
     "AxisSizes",
     "Cells",
     "Centres",
+    "ColourOrder",
     "Contradiction",
     "Gathering",
     "InnerOutput",
     "Role",
     "Signature",
+    "Statistics",
     "TensorSpec",
     "Values",
+    "agree",
     "check_written",
+    "conversion",
     "describe",
     "dtype_name",
     "equal_where_legal",
+    "image_of",
     "smallest_size",
     "tap_name",
 ]

@@ -19,6 +19,7 @@ from autoadapt.contracts.signature.differences import (
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
 from autoadapt.contracts.signature.references import loose_axes, loose_identities, loose_ranges
 from autoadapt.contracts.signature.specs import TensorSpec
+from autoadapt.contracts.signature.statistics import Statistics
 from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.trees import Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
@@ -60,6 +61,9 @@ class Signature(Shown, Dated):
     """How many of the inputs the caller passes by position; the rest go by keyword."""
     outputs: Values
     axes: dict[str, AxisSizes] = Field(default_factory=dict)
+    statistics: Statistics | None = Field(default=None, exclude_if=lambda told: told is None)
+    """What is expected of the values of the one image among the inputs; None where nothing tells it. No part of what
+    `diff` compares."""
     filled: dict[str, str] = Field(default_factory=dict)
     """Arguments that the module fills in: path of the argument -> path of the output that it becomes."""
     replaced_when_empty: tuple[str, ...] = ()
@@ -255,6 +259,7 @@ class Signature(Shown, Dated):
             if axis.step != 1:
                 legal.setdefault(str(axis), []).append(name)
         notes = [(f"{', '.join(names)}:", text) for text, names in legal.items()]
+        notes += [("expects", str(self.statistics))] if self.statistics is not None else []
         notes += [("fills in", f"{path}  (and returns it)") for path in self.filled]
         notes += [("writes to", path) for path in self.written]
         notes += [("always", str(invariant)) for invariant in self.invariants]

@@ -1,0 +1,105 @@
+"""Input statistics: what the old module's images are like, and what the new one expects of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal, TypeAlias
+
+from autoadapt.adapting.operations import Renormalize
+from autoadapt.contracts.signature import Signature, Statistics, agree, image_of
+from autoadapt.errors import Mismatch, PlanError
+
+__all__ = ["ToldStatistics", "renormalized", "statistics_remarks", "with_statistics"]
+
+ToldStatistics: TypeAlias = Statistics | Mapping[Literal["old", "new"], Statistics]
+"""Of what the old module is given; or of each module, by `old` and `new`."""
+
+_REMEDY = "input_statistics=aa.Statistics(mean=..., std=...)  # or {'old': ..., 'new': ...}"
+
+
+def with_statistics(source: Signature, target: Signature, told: ToldStatistics | None) -> tuple[Signature, Signature]:
+    """Both signatures with what the caller tells of their images.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old module.
+        told: What the caller knows better than what the modules tell, or they do not tell.
+
+    Raises:
+        PlanError: It is of another type, is for no single image, or tells of another number of channels.
+    """
+    if told is None:
+        return source, target
+    by_side = {"old": told} if isinstance(told, Statistics) else told
+    is_right = isinstance(by_side, Mapping) and by_side and set(by_side) <= {"old", "new"}
+    if not is_right or not all(isinstance(one, Statistics) for one in by_side.values()):
+        fault = Mismatch("input_statistics", "aa.Statistics, or a mapping of old and new to them", repr(told), _REMEDY)
+        raise PlanError("these are no statistics of images", [fault])
+    image = target if target.inputs.leaves else source  # a contract may say nothing of its inputs
+    return _told(source, by_side.get("new"), source), _told(target, by_side.get("old"), image)
+
+
+def _told(signature: Signature, statistics: Statistics | None, image: Signature) -> Signature:
+    if statistics is None:
+        return signature
+    channels = image_channels(image)
+    if channels is None:
+        inputs = ", ".join(f"{path} {spec}" for path, spec in image.inputs.items()) or "no inputs"
+        fault = Mismatch(f"{signature.name}, input_statistics", "one image among the inputs", inputs, "leave them out")
+        raise PlanError(f"{signature.name} does not take one image", [fault])
+    if statistics.channels not in (None, channels):
+        fault = Mismatch(
+            f"{signature.name}, input_statistics",
+            f"a mean and a standard deviation for {channels} channels, or one number each",
+            f"{statistics.channels} ({statistics})",
+            _REMEDY,
+        )
+        raise PlanError(f"statistics of {statistics.channels} channels do not fit an image of {channels}", [fault])
+    return signature.model_copy(update={"statistics": statistics})
+
+
+def image_channels(signature: Signature) -> int | None:
+    """Channels of the one image among the inputs; None where there is no such input, or several."""
+    image = image_of(signature.inputs)
+    return None if image is None else image[1]
+
+
+def renormalized(source: Signature, target: Signature) -> tuple[Renormalize, ...]:
+    """What makes images of the old module's statistics images of the new one's, with the channels of the old one.
+
+    Nothing where either is unknown, where they agree, or where they cannot be brought together channel by channel.
+    """
+    given, wanted = target.statistics, source.statistics
+    if given is None or wanted is None or not _is_possible(source, target):
+        return ()
+    channels = image_channels(target) or 3
+    return () if agree(given, wanted, channels) else (Renormalize(given=given, wanted=wanted),)
+
+
+def _is_possible(source: Signature, target: Signature) -> bool:
+    """Whether the channels of both images are the same ones, or all are treated alike."""
+    given, wanted = target.statistics, source.statistics
+    have, want = image_channels(target), image_channels(source)
+    if given is None or wanted is None or have is None or want is None:
+        return False
+    if given.order != wanted.order and (have, want) != (3, 3):
+        return False
+    return have == want or given.channels is wanted.channels is None
+
+
+def statistics_remarks(source: Signature, target: Signature, convert: Collection[str]) -> tuple[str, ...]:
+    """What is to be known of images whose statistics are not compared, or not converted."""
+    given, wanted = target.statistics, source.statistics
+    if (given is None and wanted is None) or image_channels(source) is None or image_channels(target) is None:
+        return ()
+    if given is None or wanted is None:
+        known, side, unknown = (source, "old", target) if given is None else (target, "new", source)
+        told = f"input_statistics={{'{side}': aa.Statistics(mean=..., std=...)}} tells them"
+        is_source = known is source
+        what = f"{source.name} expects {wanted}" if is_source else f"{target.name} expects {given}"
+        return (f"input statistics of {unknown.name} are unknown, {what}: {told}",)
+    is_equal = _is_possible(source, target) and not renormalized(source, target)
+    if is_equal or (_is_possible(source, target) and "statistics" in convert):
+        return ()
+    why = "convert_inputs leaves them out" if _is_possible(source, target) else "the channels are others"
+    return (f"input statistics stay as they are, since {why}: given {given}, {source.name} expects {wanted}",)

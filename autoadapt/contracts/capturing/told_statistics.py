@@ -1,0 +1,186 @@
+"""Told statistics: what modules of known libraries tell of the images that they expect.
+
+A reader is a function that knows one library; it looks at attributes alone, so that no library is imported here.
+What a module tells is what its published weights were trained on, also where they are not loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.origins import origin_of
+from autoadapt.contracts.signature import Statistics, Values, image_of
+from autoadapt.errors import AdaptError, SignatureError
+from autoadapt.reading import read_json, read_text
+
+__all__ = ["Reader", "statistics_reader", "statistics_told", "told_statistics"]
+
+Reader: TypeAlias = Callable[[nn.Module], Statistics | None]
+
+_READERS: list[Reader] = []
+
+
+def statistics_reader(reader: Reader) -> Reader:
+    """Register what reads the statistics of modules of one library; the last one registered is asked first."""
+    _READERS.insert(0, reader)
+    return reader
+
+
+def told_statistics(module: nn.Module) -> Statistics | None:
+    """What a module tells of its images; None where no reader knows."""
+    for reader in _READERS:
+        with contextlib.suppress(AdaptError, LookupError, TypeError, ValueError, AttributeError):
+            found = reader(module)
+            if found is not None:
+                return found
+    return None
+
+
+def statistics_told(module: nn.Module, inputs: Values) -> Statistics | None:
+    """What a module tells of the one image among its inputs, where the number of channels is right."""
+    image, told = image_of(inputs), told_statistics(module)
+    fits = told is not None and image is not None and told.channels in (None, image[1])
+    return told if fits else None
+
+
+@statistics_reader
+def _of_timm(module: nn.Module) -> Statistics | None:
+    """`pretrained_cfg`, also of what transformers and segmentation_models_pytorch put around a model of timm."""
+    name = type(module).__module__
+    if name.startswith(("transformers.models.timm_", "segmentation_models_pytorch.encoders.timm")):
+        inner = [child for child in module.children() if "pretrained_cfg" in vars(child)]
+        module = inner[0] if len(inner) == 1 else module
+    told = vars(module).get("pretrained_cfg") or vars(module).get("default_cfg")
+    return _from_mapping(told) if isinstance(told, Mapping) else None
+
+
+def _from_mapping(told: Mapping[str, Any]) -> Statistics | None:
+    if not told.get("mean") or not told.get("std"):
+        return None
+    return Statistics(mean=_numbers(told["mean"]), std=_numbers(told["std"]))
+
+
+def _numbers(values: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+@statistics_reader
+def _of_torchvision(module: nn.Module) -> Statistics | None:
+    """The transforms of all published weights of a class, where they agree; or of those that a model was loaded by."""
+    home = type(module).__module__
+    if not home.startswith("torchvision.models."):
+        return None
+    origin = origin_of(module)
+    name = origin.source.partition(":")[2] if origin is not None and origin.source.startswith("torchvision:") else ""
+    kinds = [one for one in vars(sys.modules[home]).values() if isinstance(one, type) and issubclass(one, Enum)]
+    own = [kind for kind in kinds if kind.__name__.lower() == f"{name}_weights".lower()] if name else []
+    found = {told for kind in own or kinds for weights in kind if (told := _of_weights(weights.value)) is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _of_weights(weights: Any) -> Statistics | None:
+    """Weights without categories are parts for detectors, trained on other images."""
+    if not weights.meta.get("categories"):
+        return None
+    transforms = weights.transforms()
+    if not hasattr(transforms, "mean"):
+        return None
+    return Statistics(mean=_numbers(transforms.mean), std=_numbers(transforms.std))
+
+
+@statistics_reader
+def _of_detectors(module: nn.Module) -> Statistics | None:
+    """Detectors of torchvision and models of ultralytics take pixels from 0 to 1 and do the rest themselves."""
+    homes = {kind.__module__ for kind in type(module).__mro__}
+    takes_pixels = "torchvision.models.detection.generalized_rcnn" in homes or "ultralytics.nn.tasks" in homes
+    takes_pixels = takes_pixels or any(
+        type(child).__module__ == "torchvision.models.detection.transform" for child in module.children()
+    )
+    return Statistics() if takes_pixels else None
+
+
+@statistics_reader
+def _of_mmengine(module: nn.Module) -> Statistics | None:
+    """The preprocessor beside a model of mmengine, which the training loop runs before `forward`."""
+    preprocessor = module._modules.get("data_preprocessor")
+    homes = {kind.__module__ for kind in type(preprocessor).__mro__}
+    if "mmengine.model.base_model.data_preprocessor" not in homes or preprocessor is None:
+        return None
+    mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
+    if not isinstance(mean, torch.Tensor) or not isinstance(std, torch.Tensor) or mean.is_meta:
+        return None
+    # images are read as BGR; mean and standard deviation are of what they are turned to
+    order = "rgb" if getattr(preprocessor, "_channel_conversion", False) else "bgr"
+    return Statistics(mean=_numbers(mean.flatten()), std=_numbers(std.flatten()), order=order, range=255)
+
+
+@statistics_reader
+def _of_transformers(module: nn.Module) -> Statistics | None:
+    """The image processor saved beside the weights that a model was loaded from; nothing is fetched."""
+    if not type(module).__module__.startswith("transformers."):
+        return None
+    config = vars(module).get("config")
+    name = getattr(config, "_name_or_path", "")
+    path = _file_of(name, "preprocessor_config.json", getattr(config, "_commit_hash", None)) if name else None
+    if path is None:
+        return None
+    told = read_json(read_text(path, "an image processor's config (JSON)", "", SignatureError))
+    return _of_processor(told) if isinstance(told, dict) else None
+
+
+def _of_processor(told: Mapping[str, Any]) -> Statistics | None:
+    if not told.get("do_normalize", True):
+        told = {**told, "image_mean": (0.0,), "image_std": (1.0,)}
+    if not told.get("image_mean") or not told.get("image_std"):
+        return None
+    mean, std = _numbers(told["image_mean"]), _numbers(told["image_std"])
+    factor = float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 1.0
+    turned = bool(told.get("do_flip_channel_order", False))
+    return Statistics(mean=mean, std=std, order="bgr" if turned else "rgb", range=round(255 * factor, 6))
+
+
+def _file_of(name: str, file: str, revision: str | None) -> Path | None:
+    """A file of a folder, or of a repository in the cache."""
+    if (Path(name) / file).is_file():
+        return Path(name) / file
+    hub = sys.modules.get("huggingface_hub")
+    if hub is None or Path(name).exists():
+        return None
+    found = hub.try_to_load_from_cache(name, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+@statistics_reader
+def _of_smp(module: nn.Module) -> Statistics | None:
+    """The settings of the encoder of a model of segmentation_models_pytorch, as far as they are in the cache."""
+    if not type(module).__module__.startswith("segmentation_models_pytorch.decoders."):
+        return None
+    inner = vars(module).get("_modules", {}).get("encoder")
+    told = told_statistics(inner) if inner is not None else None
+    name = str(getattr(module, "name", "")).partition("-")[2]
+    known = getattr(sys.modules.get("segmentation_models_pytorch.encoders"), "encoders", {})
+    return told or _agreed(_smp_settings(known.get(name, {}).get("pretrained_settings", {})))
+
+
+def _smp_settings(weights: Mapping[str, Mapping[str, str]]) -> Iterator[Statistics | None]:
+    for where in weights.values():
+        path = _file_of(where["repo_id"], "config.json", where["revision"])
+        if path is not None:
+            told = json.loads(read_text(path, "an encoder's config (JSON)", "", SignatureError))
+            order = "bgr" if told.get("input_space", "RGB") == "BGR" else "rgb"
+            mean, std, top = told["mean"], told["std"], told.get("input_range", [0, 1])[-1]
+            yield Statistics(mean=_numbers(mean), std=_numbers(std), order=order, range=float(top))
+
+
+def _agreed(told: Iterable[Statistics | None]) -> Statistics | None:
+    found = {one for one in told if one is not None}
+    return found.pop() if len(found) == 1 else None

