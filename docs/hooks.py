@@ -25,11 +25,17 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown
 
 
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same of pages that are no page of the manual, such as the one of what is not there."""
+    return on_post_page(output_content) if "<html" in output_content else output_content
+
+
 def on_post_page(output: str, **_: Any) -> str:
-    """Names and keyboard focus that the theme leaves out: of the search, and of code that scrolls."""
+    """Names and keyboard focus that the theme leaves out: of search, switches, and code that scrolls."""
     output = output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
+    output = re.sub(r'(<input class="[^"]*md-toggle[^"]*")', r'\1 aria-label="Open"', output)
     return output.replace("<pre>", '<pre tabindex="0">')
 
 
