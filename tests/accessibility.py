@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent / "reports"))
 
-from browser import DARK, opened  # noqa: E402
+from browser import DARK, opened
 
 SERIOUS = ("serious", "critical")
 _RUN = """
