@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 import typer
 from error_texts import CLASSES, OPEN, ErrorText, Fault, error_texts
+from notebooks import notebook
 from typer.cli import get_docs_for_click
 
 from autoadapt.cli import app
@@ -16,8 +18,11 @@ COMMANDS = "<!-- commands -->"
 ERRORS = "<!-- errors -->"
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in what a page asks for by a comment."""
+def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
+    """Fill in what a page asks for by a comment; a tutorial is offered as a notebook too."""
+    source = page.file.src_uri if page is not None else ""
+    if source.startswith("tutorials/"):
+        markdown += f'\n<a href="{Path(source).stem}.ipynb" download>This page as a notebook</a>\n'
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, command_line())
     if ERRORS in markdown:
@@ -25,11 +30,24 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown
 
 
+def on_post_build(config: Any, **_: Any) -> None:
+    """Write the notebooks beside their pages."""
+    for page in sorted((Path(config["docs_dir"]) / "tutorials").glob("*.md")):
+        text = notebook(page.read_text(encoding="utf-8"))
+        (Path(config["site_dir"]) / "tutorials" / f"{page.stem}.ipynb").write_text(text, encoding="utf-8")
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same of pages that are no page of the manual, such as the one of what is not there."""
+    return on_post_page(output_content) if "<html" in output_content else output_content
+
+
 def on_post_page(output: str, **_: Any) -> str:
-    """Names and keyboard focus that the theme leaves out: of the search, and of code that scrolls."""
+    """Names and keyboard focus that the theme leaves out: of search, switches, and code that scrolls."""
     output = output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
+    output = re.sub(r'(<input class="[^"]*md-toggle[^"]*")', r'\1 aria-label="Open"', output)
     return output.replace("<pre>", '<pre tabindex="0">')
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
 import re
 import subprocess
@@ -18,13 +21,16 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.assembly.registry import PARTS
 from autoadapt.cli import app
+from autoadapt.reports import plan_svg
 
 DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))  # where the hooks of the site stand
 
 import depth_picture  # noqa: E402
 import error_texts  # noqa: E402
+import gallery_pictures  # noqa: E402
 import hooks  # noqa: E402
+import notebooks  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 RUN = [page for page in PAGES if blocks(page)]
@@ -66,6 +72,37 @@ def test_no_block_is_left_out() -> None:
 
 def test_the_picture_of_depth_is_what_its_script_draws() -> None:
     assert (DOCS / "depth.svg").read_text(encoding="utf-8") == depth_picture.picture()
+
+
+def test_the_gallery_has_twelve_pictures_and_each_is_what_its_script_draws() -> None:
+    assert len(gallery_pictures.PLANS) == 12
+    drawn = {path.stem for path in (DOCS / "gallery").glob("*.svg")}
+    assert drawn == set(gallery_pictures.PLANS)
+    assert (DOCS / "gallery.md").read_text(encoding="utf-8") == gallery_pictures.page()
+    for name in ("points", "sequence"):
+        picture = plan_svg(gallery_pictures.PLANS[name][1]())
+        assert (DOCS / "gallery" / f"{name}.svg").read_text(encoding="utf-8") == picture
+    assert (DOCS / "plan.svg").read_bytes() == (DOCS / "gallery" / "vit.svg").read_bytes()
+
+
+def test_every_tutorial_is_offered_as_a_notebook_with_the_code_of_the_page(site: Path) -> None:
+    pages = sorted((DOCS / "tutorials").glob("*.md"))
+    for page in pages:
+        made = json.loads((site / "tutorials" / f"{page.stem}.ipynb").read_text(encoding="utf-8"))
+        code = ["".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code"]
+        assert code[1:] == [block.code.strip() for block in blocks(page)], page.name
+        assert f'href="{page.stem}.ipynb"' in (site / "tutorials" / f"{page.stem}.html").read_text(encoding="utf-8")
+
+
+def test_a_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = json.loads(notebooks.notebook((DOCS / "tutorials" / "point-cloud.md").read_text(encoding="utf-8")))
+    names: dict[str, object] = {"__name__": "__notebook__"}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for cell in made["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
+    assert "coordinate" in printed.getvalue()
 
 
 def test_the_readme_shows_what_the_first_lines_print() -> None:
