@@ -27,6 +27,7 @@ __all__ = [
     "put_facts",
     "put_modes",
     "put_tensors",
+    "same_bits",
     "set_frozen",
     "ties_of",
     "unkept_buffers",
@@ -214,3 +215,11 @@ def _feature_info(value: Any) -> Any:
         return made(value["info"], value["out_indices"])
     except (LookupError, TypeError, AttributeError, AssertionError):  # no such facts: nobody could read them either
         return None
+
+
+def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two tensors are equal bit for bit; NaN counts as itself."""
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    first, second = (tensor.cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right))
+    return torch.equal(first, second)

@@ -34,6 +34,7 @@ from autoadapt.saving.module_states import (
     modes_of,
     put_modes,
     put_tensors,
+    same_bits,
     set_frozen,
     ties_of,
     unkept_buffers,
@@ -368,18 +369,10 @@ def _compare(model: nn.Module, tensors: Mapping[str, torch.Tensor], config: Whol
     faults = [
         Mismatch(name, "the saved bits", "others", "report it")
         for name, tensor in tensors.items()
-        if not _same_bits(found[name], tensor)
+        if not same_bits(found[name], tensor)
     ]
     if faults:
         raise SavingError("what was restored is not what was saved", faults[:6])
-
-
-def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """NaN counts as itself."""
-    if left.dtype != right.dtype or left.shape != right.shape:
-        return False
-    first, second = (tensor.cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right))
-    return torch.equal(first, second)
 
 
 def _report(

@@ -10,9 +10,9 @@ from functools import partial
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.conversions import Wish, plan
 from autoadapt.weights.copying import Move
+from autoadapt.weights.deltas import is_delta
 from autoadapt.weights.dtypes import castable, quantised_layers
 from autoadapt.weights.entries import ModelBucket, ModelEntry, SourceBucket, SourceEntry
-from autoadapt.weights.recipes import is_delta
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
 from autoadapt.weights.widths import Widths

@@ -11,7 +11,6 @@ Recipes are found by names and shapes alone; `composed.py` carries them out.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +20,12 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.prefixes import ends_of
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["BLOCK", "WITH_BASE", "Merge", "Recipe", "check_deltas", "find_recipes", "is_delta", "read_merge"]
+__all__ = ["BLOCK", "Merge", "Recipe", "find_recipes", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
 
 MERGES = ("lora", "fused", "quantised")
-_DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_down", "lora_up")
 _TRIPLES = (
     ("q_proj", "k_proj", "v_proj"),
     ("query", "key", "value"),
@@ -47,8 +45,6 @@ _FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
 """Words of layers, and of the layer that holds their rows one after the other."""
 _NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 
-WITH_BASE = 'transfer({**base, **adapter}, model, merge={"lora": 2.0})      states of both; 2.0 is lora_alpha / r'
-"""What to do with an adapter that came without the weights that it changes."""
 _EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
 BLOCK = 128
 """Rows and columns that share a `weight_scale_inv`."""
@@ -78,11 +74,6 @@ class Recipe:
     def sources(self) -> list[str]:
         """The names of what goes in."""
         return [part.name for part in self.parts if part is not None]
-
-
-def is_delta(name: str) -> bool:
-    """Whether a tensor was trained to be added to a weight."""
-    return "lora_" in name and any(word in _DELTAS for word in name.split("."))
 
 
 def read_merge(merge: Merge) -> dict[str, float | None]:
@@ -301,35 +292,6 @@ def _changed_weight(sources: Mapping[str, Spec], layer: str) -> Spec | None:
             if (weight := sources.get(_front(at) + ending)) is not None:
                 return weight
     return None
-
-
-def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
-    """Refuse deltas that were asked for and would be left out: of several adapters at one layer, and of other kinds.
-
-    Args:
-        specs: The tensors of the checkpoint that the caller wants.
-        recipes: What is made of them.
-
-    Raises:
-        TransferError: With the layers.
-    """
-    merged = [recipe for recipe in recipes if recipe.kind == "lora"]
-    taken = {name for recipe in merged for name in recipe.sources}
-    several = {name: count for name, count in Counter(recipe.spec.name for recipe in merged).items() if count > 1}
-    remedy = 'exclude=["*.other.*"]      of all adapters but one'
-    faults = [Mismatch(name, "one adapter", f"{count} adapters", remedy) for name, count in several.items()]
-    expected = "lora_A and lora_B beside the weight that they change, of its size"
-    specs = list(specs)
-    if specs and all(is_delta(spec.name) for spec in specs):
-        found = f"{len(specs)} deltas without the weights they belong to"
-        raise TransferError("an adapter alone cannot be merged", [Mismatch("merge", "weights", found, WITH_BASE)])
-    faults += [
-        Mismatch(spec.name, expected, "a delta of another kind, or without its weight", f'exclude=["{spec.name}"]')
-        for spec in specs
-        if is_delta(spec.name) and spec.name not in taken
-    ]
-    if faults:
-        raise TransferError(f"{len(faults)} deltas cannot be merged", faults[:6])
 
 
 def _dequantised(sources: _Named, targets: _Named) -> Iterator[Recipe]:

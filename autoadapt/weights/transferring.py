@@ -21,6 +21,7 @@ from autoadapt.weights.composed import compose, own_entries, own_targets
 from autoadapt.weights.conversions import SLICES, Shapes, check_policies
 from autoadapt.weights.copying import Move, same_values, write
 from autoadapt.weights.decisions import Expected, Verdicts, decide, model_entries, source_entries
+from autoadapt.weights.deltas import check_deltas
 from autoadapt.weights.guards import check_arguments, guard, leftover_hint
 from autoadapt.weights.keeping import Keep, read_keep
 from autoadapt.weights.names import Pairing, pair_by_name
@@ -28,7 +29,7 @@ from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
 from autoadapt.weights.prefixes import Same
 from autoadapt.weights.ranks import Ranks
-from autoadapt.weights.recipes import Merge, Recipe, check_deltas, find_recipes, read_merge
+from autoadapt.weights.recipes import Merge, Recipe, find_recipes, read_merge
 from autoadapt.weights.renaming import Rename, Renaming, read_renaming
 from autoadapt.weights.resampling import Grids, read_grids
 from autoadapt.weights.results import Transfer

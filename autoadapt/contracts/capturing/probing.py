@@ -153,7 +153,6 @@ class Probe:
         followed = CentresFollowed(zip(tensors, follow, strict=False))
         following = followed if follow else contextlib.nullcontext()
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
-        tracing = flow or contextlib.nullcontext()
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
             undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,
@@ -161,7 +160,7 @@ class Probe:
             everywhere_meta(not self.real),
             watching as watcher,
             following,
-            tracing,
+            flow or contextlib.nullcontext(),
         ):
             try:
                 self._put_into(training)
@@ -171,9 +170,8 @@ class Probe:
                     self.work = Work(sum(work for work, _ in count), max(made for _, made in count))
             except Exception as error:
                 self._put_back()
-                raise ProbeError(
-                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                ) from error
+                said = str(error).splitlines() or [""]
+                raise ProbeError(f"{type(error).__name__}: {said[0]}") from error
         self.draws = self.draws or numbers.drawn
         observed = self._observe(returned, values, tensors, watcher, followed)
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))

@@ -101,15 +101,13 @@ class Session:
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings)
         told = self._told(solution, orders, self._runs.followed(base, steps))
-        depths = self._depths(base, steps)
-        trained = self._in_train_mode(base)  # last, since it may leave things behind
+        depths, trained = self._depths(base, steps), self._in_train_mode(base)  # it may leave things behind
         outputs = Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told)))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
-        inputs = Values(tree=self._tree, leaves=self._input_specs(varying))
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
             origin=name_of(self._module),
-            inputs=inputs,
+            inputs=(inputs := Values(tree=self._tree, leaves=self._input_specs(varying))),
             statistics=statistics_told(self._module, inputs),
             positional=self._arguments.positional,
             outputs=outputs,

@@ -88,11 +88,7 @@ def export(
             made.write(written, opset_version)
             tell(f"running {target.name} beside the module")
             compared = compare(made.session, made.format, written, made.ranges, made.example, tolerance)
-            files = sorted(folder.iterdir(), key=lambda file: file == written)
-            for file in files:  # weights of more than 2 GB stand beside an ONNX file, which says so and comes last
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
-                os.replace(file, target.parent / file.name)
+            files = _moved(folder, target)
     except OSError as error:
         fault = Mismatch(str(target), "a path that can be written to", f"{type(error).__name__}: {error.strerror}")
         raise ExportError(f"{target} could not be written", [fault]) from error
@@ -101,12 +97,22 @@ def export(
         name=adapted.plan.source.title,
         contract=f"{adapted.signature.name} ({describe(adapted.signature.outputs.tree)})",
         format=made.format.name,
-        file_bytes=sum((target.parent / file.name).stat().st_size for file in files),
+        file_bytes=sum(file.stat().st_size for file in files),
         example=made.example,
         ranges=tuple(made.ranges.values()),
         compared=tuple(compared),
         runtime=made.format.runtime,
     )
+
+
+def _moved(folder: Path, target: Path) -> list[Path]:
+    """The files that were written, moved to where they belong: what an ONNX file names beside it first."""
+    files = sorted((target.parent / file.name for file in folder.iterdir()), key=lambda file: file == target)
+    for file in files:
+        with (folder / file.name).open("rb+") as opened:
+            os.fsync(opened.fileno())
+        os.replace(folder / file.name, file)
+    return files
 
 
 def _adapted(net: nn.Module, inputs: object) -> AdaptedModule:
