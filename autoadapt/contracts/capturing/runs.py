@@ -179,7 +179,7 @@ class Runs:
 _REACH_FOR_REAL = 1024
 """How far above the base a module is run for real, since images of ten times that take all the memory."""
 _SMALL = 2**16
-"""What sizes may come to in such a run, multiplied, where four times the example is less: large batches take minutes."""
+"""What sizes may come to in such a run, multiplied, where four times the example is less."""
 
 
 def _full(axes: InputAxes, sizes: Mapping[str, int]) -> _Sizes:
