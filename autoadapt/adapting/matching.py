@@ -185,7 +185,20 @@ class _Matching:
             if all(targets[path].depth is not None for path in served):
                 shallow = self._no_deeper(stage, max(served.values()))
                 found |= {path: tuple(o for o in found[path] if o in shallow) or found[path] for path in served}
+        for stage in (stage for j, stage in enumerate(offered) if not stage.even and j in chosen):
+            served = {path: wanted[path].octaves for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
+            if max(served.values()) > stage.level.octaves:
+                found |= {
+                    path: self._end(found[path]) for path, octaves in served.items() if octaves >= stage.level.octaves
+                }
         return found
+
+    def _end(self, options: tuple[str, ...]) -> tuple[str, ...]:
+        """Where a stage ends, behind which no block is left for coarser levels; outputs stay to be chosen from."""
+        if not all(self.sources[option].tap for option in options):
+            return options
+        listed = tuple(option for option in options if self.sources[option].listed)
+        return (listed or options)[-1:]
 
     def _no_deeper(self, stage: Stage, depth: float) -> set[str]:
         """The sources of a stage without those that lie deeper by more than a block or so."""

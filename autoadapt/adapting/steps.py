@@ -32,7 +32,7 @@ def adapt(
     project: Literal["needed", "always"] = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
-    grid: Mapping[str, tuple[int, int, int]] | None = None,
+    grid: Mapping[str, tuple[int, ...]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     input_statistics: ToldStatistics | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
@@ -55,8 +55,8 @@ def adapt(
         indices: `recover` finds missing indices from coordinates that are exact input points.
         thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
             `random`; `repeat` also where it has fewer.
-        grid: For a `new` of one image size: rows, columns and leading tokens of token axes that cannot be read, by
-            the path of the output or module: `{"blocks.11": (14, 14, 1)}`.
+        grid: For a `new` of one image size: rows, columns, leading and trailing tokens of token axes that cannot be
+            read, by the path of the output or module: `{"blocks.11": (14, 14, 1)}`, or `(14, 14, 1, 4)`.
         convert_inputs: What may be changed of an input that `new` would refuse: `layout` (the order of its axes),
             `channels` (its first convolution reads others), `size` (resized to the nearest legal one); `()` refuses.
             And `statistics`: values normalised otherwise are converted, where what both modules expect is known.

@@ -164,8 +164,8 @@ def read_pairs(texts: list[str] | None) -> dict[str, str]:
     return dict(_parted(text, "--pair c5=layer4") for text in texts or ())
 
 
-def read_grid(texts: list[str] | None) -> dict[str, tuple[int, int, int]] | None:
-    """`MODULE=ROWS,COLUMNS,TOKENS` texts as a mapping; None where there are none.
+def read_grid(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """`MODULE=ROWS,COLUMNS,LEADING` texts, or `...,TRAILING` as well, as a mapping; None where there are none.
 
     Raises:
         SignatureError: One is malformed.
@@ -179,9 +179,9 @@ def read_grid(texts: list[str] | None) -> dict[str, tuple[int, int, int]] | None
     for text in texts or ():
         name, numbers = _parted(text, example)
         sizes = [int(number) for number in numbers.split(",") if number.strip().isdigit()]
-        if len(sizes) != 3:
-            raise SignatureError(f"{text} is no grid", [Mismatch(text, "three numbers", numbers, example)])
-        found[name] = (sizes[0], sizes[1], sizes[2])
+        if len(sizes) not in (3, 4):
+            raise SignatureError(f"{text} is no grid", [Mismatch(text, "three numbers, or four", numbers, example)])
+        found[name] = tuple(sizes)
     return found or None
 
 

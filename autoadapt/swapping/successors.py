@@ -50,7 +50,7 @@ class Options:
     project: Literal["needed", "always"] = "needed"
     indices: Literal["refuse", "recover"] = "refuse"
     thin: Thinning = "farthest"
-    grid: Mapping[str, tuple[int, int, int]] | None = None
+    grid: Mapping[str, tuple[int, ...]] | None = None
     convert_inputs: Collection[Conversion] = CONVERSIONS
     input_statistics: ToldStatistics | None = None
     """What reaches the place, and what the new module expects, as far as these are told."""

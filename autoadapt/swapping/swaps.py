@@ -43,7 +43,7 @@ class _Options(TypedDict, total=False):
     project: Literal["needed", "always"]
     indices: Literal["refuse", "recover"]
     thin: Thinning
-    grid: Mapping[str, tuple[int, int, int]] | None
+    grid: Mapping[str, tuple[int, ...]] | None
     convert_inputs: Collection[Conversion]
     input_statistics: ToldStatistics | None
     nondeterministic: Literal["refuse", "allow"]
@@ -79,7 +79,7 @@ def swap(
     project: Literal["needed", "always"] = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
-    grid: Mapping[str, tuple[int, int, int]] | None = None,
+    grid: Mapping[str, tuple[int, ...]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     input_statistics: ToldStatistics | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
@@ -108,7 +108,7 @@ def swap(
         indices: `recover` finds missing indices from coordinates that are exact input points.
         thin: How points are chosen where there are more than wanted: `farthest`, `first`, `even`, `random`;
             `repeat` also where there are fewer.
-        grid: Rows, columns and leading tokens of token axes that cannot be read.
+        grid: Rows, columns, leading and trailing tokens of token axes that cannot be read.
         convert_inputs: What may be changed of the inputs of `new`: `layout`, `channels`, `size`,
             `statistics`.
         input_statistics: What the whole model is given, `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or

@@ -74,10 +74,34 @@ def test_tokens_that_all_move_alike_are_asked_for_and_the_answer_is_taken():
     new, x = Alike(), torch.randn(1, 3, 96, 128)
     with pytest.raises(MatchError, match="cannot be read as a grid") as refused:
         aa.adapt(new, like=old(), inputs=x)
-    assert "(rows, columns, leading_tokens)" in refused.value.mismatches[0].remedy
+    assert "(rows, columns, leading_tokens, trailing_tokens)" in refused.value.mismatches[0].remedy
     assert "0 to 16 other tokens" in refused.value.mismatches[0].expected
     net = aa.adapt(new, like=old(), inputs=x, grid={"blocks.3": (6, 8, 4)})
     assert {route.source for route in net.plan.routes} == {f"blocks.{i}" for i in range(4)}
+
+
+def test_trailing_tokens_are_told_as_the_fourth_number_and_dropped_behind_the_grid():
+    new, x = Alike().eval(), torch.randn(1, 3, 96, 128)
+    net = aa.adapt(new, like=old(), inputs=x, grid={"blocks.3": (6, 8, 1, 3)}).eval()
+    drops = [step for step in net.plan.routes[-1].steps if step.op == "drop"]
+    assert [(step.count, step.at_end) for step in drops] == [(1, False), (3, True)]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"blocks.3": (6, 8, 1)}, '52 tokens, where 6 x 8 + 1 + 0 = 49; e.g. grid={"blocks.3": (6, 8, 1, 3)}'),
+        ({"blocks.3": (6, 8, 1, 4)}, "52 tokens, where 6 x 8 + 1 + 4 = 53"),
+        ({"block.3": (6, 8, 4)}, "none of that name"),
+        ({"blocks.3": (6, 8)}, "(rows, columns, leading_tokens, trailing_tokens)"),
+        ({"blocks.3": (0, 8, 4)}, "(rows, columns, leading_tokens, trailing_tokens)"),
+    ],
+)
+def test_a_grid_that_does_not_fit_its_tensor_is_refused_with_the_numbers(told, said):
+    with pytest.raises(aa.CaptureError) as refused:
+        aa.adapt(Alike(), like=old(), inputs=torch.randn(1, 3, 96, 128), grid=told)
+    assert said.partition("; e.g. ")[0] in str(refused.value)
+    assert said.partition("; e.g. ")[2] in str(refused.value)
 
 
 @pytest.mark.parametrize(

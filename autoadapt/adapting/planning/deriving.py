@@ -255,7 +255,7 @@ def _ask_for_grid(source: Signature) -> MatchError:
         output.name,
         f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
         f"{output.spec}, and {told}",
-        f'grid={{"{output.module}": (rows, columns, leading_tokens)}}',
+        f'grid={{"{output.module}": (rows, columns, leading_tokens, trailing_tokens)}}',
     )
     return MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
 

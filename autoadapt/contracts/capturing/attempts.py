@@ -26,7 +26,7 @@ def capture_source(
     inputs: object,
     *,
     inner: bool = False,
-    grid: Mapping[str, tuple[int, int, int]] | None = None,
+    grid: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Signature:
     """Capture the new module on the old one's inputs, or, where it refuses them, on what it was made for.
 

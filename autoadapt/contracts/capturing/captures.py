@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
+from autoadapt.contracts.capturing.given_grids import given_grids
 from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule
 from autoadapt.contracts.capturing.refusals import (
     refuse_empty,
@@ -32,7 +33,7 @@ def capture(
     at: str = "",
     region: RegionPath | None = None,
     inner: bool = False,
-    grid: Mapping[str, tuple[int, int, int]] | None = None,
+    grid: Mapping[str, tuple[int, ...]] | None = None,
     confirm: bool = True,
 ) -> Signature:
     """Run a module at a few sizes and write down what goes in and what comes out.
@@ -49,8 +50,8 @@ def capture(
             `conv1:layer4`. What the rest of the model reads of them are the outputs. With `at` the paths are those
             within that submodule.
         inner: Note what inner modules return, for taps.
-        grid: For modules of one image size: rows, columns and leading tokens of token axes, by output path or
-            module path, where they cannot be read.
+        grid: For modules of one image size: rows, columns and leading tokens of token axes, and trailing tokens if
+            there are any, by output path or module path, where they cannot be read.
         confirm: Run a copy for real as well, where it has values and a pass is affordable: at the example, at a usual
             size (224, 256, 384, 512 or 640) and at the example again, with one sample or two. What these runs show
             otherwise stands in the signature's `contradictions`, and why there were none in `unconfirmed`.
@@ -81,7 +82,7 @@ def capture(
         captured = capture(part, part.call, inner=inner, grid=grid, confirm=confirm)
         return captured.model_copy(update={"name": region_text(region)})
     with telling("capture") as tell:
-        return _captured(module, arguments, tell, {"inner": inner, "grid": grid or {}, "confirm": confirm})
+        return _captured(module, arguments, tell, {"inner": inner, "grid": given_grids(grid), "confirm": confirm})
 
 
 def _captured(module: nn.Module, arguments: Arguments, tell: Tell, options: Mapping[str, Any]) -> Signature:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.grids import Grid, GridReader
 from autoadapt.contracts.capturing.ordering import is_block, run_on_images
 from autoadapt.contracts.capturing.perturbing import CENTRES, locate_tokens
@@ -36,7 +37,7 @@ class FixedImages:
     module: nn.Module
     arguments: Arguments
     axes: InputAxes
-    declared: Mapping[str, tuple[int, int, int]]
+    declared: Mapping[str, TokenGrid]
     ran: bool = False
     """Whether it has run the module for real."""
 
@@ -90,8 +91,8 @@ class FixedImages:
         """What the caller stated about any tensor of as many tokens."""
         for (path, _, _), leaf in inside.items():
             if path in self.declared and _is_tokens(leaf) and leaf.shape[1] == tokens:
-                rows, columns, prefix = self.declared[path]
-                return Grid(rows, columns), prefix
+                told = self.declared[path]
+                return Grid(told.rows, told.columns), told.extra
         return None
 
     def _perturbed(self, key: InnerKey, tokens: int, height: int, width: int) -> tuple[Grid, int] | None:

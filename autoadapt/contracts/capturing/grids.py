@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.dims import Dim
 
 __all__ = ["Grid", "GridReader"]
@@ -56,7 +57,7 @@ class GridReader:
         height: Size of the input axis H.
         width: Size of the input axis W.
         shapes: Shapes of all that inner modules return, as evidence.
-        declared: Grids and numbers of leading tokens that the caller states, by what `read` is asked for; tensors
+        declared: Grids and numbers of other tokens that the caller states, by what `read` is asked for; tensors
             of as many tokens are read alike.
 
     Example:
@@ -71,7 +72,7 @@ class GridReader:
         width: int,
         *,
         shapes: Iterable[Shape] = (),
-        declared: Mapping[str, tuple[int, int, int]] | None = None,
+        declared: Mapping[str, TokenGrid] | None = None,
     ) -> None:
         self._height = height
         self._width = width
@@ -93,8 +94,8 @@ class GridReader:
         """
         dims = [Dim(size) for size in shape]
         if name in self._declared and len(shape) == 3:
-            height, width, prefix = self._declared[name]
-            dims[1] = self._tokens(Grid(height, width), prefix)
+            told = self._declared[name]
+            dims[1] = self._tokens(Grid(told.rows, told.columns), told.extra)
         elif len(shape) == 3 and shape[1] in self._located:
             dims[1] = self._tokens(*self._located[shape[1]])
         elif len(shape) == 4:

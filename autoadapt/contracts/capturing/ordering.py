@@ -17,6 +17,7 @@ from torch import nn
 
 from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.grids import Grid
 from autoadapt.contracts.capturing.perturbing import CORNERS, ORDER_CENTRES, order_of_tokens, patches, responses
 from autoadapt.contracts.capturing.probing import InnerKey
@@ -94,8 +95,8 @@ class Ordering:
     arguments: Arguments
     axes: InputAxes
     legal: Mapping[str, AxisSizes]
-    declared: Mapping[str, tuple[int, int, int]]
-    """What the caller states of token axes: rows, columns, leading tokens."""
+    declared: Mapping[str, TokenGrid]
+    """What the caller states of token axes: rows, columns, other tokens."""
     usual: Mapping[str, int] | None = None
 
     def measure(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> tuple[dict[Key, Order], ImagePass | None]:
@@ -141,7 +142,7 @@ class Ordering:
         for other, token in tokens.items():
             alike = self._stream(token) == self._stream(tokens[key])
             if alike and isinstance(other, tuple) and other[0] in self.declared:
-                return "rows", max(token.extra - self.declared[other[0]][2], 0)
+                return "rows", max(token.extra - self.declared[other[0]].leading, 0)
         return None
 
     def _seen(self, tokens: Mapping[Key, TokenAxis]) -> tuple[dict[Key, Order | None], ImagePass | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -147,7 +148,10 @@ class Runs:
         example = self.run(self.axes.example)
         if self._shrinks and example is not None:
             seen.append((self.axes.example, example))
-        return solve(self.run, base, steps, seen, reach=_REACH_FOR_REAL if self._shrinks else LONG_STEP)
+        if not self._shrinks:
+            return solve(self.run, base, steps, seen, reach=LONG_STEP)
+        most = max(4 * math.prod(self.axes.example.values()), _SMALL)
+        return solve(self.run, base, steps, seen, reach=_REACH_FOR_REAL, most=most)
 
     def followed(self, base: Mapping[str, int], steps: Steps) -> list[Run]:
         """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
@@ -174,6 +178,8 @@ class Runs:
 
 _REACH_FOR_REAL = 1024
 """How far above the base a module is run for real, since images of ten times that take all the memory."""
+_SMALL = 2**16
+"""What sizes may come to in such a run, multiplied, where four times the example is less."""
 
 
 def _full(axes: InputAxes, sizes: Mapping[str, int]) -> _Sizes:

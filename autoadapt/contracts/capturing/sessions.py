@@ -24,6 +24,7 @@ from autoadapt.contracts.capturing.confirming import (
 )
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
+from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Order, Ordering, disordered
 from autoadapt.contracts.capturing.probing import (
@@ -71,7 +72,7 @@ class Session:
         arguments: Arguments,
         *,
         inner: bool,
-        grid: Mapping[str, tuple[int, int, int]],
+        grid: Mapping[str, TokenGrid],
         confirm: bool,
         real: bool = False,
     ) -> None:
@@ -89,6 +90,7 @@ class Session:
         axes, followed = name_axes(self._tensors), started.followed
         self._runs = Runs(self._module, self._probe, axes, self._first, followed=followed, shrinks=self._needs_values)
         self._refuse_stored(self._first)
+        check_grids(grid, self._module, self._first)
 
     def signature(self) -> Signature:
         base, steps, solution, unread = self._solved()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,6 +53,7 @@ class _Evidence:
     fixed: Mapping[str, int]
     steps: Steps
     reach: int
+    most: int
     refused: list[Sizes] = field(default_factory=list)
 
     def add(self, sizes: Sizes, observation: Observation) -> None:
@@ -71,7 +74,8 @@ class _Evidence:
 
     def reaches(self, base: Sizes, point: Sizes) -> bool:
         """Whether a size is near enough to the base to be probed."""
-        return all(size <= base[name] + self.reach for name, size in point.items())
+        near = all(size <= base[name] + self.reach for name, size in point.items())
+        return near and math.prod(point.values()) <= self.most
 
     def output_columns(self) -> dict[Column, None]:
         shapes = [observation.shapes for observation in self.seen]
@@ -97,7 +101,15 @@ class _Evidence:
         return fit(self.samples(column), axes=tuple(self.steps), known=known, steps=offsets)
 
 
-def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Observation]], *, reach: int) -> Solution:
+def solve(
+    run: Run,
+    base: Sizes,
+    steps: Steps,
+    first: Sequence[tuple[Sizes, Observation]],
+    *,
+    reach: int,
+    most: int = sys.maxsize,
+) -> Solution:
     """Find the dims of everything that was observed.
 
     Args:
@@ -106,11 +118,12 @@ def solve(run: Run, base: Sizes, steps: Steps, first: Sequence[tuple[Sizes, Obse
         steps: Axes that may vary.
         first: What the scheduled probes saw.
         reach: How far above the base further probes may lie.
+        most: What the sizes of a further probe may come to, multiplied.
 
     Raises:
         CaptureError: An axis fits no form, or the outputs are not the same at every size.
     """
-    evidence = _Evidence([first[0][0]], [first[0][1]], base, steps, reach)
+    evidence = _Evidence([first[0][0]], [first[0][1]], base, steps, reach, most)
     for sizes, observation in first[1:]:
         evidence.add(sizes, observation)
     checked = False
