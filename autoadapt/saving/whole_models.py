@@ -186,12 +186,10 @@ def _save_parts(
 
 def _refuse_folded(parts: Mapping[str, AdaptedModule]) -> None:
     """Layers that adapters were merged into have other shapes than those of a freshly built model."""
-    faults = [
-        Mismatch(reader, "a layer as the model builds it", f"one that the adapter of {path} was folded into", _UNFOLDED)
-        for path, part in parts.items()
-        for reader in part.__dict__.get("folded", ())
-    ]
-    if faults:
+    expected, found = "a layer as the model builds it", "one that an adapter was folded into"
+    readers = [reader for part in parts.values() for reader in part.__dict__.get("folded", ())]
+    if readers:
+        faults = [Mismatch(reader, expected, found, _UNFOLDED) for reader in readers]
         raise SavingError("a folded model does not fit into a freshly built one", faults)
 
 
