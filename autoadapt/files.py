@@ -23,6 +23,7 @@ __all__ = [
     "file_hash",
     "kept_copies",
     "refuse_empty",
+    "refuse_link",
     "sweep",
     "temporary_name",
     "write_all",
@@ -112,6 +113,18 @@ def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = Savi
     if not str(path):
         fault = Mismatch(argument, "a path", "''", '"."      for the working folder')
         raise error(f"{argument} is empty, and nothing was done", [fault])
+
+
+def refuse_link(folder: Path, inside: Path) -> None:
+    """Refuse what is said to lie in a folder, and is put elsewhere by a link.
+
+    Raises:
+        SavingError: It is one.
+    """
+    real = os.path.realpath(inside)
+    if real != os.path.join(os.path.realpath(folder), inside.relative_to(folder)):
+        fault = Mismatch(str(inside), f"a folder in {folder}", f"a link to {real}", "copy what it leads to")
+        raise SavingError(f"{inside} leads out of its folder", [fault])
 
 
 def check_place(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:

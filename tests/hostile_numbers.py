@@ -12,12 +12,14 @@ from typing import Any
 import file_kinds as kinds
 import hostile_files as files
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 import autoadapt as aa
 from autoadapt.assembly import compare
 from autoadapt.contracts.signature import Signature
+from autoadapt.sources.images import Preprocessing, read_images
 
 BACKBONE = "backbone: {type: 'torch:Conv2d', in_channels: 3, out_channels: 4, kernel_size: 3, stride: 2}\n"
 WIDE = "backbone: {type: 'torch:Conv2d', in_channels: 3, out_channels: 1000, kernel_size: 1}\n"
@@ -135,6 +137,11 @@ def resized(folder: Path) -> object:
     return aa.restore(folder, kinds.backbone())
 
 
+def picture(folder: Path, size: tuple[int, int]) -> object:
+    Image.new("L", size).save(folder / "a.png")
+    return list(read_images(folder, Preprocessing(8, 8), count=1))
+
+
 REFUSED: dict[str, Callable[[Path], object]] = {
     "a contract of 999,999,999 channels": lambda f: adapted(f, "f32[B, 999999999, floor(H/4), floor(W/4)]"),
     "a contract of 10^17 channels": lambda f: adapted(f, f"f32[B, 1{'0' * 17}, floor(H/4), floor(W/4)]"),
@@ -169,6 +176,8 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "a distributed tensor of 10^30": lambda f: distributed(f, (10**30, 1)),
     "a block of 10^10": lambda f: distributed(f, (10**5, 10**5), (10**5, 10**5), shapes="slice"),
     "a byte array of 10^10": byte_array,
+    "a picture of 10^6 pixels by 1": lambda f: picture(f, (10**6, 1)),
+    "a picture of 9,000 pixels a side": lambda f: picture(f, (9000, 9000)),
     "an array of 10^10 in a .npy": array,
 }
 """What ends in an `AdaptError`."""

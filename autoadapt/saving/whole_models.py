@@ -25,7 +25,7 @@ from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.facts import first_fault
-from autoadapt.files import check_place, explained, file_hash, write_all
+from autoadapt.files import check_place, explained, file_hash, refuse_link, write_all
 from autoadapt.reading import one_line, read_json, read_text
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, checksum
 from autoadapt.saving.module_states import (
@@ -141,7 +141,7 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
     _check_tensors(model, rest, parts)
     ties = ties_of(rest)
     check_place(folder / WHOLE, "folder")
-    _refuse_link(folder, folder / _PARTS)
+    refuse_link(folder, folder / _PARTS)
     with explained(folder):
         saved, places = _save_parts(parts, folder, save_part)
     config = WholeConfig(
@@ -227,7 +227,7 @@ def restore_whole(
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
         part = folder / place.folder / CONFIG
-        _refuse_link(folder, folder / place.folder)
+        refuse_link(folder, folder / place.folder)
         if not part.is_file() or file_hash(part) != place.config:
             fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
             raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
@@ -245,18 +245,6 @@ def restore_whole(
     set_frozen(model, config.frozen)
     _compare(model, tensors, config)
     return model
-
-
-def _refuse_link(folder: Path, inside: Path) -> None:
-    """Refuse a folder of parts that a link puts elsewhere.
-
-    Raises:
-        SavingError: It is one.
-    """
-    real = os.path.realpath(inside)
-    if real != os.path.join(os.path.realpath(folder), inside.relative_to(folder)):
-        fault = Mismatch(str(inside), f"a folder in {folder}", f"a link to {real}", "copy what it leads to")
-        raise SavingError(f"{inside} leads out of the folder of the model", [fault])
 
 
 def _source(model: nn.Module) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from autoadapt.contracts.capturing import told_inputs
 from autoadapt.errors import CaptureError, Mismatch, SourceError
-from autoadapt.reading import one_line
+from autoadapt.reading import hindrance, one_line
 from autoadapt.versions import install_line
 
 __all__ = ["Images", "Preprocessing", "preprocessing_of", "read_images"]
@@ -55,13 +56,18 @@ class Preprocessing:
 
         Shape:
             `[C, height, width]`
+
+        Raises:
+            ValueError: It has more than 67 million pixels, or is so narrow that it would have when it is enlarged.
         """
         from PIL import Image
 
+        _refuse_large(picture.size)
         picture = picture.convert("L" if len(self.mean) == 1 else "RGB")
         wanted = self.width + self.margin, self.height + self.margin
         scale = max(one / whole for one, whole in zip(wanted, picture.size, strict=True))
         larger = [max(int(whole * scale), one) for one, whole in zip(wanted, picture.size, strict=True)]
+        _refuse_large(larger)
         picture = picture.resize(larger, Image.Resampling[self.resample.upper()])
         left, top = (round((whole - one) / 2) for one, whole in zip((self.width, self.height), larger, strict=True))
         picture = picture.crop((left, top, left + self.width, top + self.height))
@@ -69,6 +75,14 @@ class Preprocessing:
         values_CHW = torch.from_numpy(values_HWC).permute(2, 0, 1)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return ((values_CHW - mean) / std).contiguous()
+
+
+def _refuse_large(sides: Sequence[int]) -> None:
+    if math.prod(sides) > _MOST_PIXELS:
+        raise ValueError(f"{sides[0]:,} x {sides[1]:,} pixels, and at most {_MOST_PIXELS:,} are taken")
+
+
+_MOST_PIXELS = 1 << 26
 
 
 class Images:
@@ -194,12 +208,16 @@ def _reader(path: Path, preprocessing: Preprocessing) -> _Reader:
         fault = Mismatch(str(path), "a folder of pictures, or a .npy or .safetensors file", "nothing there", "check it")
         raise SourceError(f"there is no {path}", [fault])
     try:
+        if said := hindrance(path):
+            raise ValueError(said)
         if path.suffix == ".npy":
             return _Array(path, np.load(path, mmap_mode="r", allow_pickle=False), preprocessing)
         if path.suffix == ".safetensors":
             return _Array(path, _only_tensor(path).numpy(), preprocessing)
-    except (OSError, ValueError, SafetensorError) as error:
-        fault = Mismatch(str(path), f"an array in a {path.suffix} file", str(error).splitlines()[0], "save it anew")
+    except SourceError:
+        raise
+    except Exception as error:  # numpy reads headers as Python, whose parser has errors of its own
+        fault = Mismatch(str(path), f"an array in a {path.suffix} file", one_line(error), "save it anew")
         raise SourceError(f"{path.name} cannot be read", [fault]) from error
     fault = Mismatch(str(path), "a folder of pictures, or a .npy or .safetensors file", path.suffix or "no ending")
     raise SourceError(f"{path.name} is of another kind", [fault])
