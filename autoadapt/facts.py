@@ -83,6 +83,13 @@ class Dated(MadeByHand):
     """A result that may carry when and with what it was made, as those that commands print do."""
 
     made: Made | None = Field(default=None, exclude_if=lambda made: made is None, repr=False)
+    """No part of equality."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dated) and super().__eq__(other.model_copy(update={"made": self.made}))
+
+    def __hash__(self) -> int:
+        return hash(tuple(value for name, value in self if name != "made"))
 
 
 def _told(kind: type[MadeByHand], error: ValidationError) -> AdaptError:

@@ -45,6 +45,7 @@ _KINDS = {
     "resize": "cyan",
     "project": "bold yellow",
     "cast": "magenta",
+    "renormalize": "bright_yellow",
     "copy": "white",
     "channels": "red",
     "recover": "bright_blue",

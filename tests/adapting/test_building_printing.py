@@ -51,13 +51,14 @@ def test_taps_are_named_where_the_backbone_is_called():
     old, new = timm.create_model("resnet18", features_only=True), timm.create_model("vit_tiny_patch16_224", depth=4)
     net = aa.adapt(new, like=old)
     lines = net.code.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         "def forward(self, x):",
         "    height, width = x.shape[2], x.shape[3]",
+        "    x = renormalize(x, [0.458, 0.448, 0.45], [-0.03, -0.088, -0.188], False)",
         f"    # {', '.join(net.plan.taps)}",
         "    features = self.backbone(resize(x, [224, 224]))",
     ]
-    assert lines[4:7] == [
+    assert lines[5:8] == [
         "    level_0 = features[0][:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)",
         '    level_0 = self.adapters["0"](level_0)',
         "    level_0 = resize(level_0, [(height + 1) // 2, (width + 1) // 2])",

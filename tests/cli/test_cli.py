@@ -182,7 +182,7 @@ def test_results_are_json_that_reads_back() -> None:
     assert plan.made is not None
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", plan.made.date)
     assert {"autoadapt", "torch", "timm"} <= plan.made.versions.keys()
-    assert plan.made.command.startswith("autoadapt ")
+    assert plan.made.command.startswith("autoadapt")
     plan = plan.model_copy(update={"made": None})
     adapted = json.loads(run("adapt", *call).stdout)
     assert Plan.model_validate(adapted["plan"], strict=False) == plan
@@ -381,7 +381,7 @@ def test_a_backbone_that_is_no_submodule_is_offered_as_a_span_which_swap_takes(f
     fits = run("swap", "torchvision:resnet18", "conv1:layer4", "timm:resnet18", *image)
     assert (fits.exit_code, fits.stdout.splitlines()[0]) == (0, "ResNet: fits")
     none = run("regions", "mine.py:narrow", "--input", "f32[1, 3, 32, 32]")
-    assert (none.exit_code, none.stdout) == (1, "\n")
+    assert (none.exit_code, none.stdout) == (1, "")
 
 
 def test_weights_that_fit_are_said_and_saved_and_too_few_of_them_are_not(folder: Path) -> None:

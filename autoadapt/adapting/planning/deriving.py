@@ -343,7 +343,12 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
 
 
 def _unknown(source: Factored, target: TensorSpec) -> bool:
-    """Whether along an axis that both follow only one of them tells where its cells lie at every size."""
+    """Whether along an axis that both follow only one of them tells where its cells lie at every size.
+
+    Texts and files of earlier versions tell neither that nor a depth, and nothing is said of them.
+    """
+    if source.spec.depth is None or target.depth is None:
+        return False
     told = {one.axis for one in source.spec.centres} ^ {one.axis for one in target.centres}
     return bool(told & set(source.strides) & set(factored(target).strides) & {"H", "W"})
 
