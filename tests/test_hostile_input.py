@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 import torch
+from hostile_files import restored
 from torch import nn
 
 import autoadapt as aa
@@ -85,6 +86,22 @@ def test_what_a_folder_asks_to_be_fetched_or_read_is_refused_and_listed(source, 
         refuse_foreign("source", source, options, [])
     assert asked in caught.value.summary
     refuse_foreign("source", source, options, [asked])
+
+
+def test_a_folder_cannot_allow_its_own_code(tmp_path):
+    """`allow` among the options of the backbone reached `load` as if its caller had said it, and the command ran."""
+    ran = tmp_path / "ran"
+    for name, options in [
+        ("os:system", {"allow": ["os"], "command": f"touch {ran}"}),
+        ("torch.nn:Conv2d", {"allow": ["torch"], "in_channels": 3, "out_channels": 2, "kernel_size": 1}),
+    ]:
+        with pytest.raises(AdaptError, match="allow"):
+            restored(tmp_path, name, **options)
+    with pytest.raises(AdaptError, match="allow"):
+        aa.assemble(
+            {"backbone": {"type": "timm:test_resnet", "allow": ["os"]}, "head": {"type": "linear", "classes": 3}}
+        )
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("options", [{}, {"drop_path_rate": 0.1, "out_indices": [1, 2]}, {"act_layer": "gelu"}])

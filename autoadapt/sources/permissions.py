@@ -39,6 +39,8 @@ def check_file(source: str, path: Path, allow: Iterable[str | Path]) -> None:
         raise SourceError(f"{source} may run code when it is read, and is not allowed", [fault])
 
 
+_SAID_BY_THE_CALLER = {"allow", "source"}
+"""Arguments of `load` itself, which a file must not give."""
 _READS = {"cache", "checkpoint", "ckpt", "file", "hub", "pretrained", "repo", "url", "weights"}
 """Words in the names of options that have something fetched or read."""
 _PLACE = re.compile(
@@ -60,8 +62,12 @@ def refuse_foreign(
         published: Whether a zoo's own weights may be meant, as by `pretrained: true`.
 
     Raises:
-        SourceError: It asks for an address, a path, or a repository of somebody's.
+        SourceError: It asks for an address, a path, or a repository of somebody's, or allows something itself.
     """
+    own = sorted(_SAID_BY_THE_CALLER & options.keys())
+    if own:
+        faults = [Mismatch(f"{where}.{name}", "options of the model alone", f"{name}=", "leave it out") for name in own]
+        raise SourceError(f"{where} says what its caller alone may say: {', '.join(own)}", faults)
     allowed = {str(entry) for entry in allow}
     asked = [one for one in foreign(source, options, published=published) if one[1] not in allowed]
     faults = [

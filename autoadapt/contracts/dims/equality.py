@@ -86,6 +86,7 @@ def _complete_points(form: Form) -> dict[str, npt.NDArray[np.int64]]:
     widths = [_width(form, axis) for axis in axes]
     if math.prod(widths) > MOST_POINTS:
         generator = np.random.default_rng(0)
+        widths = [min(width, 1 << 62) for width in widths]
         return {axis: generator.integers(0, width, SAMPLED_POINTS) for axis, width in zip(axes, widths, strict=True)}
     grid = np.ix_(*(np.arange(width, dtype=np.int64) for width in widths))
     return dict(zip(axes, grid, strict=True))

@@ -314,6 +314,8 @@ def _corrupt(path: str | FilePath, text: str, error: Exception) -> SignatureErro
         reason = "not JSON"
     else:
         version = read.get("schema_version") if isinstance(read, dict) else None
+        if version == 1 and isinstance(error, SignatureError):
+            return SignatureError(f"{path} holds no signature: {error.summary}", error.mismatches)
         reason = _reason(error) if version == 1 else f"schema version {version!r}"
     fault = Mismatch(str(path), "a signature of schema version 1", reason, "aa.capture(module, x).save(path)")
     return SignatureError(f"{path} holds no signature", [fault])

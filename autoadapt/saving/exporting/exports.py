@@ -105,6 +105,13 @@ def export(
     )
 
 
+def _failed_file(error: BaseException | None) -> OSError | None:
+    """The operation on files that failed below what an exporter raised, as on a full disk."""
+    while error is not None and not (isinstance(error, OSError) and error.errno is not None):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _moved(folder: Path, target: Path) -> list[Path]:
     """The files that were written, moved to where they belong: what an ONNX file names beside it first."""
     files = sorted((target.parent / file.name for file in folder.iterdir()), key=lambda file: file == target)
@@ -190,6 +197,8 @@ class _Export:
         except ExportError:
             raise
         except Exception as error:
+            if (failed := _failed_file(error)) is not None:
+                raise failed from error
             fewer = narrowed(self.ranges, error)
             if fewer is None:
                 raise refusal(self.session, self.format, self.example, self.ranges, error) from error
