@@ -107,6 +107,7 @@ def test_a_page_nests_and_holds_nothing_that_runs_or_asks(name):
     assert "url(" not in html_report(result(name))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", RESULTS)
 def test_rich_stays_within_eighty_columns(name):
     text = printed(result(name))
