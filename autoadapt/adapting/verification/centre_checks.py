@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import leading_and_product
 from autoadapt.contracts.signature import Signature, TensorSpec
-from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.trees import NAMED, Container, Slot, Tree, flatten
 from autoadapt.errors import Mismatch
 
 __all__ = ["known_axes", "misplaced_cells"]
@@ -64,7 +65,8 @@ def misplaced_cells(
         outputs = dict(zip(signature.outputs.paths, flatten(arguments.call(net))[1], strict=True))
         for target in targets:
             spec = signature.outputs[target]
-            seen = _positions(sources[target], axis, sizes).nan_to_num(0)
+            seen = _positions(sources[target], axis, sizes)
+            seen = seen[~seen.isnan()]  # leading tokens lie nowhere
             wanted = _positions(spec, axis, sizes).clamp(float(seen.min()), float(seen.max()))
             away = float((outputs[target].detach() - wanted).abs().nan_to_num(0).max())
             furthest = max(furthest, away)
@@ -90,7 +92,19 @@ class _Positions(nn.Module):
         self._tree = None if plan.taps else plan.source.outputs.tree
 
     def forward(self, *_args: Any, **_kwargs: Any) -> Any:
-        return tuple(self._tensors) if self._tree is None else rebuild(self._tree, self._tensors)
+        return tuple(self._tensors) if self._tree is None else _readable(self._tree, iter(self._tensors))
+
+
+def _readable(tree: Tree, tensors: Iterator[torch.Tensor]) -> Any:
+    """Values that are read like those of a tree; their classes need not be able to make them."""
+    match tree:
+        case Slot():
+            return next(tensors)
+        case Container(kind=kind, keys=keys, children=children):
+            items = {key: _readable(child, tensors) for key, child in zip(keys, children, strict=True)}
+            return SimpleNamespace(**{str(key): item for key, item in items.items()}) if kind in NAMED else items
+        case _:
+            return None
 
 
 def _positions(spec: TensorSpec, axis: str, sizes: Mapping[str, int]) -> torch.Tensor:
