@@ -325,6 +325,7 @@ class InUnittest(unittest.TestCase):
         assert_adapts(OLD, X, like=OLD)
 
 
+@pytest.mark.slow
 def test_the_helpers_need_neither_pytest_nor_hypothesis():
     code = (
         "import sys; sys.modules.update(pytest=None, hypothesis=None)\n"

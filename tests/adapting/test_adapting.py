@@ -108,6 +108,7 @@ def test_ten_models_are_adapted_to_themselves():
     assert len(ITSELF) >= 10
 
 
+@pytest.mark.slow
 def test_densenet_like_resnet_shows_rounding_down_against_rounding_up_and_is_exact(levels):
     net = aa.adapt(timm.create_model("densenet121", features_only=True), like=levels, inputs=torch.randn(1, 3, 97, 131))
     shown = " ".join(str(net.plan).split())  # remarks go over lines

@@ -93,6 +93,7 @@ def test_what_the_scores_are_made_of_goes_before_the_tokens_where_it_is_a_class_
     assert torch.equal(net(IMAGES), new.forward_head(tokens(new), pre_logits=True))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("pool", ["avg", "max"])
 def test_a_vector_that_was_no_class_token_is_made_as_before(pool):
     new = Tokens(vit())

@@ -145,12 +145,14 @@ def test_features_behind_an_activation_are_no_linear_map_of_what_the_layer_befor
     assert [route.source for route in net.plan.routes] == ["output"]
 
 
+@pytest.mark.slow
 def test_a_single_convolution_before_the_pooling_is_not_a_level():
     names = boundaries("mobilenetv2_050")
     assert "conv_head" not in names
     assert names[-1] == "blocks.6.0"
 
 
+@pytest.mark.slow
 def test_torchvision_mobilenet_gives_the_levels_of_the_oriented_detector_without_being_told():
     old = ["f32[B, 3, H, W] = inputs.x", *(f"f32[B, {c}, ceil(H/{s}), ceil(W/{s})]" for c, s in LEVELS)]
     net = aa.adapt(torchvision.models.mobilenet_v2().eval(), like=contract(old), inputs=torch.randn(1, 3, 96, 96))
@@ -168,7 +170,7 @@ def test_torchvision_mobilenet_gives_the_levels_of_the_oriented_detector_without
 LEVELS = [(64, 2), (256, 4), (512, 8), (1024, 16), (2048, 32)]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"]
 )

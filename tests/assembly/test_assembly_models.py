@@ -183,6 +183,7 @@ def test_a_pinned_input_is_held_when_the_backbone_changes() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_lock_file_holds_neck_and_head_fixed(tmp_path: Path) -> None:
     old = assemble(_config(PYRAMID, "timm:resnet50"))
     capture(old.backbone, torch.zeros(2, 3, 64, 64)).save(tmp_path / "resnet50.signature.json")

@@ -182,7 +182,7 @@ def test_the_model_around_the_parts_is_unwrapped() -> None:
         assemble({"model": {"type": "FasterRCNN", **LITERAL}})
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SWIN, VIT], ids=["swin", "vit"])
 def test_the_siblings_with_attention_train_on_digits(
     config: dict[str, Any], digits: tuple[torch.Tensor, torch.Tensor]
@@ -192,7 +192,7 @@ def test_the_siblings_with_attention_train_on_digits(
     _learns(model, digits, steps=60)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [MOBILENET, MOBILENET_V3, RESNET_V1D], ids=["mobilenet v2", "v3", "resnet v1d"])
 def test_published_python_configs_train_on_digits(
     text: str, tmp_path: Path, digits: tuple[torch.Tensor, torch.Tensor]
@@ -219,7 +219,7 @@ TWELVE: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("backbone", TWELVE, ids=[f"{i} {each['type']}" for i, each in enumerate(TWELVE)])
 def test_changing_the_line_of_the_backbone_alone_is_enough(backbone: dict[str, Any]) -> None:
     model = assemble(_literal(backbone))
@@ -284,6 +284,7 @@ def test_frozen_stages_stay_so_behind_an_adapter_and_in_copies() -> None:
     assert not any(m.training for m in norms)
 
 
+@pytest.mark.slow
 def test_norms_are_those_of_the_config() -> None:
     def norms(norm_cfg: dict[str, Any]) -> list[nn.Module]:
         backbone = {"type": "ResNet", "depth": 18, "norm_cfg": norm_cfg}
@@ -354,6 +355,7 @@ def test_targets_without_a_loss_are_an_error() -> None:
         model.metrics(images, classes)
 
 
+@pytest.mark.slow
 def test_accuracies_need_a_loss_and_as_many_classes() -> None:
     config = _literal()
     config["head"]["num_classes"] = 3
@@ -433,6 +435,7 @@ def test_a_detector_s_necks_take_levels() -> None:
     }
 
 
+@pytest.mark.slow
 def test_backbones_of_a_literal_config_can_be_compared() -> None:
     found = compare(_literal([{"type": "ResNet", "depth": 18}, {"type": "MobileNetV3", "arch": "small"}]))
     assert [row.fault for row in found.rows] == ["", ""]

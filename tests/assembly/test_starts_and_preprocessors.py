@@ -151,6 +151,7 @@ def test_images_of_bytes_are_taken_where_there_is_a_preprocessor() -> None:
     model(images, torch.tensor([1, 2]))["loss"].backward()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("described", "said"),
     [

@@ -43,6 +43,7 @@ def _blocks(net: Any, images: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["cls_token", "featmap", "avg_featmap"])
 def test_each_block_gives_what_its_out_type_says_and_the_last_one_is_normalised(kind: str) -> None:
     backbone = {**VIT, "out_indices": [1, -1], "out_type": kind}

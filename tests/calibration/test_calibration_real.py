@@ -91,6 +91,7 @@ def test_digits_are_read_after_32_images_and_not_before(networks):
     assert found.head.agreement > 0.9
 
 
+@pytest.mark.slow
 def test_eight_digits_do_as_well_as_the_best_penalty_chosen_by_hindsight(networks):
     best = max(read(networks, 8, solver=Recipe(10.0**exponent))[0] for exponent in range(-4, 2))
     assert read(networks, 8)[0] > best - 0.03

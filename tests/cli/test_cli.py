@@ -229,6 +229,7 @@ def test_a_page_is_written_by_who_asks_for_one(folder: Path) -> None:
         assert f">{kind}" in (folder / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_results_have_colours_and_eighty_columns(folder: Path) -> None:
     reader, writer = pty.openpty()
     command = [sys.executable, "-m", "autoadapt", "adapt", "mine.py:narrow", "--like", "mine.py:old"]
@@ -427,6 +428,7 @@ def test_a_config_is_filled_in_and_assembles_again(folder: Path) -> None:
     assert "head.type (line 5): expected a registered head" in " ".join(faulty.stderr.split())
 
 
+@pytest.mark.slow
 def test_configs_are_compared(folder: Path) -> None:
     (folder / "one.yaml").write_text(CONFIG)
     (folder / "two.yaml").write_text(CONFIG.replace("{type: ResNet_CIFAR, depth: 18}", "['timm:resnet14t', 'timm:no']"))
@@ -458,6 +460,7 @@ def test_a_ranking_answers_draws_and_goes_on(folder: Path) -> None:
     assert none.exit_code == 1
 
 
+@pytest.mark.slow
 def test_published_weights_that_cannot_be_had_are_said_with_a_way_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,6 +504,7 @@ def test_nothing_is_saved_of_what_does_not_hold(folder: Path) -> None:
     assert not (folder / "plain.py").exists()
 
 
+@pytest.mark.slow
 def test_adapters_are_calibrated_on_pictures_and_saved(folder: Path) -> None:
     (folder / "pictures").mkdir()
     generator = np.random.default_rng(0)
@@ -587,6 +591,7 @@ def test_the_demo_proves_both_swaps() -> None:
     assert all(set(one["heads"].values()) == {True} for one in shown)
 
 
+@pytest.mark.slow
 def test_who_stops_a_command_gets_the_code_of_an_interrupt(folder: Path) -> None:
     code = "import _thread, time\n\ndef net():\n    _thread.interrupt_main()\n    time.sleep(9)\n"
     (folder / "slow.py").write_text(code)

@@ -91,6 +91,7 @@ def test_a_model_that_tells_its_size_is_folded_without_inputs() -> None:
     assert aa.fold(swapped)[1].in_channels == 5
 
 
+@pytest.mark.slow
 def test_what_adapt_has_written_can_be_ranked(folder: Path) -> None:
     net = aa.adapt("timm:test_resnet", like="f32[B, 8, H//4, W//4]", inputs=torch.zeros(1, 3, 64, 64))
     aa.save(net, "net")

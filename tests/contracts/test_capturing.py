@@ -61,7 +61,7 @@ def axes(signature):
     return {name: str(sizes) for name, sizes in signature.axes.items()}
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "halvings"), [(224, 9), (320, 9), (64, 10)])
 def test_levels_of_small_detectors_with_strides_of_512_and_more_are_exact(height, halvings):
     module = nn.Sequential(*(nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(halvings))).to("meta")

@@ -49,7 +49,7 @@ def test_a_module_without_padding_has_its_first_cell_where_its_window_ends_at_th
     assert [str(one) for one in spec.centres] == ["43 + 8 i", "43 + 8 i"]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "last"),
     [

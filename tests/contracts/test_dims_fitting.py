@@ -56,6 +56,7 @@ layers = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=40, database=None)
 @given(st.lists(layers, min_size=1, max_size=5))
 def test_a_chain_of_layers_is_found_back_from_probes(chain):
@@ -82,6 +83,7 @@ def test_one_axis_is_found_back_from_probes(text):
     assert probe(Dim.parse(text)) == Dim.parse(text)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("text", ["ceil(H/512)", "2*floor(H/768) + 1"])
 def test_strides_above_256_are_found_where_sizes_lie_far_enough_apart(text):
     far = [*SIZES, *({"H": size} for size in range(420, 2500))]

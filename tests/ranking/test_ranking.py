@@ -184,6 +184,7 @@ def test_images_of_a_loader_with_labels_and_of_dictionaries_are_taken() -> None:
     assert again.rows[0].agreement == 1.0
 
 
+@pytest.mark.slow
 def test_the_head_judges_on_the_images_that_are_named() -> None:
     old, head = Pyramid(4).eval(), Head(4).eval()
     fitted, other = torch.randn(12, 3, 16, 16), 30 + torch.randn(5, 3, 16, 16)
@@ -365,6 +366,7 @@ rank({"deadly": Deadly()}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=torch.zer
 """
 
 
+@pytest.mark.slow
 def test_a_candidate_that_kills_the_process_ends_it_twice_at_most(tmp_path: Path) -> None:
     state = tmp_path / "rank.jsonl"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(state)], capture_output=True, check=False)

@@ -76,7 +76,7 @@ def test_every_kind_of_result_shows_itself_in_its_own_way(kind):
     assert section_of.dispatch(kind) is not section_of.dispatch(Shown)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_page_nests_and_holds_nothing_that_runs_or_asks(name):
     page = Page(html_report(result(name)))
@@ -107,7 +107,7 @@ def test_a_page_nests_and_holds_nothing_that_runs_or_asks(name):
     assert "url(" not in html_report(result(name))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", RESULTS)
 def test_rich_stays_within_eighty_columns(name):
     text = printed(result(name))

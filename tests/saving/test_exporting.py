@@ -26,7 +26,7 @@ IN_ONNXRUNTIME = ("convolutions", "tokens at one image size", "points")
 """A part of the kinds, for time; `python -m benchmarks.export` takes all of them through everything."""
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_come_back_from_a_folder_bit_for_bit(kind, tmp_path):
     one = exported(kind)
@@ -34,6 +34,7 @@ def test_ten_models_come_back_from_a_folder_bit_for_bit(kind, tmp_path):
     assert one.same(aa.restore(tmp_path, allow=ALLOW))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_as_source_give_the_same_bits_with_the_same_state_dict(kind, tmp_path):
     one = exported(kind)
@@ -57,7 +58,7 @@ def test_programs_of_torch_export_give_the_same_bits_at_any_size(kind, tmp_path)
         assert same(one.net, program, inputs)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_as_torchscript_hold_at_any_size(kind, tmp_path):
     one = exported(kind)
@@ -146,6 +147,7 @@ def test_sizes_in_steps_stay_in_steps(tmp_path):
         program(images(3, 57, 70))
 
 
+@pytest.mark.slow
 def test_the_only_legal_size_is_exported_as_that_size(tmp_path):
     vit = aa.load("timm:vit_tiny_patch16_224", features_only=True, **SMALL_VIT).eval()
     net = aa.adapt(aa.load("timm:resnet10t", features_only=True), like=vit, inputs=images(3, 224, 224)).eval()
@@ -214,6 +216,7 @@ def test_sizes_that_torch_takes_another_path_for_are_refused_where_they_were_ask
     assert fault.remedy == "ranges={'N': (26, None)}"
 
 
+@pytest.mark.slow
 def test_an_operation_without_a_word_in_onnx_is_named(tmp_path):
     with pytest.raises(aa.ExportError, match="does not go through ONNX") as caught:
         aa.export(points_net(8), tmp_path / "net.onnx")
@@ -222,6 +225,7 @@ def test_an_operation_without_a_word_in_onnx_is_named(tmp_path):
     assert (fault.why, fault.remedy) == ("torch.export takes it; ONNX has no word for it", 'aa.export(net, "net.pt2")')
 
 
+@pytest.mark.slow
 def test_a_backbone_that_looks_at_values_is_blamed(tmp_path, capfd):
     net = aa.adapt(PointTransformer(), like=PointNet(), inputs=(cloud(),), outputs=READ).eval()
     with pytest.raises(aa.ExportError, match=r"PointNet does not go through torch\.export") as caught:
@@ -265,6 +269,7 @@ def test_what_differs_by_rounding_alone_is_told_apart(tmp_path):
     assert fault.remedy.startswith("tolerance=")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("ending", ["pt2", "onnx", "ts"])
 def test_an_argument_that_is_filled_in_cannot_be_exported_and_another_call_can(ending, tmp_path):
     new, given = PointTransformer(together=True), (cloud(), {})
@@ -275,6 +280,7 @@ def test_an_argument_that_is_filled_in_cannot_be_exported_and_another_call_can(e
     assert caught.value.mismatches[0].remedy.startswith("adapt(..., inputs=x)")
 
 
+@pytest.mark.slow
 def test_classes_that_torch_does_not_know_come_with_the_call_that_makes_them_known(tmp_path):
     net = aa.adapt(Pyramid(6, 12), like=Wrapped(Record), inputs=image()).eval()
     with pytest.raises(aa.ExportError) as caught:

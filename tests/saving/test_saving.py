@@ -55,7 +55,7 @@ def edit(folder: Path, change, *, seal: bool = True) -> None:
     (folder / "config.json").write_text(json.dumps(content))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_module_comes_back_from_its_folder_alone(kind, tmp_path):
     one = made(kind)
@@ -247,6 +247,7 @@ torch.save(list(net(x).feature_maps), sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_another_process_restores_it_once_it_is_told_whose_classes_may_be_imported(tmp_path):
     one = made("a class of transformers")
     assert aa.save(one.net, tmp_path / "net").call == f'aa.restore("{tmp_path / "net"}", allow=["transformers"])'
@@ -323,6 +324,7 @@ def loaded_pyramid() -> nn.Module:
     return Pyramid(6, 12).eval()
 
 
+@pytest.mark.slow
 def test_a_backbone_that_no_longer_is_what_its_name_makes_has_to_be_given(tmp_path):
     new = aa.load("timm:resnet18", features_only=True)
     new.layer4[1].conv2 = nn.Sequential(nn.Conv2d(512, 512, 3, padding=1, bias=False), nn.Conv2d(512, 512, 1))

@@ -21,6 +21,7 @@ def small() -> aa.AdaptedModule:
     return aa.adapt(Plain(), like=texts({"c4": "f32[B, 5, ceil(H/4), ceil(W/4)]"}), inputs=image()).eval()
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_mixin_is_one_that_restore_reads_too(tmp_path):
     one = made("timm levels")
     HubModel(one.net).save_pretrained(tmp_path)

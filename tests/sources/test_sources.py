@@ -177,6 +177,7 @@ def test_models_are_listed_by_pattern() -> None:
         list_models("tim:*")
 
 
+@pytest.mark.slow
 def test_another_package_adds_a_scheme_by_an_entry_point(tmp_path: Path) -> None:
     (tmp_path / "zoo_of_a_test.py").write_text(
         textwrap.dedent(
