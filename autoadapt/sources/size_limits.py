@@ -52,8 +52,8 @@ class SizeLimits:
         return cls(4 * known + (1 << 24), 4 * known + (1 << 24), parts, max(known, 1 << 17), "for the saved weights")
 
 
-CONFIG_LIMITS = SizeLimits(1 << 27, 1 << 31, 50_000, 10_000_000, "for a part of a config")
-"""512 MiB of 32 bits in one tensor, and 8 GiB in all."""
+CONFIG_LIMITS = SizeLimits(1 << 27, 1 << 31, 20_000, 10_000_000, "for a part of a config")
+"""512 MiB of 32 bits in one tensor, 8 GiB in all; six times the modules and parameters of the largest backbones."""
 
 
 def made_within(limits: SizeLimits, make: Callable[..., _Made], options: Mapping[str, Any] = _NONE) -> _Made:
