@@ -38,7 +38,13 @@ SLOW = (
     "README.md",
     *(
         f"docs/{page}.md"
-        for page in ("how-it-works", "tutorials/detector", "tutorials/segmentation", "tutorials/ship-it")
+        for page in (
+            "how-it-works",
+            "tutorials/detector",
+            "tutorials/segmentation",
+            "tutorials/ship-it",
+            "tutorials/test-your-adapters",
+        )
     ),
 )
 

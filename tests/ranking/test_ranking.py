@@ -297,6 +297,7 @@ def test_names_in_a_picture_do_not_cover_one_another() -> None:
     assert not covered
 
 
+@pytest.mark.slow
 def test_a_second_run_goes_on_where_the_first_one_stopped(tmp_path: Path) -> None:
     state, seen = tmp_path / "rank.jsonl", list[str]()
     candidates: dict[str, str | nn.Module] = {"one": Pyramid(2), "two": "timm:test_resnet", "three": "timm:nothing"}

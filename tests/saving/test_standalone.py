@@ -88,6 +88,7 @@ def run(*command: object) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [["--isolated"], ["--config", ROOT / "pyproject.toml"]], ids=["default", "ours"])
 def test_the_files_pass_ruff_at_any_line_length(config, whole_folder):
     assert len(list(whole_folder.glob("*.py"))) >= len(KINDS)
