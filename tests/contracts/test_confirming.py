@@ -241,3 +241,27 @@ def test_signatures_written_before_are_read(tmp_path):
     assert aa.Signature.model_validate(old) == signature
     signature.save(tmp_path / "one.json")
     assert aa.Signature.load(tmp_path / "one.json") == signature
+
+
+class Turned(nn.Module):
+    def __init__(self, turn):
+        super().__init__()
+        self.layer, self.turn = nn.Conv2d(3, 4, 3), turn
+
+    def forward(self, x):
+        return self.turn(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        (lambda y: y.flatten(1).to_sparse_csr(), "not dense"),
+        (lambda y: y.to(torch.float8_e4m3fn), "float8_e4m3fn are not supported"),
+        (lambda y: torch.masked.masked_tensor(y.detach(), y > 0), "not dense"),
+    ],
+    ids=["sparse_csr", "float8", "masked"],
+)
+@pytest.mark.filterwarnings("ignore:.*(beta|prototype):UserWarning")
+def test_outputs_that_are_stored_otherwise_are_refused_by_name(turn, said):
+    with pytest.raises(aa.AdaptError, match=said):
+        aa.capture(Turned(turn), torch.rand(2, 3, 16, 16))

@@ -176,7 +176,10 @@ def _not_finite(contract: Contract, observed: Observation) -> tuple[str, ...]:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all())
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    values = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch computes with none of eight bits
+    return bool(values.isfinite().all())
 
 
 def usual_images(axes: InputAxes, steps: Steps, work: Work, images: int) -> dict[str, int] | None:

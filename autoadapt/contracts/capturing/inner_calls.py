@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.masked import MaskedTensor
 
 from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.centres import CentresFollowed
@@ -150,6 +151,8 @@ def kind_of(tensor: torch.Tensor) -> str:
     """How a tensor is stored; empty where it is by strides."""
     if tensor.is_nested:
         return "nested"
+    if isinstance(tensor, MaskedTensor):
+        return "masked"
     if tensor.layout is not torch.strided:
         return str(tensor.layout).removeprefix("torch.")
     return "quantized" if tensor.is_quantized else ""

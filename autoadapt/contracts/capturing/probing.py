@@ -224,7 +224,7 @@ class Probe:
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
-            contiguous=tuple(output.is_contiguous() for output in outputs),
+            contiguous=tuple(not kind_of(output) and output.is_contiguous() for output in outputs),
             grids=tuple(map(followed.grid, outputs)),
             class_tokens=tuple(map(followed.class_tokens.is_one, outputs)),
         )
