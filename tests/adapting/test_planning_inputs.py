@@ -107,7 +107,7 @@ def test_each_conversion_can_be_switched_off_and_the_refusal_says_which_it_was(k
 def test_images_too_small_for_the_new_module_are_enlarged_and_others_are_left_alone():
     old, new = pyramid("resnet18"), timm.create_model("inception_v3")
     net = aa.adapt(new, like=old, inputs=torch.randn(1, 3, 96, 128)).eval()
-    assert [text(step) for step in net.plan.inputs[0].steps] == ["resize to max(75, H) x max(75, W)"]
+    assert text(net.plan.inputs[0].steps[-1]) == "resize to max(75, H) x max(75, W)"
     with torch.no_grad():
         for height, width in ((34, 49), (74, 97), (75, 75), (131, 97)):
             x = torch.randn(2, 3, height, width)
