@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -75,3 +76,4 @@ if __name__ == "__main__":
     except TransferError:
         traceback.print_exc()
         sys.exit(1)
+    os._exit(0)  # all is written: threads of gloo now and then abort a process that ends by itself
