@@ -1,8 +1,10 @@
 """Whatever a file holds, it is read within limits, runs nothing, fetches nothing, and fails as an `AdaptError`."""
 
 import ast
+import contextlib
 import json
 import os
+import socket
 import zipfile
 
 import pytest
@@ -15,7 +17,9 @@ from autoadapt.calibration.projections import set_weights
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, SourceError
+from autoadapt.sources import zoos
 from autoadapt.sources.permissions import refuse_foreign
+from autoadapt.sources.zoos import nothing_fetched
 
 EVIL = 'x"""\nimport os\nos.ran = True\n"""'
 
@@ -254,3 +258,41 @@ def test_a_swap_of_a_pattern_that_is_interrupted_leaves_every_place_as_it_was():
     with pytest.raises(InterruptingError):
         set_modules(model, {"0.a": nn.Identity(), "0.b": nn.Identity()})
     assert dict(model.named_modules()) == before
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The hosts that are asked for; none is found."""
+    hosts = []
+
+    def refuse(host, *_args, **_options):
+        hosts.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return hosts
+
+
+@pytest.mark.parametrize("name", ["hf:gpt2-xl", "hf:no-such-model", "torchvision:ssdlite320_mobilenet_v3_large"])
+def test_a_name_of_the_hub_without_an_owner_is_not_fetched_either(name, tmp_path, asked):
+    with pytest.raises(AdaptError) as caught:
+        restored(tmp_path, name)
+    assert name in str(caught.value)
+    assert asked == []
+    with contextlib.suppress(AdaptError):
+        aa.assemble({"input": "f32[B, 3, 64, 64]", "backbone": {"type": name}, "neck": "gap", "head": "linear"})
+    assert asked == []
+
+
+def test_a_config_in_the_cache_is_read_without_asking_anybody(tmp_path, monkeypatch, asked):
+    saved = tmp_path / "models--tiny-net" / "snapshots" / "1"
+    saved.mkdir(parents=True)
+    (tmp_path / "models--tiny-net" / "refs").mkdir()
+    (tmp_path / "models--tiny-net" / "refs" / "main").write_text("1")
+    (saved / "config.json").write_text(
+        json.dumps({"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8]})
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with nothing_fetched():
+        config = zoos._config("tiny-net")
+    assert (config.embedding_size, config.name_or_path, asked) == (8, "tiny-net", [])

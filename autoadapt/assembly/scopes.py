@@ -17,6 +17,7 @@ from autoadapt.assembly.registry import Part, Registry, takes_of
 from autoadapt.errors import AdaptError, Mismatch, nearest
 from autoadapt.sources import list_models, load_backbone, load_object, schemes
 from autoadapt.sources.permissions import refuse_foreign
+from autoadapt.sources.zoos import nothing_fetched
 
 __all__ = ["Scopes"]
 
@@ -79,7 +80,9 @@ class Scopes:
     def _backbone(self, name: str, **options: Any) -> nn.Module:
         """A model of a zoo; what the config asks to be fetched or read besides published weights needs a word."""
         refuse_foreign("backbone", name, options, self.allow, published=True)
-        return load_backbone(name, **options)
+        is_allowed = bool(options.get("pretrained")) or name.partition(":")[2] in map(str, self.allow)
+        with nothing_fetched(not is_allowed):
+            return load_backbone(name, **options)
 
     def _from_zoo(self, group: Group, name: str, where: str) -> Part | Mismatch:
         if group == "backbone":

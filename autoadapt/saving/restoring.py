@@ -32,6 +32,7 @@ from autoadapt.saving.whole_models import is_whole, restore_whole
 from autoadapt.sources import load, load_backbone, load_object
 from autoadapt.sources.permissions import refuse_foreign
 from autoadapt.sources.size_limits import SizeLimits, made_within
+from autoadapt.sources.zoos import nothing_fetched
 from autoadapt.versions import package_version
 
 __all__ = ["restore"]
@@ -145,9 +146,10 @@ def _made(config: Config, folder: Path, allow: Sequence[str | Path], tensors: Ma
         options = dict(rebuild(source.options, []))
         options.pop("pretrained", None)
         refuse_foreign("source", source.name, options, allow)
-        made: nn.Module = made_within(
-            SizeLimits.of_weights(tensors), functools.partial(make, source.name, allow=allow), options
-        )
+        is_allowed = source.name.partition(":")[2] in map(str, allow)
+        with nothing_fetched(not is_allowed):
+            limits = SizeLimits.of_weights(tensors)
+            made: nn.Module = made_within(limits, functools.partial(make, source.name, allow=allow), options)
     except AdaptError as error:
         raise SavingError(f"the backbone {source.name} could not be made: {error.summary}", error.mismatches) from error
     except (TypeError, ValueError) as error:

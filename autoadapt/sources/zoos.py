@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -13,7 +16,7 @@ from torch import nn
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.versions import install_line
 
-__all__ = ["Source", "names_if_any", "package", "schemes", "zoo_of"]
+__all__ = ["Source", "names_if_any", "nothing_fetched", "package", "schemes", "zoo_of"]
 
 GROUP = "autoadapt.sources"
 
@@ -163,16 +166,35 @@ class _Transformers:
         return model
 
 
+_FETCHES = ContextVar("fetches", default=True)
+
+
+@contextlib.contextmanager
+def nothing_fetched(active: bool = True) -> Iterator[None]:
+    """Within it names of the hub stand for what is shipped or cached alone; neither the network nor a folder is asked.
+
+    Args:
+        active: Whether it is so; the caller may have allowed a name.
+    """
+    token = _FETCHES.set(not active)
+    try:
+        yield
+    finally:
+        _FETCHES.reset(token)
+
+
 def _config(name: str) -> Any:
     """The config of a checkpoint: local or cached, else what transformers ships, else from the network."""
     transformers = package("transformers")
     if name in transformers.CONFIG_MAPPING:
         return transformers.AutoConfig.for_model(name)
     tries: tuple[Callable[[], Any], ...] = (
-        lambda: transformers.AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False),
+        lambda: _cached_config(transformers, name),
         lambda: _shipped_config(transformers, name),
         lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False),
     )
+    if not _FETCHES.get():
+        tries = tries[:2]
     said = ""
     for attempt in tries:
         try:
@@ -180,9 +202,21 @@ def _config(name: str) -> Any:
         except (OSError, LookupError, ValueError) as error:
             said = str(error).splitlines()[0]
     near = nearest(name.rpartition("/")[2], transformers.CONFIG_MAPPING)
-    remedy = "\n".join(f"hf:{other}  # this architecture as it is by default" for other in near)
-    fault = Mismatch(f"hf:{name}", "a config: cached, shipped or from the network", said, remedy)
+    remedies = [f"hf:{other}  # this architecture as it is by default" for other in near]
+    if not _FETCHES.get():
+        remedies.insert(0, f"allow=[{name!r}]  # a file asks for it, and nothing is fetched because a file asks for it")
+    fault = Mismatch(f"hf:{name}", "a config: cached, shipped or from the network", said, "\n".join(remedies))
     raise SourceError(f"the config of hf:{name} cannot be had", [fault])
+
+
+def _cached_config(transformers: ModuleType, name: str) -> Any:
+    """The config in the cache of the hub. Asked for by name it connects, even for local files alone."""
+    path = package("huggingface_hub").try_to_load_from_cache(name, "config.json")
+    if not isinstance(path, str):
+        raise LookupError(f"{name} is not in the cache")
+    config = transformers.AutoConfig.from_pretrained(Path(path).parent, trust_remote_code=False)
+    config.name_or_path = name
+    return config
 
 
 def _shipped_config(transformers: ModuleType, name: str) -> Any:
