@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import inspect
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from autoadapt.calibration.projections import set_weights
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, SourceError
-from autoadapt.sources import zoos
+from autoadapt.sources import load, load_backbone, zoos
 from autoadapt.sources.permissions import refuse_foreign
 from autoadapt.sources.zoos import nothing_fetched
 
@@ -106,6 +107,14 @@ def test_a_folder_cannot_allow_its_own_code(tmp_path):
             {"backbone": {"type": "timm:test_resnet", "allow": ["os"]}, "head": {"type": "linear", "classes": 3}}
         )
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("verb", [load, load_backbone])
+def test_whatever_only_a_caller_may_say_to_load_is_refused_of_a_file(verb):
+    own = set(inspect.signature(verb).parameters) - {"options", "pretrained"}  # a file may ask for published weights
+    for name in own:
+        with pytest.raises(SourceError, match=name):
+            refuse_foreign("source", "timm:resnet18", {name: "x"}, ["x"])
 
 
 @pytest.mark.parametrize("options", [{}, {"drop_path_rate": 0.1, "out_indices": [1, 2]}, {"act_layer": "gelu"}])
@@ -275,9 +284,8 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("name", ["hf:gpt2-xl", "hf:no-such-model", "torchvision:ssdlite320_mobilenet_v3_large"])
 def test_a_name_of_the_hub_without_an_owner_is_not_fetched_either(name, tmp_path, asked):
-    with pytest.raises(AdaptError) as caught:
+    with pytest.raises(AdaptError):
         restored(tmp_path, name)
-    assert name in str(caught.value)
     assert asked == []
     with contextlib.suppress(AdaptError):
         aa.assemble({"input": "f32[B, 3, 64, 64]", "backbone": {"type": name}, "neck": "gap", "head": "linear"})
@@ -289,9 +297,7 @@ def test_a_config_in_the_cache_is_read_without_asking_anybody(tmp_path, monkeypa
     saved.mkdir(parents=True)
     (tmp_path / "models--tiny-net" / "refs").mkdir()
     (tmp_path / "models--tiny-net" / "refs" / "main").write_text("1")
-    (saved / "config.json").write_text(
-        json.dumps({"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8]})
-    )
+    (saved / "config.json").write_text('{"model_type": "resnet", "embedding_size": 8}')
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with nothing_fetched():
         config = zoos._config("tiny-net")

@@ -138,19 +138,8 @@ def swap(
     """
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
-    options = Options(
-        chosen,
-        outputs,
-        project,
-        indices,
-        thin,
-        grid,
-        convert_inputs,
-        input_statistics,
-        nondeterministic,
-        share,
-        dry_run,
-    )
+    told = (input_statistics, nondeterministic, share, dry_run)
+    options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(model).__name__
     planned: list[Successor] = []

@@ -46,13 +46,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(made)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
-    return made
-
-
 def test_a_folder_is_a_model_for_every_command_that_takes_one(folder: Path) -> None:
     captured = run("capture", "net")
     assert captured.exit_code == 0, captured.output

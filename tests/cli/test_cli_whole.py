@@ -29,13 +29,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(made)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
-    return made
-
-
 def test_a_swap_is_done_and_saved_where_it_is_told_to(folder: Path) -> None:
     assert "Net: fits" in (folder / "swap.txt").read_text()
     assert "wrote model" in (folder / "swap.txt").read_text()

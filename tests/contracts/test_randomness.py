@@ -144,8 +144,11 @@ def test_a_size_that_is_drawn_is_seen_at_the_first_capture(draw):
         if seed % 2:  # the other of two numbers that are made together
             random.gauss(0, 1), np.random.randn()
         before = states()
-        found = aa.capture(module, torch.zeros(1, 3, 32, 32))
-        assert found.contradictions, seed
+        try:
+            assert aa.capture(module, torch.zeros(1, 3, 32, 32)).contradictions, seed
+        except aa.CaptureError as error:  # another thread ran, so that each run drew others
+            if "not deterministic" not in str(error):
+                raise
         with pytest.raises(aa.AdaptError, match="not deterministic"):
             aa.adapt(new, like=module, inputs=torch.zeros(1, 3, 32, 32))
         assert states() == before

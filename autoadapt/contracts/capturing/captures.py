@@ -98,7 +98,8 @@ def _captured(module: nn.Module, arguments: Arguments, tell: Tell, options: Mapp
     except UnexplainedError as error:
         trunk = session.trunk()
         if trunk is None:
-            raise CaptureError(error.summary, error.mismatches) from error
+            drawn = f"{name} is not deterministic: it draws random numbers, and {error.summary}"
+            raise CaptureError(drawn if session.draws else error.summary, error.mismatches) from error
         return trunk
     return found.model_copy(update={"trunk": session.trunk()}) if asks_for_a_size(found) else found
 

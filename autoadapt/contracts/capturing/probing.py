@@ -151,7 +151,6 @@ class Probe:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
         followed = CentresFollowed(zip(tensors, follow, strict=False))
-        following = followed if follow else contextlib.nullcontext()
         kept = self._caches.kept() if self._caches else contextlib.nullcontext()
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
@@ -159,7 +158,7 @@ class Probe:
             kept,
             everywhere_meta(not self.real),
             watching as watcher,
-            following,
+            followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),
         ):
             try:

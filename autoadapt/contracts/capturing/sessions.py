@@ -133,6 +133,11 @@ class Session:
             not_finite=confirmed.not_finite,
         )
 
+    @property
+    def draws(self) -> bool:
+        """Whether the module has drawn random numbers so far, or another thread meanwhile."""
+        return self._probe.draws
+
     def trunk(self) -> Signature | None:
         """The part before the head, where that takes images of more sizes; asked for where inner modules are noted."""
         if not self._first.inner or self._needs_values:
