@@ -3,6 +3,7 @@
 import collections
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             seen[test] += 1
             if seen[test] > mark.args[0]:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that `made` of the test's file has filled, as the working folder."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
+    return made
