@@ -91,6 +91,7 @@ def test_the_gallery_has_twelve_pictures_and_each_is_what_its_script_draws() -> 
     assert (DOCS / "plan.svg").read_bytes() == (DOCS / "gallery" / "vit.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_every_tutorial_is_offered_as_a_notebook_with_the_code_of_the_page(site: Path) -> None:
     pages = sorted((DOCS / "tutorials").glob("*.md"))
     for page in pages:

@@ -282,6 +282,7 @@ def asked(monkeypatch):
     return hosts
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["hf:gpt2-xl", "hf:no-such-model", "torchvision:ssdlite320_mobilenet_v3_large"])
 def test_a_name_of_the_hub_without_an_owner_is_not_fetched_either(name, tmp_path, asked):
     with pytest.raises(AdaptError):

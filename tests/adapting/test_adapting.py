@@ -511,6 +511,7 @@ def test_a_level_without_channels_stays_without_channels():
             assert [level.shape for level in net(x)] == [level.shape for level in old(x)]
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_cut_does_not_stop_gradient_checkpointing():
     old = timm.create_model("resnet26", features_only=True, out_indices=(2, 3))
     net = aa.adapt(timm.create_model("resnet18"), like=old, inputs=torch.randn(1, 3, 224, 224))

@@ -17,7 +17,7 @@ BACKBONES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore")  # the models' own
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", CONSUMERS)

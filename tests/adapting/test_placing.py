@@ -98,6 +98,7 @@ def test_verify_sees_cells_that_are_stretched_over_others():
     assert "pixels 43 + 8 i" in str(checks["centres"].faults[0])
 
 
+@pytest.mark.slow
 def test_the_resampled_net_compiles_and_exports_at_every_size():
     old, new = PAIRS["padded, valid tracker"][::-1]
     net = aa.adapt(new, like=old, inputs=ramp(2, 128))

@@ -45,6 +45,7 @@ def chain(net):
     return [step.op for step in net.plan.inputs[0].steps]
 
 
+@pytest.mark.slow
 def test_images_with_channels_first_reach_a_backbone_that_lists_them_last():
     new, old, x = pyramid("resnet18"), pyramid("resnet34"), torch.randn(1, 3, 64, 96)
     net = aa.adapt(ChannelsLast(new), like=old, inputs=x).eval()
@@ -64,6 +65,7 @@ def test_images_with_channels_last_reach_a_backbone_that_lists_them_first():
     assert net.verify().passed
 
 
+@pytest.mark.slow
 def test_a_backbone_of_one_size_that_lists_channels_last_and_tells_nothing_serves_any_size_and_grey_images():
     new = ChannelsLast(timm.create_model("vit_tiny_patch16_224", depth=4)).eval()
     for channels, steps in ((3, ["resize", "rearrange"]), (1, ["channels", "resize", "rearrange"])):
@@ -196,6 +198,7 @@ def test_a_contract_for_any_number_of_channels_is_narrowed_to_the_number_that_th
     assert torch.equal(net(x), new(x))  # nothing is interpolated along channels
 
 
+@pytest.mark.slow
 def test_a_module_that_runs_but_cannot_be_explained_is_not_run_at_guessed_sizes():
     seen = []
 

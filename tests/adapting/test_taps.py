@@ -65,6 +65,7 @@ def sources(model, levels=PYRAMID):
 IMAGES = torch.empty(2, 3, 224, 224, device="meta")
 
 
+@pytest.mark.slow
 def test_a_level_that_the_model_lists_itself_goes_before_a_deeper_one_and_the_plan_says_so():
     model = classifier("ghostnet_050")
     net = aa.adapt(model, like=contract(), inputs=IMAGES)
@@ -77,6 +78,7 @@ def test_a_level_that_the_model_lists_itself_goes_before_a_deeper_one_and_the_pl
     assert "blocks.6.4" in route.others
 
 
+@pytest.mark.slow
 def test_a_config_gets_the_levels_that_the_model_lists_too():
     levels = levels_of(capture(classifier("ghostnet_050"), IMAGES, inner=True))
     assert [level.path for level in levels if level.stride][1:] == [
@@ -297,6 +299,7 @@ def test_taps_survive_deepcopy_and_pickle():
             assert all(map(torch.equal, twin(x), expected))
 
 
+@pytest.mark.slow
 def test_no_parameter_is_left_without_gradient_in_distributed_training(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

@@ -86,6 +86,7 @@ def test_what_an_old_module_returns_in_train_mode_alone_is_said():
     assert net(image()).shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_googlenet_speaks_like_a_resnet_in_both_modes():
     new = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=True)
     net = aa.adapt(

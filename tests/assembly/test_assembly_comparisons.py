@@ -20,6 +20,7 @@ head: {type: DenseHead, num_classes: 10}
 """
 
 
+@pytest.mark.slow
 def test_backbones_are_compared_by_what_they_cost_and_change() -> None:
     comparison = compare(
         CONFIG.replace("FPN, out_channels: 16, strides: [8]", "GlobalAveragePooling").replace("Dense", "MLP")

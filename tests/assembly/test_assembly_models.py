@@ -314,6 +314,7 @@ def test_images_of_another_number_of_channels_reach_the_zoo() -> None:
     assert model(torch.zeros(2, 1, 32, 32), torch.tensor([1, 2]))["loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_free_size_stays_free_and_a_fixed_model_gets_it_resized() -> None:
     text = _config(POOL, "timm:vit_tiny_patch16_224").replace("f32[B, 3, 32, 32]", "f32[B, 3, H, W]")
     model = assemble(text).eval()
@@ -321,6 +322,7 @@ def test_a_free_size_stays_free_and_a_fixed_model_gets_it_resized() -> None:
         assert model(torch.zeros(1, 3, 96, 64)).shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_weights_are_loaded_into_the_part_that_is_named(tmp_path: Path) -> None:
     donor = assemble(
         _config(POOL, "timm:swin_tiny_patch4_window7_224").replace("swin_tiny_patch4_window7_224", "resnet18")
@@ -336,6 +338,7 @@ def test_weights_are_loaded_into_the_part_that_is_named(tmp_path: Path) -> None:
     assert assemble(model.config).config == model.config
 
 
+@pytest.mark.slow
 def test_weights_reach_a_backbone_that_is_adapted(tmp_path: Path) -> None:
     donor = assemble(_config(PYRAMID, "ResNet_CIFAR"))
     torch.save(donor.backbone.backbone.state_dict(), tmp_path / "backbone.pth")

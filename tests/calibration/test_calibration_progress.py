@@ -30,7 +30,7 @@ def run(stderr, fails=False):
     )
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are of Unix")
 @pytest.mark.parametrize("fails", [False, True])
 def test_on_a_terminal_a_bar_counts_images_and_leaves_nothing(fails):

@@ -82,6 +82,7 @@ def read(networks, count, **options):
     return digits.accuracy(net, *held_out) / digits.accuracy(old, *held_out), found
 
 
+@pytest.mark.slow
 def test_digits_are_read_after_32_images_and_not_before(networks):
     digits, old, new = networks
     images, labels = digits.digits(0)

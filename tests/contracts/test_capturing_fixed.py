@@ -70,6 +70,7 @@ class Alike(Unfolded):
         return self.head(self.blocks(self.embed(x.mean(1, keepdim=True)) + tokens)[:, 0])
 
 
+@pytest.mark.slow
 def test_tokens_that_all_move_alike_are_asked_for_and_the_answer_is_taken():
     new, x = Alike(), torch.randn(1, 3, 96, 128)
     with pytest.raises(MatchError, match="cannot be read as a grid") as refused:

@@ -83,7 +83,7 @@ def test_one_axis_is_found_back_from_probes(text):
     assert probe(Dim.parse(text)) == Dim.parse(text)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["ceil(H/512)", "2*floor(H/768) + 1"])
 def test_strides_above_256_are_found_where_sizes_lie_far_enough_apart(text):
     far = [*SIZES, *({"H": size} for size in range(420, 2500))]

@@ -336,6 +336,7 @@ class Raising(nn.Module):
         return self.conv(x)
 
 
+@pytest.mark.slow
 def test_what_a_candidate_itself_raises_is_its_row() -> None:
     found = rank(
         {"raising": Raising(RuntimeError), "fine": Pyramid(2)}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS

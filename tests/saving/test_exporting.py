@@ -26,7 +26,7 @@ IN_ONNXRUNTIME = ("convolutions", "tokens at one image size", "points")
 """A part of the kinds, for time; `python -m benchmarks.export` takes all of them through everything."""
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_come_back_from_a_folder_bit_for_bit(kind, tmp_path):
     one = exported(kind)
@@ -104,6 +104,7 @@ def same(net: nn.Module, other: nn.Module, inputs) -> bool:
     return len(expected) == len(found) and all(map(torch.equal, expected, found))
 
 
+@pytest.mark.slow
 def test_the_report_states_the_sizes_and_why_they_are_no_smaller(tmp_path):
     one = exported("an ordered dict, as of a feature pyramid")
     text = str(aa.export(one.net, tmp_path / "net.ts", one.inputs)).replace(str(tmp_path), "runs")
@@ -306,6 +307,7 @@ def test_the_ending_says_the_format(tmp_path):
     assert fault.remedy == f'"{tmp_path / "net.onnx"}"'
 
 
+@pytest.mark.slow
 def test_onnx_files_name_what_goes_in_and_out(tmp_path):
     net = aa.adapt(Plain(), like=contract({"p3": "f32[B, 5, ceil(H/4), ceil(W/4)]"}), inputs=image()).eval()
     report = aa.export(net, tmp_path / "net.onnx", opset_version=18)

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("standalone")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_file_gives_the_same_bits_with_the_same_state_dict(kind, folder):
     one = made(kind)
@@ -106,6 +106,7 @@ def test_the_files_pass_mypy_as_strict_as_it_is(whole_folder, monkeypatch):
     assert run("mypy", *config, *options, *sorted(whole_folder.glob("*.py"))) == ""
 
 
+@pytest.mark.slow
 def test_the_files_import_torch_and_the_classes_of_outputs_alone(whole_folder):
     allowed = {"__future__", "collections", "functools", "math", "threading", "typing", "torch"}
     for i, kind in enumerate(KINDS):

@@ -24,7 +24,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_region_of_all_children_gives_what_the_submodule_gives(case):
     torch.manual_seed(0)
