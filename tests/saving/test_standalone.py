@@ -139,6 +139,7 @@ def test_a_process_that_cannot_import_autoadapt_runs_it(tmp_path):
     assert all(map(torch.equal, found, one.outputs(one.net)[1]))
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_docstring(whole_folder):
     one = made("vit with taps, at one size")
     lines = ast.get_docstring(ast.parse((whole_folder / "model_1.py").read_text(encoding="utf-8"))).splitlines()
