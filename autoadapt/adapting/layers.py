@@ -14,6 +14,7 @@ __all__ = [
     "choose_points",
     "conv1x1",
     "fill_in",
+    "hand_on",
     "larger",
     "least_multiple",
     "linear",
@@ -26,6 +27,7 @@ __all__ = [
     "resize_tokens",
     "spread_channels",
     "take_points",
+    "unchanged",
 ]
 
 # Dimension letters: B batch, C and D channels, M points taken, N points to take from,
@@ -276,6 +278,30 @@ def fill_in(argument: dict[str, Any] | None, made: dict[str, Any]) -> dict[str, 
         return made
     argument.update(made)
     return argument
+
+
+def unchanged(*given: tuple[str, Any, Any]) -> None:
+    """Refuse arguments, by name, value and expected value, that nothing serves.
+
+    None and False both mean that something is not asked for.
+    """
+    for name, value, expected in given:
+        absent = (value is None or value is False) and (expected is None or expected is False)
+        if not absent and (type(value) is not type(expected) or value != expected):
+            raise ValueError(
+                f"{name} was {expected!r} when this module was adapted, and another "
+                f"{name} would be ignored; adapt it with {name} among the inputs"
+            )
+
+
+def hand_on(name: str, value: Any, expected: Any) -> Any:
+    """An argument that may also be a tensor, or another number; else it is refused."""
+    numbers = (int, float)
+    if isinstance(value, torch.Tensor):
+        return value
+    if type(value) not in numbers or type(expected) not in numbers:
+        unchanged((name, value, expected))
+    return value
 
 
 def choose_points(

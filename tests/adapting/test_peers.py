@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -98,8 +99,10 @@ def test_transformers_segmenters_take_an_adapted_backbone_by_hand_and_by_swap():
         assert model.backbone.channels == old.channels
         assert model.backbone.out_features == old.out_features
         assert model.backbone.backbone_type == old.backbone_type
-        for asked in ({}, {"output_hidden_states": True}, {"output_attentions": True}):
+        for asked in ({}, {"output_hidden_states": False}, {"output_attentions": True}):
             assert model(torch.randn(2, 3, 64, 96), **asked).logits.shape == (2, 3, 64, 96)
+        with pytest.raises(ValueError, match=r"output_hidden_states was (None|False) when this module was adapted"):
+            model(torch.randn(2, 3, 64, 96), output_hidden_states=True)
 
 
 def test_a_transformers_backbone_is_replaced_with_its_names_types_and_hidden_states():

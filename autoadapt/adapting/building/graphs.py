@@ -5,13 +5,21 @@ from __future__ import annotations
 import keyword
 import operator
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
+from autoadapt.adapting.building.arguments import (
+    arguments_of,
+    check_names,
+    container_annotation,
+    handed_on,
+    is_allowed,
+    may_be_absent,
+)
 from autoadapt.adapting.effects import axis_groups
 from autoadapt.adapting.operations import (
     Cast,
@@ -97,12 +105,7 @@ def _short_name(path: str, kind: str) -> str:
     parts = path.split(".")
     texts = [i for i, part in enumerate(parts) if not part.isdigit()]
     name = _identifier("_".join(parts[texts[-1] :] if texts else [kind, *parts]))
-    return name if _is_allowed(name) else f"{kind}_{name}"
-
-
-def _is_allowed(name: str) -> bool:
-    """Whether a name can be that of an argument or a variable of `forward`."""
-    return name.isidentifier() and not keyword.iskeyword(name) and name != "self"
+    return name if is_allowed(name) else f"{kind}_{name}"
 
 
 class _Emitter:
@@ -125,7 +128,7 @@ class _Emitter:
     def graph(self) -> fx.Graph:
         placeholders = self._placeholders()
         self._head = next(iter(reversed(self._graph.nodes)), None)
-        self._features = self._call_backbone()
+        self._features = self._call_backbone(self._hand_on(placeholders))
         named = adapter_names(self._plan)
         made = {route.target: self._route(name, route) for name, route in named.items() if not route.same_as}
         nodes = [made[route.same_as or route.target] for route in self._plan.routes]
@@ -143,15 +146,30 @@ class _Emitter:
     def _placeholders(self) -> dict[str, fx.Node]:
         """One argument for each of the old module's; those that were no tensors or may be absent have defaults."""
         found: dict[str, fx.Node] = {}
-        optional = False
-        for name, tree in self._plan.target.arguments.items():
-            _check_names([name])
-            optional = optional or isinstance(tree, Constant) or name in self._plan.target.replaced_when_empty
+        optional, plan = False, self._plan
+        for name, tree in arguments_of(plan.target):
+            check_names([name])
+            is_spare = name in plan.target.replaced_when_empty or may_be_absent(plan, name, tree)
+            optional = optional or isinstance(tree, Constant) or is_spare
             default = (tree.value if isinstance(tree, Constant) else None,) if optional else ()
-            annotation = None if optional else _container_annotation(tree)
+            annotation = None if optional else container_annotation(tree)
             node = self._graph.create_node("placeholder", name, args=default, name=name, type_expr=annotation)
             found[name] = node
             self._take_apart(tree, node, (name,), self._given)
+        return found
+
+    def _hand_on(self, placeholders: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
+        """What is no tensor and goes to the backbone as it is given; the rest has to be as it was."""
+        target = self._plan.target
+        passed = handed_on(self._plan.source, target)
+        others = {n: t for n, t in target.plain_arguments.items() if n not in passed and n not in target.filled}
+        if others:
+            expected = [(name, placeholders[name], tree.value) for name, tree in others.items()]
+            self._graph.call_function(layers.unchanged, tuple(expected))
+        found = {}
+        for name, tree in passed.items():
+            self._name = name
+            found[name] = self._put("call_function", layers.hand_on, name, placeholders[name], tree.value)
         return found
 
     def _forget_unused(self) -> None:
@@ -176,8 +194,8 @@ class _Emitter:
             case Constant() | Opaque() | LeftOut():
                 return
 
-    def _call_backbone(self) -> dict[str, fx.Node]:
-        """Call the backbone with inputs made legal; gives the node of each of its outputs."""
+    def _call_backbone(self, plain: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
+        """Call the backbone with inputs made legal, and others as they are; gives the node of each of its outputs."""
         source = self._plan.source
         routed = {}
         for route in self._plan.inputs:
@@ -187,10 +205,10 @@ class _Emitter:
                 node = self._step(step, node, spec, "")
             routed[route.source] = node
         nodes = iter([routed[path] for path in source.inputs.paths])
-        arguments = {name: self._container(tree, nodes) for name, tree in source.arguments.items()}
+        arguments = {name: self._container(tree, nodes) for name, tree in source.arguments.items()} | dict(plain)
         values = list(arguments.values())[: source.positional]
         keywords = dict(list(arguments.items())[source.positional :])
-        _check_names(keywords)
+        check_names(keywords)
         self._name = "features"
         features = self._put("call_module", "backbone", *values, **keywords)
         if self._plan.taps:
@@ -361,33 +379,10 @@ class _Emitter:
             case _ if form == "positional":
                 return self._graph.call_function(constructor, tuple(children))
             case _ if form == "keywords":
-                _check_names(keys)
+                check_names(keys)
                 return self._graph.call_function(constructor, (), dict(zip(map(str, keys), children, strict=True)))
             case _:
                 return self._graph.call_function(constructor, (dict(zip(keys, children, strict=True)),))
-
-
-def _container_annotation(tree: Tree) -> Any:
-    """What torch.jit.script must be told of an argument that is no tensor; None where it need not or cannot be."""
-    if not isinstance(tree, Container) or not all(isinstance(child, Slot) for child in tree.children):
-        return None
-    match tree.kind:
-        case "list":
-            return list[torch.Tensor]
-        case "tuple":
-            return tuple.__class_getitem__((torch.Tensor,) * len(tree.children))
-        case "dict" if all(isinstance(key, str) for key in tree.keys):
-            return dict[str, torch.Tensor]
-        case _:
-            return None
-
-
-def _check_names(names: Iterable[object]) -> None:
-    """Refuse what cannot be written as the name of an argument; a plan may have been read from a file."""
-    wrong = [str(name) for name in names if not _is_allowed(str(name))]
-    if wrong:
-        faults = [Mismatch(f"argument {name!r}", "a Python identifier", name, "rename it") for name in wrong]
-        raise BuildError("an argument has a name that Python does not allow", faults)
 
 
 def _where(axis: str, signature: Signature) -> tuple[str, int]:

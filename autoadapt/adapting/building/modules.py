@@ -153,7 +153,7 @@ class AdaptedModule(fx.GraphModule):
         """Called by torch.jit.script, also of a bigger model, before it compiles anything.
 
         Raises:
-            BuildError: It has taps, which are hooks in Python.
+            BuildError: It has taps, which are hooks in Python, or arguments that need not be given.
         """
         if self.plan.taps:
             found = f"hooks at {', '.join(tap.module or 'the whole' for tap in self.plan.taps.values())}"
@@ -165,6 +165,12 @@ class AdaptedModule(fx.GraphModule):
                 type(self).__name__, "what it returns at its place", found, 'aa.export(model, "model.pt2")'
             )
             raise BuildError("a swapped region is not compiled by torch.jit.script", [fault])
+        plain = self.plan.target.plain_arguments
+        if plain:
+            fault = Mismatch(
+                type(self).__name__, "arguments that are tensors", ", ".join(plain), 'aa.export(net, "net.pt")'
+            )
+            raise BuildError("an adapted module with optional arguments is not compiled by torch.jit.script", [fault])
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:

@@ -12,7 +12,7 @@ from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, facto
 from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
-from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs
+from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs, unread_remarks
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
@@ -209,7 +209,11 @@ def _derived(
         cut=cut,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
-        remarks=(*train_remarks(source, target), *statistics_remarks(source, offer.wanted, convert_inputs)),
+        remarks=(
+            *unread_remarks(source, offer.wanted, offer.inputs),
+            *train_remarks(source, target),
+            *statistics_remarks(source, offer.wanted, convert_inputs),
+        ),
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )

@@ -13,7 +13,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["CONVERSIONS", "Conversion", "route_inputs"]
+__all__ = ["CONVERSIONS", "Conversion", "route_inputs", "unread_remarks"]
 
 Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
 """What may be changed of an input: the order of its axes, how many channels are read, height and width, and
@@ -58,6 +58,15 @@ def route_inputs(
     if faults:
         raise MatchError(f"{source.name} cannot be called with the old module's inputs", faults)
     return tuple(routes)
+
+
+def unread_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
+    """What of the old module's inputs the new one never gets, such as a mask that it does not take."""
+    read = {route.target for route in routes}
+    lost = [path for path in target.inputs.paths if path not in read]
+    if not source.inputs.paths or not lost:
+        return ()
+    return (f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing",)
 
 
 def _check_conversions(convert: Collection[Conversion]) -> None:

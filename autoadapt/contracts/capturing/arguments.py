@@ -12,9 +12,11 @@ from torch import nn
 
 from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.instances import check_module
+from autoadapt.contracts.signature import Parameter
+from autoadapt.contracts.trees import Constant
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Arguments", "bind", "tensors_in", "told_example", "told_inputs"]
+__all__ = ["Arguments", "bind", "parameters_of", "tensors_in", "told_example", "told_inputs"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,24 @@ def _parameter_names(signature: inspect.Signature, count: int) -> tuple[str, ...
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [parameter.name for parameter in signature.parameters.values() if parameter.kind in plain][:count]
     return (*names, *(f"args_{i}" for i in range(count - len(names))))
+
+
+def parameters_of(module: nn.Module) -> tuple[Parameter, ...]:
+    """What `forward` takes, by name and in order; nothing where all of it must be given.
+
+    One whose default is neither None nor a number nor a text is left out.
+    """
+    try:
+        listed = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code has no signature that Python can read
+        return ()
+    named = [one for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    found = [
+        Parameter(name=one.name, default=None if one.default is one.empty else Constant(value=one.default))
+        for one in named
+        if one.default is one.empty or type(one.default) in (bool, int, float, str, type(None))
+    ]
+    return tuple(found) if any(one.default is not None for one in found) else ()
 
 
 def told_inputs(module: nn.Module) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.arguments import Arguments, parameters_of
 from autoadapt.contracts.capturing.cells import Run, class_tokens, inner_centres, output_centres
 from autoadapt.contracts.capturing.class_scores import class_scores
 from autoadapt.contracts.capturing.confirming import (
@@ -112,6 +112,7 @@ class Session:
             inputs=(inputs := Values(tree=self._tree, leaves=self._input_specs(varying))),
             statistics=statistics_told(self._module, inputs),
             positional=self._arguments.positional,
+            parameters=parameters_of(self._module),
             outputs=outputs,
             axes=legal,
             filled=dict(self._first.filled) | replaced,

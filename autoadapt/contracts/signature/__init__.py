@@ -2,6 +2,7 @@
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, smallest_size
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
+from autoadapt.contracts.signature.parameters import Parameter
 from autoadapt.contracts.signature.signatures import MOST_VALUES, Signature
 from autoadapt.contracts.signature.specs import DTYPES, Cells, Centres, Role, TensorSpec, dtype_name
 from autoadapt.contracts.signature.statistics import ColourOrder, Statistics, agree, conversion, image_of
@@ -18,6 +19,7 @@ __all__ = [
     "Contradiction",
     "Gathering",
     "InnerOutput",
+    "Parameter",
     "Role",
     "Signature",
     "Statistics",

@@ -17,11 +17,12 @@ from autoadapt.contracts.signature.differences import (
     leaf_differences,
 )
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
+from autoadapt.contracts.signature.parameters import Parameter
 from autoadapt.contracts.signature.references import loose_axes, loose_identities, loose_ranges
 from autoadapt.contracts.signature.specs import TensorSpec
 from autoadapt.contracts.signature.statistics import Statistics
 from autoadapt.contracts.signature.values import Values, describe
-from autoadapt.contracts.trees import Container, Slot, Tree
+from autoadapt.contracts.trees import Constant, Container, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.facts import Dated, first_fault
 from autoadapt.files import write_file
@@ -59,6 +60,8 @@ class Signature(Shown, Dated):
     inputs: Values
     positional: int = 0
     """How many of the inputs the caller passes by position; the rest go by keyword."""
+    parameters: tuple[Parameter, ...] = Field(default=(), exclude_if=lambda parameters: not parameters)
+    """All that its `forward` takes, in order, where some of that need not be given. No part of what `diff` compares."""
     outputs: Values
     axes: dict[str, AxisSizes] = Field(default_factory=dict)
     statistics: Statistics | None = Field(default=None, exclude_if=lambda told: told is None)
@@ -107,7 +110,7 @@ class Signature(Shown, Dated):
         ]
         faults += [
             Mismatch(f"inputs.{name}", "the name of an argument", visible(repr(name))[:60], "rename the argument")
-            for name in self.arguments
+            for name in [*self.arguments, *(one.name for one in self.parameters)]
             if not is_python_name(name)
         ]
         if faults:
@@ -173,6 +176,13 @@ class Signature(Shown, Dated):
         if not isinstance(self.inputs.tree, Container):
             return {}
         return {str(key): child for key, child in zip(self.inputs.tree.keys, self.inputs.tree.children, strict=True)}
+
+    @property
+    def plain_arguments(self) -> dict[str, Constant]:
+        """The arguments that were no tensor when it was probed, given or left to their defaults."""
+        left = {one.name: one.default for one in self.parameters if one.default is not None}
+        given = {name: tree for name, tree in self.arguments.items() if isinstance(tree, Constant)}
+        return {name: tree for name, tree in left.items() if name not in self.arguments} | given
 
     def sizes(self, **changes: int) -> dict[str, int]:
         """The size of every input axis at the probed input, with changes.

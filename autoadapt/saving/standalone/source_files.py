@@ -14,6 +14,7 @@ from torch import nn
 
 from autoadapt.adapting import layers
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.building.arguments import arguments_of
 from autoadapt.adapting.building.expressions import (
     INDENT,
     WIDTH,
@@ -176,7 +177,7 @@ class _File:
 
     def _forward(self) -> Iterator[str]:
         tree = self._plan.target.outputs.tree
-        trees = self._plan.target.arguments
+        trees = dict(arguments_of(self._plan.target))
         arguments = ["self"]
         for name, default in self._printed.arguments:
             kind = argument_annotation(trees[name], default, self._class_name)

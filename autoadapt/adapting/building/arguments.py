@@ -1,0 +1,88 @@
+"""Arguments: what the forward pass of an adapted module takes, and what of it that is no tensor it hands on."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from autoadapt.adapting.planning import Plan
+from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.trees import Constant, Container, Slot, Tree
+from autoadapt.errors import BuildError, Mismatch
+
+__all__ = [
+    "arguments_of",
+    "check_names",
+    "container_annotation",
+    "handed_on",
+    "is_allowed",
+    "may_be_absent",
+]
+
+
+def arguments_of(target: Signature) -> Iterator[tuple[str, Tree]]:
+    """Each argument of the old module, given when it was probed or not, in the order in which it takes them.
+
+    Example:
+        >>> from autoadapt.contracts.signature import Parameter
+        >>> given = Signature.parse("f32[B]", inputs={"x": "f32[B]"})
+        >>> listed = (Parameter(name="x"), Parameter(name="mask", default=Constant()))
+        >>> [name for name, _ in arguments_of(given.model_copy(update={"parameters": listed}))]
+        ['x', 'mask']
+    """
+    trees: dict[str, Tree] = {**target.plain_arguments, **target.arguments}
+    listed = [one.name for one in target.parameters if one.name in trees]
+    yield from ((name, trees[name]) for name in dict.fromkeys([*listed, *trees]))
+
+
+def handed_on(source: Signature, target: Signature) -> dict[str, Constant]:
+    """Arguments that were no tensors and that the new module takes by the same name, where both started from one value.
+
+    A switch or a text may change what comes out, and so is none of them.
+    """
+    theirs = source.plain_arguments
+    return {
+        name: mine
+        for name, mine in target.plain_arguments.items()
+        if theirs.get(name) == mine and not isinstance(mine.value, (bool, str)) and name not in target.filled
+    }
+
+
+def may_be_absent(plan: Plan, name: str, tree: Tree) -> bool:
+    """Whether None may be given for a tensor: the old module takes it, and so does the new one, or never gets it."""
+    left = {one.name for one in plan.target.parameters if one.default == Constant()}
+    theirs = {one.name for one in plan.source.parameters if one.default == Constant()}
+    routes = [route for route in plan.inputs if route.target == name]
+    passed = all(route.source == name and not route.steps and name in theirs for route in routes)
+    return isinstance(tree, Slot) and name in left and passed
+
+
+def is_allowed(name: str) -> bool:
+    """Whether a name can be that of an argument or a variable of `forward`."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name != "self"
+
+
+def check_names(names: Iterable[object]) -> None:
+    """Refuse what cannot be written as the name of an argument; a plan may have been read from a file."""
+    wrong = [str(name) for name in names if not is_allowed(str(name))]
+    if wrong:
+        faults = [Mismatch(f"argument {name!r}", "a Python identifier", name, "rename it") for name in wrong]
+        raise BuildError("an argument has a name that Python does not allow", faults)
+
+
+def container_annotation(tree: Tree) -> Any:
+    """What torch.jit.script must be told of an argument that is no tensor; None where it need not or cannot be."""
+    if not isinstance(tree, Container) or not all(isinstance(child, Slot) for child in tree.children):
+        return None
+    match tree.kind:
+        case "list":
+            return list[torch.Tensor]
+        case "tuple":
+            return tuple.__class_getitem__((torch.Tensor,) * len(tree.children))
+        case "dict" if all(isinstance(key, str) for key in tree.keys):
+            return dict[str, torch.Tensor]
+        case _:
+            return None
