@@ -191,9 +191,42 @@ def test_an_order_of_joints_is_taken_by_its_name() -> None:
 
 def test_kept_indices_are_the_old_ones_in_the_new_order() -> None:
     source, model = randomised(rows(18), 1), randomised(rows(4), 2)
-    report = transfer(source, model, keep={"*": [3, 1, 2]})
+    report = transfer(source, model, keep={"*": [3, 1, 2, 17]})
     assert torch.equal(model["head"].weight, source["head"].weight[[3, 1, 2, 17]])
     assert report.ok
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [(17, 14, [*range(13)]), (18, 4, [3, 1, 2]), (17, 15, [*range(14)]), (1001, 11, "imagenet->imagenette")],
+)
+def test_an_index_too_few_is_no_sign_of_a_row_beside_the_others(old: int, new: int, kept: str | list[int]):
+    report = transfer(rows(old), rows(new), keep={"*": kept})
+    assert {e.bucket for e in report.sources if e.name.startswith("head")} == {"mismatched"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "order"),
+    [
+        (20, 14, "coco->crowdpose"),
+        (18, 14, "coco->crowdpose"),
+        (1001, 10, "imagenet->imagenette"),
+        (21841, 200, "imagenet->imagenet-r"),
+        (800, 10, "imagenet->imagenette"),
+        (92, 80, "coco91->coco80"),
+    ],
+)
+def test_a_named_order_is_of_as_many_rows_as_it_names_and_no_others(old: int, new: int, order: str):
+    report = transfer(rows(old), rows(new), keep={"*": order})
+    assert {e.bucket for e in report.sources if e.name.startswith("head")} == {"mismatched"}
+    of = orders()[order].old
+    assert report.sources[0].how.endswith(f"keep names {new} rows of {of}, which do not count this axis")
+
+
+def test_a_named_order_counts_key_points_beside_one_more_row():
+    source, model = randomised(rows(18), 1), randomised(rows(15), 2)
+    transfer(source, model, keep={"*": "coco->crowdpose"})
+    assert torch.equal(model["head"].bias[[*range(12), 14]], source["head"].bias[5:])
 
 
 def test_kept_rows_are_those_of_each_block() -> None:
@@ -224,9 +257,10 @@ def test_a_malformed_keep_is_refused_with_the_nearest_order() -> None:
 def test_every_known_order_names_each_old_row_once() -> None:
     assert len(orders()) == 11
     for name, found in orders().items():
-        known = [row for row in found if row is not None]
+        known = [row for row in found.rows if row is not None]
         assert len(set(known)) == len(known), name
-    assert [len(orders()[f"{old}->mpii"]) for old in ("coco", "crowdpose")] == [16, 16]
+        assert max(known) < found.old
+    assert [len(orders()[f"{old}->mpii"].rows) for old in ("coco", "crowdpose")] == [16, 16]
 
 
 # Inputs, tokens, time
