@@ -174,7 +174,28 @@ def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect, unless: 
     specs = {name: pairing.sources[old] for name, old in sources.items()}
     places = {name: pairing.targets[old] for name, old in targets.items()}
     exchange, remarks = best_exchange(specs, places, dialect.joiner, pairing.whole, pairing.same)
-    return None if exchange is None else _View(dialect.name, sources, targets, exchange, remarks)
+    if exchange is None:
+        return None
+    plain = dict(zip(spelt.values(), rewrite(names.values(), dialect.rules), strict=True))
+    if dialect.joiner != "." and not _flattened(exchange, plain, targets):
+        return None
+    return _View(dialect.name, sources, targets, exchange, remarks)
+
+
+def _flattened(exchange: Exchange, sources: Mapping[str, str], targets: Mapping[str, str]) -> bool:
+    """Whether names agree because one side writes dots otherwise, not because `query_a` ends as `value_a` does.
+
+    Args:
+        exchange: Of names in a spelling without dots.
+        sources: The names before their dots were taken, by this spelling.
+        targets: The same of the model.
+    """
+    ends = [
+        (sources[source][len(exchange.source) :], targets[target][len(exchange.target) :])
+        for source, target in exchange.pairs
+    ]
+    apart = not (exchange.source and exchange.target)
+    return apart and all("." not in old or "." not in new for old, new in ends) and any(a != b for a, b in ends)
 
 
 def _unique(spelt: Mapping[str, str]) -> dict[str, str]:
