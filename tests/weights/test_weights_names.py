@@ -290,6 +290,15 @@ def test_copies_that_are_kept_in_buffers_find_their_dots_again(joiner: str, fron
     assert transfer(flat, Named("query_a", "query_b", lambda: nn.Linear(4, 4))).share == 1
 
 
+def test_a_module_that_both_sides_have_lends_no_layer_to_another_place():
+    inside = specs("x.attn.query.weight", "x.attn.key.weight", "x.attn.output.weight")
+    model = specs("x.attn.query.weight", "x.attn.key.weight", "output.weight")
+    assert "x.attn.output.weight" not in pairs(inside, model)
+    assert "output.weight" not in pairs(model, inside)
+    wrapped = [Spec(f"module.{spec.name}", spec.shape) for spec in inside]
+    assert "module.x.attn.output.weight" not in pairs(wrapped, model)
+
+
 @pytest.mark.measures
 def test_ten_thousand_names_are_matched_within_a_second() -> None:
     plain = [
