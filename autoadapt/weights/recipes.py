@@ -1,6 +1,6 @@
 """A recipe: a tensor that the model has and the checkpoint keeps in several, or as a part of another.
 
-weight norm   direction and length, fused into a weight; by itself, since it is exact
+weight norm   direction and length, fused into a weight, or of another axis; by itself, since it is exact
 fused         q, k, v or gate, up: joined or split, as the model has them
 lora          a weight and the delta that was trained for it
 quantised     numbers of eight bits times their scale
@@ -20,7 +20,7 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.prefixes import ends_of
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["BLOCK", "Merge", "Recipe", "find_recipes", "read_merge"]
+__all__ = ["BLOCK", "NORMS", "Merge", "Recipe", "find_recipes", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
@@ -43,7 +43,8 @@ _FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("to_q", "to_kv"): ("to_qkv",),
 }
 """Words of layers, and of the layer that holds their rows one after the other."""
-_NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+"""The last names of a length and a direction: of the function, and of the parametrization."""
 
 _EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
 BLOCK = 128
@@ -55,7 +56,7 @@ class Recipe:
     """One tensor to be made.
 
     Args:
-        kind: `weight norm`, `join`, `split`, `lora` or `quantised`.
+        kind: `weight norm`, `length` (of the weight that weight norm makes), `join`, `split`, `lora` or `quantised`.
         spec: What comes out.
         parts: What goes in, in order; nothing for zeros, as of a bias that one side alone has.
         sizes: Rows of each part, or where a split starts and how many rows it has.
@@ -128,9 +129,9 @@ def _front(layer: str) -> str:
 
 def _weight_norms(sources: _Named, targets: _Named) -> Iterator[Recipe]:
     """A weight of its length and direction, in the spelling of the model or fused."""
-    normed = {spelling: _layers(targets, spelling[1]) for spelling in _NORMS}
+    normed = {spelling: _layers(targets, spelling[1]) for spelling in NORMS}
     plain = _layers(targets, "weight")
-    for spelling in _NORMS:
+    for spelling in NORMS:
         for layer in _layers(sources, spelling[1]):
             length, direction = (sources.get(_front(layer) + leaf) for leaf in spelling)
             if length is None or direction is None or not _scales(length.shape, direction.shape):
@@ -141,12 +142,30 @@ def _weight_norms(sources: _Named, targets: _Named) -> Iterator[Recipe]:
                 how = "weight norm fused: direction times length"
                 spec = Spec(f"{_front(layer)}weight", direction.shape, direction.dtype)
                 yield Recipe("weight norm", spec, (length, direction), how)
+            elif (other := _other_length(layer, length, direction, best, targets, normed[best])) is not None:
+                how = "weight norm along other axes"
+                yield Recipe("length", other, (length, direction), how)
+                spec = Spec(_front(layer) + best[1], direction.shape, direction.dtype)
+                yield Recipe("weight norm", spec, (length, direction), how)
             elif best != spelling:
                 for part, leaf in zip((length, direction), best, strict=True):
                     spec = Spec(_front(layer) + leaf, part.shape, part.dtype)
                     yield Recipe(
                         "split", spec, (part,), "weight norm, respelt", (0, part.shape[0] if part.shape else 0)
                     )
+
+
+def _other_length(
+    layer: str, length: Spec, direction: Spec, spelling: tuple[str, str], targets: _Named, layers: list[str]
+) -> Spec | None:
+    """The length that the model has of the same weight, where it is of other axes than the checkpoint's."""
+    at = _most_alike(layer, layers)
+    wanted, whole = (targets.get(_front(at or "") + leaf) for leaf in spelling)
+    if at is None or wanted is None or whole is None or whole.shape != direction.shape:
+        return None
+    if wanted.shape == length.shape or not _scales(wanted.shape, whole.shape):
+        return None
+    return Spec(_front(layer) + spelling[0], wanted.shape, length.dtype)
 
 
 def _scales(length: tuple[int, ...], direction: tuple[int, ...]) -> bool:
