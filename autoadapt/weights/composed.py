@@ -60,9 +60,18 @@ class _Composed:
         if recipe is None:
             yield from read(name)
             return
-        whole = as_bytes(_made(recipe, [None if part is None else read_whole(read, part) for part in recipe.parts]))
+        whole = as_bytes(_carried_out(recipe, read))
         for start in range(0, whole.size, PIECE_BYTES):
             yield whole[start : start + PIECE_BYTES]
+
+
+def _carried_out(recipe: Recipe, read: Read) -> Tensor:
+    """What a recipe makes, of what is read and of what other recipes make first."""
+    values = (
+        None if part is None else _carried_out(part, read) if isinstance(part, Recipe) else read_whole(read, part)
+        for part in recipe.parts
+    )
+    return _made(recipe, list(values))
 
 
 def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:

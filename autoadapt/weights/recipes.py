@@ -5,14 +5,15 @@ fused         q, k, v or gate, up: joined or split, as the model has them
 lora          a weight and the delta that was trained for it
 quantised     numbers of eight bits times their scale
 
-Recipes are found by names and shapes alone; `composed.py` carries them out.
+Each sees what those before it have made: rows are joined of weights whose deltas are merged. Recipes are found by
+names and shapes alone; `composed.py` carries them out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -58,7 +59,7 @@ class Recipe:
     Args:
         kind: `weight norm`, `length` (of the weight that weight norm makes), `join`, `split`, `lora` or `quantised`.
         spec: What comes out.
-        parts: What goes in, in order; nothing for zeros, as of a bias that one side alone has.
+        parts: What goes in, in order, some of it made first; nothing for zeros, as of a bias that one side alone has.
         sizes: Rows of each part, or where a split starts and how many rows it has.
         scale: Of a delta, or what the scale of quantised numbers is multiplied by.
         how: The words for it.
@@ -66,15 +67,27 @@ class Recipe:
 
     kind: str
     spec: Spec
-    parts: tuple[Spec | None, ...]
+    parts: tuple[Spec | Recipe | None, ...]
     how: str
     sizes: tuple[int, ...] = ()
     scale: float = 1.0
 
     @property
     def sources(self) -> list[str]:
-        """The names of what goes in."""
-        return [part.name for part in self.parts if part is not None]
+        """The names of what goes in, in the checkpoint."""
+        parts = [part.sources if isinstance(part, Recipe) else [part.name] for part in self.parts if part is not None]
+        return [name for names in parts for name in names]
+
+    @property
+    def steps(self) -> list[Recipe]:
+        """The recipes that make its parts, and itself."""
+        return [step for part in self.parts if isinstance(part, Recipe) for step in part.steps] + [self]
+
+    def made_of(self, earlier: Mapping[str, Recipe]) -> Recipe:
+        """The same of parts that earlier recipes make."""
+        parts = tuple(earlier.get(part.name, part) if isinstance(part, Spec) else part for part in self.parts)
+        before = [step.how for part in parts if isinstance(part, Recipe) for step in part.steps]
+        return replace(self, parts=parts, how="; ".join(dict.fromkeys([*before, self.how])))
 
 
 def read_merge(merge: Merge) -> dict[str, float | None]:
@@ -113,14 +126,28 @@ def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mappin
     names = _Named((spec.name, spec) for spec in targets)
     found = list(_weight_norms(by_name, names))
     if "quantised" in kinds:
-        found += _dequantised(by_name, names)
+        found = _then(found, _dequantised(_seen(by_name, found), names))
     if "lora" in kinds:
-        found += _deltas(by_name, kinds["lora"])
+        found = _then(found, _deltas(_seen(by_name, found), kinds["lora"]))
     if "fused" in kinds:
-        found += _joined(by_name, names)
-        found += _split(by_name, names)
-        found += _query_biases(by_name, names)
+        seen = _seen(by_name, found)
+        found = _then(found, [*_joined(seen, names), *_split(seen, names), *_query_biases(seen, names)])
     return found
+
+
+def _seen(sources: _Named, recipes: Sequence[Recipe]) -> _Named:
+    """The checkpoint with what recipes make, in place of what they are made of."""
+    used = {name for recipe in recipes for name in recipe.sources}
+    left = {name: spec for name, spec in sources.items() if name not in used}
+    return _Named(left | {recipe.spec.name: recipe.spec for recipe in recipes})
+
+
+def _then(recipes: Sequence[Recipe], later: Iterable[Recipe]) -> list[Recipe]:
+    """Recipes, and later ones of what they make."""
+    made = {recipe.spec.name: recipe for recipe in recipes}
+    found = [recipe.made_of(made) for recipe in later]
+    used = {step for recipe in found for step in recipe.steps}
+    return [recipe for recipe in recipes if recipe not in used] + found
 
 
 def _front(layer: str) -> str:

@@ -397,3 +397,37 @@ def test_a_zero_point_of_another_name_is_not_left_out_of_the_product():
     }
     with pytest.raises(CoverageError):
         transfer(state, model, merge="quantised")
+
+
+@pytest.mark.parametrize("base", ["", "base_layer."])
+def test_deltas_of_a_quantised_layer_are_added_to_what_its_numbers_stand_for(base: str) -> None:
+    numbers, largest = torch.randint(-127, 128, (4, 6), dtype=torch.int8), torch.rand(4) + 1
+    state = lora(nn.Linear(6, 4), "default")
+    del state["a.weight"]
+    state |= {f"a.{base}weight": numbers, f"a.{base}SCB": largest}
+    model = nn.ModuleDict({"a": nn.Linear(6, 4)})
+    report = transfer(state, model, merge={"lora": 2.0, "quantised": None})
+    delta = state["a.lora_B.default.weight"] @ state["a.lora_A.default.weight"]
+    torch.testing.assert_close(model["a"].weight, numbers * largest[:, None] / 127 + 2 * delta)
+    assert report.ok
+    assert report.source_counts == {"converted": 4, "loaded": 1}
+    told = next(e.how for e in report.targets if e.name == "a.weight")
+    assert told.startswith("dequantised: int8 times SCB / 127; LoRA merged: W + 2 * B A")
+    alone = transfer(state, model, merge={"lora": 2.0}, min_coverage=0)
+    assert not alone.ok
+
+
+@pytest.mark.parametrize("excluded", [(), ("*.other.*",)])
+def test_projections_are_joined_with_the_deltas_of_each(excluded: tuple[str, ...]) -> None:
+    source = randomised(Split(), 1)
+    state = source.state_dict()
+    for adapter in ("default", "other") if excluded else ("default",):
+        for word in ("q_proj", "v_proj"):
+            state[f"{word}.lora_A.{adapter}.weight"] = torch.randn(2, 4)
+            state[f"{word}.lora_B.{adapter}.weight"] = torch.randn(4, 2)
+    model = Fused()
+    assert transfer(state, model, merge={"lora": 2.0, "fused": None}, exclude=excluded).ok
+    whole = [getattr(source, word).weight.clone() for word in ("q_proj", "k_proj", "v_proj")]
+    for at, word in ((0, "q_proj"), (2, "v_proj")):
+        whole[at] += 2 * state[f"{word}.lora_B.default.weight"] @ state[f"{word}.lora_A.default.weight"]
+    torch.testing.assert_close(model.qkv.weight, torch.cat(whole))
