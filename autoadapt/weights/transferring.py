@@ -138,6 +138,8 @@ def transfer(
         guard(report, min_coverage, wanted, targets, match)
         moves = _first_of_tied(verdicts, checkpoint)
         refuse_unwritable(model, [move.slot for move in moves])
+    decided = [(move.source, move.slot.spec, move.conversion) for move in moves]
+    ranks.agree((dry_run, report.sources, report.targets, decided, recipes))
     if dry_run:
         return report
     return _finish(report, write(moves, checkpoint.tensors, ranks))

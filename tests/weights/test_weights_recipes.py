@@ -264,6 +264,9 @@ def test_the_scale_of_deltas_is_read_from_the_config_or_asked_for(tmp_path: Path
     with pytest.raises(TransferError) as caught:
         transfer(tmp_path / "model.safetensors", model_of_deltas(), merge="lora")
     assert 'try       merge={"lora": 2.0}' in str(caught.value)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 0, "lora_alpha": 6}))
+    with pytest.raises(TransferError, match="the scale of the deltas is not known"):
+        transfer(tmp_path / "model.safetensors", model_of_deltas(), merge="lora")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6}))
     model = model_of_deltas()
     report = transfer(tmp_path, model, merge="lora")
