@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import gcd
 
 from autoadapt.weights.keeping import Kept, Rows
-from autoadapt.weights.widths import READ, Widths, mixed
+from autoadapt.weights.widths import JOINED, READ, Widths, mixed
 
 __all__ = ["Axis", "Count", "axis_changes", "count_of", "permutation", "slice_axes"]
 
@@ -206,6 +206,8 @@ def slice_axes(
 def _slice_axis(old: int, new: int, name: str, layout: str, kept: Kept | None, widths: Widths) -> Axis | str:
     if kept is not None and len(kept.rows) == new and kept.counts(old):
         return Count(1, 0, old, new).rows(kept.rows, layout)
+    if kept is None and name == JOINED:
+        return 'several outputs stand one after the other: keep says which rows of each (shapes "blocks")'
     if kept is None and _is_classes(old, new) and not widths.holds_several(name, old, new):
         return Axis(-1, *[tuple(range(min(old, new)))] * 2)
     counts = _counts(old, new, name, kept, widths)

@@ -178,6 +178,46 @@ def test_blocks_of_which_nobody_knows_the_count_are_not_the_first_rows():
     )
 
 
+class Packed(nn.Module):
+    def __init__(self, layer: nn.Module, name: str) -> None:
+        super().__init__()
+        self.add_module(name, layer)
+        self.rest = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("qkv", lambda n: nn.Linear(4, 3 * n)),
+        ("to_kv", lambda n: nn.Conv2d(4, 2 * n, 1)),
+        ("gate_up_proj", lambda n: nn.Linear(4, 2 * n, bias=False)),
+        ("attn", lambda n: nn.MultiheadAttention(n, 1)),
+        ("lstm", lambda n: nn.LSTM(4, n)),
+        ("cell", lambda n: nn.GRUCell(4, n)),
+    ],
+)
+@pytest.mark.parametrize("policy", ["slice", "blocks"])
+def test_the_first_rows_of_joined_outputs_are_not_those_of_each(name, layer, policy):
+    source, model = Packed(layer(6), name), Packed(layer(5), name)
+    report = transfer(source, model, shapes=policy)
+    joined = [e for e in report.sources if e.name.startswith(name) and "out_proj" not in e.name]
+    assert {e.bucket for e in joined} == {"mismatched"}
+    assert joined[0].how.endswith('stand one after the other: keep says which rows of each (shapes "blocks")')
+
+
+def test_rows_of_joined_outputs_are_taken_of_each_where_they_are_told():
+    source, model = randomised(Packed(nn.Linear(4, 18), "qkv"), 1), randomised(Packed(nn.Linear(4, 15), "qkv"), 2)
+    transfer(source, model, keep={"qkv": [0, 1, 2, 4, 5]}, shapes="blocks")
+    taken = [6 * block + row for block in range(3) for row in (0, 1, 2, 4, 5)]
+    assert torch.equal(model.qkv.weight, source.qkv.weight[taken])
+
+
+def test_a_recurrent_layer_of_one_gate_has_one_output():
+    source, model = randomised(Packed(nn.RNN(4, 6), "rnn"), 1), randomised(Packed(nn.RNN(4, 5), "rnn"), 2)
+    transfer(source, model, shapes="slice")
+    assert torch.equal(model.rnn.weight_hh_l0, source.rnn.weight_hh_l0[:5, :5])
+
+
 # Keeping
 
 
