@@ -142,15 +142,15 @@ def axis_changes(source: Sequence[int], target: Sequence[int], axes: Sequence[st
 def permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
     """The one order of axes that makes a shape of another, where axes of a kernel stay in order; empty if none does.
 
-    Of three equal sizes, as those of a kernel, each keeps its place among them; more than three are not one kernel,
-    and two beside others could be channels.
+    Of equal sizes that are a kernel, all axes but two and side by side before and after, each keeps its place among
+    them; others could be channels. Axes of one element may stand in any order, but then channels could be a kernel.
     """
     if sorted(source) != sorted(target) or list(source) == list(target):
         return []
-    for size in set(source):
-        at = [axis for axis, other in enumerate(source) if other == size]
-        if len(at) not in (1, len(source) - 2) or len(at) > 3 or at[-1] - at[0] != len(at) - 1:
-            return []
+    several = [size for size in set(source) if list(source).count(size) > 1]
+    kernels = [size for size in several if size > 1]
+    if kernels and (len(several) > 1 or not all(_is_kernel(kernels[0], shape) for shape in (source, target))):
+        return []
     free = list(range(len(source)))
     order = []
     for size in target:
@@ -158,6 +158,12 @@ def permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
         order.append(axis)
         free.remove(axis)
     return order
+
+
+def _is_kernel(size: int, shape: Sequence[int]) -> bool:
+    """Whether the axes of a size are side by side, and all but two."""
+    at = [axis for axis, other in enumerate(shape) if other == size]
+    return len(at) == len(shape) - 2 <= 3 and at[-1] - at[0] == len(at) - 1
 
 
 def _looks_like(old: int, new: int) -> str:

@@ -442,7 +442,8 @@ def test_the_order_that_rows_have_already_is_no_fault():
 
 
 @pytest.mark.parametrize(
-    ("old", "order"), [((3, 3, 3, 4, 8), (4, 0, 1, 2, 3)), ((3, 3, 4, 8), (3, 2, 0, 1)), ((6, 2), (1, 0))]
+    ("old", "order"),
+    [((3, 3, 3, 4, 8), (4, 0, 1, 2, 3)), ((3, 3, 4, 8), (3, 2, 0, 1)), ((6, 2), (1, 0)), ((1, 1, 4, 8), (3, 2, 0, 1))],
 )
 def test_a_permuted_kernel_is_taken_in_its_order_where_that_is_asked_for(old: tuple[int, ...], order: tuple[int, ...]):
     kernel, model = torch.rand(old), nn.Module()
@@ -452,9 +453,20 @@ def test_a_permuted_kernel_is_taken_in_its_order_where_that_is_asked_for(old: tu
     assert report.sources[0].how == f"permute({', '.join(map(str, order))})"
 
 
-def test_a_kernel_of_two_possible_orders_is_not_permuted():
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((3, 3, 3, 3, 8), (8, 3, 3, 3, 3)),
+        ((3, 3, 4, 8), (3, 8, 3, 4)),  # a kernel taken apart
+        ((1, 1, 8, 8), (8, 8, 1, 1)),  # of one cell, or of eight by eight
+        ((3, 3, 5, 5), (5, 5, 3, 3)),
+        ((3, 3, 1, 1), (1, 1, 3, 3)),
+        ((3, 3, 8), (8, 3, 3)),
+    ],
+)
+def test_a_kernel_of_two_possible_orders_is_not_permuted(old: tuple[int, ...], new: tuple[int, ...]):
     model = nn.Module()
-    model.kernel, model.rest = nn.Parameter(torch.zeros(8, 3, 3, 3, 3)), nn.Parameter(torch.zeros(1))
-    report = transfer({"kernel": torch.ones(3, 3, 3, 3, 8), "rest": torch.ones(1)}, model, shapes="permute")
+    model.kernel, model.rest = nn.Parameter(torch.zeros(new)), nn.Parameter(torch.zeros(1))
+    report = transfer({"kernel": torch.ones(old), "rest": torch.ones(1)}, model, shapes="permute")
     assert report.sources[0].how.endswith("no single order of its axes")
     assert not model.kernel.any()
