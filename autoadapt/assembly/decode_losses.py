@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoadapt.assembly.losses import CrossEntropyLoss, DiceLoss
+from autoadapt.assembly.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from autoadapt.assembly.registry import register
 
 __all__ = ["DECODED", "DecodeLoss"]
 
 # Dimension letters: B batch, K classes, H W cells of the scores, Y X pixels of the targets.
 
-DECODED = {"CrossEntropyLoss": CrossEntropyLoss, "DiceLoss": DiceLoss}
+DECODED = {"CrossEntropyLoss": CrossEntropyLoss, "DiceLoss": DiceLoss, "FocalLoss": FocalLoss}
 """Losses that compare the classes of pixels."""
 
 
@@ -25,8 +25,9 @@ class DecodeLoss(nn.Module):
     """One loss of every pixel, or the sum of several; mmseg's `BaseDecodeHead.loss_by_feat`.
 
     Args:
-        losses: Their configs: `CrossEntropyLoss` (softmax; its mean is over all pixels, or with `avg_non_ignore` over
-            those that count) and `DiceLoss` (of each class, the classes being the axis of a mask).
+        losses: Their configs: `CrossEntropyLoss` (softmax, or with `use_sigmoid` each class by itself; its mean is over
+            all pixels, or with `avg_non_ignore` over those that count), `FocalLoss` (each class by itself, `alpha` one
+            half) and `DiceLoss` (of each class, the classes being the axis of a mask).
         ignore_index: The class of pixels that do not count.
         align_corners: How scores are enlarged, bilinearly.
 
@@ -45,11 +46,18 @@ class DecodeLoss(nn.Module):
         given.pop("loss_name", None)  # under which mmseg logs it
         if kind not in DECODED:
             raise ValueError(f"a loss of pixels is of type {' or '.join(DECODED)}, got {kind!r}")
-        if given.get("reduction", "mean") != "mean" or (kind == "CrossEntropyLoss" and given.get("use_sigmoid")):
-            raise ValueError("losses of pixels are means of a softmax here")
-        if kind == "CrossEntropyLoss":
-            given["ignore_index"] = self.ignore_index
-        self.over_all.append(not given.pop("avg_non_ignore", False))
+        if given.get("reduction", "mean") != "mean":
+            raise ValueError("losses of pixels are means here")
+        if given.get("use_sigmoid") and given.get("class_weight") is not None:
+            raise ValueError("class_weight of pixels goes with a softmax")
+        over_all = True
+        match kind:
+            case "CrossEntropyLoss":
+                given["ignore_index"] = self.ignore_index
+                over_all = not given.pop("avg_non_ignore", False)
+            case "FocalLoss":
+                given.setdefault("alpha", 0.5)
+        self.over_all.append(over_all)
         made: nn.Module = DECODED[kind](**given)
         return made
 
@@ -61,11 +69,25 @@ class DecodeLoss(nn.Module):
         )
         total = scores_BKYX.new_zeros(())
         for loss, over_all in zip(self.losses, self.over_all, strict=True):
-            if isinstance(loss, CrossEntropyLoss):
+            if isinstance(loss, DiceLoss):
+                total = total + loss(scores_BKYX, self._masks(target_BYX, scores_BKYX.shape[1]))
+            elif isinstance(loss, CrossEntropyLoss) and not loss.use_sigmoid:
                 total = total + loss(scores_BKYX, target_BYX, avg_factor=self._factor(loss, target_BYX, over_all))
             else:
-                total = total + loss(scores_BKYX, self._masks(target_BYX, scores_BKYX.shape[1]))
+                total = total + self._each_class(loss, scores_BKYX, target_BYX, over_all)
         return total
+
+    def _each_class(
+        self, loss: nn.Module, scores_BKYX: torch.Tensor, target_BYX: torch.Tensor, over_all: bool
+    ) -> torch.Tensor:
+        """Each class against the rest; a single one is of the pixels of class 1, as in mmseg."""
+        single = scores_BKYX.shape[1] == 1
+        masks_BKYX = (target_BYX == 1)[:, None] if single else self._masks(target_BYX, scores_BKYX.shape[1])
+        counted_BKYX = (target_BYX != self.ignore_index)[:, None].expand_as(scores_BKYX)
+        factor = counted_BKYX.numel() if over_all else counted_BKYX.sum()
+        dtype = scores_BKYX.dtype
+        found: torch.Tensor = loss(scores_BKYX, masks_BKYX.to(dtype), counted_BKYX.to(dtype), avg_factor=factor)
+        return found
 
     def _factor(self, loss: CrossEntropyLoss, target_BYX: torch.Tensor, over_all: bool) -> torch.Tensor:
         """What the sum over the pixels is divided by: their number, or what their classes weigh."""

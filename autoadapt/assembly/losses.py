@@ -209,6 +209,9 @@ class FocalLoss(nn.Module):
         loss_weight: A factor.
         use_sigmoid: The only kind there is; detectors' configs say it.
 
+    Raises:
+        ValueError: Without `use_sigmoid`.
+
     Shape:
         prediction `[B, K]`, target `[B]` (class `K` is background) or `[B, K]`, weight `[B]` or `[B, K]` -> a number,
         or `[B, K]` unreduced
@@ -223,6 +226,8 @@ class FocalLoss(nn.Module):
         use_sigmoid: Literal[True] = True,
     ) -> None:
         super().__init__()
+        if not use_sigmoid:
+            raise ValueError("the focal loss takes each class by itself: use_sigmoid=True")
         self.gamma, self.alpha = gamma, alpha
         self.reduction: Reduction = reduction
         self.loss_weight = loss_weight
@@ -253,20 +258,21 @@ class DiceLoss(nn.Module):
     """One less the overlap of masks; Milletari et al. (2016), equation 3; with `naive_dice`, without the squares.
 
     Args:
-        use_sigmoid: The only activation there is.
-        activate: Whether predictions are scores, to which the sigmoid is applied, rather than probabilities.
+        use_sigmoid: Whether each value is a score by itself; else the softmax over axis 1 is taken, as in mmseg, where
+            there is more than one class.
+        activate: Whether predictions are scores, to which the sigmoid or softmax is applied, rather than probabilities.
         reduction: What becomes of the masks' losses.
         naive_dice: Whether the sums below are of the values, not of their squares.
         loss_weight: A factor.
         eps: Keeps empty masks finite.
 
     Shape:
-        prediction and target `[B, *]`, weight `[B]` -> a number, or `[B]` unreduced
+        prediction and target `[B, *]`, or `[B, K, *]` for a softmax, weight `[B]` -> a number, or `[B]` unreduced
     """
 
     def __init__(
         self,
-        use_sigmoid: Literal[True] = True,
+        use_sigmoid: bool = True,
         activate: bool = True,
         reduction: Reduction = "mean",
         naive_dice: bool = False,
@@ -274,7 +280,8 @@ class DiceLoss(nn.Module):
         eps: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.activate, self.naive_dice, self.eps = activate, naive_dice, eps
+        self.use_sigmoid, self.activate = use_sigmoid, activate
+        self.naive_dice, self.eps = naive_dice, eps
         self.reduction: Reduction = reduction
         self.loss_weight = loss_weight
 
@@ -287,7 +294,7 @@ class DiceLoss(nn.Module):
     ) -> torch.Tensor:
         """Compare predictions with targets."""
         _refuse_broadcast(prediction, target)
-        found = (prediction.sigmoid() if self.activate else prediction).flatten(1)
+        found = (self._activated(prediction) if self.activate else prediction).flatten(1)
         wanted = target.flatten(1).to(found.dtype)
         both = (found * wanted).sum(1)
         if self.naive_dice:
@@ -295,6 +302,13 @@ class DiceLoss(nn.Module):
         else:
             overlap = 2 * both / (found.square().sum(1) + wanted.square().sum(1) + 2 * self.eps)
         return self.loss_weight * reduced(1 - overlap, self.reduction, weight, avg_factor)
+
+    def _activated(self, prediction: torch.Tensor) -> torch.Tensor:
+        if self.use_sigmoid:
+            return prediction.sigmoid()
+        if prediction.dim() < 3:
+            raise ValueError(f"a softmax is over the classes of [B, K, *], got {list(prediction.shape)}")
+        return prediction.softmax(1) if prediction.shape[1] > 1 else prediction
 
 
 def reduced(

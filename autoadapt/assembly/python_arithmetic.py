@@ -16,8 +16,11 @@ _NUMBERS = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
 }
 _LARGEST = 10**18
+_HIGHEST = 64
+"""Of exponents."""
 
 
 def combined(sign: ast.operator, left: Any, right: Any, *, most: int) -> Any:
@@ -34,16 +37,21 @@ def combined(sign: ast.operator, left: Any, right: Any, *, most: int) -> Any:
         (7, 'data/train')
         >>> combined(ast.Mult(), [0], 10**9, most=9), combined(ast.Div(), 1, 0, most=9)
         (None, None)
+        >>> combined(ast.Pow(), 2, 3, most=9), combined(ast.Pow(), 10, 10**9, most=9)
+        (8, None)
     """
     act = _NUMBERS.get(type(sign))
     if act is None:
         return None
     if _is_number(left) and _is_number(right):
+        if isinstance(sign, ast.Pow) and abs(right) > _HIGHEST:
+            return None  # before it is computed
         try:
             made = act(left, right)
         except (ArithmeticError, ValueError):
             return None
-        return made if math.isfinite(made) and abs(made) <= _LARGEST else None
+        real = not isinstance(made, complex) and math.isfinite(made) and abs(made) <= _LARGEST
+        return made if real else None
     if isinstance(sign, ast.Add) and type(left) is type(right) and isinstance(left, (str, list, tuple)):
         return left + right
     if isinstance(sign, ast.Mult) and isinstance(left, (list, tuple)) and type(right) is int:

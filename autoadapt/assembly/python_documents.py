@@ -11,6 +11,7 @@ fault with its line.
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -261,7 +262,8 @@ class _File:
         self._values.lines.setdefault(keys, node.lineno)
         match node:
             case ast.Constant(value=str(text)) if "{{" in text:
-                return self._refuse(node)
+                filled = self._filled(text)
+                return self._refuse(node) if "{{" in filled else filled
             case ast.Constant(value=None | bool() | int() | float() | str() as value):
                 return value
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
@@ -286,6 +288,17 @@ class _File:
                 return self._values.classes[name].rpartition(".")[2]
             case _:
                 return self._refuse(node)
+
+    def _filled(self, text: str) -> str:
+        """A text with what mmengine writes for the parts of the file's own name."""
+        path = self._path
+        known = {
+            "fileDirname": str(path.parent),
+            "fileBasename": path.name,
+            "fileBasenameNoExtension": path.stem,
+            "fileExtname": path.suffix,
+        }
+        return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda found: known.get(found[1], found[0]), text)
 
     def _named(self, node: ast.expr, keys: Keys) -> Any:
         """A value that was given before, itself and no copy, as in Python."""

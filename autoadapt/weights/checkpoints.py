@@ -137,7 +137,7 @@ def adapter_scale(source: Source, kinds: Mapping[str, float | None]) -> dict[str
             if not (told.get("alpha_pattern") or told.get("rank_pattern") or told.get("fan_in_fan_out")):
                 root = told["r"] ** 0.5 if told.get("use_rslora") else told["r"]
                 kinds["lora"] = float(told["lora_alpha"] / root)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
             return kinds
     return kinds
 

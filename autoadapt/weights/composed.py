@@ -60,9 +60,18 @@ class _Composed:
         if recipe is None:
             yield from read(name)
             return
-        whole = as_bytes(_made(recipe, [None if part is None else read_whole(read, part) for part in recipe.parts]))
+        whole = as_bytes(_carried_out(recipe, read))
         for start in range(0, whole.size, PIECE_BYTES):
             yield whole[start : start + PIECE_BYTES]
+
+
+def _carried_out(recipe: Recipe, read: Read) -> Tensor:
+    """What a recipe makes, of what is read and of what other recipes make first."""
+    values = (
+        None if part is None else _carried_out(part, read) if isinstance(part, Recipe) else read_whole(read, part)
+        for part in recipe.parts
+    )
+    return _made(recipe, list(values))
 
 
 def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:
@@ -72,6 +81,8 @@ def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:
         case "weight norm":
             length, direction = there
             return _weight_norm(length, direction)
+        case "length":
+            return _length(_weight_norm(*there), recipe.spec.shape)
         case "split":
             start, size = recipe.sizes
             return there[0].narrow(0, start, size) if there[0].ndim else there[0]
@@ -115,6 +126,13 @@ def _weight_norm(length: Tensor, direction: Tensor) -> Tensor:
     whole = length.ndim == 0 or (not kept and direction.shape[0] > 1)
     made: Tensor = torch._weight_norm(direction, length, -1 if whole else (kept or [0])[0])
     return made
+
+
+def _length(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The length of a weight in the shape that weight norm of some axes keeps it in."""
+    axes = [axis for axis, size in enumerate(shape) if size == 1] or None
+    whole: Tensor = torch.linalg.vector_norm(weight, dim=axes if shape else None, keepdim=bool(shape))
+    return whole
 
 
 def own_entries(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from autoadapt.errors import Mismatch, TransferError, nearest
-from autoadapt.weights.keeping import Rows
+from autoadapt.weights.keeping import Kept
 from autoadapt.weights.patterns import Pattern, pattern_text
 from autoadapt.weights.resampling import Grid, find_grid, fit_grid, over_time, resampled
 from autoadapt.weights.slicing import Axis, axis_changes, permutation, ranges, slice_axes
@@ -47,12 +47,12 @@ class Wish:
 
     Args:
         policy: One of `POLICIES`.
-        kept: Old index of each new row.
+        kept: Which old row each new one is.
         grid: How its tokens lie.
     """
 
     policy: str = "skip"
-    kept: Rows | None = None
+    kept: Kept | None = None
     grid: Grid | None = None
 
 

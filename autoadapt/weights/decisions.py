@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.weights.conversions import Wish, plan
+from autoadapt.weights.conversions import SLICES, Wish, plan
 from autoadapt.weights.copying import Move
 from autoadapt.weights.deltas import is_delta
 from autoadapt.weights.dtypes import castable, quantised_layers
 from autoadapt.weights.entries import ModelBucket, ModelEntry, SourceBucket, SourceEntry
+from autoadapt.weights.recipes import NORMS
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
 from autoadapt.weights.widths import Widths
@@ -116,6 +117,7 @@ def decide(
     if faults:
         raise TransferError("shapes differ, which the policy calls an error", faults)
     _keep_norms_whole(verdicts, slots)
+    _keep_lengths_true(verdicts, slots)
     _spread_ties(verdicts, slots)
     return verdicts
 
@@ -167,6 +169,42 @@ def _keep_norms_whole(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:
         if left and counter is not None and getattr(slots[name].owner, "momentum", None) is None:
             move = verdicts.moves.pop(counter)
             verdicts.refused[counter] = Refusal(prefix + _COUNTER, move.stage, "held back with its norm", held=True)
+
+
+def _keep_lengths_true(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:
+    """The length and the direction of weight norm are one weight: neither is loaded without the other.
+
+    A direction of other values along an axis that the length counts would be scaled to the old length.
+    """
+    by_target = {move.slot.spec.name: name for name, move in verdicts.moves.items()}
+    for name in slots:
+        pairs = [(name, name.removesuffix(old) + new) for old, new in NORMS if name.endswith(old)]
+        for pair in pairs if pairs and pairs[0][1] in slots else ():
+            loaded = [member for member in pair if member in by_target]
+            length, direction = (verdicts.moves.get(by_target.get(member, "")) for member in pair)
+            reason = ""
+            if length is None or direction is None:
+                reason = f"moves together with {next((m for m in pair if m not in loaded), '')}, which is not loaded"
+            elif not _scaled_alike(length, direction):
+                reason = "weight norm counts all values of a row: slice a plain weight, and norm it again"
+            for member in loaded if reason else ():
+                move = verdicts.moves.pop(by_target[member])
+                verdicts.refused[by_target[member]] = Refusal(member, move.stage, reason)
+
+
+def _scaled_alike(length: Move, direction: Move) -> bool:
+    """Whether the rows that are taken of a direction are whole, and those of its length."""
+    old, new, counted = direction.source.shape, direction.slot.spec.shape, length.slot.spec.shape
+    if direction.conversion is None:
+        return length.conversion is None
+    if len(old) != len(new) or direction.conversion.policy not in SLICES:
+        return False
+    axes = [axis for axis in range(len(new)) if old[axis] != new[axis]]
+    taken = [
+        [rows for rows in move.conversion.rows if rows.axis in axes] if move.conversion else None
+        for move in (length, direction)
+    ]
+    return all(counted[axis : axis + 1] == new[axis : axis + 1] for axis in axes) and taken[0] == taken[1]
 
 
 def _spread_ties(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:

@@ -32,7 +32,7 @@ def check_deltas(specs: Iterable[Spec], recipes: Sequence[Recipe]) -> None:
     Raises:
         TransferError: With the layers.
     """
-    merged = [recipe for recipe in recipes if recipe.kind == "lora"]
+    merged = [step for recipe in recipes for step in recipe.steps if step.kind == "lora"]
     taken = {name for recipe in merged for name in recipe.sources}
     several = {name: count for name, count in Counter(recipe.spec.name for recipe in merged).items() if count > 1}
     remedy = 'exclude=["*.other.*"]      of all adapters but one'

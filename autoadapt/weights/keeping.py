@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.patterns import Pattern, pattern_text
 
-__all__ = ["Keep", "Rows", "orders", "read_keep"]
+__all__ = ["Keep", "Kept", "Rows", "orders", "read_keep"]
 
 Rows: TypeAlias = tuple[int | None, ...]
 """The old index of each new row; nothing where a row has no old one."""
@@ -22,39 +23,61 @@ Keep: TypeAlias = "Mapping[Pattern, str | Sequence[int | None]]"
 """Old indices in the new order, or `"coco->crowdpose"`, by pattern of names."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What the caller keeps.
+
+    Args:
+        rows: The old index of each new thing.
+        old: How many old things there are; nothing where the caller gave indices.
+    """
+
+    rows: Rows
+    old: int | None = None
+
+    @property
+    def least(self) -> int:
+        """How many old things there are at least."""
+        return self.old or 1 + max(row for row in self.rows if row is not None)
+
+    def counts(self, old: int) -> bool:
+        """Whether these can be the rows of so many old things."""
+        return old == self.old if self.old is not None else old >= self.least
+
+
 @cache
-def orders() -> dict[str, Rows]:
+def orders() -> dict[str, Kept]:
     """All known changes of order, by name.
 
     Example:
         >>> orders()["coco->crowdpose"]
-        (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, None, None)
-        >>> orders()["imagenet->imagenette"][:3]
+        Kept(rows=(5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, None, None), old=17)
+        >>> orders()["imagenet->imagenette"].rows[:3]
         (0, 217, 482)
     """
     table: dict[str, Any] = json.loads(files("autoadapt.weights").joinpath("orders.json").read_text(encoding="utf-8"))
-    found: dict[str, Rows] = {}
+    found: dict[str, Kept] = {}
     for old, before in table["joints"].items():
         at = {joint: index for index, joint in enumerate(before)}
         for new, after in table["joints"].items():
             if old != new:
-                found[f"{old}->{new}"] = tuple(at.get(joint) for joint in after)
+                found[f"{old}->{new}"] = Kept(tuple(at.get(joint) for joint in after), len(before))
     for name, subset in table["subsets"].items():
-        found[f"{subset['of']}->{name}"] = tuple(subset["indices"])
+        found[f"{subset['of']}->{name}"] = Kept(tuple(subset["indices"]), table["sizes"][subset["of"]])
     return found
 
 
-def read_keep(keep: Keep) -> dict[Pattern, Rows]:
+def read_keep(keep: Keep) -> dict[Pattern, Kept]:
     """Read the argument `keep`.
 
     Raises:
         TransferError: If an order is unknown, or indices are negative or said twice.
     """
     faults: list[Mismatch] = []
-    rows: dict[Pattern, Rows] = {}
+    rows: dict[Pattern, Kept] = {}
     for pattern, value in keep.items():
-        found = orders().get(value) if isinstance(value, str) else tuple(value)
-        if found is None or (fault := _fault(found)):
+        found = orders().get(value) if isinstance(value, str) else Kept(tuple(value))
+        if found is None or (fault := _fault(found.rows)):
             faults.append(_unknown(pattern, str(value)) if found is None else _malformed(pattern, fault))
         else:
             rows[pattern] = found

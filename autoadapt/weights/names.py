@@ -3,7 +3,7 @@
     rule      the user's rewrites
     exact     the same name
     prefix    one prefix for all, and built-in dialects where they explain more
-    suffix    one name is the dotted end of the other, and no third one is
+    suffix    one name is the dotted end of the other, no third one is, and not both have the module in front
 
 No stage takes back what an earlier one decided; each target gets one source at most.
 """
@@ -11,14 +11,14 @@ No stage takes back what an earlier one decided; each target gets one source at 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.dialects import DIALECTS, PLAIN, WRAPPERS, Dialect, rewrite
 from autoadapt.weights.prefixes import Exchange, Same, best_exchange, ends_of, exchanges
 from autoadapt.weights.renaming import Renaming
-from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.tensor_specs import Spec, parent
 
 __all__ = ["Pairing", "pair_by_name", "prefix_hint"]
 
@@ -124,7 +124,8 @@ def _settle_best_view(pairing: Pairing, names: Mapping[str, str], asked: tuple[D
             best = view
         if best is not None and len(best.exchange.pairs) == min(len(pairing.sources), len(pairing.targets)):
             break
-    if best is not None:
+    settled = [(names[old], new) for old, (new, _) in pairing.pairs.items()]
+    if best is not None and (not best.exchange.pairs or [*_without_lent(best.pairs(), settled)]):
         pairing.remarks += best.remarks
         doubles = best.exchange.doubles
         pairing.twins |= {best.sources[left]: best.sources[taken] for left, taken in doubles if left != taken}
@@ -174,7 +175,28 @@ def _view(pairing: Pairing, names: Mapping[str, str], dialect: Dialect, unless: 
     specs = {name: pairing.sources[old] for name, old in sources.items()}
     places = {name: pairing.targets[old] for name, old in targets.items()}
     exchange, remarks = best_exchange(specs, places, dialect.joiner, pairing.whole, pairing.same)
-    return None if exchange is None else _View(dialect.name, sources, targets, exchange, remarks)
+    if exchange is None:
+        return None
+    plain = dict(zip(spelt.values(), rewrite(names.values(), dialect.rules), strict=True))
+    if dialect.joiner != "." and not _flattened(exchange, plain, targets):
+        return None
+    return _View(dialect.name, sources, targets, exchange, remarks)
+
+
+def _flattened(exchange: Exchange, sources: Mapping[str, str], targets: Mapping[str, str]) -> bool:
+    """Whether names agree because one side writes dots otherwise, not because `query_a` ends as `value_a` does.
+
+    Args:
+        exchange: Of names in a spelling without dots.
+        sources: The names before their dots were taken, by this spelling.
+        targets: The same of the model.
+    """
+    ends = [
+        (sources[source][len(exchange.source) :], targets[target][len(exchange.target) :])
+        for source, target in exchange.pairs
+    ]
+    apart = not (exchange.source and exchange.target)
+    return apart and all("." not in old or "." not in new for old, new in ends) and any(a != b for a, b in ends)
 
 
 def _unique(spelt: Mapping[str, str]) -> dict[str, str]:
@@ -186,6 +208,9 @@ def _unique(spelt: Mapping[str, str]) -> dict[str, str]:
 def _settle_suffixes(pairing: Pairing, names: Mapping[str, str]) -> None:
     """Pair what is left where one name ends in the other, shapes are equal, and no third name does."""
     claims = _suffix_claims(pairing, names)
+    settled = [(names[old], new) for old, (new, _) in pairing.pairs.items()]
+    own = set(_without_lent([(names[old], new) for old, new, _ in claims], settled))
+    claims = [(old, new, length) for old, new, length in claims if (names[old], new) in own]
     wooers: dict[str, list[tuple[int, str]]] = defaultdict(list)
     wooed: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for source, target, length in claims:
@@ -197,6 +222,31 @@ def _settle_suffixes(pairing: Pairing, names: Mapping[str, str]) -> None:
         if _only_longest(wooed[source]) == target and _only_longest(wooers[target]) == source
     ]
     pairing.settle(pairs, "suffix")
+
+
+def _without_lent(pairs: Iterable[tuple[str, str]], settled: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Pairs of which one is the end of the other, without those of a single layer in a module that both sides have.
+
+    Where both have an `attn`, `attn.output.weight` is not the `output.weight` of another place.
+
+    Args:
+        pairs: Names of the two sides.
+        settled: Names that have found each other.
+    """
+    turned = [(new, old) for old, new in settled]
+    groups: dict[tuple[str, bool], list[tuple[str, str]]] = defaultdict(list)
+    for old, new in pairs:
+        longer = len(old) > len(new)
+        groups[old.removesuffix(new) if longer else new.removesuffix(old), longer].append((old, new))
+    for (front, longer), group in groups.items():
+        single = len({parent(old) for old, _ in group}) == 1
+        if not (single and _has_own(front, settled if longer else turned)):
+            yield from group
+
+
+def _has_own(front: str, settled: Iterable[tuple[str, str]]) -> bool:
+    """Whether the other side has a module too, whose name it does not leave out."""
+    return bool(front) and any(long.startswith(front) and long != front + short for long, short in settled)
 
 
 def _suffix_claims(pairing: Pairing, names: Mapping[str, str]) -> list[tuple[str, str, int]]:

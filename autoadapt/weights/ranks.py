@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,27 @@ class Ranks:
                 Mismatch(f"rank {rank}", "a tensor or file as on this rank", text) for rank, text in failed.items()
             ]
             raise TransferError("another rank could not load, so that none does", faults)
+
+    def agree(self, decided: object) -> None:
+        """Make sure that all ranks would write the same; a rank that stops here would let the others wait.
+
+        Args:
+            decided: What this rank would do, the same text on every rank.
+
+        Raises:
+            TransferError: On every rank, if they differ.
+        """
+        if not self.together:
+            return
+        told = self._tell(hashlib.sha256(repr(decided).encode()).hexdigest())
+        others = [rank for rank, text in enumerate(told) if text != told[0]]
+        if others:
+            found = f"others on rank {', '.join(map(str, others))}"
+            remedy = "transfer(...) with the same checkpoint and arguments on every rank"
+            raise TransferError(
+                "the ranks would load different things, so that none does",
+                [Mismatch("ranks", "the same tensors and rows as on rank 0", found, remedy)],
+            )
 
     def union(self, names: Iterable[str]) -> set[str]:
         """What any rank found."""

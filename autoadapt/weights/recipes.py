@@ -1,26 +1,26 @@
 """A recipe: a tensor that the model has and the checkpoint keeps in several, or as a part of another.
 
-weight norm   direction and length, fused into a weight; by itself, since it is exact
+weight norm   direction and length, fused into a weight, or of another axis; by itself, since it is exact
 fused         q, k, v or gate, up: joined or split, as the model has them
 lora          a weight and the delta that was trained for it
 quantised     numbers of eight bits times their scale
 
-Recipes are found by names and shapes alone; `composed.py` carries them out.
+Each sees what those before it have made: rows are joined of weights whose deltas are merged. Recipes are found by
+names and shapes alone; `composed.py` carries them out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from autoadapt.errors import Mismatch, TransferError, nearest
-from autoadapt.weights.prefixes import ends_of
+from autoadapt.weights.layer_names import Named, ends_in, front_of, layers_of, likeness_to, most_alike
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["BLOCK", "Merge", "Recipe", "find_recipes", "read_merge"]
+__all__ = ["BLOCK", "NORMS", "Merge", "Recipe", "find_recipes", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
@@ -43,7 +43,8 @@ _FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("to_q", "to_kv"): ("to_qkv",),
 }
 """Words of layers, and of the layer that holds their rows one after the other."""
-_NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+"""The last names of a length and a direction: of the function, and of the parametrization."""
 
 _EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
 BLOCK = 128
@@ -55,9 +56,9 @@ class Recipe:
     """One tensor to be made.
 
     Args:
-        kind: `weight norm`, `join`, `split`, `lora` or `quantised`.
+        kind: `weight norm`, `length` (of the weight that weight norm makes), `join`, `split`, `lora` or `quantised`.
         spec: What comes out.
-        parts: What goes in, in order; nothing for zeros, as of a bias that one side alone has.
+        parts: What goes in, in order, some of it made first; nothing for zeros, as of a bias that one side alone has.
         sizes: Rows of each part, or where a split starts and how many rows it has.
         scale: Of a delta, or what the scale of quantised numbers is multiplied by.
         how: The words for it.
@@ -65,15 +66,27 @@ class Recipe:
 
     kind: str
     spec: Spec
-    parts: tuple[Spec | None, ...]
+    parts: tuple[Spec | Recipe | None, ...]
     how: str
     sizes: tuple[int, ...] = ()
     scale: float = 1.0
 
     @property
     def sources(self) -> list[str]:
-        """The names of what goes in."""
-        return [part.name for part in self.parts if part is not None]
+        """The names of what goes in, in the checkpoint."""
+        parts = [part.sources if isinstance(part, Recipe) else [part.name] for part in self.parts if part is not None]
+        return [name for names in parts for name in names]
+
+    @property
+    def steps(self) -> list[Recipe]:
+        """The recipes that make its parts, and itself."""
+        return [step for part in self.parts if isinstance(part, Recipe) for step in part.steps] + [self]
+
+    def made_of(self, earlier: Mapping[str, Recipe]) -> Recipe:
+        """The same of parts that earlier recipes make."""
+        parts = tuple(earlier.get(part.name, part) if isinstance(part, Spec) else part for part in self.parts)
+        before = [step.how for part in parts if isinstance(part, Recipe) for step in part.steps]
+        return replace(self, parts=parts, how="; ".join(dict.fromkeys([*before, self.how])))
 
 
 def read_merge(merge: Merge) -> dict[str, float | None]:
@@ -108,45 +121,73 @@ def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mappin
         >>> [recipe.spec.name for recipe in find_recipes(old, [Spec("attn.qkv.weight", (12, 4))], {"fused": None})]
         ['attn.qkv.weight']
     """
-    by_name = _Named((spec.name, spec) for spec in sources)
-    names = _Named((spec.name, spec) for spec in targets)
+    by_name = Named((spec.name, spec) for spec in sources)
+    names = Named((spec.name, spec) for spec in targets)
     found = list(_weight_norms(by_name, names))
     if "quantised" in kinds:
-        found += _dequantised(by_name, names)
+        found = _then(found, _dequantised(_seen(by_name, found), names))
     if "lora" in kinds:
-        found += _deltas(by_name, kinds["lora"])
+        found = _then(found, _deltas(_seen(by_name, found), kinds["lora"]))
     if "fused" in kinds:
-        found += _joined(by_name, names)
-        found += _split(by_name, names)
-        found += _query_biases(by_name, names)
+        seen = _seen(by_name, found)
+        found = _then(found, [*_joined(seen, names), *_split(seen, names), *_query_biases(seen, names)])
     return found
 
 
-def _front(layer: str) -> str:
-    return f"{layer}." if layer else ""
+def _seen(sources: Named, recipes: Sequence[Recipe]) -> Named:
+    """The checkpoint with what recipes make, in place of what they are made of."""
+    used = {name for recipe in recipes for name in recipe.sources}
+    left = {name: spec for name, spec in sources.items() if name not in used}
+    return Named(left | {recipe.spec.name: recipe.spec for recipe in recipes})
 
 
-def _weight_norms(sources: _Named, targets: _Named) -> Iterator[Recipe]:
+def _then(recipes: Sequence[Recipe], later: Iterable[Recipe]) -> list[Recipe]:
+    """Recipes, and later ones of what they make."""
+    made = {recipe.spec.name: recipe for recipe in recipes}
+    found = [recipe.made_of(made) for recipe in later]
+    used = {step for recipe in found for step in recipe.steps}
+    return [recipe for recipe in recipes if recipe not in used] + found
+
+
+def _weight_norms(sources: Named, targets: Named) -> Iterator[Recipe]:
     """A weight of its length and direction, in the spelling of the model or fused."""
-    normed = {spelling: _layers(targets, spelling[1]) for spelling in _NORMS}
-    plain = _layers(targets, "weight")
-    for spelling in _NORMS:
-        for layer in _layers(sources, spelling[1]):
-            length, direction = (sources.get(_front(layer) + leaf) for leaf in spelling)
+    normed = {spelling: layers_of(targets, spelling[1]) for spelling in NORMS}
+    plain = layers_of(targets, "weight")
+    for spelling in NORMS:
+        for layer in layers_of(sources, spelling[1]):
+            length, direction = (sources.get(front_of(layer) + leaf) for leaf in spelling)
             if length is None or direction is None or not _scales(length.shape, direction.shape):
                 continue
-            likeness = {other: _likeness(layer, layers) for other, layers in normed.items()}
+            likeness = {other: likeness_to(layer, layers) for other, layers in normed.items()}
             best = max(likeness, key=lambda other: (likeness[other], other == spelling))
-            if likeness[best] == (0, 0) or _likeness(layer, plain) > likeness[best]:
+            if likeness[best] == (0, 0) or likeness_to(layer, plain) > likeness[best]:
                 how = "weight norm fused: direction times length"
-                spec = Spec(f"{_front(layer)}weight", direction.shape, direction.dtype)
+                spec = Spec(f"{front_of(layer)}weight", direction.shape, direction.dtype)
+                yield Recipe("weight norm", spec, (length, direction), how)
+            elif (other := _other_length(layer, length, direction, best, targets, normed[best])) is not None:
+                how = "weight norm along other axes"
+                yield Recipe("length", other, (length, direction), how)
+                spec = Spec(front_of(layer) + best[1], direction.shape, direction.dtype)
                 yield Recipe("weight norm", spec, (length, direction), how)
             elif best != spelling:
                 for part, leaf in zip((length, direction), best, strict=True):
-                    spec = Spec(_front(layer) + leaf, part.shape, part.dtype)
+                    spec = Spec(front_of(layer) + leaf, part.shape, part.dtype)
                     yield Recipe(
                         "split", spec, (part,), "weight norm, respelt", (0, part.shape[0] if part.shape else 0)
                     )
+
+
+def _other_length(
+    layer: str, length: Spec, direction: Spec, spelling: tuple[str, str], targets: Named, layers: list[str]
+) -> Spec | None:
+    """The length that the model has of the same weight, where it is of other axes than the checkpoint's."""
+    at = most_alike(layer, layers)
+    wanted, whole = (targets.get(front_of(at or "") + leaf) for leaf in spelling)
+    if at is None or wanted is None or whole is None or whole.shape != direction.shape:
+        return None
+    if wanted.shape == length.shape or not _scales(wanted.shape, whole.shape):
+        return None
+    return Spec(front_of(layer) + spelling[0], wanted.shape, length.dtype)
 
 
 def _scales(length: tuple[int, ...], direction: tuple[int, ...]) -> bool:
@@ -154,45 +195,16 @@ def _scales(length: tuple[int, ...], direction: tuple[int, ...]) -> bool:
     return not length or all(size in (1, axis) for size, axis in zip(length, direction, strict=False))
 
 
-class _Named(dict[str, Spec]):
-    """Tensors by name."""
-
-    @cached_property
-    def by_leaf(self) -> dict[str, list[str]]:
-        """Names by their last segments."""
-        found: dict[str, list[str]] = {}
-        for name in self:
-            found.setdefault(name.rpartition(".")[2], []).append(name)
-        return found
-
-
-def _layers(specs: _Named, ending: str) -> list[str]:
-    """The layers that have a tensor of some last name, which may have dots in it."""
-    names = specs.by_leaf.get(ending.rpartition(".")[2], ())
-    return [name[: -len(ending)].rstrip(".") for name in names if name == ending or name.endswith(f".{ending}")]
-
-
-def _likeness(layer: str, others: Iterable[str]) -> tuple[int, int]:
-    """How many last segments a layer's name shares with the most alike of others, and whether all of the shorter."""
-    ends = ends_of(layer, ".")
-    best = (0, 0)
-    for other in others:
-        shared = next((end for end in ends if other == end or other.endswith(f".{end}")), None)
-        if shared is not None:
-            best = max(best, (1 + shared.count("."), int(shared in (layer, other))))
-    return best
-
-
-def _joined(sources: _Named, targets: _Named) -> Iterator[Recipe]:
+def _joined(sources: Named, targets: Named) -> Iterator[Recipe]:
     """Projections that the model has in one layer."""
     ends = {
-        ending: {layer.rpartition(".")[2] for layer in _layers(targets, ending)}
+        ending: {layer.rpartition(".")[2] for layer in layers_of(targets, ending)}
         for fused in set(_FUSED.values())
         for ending in (_fused_name("", word, leaf) for word in fused for leaf in ("weight", "bias"))
     }
     for words, fused_words in _FUSED.items():
-        for at in _layers(sources, f"{words[0]}.weight"):
-            parts = [sources.get(f"{_front(at)}{word}.weight") for word in words]
+        for at in layers_of(sources, f"{words[0]}.weight"):
+            parts = [sources.get(f"{front_of(at)}{word}.weight") for word in words]
             weights = [part for part in parts if part is not None and len(part.shape) == 2]
             last = at.rpartition(".")[2]
             word = next((w for w in fused_words if last in ends[_fused_name("", w, "weight")]), None)
@@ -204,7 +216,7 @@ def _joined(sources: _Named, targets: _Named) -> Iterator[Recipe]:
             yield Recipe(
                 "join", Spec(name, (sum(sizes), *weights[0].shape[1:]), weights[0].dtype), tuple(weights), how, sizes
             )
-            biases = tuple(sources.get(f"{_front(at)}{w}.bias") for w in words)
+            biases = tuple(sources.get(f"{front_of(at)}{w}.bias") for w in words)
             if any(biases) or last in ends[_fused_name("", word, "bias")]:
                 without = ", ".join(w for w, bias in zip(words, biases, strict=True) if bias is None)
                 how = f"{how}{f', zero for {without}' if without else ''}"
@@ -214,17 +226,17 @@ def _joined(sources: _Named, targets: _Named) -> Iterator[Recipe]:
 
 
 def _fused_name(layer: str, word: str, leaf: str) -> str:
-    return f"{_front(layer)}{word}{'_' if word == 'in_proj' else '.'}{leaf}"
+    return f"{front_of(layer)}{word}{'_' if word == 'in_proj' else '.'}{leaf}"
 
 
-def _split(sources: _Named, targets: _Named) -> Iterator[Recipe]:
+def _split(sources: Named, targets: Named) -> Iterator[Recipe]:
     """Parts of a layer that the model has one by one; their rows are those of the model."""
     for words, fused_words in _FUSED.items():
         for word in fused_words:
-            for at in _layers(sources, _fused_name("", word, "weight")):
-                layer = _most_alike(at, _layers(targets, f"{words[0]}.weight"))
+            for at in layers_of(sources, _fused_name("", word, "weight")):
+                layer = most_alike(at, layers_of(targets, f"{words[0]}.weight"))
                 fused = sources[_fused_name(at, word, "weight")]
-                sizes = [targets[n].shape[0] for w in words if (n := f"{_front(layer or '')}{w}.weight") in targets]
+                sizes = [targets[n].shape[0] for w in words if (n := f"{front_of(layer or '')}{w}.weight") in targets]
                 if layer is None or len(sizes) < len(words) or sum(sizes) != fused.shape[0]:
                     continue
                 yield from _parts(fused, at, words, sizes, "weight")
@@ -235,15 +247,10 @@ def _split(sources: _Named, targets: _Named) -> Iterator[Recipe]:
                     yield from _zeros(fused, at, words, sizes, targets, layer)
 
 
-def _most_alike(layer: str, others: list[str]) -> str | None:
-    found = max(others, key=lambda other: _likeness(layer, [other]), default=None)
-    return found if found == layer or (found is not None and _likeness(layer, [found]) > (0, 0)) else None
-
-
 def _parts(whole: Spec, at: str, words: Sequence[str], sizes: Sequence[int], leaf: str) -> Iterator[Recipe]:
     start = 0
     for word, size in zip(words, sizes, strict=True):
-        spec = Spec(f"{_front(at)}{word}.{leaf}", (size, *whole.shape[1:]), whole.dtype)
+        spec = Spec(f"{front_of(at)}{word}.{leaf}", (size, *whole.shape[1:]), whole.dtype)
         yield Recipe("split", spec, (whole,), f"split: {', '.join(words)}", (start, size))
         start += size
 
@@ -252,8 +259,8 @@ def _zeros(
     weight: Spec, at: str, words: Sequence[str], sizes: Sequence[int], targets: Mapping[str, Spec], layer: str
 ) -> Iterator[Recipe]:
     for word, size in zip(words, sizes, strict=True):
-        if f"{_front(layer)}{word}.bias" in targets:
-            spec = Spec(f"{_front(at)}{word}.bias", (size,), weight.dtype)
+        if f"{front_of(layer)}{word}.bias" in targets:
+            spec = Spec(f"{front_of(at)}{word}.bias", (size,), weight.dtype)
             yield Recipe("join", spec, (None,), "zero: there is no bias in the checkpoint", (size,))
 
 
@@ -289,20 +296,20 @@ def _changed_weight(sources: Mapping[str, Spec], layer: str) -> Spec | None:
     """The weight that a delta was trained for: beside it, or by its name in the base model, without PEFT's front."""
     for at in (layer, layer.removeprefix("base_model.model."), layer.removeprefix("base_model.")):
         for ending in ("base_layer.weight", "weight"):
-            if (weight := sources.get(_front(at) + ending)) is not None:
+            if (weight := sources.get(front_of(at) + ending)) is not None:
                 return weight
     return None
 
 
-def _dequantised(sources: _Named, targets: _Named) -> Iterator[Recipe]:
+def _dequantised(sources: Named, targets: Named) -> Iterator[Recipe]:
     """Weights of eight bits times the scale beside them, where the scheme is one of four that are known.
 
     LLM.int8 keeps the largest value of each row (`SCB`), which 127 stands for; `weight_scale` of a tensor or of its
     rows is a factor, less `weight_zero_point` where there is one; `weight_scale_inv` is a factor for each block of
     128 x 128, as DeepSeek-V3 stores it.
     """
-    for layer in _layers(sources, "weight"):
-        front = _front(layer)
+    for layer in layers_of(sources, "weight"):
+        front = front_of(layer)
         weight = sources[f"{front}weight"]
         kept = any(f"{front}{leaf}" in targets for leaf in ("SCB", "weight_scale", "weight_scale_inv"))
         if weight.dtype not in _EIGHT_BITS or len(weight.shape) < 2 or kept:
@@ -327,42 +334,37 @@ def _dequantised(sources: _Named, targets: _Named) -> Iterator[Recipe]:
         yield Recipe("quantised", spec, parts, how, scale=1 / 127 if leaf == "SCB" else 1.0)
 
 
-def _query_biases(sources: _Named, targets: _Named) -> Iterator[Recipe]:
+def _query_biases(sources: Named, targets: Named) -> Iterator[Recipe]:
     """`q_bias` and `v_bias` beside a fused weight, as in BEiT, and the bias of one layer; that of the keys is zero.
 
     A bias of the keys adds the same to every score of a query, which the softmax takes out: leaving it is exact.
     """
-    for at in _layers(sources, "q_bias"):
-        query, value = sources[f"{_front(at)}q_bias"], sources.get(f"{_front(at)}v_bias")
-        fused = f"{_front(at)}qkv.bias"
-        if value is not None and _ends(targets, fused):
+    for at in layers_of(sources, "q_bias"):
+        query, value = sources[f"{front_of(at)}q_bias"], sources.get(f"{front_of(at)}v_bias")
+        fused = f"{front_of(at)}qkv.bias"
+        if value is not None and ends_in(targets, fused):
             sizes = (*query.shape, *query.shape, *value.shape)
             spec = Spec(fused, (sum(sizes),), query.dtype)
             yield Recipe("join", spec, (query, None, value), "joined: q_bias, v_bias, zero for the keys", sizes)
         for words in _TRIPLES:
-            if f"{_front(at)}qkv.weight" in sources and _ends(targets, f"{_front(at)}{words[0]}.bias"):
+            if f"{front_of(at)}qkv.weight" in sources and ends_in(targets, f"{front_of(at)}{words[0]}.bias"):
                 yield from _renamed(sources, at, {"q_bias": f"{words[0]}.bias", "v_bias": f"{words[2]}.bias"})
     for words in _TRIPLES:
-        for at in _layers(sources, f"{words[0]}.bias"):
-            if _ends(targets, f"{_front(at)}q_bias") and _ends(targets, f"{_front(at)}qkv.weight"):
+        for at in layers_of(sources, f"{words[0]}.bias"):
+            if ends_in(targets, f"{front_of(at)}q_bias") and ends_in(targets, f"{front_of(at)}qkv.weight"):
                 yield from _renamed(sources, at, {f"{words[0]}.bias": "q_bias", f"{words[2]}.bias": "v_bias"})
-    for at in _layers(sources, "qkv.bias"):
-        fused_spec = sources[f"{_front(at)}qkv.bias"]
+    for at in layers_of(sources, "qkv.bias"):
+        fused_spec = sources[f"{front_of(at)}qkv.bias"]
         size = fused_spec.shape[0] // 3
-        for leaf, start in (("q_bias", 0), ("v_bias", 2 * size)) if _ends(targets, f"{_front(at)}q_bias") else ():
-            spec = Spec(f"{_front(at)}{leaf}", (size,), fused_spec.dtype)
+        for leaf, start in (("q_bias", 0), ("v_bias", 2 * size)) if ends_in(targets, f"{front_of(at)}q_bias") else ():
+            spec = Spec(f"{front_of(at)}{leaf}", (size,), fused_spec.dtype)
             yield Recipe("split", spec, (fused_spec,), "split: the bias of the keys has no effect", (start, size))
 
 
 def _renamed(sources: Mapping[str, Spec], at: str, names: Mapping[str, str]) -> Iterator[Recipe]:
     for old, new in names.items():
-        part = sources.get(f"{_front(at)}{old}")
+        part = sources.get(f"{front_of(at)}{old}")
         if part is not None:
             yield Recipe(
-                "split", Spec(f"{_front(at)}{new}", part.shape, part.dtype), (part,), f"as {new}", (0, *part.shape)
+                "split", Spec(f"{front_of(at)}{new}", part.shape, part.dtype), (part,), f"as {new}", (0, *part.shape)
             )
-
-
-def _ends(targets: Mapping[str, Spec], name: str) -> bool:
-    """Whether the model has a tensor of a name, as far as one side's front part goes."""
-    return any(name == other or name.endswith(f".{other}") or other.endswith(f".{name}") for other in targets)

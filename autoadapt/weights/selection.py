@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.conversions import Wish
-from autoadapt.weights.keeping import Rows
+from autoadapt.weights.keeping import Kept
 from autoadapt.weights.patterns import Pattern, matcher, pattern_text
 from autoadapt.weights.resampling import Grid
 
@@ -71,7 +71,7 @@ class Selection:
     missing: Patterns
     unexpected: Patterns
     policies: tuple[tuple[Patterns, str], ...]
-    kept: tuple[tuple[Patterns, Rows], ...] = ()
+    kept: tuple[tuple[Patterns, Kept], ...] = ()
     grids: tuple[tuple[Patterns, Grid], ...] = ()
 
     @classmethod
@@ -82,7 +82,7 @@ class Selection:
         missing: Sequence[Pattern],
         unexpected: Sequence[Pattern],
         policies: Mapping[Pattern, str],
-        kept: Mapping[Pattern, Rows] | None = None,
+        kept: Mapping[Pattern, Kept] | None = None,
         grids: Mapping[Pattern, Grid] | None = None,
     ) -> Selection:
         """Read all patterns; see `Patterns.parse`."""
@@ -92,14 +92,14 @@ class Selection:
             Patterns.parse("expect_missing", missing),
             Patterns.parse("expect_unexpected", unexpected),
             tuple((Patterns.parse("shapes", [pattern]), policy) for pattern, policy in policies.items()),
-            tuple((Patterns.parse("keep", [pattern]), rows) for pattern, rows in (kept or {}).items()),
+            tuple((Patterns.parse("keep", [pattern]), told) for pattern, told in (kept or {}).items()),
             tuple((Patterns.parse("grid", [pattern]), grid) for pattern, grid in (grids or {}).items()),
         )
 
     def wish(self, source: str, target: str) -> Wish:
         """What to do where the shapes of a pair of names differ; to keep rows or tell a grid is to ask for it."""
         policy = next((policy for test, policy in self.policies if test(source, target)), "skip")
-        kept = next((rows for test, rows in self.kept if test(source, target)), None)
+        kept = next((kept for test, kept in self.kept if test(source, target)), None)
         grid = next((grid for test, grid in self.grids if test(source, target)), None)
         if policy == "skip":
             policy = "resample" if grid else "slice" if kept else policy
@@ -115,7 +115,7 @@ class Selection:
         Raises:
             TransferError: With the pattern and the first of its tensors.
         """
-        told = [("keep", test, list(rows) != list(range(len(rows)))) for test, rows in self.kept]
+        told = [("keep", test, kept.rows != tuple(range(len(kept.rows)))) for test, kept in self.kept]
         told += [("grid", test, grid.old != grid.new) for test, grid in self.grids]
         faults = []
         for argument, test, moves in told:

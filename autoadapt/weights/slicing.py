@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
 
-from autoadapt.weights.keeping import Rows
-from autoadapt.weights.widths import READ, Widths, mixed
+from autoadapt.weights.keeping import Kept, Rows
+from autoadapt.weights.widths import JOINED, READ, Widths, mixed
 
 __all__ = ["Axis", "Count", "axis_changes", "count_of", "permutation", "slice_axes"]
 
@@ -85,7 +85,7 @@ class Count:
         return tuple(i if i < self.old else None for i in range(self.new))
 
 
-def count_of(old: int, new: int, kept: Rows | None = None) -> Count | None:
+def count_of(old: int, new: int, kept: Kept | None = None) -> Count | None:
     """What an axis counts, by well-known numbers of key points or by what the caller keeps.
 
     Example:
@@ -102,15 +102,19 @@ def count_of(old: int, new: int, kept: Rows | None = None) -> Count | None:
     return None
 
 
-def _count_of_kept(old: int, new: int, kept: Rows) -> Count | None:
-    """The count that fits a list of kept things: whole, then with one more, then with features in front."""
-    least = 1 + max(row for row in kept if row is not None)
+def _count_of_kept(old: int, new: int, kept: Kept) -> Count | None:
+    """The count that fits a list of kept things: whole, then key points with one more, then with features in front.
+
+    One index too few is no sign of a row beside the key points where their number is that of all rows.
+    """
     counts: list[Count] = []
     for rest in (0, 1, *range(16, min(old, new), 16)):
-        each, over = divmod(new - rest, len(kept))
-        if over == 0 and each > 0 and (old - rest) % each == 0 and (old - rest) // each >= least:
-            counts.append(Count(each, rest, (old - rest) // each, len(kept)))
-    certain = [count for count in counts if count.rest <= 1 or (count.old, count.new) in _KEY_POINTS]
+        each, over = divmod(new - rest, len(kept.rows))
+        things, also_over = divmod(old - rest, each or 1)
+        if over == also_over == 0 and each > 0 and kept.counts(things):
+            counts.append(Count(each, rest, things, len(kept.rows)))
+    known = {before for before, _ in _KEY_POINTS} if kept.old is None else set()
+    certain = [c for c in counts if c.rest == 0 or ((c.old, c.new) in _KEY_POINTS and old not in known)]
     return certain[0] if certain else None
 
 
@@ -138,15 +142,15 @@ def axis_changes(source: Sequence[int], target: Sequence[int], axes: Sequence[st
 def permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
     """The one order of axes that makes a shape of another, where axes of a kernel stay in order; empty if none does.
 
-    Of three equal sizes, as those of a kernel, each keeps its place among them; more than three are not one kernel,
-    and two beside others could be channels.
+    Of equal sizes that are a kernel, all axes but two and side by side before and after, each keeps its place among
+    them; others could be channels. Axes of one element may stand in any order, but then channels could be a kernel.
     """
     if sorted(source) != sorted(target) or list(source) == list(target):
         return []
-    for size in set(source):
-        at = [axis for axis, other in enumerate(source) if other == size]
-        if len(at) not in (1, len(source) - 2) or len(at) > 3 or at[-1] - at[0] != len(at) - 1:
-            return []
+    several = [size for size in set(source) if list(source).count(size) > 1]
+    kernels = [size for size in several if size > 1]
+    if kernels and (len(several) > 1 or not all(_is_kernel(kernels[0], shape) for shape in (source, target))):
+        return []
     free = list(range(len(source)))
     order = []
     for size in target:
@@ -154,6 +158,12 @@ def permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
         order.append(axis)
         free.remove(axis)
     return order
+
+
+def _is_kernel(size: int, shape: Sequence[int]) -> bool:
+    """Whether the axes of a size are side by side, and all but two."""
+    at = [axis for axis, other in enumerate(shape) if other == size]
+    return len(at) == len(shape) - 2 <= 3 and at[-1] - at[0] == len(at) - 1
 
 
 def _looks_like(old: int, new: int) -> str:
@@ -169,7 +179,7 @@ def slice_axes(
     target: tuple[int, ...],
     axes: Sequence[str],
     layout: str,
-    kept: Rows | None,
+    kept: Kept | None,
     widths: Widths = Widths(),  # noqa: B008 - frozen
 ) -> tuple[Axis, ...] | str:
     """The rows to take on each axis that differs, or why they cannot be told.
@@ -199,9 +209,11 @@ def slice_axes(
     return tuple(found)
 
 
-def _slice_axis(old: int, new: int, name: str, layout: str, kept: Rows | None, widths: Widths) -> Axis | str:
-    if kept is not None and len(kept) == new and max(row for row in kept if row is not None) < old:
-        return Count(1, 0, old, new).rows(kept, layout)
+def _slice_axis(old: int, new: int, name: str, layout: str, kept: Kept | None, widths: Widths) -> Axis | str:
+    if kept is not None and len(kept.rows) == new and kept.counts(old):
+        return Count(1, 0, old, new).rows(kept.rows, layout)
+    if kept is None and name == JOINED:
+        return 'several outputs stand one after the other: keep says which rows of each (shapes "blocks")'
     if kept is None and _is_classes(old, new) and not widths.holds_several(name, old, new):
         return Axis(-1, *[tuple(range(min(old, new)))] * 2)
     counts = _counts(old, new, name, kept, widths)
@@ -210,19 +222,19 @@ def _slice_axis(old: int, new: int, name: str, layout: str, kept: Rows | None, w
     if not counts:
         return _uncounted(old, new, name, layout, kept)
     count = counts[0]
-    kept = kept if kept is not None else count.first()
+    things = kept.rows if kept is not None else count.first()
     if count.rest > 1 and name not in READ:
         return f"{count.rest} rows more than {count.each} per key point, in front of them or behind"
     beside = count.rest > 1 or (count.rest == 1 and widths.holds_several(name, old, new))
     if layout == "slice":
         plain = count.each == 1 and not beside
-        return count.rows(kept, layout) if plain else _readings(count, kept, beside)
+        return count.rows(things, layout) if plain else _readings(count, things, beside)
     if len(counts) > 1:
         return f"{' or '.join(map(str, counts))}: keep says every row"
-    return count.rows(kept, layout, count.rest if beside else 0)
+    return count.rows(things, layout, count.rest if beside else 0)
 
 
-def _counts(old: int, new: int, name: str, kept: Rows | None, widths: Widths) -> list[Count] | str:
+def _counts(old: int, new: int, name: str, kept: Kept | None, widths: Widths) -> list[Count] | str:
     """What an axis may count: by the layers that it reads, else by well-known numbers; or why it is not told."""
     if not widths.holds_several(name, old, new):
         count = count_of(old, new, kept)
@@ -240,8 +252,7 @@ def _counts(old: int, new: int, name: str, kept: Rows | None, widths: Widths) ->
         return "several outputs that change are read side by side: keep says every row"
     found = known or found
     if kept is not None:
-        least = 1 + max(row for row in kept if row is not None)
-        return [count for count in found if count.new == len(kept) and count.old >= least]
+        return [count for count in found if count.new == len(kept.rows) and kept.counts(count.old)]
     return found
 
 
@@ -257,10 +268,11 @@ def _things(widths: Widths) -> set[tuple[int, int]]:
     return found
 
 
-def _uncounted(old: int, new: int, name: str, layout: str, kept: Rows | None) -> Axis | str:
+def _uncounted(old: int, new: int, name: str, layout: str, kept: Kept | None) -> Axis | str:
     """The first rows of an axis that counts nothing known, or why they are none that can be told."""
     if kept is not None:
-        return f"keep names {len(kept)} rows, which do not count this axis"
+        source = f" of {kept.old}" if kept.old is not None else ""
+        return f"keep names {len(kept.rows)} rows{source}, which do not count this axis"
     if layout == "blocks" and (gcd(old, new) > 1 or name in READ):
         return "how many blocks it has is not known: keep says every row"
     leading = tuple(range(min(old, new)))

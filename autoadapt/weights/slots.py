@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.tensor_specs import Spec, is_sharded, parent
+from autoadapt.weights.widths import JOINED
 
 __all__ = ["Slot", "model_slots", "refuse_unwritable"]
 
@@ -123,20 +125,36 @@ def _offsets(name: str, tensor: Any) -> tuple[int, ...] | None:
 
 def _axes(count: int, module: nn.Module | None, name: str) -> tuple[str, ...]:
     spatial = ("depth", "height", "width")[-max(count - 2, 0) :] if 2 < count <= 5 else ()
+    output = JOINED if _is_joined(module, name) else "output"
     match module:
         case _ConvTransposeNd() if count > 2:
             return ("input", "output", *spatial)
         case nn.Embedding():
             return ("entry", "channel")
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear() if count >= 2:
-            return ("output", "input", *spatial)
+            return (output, "input", *spatial)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear() | _ConvTransposeNd() if count == 1:
-            return ("output",)
+            return (output,)
+        case _ if output == JOINED and count in (1, 2):
+            transposed = type(module).__name__ == "Conv1D"  # of transformers
+            return ("input", output)[2 - count :] if transposed else (output, "input")[:count]
         case _ if count == 1:
             return ("channel",)
         case _ if "pos" in name and count == 3:
             return ("batch", "token", "channel")
     return tuple(_ordinal(axis) for axis in range(count))
+
+
+def _is_joined(module: nn.Module | None, name: str) -> bool:
+    """Whether the outputs are those of several layers: q, k and v, the gates of a recurrent layer."""
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return not isinstance(module, (nn.RNN, nn.RNNCell)) and "_hr_" not in name
+    return bool(_JOINED.search(name))
+
+
+_JOINED = re.compile(
+    r"(^|\.)((q?kv|gate_up)(_proj)?|to_q?kv|Wq?kv|c_attn|query_key_value|w12)\.(weight|bias)$|(^|\.)in_proj_(weight|bias)$"
+)
 
 
 def _ordinal(axis: int) -> str:

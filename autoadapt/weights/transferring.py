@@ -21,7 +21,7 @@ from autoadapt.weights.composed import compose, own_entries, own_targets
 from autoadapt.weights.conversions import SLICES, Shapes, check_policies
 from autoadapt.weights.copying import Move, same_values, write
 from autoadapt.weights.decisions import Expected, Verdicts, decide, model_entries, source_entries
-from autoadapt.weights.deltas import check_deltas
+from autoadapt.weights.deltas import check_deltas, is_delta
 from autoadapt.weights.guards import check_arguments, guard, leftover_hint
 from autoadapt.weights.keeping import Keep, read_keep
 from autoadapt.weights.names import Pairing, pair_by_name
@@ -138,6 +138,8 @@ def transfer(
         guard(report, min_coverage, wanted, targets, match)
         moves = _first_of_tied(verdicts, checkpoint)
         refuse_unwritable(model, [move.slot for move in moves])
+    decided = [(move.source, move.slot.spec, move.conversion) for move in moves]
+    ranks.agree((dry_run, report.sources, report.targets, decided, recipes))
     if dry_run:
         return report
     return _finish(report, write(moves, checkpoint.tensors, ranks))
@@ -154,7 +156,8 @@ def _read(
     targets = [slot.spec for slot in slots.values()]
     storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
     own = read_checkpoint(source, scope, targets, storages)
-    found = find_recipes(own.specs, targets, merges)
+    unwanted = {spec.name for spec in own.specs if is_delta(spec.name) and selection.exclude(spec.name)}
+    found = find_recipes([spec for spec in own.specs if spec.name not in unwanted], targets, merges)
     recipes = [recipe for recipe in found if not any(map(selection.exclude, recipe.sources))]
     if "lora" in merges:
         check_deltas([spec for spec in own.specs if not selection.exclude(spec.name)], recipes)

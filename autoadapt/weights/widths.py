@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-__all__ = ["READ", "Widths", "mixed"]
+__all__ = ["JOINED", "READ", "Widths", "mixed"]
 
 READ = ("input", "channel")
 """Names of axes that hold what other layers yield."""
+
+JOINED = "joined output"
+"""The name of an axis that holds the outputs of several layers one after the other, as q, k and v."""
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,30 @@ def test_a_dice_loss_compares_the_mask_of_each_class() -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        {"type": "FocalLoss"},
-        {"type": "CrossEntropyLoss", "use_sigmoid": True},
+        {"type": "LovaszLoss"},
+        {"type": "CrossEntropyLoss", "use_sigmoid": True, "class_weight": [1.0, 2.0, 1.0]},
         {"type": "DiceLoss", "reduction": "sum"},
     ],
 )
 def test_a_loss_of_pixels_that_is_not_known_is_refused(entry: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="pixels"):
         DecodeLoss([entry])
+
+
+@pytest.mark.parametrize("classes", [3, 1])
+def test_each_class_of_a_pixel_is_compared_by_itself(classes: int) -> None:
+    target = torch.where(TARGET == 2, 1, TARGET) if classes == 1 else TARGET
+    scores, counted = SCORES[:, :classes], (target != 255)[:, None]
+    enlarged = F.interpolate(scores, (9, 11), mode="bilinear")
+    masks = torch.stack([(k == target).float() for k in ([1] if classes == 1 else range(3))], 1)
+    single = F.binary_cross_entropy_with_logits(enlarged, masks, reduction="none") * counted
+    entry = {"type": "CrossEntropyLoss", "use_sigmoid": True}
+    torch.testing.assert_close(DecodeLoss([entry])(scores, target), single.mean())
+    found = DecodeLoss([{**entry, "avg_non_ignore": True}])(scores, target)
+    torch.testing.assert_close(found, single.sum() / (classes * counted.sum()))
+    wrong = torch.where(masks > 0, 1 - enlarged.sigmoid(), enlarged.sigmoid())
+    focal = DecodeLoss([{"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0}])(scores, target)
+    torch.testing.assert_close(focal, (single * wrong**2 / 2).mean())
 
 
 @pytest.mark.parametrize("several", [True, False])
@@ -79,7 +95,7 @@ def test_a_published_decode_head_trains_on_targets_of_the_size_of_the_image(seve
         "num_convs": 1,
         "num_classes": 3,
         "align_corners": False,
-        "loss_decode": [entry, {"type": "DiceLoss", "loss_weight": 3.0}] if several else entry,
+        "loss_decode": [entry, {"type": "DiceLoss", "use_sigmoid": False}, {"type": "FocalLoss"}] if several else entry,
     }
     model = assemble({"input": "f32[B, 3, 32, 32]", "backbone": {"type": "ResNetV1c", "depth": 18}, "head": head})
     target = torch.randint(0, 3, (2, 32, 32))

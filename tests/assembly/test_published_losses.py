@@ -49,6 +49,14 @@ def test_the_dice_loss_is_one_less_the_overlap() -> None:
     scores = torch.randn(3, 2, 2)
     both = DiceLoss()(scores, (scores > 0).float()), DiceLoss(activate=False)(scores.sigmoid(), (scores > 0).float())
     torch.testing.assert_close(*both)
+    maps = torch.randn(2, 3, 4, 4)
+    both = DiceLoss(use_sigmoid=False), DiceLoss(activate=False)
+    torch.testing.assert_close(both[0](maps, maps.sigmoid()), both[1](maps.softmax(1), maps.sigmoid()))
+    assert DiceLoss()(maps, maps.sigmoid()) != both[0](maps, maps.sigmoid())
+    with pytest.raises(ValueError, match=r"the classes of \[B, K, \*\], got \[2, 3\]"):
+        both[0](maps[:, :, 0, 0], maps[:, :, 0, 0])
+    with pytest.raises(ValueError, match="use_sigmoid=True"):
+        FocalLoss(use_sigmoid=False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="differ in shape"):
         DiceLoss()(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4))
 

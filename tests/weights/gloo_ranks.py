@@ -60,6 +60,14 @@ def main(rank: int, folder: Path) -> None:
         transfer(source, model)
     except Exception as error:
         found["failed"] = f"{type(error).__name__}: {error}"
+    try:
+        transfer(folder / "saved", model, exclude=["head"] if rank == 0 else [])
+    except TransferError as error:
+        found["different"] = str(error)
+    try:
+        transfer(folder / "saved", sliced, keep={"head": [6, None, 1, 3 - rank]})
+    except TransferError as error:
+        found["different rows"] = error.summary
     after = whole(model)
     found["untouched"] = all(torch.equal(before[name], after[name]) for name in before)
     try:

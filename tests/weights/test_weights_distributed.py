@@ -75,6 +75,14 @@ def test_where_one_rank_fails_no_rank_loads(two_ranks: Path) -> None:
     assert found[1]["failed"].startswith("SourceError: there is no such file")
 
 
+def test_ranks_that_were_told_different_things_all_refuse(two_ranks: Path) -> None:
+    for rank in range(2):
+        found = json.loads((two_ranks / f"found{rank}.json").read_text())
+        assert found["different rows"] == "the ranks would load different things, so that none does"
+        assert "found     others on rank 1" in found["different"]
+        assert "try       transfer(...) with the same checkpoint and arguments on every rank" in found["different"]
+
+
 def test_a_model_whose_tensors_lie_on_several_ranks_is_no_source(two_ranks: Path) -> None:
     found = [json.loads((two_ranks / f"found{rank}.json").read_text()) for rank in range(2)]
     assert [f["sharded source"] for f in found] == ["the source is sharded"] * 2

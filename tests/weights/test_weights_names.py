@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -259,6 +260,43 @@ def test_every_tensor_of_either_side_stands_in_exactly_one_bucket(
     assert changed == (set() if dry_run else {name for name in taken if after[name].numel()})
     assert 0 <= report.share <= report.coverage <= 1
     assert max(len(line) for line in str(report).splitlines()) <= 80
+
+
+class Named(nn.Module):
+    """Two layers, or two parameters, of some names, and a head."""
+
+    def __init__(self, first: str, second: str, layer: Callable[[], nn.Module] | None = None) -> None:
+        super().__init__()
+        for name in (first, second):
+            if layer is None:
+                self.register_parameter(name, nn.Parameter(torch.rand(4, 4)))
+            else:
+                self.add_module(name, layer())
+        self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.Linear(4, 4), lambda: nn.LayerNorm(64), None])
+@pytest.mark.parametrize("new", [("value_a", "value_b"), ("a", "b"), ("my_query_a", "my_query_b")])
+def test_names_that_end_alike_behind_an_underscore_are_others(layer: Callable[[], nn.Module], new: tuple[str, str]):
+    report = transfer(Named("query_a", "query_b", layer), Named(*new, layer), dry_run=True)
+    assert {e.bucket for e in report.sources if e.name.startswith("query")} == {"unexpected"}
+
+
+@pytest.mark.parametrize("joiner", ["_", ""])
+@pytest.mark.parametrize("front", ["", "ema.", "model_ema."])
+def test_copies_that_are_kept_in_buffers_find_their_dots_again(joiner: str, front: str):
+    model = Named("query_a", "query_b", lambda: nn.Linear(4, 4))
+    flat = {front + name.replace(".", joiner): value for name, value in model.state_dict().items()}
+    assert transfer(flat, Named("query_a", "query_b", lambda: nn.Linear(4, 4))).share == 1
+
+
+def test_a_module_that_both_sides_have_lends_no_layer_to_another_place():
+    inside = specs("x.attn.query.weight", "x.attn.key.weight", "x.attn.output.weight")
+    model = specs("x.attn.query.weight", "x.attn.key.weight", "output.weight")
+    assert "x.attn.output.weight" not in pairs(inside, model)
+    assert "output.weight" not in pairs(model, inside)
+    wrapped = [Spec(f"module.{spec.name}", spec.shape) for spec in inside]
+    assert "module.x.attn.output.weight" not in pairs(wrapped, model)
 
 
 @pytest.mark.measures

@@ -71,6 +71,49 @@ def test_a_norm_of_one_layer_alone_goes_to_that_layer() -> None:
     assert {e.name for e in report.sources if e.bucket == "unexpected"} == {"1.weight"}
 
 
+AXES = {"rows": 0, "columns": 1, "last": 2, "whole": None}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("rows", "columns"), ("columns", "rows"), ("rows", "whole"), ("whole", "last")]
+)
+@pytest.mark.parametrize("spelling", NORMS)
+def test_weight_norm_of_another_axis_is_the_same_weight(spelling: str, old: str, new: str) -> None:
+    layer, x = (nn.Linear, torch.rand(2, 3)) if new != "last" else (nn.Conv1d, torch.rand(2, 3, 5))
+    sizes = (3, 4) if layer is nn.Linear else (3, 4, 3)
+    source = randomised(nn.Sequential(parametrizations.weight_norm(layer(*sizes), dim=AXES[old])), 1)
+    state = source.state_dict()
+    if spelling == "old":
+        ends = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+        state = {f"0.{ends.get(name[2:], name[2:])}": value for name, value in state.items()}
+    model = randomised(nn.Sequential(parametrizations.weight_norm(layer(*sizes), dim=AXES[new])), 2)
+    report = transfer(state, model)
+    assert report.share == 1
+    assert report.source_counts == {"converted": 2, "loaded": 1}
+    torch.testing.assert_close(model(x), source(x))
+
+
+@pytest.mark.parametrize("shapes", ["slice", "inflate", "sum", {"*_v": "slice", "*1": "slice"}])
+@pytest.mark.parametrize("spelling", NORMS)
+def test_a_direction_is_not_cut_along_what_its_length_counts(spelling: str, shapes: str | dict[str, str]) -> None:
+    new = {"inflate": 6, "sum": 1}.get(str(shapes), 2)
+    source = nn.Sequential(NORMS[spelling](nn.Conv1d(3, 4, 1)), nn.Linear(4, 2))
+    model = nn.Sequential(NORMS[spelling](nn.Conv1d(new, 4, 1)), nn.Linear(4, 2))
+    before = snapshot(model)
+    report = transfer(source, model, shapes=shapes)
+    assert [e.bucket for e in report.sources].count("mismatched") == 2
+    assert sum(torch.equal(value, before[name]) for name, value in model.state_dict().items()) == 2
+
+
+def test_rows_of_weight_norm_are_taken_with_their_lengths() -> None:
+    source = randomised(nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 17))), 1)
+    model = randomised(nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 14))), 2)
+    transfer(source, model, keep={"*": "coco->crowdpose"})
+    assert torch.equal(model[0].weight[:12], source[0].weight[5:])
+    report = transfer(source, model, shapes={"*original1": "slice", "*bias": "slice"})
+    assert report.source_counts == {"mismatched": 2, "converted": 1}
+
+
 # Attention
 
 
@@ -221,6 +264,9 @@ def test_the_scale_of_deltas_is_read_from_the_config_or_asked_for(tmp_path: Path
     with pytest.raises(TransferError) as caught:
         transfer(tmp_path / "model.safetensors", model_of_deltas(), merge="lora")
     assert 'try       merge={"lora": 2.0}' in str(caught.value)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 0, "lora_alpha": 6}))
+    with pytest.raises(TransferError, match="the scale of the deltas is not known"):
+        transfer(tmp_path / "model.safetensors", model_of_deltas(), merge="lora")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6}))
     model = model_of_deltas()
     report = transfer(tmp_path, model, merge="lora")
@@ -354,3 +400,37 @@ def test_a_zero_point_of_another_name_is_not_left_out_of_the_product():
     }
     with pytest.raises(CoverageError):
         transfer(state, model, merge="quantised")
+
+
+@pytest.mark.parametrize("base", ["", "base_layer."])
+def test_deltas_of_a_quantised_layer_are_added_to_what_its_numbers_stand_for(base: str) -> None:
+    numbers, largest = torch.randint(-127, 128, (4, 6), dtype=torch.int8), torch.rand(4) + 1
+    state = lora(nn.Linear(6, 4), "default")
+    del state["a.weight"]
+    state |= {f"a.{base}weight": numbers, f"a.{base}SCB": largest}
+    model = nn.ModuleDict({"a": nn.Linear(6, 4)})
+    report = transfer(state, model, merge={"lora": 2.0, "quantised": None})
+    delta = state["a.lora_B.default.weight"] @ state["a.lora_A.default.weight"]
+    torch.testing.assert_close(model["a"].weight, numbers * largest[:, None] / 127 + 2 * delta)
+    assert report.ok
+    assert report.source_counts == {"converted": 4, "loaded": 1}
+    told = next(e.how for e in report.targets if e.name == "a.weight")
+    assert told.startswith("dequantised: int8 times SCB / 127; LoRA merged: W + 2 * B A")
+    alone = transfer(state, model, merge={"lora": 2.0}, min_coverage=0)
+    assert not alone.ok
+
+
+@pytest.mark.parametrize("excluded", [(), ("*.other.*",)])
+def test_projections_are_joined_with_the_deltas_of_each(excluded: tuple[str, ...]) -> None:
+    source = randomised(Split(), 1)
+    state = source.state_dict()
+    for adapter in ("default", "other") if excluded else ("default",):
+        for word in ("q_proj", "v_proj"):
+            state[f"{word}.lora_A.{adapter}.weight"] = torch.randn(2, 4)
+            state[f"{word}.lora_B.{adapter}.weight"] = torch.randn(4, 2)
+    model = Fused()
+    assert transfer(state, model, merge={"lora": 2.0, "fused": None}, exclude=excluded).ok
+    whole = [getattr(source, word).weight.clone() for word in ("q_proj", "k_proj", "v_proj")]
+    for at, word in ((0, "q_proj"), (2, "v_proj")):
+        whole[at] += 2 * state[f"{word}.lora_B.default.weight"] @ state[f"{word}.lora_A.default.weight"]
+    torch.testing.assert_close(model.qkv.weight, torch.cat(whole))

@@ -178,6 +178,46 @@ def test_blocks_of_which_nobody_knows_the_count_are_not_the_first_rows():
     )
 
 
+class Packed(nn.Module):
+    def __init__(self, layer: nn.Module, name: str) -> None:
+        super().__init__()
+        self.add_module(name, layer)
+        self.rest = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("qkv", lambda n: nn.Linear(4, 3 * n)),
+        ("to_kv", lambda n: nn.Conv2d(4, 2 * n, 1)),
+        ("gate_up_proj", lambda n: nn.Linear(4, 2 * n, bias=False)),
+        ("attn", lambda n: nn.MultiheadAttention(n, 1)),
+        ("lstm", lambda n: nn.LSTM(4, n)),
+        ("cell", lambda n: nn.GRUCell(4, n)),
+    ],
+)
+@pytest.mark.parametrize("policy", ["slice", "blocks"])
+def test_the_first_rows_of_joined_outputs_are_not_those_of_each(name, layer, policy):
+    source, model = Packed(layer(6), name), Packed(layer(5), name)
+    report = transfer(source, model, shapes=policy)
+    joined = [e for e in report.sources if e.name.startswith(name) and "out_proj" not in e.name]
+    assert {e.bucket for e in joined} == {"mismatched"}
+    assert joined[0].how.endswith('stand one after the other: keep says which rows of each (shapes "blocks")')
+
+
+def test_rows_of_joined_outputs_are_taken_of_each_where_they_are_told():
+    source, model = randomised(Packed(nn.Linear(4, 18), "qkv"), 1), randomised(Packed(nn.Linear(4, 15), "qkv"), 2)
+    transfer(source, model, keep={"qkv": [0, 1, 2, 4, 5]}, shapes="blocks")
+    taken = [6 * block + row for block in range(3) for row in (0, 1, 2, 4, 5)]
+    assert torch.equal(model.qkv.weight, source.qkv.weight[taken])
+
+
+def test_a_recurrent_layer_of_one_gate_has_one_output():
+    source, model = randomised(Packed(nn.RNN(4, 6), "rnn"), 1), randomised(Packed(nn.RNN(4, 5), "rnn"), 2)
+    transfer(source, model, shapes="slice")
+    assert torch.equal(model.rnn.weight_hh_l0, source.rnn.weight_hh_l0[:5, :5])
+
+
 # Keeping
 
 
@@ -191,9 +231,42 @@ def test_an_order_of_joints_is_taken_by_its_name() -> None:
 
 def test_kept_indices_are_the_old_ones_in_the_new_order() -> None:
     source, model = randomised(rows(18), 1), randomised(rows(4), 2)
-    report = transfer(source, model, keep={"*": [3, 1, 2]})
+    report = transfer(source, model, keep={"*": [3, 1, 2, 17]})
     assert torch.equal(model["head"].weight, source["head"].weight[[3, 1, 2, 17]])
     assert report.ok
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [(17, 14, [*range(13)]), (18, 4, [3, 1, 2]), (17, 15, [*range(14)]), (1001, 11, "imagenet->imagenette")],
+)
+def test_an_index_too_few_is_no_sign_of_a_row_beside_the_others(old: int, new: int, kept: str | list[int]):
+    report = transfer(rows(old), rows(new), keep={"*": kept})
+    assert {e.bucket for e in report.sources if e.name.startswith("head")} == {"mismatched"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "order"),
+    [
+        (20, 14, "coco->crowdpose"),
+        (18, 14, "coco->crowdpose"),
+        (1001, 10, "imagenet->imagenette"),
+        (21841, 200, "imagenet->imagenet-r"),
+        (800, 10, "imagenet->imagenette"),
+        (92, 80, "coco91->coco80"),
+    ],
+)
+def test_a_named_order_is_of_as_many_rows_as_it_names_and_no_others(old: int, new: int, order: str):
+    report = transfer(rows(old), rows(new), keep={"*": order})
+    assert {e.bucket for e in report.sources if e.name.startswith("head")} == {"mismatched"}
+    of = orders()[order].old
+    assert report.sources[0].how.endswith(f"keep names {new} rows of {of}, which do not count this axis")
+
+
+def test_a_named_order_counts_key_points_beside_one_more_row():
+    source, model = randomised(rows(18), 1), randomised(rows(15), 2)
+    transfer(source, model, keep={"*": "coco->crowdpose"})
+    assert torch.equal(model["head"].bias[[*range(12), 14]], source["head"].bias[5:])
 
 
 def test_kept_rows_are_those_of_each_block() -> None:
@@ -224,9 +297,10 @@ def test_a_malformed_keep_is_refused_with_the_nearest_order() -> None:
 def test_every_known_order_names_each_old_row_once() -> None:
     assert len(orders()) == 11
     for name, found in orders().items():
-        known = [row for row in found if row is not None]
+        known = [row for row in found.rows if row is not None]
         assert len(set(known)) == len(known), name
-    assert [len(orders()[f"{old}->mpii"]) for old in ("coco", "crowdpose")] == [16, 16]
+        assert max(known) < found.old
+    assert [len(orders()[f"{old}->mpii"].rows) for old in ("coco", "crowdpose")] == [16, 16]
 
 
 # Inputs, tokens, time
@@ -368,7 +442,8 @@ def test_the_order_that_rows_have_already_is_no_fault():
 
 
 @pytest.mark.parametrize(
-    ("old", "order"), [((3, 3, 3, 4, 8), (4, 0, 1, 2, 3)), ((3, 3, 4, 8), (3, 2, 0, 1)), ((6, 2), (1, 0))]
+    ("old", "order"),
+    [((3, 3, 3, 4, 8), (4, 0, 1, 2, 3)), ((3, 3, 4, 8), (3, 2, 0, 1)), ((6, 2), (1, 0)), ((1, 1, 4, 8), (3, 2, 0, 1))],
 )
 def test_a_permuted_kernel_is_taken_in_its_order_where_that_is_asked_for(old: tuple[int, ...], order: tuple[int, ...]):
     kernel, model = torch.rand(old), nn.Module()
@@ -378,9 +453,20 @@ def test_a_permuted_kernel_is_taken_in_its_order_where_that_is_asked_for(old: tu
     assert report.sources[0].how == f"permute({', '.join(map(str, order))})"
 
 
-def test_a_kernel_of_two_possible_orders_is_not_permuted():
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((3, 3, 3, 3, 8), (8, 3, 3, 3, 3)),
+        ((3, 3, 4, 8), (3, 8, 3, 4)),  # a kernel taken apart
+        ((1, 1, 8, 8), (8, 8, 1, 1)),  # of one cell, or of eight by eight
+        ((3, 3, 5, 5), (5, 5, 3, 3)),
+        ((3, 3, 1, 1), (1, 1, 3, 3)),
+        ((3, 3, 8), (8, 3, 3)),
+    ],
+)
+def test_a_kernel_of_two_possible_orders_is_not_permuted(old: tuple[int, ...], new: tuple[int, ...]):
     model = nn.Module()
-    model.kernel, model.rest = nn.Parameter(torch.zeros(8, 3, 3, 3, 3)), nn.Parameter(torch.zeros(1))
-    report = transfer({"kernel": torch.ones(3, 3, 3, 3, 8), "rest": torch.ones(1)}, model, shapes="permute")
+    model.kernel, model.rest = nn.Parameter(torch.zeros(new)), nn.Parameter(torch.zeros(1))
+    report = transfer({"kernel": torch.ones(old), "rest": torch.ones(1)}, model, shapes="permute")
     assert report.sources[0].how.endswith("no single order of its axes")
     assert not model.kernel.any()
