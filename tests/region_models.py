@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from autoadapt.contracts.capturing.regions import with_numbers
+from autoadapt.contracts.trees import flatten, rebuild
 
 
 class Block(nn.Module):
@@ -175,8 +179,14 @@ def by_hand(old: nn.Module, net: nn.Module, *inputs: torch.Tensor) -> object:
     old.get_submodule(passes.paths[0]).register_forward_pre_hook(enter)
     for one in passes.order:
         if any(one.read):
-            old.get_submodule(one.path).register_forward_hook(
-                lambda _module, _args, _output, name=one.names[0]: levels[name]
-            )
+            hook = functools.partial(_with_levels, one, levels)
+            old.get_submodule(one.path).register_forward_hook(lambda _module, _args, output, hook=hook: hook(output))
     with torch.no_grad():
         return old(*inputs)
+
+
+def _with_levels(one, levels, output):
+    """What a module returned, with levels in the places that something else reads."""
+    tree, leaves = with_numbers(*flatten(output))
+    kept = [levels[name] if read else leaf for name, read, leaf in zip(one.names, one.read, leaves, strict=True)]
+    return rebuild(tree, kept)

@@ -34,19 +34,25 @@ class Blank(BaseModel):
     is_written: bool
     """Whether a function writes over it; else all its values are one in memory."""
 
-    def like(self, given: torch.Tensor, sizes: Mapping[str, Any]) -> torch.Tensor:
-        """The tensor, for a call of the region with an input."""
+    is_number: bool = False
+    """Whether it is no tensor but a whole number: the size of the one axis."""
+
+    def like(self, given: torch.Tensor, sizes: Mapping[str, Any]) -> Any:
+        """The tensor or the number, for a call of the region with an input."""
         shape = [_size(one, sizes) for one in self.shape]
+        if self.is_number:
+            return shape[0]
         dtype = given.dtype if self.dtype is None else getattr(torch, self.dtype)
         if self.is_written:
             return torch.zeros(shape, dtype=dtype, device=given.device)
         return torch.zeros((), dtype=dtype, device=given.device).expand(shape)
 
 
-def blank_of(spec: TensorSpec, *, is_written: bool) -> Blank:
+def blank_of(spec: TensorSpec, *, is_written: bool, is_number: bool = False) -> Blank:
     """What stands for a leaf of a signature."""
     shape = tuple(_plain(dim._form) for dim in spec.dims)
-    return Blank(shape=shape, dtype=None if spec.is_floating else spec.dtype, is_written=is_written)
+    dtype = None if spec.is_floating else spec.dtype
+    return Blank(shape=shape, dtype=dtype, is_written=is_written, is_number=is_number)
 
 
 def _plain(form: Form) -> Sum:

@@ -57,7 +57,11 @@ class Handing(BaseModel):
         specs = signature.outputs.leaves
         by_name = dict(zip(region.named, specs, strict=True))
         over = {name for one in region.order if one.overwritten for name in one.names}
-        blanks = {n: blank_of(spec, is_written=n in over) for n, spec in by_name.items() if n not in served}
+        blanks = {
+            name: blank_of(spec, is_written=name in over, is_number=name in region.numbers)
+            for name, spec in by_name.items()
+            if name not in served
+        }
         used = frozenset[str]().union(*(dim.axes for n in blanks for dim in by_name[n].dims))
         read = {name: axes[name] for name in axes if name in used}
         return cls(

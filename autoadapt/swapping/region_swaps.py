@@ -25,6 +25,7 @@ from autoadapt.swapping.passes import Handing, Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
 from autoadapt.swapping.readings import Reading
+from autoadapt.swapping.region_refusals import refuse_moving
 from autoadapt.swapping.results import Part
 from autoadapt.swapping.stand_ins import StandIn, passes_of
 from autoadapt.swapping.successors import Options, Successor, prepare
@@ -129,6 +130,7 @@ def plan_region(
         raise SwapError(f"nothing reads what comes out of `{region_text(path)}`", [fault])
     module = RegionModule(model, region, example.run)
     arguments = module.call
+    refuse_moving(region, module, arguments)
     contract = capture(module, arguments).model_copy(update={"name": region_text(path)})
     old = {path: model.get_submodule(path) for path in region.members}
     place = Place(region.first, _Members(old))

@@ -6,10 +6,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.regions import RegionPath
+from autoadapt.contracts.capturing.regions import RegionPath, with_numbers
 from autoadapt.contracts.trees import flatten
 from autoadapt.swapping.passes import Passes
 
@@ -44,9 +43,9 @@ class Levels:
         return [self._of(self._taken[i : i + size]) for i in range(0, len(self._taken) - size + 1, size)]
 
     def _of(self, outputs: list[Any]) -> Any:
-        found: dict[str, torch.Tensor] = {}
+        found: dict[str, Any] = {}
         for one, output in zip(self._passes.handing.order, outputs, strict=True):
-            found |= dict(zip(one.names, flatten(output)[1], strict=True))
+            found |= dict(zip(one.names, with_numbers(*flatten(output))[1], strict=True))
         levels = {name: found[name] for name in self._passes.handing.served}
         return next(iter(levels.values())) if self._passes.handing.is_bare else levels
 

@@ -1,8 +1,10 @@
 """Regions: a part of a model that is no submodule, found by running the model."""
 
-from autoadapt.contracts.capturing.regions.boundaries import Region, Returned, find_region
+from autoadapt.contracts.capturing.regions.boundaries import find_region
 from autoadapt.contracts.capturing.regions.members import RegionPath, region_text
 from autoadapt.contracts.capturing.regions.modules import RegionModule
+from autoadapt.contracts.capturing.regions.numbers import with_numbers
+from autoadapt.contracts.capturing.regions.passages import Region, Returned
 from autoadapt.contracts.capturing.regions.traces import Call, Run, Trace, trace, traces_of
 
 __all__ = [
@@ -17,4 +19,5 @@ __all__ = [
     "region_text",
     "trace",
     "traces_of",
+    "with_numbers",
 ]

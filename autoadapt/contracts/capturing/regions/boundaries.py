@@ -7,65 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from autoadapt.contracts.capturing.regions.members import RegionPath, find_members, region_text
+from autoadapt.contracts.capturing.regions.passages import Region, Returned
 from autoadapt.contracts.capturing.regions.traces import Call, Step, Trace
-from autoadapt.contracts.trees import Slot, Tree
+from autoadapt.contracts.trees import Slot
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Region", "Returned", "find_region"]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Returned(_Frozen):
-    """What one call of a member returns, and who takes it."""
-
-    path: str
-    tree: Tree
-    names: tuple[str, ...]
-    """For each leaf the name by which something else than a member takes it; empty where only members do."""
-    read: tuple[bool, ...]
-    """For each leaf whether its values go anywhere but back into the region."""
-    overwritten: bool = False
-    """Whether a function between members may write over it."""
-
-
-class Region(_Frozen):
-    """Modules of a model that are run one after the other, and what passes between them and the rest."""
-
-    members: tuple[str, ...]
-    order: tuple[Returned, ...]
-    """The calls of one pass through the region."""
-    rounds: int = 1
-    """How often the model passes through it in one run."""
-    parent: str | None = None
-    """The innermost module whose call holds a pass."""
-    runner: str | None = None
-    """A module whose call holds a pass and that is given the region's inputs; else the parent."""
-    functions: tuple[str, ...] = ()
-    """Functions between members, in order."""
-    weights_between: tuple[str, ...] = ()
-    """Parameters of the model itself that these functions read."""
-
-    @property
-    def first(self) -> str:
-        """The member that is given the inputs."""
-        return self.order[0].path
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """Leaves that something else than a member takes."""
-        return tuple(name for one in self.order for name in one.names if name)
-
-    @property
-    def read(self) -> tuple[str, ...]:
-        """Leaves whose values go anywhere but back into the region: its outputs."""
-        return tuple(n for one in self.order for n, read in zip(one.names, one.read, strict=True) if read)
+__all__ = ["find_region"]
 
 
 def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath) -> Region:
@@ -190,6 +140,10 @@ class _Round:
                 found.append(step)
         return found[::-1]
 
+    def _reads(self, step: Step) -> set[int]:
+        """What a step reads, and what these tensors were before a member wrote over them."""
+        return {value for read in step.reads for value in self.trace.history(read)}
+
     def _found_kept(self) -> set[int]:
         """Ids of the steps of which nothing goes anywhere but back into the region."""
         elsewhere = {v for n, call in enumerate(self.trace.calls) if self._is_other(n) for v in call.given}
@@ -198,7 +152,7 @@ class _Round:
             if (step.makes or step.looks) and not elsewhere.intersection(step.makes):
                 kept.add(id(step))
             else:
-                elsewhere |= set(step.reads)
+                elsewhere |= self._reads(step)
         return kept
 
     def _is_other(self, number: int) -> bool:
@@ -272,8 +226,13 @@ class _Round:
         """Values inside a member that the rest takes past what the member returns."""
         returned = {value for call in self.calls for value in call.returned}
         inner = {v: s for s in self.trace.steps if self._is_inside(s) for v in s.makes if v not in returned}
+        begun = inner.keys() | self._inputs
         taken = [
-            (inner[v], step) for step in self._outside() if id(step) not in self._kept for v in step.reads if v in inner
+            (inner[v], step)
+            for step in self._outside()
+            if id(step) not in self._kept
+            for v in step.reads
+            if v in inner and begun.issuperset(self.trace.history(v))
         ]
         return [
             Mismatch(
@@ -287,10 +246,10 @@ class _Round:
 
     def returned(self, names: Sequence[Sequence[str]]) -> list[Returned]:
         """Each call, with who takes its leaves."""
-        outside, read = set[int](), set[int]()
+        outside, read = set(self.trace.numbers), set[int]()
         for step in self._outside():
-            outside |= set(step.reads)
-            read |= set() if id(step) in self._kept else set(step.reads)
+            outside |= self._reads(step)
+            read |= set() if id(step) in self._kept else self._reads(step)
         for number, call in enumerate(self.trace.calls):
             read |= set(call.given) if self._is_other(number) else set()
         over = {value for step in self._feeding if step.overwrites for value in step.reads}
@@ -300,6 +259,7 @@ class _Round:
                 tree=call.tree or Slot(),
                 names=tuple(n if v in outside | read else "" for n, v in zip(own, call.returned, strict=True)),
                 read=tuple(value in read for value in call.returned),
+                numbers=tuple(value in self.trace.numbers for value in call.returned),
                 overwritten=bool(over.intersection(call.returned)),
             )
             for call, own in zip(self.calls, names, strict=True)

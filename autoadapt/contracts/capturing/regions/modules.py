@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind_call
-from autoadapt.contracts.capturing.regions.boundaries import Region
+from autoadapt.contracts.capturing.regions.numbers import as_sizes, with_numbers
+from autoadapt.contracts.capturing.regions.passages import Region
 from autoadapt.contracts.capturing.regions.traces import Run
 from autoadapt.contracts.leaves import leaf
 from autoadapt.contracts.randomness import quiet
-from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
 __all__ = ["RegionModule"]
@@ -61,6 +62,16 @@ class RegionModule(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         """Run the model until the region has been passed."""
+        taken = {name: value for values in self._passed(inputs) for name, value in self._named(values).items()}
+        named = {name: taken[name] for name in self._names}
+        return next(iter(named.values())) if len(named) == 1 else named
+
+    def trees(self, *inputs: Any) -> list[Tree]:
+        """What each member returns, with the constants in it."""
+        return [with_numbers(*flatten(output, any_keys=True))[0] for _, output in self._passed(inputs)]
+
+    def _passed(self, inputs: tuple[Any, ...]) -> list[list[Any]]:
+        """The number of each call in the region, and what it returned."""
         self._inputs, self._taken, self._count = inputs, {}, 0
         try:
             self._call()
@@ -69,10 +80,9 @@ class RegionModule(nn.Module):
         except Exception:
             if self._count < len(self._region.order):
                 raise
-        taken = {name: value for values in self._taken.values() for name, value in self._named(values).items()}
+        taken = list(self._taken.values())
         self._inputs, self._taken = (), {}
-        named = {name: taken[name] for name in self._names}
-        return next(iter(named.values())) if len(named) == 1 else named
+        return taken
 
     def _call(self) -> None:
         if self._around is None:
@@ -88,7 +98,7 @@ class RegionModule(nn.Module):
         number, output = values
         one = self._region.order[number]
         names = map(path_text, paths(one.tree))
-        return {name: leaf(output, path) for name, path in zip(one.names, names, strict=True) if name}
+        return {name: as_sizes(leaf(output, path)) for name, path in zip(one.names, names, strict=True) if name}
 
     def _enter(self, path: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         if self._count or path != self._region.first:

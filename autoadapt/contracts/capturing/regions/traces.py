@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
+from autoadapt.contracts.capturing.regions.numbers import with_numbers
 from autoadapt.contracts.randomness import quiet
-from autoadapt.contracts.trees import Tree, flatten, path_text, paths
+from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
 
@@ -50,6 +51,8 @@ class Call:
     """How many steps had run when it began."""
     given: tuple[int, ...]
     """The values among its arguments, in their order."""
+    known: int
+    """The last value that there was when it began."""
     left: int = -1
     tree: Tree | None = None
     returned: tuple[int, ...] = ()
@@ -73,6 +76,17 @@ class Trace:
     """Values that are parameters, and their names."""
     constants: set[int] = field(default_factory=set)
     """Values that are buffers."""
+    numbers: set[int] = field(default_factory=set)
+    """Values that are numbers, of which nobody can see who reads them."""
+    before: dict[int, int] = field(default_factory=dict)
+    """For each value that was written over another: what the same tensor, or the one of which it is a view, was."""
+
+    def history(self, value: int) -> Iterator[int]:
+        """A value, and what the tensor that holds it was before, the latest first."""
+        yield value
+        while value in self.before:
+            value = self.before[value]
+            yield value
 
 
 def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = False, train: bool = False) -> Trace:
@@ -127,6 +141,8 @@ class _Tracer(TorchFunctionMode):
         self.trace = Trace()
         self._running: list[int] = []
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._aliases: list[list[weakref.ref[torch.Tensor]]] = []
+        """Tensors that one call after the other returned as they were given them, each beside the alias of it."""
         self._count = 0
         for name, parameter in module.named_parameters():
             self.trace.parameters[self._renamed(parameter)] = name
@@ -135,6 +151,31 @@ class _Tracer(TorchFunctionMode):
             if not isinstance(inner, torch.jit.ScriptModule):  # which takes no hooks
                 inner.register_forward_pre_hook(self._entering(path), with_kwargs=True, prepend=True)
                 inner.register_forward_hook(self._leaving)
+
+    def _written(self, tensor: torch.Tensor) -> int:
+        """A new number for a tensor of which the values are other ones now."""
+        known = self._known.get(id(tensor))
+        number = self._renamed(tensor)
+        if known is not None and known[0]() is tensor:
+            self.trace.before[number] = known[1]
+        return number
+
+    def _over(self, made: Sequence[torch.Tensor], read: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors in memory that a function wrote over: those that it was given and returned, and aliases."""
+        over = [tensor for tensor in made if any(tensor is one for one in read)]
+        over += [tensor._base for tensor in over if tensor._base is not None]
+        groups = [[one() for one in group] for group in self._aliases]
+        touched = [group for group in groups if any(one is tensor for one in group for tensor in over)]
+        over += [one for group in touched for one in group if one is not None]
+        return list({id(tensor): tensor for tensor in over}.values())
+
+    def _made(self, leaf: torch.Tensor | int) -> int:
+        """A new number for what a module returned."""
+        if isinstance(leaf, torch.Tensor):
+            return self._renamed(leaf)
+        self._count += 1
+        self.trace.numbers.add(self._count)
+        return self._count
 
     def _renamed(self, tensor: torch.Tensor) -> int:
         """A new number for a tensor."""
@@ -157,9 +198,9 @@ class _Tracer(TorchFunctionMode):
         reads = tuple(map(self._number, read))
         returned = func(*args, **given)
         made = list(tensors_in(args[:1] if func is torch.Tensor.__setitem__ else returned))
-        over = [tensor for tensor in made if any(tensor is one for one in read)]
-        bases = [tensor._base for tensor in over if tensor._base is not None]
-        makes = tuple(map(self._renamed, [*made, *bases]))
+        over = self._over(made, read)
+        new = [tensor for tensor in made if not any(tensor is one for one in over)]
+        makes = (*map(self._renamed, new), *map(self._written, over))
         name = getattr(func, "__name__", str(func))
         looks = not makes and name in _LOOKS
         self.trace.steps.append(Step(name, reads, makes, tuple(self._running), bool(over), looks))
@@ -169,21 +210,49 @@ class _Tracer(TorchFunctionMode):
         def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = self._numbers((args, kwargs))
             self._running.append(len(self.trace.calls))
-            self.trace.calls.append(Call(path, tuple(self._running[:-1]), len(self.trace.steps), given))
+            self.trace.calls.append(Call(path, tuple(self._running[:-1]), len(self.trace.steps), given, self._count))
 
         return enter
 
-    def _leaving(self, _module: nn.Module, _args: Any, returned: object) -> None:
+    def _leaving(self, _module: nn.Module, _args: Any, returned: object) -> object:
         number = self._running[-1]
         call = self.trace.calls[number]
-        call.tree, tensors = flatten(returned, any_keys=True)
-        unseen = any(id(tensor) not in self._known for tensor in tensors)
-        reads = (*self._numbers(tensors), *(call.given if unseen else ()))
-        call.returned = tuple(map(self._renamed, tensors))
+        tree, tensors = flatten(returned, any_keys=True)
+        given, unseen = tensors, any(id(tensor) not in self._known for tensor in tensors)
+        tensors, handed_on = self._told_apart(call, tree, tensors, returned)
+        reads = (*self._numbers(given), *(call.given if unseen else ()))
+        call.tree, leaves = with_numbers(tree, tensors)
+        call.returned = tuple(map(self._made, leaves))
         call.shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         self.trace.steps.append(Step(f"{call.path}()", reads, call.returned, tuple(self._running)))
         call.left = len(self.trace.steps)
         self._running.pop()
+        return handed_on
+
+    def _told_apart(
+        self, call: Call, tree: Tree, tensors: list[torch.Tensor], returned: object
+    ) -> tuple[list[torch.Tensor], object]:
+        """What a module returned, with an alias for each tensor that was there before it ran, as a dropout returns it.
+
+        Else one could not see which of two modules the tensor is taken from that both return.
+        """
+        old = [any(one <= call.known for one in self.trace.history(self._number(tensor))) for tensor in tensors]
+        if not any(old):
+            return tensors, returned
+        try:
+            with torch._C.DisableTorchFunction():
+                made = [one.view_as(one) if is_old else one for one, is_old in zip(tensors, old, strict=True)]
+            handed_on = rebuild(tree, made)
+        except Exception:  # of a kind that cannot be viewed, or in a container that cannot be made anew
+            return tensors, returned
+        for one, alias, is_old in zip(tensors, made, old, strict=True):
+            if is_old:
+                group = next((group for group in self._aliases if any(other() is one for other in group)), None)
+                if group is None:
+                    group = [weakref.ref(one)]
+                    self._aliases.append(group)
+                group.append(weakref.ref(alias))
+        return made, handed_on
 
     def end(self, returned: object) -> None:
         """Note what the whole returned, as a last step that reads it."""

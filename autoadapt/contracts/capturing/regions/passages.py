@@ -1,0 +1,68 @@
+"""Passages: one pass through a region, as data: the calls of its members, and who takes what these return."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from autoadapt.contracts.trees import Tree
+
+__all__ = ["Region", "Returned"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Returned(_Frozen):
+    """What one call of a member returns, and who takes it."""
+
+    path: str
+    tree: Tree
+    names: tuple[str, ...]
+    """For each leaf the name by which something else than a member takes it; empty where only members do."""
+    read: tuple[bool, ...]
+    """For each leaf whether its values go anywhere but back into the region."""
+    numbers: tuple[bool, ...] = ()
+    """For each leaf whether it is a whole number; none is where this is empty."""
+    overwritten: bool = False
+    """Whether a function between members may write over it."""
+
+
+class Region(_Frozen):
+    """Modules of a model that are run one after the other, and what passes between them and the rest."""
+
+    members: tuple[str, ...]
+    order: tuple[Returned, ...]
+    """The calls of one pass through the region."""
+    rounds: int = 1
+    """How often the model passes through it in one run."""
+    parent: str | None = None
+    """The innermost module whose call holds a pass."""
+    runner: str | None = None
+    """A module whose call holds a pass and that is given the region's inputs; else the parent."""
+    functions: tuple[str, ...] = ()
+    """Functions between members, in order."""
+    weights_between: tuple[str, ...] = ()
+    """Parameters of the model itself that these functions read."""
+
+    @property
+    def first(self) -> str:
+        """The member that is given the inputs."""
+        return self.order[0].path
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Leaves that something else than a member takes."""
+        return tuple(name for one in self.order for name in one.names if name)
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """Leaves that are whole numbers."""
+        return frozenset(
+            n for one in self.order for n, is_number in zip(one.names, one.numbers, strict=False) if is_number
+        )
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Leaves whose values go anywhere but back into the region: its outputs."""
+        return tuple(n for one in self.order for n, read in zip(one.names, one.read, strict=True) if read)
