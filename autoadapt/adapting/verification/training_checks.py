@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from autoadapt.adapting.verification.comparing import differing, no_numbers, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.trees import flatten
@@ -115,6 +116,8 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
     trained = {name: parameter for name, parameter in copied.named_parameters() if parameter.requires_grad}
     with torch.enable_grad():
         arguments = session.arguments(sizes, requires_grad=True)
+        given = flatten(arguments.values)[1]
+        before = [tensor.detach().clone() for tensor in given]
         returned = arguments.call(copied)
         if not torch.is_grad_enabled():
             return _Step([Mismatch("gradients", "on after the call", "switched off by the module")])
@@ -122,9 +125,13 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
         if faults:
             return _Step(faults)
         leaves = session.leaves(returned)
-        inputs = {
-            f"inputs.{i}": tensor for i, tensor in enumerate(flatten(arguments.values)[1]) if tensor.requires_grad
-        }
+        faults = written_inputs(session, before, given) + no_numbers(session, leaves, " in training" * train)
+        if not train and sizes == session.small(B=2):
+            without = session.small_call[2]
+            faults += differing(without, leaves, "with gradients", "the values without", "other values")
+        if faults:
+            return _Step(faults)
+        inputs = {f"inputs.{i}": tensor for i, tensor in enumerate(given) if tensor.requires_grad}
         return _backward(_features(session, leaves), {**trained, **inputs}, each=each)
 
 
