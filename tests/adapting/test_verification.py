@@ -385,3 +385,48 @@ def test_an_example_of_zeros_tells_a_shape_alone():
         torch.zeros(2, 3, 40, 56)
     )
     assert report.passed, report
+
+
+class Doubling(nn.Module):
+    """Writes to its input where a condition holds that captures at 64 pixels and two images do not meet."""
+
+    def __init__(self, holds):
+        super().__init__()
+        self.conv, self.holds = nn.Conv2d(3, 8, 3, 2, 1), holds
+
+    def forward(self, image):
+        if self.holds(image):
+            image.mul_(2)
+        return self.conv(image)
+
+
+WRITING = {
+    "sizes": lambda image: image.shape[3] > 100,
+    "train mode": lambda image: len(image) == 1,
+    "gradients": lambda image: torch.is_grad_enabled(),
+}
+
+
+@pytest.mark.parametrize("check", WRITING)
+def test_a_backbone_that_writes_to_its_input_under_one_condition_is_no_excuse(check):
+    given = torch.randn(2, 3, 64, 64)
+    net = aa.adapt(Doubling(WRITING[check]).eval(), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
+    faults = net.verify(given)[check].faults
+    assert {fault.found for fault in faults} == {"written to by the call"}
+
+
+class NoNumbers(nn.Conv2d):
+    """Returns NaN."""
+
+    def forward(self, image):
+        return super().forward(image) * float("nan")
+
+
+def test_outputs_of_nan_are_said_in_the_plan_and_in_verification_by_their_name():
+    given, new = torch.randn(2, 3, 64, 64), NoNumbers(3, 8, 4, 4)
+    net = aa.adapt(new, like=nn.Conv2d(3, 8, 4, 4), inputs=given)
+    report = net.verify(given)
+    assert net.plan.remarks == ("NoNumbers returned NaN or infinity for the example (output), as the adapted one will",)
+    assert [(fault.where, fault.found) for fault in report["calls"].faults] == [("output", "NaN")]
+    assert report["deepcopy, pickle"].outcome == "passed"
+    assert aa.verify(new, aa.capture(new, given), inputs=given).passed  # whose contract has it

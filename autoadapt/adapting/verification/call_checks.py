@@ -305,5 +305,5 @@ _KINDS: Mapping[str, Callable[[Session], list[Mismatch]]] = {
     "inference_mode": _inference,
     "memory": _kept_memory,
 }
-_ITS_OWN = ("unchanged inputs",)
-"""What an adapted module keeps from its caller even where the backbone alone does not."""
+_ITS_OWN = ("unchanged inputs", "numbers")
+"""What an adapted module keeps from its caller, or says, even where the backbone alone is to blame."""

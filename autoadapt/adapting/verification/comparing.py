@@ -38,16 +38,22 @@ def close(expected: torch.Tensor, found: torch.Tensor) -> bool:
 
 
 def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismatch]:
-    """Outputs of features that hold NaN."""
-    paths = [path for path, spec in session.signature.outputs.items() if spec.is_floating and spec.role == "feature"]
+    """Outputs of features that hold NaN, unless those of the module that made the contract did."""
+    known = session.signature.not_finite
+    outputs = session.signature.outputs.items()
+    paths = [path for path, spec in outputs if spec.is_floating and spec.role == "feature" and path not in known]
     return [Mismatch(path + where, "numbers", "NaN") for path in paths if bool(leaves[path].isnan().any())]
 
 
 def written_inputs(session: Session, before: list[torch.Tensor], after: list[torch.Tensor]) -> list[Mismatch]:
-    """Inputs that are not as they were before a call."""
+    """Inputs that are not as they were before a call, though the contract has no such."""
     names = session.signature.inputs.paths
     return [
         Mismatch(f"inputs.{name}", "the values that it had", "written to by the call", "clone it first")
         for name, old, tensor in zip(names, before, after, strict=False)
-        if not torch.equal(old, tensor.detach())
+        if name not in session.signature.written and not _same(old, tensor.detach())
     ]
+
+
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return torch.equal(left, right) or torch.equal(left.nan_to_num(), right.nan_to_num())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers
+from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing import Arguments
@@ -86,9 +86,11 @@ def _spread(session: Session) -> str:
 def _run(session: Session, module: nn.Module, full: Mapping[str, int]) -> tuple[list[Mismatch], Leaves]:
     """What is wrong with the shapes of a call, and its outputs."""
     arguments = _arguments(session, full)
+    given = flatten(arguments.values)[1]
+    before = [tensor.clone() for tensor in given]
     try:
         returned = arguments.call(module)
-        faults = session.compare(arguments, returned, full)
+        faults = session.compare(arguments, returned, full) + written_inputs(session, before, given)
         return faults, {} if faults else session.leaves(returned)
     except Exception as error:
         return [Mismatch(_by(full), "outputs", said(error))], {}
@@ -154,7 +156,12 @@ def _shapes(session: Session, probe: Probe, full: Mapping[str, int]) -> list[Mis
         found = Mismatch("x".join(map(str, full.values())), "outputs", str(error))
         bare = session.backbone()
         return [] if bare is not None and _raises_alone(bare, full) else [found]
-    return session.compare_shapes(seen.tree, seen.shapes, full)
+    written = [name for name, hit in zip(session.signature.inputs.paths, seen.written, strict=False) if hit]
+    return session.compare_shapes(seen.tree, seen.shapes, full) + [
+        Mismatch(f"inputs.{name} at {_by(full)}", "the values that it had", "written to by the call", "clone it first")
+        for name in written
+        if name not in session.signature.written
+    ]
 
 
 def _raises_alone(bare: Session, full: Mapping[str, int]) -> bool:
