@@ -429,4 +429,32 @@ def test_outputs_of_nan_are_said_in_the_plan_and_in_verification_by_their_name()
     assert net.plan.remarks == ("NoNumbers returned NaN or infinity for the example (output), as the adapted one will",)
     assert [(fault.where, fault.found) for fault in report["calls"].faults] == [("output", "NaN")]
     assert report["deepcopy, pickle"].outcome == "passed"
-    assert aa.verify(new, aa.capture(new, given), inputs=given).passed  # whose contract has it
+
+
+class Viewed(nn.Conv2d):
+    """Takes its output to lie row by row in memory."""
+
+    def forward(self, image):
+        made = super().forward(image)
+        return made.view(len(image), -1).view(made.shape)
+
+
+def test_a_backbone_that_cannot_run_in_channels_last_itself_is_not_called_broken():
+    given = torch.randn(2, 3, 64, 64)
+    row = aa.adapt(Viewed(3, 8, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=given).verify(given)["channels_last"]
+    assert row.outcome == "not applicable"
+    assert row.detail.startswith("the bare backbone fails in channels-last memory: RuntimeError: view size")
+
+
+class SmallerInTraining(nn.Conv2d):
+    """Returns every second row in train mode."""
+
+    def forward(self, image):
+        return super().forward(image)[:, :, :: 1 + self.training]
+
+
+def test_other_sizes_in_train_mode_are_remarked_as_what_they_are():
+    given = torch.randn(2, 3, 64, 64)
+    net = aa.adapt(SmallerInTraining(3, 8, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
+    assert net.plan.remarks[0].endswith("in train mode; the contract is that of eval mode, and not kept in training")
+    assert "output as f32[" in net.plan.remarks[0]
