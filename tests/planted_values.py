@@ -90,6 +90,11 @@ def seeds(module, image, maps, labels):
     return image, maps, labels
 
 
+def computes_in_double(module, image, maps, labels):
+    torch.set_default_dtype(torch.float64)
+    return image, maps, labels
+
+
 def writes_learning(net):
     return WritesInTraining(net, learns_in_eval)
 
@@ -125,6 +130,9 @@ FAULTS = {
         spoiled(turns_gradients_on), "calls", "torch's gradients: expected False after the call, found True"
     ),
     "seeds torch": Planted(spoiled(seeds), "calls", "torch's seed: expected"),
+    "sets the default dtype": Planted(
+        spoiled(computes_in_double), "calls", "torch's default dtype: expected torch.float32 after the call"
+    ),
     "left for right": Planted(
         spoiled_where(always, mirror), "sizes", "expected the upper right corner at the end of axis 3, found start"
     ),

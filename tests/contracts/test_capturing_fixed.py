@@ -177,3 +177,10 @@ def test_axes_of_equal_size_are_told_apart_by_which_cells_move(axes, back):
     new, image = Cubes(*axes).eval(), torch.randn(2, 3, 112, 112)
     net = aa.adapt(new, like=nn.Conv2d(3, 7, 16, 16), inputs=image)
     assert torch.equal(net.eval()(image), new(image).permute(0, *back))
+
+
+def test_a_turned_map_is_not_taken_for_one_of_other_axes():
+    turned = Cubes(1, 2, 3).eval()
+    turned.register_forward_hook(lambda _module, _args, made: torch.rot90(made, 1, (2, 3)))
+    spec = aa.capture(turned, torch.randn(2, 3, 112, 112)).outputs.leaves[0]
+    assert list(map(str, spec.dims)) == ["B", "7", "floor(H/16)", "floor(W/16)"]

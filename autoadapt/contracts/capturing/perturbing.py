@@ -139,7 +139,9 @@ def axes_of_cells(map_BXYZ: torch.Tensor, taken: tuple[int, int], grid: Grid) ->
     fitting = [pair for pair in itertools.permutations((1, 2, 3), 2) if _sizes_at(map_BXYZ, pair) == grid]
     scores = {pair: _score(_Reading(grid, 0), _cell_responses(map_BXYZ, pair), ORDER_CENTRES) for pair in fitting}
     best = max(scores, key=lambda pair: scores[pair], default=taken)
-    return best if best != taken and scores[best] >= CLEAR * max(1.0, scores.get(taken, 0.0)) else taken
+    if best == taken or scores[best] < CLEAR * max(1.0, scores.get(taken, 0.0)):
+        return taken
+    return best if AT_PEAK * scores[best] >= _peak(_cell_responses(map_BXYZ, best)) else taken
 
 
 def _sizes_at(tensor: torch.Tensor, pair: tuple[int, int]) -> Grid:
@@ -171,6 +173,9 @@ def _peak(responses_PN: torch.Tensor) -> float:
 
 NEAR_PEAK = 4.0
 """How much stronger than the cells of a reading any token may answer: next to one that moves all seem to move."""
+
+AT_PEAK = 2.0
+"""How much stronger than the cells at the patches any may answer where axes are said to be exchanged."""
 
 STRONG = 3.0
 """How much stronger than the average token one must answer to be the place of a patch."""
