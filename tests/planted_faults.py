@@ -8,6 +8,7 @@ from typing import Any
 
 import planted_calls
 import planted_training
+import planted_values
 import torch
 from spoiled_modules import Planted, Spoiled, spoiled, unchanged
 from torch import nn
@@ -142,7 +143,7 @@ def remembers_the_first_size(module, image, maps, labels):
 
 def asks_for_values(module, image, maps, labels):
     if maps["p2"].sum() > 0:
-        maps["p2"] = maps["p2"] + 1
+        maps["p2"] = maps["p2"] * 1
     return image, maps, labels
 
 
@@ -271,4 +272,4 @@ FAULTS = {
     "pickle loses hooks": Planted(PickleLoses, "deepcopy, pickle", "hooks after pickle"),
     "checkpointing breaks": Planted(CheckpointingBreaks, "checkpointing", "1.p3 at "),
 }
-FAULTS |= planted_calls.FAULTS | planted_training.FAULTS
+FAULTS |= planted_calls.FAULTS | planted_training.FAULTS | planted_values.FAULTS

@@ -25,6 +25,7 @@ from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
+from autoadapt.contracts.unfit import off_the_meta_device
 from autoadapt.errors import CalibrationError
 from autoadapt.files import check_place
 from autoadapt.sources import as_module
@@ -104,7 +105,7 @@ def calibrate(
     place = first_path(net, at)
     adapted = find_adapted(net, place)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
-    with quiet(), progress(images) as report:
+    with quiet(), off_the_meta_device(), progress(images) as report:
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head = None if head is None else copied_head(head)

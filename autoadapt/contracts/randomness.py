@@ -112,6 +112,8 @@ class Numbers:
 def undisturbed(seed: int | None = 0, *, put_back: bool = True) -> Iterator[Numbers]:
     """Run modules with no gradients, no warnings and none of the caller's random numbers, also when something raises.
 
+    Settings of torch that a module changes for the whole process are put back.
+
     The generators of Python and numpy cannot be stood in for. They are put back if they were drawn from, unless another
     thread has run meanwhile, whose numbers must not come again.
 
@@ -122,12 +124,16 @@ def undisturbed(seed: int | None = 0, *, put_back: bool = True) -> Iterator[Numb
     """
     before = other_threads()
     given = [one.get() for one in _GENERATORS]
+    settings = [(put, get()) for get, put in _SETTINGS]
     own, numbers = OwnNumbers(seed or 0), Numbers()
     try:
         with warnings.catch_warnings(), torch.no_grad(), contextlib.nullcontext() if seed is None else own:
             warnings.simplefilter("ignore")
             yield numbers
     finally:
+        for (get, _), (put, setting) in zip(_SETTINGS, settings, strict=True):
+            if get() != setting:
+                put(setting)
         drawn = [not one.same(one.get(), state) for one, state in zip(_GENERATORS, given, strict=True)]
         numbers.drawn = own.drew or any(drawn)
         if put_back and any(drawn) and before is not None and before == _threads_after_their_turn():
@@ -160,6 +166,13 @@ _GENERATORS = (
     _Generator(np.random.get_state, np.random.set_state, _same_numpy),
     _Generator(torch.get_rng_state, torch.set_rng_state, _same_torch),
 )
+
+
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+)
+"""What torch keeps for the whole process: how to ask for it, and how to set it."""
 
 
 def _threads_after_their_turn() -> dict[int, int] | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["refuse_unfit"]
+__all__ = ["off_the_meta_device", "refuse_unfit"]
 
 
 def refuse_unfit(module: nn.Module) -> None:
@@ -46,3 +48,8 @@ def _refuse_lazy(module: nn.Module) -> None:
             for path, text in zip(sorted(layers), found, strict=True)
         ]
         raise CaptureError(f"{type(module).__name__} has parameters without a shape: run the model once first", faults)
+
+
+def off_the_meta_device() -> contextlib.AbstractContextManager[object]:
+    """While active, tensors made without a device have values, also after `torch.set_default_device("meta")`."""
+    return torch.device("cpu") if torch.get_default_device().type == "meta" else contextlib.nullcontext()

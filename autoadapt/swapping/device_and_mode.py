@@ -20,10 +20,16 @@ def move(module: nn.Module, old: nn.Module) -> None:
 def take_over(net: nn.Module, old: nn.Module) -> None:
     """Bring a module into the mode, the gradient pattern and the memory format of another.
 
-    Parts that are in another mode than the whole keep it, such as norms in eval mode while the rest is trained.
+    Parts that are in another mode than the whole keep it, such as norms in eval mode while the rest is trained. A
+    module that is in eval mode but for some parts, and comes to a place that is trained, keeps those in eval mode too.
     """
     if net.training != old.training:
+        inner = net.backbone if isinstance(net, AdaptedModule) else net
+        kept = [part for part in inner.modules() if part is not inner and not part.training]
+        mixed = any(part.training for part in inner.modules())
         net.train(old.training)
+        for part in kept if mixed and old.training else ():
+            part.training = False
     norms = {part.training for part in old.modules() if isinstance(part, _NORMS)}
     if norms == {False}:
         for part in net.modules():

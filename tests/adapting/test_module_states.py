@@ -207,3 +207,30 @@ def test_a_sharded_module_is_refused_and_an_adapted_one_can_be_sharded(one_proce
     expected = flatten(net(image()))[1]
     found = flatten(fully_shard(net, mesh=mesh)(image()))[1]
     assert all(map(torch.allclose, found, expected))
+
+
+def test_inputs_made_in_a_fake_tensor_mode_are_refused_outside_of_it():
+    with FakeTensorMode():
+        fake = image()
+    with pytest.raises(CaptureError, match="make it outside of FakeTensorMode, with values"):
+        aa.capture(Mixed(), fake)
+
+
+def test_verifying_within_a_fake_tensor_mode_is_refused():
+    x = image()
+    net = aa.adapt(Plain(), like=Mixed(), inputs=x)
+    with FakeTensorMode(), pytest.raises(CaptureError, match="cannot be run on fake tensors"):
+        net.verify(x)
+
+
+def test_verifying_and_calibrating_do_not_see_a_default_device_without_values():
+    x, old, net = image(), Mixed(), aa.adapt(Plain(), like=Mixed(), inputs=image())
+    batches = [torch.randn_like(x) for _ in range(4)]
+    torch.set_default_device("meta")
+    try:
+        report = net.verify(x)
+        fitted = aa.calibrate(net, like=old, data=batches)
+    finally:
+        torch.set_default_device(None)
+    assert report.passed, report
+    assert fitted.outputs

@@ -86,7 +86,7 @@ def test_columns_read_for_rows_are_found_although_every_shape_is_right():
     made = KINDS["tokens to a map"]()
     plans = [plan for done, plan in spoiled_plans(adapted(made).plan) if done.endswith("as b (w h) c -> b c h w")]
     report = aa.verify(aa.build(made.new, plans[0]), plans[0].target, inputs=made.inputs)
-    assert [check.name for check in report.checks if check.outcome == "failed"] == ["plan"]
+    assert {check.name for check in report.checks if check.outcome == "failed"} == {"plan", "sizes"}
     assert report["plan"].faults[0].expected == "cells row by row"
 
 
@@ -385,3 +385,76 @@ def test_an_example_of_zeros_tells_a_shape_alone():
         torch.zeros(2, 3, 40, 56)
     )
     assert report.passed, report
+
+
+class Doubling(nn.Module):
+    """Writes to its input where a condition holds that captures at 64 pixels and two images do not meet."""
+
+    def __init__(self, holds):
+        super().__init__()
+        self.conv, self.holds = nn.Conv2d(3, 8, 3, 2, 1), holds
+
+    def forward(self, image):
+        if self.holds(image):
+            image.mul_(2)
+        return self.conv(image)
+
+
+WRITING = {
+    "sizes": lambda image: image.shape[3] > 100,
+    "train mode": lambda image: len(image) == 1,
+    "gradients": lambda image: torch.is_grad_enabled(),
+}
+
+
+@pytest.mark.parametrize("check", WRITING)
+def test_a_backbone_that_writes_to_its_input_under_one_condition_is_no_excuse(check):
+    given = torch.randn(2, 3, 64, 64)
+    net = aa.adapt(Doubling(WRITING[check]).eval(), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
+    faults = net.verify(given)[check].faults
+    assert {fault.found for fault in faults} == {"written to by the call"}
+
+
+class NoNumbers(nn.Conv2d):
+    """Returns NaN."""
+
+    def forward(self, image):
+        return super().forward(image) * float("nan")
+
+
+def test_outputs_of_nan_are_said_in_the_plan_and_in_verification_by_their_name():
+    given, new = torch.randn(2, 3, 64, 64), NoNumbers(3, 8, 4, 4)
+    net = aa.adapt(new, like=nn.Conv2d(3, 8, 4, 4), inputs=given)
+    report = net.verify(given)
+    assert net.plan.remarks == ("NoNumbers returned NaN or infinity for the example (output), as the adapted one will",)
+    assert [(fault.where, fault.found) for fault in report["calls"].faults] == [("output", "NaN")]
+    assert report["deepcopy, pickle"].outcome == "passed"
+
+
+class Viewed(nn.Conv2d):
+    """Takes its output to lie row by row in memory."""
+
+    def forward(self, image):
+        made = super().forward(image)
+        return made.view(len(image), -1).view(made.shape)
+
+
+def test_a_backbone_that_cannot_run_in_channels_last_itself_is_not_called_broken():
+    given = torch.randn(2, 3, 64, 64)
+    row = aa.adapt(Viewed(3, 8, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=given).verify(given)["channels_last"]
+    assert row.outcome == "not applicable"
+    assert row.detail.startswith("the bare backbone fails in channels-last memory: RuntimeError: view size")
+
+
+class SmallerInTraining(nn.Conv2d):
+    """Returns every second row in train mode."""
+
+    def forward(self, image):
+        return super().forward(image)[:, :, :: 1 + self.training]
+
+
+def test_other_sizes_in_train_mode_are_remarked_as_what_they_are():
+    given = torch.randn(2, 3, 64, 64)
+    net = aa.adapt(SmallerInTraining(3, 8, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
+    assert net.plan.remarks[0].endswith("in train mode; the contract is that of eval mode, and not kept in training")
+    assert "output as f32[" in net.plan.remarks[0]

@@ -154,3 +154,33 @@ def test_maps_with_channels_last_are_no_heads_although_their_numbers_would_fit()
     assert [str(dim) for dim in reader.read((2, 16, 16, 96))] == ["2", "floor(H/4)", "floor(W/4)", "96"]
     assert [str(dim) for dim in reader.read((2, 4, 4, 384))] == ["2", "floor(H/16)", "floor(W/16)", "384"]
     assert [str(dim) for dim in reader.read((2, 12, 16, 32))] == ["2", "12", "16", "32"]
+
+
+class Cubes(nn.Module):
+    """Maps of one square size with as many channels as rows, handed on in some order of their axes."""
+
+    def __init__(self, *axes):
+        super().__init__()
+        torch.manual_seed(0)
+        self.axes = axes
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 7, 3, 4, 1))
+        self.position = nn.Parameter(torch.zeros(1, 7, 7, 7))
+
+    def forward(self, x):
+        return (self.stem(x) + self.position).permute(0, *self.axes)
+
+
+@pytest.mark.parametrize(
+    ("axes", "back"), [((1, 2, 3), (1, 2, 3)), ((1, 3, 2), (1, 3, 2)), ((2, 3, 1), (3, 1, 2)), ((3, 2, 1), (3, 2, 1))]
+)
+def test_axes_of_equal_size_are_told_apart_by_which_cells_move(axes, back):
+    new, image = Cubes(*axes).eval(), torch.randn(2, 3, 112, 112)
+    net = aa.adapt(new, like=nn.Conv2d(3, 7, 16, 16), inputs=image)
+    assert torch.equal(net.eval()(image), new(image).permute(0, *back))
+
+
+def test_a_turned_map_is_not_taken_for_one_of_other_axes():
+    turned = Cubes(1, 2, 3).eval()
+    turned.register_forward_hook(lambda _module, _args, made: torch.rot90(made, 1, (2, 3)))
+    spec = aa.capture(turned, torch.randn(2, 3, 112, 112)).outputs.leaves[0]
+    assert list(map(str, spec.dims)) == ["B", "7", "floor(H/16)", "floor(W/16)"]

@@ -186,6 +186,14 @@ def test_norms_that_are_kept_in_eval_mode_stay_so():
     assert model.body.training
 
 
+def test_a_module_in_eval_mode_but_for_some_parts_keeps_the_rest_so_in_a_trained_place():
+    model, new = Whole(), nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), New()).eval()
+    new[1].train()
+    swap(model, "body", new, inputs=X)
+    norms = [m.training for m in model.body.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert (model.body.training, norms) == (True, [False, True])
+
+
 def test_the_memory_format_is_taken_over():
     model = Whole().to(memory_format=torch.channels_last)
     swap(model, "body", New(), inputs=X)

@@ -211,12 +211,19 @@ def _derived(
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=(
             *unread_remarks(source, offer.wanted, offer.inputs),
+            *_remarks_on_values(source),
             *train_remarks(source, target),
             *statistics_remarks(source, offer.wanted, convert_inputs),
         ),
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )
+
+
+def _remarks_on_values(source: Signature) -> list[str]:
+    """That outputs of the new module are no numbers, which its weights or the example are to blame for."""
+    found = ", ".join(source.not_finite)
+    return [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
 
 
 def _refuse_contradictions(source: Signature, target: Signature, outputs: Sequence[str] | None) -> None:

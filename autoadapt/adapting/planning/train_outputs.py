@@ -43,7 +43,21 @@ def _stays(spec: TensorSpec, in_train: TensorSpec | None) -> bool:
 
 def _found(source: Signature) -> str:
     assert source.train_outputs is not None, "asked for where they differ"
+    if describe(source.outputs.tree) == describe(source.train_outputs.tree):
+        leaves = zip(source.outputs.leaves, source.train_outputs.items(), strict=True)
+        other = [
+            f"{path} as {spec}" for left, (path, spec) in leaves if (left.dtype, left.dims) != (spec.dtype, spec.dims)
+        ]
+        return f"{', '.join(other)} in train mode"
     return f"{describe(source.train_outputs.tree)} ({', '.join(source.train_outputs.paths)}) in train mode"
+
+
+def _served(source: Signature) -> str:
+    """What becomes of outputs that the new module has in train mode alone."""
+    assert source.train_outputs is not None, "asked for where they differ"
+    if describe(source.outputs.tree) == describe(source.train_outputs.tree):
+        return "the contract is that of eval mode, and not kept in training"
+    return "what it returns in eval mode is taken in both"
 
 
 def train_remarks(source: Signature, target: Signature) -> tuple[str, ...]:
@@ -54,5 +68,5 @@ def train_remarks(source: Signature, target: Signature) -> tuple[str, ...]:
             f"{target.name} returns {_found(target)}; the adapted module returns in both what it does in eval mode"
         )
     if source.train_outputs is not None:
-        remarks.append(f"{source.name} returns {_found(source)}; what it returns in eval mode is taken in both")
+        remarks.append(f"{source.name} returns {_found(source)}; {_served(source)}")
     return tuple(remarks)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing import Arguments
@@ -19,10 +21,6 @@ from autoadapt.contracts.trees import flatten
 from autoadapt.errors import AdaptError, Mismatch
 
 __all__ = ["calls"]
-
-Leaves: TypeAlias = Mapping[str, torch.Tensor]
-_TOLERANCE = 1e-3
-"""Of the largest value: what another order of sums may change."""
 
 
 def calls(session: Session) -> Findings:
@@ -56,25 +54,6 @@ def _called(session: Session, module: nn.Module, arguments: Arguments) -> Leaves
     return session.leaves(session.rebuilt([tensor.clone() for tensor in _values(arguments)]).call(module))
 
 
-def _differing(expected: Leaves, found: Leaves, where: str, wanted: str, got: str) -> list[Mismatch]:
-    return [
-        Mismatch(f"{path} {where}", wanted, got) for path, tensor in expected.items() if not _close(tensor, found[path])
-    ]
-
-
-def _close(expected: torch.Tensor, found: torch.Tensor) -> bool:
-    """Equal up to rounding; of whole numbers a few may differ, which rounding has tipped over."""
-    if expected.shape != found.shape:
-        return False
-    if expected.numel() == 0 or expected.is_complex():
-        return True
-    if not expected.is_floating_point():
-        return float((expected != found).double().mean()) <= 0.02
-    values = expected.detach().double()
-    scale = float(values.nan_to_num(0, 0, 0).abs().max())
-    return torch.allclose(values, found.double(), rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
-
-
 def _repeated(session: Session) -> list[Mismatch]:
     """The same inputs give the same outputs; what was returned stays as it was when the module is called again."""
     module, arguments = session.copy(), session.arguments(session.small(B=2))
@@ -82,11 +61,9 @@ def _repeated(session: Session) -> list[Mismatch]:
     kept = {path: tensor.clone() for path, tensor in first.items()}
     with OwnNumbers(1):
         _called(session, module, session.rebuilt([_other(tensor, -1) for tensor in _values(arguments)]))
-        faults = _differing(kept, first, "after another call", "memory of its own", "values of the later call")
+        faults = differing(kept, first, "after another call", "memory of its own", "values of the later call")
         again = _called(session, module, arguments)
-    faults = faults or _differing(kept, again, "of equal inputs", "equal values in eval mode", "other values")
-    nan = [path for path, spec in session.signature.outputs.items() if spec.role == "feature"]
-    return faults + [Mismatch(path, "numbers", "NaN") for path in nan if bool(kept[path].isnan().any())]
+    return faults or differing(kept, again, "of equal inputs", "equal values in eval mode", "other values")
 
 
 def _other(tensor: torch.Tensor, factor: float) -> torch.Tensor:
@@ -108,22 +85,27 @@ def _other_values(session: Session) -> list[Mismatch]:
     return faults
 
 
+def _numbers(session: Session) -> list[Mismatch]:
+    """No output is NaN."""
+    return no_numbers(session, session.small_call[2])
+
+
 def _unwritten_inputs(session: Session) -> list[Mismatch]:
     """The inputs are as they were."""
     before, after, _ = session.small_call
-    names = session.signature.inputs.paths
-    return [
-        Mismatch(f"inputs.{name}", "the values that it had", "written to by the call", "clone it first")
-        for name, old, tensor in zip(names, before, after, strict=False)
-        if not torch.equal(old, tensor)
-    ]
+    return written_inputs(session, before, after)
 
 
 def _writable_outputs(session: Session) -> list[Mismatch]:
     """Every value of an output stands in a place of its own, so that a caller can write to it."""
-    leaves = session.small_call[2]
+    return _expanded(session.small_call[2])
+
+
+def _expanded(leaves: Leaves, where: str = "") -> list[Mismatch]:
     return [
-        Mismatch(path, "a place for each value", f"an expanded tensor of strides {tensor.stride()}", ".contiguous()")
+        Mismatch(
+            path + where, "a place for each value", f"an expanded tensor of strides {tensor.stride()}", ".contiguous()"
+        )
         for path, tensor in leaves.items()
         if tensor.layout == torch.strided and torch._debug_has_internal_overlap(tensor) == 1
     ]
@@ -141,7 +123,7 @@ def _items_alone(session: Session) -> list[Mismatch]:
         path: axis for path, spec in session.signature.outputs.items() if (axis := _batch_axis(spec.dims)) is not None
     }
     expected, found = _called(session, module, arguments), _called(session, module, session.rebuilt(moved))
-    return _differing(
+    return differing(
         {path: expected[path].select(axis, 0) for path, axis in axes.items()},
         {path: found[path].select(axis, 1) for path, axis in axes.items()},
         "of an item among others",
@@ -173,7 +155,7 @@ def _inference(session: Session) -> list[Mismatch]:
             found = {path: tensor.clone() for path, tensor in _called(session, module, arguments).items()}
         except Exception as error:
             return [Mismatch("inference_mode", "a run without error", said(error))]
-    faults = _differing(expected, found, "in inference_mode", "the values outside of it", "other values")
+    faults = differing(expected, found, "in inference_mode", "the values outside of it", "other values")
     tensors = [tensor.clone().requires_grad_(tensor.is_floating_point()) for tensor in _values(arguments)]
     try:
         with torch.enable_grad():
@@ -187,30 +169,113 @@ def _inference(session: Session) -> list[Mismatch]:
     return faults
 
 
+def _one_item(session: Session) -> list[Mismatch]:
+    """An item alone has the values that it has in a batch, and outputs that can be written to."""
+    if session.small(B=1).get("B") != 1 or session.small(B=2).get("B") != 2:
+        return []
+    before, _, expected = session.small_call
+    specs = session.signature.inputs.leaves
+    single = [_first_item(tensor, _batch_axis(spec.dims)) for tensor, spec in zip(before, specs, strict=True)]
+    found = _called(session, session.shared, session.rebuilt(single))
+    axes = {path: _batch_axis(spec.dims) for path, spec in session.signature.outputs.items()}
+    return _expanded(found, " at batch 1") or differing(
+        {path: _first_item(tensor, axes[path]) for path, tensor in expected.items() if axes[path] is not None},
+        found,
+        "of one item",
+        "the values it has in a batch",
+        "other values",
+    )
+
+
+def _first_item(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
+    return tensor if axis is None else tensor.narrow(axis, 0, 1)
+
+
+def _settings(session: Session) -> list[Mismatch]:
+    """What torch keeps for the whole process is as it was: seed, gradients, dtype and device."""
+    before = _of_the_process()
+    _called(session, session.shared, session.arguments(session.small(B=1)))
+    after = _of_the_process()
+    for name, put_back in _PUT_BACK.items():
+        if before[name] != after[name]:
+            put_back(before[name])
+    return [
+        Mismatch(f"torch's {name}", f"{before[name]} after the call", f"{after[name]}, set by the module")
+        for name in before
+        if before[name] != after[name]
+    ]
+
+
+def _of_the_process() -> dict[str, Any]:
+    return {
+        "seed": torch.initial_seed(),
+        "gradients": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+_PUT_BACK: Mapping[str, Callable[[Any], object]] = {
+    "gradients": torch.set_grad_enabled,
+    "default dtype": torch.set_default_dtype,
+    "deterministic algorithms": torch.use_deterministic_algorithms,
+}
+
+
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates it in part
+    """Weak references to the memory of every tensor that is made while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: dict[int, StorageWeakRef] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        returned = func(*args, **(kwargs or {}))
+        for tensor in returned if isinstance(returned, (tuple, list)) else [returned]:
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+                ref = _memory_of(tensor)
+                self.seen[ref.cdata] = ref
+        return returned
+
+    def living(self) -> set[int]:
+        """Those that something still refers to."""
+        return {number for number, ref in self.seen.items() if not ref.expired()}  # type: ignore[no-untyped-call]
+
+
+def _memory_of(tensor: torch.Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
 def _kept_memory(session: Session) -> list[Mismatch]:
-    """Later calls keep no more than earlier ones, in the module or of what they returned."""
+    """Later calls keep no more than earlier ones, in the module, elsewhere, or of what they returned."""
     module, arguments = session.copy(), session.arguments(session.small(B=1))
-    counts, alive = list[int](), list[list[weakref.ref[torch.Tensor]]]()
+    counts, made, outputs = list[int](), list[_Storages](), set[int]()
     for _ in range(3):
-        leaves = _called(session, module, arguments)
-        alive.append([weakref.ref(tensor) for tensor in leaves.values()])
+        made.append(_Storages())
+        with made[-1]:
+            leaves = _called(session, module, arguments)
+        outputs |= {_memory_of(tensor).cdata for tensor in leaves.values()}
         del leaves
         counts.append(sum(map(_held, module.modules())))
     if counts[2] > counts[1] > counts[0]:
         return [
             Mismatch("memory", "no more after each call", f"{counts[2] - counts[1]} objects more in its attributes")
         ]
-    if _living(alive) > 1:
+    if all(_of_later_calls(made)):
         gc.collect()
-    if (calls_kept := _living(alive)) > 1:
-        return [Mismatch("memory", "outputs freed with their last use", f"those of {calls_kept} calls are kept")]
+    if all(kept := _of_later_calls(made)):
+        what = "outputs" if kept[0] & outputs else "tensors"
+        return [Mismatch("memory", f"{what} freed with their last use", "those of each call are kept")]
     return []
 
 
-def _living(calls_made: list[list[weakref.ref[torch.Tensor]]]) -> int:
-    """How many calls have left a tensor that no other call has left as well, as a constant would be."""
-    kept = [{id(tensor) for ref in refs if (tensor := ref()) is not None} for refs in calls_made]
-    return len({frozenset(one) for one in kept if one})
+def _of_later_calls(made: list[_Storages]) -> list[set[int]]:
+    """The memory that the second call has left and that the third has left, without what another one has as well."""
+    living = [one.living() for one in made]
+    return [living[1] - living[0] - living[2], living[2] - living[0] - living[1]]
 
 
 def _held(module: nn.Module) -> int:
@@ -229,13 +294,16 @@ def _inside(value: object, depth: int) -> Iterator[object]:
 
 
 _KINDS: Mapping[str, Callable[[Session], list[Mismatch]]] = {
+    "settings of torch": _settings,
     "equal values": _repeated,
+    "numbers": _numbers,
     "one structure": _other_values,
     "unchanged inputs": _unwritten_inputs,
     "writable outputs": _writable_outputs,
     "items alone": _items_alone,
+    "one item": _one_item,
     "inference_mode": _inference,
     "memory": _kept_memory,
 }
-_ITS_OWN = ("unchanged inputs",)
-"""What an adapted module keeps from its caller even where the backbone alone does not."""
+_ITS_OWN = ("unchanged inputs", "numbers")
+"""What an adapted module keeps from its caller, or says, even where the backbone alone is to blame."""

@@ -33,9 +33,18 @@ def copies(session: Session) -> Findings:
     for how, twin in made.items():
         faults += _differences(how, original, twin)
         found = _seeded_outputs(session, twin)
-        if len(found) != len(expected) or not all(map(torch.equal, expected, found)):
+        if len(found) != len(expected) or not all(map(_equal, expected, found)):
             faults.append(Mismatch(f"outputs after {how}", "the same values", "other values"))
     return Findings(faults, "type, keys, attributes, hooks and outputs")
+
+
+def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether values are the same; NaN is, whatever may be wrong with it."""
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return torch.equal(left, right) or (
+        left.is_floating_point() and torch.allclose(left, right, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _pickled(module: nn.Module) -> nn.Module:

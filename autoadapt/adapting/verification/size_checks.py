@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing import Arguments
@@ -33,14 +34,47 @@ def sizes_and_batches(session: Session) -> Findings:
     copied, faults = session.copy(), list[Mismatch]()
     noted = _watch_backbone(copied, session.plan)
     for sizes in session.sizes:
+        seen = list[Leaves]()
         for batch in session.batches:
             full = session.at(**sizes, B=batch)
             noted.clear()
-            faults += _run(session, copied, full)
-            faults += _other_sources(session.plan, noted, full)
+            found, leaves = _run(session, copied, full)
+            faults += found + _other_sources(session.plan, noted, full)
+            seen += [leaves] if leaves else []
+        faults = faults or _own_values(session, seen, session.at(**sizes))
     if not faults and session.is_image:
         faults = _usual_sizes(session, copied) or _turned_squares(session, copied)
     return Findings(faults, _spread(session))
+
+
+def _own_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:
+    """What is wrong with the values at one size, unless those of the bare backbone are wrong as well."""
+    faults = _wrong_values(session, seen, full)
+    bare = session.backbone() if faults else None
+    if bare is None:
+        return faults
+    runs = [_run(bare, bare.shared, {**bare.at(**full), "B": batch})[1] for batch in session.batches]
+    excused = {fault.found for fault in _wrong_values(bare, [leaves for leaves in runs if leaves], full)}
+    return [fault for fault in faults if fault.found not in excused]
+
+
+def _wrong_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:
+    """Values that are NaN, and those of the first item that another number of items changes."""
+    at = " at " + _by(full, without="B")
+    faults = [fault for leaves in seen[:1] for fault in no_numbers(session, leaves, at)]
+    first, *others = [_first_items(session, leaves) for leaves in seen] or [{}]
+    words = f"of the first item{at}", "the values it has in another batch", "other values"
+    return faults or [fault for other in others for fault in differing(first, other, *words)]
+
+
+def _first_items(session: Session, leaves: Leaves) -> Leaves:
+    """The outputs of the first item of a batch."""
+    axes = {path: [str(dim) for dim in spec.dims] for path, spec in session.signature.outputs.items()}
+    return {path: leaves[path].select(dims.index("B"), 0) for path, dims in axes.items() if "B" in dims}
+
+
+def _by(sizes: Mapping[str, int], without: str = "") -> str:
+    return "x".join(str(size) for name, size in sizes.items() if name != without)
 
 
 def _spread(session: Session) -> str:
@@ -49,12 +83,31 @@ def _spread(session: Session) -> str:
     return f"{len(session.sizes)} sizes ({spread}) x batch {', '.join(map(str, session.batches))}"
 
 
-def _run(session: Session, module: nn.Module, full: Mapping[str, int]) -> list[Mismatch]:
-    arguments = session.arguments(full)
+def _run(session: Session, module: nn.Module, full: Mapping[str, int]) -> tuple[list[Mismatch], Leaves]:
+    """What is wrong with the shapes of a call, and its outputs."""
+    arguments = _arguments(session, full)
+    given = flatten(arguments.values)[1]
+    before = [tensor.clone() for tensor in given]
     try:
-        return session.compare(arguments, arguments.call(module), full)
+        returned = arguments.call(module)
+        faults = session.compare(arguments, returned, full) + written_inputs(session, before, given)
+        return faults, {} if faults else session.leaves(returned)
     except Exception as error:
-        return [Mismatch("x".join(map(str, full.values())), "outputs", said(error))]
+        return [Mismatch(_by(full), "outputs", said(error))], {}
+
+
+def _arguments(session: Session, full: Mapping[str, int]) -> Arguments:
+    """Inputs whose first item is the same in each batch."""
+    most = max(session.batches, default=0)
+    if full.get("B", most) >= most:
+        return session.arguments(full)
+    wide = flatten(session.arguments({**full, "B": most}).values)[1]
+    rows = zip(wide, session.signature.inputs.leaves, strict=True)
+    return session.rebuilt([_fewer(tensor, list(map(str, spec.dims)), full["B"]) for tensor, spec in rows])
+
+
+def _fewer(tensor: torch.Tensor, dims: list[str], count: int) -> torch.Tensor:
+    return tensor.narrow(dims.index("B"), 0, count).clone() if "B" in dims else tensor
 
 
 def _watch_backbone(net: nn.Module, plan: Plan | None) -> dict[str, tuple[int, ...]]:
@@ -91,7 +144,7 @@ def _usual_sizes(session: Session, copied: nn.Module) -> list[Mismatch]:
         probe.run()
     except ProbeError:
         small = [row for row in rows if row["H"] * row["W"] <= _AFFORDABLE]
-        return [fault for row in small for fault in _run(session, copied, row)]
+        return [fault for row in small for fault in _run(session, copied, row)[0]]
     return [fault for row in rows for fault in _shapes(session, probe, row)]
 
 
@@ -103,7 +156,12 @@ def _shapes(session: Session, probe: Probe, full: Mapping[str, int]) -> list[Mis
         found = Mismatch("x".join(map(str, full.values())), "outputs", str(error))
         bare = session.backbone()
         return [] if bare is not None and _raises_alone(bare, full) else [found]
-    return session.compare_shapes(seen.tree, seen.shapes, full)
+    written = [name for name, hit in zip(session.signature.inputs.paths, seen.written, strict=False) if hit]
+    return session.compare_shapes(seen.tree, seen.shapes, full) + [
+        Mismatch(f"inputs.{name} at {_by(full)}", "the values that it had", "written to by the call", "clone it first")
+        for name in written
+        if name not in session.signature.written
+    ]
 
 
 def _raises_alone(bare: Session, full: Mapping[str, int]) -> bool:
@@ -134,14 +192,31 @@ def _turned_squares(session: Session, copied: nn.Module) -> list[Mismatch]:
         ends, expected = (_where_a_corner_shows(session, copied, sizes) for sizes in (square, longer))
     except Exception:  # sizes that neither the caller chose nor the contract promises
         return []
-    at = " at " + "x".join(map(str, square.values()))
+    at = " at " + _by(square)
+    turned = {
+        place: _NAMES[far] for place, far in expected.items() if place in ends and ends[place] != far
+    } or _mirrored(session, ends, expected)
     return [
-        Mismatch(path + at, f"the upper right corner at the {_NAMES[expected[path, axis]]} of axis {axis}", _NAMES[end])
-        for (path, axis), end in ends.items()
-        if (path, axis) in expected and expected[path, axis] != end
+        Mismatch(path + at, f"the upper right corner at the {name} of axis {axis}", _NAMES[ends[path, axis]])
+        for (path, axis), name in turned.items()
     ]
 
 
+def _mirrored(session: Session, ends: _Ends, expected: _Ends) -> dict[tuple[str, int], str]:
+    """Maps that are upside down or left is right, at squares as at other sizes."""
+    dims = {path: spec.dims for path, spec in session.signature.outputs.items()}
+    wanted = {
+        (path, axis): {frozenset("H"): False, frozenset("W"): True}.get(dims[path][axis].axes) for path, axis in ends
+    }
+    return {
+        place: _NAMES[right]
+        for place, right in wanted.items()
+        if right is not None and expected.get(place) == ends[place] != right
+    }
+
+
+_Ends: TypeAlias = Mapping[tuple[str, int], bool]
+"""For each output and axis, whether something shows in its upper half."""
 _NAMES = {False: "start", True: "end"}
 
 

@@ -9,10 +9,11 @@ from functools import partial
 
 import torch
 
+from autoadapt.adapting.verification.comparing import differing, no_numbers, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.trees import flatten
-from autoadapt.errors import Mismatch
+from autoadapt.errors import AdaptError, Mismatch
 
 __all__ = ["checkpointing", "gradients", "one_step", "training"]
 
@@ -44,6 +45,7 @@ def _trained(session: Session, row: Mapping[str, int], *, each: bool) -> _Step |
         except Exception as error:
             if "more than 1 value per channel" in str(error):  # what any batch norm says of a single value
                 continue
+            _refuse_writing(session, error)
             session.excuse(partial(_bare_run, sizes), "in train mode")
             raise
     return None
@@ -60,7 +62,8 @@ def gradients(session: Session) -> Findings:
     sizes = session.small(B=2)
     try:
         step = _step(session, sizes, train=False, each=True)
-    except Exception:
+    except Exception as error:
+        _refuse_writing(session, error)
         session.excuse(lambda bare: _step(bare, bare.small(B=2), train=False, each=True), "to be trained in eval mode")
         raise
     new = _newly_unused(session, step, train=False)
@@ -68,6 +71,17 @@ def gradients(session: Session) -> Findings:
     count = len(step.unused)
     detail = f"{count} parameters that the backbone itself does not use" if count else "no unused parameter"
     return Findings(_own_faults(session, step, train=False) + unused, detail)
+
+
+def _refuse_writing(session: Session, error: Exception) -> None:
+    """Tell of a module that writes to its input, which the backbone of an adapted one may and it must not.
+
+    Raises:
+        AdaptError: It does, and the contract has no such inputs.
+    """
+    if "leaf Variable that requires grad" in str(error) and not session.signature.written:
+        found = Mismatch("inputs", "the values that they had", "written to by the call", "clone them first")
+        raise AdaptError("the module writes to its inputs", [found]) from error
 
 
 def one_step(session: Session) -> Findings:
@@ -78,6 +92,7 @@ def one_step(session: Session) -> Findings:
     except Exception as error:
         if "more than 1 value per channel" in str(error):
             raise NotApplicableError("a batch norm gets a single value") from error
+        _refuse_writing(session, error)
         session.excuse(partial(_bare_run, sizes), "in train mode")
         raise
     unused = [Mismatch(name, "a gradient", "none: it is not used") for name in _newly_unused(session, step, train=True)]
@@ -115,6 +130,8 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
     trained = {name: parameter for name, parameter in copied.named_parameters() if parameter.requires_grad}
     with torch.enable_grad():
         arguments = session.arguments(sizes, requires_grad=True)
+        given = flatten(arguments.values)[1]
+        before = [tensor.detach().clone() for tensor in given]
         returned = arguments.call(copied)
         if not torch.is_grad_enabled():
             return _Step([Mismatch("gradients", "on after the call", "switched off by the module")])
@@ -122,9 +139,13 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
         if faults:
             return _Step(faults)
         leaves = session.leaves(returned)
-        inputs = {
-            f"inputs.{i}": tensor for i, tensor in enumerate(flatten(arguments.values)[1]) if tensor.requires_grad
-        }
+        faults = written_inputs(session, before, given) + no_numbers(session, leaves, " in training" * train)
+        if not train and sizes == session.small(B=2):
+            without = session.small_call[2]
+            faults += differing(without, leaves, "with gradients", "the values without", "other values")
+        if faults:
+            return _Step(faults)
+        inputs = {f"inputs.{i}": tensor for i, tensor in enumerate(given) if tensor.requires_grad}
         return _backward(_features(session, leaves), {**trained, **inputs}, each=each)
 
 

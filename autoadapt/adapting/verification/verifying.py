@@ -16,6 +16,7 @@ from autoadapt.adapting.verification.training_checks import one_step
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.unfit import off_the_meta_device, refuse_unfit
 from autoadapt.errors import AdaptError, Mismatch, VerificationError
 from autoadapt.showing.progress import telling
 
@@ -51,7 +52,7 @@ def verify(
         A row for each check. One that the bare backbone fails as well is not applicable, with that reason.
 
     Raises:
-        CaptureError: The inputs do not fit the module's `forward`.
+        CaptureError: The inputs do not fit the module's `forward`, or it stands in FakeTensorMode.
 
     Example:
         >>> from autoadapt.contracts.capturing import capture
@@ -65,9 +66,10 @@ def verify(
     if not isinstance(signature, Signature):
         raise not_a_module(signature, "signature", VerificationError, "a Signature")
     started = time.perf_counter()
-    session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
+    refuse_unfit(net)
     checks = list[Check]()
-    with telling("verify", len(CHECKS) + len(THOROUGH_CHECKS) * thorough) as tell:
+    with off_the_meta_device(), telling("verify", len(CHECKS) + len(THOROUGH_CHECKS) * thorough) as tell:
+        session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
         for name, run in CHECKS.items():
             tell(name, len(checks))
             checks.append(_check(session, name, run))

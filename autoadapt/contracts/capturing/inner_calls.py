@@ -153,6 +153,8 @@ def kind_of(tensor: torch.Tensor) -> str:
         return "nested"
     if isinstance(tensor, MaskedTensor):
         return "masked"
+    if type(tensor).__name__ == "FakeTensor":
+        return "fake"
     if tensor.layout is not torch.strided:
         return str(tensor.layout).removeprefix("torch.")
     return "quantized" if tensor.is_quantized else ""

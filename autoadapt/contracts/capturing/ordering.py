@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +19,7 @@ from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.grids import Grid
+from autoadapt.contracts.capturing.map_axes import MapAxes, map_axes
 from autoadapt.contracts.capturing.perturbing import CORNERS, ORDER_CENTRES, order_of_tokens, patches, responses
 from autoadapt.contracts.capturing.probing import InnerKey
 from autoadapt.contracts.capturing.sizing import InputAxes
@@ -30,7 +31,7 @@ from autoadapt.contracts.signature import AxisSizes, Cells
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["IMAGES", "ImagePass", "Order", "Ordering", "disordered", "is_block", "run_on_images"]
+__all__ = ["IMAGES", "ImagePass", "Measured", "Order", "Ordering", "disordered", "is_block", "run_on_images"]
 
 Order: TypeAlias = tuple[Cells, int]
 """In which order cells stand, and how many other tokens stand behind them."""
@@ -84,6 +85,26 @@ class ImagePass:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a run for real on images told; nothing where there was none."""
+
+    orders: Mapping[Key, Order] = field(default_factory=dict)
+    """Of token axes."""
+    maps: Mapping[Key, tuple[Dim, ...]] = field(default_factory=dict)
+    """Dims of maps whose sizes alone do not tell rows from columns or channels."""
+    ran: ImagePass | None = None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What tensors told in one run."""
+
+    orders: dict[Key, Order | None]
+    maps: dict[Key, tuple[Dim, ...]]
+    ran: ImagePass | None = None
+
+
+@dataclass(frozen=True)
 class Ordering:
     """A module, one call of it, and the sizes that it takes.
 
@@ -99,7 +120,7 @@ class Ordering:
     """What the caller states of token axes: rows, columns, other tokens."""
     usual: Mapping[str, int] | None = None
 
-    def measure(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> tuple[dict[Key, Order], ImagePass | None]:
+    def measure(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> Measured:
         """The order of each token axis; nothing where weights have no values or the module does not run.
 
         Where all tokens of a tensor move alike, its order is the commonest before it among tensors of as many cells, or
@@ -110,14 +131,31 @@ class Ordering:
             batch: The number of samples.
 
         Returns:
-            The orders, and the run that told them.
+            What was found, and the run that told it.
         """
         tokens = {key: token for key, leaf in dims.items() if (token := token_axis(leaf, batch)) is not None}
-        if not tokens or any(parameter.is_meta for parameter in self.module.parameters()):
-            return {}, None
-        found, ran = self._seen(tokens)
+        maps = self._ambiguous(dims, batch)
+        if not (tokens or maps) or any(parameter.is_meta for parameter in self.module.parameters()):
+            return Measured()
+        seen = self._seen(tokens, maps)
+        return Measured(self._orders(tokens, seen.orders), seen.maps, seen.ran)
+
+    def _ambiguous(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> dict[Key, MapAxes]:
+        """Maps of images of one size, whose axes of rows and columns were told by their sizes alone, which fit others.
+
+        Only of outputs and blocks, which others may be served from.
+        """
+        if any(name not in self.legal or self.legal[name].step for name in "HW"):
+            return {}
+        named = dict(self.module.named_modules())
+        wanted = (key for key in dims if isinstance(key, int) or (key[2] != READ and is_block(named[key[0]])))
+        found = {key: map_axes(dims[key], batch, self.axes.example) for key in wanted}
+        return {key: axes for key, axes in found.items() if axes is not None}
+
+    def _orders(self, tokens: Mapping[Key, TokenAxis], found: Mapping[Key, Order | None]) -> dict[Key, Order]:
+        """The order of each token axis, if any told one."""
         if not found:
-            return {}, ran
+            return {}
         orders: dict[Key, Order] = {}
         seen: dict[Key, Order] = {}
         for key, token in tokens.items():
@@ -125,7 +163,7 @@ class Ordering:
             orders[key] = told or self._usual(token, tokens, seen)
             if told is not None:
                 seen[key] = told
-        return orders | {key: told for key in tokens if (told := self._declared(key, tokens)) is not None}, ran
+        return orders | {key: told for key in tokens if (told := self._declared(key, tokens)) is not None}
 
     def _usual(self, token: TokenAxis, tokens: Mapping[Key, TokenAxis], seen: Mapping[Key, Order]) -> Order:
         """The commonest order before, of tensors of as many cells if there are any."""
@@ -145,42 +183,46 @@ class Ordering:
                 return "rows", max(token.extra - self.declared[other[0]].leading, 0)
         return None
 
-    def _seen(self, tokens: Mapping[Key, TokenAxis]) -> tuple[dict[Key, Order | None], ImagePass | None]:
+    def _seen(self, tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
         """What each tensor tells in one run; empty where the module does not run."""
         small, example = self._sizes(list(tokens.values())), dict(self.axes.example)
         options = [{**example, **self.usual}] if self.usual else []
-        found, ran = dict[Key, Order | None](), None
+        seen = _Seen({}, {})
         for sizes in (*options, small, *([example] if example != small else [])):
-            found, ran = self._seen_at(sizes, tokens)
-            if found:
+            seen = self._seen_at(sizes, tokens, maps)
+            if seen.orders or seen.maps:
                 break
-        return found, ran
+        return seen
 
-    def _seen_at(
-        self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis]
-    ) -> tuple[dict[Key, Order | None], ImagePass | None]:
-        found: dict[Key, Order | None] = {}
+    def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
+        seen = _Seen({}, {})
 
         def note(key: Key, tensor: torch.Tensor) -> None:
+            if key in maps:
+                seen.maps[key] = maps[key].as_seen(tensor, IMAGES)
+                return
             token = tokens[key]
             grid = token.grid(sizes)
             listed = tensor.movedim((token.batch, token.axis), (0, 1))
             if listed.shape[:2] == (IMAGES, grid.cells + token.extra):
                 small = min(grid.height, grid.width) < 2
-                found[key] = ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid)
+                seen.orders[key] = (
+                    ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid)
+                )
 
         model = in_eval_mode(copy_module(self.module, clone_buffers))
-        _listen(model, [key for key in tokens if not isinstance(key, int)], note)
-        cells = _cells_of_a_patch(tokens.values(), sizes)
+        keys = [*tokens, *maps]
+        _listen(model, [key for key in keys if not isinstance(key, int)], note)
+        cells = _cells_of_a_patch(tokens.values(), sizes) if tokens else min(one.grid.cells for one in maps.values())
         returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES, corners=len(CORNERS))
         if returned is None:
-            return {}, None
+            return _Seen({}, {})
         tree, outputs = flatten(returned)
-        for key in tokens:
+        for key in keys:
             if isinstance(key, int):
                 note(key, outputs[key])
         shapes = tuple(tuple(output.shape) for output in outputs)
-        return found, ImagePass({**sizes, "B": IMAGES}, tree, shapes)
+        return _Seen(seen.orders, seen.maps, ImagePass({**sizes, "B": IMAGES}, tree, shapes))
 
     def _sizes(self, tokens: Sequence[TokenAxis]) -> dict[str, int]:
         """The smallest legal sizes at which the coarsest grid has enough cells; the example's where there are none."""

@@ -6,6 +6,7 @@ readings says which tokens lie around a patch; the right one is that whose token
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,16 @@ import torch
 from autoadapt.contracts.capturing.grids import LARGEST_STRIDE, MOST_PREFIX_TOKENS, Grid
 from autoadapt.contracts.signature import Cells
 
-__all__ = ["CENTRES", "CORNERS", "ORDER_CENTRES", "locate_tokens", "order_of_tokens", "patches", "responses"]
+__all__ = [
+    "CENTRES",
+    "CORNERS",
+    "ORDER_CENTRES",
+    "axes_of_cells",
+    "locate_tokens",
+    "order_of_tokens",
+    "patches",
+    "responses",
+]
 
 CENTRES = ((0.0, 0.0), (0.2, 0.3), (0.7, 0.15), (0.35, 0.8), (0.999, 0.999))
 """Where patches are changed, in shares of height and width; no symmetry maps them to each other."""
@@ -118,6 +128,31 @@ def order_of_tokens(responses_PN: torch.Tensor, grid: Grid) -> tuple[Cells, int]
     return ("unknown", 0) if apart and not near and bool((responses_PN.amax(1) >= STRONG).all()) else None
 
 
+def axes_of_cells(map_BXYZ: torch.Tensor, taken: tuple[int, int], grid: Grid) -> tuple[int, int]:
+    """Which axes of a map count rows and columns, where sizes alone allow several.
+
+    Args:
+        map_BXYZ: Maps of the images that `patches` makes with `ORDER_CENTRES` first.
+        taken: The axes that are taken for rows and columns; these unless others answer clearly more.
+        grid: How many rows and columns there are.
+    """
+    fitting = [pair for pair in itertools.permutations((1, 2, 3), 2) if _sizes_at(map_BXYZ, pair) == grid]
+    scores = {pair: _score(_Reading(grid, 0), _cell_responses(map_BXYZ, pair), ORDER_CENTRES) for pair in fitting}
+    best = max(scores, key=lambda pair: scores[pair], default=taken)
+    if best == taken or scores[best] < CLEAR * max(1.0, scores.get(taken, 0.0)):
+        return taken
+    return best if AT_PEAK * scores[best] >= _peak(_cell_responses(map_BXYZ, best)) else taken
+
+
+def _sizes_at(tensor: torch.Tensor, pair: tuple[int, int]) -> Grid:
+    return Grid(tensor.shape[pair[0]], tensor.shape[pair[1]])
+
+
+def _cell_responses(map_BXYZ: torch.Tensor, pair: tuple[int, int]) -> torch.Tensor:
+    """How strongly each cell answers to each patch, if cells lie along these axes."""
+    return responses(map_BXYZ.movedim(pair, (1, 2)).flatten(1, 2))[: len(ORDER_CENTRES)]
+
+
 def _by_corners(scores: Mapping[_Reading, float], corners_PN: torch.Tensor, extra: int) -> _Reading | None:
     """The reading that the cells in the corners tell, which see what stands before the cells and what behind.
 
@@ -138,6 +173,9 @@ def _peak(responses_PN: torch.Tensor) -> float:
 
 NEAR_PEAK = 4.0
 """How much stronger than the cells of a reading any token may answer: next to one that moves all seem to move."""
+
+AT_PEAK = 2.0
+"""How much stronger than the cells at the patches any may answer where axes are said to be exchanged."""
 
 STRONG = 3.0
 """How much stronger than the average token one must answer to be the place of a patch."""

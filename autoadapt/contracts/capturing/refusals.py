@@ -90,9 +90,13 @@ def refuse_stored(name: str, kinds: Mapping[str, str]) -> None:
         kinds: How each tensor is stored, by its place; empty where it is by strides.
 
     Raises:
-        CaptureError: One of them is sparse, quantised or nested.
+        CaptureError: One of them is sparse, quantised, nested or fake.
     """
-    remedies = {"quantized": ".dequantize()", "nested": "torch.nested.to_padded_tensor(..., 0.0)"}
+    remedies = {
+        "quantized": ".dequantize()",
+        "nested": "torch.nested.to_padded_tensor(..., 0.0)",
+        "fake": "make it outside of FakeTensorMode, with values",
+    }
     faults = [
         Mismatch(where, "a dense tensor (torch.strided)", f"{kind} storage", remedies.get(kind, ".to_dense()"))
         for where, kind in kinds.items()

@@ -26,7 +26,7 @@ from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.inside import inner_outputs
-from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Order, Ordering, disordered
+from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Order, Ordering, disordered
 from autoadapt.contracts.capturing.probing import (
     InnerKey,
     InnerLeaf,
@@ -96,7 +96,8 @@ class Session:
         base, steps, solution, unread = self._solved()
         varying = steps | self._runs.fixed_image(steps)
         legal = self._legal(varying, solution)
-        orders, ran = self._orders(solution, legal, steps)
+        measured = self._measured(solution, legal, steps)
+        solution, orders, ran = _as_seen(solution, measured.maps), measured.orders, measured.ran
         confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base, ran)
         tensors_in, tensors_out = self._real_values(confirmed.observed)
         gatherings = find_gatherings(tensors_in, tensors_out)
@@ -307,12 +308,10 @@ class Session:
         names = [path_text(path) for path in paths(self._first.tree)]
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
-    def _orders(
-        self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps
-    ) -> tuple[dict[InnerKey | int, Order], ImagePass | None]:
-        """In which order cells stand among the tokens of outputs and of what inner modules return."""
+    def _measured(self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps) -> Measured:
+        """How cells stand in outputs and in what inner modules return, where sizes do not tell."""
         if not {"H", "W"} <= set(legal):
-            return {}, None
+            return Measured()
         batch = Dim.axis("B") if "B" in legal else Dim(self._runs.axes.example.get("B", 1))
         inner = sorted(solution.inner, key=lambda key: self._first.inner[key].finished)
         dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
@@ -373,6 +372,12 @@ class Session:
 
 Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]
 """Fields of the spec of each leaf, outputs by number."""
+
+
+def _as_seen(solution: Solution, maps: Mapping[InnerKey | int, tuple[Dim, ...]]) -> Solution:
+    """A solution with the dims of some tensors as a run for real told them."""
+    outputs = tuple(maps.get(i, dims) for i, dims in enumerate(solution.outputs))
+    return replace(solution, outputs=outputs, inner={k: maps.get(k, dims) for k, dims in solution.inner.items()})
 
 
 def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:

@@ -1,0 +1,59 @@
+"""Comparing: whether the values of two runs are the same, and what is wrong with those of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+
+from autoadapt.adapting.verification.sessions import Session
+from autoadapt.errors import Mismatch
+
+__all__ = ["Leaves", "close", "differing", "no_numbers", "written_inputs"]
+
+Leaves: TypeAlias = Mapping[str, torch.Tensor]
+_TOLERANCE = 1e-3
+"""Of the largest value: what another order of sums may change."""
+
+
+def differing(expected: Leaves, found: Leaves, where: str, wanted: str, got: str) -> list[Mismatch]:
+    """The outputs that are not those of another run, in given words."""
+    return [
+        Mismatch(f"{path} {where}", wanted, got) for path, tensor in expected.items() if not close(tensor, found[path])
+    ]
+
+
+def close(expected: torch.Tensor, found: torch.Tensor) -> bool:
+    """Equal up to rounding; of whole numbers a few may differ, which rounding has tipped over."""
+    if expected.shape != found.shape:
+        return False
+    if expected.numel() == 0 or expected.is_complex():
+        return True
+    if not expected.is_floating_point():
+        return float((expected != found).double().mean()) <= 0.02
+    values = expected.detach().double()
+    scale = float(values.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(values, found.detach().double(), rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
+
+
+def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismatch]:
+    """Outputs of features that hold NaN, unless those of the module that made the contract did."""
+    known = session.signature.not_finite
+    outputs = session.signature.outputs.items()
+    paths = [path for path, spec in outputs if spec.is_floating and spec.role == "feature" and path not in known]
+    return [Mismatch(path + where, "numbers", "NaN") for path in paths if bool(leaves[path].isnan().any())]
+
+
+def written_inputs(session: Session, before: list[torch.Tensor], after: list[torch.Tensor]) -> list[Mismatch]:
+    """Inputs that are not as they were before a call, though the contract has no such."""
+    names = session.signature.inputs.paths
+    return [
+        Mismatch(f"inputs.{name}", "the values that it had", "written to by the call", "clone it first")
+        for name, old, tensor in zip(names, before, after, strict=False)
+        if name not in session.signature.written and not _same(old, tensor.detach())
+    ]
+
+
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return torch.equal(left, right) or torch.equal(left.nan_to_num(), right.nan_to_num())

@@ -1,0 +1,142 @@
+"""Faults of values and of the surroundings: where every shape is right, or only while something else holds."""
+
+from __future__ import annotations
+
+import torch
+from spoiled_modules import Planted, Spoiled, spoiled, spoiled_where
+
+KEPT: list[torch.Tensor] = []
+
+
+def trains(module, image):
+    return module.training
+
+
+def learns_in_eval(module, image):
+    return not module.training and torch.is_grad_enabled()
+
+
+def without_gradients(module, image):
+    return not torch.is_grad_enabled()
+
+
+def large(module, image):
+    return tuple(image.shape[2:]) == (40, 56)
+
+
+def single(module, image):
+    return len(image) == 1
+
+
+def large_batch(module, image):
+    return len(image) > 1 and large(module, image)
+
+
+def always(module, image):
+    return True
+
+
+def no_numbers(maps):
+    maps["p3"] = maps["p3"] * float("nan")
+
+
+def shift(maps):
+    maps["p2"] = maps["p2"] + 1
+
+
+def mix(maps):
+    maps["p3"] = maps["p3"] - maps["p3"].mean(0, keepdim=True)
+
+
+def expand(maps):
+    maps["p3"] = maps["p3"].mean(1, keepdim=True).expand(-1, 16, -1, -1)
+
+
+def mirror(maps):
+    maps["p2"] = maps["p2"].flip(3)
+
+
+def turn_over(maps):
+    maps["p3"] = maps["p3"].flip(2)
+
+
+class WritesInTraining(Spoiled):
+    """Changes its input where that leaves no trace in gradients."""
+
+    def __init__(self, net, where=trains):
+        super().__init__(net, lambda module, image, maps, labels: (image, maps, labels))
+        self.where = where
+
+    def forward(self, image):
+        returned = super().forward(image)
+        if self.where(self, image):
+            image.detach().mul_(2)
+        return returned
+
+
+def keeps_a_copy(module, image, maps, labels):
+    if maps["p2"].device.type != "meta":
+        KEPT.append(maps["p2"].detach().clone())
+    return image, maps, labels
+
+
+def turns_gradients_on(module, image, maps, labels):
+    torch.set_grad_enabled(True)
+    return image, maps, labels
+
+
+def seeds(module, image, maps, labels):
+    torch.manual_seed(7)
+    return image, maps, labels
+
+
+def computes_in_double(module, image, maps, labels):
+    torch.set_default_dtype(torch.float64)
+    return image, maps, labels
+
+
+def writes_learning(net):
+    return WritesInTraining(net, learns_in_eval)
+
+
+FAULTS = {
+    "NaN in training": Planted(spoiled_where(trains, no_numbers), "train mode", "1.p3 in training: expected numbers"),
+    "NaN with gradients": Planted(spoiled_where(learns_in_eval, no_numbers), "gradients", "1.p3: expected numbers"),
+    "NaN at one size": Planted(spoiled_where(large, no_numbers), "sizes", "1.p3 at 40x56: expected numbers, found NaN"),
+    "values of one item": Planted(
+        spoiled_where(single, shift), "calls", "1.p2 of one item: expected the values it has in a batch"
+    ),
+    "values without gradients": Planted(
+        spoiled_where(without_gradients, shift), "gradients", "1.p2 with gradients: expected the values without"
+    ),
+    "mean of the batch at one size": Planted(
+        spoiled_where(large_batch, mix),
+        "sizes",
+        "1.p3 of the first item at 40x56: expected the values it has in another",
+    ),
+    "writes to its input in training": Planted(
+        WritesInTraining, "train mode", "inputs.image: expected the values that it had, found written to by the call"
+    ),
+    "writes to its input with gradients": Planted(
+        writes_learning, "gradients", "inputs.image: expected the values that it had, found written to by the call"
+    ),
+    "expanded for one item": Planted(
+        spoiled_where(single, expand), "calls", "1.p3 at batch 1: expected a place for each value, found an expanded"
+    ),
+    "keeps a copy of each call": Planted(
+        spoiled(keeps_a_copy), "calls", "memory: expected tensors freed with their last use"
+    ),
+    "turns gradients on": Planted(
+        spoiled(turns_gradients_on), "calls", "torch's gradients: expected False after the call, found True"
+    ),
+    "seeds torch": Planted(spoiled(seeds), "calls", "torch's seed: expected"),
+    "sets the default dtype": Planted(
+        spoiled(computes_in_double), "calls", "torch's default dtype: expected torch.float32 after the call"
+    ),
+    "left for right": Planted(
+        spoiled_where(always, mirror), "sizes", "expected the upper right corner at the end of axis 3, found start"
+    ),
+    "upside down": Planted(
+        spoiled_where(always, turn_over), "sizes", "expected the upper right corner at the start of axis 2, found end"
+    ),
+}
