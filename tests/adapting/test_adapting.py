@@ -47,7 +47,7 @@ def test_a_pyramid_of_timm_gets_container_order_and_shapes_of_another_at_every_s
 FIXED = ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
 def test_a_model_of_one_size_serves_every_size(name, levels):
     new = timm.create_model(name, features_only=True)

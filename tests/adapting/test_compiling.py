@@ -25,7 +25,7 @@ ADAPTED = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="inductor needs a C++ compiler: apt-get install g++")
 @pytest.mark.parametrize("name", ADAPTED)
 @pytest.mark.filterwarnings("ignore")  # inductor's own

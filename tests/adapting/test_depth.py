@@ -182,6 +182,7 @@ class Feedforward(nn.Module):
         return [made[i] for i in self.returned]
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=12, database=None)
 @given(st.integers(1, 3), st.integers(0, 2), st.data())
 def test_in_random_networks_depth_is_counted_in_stages_and_the_kept_share_is_as_counted_by_hand(halve, dilate, data):

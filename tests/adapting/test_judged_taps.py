@@ -24,7 +24,7 @@ def outcome(name: str) -> dict[str, Any]:
 RIGHT = {"outcome": "exact", "wrong taps": {}, "kept": 1.0}
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "mobilenet_v1", "vit"])
 def test_classifiers_of_transformers_are_tapped_where_their_stages_end(name: str) -> None:
     assert outcome(f"transformers/{name}") == RIGHT

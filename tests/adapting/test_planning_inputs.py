@@ -56,6 +56,7 @@ def test_images_with_channels_first_reach_a_backbone_that_lists_them_last():
     assert net.verify().passed
 
 
+@pytest.mark.slow
 def test_images_with_channels_last_reach_a_backbone_that_lists_them_first():
     new, x = pyramid("resnet18"), torch.randn(1, 64, 96, 3)
     net = aa.adapt(new, like=ChannelsLast(pyramid("resnet34")), inputs=x).eval()

@@ -52,6 +52,7 @@ def test_at_least_eighty_different_faults_are_planted():
     assert len(FAULTS) >= 80
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_as_it_was_made_verifies(kind):
     made = KINDS[kind]()

@@ -144,7 +144,7 @@ def _round_trips(model: AssembledModel) -> bool:
     return True
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["torchvision:mobilenet_v2", "hf:resnet", "smp:resnet18"])
 def test_backbones_of_every_zoo_give_levels_also_plain_classifiers(
     source: str, monkeypatch: pytest.MonkeyPatch

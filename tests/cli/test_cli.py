@@ -210,6 +210,7 @@ def test_a_contract_can_be_typed(folder: Path) -> None:
     assert "pool 2 · 5->8" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_page_is_written_by_who_asks_for_one(folder: Path) -> None:
     (folder / "model.yaml").write_text(CONFIG)
     torch.save(timm.create_model("resnet18").state_dict(), "r18.pth")

@@ -47,7 +47,7 @@ def test_ten_models_as_source_give_the_same_bits_with_the_same_state_dict(kind, 
     assert one.same(other)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BY_TORCH_EXPORT)
 def test_programs_of_torch_export_give_the_same_bits_at_any_size(kind, tmp_path):
     one = exported(kind)

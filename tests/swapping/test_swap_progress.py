@@ -32,7 +32,7 @@ def read(reader):
         return b""
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are of Unix")
 @pytest.mark.parametrize(("path", "said"), [("0", ""), ("9", "SwapError\n")])
 def test_on_a_terminal_a_swap_says_what_it_does_and_wipes_it_out(path, said):
