@@ -280,27 +280,21 @@ def fill_in(argument: dict[str, Any] | None, made: dict[str, Any]) -> dict[str, 
     return argument
 
 
-def unchanged(*given: tuple[str, Any, Any]) -> None:
-    """Refuse arguments, by name, value and expected value, that nothing serves.
-
-    None and False both mean that something is not asked for.
-    """
-    for name, value, expected in given:
-        absent = (value is None or value is False) and (expected is None or expected is False)
-        if not absent and (type(value) is not type(expected) or value != expected):
-            raise ValueError(
-                f"{name} was {expected!r} when this module was adapted, and another "
-                f"{name} would be ignored; adapt it with {name} among the inputs"
-            )
+def unchanged(name: str, value: Any, *expected: Any) -> None:
+    """Refuse an argument that nothing serves and that is none of what it may be."""
+    if not any(type(value) is type(one) and value == one for one in expected):
+        raise ValueError(
+            f"{name} was {expected[0]!r} when this module was adapted, and another "
+            f"{name} would be ignored; adapt it with {name} among the inputs"
+        )
 
 
-def hand_on(name: str, value: Any, expected: Any) -> Any:
+def hand_on(name: str, value: Any, *expected: Any) -> Any:
     """An argument that may also be a tensor, or another number; else it is refused."""
     numbers = (int, float)
-    if isinstance(value, torch.Tensor):
-        return value
-    if type(value) not in numbers or type(expected) not in numbers:
-        unchanged((name, value, expected))
+    both = type(value) in numbers and type(expected[0]) in numbers
+    if not (both or isinstance(value, torch.Tensor)):
+        unchanged(name, value, *expected)
     return value
 
 

@@ -46,7 +46,8 @@ def adapt(
         like: The specification: a module, a `Signature`, texts in containers, a saved signature file, or the
             name of a model, `timm:resnet101`.
         inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
-            May be left out where a module tells its input size.
+            May be left out where a module tells its input size. What the old module takes besides, such as a mask, is
+            handed on where `new` takes it by the same name; another value than the default is refused otherwise.
         pairs: Outputs of `new` chosen by hand, by target path: `{"c4": "2"}`.
         taps: Inner modules chosen by hand, by target path: `{"c4": "layer3"}`. Others are those that `new` lists as its
             levels (timm's `feature_info`), else the last block of each stride.

@@ -14,9 +14,11 @@ from autoadapt.contracts.trees import Constant, Container, Slot, Tree
 from autoadapt.errors import BuildError, Mismatch
 
 __all__ = [
+    "accepted",
     "arguments_of",
     "check_names",
     "container_annotation",
+    "default_of",
     "handed_on",
     "is_allowed",
     "may_be_absent",
@@ -38,17 +40,37 @@ def arguments_of(target: Signature) -> Iterator[tuple[str, Tree]]:
     yield from ((name, trees[name]) for name in dict.fromkeys([*listed, *trees]))
 
 
-def handed_on(source: Signature, target: Signature) -> dict[str, Constant]:
+def default_of(target: Signature, name: str) -> Any:
+    """What an argument that is no tensor is where nobody gives it: the old module's default, else what it was."""
+    own = next((one.default for one in target.parameters if one.name == name), None)
+    tree = own or target.plain_arguments[name]
+    return tree.value if isinstance(tree, Constant) else None
+
+
+def accepted(target: Signature, name: str) -> list[Any]:
+    """What an argument may be that nothing serves: what it was, and what means the same to the old module."""
+    tree = target.plain_arguments[name]
+    value = tree.value if isinstance(tree, Constant) else None
+    told = next((one.told for one in target.parameters if one.name == name), None)
+    if told is None or value not in (None, told.value):
+        return [value]
+    return [value, told.value if value is None else None]
+
+
+def handed_on(source: Signature, target: Signature) -> list[str]:
     """Arguments that were no tensors and that the new module takes by the same name, where both started from one value.
 
     A switch or a text may change what comes out, and so is none of them.
     """
     theirs = source.plain_arguments
-    return {
-        name: mine
+    return [
+        name
         for name, mine in target.plain_arguments.items()
-        if theirs.get(name) == mine and not isinstance(mine.value, (bool, str)) and name not in target.filled
-    }
+        if theirs.get(name) == mine
+        and isinstance(mine, Constant)
+        and not isinstance(mine.value, (bool, str))
+        and name not in target.filled
+    ]
 
 
 def may_be_absent(plan: Plan, name: str, tree: Tree) -> bool:

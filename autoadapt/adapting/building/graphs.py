@@ -13,9 +13,11 @@ from torch import fx, nn
 
 from autoadapt.adapting import layers
 from autoadapt.adapting.building.arguments import (
+    accepted,
     arguments_of,
     check_names,
     container_annotation,
+    default_of,
     handed_on,
     is_allowed,
     may_be_absent,
@@ -150,8 +152,9 @@ class _Emitter:
         for name, tree in arguments_of(plan.target):
             check_names([name])
             is_spare = name in plan.target.replaced_when_empty or may_be_absent(plan, name, tree)
-            optional = optional or isinstance(tree, Constant) or is_spare
-            default = (tree.value if isinstance(tree, Constant) else None,) if optional else ()
+            is_plain = name in plan.target.plain_arguments
+            optional = optional or is_plain or is_spare
+            default = (default_of(plan.target, name) if is_plain else None,) if optional else ()
             annotation = None if optional else container_annotation(tree)
             node = self._graph.create_node("placeholder", name, args=default, name=name, type_expr=annotation)
             found[name] = node
@@ -162,14 +165,14 @@ class _Emitter:
         """What is no tensor and goes to the backbone as it is given; the rest has to be as it was."""
         target = self._plan.target
         passed = handed_on(self._plan.source, target)
-        others = {n: t for n, t in target.plain_arguments.items() if n not in passed and n not in target.filled}
-        if others:
-            expected = [(name, placeholders[name], tree.value) for name, tree in others.items()]
-            self._graph.call_function(layers.unchanged, tuple(expected))
         found = {}
-        for name, tree in passed.items():
+        for name in target.plain_arguments:
+            arguments = (name, placeholders[name], *accepted(target, name))
             self._name = name
-            found[name] = self._put("call_function", layers.hand_on, name, placeholders[name], tree.value)
+            if name in passed:
+                found[name] = self._put("call_function", layers.hand_on, *arguments)
+            elif name not in target.filled:
+                self._graph.call_function(layers.unchanged, arguments)
         return found
 
     def _forget_unused(self) -> None:

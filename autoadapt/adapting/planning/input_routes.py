@@ -61,12 +61,15 @@ def route_inputs(
 
 
 def unread_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
-    """What of the old module's inputs the new one never gets, such as a mask that it does not take."""
+    """What of the old module's inputs the new one never gets, such as a mask, or gets under another name."""
     read = {route.target for route in routes}
     lost = [path for path in target.inputs.paths if path not in read]
-    if not source.inputs.paths or not lost:
-        return ()
-    return (f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing",)
+    spare = {one.name for one in source.parameters if one.default is not None}
+    renamed = [route for route in routes if route.source in spare and route.source != route.target]
+    said = [f"{source.name} takes {route.target} as its {route.source}" for route in renamed]
+    if source.inputs.paths and lost:
+        said.append(f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing")
+    return tuple(said)
 
 
 def _check_conversions(convert: Collection[Conversion]) -> None:

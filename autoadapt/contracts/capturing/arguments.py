@@ -13,10 +13,10 @@ from torch import nn
 from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import Parameter
-from autoadapt.contracts.trees import Constant
+from autoadapt.contracts.trees import Constant, Opaque
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Arguments", "bind", "parameters_of", "tensors_in", "told_example", "told_inputs"]
+__all__ = ["Arguments", "bind", "names_taken", "parameters_of", "tensors_in", "told_example", "told_inputs"]
 
 
 @dataclass(frozen=True)
@@ -83,22 +83,45 @@ def _parameter_names(signature: inspect.Signature, count: int) -> tuple[str, ...
     return (*names, *(f"args_{i}" for i in range(count - len(names))))
 
 
-def parameters_of(module: nn.Module) -> tuple[Parameter, ...]:
-    """What `forward` takes, by name and in order; nothing where all of it must be given.
+def parameters_of(module: nn.Module, given: Arguments) -> tuple[Parameter, ...]:
+    """What `forward` takes besides what is given, in order; nothing where that is nothing or cannot be told.
 
-    One whose default is neither None nor a number nor a text is left out.
+    What follows any number of positional arguments is left out, since a further one is none of those.
     """
+    try:
+        listed = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):  # compiled code has no signature that Python can read
+        return ()
+    takes_any = any(one.kind is one.VAR_POSITIONAL for one in listed)
+    others = ("VAR_POSITIONAL", "VAR_KEYWORD", "KEYWORD_ONLY" if takes_any else "")
+    found = [_parameter(one, getattr(module, "config", None)) for one in listed if one.kind.name not in others]
+    by_place = list(given.values)[: given.positional]
+    known = [one.name for one in found[: len(by_place)]] == by_place
+    return tuple(found) if known and any(one.default is not None for one in found) else ()
+
+
+def names_taken(module: nn.Module) -> list[str]:
+    """The names of the arguments that `forward` takes, in order."""
     try:
         listed = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # compiled code has no signature that Python can read
-        return ()
-    named = [one for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    found = [
-        Parameter(name=one.name, default=None if one.default is one.empty else Constant(value=one.default))
-        for one in named
-        if one.default is one.empty or type(one.default) in (bool, int, float, str, type(None))
-    ]
-    return tuple(found) if any(one.default is not None for one in found) else ()
+        return []
+    return [one.name for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+
+
+def _parameter(one: inspect.Parameter, config: object) -> Parameter:
+    if one.default is one.empty:
+        return Parameter(name=one.name)
+    if not _is_plain(one.default):
+        return Parameter(name=one.name, default=Opaque(type=type(one.default).__name__))
+    told = getattr(config, one.name, None) if one.default is None else None
+    is_told = told is not None and _is_plain(told)
+    return Parameter(name=one.name, default=Constant(value=one.default), told=Constant(value=told) if is_told else None)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is None, a number or a text, and so can be written into code and compared."""
+    return type(value) in (bool, int, float, str, type(None)) and value == value
 
 
 def told_inputs(module: nn.Module) -> torch.Tensor:

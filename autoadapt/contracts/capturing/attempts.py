@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.arguments import bind, told_inputs
+from autoadapt.contracts.capturing.arguments import bind, names_taken, told_inputs
 from autoadapt.contracts.capturing.captures import capture
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.signature import Signature
@@ -38,7 +38,7 @@ def capture_source(
     """
     refuse_scripts(new)
     check_inputs(inputs)  # before the attempts, which take what the module tells where the given inputs are refused
-    first = _trimmed(new, inputs if inputs is not None else _from_signature(target))
+    first = _trimmed(new, _by_name(new, target, inputs if inputs is not None else _from_signature(target)))
     refused: AdaptError | None = None
     known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]
     for options in (known, _guesses(new, first)):
@@ -143,6 +143,19 @@ def _from_signature(target: Signature) -> object:
         return None
     shapes = [(spec.shape(target.sizes()), spec.torch_dtype) for spec in target.inputs.leaves]
     return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
+
+
+def _by_name(new: nn.Module, target: Signature, inputs: object) -> object:
+    """Positional inputs by keyword, where the new module takes some of the old one's names at other places."""
+    names, takes = list(target.arguments), names_taken(new)
+    if not isinstance(inputs, tuple) or len(inputs) > len(names):
+        return inputs
+    given = dict(zip(names, inputs, strict=False))
+    shared = {name: value for name, value in given.items() if name in takes}
+    if all(takes.index(name) == names.index(name) for name in shared):
+        return inputs
+    first = {takes[0]: inputs[0]} if names[0] not in shared and takes[0] not in shared else {}
+    return first | shared
 
 
 def _trimmed(new: nn.Module, inputs: object) -> object:

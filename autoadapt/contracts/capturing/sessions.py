@@ -113,7 +113,7 @@ class Session:
             inputs=(inputs := Values(tree=self._tree, leaves=self._input_specs(varying))),
             statistics=statistics_told(self._module, inputs),
             positional=self._arguments.positional,
-            parameters=parameters_of(self._module),
+            parameters=parameters_of(self._module, self._arguments),
             outputs=outputs,
             axes=legal,
             filled=dict(self._first.filled) | replaced,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoadapt.contracts.signature.specs import Frozen
-from autoadapt.contracts.trees import Constant
+from autoadapt.contracts.trees import Constant, Opaque
 
 __all__ = ["Parameter"]
 
@@ -12,5 +12,7 @@ class Parameter(Frozen):
     """One parameter of `forward`."""
 
     name: str
-    default: Constant | None = None
+    default: Constant | Opaque | None = None
     """What it is where nobody gives it; None where it must be given."""
+    told: Constant | None = None
+    """What a default of None stands for, where the module's config says that."""

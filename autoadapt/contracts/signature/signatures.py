@@ -22,7 +22,7 @@ from autoadapt.contracts.signature.references import loose_axes, loose_identitie
 from autoadapt.contracts.signature.specs import TensorSpec
 from autoadapt.contracts.signature.statistics import Statistics
 from autoadapt.contracts.signature.values import Values, describe
-from autoadapt.contracts.trees import Constant, Container, Slot, Tree
+from autoadapt.contracts.trees import Constant, Container, Opaque, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.facts import Dated, first_fault
 from autoadapt.files import write_file
@@ -178,7 +178,7 @@ class Signature(Shown, Dated):
         return {str(key): child for key, child in zip(self.inputs.tree.keys, self.inputs.tree.children, strict=True)}
 
     @property
-    def plain_arguments(self) -> dict[str, Constant]:
+    def plain_arguments(self) -> dict[str, Constant | Opaque]:
         """The arguments that were no tensor when it was probed, given or left to their defaults."""
         left = {one.name: one.default for one in self.parameters if one.default is not None}
         given = {name: tree for name, tree in self.arguments.items() if isinstance(tree, Constant)}
