@@ -32,7 +32,7 @@ def layer(spatial, kernel, stride, padding, dilation, kind):
 @given(st.integers(1, 2), st.lists(KERNELS, min_size=1, max_size=4))
 def test_centres_are_where_a_ramp_of_positions_comes_out(spatial, kernels):
     net = nn.Sequential(*(layer(spatial, *one) for one in kernels)).eval()
-    size = 160
+    size = 480  # four kernels of nine pixels and strides of three see 321
     spec = aa.capture(net, ramp(spatial, size)).outputs.leaves[0]
     centres = next(one for one in spec.centres if spec.dims[2].axes == {one.axis})
     found, inside = inner_cells(net, spatial, size)
