@@ -169,7 +169,7 @@ class _Folder:
         try:
             with image.open(path) as picture:
                 return self._preprocessing.apply(importlib.import_module("PIL.ImageOps").exif_transpose(picture))
-        except (OSError, ValueError, SyntaxError, image.DecompressionBombError, MemoryError) as error:
+        except (OSError, ValueError, SyntaxError, ImportError, image.DecompressionBombError, MemoryError) as error:
             fault = Mismatch(str(path), "a picture that Pillow reads", one_line(error), "mend, move or delete it")
             raise SourceError(f"{path.name} cannot be read", [fault]) from error
 

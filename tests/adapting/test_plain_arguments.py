@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 import autoadapt as aa
+from autoadapt.contracts.capturing import Arguments
 
 IDS = torch.randint(0, 50, (2, 7))
 MASK = torch.tensor([[1.0] * 7, [1.0] * 4 + [0.0] * 3])
@@ -144,6 +145,14 @@ def test_one_more_positional_argument_is_none_of_those_behind_any_number():
 def test_arguments_that_go_by_place_alone_stay_in_front():
     net = aa.adapt(Odd(by_place), like=Odd(by_place), inputs=X)
     assert torch.equal(net(X, X, scale=3.0), net.backbone(X, X, scale=3.0))
+
+
+def test_arguments_stay_in_the_order_of_the_example_where_the_module_tells_none():
+    def forward(*given, scale):
+        return given[0] * scale
+
+    net = aa.adapt(Odd(forward), like=Odd(forward), inputs=Arguments({"args_0": X, "scale": 2.0}, positional=1))
+    assert torch.equal(net(X, scale=2.0), net.backbone(X, scale=2.0))
 
 
 def test_a_compiled_module_is_called_as_it_was_in_the_example():

@@ -35,7 +35,7 @@ def arguments_of(target: Signature) -> Iterator[tuple[str, Tree]]:
         >>> [name for name, _ in arguments_of(given.model_copy(update={"parameters": listed}))]
         ['x', 'mask']
     """
-    trees: dict[str, Tree] = {**target.plain_arguments, **target.arguments}
+    trees: dict[str, Tree] = {**target.arguments, **target.plain_arguments}
     listed = [one.name for one in target.parameters if one.name in trees]
     yield from ((name, trees[name]) for name in dict.fromkeys([*listed, *trees]))
 
