@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -10,11 +10,24 @@ import torch
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.errors import Mismatch
 
-__all__ = ["Leaves", "close", "differing", "no_numbers", "written_inputs"]
+__all__ = ["TRIES", "Leaves", "close", "differing", "no_numbers", "not_excused", "written_inputs"]
 
 Leaves: TypeAlias = Mapping[str, torch.Tensor]
 _TOLERANCE = 1e-3
 """Of the largest value: what another order of sums may change."""
+
+
+TRIES = 3
+"""How often a bare backbone may show a fault that it is blamed for: random numbers may be alike once."""
+
+
+def not_excused(faults: Sequence[Mismatch], bare: Callable[[], Iterable[Mismatch]]) -> list[Mismatch]:
+    """The faults that the bare backbone does not show in any of a few runs."""
+    left = list(faults)
+    for _ in range(TRIES):
+        shown = {fault.found for fault in bare()} if left else set()
+        left = [fault for fault in left if fault.found not in shown]
+    return left
 
 
 def differing(expected: Leaves, found: Leaves, where: str, wanted: str, got: str) -> list[Mismatch]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, written_inputs
+from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, not_excused, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing import Arguments
@@ -51,11 +51,12 @@ def _own_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int
     """What is wrong with the values at one size, unless those of the bare backbone are wrong as well."""
     faults = _wrong_values(session, seen, full)
     bare = session.backbone() if faults else None
-    if bare is None:
-        return faults
-    runs = [_run(bare, bare.shared, {**bare.at(**full), "B": batch})[1] for batch in session.batches]
-    excused = {fault.found for fault in _wrong_values(bare, [leaves for leaves in runs if leaves], full)}
-    return [fault for fault in faults if fault.found not in excused]
+    return faults if bare is None else not_excused(faults, lambda: _bare_values(bare, session.batches, full))
+
+
+def _bare_values(bare: Session, batches: Sequence[int], full: Mapping[str, int]) -> list[Mismatch]:
+    runs = [_run(bare, bare.shared, {**bare.at(**full), "B": batch})[1] for batch in batches]
+    return _wrong_values(bare, [leaves for leaves in runs if leaves], full)
 
 
 def _wrong_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:

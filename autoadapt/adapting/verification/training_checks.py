@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from autoadapt.adapting.verification.comparing import differing, no_numbers, written_inputs
+from autoadapt.adapting.verification.comparing import differing, no_numbers, not_excused, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.trees import flatten
@@ -107,8 +107,7 @@ def _newly_unused(session: Session, step: _Step, *, train: bool) -> list[str]:
 
 def _own_faults(session: Session, step: _Step, *, train: bool) -> list[Mismatch]:
     """The faults without those that the bare backbone shows as well."""
-    excused = {fault.found for fault in _bare_step(session, train=train).faults} if step.faults else ()
-    return [fault for fault in step.faults if fault.found not in excused]
+    return not_excused(step.faults, lambda: _bare_step(session, train=train).faults)
 
 
 def _bare_step(session: Session, *, train: bool) -> _Step:
