@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autoadapt import errors
 
-PACKAGE = Path(errors.__file__).parent
+PACKAGE = Path(errors.__file__).parents[1]
 CLASSES = {
     name: value
     for name, value in vars(errors).items()

@@ -15,12 +15,9 @@ import autoadapt
 PACKAGE = Path(autoadapt.__file__).parent
 
 ORDER = [
-    "printable",
     "errors",
     "versions",
-    "facts",
     "files",
-    "reading",
     "showing",
     "contracts",
     "weights",
@@ -30,7 +27,6 @@ ORDER = [
     "saving",
     "assembly",
     "testing",
-    "pytest_plugin",
     "demo",
     "calibration",
     "ranking",
@@ -41,6 +37,7 @@ ORDER = [
 
 INSIDE = {
     "contracts": [
+        "facts",
         "leaves",
         "trees",
         "remaking",
@@ -195,6 +192,11 @@ def upward():
             left, right = (one[same_room : same_room + 1] for one in (here, there))
             if {*left, *right} <= set(order) and left and right and order.index(right[0]) > order.index(left[0]):
                 yield f"{path.relative_to(PACKAGE)}:{line} imports {right[0]}, which stands above {left[0]}"
+
+
+def test_the_top_level_holds_the_rooms_and_nothing_else():
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix != ".typed" and path.name != "__pycache__"}
+    assert sorted(found) == sorted([*ORDER, *FACADE])
 
 
 def test_every_room_has_its_place_in_the_order():

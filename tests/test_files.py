@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import autoadapt as aa
-from autoadapt import files
 from autoadapt.errors import SavingError
-from autoadapt.files import check_place, write_all, write_file
+from autoadapt.files import writing as files
+from autoadapt.files.writing import check_place, write_all, write_file
 
 
 def listed(folder):

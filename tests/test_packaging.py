@@ -26,7 +26,7 @@ def test_the_metadata_are_complete() -> None:
     assert {"authors", "classifiers", "keywords", "urls", "license", "readme"} <= PROJECT.keys()
     assert "Typing :: Typed" in PROJECT["classifiers"]
     assert (Path(autoadapt.__file__).parent / "py.typed").is_file()
-    assert PROJECT["entry-points"]["pytest11"] == {"autoadapt": "autoadapt.pytest_plugin"}
+    assert PROJECT["entry-points"]["pytest11"] == {"autoadapt": "autoadapt.testing.pytest_plugin"}
 
 
 def test_one_version_stands_everywhere() -> None:

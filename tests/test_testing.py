@@ -34,7 +34,7 @@ from autoadapt.testing import (
 pytest_plugins = ["pytester"]
 
 FOUND = entry_points(group="pytest11", name="autoadapt")
-PLUGIN = () if FOUND else ("-p", "autoadapt.pytest_plugin")
+PLUGIN = () if FOUND else ("-p", "autoadapt.testing.pytest_plugin")
 """An editable install of before the entry point was there does not know it."""
 
 X = torch.randn(2, 3, 16, 24)
@@ -336,7 +336,7 @@ def test_the_helpers_need_neither_pytest_nor_hypothesis():
 
 
 def test_the_plugin_imports_no_torch():
-    code = "import autoadapt.pytest_plugin, sys; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    code = "import autoadapt.testing.pytest_plugin, sys; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -18,9 +18,9 @@ from autoadapt.assembly.results import Assembly, Given
 from autoadapt.assembly.scopes import Scopes
 from autoadapt.contracts.allocations import in_words
 from autoadapt.contracts.costs import cost_of, peak_without_values
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
-from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 

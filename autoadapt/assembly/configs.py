@@ -11,9 +11,9 @@ from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
 from autoadapt.assembly.python_documents import Keys
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import MOST_VALUES, TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, nearest
-from autoadapt.facts import MadeByHand
 from autoadapt.showing import Shown
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any
 
 from autoadapt.assembly.python_documents import Keys, read_python
 from autoadapt.errors import AssemblyError, Mismatch
-from autoadapt.reading import read_json, read_text
+from autoadapt.files.reading import read_json, read_text
 
 __all__ = ["Document", "Keys", "read_document", "yaml_package"]
 

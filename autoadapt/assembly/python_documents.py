@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from autoadapt.assembly.plain_data import Shared, changed, clashes, holds, merged, own, shared, size
 from autoadapt.assembly.python_arithmetic import combined
 from autoadapt.errors import AssemblyError, Mismatch, nearest
-from autoadapt.reading import read_text
+from autoadapt.files.reading import read_text
 
 __all__ = ["Keys", "Lines", "read_python"]
 

@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.assembly.levels import stride_of
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch
-from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 

@@ -27,7 +27,7 @@ from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.unfit import off_the_meta_device
 from autoadapt.errors import CalibrationError
-from autoadapt.files import check_place
+from autoadapt.files.writing import check_place
 from autoadapt.sources import as_module
 from autoadapt.swapping.stand_ins import first_path
 

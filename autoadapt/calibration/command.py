@@ -17,7 +17,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration import Calibration, calibrate
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch
-from autoadapt.files import check_place, write_file
+from autoadapt.files.writing import check_place, write_file
 from autoadapt.sources import allowed_by_typing, load, load_backbone, load_object, published
 from autoadapt.sources.images import preprocessing_of, read_images
 from autoadapt.swapping import swap

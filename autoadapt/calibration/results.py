@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.facts import Dated, MadeByHand
-from autoadapt.files import write_file
+from autoadapt.files.writing import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 from autoadapt.versions import install_line

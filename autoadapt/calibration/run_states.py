@@ -18,8 +18,8 @@ from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.samples import Cut, Sample, Samples
 from autoadapt.contracts.trees import Tree
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch
-from autoadapt.files import write_file
-from autoadapt.reading import hindrance, one_line, read_json
+from autoadapt.files.reading import hindrance, one_line, read_json
+from autoadapt.files.writing import write_file
 from autoadapt.saving.module_states import checksum_of
 
 __all__ = ["State"]

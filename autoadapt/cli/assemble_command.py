@@ -11,7 +11,7 @@ import typer
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.cli.options import AsJson, Debug, Html, writable
 from autoadapt.errors import AssemblyError, Mismatch
-from autoadapt.files import write_file
+from autoadapt.files.writing import write_file
 
 if TYPE_CHECKING:
     from autoadapt.assembly import AssembledModel, Comparison

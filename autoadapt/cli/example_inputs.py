@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, SourceError
-from autoadapt.reading import hindrance, one_line
+from autoadapt.files.reading import hindrance, one_line
 
 __all__ = ["read_inputs"]
 

@@ -25,7 +25,7 @@ from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, Ve
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from autoadapt.facts import Dated
+    from autoadapt.contracts.facts import Dated
 
 __all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working", "wrote"]
 
@@ -132,7 +132,7 @@ def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence
     """
     shown = parts or (result,)
     if as_json:
-        from autoadapt.facts import Made
+        from autoadapt.contracts.facts import Made
 
         typer.echo(result.model_copy(update={"made": result.made or Made.now(called())}).model_dump_json(indent=1))
     elif sys.stdout.isatty():

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from autoadapt.errors import AdaptError
-from autoadapt.files import write_file
+from autoadapt.files.writing import write_file
 from autoadapt.versions import VERSION, package_version
 
 __all__ = ["complete_source", "known_names"]

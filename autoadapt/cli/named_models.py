@@ -162,7 +162,7 @@ def _restored(source: str, allow: Sequence[str]) -> nn.Module:
 
 def _written(source: str, allow: Sequence[str]) -> nn.Module | None:
     """The class of a file that `to_source` wrote, around the backbone that its docstring names; None for other code."""
-    from autoadapt.reading import read_text
+    from autoadapt.files.reading import read_text
     from autoadapt.sources import load, load_object
 
     text = read_text(Path(source), "a python file", "check the path", SourceError, most=_MOST)

@@ -10,7 +10,7 @@ import typer
 
 from autoadapt.cli.model_names import complete_source
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
-from autoadapt.files import check_place
+from autoadapt.files.writing import check_place
 
 __all__ = [
     "Allow",

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Verification
 from autoadapt.assembly import Assembly
-from autoadapt.facts import Dated
+from autoadapt.contracts.facts import Dated
 
 __all__ = ["Adapted", "Assembled"]
 

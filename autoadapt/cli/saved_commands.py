@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autoadapt.adapting.building import AdaptedModule
-    from autoadapt.facts import Dated
+    from autoadapt.contracts.facts import Dated
 
 __all__ = ["check_command", "export_command", "fold_command", "models_command", "show_command"]
 
@@ -192,7 +192,7 @@ def _held(path: Path) -> Dated:
     from autoadapt.adapting.planning import Plan
     from autoadapt.adapting.verification import Verification
     from autoadapt.contracts.signature import Signature
-    from autoadapt.reading import read_json, read_text
+    from autoadapt.files.reading import read_json, read_text
     from autoadapt.saving.folder_configs import CONFIG, Config
 
     if is_saved(str(path)):

@@ -9,7 +9,7 @@ from torch import nn
 
 from autoadapt.contracts.trees import flatten, has_opaque, rebuild
 from autoadapt.errors import SignatureError
-from autoadapt.printable import is_plain_name
+from autoadapt.errors.printable import is_plain_name
 
 __all__ = ["Origin", "Verb", "name_of", "note_origin", "origin_of"]
 

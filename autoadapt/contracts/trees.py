@@ -14,7 +14,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from autoadapt.contracts import leaves
 from autoadapt.errors import Mismatch, SignatureError
-from autoadapt.printable import is_python_name
+from autoadapt.errors.printable import is_python_name
 
 __all__ = [
     "NAMED",

@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.files import check_place
+from autoadapt.files.reading import MOST_BYTES, hindrance
+from autoadapt.files.writing import check_place
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.results import Ranked
-from autoadapt.reading import MOST_BYTES, hindrance
 
 __all__ = ["Journal"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.files import check_place, write_file
+from autoadapt.files.writing import check_place, write_file
 from autoadapt.showing import NEAR, Area, Dot, free_place
 from autoadapt.versions import install_line
 

@@ -17,7 +17,7 @@ from autoadapt.contracts.capturing import Arguments, told_inputs
 from autoadapt.contracts.signature import Signature, describe, dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.files import check_place
+from autoadapt.files.writing import check_place
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
 from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal

@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import ConfigDict
 
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.facts import Dated, MadeByHand
 from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
 from autoadapt.showing.tables import columns, hanging, human_count, shorten

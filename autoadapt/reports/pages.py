@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autoadapt.contracts.facts import Made
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.facts import Made
-from autoadapt.files import check_place, write_file
+from autoadapt.files.writing import check_place, write_file
 from autoadapt.showing import RULES, SCOPE, Markup, Section, cell, element, section_element, section_of
 
 __all__ = ["html_report", "write_html"]

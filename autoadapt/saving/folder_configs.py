@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.contracts.facts import first_fault
 from autoadapt.contracts.origins import Verb
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.facts import first_fault
-from autoadapt.reading import one_line, read_json, read_text
+from autoadapt.files.reading import one_line, read_json, read_text
 from autoadapt.versions import VERSION, version_key
 
 __all__ = [

@@ -21,7 +21,7 @@ from autoadapt.contracts.origins import Origin, origin_of
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.files import check_place, file_hash, refuse_empty, write_all
+from autoadapt.files.writing import check_place, file_hash, refuse_empty, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.module_states import (
     all_tensors,

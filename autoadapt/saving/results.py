@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from autoadapt.facts import Dated
+from autoadapt.contracts.facts import Dated
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count

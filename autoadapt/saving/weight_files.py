@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from autoadapt.errors import Mismatch, SavingError
-from autoadapt.files import file_hash, kept_copies
-from autoadapt.reading import hindrance
+from autoadapt.files.reading import hindrance
+from autoadapt.files.writing import file_hash, kept_copies
 
 __all__ = ["read_tensors"]
 

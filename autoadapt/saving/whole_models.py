@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.facts import first_fault
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.facts import first_fault
-from autoadapt.files import check_place, explained, file_hash, refuse_link, write_all
-from autoadapt.reading import one_line, read_json, read_text
+from autoadapt.files.reading import one_line, read_json, read_text
+from autoadapt.files.writing import check_place, explained, file_hash, refuse_link, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, checksum
 from autoadapt.saving.module_states import (
     all_tensors,

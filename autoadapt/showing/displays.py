@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 from autoadapt.showing.hypertext import fragment
 from autoadapt.showing.parts import Code, Section
 from autoadapt.showing.terminal import rendered

@@ -6,7 +6,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 
 __all__ = ["columns", "hanging", "human_count", "shorten", "text_width"]
 

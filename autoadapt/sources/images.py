@@ -19,7 +19,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing import told_inputs
 from autoadapt.errors import CaptureError, Mismatch, SourceError
-from autoadapt.reading import hindrance, one_line
+from autoadapt.files.reading import hindrance, one_line
 from autoadapt.versions import install_line
 
 __all__ = ["Images", "Preprocessing", "preprocessing_of", "read_images"]

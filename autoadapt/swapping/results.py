@@ -9,9 +9,9 @@ from pydantic import ConfigDict
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Check
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import Gathering
 from autoadapt.errors import Mismatch, SwapError
-from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 

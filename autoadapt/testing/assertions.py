@@ -224,5 +224,5 @@ def _text(summary: str, faults: Sequence[Mismatch]) -> str:
 
 def _is_updating() -> bool:
     """Whether pytest runs with `--update-signatures`, as its plugin notes; asked without importing pytest."""
-    plugin = sys.modules.get("autoadapt.pytest_plugin")
+    plugin = sys.modules.get("autoadapt.testing.pytest_plugin")
     return plugin is not None and bool(plugin.UPDATING["signatures"])

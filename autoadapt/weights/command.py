@@ -12,7 +12,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.files import check_place, write_file
+from autoadapt.files.writing import check_place, write_file
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.transferring import transfer
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError
-from autoadapt.reading import MOST_BYTES, hindrance, one_line
+from autoadapt.files.reading import MOST_BYTES, hindrance, one_line
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.tensor_files import Read
 from autoadapt.weights.tensor_specs import Spec

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
+from autoadapt.contracts.facts import Dated
 from autoadapt.errors import Mismatch, TransferError
-from autoadapt.facts import Dated
 from autoadapt.showing import Shown
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged

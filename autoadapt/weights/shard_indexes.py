@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from autoadapt.errors import Mismatch, SourceError
-from autoadapt.reading import read_json, read_text
+from autoadapt.files.reading import read_json, read_text
 
 __all__ = ["check_shards", "damaged", "read_index"]
 

@@ -18,8 +18,8 @@ from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from torch import nn
 
 import autoadapt as aa
-from autoadapt import files
 from autoadapt.adapting.building import own_attributes
+from autoadapt.files import writing as files
 from autoadapt.saving.folder_configs import checksum
 from autoadapt.saving.module_states import all_tensors
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 
 __all__ = [
     "INDENT",

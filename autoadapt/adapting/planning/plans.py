@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from autoadapt.adapting.operations import Operation, Renormalize, Resample, Resize, ResizeTokens, coarse_step, text
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
-from autoadapt.facts import Dated, MadeByHand
-from autoadapt.printable import is_plain_name, visible
+from autoadapt.errors.printable import is_plain_name, visible
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
 

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, get_args
 
 from pydantic import ConfigDict
 
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import Mismatch, VerificationError
-from autoadapt.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 

@@ -58,7 +58,7 @@ from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, T
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import SignatureError
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 
 __all__ = ["Session"]
 
@@ -94,18 +94,16 @@ class Session:
 
     def signature(self) -> Signature:
         base, steps, solution, unread = self._solved()
-        varying = steps | self._runs.fixed_image(steps)
-        legal = self._legal(varying, solution)
+        legal = self._legal(varying := steps | self._runs.fixed_image(steps), solution)
         measured = self._measured(solution, legal, steps)
         solution, orders, ran = _as_seen(solution, measured.maps), measured.orders, measured.ran
         confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base, ran)
         tensors_in, tensors_out = self._real_values(confirmed.observed)
-        gatherings = find_gatherings(tensors_in, tensors_out)
         replaced = self._replaced_when_empty()
-        roles = find_roles(tensors_in, tensors_out, gatherings)
+        roles = find_roles(tensors_in, tensors_out, gatherings := find_gatherings(tensors_in, tensors_out))
         told = self._told(solution, orders, self._runs.followed(base, steps))
         depths, trained = self._depths(base, steps), self._in_train_mode(base)  # it may leave things behind
-        outputs = Values(tree=self._first.tree, leaves=depths.on_outputs(self._output_specs(solution, roles, told)))
+        leaves = depths.on_outputs(self._output_specs(solution, roles, told))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
@@ -114,7 +112,7 @@ class Session:
             statistics=statistics_told(self._module, inputs),
             positional=self._arguments.positional,
             parameters=parameters_of(self._module, self._arguments),
-            outputs=outputs,
+            outputs=(outputs := Values(tree=self._first.tree, leaves=leaves)),
             axes=legal,
             filled=dict(self._first.filled) | replaced,
             replaced_when_empty=tuple(replaced),

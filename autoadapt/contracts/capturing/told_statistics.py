@@ -20,7 +20,7 @@ from torch import nn
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.signature import Statistics, Values, image_of
 from autoadapt.errors import AdaptError, SignatureError
-from autoadapt.reading import read_json, read_text
+from autoadapt.files.reading import read_json, read_text
 
 __all__ = ["Reader", "statistics_reader", "statistics_told", "told_statistics"]
 

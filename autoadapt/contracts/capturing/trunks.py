@@ -18,7 +18,7 @@ from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.trees import Container, flatten
 from autoadapt.contracts.views import copy_module, cut, on_meta
 from autoadapt.errors import AdaptError
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 
 __all__ = ["asks_for_a_size", "trunk_signature"]
 

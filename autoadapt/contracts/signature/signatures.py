@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_serializer, model_validator
 
+from autoadapt.contracts.facts import Dated, first_fault
 from autoadapt.contracts.signature.axes import AxisSizes
 from autoadapt.contracts.signature.differences import (
     axis_differences,
@@ -24,10 +25,9 @@ from autoadapt.contracts.signature.statistics import Statistics
 from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.trees import Constant, Container, Opaque, Slot, Tree
 from autoadapt.errors import Mismatch, SignatureError
-from autoadapt.facts import Dated, first_fault
-from autoadapt.files import write_file
-from autoadapt.printable import is_plain_name, is_python_name, visible
-from autoadapt.reading import read_json, read_text
+from autoadapt.errors.printable import is_plain_name, is_python_name, visible
+from autoadapt.files.reading import read_json, read_text
+from autoadapt.files.writing import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 

@@ -11,8 +11,8 @@ import torch
 from pydantic import ConfigDict, Field, field_validator
 
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch, SignatureError, nearest
-from autoadapt.facts import MadeByHand
 
 __all__ = ["DTYPES", "Cells", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name"]
 

@@ -18,7 +18,7 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
-from autoadapt.files import check_place, refuse_empty, sweep, temporary_name
+from autoadapt.files.writing import check_place, refuse_empty, sweep, temporary_name
 from autoadapt.saving.exporting.comparing import compare
 from autoadapt.saving.exporting.formats import FORMATS, Call, Format
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges

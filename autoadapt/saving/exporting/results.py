@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from autoadapt.facts import Dated
+from autoadapt.contracts.facts import Dated
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count

@@ -33,7 +33,7 @@ from autoadapt.contracts import leaves
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
-from autoadapt.files import check_place, write_file
+from autoadapt.files.writing import check_place, write_file
 from autoadapt.saving.module_states import facts_of, frozen_parts
 from autoadapt.saving.standalone.annotations import annotation, argument_annotation
 from autoadapt.saving.standalone.inlining import import_lines, inlined, names_in

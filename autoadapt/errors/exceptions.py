@@ -26,7 +26,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 
 __all__ = [
     "AdaptError",

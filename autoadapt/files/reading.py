@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 
 __all__ = ["MOST_BYTES", "hindrance", "one_line", "read_json", "read_text"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.printable import visible
+from autoadapt.errors.printable import visible
 from autoadapt.versions import VERSION, package_version
 
 __all__ = ["Dated", "Made", "MadeByHand", "first_fault"]
