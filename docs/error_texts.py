@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoadapt import errors
+from autoadapt.errors import exceptions
+from autoadapt.errors.codes import OPEN, fits
 
-PACKAGE = Path(errors.__file__).parents[1]
+PACKAGE = Path(exceptions.__file__).parents[1]
 CLASSES = {
     name: value
-    for name, value in vars(errors).items()
-    if isinstance(value, type) and issubclass(value, errors.AdaptError)
+    for name, value in vars(exceptions).items()
+    if isinstance(value, type) and issubclass(value, exceptions.AdaptError)
 }
-OPEN = "…"
 DEPTH = 4
 """So many names and calls are followed."""
 
@@ -46,8 +46,7 @@ class ErrorText:
 
     def fits(self, summary: str) -> bool:
         """Whether a summary that was raised is one of these."""
-        pattern = ".*".join(map(re.escape, self.summary.split(OPEN)))
-        return re.fullmatch(pattern, summary, re.DOTALL) is not None
+        return fits(self.summary, summary)
 
 
 @functools.cache

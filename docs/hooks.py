@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from notebooks import notebook
 from typer.cli import get_docs_for_click
 
 from autoadapt.cli import app
+from autoadapt.errors.codes import known_codes
 
 COMMANDS = "<!-- commands -->"
 ERRORS = "<!-- errors -->"
@@ -74,7 +76,14 @@ def error_list() -> str:
 def _message(text: ErrorText) -> str:
     faults = "\n\n".join(filter(None, map(_labelled, text.faults)))
     block = f"\n```text\n{faults}\n```\n" if faults else ""
-    return f"### {html.escape(text.summary, quote=False)}\n{block}"
+    code = error_codes()[text.kind, text.summary]
+    return f"### {html.escape(text.summary, quote=False)} {{ #{code.lower()} }}\n\n{code}\n{block}"
+
+
+@functools.cache
+def error_codes() -> dict[tuple[str, str], str]:
+    """The code of each message."""
+    return {said: code for code, said in known_codes().items()}
 
 
 def _labelled(fault: Fault) -> str:

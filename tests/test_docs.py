@@ -21,12 +21,14 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.assembly.registry import PARTS
 from autoadapt.cli import app
+from autoadapt.errors.codes import fits, known_codes
 from autoadapt.reports import plan_svg
 
 DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))  # where the hooks of the site stand
 
 import depth_picture  # noqa: E402
+import error_codes  # noqa: E402
 import error_texts  # noqa: E402
 import gallery_pictures  # noqa: E402
 import hooks  # noqa: E402
@@ -199,6 +201,32 @@ def test_an_error_that_is_raised_is_on_the_page(raised: Callable[[], object]) ->
     kind, summary = type(caught.value).__name__, caught.value.summary
     assert any(text.kind == kind and text.fits(summary) for text in error_texts.error_texts()), (kind, summary)
     assert f"\n## {kind}\n" in f"\n{hooks.error_list()}"
+
+
+def test_every_message_has_a_code_that_stays() -> None:
+    """`python docs/error_codes.py` gives new messages theirs."""
+    assert error_codes.all_codes() == known_codes()
+    assert {(text.kind, text.summary) for text in error_texts.error_texts()} <= set(known_codes().values())
+
+
+@pytest.mark.parametrize("raised", RAISED.values(), ids=list(RAISED))
+def test_an_error_leads_to_its_place_in_the_manual(raised: Callable[[], object]) -> None:
+    with pytest.raises(aa.AdaptError) as caught:
+        raised()
+    error = caught.value
+    kind, template = known_codes()[error.code]
+    assert kind == type(error).__name__
+    assert fits(template, error.summary)
+    assert f"{{ #{error.code.lower()} }}" in hooks.error_list()
+    assert error.__notes__ == [f"{error.code}  https://autoadapt.github.io/autoadapt/errors.html#{error.code.lower()}"]
+
+
+def test_a_message_of_somebody_else_has_no_code_and_a_note_can_be_added() -> None:
+    error = aa.AdaptError("said by nobody here")
+    assert (error.code, error.url) == ("", "")
+    if sys.version_info >= (3, 11):
+        error.add_note("seen in the nightly run")
+        assert error.__notes__ == ["seen in the nightly run"]
 
 
 @pytest.fixture(scope="module")

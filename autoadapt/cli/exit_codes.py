@@ -21,6 +21,7 @@ import typer
 
 from autoadapt.cli.remedies import in_shell
 from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
+from autoadapt.errors.codes import page_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -52,7 +53,7 @@ def running(as_json: bool, debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         else:
-            complain(type(error).__name__, error.summary, error.mismatches, as_json)
+            complain(type(error).__name__, error.summary, error.mismatches, as_json, error.code)
         raise typer.Exit(DOES_NOT_HOLD if isinstance(error, _FAILURES) else BAD_CALL) from error
     except KeyboardInterrupt as error:
         typer.echo("stopped", err=True)
@@ -69,13 +70,14 @@ def running(as_json: bool, debug: bool) -> Iterator[None]:
         raise typer.Exit(BAD_CALL) from error
 
 
-def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: bool) -> None:
-    """Say what is wrong and what to do about it, on standard error."""
+def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: bool, code: str = "") -> None:
+    """Say what is wrong and what to do about it, on standard error; where the message has a code, where to read on."""
     if as_json:
         faults = [{**vars(fault), "remedy": in_shell(fault.remedy)} for fault in mismatches]
-        typer.echo(json.dumps({"error": kind, "message": summary, "mismatches": faults}), err=True)
+        typer.echo(json.dumps({"error": kind, "code": code, "message": summary, "mismatches": faults}), err=True)
         return
-    typer.echo("\n".join(_lines(kind, summary, mismatches)), err=True)
+    see = [f"  see  {page_of(code)}"] if code else []
+    typer.echo("\n".join([*_lines(kind, summary, mismatches), *see]), err=True)
 
 
 def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]:

@@ -22,10 +22,12 @@ AdaptError
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from autoadapt.errors.codes import code_of, page_of
 from autoadapt.errors.printable import visible
 
 __all__ = [
@@ -99,6 +101,21 @@ class AdaptError(Exception):
         self.summary = visible(summary)
         self.mismatches = tuple(mismatches)
         super().__init__(self._text())
+
+    @functools.cached_property
+    def code(self) -> str:
+        """A short name of the message that stays the same in later versions, such as AA0123; empty if it has none."""
+        return code_of(tuple(kind.__name__ for kind in type(self).__mro__), self.summary)
+
+    @property
+    def url(self) -> str:
+        """Where the manual has the message; empty if it does not."""
+        return page_of(self.code)
+
+    @functools.cached_property
+    def __notes__(self) -> list[str]:
+        """What tracebacks of Python 3.11 and newer print below the message (PEP 678)."""
+        return [f"{self.code}  {self.url}"] if self.code else []
 
     def _text(self) -> str:
         """The place of a single fault is left out where the summary names it."""
