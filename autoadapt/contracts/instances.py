@@ -42,7 +42,7 @@ def not_a_module(value: object, argument: str, error: type[AdaptError], expected
         fault = Mismatch(f"`{argument}`", "an instance, not a class", f"the class {name}", f"{argument}={name}(...)")
         return error(f"`{argument}` is a class", [fault])
     if isinstance(value, str):
-        remedy = f'{argument}=aa.load("{value if ":" in value else "timm:" + value}")'
+        remedy = _from_text(value, argument, expected)
         fault = Mismatch(f"`{argument}`", expected, f"the text {value!r}", remedy)
         return error(f"`{argument}` is a text", [fault])
     if isinstance(value, nn.Module):
@@ -56,3 +56,13 @@ def not_a_module(value: object, argument: str, error: type[AdaptError], expected
     return error(
         f"`{argument}` is of the wrong type", [Mismatch(f"`{argument}`", expected, found, "pass the model itself")]
     )
+
+
+def _from_text(value: str, argument: str, expected: str) -> str:
+    """How to make of a text what is expected: a model's name is loaded, a contract is parsed."""
+    model = f'aa.load("{value if ":" in value else "timm:" + value}")'
+    if "Signature" not in expected:
+        return f"{argument}={model}"
+    if "[" in value:
+        return f'{argument}=aa.Signature.parse({value!r}, inputs="f32[B, 3, H, W]")'
+    return f"{argument}=aa.capture({model}, inputs)"

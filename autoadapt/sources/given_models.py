@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from autoadapt.contracts.instances import not_a_module
-from autoadapt.errors import SourceError
+from autoadapt.errors import Mismatch, SourceError
 from autoadapt.sources.loading import load, load_backbone
 
 __all__ = ["as_module"]
+
+_MODEL = "a module, or the name of one such as timm:resnet18"
 
 
 def as_module(value: object, argument: str, *, levels: bool = False, pretrained: bool = False) -> nn.Module:
@@ -29,6 +31,9 @@ def as_module(value: object, argument: str, *, levels: bool = False, pretrained:
     """
     if isinstance(value, nn.Module):
         return value
+    if isinstance(value, str) and "[" in value:
+        fault = Mismatch(f"`{argument}`", _MODEL, f"the contract {value}", f"{argument}=old  # the module itself")
+        raise SourceError(f"`{argument}` is a contract, where a module has to run", [fault])
     if isinstance(value, str):
         return (load_backbone if levels else load)(value, pretrained=pretrained)
-    raise not_a_module(value, argument, SourceError, "a module, or the name of one such as timm:resnet18")
+    raise not_a_module(value, argument, SourceError, _MODEL)

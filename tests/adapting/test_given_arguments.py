@@ -203,3 +203,21 @@ def test_a_module_that_returns_numbers_alone_has_a_plan_that_prints() -> None:
     made = aa.plan(signature, signature)
     assert "contract of Numbers" in str(made)
     assert "none" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ("resnet18", 'signature=aa.capture(aa.load("timm:resnet18"), inputs)'),
+        ("f32[B, 2]", "signature=aa.Signature.parse('f32[B, 2]', inputs=\"f32[B, 3, H, W]\")"),
+    ],
+)
+def test_a_text_in_the_place_of_a_signature_is_told_what_makes_one_of_it(given, remedy):
+    with pytest.raises(aa.VerificationError) as caught:
+        aa.verify(nn.ReLU(), given)
+    assert caught.value.mismatches[0].remedy == remedy
+
+
+def test_a_contract_in_the_place_of_a_module_that_has_to_run_is_no_unknown_model():
+    with pytest.raises(aa.SourceError, match="`like` is a contract, where a module has to run"):
+        aa.calibrate(nn.ReLU(), like="f32[B, 3]", data=[torch.zeros(1, 3, 8, 8)])
