@@ -43,6 +43,7 @@ SLOW = (
         for page in (
             "how-it-works",
             "tutorials/detector",
+            "tutorials/hugging-face",
             "tutorials/segmentation",
             "tutorials/ship-it",
             "tutorials/test-your-adapters",
