@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from command_runs import MODELS, ROOT, run
 
 import autoadapt as aa
 from autoadapt.cli.model_names import complete_source
 from autoadapt.cli.remedies import in_shell
-from tests.cli.test_cli import MODELS, ROOT, run
 
 LIKE = "f32[B, 8, ceil(H/4), ceil(W/4)]"
 

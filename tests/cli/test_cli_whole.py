@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_runs import MODELS, run
 
 import autoadapt as aa
 from autoadapt.cli.remedies import in_shell
-from tests.cli.test_cli import MODELS, run
 
 IMAGE = ("--input", "f32[1, 3, 64, 64]")
 

@@ -1,19 +1,16 @@
-"""Candidates are weighed, calibrated and put in order; what fails is a row; a run that was cut goes on."""
+"""Candidates are weighed, calibrated and put in order; what fails is a row."""
 
 from __future__ import annotations
 
 import html
 import itertools
-import json
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from ranked_models import INPUTS, OLD, Pyramid
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,27 +22,11 @@ from autoadapt.showing import Dot, Scatter
 from autoadapt.showing.blocks import FONTS, text_width
 from autoadapt.showing.scatters import scatter_svg
 
-OLD = ["f32[B, 24, ceil(H/8), ceil(W/8)]", "f32[B, 48, ceil(H/16), ceil(W/16)]"]
-INPUTS = torch.zeros(1, 3, 64, 64)
-
 
 def levels(width: int, seed: int) -> nn.Module:
     """A small real backbone of two levels."""
     torch.manual_seed(seed)
     return timm.create_model("resnet18", features_only=True, out_indices=(2, 3), channels=(width,) * 4)
-
-
-class Pyramid(nn.Module):
-    """Two levels of a plain network."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, width, 4, stride=4), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(width, width, 2, stride=2), nn.ReLU())
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        first = self.first(x)
-        return [first, self.second(first)]
 
 
 class Head(nn.Module):
@@ -295,115 +276,6 @@ def test_names_in_a_picture_do_not_cover_one_another() -> None:
     ]
     assert len(boxes) == 21
     assert not covered
-
-
-@pytest.mark.slow
-def test_a_second_run_goes_on_where_the_first_one_stopped(tmp_path: Path) -> None:
-    state, seen = tmp_path / "rank.jsonl", list[str]()
-    candidates: dict[str, str | nn.Module] = {"one": Pyramid(2), "two": "timm:test_resnet", "three": "timm:nothing"}
-
-    def stop(found: Ranked, done: int, _all: int) -> None:
-        seen.append(found.source)
-        if done == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        rank(candidates, OLD, inputs=INPUTS, state=state, report=stop)
-    took = json.loads(state.read_text().splitlines()[-1])["row"]["took"]
-    with state.open("a") as file:
-        file.write('{"what": "ended", "candi')  # a cut in the middle of a line
-    found = rank(candidates, OLD, inputs=INPUTS, state=state)
-    assert seen == ["one"]
-    assert found.rows[0].took == took
-    assert [bool(one.refused) for one in found.rows] == [False, False, True]
-    again = rank(candidates, OLD, inputs=INPUTS, state=state)
-    assert [one.took for one in again.rows[:2]] == [one.took for one in found.rows[:2]]
-    other = rank({**candidates, "one": Pyramid(2)}, OLD, inputs=INPUTS, state=state)
-    assert other.rows[0].took != took
-
-
-class Raising(nn.Module):
-    """Raises on real images only."""
-
-    def __init__(self, error: type[BaseException]) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 8, stride=8)
-        self.error: type[BaseException] | None = error
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.error is not None and not x.is_meta:
-            raise self.error("out of memory\nand more")
-        return self.conv(x)
-
-
-@pytest.mark.slow
-def test_what_a_candidate_itself_raises_is_its_row() -> None:
-    found = rank(
-        {"raising": Raising(RuntimeError), "fine": Pyramid(2)}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS
-    )
-    said = "Raising raises at the given input: expected a forward pass, found RuntimeError: out of memory"
-    assert [one.refused for one in found.rows] == [said, ""]
-
-
-@pytest.mark.slow
-def test_who_stops_a_candidate_again_and_again_may_still_go_on(tmp_path: Path) -> None:
-    candidate, like = Raising(KeyboardInterrupt), ["f32[B, 8, ceil(H/8), ceil(W/8)]"]
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            rank({"slow": candidate}, like, inputs=INPUTS, state=tmp_path / "rank.jsonl")
-    candidate.error = None
-    assert rank({"slow": candidate}, like, inputs=INPUTS, state=tmp_path / "rank.jsonl")
-
-
-KILLED = """
-import os, signal, sys, torch
-from torch import nn
-from autoadapt.ranking import rank
-
-class Deadly(nn.Identity):
-    def forward(self, x):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-rank({"deadly": Deadly()}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=torch.zeros(1, 3, 64, 64), state=sys.argv[1])
-"""
-
-
-@pytest.mark.slow
-def test_a_candidate_that_kills_the_process_ends_it_twice_at_most(tmp_path: Path) -> None:
-    state = tmp_path / "rank.jsonl"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(state)], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    begun = state.read_text().splitlines()[-1]
-
-    def again() -> Ranking:
-        candidates: dict[str, str | nn.Module] = {"deadly": nn.Identity(), "fine": Pyramid(2)}
-        return rank(candidates, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS, state=state)
-
-    copy = state.read_text() + begun + "\n"  # as if it had killed it once more
-    assert "the process ended" not in str(again())
-    state.write_text(copy)
-    deadly, fine = again().rows
-    assert deadly.refused == "the process ended 2 times while it was tried"
-    assert not fine.refused
-
-
-@pytest.mark.slow
-def test_a_state_of_another_ranking_is_not_taken_nor_changed(tmp_path: Path) -> None:
-    state = tmp_path / "rank.jsonl"
-    rank({"one": Pyramid(2)}, OLD, inputs=INPUTS, state=state)
-    before = state.read_bytes()
-    with pytest.raises(RankingError, match=r"is of another ranking(.|\n)*inputs(.|\n)*f32\[2, 3, 64, 64\]"):
-        rank({"one": Pyramid(2)}, OLD, inputs=INPUTS.expand(2, -1, -1, -1), state=state)
-    assert state.read_bytes() == before
-    old, images, calibrated = Pyramid(4).eval(), torch.randn(8, 3, 16, 16), tmp_path / "calibrated.jsonl"
-    rank({"one": Pyramid(2)}, old, data=[images], state=calibrated)
-    with pytest.raises(RankingError, match=r"is of another ranking(.|\n)*images"):
-        rank({"one": Pyramid(2)}, old, data=[images.flip(0) + 1], state=calibrated)
-    notes = tmp_path / "notes.txt"
-    notes.write_text("my notes\nwithout an end")
-    with pytest.raises(RankingError, match="holds no ranking"):
-        rank({"one": Pyramid(2)}, OLD, inputs=INPUTS, state=notes)
-    assert notes.read_text() == "my notes\nwithout an end"
 
 
 def test_a_page_shows_every_candidate_once_in_a_scatter_and_no_name_lies_on_another(judged: Ranking) -> None:
