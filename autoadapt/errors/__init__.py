@@ -43,3 +43,7 @@ __all__ = [
     "VerificationError",
     "nearest",
 ]
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # tracebacks show the name that is imported
+del _name

@@ -463,6 +463,8 @@ def test_a_package_beside_the_script_loads_with_tuples_of_one_level(
     source: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "configs_beside"
+    for name in [name for name in sys.modules if name.startswith("configs_beside")]:
+        monkeypatch.delitem(sys.modules, name)  # of the case before, whose folder is gone
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "parts.py").write_text(PACKAGE)

@@ -27,7 +27,7 @@ def as_tensors(module: nn.Module, inputs: object) -> Any:
     Example:
         >>> as_tensors(nn.Conv2d(3, 8, 1), {"x": np.zeros((1, 3, 8, 8))})["x"].dtype
         torch.float32
-        >>> as_tensors(nn.Conv2d(3, 8, 1), (1, 3, 64, 64))
+        >>> as_tensors(nn.Conv2d(3, 8, 1), (1, 3, 64, 64))  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
         autoadapt.errors.CaptureError: a shape is no input
         `inputs`
