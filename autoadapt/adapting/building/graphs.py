@@ -29,7 +29,9 @@ from autoadapt.adapting.operations import (
     Copy,
     DropPrefix,
     Mean,
+    Native,
     Operation,
+    Pad,
     Pool,
     Project,
     Rearrange,
@@ -249,8 +251,8 @@ class _Emitter:
                 return self._put("call_method", "mean", node, axes)
             case Pool(kernel=kernel):
                 return self._put("call_function", layers.pool, node, [*kernel])
-            case Resize(dims=dims):
-                return self._put("call_function", layers.resize, node, [*map(self._size, dims)])
+            case Resize(dims=dims) | Pad(dims=dims):
+                return self._put("call_function", getattr(layers, step.op), node, [*map(self._size, dims)])
             case Resample(first=first, step=by, dims=dims):
                 sizes = [*map(self._size, dims)]
                 return self._put("call_function", layers.resample, node, [*first], [*by], sizes)
@@ -260,7 +262,7 @@ class _Emitter:
                 return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *more)
             case Project():
                 return self._put("call_module", module, node)
-            case Channels():
+            case Channels() | Native():
                 return node  # the backbone's own weights were changed
             case Renormalize():
                 return self._put("call_function", layers.renormalize, node, *step.numbers(spec.dims[1].constant or 3))
