@@ -302,8 +302,7 @@ class _Emitter:
                 node = self._put("call_method", "unflatten", node, axis, sizes)
             elif not left[axis]:
                 node = self._put("call_method", "squeeze", node, axis)
-        have = [name for names in left for name in names]
-        want = [name for names in right for name in names]
+        have, want = ([name for names in side for name in names] for side in (left, right))
         if have != want:
             node = self._put("call_method", "permute", node, *[have.index(name) for name in want])
         for axis, names in enumerate(right):
@@ -317,8 +316,7 @@ class _Emitter:
         """A size as a number, or as arithmetic on the sizes of the inputs."""
         if dim.constant is not None:
             return dim.constant
-        stepped = coarse_step(dim)
-        if stepped:
+        if stepped := coarse_step(dim):
             axis, step = stepped
             return self._graph.call_function(layers.least_multiple, (self._axis(axis), step))
         known = {axis: fx.Proxy(self._axis(axis)) for axis in sorted(dim.axes)}

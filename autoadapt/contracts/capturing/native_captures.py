@@ -126,7 +126,8 @@ def _is_always(target: Signature, size: Sequence[int]) -> bool:
     spec = _image_spec(target)
     if spec is None or len(spec.dims) != 4:
         return True  # nothing is known of its images
-    return all(dim.constant == side for dim, side in zip(spec.dims[-2:], size, strict=True))
+    only = {name: axis.example for name, axis in target.axes.items() if axis.step == 0}
+    return all(side in (dim.constant, only.get(str(dim))) for dim, side in zip(spec.dims[-2:], size, strict=True))
 
 
 def _takes_one_size(signature: Signature) -> bool:

@@ -32,7 +32,9 @@ def _vision_transformer(part: nn.Module) -> Lift | None:
     grid, what = vars(patches)["grid_size"], list[str]()
     if getattr(part, "pos_embed", None) is not None:
         what.append(f"position embedding {grid_text(grid)} resampled")
-    if part._modules.get("rope") is not None:
+    rope = part._modules.get("rope")
+    if rope is not None:
+        changes += [("rope", setting(_use_cached_embed=False))] if "_use_cached_embed" in vars(rope) else []
         what.append("rotary positions follow the image")
     return Lift(vars(patches)["img_size"], ", ".join(what) or "no position embedding", tuple(changes))
 

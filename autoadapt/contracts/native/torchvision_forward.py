@@ -9,7 +9,7 @@ from torchvision.models.vision_transformer import Encoder, VisionTransformer
 __all__ = ["NativeEncoder", "NativeVisionTransformer", "resampled"]
 
 
-class NativeVisionTransformer(VisionTransformer):
+class NativeVisionTransformer(VisionTransformer):  # type: ignore[misc]  # torchvision is untyped
     """The model whose class an object had before, at the size of each image.
 
     Shape:
@@ -24,7 +24,7 @@ class NativeVisionTransformer(VisionTransformer):
         return scores
 
 
-class NativeEncoder(Encoder):
+class NativeEncoder(Encoder):  # type: ignore[misc]  # as above
     """The encoder, with its position embedding resampled for a grid.
 
     Shape:

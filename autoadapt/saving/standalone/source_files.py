@@ -28,7 +28,7 @@ from autoadapt.adapting.building.expressions import (
 )
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
-from autoadapt.adapting.operations import Channels, Project
+from autoadapt.adapting.operations import Channels, Native, Project
 from autoadapt.contracts import leaves
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
@@ -93,6 +93,7 @@ class _File:
         self._net = net
         self._plan = net.plan
         self._printed: Printed = print_graph(net.graph, calls={"backbone": "self._tapped"} if net.plan.taps else {})
+        _refuse_native(net)
         _check_adapters(net)
         _check_arguments(self._printed)
 
@@ -237,6 +238,15 @@ def _stems(net: AdaptedModule) -> Iterator[str]:
         yield f"weight = spread_channels(stem.weight.detach(), {step.source})"
         yield "stem.weight = nn.Parameter(weight)"
         yield f"stem.in_channels = {step.source}"
+
+
+def _refuse_native(net: AdaptedModule) -> None:
+    """Refuse backbones that were freed of their image size, which a file of torch alone cannot say."""
+    steps = [step for route in net.plan.inputs for step in route.steps if isinstance(step, Native)]
+    if steps:
+        remedy = 'aa.save(net, "folder")\naa.adapt(new, like=old, resolution="fixed")'
+        fault = Mismatch("backbone", "a module as it was built", f"native sizes: {steps[0].sizes.what}", remedy)
+        raise SavingError("native sizes are not written as plain PyTorch", [fault])
 
 
 def _check_adapters(net: AdaptedModule) -> None:
