@@ -195,6 +195,19 @@ def test_plain_pytorch_is_refused_by_name() -> None:
         aa.to_source(net)
 
 
+def test_swin_is_freed_on_request_and_then_exported_for_one_size_alone(tmp_path: Path) -> None:
+    swin, old = filled(timm.create_model("swin_tiny_patch4_window7_224", **SWIN)), Levels()
+    left = aa.adapt(swin, like=old, inputs=torch.zeros(1, 3, 96, 128))
+    assert [step.op for step in left.plan.inputs[0].steps][-1] == "resize"
+    assert "resolution='native' frees it" in left.plan.remarks[0]
+    net = aa.adapt(swin, like=old, inputs=torch.zeros(1, 3, 96, 128), resolution="native").eval()
+    image = torch.randn(1, 3, 97, 131)
+    assert [one.shape for one in net(image)] == [one.shape for one in old(image)]
+    with pytest.raises(aa.ExportError, match="exported for one size alone") as caught:
+        aa.export(net, tmp_path / "net.pt2")
+    assert 'ranges={"H": 96, "W": 128}' in caught.value.mismatches[0].remedy
+
+
 def test_padding_gives_the_features_of_the_image_with_zeros_below_and_to_the_right() -> None:
     net = aa.adapt(tied(), like=Levels(), inputs=torch.zeros(1, 3, 64, 64)).eval()
     image = torch.randn(1, 3, 50, 61)

@@ -180,6 +180,12 @@ class Plan(Shown, Dated, _Frozen):
         )
 
     @property
+    def untraced(self) -> str:
+        """Why it can be neither compiled nor exported at heights and widths that vary; empty where it can."""
+        freed = [step.sizes.untraced for route in self.inputs for step in route.steps if isinstance(step, Native)]
+        return next(filter(None, freed), "")
+
+    @property
     def coarse_steps(self) -> dict[str, int]:
         """Input axes that are resized in coarse steps, by axis: what is traced holds within one step."""
         resized = [step for route in self.inputs for step in route.steps if isinstance(step, (Resize, Pad))]

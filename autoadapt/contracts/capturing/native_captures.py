@@ -38,7 +38,7 @@ def capture_native(
         target: Signature of the old module.
         inputs: Its example call.
         resolution: `native` demands that images are read at their own size; `fixed` leaves the module as it is; None
-            frees it where that can be proven, and notes in the signature why it could not.
+            frees it where that can be proven and it can still be exported, and notes in the signature why it could not.
         inner: As for `capture`.
         grid: As for `capture`.
 
@@ -49,8 +49,9 @@ def capture_native(
     _check(resolution)
     refuse_scripts(new)
     lift = lift_of(new) if resolution != "fixed" else None
-    refused = ""
-    if lift is not None and not _is_always(target, lift.size):
+    lift = None if lift is not None and _is_always(target, lift.size) else lift
+    refused = f"{lift.untraced}; resolution='native' frees it" if lift and lift.untraced and not resolution else ""
+    if lift is not None and not refused:
         freed, refused = _freed(new, lift, target, inputs, inner=inner, grid=grid)
         if freed is not None:
             return freed
@@ -94,7 +95,12 @@ def _freed(
     sizes = _legal(found, target, lift.size)
     costs = [multiply_adds_at(freed, size, image[1]) for size in (sizes, lift.size)]
     told = NativeSizes(
-        what=lift.what, size=lift.size, probed=sizes, multiply_adds=costs[0], fixed_multiply_adds=costs[1]
+        what=lift.what,
+        size=lift.size,
+        probed=sizes,
+        multiply_adds=costs[0],
+        fixed_multiply_adds=costs[1],
+        untraced=lift.untraced,
     )
     trunk = found.trunk and found.trunk.model_copy(update={"native": told})
     return found.model_copy(update={"native": told, "trunk": trunk}), ""

@@ -7,9 +7,9 @@ imported here, and changes nothing: what it returns is applied to views, never t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import nn
 
@@ -31,6 +31,16 @@ class Lift:
     """What then follows the size of the image, in words."""
     changes: tuple[tuple[str, Change], ...]
     """What is done to the parts of a view, by their paths."""
+    untraced: str = ""
+    """Why the freed view can be neither compiled nor exported at sizes that vary; empty where it can."""
+
+    @property
+    def settings(self) -> tuple[tuple[str, str, bool | str], ...]:
+        """All changes as paths, attributes and values; empty where some are more than that."""
+        found = [(path, change) for path, change in self.changes if isinstance(change, Setting)]
+        if len(found) < len(self.changes):
+            return ()
+        return tuple((path, name, value) for path, change in found for name, value in change.values.items())
 
     def apply(self, view: nn.Module) -> None:
         """Free a view."""
@@ -60,7 +70,8 @@ def lift_of(module: nn.Module) -> Lift | None:
     if not found or len({one.size for _, one in found}) > 1:
         return None
     changes = tuple((_joined(path, inner), change) for path, one in found for inner, change in one.changes)
-    return Lift(found[0][1].size, ", ".join(dict.fromkeys(one.what for _, one in found)), changes)
+    untraced = next((one.untraced for _, one in found if one.untraced), "")
+    return Lift(found[0][1].size, ", ".join(dict.fromkeys(one.what for _, one in found)), changes, untraced)
 
 
 def _lifts(module: nn.Module) -> Iterator[tuple[str, Lift]]:
@@ -88,14 +99,20 @@ def _joined(path: str, inner: str) -> str:
     return ".".join(filter(None, [path, inner]))
 
 
-def setting(**values: Any) -> Change:
-    """A change that sets plain attributes."""
+class Setting:
+    """A change that sets plain attributes, which files of plain PyTorch can say as well."""
 
-    def apply(part: nn.Module) -> None:
-        for name, value in values.items():
+    def __init__(self, values: Mapping[str, bool | str]) -> None:
+        self.values = values
+
+    def __call__(self, part: nn.Module) -> None:
+        for name, value in self.values.items():
             setattr(part, name, value)
 
-    return apply
+
+def setting(**values: bool | str) -> Setting:
+    """A change that sets these attributes."""
+    return Setting(values)
 
 
 def grid_text(grid: Sequence[int]) -> str:

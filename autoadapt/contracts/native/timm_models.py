@@ -48,4 +48,7 @@ def _windowed(part: nn.Module) -> Lift | None:
     masked = [path for path, block in part.named_modules() if vars(block).get("dynamic_mask") is False]
     changes = [(path, setting(dynamic_mask=True)) for path in masked]
     changes += [("", setting(dynamic_img_size=True)), ("patch_embed", setting(strict_img_size=False))]
-    return Lift(vars(patches)["img_size"], "masks of windows follow the image", tuple(changes))
+    untraced = (
+        "its windows can be neither compiled nor exported at sizes that vary"  # torch 2.14 does not come to an end
+    )
+    return Lift(vars(patches)["img_size"], "masks of windows follow the image", tuple(changes), untraced)

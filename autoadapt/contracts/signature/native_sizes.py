@@ -29,6 +29,8 @@ class NativeSizes(BaseModel):
     """At that size, for one sample; 0 where it was not counted."""
     fixed_multiply_adds: int = 0
     """At the size that the module was built for."""
+    untraced: str = Field(default="", pattern=_PRINTABLE, exclude_if=lambda why: not why)
+    """Why it can be neither compiled nor exported at sizes that vary; empty where it can."""
     refused: str = Field(default="", pattern=_PRINTABLE, exclude_if=lambda why: not why)
     """Why images are resized to that size all the same; empty where they are not."""
 
