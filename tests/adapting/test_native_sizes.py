@@ -189,8 +189,19 @@ def test_copies_and_saved_folders_stay_free(make: Callable[[], nn.Module], tmp_p
             assert all(map(torch.equal, one.eval()(image), wanted))
 
 
-def test_plain_pytorch_is_refused_by_name() -> None:
-    net = aa.adapt(tied(), like=Levels(), inputs=torch.zeros(1, 3, 64, 64))
+def test_attributes_that_free_a_module_are_written_as_plain_pytorch(tmp_path: Path) -> None:
+    model, image = tied(), torch.randn(1, 3, 97, 131)
+    net = aa.adapt(model, like=Levels(), inputs=torch.zeros(1, 3, 64, 64)).eval()
+    names: dict[str, type[nn.Module]] = {}
+    exec(aa.to_source(net), names)
+    written = names["Adapted"](copy.deepcopy(model))
+    written.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        assert all(map(torch.equal, written.eval()(image), net(image)))
+
+
+def test_more_than_attributes_is_refused_by_name() -> None:
+    net = aa.adapt(hugging("ViT"), like=Levels(), inputs=torch.zeros(1, 3, 64, 64))
     with pytest.raises(aa.SavingError, match="native sizes are not written as plain PyTorch"):
         aa.to_source(net)
 

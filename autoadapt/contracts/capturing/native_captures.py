@@ -101,6 +101,7 @@ def _freed(
         multiply_adds=costs[0],
         fixed_multiply_adds=costs[1],
         untraced=lift.untraced,
+        settings=lift.settings,
     )
     trunk = found.trunk and found.trunk.model_copy(update={"native": told})
     return found.model_copy(update={"native": told, "trunk": trunk}), ""

@@ -24,10 +24,9 @@ def _vision_transformer(part: nn.Module) -> Lift | None:
     patches = _tied(part, "vision_transformer", "deit", "eva")
     if patches is None or vars(part).get("dynamic_img_size") is not False or vars(patches).get("flatten") is not True:
         return None
-    rows_last = type(vars(patches)["output_fmt"])("NHWC")
     changes: list[tuple[str, Change]] = [
         ("", setting(dynamic_img_size=True)),
-        ("patch_embed", setting(strict_img_size=False, flatten=False, output_fmt=rows_last)),
+        ("patch_embed", setting(strict_img_size=False, flatten=False, output_fmt="NHWC")),
     ]
     grid, what = vars(patches)["grid_size"], list[str]()
     if getattr(part, "pos_embed", None) is not None:
@@ -48,7 +47,5 @@ def _windowed(part: nn.Module) -> Lift | None:
     masked = [path for path, block in part.named_modules() if vars(block).get("dynamic_mask") is False]
     changes = [(path, setting(dynamic_mask=True)) for path in masked]
     changes += [("", setting(dynamic_img_size=True)), ("patch_embed", setting(strict_img_size=False))]
-    untraced = (
-        "its windows can be neither compiled nor exported at sizes that vary"  # torch 2.14 does not come to an end
-    )
+    untraced = "its windows can be neither compiled nor exported at sizes that vary"  # torch 2.14 never ends
     return Lift(vars(patches)["img_size"], "masks of windows follow the image", tuple(changes), untraced)

@@ -29,6 +29,8 @@ class NativeSizes(BaseModel):
     """At that size, for one sample; 0 where it was not counted."""
     fixed_multiply_adds: int = 0
     """At the size that the module was built for."""
+    settings: tuple[tuple[str, str, bool | str], ...] = Field(default=(), exclude_if=lambda settings: not settings)
+    """Paths of parts, their attributes and values, for files of plain PyTorch; empty where more is changed."""
     untraced: str = Field(default="", pattern=_PRINTABLE, exclude_if=lambda why: not why)
     """Why it can be neither compiled nor exported at sizes that vary; empty where it can."""
     refused: str = Field(default="", pattern=_PRINTABLE, exclude_if=lambda why: not why)
