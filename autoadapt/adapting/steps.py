@@ -71,7 +71,8 @@ def adapt(
             own size where a view of it can be freed of that: position embeddings are resampled, and at its own size
             it returns what it did. `fixed` resizes images to its size instead, `native` refuses where they would be.
         fit: `pad` brings images to a legal size by zeros below and to the right, so that cells stay where they are,
-            `resize` by interpolation. Left out, `pad` for modules that are freed of their size, `resize` for others.
+            `resize` by interpolation. Left out, `pad` for modules that are freed of their size where the old one
+            tells where its cells lie (texts do not), `resize` for others.
         nondeterministic: `allow` takes modules of which two equal runs returned other values, or a run at a usual size
             other shapes than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them.

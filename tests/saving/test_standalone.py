@@ -195,7 +195,7 @@ EXPECTED = '''class Adapted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         height, width = x.shape[2], x.shape[3]
-        x = pad(x, [16 * ((height + 15) // 16), 16 * ((width + 15) // 16)])
+        x = resize(x, [16 * ((height + 15) // 16), 16 * ((width + 15) // 16)])
         features = self._tapped(x)  # blocks.0, blocks.1, blocks.2
         level_0 = features[0][:, 1:]
         level_0 = level_0.unflatten(1, ((height + 15) // 16, (width + 15) // 16))

@@ -73,7 +73,8 @@ def plan(
             axes), `channels` (its first convolution reads others), `size` (resized to the nearest legal one); and
             of its values, where both modules tell what they expect of them: `statistics`.
         fit: `pad` brings images to a legal size by zeros below and to the right, so that cells stay where they are,
-            `resize` by interpolation. Left out, `pad` for modules that are freed of their size, `resize` for others.
+            `resize` by interpolation. Left out, `pad` for modules that are freed of their size where the old one
+            tells where its cells lie (texts do not), `resize` for others.
         nondeterministic: `allow` takes modules that real runs contradicted, on trust of their signatures.
 
     Raises:

@@ -36,7 +36,8 @@ def route_inputs(
         source: Signature of the new module.
         target: Signature of the old module, whose inputs are given.
         convert: What may be changed of an input.
-        fit: How sizes are made legal; None pads modules that are freed of their size, and resizes for others.
+        fit: How sizes are made legal; None pads modules that are freed of their size where the old one
+            tells where its cells lie, and resizes for others.
 
     Raises:
         MatchError: An input of the new module has no counterpart, or one that cannot or may not be made to fit.
@@ -190,7 +191,8 @@ def _resized(
     if list(reached) == list(given):
         return ()
     is_freed = source.native is not None and not source.native.refused
-    if (fit or ("pad" if is_freed else "resize")) == "resize" or not any(dim.axes or fit for dim in reached):
+    places = any(spec.centres for spec in target.outputs.leaves)  # else levels are stretched over what is padded too
+    if (fit or ("pad" if is_freed and places else "resize")) == "resize" or not any(dim.axes or fit for dim in reached):
         return (Resize(dims=tuple(reached)),)
     sizes = target.sizes()
     for made, have in zip(reached, given, strict=True):
