@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldStatistics, plan, with_statistics
-from autoadapt.contracts.capturing import Resolution, capture, capture_native, check_taps, told_inputs
+from autoadapt.contracts.capturing import Resolution, capture, capture_native, capture_source, check_taps, told_inputs
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, check_written
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
@@ -93,7 +94,8 @@ def adapt(
     _check_devices(new, like)
     given = _inputs(new, like, inputs)
     target = as_signature(like, given)
-    source = capture_native(new, target, given, resolution=resolution, inner=True, grid=grid)
+    capturing = partial(capture_source, target=target, inputs=given, inner=True, grid=grid)
+    source = capture_native(new, target, capturing, resolution=resolution)
     check_taps(new, source, taps or {})
     chosen = {**(pairs or {}), **(taps or {})}
     source, target = with_statistics(source, target, input_statistics)

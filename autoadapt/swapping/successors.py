@@ -25,7 +25,7 @@ from autoadapt.adapting.planning import (
     with_statistics,
 )
 from autoadapt.adapting.thinning import mark_points
-from autoadapt.contracts.capturing import Arguments, Resolution, capture, capture_native
+from autoadapt.contracts.capturing import Arguments, Resolution, capture, capture_native, capture_source
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import Slot
 from autoadapt.contracts.views import duplicate, view
@@ -118,12 +118,11 @@ def prepare(
     if isinstance(new, str):
         return _generated(place, reading, as_kind(new), target, wanted, surface)
     module = _moved(new, place.module, options.share)
+    capturing = functools.partial(capture_source, target=target, inputs=_call(arguments), inner=True, grid=options.grid)
     source = captured_once(
         new,
         arguments,
-        lambda: capture_native(
-            module, target, _call(arguments), resolution=options.resolution, inner=True, grid=options.grid
-        ),
+        lambda: capture_native(module, target, capturing, resolution=options.resolution),
         keep=options.dry_run,
         besides=[place.module, str(target.model_dump()), options.grid, options.resolution],
     )

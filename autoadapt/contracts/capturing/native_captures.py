@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from torch import nn
 
-from autoadapt.contracts.capturing.attempts import capture_source
 from autoadapt.contracts.native import Lift, lift_of, unproven
 from autoadapt.contracts.native.multiply_adds import multiply_adds_at
 from autoadapt.contracts.signature import NativeSizes, Signature, TensorSpec, image_of
@@ -25,25 +24,21 @@ _RESOLUTIONS = ("native", "fixed", None)
 def capture_native(
     new: nn.Module,
     target: Signature,
-    inputs: object,
+    capturing: Callable[[nn.Module], Signature],
     *,
     resolution: Resolution | None = None,
-    inner: bool = False,
-    grid: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Signature:
-    """Capture the new module on the old one's inputs, as `capture_source` does, freed of the size it was built for.
+    """Capture the new module on the old one's inputs, freed of the size that it was built for.
 
     Args:
         new: The module, which is not changed.
         target: Signature of the old module.
-        inputs: Its example call.
+        capturing: How it is captured, such as `capture_source` on the old module's example call.
         resolution: `native` demands that images are read at their own size; `fixed` leaves the module as it is; None
             frees it where that can be proven and it can still be exported, and notes in the signature why it could not.
-        inner: As for `capture`.
-        grid: As for `capture`.
 
     Raises:
-        CaptureError: As for `capture_source`; or the module takes one size, `resolution` is `native`, and nothing is
+        CaptureError: As for `capturing`; or the module takes one size, `resolution` is `native`, and nothing is
             known that would free it.
     """
     _check(resolution)
@@ -52,10 +47,10 @@ def capture_native(
     lift = None if lift is not None and _is_always(target, lift.size) else lift
     refused = f"{lift.untraced}; resolution='native' frees it" if lift and lift.untraced and not resolution else ""
     if lift is not None and not refused:
-        freed, refused = _freed(new, lift, target, inputs, inner=inner, grid=grid)
+        freed, refused = _freed(new, lift, target, capturing)
         if freed is not None:
             return freed
-    found = capture_source(new, target, inputs, inner=inner, grid=grid)
+    found = capturing(new)
     if resolution == "native":
         _refuse_one_size(found, target, refused)
     if lift is not None and refused:
@@ -71,19 +66,13 @@ def _check(resolution: object) -> None:
 
 
 def _freed(
-    new: nn.Module,
-    lift: Lift,
-    target: Signature,
-    inputs: object,
-    *,
-    inner: bool,
-    grid: Mapping[str, tuple[int, ...]] | None,
+    new: nn.Module, lift: Lift, target: Signature, capturing: Callable[[nn.Module], Signature]
 ) -> tuple[Signature | None, str]:
     """The signature of a freed view that is proven to be the module at its own size; or why there is none."""
     freed = view(new)
     try:
         lift.apply(freed)
-        found = capture_source(freed, target, inputs, inner=inner, grid=grid)
+        found = capturing(freed)
     except (AdaptError, AttributeError) as error:
         return None, f"freed of its size it cannot be captured: {getattr(error, 'summary', error)}"[:200]
     image = image_of(found.inputs)
