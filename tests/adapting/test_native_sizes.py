@@ -248,7 +248,7 @@ def test_images_of_the_very_size_need_nothing() -> None:
 
 
 def test_native_is_refused_where_nothing_frees_the_module() -> None:
-    mixer = timm.create_model("mixer_s32_224", img_size=64, patch_size=16, embed_dim=8, num_blocks=1, num_classes=2)
+    mixer = timm.models.MlpMixer(img_size=64, patch_size=16, embed_dim=8, num_blocks=1, num_classes=2)
     with pytest.raises(aa.AdaptError, match="MlpMixer cannot read images at their own size") as caught:
         aa.adapt(mixer, like=Levels(), inputs=torch.zeros(1, 3, 96, 96), resolution="native")
     (fault,) = caught.value.mismatches
