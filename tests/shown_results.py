@@ -56,7 +56,7 @@ class Blocks12(nn.Module):
 
 def plan_of(new: nn.Module, old: nn.Module, size: int) -> aa.Plan:
     """How one becomes the other, on images."""
-    return aa.adapt(new.eval(), like=old.eval(), inputs=torch.zeros(1, 3, size, size)).plan
+    return aa.adapt(new.eval(), like=old.eval(), inputs=torch.zeros(1, 3, size, size), resolution="fixed").plan
 
 
 def one_output() -> aa.Plan:

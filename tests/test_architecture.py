@@ -52,6 +52,7 @@ INSIDE = {
         "uncopyable",
         "unfit",
         "views",
+        "native",
         "tapping",
         "capturing",
         "costs",

@@ -14,7 +14,9 @@ from autoadapt.adapting.operations import (
     Dims,
     DropPrefix,
     Mean,
+    Native,
     Operation,
+    Pad,
     Pool,
     Project,
     Rearrange,
@@ -96,7 +98,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
         case Pool(kernel=kernel):
             _check_spatial(operation, spec, len(kernel))
             return dims[:2] + tuple(dim.ceildiv(size) for dim, size in zip(dims[2:], kernel, strict=True))
-        case Resize(dims=sizes) | Resample(dims=sizes):
+        case Resize(dims=sizes) | Resample(dims=sizes) | Pad(dims=sizes):
             _check_spatial(operation, spec, len(sizes))
             return dims[:2] + sizes
         case ResizeTokens(prefix=prefix, source=grid, dims=sizes):
@@ -118,7 +120,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if channels is None or (turned and channels != 3) or {given.channels, wanted.channels} - {None, channels}:
                 raise _refused(operation, spec, "as many channels on axis 1 as the statistics tell of")
             return dims
-        case Cast() | Copy() | Recover() | Thin():
+        case Cast() | Copy() | Native() | Recover() | Thin():
             return dims
         case _:
             assert_never(operation)
@@ -225,7 +227,7 @@ def stays_contiguous(operation: Operation, before: bool) -> bool:
         case Rearrange(pattern=pattern):
             left, right = ([name for names in side for name in names] for side in axis_groups(pattern))
             return before and left == right
-        case Project(form="conv") | Pool() | Resize() | Cast() | Copy() | Channels():
+        case Project(form="conv") | Pool() | Resize() | Cast() | Copy() | Channels() | Native():
             return before
         case _:
             return True

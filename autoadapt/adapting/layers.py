@@ -19,6 +19,7 @@ __all__ = [
     "least_multiple",
     "linear",
     "mlp",
+    "pad",
     "pool",
     "recover_indices",
     "renormalize",
@@ -126,6 +127,18 @@ def renormalize(
     factors = torch.stack([images.new_full([], factor) for factor in scale])
     offsets = torch.stack([images.new_full([], offset) for offset in shift])
     return images * factors.view(axes) + offsets.view(axes)
+
+
+def pad(images: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Zeros at the far end of the spatial axes up to exact sizes; what is beyond a size is left out.
+
+    Shape:
+        `[B, C, *spatial] -> [B, C, *sizes]`
+    """
+    missing: list[int] = []
+    for axis in range(len(sizes) - 1, -1, -1):  # torch lists the last axis first
+        missing += [0, sizes[axis] - images.shape[axis + 2]]
+    return F.pad(images, missing)
 
 
 def resize(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:

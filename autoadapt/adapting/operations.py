@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import assert_never
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Statistics, conversion
+from autoadapt.contracts.signature import NativeSizes, Statistics, conversion
 
 __all__ = [
     "Cast",
@@ -17,7 +17,9 @@ __all__ = [
     "Copy",
     "DropPrefix",
     "Mean",
+    "Native",
     "Operation",
+    "Pad",
     "Pool",
     "Project",
     "Rearrange",
@@ -156,6 +158,24 @@ class Channels(_Frozen):
     """Path of the convolution."""
 
 
+class Native(_Frozen):
+    """Images are read at their own size: the view of the module is freed of the size that it was built for."""
+
+    op: Literal["native"] = "native"
+    sizes: NativeSizes
+
+
+class Pad(_Frozen):
+    """Zeros below and to the right, up to exact sizes, so that cells stay where they are; `[B, C, *spatial]`.
+
+    Where a size is below that of the input, what is beyond it is left out: the old module did not read it either.
+    """
+
+    op: Literal["pad"] = "pad"
+    dims: Dims
+    """One size for each spatial axis."""
+
+
 class Renormalize(_Frozen):
     """Values of images, `[B, C, *spatial]`, in other statistics: mean, spread, range and order of colours."""
 
@@ -210,6 +230,8 @@ Operation: TypeAlias = Annotated[
     | Cast
     | Copy
     | Channels
+    | Native
+    | Pad
     | Renormalize
     | Recover
     | Thin,
@@ -280,6 +302,10 @@ def text(operation: Operation) -> str:
             return "copy"
         case Channels(source=source, target=target, stem=stem):
             return f"{stem} reads {source} channels, not {target}"
+        case Native(sizes=sizes):
+            return f"native: {sizes.what}"
+        case Pad(dims=dims):
+            return f"pad to {shown_sizes(dims)}"
         case Renormalize(given=given, wanted=wanted):
             return f"{given} -> {wanted}"
         case Recover(values=values):

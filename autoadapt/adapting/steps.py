@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,8 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.operations import Thinning
-from autoadapt.adapting.planning import CONVERSIONS, Conversion, ToldStatistics, plan, with_statistics
-from autoadapt.contracts.capturing import capture, capture_source, check_taps, told_inputs
+from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldStatistics, plan, with_statistics
+from autoadapt.contracts.capturing import Resolution, capture, capture_native, capture_source, check_taps, told_inputs
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, check_written
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
@@ -35,6 +36,8 @@ def adapt(
     grid: Mapping[str, tuple[int, ...]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     input_statistics: ToldStatistics | None = None,
+    resolution: Resolution | None = None,
+    fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
     share: bool = True,
 ) -> AdaptedModule:
@@ -65,6 +68,12 @@ def adapt(
         input_statistics: What the old module is given: `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or
             what each module expects, by `old` and `new`. Goes before what the modules tell themselves, which is what
             their published weights were trained on, also where they are not loaded.
+        resolution: A `new` that was built for one image size, as plain vision transformers are, reads images at their
+            own size where a view of it can be freed of that: position embeddings are resampled, and at its own size
+            it returns what it did. `fixed` resizes images to its size instead, `native` refuses where they would be.
+        fit: `pad` brings images to a legal size by zeros below and to the right, so that cells stay where they are,
+            `resize` by interpolation. Left out, `pad` for modules that are freed of their size where the old one
+            tells where its cells lie (texts do not), `resize` for others.
         nondeterministic: `allow` takes modules of which two equal runs returned other values, or a run at a usual size
             other shapes than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them.
@@ -85,7 +94,8 @@ def adapt(
     _check_devices(new, like)
     given = _inputs(new, like, inputs)
     target = as_signature(like, given)
-    source = capture_source(new, target, given, inner=True, grid=grid)
+    capturing = partial(capture_source, target=target, inputs=given, inner=True, grid=grid)
+    source = capture_native(new, target, capturing, resolution=resolution)
     check_taps(new, source, taps or {})
     chosen = {**(pairs or {}), **(taps or {})}
     source, target = with_statistics(source, target, input_statistics)
@@ -98,6 +108,7 @@ def adapt(
         indices=indices,
         thin=thin,
         convert_inputs=convert_inputs,
+        fit=fit,
         nondeterministic=nondeterministic,
     )
     return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)

@@ -280,7 +280,7 @@ class _Assembling:
             return  # it has what it needs already
         for producer in self._session.producers.values():
             try:
-                producer.adapt()
+                producer.adapt(self._session.config.adapt.fit)
             except AdaptError as error:
                 expected = f"{producer.name} to give what the parts after it take"
                 self._session.note(error, keys_of(producer.name), expected)

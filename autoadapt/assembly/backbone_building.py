@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from autoadapt.assembly.producers import Producer
 from autoadapt.assembly.published_backbones import PublishedBackbone
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.scopes import Scopes
-from autoadapt.contracts.capturing import capture, told_inputs
+from autoadapt.contracts.capturing import Resolution, capture, capture_native, told_inputs
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
 from autoadapt.errors import AdaptError, Mismatch
 
@@ -70,9 +71,10 @@ def build_backbone(session: Session, part: Part, scopes: Scopes) -> Backbone | N
     try:
         adapted, signature = module, None
         if like is not None:
-            found.plan = plan(_captured(module, spec, inner=True), like)
+            own = _captured(module, spec, inner=True, resolution=session.config.adapt.resolution)
+            found.plan = plan(own, like, fit=session.config.adapt.fit)
             adapted, signature = build(module, found.plan), found.plan.target
-        producer = producer_of(adapted, spec, signature)
+        producer = producer_of(adapted, spec, signature, resolution=session.config.adapt.resolution)
         _refuse_input(session, producer.signature, spec)
         session.producers["backbone"] = producer
     except AdaptError as error:
@@ -80,19 +82,26 @@ def build_backbone(session: Session, part: Part, scopes: Scopes) -> Backbone | N
     return found
 
 
-def producer_of(module: nn.Module, spec: TensorSpec, signature: Signature | None = None) -> Producer:
+def producer_of(
+    module: nn.Module,
+    spec: TensorSpec,
+    signature: Signature | None = None,
+    *,
+    resolution: Resolution | None = "fixed",
+) -> Producer:
     """What a backbone gives to others.
 
     Args:
         module: The backbone.
         spec: What it is given.
         signature: Where it is known already.
+        resolution: Whether it may be freed of the image size that it was built for; it is then built anew.
     """
     if signature is None:
-        signature = _captured(module, spec)
+        signature = _captured(module, spec, resolution=resolution)
         published = isinstance(module, PublishedBackbone)  # returns vectors only where it was asked to
         if not published and not any(stride_of(leaf) for leaf in signature.outputs.leaves):
-            signature = _captured(module, spec, inner=True)
+            signature = _captured(module, spec, inner=True, resolution=resolution)
     return Producer("backbone", module, signature, dict(signature.outputs.items()), _legal(signature, spec))
 
 
@@ -140,8 +149,15 @@ def _refuse_input(session: Session, signature: Signature, spec: TensorSpec) -> N
         session.fault(where, f"{own}, as the backbone takes", str(spec), remedy)
 
 
-def _captured(module: nn.Module, spec: TensorSpec, *, inner: bool = False) -> Signature:
+def _captured(
+    module: nn.Module, spec: TensorSpec, *, inner: bool = False, resolution: Resolution | None = "fixed"
+) -> Signature:
     """The module's signature at the config's input, or where it refuses that, at the input it tells itself."""
+    given = Signature.parse((), inputs=str(spec), name="the config")
+    return capture_native(module, given, partial(_run, spec=spec, inner=inner), resolution=resolution)
+
+
+def _run(module: nn.Module, spec: TensorSpec, *, inner: bool) -> Signature:
     shape = [2 if str(dim) == "B" else dim.constant or FREE for dim in spec.dims]
     inputs = torch.empty(shape, dtype=spec.torch_dtype, device="meta")
     try:

@@ -88,11 +88,20 @@ class WeightsConfig(_Frozen):
 
 
 class AdaptConfig(_Frozen):
-    """Whether adapters may be put between parts, and a fixed contract for the backbone."""
+    """Whether adapters may be put between parts, a fixed contract for the backbone, and how it reads images."""
 
     enabled: bool = True
     like: str | dict[str, Any] | list[Any] | None = None
     """A signature file, or texts in containers, that the backbone must speak."""
+    resolution: Literal["native", "fixed"] | None = None
+    """Of a backbone that was built for one image size, as for `adapt`."""
+    fit: Literal["pad", "resize"] | None = None
+    """How images get a size that the backbone takes, as for `adapt`."""
+
+    def flat(self) -> dict[str, Any] | bool:
+        """As it is written in a file."""
+        told = self.model_dump(exclude={"enabled"}, exclude_none=True)
+        return (told | ({} if self.enabled else {"enabled": False})) if told else self.enabled
 
 
 class Config(Shown, _Frozen):
@@ -166,7 +175,7 @@ class Config(Shown, _Frozen):
         if self.weights:
             found["weights"] = [entry.flat() for entry in self.weights]
         if self.adapt != AdaptConfig():
-            found["adapt"] = {"like": self.adapt.like} if self.adapt.enabled else False
+            found["adapt"] = self.adapt.flat()
         if self.init_cfg:
             found["init_cfg"] = [dict(entry) for entry in self.init_cfg]
         return found
@@ -284,7 +293,7 @@ _WRITTEN = {"takes": "from"}
 _FIELDS: dict[str, Sequence[str]] = {
     "": tuple(name for name in Config.model_fields if name != "schema_version"),
     "weights": ("from", "to", "scope", "include", "exclude", "min_coverage"),
-    "adapt": ("like",),
+    "adapt": ("like", "resolution", "fit"),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import build
-from autoadapt.adapting.planning import Plan, plan
+from autoadapt.adapting.planning import Fit, Plan, plan
 from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, octave_of, with_stride
 from autoadapt.assembly.models import Pick
 from autoadapt.contracts.dims import Dim
@@ -132,10 +132,15 @@ class Producer:
         covered = all(
             sizes.covers(self.legal[axis]) for axis, sizes in self.signature.axes.items() if axis in self.legal
         )
-        return not covered or any(d.level.is_tap or d.spec != d.level.spec for d in self.demands.values())
+        is_freed = self.signature.native is not None and not self.signature.native.refused
+        return not covered or is_freed or any(d.level.is_tap or d.spec != d.level.spec for d in self.demands.values())
 
-    def adapt(self) -> None:
-        """Build the adapters, if there is anything to adapt."""
+    def adapt(self, fit: Fit | None = None) -> None:
+        """Build the adapters, if there is anything to adapt.
+
+        Args:
+            fit: How images get a size that a backbone takes.
+        """
         if not self.needs_adapter:
             return
         own = {key: self._own(demand) for key, demand in self.demands.items()}
@@ -145,7 +150,7 @@ class Producer:
             update={"inputs": signature.inputs, "positional": signature.positional}
         )
         pairs = {key: demand.level.path for key, demand in self.demands.items()}
-        self.plan = _unremarked(plan(signature, contract, pairs=pairs))
+        self.plan = _unremarked(plan(signature, contract, pairs=pairs, fit=fit if self.name == "backbone" else None))
         self.module = build(self.module, self.plan)
 
     def _own(self, demand: Demand) -> TensorSpec:

@@ -114,7 +114,8 @@ def adapt_to_whole(session: Session, producer: Producer) -> Plan | None:
     signature = producer.signature
     contract = Signature.parse(tuple(wanted), name="the whole", axes={**signature.axes, **producer.legal})
     contract = contract.model_copy(update={"inputs": signature.inputs, "positional": signature.positional})
-    made = plan(signature, contract, pairs={str(i): level.path for i, level in enumerate(levels)})
+    pairs = {str(i): level.path for i, level in enumerate(levels)}
+    made = plan(signature, contract, pairs=pairs, fit=session.config.adapt.fit)
     producer.plan, producer.module = made, build(producer.module, made)
     said = ", ".join(f"{level.name} (stride {level.stride})" for level in levels)
     session.remarks.append(

@@ -15,6 +15,7 @@ from autoadapt.cli.options import (
     Allow,
     AsJson,
     Debug,
+    Fit,
     Grid,
     Html,
     Indices,
@@ -27,6 +28,7 @@ from autoadapt.cli.options import (
     Pairs,
     Project,
     ProjectChoice,
+    Resolution,
     Thin,
     ThinChoice,
     Weights,
@@ -81,6 +83,8 @@ def plan_command(
     indices: Indices = IndicesChoice.refuse,
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
+    resolution: Resolution = None,
+    fit: Fit = None,
     allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
@@ -89,7 +93,7 @@ def plan_command(
     """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
     with running(as_json, debug):
         with working(f"planning {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
             net = _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
         show(net.plan, as_json, html)
 
@@ -104,6 +108,8 @@ def adapt_command(
     indices: Indices = IndicesChoice.refuse,
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
+    resolution: Resolution = None,
+    fit: Fit = None,
     pretrained: Weights = None,
     out: Annotated[
         Path | None,
@@ -129,7 +135,7 @@ def adapt_command(
         from autoadapt.sources import published
 
         with working(f"adapting {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
             net = _adapted(new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), **options)
             report = net.verify()
         from autoadapt.cli.results import Adapted
@@ -165,6 +171,8 @@ def verify_command(
     indices: Indices = IndicesChoice.refuse,
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
+    resolution: Resolution = None,
+    fit: Fit = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="also compile and export: minutes")] = False,
     allow: Allow = None,
     html: Html = None,
@@ -177,7 +185,7 @@ def verify_command(
     """
     with running(as_json, debug):
         with working(f"verifying {new}" + (f" like {like}" if like else "")):
-            options = chosen(pair, project, indices, thin, grid)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
             net = (
                 _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
                 if like is not None
@@ -199,6 +207,8 @@ def swap_command(
     indices: Indices = IndicesChoice.refuse,
     thin: Thin = ThinChoice.farthest,
     grid: Grid = None,
+    resolution: Resolution = None,
+    fit: Fit = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
     out: Annotated[
@@ -215,7 +225,7 @@ def swap_command(
         with working(f"swapping {path} of {whole}"):
             from autoadapt.swapping import swap
 
-            options = chosen(pair, project, indices, thin, grid)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
             is_layer = not (":" in new or new.endswith((".pt2", ".py")) or is_saved(new))
             old = model(whole, allow=allow or ())
             places = path.split(",") if "," in path else path

@@ -16,6 +16,7 @@ __all__ = [
     "Allow",
     "AsJson",
     "Debug",
+    "Fit",
     "Grid",
     "Html",
     "Indices",
@@ -28,12 +29,14 @@ __all__ = [
     "Pairs",
     "Project",
     "ProjectChoice",
+    "Resolution",
     "Thin",
     "ThinChoice",
     "Weights",
     "chosen",
     "read_grid",
     "read_pairs",
+    "reading",
 ]
 
 
@@ -59,6 +62,20 @@ class ThinChoice(str, Enum):
     even = "even"
     random = "random"
     repeat = "repeat"
+
+
+class ResolutionChoice(str, Enum):
+    """How a model that was built for one image size reads images."""
+
+    native = "native"
+    fixed = "fixed"
+
+
+class FitChoice(str, Enum):
+    """How images get a size that the new model takes."""
+
+    pad = "pad"
+    resize = "resize"
 
 
 SOURCES = (
@@ -150,6 +167,15 @@ Grid = Annotated[
     typer.Option(help="MODULE=ROWS,COLUMNS,TOKENS of token axes that cannot be read", show_default=False),
 ]
 
+Resolution = Annotated[
+    ResolutionChoice | None,
+    typer.Option(
+        help="of a model built for one image size: images at their own size, or resized; native where proven",
+        show_default=False,
+    ),
+]
+Fit = Annotated[FitChoice | None, typer.Option(help="images to a legal size by zeros, or resized", show_default=False)]
+
 
 def read_pairs(texts: list[str] | None) -> dict[str, str]:
     """`TARGET=SOURCE` texts as a mapping.
@@ -193,7 +219,14 @@ def _parted(text: str, example: str) -> tuple[str, str]:
 
 
 def chosen(
-    pairs: list[str] | None, project: ProjectChoice, indices: IndicesChoice, thin: ThinChoice, grid: list[str] | None
+    pairs: list[str] | None,
+    project: ProjectChoice,
+    indices: IndicesChoice,
+    thin: ThinChoice,
+    grid: list[str] | None,
+    *,
+    resolution: ResolutionChoice | None,
+    fit: FitChoice | None,
 ) -> dict[str, Any]:
     """The options that `adapt` and `swap` share, as their keyword arguments."""
     return {
@@ -202,4 +235,13 @@ def chosen(
         "indices": indices.value,
         "thin": thin.value,
         "grid": read_grid(grid),
+        **reading(resolution, fit),
+    }
+
+
+def reading(resolution: ResolutionChoice | None, fit: FitChoice | None) -> dict[str, Any]:
+    """How images are read, as keyword arguments of `adapt`, `swap` and `rank`."""
+    return {
+        "resolution": None if resolution is None else resolution.value,
+        "fit": None if fit is None else fit.value,
     }

@@ -13,7 +13,7 @@ import typer
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.model_names import complete_source
 from autoadapt.cli.named_models import contract, is_name, model
-from autoadapt.cli.options import SOURCES, Allow, AsJson, Debug, Html, Inputs, Like, Weights
+from autoadapt.cli.options import SOURCES, Allow, AsJson, Debug, Fit, Html, Inputs, Like, Resolution, Weights, reading
 from autoadapt.showing.tables import shorten
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def rank_command(
         Path | None, typer.Option(help="pictures to judge on; else every fourth of --images", show_default=False)
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
+    resolution: Resolution = None,
+    fit: Fit = None,
     pretrained: Weights = None,
     state: Annotated[
         Path | None, typer.Option(help="a file (JSON lines) to go on from after a cut", show_default=False)
@@ -96,6 +98,7 @@ def rank_command(
             allow=[*(allow or ()), *(entry for candidate in candidates for entry in allowed_by_typing(candidate))],
             state=state,
             report=_say,
+            **reading(resolution, fit),
         )
         if pictures is not None:
             found = found.model_copy(update={"remarks": (*found.remarks, str(pictures), *_skipped(batches))})

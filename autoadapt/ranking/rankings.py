@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from autoadapt.adapting import as_signature
+from autoadapt.adapting.planning import Fit
 from autoadapt.calibration.judging import Head
-from autoadapt.contracts.capturing import Arguments, told_inputs
+from autoadapt.contracts.capturing import Arguments, Resolution, told_inputs
 from autoadapt.contracts.signature import Signature, describe, dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch, RankingError
@@ -41,6 +42,8 @@ def rank(
     head: Head | None = None,
     held_out: Iterable[object] | None = None,
     images: int = 128,
+    resolution: Resolution | None = None,
+    fit: Fit | None = None,
     pretrained: bool = False,
     allow: Sequence[str | Path] = (),
     state: str | Path | None = None,
@@ -64,6 +67,8 @@ def rank(
         held_out: Batches that the head judges on; where left out, every fourth image of `data`, which is then not
             fitted on.
         images: At most so many are taken, of each of the two.
+        resolution: As for `adapt`: whether candidates that were built for one image size read images at their own.
+        fit: As for `adapt`: `pad` or `resize` to a legal size.
         pretrained: Load the published weights of candidates and old backbone; they may have to be downloaded.
         allow: Packages and files whose code may run, as for `load`.
         state: A file of JSON lines to go on from if it exists, and to write to after each candidate. Candidates that
@@ -98,7 +103,8 @@ def rank(
     example = _example(old, inputs, fitted)
     signature = as_signature(old, example)
     example = _from(signature) if example is None else example
-    place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed)
+    reading = (resolution, fit)
+    place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed, *reading)
     rows = _rows(chosen, place, Journal(None if state is None else Path(state), _run(place)), report)
     return Ranking(
         like=f"{signature.name} ({describe(signature.outputs.tree)})",
@@ -191,6 +197,7 @@ def _run(place: Place) -> dict[str, Any]:
         "images": [sum(batch.images for batch in place.fitted), sum(batch.checksum for batch in place.fitted)],
         "held out": [0, 0] if place.held_out is None else [place.held_out.images, place.held_out.checksum],
         "pretrained": place.pretrained,
+        "reading": [place.resolution, place.fit],
         "seed": place.seed,
         "threads": torch.get_num_threads(),
     }

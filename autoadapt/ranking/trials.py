@@ -15,8 +15,10 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.planning import Fit
 from autoadapt.calibration import calibrate
 from autoadapt.calibration.judging import Head
+from autoadapt.contracts.capturing import Resolution
 from autoadapt.contracts.costs import cost_of
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature
@@ -42,6 +44,8 @@ class Place:
         pretrained: Whether zoos give their published weights.
         allow: Packages and files whose code may run.
         seed: For random weights and the choice of images.
+        resolution: How candidates that were built for one image size read images.
+        fit: How images get a size that they take.
     """
 
     signature: Signature
@@ -53,6 +57,8 @@ class Place:
     pretrained: bool
     allow: Sequence[str | Path]
     seed: int
+    resolution: Resolution | None = None
+    fit: Fit | None = None
 
 
 def tried(candidate: Candidate, place: Place) -> Ranked:
@@ -75,7 +81,8 @@ def tried(candidate: Candidate, place: Place) -> Ranked:
 def _weighed(candidate: Candidate, place: Place) -> Ranked:
     module = candidate.module(pretrained=place.pretrained, allow=place.allow)
     project: Any = "always" if place.fitted else "needed"
-    net = adapt(module, like=place.signature, inputs=place.inputs, project=project)
+    reading: Any = {"resolution": place.resolution, "fit": place.fit}
+    net = adapt(module, like=place.signature, inputs=place.inputs, project=project, **reading)
     cost = cost_of(net, place.inputs)
     row = Ranked(
         source=candidate.name,

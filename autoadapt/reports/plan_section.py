@@ -13,7 +13,9 @@ from autoadapt.adapting.operations import (
     Copy,
     DropPrefix,
     Mean,
+    Native,
     Operation,
+    Pad,
     Pool,
     Project,
     Rearrange,
@@ -247,8 +249,10 @@ def _label(operation: Operation) -> str:
             return "first token"
         case Mean(axes=axes):
             return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
-        case Pool() | Resize() | Resample():
-            return text(operation).removeprefix("pool ").removeprefix("resize ").removeprefix("resample ")
+        case Native(sizes=sizes):
+            return sizes.what
+        case Pool() | Resize() | Resample() | Pad():
+            return text(operation).removeprefix(f"{operation.op} ")
         case ResizeTokens(prefix=prefix):
             return text(operation).removeprefix("resize tokens ") + f", first {prefix} as they are"
         case Rearrange(pattern=pattern):

@@ -45,6 +45,8 @@ _KINDS = {
     "resize": "cyan",
     "project": "bold yellow",
     "cast": "magenta",
+    "native": "bright_green",
+    "pad": "bright_cyan",
     "renormalize": "bright_yellow",
     "copy": "white",
     "channels": "red",

@@ -16,6 +16,7 @@ from autoadapt.adapting.operations import Cast, DropPrefix, Rearrange, Take, Thi
 from autoadapt.adapting.planning import (
     CONVERSIONS,
     Conversion,
+    Fit,
     Plan,
     Route,
     ToldStatistics,
@@ -24,7 +25,7 @@ from autoadapt.adapting.planning import (
     with_statistics,
 )
 from autoadapt.adapting.thinning import mark_points
-from autoadapt.contracts.capturing import Arguments, capture, capture_source
+from autoadapt.contracts.capturing import Arguments, Resolution, capture, capture_native, capture_source
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import Slot
 from autoadapt.contracts.views import duplicate, view
@@ -54,6 +55,8 @@ class Options:
     convert_inputs: Collection[Conversion] = CONVERSIONS
     input_statistics: ToldStatistics | None = None
     """What reaches the place, and what the new module expects, as far as these are told."""
+    resolution: Resolution | None = None
+    fit: Fit | None = None
     nondeterministic: Literal["refuse", "allow"] = "refuse"
     share: bool = True
     dry_run: bool = False
@@ -115,12 +118,13 @@ def prepare(
     if isinstance(new, str):
         return _generated(place, reading, as_kind(new), target, wanted, surface)
     module = _moved(new, place.module, options.share)
+    capturing = functools.partial(capture_source, target=target, inputs=_call(arguments), inner=True, grid=options.grid)
     source = captured_once(
         new,
         arguments,
-        lambda: capture_source(module, target, _call(arguments), inner=True, grid=options.grid),
+        lambda: capture_native(module, target, capturing, resolution=options.resolution),
         keep=options.dry_run,
-        besides=[place.module, str(target.model_dump()), options.grid],
+        besides=[place.module, str(target.model_dump()), options.grid, options.resolution],
     )
     source, known = with_statistics(source, target, options.input_statistics)
     try:
@@ -187,6 +191,7 @@ def _served(
             indices=options.indices,
             thin=options.thin,
             convert_inputs=options.convert_inputs,
+            fit=options.fit,
             nondeterministic=options.nondeterministic,
         )
 

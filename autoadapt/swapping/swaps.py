@@ -12,8 +12,9 @@ from typing_extensions import Unpack
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Thinning
-from autoadapt.adapting.planning import CONVERSIONS, Conversion, ToldStatistics
+from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldStatistics
 from autoadapt.adapting.verification import Check
+from autoadapt.contracts.capturing import Resolution
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.errors import AdaptError, Mismatch, SwapError
@@ -46,6 +47,8 @@ class _Options(TypedDict, total=False):
     grid: Mapping[str, tuple[int, ...]] | None
     convert_inputs: Collection[Conversion]
     input_statistics: ToldStatistics | None
+    resolution: Resolution | None
+    fit: Fit | None
     nondeterministic: Literal["refuse", "allow"]
     share: bool
     allow_cost: bool
@@ -82,6 +85,8 @@ def swap(
     grid: Mapping[str, tuple[int, ...]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     input_statistics: ToldStatistics | None = None,
+    resolution: Resolution | None = None,
+    fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
     share: bool = True,
     allow_cost: bool = False,
@@ -114,6 +119,9 @@ def swap(
         input_statistics: What the whole model is given, `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or
             also what `new` expects, by `old` and `new`. What the model does to its images before they reach the place
             is seen by running it on images of one colour.
+        resolution: As for `adapt`: a `new` that was built for one image size reads images at their own size where that
+            is proven, with `fixed` resized to its own, with `native` or not at all.
+        fit: As for `adapt`: `pad` or `resize` to a legal size.
         nondeterministic: `allow` takes modules of which two equal runs did not return the same, or a run at a usual
             size something else than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
@@ -138,7 +146,7 @@ def swap(
     """
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
-    told = (input_statistics, nondeterministic, share, dry_run)
+    told = (input_statistics, resolution, fit, nondeterministic, share, dry_run)
     options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(model).__name__
@@ -326,6 +334,8 @@ def _call_text(
         "grid": options.grid,
         "convert_inputs": None if set(options.convert_inputs) == set(CONVERSIONS) else tuple(options.convert_inputs),
         "input_statistics": options.input_statistics,
+        "resolution": options.resolution,
+        "fit": options.fit,
         "nondeterministic": options.nondeterministic if options.nondeterministic != "refuse" else None,
         "share": None if options.share else False,
         "allow_cost": allow_cost or None,

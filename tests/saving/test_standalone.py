@@ -159,6 +159,8 @@ EXPECTED = '''class Adapted(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
+        for path, name, value in NATIVE:  # images are read at their own size
+            setattr(backbone.get_submodule(path), name, value)
         for path in UNUSED:  # they only serve what is not read
             is_stage = isinstance(backbone.get_submodule(path), nn.Sequential)
             backbone.set_submodule(path, nn.Sequential() if is_stage else nn.Identity())
@@ -193,16 +195,19 @@ EXPECTED = '''class Adapted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         height, width = x.shape[2], x.shape[3]
-        features = self._tapped(resize(x, [224, 224]))  # blocks.0, blocks.1, blocks.2
-        level_0 = features[0][:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
-        level_0 = self.adapters["0"](level_0)
+        x = resize(x, [16 * ((height + 15) // 16), 16 * ((width + 15) // 16)])
+        features = self._tapped(x)  # blocks.0, blocks.1, blocks.2
+        level_0 = features[0][:, 1:]
+        level_0 = level_0.unflatten(1, ((height + 15) // 16, (width + 15) // 16))
+        level_0 = self.adapters["0"](level_0.permute(0, 3, 1, 2))
         level_0 = resize(level_0, [(height + 3) // 4, (width + 3) // 4])
-        level_1 = features[1][:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
-        level_1 = self.adapters["1"](level_1)
+        level_1 = features[1][:, 1:]
+        level_1 = level_1.unflatten(1, ((height + 15) // 16, (width + 15) // 16))
+        level_1 = self.adapters["1"](level_1.permute(0, 3, 1, 2))
         level_1 = resize(level_1, [(height + 7) // 8, (width + 7) // 8])
-        level_2 = features[2][:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
-        level_2 = self.adapters["2"](level_2)
-        level_2 = resize(level_2, [(height + 15) // 16, (width + 15) // 16])
+        level_2 = features[2][:, 1:]
+        level_2 = level_2.unflatten(1, ((height + 15) // 16, (width + 15) // 16))
+        level_2 = self.adapters["2"](level_2.permute(0, 3, 1, 2))
         return [level_0, level_1, level_2]
 '''
 

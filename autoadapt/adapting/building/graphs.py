@@ -29,7 +29,9 @@ from autoadapt.adapting.operations import (
     Copy,
     DropPrefix,
     Mean,
+    Native,
     Operation,
+    Pad,
     Pool,
     Project,
     Rearrange,
@@ -249,8 +251,8 @@ class _Emitter:
                 return self._put("call_method", "mean", node, axes)
             case Pool(kernel=kernel):
                 return self._put("call_function", layers.pool, node, [*kernel])
-            case Resize(dims=dims):
-                return self._put("call_function", layers.resize, node, [*map(self._size, dims)])
+            case Resize(dims=dims) | Pad(dims=dims):
+                return self._put("call_function", getattr(layers, step.op), node, [*map(self._size, dims)])
             case Resample(first=first, step=by, dims=dims):
                 sizes = [*map(self._size, dims)]
                 return self._put("call_function", layers.resample, node, [*first], [*by], sizes)
@@ -260,7 +262,7 @@ class _Emitter:
                 return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *more)
             case Project():
                 return self._put("call_module", module, node)
-            case Channels():
+            case Channels() | Native():
                 return node  # the backbone's own weights were changed
             case Renormalize():
                 return self._put("call_function", layers.renormalize, node, *step.numbers(spec.dims[1].constant or 3))
@@ -300,8 +302,7 @@ class _Emitter:
                 node = self._put("call_method", "unflatten", node, axis, sizes)
             elif not left[axis]:
                 node = self._put("call_method", "squeeze", node, axis)
-        have = [name for names in left for name in names]
-        want = [name for names in right for name in names]
+        have, want = ([name for names in side for name in names] for side in (left, right))
         if have != want:
             node = self._put("call_method", "permute", node, *[have.index(name) for name in want])
         for axis, names in enumerate(right):
@@ -315,8 +316,7 @@ class _Emitter:
         """A size as a number, or as arithmetic on the sizes of the inputs."""
         if dim.constant is not None:
             return dim.constant
-        stepped = coarse_step(dim)
-        if stepped:
+        if stepped := coarse_step(dim):
             axis, step = stepped
             return self._graph.call_function(layers.least_multiple, (self._axis(axis), step))
         known = {axis: fx.Proxy(self._axis(axis)) for axis in sorted(dim.axes)}

@@ -18,6 +18,7 @@ from autoadapt.adapting import layers
 from autoadapt.adapting.building.facts import RECIPES, copy_facts, filtered_call, recipe
 from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
 from autoadapt.adapting.building.layer_sizes import refuse_large_layers
+from autoadapt.adapting.building.native_views import read_natively
 from autoadapt.adapting.building.printing import print_graph
 from autoadapt.adapting.building.stems import read_channels
 from autoadapt.adapting.operations import Channels, Project
@@ -219,6 +220,7 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
     new = as_module(new, "new")
     refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)
+    read_natively(backbone, plan)
     plan = _tapped(backbone, plan)
     for given in plan.inputs:
         for step in given.steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -62,7 +62,10 @@ POINTS = frozenset({"points"})
 
 
 def factored(
-    spec: TensorSpec, axes: Mapping[str, Dim] | None = None, names: Mapping[str, str] | None = None
+    spec: TensorSpec,
+    axes: Mapping[str, Dim] | None = None,
+    names: Mapping[str, str] | None = None,
+    padded: Collection[str] = (),
 ) -> Factored:
     """Take the axes of a tensor apart.
 
@@ -70,6 +73,7 @@ def factored(
         spec: The tensor, in terms of the input axes of the module that makes it.
         axes: What each of these is in terms of other input axes.
         names: Which of the other input axes each of these follows.
+        padded: Those among them that are longer for zeros at their end, so that cells lie where they lay.
 
     Example:
         >>> tokens = factored(TensorSpec.parse("f32[B, floor(H/16)*floor(W/16) + 1, 384]"))
@@ -77,12 +81,13 @@ def factored(
         ((0, 1, 0), ['floor(H/16)', 'floor(W/16)'], Fraction(16, 1))
     """
     given, called = dict(axes or {}), dict(names or {})
+    resized = {axis: dim for axis, dim in given.items() if axis not in padded}
 
     def atom(factor: Dim) -> Atom:
         kind = frozenset(called.get(axis, axis) for axis in factor.axes)
         slope = factor.slope(next(iter(factor.axes))) if len(factor.axes) == 1 else None
         dim = factor.substitute(given) if given else factor
-        return Atom(dim, kind, 1 / slope if slope else None, _centres(spec, factor, given))
+        return Atom(dim, kind, 1 / slope if slope else None, _centres(spec, factor, resized))
 
     def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
         if axis == spec.points and all(factor.constant is not None for factor in factors):

@@ -1,7 +1,7 @@
 """Planning: the operations that give the new module the old one's signature, as data."""
 
 from autoadapt.adapting.planning.deriving import plan
-from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion
+from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, Fit
 from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_statistics
 from autoadapt.adapting.planning.plans import InputRoute, Kept, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import source_axes
@@ -10,6 +10,7 @@ from autoadapt.adapting.planning.targets import named_outputs
 __all__ = [
     "CONVERSIONS",
     "Conversion",
+    "Fit",
     "InputRoute",
     "Kept",
     "Plan",

@@ -12,9 +12,17 @@ from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, facto
 from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
-from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, route_inputs, unread_remarks
+from autoadapt.adapting.planning.input_routes import (
+    CONVERSIONS,
+    Conversion,
+    Fit,
+    check_fit,
+    route_inputs,
+    unread_remarks,
+)
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
+from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import (
     costs_of,
@@ -47,6 +55,7 @@ def plan(
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
     convert_inputs: Collection[Conversion] = CONVERSIONS,
+    fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
 ) -> Plan:
     """Find the fewest layers that give a module with one signature another one.
@@ -63,6 +72,9 @@ def plan(
         convert_inputs: What may be changed of an input that the new module would refuse: `layout` (the order of the
             axes), `channels` (its first convolution reads others), `size` (resized to the nearest legal one); and
             of its values, where both modules tell what they expect of them: `statistics`.
+        fit: `pad` brings images to a legal size by zeros below and to the right, so that cells stay where they are,
+            `resize` by interpolation. Left out, `pad` for modules that are freed of their size where the old one
+            tells where its cells lie (texts do not), `resize` for others.
         nondeterministic: `allow` takes modules that real runs contradicted, on trust of their signatures.
 
     Raises:
@@ -78,6 +90,7 @@ def plan(
     for name, given in (("source", source), ("target", target)):
         if not isinstance(given, Signature):
             raise not_a_module(given, name, PlanError, "a Signature")
+    check_fit(fit)
     if nondeterministic == "refuse":
         _refuse_contradictions(source, target, outputs)
     derive = partial(
@@ -89,6 +102,7 @@ def plan(
         indices=indices,
         thin=thin,
         convert_inputs=convert_inputs,
+        fit=fit,
     )
     return _from_trunk(source, derive) or derive(source)
 
@@ -132,9 +146,10 @@ def _offer(
     outputs: Sequence[str] | None,
     thin: Thinning,
     convert_inputs: Collection[Conversion],
+    fit: Fit | None,
 ) -> _Offer:
     wanted = served(with_channels(with_inputs(target, source), source), outputs)
-    routes = route_inputs(source, wanted, convert_inputs)
+    routes = route_inputs(source, wanted, convert_inputs, fit)
     marked = mark_points(wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
@@ -192,8 +207,9 @@ def _derived(
     indices: Literal["refuse", "recover"],
     thin: Thinning,
     convert_inputs: Collection[Conversion],
+    fit: Fit | None,
 ) -> Plan:
-    offer = _offer(source, target, pairs, outputs, thin, convert_inputs)
+    offer = _offer(source, target, pairs, outputs, thin, convert_inputs, fit)
     made = _routes(offer, source, _pairings(offer, source, pairs, indices), project == "always")
     taken = taps_of([route.source for route in made], source)
     _ask_for_grids(source, taken, pairs or offer.named)
@@ -213,6 +229,7 @@ def _derived(
             *unread_remarks(source, offer.wanted, offer.inputs),
             *_remarks_on_values(source),
             *train_remarks(source, target),
+            *native_remarks(source),
             *statistics_remarks(source, offer.wanted, convert_inputs),
         ),
         kept=kept,

@@ -6,24 +6,27 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Channels, Copy, Operation, Rearrange, Renormalize, Resize
+from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Renormalize, Resize
 from autoadapt.adapting.planning.input_statistics import renormalized
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["CONVERSIONS", "Conversion", "route_inputs", "unread_remarks"]
+__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs", "unread_remarks"]
 
 Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
 """What may be changed of an input: the order of its axes, how many channels are read, height and width, and
 mean, spread, range and order of colours, where these of both modules are known."""
 
+Fit: TypeAlias = Literal["pad", "resize"]
+"""How images of a size that the new module refuses become ones of a legal size."""
+
 CONVERSIONS: tuple[Conversion, ...] = ("layout", "channels", "size", "statistics")
 
 
 def route_inputs(
-    source: Signature, target: Signature, convert: Collection[Conversion] = CONVERSIONS
+    source: Signature, target: Signature, convert: Collection[Conversion] = CONVERSIONS, fit: Fit | None = None
 ) -> tuple[InputRoute, ...]:
     """Pair inputs by name, then by spec, and bring them to the layout, channels and sizes of the new module.
 
@@ -33,6 +36,8 @@ def route_inputs(
         source: Signature of the new module.
         target: Signature of the old module, whose inputs are given.
         convert: What may be changed of an input.
+        fit: How sizes are made legal; None pads modules that are freed of their size where the old one
+            tells where its cells lie, and resizes for others.
 
     Raises:
         MatchError: An input of the new module has no counterpart, or one that cannot or may not be made to fit.
@@ -46,7 +51,7 @@ def route_inputs(
         if isinstance(chosen, Mismatch):
             faults.append(chosen)
             continue
-        steps = _fitted(path, spec, wanted[chosen], source, target, changes_values="statistics" in convert)
+        steps = _fitted(path, spec, wanted[chosen], source, target, changes_values="statistics" in convert, fit=fit)
         if isinstance(steps, Mismatch):
             faults.append(steps)
             continue
@@ -86,9 +91,21 @@ def _conversions(steps: Sequence[Operation]) -> list[Conversion]:
         Rearrange: "layout",
         Channels: "channels",
         Resize: "size",
+        Pad: "size",
         Renormalize: "statistics",
     }
-    return list(dict.fromkeys(kinds[type(step)] for step in steps))
+    return list(dict.fromkeys(kinds[type(step)] for step in steps if not isinstance(step, Native)))
+
+
+def check_fit(fit: object) -> None:
+    """Refuse what is no way to make sizes legal.
+
+    Raises:
+        MatchError: It is another value.
+    """
+    if fit not in ("pad", "resize", None):
+        fault = Mismatch("fit", "'pad' or 'resize'", repr(fit), 'fit="resize"')
+        raise MatchError("there is no such fit", [fault])
 
 
 def _not_allowed(path: str, given: str, source: Signature, target: Signature, kind: Conversion) -> Mismatch:
@@ -113,7 +130,14 @@ def _with_sizes(spec: TensorSpec, signature: Signature) -> str:
 
 
 def _fitted(
-    path: str, spec: TensorSpec, given: TensorSpec, source: Signature, target: Signature, *, changes_values: bool
+    path: str,
+    spec: TensorSpec,
+    given: TensorSpec,
+    source: Signature,
+    target: Signature,
+    *,
+    changes_values: bool,
+    fit: Fit | None = None,
 ) -> tuple[Operation, ...] | Mismatch:
     """The operations that make a given input one that the new module takes.
 
@@ -138,15 +162,46 @@ def _fitted(
         )
     image = image_of(source.inputs)
     values = renormalized(source, target) if changes_values and image is not None and image[0] == path else ()
+    native = _native(path, source)
     if not (channels or changed or values):
-        return _turned(given.dims, order)
+        return (*native, *_turned(given.dims, order))
     first = (0, channel, *(axis for axis in range(1, len(dims)) if axis != channel))
-    resized = (Resize(dims=tuple(reached[axis] for axis in first[2:])),) if changed else ()
+    sides = first[2:]
+    resized = _resized([reached[axis] for axis in sides], [dims[axis] for axis in sides], source, target, fit)
+    if isinstance(resized, Mismatch):
+        return resized
     work = (*_turned(given.dims, [order[axis] for axis in first]), *values, *channels, *resized)
     at = given
     for step in work:
         at = after(step, at)
-    return (*work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
+    return (*native, *work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
+
+
+def _native(path: str, source: Signature) -> tuple[Native, ...]:
+    """That the new module is freed of the size that it was built for, at the image that this is about."""
+    image = image_of(source.inputs)
+    is_freed = source.native is not None and not source.native.refused and image is not None and image[0] == path
+    return (Native(sizes=source.native),) if is_freed and source.native is not None else ()
+
+
+def _resized(
+    reached: Sequence[Dim], given: Sequence[Dim], source: Signature, target: Signature, fit: Fit | None
+) -> tuple[Operation, ...] | Mismatch:
+    """Sizes made legal: padded where that is asked for, or the module is freed of its size; else resized."""
+    if list(reached) == list(given):
+        return ()
+    is_freed = source.native is not None and not source.native.refused
+    places = any(spec.centres for spec in target.outputs.leaves)  # else levels are stretched over what is padded too
+    if (fit or ("pad" if is_freed and places else "resize")) == "resize" or not any(dim.axes or fit for dim in reached):
+        return (Resize(dims=tuple(reached)),)
+    sizes = target.sizes()
+    for made, have in zip(reached, given, strict=True):
+        size, legal = int(have.evaluate(sizes)), int(made.evaluate(sizes))
+        if legal >= 2 * size and fit == "pad":
+            return Mismatch(
+                "fit", f"a legal size near {size} pixels, so that images fill it", f"{legal}", 'fit="resize"'
+            )
+    return (Pad(dims=tuple(reached)),)
 
 
 def _positions(dims: Sequence[Dim], given: Sequence[Dim]) -> tuple[int, ...]:

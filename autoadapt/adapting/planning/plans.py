@@ -7,7 +7,17 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from autoadapt.adapting.operations import Operation, Renormalize, Resample, Resize, ResizeTokens, coarse_step, text
+from autoadapt.adapting.operations import (
+    Native,
+    Operation,
+    Pad,
+    Renormalize,
+    Resample,
+    Resize,
+    ResizeTokens,
+    coarse_step,
+    text,
+)
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
@@ -170,9 +180,15 @@ class Plan(Shown, Dated, _Frozen):
         )
 
     @property
+    def untraced(self) -> str:
+        """Why it can be neither compiled nor exported at heights and widths that vary; empty where it can."""
+        freed = [step.sizes.untraced for route in self.inputs for step in route.steps if isinstance(step, Native)]
+        return next(filter(None, freed), "")
+
+    @property
     def coarse_steps(self) -> dict[str, int]:
         """Input axes that are resized in coarse steps, by axis: what is traced holds within one step."""
-        resized = [step for route in self.inputs for step in route.steps if isinstance(step, Resize)]
+        resized = [step for route in self.inputs for step in route.steps if isinstance(step, (Resize, Pad))]
         return dict(found for step in resized for found in map(coarse_step, step.dims) if found)
 
     def gist(self) -> str:
@@ -249,7 +265,7 @@ def _input_lines(steps: Sequence[Operation]) -> list[str]:
             lines[-1] += f"  ·  {text(step)}"
         else:
             lines.append(text(step))
-        is_open = not isinstance(step, Renormalize)
+        is_open = not isinstance(step, (Native, Renormalize))
     return lines or [""]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import factored
-from autoadapt.adapting.operations import Rearrange
+from autoadapt.adapting.operations import Pad, Rearrange
 from autoadapt.adapting.pairings import Source
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.contracts.dims import Dim
@@ -37,7 +37,7 @@ def output_sources(
         routes: Where its inputs come from.
         again: Those that are inputs or earlier outputs once more, instead of those that are tensors of their own.
     """
-    axes, names = _axes(source, target, routes)
+    axes, names, padded = _axes(source, target, routes)
     reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
     weights = {inner.output: int(inner.weights, 16) for inner in source.inner if inner.output and inner.weights}
     found = []
@@ -51,7 +51,7 @@ def output_sources(
         found.append(
             Source(
                 path,
-                factored(spec, axes, names),
+                factored(spec, axes, names, padded),
                 sequence,
                 reads=read,
                 weights=weights.get(path, 0),
@@ -65,12 +65,12 @@ def inner_sources(
     inner: Iterable[InnerOutput], source: Signature, target: Signature, routes: Sequence[InputRoute]
 ) -> list[Source]:
     """What inner modules return, in terms of the old module's input axes; in the order in which they finish."""
-    axes, names = _axes(source, target, routes)
+    axes, names, padded = _axes(source, target, routes)
     known = source.outputs.paths
     return [
         Source(
             output.name,
-            factored(output.spec, axes, names),
+            factored(output.spec, axes, names, padded),
             sequence="taps",
             tap=True,
             listed=output.listed,
@@ -156,9 +156,14 @@ def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput], batch: int) -
     return found
 
 
-def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[dict[str, Dim], dict[str, str]]:
-    """For each input axis of the new module its size in the old one's terms, and the old one's axis it follows."""
-    axes, names = dict[str, Dim](), dict[str, str]()
+def _axes(
+    source: Signature, target: Signature, routes: Sequence[InputRoute]
+) -> tuple[dict[str, Dim], dict[str, str], set[str]]:
+    """For each input axis of the new module its size in the old one's terms, and the old one's axis it follows.
+
+    And those of them that are padded.
+    """
+    axes, names, padded = dict[str, Dim](), dict[str, str](), set[str]()
     have, wanted = dict(source.inputs.items()), dict(target.inputs.items())
     for route in routes:
         given = reached = wanted[route.target]
@@ -169,7 +174,8 @@ def _axes(source: Signature, target: Signature, routes: Sequence[InputRoute]) ->
             if dim.axes:
                 axes[str(dim)] = made
                 names[str(dim)] = str(left) if left.axes else str(dim)
-    return axes, names
+                padded |= {str(dim)} if any(isinstance(step, Pad) for step in route.steps) else set()
+    return axes, names, padded
 
 
 def source_axes(plan: Plan) -> dict[str, Dim]:

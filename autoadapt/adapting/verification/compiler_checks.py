@@ -17,6 +17,7 @@ __all__ = ["any_size_program", "compiled", "exported"]
 
 def compiled(session: Session) -> Findings:
     """Compile without graph breaks, for any size, and run at three."""
+    _refuse_untraced(session)
 
     def run(one: Session, sizes: Sequence[Mapping[str, int]]) -> list[Mismatch]:
         torch._dynamo.reset()
@@ -40,6 +41,7 @@ def compiled(session: Session) -> Findings:
 
 def exported(session: Session) -> Findings:
     """Export with dynamic axes and run the program at two other sizes."""
+    _refuse_untraced(session)
     if session.signature.filled:
         raise NotApplicableError("torch.export allows no argument to be filled in")
     try:
@@ -56,6 +58,12 @@ def exported(session: Session) -> Findings:
         faults += [fault for fault in found if "itself" not in fault.expected]  # a program copies what it hands through
     within = f" within a step of {', '.join(map(str, sorted(set(steps.values()))))}" if steps else ""
     return Findings(faults, f"dynamic dims, run at other sizes{within}")
+
+
+def _refuse_untraced(session: Session) -> None:
+    """Leave out what torch would trace without an end."""
+    if session.plan is not None and session.plan.untraced:
+        raise NotApplicableError(session.plan.untraced)
 
 
 def _several_cells(session: Session, sizes: Mapping[str, int]) -> bool:

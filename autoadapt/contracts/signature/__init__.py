@@ -1,6 +1,7 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, smallest_size
+from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.parameters import Parameter
 from autoadapt.contracts.signature.signatures import MOST_VALUES, Signature
@@ -19,6 +20,7 @@ __all__ = [
     "Contradiction",
     "Gathering",
     "InnerOutput",
+    "NativeSizes",
     "Parameter",
     "Role",
     "Signature",

@@ -17,6 +17,7 @@ from autoadapt.contracts.signature.differences import (
     invariant_differences,
     leaf_differences,
 )
+from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
 from autoadapt.contracts.signature.parameters import Parameter
 from autoadapt.contracts.signature.references import loose_axes, loose_identities, loose_ranges
@@ -67,6 +68,8 @@ class Signature(Shown, Dated):
     statistics: Statistics | None = Field(default=None, exclude_if=lambda told: told is None)
     """What is expected of the values of the one image among the inputs; None where nothing tells it. No part of what
     `diff` compares."""
+    native: NativeSizes | None = Field(default=None, exclude_if=lambda native: native is None)
+    """What lets it take these sizes, where that is a view that is freed of the one that it was built for."""
     filled: dict[str, str] = Field(default_factory=dict)
     """Arguments that the module fills in: path of the argument -> path of the output that it becomes."""
     replaced_when_empty: tuple[str, ...] = ()
@@ -270,6 +273,7 @@ class Signature(Shown, Dated):
                 legal.setdefault(str(axis), []).append(name)
         notes = [(f"{', '.join(names)}:", text) for text, names in legal.items()]
         notes += [("expects", str(self.statistics))] if self.statistics is not None else []
+        notes += [("native", str(self.native))] if self.native is not None and not self.native.refused else []
         notes += [("fills in", f"{path}  (and returns it)") for path in self.filled]
         notes += [("writes to", path) for path in self.written]
         notes += [("always", str(invariant)) for invariant in self.invariants]

@@ -169,6 +169,7 @@ class _Export:
         if net.signature.filled:
             raise _filled(net)
         self.format, self.ranges = format_, ranges
+        _refuse_untraced(net, ranges)
         self.session = Session(net, net.signature, inputs=inputs)
 
     @property
@@ -214,6 +215,20 @@ class _Export:
             signature=session.signature,
             opset_version=opset_version,
         )
+
+
+def _refuse_untraced(net: AdaptedModule, ranges: dict[str, SizeRange]) -> None:
+    """Refuse at once what torch would trace without an end.
+
+    Raises:
+        ExportError: The backbone reads images at their own size in a way that a program of many sizes cannot.
+    """
+    varying = [name for name, one in ranges.items() if name in ("H", "W") and not one.fixed]
+    if net.plan.untraced and varying:
+        sizes = ", ".join(f'"{name}": {net.signature.axes[name].example}' for name in varying)
+        remedy = f'aa.export(net, path, ranges={{{sizes}}})\naa.adapt(new, like=old, resolution="fixed")'
+        fault = Mismatch(", ".join(varying), "one size", f"a range; {net.plan.untraced}", remedy)
+        raise ExportError("native sizes of windows are exported for one size alone", [fault])
 
 
 def _filled(net: AdaptedModule) -> ExportError:

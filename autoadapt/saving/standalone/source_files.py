@@ -28,7 +28,7 @@ from autoadapt.adapting.building.expressions import (
 )
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
-from autoadapt.adapting.operations import Channels, Project
+from autoadapt.adapting.operations import Channels, Native, Project
 from autoadapt.contracts import leaves
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
@@ -93,6 +93,7 @@ class _File:
         self._net = net
         self._plan = net.plan
         self._printed: Printed = print_graph(net.graph, calls={"backbone": "self._tapped"} if net.plan.taps else {})
+        _refuse_native(net)
         _check_adapters(net)
         _check_arguments(self._printed)
 
@@ -132,6 +133,8 @@ class _File:
         """What is tapped and what is cut, by name."""
         if self._plan.taps:
             yield from tap_constants(self._plan)
+        if _native_settings(self._net):
+            yield from lines_of("NATIVE = ", constant(_native_settings(self._net)), "", WIDTH)
         if self._plan.cut:
             yield from lines_of("UNUSED = ", constant(self._plan.cut), "", WIDTH)
 
@@ -151,6 +154,9 @@ class _File:
 
     def _init(self) -> Iterator[str]:
         plan, room = self._plan, WIDTH - 2 * INDENT
+        if _native_settings(self._net):
+            yield "for path, name, value in NATIVE:  # images are read at their own size"
+            yield "    setattr(backbone.get_submodule(path), name, value)"
         yield from _stems(self._net)
         if plan.cut:
             yield "for path in UNUSED:  # they only serve what is not read"
@@ -237,6 +243,21 @@ def _stems(net: AdaptedModule) -> Iterator[str]:
         yield f"weight = spread_channels(stem.weight.detach(), {step.source})"
         yield "stem.weight = nn.Parameter(weight)"
         yield f"stem.in_channels = {step.source}"
+
+
+def _native_settings(net: AdaptedModule) -> tuple[tuple[str, str, bool | str], ...]:
+    """Attributes that free the backbone of its image size."""
+    steps = [step for route in net.plan.inputs for step in route.steps if isinstance(step, Native)]
+    return steps[0].sizes.settings if steps else ()
+
+
+def _refuse_native(net: AdaptedModule) -> None:
+    """Refuse backbones that were freed of their image size, which a file of torch alone cannot say."""
+    steps = [step for route in net.plan.inputs for step in route.steps if isinstance(step, Native)]
+    if steps and not steps[0].sizes.settings:
+        remedy = 'aa.save(net, "folder")\naa.adapt(new, like=old, resolution="fixed")'
+        fault = Mismatch("backbone", "a module as it was built", f"native sizes: {steps[0].sizes.what}", remedy)
+        raise SavingError("native sizes are not written as plain PyTorch", [fault])
 
 
 def _check_adapters(net: AdaptedModule) -> None:

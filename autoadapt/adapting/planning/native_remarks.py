@@ -1,0 +1,23 @@
+"""Remarks on native sizes: what they cost, and what reading images at one size would do."""
+
+from __future__ import annotations
+
+from autoadapt.contracts.signature import Signature
+from autoadapt.showing.tables import human_count
+
+__all__ = ["native_remarks"]
+
+
+def native_remarks(source: Signature) -> tuple[str, ...]:
+    """What is to be known of a module that was built for one size."""
+    told = source.native
+    if told is None:
+        return ()
+    own = "x".join(map(str, told.size))
+    if told.refused:
+        return (f"images are resized to {own}, which {source.name} was built for: {told.refused}",)
+    at = "x".join(map(str, told.probed))
+    if not told.multiply_adds:
+        return (f"images are read at their own size; resolution='fixed' would resize them to {own}",)
+    native, fixed = human_count(told.multiply_adds), human_count(told.fixed_multiply_adds)
+    return (f"{native} multiply-adds at {at}, read natively; resolution='fixed' would resize to {own}: {fixed}",)

@@ -1,0 +1,148 @@
+"""Native captures: a new module at the sizes of the old one's images, also where it was built for one size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+from autoadapt.contracts.native import Lift, lift_of, unproven
+from autoadapt.contracts.native.multiply_adds import multiply_adds_at
+from autoadapt.contracts.signature import NativeSizes, Signature, TensorSpec, image_of
+from autoadapt.contracts.views import refuse_scripts, view
+from autoadapt.errors import AdaptError, CaptureError, Mismatch
+
+__all__ = ["Resolution", "capture_native"]
+
+Resolution: TypeAlias = Literal["native", "fixed"]
+"""Whether a module that was built for one image size reads images at their own size, or resized to that one."""
+
+_RESOLUTIONS = ("native", "fixed", None)
+
+
+def capture_native(
+    new: nn.Module,
+    target: Signature,
+    capturing: Callable[[nn.Module], Signature],
+    *,
+    resolution: Resolution | None = None,
+) -> Signature:
+    """Capture the new module on the old one's inputs, freed of the size that it was built for.
+
+    Args:
+        new: The module, which is not changed.
+        target: Signature of the old module.
+        capturing: How it is captured, such as `capture_source` on the old module's example call.
+        resolution: `native` demands that images are read at their own size; `fixed` leaves the module as it is; None
+            frees it where that can be proven and it can still be exported, and notes in the signature why it could not.
+
+    Raises:
+        CaptureError: As for `capturing`; or the module takes one size, `resolution` is `native`, and nothing is
+            known that would free it.
+    """
+    _check(resolution)
+    refuse_scripts(new)
+    lift = lift_of(new) if resolution != "fixed" else None
+    lift = None if lift is not None and _is_always(target, lift.size) else lift
+    refused = f"{lift.untraced}; resolution='native' frees it" if lift and lift.untraced and not resolution else ""
+    if lift is not None and not refused:
+        freed, refused = _freed(new, lift, target, capturing)
+        if freed is not None:
+            return freed
+    found = capturing(new)
+    if resolution == "native":
+        _refuse_one_size(found, target, refused)
+    if lift is not None and refused:
+        told = NativeSizes(what=lift.what, size=lift.size, refused=refused)
+        return found.model_copy(update={"native": told})
+    return found
+
+
+def _check(resolution: object) -> None:
+    if resolution not in _RESOLUTIONS:
+        fault = Mismatch("resolution", "'native' or 'fixed'", repr(resolution), 'resolution="fixed"')
+        raise CaptureError("there is no such resolution", [fault])
+
+
+def _freed(
+    new: nn.Module, lift: Lift, target: Signature, capturing: Callable[[nn.Module], Signature]
+) -> tuple[Signature | None, str]:
+    """The signature of a freed view that is proven to be the module at its own size; or why there is none."""
+    freed = view(new)
+    try:
+        lift.apply(freed)
+        found = capturing(freed)
+    except (AdaptError, AttributeError) as error:
+        return None, f"freed of its size it cannot be captured: {getattr(error, 'summary', error)}"[:200]
+    image = image_of(found.inputs)
+    if image is None or _takes_one_size(found):
+        return None, "freed of its size it takes one size all the same"
+    why = unproven(new, freed, lift.size, image[1])
+    if why:
+        return None, why
+    sizes = _legal(found, target, lift.size)
+    costs = [multiply_adds_at(freed, size, image[1]) for size in (sizes, lift.size)]
+    told = NativeSizes(
+        what=lift.what,
+        size=lift.size,
+        probed=sizes,
+        multiply_adds=costs[0],
+        fixed_multiply_adds=costs[1],
+        untraced=lift.untraced,
+        settings=lift.settings,
+    )
+    trunk = found.trunk and found.trunk.model_copy(update={"native": told})
+    return found.model_copy(update={"native": told, "trunk": trunk}), ""
+
+
+def _legal(source: Signature, target: Signature, default: tuple[int, int]) -> tuple[int, int]:
+    """The sizes that the new module reads an image of the old module's example at."""
+    spec = _image_spec(target)
+    if spec is None:
+        return default
+    given = [int(dim.evaluate(target.sizes())) for dim in spec.dims[-2:]]
+    axes = [source.axes.get(str(dim)) for dim in _sides(source)]
+    rows, columns = (one.near(size) if one else size for one, size in zip(axes, given, strict=True))
+    return rows, columns
+
+
+def _sides(signature: Signature) -> Sequence[object]:
+    spec = _image_spec(signature)
+    return spec.dims[-2:] if spec is not None else ()
+
+
+def _image_spec(signature: Signature) -> TensorSpec | None:
+    image = image_of(signature.inputs)
+    return signature.inputs[image[0]] if image is not None else None
+
+
+def _is_always(target: Signature, size: Sequence[int]) -> bool:
+    """Whether the old module's images have just the size that the new one was built for."""
+    spec = _image_spec(target)
+    if spec is None or len(spec.dims) != 4:
+        return True  # nothing is known of its images
+    only = {name: axis.example for name, axis in target.axes.items() if axis.step == 0}
+    return all(side in (dim.constant, only.get(str(dim))) for dim, side in zip(spec.dims[-2:], size, strict=True))
+
+
+def _takes_one_size(signature: Signature) -> bool:
+    """Whether the one image among the inputs may have a single size."""
+    steps = [signature.axes[str(dim)].step for dim in _sides(signature) if str(dim) in signature.axes]
+    return bool(_sides(signature)) and not any(steps)
+
+
+def _refuse_one_size(found: Signature, target: Signature, refused: str) -> None:
+    """Refuse a module that takes one size where native sizes are demanded, unless the old module's are that one."""
+    sides = [str(dim) for dim in _sides(found)]
+    own = [found.axes[side].example if side in found.axes else found.sizes().get(side, 0) for side in sides]
+    if not _takes_one_size(found) or _is_always(target, own):
+        return
+    shown = "x".join(map(str, own)) or "one size"
+    fault = Mismatch(
+        f"{found.name}, resolution",
+        "a module that takes images of other sizes, or is known how to be freed of its own",
+        f"{shown} only" + (f", and {refused}" if refused else ", and nothing that is known frees it"),
+        'resolution="fixed"  # images are resized to its size',
+    )
+    raise CaptureError(f"{found.name} cannot read images at their own size", [fault])

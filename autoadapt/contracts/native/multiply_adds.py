@@ -1,0 +1,61 @@
+"""Multiply-adds of one pass, counted without values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import undisturbed
+from autoadapt.contracts.views import copy_module, on_meta
+
+__all__ = ["multiply_adds_at"]
+
+
+def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> int:
+    """Of convolutions, linear layers, matrix products and attention, on one image; 0 where it cannot be told.
+
+    Example:
+        >>> multiply_adds_at(nn.Conv2d(3, 8, 2, stride=2), (4, 6), 3)
+        576
+    """
+    copied = in_eval_mode(copy_module(module, on_meta))
+    dtype = next((p.dtype for p in copied.parameters() if p.is_floating_point()), torch.float32)
+    image = torch.empty((1, channels, *size), device="meta", dtype=dtype)
+    counting = _Counting()
+    try:
+        with undisturbed(None), OutsideCaches(copied).kept(), torch.device("meta"), counting:
+            copied(image)
+    except Exception:  # code that looks at values
+        return 0
+    return counting.total
+
+
+class _Counting(TorchFunctionMode):
+    """Counts what goes by; torch's own counter brings triton along, half a second that few need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in _WEIGHTED:
+            self.total += made.numel() * math.prod(args[1].shape[1:])
+        elif func in _PRODUCTS:
+            self.total += made.numel() * args[0].shape[-1]
+        elif func is F.scaled_dot_product_attention:
+            query, key = args[0], args[1]
+            self.total += query.numel() * key.shape[-2] + made.numel() * key.shape[-2]
+        return made
+
+
+_WEIGHTED = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d}
+_PRODUCTS = {torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm}

@@ -1,0 +1,67 @@
+"""Proofs: whether a freed view is the module that it is a view of, at the size that this was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import undisturbed
+from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["unproven"]
+
+_ROUNDING = 1e-6
+"""How far outputs may be apart, as a share of the largest value: some libraries resample also to the same size."""
+
+
+def unproven(module: nn.Module, view: nn.Module, size: Sequence[int], channels: int) -> str:
+    """Run a module and its freed view on one image of the size that it was built for.
+
+    Args:
+        module: The module; a copy of it runs, in eval mode.
+        view: The freed view.
+        size: Height and width.
+        channels: Of the image.
+
+    Returns:
+        Why the view is not taken; empty where both returned the same. Modules on the meta device have no values, and
+        are taken on trust.
+    """
+    reference = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if reference is None or reference.is_meta:
+        return ""
+    image = torch.rand((1, channels, *size), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = image.to(reference.device, reference.dtype)
+    try:
+        before, after = (_outputs(one, image) for one in (module, view))
+    except Exception as error:  # whatever a model raises
+        return f"it raises at {size[0]}x{size[1]}: {_first_line(error)}"
+    same = len(before) == len(after) and all(_are_alike(left, right) for left, right in zip(before, after, strict=True))
+    return "" if same else f"its values at {size[0]}x{size[1]} would be others"
+
+
+def _outputs(module: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    copied = in_eval_mode(copy_module(module, clone_buffers))
+    with undisturbed(), OutsideCaches(copied).kept():
+        return list(flatten(copied(image))[1])
+
+
+def _are_alike(left: torch.Tensor, right: torch.Tensor) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    if torch.equal(left, right):
+        return True
+    if not left.is_floating_point() or not left.numel():
+        return False
+    most = float(left.abs().max())
+    return float((left - right).abs().max()) <= _ROUNDING * most
+
+
+def _first_line(error: Exception) -> str:
+    said = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return "".join(one if one.isascii() and one.isprintable() else "?" for one in said)[:160]
