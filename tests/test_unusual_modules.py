@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from unusual_modules import ZOO, Body, Labelled, Levels, Plainly, Stacked, Swapped, Told, Unusual, image
+from unusual_containers import Labelled, Levels, Plainly, Stacked, Swapped, Told
+from unusual_modules import Body, image
+from unusual_zoo import ZOO, Unusual
 
 import autoadapt as aa
 from autoadapt.contracts.trees import flatten
+
+ALLOW = ["unusual_modules", "unusual_containers"]
 
 
 class Pooled(nn.Module):
@@ -106,7 +110,7 @@ def test_verify_save_and_source_hold_or_refuse(unusual: Unusual, module: nn.Modu
     report = aa.verify(net, net.signature, inputs=unusual.inputs())
     assert report.passed or unusual.fails in str(report), str(report)
     if tried(lambda: aa.save(net, tmp_path / "net")) is not None:
-        again = tried(lambda: aa.restore(tmp_path / "net", unusual.make(), allow=["unusual_modules"]))
+        again = tried(lambda: aa.restore(tmp_path / "net", unusual.make(), allow=ALLOW))
         assert again is None or flatten(called(again, unusual))[0] == flatten(called(net, unusual))[0]
     tried(lambda: aa.to_source(net, tmp_path / "net.py"))
     for duplicate in (copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import math
-import sys
-import threading
 import warnings
-import weakref
-from collections import OrderedDict, UserDict, defaultdict, namedtuple
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
+from unusual_containers import (
+    Attributes,
+)
 
 Maps = tuple[torch.Tensor, torch.Tensor]
 
@@ -46,206 +42,6 @@ def answering(name: str, answer: Callable[..., Any]) -> Callable[[], nn.Module]:
         return answer(*self.maps(x))
 
     return type(name, (Body,), {"forward": forward, "__module__": __name__})
-
-
-# ---------------------------------------------------------------------------------------------- containers
-
-
-class Attributes(dict[str, Any]):
-    """A dict whose keys are attributes, as EasyDict writes it: a missing one raises KeyError."""
-
-    __getattr__ = dict.__getitem__
-
-
-class Levels(list[torch.Tensor]):
-    """A list that is made from strides and maps."""
-
-    def __init__(self, strides: list[int], maps: list[torch.Tensor]) -> None:
-        super().__init__(maps)
-        self.strides = strides
-
-
-class Labelled(list[torch.Tensor]):
-    """A list with an attribute that its constructor does not take."""
-
-    label = ""
-
-
-class Pair(tuple[torch.Tensor, ...]):
-    """A tuple that is made from two values."""
-
-    def __new__(cls, one: torch.Tensor, two: torch.Tensor) -> Pair:
-        return super().__new__(cls, (one, two))
-
-
-class Told(NamedTuple):
-    one: torch.Tensor
-    two: torch.Tensor
-
-
-class Checked(namedtuple("Checked", ["one", "two"])):
-    """A named tuple that takes its items in another order."""
-
-    __slots__ = ()
-
-    def __new__(cls, two: torch.Tensor, one: torch.Tensor) -> Checked:
-        return super().__new__(cls, one, two)
-
-
-@dataclass
-class Plainly:
-    one: torch.Tensor
-    two: torch.Tensor
-
-
-@dataclass
-class Swapped:
-    """Its fields change places when it is made."""
-
-    one: torch.Tensor
-    two: torch.Tensor
-
-    def __post_init__(self) -> None:
-        self.one, self.two = self.two, self.one
-
-
-@dataclass
-class Stacked:
-    """Takes a list and keeps it as a dict."""
-
-    maps: Any
-
-    def __post_init__(self) -> None:
-        if isinstance(self.maps, (list, tuple)):
-            self.maps = {f"p{i}": one for i, one in enumerate(self.maps)}
-
-
-@dataclass
-class Derived:
-    """A field that is no argument, and is made from the others."""
-
-    one: torch.Tensor
-    two: torch.Tensor
-    mean: torch.Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.mean = self.two.mean((2, 3))
-
-
-@dataclass(frozen=True)
-class Frozen:
-    one: torch.Tensor
-    two: torch.Tensor
-
-
-@dataclass
-class Slotted:
-    __slots__ = ("one", "two")
-    one: torch.Tensor
-    two: torch.Tensor
-
-
-class Side(enum.Enum):
-    LEFT = 1
-
-
-def _in_itself(one: torch.Tensor, two: torch.Tensor) -> list[Any]:
-    found: list[Any] = [one, two]
-    found.append(found)
-    return found
-
-
-def _in_its_parent(one: torch.Tensor, two: torch.Tensor) -> dict[str, Any]:
-    found: dict[str, Any] = {"one": one, "inner": {"two": two}}
-    found["inner"]["parent"] = found
-    return found
-
-
-def _by_default(one: torch.Tensor, two: torch.Tensor) -> Any:
-    found: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
-    found["maps"] += [one, two]
-    return found
-
-
-def _labelled(one: torch.Tensor, two: torch.Tensor) -> Labelled:
-    found = Labelled([one, two])
-    found.label = "maps"
-    return found
-
-
-# ----------------------------------------------------------------------------------------------- attributes
-
-
-class HoldsLock(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-
-    def forward(self, x: torch.Tensor) -> Maps:
-        with self.lock:
-            return self.maps(x)
-
-
-class HoldsPythonModule(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.functions = F
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.functions.relu(self.two(self.one(x)))
-
-
-class HoldsGenerator(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers: Iterator[int] = (i for i in range(10))
-
-
-class HoldsOpenFile(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.log = sys.__stderr__
-
-
-class HoldsDeepInside(Body):
-    """A lock within an object within a dict, beside a tensor that must not be shared."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.extras = {"state": SimpleNamespace(lock=threading.Lock(), scale=torch.ones(1)), "count": [1, 2]}
-
-    def forward(self, x: torch.Tensor) -> Any:
-        two = self.maps(x)[1]
-        return two * self.extras["state"].scale.to(two)
-
-
-class HoldsTorchGenerator(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.random = torch.Generator().manual_seed(1)
-
-
-class HoldsWeakReference(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = weakref.ref(self.one)
-
-
-class HoldsLambda(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.act = lambda x: x.relu()
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.act(self.two(self.one(x)))
-
-
-class RefusesToBeCopied(Body):
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        raise RuntimeError("this module owns a connection")
-
-
-# ------------------------------------------------------------------------------------- wrappers, modes, state
 
 
 class TrainsToNothing(Body):
@@ -384,7 +180,7 @@ class TiedWeights(nn.Module):
         return self.right(self.left(self.stem(x)).relu())
 
 
-def _normed(make: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
+def normed(make: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
     def made() -> nn.Module:
         body = Body()
         body.two = make(body.two)
@@ -398,20 +194,17 @@ class _Symmetric(nn.Module):
         return (weight + weight.flip(-1)) / 2
 
 
-def _parametrised() -> nn.Module:
+def parametrised() -> nn.Module:
     body = Body()
     parametrize.register_parametrization(body.two, "weight", _Symmetric())
     return body
-
-
-# ---------------------------------------------------------------------------------------------------- hooks
 
 
 class StopForwardError(Exception):
     """Raised by a hook once the features are there."""
 
 
-def _stopping() -> nn.Module:
+def stopping() -> nn.Module:
     def stop(_module: nn.Module, _args: Any, _output: Any) -> None:
         raise StopForwardError
 
@@ -420,31 +213,28 @@ def _stopping() -> nn.Module:
     return body
 
 
-def _changing() -> nn.Module:
+def changing() -> nn.Module:
     body = Body()
     body.two.register_forward_hook(lambda _module, _args, output: output * 2)
     return body
 
 
-def _changing_inputs() -> nn.Module:
+def changing_inputs() -> nn.Module:
     body = Body()
     body.register_forward_pre_hook(lambda _module, args: (args[0] / 2,))
     return body
 
 
-def _backward_hook() -> nn.Module:
+def backward_hook() -> nn.Module:
     body = Body()
     body.two.register_full_backward_hook(lambda _module, _before, after: None)
     return body
 
 
-def _always() -> nn.Module:
+def always() -> nn.Module:
     body = Body()
     body.register_forward_hook(lambda _module, _args, output: [*output], always_call=True)
     return body
-
-
-# ---------------------------------------------------------------------------------------- kinds of modules
 
 
 class Nested(Body):
@@ -464,22 +254,22 @@ class Lazy(nn.Module):
         return self.layer(x)
 
 
-def _scripted() -> nn.Module:
+def scripted() -> nn.Module:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch would rather have it exported
         return torch.jit.script(layers)
 
 
-def _holding_script() -> nn.Module:
-    return nn.Sequential(_scripted(), nn.ReLU())
+def holding_script() -> nn.Module:
+    return nn.Sequential(scripted(), nn.ReLU())
 
 
-def _traced() -> nn.Module:
+def traced() -> nn.Module:
     return torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU()))
 
 
-def _exported() -> nn.Module:
+def exported() -> nn.Module:
     module = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
     sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC, 0: torch.export.Dim.DYNAMIC}
     return torch.export.export(module, (torch.randn(2, 3, 32, 32),), dynamic_shapes=(sizes,)).module()
@@ -580,115 +370,10 @@ def image() -> torch.Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def _attribute_batch() -> tuple[Any]:
+def attribute_batch() -> tuple[Any]:
     return (Attributes(image=image()),)
 
 
-def _in_inference() -> nn.Module:
+def in_inference() -> nn.Module:
     with torch.inference_mode():
         return Body()
-
-
-@dataclass(frozen=True)
-class Unusual:
-    """A member of the zoo.
-
-    Args:
-        name: What the test is called.
-        make: Makes the module.
-        refused: Part of the text with which it is refused as an old module; empty where it is exact.
-        refused_as_new: The same as a new module; `refused` where left out.
-        inputs: An example call.
-        open: Why it does not hold yet.
-        fails: What `verify` says of it, since it is so of the module alone.
-    """
-
-    name: str
-    make: Callable[[], nn.Module]
-    refused: str = ""
-    refused_as_new: str | None = None
-    inputs: Callable[[], Any] = image
-    open: str = ""
-    fails: str = "nothing"
-
-
-ZOO = [
-    Unusual("tuple", Body),
-    Unusual("easy dict", answering("Easy", lambda one, two: Attributes(one=one, two=two))),
-    Unusual("easy dict inside", answering("EasyIn", lambda one, two: [Attributes(one=one), two])),
-    Unusual("argument that is an easy dict", TakesAttributes, inputs=_attribute_batch),
-    Unusual("defaultdict", answering("Default", _by_default), "defaultdict", ""),
-    Unusual("list made from other arguments", answering("L", lambda a, b: Levels([2, 4], [a, b])), "Levels", ""),
-    Unusual("list with an attribute", answering("La", _labelled), "Labelled", ""),
-    Unusual("tuple made from two values", answering("P", Pair), "Pair", ""),
-    Unusual("named tuple", answering("Nt", Told)),
-    Unusual("named tuple in another order", answering("Ch", lambda a, b: Checked(b, a)), "Checked", ""),
-    Unusual("dataclass", answering("Dc", Plainly)),
-    Unusual("dataclass that swaps its fields", answering("Sw", Swapped), "Swapped", ""),
-    Unusual("dataclass that keeps a dict", answering("St", lambda a, b: Stacked([a, b]))),
-    Unusual("dataclass with a derived field", answering("De", Derived)),
-    Unusual("frozen dataclass", answering("Fr", Frozen)),
-    Unusual("dataclass with slots", answering("Sl", Slotted)),
-    Unusual("list that holds itself", answering("Self", _in_itself), "holds itself", ""),
-    Unusual("dict that holds its parent", answering("Parent", _in_its_parent), "holds itself", ""),
-    Unusual("ordered dict", answering("Od", lambda a, b: OrderedDict(a=a, b=b))),
-    Unusual("user dict", answering("Ud", lambda a, b: UserDict(a=a, b=b))),
-    Unusual("mapping proxy", answering("Mp", lambda a, b: MappingProxyType({"a": a, "b": b})), "mappingproxy", ""),
-    Unusual("namespace", answering("Ns", lambda a, b: SimpleNamespace(a=a, b=b)), "cannot look into"),
-    Unusual("set", answering("Set", lambda a, b: {a, b}), "cannot look into"),
-    Unusual("tuple keys", answering("Tk", lambda a, b: {("disp", 0): a, ("disp", 1): b}), "no path can name"),
-    Unusual("enum keys", answering("Ek", lambda a, b: {Side.LEFT: a, "b": b}), "no path can name"),
-    Unusual("integer keys", answering("Ik", lambda a, b: {4: a, 2: b})),
-    Unusual("numbers and texts", Sized),
-    Unusual("a size in the answer", Shape, "at every input size"),
-    Unusual("numpy answer", Numpy, "cannot look into"),
-    Unusual("generator answer", Yields, "cannot look into"),
-    Unusual("no answer", Nothing),
-    Unusual("a number", Number, "", "nothing in Number"),
-    Unusual("nested tensor", Nested, "nested tensor"),
-    Unusual("complex", Complex),
-    Unusual("lock", HoldsLock),
-    Unusual("python module", HoldsPythonModule),
-    Unusual("generator", HoldsGenerator),
-    Unusual("open file", HoldsOpenFile),
-    Unusual("lock deep inside", HoldsDeepInside),
-    Unusual("torch generator", HoldsTorchGenerator),
-    Unusual("weak reference", HoldsWeakReference),
-    Unusual("lambda", HoldsLambda),
-    Unusual("refuses to be copied", RefusesToBeCopied, "this module owns a connection"),
-    Unusual("train returns nothing", TrainsToNothing),
-    Unusual("keeps its last answer", KeepsLast),
-    Unusual("table by size", TableBySize),
-    Unusual("table in an lru_cache", GlobalTable),
-    Unusual("cached property", CachedProperty),
-    Unusual("deepcopy returns itself", ReturnsItself, "cannot be copied for a view"),
-    Unusual("frozen norm in training", MixedModes),
-    Unusual("made in inference mode", _in_inference),
-    Unusual("works in place", InPlace),
-    Unusual("attributes on demand", DynamicAttribute),
-    Unusual("takes anything", NoSignature),
-    Unusual("no gradients", Decorated, fails="detached"),
-    Unusual("no parameters", NoParameters, "", "an axis like 6"),
-    Unusual("one layer at two names", SharesLayer),
-    Unusual("calls itself", Recursive),
-    Unusual("tied weights", TiedWeights),
-    Unusual("weight norm", _normed(parametrizations.weight_norm)),
-    Unusual("spectral norm", _normed(parametrizations.spectral_norm)),
-    Unusual("orthogonal", _normed(parametrizations.orthogonal)),
-    Unusual("parametrised", _parametrised),
-    Unusual("hook that stops", _stopping, "hook"),
-    Unusual("hook that changes the answer", _changing),
-    Unusual("hook that changes the input", _changing_inputs),
-    Unusual("backward hook", _backward_hook),
-    Unusual("hook that changes the container", _always),
-    Unusual("lazy layer", Lazy, "run the model once first"),
-    Unusual("script module", _scripted, "is compiled, so that it cannot be adapted"),
-    Unusual("script module inside", _holding_script, "is compiled, so that it cannot be adapted"),
-    Unusual("fx module", _traced),
-    Unusual("exported program", _exported),
-    Unusual("subclass of linear", RowsOf),
-    Unusual("method kept as an attribute", ThroughMethods),
-    Unusual("names of methods", NamedLikeMethods, "", "equally good"),
-    Unusual("raises", Raises, "raises at the given input"),
-    Unusual("raises without a word", SaysNothing, "raises at the given input"),
-]

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from noisy_models import Noisy
 from plan_kinds import KINDS, adapted, spoiled_plans
 from planted_faults import FAULTS, asks_for_values, batch_baked_in
 from point_clouds import READ, PointNet, PointTransformer, cloud
@@ -274,13 +275,6 @@ def test_a_leaf_of_another_dtype_than_the_parameters_keeps_it_when_the_module_is
     assert aa.adapt(Pyramid(4), like=like, inputs=image()).verify()["bfloat16"].outcome == "passed"
 
 
-class Noisy(Pyramid):
-    """Other numbers at every call."""
-
-    def forward(self, x):
-        return [one + torch.rand_like(one) for one in super().forward(x)]
-
-
 def test_a_module_that_draws_numbers_is_compared_under_one_seed():
     report = aa.adapt(Noisy(4), like=Pyramid(6), inputs=image()).verify()
     assert report["deepcopy, pickle"].outcome == "passed", report
@@ -344,118 +338,3 @@ def test_gradients_of_the_caller_stay_as_they_are():
     aa.verify(Borrows(net, unchanged), net.signature, inputs=given)
     assert given.grad is None
     assert all(bool((parameter.grad == 7).all()) for parameter in (kept, layer.weight, *net.parameters()))
-
-
-class ResetsItself(nn.Module):
-    """As the layers of einops: a copy is constructed anew, and so in train mode."""
-
-    def __getstate__(self):
-        return {}
-
-    def __setstate__(self, state):
-        self.__init__()
-
-    def forward(self, x):
-        return x
-
-
-def test_a_layer_whose_own_copy_resets_its_mode_is_no_fault_of_the_module_around_it():
-    new = Pyramid(4, 8)
-    new.stages[0].append(ResetsItself())
-    new.eval()
-    report = aa.adapt(new, like=Pyramid(6, 8), inputs=image()).eval().verify(image())
-    assert report["deepcopy, pickle"].outcome == "passed", report
-
-
-def test_what_the_bare_backbone_does_between_calls_is_said_and_not_blamed():
-    report = aa.adapt(Noisy(4), like=Pyramid(6), inputs=image()).verify()
-    assert report["calls"].outcome == "passed", report
-    assert "the bare backbone does not keep: equal values" in report["calls"].detail
-
-
-def test_an_output_that_learns_nothing_yet_in_the_bare_backbone_is_no_fault():
-    """Norms that begin at zero give their branch no gradient."""
-    new = Pyramid(4, 8)
-    nn.init.zeros_(new.stages[1][1].weight)
-    report = aa.adapt(new, like=Pyramid(6, 8), inputs=image()).verify(image())
-    assert report["gradients"].outcome == "passed", report
-
-
-def test_an_example_of_zeros_tells_a_shape_alone():
-    report = aa.adapt(Pyramid(4, 8), like=Pyramid(6, 8), inputs=torch.zeros(2, 3, 40, 56)).verify(
-        torch.zeros(2, 3, 40, 56)
-    )
-    assert report.passed, report
-
-
-class Doubling(nn.Module):
-    """Writes to its input where a condition holds that captures at 64 pixels and two images do not meet."""
-
-    def __init__(self, holds):
-        super().__init__()
-        self.conv, self.holds = nn.Conv2d(3, 8, 3, 2, 1), holds
-
-    def forward(self, image):
-        if self.holds(image):
-            image.mul_(2)
-        return self.conv(image)
-
-
-WRITING = {
-    "sizes": lambda image: image.shape[3] > 100,
-    "train mode": lambda image: len(image) == 1,
-    "gradients": lambda image: torch.is_grad_enabled(),
-}
-
-
-@pytest.mark.parametrize("check", WRITING)
-def test_a_backbone_that_writes_to_its_input_under_one_condition_is_no_excuse(check):
-    given = torch.randn(2, 3, 64, 64)
-    net = aa.adapt(Doubling(WRITING[check]).eval(), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
-    faults = net.verify(given)[check].faults
-    assert {fault.found for fault in faults} == {"written to by the call"}
-
-
-class NoNumbers(nn.Conv2d):
-    """Returns NaN."""
-
-    def forward(self, image):
-        return super().forward(image) * float("nan")
-
-
-def test_outputs_of_nan_are_said_in_the_plan_and_in_verification_by_their_name():
-    given, new = torch.randn(2, 3, 64, 64), NoNumbers(3, 8, 4, 4)
-    net = aa.adapt(new, like=nn.Conv2d(3, 8, 4, 4), inputs=given)
-    report = net.verify(given)
-    assert net.plan.remarks == ("NoNumbers returned NaN or infinity for the example (output), as the adapted one will",)
-    assert [(fault.where, fault.found) for fault in report["calls"].faults] == [("output", "NaN")]
-    assert report["deepcopy, pickle"].outcome == "passed"
-
-
-class Viewed(nn.Conv2d):
-    """Takes its output to lie row by row in memory."""
-
-    def forward(self, image):
-        made = super().forward(image)
-        return made.view(len(image), -1).view(made.shape)
-
-
-def test_a_backbone_that_cannot_run_in_channels_last_itself_is_not_called_broken():
-    given = torch.randn(2, 3, 64, 64)
-    row = aa.adapt(Viewed(3, 8, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=given).verify(given)["channels_last"]
-    assert row.outcome == "not applicable"
-    assert row.detail.startswith("the bare backbone fails in channels-last memory: RuntimeError: view size")
-
-
-class SmallerInTraining(nn.Conv2d):
-    """Returns every second row in train mode."""
-
-    def forward(self, image):
-        return super().forward(image)[:, :, :: 1 + self.training]
-
-
-def test_other_sizes_in_train_mode_are_remarked_as_what_they_are():
-    given = torch.randn(2, 3, 64, 64)
-    net = aa.adapt(SmallerInTraining(3, 8, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
-    assert net.plan.remarks[0].endswith("in train mode; the contract is that of eval mode, and not kept in training")
-    assert "output as f32[" in net.plan.remarks[0]
