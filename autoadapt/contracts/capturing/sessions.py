@@ -26,7 +26,7 @@ from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.inside import inner_outputs
-from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Order, Ordering, disordered
+from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Ordering, disordered
 from autoadapt.contracts.capturing.point_axes import PointAxes
 from autoadapt.contracts.capturing.probing import (
     InnerKey,
