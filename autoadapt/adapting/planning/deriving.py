@@ -17,6 +17,7 @@ from autoadapt.adapting.planning.input_routes import (
     Conversion,
     Fit,
     check_fit,
+    layout_remarks,
     route_inputs,
     unread_remarks,
 )
@@ -37,7 +38,7 @@ from autoadapt.adapting.planning.sources import (
 from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.taps import worth_taking
-from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
+from autoadapt.adapting.thinning import marked_alike, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, Values
 from autoadapt.errors import AdaptError, MatchError, Mismatch, PlanError
@@ -150,13 +151,15 @@ def _offer(
 ) -> _Offer:
     wanted = served(with_channels(with_inputs(target, source), source), outputs)
     routes = route_inputs(source, wanted, convert_inputs, fit)
-    marked = mark_points(wanted.outputs)
+    found, marked = marked_alike(source.outputs, wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
-    offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
+    offered = source.model_copy(update={"outputs": found})
     sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin)
     blocks = worth_taking([one for one in source.inner if one.name not in source.scores], source.sizes())
-    taps = inner_sources(blocks, source, wanted, routes)
-    others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
+    on_points = any(leaf.points is not None for leaf in found.leaves)
+    taps = inner_sources(blocks, source, wanted, routes, on_points=on_points)
+    left = not_among(source.inner, taps)
+    others = inner_sources(left, source, wanted, routes, on_points=on_points) if pairs else []
     others += output_sources(offered, wanted, routes, again=True) if pairs else []
     trunks = {} if pairs else trunk_sources(source, wanted, routes)
     others += trunks.values()
@@ -227,6 +230,7 @@ def _derived(
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=(
             *unread_remarks(source, offer.wanted, offer.inputs),
+            *layout_remarks(source, offer.wanted, offer.inputs),
             *_remarks_on_values(source),
             *train_remarks(source, target),
             *native_remarks(source),
