@@ -19,6 +19,7 @@ from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
+    cut_beside,
     inner_sources,
     not_among,
     output_sources,
@@ -198,15 +199,17 @@ def _derived(
     taken = taps_of([route.source for route in made], source)
     _ask_for_grids(source, taken, pairs or offer.named)
     read = _read(made, taken)
-    cut = cut_after(source.inner, taken, read)
-    tapped = [output for output in source.inner if output.name in taken]
-    kept = kept_share(source, read, [*offer.blocks, *tapped])
+    late = cut_after(source.inner, taken, read)
+    beside = cut_beside(source, read, late)
+    cut = (*beside, *late)
+    kept = kept_share(source, read)
     return Plan(
         source=source.model_copy(update={"inner": (), "trunk": None}),
         target=offer.wanted,
         inputs=offer.inputs,
         taps=taken,
         cut=cut,
+        beside=beside,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=(
@@ -256,8 +259,13 @@ def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[s
         raise _ask_for_grid(source)
 
 
+LISTED = "timm.create_model(..., features_only=True), which returns the levels that it lists as maps"
+
+
 def _ask_for_grid(source: Signature) -> MatchError:
-    output = next(output for output in source.inner if output.module == source.unread_tokens[-1])
+    unread = [output for output in source.inner if output.module in source.unread_tokens]
+    listed = [output for output in unread if output.listed]
+    output = listed[-1] if listed else next(one for one in unread if one.module == source.unread_tokens[-1])
     image = " x ".join(str(sizes.example) for name, sizes in source.axes.items() if name in ("H", "W"))
     told = "neither inner grids nor a run with changed patches tell which cells these are"
     if output.spec.cells == "unknown":
@@ -266,7 +274,7 @@ def _ask_for_grid(source: Signature) -> MatchError:
         output.name,
         f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
         f"{output.spec}, and {told}",
-        f'grid={{"{output.module}": (rows, columns, leading_tokens, trailing_tokens)}}',
+        LISTED if listed else f'grid={{"{output.module}": (rows, columns, leading_tokens, trailing_tokens)}}',
     )
     return MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
 

@@ -190,7 +190,7 @@ class Probe:
     def _put_back(self) -> None:
         """Numbers and flags that a run which raised left on the modules, as a window made smaller, are as they were."""
         for part, plain in zip(self._parts, self._plain, strict=True):
-            changed = {k: v for k, v in plain.items() if k != "training" and vars(part).get(k) != v}
+            changed = {k: v for k, v in plain.items() if k != "training" and _is_other(vars(part).get(k), v)}
             vars(part).update(changed)
 
     def _put_into(self, training: bool) -> None:
@@ -256,6 +256,11 @@ def _counting(module: nn.Module, active: bool) -> Iterator[list[tuple[int, int]]
 
 
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def _is_other(value: object, plain: object) -> bool:
+    """Whether an attribute is no longer the plain value that it was, but another one or a tensor."""
+    return type(value) is not type(plain) or value != plain
 
 
 def _filled(values: Mapping[str, Any], returned: object) -> dict[str, str]:

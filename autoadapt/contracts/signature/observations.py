@@ -99,6 +99,8 @@ class InnerOutput(_Frozen):
     """Whether it lies in memory in the order of its axes, as a permuted view does not."""
     weights: str = Field(default="", exclude_if=lambda weights: not weights)
     """Which parameters it depends on: bit `i` of this hexadecimal number stands for `Signature.weights[i]`."""
+    holds: str = Field(default="", exclude_if=lambda holds: not holds)
+    """Which parameters its module holds, in the same bits."""
     attention: bool = Field(default=False, exclude_if=lambda inside: not inside)
     """Whether its module stands inside one that attends: queries, keys, weights of attention, projections."""
     read_on: bool = Field(default=False, exclude_if=lambda read: not read)
