@@ -29,6 +29,7 @@ from autoadapt.adapting.planning.sources import (
 )
 from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
+from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
@@ -167,7 +168,7 @@ def _pairings(
         )
     except MatchError as error:
         if source.unread_tokens and not pairs:
-            raise _ask_for_grid(source) from error
+            raise ask_for_grid(source) from error
         raise
 
 
@@ -179,8 +180,19 @@ def _routes(offer: _Offer, source: Signature, pairings: Iterable[Pairing], alway
         _route(one, tensors, contract, offer.wanted, always, offer.first.get(one.source), source.dilated_by)
         for one in pairings
     ]
+    branches = {output.name for output in source.inner if output.is_branch}
+    made = [
+        route.model_copy(update={"remark": _with_branch(route)}) if route.source in branches else route
+        for route in made
+    ]
     steady = steady_sources(source, [route.source for route in made])
     return [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
+
+
+def _with_branch(route: Route) -> str:
+    """The remarks on a route that begins with what a function adds to a stream, where no module reads the sum."""
+    told = f"{route.source} is a residual branch: no module reads the sum that it is added to, so that no tap takes it"
+    return "; ".join(filter(None, [route.remark, told]))
 
 
 def _derived(
@@ -197,7 +209,7 @@ def _derived(
     offer = _offer(source, target, pairs, outputs, thin, convert_inputs)
     made = _routes(offer, source, _pairings(offer, source, pairs, indices), project == "always")
     taken = taps_of([route.source for route in made], source)
-    _ask_for_grids(source, taken, pairs or offer.named)
+    ask_for_grids(source, taken, pairs or offer.named)
     read = _read(made, taken)
     late = cut_after(source.inner, taken, read)
     beside = cut_beside(source, read, late)
@@ -246,37 +258,6 @@ def _read(routes: Iterable[Route], taken: Mapping[str, Tap]) -> set[str]:
     """What of the new module is read: all taps, or the outputs that routes begin with or choose points by."""
     points = {step.points for route in routes for step in route.steps if isinstance(step, Thin)}
     return set(taken) or {name for name in points | {r.source for r in routes} if not name.startswith("inputs.")}
-
-
-def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[str, str]) -> None:
-    """Taps that were found although most blocks could not be read are a guess; the caller is asked instead.
-
-    Raises:
-        MatchError: With what to fill in.
-    """
-    guessed = [name for name, tap in taken.items() if tap.module and name not in pairs.values()]
-    if source.unread_tokens and guessed:
-        raise _ask_for_grid(source)
-
-
-LISTED = "timm.create_model(..., features_only=True), which returns the levels that it lists as maps"
-
-
-def _ask_for_grid(source: Signature) -> MatchError:
-    unread = [output for output in source.inner if output.module in source.unread_tokens]
-    listed = [output for output in unread if output.listed]
-    output = listed[-1] if listed else next(one for one in unread if one.module == source.unread_tokens[-1])
-    image = " x ".join(str(sizes.example) for name, sizes in source.axes.items() if name in ("H", "W"))
-    told = "neither inner grids nor a run with changed patches tell which cells these are"
-    if output.spec.cells == "unknown":
-        told = "a run with changed patches tells that these are cells neither in rows nor in columns, or tells nothing"
-    fault = Mismatch(
-        output.name,
-        f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
-        f"{output.spec}, and {told}",
-        LISTED if listed else f'grid={{"{output.module}": (rows, columns, leading_tokens, trailing_tokens)}}',
-    )
-    return MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
 
 
 def _route(

@@ -29,13 +29,16 @@ class Attending(TorchFunctionMode):
         self.running: list[tuple[str, bool]] = []
         """Path of each module that runs, the innermost last, and whether it holds others."""
         self.found: set[str] = set()
+        self.added: set[int] = set()
+        """Which of the tensors that modules returned, counted from 1, a function added to one of the same shape."""
         self._outputs = 0
         self._made_of: dict[int, tuple[weakref.ref[torch.Tensor], frozenset[int]]] = {}
 
-    def returned(self, tensor: torch.Tensor) -> None:
-        """A module returned a tensor."""
+    def returned(self, tensor: torch.Tensor) -> int:
+        """A module returned a tensor; gives its number."""
         self._outputs += 1
         self._made_of[id(tensor)] = (weakref.ref(tensor), frozenset([self._outputs]))
+        return self._outputs
 
     def is_sum(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is made of several that modules returned, as a residual stream is."""
@@ -52,8 +55,16 @@ class Attending(TorchFunctionMode):
             self.found.update([path for path, holds in self.running if holds][-1:])
         made = func(*args, **(kwargs or {}))
         if not self.running or self.running[-1][1]:  # what runs within a layer, that returns
+            if func in _ADDING and isinstance(made, torch.Tensor):
+                self._note_added(made, args)
             self._follow(made, tensors_in(args))
         return made
+
+    def _note_added(self, made: torch.Tensor, args: tuple[Any, ...]) -> None:
+        given = [tensor for tensor in tensors_in(args) if tensor.shape == made.shape]
+        parts = [self._parts(tensor) for tensor in given]
+        if len(given) == 2 and all(parts):
+            self.added |= frozenset().union(*(part for part in parts if len(part) == 1))
 
     def _follow(self, made: Any, given: Iterator[torch.Tensor]) -> None:
         if isinstance(made, (torch.Tensor, tuple, list)):
@@ -71,4 +82,6 @@ def _of_matrices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 _ATTENTION = frozenset({F.scaled_dot_product_attention, F.multi_head_attention_forward})
+_ADDING = frozenset({torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__})
+_ADDING |= {torch.Tensor.add_, torch.Tensor.__iadd__}
 _WEIGHING = _ATTENTION | {F.softmax, torch.softmax, torch.Tensor.softmax}

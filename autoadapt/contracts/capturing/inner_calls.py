@@ -47,6 +47,7 @@ class Watcher:
         self.attending = Attending()
         self._readings = Readings()
         self._events = 0
+        self._numbers: dict[int, InnerKey] = {}
         self._began: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
         self._reads: dict[str, list[InnerKey | None]] = {}
@@ -87,6 +88,10 @@ class Watcher:
         """What modules read of streams that none returned."""
         return self._readings.of_streams()
 
+    def added(self) -> frozenset[InnerKey]:
+        """What functions added to other tensors of the same shape, each by the first call that returned it."""
+        return frozenset(self._numbers[number] for number in self.attending.added)
+
     def _source(self, value: object) -> InnerKey | None:
         """The last call that returned a tensor, or one of which it is another view."""
         if not isinstance(value, torch.Tensor):
@@ -113,7 +118,7 @@ class Watcher:
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
             first = known[1]
-            self.attending.returned(tensor)
+            self._numbers[self.attending.returned(tensor)] = first
             self._last[id(tensor)] = (weakref.ref(tensor), key)
             self.noted[key] = self._leaf(tensor, began, None if first == key else first, reads)
 

@@ -47,6 +47,8 @@ class Observation:
     inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
     attending: frozenset[str] = frozenset()
     """Paths of the modules that weigh tokens by each other."""
+    added: frozenset[InnerKey] = frozenset()
+    """What inner modules returned and functions added to another tensor of that shape, as a residual branch is."""
     made_by: tuple[InnerKey | None, ...] = ()
     """For each output the call of an inner module that returned it as it is."""
     kinds: tuple[str, ...] = ()
@@ -220,6 +222,7 @@ class Probe:
             written=tuple(times_written(tensor) > 0 for tensor in tensors),
             inner=watcher.noted | watcher.read(),
             attending=frozenset(watcher.attending.found),
+            added=watcher.added(),
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
