@@ -103,3 +103,27 @@ def test_streams_between_two_lists_are_levels_and_not_the_last_branch_four_times
     assert [route.source for route in net.plan.routes] == [*(f"attend.{i}:inputs.0" for i in (1, 2, 3)), "feed.3"]
     wanted = [tokens.transpose(1, 2).reshape(2, 16, 4, 6) for tokens in new.streams(IMAGES)]
     assert all(torch.equal(*pair) for pair in zip(net(IMAGES)[:3], wanted[:3], strict=True))
+
+
+class Fused(nn.Module):
+    """Two resolutions, of which the finer one is added to the coarser one only for the scores, as HRNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downs = nn.ModuleList([nn.Conv2d(b, w, 3, 2, 1) for b, w in ((3, 4), (4, 8), (8, 16))])
+        self.mixes = nn.ModuleList([Mix(w) for w in (4, 8, 16)])
+        self.joins = nn.ModuleList([nn.Conv2d(b, w, 3, 2, 1) for b, w in ((4, 8), (8, 16))])
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = [x]
+        for down in self.downs:
+            maps.append(down(maps[-1]))
+        fine, middle, coarse = (mix(one) for mix, one in zip(self.mixes, maps[1:], strict=True))
+        return self.fc((coarse + self.joins[1](middle + self.joins[0](fine))).mean((2, 3)))
+
+
+def test_what_is_added_to_something_else_than_what_it_was_made_of_is_no_residual_branch():
+    made = aa.plan(aa.capture(Fused(), IMAGES, inner=True), aa.capture(Pyramid(4, 8, 16), IMAGES))
+    assert [route.source for route in made.routes] == ["mixes.0", "mixes.1", "mixes.2"]
+    assert not any("residual" in route.remark for route in made.routes)

@@ -29,6 +29,7 @@ from autoadapt.adapting.planning.sources import (
 )
 from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
+from autoadapt.adapting.planning.unchecked import unchecked_remarks
 from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
@@ -228,6 +229,7 @@ def _derived(
             *unread_remarks(source, offer.wanted, offer.inputs),
             *_remarks_on_values(source),
             *train_remarks(source, target),
+            *unchecked_remarks(source, offer.wanted, read),
             *statistics_remarks(source, offer.wanted, convert_inputs),
         ),
         kept=kept,

@@ -48,7 +48,7 @@ class Observation:
     attending: frozenset[str] = frozenset()
     """Paths of the modules that weigh tokens by each other."""
     added: frozenset[InnerKey] = frozenset()
-    """What inner modules returned and functions added to another tensor of that shape, as a residual branch is."""
+    """What inner modules returned and functions added to what it was made of, as a residual branch is."""
     made_by: tuple[InnerKey | None, ...] = ()
     """For each output the call of an inner module that returned it as it is."""
     kinds: tuple[str, ...] = ()

@@ -106,7 +106,7 @@ class InnerOutput(_Frozen):
     read_on: bool = Field(default=False, exclude_if=lambda read: not read)
     """Whether a later module outside its own reads it as it is, as blocks do along a residual stream."""
     added: bool = Field(default=False, exclude_if=lambda added: not added)
-    """Whether a function adds it to another tensor of that shape, as to the residual stream of its caller."""
+    """Whether a function adds it to what it was made of, the residual stream of its caller."""
     in_row: bool = Field(default=False, exclude_if=lambda row: not row)
     """Whether its module is one of several in a plain list or sequence."""
     listed: bool = False
