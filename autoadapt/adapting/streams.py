@@ -13,14 +13,15 @@ def with_streams(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> l
     """The ends of blocks of one stride, with those that are only read in the place of branches.
 
     Blocks of which a later one reads the output as it is hand on their output. Of others, such as the two of
-    `x = attend(x) + x; x = forward(x) + x`, outputs are branches, and what the next block reads is what they hand on.
+    `x = attend(x) + x; x = forward(x) + x`, outputs are branches, and what the next block reads is what they hand on,
+    wherever that stands. The sum that a last branch makes is read by no module where a function takes it.
 
     Args:
         level: The modules at which blocks of the stride end, in the order in which they finish.
         read: What elements of lists read of streams of that stride.
     """
     branches = _branches(level, read)
-    if branches:
+    if branches or any(block.is_branch for block in level):
         kept = [block for block in level if block not in branches]
         return sorted([*kept, *read], key=lambda output: output.finished)
     wrapped = [one for one in read if any(_is_element(one.module, block.module) for block in level)]
@@ -30,7 +31,18 @@ def with_streams(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> l
 def _branches(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list[InnerOutput]:
     """The blocks that stand in the same list as those that read a stream, and are not read on as they are."""
     lists = {_list_of(one.module) for one in read} - {""}
-    return [block for block in level if _list_of(block.module) in lists and not block.read_on]
+    return [
+        block
+        for block in level
+        if (_list_of(block.module) in lists and not block.read_on) or (block.is_branch and _is_summed(block, read))
+    ]
+
+
+def _is_summed(block: InnerOutput, read: Sequence[InnerOutput]) -> bool:
+    """Whether a stream of its dims that is read after it depends on all that it depends on."""
+    behind = int(block.weights or "0", 16)
+    later = (one for one in read if one.finished > block.finished and one.spec.dims == block.spec.dims)
+    return any(not behind & ~int(one.weights or "0", 16) for one in later)
 
 
 def _list_of(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.streams import with_streams
+from autoadapt.adapting.trunks import without_branches
 from autoadapt.contracts.signature import InnerOutput, TensorSpec
 
 __all__ = ["block_boundaries", "worth_taking"]
@@ -48,7 +49,7 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
         output.name: known.get(output.spec, ()) for output in inner if output.layers <= trunk or not output.parent
     }
     places = _Places(strides_of, _steady(inner, known))
-    groups = {strides: _full_grids(outputs, sizes) for strides, outputs in by_strides.items()}
+    groups = without_branches({strides: _full_grids(outputs, sizes) for strides, outputs in by_strides.items()})
     most = sum(output.layers for output in inner if not output.parent and output.path == "output") // 2
     found = []
     for strides, outputs in groups.items():

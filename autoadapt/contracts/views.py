@@ -229,23 +229,25 @@ def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], boo
     Returns:
         The paths that were replaced.
     """
+    if not paths or not runs(module):
+        return []
+    return _cut_halves(module, list(paths), runs)
+
+
+def _cut_halves(module: nn.Module, paths: list[str], runs: Callable[[nn.Module], bool]) -> list[str]:
+    """Cut all; if the rest does not run, the later half first and then the earlier one, each by itself."""
     replaced = {path: module.get_submodule(path) for path in paths}
     for path, original in replaced.items():
         _set(module, path, _nothing(original))
-    if not replaced or runs(module):
-        return list(replaced)
+    if runs(module):
+        return paths
     for path, original in replaced.items():
         _set(module, path, original)
-    if not runs(module):
+    middle = len(paths) // 2
+    if not middle:
         return []
-    done = []
-    for path, original in reversed(replaced.items()):
-        _set(module, path, _nothing(original))
-        if runs(module):
-            done.append(path)
-        else:
-            _set(module, path, original)
-    return done[::-1]
+    later = _cut_halves(module, paths[middle:], runs)
+    return [*_cut_halves(module, paths[:middle], runs), *later]
 
 
 def _nothing(module: nn.Module) -> nn.Module:

@@ -157,8 +157,8 @@ class Classifier(nn.Module):
         (Record, lambda made: made.b, ["one:b", "two:b"]),
         (namedtuple("Both", "a b"), lambda made: made.b, ["one:b", "two:b"]),
         (lambda a, b: {1: a, 2: b}, lambda made: made[2], ["one:2", "two:2"]),
-        (lambda a, b: {1: a, "1": b}, lambda made: made[1], ["one:1", "two:1"]),
-        (lambda a, b: {"a.b": a, "b": b}, lambda made: made["a.b"], ["one:b", "two:b"]),
+        (lambda a, b: {1: a, "1": b}, lambda made: made["1"], ["one:1", "two:1"]),
+        (lambda a, b: {"a.b": a, "b": b}, lambda made: made["b"], ["one:b", "two:b"]),
         (lambda a, b: {"output": b}, lambda made: made["output"], ["one.second", "two.second"]),
     ],
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import Pyramid
+from timm.models._features import FeatureGetterNet
+from timm.models.hiera import Hiera
 from tokens import PATCH, Listed
 from torch import nn
 
@@ -111,6 +114,17 @@ def test_cells_in_windows_are_asked_for():
     fixed = Listed("windows", size=FIXED)
     with pytest.raises(MatchError, match="cells neither in rows nor in columns"):
         aa.adapt(fixed, like=contract("f32[B, 5, floor(H/8), floor(W/8)]", FIXED), inputs=example(FIXED))
+
+
+def test_a_model_that_lists_levels_of_windows_is_told_to_return_them_as_maps_and_then_serves():
+    new, x = Hiera(img_size=(64, 64), embed_dim=8, num_heads=1, stages=(1, 1, 1), q_pool=2).eval(), example()
+    old = aa.capture(Pyramid(4, 6, 8, 10), x)
+    with pytest.raises(MatchError, match="cannot be read as a grid") as refused:
+        aa.adapt(new, like=old, outputs=["1", "2", "3"], inputs=x)
+    (fault,) = refused.value.mismatches
+    assert (fault.where, "features_only=True" in fault.remedy) == ("blocks.1", True)
+    net = aa.adapt(FeatureGetterNet(new, out_indices=(0, 1, 2)), like=old, outputs=["1", "2", "3"], inputs=x)
+    assert [route.source for route in net.plan.routes] == ["0", "1", "2"]
 
 
 @pytest.mark.sampled(4)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MethodType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
+from autoadapt.adapting.building.cutting import tapped
 from autoadapt.adapting.building.facts import RECIPES, copy_facts, filtered_call, recipe
 from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
 from autoadapt.adapting.building.layer_sizes import refuse_large_layers
@@ -24,23 +24,11 @@ from autoadapt.adapting.building.stems import read_channels
 from autoadapt.adapting.operations import Channels, Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
-from autoadapt.contracts.caches import OutsideCaches
-from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.told_statistics import statistics_reader
-from autoadapt.contracts.leaves import place_of_tap
-from autoadapt.contracts.modes import in_eval_mode, in_train_mode
-from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
-from autoadapt.contracts.tapping import hand_on_copies, overwritten, tap
-from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import (
-    backward,
-    copy_module,
-    cut,
     duplicate,
-    freeze_unused,
     keep_modes,
-    on_meta,
     uncompiled,
     view,
 )
@@ -221,7 +209,7 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
     refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)
     read_natively(backbone, plan)
-    plan = _tapped(backbone, plan)
+    plan = tapped(backbone, plan)
     for given in plan.inputs:
         for step in given.steps:
             if isinstance(step, Channels):
@@ -239,83 +227,6 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
     if like is not None:
         copy_facts(like, net)
     return net
-
-
-def _tapped(backbone: nn.Module, plan: Plan) -> Plan:
-    """Put the taps on a view and take off what they leave without use; gives the plan with what was really cut."""
-    source = plan.source
-    read = {route.source for route in plan.routes}
-    unread = set(source.outputs.paths) - read
-    if not plan.taps and not unread:
-        return plan
-    names = tuple(plan.taps) or source.outputs.paths
-    shapes = {name: spec.shape(source.sizes()) for name, spec in source.outputs.items()}
-    caches = OutsideCaches(backbone)
-
-    def run(module: nn.Module) -> list[torch.Tensor]:
-        tensors = [
-            torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta")
-            for spec in source.inputs.leaves
-        ]
-        arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
-        with undisturbed(None), caches.kept(), torch.device("meta"), torch.set_grad_enabled(True):
-            tree, returned = flatten(arguments.call(module))
-        given = plan.taps or map(path_text, paths(tree))  # what hooks collect are fewer levels where the last are cut
-        found = dict(zip(given, returned, strict=True))
-        if any(found[name].shape != shapes[name] for name in read & shapes.keys()):
-            raise ValueError("a level has moved to another place")
-        return [found[name] for name in names if name in read]
-
-    taps = [(one.module, one.call, one.path) for one in plan.taps.values()]
-    if taps:
-        tap(backbone, taps)
-    done = cut(backbone, plan.cut, _trial(backbone, taps, run)) if plan.cut else []
-    hit = _overwritten(backbone, taps, run)
-    hand_on_copies(backbone, hit)
-    over = {place_of_tap(path, leaf) for path, _, leaf in hit}
-    marked = {
-        name: one.model_copy(update={"overwritten": place_of_tap(one.module, one.path) in over})
-        for name, one in plan.taps.items()
-    }
-    frozen = tuple(freeze_unused(backbone, run))
-    return plan.model_copy(update={"taps": marked, "cut": tuple(done), "frozen": frozen})
-
-
-_Taps: TypeAlias = Sequence[tuple[str, int, str]]
-_Run: TypeAlias = Callable[[nn.Module], list[torch.Tensor]]
-
-
-def _trial(backbone: nn.Module, taps: _Taps, run: _Run) -> Callable[[nn.Module], bool]:
-    """Whether a view runs; and whether it can be trained, if that was so at first.
-
-    What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it.
-    """
-
-    def runs(module: nn.Module, *, trains: bool) -> bool:
-        copied = in_eval_mode(copy_module(module, on_meta))
-        hand_on_copies(copied, taps)
-        for parameter in copied.parameters():
-            parameter.requires_grad_(trains and parameter.is_floating_point())
-        try:
-            outputs = run(copied)
-            if trains:
-                backward(outputs)
-        except Exception:  # whatever it raises, the cut is taken back
-            return False
-        return True
-
-    return functools.partial(runs, trains=runs(backbone, trains=True))
-
-
-def _overwritten(backbone: nn.Module, taps: _Taps, run: _Run) -> set[tuple[str, int, str]]:
-    """The taps whose tensors are written over, in eval or in train mode; all where that cannot be seen."""
-    found: set[tuple[str, int, str]] = set()
-    for in_mode in (in_train_mode, in_eval_mode):
-        try:
-            found |= set(overwritten(in_mode(copy_module(backbone, on_meta)), taps, run)) if taps else set()
-        except Exception:  # whatever a model raises on meta
-            found |= {one for one in taps if one[0]} if in_mode is in_eval_mode else set()
-    return found
 
 
 def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:

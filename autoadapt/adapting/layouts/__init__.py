@@ -8,6 +8,17 @@ from autoadapt.adapting.layouts.assigning import Refusal
 from autoadapt.adapting.layouts.chains import chain
 from autoadapt.adapting.layouts.extra_tokens import class_token_axis
 from autoadapt.adapting.layouts.factors import POINTS, Atom, Factored, distance, factored
-from autoadapt.adapting.layouts.placing import shift
+from autoadapt.adapting.layouts.placing import shift, shift_of_resized
 
-__all__ = ["POINTS", "Atom", "Factored", "Refusal", "chain", "class_token_axis", "distance", "factored", "shift"]
+__all__ = [
+    "POINTS",
+    "Atom",
+    "Factored",
+    "Refusal",
+    "chain",
+    "class_token_axis",
+    "distance",
+    "factored",
+    "shift",
+    "shift_of_resized",
+]

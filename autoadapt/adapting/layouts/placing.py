@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autoadapt.adapting.layouts.factors import LARGE, Atom, Factored, kernel_of
 
-__all__ = ["misplaced", "off_by", "shift"]
+__all__ = ["misplaced", "off_by", "shift", "shift_of_resized"]
 
 
 def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float] | None:
@@ -63,4 +65,29 @@ def shift(source: Factored, target: Factored) -> tuple[float, float]:
         if atom.kind in served and atom.centres is not None:
             have = served[atom.kind]
             found.append((off_by(have, atom, kernel_of(have, atom)), atom.centres[1]))
+    return max(found)
+
+
+def shift_of_resized(source: Factored, target: Factored, sizes: Mapping[str, int]) -> tuple[float, float]:
+    """How far a stretch puts cells from those of the target at most, where the new module reads a resized image.
+
+    Its cells are taken to cover the whole image evenly, as patches do: no more can be said of all its sizes at once.
+
+    Args:
+        source: A tensor of the new module.
+        target: What it serves.
+        sizes: A size for every input axis.
+
+    Returns:
+        The distance and the step of the target, both in cells of the input.
+    """
+    known = {one.axis for one in source.spec.centres}
+    resized = {atom.kind for atoms in source.atoms for atom in atoms if atom.kind <= known and atom.centres is None}
+    found = [(0.0, 1.0)]
+    for atom in (atom for atoms in target.atoms for atom in atoms if atom.kind in resized):
+        if atom.centres is not None and len(atom.kind) == 1:
+            size, count = sizes[next(iter(atom.kind))], int(atom.dim.evaluate(sizes))
+            first, step = atom.centres
+            ends = [abs((cell + 0.5) * size / count - 0.5 - first - step * cell) for cell in (0, count - 1)]
+            found.append((max(ends), step))
     return max(found)

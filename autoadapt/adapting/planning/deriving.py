@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
-from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift
+from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift, shift_of_resized
 from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
@@ -28,6 +28,7 @@ from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
+    cut_beside,
     inner_sources,
     not_among,
     output_sources,
@@ -37,6 +38,8 @@ from autoadapt.adapting.planning.sources import (
 )
 from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
+from autoadapt.adapting.planning.unchecked import unchecked_remarks
+from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
 from autoadapt.adapting.taps import worth_taking
 from autoadapt.adapting.thinning import marked_alike, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
@@ -184,7 +187,7 @@ def _pairings(
         )
     except MatchError as error:
         if source.unread_tokens and not pairs:
-            raise _ask_for_grid(source) from error
+            raise ask_for_grid(source) from error
         raise
 
 
@@ -196,8 +199,19 @@ def _routes(offer: _Offer, source: Signature, pairings: Iterable[Pairing], alway
         _route(one, tensors, contract, offer.wanted, always, offer.first.get(one.source), source.dilated_by)
         for one in pairings
     ]
+    branches = {output.name for output in source.inner if output.is_branch}
+    made = [
+        route.model_copy(update={"remark": _with_branch(route)}) if route.source in branches else route
+        for route in made
+    ]
     steady = steady_sources(source, [route.source for route in made])
     return [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
+
+
+def _with_branch(route: Route) -> str:
+    """The remarks on a route that begins with what a function adds to a stream, where no module reads the sum."""
+    told = f"{route.source} is a residual branch: no module reads the sum that it is added to, so that no tap takes it"
+    return "; ".join(filter(None, [route.remark, told]))
 
 
 def _derived(
@@ -215,17 +229,19 @@ def _derived(
     offer = _offer(source, target, pairs, outputs, thin, convert_inputs, fit)
     made = _routes(offer, source, _pairings(offer, source, pairs, indices), project == "always")
     taken = taps_of([route.source for route in made], source)
-    _ask_for_grids(source, taken, pairs or offer.named)
+    ask_for_grids(source, taken, pairs or offer.named)
     read = _read(made, taken)
-    cut = cut_after(source.inner, taken, read)
-    tapped = [output for output in source.inner if output.name in taken]
-    kept = kept_share(source, read, [*offer.blocks, *tapped])
+    late = cut_after(source.inner, taken, read)
+    beside = cut_beside(source, read, late)
+    cut = (*beside, *late)
+    kept = kept_share(source, read)
     return Plan(
         source=source.model_copy(update={"inner": (), "trunk": None}),
         target=offer.wanted,
         inputs=offer.inputs,
         taps=taken,
         cut=cut,
+        beside=beside,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=(
@@ -234,6 +250,7 @@ def _derived(
             *_remarks_on_values(source),
             *train_remarks(source, target),
             *native_remarks(source),
+            *unchecked_remarks(source, offer.wanted, read),
             *statistics_remarks(source, offer.wanted, convert_inputs),
         ),
         kept=kept,
@@ -264,32 +281,6 @@ def _read(routes: Iterable[Route], taken: Mapping[str, Tap]) -> set[str]:
     """What of the new module is read: all taps, or the outputs that routes begin with or choose points by."""
     points = {step.points for route in routes for step in route.steps if isinstance(step, Thin)}
     return set(taken) or {name for name in points | {r.source for r in routes} if not name.startswith("inputs.")}
-
-
-def _ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[str, str]) -> None:
-    """Taps that were found although most blocks could not be read are a guess; the caller is asked instead.
-
-    Raises:
-        MatchError: With what to fill in.
-    """
-    guessed = [name for name, tap in taken.items() if tap.module and name not in pairs.values()]
-    if source.unread_tokens and guessed:
-        raise _ask_for_grid(source)
-
-
-def _ask_for_grid(source: Signature) -> MatchError:
-    output = next(output for output in source.inner if output.module == source.unread_tokens[-1])
-    image = " x ".join(str(sizes.example) for name, sizes in source.axes.items() if name in ("H", "W"))
-    told = "neither inner grids nor a run with changed patches tell which cells these are"
-    if output.spec.cells == "unknown":
-        told = "a run with changed patches tells that these are cells neither in rows nor in columns, or tells nothing"
-    fault = Mismatch(
-        output.name,
-        f"cells of an image of {image}, in rows, behind 0 to 16 other tokens",
-        f"{output.spec}, and {told}",
-        f'grid={{"{output.module}": (rows, columns, leading_tokens, trailing_tokens)}}',
-    )
-    return MatchError(f"the tokens of {source.name} cannot be read as a grid", [fault])
 
 
 def _route(
@@ -323,7 +314,7 @@ def _route(
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
         octaves=0.0 if pairing.recover else round(distance(tensor, factored(contract)), 3),
         others=pairing.others,
-        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by)])),
+        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by, sizes)])),
     )
 
 
@@ -356,12 +347,15 @@ def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     return route.model_copy(update={"made_contiguous": True})
 
 
-def _lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
+def _lost(
+    source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str, sizes: Mapping[str, int]
+) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
-    return "; ".join(filter(None, [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps)]))
+    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps, sizes)]
+    return "; ".join(filter(None, told))
 
 
-def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
+def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation], sizes: Mapping[str, int]) -> str:
     if any(isinstance(step, Resample) for step in steps):
         made = {one.axis: one for one in source.spec.centres}
         moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
@@ -369,6 +363,12 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
     if _unknown(source, target):
         return (
             "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
+        )
+    pixels, step = shift_of_resized(source, factored(target), sizes)
+    if 2 * pixels > step + 1:
+        image = " x ".join(str(sizes[axis]) for axis in ("H", "W") if axis in sizes)
+        return (
+            f"the image is resized before, so that its cells lie up to {pixels:.0f} pixels from the old ones at {image}"
         )
     pixels, step = shift(source, factored(target))
     return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""

@@ -17,20 +17,20 @@ WHOLE = 5.0
 """The depth of a whole network, in octaves."""
 
 
-def kept_share(source: Signature, read: Collection[str], blocks: Iterable[InnerOutput]) -> Kept | None:
+def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
     """How many parameters and how much depth stand behind what is read, of what stands behind all feature maps.
 
-    What follows the last block, such as a pooling and a classifier, counts neither as kept nor as cut.
+    All maps count, also those that are not worth taking: a last convolution, an auxiliary head. What makes vectors,
+    as a classifier behind its pooling does, counts neither as kept nor as cut.
 
     Args:
-        source: Signature of the new module.
+        source: Signature of the new module, with what its inner modules return.
         read: Paths of the outputs and names of the taps that are read.
-        blocks: The inner outputs that are worth taking.
 
     Returns:
         None where the capture does not tell what parameters stand behind a tensor.
     """
-    behind = _behind(source, blocks)
+    behind = _behind(source)
     taken = [path for path in read if path in behind]
     if not taken or not source.weights:
         return None
@@ -49,11 +49,11 @@ def _is_map(spec: TensorSpec) -> bool:
     return len(spec.dims) > 2 and bool(factored(spec).strides)
 
 
-def _behind(source: Signature, blocks: Iterable[InnerOutput]) -> dict[str, tuple[TensorSpec, int]]:
-    """Spec and parameters, as bits, of the outputs and of the blocks."""
+def _behind(source: Signature) -> dict[str, tuple[TensorSpec, int]]:
+    """Spec and parameters, as bits, of the outputs and of what inner modules return."""
     outputs = zip(source.outputs.items(), source.output_weights, strict=False)
     found = {path: (spec, int(weights, 16)) for (path, spec), weights in outputs if weights}
-    return found | {block.name: (block.spec, int(block.weights, 16)) for block in blocks if block.weights}
+    return found | {one.name: (one.spec, int(one.weights, 16)) for one in source.inner if one.weights}
 
 
 def _size(source: Signature, bits: int) -> int:
@@ -77,7 +77,7 @@ def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, block
         return ""
     last = max((block for block in blocks if factored(block.spec).strides), key=_depth, default=None)
     deepest = max(reversed(maps), key=lambda path: maps[path] or 0)
-    remedy = f': taps={{"{deepest}": "{last.name}"}} takes what lies deepest' if last is not None else ""
+    remedy = "" if last is None or kept.depth == 1 else f': taps={{"{deepest}": "{last.name}"}} takes what lies deepest'
     cut = f"{human_count(kept.of - kept.parameters)} of the {human_count(kept.of)} parameters of {source.name}"
     return f"{cut} are cut{remedy}"
 

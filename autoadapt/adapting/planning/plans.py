@@ -106,9 +106,11 @@ class Kept(_Frozen):
         return f"{_percent(self.share)} % of its parameters, {_percent(self.depth)} % of its depth"
 
 
-def _percent(share: float) -> int:
-    """Rounded, but to 100 only where all is there."""
-    return int(100 * share + 0.5) if share == 1 else min(int(100 * share + 0.5), 99)
+def _percent(share: float) -> str:
+    """Rounded, near the whole to a tenth, but to 100 only where all is there."""
+    if share < 0.95:
+        return str(int(100 * share + 0.5))
+    return "100" if share == 1 else f"{min(int(1000 * share + 0.5) / 10, 99.9):g}"
 
 
 class Plan(Shown, Dated, _Frozen):
@@ -123,7 +125,9 @@ class Plan(Shown, Dated, _Frozen):
     taps: dict[str, Tap] = Field(default_factory=dict)
     """Inner outputs that are taken, by the name that routes call them."""
     cut: tuple[str, ...] = ()
-    """Modules that only serve what follows the last tap; `build` leaves out those it can."""
+    """Modules that serve nothing that is read; `build` leaves out those it can."""
+    beside: tuple[str, ...] = Field(default=(), exclude_if=lambda beside: not beside)
+    """Those of them that run before the last tensor that is read is made: branches that leave the trunk."""
     cut_costs: dict[str, CutCost] = Field(default_factory=dict)
     """What each of them would cost."""
     frozen: tuple[str, ...] = ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from autoadapt.adapting.effects import after
@@ -16,6 +18,7 @@ from autoadapt.contracts.signature import Gathering, InnerOutput, Signature, Ten
 __all__ = [
     "costs_of",
     "cut_after",
+    "cut_beside",
     "inner_sources",
     "not_among",
     "output_sources",
@@ -160,6 +163,35 @@ def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Colle
         first[output.module] = min(first.get(output.module, output.started), output.started)
     late = [module for module, started in first.items() if started > max(ends.values())]
     return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
+
+
+def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) -> tuple[str, ...]:
+    """Modules that run before the last tensor that is read is made, and of whose parameters none stands behind it.
+
+    Without those inside others of them, and without modules that have no parameters.
+
+    Args:
+        source: Signature of the new module, with what its inner modules return.
+        read: Paths of the taps or outputs that are read.
+        late: Modules that follow the last of these.
+
+    Returns:
+        Nothing where the capture does not tell what parameters stand behind all that is read.
+    """
+    behind = dict(zip(source.outputs.paths, source.output_weights, strict=False))
+    behind |= {output.name: output.weights for output in source.inner if output.name in read}
+    if not read or not all(behind.get(name) for name in read):
+        return ()
+    needed = functools.reduce(operator.or_, (int(behind[name], 16) for name in read))
+    held = {output.module: int(output.holds, 16) for output in source.inner if output.holds}
+    unused = [module for module, own in held.items() if not own & needed]
+    known = {*unused, *late}
+    return tuple(one for one in unused if one not in late and known.isdisjoint(_modules_above(one)))
+
+
+def _modules_above(path: str) -> Iterable[str]:
+    parts = path.split(".")
+    return (".".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput], batch: int) -> dict[str, CutCost]:

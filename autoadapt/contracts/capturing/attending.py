@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -29,13 +31,21 @@ class Attending(TorchFunctionMode):
         self.running: list[tuple[str, bool]] = []
         """Path of each module that runs, the innermost last, and whether it holds others."""
         self.found: set[str] = set()
+        self.added: set[int] = set()
+        """Which of the tensors that modules returned, counted from 1, a function added to what they were made of."""
         self._outputs = 0
         self._made_of: dict[int, tuple[weakref.ref[torch.Tensor], frozenset[int]]] = {}
+        self._behind: dict[int, int] = {}
+        """For each of these tensors, as bits, which of the earlier ones its module was given, or those that were."""
+        self._number: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
 
-    def returned(self, tensor: torch.Tensor) -> None:
-        """A module returned a tensor."""
+    def returned(self, tensor: torch.Tensor, given: object) -> int:
+        """A module returned a tensor, made of what it was given; gives its number."""
         self._outputs += 1
+        self._behind[self._outputs] = self._all_behind(frozenset().union(*map(self._parts, tensors_in(given))))
         self._made_of[id(tensor)] = (weakref.ref(tensor), frozenset([self._outputs]))
+        self._number[id(tensor)] = (weakref.ref(tensor), self._outputs)
+        return self._outputs
 
     def is_sum(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is made of several that modules returned, as a residual stream is."""
@@ -52,8 +62,25 @@ class Attending(TorchFunctionMode):
             self.found.update([path for path, holds in self.running if holds][-1:])
         made = func(*args, **(kwargs or {}))
         if not self.running or self.running[-1][1]:  # what runs within a layer, that returns
+            if func in _ADDING and isinstance(made, torch.Tensor):
+                self._note_added(made, args)
             self._follow(made, tensors_in(args))
         return made
+
+    def _note_added(self, made: torch.Tensor, args: tuple[Any, ...]) -> None:
+        """What was returned and is added as it is: any other function before that may have made a stream of it."""
+        given = [tensor for tensor in tensors_in(args) if tensor.shape == made.shape]
+        for branch, stream in zip(given, given[::-1], strict=True) if len(given) == 2 else ():
+            known = self._number.get(id(branch))
+            parts = self._bits(self._parts(stream))
+            if known is not None and known[0]() is branch and parts and not parts & ~self._behind[known[1]]:
+                self.added.add(known[1])
+
+    def _all_behind(self, parts: frozenset[int]) -> int:
+        return functools.reduce(operator.or_, map(self._behind.__getitem__, parts), self._bits(parts))
+
+    def _bits(self, parts: frozenset[int]) -> int:
+        return sum(1 << part for part in parts)
 
     def _follow(self, made: Any, given: Iterator[torch.Tensor]) -> None:
         if isinstance(made, (torch.Tensor, tuple, list)):
@@ -71,4 +98,6 @@ def _of_matrices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 _ATTENTION = frozenset({F.scaled_dot_product_attention, F.multi_head_attention_forward})
+_ADDING = frozenset({torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__})
+_ADDING |= {torch.Tensor.add_, torch.Tensor.__iadd__}
 _WEIGHING = _ATTENTION | {F.softmax, torch.softmax, torch.Tensor.softmax}

@@ -47,6 +47,7 @@ class Watcher:
         self.attending = Attending()
         self._readings = Readings()
         self._events = 0
+        self._numbers: dict[int, InnerKey] = {}
         self._began: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
         self._reads: dict[str, list[InnerKey | None]] = {}
@@ -65,12 +66,12 @@ class Watcher:
                 self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
                 self._note_reading(name, caller, args[0] if args else None)
 
-        def end(_module: nn.Module, _args: Any, output: Any) -> None:
+        def end(_module: nn.Module, args: Any, output: Any) -> None:
             self._events += 1
             self.attending.running.pop()
             call = self._calls[name] = self._calls.get(name, -1) + 1
             with torch._C.DisableTorchFunction():
-                self._note(name, call, self._began[name].pop(), self._reads[name].pop(), output)
+                self._note(name, call, self._began[name].pop(), self._reads[name].pop(), args, output)
 
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
 
@@ -87,6 +88,10 @@ class Watcher:
         """What modules read of streams that none returned."""
         return self._readings.of_streams()
 
+    def added(self) -> frozenset[InnerKey]:
+        """What functions added to what it was made of, each by the first call that returned it."""
+        return frozenset(self._numbers[number] for number in self.attending.added)
+
     def _source(self, value: object) -> InnerKey | None:
         """The last call that returned a tensor, or one of which it is another view."""
         if not isinstance(value, torch.Tensor):
@@ -98,7 +103,7 @@ class Watcher:
                 return known[1]
         return None
 
-    def _note(self, name: str, call: int, began: int, reads: InnerKey | None, output: Any) -> None:
+    def _note(self, name: str, call: int, began: int, reads: InnerKey | None, args: Any, output: Any) -> None:
         try:
             tree, tensors = flatten(output)
         except SignatureError:  # what no path can name is no tap either
@@ -113,7 +118,7 @@ class Watcher:
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
             first = known[1]
-            self.attending.returned(tensor)
+            self._numbers[self.attending.returned(tensor, args)] = first
             self._last[id(tensor)] = (weakref.ref(tensor), key)
             self.noted[key] = self._leaf(tensor, began, None if first == key else first, reads)
 

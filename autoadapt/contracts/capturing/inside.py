@@ -36,7 +36,7 @@ def inner_outputs(
     heads = read_by_heads(model, noted, returned, shapes)
     reads = {key: tap_name(*source) for key, source in heads.items() if source in specs}
     named = dict(model.named_modules())
-    layers, parameters = _layer_counts(named), _parameter_counts(model)
+    layers, parameters, held = _layer_counts(named), _parameter_counts(model), _parameters_held(model)
     attending = {path for path in observed.attending if 2 * layers[path] <= sum(layers[p] for p in _tops(model))}
     read_on = _read_on(noted, parameters)
     listed = _listed(model, specs, noted)
@@ -51,6 +51,7 @@ def inner_outputs(
             parent=any(True for _ in named[path].children()),
             layers=layers[path],
             parameters=parameters[path],
+            holds=f"{held[path]:x}" if path in held else "",
             multiply_adds=multiply_adds(named[path], noted[path, call, leaf].shape),
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
@@ -60,6 +61,7 @@ def inner_outputs(
             contiguous=noted[path, call, leaf].contiguous,
             attention=any(path.startswith(f"{above}.") for above in attending),
             read_on=(noted[path, call, leaf].same_as or (path, call, leaf)) in read_on,
+            added=(noted[path, call, leaf].same_as or (path, call, leaf)) in observed.added,
             in_row=path.rpartition(".")[2].isdigit() and type(named[path.rpartition(".")[0]]) in _ROWS,
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
@@ -127,6 +129,18 @@ def _parameter_counts(module: nn.Module) -> Counter[str]:
         parts = path.split(".")[:-1]
         for i in range(len(parts)):
             found[".".join(parts[: i + 1])] += parameter.numel()
+    return found
+
+
+def _parameters_held(module: nn.Module) -> dict[str, int]:
+    """Which parameters each module holds, tied ones too: bit `i` for the `i`-th of `parameters()`."""
+    bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
+    found: dict[str, int] = {}
+    for path, parameter in module.named_parameters(remove_duplicate=False):
+        parts = path.split(".")[:-1]
+        for i in range(len(parts)):
+            above = ".".join(parts[: i + 1])
+            found[above] = found.get(above, 0) | bits[id(parameter)]
     return found
 
 

@@ -47,6 +47,8 @@ class Observation:
     inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
     attending: frozenset[str] = frozenset()
     """Paths of the modules that weigh tokens by each other."""
+    added: frozenset[InnerKey] = frozenset()
+    """What inner modules returned and functions added to what it was made of, as a residual branch is."""
     made_by: tuple[InnerKey | None, ...] = ()
     """For each output the call of an inner module that returned it as it is."""
     kinds: tuple[str, ...] = ()
@@ -190,7 +192,7 @@ class Probe:
     def _put_back(self) -> None:
         """Numbers and flags that a run which raised left on the modules, as a window made smaller, are as they were."""
         for part, plain in zip(self._parts, self._plain, strict=True):
-            changed = {k: v for k, v in plain.items() if k != "training" and vars(part).get(k) != v}
+            changed = {k: v for k, v in plain.items() if k != "training" and _is_other(vars(part).get(k), v)}
             vars(part).update(changed)
 
     def _put_into(self, training: bool) -> None:
@@ -220,6 +222,7 @@ class Probe:
             written=tuple(times_written(tensor) > 0 for tensor in tensors),
             inner=watcher.noted | watcher.read(),
             attending=frozenset(watcher.attending.found),
+            added=watcher.added(),
             made_by=tuple(map(watcher.maker, outputs)),
             tensors=tuple(outputs) if self.real else (),
             inputs=tuple(tensors) if self.real else (),
@@ -256,6 +259,11 @@ def _counting(module: nn.Module, active: bool) -> Iterator[list[tuple[int, int]]
 
 
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def _is_other(value: object, plain: object) -> bool:
+    """Whether an attribute is no longer the plain value that it was, but another one or a tensor."""
+    return type(value) is not type(plain) or value != plain
 
 
 def _filled(values: Mapping[str, Any], returned: object) -> dict[str, str]:

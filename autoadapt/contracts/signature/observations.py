@@ -99,10 +99,14 @@ class InnerOutput(_Frozen):
     """Whether it lies in memory in the order of its axes, as a permuted view does not."""
     weights: str = Field(default="", exclude_if=lambda weights: not weights)
     """Which parameters it depends on: bit `i` of this hexadecimal number stands for `Signature.weights[i]`."""
+    holds: str = Field(default="", exclude_if=lambda holds: not holds)
+    """Which parameters its module holds, in the same bits."""
     attention: bool = Field(default=False, exclude_if=lambda inside: not inside)
     """Whether its module stands inside one that attends: queries, keys, weights of attention, projections."""
     read_on: bool = Field(default=False, exclude_if=lambda read: not read)
     """Whether a later module outside its own reads it as it is, as blocks do along a residual stream."""
+    added: bool = Field(default=False, exclude_if=lambda added: not added)
+    """Whether a function adds it to what it was made of, the residual stream of its caller."""
     in_row: bool = Field(default=False, exclude_if=lambda row: not row)
     """Whether its module is one of several in a plain list or sequence."""
     listed: bool = False
@@ -112,6 +116,11 @@ class InnerOutput(_Frozen):
     def is_read(self) -> bool:
         """Whether it is what the module reads, not what it returns."""
         return self.path == READ
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether it is no stream but what is added to one: all that comes of it is a sum with something else."""
+        return self.added and not self.read_on
 
     @property
     def name(self) -> str:

@@ -1,0 +1,27 @@
+"""Unchecked: what the captures of both modules leave open, said in the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from autoadapt.contracts.signature import Signature
+
+__all__ = ["unchecked_remarks"]
+
+
+def unchecked_remarks(source: Signature, target: Signature, read: Collection[str]) -> list[str]:
+    """Sizes that were never checked at a size they were not found from, and modules that never ran for real.
+
+    Args:
+        source: Signature of the new module.
+        target: The contract, with what is not served left out.
+        read: Paths of the outputs of the new module that are read.
+    """
+    return [*_of(source, read), *_of(target, target.outputs.paths)]
+
+
+def _of(signature: Signature, paths: Collection[str]) -> list[str]:
+    unverified = ", ".join(path for path in signature.unverified if path in paths)
+    found = [f"sizes of {unverified} of {signature.name} are unchecked: no image size was left to try them at"]
+    ran = [f"{signature.name} never ran for real, so that its values are unchecked: {signature.unconfirmed}"]
+    return found * bool(unverified) + ran * bool(signature.unconfirmed)
