@@ -7,7 +7,7 @@ import math
 import operator
 from typing import Any
 
-__all__ = ["combined"]
+__all__ = ["LONGEST_TEXT", "combined"]
 
 _NUMBERS = {
     ast.Add: operator.add,
@@ -18,6 +18,9 @@ _NUMBERS = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
+LONGEST_TEXT = 1 << 16
+"""Characters of a text that is put together: names that hold one another could double it line by line."""
+
 _LARGEST = 10**18
 _HIGHEST = 64
 """Of exponents."""
@@ -53,7 +56,7 @@ def combined(sign: ast.operator, left: Any, right: Any, *, most: int) -> Any:
         real = not isinstance(made, complex) and math.isfinite(made) and abs(made) <= _LARGEST
         return made if real else None
     if isinstance(sign, ast.Add) and type(left) is type(right) and isinstance(left, (str, list, tuple)):
-        return left + right
+        return left + right if len(left) + len(right) <= (LONGEST_TEXT if isinstance(left, str) else most) else None
     if isinstance(sign, ast.Mult) and isinstance(left, (list, tuple)) and type(right) is int:
         return left * right if len(left) * right <= most else None
     return None

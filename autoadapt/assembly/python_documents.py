@@ -1,11 +1,11 @@
 """Python configs: files of assignments, read from their syntax tree. Nothing in them is imported or run.
 
-What is read: assignments of literals, of `dict(...)`, of their arithmetic and of names assigned before; entries that
-are assigned (`model["head"]["num_classes"] = 10`); `update` and mmengine's `merge`, with what they do to its mappings;
-`_base_` files, merged as mmengine does (`_delete_=True` replaces), and their values (`_base_.name`, `{{_base_.name}}`);
-and mmengine's lazy form, where `with read_base():` takes names from files beside, and a class that is imported stands
-for its name. As in Python a name is no copy: who changes an entry changes it wherever it is used. Everything else is a
-fault with its line.
+What is read: assignments of literals, of `dict(...)`, of their arithmetic, slices and comprehensions, and of names
+assigned before; entries that are assigned (`model["head"]["num_classes"] = 10`); `update` and mmengine's `merge`,
+with what they do to its mappings; `_base_` files, merged as mmengine does (`_delete_=True` replaces), and their
+values (`_base_.name`, `{{_base_.name}}`); and mmengine's lazy form, where `with read_base():` takes names from files
+beside, and a class that is imported stands for its name. As in Python a name is no copy: who changes an entry changes
+it wherever it is used. Everything else is a fault with its line.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from autoadapt.assembly.plain_data import Shared, changed, clashes, holds, merged, own, shared, size
-from autoadapt.assembly.python_arithmetic import combined
+from autoadapt.assembly.python_expressions import Keys, NotDataError, computed
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 from autoadapt.files.reading import read_text
 
 __all__ = ["Keys", "Lines", "read_python"]
-
-Keys: TypeAlias = tuple[str | int, ...]
-"""Where something stands in a config: `("head", "num_classes")`."""
 
 Lines: TypeAlias = dict[Keys, "int | str"]
 """The line of each entry, with the file where it is a base of the one that was asked for."""
@@ -266,8 +263,6 @@ class _File:
                 return self._refuse(node) if "{{" in filled else filled
             case ast.Constant(value=None | bool() | int() | float() | str() as value):
                 return value
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-                return -number
             case ast.List(elts=children):
                 return [self._value(child, (*keys, i)) for i, child in enumerate(children)]
             case ast.Tuple(elts=children):
@@ -282,12 +277,10 @@ class _File:
                 return self._named(node, keys)
             case ast.Set(elts=[ast.Set(elts=[ast.Attribute() as inner])]) if _root(inner) == _BASES:
                 return self._named(inner, keys) if self._found(inner)[1] else self._refuse(node)
-            case ast.BinOp(left=left, op=sign, right=right):
-                return self._combined(node, left, sign, right, keys)
             case ast.Name(id=name) if name in self._values.classes and keys[-1] == "type":
                 return self._values.classes[name].rpartition(".")[2]
             case _:
-                return self._refuse(node)
+                return self._computed(node, keys)
 
     def _filled(self, text: str) -> str:
         """A text with what mmengine writes for the parts of the file's own name."""
@@ -310,14 +303,26 @@ class _File:
         self._values.lines |= below
         return value
 
-    def _combined(self, node: ast.expr, left: ast.expr, sign: ast.operator, right: ast.expr, keys: Keys) -> Any:
-        """Arithmetic of numbers, and texts, lists and tuples joined."""
-        before = len(self._faults)
-        first, second = (self._value(each, keys) for each in (left, right))
-        made = combined(sign, first, second, most=self._budget.left) if len(self._faults) == before else None
-        if made is None and len(self._faults) == before:
+    def _computed(self, node: ast.expr, keys: Keys) -> Any:
+        """A value that is put together of data by what an expression means; none, and a fault, where it is more."""
+
+        def part(inner: ast.expr, inner_keys: Keys) -> Any:
+            before = len(self._faults)
+            self._budget.spend(1, where)
+            found = self._value(inner, inner_keys)
+            if len(self._faults) > before:
+                raise NotDataError
+            return found
+
+        where, faults = f"{self._path.name} (line {node.lineno})", len(self._faults)
+        try:
+            made: Any = computed(node, keys, part, self._values.data, self._budget.left)
+        except NotDataError:
+            made = None
+        if len(self._faults) > faults:
+            return None
+        if made is None:
             return self._refuse(node)
-        where = f"{self._path.name} (line {node.lineno})"
         self._budget.spend(self._budget.hold(made, where), where)
         return made
 

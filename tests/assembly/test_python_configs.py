@@ -30,8 +30,22 @@ MALFORMED = {
     "a class": ("class A:\n    x = open('TRACE', 'w')\n", 1, "`class A:`"),
     "a condition": ("if open('TRACE', 'w'):\n    x = 1\n", 1, "`if open('TRACE', 'w'):`"),
     "a loop": ("for i in range(3):\n    x = i\n", 1, "`for i in range(3):`"),
-    "a comprehension": ("x = [open('TRACE', 'w') for i in (1,)]\n", 1, "`[open('TRACE', 'w') for i in (1,)]`"),
-    "a formatted text": ("x = f\"{open('TRACE', 'w')}\"\n", 1, "`f"),
+    "a call in a comprehension": ("x = [open('TRACE', 'w') for i in (1,)]\n", 1, "`open('TRACE', 'w')`"),
+    "a call that a comprehension reads": ("x = [i for i in open('TRACE')]\n", 1, "`open('TRACE')`"),
+    "a comprehension with a condition": ("x = [i for i in (1, 2) if i]\n", 1, "`[i for i in (1, 2) if i]`"),
+    "a comprehension of a number": ("x = [i for i in 3]\n", 1, "`[i for i in 3]`"),
+    "a comprehension of unequal pairs": ("x = [a for a, b in [(1, 2, 3)]]\n", 1, "`[a for a, b in [(1, 2, 3)]]`"),
+    "a comprehension's name behind it": ("x = [i for i in (1, 2)]\ny = i\n", 2, "`i`"),
+    "a comprehension that grows": ("x = [0 for i in range(9) for j in range(999999)]\n", 1, "`range(999999)`"),
+    "a slice by a text": ("x = [1, 2]['a':]\n", 1, "`[1, 2]['a':]`"),
+    "a slice by steps of nothing": ("x = [1, 2][::0]\n", 1, "`[1, 2][::0]`"),
+    "another function": ("x = sorted([2, 1])\n", 1, "`sorted([2, 1])`"),
+    "a function of that name": ("sum = open\nx = sum(['TRACE'])\n", 1, "`open`"),
+    "a number of a text": ("x = int('2')\n", 1, "`int('2')`"),
+    "a sum of texts": ("x = sum(['a'], 'b')\n", 1, "`sum(['a'], 'b')`"),
+    "a call in a text": ("x = f\"{open('TRACE', 'w')}\"\n", 1, "`open('TRACE', 'w')`"),
+    "a text with a format": ("x = f'{1:>9999999999}'\n", 1, "`f'{1:>9999999999}'`"),
+    "a text that doubles": ("x = 'ab'\n" + "x = x + x\n" * 60, 17, "`x + x`"),
     "a template": ("x = '{{ fileOwner }}'\n", 1, "`'{{ fileOwner }}'`"),
     "a template of a template": ("x = '{{ fileBasename }}{{ PATH:/ }}'\n", 1, "{{ PATH:/ }}'`"),
     "a power too high": ("x = 2 ** 100\n", 1, "`2 ** 100`"),
@@ -145,6 +159,15 @@ AS_MMENGINE = {
     "values of a base": "model = dict(head=dict(n={{_base_.n}}, m=_base_.n, d={{ _base_.model.backbone.depth }}))",
     "entries of a base": "_base_.model.head.n = 9\n_base_.model['neck'][-1]['k'] = 3",
     "arithmetic": "a = dict(b=5 + 2, c='x/' + _base_.name, d=[0] * 3, e=(1,) + (2,), f=7 // 2, g=1 / 4, h=-3 * 2)",
+    "slices": "a = [1, 2, 3]\nb = a[::-1]\n"
+    "c = dict(d=(_base_.model.neck[1:], _base_.model['neck'][:1]), e=_base_.name[-1:])",
+    "comprehensions": "s = [320, 640]\na = [dict(type='R', scale=i, x=[i // 32]) for i in s]\n"
+    "b = [[dict(p=r, f=f) for f in [True, False]] for r in s]\nc = [(i, k) for i in (1, 2) for k in (3, 4)]\n"
+    "d = [k for k, _ in [(1, 2), (3, 4)]]\nr = 5\ne = [r for r in (1, 2)]\nf = r\ng = tuple([i // 32 for i in s])",
+    "functions": "a = sum([18, 36, 72, 144])\nb = [len(_base_.model.neck), max(1, 3), min([2, 1]), list((1, 2))]\n"
+    "c = [dict(n=i) for i in range(1, 4)]\nd = sum(i * 2 for i in range(3))\n"
+    "e = [[round(x * 0.1), int(640 * x * 0.1), round(2.5), -c[0]['n'], -1e-3] for x in range(5, 21)]",
+    "texts with values": "root = 'data/'\na = f'{root}train_{2017}/x{0.5}'\nb = dict(c=f'{_base_.name}')",
     "powers": "a = dict(b=2**3, c=2**-1, d=0.5 ** 2)",
     "the file's own name": "work_dir = './work/{{ fileBasenameNoExtension }}'\n"
     "f = ['{{fileBasename}}', '{{ fileExtname }}', '{{ fileDirname }}']",
