@@ -8,10 +8,11 @@ from functools import partial
 from typing import Literal
 
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
-from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift, shift_of_resized
+from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.adapting.matching import match
-from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
+from autoadapt.adapting.operations import Operation, Recover, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
+from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.input_routes import (
     CONVERSIONS,
     Conversion,
@@ -314,7 +315,7 @@ def _route(
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
         octaves=0.0 if pairing.recover else round(distance(tensor, factored(contract)), 3),
         others=pairing.others,
-        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by, sizes)])),
+        remark="; ".join(filter(None, [pairing.remark, what_is_lost(tensor, contract, steps, dilated_by, sizes)])),
     )
 
 
@@ -345,64 +346,3 @@ def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     if contiguous or route.target not in target.contiguous or route.source.startswith("inputs."):
         return route
     return route.model_copy(update={"made_contiguous": True})
-
-
-def _lost(
-    source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str, sizes: Mapping[str, int]
-) -> str:
-    """What resampling loses, and how cells come to lie where the old ones lay, in words."""
-    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps, sizes)]
-    return "; ".join(filter(None, told))
-
-
-def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation], sizes: Mapping[str, int]) -> str:
-    if any(isinstance(step, Resample) for step in steps):
-        made = {one.axis: one for one in source.spec.centres}
-        moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
-        return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
-    if _unknown(source, target):
-        return (
-            "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
-        )
-    pixels, step = shift_of_resized(source, factored(target), sizes)
-    if 2 * pixels > step + 1:
-        image = " x ".join(str(sizes[axis]) for axis in ("H", "W") if axis in sizes)
-        return (
-            f"the image is resized before, so that its cells lie up to {pixels:.0f} pixels from the old ones at {image}"
-        )
-    pixels, step = shift(source, factored(target))
-    return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""
-
-
-def _unknown(source: Factored, target: TensorSpec) -> bool:
-    """Whether along an axis that both follow only one of them tells where its cells lie at every size.
-
-    Texts and files of earlier versions tell neither that nor a depth, and nothing is said of them.
-    """
-    if source.spec.depth is None or target.depth is None:
-        return False
-    told = {one.axis for one in source.spec.centres} ^ {one.axis for one in target.centres}
-    return bool(told & set(source.strides) & set(factored(target).strides) & {"H", "W"})
-
-
-def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
-    have, want = source.strides, factored(target).strides
-    finer = [axis for axis in want if axis in have and want[axis] < have[axis]]
-    if finer:
-        lost = f"finer than its source (stride {have[finer[0]]}): detail is interpolated, not seen"
-        return "; ".join(filter(None, [lost, _dilating(int(want[finer[0]]), target, dilated_by)]))
-    if set(have) - set(want):
-        return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
-    rounded = [dim for dim in source.spec.dims if dim.axes - {"B"} and dim not in target.dims and dim.factors]
-    if rounded and have == want and any(isinstance(step, Resize) for step in steps):
-        return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: resized by a cell"
-    return ""
-
-
-def _dilating(stride: int, target: TensorSpec, argument: str) -> str:
-    """Which argument builds the new module with a stride, where the contract's level is deep at that stride too."""
-    is_dilated = target.depth is not None and 2**target.depth >= 2 * stride
-    if not is_dilated or stride not in (8, 16) or not argument:
-        return ""
-    value = stride if argument == "output_stride" else [False, stride == 8, True]
-    return f"built with {argument}={value} it would see more"
