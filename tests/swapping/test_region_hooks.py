@@ -7,6 +7,7 @@ import region_models as written
 import torch
 from small_models import Pyramid, image
 from torch import nn
+from torch.nn.utils import prune
 
 import autoadapt as aa
 
@@ -90,8 +91,8 @@ def test_hooks_go_along_when_a_region_is_swapped_again_and_copied(old):
 def test_a_dry_run_and_a_refusal_leave_hooks_where_they_are(old):
     handle = old.layer2.register_forward_hook(lambda *_: None)
     aa.swap(old, SPAN, Pyramid(6, 12, 20, 28), inputs=image(), dry_run=True)
-    with pytest.raises(aa.SwapError):
-        aa.swap(old, SPAN, nn.Linear(3, 3), inputs=image())
+    with pytest.raises(aa.SwapError, match="is not swapped"):
+        aa.swap(old, SPAN, nn.Bilinear(3, 3, 3), inputs=image())
     handle.remove()
     assert not old.layer2._forward_hooks
 
@@ -104,15 +105,15 @@ def test_hooks_that_would_never_be_called_again_are_named(old):
     old.layer2.conv1.register_forward_hook(keep)
     with pytest.raises(aa.SwapError) as raised:
         swapped(old)
-    lines = str(raised.value).splitlines()
-    assert lines[0] == "`layer2.conv1` has a hook that would never be called again"
-    assert "  expected  hooks on what whole members of the region are given or return" in lines
-    assert lines[2].endswith("keep in layer2.conv1._forward_hooks")
-    assert "  try       handle.remove()  # and register it anew after the swap" in lines
-    assert any(line.endswith("keep in layer3._backward_hooks") for line in lines)
+    text = str(raised.value)
+    assert text.startswith("`layer2.conv1` has a hook that would never be called again\nlayer2.conv1\n")
+    assert "  expected  hooks on what whole members of the region are given or return\n" in text
+    assert "keep in layer2.conv1._forward_hooks\n" in text
+    assert "keep in layer3._backward_hooks\n" in text
+    assert text.endswith("  try       handle.remove()  # and register it anew after the swap")
 
 
-@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 def test_hooks_by_which_a_module_works_are_none_of_callers(old):
     class Counting(written.Block):
         def __init__(self, *sizes):
@@ -125,8 +126,8 @@ def test_hooks_by_which_a_module_works_are_none_of_callers(old):
 
     nn.utils.weight_norm(old.conv1)
     nn.utils.spectral_norm(old.layer1.conv1)
-    nn.utils.prune.l1_unstructured(old.layer3.down, "weight", amount=2)
+    prune.l1_unstructured(old.layer3.down, "weight", amount=2)
     old.layer2 = Counting(8, 16).eval()
     model = swapped(old)
-    assert model.conv1.hand_on.handing.served == ("output",) or len(model.conv1.hand_on.handing.served) == 1
+    assert model.conv1.hand_on.handing.served == ("layer3",)
     assert not model.conv1._forward_pre_hooks

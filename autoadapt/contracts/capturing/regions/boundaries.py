@@ -19,9 +19,7 @@ from autoadapt.errors import CaptureError, Mismatch
 __all__ = ["find_region"]
 
 
-def find_region(
-    model: nn.Module, traces: Sequence[Trace], region: RegionPath, outputs: Collection[str] = ()
-) -> Region:
+def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath, outputs: Collection[str] = ()) -> Region:
     """The region that some paths mean, as runs of the model show it.
 
     Args:
@@ -127,7 +125,9 @@ class _Round:
         self._derived, self._foreign = self._followed()
         self._learned = self._made_by_others()
         self._feeding = self._found_feeding()
-        self._hooks_read = {value for call in self.calls if call.path in self.wanted.returned for value in call.returned}
+        self._hooks_read = {
+            value for call in self.calls if call.path in self.wanted.returned for value in call.returned
+        }
         self._hooks_read |= {value for call in self.calls[1:] if call.path in self.wanted.given for value in call.given}
         self._kept = self._found_kept()
 

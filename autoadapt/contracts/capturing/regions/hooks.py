@@ -51,5 +51,5 @@ def leave_before(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle
     others = callers_hooks(module, "_forward_hooks")
     handle = module.register_forward_hook(hook)
     for number in others:
-        module._forward_hooks.move_to_end(number)
+        module._forward_hooks[number] = module._forward_hooks.pop(number)
     return handle
