@@ -21,6 +21,7 @@ from autoadapt.contracts.capturing.regions import (
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.arriving_statistics import statistics_at
+from autoadapt.swapping.moved_hooks import move_hooks, refuse_lost_hooks
 from autoadapt.swapping.passes import Handing, Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
@@ -58,7 +59,7 @@ class RegionSwap:
         served = net.signature.outputs.paths if len(self.region.named) > 1 else self.region.named
         handing = Handing.of(self.region, self.contract, served)
         for name, value in plain_attributes(self.old[self.region.first]).items():
-            if not hasattr(net, name):
+            if hasattr(nn.Module, name) or not hasattr(net, name):  # one called `type`, say, hides a method as before
                 setattr(net, name, value)
         return _parts(net, handing, self.old, self.also_at)
 
@@ -88,7 +89,10 @@ class Parts:
 
     def put_in(self, model: nn.Module) -> None:
         """Set them in a model; all or none."""
+        old = {path: model.get_submodule(path) for path in self.modules}
         set_modules(model, {at: m for path, m in self.modules.items() for at in (path, *self.also_at[path])})
+        for path, module in self.modules.items():
+            move_hooks(old[path], module)
         if self.passes.handing.parent is not None:
             self.passes.put_on(model.get_submodule(self.passes.handing.parent))
         take_off(model, [one for module in model.modules() if (one := passes_of(module)) is not None])
@@ -124,7 +128,8 @@ def plan_region(
     if isinstance(new, str):
         fault = Mismatch("new", "a module", repr(new), "swap(model, path, module, inputs=x)")
         raise SwapError("a generated layer takes the place of one module, not of a region", [fault])
-    region = _region(model, path, example)
+    region = _region(model, path, example, options.outputs or ())
+    refuse_lost_hooks(model, region)
     if not region.read:
         fault = Mismatch(region_text(path), "a region of which something is read", "nothing is", "print(model)")
         raise SwapError(f"nothing reads what comes out of `{region_text(path)}`", [fault])
@@ -142,28 +147,40 @@ def plan_region(
     return RegionSwap(region, module, arguments, contract, replace(successor, part=part), old, _other_paths(model, old))
 
 
-def _region(model: nn.Module, path: RegionPath, example: Example) -> Region:
+def _region(model: nn.Module, path: RegionPath, example: Example, outputs: Sequence[str]) -> Region:
     """The region, with what a model that stands in eval mode reads of it in train mode alone, as an auxiliary head."""
     traces = traces_of(model, example.run, grad=example.is_step)
-    region = find_region(model, traces, path)
+    region = find_region(model, traces, path, outputs)
     if model.training:
         return region
     try:
-        return find_region(model, [*traces, trace(model, example.run, grad=example.is_step, train=True)], path)
+        traces.append(trace(model, example.run, grad=example.is_step, train=True))
+        return find_region(model, traces, path, outputs)
     except Exception:  # whatever it raises in the other mode, it was not asked to run there
         return region
 
 
 def _outputs(region: Region, options: Options, path: RegionPath) -> Sequence[str]:
     """The leaves to serve, by the names that they have in the contract."""
+    known = {*region.named, *(_BARE if len(region.named) == 1 else ())}
+    unknown = [name for name in options.outputs or () if name not in known]
+    if unknown:
+        expected = f"names of what its modules return, such as {', '.join(region.read)}"
+        found = ", ".join(map(repr, unknown))
+        fault = Mismatch("outputs", expected, found, f"outputs={list(region.read)}")
+        raise SwapError(f"outputs of `{region_text(path)}` are not what its modules return", [fault])
     if len(region.named) == 1:
-        return ["output"]
+        return _BARE
     unserved = [name for name in region.read if options.outputs is not None and name not in options.outputs]
     if unserved:
         expected = f"all that is read: {', '.join(region.read)}"
         fault = Mismatch("outputs", expected, str(options.outputs), f"outputs={list(region.read)}")
         raise SwapError(f"outputs of `{region_text(path)}` that are read cannot be left out", [fault])
     return options.outputs or region.read
+
+
+_BARE = ["output"]
+"""What the one leaf is called in a contract of one."""
 
 
 class _Members(nn.Module):
@@ -183,6 +200,8 @@ def _part(part: Part, region: Region, old: Mapping[str, nn.Module], path: Region
     if region.functions:
         names = ", ".join(dict.fromkeys(region.functions))
         remarks.append(f"functions between them run on: {names}")
+    if region.hooked:
+        remarks.append(f"hooks on {', '.join(region.hooked)} stay there, and what they are given is served")
     if region.weights_between:
         remarks.append(f"{', '.join(region.weights_between)} of the model has no effect any more")
     update = {"old": f"{region_text(path)} ({', '.join(kinds)})", "left_out": (), "remarks": tuple(remarks)}

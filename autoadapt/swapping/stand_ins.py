@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from autoadapt.contracts.capturing.regions import RegionPath, with_numbers
+from autoadapt.contracts.capturing.regions import RegionPath, leave_before, with_numbers
 from autoadapt.contracts.trees import flatten
 from autoadapt.swapping.passes import Passes
 
@@ -27,7 +27,7 @@ class Levels:
         self._passes = passes
         self._taken: list[Any] = []
         self._handles = [
-            model.get_submodule(path).register_forward_hook(functools.partial(self._take, path))
+            leave_before(model.get_submodule(path), functools.partial(self._take, path))
             for path in passes.handing.paths
         ]
 
@@ -82,13 +82,13 @@ class StandIn(nn.Module):
     def __init__(self, path: str, passes: Passes, attributes: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.__dict__.update(attributes or {})
-        self.path = path
-        self.passes = passes
+        self._path = path
+        self._passes = passes
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Hand on what is read at this place."""
-        return self.passes.next(self.path, args, kwargs)
+        return self._passes.next(self._path, args, kwargs)
 
     def extra_repr(self) -> str:
         """Where the levels come from."""
-        return f"hands on what {self.passes.handing.order[0].path} returns"
+        return f"hands on what {self._passes.handing.order[0].path} returns"

@@ -226,6 +226,11 @@ def test_outputs_of_a_region_may_be_more_than_what_is_read():
     torch.testing.assert_close(model.conv1(inputs[0]), levels["conv1"], rtol=0, atol=0)
 
 
+def test_outputs_may_name_what_only_the_next_module_takes(old):
+    model = aa.swap(old, SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64), outputs=["layer2", "layer3"])
+    assert model.conv1.hand_on.handing.served == ("layer2", "layer3")
+
+
 class Wrapped(nn.Module):
     """A U-Net behind a layer of its own."""
 

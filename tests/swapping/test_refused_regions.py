@@ -163,3 +163,16 @@ def test_a_generated_layer_takes_the_place_of_no_region():
 def test_outputs_that_are_read_cannot_be_left_out():
     with pytest.raises(aa.SwapError, match="outputs of `enc1:enc4` that are read cannot be left out"):
         aa.swap(written.UNet(), "enc1:enc4", Pyramid(6, 12, 20, 28), inputs=image(), outputs=["enc4"])
+
+
+@pytest.mark.parametrize(("model", "region"), [(written.UNet, "enc1:enc4"), (written.PoseNet, "conv1:layer3")])
+def test_outputs_that_no_module_of_the_region_returns_are_named(model, region):
+    with pytest.raises(aa.SwapError) as raised:
+        aa.swap(model(), region, Pyramid(6, 12, 20, 28), inputs=image(), outputs=["nope"])
+    read = "enc1, enc2, enc3, enc4" if model is written.UNet else "layer3"
+    assert str(raised.value).splitlines() == [
+        f"outputs of `{region}` are not what its modules return",
+        f"  expected  names of what its modules return, such as {read}",
+        "  found     'nope'",
+        f"  try       outputs={read.split(', ')}",
+    ]

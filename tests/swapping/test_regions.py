@@ -158,9 +158,9 @@ def test_a_stand_in_says_so_when_it_runs_on_its_own():
 
 def test_numbers_and_texts_that_frameworks_put_on_layers_stay():
     model = written.PoseNet()
-    model.layer2.f, model.layer2.type, model.conv1.i = [-1, 2], "Block", 0
+    model.layer2.f, model.layer2.path, model.conv1.i, model.conv1.type = [-1, 2], "Block", 0, "Conv"
     aa.swap(model, "conv1:layer3", Pyramid(6, 12, 20, 28), inputs=image())
-    assert (model.layer2.f, model.layer2.type, model.conv1.i) == ([-1, 2], "Block", 0)
+    assert (model.layer2.f, model.layer2.path, model.conv1.i, model.conv1.type) == ([-1, 2], "Block", 0, "Conv")
 
 
 def test_a_dry_run_changes_nothing_and_says_what_would_be_done():

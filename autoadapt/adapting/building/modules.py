@@ -24,6 +24,7 @@ from autoadapt.adapting.building.stems import read_channels
 from autoadapt.adapting.operations import Channels, Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
+from autoadapt.contracts.capturing.regions import HOOKS, callers_hooks
 from autoadapt.contracts.capturing.told_statistics import statistics_reader
 from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
 from autoadapt.contracts.views import (
@@ -98,10 +99,12 @@ class AdaptedModule(fx.GraphModule):
             return self
         made = copy.copy(self)
         passes = made.__dict__.pop("hand_on")
-        own = [key for key, hook in self._forward_hooks.items() if getattr(hook, "__self__", None) is not passes]
-        made._forward_hooks = OrderedDict((key, self._forward_hooks[key]) for key in own)
-        with_keywords = self._forward_hooks_with_kwargs
-        made._forward_hooks_with_kwargs = OrderedDict((key, True) for key in own if key in with_keywords)
+        for kind, told in HOOKS.items():
+            callers = callers_hooks(self, kind)  # they are for what is read at its place
+            hooks: OrderedDict[int, Any] = vars(self)[kind]
+            gone = {*callers, *(key for key, hook in hooks.items() if getattr(hook, "__self__", None) is passes)}
+            for name in (kind, *told):
+                setattr(made, name, OrderedDict((k, one) for k, one in vars(self)[name].items() if k not in gone))
         return made
 
     def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:

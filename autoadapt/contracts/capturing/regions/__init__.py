@@ -1,6 +1,8 @@
 """Regions: a part of a model that is no submodule, found by running the model."""
 
 from autoadapt.contracts.capturing.regions.boundaries import find_region
+from autoadapt.contracts.capturing.regions.forms import form_of
+from autoadapt.contracts.capturing.regions.hooks import HOOKS, callers_hooks, leave_before
 from autoadapt.contracts.capturing.regions.members import RegionPath, region_text
 from autoadapt.contracts.capturing.regions.modules import RegionModule
 from autoadapt.contracts.capturing.regions.numbers import with_numbers
@@ -8,6 +10,7 @@ from autoadapt.contracts.capturing.regions.passages import Region, Returned
 from autoadapt.contracts.capturing.regions.traces import Call, Run, Trace, trace, traces_of
 
 __all__ = [
+    "HOOKS",
     "Call",
     "Region",
     "RegionModule",
@@ -15,7 +18,10 @@ __all__ = [
     "Returned",
     "Run",
     "Trace",
+    "callers_hooks",
     "find_region",
+    "form_of",
+    "leave_before",
     "region_text",
     "trace",
     "traces_of",

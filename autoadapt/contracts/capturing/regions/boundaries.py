@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from autoadapt.contracts.capturing.regions.hooks import hooked
 from autoadapt.contracts.capturing.regions.members import RegionPath, find_members, region_text
 from autoadapt.contracts.capturing.regions.passages import Region, Returned
 from autoadapt.contracts.capturing.regions.traces import Call, Step, Trace
@@ -18,29 +19,33 @@ from autoadapt.errors import CaptureError, Mismatch
 __all__ = ["find_region"]
 
 
-def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath) -> Region:
+def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath, outputs: Collection[str] = ()) -> Region:
     """The region that some paths mean, as runs of the model show it.
 
     Args:
         model: The model.
         traces: One run, or one in each mode; what is read in any of them counts.
         region: A list of paths, or a span `first:last` in order of calls.
+        outputs: Names of leaves that count as read, whoever reads them.
 
     Raises:
         CaptureError: It is none: it shares a module with the rest, or something else stands between its members.
     """
     members = find_members(model, traces[0], region)
     _refuse_shared(model, members, region)
-    found = [one for trace in traces for one in _rounds_of(trace, members)]
+    wanted = _Wanted(
+        frozenset(outputs), hooked(model, members, "_forward_pre_hooks"), hooked(model, members, "_forward_hooks")
+    )
+    found = [one for trace in traces for one in _rounds_of(trace, members, wanted)]
     faults = list(dict.fromkeys(fault for one in found for fault in one.faults(region)))
     if faults:
-        wanted = {*members, *(path for one in found for path in one.strangers)}
-        closed = dict.fromkeys(call.path for call in traces[0].calls if call.path in wanted)
+        inside = {*members, *(path for one in found for path in one.strangers)}
+        closed = dict.fromkeys(call.path for call in traces[0].calls if call.path in inside)
         raise CaptureError(f"`{region_text(region)}` is no region: {_cause(found)}", _with_remedy(faults, closed))
     if len({tuple(call.path for call in one.calls) for one in found}) > 1:
         fault = Mismatch(region_text(region), "the same modules in each pass and mode", "others", "print(model)")
         raise CaptureError(f"`{region_text(region)}` is not run alike each time", [fault])
-    return _merged(found, members, rounds=len(_rounds_of(traces[0], members)))
+    return _merged(found, members, rounds=len(_rounds_of(traces[0], members, wanted)))
 
 
 def _refuse_shared(model: nn.Module, members: Sequence[str], region: RegionPath) -> None:
@@ -76,7 +81,7 @@ def _with_remedy(faults: Iterable[Mismatch], closed: Iterable[str]) -> list[Mism
     return [Mismatch(f.where, f.expected, f.found, f.remedy or f"{list(closed)}", f.why) for f in faults]
 
 
-def _rounds_of(trace: Trace, members: Sequence[str]) -> list[_Round]:
+def _rounds_of(trace: Trace, members: Sequence[str], wanted: _Wanted) -> list[_Round]:
     """The passes through a region: its calls in as many equal parts as there are."""
     numbers = {number for number, call in enumerate(trace.calls) if call.path in members}
     calls = [trace.calls[n] for n in sorted(numbers) if not numbers & set(trace.calls[n].within)]
@@ -85,8 +90,20 @@ def _rounds_of(trace: Trace, members: Sequence[str]) -> list[_Round]:
         size = len(calls) // count
         parts = [calls[i * size : (i + 1) * size] for i in range(count)]
         if most % count == 0 and len({tuple(call.path for call in part) for part in parts}) == 1:
-            return [_Round(trace, part) for part in parts]
+            return [_Round(trace, part, wanted) for part in parts]
     raise AssertionError("all calls together are one part")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What counts as read without a reader in the trace."""
+
+    outputs: frozenset[str]
+    """Leaves by name."""
+    given: frozenset[str]
+    """Members of which hooks get what they are given."""
+    returned: frozenset[str]
+    """Members of which hooks get what they return."""
 
 
 @dataclass
@@ -95,6 +112,7 @@ class _Round:
 
     trace: Trace
     calls: list[Call]
+    wanted: _Wanted
     strangers: list[str] = field(default_factory=list)
     """Modules with weights that stand between its members."""
 
@@ -107,6 +125,10 @@ class _Round:
         self._derived, self._foreign = self._followed()
         self._learned = self._made_by_others()
         self._feeding = self._found_feeding()
+        self._hooks_read = {
+            value for call in self.calls if call.path in self.wanted.returned for value in call.returned
+        }
+        self._hooks_read |= {value for call in self.calls[1:] if call.path in self.wanted.given for value in call.given}
         self._kept = self._found_kept()
 
     def _is_inside(self, step: Step) -> bool:
@@ -147,6 +169,7 @@ class _Round:
     def _found_kept(self) -> set[int]:
         """Ids of the steps of which nothing goes anywhere but back into the region."""
         elsewhere = {v for n, call in enumerate(self.trace.calls) if self._is_other(n) for v in call.given}
+        elsewhere |= self._hooks_read
         kept = set[int]()
         for step in reversed(self._outside()):
             if (step.makes or step.looks) and not elsewhere.intersection(step.makes):
@@ -246,7 +269,14 @@ class _Round:
 
     def returned(self, names: Sequence[Sequence[str]]) -> list[Returned]:
         """Each call, with who takes its leaves."""
-        outside, read = set(self.trace.numbers), set[int]()
+        outside, read = self.trace.numbers | self._hooks_read, set(self._hooks_read)
+        chosen = {
+            value
+            for call, own in zip(self.calls, names, strict=True)
+            for value, name in zip(call.returned, own, strict=True)
+            if name in self.wanted.outputs
+        }
+        outside, read = outside | chosen, read | chosen
         for step in self._outside():
             outside |= self._reads(step)
             read |= set() if id(step) in self._kept else self._reads(step)
@@ -261,6 +291,7 @@ class _Round:
                 read=tuple(value in read for value in call.returned),
                 numbers=tuple(value in self.trace.numbers for value in call.returned),
                 overwritten=bool(over.intersection(call.returned)),
+                forms=(call.form,),
             )
             for call, own in zip(self.calls, names, strict=True)
         ]
@@ -288,14 +319,16 @@ class _Round:
 
     @property
     def weights_between(self) -> list[str]:
-        """Names of parameters that functions between members read and nothing else."""
-        return [
-            self.trace.parameters[v]
-            for s in self._feeding
-            if id(s) in self._kept
-            for v in s.reads
-            if v in self.trace.parameters
-        ]
+        """Names of parameters that functions between members read, or later members are given, and nothing else."""
+        read = [value for step in self._feeding if id(step) in self._kept for value in step.reads]
+        given = [value for call in self.calls[1:] for value in call.given]
+        return [self.trace.parameters[value] for value in (*read, *given) if value in self.trace.parameters]
+
+    @property
+    def learned_functions(self) -> list[str]:
+        """Functions of which all that comes goes back into the region, and that read parameters."""
+        steps = [step for step in self._outside() if id(step) in self._kept]
+        return [step.name for step in steps if self.trace.parameters.keys() & set(step.reads)]
 
 
 _APART = "swap its parts one by one"
@@ -314,6 +347,7 @@ def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> 
                 ),
                 "read": tuple(any(each) for each in zip(*(call.read for call in calls), strict=True)),
                 "overwritten": any(call.overwritten for call in calls),
+                "forms": tuple(dict.fromkeys(form for call in calls for form in call.forms)),
             }
         )
         for calls in zip(*passes, strict=True)
@@ -326,6 +360,8 @@ def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> 
         runner=first.runner,
         functions=tuple(first.functions),
         weights_between=tuple(dict.fromkeys(first.weights_between)),
+        learned_functions=tuple(dict.fromkeys(name for one in found for name in one.learned_functions)),
+        hooked=tuple(path for path in members if path in first.wanted.given | first.wanted.returned),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind_call
+from autoadapt.contracts.capturing.regions.hooks import leave_before
 from autoadapt.contracts.capturing.regions.numbers import as_sizes, with_numbers
 from autoadapt.contracts.capturing.regions.passages import Region
 from autoadapt.contracts.capturing.regions.traces import Run
@@ -49,7 +50,7 @@ class RegionModule(nn.Module):
         for path in region.members:
             member = copied.get_submodule(path)
             member.register_forward_pre_hook(functools.partial(self._enter, path), with_kwargs=True)
-            member.register_forward_hook(functools.partial(self._leave, path))
+            leave_before(member, functools.partial(self._leave, path))
         inner = {id(one) for path in region.members for one in copied.get_submodule(path).modules()}
         for one in self.whole.modules():
             if id(one) not in members | inner and one is not self.whole and not isinstance(one, torch.jit.ScriptModule):

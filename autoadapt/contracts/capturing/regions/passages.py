@@ -26,6 +26,8 @@ class Returned(_Frozen):
     """For each leaf whether it is a whole number; none is where this is empty."""
     overwritten: bool = False
     """Whether a function between members may write over it."""
+    forms: tuple[str, ...] = ()
+    """What kinds of arguments it was called with; any where this is empty."""
 
 
 class Region(_Frozen):
@@ -43,7 +45,11 @@ class Region(_Frozen):
     functions: tuple[str, ...] = ()
     """Functions between members, in order."""
     weights_between: tuple[str, ...] = ()
-    """Parameters of the model itself that these functions read."""
+    """Parameters of the model itself that these functions read, or members after the first are given."""
+    learned_functions: tuple[str, ...] = ()
+    """Functions between members that read parameters."""
+    hooked: tuple[str, ...] = ()
+    """Members with hooks of callers, which read what they are given or return."""
 
     @property
     def first(self) -> str:

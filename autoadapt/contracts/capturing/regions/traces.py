@@ -12,6 +12,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
+from autoadapt.contracts.capturing.regions.forms import form_of
+from autoadapt.contracts.capturing.regions.hooks import leave_before
 from autoadapt.contracts.capturing.regions.numbers import with_numbers
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
@@ -53,6 +55,8 @@ class Call:
     """The values among its arguments, in their order."""
     known: int
     """The last value that there was when it began."""
+    form: str
+    """What kinds of arguments it is given."""
     left: int = -1
     tree: Tree | None = None
     returned: tuple[int, ...] = ()
@@ -150,7 +154,7 @@ class _Tracer(TorchFunctionMode):
         for path, inner in module.named_modules():
             if not isinstance(inner, torch.jit.ScriptModule):  # which takes no hooks
                 inner.register_forward_pre_hook(self._entering(path), with_kwargs=True, prepend=True)
-                inner.register_forward_hook(self._leaving)
+                leave_before(inner, self._leaving)
 
     def _written(self, tensor: torch.Tensor) -> int:
         """A new number for a tensor of which the values are other ones now."""
@@ -210,7 +214,8 @@ class _Tracer(TorchFunctionMode):
         def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = self._numbers((args, kwargs))
             self._running.append(len(self.trace.calls))
-            self.trace.calls.append(Call(path, tuple(self._running[:-1]), len(self.trace.steps), given, self._count))
+            here = tuple(self._running[:-1]), len(self.trace.steps), given, self._count
+            self.trace.calls.append(Call(path, *here, form_of(args, kwargs)))
 
         return enter
 
