@@ -1,6 +1,12 @@
-"""Models of timm that their constructor ties to one image size, freed as `dynamic_img_size=True` builds them."""
+"""Models of timm that their constructor ties to one image size.
+
+They are freed as `dynamic_img_size=True` builds them; those without such a mode by a class of ours.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -30,7 +36,7 @@ def _vision_transformer(part: nn.Module) -> Lift | None:
     ]
     grid, what = vars(patches)["grid_size"], list[str]()
     if getattr(part, "pos_embed", None) is not None:
-        what.append(f"position embedding {grid_text(grid)} resampled")
+        what.append(_resampled(grid))
     rope = part._modules.get("rope")
     if rope is not None:
         changes += [("rope", setting(_use_cached_embed=False))] if "_use_cached_embed" in vars(rope) else []
@@ -49,3 +55,53 @@ def _windowed(part: nn.Module) -> Lift | None:
     changes += [("", setting(dynamic_img_size=True)), ("patch_embed", setting(strict_img_size=False))]
     untraced = "its windows can be neither compiled nor exported at sizes that vary"  # torch 2.14 never ends
     return Lift(vars(patches)["img_size"], "masks of windows follow the image", tuple(changes), untraced)
+
+
+@lift_reader
+def _cait(part: nn.Module) -> Lift | None:
+    """CaiT: positions are added to flat tokens."""
+    patches = _tied(part, "cait")
+    if patches is None or type(part).__name__ != "Cait":
+        return None
+    changes = (("patch_embed", setting(strict_img_size=False)), ("", AsClass("NativeCait")))
+    return Lift(vars(patches)["img_size"], _resampled(vars(patches)["grid_size"]), changes)
+
+
+@lift_reader
+def _pooling(part: nn.Module) -> Lift | None:
+    """PiT: positions are a map, of patches that overlap."""
+    if not _is_of(part, "pit", "PoolingVisionTransformer"):
+        return None
+    patches = vars(part.get_submodule("patch_embed"))
+    return Lift(patches["img_size"], _resampled(patches["grid_size"]), (("", AsClass("NativePit")),))
+
+
+@lift_reader
+def _outlooking(part: nn.Module) -> Lift | None:
+    """VOLO: positions are a map with channels last, two halvings behind the patches."""
+    if not _is_of(part, "volo", "VOLO"):
+        return None
+    rows, columns = part.get_parameter("pos_embed").shape[1:3]
+    strides = [vars(part.get_submodule(f"patch_embed.{inner}"))["stride"][0] for inner in ("conv.0", "proj")]
+    step = 2 * math.prod(strides)
+    return Lift((rows * step, columns * step), _resampled((rows, columns)), (("", AsClass("NativeVolo")),))
+
+
+def _is_of(part: nn.Module, home: str, name: str) -> bool:
+    return type(part).__module__ == f"timm.models.{home}" and type(part).__name__ == name
+
+
+def _resampled(grid: Sequence[int]) -> str:
+    return f"position embedding {grid_text(grid)} resampled"
+
+
+class AsClass:
+    """A change that gives a part the class of ours whose forward pass takes other sizes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, part: nn.Module) -> None:
+        from autoadapt.contracts.native import timm_forwards
+
+        part.__class__ = getattr(timm_forwards, self.name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 from torchvision.models.vision_transformer import Encoder, VisionTransformer
 
-__all__ = ["NativeEncoder", "NativeVisionTransformer", "resampled"]
+from autoadapt.contracts.native.positions import resampled_tokens
+
+__all__ = ["NativeEncoder", "NativeVisionTransformer"]
 
 
 class NativeVisionTransformer(VisionTransformer):  # type: ignore[misc]  # torchvision is untyped
@@ -32,24 +33,6 @@ class NativeEncoder(Encoder):  # type: ignore[misc]  # as above
     """
 
     def forward(self, tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        tokens = tokens + resampled(self.pos_embedding, rows, columns)
+        tokens = tokens + resampled_tokens(self.pos_embedding, rows, columns, prefix=1)
         read: torch.Tensor = self.ln(self.layers(self.dropout(tokens)))
         return read
-
-
-def resampled(embedding_1ND: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """A position embedding behind one class token, of a square grid, for another grid.
-
-    Bicubic with antialiasing, as torchvision's own `interpolate_embeddings` and timm do it (the former without
-    antialiasing); the same tensor where the grid is its own.
-
-    Shape:
-        `[1, 1 + side*side, D] -> [1, 1 + rows*columns, D]`
-    """
-    side = int((embedding_1ND.shape[1] - 1) ** 0.5)
-    if rows == side and columns == side:
-        return embedding_1ND
-    cells = torch.unflatten(embedding_1ND[:, 1:].permute(0, 2, 1), 2, (side, side)).float()
-    moved = F.interpolate(cells, (rows, columns), mode="bicubic", antialias=True, align_corners=False)
-    rest = moved.to(embedding_1ND.dtype).flatten(2).permute(0, 2, 1)
-    return torch.cat([embedding_1ND[:, :1], rest], dim=1)

@@ -1,0 +1,105 @@
+"""Families of models without a mode for other sizes: each equals the model that is built for the size."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import autoadapt as aa
+from autoadapt.contracts.native import lift_of, unproven
+from autoadapt.contracts.views import view
+
+FAMILIES = {
+    "pit": ("pit_ti_224", {"base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 2, 4)}),
+    "cait": ("cait_xxs24_224", {"embed_dim": 24, "depth": 2, "num_heads": 3}),
+    "volo": ("volo_d1_224", {"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 32, 32), "num_heads": (2, 2, 2, 2)}),
+}
+
+
+def made(family: str, size: int) -> nn.Module:
+    name, smaller = FAMILIES[family]
+    model = timm.create_model(name, img_size=size, num_classes=4)
+    kind = type(model)
+    if family == "cait":
+        return kind(img_size=size, num_classes=4, **smaller).eval()
+    patches = {"patch_size": 16, "stride": 8} if family == "pit" else {}
+    return kind(img_size=size, num_classes=4, **patches, **smaller).eval()
+
+
+def noisy(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def moved(model: nn.Module, large: nn.Module) -> nn.Module:
+    """The large model with the weights of the small one, positions resampled by hand."""
+    state, (name, wanted) = model.state_dict(), ("pos_embed", large.pos_embed)
+    given = state[name]
+    if given.dim() == 3:
+        side, wide = int(given.shape[1] ** 0.5), int(wanted.shape[1] ** 0.5)
+        cells = given.transpose(1, 2).unflatten(2, (side, side))
+        cells = F.interpolate(cells, (wide, wide), mode="bicubic", antialias=True)
+        state[name] = cells.flatten(2).transpose(1, 2)
+    elif given.shape[1] == wanted.shape[1]:
+        state[name] = F.interpolate(given, wanted.shape[2:], mode="bicubic", antialias=True)
+    else:
+        cells = given.permute(0, 3, 1, 2)
+        state[name] = F.interpolate(cells, wanted.shape[1:3], mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+    large.load_state_dict(state)
+    return large
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_freed_model_equals_one_that_is_built_larger_with_resampled_positions(family: str) -> None:
+    model = noisy(made(family, 64))
+    large = moved(model, made(family, 128))
+    lift, freed = lift_of(model), view(model)
+    assert lift is not None
+    assert tuple(lift.size) == (64, 64)
+    lift.apply(freed)
+    assert unproven(model, freed, lift.size, 3) == ""
+    image = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        assert torch.allclose(freed(image), large(image), atol=1e-4, rtol=1e-4)
+        assert freed(torch.randn(2, 3, 96, 64)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.sampled(1)
+def test_it_serves_levels_at_any_size_and_survives_copies(family: str) -> None:
+    old = nn.Conv2d(3, 6, 16, stride=16)
+    net = aa.adapt(noisy(made(family, 64)), like=old, inputs=torch.zeros(1, 3, 96, 80)).eval()
+    assert net.plan.inputs[0].steps[0].op == "native"
+    image = torch.randn(1, 3, 83, 131)
+    with torch.no_grad():
+        wanted = net(image)
+        assert wanted.shape == old(image).shape
+        for one in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            assert torch.equal(one.eval()(image), wanted)
+
+
+def test_features_of_a_model_whose_other_entry_is_tied_are_read_from_resized_images() -> None:
+    model = timm.create_model("cait_xxs24_224", features_only=True, out_indices=(1,))
+    old = nn.Conv2d(3, 6, 16, stride=16)
+    net = aa.adapt(model, like=old, inputs=torch.zeros(1, 3, 96, 80))
+    assert [step.op for step in net.plan.inputs[0].steps][-1] == "resize"
+    assert "images are resized to 224x224" in " ".join(net.plan.remarks)
+
+
+def test_a_program_that_was_exported_holds_at_the_own_size_too() -> None:
+    model = noisy(made("pit", 64))
+    net = aa.adapt(model, like=nn.Conv2d(3, 6, 16, stride=16), inputs=torch.zeros(1, 3, 96, 80)).eval()
+    dims = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(net, (torch.randn(3, 3, 96, 80),), dynamic_shapes=(dims,)).module()
+    with torch.no_grad():
+        for size in [(64, 64), (97, 131)]:
+            image = torch.randn(2, 3, *size)
+            assert torch.allclose(program(image), net(image), atol=1e-4)
