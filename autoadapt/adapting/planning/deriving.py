@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
-from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift, shift_of_resized
+from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored, shift
 from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Recover, Resample, Resize, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
@@ -314,7 +314,7 @@ def _route(
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
         octaves=0.0 if pairing.recover else round(distance(tensor, factored(contract)), 3),
         others=pairing.others,
-        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by, sizes)])),
+        remark="; ".join(filter(None, [pairing.remark, _lost(tensor, contract, steps, dilated_by)])),
     )
 
 
@@ -347,28 +347,22 @@ def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     return route.model_copy(update={"made_contiguous": True})
 
 
-def _lost(
-    source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str, sizes: Mapping[str, int]
-) -> str:
+def _lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
-    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps, sizes)]
+    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps)]
     return "; ".join(filter(None, told))
 
 
-def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation], sizes: Mapping[str, int]) -> str:
+def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
     if any(isinstance(step, Resample) for step in steps):
+        if any(atom.even for atoms in source.atoms for atom in atoms):
+            return "the image is resized before: its cells lie where the old ones do to half a step"
         made = {one.axis: one for one in source.spec.centres}
         moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
         return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
     if _unknown(source, target):
         return (
             "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
-        )
-    pixels, step = shift_of_resized(source, factored(target), sizes)
-    if 2 * pixels > step + 1:
-        image = " x ".join(str(sizes[axis]) for axis in ("H", "W") if axis in sizes)
-        return (
-            f"the image is resized before, so that its cells lie up to {pixels:.0f} pixels from the old ones at {image}"
         )
     pixels, step = shift(source, factored(target))
     return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""
