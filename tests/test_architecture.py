@@ -63,6 +63,7 @@ INSIDE = {
         "layers",
         "layouts",
         "streams",
+        "trunks",
         "taps",
         "aligning",
         "refusals",
