@@ -8,7 +8,7 @@ from autoadapt.adapting.layouts.assigning import Refusal
 from autoadapt.adapting.layouts.chains import chain
 from autoadapt.adapting.layouts.extra_tokens import class_token_axis
 from autoadapt.adapting.layouts.factors import POINTS, Atom, Factored, distance, factored
-from autoadapt.adapting.layouts.placing import shift, shift_of_resized
+from autoadapt.adapting.layouts.placing import shift
 
 __all__ = [
     "POINTS",
@@ -20,5 +20,4 @@ __all__ = [
     "distance",
     "factored",
     "shift",
-    "shift_of_resized",
 ]

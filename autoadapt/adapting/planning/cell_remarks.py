@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from autoadapt.adapting.layouts import Factored, factored, shift, shift_of_resized
+from autoadapt.adapting.layouts import Factored, factored, shift
 from autoadapt.adapting.operations import Operation, Resample, Resize
 from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["what_is_lost"]
 
 
-def what_is_lost(
-    source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str, sizes: Mapping[str, int]
-) -> str:
+def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
-    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps, sizes)]
+    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps)]
     return "; ".join(filter(None, told))
 
 
-def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation], sizes: Mapping[str, int]) -> str:
+def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
     if any(isinstance(step, Resample) for step in steps):
+        if any(atom.even for atoms in source.atoms for atom in atoms):
+            return "the image is resized before: its cells lie where the old ones do to half a step"
         made = {one.axis: one for one in source.spec.centres}
         moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
         return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
     if _unknown(source, target):
         return (
             "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
-        )
-    pixels, step = shift_of_resized(source, factored(target), sizes)
-    if 2 * pixels > step + 1:
-        image = " x ".join(str(sizes[axis]) for axis in ("H", "W") if axis in sizes)
-        return (
-            f"the image is resized before, so that its cells lie up to {pixels:.0f} pixels from the old ones at {image}"
         )
     pixels, step = shift(source, factored(target))
     return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""

@@ -315,7 +315,7 @@ def _route(
         multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
         octaves=0.0 if pairing.recover else round(distance(tensor, factored(contract)), 3),
         others=pairing.others,
-        remark="; ".join(filter(None, [pairing.remark, what_is_lost(tensor, contract, steps, dilated_by, sizes)])),
+        remark="; ".join(filter(None, [pairing.remark, what_is_lost(tensor, contract, steps, dilated_by)])),
     )
 
 
