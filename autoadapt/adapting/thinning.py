@@ -12,15 +12,15 @@ from autoadapt.adapting.operations import Thin, Thinning
 from autoadapt.adapting.pairings import Source
 from autoadapt.contracts.signature import TensorSpec, Values
 
-__all__ = ["mark_points", "thinned", "unmark_points"]
+__all__ = ["mark_points", "marked_alike", "thinned", "unmark_points"]
 
 
 def mark_points(values: Values) -> Values:
     """Note on each leaf which of its axes lists points.
 
-    Coordinates `[B, M, K]` or `[B, K, M]` tell the numbers of points that occur. A leaf lies on such a set where one
-    of its axes has that size; where two have, the axis that lists points in the other leaves is taken, else the last.
-    Values that are marked already are left as they are.
+    That is the axis that a real run told. Else coordinates `[B, M, K]` or `[B, K, M]` tell the numbers of points that
+    occur, and a leaf lies on such a set where one of its axes has that size; where two have, the axis that lists points
+    in the other leaves is taken, else the last. Values that are marked already are left as they are.
 
     Example:
         >>> marked = mark_points(Values.parse(["f32[B, 16, 3] coordinate", "f32[B, 8, 16]", "f32[B, 16, 16]"]))
@@ -35,12 +35,34 @@ def mark_points(values: Values) -> Values:
     clear = Counter(axes[0] for spec, axes in zip(values.leaves, candidates, strict=True) if _is_clear(spec, axes))
     usual = clear.most_common(1)[0][0] if clear else 2
     leaves = tuple(
-        spec.model_copy(update={"points": axes[0] if len(axes) == 1 else usual if usual in axes else axes[-1]})
-        if axes
-        else spec
+        _marked(spec, axes[0] if len(axes) == 1 else usual if usual in axes else axes[-1]) if axes else spec
         for spec, axes in zip(values.leaves, candidates, strict=True)
     )
     return values.model_copy(update={"leaves": leaves})
+
+
+def marked_alike(source: Values, target: Values) -> tuple[Values, Values]:
+    """Both with their points marked; where nothing is known of the points of one, real runs tell nothing of the other.
+
+    Sizes alone then say what serves what, as for any tensors.
+    """
+    marked = mark_points(source), mark_points(target)
+    if all(any(leaf.points is not None for leaf in values.leaves) for values in marked):
+        return marked
+    return mark_points(_by_sizes(source)), mark_points(_by_sizes(target))
+
+
+def _by_sizes(values: Values) -> Values:
+    """The same leaves without what real runs told of their points."""
+    leaves = (
+        leaf.model_copy(update={"point_axis": None} | ({"points": None} if leaf.point_axis is not None else {}))
+        for leaf in values.leaves
+    )
+    return values.model_copy(update={"leaves": tuple(leaves)})
+
+
+def _marked(spec: TensorSpec, axis: int) -> TensorSpec:
+    return spec.model_copy(update={"points": axis})
 
 
 def unmark_points(values: Values) -> Values:
@@ -51,6 +73,8 @@ def unmark_points(values: Values) -> Values:
 
 
 def _candidates(spec: TensorSpec, counts: Iterable[int | None]) -> list[int]:
+    if spec.point_axis is not None:
+        return [spec.point_axis]
     if spec.role == "coordinate":
         return [i for i in [_point_axis(spec)] if spec.dims[i].constant is not None] if len(spec.dims) == 3 else []
     return [i for i, dim in enumerate(spec.dims) if 0 < i < 3 and dim.constant is not None and dim.constant in counts]

@@ -40,7 +40,7 @@ def chain(
     learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
     want = factored(target)
     moved = learned and _is_moved(have, want)
-    alike = (spec.dims, spec.order) == (target.dims, target.order)
+    alike = (spec.dims, spec.order, spec.points) == (target.dims, target.order, target.points)
     if alike and not (project and learned) and not moved:
         return _cast(spec, target)
     if spec.is_floating != target.is_floating:

@@ -18,12 +18,12 @@ from autoadapt.adapting.planning.input_routes import (
     Fit,
     check_fit,
     route_inputs,
-    unread_remarks,
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
+from autoadapt.adapting.planning.remarks import input_remarks, value_remarks
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
@@ -37,7 +37,7 @@ from autoadapt.adapting.planning.sources import (
 from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.taps import worth_taking
-from autoadapt.adapting.thinning import mark_points, thinned, unmark_points
+from autoadapt.adapting.thinning import marked_alike, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, Values
 from autoadapt.errors import AdaptError, MatchError, Mismatch, PlanError
@@ -150,13 +150,15 @@ def _offer(
 ) -> _Offer:
     wanted = served(with_channels(with_inputs(target, source), source), outputs)
     routes = route_inputs(source, wanted, convert_inputs, fit)
-    marked = mark_points(wanted.outputs)
+    found, marked = marked_alike(source.outputs, wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
-    offered = source.model_copy(update={"outputs": mark_points(source.outputs)})
+    offered = source.model_copy(update={"outputs": found})
     sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin)
     blocks = worth_taking([one for one in source.inner if one.name not in source.scores], source.sizes())
-    taps = inner_sources(blocks, source, wanted, routes)
-    others = inner_sources(not_among(source.inner, taps), source, wanted, routes) if pairs else []
+    on_points = any(leaf.points is not None for leaf in found.leaves)
+    taps = inner_sources(blocks, source, wanted, routes, on_points=on_points)
+    left = not_among(source.inner, taps)
+    others = inner_sources(left, source, wanted, routes, on_points=on_points) if pairs else []
     others += output_sources(offered, wanted, routes, again=True) if pairs else []
     trunks = {} if pairs else trunk_sources(source, wanted, routes)
     others += trunks.values()
@@ -226,8 +228,8 @@ def _derived(
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=(
-            *unread_remarks(source, offer.wanted, offer.inputs),
-            *_remarks_on_values(source),
+            *input_remarks(source, offer.wanted, offer.inputs),
+            *value_remarks(source),
             *train_remarks(source, target),
             *native_remarks(source),
             *statistics_remarks(source, offer.wanted, convert_inputs),
@@ -235,12 +237,6 @@ def _derived(
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )
-
-
-def _remarks_on_values(source: Signature) -> list[str]:
-    """That outputs of the new module are no numbers, which its weights or the example are to blame for."""
-    found = ", ".join(source.not_finite)
-    return [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
 
 
 def _refuse_contradictions(source: Signature, target: Signature, outputs: Sequence[str] | None) -> None:

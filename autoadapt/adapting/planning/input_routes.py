@@ -13,7 +13,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs", "unread_remarks"]
+__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs"]
 
 Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
 """What may be changed of an input: the order of its axes, how many channels are read, height and width, and
@@ -63,18 +63,6 @@ def route_inputs(
     if faults:
         raise MatchError(f"{source.name} cannot be called with the old module's inputs", faults)
     return tuple(routes)
-
-
-def unread_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
-    """What of the old module's inputs the new one never gets, such as a mask, or gets under another name."""
-    read = {route.target for route in routes}
-    lost = [path for path in target.inputs.paths if path not in read]
-    spare = {one.name for one in source.parameters if one.default is not None}
-    renamed = [route for route in routes if route.source in spare and route.source != route.target]
-    said = [f"{source.name} takes {route.target} as its {route.source}" for route in renamed]
-    if source.inputs.paths and lost:
-        said.append(f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing")
-    return tuple(said)
 
 
 def _check_conversions(convert: Collection[Conversion]) -> None:

@@ -11,7 +11,7 @@ from autoadapt.adapting.operations import Pad, Rearrange
 from autoadapt.adapting.pairings import Source
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Gathering, InnerOutput, Signature
+from autoadapt.contracts.signature import Gathering, InnerOutput, Signature, TensorSpec
 
 __all__ = [
     "costs_of",
@@ -62,15 +62,28 @@ def output_sources(
 
 
 def inner_sources(
-    inner: Iterable[InnerOutput], source: Signature, target: Signature, routes: Sequence[InputRoute]
+    inner: Iterable[InnerOutput],
+    source: Signature,
+    target: Signature,
+    routes: Sequence[InputRoute],
+    *,
+    on_points: bool = False,
 ) -> list[Source]:
-    """What inner modules return, in terms of the old module's input axes; in the order in which they finish."""
+    """What inner modules return, in terms of the old module's input axes; in the order in which they finish.
+
+    Args:
+        inner: Some of the outputs of inner modules.
+        source: Signature of the new module.
+        target: Signature of the old one.
+        routes: Where its inputs come from.
+        on_points: Whether axes that list points are told from those that list channels.
+    """
     axes, names, padded = _axes(source, target, routes)
     known = source.outputs.paths
     return [
         Source(
             output.name,
-            factored(output.spec, axes, names, padded),
+            factored(_on_points(output.spec) if on_points else output.spec, axes, names, padded),
             sequence="taps",
             tap=True,
             listed=output.listed,
@@ -80,6 +93,10 @@ def inner_sources(
         for output in sorted(inner, key=lambda output: output.finished)
         if output.name not in known
     ]
+
+
+def _on_points(spec: TensorSpec) -> TensorSpec:
+    return spec.model_copy(update={"points": spec.point_axis})
 
 
 def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> dict[str, Source]:

@@ -67,6 +67,9 @@ def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
             yield partial(_same, inputs)
         yield partial(_with_channels, new, inputs)
         yield partial(_turned, inputs)
+        yield from (
+            partial(_turned, inputs, only=i) for i in range(len(_as_tuple(inputs))) if len(_as_tuple(inputs)) > 1
+        )
         yield partial(_turned_with_channels, new, inputs)
 
 
@@ -126,9 +129,10 @@ def _repeated(image: torch.Tensor, channels: int) -> torch.Tensor:
     return image.narrow(axis, 0, 1).expand(shape)
 
 
-def _turned(inputs: object) -> object:
-    """The same images or points with their channels last instead of first, or first instead of last."""
-    return tuple(map(_other_way, _as_tuple(inputs)))
+def _turned(inputs: object, only: int | None = None) -> object:
+    """The same images or points with their channels last instead of first, or first instead of last; of one or all."""
+    given = _as_tuple(inputs)
+    return tuple(_other_way(value) if only in (None, i) else value for i, value in enumerate(given))
 
 
 def _other_way(value: object) -> object:

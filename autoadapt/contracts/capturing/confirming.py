@@ -20,6 +20,8 @@ from autoadapt.contracts.signature import Contradiction
 from autoadapt.contracts.trees import path_text, paths
 
 __all__ = [
+    "MOST_ELSEWHERE",
+    "MOST_MULTIPLY_ADDS",
     "MOST_PASSES",
     "Confirmation",
     "Contract",

@@ -31,7 +31,7 @@ from autoadapt.contracts.signature import AxisSizes, Cells
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["IMAGES", "ImagePass", "Measured", "Order", "Ordering", "disordered", "is_block", "run_on_images"]
+__all__ = ["IMAGES", "ImagePass", "Measured", "Order", "Ordering", "disordered", "is_block", "listen", "run_on_images"]
 
 Order: TypeAlias = tuple[Cells, int]
 """In which order cells stand, and how many other tokens stand behind them."""
@@ -92,6 +92,8 @@ class Measured:
     """Of token axes."""
     maps: Mapping[Key, tuple[Dim, ...]] = field(default_factory=dict)
     """Dims of maps whose sizes alone do not tell rows from columns or channels."""
+    points: Mapping[Key, int] = field(default_factory=dict)
+    """Which axes list points, of tensors of clouds."""
     ran: ImagePass | None = None
 
 
@@ -138,7 +140,7 @@ class Ordering:
         if not (tokens or maps) or any(parameter.is_meta for parameter in self.module.parameters()):
             return Measured()
         seen = self._seen(tokens, maps)
-        return Measured(self._orders(tokens, seen.orders), seen.maps, seen.ran)
+        return Measured(self._orders(tokens, seen.orders), seen.maps, ran=seen.ran)
 
     def _ambiguous(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> dict[Key, MapAxes]:
         """Maps of images of one size, whose axes of rows and columns were told by their sizes alone, which fit others.
@@ -212,7 +214,7 @@ class Ordering:
 
         model = in_eval_mode(copy_module(self.module, clone_buffers))
         keys = [*tokens, *maps]
-        _listen(model, [key for key in keys if not isinstance(key, int)], note)
+        listen(model, [key for key in keys if not isinstance(key, int)], note)
         cells = _cells_of_a_patch(tokens.values(), sizes) if tokens else min(one.grid.cells for one in maps.values())
         returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES, corners=len(CORNERS))
         if returned is None:
@@ -265,7 +267,7 @@ def _cells_of_a_patch(tokens: Iterable[TokenAxis], sizes: Mapping[str, int]) -> 
     return max(beside) if beside else min(count for count, _ in cells)
 
 
-def _listen(model: nn.Module, keys: Sequence[InnerKey], note: Any) -> None:
+def listen(model: nn.Module, keys: Sequence[InnerKey], note: Any) -> None:
     """Have the wanted tensors that inner modules return or read noted as they come."""
     wanted, calls, begun = set(keys), dict[str, int](), dict[str, int]()
     named = dict(model.named_modules())

@@ -26,7 +26,8 @@ from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.inside import inner_outputs
-from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Order, Ordering, disordered
+from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Ordering, disordered
+from autoadapt.contracts.capturing.point_axes import PointAxes
 from autoadapt.contracts.capturing.probing import (
     InnerKey,
     InnerLeaf,
@@ -46,6 +47,7 @@ from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
 from autoadapt.contracts.capturing.sizing import (
     Steps,
     name_axes,
+    settle_letters,
     untie,
 )
 from autoadapt.contracts.capturing.solving import Solution
@@ -96,12 +98,13 @@ class Session:
         base, steps, solution, unread = self._solved()
         legal = self._legal(varying := steps | self._runs.fixed_image(steps), solution)
         measured = self._measured(solution, legal, steps)
-        solution, orders, ran = _as_seen(solution, measured.maps), measured.orders, measured.ran
-        confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base, ran)
+        solution = solution.as_seen(measured.maps)
+        contract = Contract(self._runs.axes, steps, solution.outputs, self._first)
+        confirmed = self._confirmed(contract, base, measured.ran)
         tensors_in, tensors_out = self._real_values(confirmed.observed)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings := find_gatherings(tensors_in, tensors_out))
-        told = self._told(solution, orders, self._runs.followed(base, steps))
+        told = self._told(solution, measured, self._runs.followed(base, steps))
         depths, trained = self._depths(base, steps), self._in_train_mode(base)  # it may leave things behind
         leaves = depths.on_outputs(self._output_specs(solution, roles, told))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
@@ -126,7 +129,7 @@ class Session:
             weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
             output_weights=depths.weights() if self._first.inner else (),
             dilated_by=argument_that_dilates(self._module),
-            unread_tokens=unread or disordered(self._module, orders),
+            unread_tokens=unread or disordered(self._module, measured.orders),
             train_outputs=self._train_outputs(trained, base),
             unconfirmed=confirmed.unconfirmed,
             contradictions=confirmed.contradictions,
@@ -151,6 +154,7 @@ class Session:
     def _solved(self) -> tuple[dict[str, int], Steps, Solution, tuple[str, ...]]:
         """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
         self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
+        self._runs.axes = settle_letters(self._runs.axes, self._runs.run, self._runs.runs_at)
         base = self._runs.base()
         steps = self._runs.steps(base)
         base = self._runs.at_step(base, steps)
@@ -307,9 +311,13 @@ class Session:
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
     def _measured(self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps) -> Measured:
-        """How cells stand in outputs and in what inner modules return, where sizes do not tell."""
+        """How cells or points stand in outputs and in what inner modules return, where sizes do not tell."""
         if not {"H", "W"} <= set(legal):
-            return Measured()
+            cloud = PointAxes(self._module, self._arguments, self._runs.axes, self._probe.work)
+            dtypes = self._first.dtypes
+            run = cloud.measure(solution.outputs, dtypes, solution.inner) if self._confirm and "B" in legal else None
+            self._perturbed = self._perturbed or run is not None
+            return Measured(points=run or {})
         batch = Dim.axis("B") if "B" in legal else Dim(self._runs.axes.example.get("B", 1))
         inner = sorted(solution.inner, key=lambda key: self._first.inner[key].finished)
         dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
@@ -319,15 +327,19 @@ class Session:
         return Ordering(self._module, self._arguments, axes, legal, self._grid, usual).measure(dims, batch)
 
     def _told(
-        self, solution: Solution, orders: Mapping[InnerKey | int, Order], followed: Sequence[Run]
+        self, solution: Solution, measured: Measured, followed: Sequence[Run]
     ) -> dict[InnerKey | int, dict[str, object]]:
-        """What is known of a leaf besides its size: in which order its cells stand, and where they lie."""
+        """What is known of a leaf besides its size: which axis lists points, how cells stand and where."""
         outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
-        order = {key: {"cells": cells, "trailing": trailing} for key, (cells, trailing) in orders.items()}
+        order = {key: {"cells": cells, "trailing": trailing} for key, (cells, trailing) in measured.orders.items()}
         dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
-        vectors = class_tokens(dims, followed)
-        return {key: {"centres": centres[key], "class_token": key in vectors, **order.get(key, {})} for key in centres}
+        vectors, points = class_tokens(dims, followed), measured.points
+        return {
+            key: {"centres": centres[key], "class_token": key in vectors, "point_axis": points.get(key)}
+            | order.get(key, {})
+            for key in centres
+        }
 
     def _inner_specs(self, solution: Solution, told: Told) -> dict[InnerKey, TensorSpec]:
         return {
@@ -370,12 +382,6 @@ class Session:
 
 Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]
 """Fields of the spec of each leaf, outputs by number."""
-
-
-def _as_seen(solution: Solution, maps: Mapping[InnerKey | int, tuple[Dim, ...]]) -> Solution:
-    """A solution with the dims of some tensors as a run for real told them."""
-    outputs = tuple(maps.get(i, dims) for i, dims in enumerate(solution.outputs))
-    return replace(solution, outputs=outputs, inner={k: maps.get(k, dims) for k, dims in solution.inner.items()})
 
 
 def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:

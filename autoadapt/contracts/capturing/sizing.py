@@ -21,6 +21,7 @@ __all__ = [
     "held_out_sizes",
     "name_axes",
     "probing_sizes",
+    "settle_letters",
     "untie",
 ]
 
@@ -56,14 +57,74 @@ def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
     Axes of several inputs get one name where letter and size agree, or where a size is found again.
     """
     example: dict[str, int] = {}
-    names = []
-    for tensor in tensors:
-        taken: list[str] = []
+    names = dict[int, tuple[str, ...]]()
+    for position in sorted(range(len(tensors)), key=lambda i: _is_vague(tensors[i])):
+        tensor, taken = tensors[position], list[str]()
         for letter, size in zip(_letters(tensor), tensor.shape, strict=True):
             taken.append(_name(letter, size, example, taken))
             example[taken[-1]] = size
-        names.append(tuple(taken))
-    return InputAxes(tuple(names), example)
+        names[position] = tuple(taken)
+    return InputAxes(tuple(names[position] for position in range(len(tensors))), example)
+
+
+def _is_vague(tensor: torch.Tensor) -> bool:
+    """Whether either of two axes may list channels; such inputs are named by what others beside them list."""
+    axes = tensor.shape[1:]
+    return tensor.dim() == 3 and tensor.is_floating_point() and not (_few(axes[0], axes[1:]) or _few(axes[1], axes[:1]))
+
+
+def settle_letters(axes: InputAxes, run: Run, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
+    """Exchange the names of points and channels where the module tells that they stand the other way round.
+
+    Points may grow in number and channels may not; where both may, outputs follow the number of points.
+
+    Args:
+        axes: Axes as `name_axes` named them.
+        run: Runs the module.
+        run_shapes: Whether the module runs at such shapes of its inputs.
+    """
+    for position, names in enumerate(axes.names):
+        channels, points = (next((name for name in names if name[0] == letter), "") for letter in "CN")
+        if len(names) != 3 or not channels or not points or _shared(axes, position, channels):
+            continue
+        if _shared(axes, position, points):
+            axes = _settled_beside(axes, position, channels, points, run_shapes)
+        elif _stand_exchanged(axes, channels, points, run):
+            axes = _exchanged(axes, channels, points)
+    return axes
+
+
+def _stand_exchanged(axes: InputAxes, channels: str, points: str, run: Run) -> bool:
+    """Whether what is called channels lists points, of two axes that no other input has."""
+    rows = [run({**axes.example, name: axes.example[name] + 1}) for name in (channels, points)]
+    first = run(axes.example)
+    if rows[0] is None or first is None:
+        return False
+    follows = [row is not None and row.shapes != first.shapes for row in rows]
+    return rows[1] is None or follows == [True, False]
+
+
+def _settled_beside(
+    axes: InputAxes, position: int, channels: str, points: str, run_shapes: Callable[[Sequence[Shape]], bool]
+) -> InputAxes:
+    """As many channels as points, which another input lists too: the names with which the points may grow."""
+    grown = {points: axes.example[points] + 1}
+    if axes.example[channels] != axes.example[points] or run_shapes(axes.shapes(grown)):
+        return axes
+    row = _exchanged(axes, channels, points).names[position]
+    other = replace(axes, names=(*axes.names[:position], row, *axes.names[position + 1 :]))
+    return other if run_shapes(other.shapes(grown)) else axes
+
+
+def _shared(axes: InputAxes, position: int, name: str) -> bool:
+    return any(name in row for i, row in enumerate(axes.names) if i != position)
+
+
+def _exchanged(axes: InputAxes, left: str, right: str) -> InputAxes:
+    """The same axes, with two names exchanged."""
+    other = {left: right, right: left}
+    names = tuple(tuple(other.get(name, name) for name in row) for row in axes.names)
+    return InputAxes(names, {other.get(name, name): size for name, size in axes.example.items()})
 
 
 def _letters(tensor: torch.Tensor) -> str:

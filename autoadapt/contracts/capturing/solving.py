@@ -43,6 +43,11 @@ class Solution:
     bounded: bool = False
     """Whether images smaller than that are refused."""
 
+    def as_seen(self, maps: Mapping[InnerKey | int, tuple[Dim, ...]]) -> Solution:
+        """The same with the dims of some tensors, outputs by number, as a run for real told them."""
+        outputs = tuple(maps.get(i, dims) for i, dims in enumerate(self.outputs))
+        return replace(self, outputs=outputs, inner={key: maps.get(key, dims) for key, dims in self.inner.items()})
+
 
 @dataclass
 class _Evidence:

@@ -69,9 +69,15 @@ def _diff_spec(path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping
     known = "unknown" not in (expected.cells, found.cells)
     if known and expected.order != found.order:
         faults.append(Mismatch(path, str(expected), str(found), "bring its tokens into the same order"))
+    if None not in (expected.point_axis, found.point_axis) and expected.point_axis != found.point_axis:
+        faults.append(Mismatch(path, _points(expected), _points(found), "turn the axes of points and channels"))
     if expected.role in ("index", "coordinate") and found.role != expected.role:
         faults.append(Mismatch(path, f"role {expected.role}", f"role {found.role}", "pass it through untouched"))
     return faults
+
+
+def _points(spec: TensorSpec) -> str:
+    return f"{spec}, points on axis {spec.point_axis}"
 
 
 def _moved_cells(path: str, expected: TensorSpec, found: TensorSpec) -> list[Mismatch]:

@@ -44,10 +44,10 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """Names of torch, which are read as well."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
-    r"(?P<class_token>class token)?\s*(?:=\s*(?P<same>\S+))?\s*$"
+    r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*(?:=\s*(?P<same>\S+))?\s*$"
 )
 
 
@@ -109,6 +109,8 @@ class TensorSpec(Frozen):
     class_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
     """Whether it is made of a token that stands before the cells of an image, as classifiers read it, and of no cell.
     No part of equality."""
+    point_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
+    """Which of two axes of fixed sizes lists points, where a real run told it and sizes do not. No part of equality."""
     points: int | None = Field(default=None, exclude=True, repr=False)
     """Which axis lists points that other leaves lie on too; noted while planning."""
 
@@ -131,7 +133,9 @@ class TensorSpec(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
-        """Read `dtype[dims] role centres 43 + 8 i depth 5 class token = path`; all but dtype and dims may be left out.
+        """Read `dtype[dims] role centres 43 + 8 i depth 5 class token points on axis 1 = path`.
+
+        All but dtype and dims may be left out.
 
         Centres hold for all spatial axes, where these are not named: `centres 43 + 8 i along H, 3.5 + 8 i along W`.
 
@@ -160,6 +164,7 @@ class TensorSpec(Frozen):
             centres=_read_centres(found["centres"], dims) if found["centres"] else (),
             depth=float(found["depth"]) if found["depth"] else None,
             class_token=bool(found["class_token"]),
+            point_axis=int(found["point_axis"]) if found["point_axis"] else None,
             same_as=found["same"] or "",
         )
 
@@ -191,6 +196,8 @@ class TensorSpec(Frozen):
             yield f"depth {_number(self.depth)}"
         if self.class_token:
             yield "class token"
+        if self.point_axis is not None:
+            yield f"points on axis {self.point_axis}"
 
     @property
     def order(self) -> tuple[Cells, int]:

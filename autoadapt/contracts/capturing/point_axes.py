@@ -1,0 +1,175 @@
+"""Point axes: which axis of a tensor of fixed sizes lists points, measured in one small run for real.
+
+Of `[B, 256, 256]` features of 256 points, sizes do not tell whether points stand in rows or in columns, nor of
+`[B, 128, 256]` how many points there are. Some points of a cloud are moved a little: what lists points answers in other
+places for each part of the cloud, and what lists channels in the same ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.ordering import is_block, listen
+from autoadapt.contracts.capturing.probing import InnerKey, Work
+from autoadapt.contracts.capturing.sizing import InputAxes
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.leaves import READ
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import undisturbed
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["CLOUDS", "PointAxes", "clouds", "point_axis", "untold"]
+
+# Dimension letters: R clouds (the first one, and one for each part that is moved), N points, K columns of a point.
+Key: TypeAlias = InnerKey | int
+"""An inner output, or the number of an output of the whole."""
+
+PARTS = 3
+CLOUDS = 1 + PARTS
+"""In the batch of the run: one, and one for each part that is moved."""
+MOVED = 1e-3
+"""How far points are moved, in spreads of a column: so little that the same ones are sampled as before."""
+CLEAR = 0.8
+"""How alike the answers along the axis of points may be at most, in shares of how alike those along the other are."""
+
+APART = 0.7
+"""How alike the answers along the axis of points may be at most, as the cosine of two of them."""
+
+
+def untold(dims: Mapping[Any, Sequence[Dim]], batch: Dim) -> list[Key]:
+    """Tensors of two fixed sizes besides the samples, where coordinates do not tell which of them counts points.
+
+    Example:
+        >>> read = lambda *shape: [Dim.axis("B"), *map(Dim, shape)]
+        >>> untold({0: read(16, 3), 1: read(8, 16), 2: read(16, 16), 3: read(8, 24)}, Dim.axis("B"))
+        [2, 3]
+    """
+    fixed = {key: sizes for key, leaf in dims.items() if (sizes := _fixed(leaf, batch)) is not None}
+    few = {key: {2, 3} & set(sizes) for key, sizes in fixed.items()}
+    counts = {max(fixed[key]) for key in fixed if few[key]}
+    return [key for key, sizes in fixed.items() if not few[key] and sum(size in counts for size in sizes) != 1]
+
+
+def _fixed(dims: Sequence[Dim], batch: Dim) -> tuple[int, int] | None:
+    """The two sizes of a tensor that do not follow the input; None where one does, or counts a single thing."""
+    if len(dims) != 3 or dims[0] != batch:
+        return None
+    rows, columns = dims[1].constant, dims[2].constant
+    return None if rows is None or columns is None or min(rows, columns) < 2 else (int(rows), int(columns))
+
+
+@dataclass(frozen=True)
+class PointAxes:
+    """A module, one call of it, and what its inputs list."""
+
+    module: nn.Module
+    arguments: Arguments
+    axes: InputAxes
+    work: Work
+    """Of one pass at the example, as far as it is known."""
+
+    def measure(
+        self,
+        outputs: Sequence[Sequence[Dim]],
+        dtypes: Sequence[torch.dtype],
+        inner: Mapping[InnerKey, Sequence[Dim]],
+    ) -> dict[Key, int] | None:
+        """The axis of points of each tensor that does not tell it by its sizes, where the run tells.
+
+        Args:
+            outputs: The dims of each output.
+            dtypes: The dtype of each output.
+            inner: The dims of what inner modules return.
+
+        Returns:
+            What was found; None where there was nothing to tell, or no cloud to tell it with, and so no run.
+        """
+        rows = enumerate(zip(outputs, dtypes, strict=True))
+        batch, floating = Dim.axis("B"), {i: dims for i, (dims, dtype) in rows if dtype.is_floating_point}
+        cloud, wanted = self._cloud(), untold(floating, batch)
+        if not wanted or cloud is None or self._is_dear():
+            return None
+        named = dict(self.module.named_modules())
+        blocks = {key: dims for key, dims in inner.items() if key[2] != READ and is_block(named[key[0]])}
+        keys = [*wanted, *untold(blocks, batch)]
+        seen = self._seen(keys, cloud)
+        found = {key: point_axis(tensor) for key, tensor in seen.items() if len(tensor) == CLOUDS}
+        return {key: axis for key, axis in found.items() if axis is not None}
+
+    def _is_dear(self) -> bool:
+        """Whether there are no values to run on, or a run takes too long."""
+        device = next((parameter.device.type for parameter in self.module.parameters()), "cpu")
+        most = MOST_MULTIPLY_ADDS.get(device, MOST_ELSEWHERE)
+        return on_meta_device(self.module) or self.work.multiply_adds * CLOUDS > most
+
+    def _cloud(self) -> int | None:
+        """Which input is a cloud of points: the first with three axes, one of which is called so."""
+        _, tensors = flatten(self.arguments.values)
+        for position, (tensor, names) in enumerate(zip(tensors, self.axes.names, strict=True)):
+            if tensor.is_floating_point() and [name[0] for name in sorted(names)] == ["B", "C", "N"]:
+                return position
+        return None
+
+    def _seen(self, keys: Sequence[Key], position: int) -> dict[Key, torch.Tensor]:
+        """The tensors for each cloud; nothing where the module does not run on them."""
+        seen: dict[Key, torch.Tensor] = {}
+        tree, tensors = flatten(self.arguments.values)
+        given, names = tensors[position], self.axes.names[position]
+        axis = next(i for i, name in enumerate(names) if name[0] == "N")
+        model = in_eval_mode(copy_module(self.module, clone_buffers))
+        listen(model, [key for key in keys if not isinstance(key, int)], lambda key, found: seen.update({key: found}))
+        device = next((parameter.device for parameter in model.parameters()), given.device)
+        with undisturbed():
+            moved = clouds(_example(given, 3 - axis)).to(device=device, dtype=given.dtype)
+            filled = [tensor[:1].expand(CLOUDS, *tensor.shape[1:]) if tensor.dim() else tensor for tensor in tensors]
+            filled[position] = moved if axis == 1 else moved.transpose(1, 2).contiguous()
+            try:
+                _, outputs = flatten(Arguments(rebuild(tree, filled), self.arguments.positional).call(model))
+            except Exception:  # a model of one batch size, or one that needs meaningful values, tells nothing
+                return {}
+        return seen | {key: outputs[key] for key in keys if isinstance(key, int)}
+
+
+def _example(cloud: torch.Tensor, columns: int) -> torch.Tensor:
+    """One cloud in rows, `[N, K]`: the caller's, or noise where all its points are one."""
+    rows_NK = cloud[0].transpose(0, 1) if columns == 1 else cloud[0]
+    if not rows_NK.is_meta and bool((rows_NK != rows_NK[:1]).any()) and bool(rows_NK.isfinite().all()):
+        return rows_NK.detach().float().cpu()
+    return torch.randn(rows_NK.shape, generator=torch.Generator().manual_seed(0))
+
+
+def clouds(points_NK: torch.Tensor) -> torch.Tensor:
+    """A cloud and copies of it with one part moved a little, `[R, N, K]`; parts lie apart along the widest column."""
+    spread_K = points_NK.std(0).nan_to_num()
+    order_N = points_NK[:, int(spread_K.argmax())].argsort()
+    noise_NK = torch.randn(points_NK.shape, generator=torch.Generator().manual_seed(1)) * spread_K * MOVED
+    moved = points_NK.expand(CLOUDS, *points_NK.shape).clone()
+    for cloud_NK, part in zip(moved[1:], order_N.tensor_split(PARTS), strict=True):
+        cloud_NK[part] += noise_NK[part]
+    return moved
+
+
+def point_axis(tensor_RXY: torch.Tensor) -> int | None:
+    """Which axis of a tensor lists points, of those of the clouds that `clouds` makes; None where it is not clear."""
+    changes_RXY = (tensor_RXY[1:] - tensor_RXY[:1]).detach().double().abs()
+    if not bool(changes_RXY.isfinite().all()) or not bool(changes_RXY.flatten(1).amax(1).gt(0).all()):
+        return None
+    alike = {axis: _alike(changes_RXY.norm(dim=3 - axis)) for axis in (1, 2)}
+    axis = min(alike, key=lambda one: alike[one])
+    return axis if alike[axis] <= min(CLEAR * alike[3 - axis], APART) else None
+
+
+def _alike(answers_RX: torch.Tensor) -> float:
+    """How alike the answers to different parts are: the mean cosine between two of them."""
+    unit_RX = nn.functional.normalize(answers_RX, dim=1)
+    pairs = list(itertools.combinations(unit_RX, 2))
+    return sum(float(left @ right) for left, right in pairs) / len(pairs)
