@@ -22,9 +22,15 @@ def test_the_axis_is_found_in_either_layout(sizes: tuple[int, int], scale: float
     assert (point_axis(found), point_axis(turned(found))) == (1, 2)
 
 
-def test_learned_queries_that_all_answer_alike_tell_nothing() -> None:
-    found_RQC = torch.randn(CLOUDS, 1, 16) + torch.randn(1, 16, 1)
-    assert point_axis(found_RQC * torch.ones(1, 16, 1)) is None
+@pytest.mark.parametrize("seed", range(6))
+def test_learned_queries_which_all_answer_alike_are_not_taken_for_channels(seed: int) -> None:
+    torch.manual_seed(seed)
+    queries_1QC, embed = torch.randn(1, 16, 16), nn.Linear(3, 16)
+    attention = nn.MultiheadAttention(16, 4, batch_first=True)
+    with torch.no_grad():
+        points_RNC = embed(clouds(torch.randn(256, 3)))
+        found_RQC = attention(queries_1QC.expand(CLOUDS, -1, -1), points_RNC, points_RNC)[0]
+    assert point_axis(found_RQC) != 2
 
 
 def test_what_does_not_move_or_is_no_number_tells_nothing() -> None:
@@ -33,7 +39,7 @@ def test_what_does_not_move_or_is_no_number_tells_nothing() -> None:
     assert point_axis(torch.full((CLOUDS, 16, 16), torch.nan)) is None
 
 
-def test_the_run_changes_nothing_and_is_one_of_three() -> None:
+def test_there_is_one_run_for_it_that_leaves_the_generators_alone() -> None:
     runs = []
 
     class Counted(Sampled):
@@ -44,7 +50,7 @@ def test_the_run_changes_nothing_and_is_one_of_three() -> None:
     module, x = Counted(16, 16, first=True).eval(), torch.randn(2, 64, 3)
     generator = torch.get_rng_state()
     capture(module, x)
-    assert len([device for device, _ in runs if device != "meta"]) <= 3
+    assert runs.count(("cpu", CLOUDS)) == 1
     assert torch.equal(torch.get_rng_state(), generator)
 
 

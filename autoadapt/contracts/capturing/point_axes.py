@@ -41,7 +41,7 @@ MOVED = 1e-3
 CLEAR = 0.8
 """How alike the answers along the axis of points may be at most, in shares of how alike those along the other are."""
 
-APART = 0.7
+APART = 0.6
 """How alike the answers along the axis of points may be at most, as the cosine of two of them."""
 
 
