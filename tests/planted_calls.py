@@ -178,12 +178,12 @@ class DeepcopyTrains(Spoiled):
 
 
 FAULTS = {
-    "shape at squares": Planted(spoiled_where(square, shorten), "sizes", "1.p3 at 2x224x224: expected"),
-    "shape at 224 alone": Planted(spoiled_where(usual, shorten), "sizes", "1.p3 at 2x224x224: expected"),
+    "shape at squares": Planted(spoiled_where(square, shorten), "sizes", "1.p3 at 1x224x224: expected"),
+    "shape at 224 alone": Planted(spoiled_where(usual, shorten), "sizes", "1.p3 at 1x224x224: expected"),
     "raises at 224 alone": Planted(spoiled_where(usual, raise_error), "sizes", "found RuntimeError: not made for this"),
     "shape from 384 on": Planted(spoiled_where(large, shorten), "sizes", "1.p3 at 2x384x384: expected"),
-    "shape at multiples of 32": Planted(spoiled_where(whole_steps, shorten), "sizes", "1.p3 at 2x224x224: expected"),
-    "key lost at multiples of 32": Planted(spoiled_where(whole_steps, lose), "sizes", "container at 2x224x224"),
+    "shape at multiples of 32": Planted(spoiled_where(whole_steps, shorten), "sizes", "1.p3 at 1x224x224: expected"),
+    "key lost at multiples of 32": Planted(spoiled_where(whole_steps, lose), "sizes", "container at 1x224x224"),
     "turned at squares": Planted(
         spoiled_where(square, turn), "sizes", "expected the upper right corner at the start of axis 2, found end"
     ),

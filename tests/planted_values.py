@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from spoiled_modules import Planted, Spoiled, spoiled, spoiled_where
 
@@ -26,6 +28,14 @@ def large(module, image):
 
 def single(module, image):
     return len(image) == 1
+
+
+def usual(module, image):
+    return tuple(image.shape[2:]) == (224, 224)
+
+
+def usual_batch(module, image):
+    return len(image) > 1 and usual(module, image)
 
 
 def large_batch(module, image):
@@ -90,6 +100,16 @@ def seeds(module, image, maps, labels):
     return image, maps, labels
 
 
+def seeds_again(module, image, maps, labels):
+    torch.manual_seed(torch.initial_seed())
+    return image, maps, labels
+
+
+def seeds_others(module, image, maps, labels):
+    random.seed(7)
+    return image, maps, labels
+
+
 def computes_in_double(module, image, maps, labels):
     torch.set_default_dtype(torch.float64)
     return image, maps, labels
@@ -114,6 +134,14 @@ FAULTS = {
         "sizes",
         "1.p3 of the first item at 40x56: expected the values it has in another",
     ),
+    "NaN at a usual size": Planted(
+        spoiled_where(usual, no_numbers), "sizes", "1.p3 at 224x224: expected numbers, found NaN"
+    ),
+    "mean of the batch at a usual size": Planted(
+        spoiled_where(usual_batch, mix),
+        "sizes",
+        "1.p3 of the first item at 224x224: expected the values it has in another",
+    ),
     "writes to its input in training": Planted(
         WritesInTraining, "train mode", "inputs.image: expected the values that it had, found written to by the call"
     ),
@@ -130,6 +158,12 @@ FAULTS = {
         spoiled(turns_gradients_on), "calls", "torch's gradients: expected False after the call, found True"
     ),
     "seeds torch": Planted(spoiled(seeds), "calls", "torch's seed: expected"),
+    "seeds torch as the caller did": Planted(
+        spoiled(seeds_again), "calls", "torch's seed: expected left alone by the call, found set by the module"
+    ),
+    "seeds Python": Planted(
+        spoiled(seeds_others), "calls", "Python's seed: expected left alone by the call, found set by the module"
+    ),
     "sets the default dtype": Planted(
         spoiled(computes_in_double), "calls", "torch's default dtype: expected torch.float32 after the call"
     ),

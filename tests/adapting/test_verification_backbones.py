@@ -23,6 +23,69 @@ def test_noise_that_the_bare_backbone_draws_from_numpy_is_not_put_down_to_copies
     assert "the bare backbone does not keep: equal values" in report["calls"].detail
 
 
+KEPT = []
+
+
+class Keeping(Pyramid):
+    """Keeps a copy of all that it returned."""
+
+    def forward(self, x):
+        made = super().forward(x)
+        if not x.is_meta:
+            KEPT.append(made[0].detach().clone())
+        return made
+
+
+class Seeding(Pyramid):
+    """Begins each call with the seed that is there."""
+
+    def forward(self, x):
+        torch.manual_seed(torch.initial_seed())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (Keeping, "memory: expected tensors freed with their last use, found those of each call are kept"),
+        (Seeding, "torch's seed: expected left alone by the call, found set by the module"),
+    ],
+)
+def test_harm_to_the_program_around_is_a_fault_also_where_the_bare_backbone_does_it(new, said):
+    report = aa.adapt(new(4), like=Pyramid(6), inputs=image()).verify()
+    KEPT.clear()
+    assert f"calls: {said}; so does the bare backbone" in str(report)
+
+
+class Careful(Pyramid):
+    """Draws from a seed of its own, and puts the generator back."""
+
+    def forward(self, x):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            noise = torch.rand(())
+        return [one + noise for one in super().forward(x)]
+
+
+def test_a_generator_that_is_put_back_is_no_fault():
+    report = aa.adapt(Careful(4), like=Pyramid(6), inputs=image()).verify()
+    assert report["calls"].outcome == "passed", report
+
+
+class Odd(Pyramid):
+    """Mixes the items of a batch at 224 x 224 alone."""
+
+    def forward(self, x):
+        made = super().forward(x)
+        return [one - one.mean(0) for one in made] if x.shape[-1] == 224 and len(x) > 1 else made
+
+
+def test_the_smallest_usual_size_is_run_for_real_and_what_the_backbone_does_there_is_said():
+    report = aa.adapt(Odd(4), like=Pyramid(6), inputs=image()).verify()
+    assert report["sizes"].outcome == "passed", report
+    assert "the bare backbone does not keep: 0 of the first item at 224x224" in report["sizes"].detail
+
+
 class Narrow(nn.Module):
     """Has autocast of its own, in bfloat16."""
 

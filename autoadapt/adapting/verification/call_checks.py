@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoadapt.adapting.verification.comparing import TRIES, Leaves, differing, no_numbers, written_inputs
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.adapting.verification.setting_checks import changed_settings
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.randomness import OwnNumbers
 from autoadapt.contracts.trees import flatten
@@ -30,11 +32,14 @@ def calls(session: Session) -> Findings:
     if found and (bare := session.backbone()) is not None:
         told = [kind for kind in found if kind not in _ITS_OWN]
         excused = {kind for kind in told if any(_caught(_KINDS[kind], bare) for _ in range(TRIES))}
+        for kind in excused & set(_HARMING):
+            found[kind] = [replace(fault, found=f"{fault.found}; so does the bare backbone") for fault in found[kind]]
+        excused -= set(_HARMING)
     faults = [fault for kind, several in found.items() if kind not in excused for fault in several]
     if excused and not faults and excused == set(_KINDS):
         raise NotApplicableError("the bare backbone fails in each of them")
-    also = f"; the bare backbone does not keep: {', '.join(sorted(excused))}" if excused else ""
-    return Findings(faults, "equal, writable, nothing kept, each item alone" + also)
+    session.blamed += sorted(excused)
+    return Findings(faults, "equal, writable, nothing kept, each item alone")
 
 
 def _caught(run: Callable[[Session], list[Mismatch]], session: Session) -> list[Mismatch]:
@@ -193,35 +198,8 @@ def _first_item(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
 
 
 def _settings(session: Session) -> list[Mismatch]:
-    """What torch keeps for the whole process is as it was: seed, gradients, dtype and device."""
-    before = _of_the_process()
-    _called(session, session.shared, session.arguments(session.small(B=1)))
-    after = _of_the_process()
-    for name, put_back in _PUT_BACK.items():
-        if before[name] != after[name]:
-            put_back(before[name])
-    return [
-        Mismatch(f"torch's {name}", f"{before[name]} after the call", f"{after[name]}, set by the module")
-        for name in before
-        if before[name] != after[name]
-    ]
-
-
-def _of_the_process() -> dict[str, Any]:
-    return {
-        "seed": torch.initial_seed(),
-        "gradients": torch.is_grad_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "default device": torch.get_default_device(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-_PUT_BACK: Mapping[str, Callable[[Any], object]] = {
-    "gradients": torch.set_grad_enabled,
-    "default dtype": torch.set_default_dtype,
-    "deterministic algorithms": torch.use_deterministic_algorithms,
-}
+    """What torch keeps for the whole process is as it was."""
+    return changed_settings(lambda: _called(session, session.shared, session.arguments(session.small(B=1))))
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates it in part
@@ -306,5 +284,7 @@ _KINDS: Mapping[str, Callable[[Session], list[Mismatch]]] = {
     "inference_mode": _inference,
     "memory": _kept_memory,
 }
+_HARMING = ("settings of torch", "memory")
+"""What harms the program around a module: the bare backbone is blamed for it, and nobody excused."""
 _ITS_OWN = ("unchanged inputs", "numbers")
 """What an adapted module keeps from its caller, or says, even where the backbone alone is to blame."""

@@ -13,6 +13,7 @@ from autoadapt.errors import Mismatch
 __all__ = ["TRIES", "Leaves", "close", "differing", "no_numbers", "not_excused", "written_inputs"]
 
 Leaves: TypeAlias = Mapping[str, torch.Tensor]
+NAN = "NaN"
 _TOLERANCE = 1e-3
 """Of the largest value: what another order of sums may change."""
 
@@ -21,11 +22,15 @@ TRIES = 3
 """How often a bare backbone may show a fault that it is blamed for: random numbers may be alike once."""
 
 
-def not_excused(faults: Sequence[Mismatch], bare: Callable[[], Iterable[Mismatch]]) -> list[Mismatch]:
-    """The faults that the bare backbone does not show in any of a few runs."""
+def not_excused(session: Session, faults: Sequence[Mismatch], bare: Callable[[], Iterable[Mismatch]]) -> list[Mismatch]:
+    """The faults that the bare backbone does not show in any of a few runs, and NaN, which nobody can use.
+
+    The others are noted in the session as its own.
+    """
     left = list(faults)
     for _ in range(TRIES):
-        shown = {fault.found for fault in bare()} if left else set()
+        shown = {fault.found for fault in bare()} - {NAN} if {fault.found for fault in left} - {NAN} else set()
+        session.blamed += [fault.where for fault in left if fault.found in shown]
         left = [fault for fault in left if fault.found not in shown]
     return left
 
@@ -55,7 +60,7 @@ def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismat
     known = session.signature.not_finite
     outputs = session.signature.outputs.items()
     paths = [path for path, spec in outputs if spec.is_floating and spec.role == "feature" and path not in known]
-    return [Mismatch(path + where, "numbers", "NaN") for path in paths if bool(leaves[path].isnan().any())]
+    return [Mismatch(path + where, "numbers", NAN) for path in paths if bool(leaves[path].isnan().any())]
 
 
 def written_inputs(session: Session, before: list[torch.Tensor], after: list[torch.Tensor]) -> list[Mismatch]:

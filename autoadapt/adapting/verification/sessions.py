@@ -58,6 +58,8 @@ class Session:
         self.signature = signature
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
         self._seed = seed
+        self.blamed: list[str] = []
+        """What a check found that the bare backbone does not keep either, and that is no fault of the net."""
         self._given = {} if inputs is None else _named_values(bind(net, inputs))
         self._is_invented = inputs is None and sizes is None
         self._example = self._affordable(max(batches, default=1)) if self._is_invented else signature.sizes()

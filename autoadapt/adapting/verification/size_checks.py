@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +26,8 @@ USUAL = ((224, 224), (256, 256), (384, 384), (512, 512), (640, 640), (480, 640),
 """Heights and widths that people use: squares, multiples of 32, both, and neither."""
 _AFFORDABLE = 1 << 16
 """Pixels of the largest image that is run for real where the meta device will not do."""
+_MOST_SECONDS = 1.0
+"""That runs at a usual size may take where the example has another."""
 _SQUARE = 128
 _CLEAR = 0.08
 """How far from the middle of an axis a change has to show, as a part of it, to be at one end."""
@@ -32,8 +36,8 @@ _CLEAR = 0.08
 def sizes_and_batches(session: Session) -> Findings:
     """Run at several sizes and batch sizes, at the usual ones and at squares."""
     copied, faults = session.copy(), list[Mismatch]()
-    noted = _watch_backbone(copied, session.plan)
-    for sizes in session.sizes:
+    noted, started = _watch_backbone(copied, session.plan), time.perf_counter()
+    for sizes in itertools.chain(session.sizes, _usual_image(session, started)):
         seen = list[Leaves]()
         for batch in session.batches:
             full = session.at(**sizes, B=batch)
@@ -47,11 +51,28 @@ def sizes_and_batches(session: Session) -> Findings:
     return Findings(faults, _spread(session))
 
 
+def _usual_image(session: Session, started: float) -> Iterator[dict[str, int]]:
+    """The smallest usual size, to be run for real where no other of them was and that takes less than a second.
+
+    Args:
+        session: The module.
+        started: When the runs at the session's own sizes began; these are to be over when this is asked.
+    """
+    size = {"H": USUAL[0][0], "W": USUAL[0][1]}
+    done = [(sizes.get("H"), sizes.get("W")) for sizes in (session.at(**one) for one in session.sizes)]
+    if not session.is_image or any(one in USUAL for one in done) or not size.items() <= session.at(**size).items():
+        return
+    pixels = sum(height * width for height, width in done if height and width)
+    seconds = (time.perf_counter() - started) / max(pixels, 1)
+    if seconds * size["H"] * size["W"] < _MOST_SECONDS:
+        yield size
+
+
 def _own_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:
     """What is wrong with the values at one size, unless those of the bare backbone are wrong as well."""
     faults = _wrong_values(session, seen, full)
     bare = session.backbone() if faults else None
-    return faults if bare is None else not_excused(faults, lambda: _bare_values(bare, session.batches, full))
+    return faults if bare is None else not_excused(session, faults, lambda: _bare_values(bare, session.batches, full))
 
 
 def _bare_values(bare: Session, batches: Sequence[int], full: Mapping[str, int]) -> list[Mismatch]:

@@ -107,7 +107,7 @@ def _newly_unused(session: Session, step: _Step, *, train: bool) -> list[str]:
 
 def _own_faults(session: Session, step: _Step, *, train: bool) -> list[Mismatch]:
     """The faults without those that the bare backbone shows as well."""
-    return not_excused(step.faults, lambda: _bare_step(session, train=train).faults)
+    return not_excused(session, step.faults, lambda: _bare_step(session, train=train).faults)
 
 
 def _bare_step(session: Session, *, train: bool) -> _Step:

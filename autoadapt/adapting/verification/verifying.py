@@ -103,6 +103,7 @@ def _check_in_time(session: Session, name: str, run: Callable[[Session], Finding
 
 def _check(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
     """Run one check; whatever it raises is a failure, unless it says that it does not apply."""
+    session.blamed.clear()
     try:
         with undisturbed(None if name in THOROUGH_CHECKS else 0):
             findings = run(session)
@@ -114,4 +115,6 @@ def _check(session: Session, name: str, run: Callable[[Session], Findings]) -> C
         return failed(name, [Mismatch(name, "a run without error", said(error))])
     if findings.faults:
         return failed(name, findings.faults)
-    return Check(name=name, outcome="passed", detail=findings.detail)
+    blamed = ", ".join(dict.fromkeys(session.blamed))
+    also = f"; the bare backbone does not keep: {blamed}" if blamed else ""
+    return Check(name=name, outcome="passed", detail=findings.detail + also)

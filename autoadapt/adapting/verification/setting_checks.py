@@ -1,0 +1,99 @@
+"""Checks of what torch keeps for the whole process: a call leaves it as it was."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+
+from autoadapt.errors import Mismatch
+
+__all__ = ["changed_settings"]
+
+
+def changed_settings(call: Callable[[], object]) -> list[Mismatch]:
+    """What a call leaves changed: gradients, dtype and device of new tensors, determinism, and seeds of generators.
+
+    A seed that is set shows even where it is the one that was there. All but seeds are put back.
+    """
+    before = _of_the_process()
+    with _SeedsWatched() as seeds:
+        call()
+    after = _of_the_process()
+    for name, put_back in _PUT_BACK.items():
+        if before[name] != after[name]:
+            put_back(before[name])
+    named = [(name, str(before[name]), str(after[name])) for name in before if before[name] != after[name]]
+    faults = [
+        Mismatch(f"torch's {name}", f"{old} after the call", f"{new}, set by the module") for name, old, new in named
+    ]
+    told = {"torch"} if any(name == "seed" for name, _, _ in named) else set[str]()
+    return faults + [
+        Mismatch(f"{owner}'s seed", "left alone by the call", "set by the module")
+        for owner in sorted(seeds.left - told)
+    ]
+
+
+def _of_the_process() -> dict[str, Any]:
+    return {
+        "seed": torch.initial_seed(),
+        "gradients": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+_PUT_BACK: Mapping[str, Callable[[Any], object]] = {
+    "gradients": torch.set_grad_enabled,
+    "default dtype": torch.set_default_dtype,
+    "deterministic algorithms": torch.use_deterministic_algorithms,
+}
+
+
+class _SeedsWatched:
+    """While it is active, notes which global generators, of torch or Python, this thread seeds and does not put back.
+
+    The interpreter tells of each call; looking at the generators would not show a seed that they had before, and
+    putting one of our own there would give other threads its numbers.
+    """
+
+    def __init__(self) -> None:
+        self.left: set[str] = set()
+        """Packages whose generator was seeded last, and not put back."""
+
+    def __enter__(self) -> _SeedsWatched:
+        self._is_free = sys.getprofile() is None
+        if self._is_free:
+            sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._is_free:
+            sys.setprofile(None)
+
+    def _note(self, frame: FrameType, event: str, called: Any) -> None:
+        if event != "c_call":
+            return
+        name = getattr(called, "__name__", "")
+        if name in _SEEDING or name in _PUTTING_BACK:
+            owner = next((one for one, found in _owners() if getattr(called, "__self__", None) is found), "")
+            if owner and name in _SEEDING:
+                self.left.add(owner)
+            elif owner:
+                self.left.discard(owner)
+
+
+_SEEDING = ("manual_seed", "seed")
+_PUTTING_BACK = ("set_state", "setstate")
+
+
+def _owners() -> list[tuple[str, object]]:
+    return [
+        ("torch", torch.default_generator),
+        ("Python", getattr(random, "_inst", None)),
+    ]
