@@ -18,14 +18,13 @@ from autoadapt.adapting.planning.input_routes import (
     Conversion,
     Fit,
     check_fit,
-    layout_remarks,
     route_inputs,
-    unread_remarks,
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
+from autoadapt.adapting.planning.remarks import input_remarks, value_remarks
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
@@ -246,9 +245,8 @@ def _derived(
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=(
-            *unread_remarks(source, offer.wanted, offer.inputs),
-            *layout_remarks(source, offer.wanted, offer.inputs),
-            *_remarks_on_values(source),
+            *input_remarks(source, offer.wanted, offer.inputs),
+            *value_remarks(source),
             *train_remarks(source, target),
             *native_remarks(source),
             *unchecked_remarks(source, offer.wanted, read),
@@ -257,12 +255,6 @@ def _derived(
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )
-
-
-def _remarks_on_values(source: Signature) -> list[str]:
-    """That outputs of the new module are no numbers, which its weights or the example are to blame for."""
-    found = ", ".join(source.not_finite)
-    return [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
 
 
 def _refuse_contradictions(source: Signature, target: Signature, outputs: Sequence[str] | None) -> None:

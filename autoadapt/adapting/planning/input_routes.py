@@ -13,7 +13,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "layout_remarks", "route_inputs", "unread_remarks"]
+__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs"]
 
 Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
 """What may be changed of an input: the order of its axes, how many channels are read, height and width, and
@@ -63,40 +63,6 @@ def route_inputs(
     if faults:
         raise MatchError(f"{source.name} cannot be called with the old module's inputs", faults)
     return tuple(routes)
-
-
-def unread_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
-    """What of the old module's inputs the new one never gets, such as a mask, or gets under another name."""
-    read = {route.target for route in routes}
-    lost = [path for path in target.inputs.paths if path not in read]
-    spare = {one.name for one in source.parameters if one.default is not None}
-    renamed = [route for route in routes if route.source in spare and route.source != route.target]
-    said = [f"{source.name} takes {route.target} as its {route.source}" for route in renamed]
-    if source.inputs.paths and lost:
-        said.append(f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing")
-    return tuple(said)
-
-
-def layout_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
-    """Inputs of which nothing tells whether they list points or channels first: both modules take any number of both.
-
-    Where an output follows the number of channels, they are not mixed, and it tells by its size.
-    """
-    pairs = [(route, source.inputs[route.source], target.inputs[route.target]) for route in routes]
-    return tuple(
-        f"{source.name} and {target.name} take any number of points and of channels, so that nothing tells in which"
-        f" order {route.target} lists them: it is given {'turned' if route.steps else 'as it is'}"
-        for route, new, old in pairs
-        if _any_number_of_channels(new, source) and _any_number_of_channels(old, target)
-    )
-
-
-def _any_number_of_channels(spec: TensorSpec, signature: Signature) -> bool:
-    """Whether an input of three axes may have any number of channels, and no output follows that."""
-    names = {str(dim) for dim in spec.dims if dim.axes}
-    channels = {name for name in names if name[0] == "C"}
-    followed = {axis for leaf in signature.outputs.leaves for dim in leaf.dims for axis in dim.axes}
-    return len(spec.dims) == len(names) == 3 and bool(channels) and not channels & followed
 
 
 def _check_conversions(convert: Collection[Conversion]) -> None:

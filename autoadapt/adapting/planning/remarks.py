@@ -1,0 +1,61 @@
+"""Remarks: what to know of the inputs and of the values of a new module, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoadapt.adapting.planning.plans import InputRoute
+from autoadapt.contracts.signature import Signature, TensorSpec
+
+__all__ = ["input_remarks", "value_remarks"]
+
+
+def input_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
+    """What to know of the inputs of the new module, in sentences.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old one.
+        routes: Where the inputs come from.
+    """
+    return *_unread(source, target, routes), *_untold_layouts(source, target, routes)
+
+
+def value_remarks(source: Signature) -> list[str]:
+    """That outputs of the new module are no numbers, which its weights or the example are to blame for."""
+    found = ", ".join(source.not_finite)
+    return [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
+
+
+def _unread(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
+    """What of the old module's inputs the new one never gets, such as a mask, or gets under another name."""
+    read = {route.target for route in routes}
+    lost = [path for path in target.inputs.paths if path not in read]
+    spare = {one.name for one in source.parameters if one.default is not None}
+    renamed = [route for route in routes if route.source in spare and route.source != route.target]
+    said = [f"{source.name} takes {route.target} as its {route.source}" for route in renamed]
+    if source.inputs.paths and lost:
+        said.append(f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing")
+    return tuple(said)
+
+
+def _untold_layouts(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
+    """Inputs of which nothing tells whether they list points or channels first: both modules take any number of both.
+
+    Where an output follows the number of channels, they are not mixed, and it tells by its size.
+    """
+    pairs = [(route, source.inputs[route.source], target.inputs[route.target]) for route in routes]
+    return tuple(
+        f"{source.name} and {target.name} take any number of points and of channels, so that nothing tells in which"
+        f" order {route.target} lists them: it is given {'turned' if route.steps else 'as it is'}"
+        for route, new, old in pairs
+        if _any_number_of_channels(new, source) and _any_number_of_channels(old, target)
+    )
+
+
+def _any_number_of_channels(spec: TensorSpec, signature: Signature) -> bool:
+    """Whether an input of three axes may have any number of channels, and no output follows that."""
+    names = {str(dim) for dim in spec.dims if dim.axes}
+    channels = {name for name in names if name[0] == "C"}
+    followed = {axis for leaf in signature.outputs.leaves for dim in leaf.dims for axis in dim.axes}
+    return len(spec.dims) == len(names) == 3 and bool(channels) and not channels & followed
