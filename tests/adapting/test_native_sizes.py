@@ -249,6 +249,11 @@ def test_images_of_the_very_size_need_nothing() -> None:
 
 def test_native_is_refused_where_nothing_frees_the_module() -> None:
     mixer = timm.models.MlpMixer(img_size=64, patch_size=16, embed_dim=8, num_blocks=1, num_classes=2)
+    left = aa.adapt(mixer, like=Levels(), inputs=torch.zeros(1, 3, 96, 96))
+    said = "images are resized to 64x64, which MlpMixer was built for: nothing that is known frees it"
+    assert said in left.plan.remarks
+    fixed = aa.adapt(mixer, like=Levels(), inputs=torch.zeros(1, 3, 96, 96), resolution="fixed")
+    assert said not in fixed.plan.remarks
     with pytest.raises(aa.AdaptError, match="MlpMixer cannot read images at their own size") as caught:
         aa.adapt(mixer, like=Levels(), inputs=torch.zeros(1, 3, 96, 96), resolution="native")
     (fault,) = caught.value.mismatches
@@ -284,3 +289,17 @@ class _Strict(nn.Module):
 def test_other_words_are_refused(options: dict[str, str], text: str) -> None:
     with pytest.raises(aa.AdaptError, match=text):
         aa.adapt(tied(), like=Levels(), inputs=torch.zeros(1, 3, 64, 64), **options)
+
+
+def test_costs_are_told_of_layers_that_are_called_with_their_weights_by_name() -> None:
+    model = timm.create_model("eva02_tiny_patch14_224", **EVA)
+    net = aa.adapt(model, like=Levels(), inputs=torch.zeros(1, 3, 128, 128), resolution="native")
+    assert any("multiply-adds at 128x128, read natively" in remark for remark in net.plan.remarks)
+
+
+def test_a_hybrid_is_freed_on_request_since_its_padding_cannot_be_exported_at_sizes_that_vary() -> None:
+    hybrid = filled(timm.create_model("vit_tiny_r_s16_p8_224", img_size=64, embed_dim=24, depth=1, num_heads=3))
+    lift, image = lift_of(hybrid), torch.randn(1, 3, 96, 160)
+    assert lift is not None
+    assert "its padding can be neither compiled nor exported" in lift.untraced
+    assert freed(hybrid).forward_features(image).shape == (1, 1 + 3 * 5, 24)

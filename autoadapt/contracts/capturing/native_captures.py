@@ -53,10 +53,10 @@ def capture_native(
     found = capturing(new)
     if resolution == "native":
         _refuse_one_size(found, target, refused)
-    if lift is not None and refused:
-        told = NativeSizes(what=lift.what, size=lift.size, refused=refused)
-        return found.model_copy(update={"native": told})
-    return found
+    told = NativeSizes(what=lift.what, size=lift.size, refused=refused) if lift is not None and refused else None
+    if lift is None and resolution is None:
+        told = _left_at_one_size(found, target)
+    return found if told is None else found.model_copy(update={"native": told})
 
 
 def _check(resolution: object) -> None:
@@ -132,10 +132,23 @@ def _takes_one_size(signature: Signature) -> bool:
     return bool(_sides(signature)) and not any(steps)
 
 
+def _own_size(found: Signature) -> tuple[int, ...]:
+    """Height and width that a module of one size takes."""
+    sides = [str(dim) for dim in _sides(found)]
+    return tuple(found.axes[side].example if side in found.axes else found.sizes().get(side, 0) for side in sides)
+
+
+def _left_at_one_size(found: Signature, target: Signature) -> NativeSizes | None:
+    """That images are resized to the one size that a module takes, where the old module takes others."""
+    own = _own_size(found)
+    if len(own) != 2 or not _takes_one_size(found) or _is_always(target, own):
+        return None
+    return NativeSizes(what="", size=(own[0], own[1]), refused="nothing that is known frees it")
+
+
 def _refuse_one_size(found: Signature, target: Signature, refused: str) -> None:
     """Refuse a module that takes one size where native sizes are demanded, unless the old module's are that one."""
-    sides = [str(dim) for dim in _sides(found)]
-    own = [found.axes[side].example if side in found.axes else found.sizes().get(side, 0) for side in sides]
+    own = _own_size(found)
     if not _takes_one_size(found) or _is_always(target, own):
         return
     shown = "x".join(map(str, own)) or "one size"

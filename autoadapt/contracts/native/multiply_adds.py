@@ -48,7 +48,8 @@ class _Counting(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if func in _WEIGHTED:
-            self.total += made.numel() * math.prod(args[1].shape[1:])
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            self.total += made.numel() * math.prod(weight.shape[1:])
         elif func in _PRODUCTS:
             self.total += made.numel() * args[0].shape[-1]
         elif func is F.scaled_dot_product_attention:

@@ -41,7 +41,13 @@ def _vision_transformer(part: nn.Module) -> Lift | None:
     if rope is not None:
         changes += [("rope", setting(_use_cached_embed=False))] if "_use_cached_embed" in vars(rope) else []
         what.append("rotary positions follow the image")
-    return Lift(vars(patches)["img_size"], ", ".join(what) or "no position embedding", tuple(changes))
+    padded = any(type(inner).__name__ in _PADDED for inner in patches.modules())
+    untraced = "its padding can be neither compiled nor exported at sizes that vary" if padded else ""  # takes minutes
+    return Lift(vars(patches)["img_size"], ", ".join(what) or "no position embedding", tuple(changes), untraced)
+
+
+_PADDED = ("StdConv2dSame", "Conv2dSame", "MaxPool2dSame")
+"""Layers of timm, in stems of hybrids, whose padding follows the size."""
 
 
 @lift_reader
