@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -34,6 +35,7 @@ def test_the_encoder_of_a_unet_sees_every_patch_of_the_image() -> None:
         assert net(torch.zeros(2, 3, 96, 160)).shape == (2, 1, 96, 160)
 
 
+@pytest.mark.slow  # the tutorial of detectors shows it too
 def test_a_detector_s_backbone_sees_every_patch_and_its_levels_are_as_large_as_the_old_ones() -> None:
     layers = {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)}
     body = BackboneWithFPN(resnet18(norm_layer=FrozenBatchNorm2d), layers, [64, 128, 256, 512], 32)
