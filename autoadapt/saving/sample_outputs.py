@@ -12,6 +12,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import dtype_name
+from autoadapt.contracts.unfit import off_the_meta_device
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.saving.folder_configs import Leaf, Witness
 
@@ -32,6 +33,11 @@ def witness_of(net: AdaptedModule, noted: Mapping[str, int] | None = None) -> Wi
     Raises:
         AdaptError: It does not run on invented inputs, or returns other containers than its contract says.
     """
+    with off_the_meta_device():
+        return _witness(net, noted)
+
+
+def _witness(net: AdaptedModule, noted: Mapping[str, int] | None) -> Witness:
     session = Session(net, net.signature)
     axes = net.signature.axes
     is_legal = noted is not None and noted.keys() == axes.keys() and all(noted[name] in axes[name] for name in axes)

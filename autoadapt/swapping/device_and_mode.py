@@ -6,15 +6,32 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.errors import Mismatch, SwapError
 
 __all__ = ["move", "take_over"]
 
 
 def move(module: nn.Module, old: nn.Module) -> None:
-    """Bring a module to the device and dtype of another; one without weights leaves it as it is."""
+    """Bring a module to the device and dtype of another; one without weights leaves it as it is.
+
+    Raises:
+        SwapError: Its weights have no values, as on the meta device, and those of the other do.
+    """
     like = next((p for p in old.parameters() if p.is_floating_point()), None)
+    if like is not None and like.device.type != "meta":
+        _refuse_meta(module, like.device)
     if like is not None:
         module.to(device=like.device, dtype=like.dtype)
+
+
+def _refuse_meta(module: nn.Module, device: torch.device) -> None:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    without = next((name for name, tensor in named if tensor.is_meta), None)
+    if without is not None:
+        name = type(module).__name__
+        remedy = f'new.to_empty(device="{device}") and load its weights, or build it with the default device "cpu"'
+        fault = Mismatch(without, f"values, on {device}", "the meta device, without values", remedy)
+        raise SwapError(f"{name} is on the meta device and the model is not", [fault])
 
 
 def take_over(net: nn.Module, old: nn.Module) -> None:

@@ -17,6 +17,7 @@ from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Resolution
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
+from autoadapt.contracts.unfit import off_the_meta_device
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
@@ -153,7 +154,7 @@ def swap(
     planned: list[Successor] = []
     try:
         _check_kinds(model, path, new)
-        with telling("swap") as tell:
+        with off_the_meta_device(), telling("swap") as tell:
             tell(f"running {name} to see what it reads of {region_text(path)}")
             work = _Work(model, as_example(model, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
             made = work.of_places(path, new) if isinstance(path, str) and ":" not in path else work.of_region(path, new)

@@ -94,6 +94,28 @@ def test_generated_layers_stand_where_the_module_stands_also_if_the_default_devi
     assert model(x).shape == (2, 2, 10, 14)
 
 
+def test_a_step_of_training_is_tried_also_if_the_default_device_is_meta():
+    model, body, x = Whole(), Pyramid(5, 6), image()
+    torch.set_default_device("meta")
+    try:
+        tried = aa.swap(model, "body", body, inputs=x, dry_run=True)
+    finally:
+        torch.set_default_device(None)
+    assert {check.name: check.outcome for check in tried.checks}["training step"] == "passed", tried
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_module_on_the_meta_device_is_not_put_into_a_model_that_has_values(dry_run):
+    with torch.device("meta"):
+        body = Pyramid(5, 6)
+    said = "the meta device, without values"
+    if dry_run:
+        assert said in str(aa.swap(Whole(), "body", body, inputs=image(), dry_run=True))
+        return
+    with pytest.raises(aa.SwapError, match=said):
+        aa.swap(Whole(), "body", body, inputs=image())
+
+
 def test_layers_are_the_same_under_any_default_device():
     nets = []
     for device in ("cpu", "meta"):

@@ -38,6 +38,10 @@ def verify(
 
     The module itself is not run; a copy over the same weights is.
 
+    Values are looked at where it runs for real: at `sizes` and, where that takes less than a second, at 224 x 224. At
+    the other usual sizes (256, 384, 512, 640, 480 x 640, 299) shapes alone are, and NaN, or items of a batch that see
+    one another, which come up only there are not found; give such sizes as `sizes=`.
+
     Args:
         net: The module.
         signature: What it should keep.
@@ -49,7 +53,9 @@ def verify(
         seed: For the sizes and the invented inputs.
 
     Returns:
-        A row for each check. One that the bare backbone fails as well is not applicable, with that reason.
+        A row for each check. One that the bare backbone fails as well is not applicable, with that reason, or its
+        row names what the backbone does not keep; NaN and what harms the program around, as settings of torch that are
+        left changed or memory that is kept of each call, are faults even then.
 
     Raises:
         CaptureError: The inputs do not fit the module's `forward`, or it stands in FakeTensorMode.
@@ -89,7 +95,8 @@ def verify_step(net: nn.Module, signature: Signature, *, inputs: object = None) 
         signature: What it should keep.
         inputs: An example call, as for `capture`; invented where left out.
     """
-    return _check(Session(net, signature, inputs=inputs), "training step", one_step)
+    with off_the_meta_device():
+        return _check(Session(net, signature, inputs=inputs), "training step", one_step)
 
 
 def _check_in_time(session: Session, name: str, run: Callable[[Session], Findings], seconds: float) -> Check:
