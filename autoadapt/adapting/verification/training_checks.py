@@ -162,10 +162,9 @@ def _backward(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.T
     if not targets:
         return _Step()
     loose = [path for path, tensor in outputs.items() if not tensor.requires_grad]
-    if loose:
-        return _Step([Mismatch(path, "a gradient", "none: it is detached") for path in loose])
-    faults, used = list[Mismatch](), set[str]()
-    for paths in [[path] for path in outputs] if each else [list(outputs)]:
+    faults, used = [Mismatch(path, "a gradient", "none: it is detached") for path in loose], set[str]()
+    live = [path for path in outputs if path not in loose]
+    for paths in [[path] for path in live] if each else [live] if live else []:
         loss = sum((_loss(outputs[path]) for path in paths), torch.zeros(()))
         found = _gradients(loss, targets)
         used |= found.keys()

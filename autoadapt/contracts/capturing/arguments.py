@@ -16,7 +16,16 @@ from autoadapt.contracts.signature import Parameter
 from autoadapt.contracts.trees import Constant, Opaque
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Arguments", "bind", "names_taken", "parameters_of", "tensors_in", "told_example", "told_inputs"]
+__all__ = [
+    "Arguments",
+    "bind",
+    "keyword_only",
+    "names_taken",
+    "parameters_of",
+    "tensors_in",
+    "told_example",
+    "told_inputs",
+]
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,16 @@ def names_taken(module: nn.Module) -> list[str]:
     except (TypeError, ValueError):  # compiled code has no signature that Python can read
         return []
     return [one.name for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+
+
+def keyword_only(module: nn.Module) -> list[str]:
+    """The arguments that `forward` asks for and takes by name alone, where it takes none by place."""
+    try:
+        listed = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code has no signature that Python can read
+        return []
+    by_place = [one for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.POSITIONAL_ONLY)]
+    return [one.name for one in listed if one.kind is one.KEYWORD_ONLY and one.default is one.empty and not by_place]
 
 
 def _parameter(one: inspect.Parameter, config: object) -> Parameter:

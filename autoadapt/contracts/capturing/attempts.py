@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.arguments import bind, names_taken, told_inputs
+from autoadapt.contracts.capturing.arguments import bind, keyword_only, names_taken, told_inputs
 from autoadapt.contracts.capturing.captures import capture
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.signature import Signature
@@ -169,10 +169,10 @@ def _trimmed(new: nn.Module, inputs: object) -> object:
     try:
         bind(new, inputs)
     except AdaptError:
-        values = (
-            list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs) if isinstance(inputs, tuple) else []
-        )
+        values = inputs.values() if isinstance(inputs, Mapping) else _as_tuple(inputs)
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        if (alone := keyword_only(new)) and len(tensors) == 1 == len(alone):
+            return {alone[0]: tensors[0]}
         for count in range(len(tensors), 0, -1):
             try:
                 bind(new, tuple(tensors[:count]))

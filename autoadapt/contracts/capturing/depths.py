@@ -181,7 +181,7 @@ def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | N
     }
     held: dict[str, set[float]] = {}
     for node, place in zip(nodes, places, strict=True):
-        if place is not None and layers[node.key[0]] >= 2:
+        if place is not None and layers.get(node.key[0], 0) >= 2:
             for above in _above(node.key[0]):
                 held.setdefault(above, set()).add(place.octaves)
     plain = {path for path, inner in module.named_modules() if type(inner) is nn.Sequential}

@@ -23,6 +23,7 @@ from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
+from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "Work", "kind_of", "quiet"]
 
@@ -174,6 +175,7 @@ class Probe:
                 said = str(error).splitlines() or [""]
                 raise ProbeError(f"{type(error).__name__}: {said[0]}") from error
         self.draws = self.draws or numbers.drawn
+        self._refuse_what_is_left(returned)
         observed = self._observe(returned, values, tensors, watcher, followed)
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))
 
@@ -188,6 +190,24 @@ class Probe:
             raise ProbeError(f"its inputs are not given, and {in_words(invented)} are too much to invent them")
         made = [(tensor, _resized(tensor, shape)) for tensor, shape in pairs]
         return [new.to(self.device) if old.is_meta else new for old, new in made]
+
+    def _refuse_what_is_left(self, returned: object) -> None:
+        """Refuse modules that are not whole before their first call, or that keep what they return in another module.
+
+        Raises:
+            CaptureError: The run made layers.
+            ProbeError: It returned tensors of an earlier run, which had no values.
+        """
+        known = set(self._parts)
+        made = [path for path, part in self._copy.named_modules() if part not in known and [*part.parameters()]]
+        if made:
+            name = type(self._copy).__name__
+            remedy = "model(inputs)  # run the model once first"
+            fault = Mismatch(made[0], "layers that are there before the first call", "made by the call", remedy)
+            raise CaptureError(f"{name} makes layers when it is called: run the model once first", [fault])
+        has_values = not any(tensor.is_meta for tensor in (*self._copy.parameters(), *self._copy.buffers()))
+        if self.real and has_values and any(one.is_meta for one in flatten(returned)[1]):
+            raise ProbeError("a copy returns what another module kept: its hooks or closures hold the original")
 
     def _put_back(self) -> None:
         """Numbers and flags that a run which raised left on the modules, as a window made smaller, are as they were."""
