@@ -18,6 +18,9 @@ from autoadapt.errors import AdaptError, Mismatch
 __all__ = ["checkpointing", "gradients", "one_step", "training"]
 
 
+_DETACHED = "none: it is detached"
+
+
 @dataclass(frozen=True)
 class _Step:
     """What a forward and backward pass showed."""
@@ -100,7 +103,12 @@ def one_step(session: Session) -> Findings:
 
 
 def _newly_unused(session: Session, step: _Step, *, train: bool) -> list[str]:
-    """Parameters that no output depends on, without those that the bare backbone does not use either."""
+    """Parameters that no output depends on, without those that the bare backbone does not use either.
+
+    Where an output is detached, that says it all.
+    """
+    if any(fault.found == _DETACHED for fault in step.faults):
+        return []
     excused = _bare_step(session, train=train).unused if step.unused else ()
     return [name for name in step.unused if name.removeprefix("backbone.") not in excused]
 
@@ -162,7 +170,7 @@ def _backward(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.T
     if not targets:
         return _Step()
     loose = [path for path, tensor in outputs.items() if not tensor.requires_grad]
-    faults, used = [Mismatch(path, "a gradient", "none: it is detached") for path in loose], set[str]()
+    faults, used = [Mismatch(path, "a gradient", _DETACHED) for path in loose], set[str]()
     live = [path for path in outputs if path not in loose]
     for paths in [[path] for path in live] if each else [live] if live else []:
         loss = sum((_loss(outputs[path]) for path in paths), torch.zeros(()))
