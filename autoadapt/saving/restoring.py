@@ -212,15 +212,18 @@ def _load(net: AdaptedModule, config: Config, tensors: Mapping[str, torch.Tensor
 def _misfits(
     own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], unkept: Collection[str]
 ) -> Iterator[Mismatch]:
+    """In the order of the module; other shapes first: parts may be missing because of them."""
     remedy = "restore(..., new=the module that was adapted)"
-    for name in own.keys() - saved.keys() - set(unkept):
-        yield Mismatch(name, "a saved tensor", "none of this name", remedy)
-    for name in saved.keys() - own.keys() - set(unkept):
-        yield Mismatch(name, "a parameter or buffer of this name", "none in the module", remedy)
-    for name in saved.keys() & own.keys():
-        left, right = saved[name], own[name]
+    for name, right in own.items():
+        left = saved.get(name, right)
         if left.shape != right.shape or left.is_floating_point() != right.is_floating_point():
             yield Mismatch(name, f"{left.dtype} {list(left.shape)}", f"{right.dtype} {list(right.shape)}", remedy)
+    for name in own:
+        if name not in saved and name not in unkept:
+            yield Mismatch(name, "a saved tensor", "none of this name", remedy)
+    for name in saved:
+        if name not in own and name not in unkept:
+            yield Mismatch(name, "a parameter or buffer of this name", "none in the module", remedy)
 
 
 def _other_versions(config: Config) -> str:

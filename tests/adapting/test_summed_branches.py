@@ -127,3 +127,11 @@ def test_what_is_added_to_something_else_than_what_it_was_made_of_is_no_residual
     made = aa.plan(aa.capture(Fused(), IMAGES, inner=True), aa.capture(Pyramid(4, 8, 16), IMAGES))
     assert [route.source for route in made.routes] == ["mixes.0", "mixes.1", "mixes.2"]
     assert not any("residual" in route.remark for route in made.routes)
+
+
+def test_a_block_that_adds_in_place_returns_the_sum():
+    """timm's residual blocks add the shortcut to what their last norm returned, and return that tensor."""
+    old = {"c5": "f32[B, 8, ceil(H/32), ceil(W/32)]"}
+    net = aa.adapt(timm.create_model("resnet18"), like=old, inputs=torch.zeros(1, 3, 64, 64))
+    assert net.plan.routes[0].source == "layer4.1"
+    assert "branch" not in str(net.plan)

@@ -143,7 +143,7 @@ def test_another_backbone_is_refused_by_the_names_that_do_not_fit(saved):
 
     error = refused(saved, new=Wider())
     assert "backbone.body.stages.1.0.weight" in [fault.where for fault in error.mismatches]
-    assert "do not fit" in str(refused(saved, new=nn.Conv2d(3, 5, 1)))
+    assert "does not fit Conv2d" in str(refused(saved, new=nn.Conv2d(3, 5, 1)))
 
 
 def test_a_backbone_that_works_otherwise_is_refused_by_its_outputs(saved):

@@ -176,7 +176,8 @@ def test_weights_are_not_shared_with_the_module_that_was_given(tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in new.state_dict().items())
     aa.save(small(), tmp_path, adapters_only=True)
     shared = aa.restore(tmp_path, new=new, strict=False)
-    assert {p.data_ptr() for p in shared.backbone.parameters()} == {p.data_ptr() for p in new.parameters()}
+    kept = [one for name, one in new.named_parameters() if not name.startswith("body.stages.2")]  # that is cut
+    assert [p.data_ptr() for p in shared.backbone.parameters()] == [p.data_ptr() for p in kept]
 
 
 def test_a_module_without_weights_yet_takes_those_of_the_file(tmp_path):

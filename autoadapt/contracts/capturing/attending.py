@@ -37,19 +37,24 @@ class Attending(TorchFunctionMode):
         self._made_of: dict[int, tuple[weakref.ref[torch.Tensor], frozenset[int]]] = {}
         self._behind: dict[int, int] = {}
         """For each of these tensors, as bits, which of the earlier ones its module was given, or those that were."""
-        self._number: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._numbers: dict[int, tuple[weakref.ref[torch.Tensor], tuple[int, ...]]] = {}
+        """For each tensor that modules returned, the numbers of all: a layer, and what ends with it."""
 
     def returned(self, tensor: torch.Tensor, given: object) -> int:
         """A module returned a tensor, made of what it was given; gives its number."""
         self._outputs += 1
         self._behind[self._outputs] = self._all_behind(frozenset().union(*map(self._parts, tensors_in(given))))
         self._made_of[id(tensor)] = (weakref.ref(tensor), frozenset([self._outputs]))
-        self._number[id(tensor)] = (weakref.ref(tensor), self._outputs)
+        self._numbers[id(tensor)] = (weakref.ref(tensor), (*self._returned_as(tensor), self._outputs))
         return self._outputs
 
     def is_sum(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is made of several that modules returned, as a residual stream is."""
         return len(self._parts(tensor)) > 1
+
+    def _returned_as(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        known = self._numbers.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else ()
 
     def _parts(self, tensor: torch.Tensor) -> frozenset[int]:
         known = self._made_of.get(id(tensor))
@@ -68,13 +73,16 @@ class Attending(TorchFunctionMode):
         return made
 
     def _note_added(self, made: torch.Tensor, args: tuple[Any, ...]) -> None:
-        """What was returned and is added as it is: any other function before that may have made a stream of it."""
+        """What was returned and is added as it is: any other function before that may have made a stream of it.
+
+        Where it is added in place, what returns the same tensor later returns the sum.
+        """
         given = [tensor for tensor in tensors_in(args) if tensor.shape == made.shape]
         for branch, stream in zip(given, given[::-1], strict=True) if len(given) == 2 else ():
-            known = self._number.get(id(branch))
+            numbers = self._returned_as(branch)
             parts = self._bits(self._parts(stream))
-            if known is not None and known[0]() is branch and parts and not parts & ~self._behind[known[1]]:
-                self.added.add(known[1])
+            if numbers and parts and not parts & ~self._behind[numbers[-1]]:
+                self.added.update(numbers)
 
     def _all_behind(self, parts: frozenset[int]) -> int:
         return functools.reduce(operator.or_, map(self._behind.__getitem__, parts), self._bits(parts))

@@ -89,7 +89,7 @@ class Watcher:
         return self._readings.of_streams()
 
     def added(self) -> frozenset[InnerKey]:
-        """What functions added to what it was made of, each by the first call that returned it."""
+        """What functions added to what it was made of."""
         return frozenset(self._numbers[number] for number in self.attending.added)
 
     def _source(self, value: object) -> InnerKey | None:
@@ -118,7 +118,7 @@ class Watcher:
             if known is None or known[0]() is not tensor:
                 known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
             first = known[1]
-            self._numbers[self.attending.returned(tensor, args)] = first
+            self._numbers[self.attending.returned(tensor, args)] = key
             self._last[id(tensor)] = (weakref.ref(tensor), key)
             self.noted[key] = self._leaf(tensor, began, None if first == key else first, reads)
 

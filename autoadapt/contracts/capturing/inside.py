@@ -61,7 +61,7 @@ def inner_outputs(
             contiguous=noted[path, call, leaf].contiguous,
             attention=any(path.startswith(f"{above}.") for above in attending),
             read_on=(noted[path, call, leaf].same_as or (path, call, leaf)) in read_on,
-            added=(noted[path, call, leaf].same_as or (path, call, leaf)) in observed.added,
+            added=(path, call, leaf) in observed.added,
             in_row=path.rpartition(".")[2].isdigit() and type(named[path.rpartition(".")[0]]) in _ROWS,
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
