@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timm
 import torch
 from small_models import Pyramid
 from torch import nn
