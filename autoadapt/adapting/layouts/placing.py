@@ -77,12 +77,12 @@ def evened(source: Atom, target: Atom) -> tuple[Dim, tuple[float, float]] | None
 
     Returns:
         How many cells are made, and the first cell and the step of the target among them; None where one stretch
-        misses by less than half a step and little more, and where nothing is known.
+        misses by a step at most, as rounding of sizes does, and where nothing is known.
     """
     if not source.even or target.centres is None or len(target.dim.axes) != 1:
         return None
     (first, step), (axis,) = target.centres, target.dim.axes
-    if step != int(step) or all(2 * _stretched(target, {axis: size}) <= step + 1 for size in LARGE):
+    if step != int(step) or all(_stretched(target, {axis: size}) <= step + 1 for size in LARGE):
         return None
     return (Dim.axis(axis) + int(step) // 2) // int(step), ((first - (step - 1) / 2) / step, 1.0)
 
