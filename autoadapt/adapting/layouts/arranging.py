@@ -9,7 +9,7 @@ from typing import Literal
 
 from autoadapt.adapting.layouts.assigning import Assignment, Layout, Refusal
 from autoadapt.adapting.layouts.factors import kernel_of, size_of
-from autoadapt.adapting.layouts.placing import misplaced
+from autoadapt.adapting.layouts.placing import evened, misplaced
 from autoadapt.adapting.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resample, Resize
 from autoadapt.contracts.dims import Dim
 
@@ -64,13 +64,17 @@ def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
     if pooled:
         sizes |= {name: sizes[name].ceildiv(kernel) for name, kernel in pooled.items()}
         work.append(_Work("pool", {name: sizes[name] for name in pooled}, pooled))
-    left = {n: assigned.then[n].dim for n in kernels if sizes[n] != assigned.then[n].dim}
+    even = _evened(assigned)
+    left = {n: even[n][0] if n in even else assigned.then[n].dim for n in {**kernels, **even}}
+    left = {name: dim for name, dim in left.items() if sizes[name] != dim}
     channel = assigned.projected or (_channel(assigned) if project else [])
     then = {name: assigned.then[name].dim for name in channel}
     learned = [_Work("project", {name: dim}) for name, dim in then.items() if dim != 0]
     emptied = [_Work("drop", {name: dim}) for name, dim in then.items() if dim == 0]  # cannot be resized
     after = [placed] if places and not shrinks else []
-    return [*work, *learned, *after, *([_Work("resize", left)] if left else []), *emptied]
+    spread = {name: place for name, (_, place) in even.items()}
+    moved = [_Work("resample", {name: assigned.then[name].dim for name in spread}, places=spread)] if spread else []
+    return [*work, *learned, *after, *([_Work("resize", left)] if left else []), *moved, *emptied]
 
 
 def _places(assigned: Assignment, kernels: Mapping[str, int]) -> dict[str, tuple[float, float]]:
@@ -78,6 +82,12 @@ def _places(assigned: Assignment, kernels: Mapping[str, int]) -> dict[str, tuple
     pairs = {n: (assigned.before[n], assigned.then[n]) for n in assigned.shared if assigned.then[n].kind - {"B"}}
     missed = {name: misplaced(*pair, kernels.get(name, 1)) for name, pair in pairs.items()}
     return {name: place for name, place in missed.items() if place is not None}
+
+
+def _evened(assigned: Assignment) -> dict[str, tuple[Dim, tuple[float, float]]]:
+    """Axes of a resized image that one stretch would not bring to the target's centres: the grid between, and those."""
+    pairs = {n: (assigned.before[n], assigned.then[n]) for n in assigned.shared if assigned.then[n].kind - {"B"}}
+    return {name: found for name, pair in pairs.items() if (found := evened(*pair)) is not None}
 
 
 def _channel(assigned: Assignment) -> list[str]:

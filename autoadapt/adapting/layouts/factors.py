@@ -26,6 +26,8 @@ class Atom:
     """Input cells per cell, in the module that made it."""
     centres: tuple[float, float] | None = None
     """Where its first cell lies and how far apart cells are, in cells of the target's input; None where unknown."""
+    even: bool = False
+    """Whether its cells cover the image evenly whatever its size is, since it is resized before it is read."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def factored(
         kind = frozenset(called.get(axis, axis) for axis in factor.axes)
         slope = factor.slope(next(iter(factor.axes))) if len(factor.axes) == 1 else None
         dim = factor.substitute(given) if given else factor
-        return Atom(dim, kind, 1 / slope if slope else None, _centres(spec, factor, resized))
+        even = any(factor.axes == {one.axis} and _is_resized(resized.get(one.axis)) for one in spec.centres)
+        return Atom(dim, kind, 1 / slope if slope else None, _centres(spec, factor, resized), even)
 
     def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
         if axis == spec.points and all(factor.constant is not None for factor in factors):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoadapt.adapting.layouts.factors import LARGE, Atom, Factored, kernel_of
+from autoadapt.contracts.dims import Dim
 
-__all__ = ["misplaced", "off_by", "shift", "shift_of_resized"]
+__all__ = ["evened", "misplaced", "off_by", "shift", "shift_of_resized"]
 
 
 def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float] | None:
@@ -68,26 +69,42 @@ def shift(source: Factored, target: Factored) -> tuple[float, float]:
     return max(found)
 
 
-def shift_of_resized(source: Factored, target: Factored, sizes: Mapping[str, int]) -> tuple[float, float]:
-    """How far a stretch puts cells from those of the target at most, where the new module reads a resized image.
+def evened(source: Atom, target: Atom) -> tuple[Dim, tuple[float, float]] | None:
+    """How cells that cover a resized image evenly are brought to where those of the target lie, in two steps.
 
-    Its cells are taken to cover the whole image evenly, as patches do: no more can be said of all its sizes at once.
+    They are stretched onto cells that cover the image with the step of the target, as nearly as whole numbers do it;
+    then these are read where the target has its cells. The last cells miss these by half a step at most.
+
+    Returns:
+        How many cells are made, and the first cell and the step of the target among them; None where one stretch
+        misses by less than half a step and little more, and where nothing is known.
+    """
+    if not source.even or target.centres is None or len(target.dim.axes) != 1:
+        return None
+    (first, step), (axis,) = target.centres, target.dim.axes
+    if step != int(step) or all(2 * _stretched(target, {axis: size}) <= step + 1 for size in LARGE):
+        return None
+    return (Dim.axis(axis) + int(step) // 2) // int(step), ((first - (step - 1) / 2) / step, 1.0)
+
+
+def _stretched(target: Atom, sizes: Mapping[str, int]) -> float:
+    """How far cells that cover the image evenly lie from those of a target of as many, at the ends."""
+    assert target.centres is not None, "only known centres are compared"
+    first, step = target.centres
+    (axis,) = target.dim.axes
+    size, count = sizes[axis], int(target.dim.evaluate(sizes))
+    return max(abs((cell + 0.5) * size / count - 0.5 - first - step * cell) for cell in (0, count - 1))
+
+
+def shift_of_resized(source: Factored, target: Factored, sizes: Mapping[str, int]) -> tuple[float, float]:
+    """How far one stretch puts the cells of a resized image from those of the target, and the step of these.
 
     Args:
         source: A tensor of the new module.
         target: What it serves.
         sizes: A size for every input axis.
-
-    Returns:
-        The distance and the step of the target, both in cells of the input.
     """
-    known = {one.axis for one in source.spec.centres}
-    resized = {atom.kind for atoms in source.atoms for atom in atoms if atom.kind <= known and atom.centres is None}
-    found = [(0.0, 1.0)]
-    for atom in (atom for atoms in target.atoms for atom in atoms if atom.kind in resized):
-        if atom.centres is not None and len(atom.kind) == 1:
-            size, count = sizes[next(iter(atom.kind))], int(atom.dim.evaluate(sizes))
-            first, step = atom.centres
-            ends = [abs((cell + 0.5) * size / count - 0.5 - first - step * cell) for cell in (0, count - 1)]
-            found.append((max(ends), step))
-    return max(found)
+    even = {atom.kind for atoms in source.atoms for atom in atoms if atom.even}
+    ends = [atom for atoms in target.atoms for atom in atoms if atom.kind in even and len(atom.dim.axes) == 1]
+    found = [(_stretched(atom, sizes), atom.centres[1]) for atom in ends if atom.centres is not None]
+    return max(found, default=(0.0, 1.0))

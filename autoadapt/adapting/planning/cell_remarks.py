@@ -21,6 +21,8 @@ def what_is_lost(
 
 def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation], sizes: Mapping[str, int]) -> str:
     if any(isinstance(step, Resample) for step in steps):
+        if any(atom.even for atoms in source.atoms for atom in atoms):
+            return "the image is resized before: its cells lie where the old ones do to half a step"
         made = {one.axis: one for one in source.spec.centres}
         moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
         return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
