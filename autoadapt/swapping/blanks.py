@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from autoadapt.contracts.dims.forms import Axis, Floor, Form
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["Blank", "blank_of"]
+__all__ = ["Blank", "blank_of", "not_a_number"]
 
 Sum: TypeAlias = tuple[tuple[int, tuple[Any, ...]], ...]
 """A size as plain tuples, which compilers follow: terms of a factor and of atoms, each `("axis", name)`,
@@ -37,15 +38,22 @@ class Blank(BaseModel):
     is_number: bool = False
     """Whether it is no tensor but a whole number: the size of the one axis."""
 
-    def like(self, given: torch.Tensor, sizes: Mapping[str, Any]) -> Any:
-        """The tensor or the number, for a call of the region with an input."""
+    def like(self, given: torch.Tensor, sizes: Mapping[str, Any], *, value: float = 0) -> Any:
+        """The tensor or the number, for a call of the region with an input; what floats are filled with."""
         shape = [_size(one, sizes) for one in self.shape]
         if self.is_number:
             return shape[0]
         dtype = given.dtype if self.dtype is None else getattr(torch, self.dtype)
+        fill = value if dtype.is_floating_point else 0
         if self.is_written:
-            return torch.zeros(shape, dtype=dtype, device=given.device)
-        return torch.zeros((), dtype=dtype, device=given.device).expand(shape)
+            return torch.full(shape, fill, dtype=dtype, device=given.device)
+        return torch.full((), fill, dtype=dtype, device=given.device).expand(shape)
+
+
+def not_a_number(like: torch.Tensor) -> torch.Tensor:
+    """NaN in the shape of a tensor; zeros where there is no such number."""
+    fill = math.nan if like.is_floating_point() else 0
+    return torch.full((), fill, dtype=like.dtype, device=like.device).expand(like.shape)
 
 
 def blank_of(spec: TensorSpec, *, is_written: bool, is_number: bool = False) -> Blank:

@@ -64,7 +64,7 @@ class Reruns:
         return _recording()
 
     def note(self, checkpoint: object, path: str, value: Any) -> None:
-        """Keep what a stand-in hands on; None for what it was given itself."""
+        """Keep what a stand-in hands on."""
         self._handed.setdefault(checkpoint, _Handed()).values.append((path, value))
 
     def again(self, checkpoint: object, path: str) -> tuple[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from autoadapt.contracts.capturing.regions import Region, Returned
+from autoadapt.contracts.capturing.arguments import tensors_in
+from autoadapt.contracts.capturing.regions import Region, Returned, form_of
 from autoadapt.contracts.leaves import RunningCalls, leaf
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot, rebuild
-from autoadapt.swapping.blanks import Blank, blank_of
+from autoadapt.swapping.blanks import Blank, blank_of, not_a_number
 from autoadapt.swapping.checkpoints import Reruns, running_checkpoint
+from autoadapt.swapping.unread import unread, unread_shapeless
 
 __all__ = ["Handing", "Passes", "take_off"]
 
@@ -35,6 +38,8 @@ class Handing(BaseModel):
     """Whether it returns its one leaf without a container."""
     parent: str | None
     """The innermost module whose call holds a pass."""
+    learned: tuple[str, ...] = ()
+    """Functions between the modules that take weights of the model itself."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -71,6 +76,7 @@ class Handing(BaseModel):
             blanks=blanks,
             is_bare=len(region.named) == 1,
             parent=region.parent,
+            learned=region.learned_functions,
         )
 
 
@@ -113,12 +119,12 @@ class Passes:
             self._running.taken.append({})
         taken = self._running.taken[-1]
         taken.clear()
-        taken["given"] = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
+        taken["given"] = list(tensors_in((args, kwargs)))
         for name in self.handing.served:
             taken[f"level {name}"] = [returned if self.handing.is_bare else leaf(returned, name)]
         taken["calls"] = []
         taken["trains"] = [] if torch.compiler.is_compiling() else _training(module)
-        return self._handed_on(self.handing.order[0].path, taken, args, kwargs)
+        return self._handed_on(self.handing.order[0].path, taken)
 
     def next(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a stand-in hands on.
@@ -129,7 +135,7 @@ class Passes:
         checkpoint = None if torch.compiler.is_compiling() else self._reruns.here()
         again = None if checkpoint is None else self._reruns.again(checkpoint, path)
         if again is not None:
-            return again[0] if again[0] is not None else _given(args, kwargs)
+            return again[0]
         taken = self._running.taken[-1] if self._running.taken else {}
         number = len(taken.get("calls", self.handing.order))
         if number == len(self.handing.order) or self.handing.order[number].path != path:
@@ -137,12 +143,26 @@ class Passes:
                 f"{path} stands in for a module of a swapped region, which runs in this order: "
                 f"{', '.join(one.path for one in self.handing.order)}"
             )
+        self._refuse_other_arguments(path, form_of(args, kwargs), number)
         self._refuse_lost_gradients(path, taken, number)
         began = taken.get("trains", [])[-1:]
-        value = self._handed_on(path, taken, args, kwargs)
+        value = self._handed_on(path, taken)
         if checkpoint is not None and began != [checkpoint]:  # one that the region began in begins it again
-            self._reruns.note(checkpoint, path, None if value is _given(args, kwargs) else value)
+            self._reruns.note(checkpoint, path, value)
         return value
+
+    def _refuse_other_arguments(self, path: str, form: str, number: int) -> None:
+        """Refuse arguments of other kinds than when the region was swapped: nobody would look at them.
+
+        Raises:
+            RuntimeError: It is so.
+        """
+        forms = self.handing.order[number].forms
+        if forms and form not in forms:
+            raise RuntimeError(
+                f"{path} stands in for a module of a swapped region and takes no arguments: it is given ({form}), and "
+                f"was given ({') or ('.join(forms)}) when the region was swapped; swap with inputs= that give these"
+            )
 
     def _refuse_lost_gradients(self, path: str, taken: dict[str, list[Any]], number: int) -> None:
         """Refuse to hand on a level where gradients do not get back to the adapted module, as they did before.
@@ -163,28 +183,27 @@ class Passes:
                 f"checkpoint(..., use_reentrant=False) keeps them"
             )
 
-    def _handed_on(self, path: str, taken: dict[str, list[Any]], args: Any, kwargs: dict[str, Any]) -> Any:
+    def _handed_on(self, path: str, taken: dict[str, list[Any]]) -> Any:
         number = len(taken["calls"])
         one = self.handing.order[number]
         taken["calls"].append(path)
-        if isinstance(one.tree, Slot) and not one.names[0]:
-            value = _given(args, kwargs)
-        else:
-            leaves = [self._leaf(name, taken) for name in one.names]
-            value = leaves[0] if isinstance(one.tree, Slot) else rebuild(one.tree, leaves)
+        leaves = [self._leaf(one.path, name, taken) for name in one.names]
+        value = leaves[0] if isinstance(one.tree, Slot) else rebuild(one.tree, leaves)
         if len(taken["calls"]) == len(self.handing.order):
             taken.clear()
         return value
 
-    def _leaf(self, name: str, taken: dict[str, list[Any]]) -> Any:
+    def _leaf(self, path: str, name: str, taken: dict[str, list[Any]]) -> Any:
         if f"level {name}" in taken:
             level = taken[f"level {name}"][0]
             return level.detach() if level.requires_grad and not torch.is_grad_enabled() else level
         given = taken["given"]
+        is_program = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # it cannot raise
         if name not in self.handing.blanks:
-            return given[0]
+            return not_a_number(given[0]) if is_program else unread_shapeless(path, given[0].device)
         sizes = {axis: given[tensor].shape[at] for axis, (tensor, at) in self.handing.axes.items()}
-        return self.handing.blanks[name].like(given[0], sizes)
+        blank = self.handing.blanks[name].like(given[0], sizes, value=math.nan if is_program else 0)
+        return blank if is_program or isinstance(blank, int) else unread(path, blank, self.handing.learned)
 
 
 def take_off(model: nn.Module, living: Collection[Passes]) -> None:
@@ -196,11 +215,6 @@ def take_off(model: nn.Module, living: Collection[Passes]) -> None:
                 if isinstance(passes, Passes) and passes not in living:
                     del hooks[key]
                     module._forward_hooks_always_called.pop(key, None)
-
-
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The first tensor among the arguments of a call."""
-    return next((given for given in (*args, *kwargs.values()) if isinstance(given, torch.Tensor)), None)
 
 
 def _training(module: nn.Module) -> list[Any]:

@@ -228,7 +228,8 @@ class _Tracer(TorchFunctionMode):
         reads = (*self._numbers(given), *(call.given if unseen else ()))
         call.tree, leaves = with_numbers(tree, tensors)
         call.returned = tuple(map(self._made, leaves))
-        call.shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        with torch._C.DisableTorchFunction():  # those of tensors that refuse to tell theirs, as stand-ins hand them on
+            call.shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         self.trace.steps.append(Step(f"{call.path}()", reads, call.returned, tuple(self._running)))
         call.left = len(self.trace.steps)
         self._running.pop()

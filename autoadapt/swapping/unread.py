@@ -1,0 +1,157 @@
+"""Unread tensors: what a module of a swapped region hands on where nothing read it when the region was swapped."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterator
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+__all__ = ["Unread", "unread", "unread_shapeless"]
+
+
+class Unread(torch.Tensor):
+    """Has the shape that the old module's output had, if that is known, and no values.
+
+    Functions may make others of it, which go back into the region as they always did. A layer with weights, whatever
+    asks for values, and what writes it into another tensor, raise: they belong to a path that the model did not take
+    when it was swapped.
+    """
+
+    place: str
+    """The module that hands it on."""
+    is_shaped: bool
+    """Whether it has the shape of what stood there."""
+    learned: Collection[str]
+    """Functions that take weights of the model itself, and did when it was swapped."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = list(_tensors((*args, *(kwargs or {}).values())))
+        mine = next(one for one in given if isinstance(one, Unread))
+        name = _name(func)
+        others = [one for one in given if not isinstance(one, Unread)]
+        if name in _VALUES or (name not in mine.learned and any(isinstance(one, nn.Parameter) for one in others)):
+            mine._refuse(name)
+        if _writes(name) and not isinstance(args[0], Unread):
+            mine._refuse(name)
+        if name in _ABOUT or mine.is_shaped:
+            with torch._C.DisableTorchFunctionSubclass():
+                made = func(*args, **(kwargs or {}))
+            return mine._through(name, made, others)
+        if name in _SIZES:
+            mine._refuse(name)
+        return mine
+
+    def _through(self, name: str, made: Any, others: list[torch.Tensor]) -> Any:
+        """What a function made of it, with no values either."""
+        found = list(_tensors((made,)))
+        tells = not found and name not in _ABOUT | _SIZES and not _writes(name)
+        if tells or any(one is other for one in found for other in others):
+            self._refuse(name)
+        return self._marked(made)
+
+    def _marked(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value if isinstance(value, Unread) else unread(self.place, value, self.learned)
+        if type(value) in (list, tuple):
+            return type(value)(map(self._marked, value))
+        return value
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        if not self.is_shaped:
+            self._refuse("__iter__")
+        return iter(self.unbind(0))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unread:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            values = self.as_subclass(torch.Tensor)
+        return functools.partial(_made, is_shaped=self.is_shaped, learned=self.learned), (values, self.place)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"<what {self.place} returned: nothing read it when the model was swapped>"
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise RuntimeError(
+            f"{self.place} stands in for a module of a swapped region, and nothing read what that returned when the "
+            f"model was swapped; now {name} reads it: name it in swap(..., outputs=[...]), or swap with inputs= that "
+            f"take this path"
+        )
+
+
+def unread(place: str, blank: torch.Tensor, learned: Collection[str]) -> torch.Tensor:
+    """What a module hands on in the place of what nothing read.
+
+    Args:
+        place: The module.
+        blank: Zeros of the shape that it had.
+        learned: Functions that took weights of the model itself.
+    """
+    try:
+        return _made(blank, place, is_shaped=True, learned=learned)
+    except RuntimeError:  # a kind of tensor by which torch follows a program: there is one path, and no values
+        return blank
+
+
+@functools.lru_cache(maxsize=4096)
+def unread_shapeless(place: str, device: torch.device) -> torch.Tensor:
+    """The same where no function ever took it, so that its shape is not known."""
+    with torch.inference_mode(False):
+        empty = torch.empty(0, device=device)
+    try:
+        return _made(empty, place, is_shaped=False, learned=())
+    except RuntimeError:
+        return empty
+
+
+def _made(values: torch.Tensor, place: str, *, is_shaped: bool, learned: Collection[str]) -> Unread:
+    made = values.detach().as_subclass(Unread)
+    made.place, made.is_shaped, made.learned = place, is_shaped, learned
+    return made
+
+
+def _name(func: Any) -> str:
+    """The name of a function, and of an attribute that is read."""
+    name: str = getattr(func, "__name__", str(func))
+    return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
+
+
+def _writes(name: str) -> bool:
+    """Whether a function of that name writes into its first argument."""
+    return name in _OPERATORS or (name.endswith("_") and not name.endswith("__"))
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+_ABOUT = frozenset(
+    {"device", "dtype", "requires_grad", "is_leaf", "grad_fn", "grad", "layout", "is_cuda", "is_cpu", "is_meta"}
+    | {"is_mps", "is_xpu", "is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_floating_point", "is_complex"}
+    | {"requires_grad_", "detach", "detach_", "get_device", "is_inference", "is_contiguous", "__hash__"}
+)
+"""What is told of any tensor."""
+_OPERATORS = frozenset(
+    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__"}
+    | {"__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"}
+)
+"""Operators that write."""
+_SIZES = frozenset({"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement", "__len__", "stride"})
+_VALUES = frozenset(
+    {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "__contains__", "item", "tolist"}
+    | {"numpy", "backward", "allclose", "equal", "is_nonzero", "data_ptr", "save"}
+)
