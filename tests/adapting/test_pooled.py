@@ -116,3 +116,21 @@ def test_a_flattened_last_convolution_of_one_cell_is_looked_through():
     net = aa.adapt(model, like=VECTOR, inputs=x)
     assert net.plan.routes[0].source == "1"
     assert torch.equal(net.backbone(x)[0], model[:2](x))
+
+
+class Probabilities(nn.Module):
+    """Scores and what they are made of, as detectors' classification models return them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU())
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self.fc(self.body(x).mean((2, 3)))
+        return scores.softmax(1), scores
+
+
+def test_a_classifier_may_return_probabilities_beside_the_scores() -> None:
+    net = aa.adapt(Probabilities(), like=["f32[B, 8, ceil(H/4), ceil(W/4)]"], inputs=torch.zeros(1, 3, 64, 64))
+    assert [route.source for route in net.plan.routes] == ["body"]

@@ -33,7 +33,7 @@ def read_by_heads(
     named = dict(model.named_modules())
     found = {key: read for key in returned if (read := _read(key, named, noted, outputs[returned[key]]))}
     for path, shape in outputs.items():
-        if len(shape) == 2 and path not in {returned[key] for key in found}:
+        if len(shape) == 2 and path not in {returned.get(key) for key in found}:
             heads = _several_heads(shape, named, noted)
             found |= dict([max(heads, key=lambda head: noted[head[1]].shape[-1])] if heads else [])
     return found
