@@ -172,7 +172,9 @@ def _backward(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.T
     loose = [path for path, tensor in outputs.items() if not tensor.requires_grad]
     faults, used = [Mismatch(path, "a gradient", _DETACHED) for path in loose], set[str]()
     live = [path for path in outputs if path not in loose]
-    for paths in [[path] for path in live] if each else [live] if live else []:
+    if not live:  # a backbone that trains nothing excuses nothing
+        return _Step(faults)
+    for paths in [[path] for path in live] if each else [live]:
         loss = sum((_loss(outputs[path]) for path in paths), torch.zeros(()))
         found = _gradients(loss, targets)
         used |= found.keys()
