@@ -128,6 +128,7 @@ class _Named:
         levels = tuple(options.pop("levels", entry.levels))
         default = tuple(options.pop("out_indices", entry.out_indices))
         shared = {key: arguments.get(key, value) for key, value in _SHARED.items() if key != "out_indices"}
+        stages = tuple(map(tuple, options.pop("stages", entry.stages)))
         return Recipe(
             name=self._name,
             source=entry.source,
@@ -137,7 +138,7 @@ class _Named:
             out_indices=_indices(arguments.get("out_indices"), default),
             num_stages=arguments.get("num_stages") or len(levels),
             levels=levels,
-            stages=entry.stages,
+            stages=stages,
             norm=entry.norm,
             norms_each=entry.norms_each,
             **shared,

@@ -30,10 +30,10 @@ class Recipe:
         out_indices: Which levels are returned, as the dialect counts them.
         num_stages: How many there are to choose from; 0 where any block may be named.
         levels: Which level of the zoo's model each of them is.
-        stages: The modules of each stage, the stem first.
+        stages: The modules, and parameters beside them, of each stage, as the dialect counts what is frozen.
         norm: The argument of the zoo's constructor for layers of normalisation.
         norms_each: Whether every level that is returned has a norm of its own.
-        frozen_stages: Of the stages after the stem, how many are not trained; -1 trains the stem too.
+        frozen_stages: The last of `stages` that is not trained; -1 trains all.
         norm_eval: Whether batch norms keep their running averages in training.
         norm_cfg: The layer of normalisation, as the dialect writes it.
     """
@@ -64,9 +64,11 @@ class PublishedBackbone(nn.Module):
     def __init__(self, body: nn.Module, frozen: tuple[str, ...], norm_eval: bool) -> None:
         super().__init__()
         self.body = body
-        self._frozen, self._norm_eval = frozen, norm_eval
-        for name in frozen:
-            body.get_submodule(name).requires_grad_(requires_grad=False)
+        modules = dict(body.named_modules())
+        self._frozen, self._norm_eval = tuple(name for name in frozen if name in modules), norm_eval
+        for name, parameter in body.named_parameters():
+            if any(name == each or name.startswith(f"{each}.") for each in frozen):
+                parameter.requires_grad = False
         self.train(self.training)
 
     def train(self, mode: bool = True) -> PublishedBackbone:
@@ -186,6 +188,7 @@ def made(recipe: Recipe) -> PublishedBackbone:
     options, stride_in = dict(recipe.options), recipe.options.get("stride_in", "")
     kind, final_norm = str(options.pop("out_type", "cls_token")), bool(options.pop("final_norm", True))
     options.pop("stride_in", None)
+    pads_windows = options.pop("pad_windows", False)
     requires_grad = _set_norm(recipe, options)
     levels, frozen = _levels(recipe), _frozen(recipe)
     if recipe.source == "timm":
@@ -194,8 +197,13 @@ def made(recipe: Recipe) -> PublishedBackbone:
         net: Any = timm.create_model(recipe.model, **options)
         if stride_in:
             _stride_first(net)
+        if pads_windows:
+            from autoadapt.assembly.swin_blocks import pad_windows  # needs timm
+
+            pad_windows(net)
         if recipe.reads == "tokens":
             blocks = _chosen(recipe, tuple(range(len(net.blocks))), "block")
+            frozen += ("norm", "ln2") if recipe.frozen_stages == len(net.blocks) else ()
             body: nn.Module = _TimmTokens(net, blocks, kind, final_norm)
         else:
             body = _TimmLevels(net, levels, recipe.norms_each)
@@ -204,8 +212,7 @@ def made(recipe: Recipe) -> PublishedBackbone:
         import torchvision
 
         body, prefix = _SequenceLevels(torchvision.models.get_model(recipe.model, **options), levels), ""
-    known = {name for name, _ in body.named_modules()}
-    backbone = PublishedBackbone(body, tuple(prefix + n for n in frozen if prefix + n in known), recipe.norm_eval)
+    backbone = PublishedBackbone(body, tuple(at for n in frozen for at in (prefix + n, n)), recipe.norm_eval)
     if not requires_grad:
         _freeze_norms(backbone)
     return backbone

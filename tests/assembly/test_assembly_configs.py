@@ -39,7 +39,8 @@ BAD = {
         "loss: {type: CrossEntropyLoss, loss_weight: 1e-1, reduction: meen}\n",
         [
             "the config has 4 faults",
-            "backbone.dept (line 2)\n  expected  an argument of ResNet_CIFAR(depth, in_channels, deep_stem)",
+            "backbone.dept (line 2)\n  expected  an argument of ResNet_CIFAR(depth, in_channels, deep_stem, "
+            "num_stages, out_indices, style)",
             "found     `dept`\n  try       depth: 18",
             "head.num_classes (line 4)\n  expected  a value (int)\n  found     nothing\n  try       num_classes: ...",
             "loss.loss_weight (line 5)\n  expected  float\n  found     '1e-1'\n  try       0.1",
