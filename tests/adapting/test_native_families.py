@@ -94,6 +94,7 @@ def test_features_of_a_model_whose_other_entry_is_tied_are_read_from_resized_ima
     assert "images are resized to 224x224" in " ".join(net.plan.remarks)
 
 
+@pytest.mark.slow
 def test_a_program_that_was_exported_holds_at_the_own_size_too() -> None:
     model = noisy(made("pit", 64))
     net = aa.adapt(model, like=nn.Conv2d(3, 6, 16, stride=16), inputs=torch.zeros(1, 3, 96, 80)).eval()

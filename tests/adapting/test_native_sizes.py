@@ -178,6 +178,7 @@ def test_the_user_s_module_stays_tied_and_shares_its_weights() -> None:
     assert {name for name, _ in net.backbone.named_parameters()} <= own.keys()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("make", [tied, lambda: hugging("ViT")], ids=["timm", "transformers"])
 def test_copies_and_saved_folders_stay_free(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     model, image = make(), torch.randn(1, 3, 48, 72)
@@ -206,6 +207,7 @@ def test_more_than_attributes_is_refused_by_name() -> None:
         aa.to_source(net)
 
 
+@pytest.mark.slow
 def test_swin_is_freed_on_request_and_then_exported_for_one_size_alone(tmp_path: Path) -> None:
     swin, old = filled(timm.create_model("swin_tiny_patch4_window7_224", **SWIN)), Levels()
     left = aa.adapt(swin, like=old, inputs=torch.zeros(1, 3, 96, 128))

@@ -41,6 +41,7 @@ def test_the_tokens_follow_the_image() -> None:
     assert torch.equal(*seen)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("size", "more", "steps"),
     [

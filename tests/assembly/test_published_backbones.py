@@ -102,6 +102,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", FROZEN)
 def test_frozen_stages_are_counted_as_there(kind: str) -> None:
     config, expected = FROZEN[kind]
@@ -118,6 +119,7 @@ def test_a_stage_that_there_is_not_cannot_be_frozen() -> None:
         _backbone({**SWIN_DET, "frozen_stages": 5})
 
 
+@pytest.mark.slow
 def test_the_small_resnet_is_read_as_it_is_published() -> None:
     published = {"type": "ResNet_CIFAR", "depth": 18, "num_stages": 4, "style": "pytorch"}
     head = {"type": "LinearClsHead", "num_classes": 10, "in_channels": 512}

@@ -74,6 +74,7 @@ def test_the_first_contact_answers_within_eight_seconds_of_importing_torch_and_t
     assert float(seconds) < 8  # of this process alone: the machine may be busy
 
 
+@pytest.mark.slow
 def test_results_are_json_that_reads_back() -> None:
     call = ("timm:resnet14t", "--like", "timm:resnet18", "--input", "f32[1, 3, 64, 64]", "--json")
     plan = Plan.model_validate_json(run("plan", *call).stdout)

@@ -25,6 +25,7 @@ def whole():
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("options", "steps"),
     [

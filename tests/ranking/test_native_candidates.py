@@ -13,6 +13,7 @@ from autoadapt.errors import RankingError
 from autoadapt.ranking import rank
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_candidate_follows_how_it_reads_images(tmp_path: Path) -> None:
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
     new, old = timm.create_model("vit_tiny_patch16_224", **sizes), nn.Conv2d(3, 8, 8, stride=8)

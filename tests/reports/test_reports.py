@@ -221,6 +221,7 @@ def test_a_plan_that_was_edited_into_nonsense_is_shown_all_the_same(kind):
         assert spoiled._repr_html_()
 
 
+@pytest.mark.slow
 def test_equal_plans_have_equal_pictures():
     plan = result("five levels")
     again = aa.Plan.model_validate(json.loads(plan.model_dump_json()))

