@@ -45,6 +45,7 @@ INSIDE = {
         "signature",
         "allocations",
         "instances",
+        "kept_weights",
         "origins",
         "modes",
         "caches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.instances import check_module
+from autoadapt.contracts.kept_weights import kept_weights
 from autoadapt.contracts.signature import Parameter
 from autoadapt.contracts.trees import Constant, Opaque
 from autoadapt.errors import CaptureError, Mismatch
@@ -36,10 +38,11 @@ class Arguments:
     positional: int
 
     def call(self, module: nn.Module) -> Any:
-        """Call the module as its caller would."""
+        """Call the module as its caller would; what it writes to its own parameters is put back."""
         args = list(self.values.values())[: self.positional]
         kwargs = dict(list(self.values.items())[self.positional :])
-        return module(*args, **kwargs)
+        with kept_weights(module) if isinstance(module, nn.Module) else contextlib.nullcontext():
+            return module(*args, **kwargs)
 
 
 def bind(module: nn.Module, inputs: object) -> Arguments:
