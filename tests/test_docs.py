@@ -259,6 +259,7 @@ def test_make_check_builds_the_site_so_that_a_warning_stops_it() -> None:
     assert "$(MAKE) docs" in recipe.split("\ncheck:")[1].split("\n\n")[0]
 
 
+@pytest.mark.slow
 def test_examples_in_docstrings_are_shown_as_code(site: Path) -> None:
     page = (site / "verbs" / "adapt.html").read_text(encoding="utf-8")
     assert page.count("&gt;&gt;&gt; ") == 3

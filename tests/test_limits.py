@@ -11,7 +11,7 @@ SLOW = {"100,000 names", "100,000 names that end alike", "a depth of 10^6 in a c
 """What takes seconds until it is known that the limit is hit."""
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in hostile_files.HOSTILE]
 )
@@ -40,6 +40,7 @@ def test_large_numbers_that_need_no_memory_are_taken(name, tmp_path):
     assert outcome.said.startswith("returned"), outcome
 
 
+@pytest.mark.slow
 def test_as_many_chained_parts_as_the_limit_says_are_assembled(tmp_path):
     assert hostile_files.chained(tmp_path, 200)(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 14, 14)
 

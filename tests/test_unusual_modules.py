@@ -100,7 +100,7 @@ def evaluating(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("unusual", members())
 def test_verify_save_and_source_hold_or_refuse(unusual: Unusual, module: nn.Module, tmp_path: Any) -> None:
     net = tried(lambda: aa.adapt(module, like=module, inputs=unusual.inputs()))
@@ -151,7 +151,7 @@ def test_as_the_new_module_it_is_exact_or_refused(unusual: Unusual, module: nn.M
     assert net(torch.randn(1, 3, 48, 64)).shape == old(torch.randn(1, 3, 48, 64)).shape
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("unusual", members())
 def test_swapping_it_out_or_in_works_or_changes_nothing(unusual: Unusual, module: nn.Module) -> None:
     for inside, new in ((module, Body()), (Body(), module)):

@@ -69,6 +69,7 @@ def test_torchvision_detectors_train_and_detect_with_an_adapted_backbone():
     train_and_detect(RetinaNet(backbone, anchor_generator=anchors, **sizes))
 
 
+@pytest.mark.slow
 def test_smp_decoders_take_an_adapted_encoder():
     for architecture in (smp.Unet, smp.FPN, smp.DeepLabV3Plus):
         model = architecture("resnet18", encoder_weights=None, classes=4).eval()

@@ -156,6 +156,7 @@ class Tracker(nn.Module):
         return nn.functional.conv2d(features, kernel)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [255, 287, 319])
 def test_a_tracker_finds_a_square_within_one_cell_after_its_backbone_was_swapped(size):
     torch.manual_seed(0)

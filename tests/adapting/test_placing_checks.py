@@ -32,6 +32,7 @@ def test_cells_before_the_first_cell_of_a_vit_are_expected_at_that_cell():
     assert check.outcome == "passed", check.faults
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("first", "step", "outcome"), [(0, 2, "passed"), (2, 2, "failed"), (0, 2.1, "failed")])
 def test_cells_of_a_vit_that_are_moved_or_stretched_are_seen(first, step, outcome):
     net = vit_for_finer_cells()

@@ -184,6 +184,7 @@ def test_a_classifier_of_one_image_size_serves_every_size(name):
             assert shapes == [(-(-height // s), -(-width // s)) for s in (2, 4, 8, 16, 32)]
 
 
+@pytest.mark.slow
 def test_blocks_of_one_stride_are_spread_evenly_and_the_deeper_target_gets_the_deeper_tap():
     levels = [f"f32[B, 32, ceil(H/{s}), ceil(W/{s})]" for s in (4, 8, 16, 32)]
     net = aa.adapt(classifier("vit_tiny_patch16_224"), like=contract(levels))
@@ -330,7 +331,7 @@ def test_a_stem_that_is_no_convolution_over_the_channels_is_refused():
         read_channels(view(nn.Sequential(nn.Linear(3, 4))), "0", 1, 3)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("strides", [(4, 8, 16, 32), (2, 4, 8, 16, 32), (8, 16, 32)])
 def test_deeper_levels_get_deeper_taps_also_where_heads_are_as_large_as_a_grid(strides):
     # Queries of 16 tokens and 16 channels, `[B, 3, 16, 16]`, are no map of 32 x 32 pixels at stride 2.

@@ -37,7 +37,7 @@ def test_a_wrapper_that_changes_nothing_passes():
     assert aa.verify(Spoiled(net, unchanged), net.signature, inputs=image()).passed
 
 
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_fails_its_check_and_says_why(name):
     fault, net = FAULTS[name], sound()
@@ -61,7 +61,7 @@ def test_a_plan_as_it_was_made_verifies(kind):
     assert report.passed, report
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaving_out_or_altering_any_operation_of_a_plan_turns_verification_red(kind):
     made = KINDS[kind]()
@@ -203,6 +203,7 @@ def test_code_that_depends_on_values_fails_to_compile_but_runs_otherwise():
     assert report["export"].outcome == "failed"
 
 
+@pytest.mark.slow
 def test_an_exported_program_for_one_batch_only_is_found():
     net = sound()
     report = aa.verify(Spoiled(net, batch_baked_in), net.signature, inputs=image(), thorough=True)

@@ -369,6 +369,7 @@ def test_a_target_can_bring_a_weight_and_an_averaging_factor() -> None:
     torch.testing.assert_close(weighted, plain * 4 * 3 / 6)
 
 
+@pytest.mark.slow
 def test_a_model_is_an_ordinary_module() -> None:
     model = assemble(_config(PYRAMID, "timm:vit_tiny_patch16_224")).eval()
     images = torch.randn(1, 3, 64, 64)
@@ -408,6 +409,7 @@ def test_torch_and_torchvision_modules_are_parts() -> None:
     assert model(torch.zeros(2, 3, 32, 32), torch.zeros(2, 10, 1, 1))["loss"].ndim == 0
 
 
+@pytest.mark.slow
 def test_importing_assembly_imports_no_zoo() -> None:
     code = (
         "import autoadapt.assembly, autoadapt.sources, sys; "

@@ -152,6 +152,7 @@ def _learns(model: AssembledModel, data: tuple[torch.Tensor, torch.Tensor], step
     assert model.eval()(data[0]).shape[0] == 40
 
 
+@pytest.mark.slow
 def test_the_literal_config_assembles_trains_on_digits_and_counts_accuracies(
     digits: tuple[torch.Tensor, torch.Tensor],
 ) -> None:

@@ -82,6 +82,7 @@ def test_where_the_old_model_finds_nothing_the_features_decide(pair):
     assert "the old model finds no boxes on these images, so the features decided alone" in found.remarks
 
 
+@pytest.mark.slow
 def test_a_loss_on_boxes_can_be_given(pair):
     old, model = pair[0], copy.deepcopy(pair[1])
 

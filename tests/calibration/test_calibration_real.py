@@ -98,6 +98,7 @@ def test_eight_digits_do_as_well_as_the_best_penalty_chosen_by_hindsight(network
     assert read(networks, 8)[0] > best - 0.03
 
 
+@pytest.mark.slow
 def test_a_random_narrow_backbone_explains_little_of_digits(networks):
     digits, old, _ = networks
     torch.manual_seed(0)

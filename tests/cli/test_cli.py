@@ -58,6 +58,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.measures
 def test_the_first_contact_answers_within_eight_seconds_of_importing_torch_and_timm() -> None:
     for _ in range(3):  # the quickest counts: beside others also this process takes longer

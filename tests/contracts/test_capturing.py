@@ -363,7 +363,7 @@ def test_recurrent_modules_return_what_is_captured(module):
     assert [tuple(tensor.shape) for tensor in found] == [spec.shape(sizes) for spec in signature.outputs.leaves]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v3", "densenet121"])
 def test_what_is_said_of_inner_outputs_holds_at_sizes_that_were_not_probed(name):
     with torch.device("meta"):

@@ -184,6 +184,7 @@ def test_taps_stand_in_the_order_in_which_they_are_made():
     assert [text for text in picture_texts(plan) if text.startswith("layer")] == ["layer1.1", "layer4.1"]
 
 
+@pytest.mark.slow
 def test_a_tap_that_serves_several_outputs_stands_once():
     plan = result("twenty-four outputs")
     taps = [text for text in picture_texts(plan) if text in plan.taps]
@@ -272,6 +273,7 @@ def test_a_swap_shows_its_plan_and_its_call_and_a_refused_one_its_faults():
     assert "channels and cells that stand on one axis" in text
 
 
+@pytest.mark.slow
 def test_an_assembly_shows_parts_and_adapters_and_a_comparison_what_does_not_fit():
     text = Page(html_report(result("assembly"))).text
     assert "backbone.c3 f32[B, 8, ceil(H/8), ceil(W/8)]" in text

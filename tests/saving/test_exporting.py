@@ -68,7 +68,7 @@ def test_ten_models_as_torchscript_hold_at_any_size(kind, tmp_path):
         assert same(one.net, script, inputs)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IN_ONNXRUNTIME)
 def test_onnx_files_hold_in_onnxruntime_at_sizes_they_were_not_exported_at(kind, tmp_path):
     one = exported(kind)

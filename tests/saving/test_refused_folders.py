@@ -245,6 +245,7 @@ def test_a_name_that_would_be_code_is_refused(saved, monkeypatch):
     assert ran == []
 
 
+@pytest.mark.slow
 def test_a_plan_for_another_module_is_refused(tmp_path):
     one = made("torchvision classifier with taps")
     aa.save(one.net, tmp_path)
@@ -281,6 +282,7 @@ def test_a_tap_elsewhere_is_refused_by_its_outputs(tmp_path):
     assert "is not what was saved" in str(refused(tmp_path, new=None))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["forward", "_modules", "backbone", "plan", "training", "a b"])
 def test_an_attribute_that_would_replace_a_part_is_refused(name, saved):
     fact = {"form": "value", "value": {"tree": "constant", "value": 1}}
@@ -347,6 +349,7 @@ class FullDiskError(OSError):
     """No space is left."""
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("at", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("step", ["write", "replace"])
 def test_whatever_fails_the_older_folder_is_whole(step, at, saved, monkeypatch):

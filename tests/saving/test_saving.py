@@ -98,6 +98,7 @@ def test_what_timm_and_detectron_read_off_a_backbone_comes_back(tmp_path):
     assert info.reduction() == [2, 4, 8, 16, 32]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_dtypes_are_kept(dtype, tmp_path):
     net = aa.adapt(Plain(), like=texts("f32[B, 5]"), inputs=image(), pairs={"output": "maps.0"}).eval().to(dtype)

@@ -9,6 +9,7 @@ from small_models import Pyramid, image
 import autoadapt as aa
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

@@ -82,6 +82,7 @@ def test_a_swapped_region_compiles_into_one_graph(case):
         torch.testing.assert_close(compiled(image(2, 64, 64)), model(image(2, 64, 64)))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", ["pose network", "SSD by a span", "sum of two levels"])
 def test_state_dicts_copies_and_compilers_take_a_swapped_region(case):
     torch.manual_seed(0)

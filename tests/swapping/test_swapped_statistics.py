@@ -95,6 +95,7 @@ def test_what_the_pipeline_feeds_reaches_a_backbone_that_stands_first() -> None:
     assert torch.allclose(net.backbone.seen[-1], (pixels - 0.5) / 0.5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_region_is_fed_as_its_first_module_was() -> None:
     model = torchvision.models.resnet18().eval()
     new = timm.create_model("tf_efficientnet_lite0", features_only=True)

@@ -168,7 +168,7 @@ def shapes(detector, size):
         return {name: tuple(head.shape) for name, head in detector.eval()(torch.rand(1, 3, size, size)).items()}
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -210,6 +210,7 @@ class Shifted(nn.Module):
         return self.rest(self.first(image))[1:]
 
 
+@pytest.mark.slow
 def test_shifted_strides_are_brought_back():
     detector = OrientedDetector()
     before = {size: shapes(detector, size) for size in (96, 221)}

@@ -16,6 +16,7 @@ from autoadapt.weights.keeping import orders
 # Counts
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("kind", "counts"),
     [("dekr", (2185, 7, 72)), ("swahr", (1807, 21, 0)), ("higher", (1805, 5, 0))],
