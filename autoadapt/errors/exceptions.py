@@ -30,28 +30,6 @@ from dataclasses import dataclass, replace
 from autoadapt.errors.codes import code_of, page_of
 from autoadapt.errors.printable import visible
 
-__all__ = [
-    "AdaptError",
-    "AssemblyError",
-    "BuildError",
-    "CalibrationError",
-    "CaptureError",
-    "CoverageError",
-    "ExportError",
-    "InputError",
-    "MatchError",
-    "Mismatch",
-    "PlanError",
-    "RankingError",
-    "SavingError",
-    "SignatureError",
-    "SourceError",
-    "SwapError",
-    "TransferError",
-    "VerificationError",
-    "nearest",
-]
-
 
 @dataclass(frozen=True)
 class Mismatch:

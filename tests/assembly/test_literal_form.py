@@ -9,47 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from literal_configs import LITERAL, SMALL, SWIN, _literal
 from torch import nn
 
 from autoadapt.assembly import AssembledModel, Registry, assemble, compare, read_dialect
 from autoadapt.errors import AssemblyError
-
-SMALL = "f32[B, 3, 32, 32]"
-
-LITERAL: dict[str, Any] = {
-    "backbone": {"type": "ResNet", "depth": 50, "num_stages": 4, "out_indices": (3,), "style": "pytorch"},
-    "neck": {"type": "GlobalAveragePooling"},
-    "head": {
-        "type": "LinearClsHead",
-        "num_classes": 1000,
-        "in_channels": 2048,
-        "loss": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
-        "topk": (1, 5),
-    },
-}
-
-SWIN: dict[str, Any] = {
-    "type": "ImageClassifier",
-    "backbone": {
-        "type": "SwinTransformer",
-        "arch": {"embed_dims": 24, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 2, 2]},
-        "img_size": 32,
-        "patch_size": 2,
-        "window_size": 2,
-        "drop_path_rate": 0.0,
-    },
-    "neck": {"type": "GlobalAveragePooling"},
-    "head": {
-        "type": "LinearClsHead",
-        "num_classes": 10,
-        "in_channels": 192,
-        "init_cfg": None,
-        "loss": {"type": "LabelSmoothLoss", "label_smooth_val": 0.1, "mode": "original"},
-        "cal_acc": False,
-    },
-    "init_cfg": [{"type": "TruncNormal", "layer": "Linear", "std": 0.02, "bias": 0.0}],
-    "train_cfg": {"augments": [{"type": "Mixup", "alpha": 0.8}]},
-}
 
 VIT: dict[str, Any] = {
     "type": "ImageClassifier",
@@ -115,11 +79,6 @@ model = dict(
     head=dict(type='LinearClsHead', num_classes=10, in_channels=512,
               loss=dict(type='CrossEntropyLoss', loss_weight=1.0), topk=(1, 5)))
 """
-
-
-def _literal(backbone: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    made = copy.deepcopy(LITERAL) | {"input": SMALL} | changes
-    return made | ({"backbone": backbone} if backbone is not None else {})
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -297,63 +256,6 @@ def test_norms_are_those_of_the_config() -> None:
     assert all(isinstance(m, nn.GroupNorm) and m.num_groups == 8 for m in norms({"type": "GN", "num_groups": 8}))
     with pytest.raises(AssemblyError, match=r"norm_cfg\n  expected  type BN, SyncBN or GN"):
         norms({"type": "LN2d"})
-
-
-REFUSED = {
-    "a depth": ({"depth": 42}, "backbone.depth", "18, 34, 50, 101, 152"),
-    "a style": ({"style": "tensorflow"}, "backbone.style", "pytorch or caffe"),
-    "a level": ({"out_indices": (4,)}, "backbone.out_indices", "indices below 4, one for each stage"),
-    "a level behind the stages": ({"num_stages": 3}, "backbone.out_indices", "indices below 3, one for each stage"),
-    "a stage": ({"frozen_stages": 5}, "backbone.frozen_stages", "less than 5"),
-    "an argument": ({"out_indeces": (3,)}, "backbone.out_indeces", "an argument of ResNet("),
-    "a deformable convolution": ({"dcn": {"type": "DCN"}}, "backbone.dcn", "null"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_a_backbone_does_not_know_is_refused_with_its_place(name: str) -> None:
-    changes, where, expected = REFUSED[name]
-    with pytest.raises(AssemblyError) as caught:
-        assemble(_literal({**LITERAL["backbone"], **changes}))
-    assert [fault.where for fault in caught.value.mismatches] == [where]
-    assert expected in caught.value.mismatches[0].expected
-
-
-def test_a_checkpoint_in_the_config_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
-    source = assemble(_literal({"type": "ResNet", "depth": 18}))
-    weights = tmp_path / "resnet18.pth"
-    torch.save({f"backbone.{name}": value for name, value in source.backbone.body.net.state_dict().items()}, weights)
-    start = {"type": "Pretrained", "checkpoint": str(weights), "prefix": "backbone"}
-    config = _literal({"type": "ResNet", "depth": 18, "init_cfg": start})
-    with pytest.raises(AssemblyError, match=r"backbone\.init_cfg\n  expected  a checkpoint that the caller allows"):
-        assemble(config)
-    model = assemble(config, allow=[str(weights)])
-    found, expected = model.backbone.body.net.conv1.weight, source.backbone.body.net.conv1.weight
-    assert torch.equal(found, expected)
-    there = {"type": "Pretrained", "checkpoint": "https://a.b/c.pth"}
-    with pytest.raises(AssemblyError, match="fetch it first"):
-        assemble(_literal({"type": "ResNet", "depth": 18, "init_cfg": there}), allow=["https://a.b/c.pth"])
-    with pytest.raises(AssemblyError, match="pretrained"):
-        assemble(_literal(pretrained="torchvision://resnet50"))
-
-
-def test_what_is_left_to_others_is_a_remark() -> None:
-    preprocessor = {"num_classes": 10, "mean": [0.0], "std": [1.0]}
-    remarks = assemble({"input": SMALL, "model": {**SWIN, "data_preprocessor": preprocessor}}).report.remarks
-    assert "`train_cfg` is left out: the training loop does it" in remarks
-    assert "`data_preprocessor.num_classes` is left out: the training loop does it" in remarks
-
-
-def test_targets_without_a_loss_are_an_error() -> None:
-    config = _literal()
-    del config["head"]["loss"], config["head"]["topk"]
-    model = assemble(config)
-    images, classes = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
-    for mode in (True, False):
-        with pytest.raises(AssemblyError, match=r"loss: \{type: CrossEntropyLoss\}"):
-            model.train(mode)(images, classes)
-    with pytest.raises(AssemblyError, match="the config asks for no accuracies"):
-        model.metrics(images, classes)
 
 
 @pytest.mark.slow

@@ -233,14 +233,13 @@ def _derived(
     read = _read(made, taken)
     late = cut_after(source.inner, taken, read)
     beside = cut_beside(source, read, late)
-    cut = (*beside, *late)
     kept = kept_share(source, read)
     return Plan(
         source=source.model_copy(update={"inner": (), "trunk": None}),
         target=offer.wanted,
         inputs=offer.inputs,
         taps=taken,
-        cut=cut,
+        cut=(cut := (*beside, *late)),
         beside=beside,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),

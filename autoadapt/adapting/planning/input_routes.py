@@ -142,12 +142,7 @@ def _fitted(
     changed = [axis for axis, (made, have) in enumerate(zip(reached, dims, strict=True)) if made != have]
     is_image = len(dims) in (4, 5) or (len(dims) == 3 and channel == 1 and order == (0, 1, 2))
     if changed and not (given.is_floating and is_image and not {0, channel} & set(changed)):
-        return Mismatch(
-            f"inputs.{path}, axis {changed[0]}",
-            str(dims[changed[0]]),
-            f"{spec.dims[changed[0]]} only",
-            "build the new module for these inputs, such as in_chans=" + str(dims[changed[0]]),
-        )
+        return _only(path, changed[0], dims[changed[0]], spec)
     image = image_of(source.inputs)
     values = renormalized(source, target) if changes_values and image is not None and image[0] == path else ()
     native = _native(path, source)
@@ -163,6 +158,12 @@ def _fitted(
     for step in work:
         at = after(step, at)
     return (*native, *work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
+
+
+def _only(path: str, axis: int, wanted: Dim, spec: TensorSpec) -> Mismatch:
+    """That an axis takes one size alone, and no layer can change that."""
+    remedy = f"build the new module for these inputs, such as in_chans={wanted}"
+    return Mismatch(f"inputs.{path}, axis {axis}", str(wanted), f"{spec.dims[axis]} only", remedy)
 
 
 def _native(path: str, source: Signature) -> tuple[Native, ...]:

@@ -32,9 +32,7 @@ def inner_outputs(
         returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
     """
     noted = observed.inner
-    shapes = dict(zip(map(path_text, paths(observed.tree)), observed.shapes, strict=True))
-    heads = read_by_heads(model, noted, returned, shapes)
-    reads = {key: tap_name(*source) for key, source in heads.items() if source in specs}
+    reads = {key: tap_name(*read) for key, read in _head_reads(model, observed, returned).items() if read in specs}
     named = dict(model.named_modules())
     layers, parameters, held = _layer_counts(named), _parameter_counts(model), _parameters_held(model)
     attending = {path for path in observed.attending if 2 * layers[path] <= sum(layers[p] for p in _tops(model))}
@@ -67,6 +65,14 @@ def inner_outputs(
         )
         for (path, call, leaf), spec in specs.items()
     )
+
+
+def _head_reads(
+    model: nn.Module, observed: Observation, returned: Mapping[InnerKey, str]
+) -> Mapping[InnerKey, InnerKey]:
+    """What the last layer before a score reads, by the tensor that holds the scores."""
+    shapes = dict(zip(map(path_text, paths(observed.tree)), observed.shapes, strict=True))
+    return read_by_heads(model, observed.inner, returned, shapes)
 
 
 def _tops(model: nn.Module) -> list[str]:

@@ -148,8 +148,7 @@ class Probe:
         Raises:
             ProbeError: The module raised.
         """
-        tensors = self._inputs(shapes)
-        values = rebuild(self._tree, tensors)
+        values = rebuild(self._tree, tensors := self._inputs(shapes))
         if mark:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
