@@ -271,6 +271,32 @@ def test_padding_an_image_to_more_than_twice_its_size_is_refused() -> None:
     assert caught.value.mismatches[0].remedy == 'fit="resize"'
 
 
+def test_padding_is_refused_where_the_contract_does_not_tell_which_cells_the_zeros_fill() -> None:
+    text = aa.Signature.parse("f32[B, 6, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
+    with pytest.raises(aa.AdaptError, match="images cannot be padded for these outputs") as caught:
+        aa.adapt(tied(), like=text, inputs=torch.zeros(1, 3, 64, 64), fit="pad")
+    (fault,) = caught.value.mismatches
+    assert "stretched over the zeros too: the contract does not tell where cells lie" in fault.found
+    assert fault.remedy.startswith('fit="resize"')
+
+
+def test_cells_of_a_text_are_padded_where_none_is_stretched() -> None:
+    text = aa.Signature.parse("f32[B, 24, ceil(H/8), ceil(W/8)]", inputs="f32[B, 3, H, W]")
+    net = aa.adapt(tied(), like=text, inputs=torch.zeros(1, 3, 64, 64), fit="pad").eval()
+    image = torch.randn(1, 3, 50, 61)
+    with torch.no_grad():
+        assert torch.equal(net(image), net(F.pad(image, (0, 3, 0, 6))))
+
+
+def test_images_are_resized_where_one_of_the_levels_alone_is_not_told_where_it_lies() -> None:
+    told = aa.capture(Levels(), torch.zeros(1, 3, 64, 64))
+    first, second = told.outputs.leaves
+    leaves = (first.model_copy(update={"centres": ()}), second)
+    old = told.model_copy(update={"outputs": told.outputs.model_copy(update={"leaves": leaves})})
+    net = aa.adapt(tied(), like=old, inputs=torch.zeros(1, 3, 64, 64))
+    assert [step.op for step in net.plan.inputs[0].steps] == ["native", "resize"]
+
+
 class _Strict(nn.Module):
     """Takes multiples of 64 alone."""
 

@@ -23,6 +23,7 @@ from autoadapt.adapting.planning.input_routes import (
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
 from autoadapt.adapting.planning.native_remarks import native_remarks
+from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.remarks import input_remarks, value_remarks
 from autoadapt.adapting.planning.sources import (
@@ -82,7 +83,8 @@ def plan(
         nondeterministic: `allow` takes modules that real runs contradicted, on trust of their signatures.
 
     Raises:
-        MatchError: An output, or an input of the new module, has no source, or several equally good ones.
+        MatchError: An output, or an input of the new module, has no source, or several equally good ones; or `pad`
+            would spread levels over the zeros, since one of the modules does not tell where cells lie.
         PlanError: The arguments name outputs that do not exist, or a module is not deterministic.
 
     Example:
@@ -106,9 +108,12 @@ def plan(
         indices=indices,
         thin=thin,
         convert_inputs=convert_inputs,
-        fit=fit,
     )
-    return _from_trunk(source, derive) or derive(source)
+    made = _from_trunk(source, partial(derive, fit=fit)) or derive(source, fit=fit)
+    faults = stretched_over_padding(made)
+    if faults and fit == "pad":
+        raise MatchError("images cannot be padded for these outputs", faults)
+    return _from_trunk(source, partial(derive, fit="resize")) or derive(source, fit="resize") if faults else made
 
 
 def _from_trunk(source: Signature, derive: Callable[[Signature], Plan]) -> Plan | None:
