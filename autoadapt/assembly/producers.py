@@ -15,11 +15,11 @@ from autoadapt.adapting.planning import Fit, Plan, plan
 from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, octave_of, with_stride
 from autoadapt.assembly.models import Pick
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, Values
+from autoadapt.contracts.signature import AxisSizes, Centres, Signature, TensorSpec, Values
 from autoadapt.contracts.trees import Key, paths
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["Demand", "Producer", "meta_inputs", "pinned"]
+__all__ = ["Demand", "Producer", "meta_inputs", "pinned", "with_even_cells"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ class Producer:
         if not self.needs_adapter:
             return
         own = {key: self._own(demand) for key, demand in self.demands.items()}
+        if fit == "pad":
+            own = {key: with_even_cells(spec) for key, spec in own.items()}
         signature = self.signature
         axes = {**signature.axes, **self.legal}
         contract = Signature.parse(own, name="the parts that follow", axes=axes).model_copy(
@@ -222,3 +224,15 @@ def _with_leaves(values: Values, meaning: Mapping[str, Dim]) -> Values:
 
 def _substituted(spec: TensorSpec, meaning: Mapping[str, Dim]) -> TensorSpec:
     return spec.with_dims([dim.substitute(dict(meaning)) for dim in spec.dims])
+
+
+def with_even_cells(spec: TensorSpec) -> TensorSpec:
+    """A level with its cells in the middle of as many pixels as its stride, from the first pixel on.
+
+    Configs have no old module that would tell where cells lie, and images that are padded need it told.
+    """
+    if spec.centres:
+        return spec
+    strides = [(axis, 1 / slope) for dim in spec.dims for axis in ("H", "W") if (slope := dim.slope(axis))]
+    placed = tuple(Centres(axis=axis, first=float(s - 1) / 2, step=float(s)) for axis, s in strides)
+    return spec.model_copy(update={"centres": placed})

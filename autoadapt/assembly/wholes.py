@@ -17,7 +17,7 @@ from autoadapt.adapting.planning import Plan, plan
 from autoadapt.assembly.assembly_sessions import Session, Taken, said_by
 from autoadapt.assembly.levels import Level, channels_of, distinct
 from autoadapt.assembly.mmengine import is_model, lent, start_registered, within_scope
-from autoadapt.assembly.producers import Producer
+from autoadapt.assembly.producers import Producer, with_even_cells
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.contracts.signature import Signature, TensorSpec
@@ -112,6 +112,8 @@ def adapt_to_whole(session: Session, producer: Producer) -> Plan | None:
         return None
     wanted = [_asked(level, channels) for level, channels in zip(levels, asked or [None] * len(levels), strict=True)]
     signature = producer.signature
+    if session.config.adapt.fit == "pad":
+        wanted = [with_even_cells(spec) for spec in wanted]
     contract = Signature.parse(tuple(wanted), name="the whole", axes={**signature.axes, **producer.legal})
     contract = contract.model_copy(update={"inputs": signature.inputs, "positional": signature.positional})
     pairs = {str(i): level.path for i, level in enumerate(levels)}

@@ -61,6 +61,18 @@ def test_configs_say_how_images_are_read_and_written_out_say_it_again(size: str,
         assert all(map(torch.equal, made(image).values(), again(image).values()))
 
 
+def test_padded_levels_of_a_config_end_where_the_image_does() -> None:
+    made = assembled("H, W", "adapt: {fit: pad}").get_submodule("backbone")
+    image = torch.randn(1, 3, 41, 59)
+    with torch.no_grad():
+        found = list(made(image).values())
+        padded = list(made(torch.nn.functional.pad(image, (0, 5, 0, 7))).values())
+    assert found[0].shape[2:] == (11, 15)
+    for level, whole in zip(found, padded, strict=True):
+        high, wide = level.shape[2:]
+        assert torch.allclose(level, whole[:, :, :high, :wide], atol=1e-5)
+
+
 def test_a_contract_of_the_config_is_served_from_images_at_their_own_size() -> None:
     like = 'adapt: {like: ["f32[B, 16, ceil(H/8), ceil(W/8)]", "f32[B, 32, ceil(H/16), ceil(W/16)]"]}'
     made = assembled(more=like)
