@@ -39,6 +39,12 @@ class Stage:
     sources: tuple[str, ...]
     even: bool = False
     """Whether any depth can be had from it, since its blocks are shared out."""
+    reach: float = 0.0
+    """How deep its deepest source is by itself: in a decoder deeper than its place in the order of strides tells."""
+
+    def beyond(self, depth: float) -> float:
+        """How much deeper or shallower than all its sources a depth is; 0 within them."""
+        return 0.0 if self.even else max(self.level.depth - depth, depth - max(self.reach, self.level.depth), 0.0)
 
 
 def levels_in_order(levels: Mapping[str, Level]) -> dict[str, Level]:
@@ -66,7 +72,12 @@ def stages(levels: Mapping[str, Level]) -> list[Stage]:
         groups.setdefault((level.octaves + extra, level.octaves), []).append(path)
     order = {path: i for i, path in enumerate(levels)}
     return [
-        Stage(Level(octaves, depth), tuple(sorted(paths, key=order.__getitem__)), octaves in even)
+        Stage(
+            Level(octaves, depth),
+            tuple(sorted(paths, key=order.__getitem__)),
+            octaves in even,
+            max(levels[path].depth for path in paths),
+        )
         for (depth, octaves), paths in sorted(groups.items())
     ]
 
@@ -89,9 +100,10 @@ def align(
     """For each target the stage that serves it, so that deeper targets never get shallower stages, at least cost.
 
     A pair costs 1 for each octave of depth between both, and 0.5 for each octave of stride: what a stage has not seen,
-    no layer brings back, while a stride is resampled. A target that is as deep as a whole network although its
-    stride is not asks for the deepest stage there is. Two targets of one stride that differ in depth cost 0.6 if one
-    stage serves both. Equal costs go to the shallower stage.
+    no layer brings back, while a stride is resampled. A stage that holds what a decoder returns is as shallow as its
+    stride and as deep as the decoder: it serves levels of a pyramid, and those of another decoder. A target that is
+    as deep as a whole network although its stride is not asks for the deepest stage there is. Two targets of one stride
+    that differ in depth cost 0.6 if one stage serves both. Equal costs go to the shallower stage.
 
     Args:
         targets: In the order of `levels_in_order`.
@@ -126,7 +138,7 @@ def _cost(target: Level, stage: Stage, distance: float, deepest: float) -> float
         return math.inf
     whole = target.depth >= WHOLE and target.extra > 0
     wanted = max(target.depth, deepest) if whole else target.depth
-    return STRIDE * distance + (0 if stage.even else DEPTH * abs(wanted - stage.level.depth))
+    return STRIDE * distance + DEPTH * stage.beyond(wanted)
 
 
 def _shared(targets: Sequence[Level], i: int, stage: Stage, again: bool) -> float:

@@ -179,7 +179,10 @@ class _Matching:
         if not offered or any(math.isinf(min(row)) for row in distances):
             return {}
         chosen = align(list(wanted.values()), offered, distances, deepest=self._deepest(offered))
-        found = {path: fits[path][stage] for path, stage in zip(wanted, chosen, strict=True)}
+        found = {
+            path: self._as_deep(fits[path][j], wanted[path].depth, offered[j])
+            for path, j in zip(wanted, chosen, strict=True)
+        }
         for stage in (stage for j, stage in enumerate(offered) if stage.even and j in chosen):
             served = {path: wanted[path].depth for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
             if all(targets[path].depth is not None for path in served):
@@ -192,6 +195,13 @@ class _Matching:
                     path: self._end(found[path]) for path, octaves in served.items() if octaves >= stage.level.octaves
                 }
         return found
+
+    def _as_deep(self, options: tuple[str, ...], depth: float, stage: Stage) -> tuple[str, ...]:
+        """What lies as deep as is wanted, of a stage that holds what a decoder returns."""
+        if stage.even or depth <= stage.level.depth + 1 / 2:
+            return options
+        least = min(depth, stage.reach) - 1 / 2
+        return tuple(o for o in options if (self.sources[o].spec.depth or 0) >= least) or options
 
     def _end(self, options: tuple[str, ...]) -> tuple[str, ...]:
         """Where a stage ends, behind which no block is left for coarser levels; outputs stay to be chosen from."""
