@@ -28,6 +28,10 @@ def signature_of(folder: Path, *dims: str, **changes: Any) -> object:
     return Signature.load(folder / "one.json")
 
 
+def sized(size: int) -> dict[str, dict[str, int]]:
+    return {axis: {"example": size} for axis in "BHW"}
+
+
 def huge_example(folder: Path) -> object:
     size = {"example": 10**6}
     read = signature_of(folder, "H", axes={"B": size, "H": size, "W": size})
@@ -136,12 +140,14 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a dim of 40 factors": lambda f: signature_of(f, "*".join(f"(H + {i})*(W + {i})" for i in range(1, 21))),
     "a dim of 20,000 terms": lambda f: signature_of(f, " + ".join(f"floor(H/{i})" for i in range(2, 20_002))),
     "a dim whose product has very many terms": lambda f: signature_of(f, "*".join(["(B + C + D + E + F + G)"] * 12)),
-    "20,000 dims": lambda f: signature_of(f, *["ceil(H/4)"] * 20_000, schema_version=2),
+    "20,000 dims": lambda f: signature_of(f, *["ceil(H/4)"] * 20_000, axes=sized(8)),
+    "100,000 axes": lambda f: signature_of(f, "H", axes=sized(8) | {f"A{i}": {"example": 2} for i in range(100_000)}),
     "deep JSON": lambda f: (f / "one.json").write_text("[" * 10**6) and Signature.load(f / "one.json"),
     "an example of 10^6": huge_example,
     "an example that is large several times": middling_example,
     "100,000 names": many_names,
     "100,000 names that end alike": many_names_alike,
+    "300,000 names": lambda f: named(f, [f"l{i}.w" for i in range(300_000)]),
     "a name of 100,000 dots": lambda f: named(f, ["." * 100_000]),
     "20,000 names of 200 segments": lambda f: named(f, [f"{'a.' * 200}{i}" for i in range(20_000)]),
     "dicts that share each other": shared_dicts,

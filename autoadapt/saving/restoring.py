@@ -16,6 +16,7 @@ from autoadapt.adapting.verification.contract_checks import plan_follows
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.trees import Container, container_type, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.errors.printable import visible
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, is_trusted, plan_classes
 from autoadapt.saving.module_states import (
     all_tensors,
@@ -194,7 +195,7 @@ def _load(net: AdaptedModule, config: Config, tensors: Mapping[str, torch.Tensor
     own, within = all_tensors(net), "" if config.weights.scope == "all" else "adapters."
     wanted = {name: tensor for name, tensor in own.items() if name.startswith(within)}
     unkept = unkept_buffers(net) | set(config.weights.unkept)
-    faults = [*_misfits(wanted, tensors, unkept)]
+    faults = [*_misfits(wanted, tensors, unkept), *_unknown_parts(config, net)]
     if faults:
         more = f", and {len(faults) - 6} more" if len(faults) > 6 else ""
         installed = _other_versions(config)
@@ -207,6 +208,22 @@ def _load(net: AdaptedModule, config: Config, tensors: Mapping[str, torch.Tensor
     put_modes(net, config.training)
     set_frozen(net, config.frozen)
     put_facts(net, config.facts)
+
+
+def _unknown_parts(config: Config, net: nn.Module) -> Iterator[Mismatch]:
+    """Parts of which the config tells a mode or that they are frozen, and which the module has not."""
+    modules = {name for name, _ in net.named_modules()}
+    parameters = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    for field, named, known in (
+        ("training", config.training, modules),
+        ("frozen", config.frozen, modules | parameters),
+        ("channels_last", config.weights.channels_last, modules),
+    ):
+        for name in named:
+            if name not in known:
+                yield Mismatch(
+                    field, "a part of the module", visible(name)[:60], "restore(..., new=the module that was adapted)"
+                )
 
 
 def _misfits(

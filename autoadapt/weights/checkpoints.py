@@ -20,7 +20,7 @@ from autoadapt.weights.distributed_files import Renamed, Sharded, metadata_of, o
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.pickles import load_pickle
 from autoadapt.weights.shard_indexes import read_index
-from autoadapt.weights.tensor_files import Read, Tensors, find_file, open_shards
+from autoadapt.weights.tensor_files import MOST_TENSORS, Read, Tensors, find_file, open_shards
 from autoadapt.weights.tensor_specs import Spec, is_sharded
 
 __all__ = ["Checkpoint", "Source", "adapter_scale", "read_checkpoint", "refuse_scope"]
@@ -143,7 +143,7 @@ def adapter_scale(source: Source, kinds: Mapping[str, float | None]) -> dict[str
 
 
 def _refuse_long_names(checkpoint: Checkpoint) -> None:
-    """Refuse names of more letters or segments than models have: each front and each end of them is compared.
+    """Refuse more tensors, letters or segments than models have: each front and each end of names is compared.
 
     Raises:
         TransferError: With the first of them.
@@ -152,6 +152,8 @@ def _refuse_long_names(checkpoint: Checkpoint) -> None:
     longest = max(names, key=len, default="")
     if len(longest) > _LONGEST_NAME:
         expected, found = f"names of at most {_LONGEST_NAME} letters", f"{len(longest):,}: {longest[:40]}.."
+    elif len(names) > MOST_TENSORS:
+        expected, found = f"at most {MOST_TENSORS:,} tensors", f"{len(names):,}"
     elif (segments := sum(name.count(".") + 1 for name in names)) > _MOST_SEGMENTS:
         expected, found = f"at most {_MOST_SEGMENTS:,} segments in all names", f"{segments:,}"
     else:

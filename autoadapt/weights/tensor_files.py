@@ -24,7 +24,7 @@ from autoadapt.weights.memory import PIECE_BYTES, Bytes
 from autoadapt.weights.shard_indexes import check_shards, damaged, read_index
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Read", "Shards", "Tensors", "find_file", "open_shards", "read_block", "read_whole"]
+__all__ = ["MOST_TENSORS", "Read", "Shards", "Tensors", "find_file", "open_shards", "read_block", "read_whole"]
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _IN_FOLDERS = (
@@ -33,6 +33,9 @@ _IN_FOLDERS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+MOST_TENSORS = 150_000
+"""In one checkpoint: the names of each are compared with those of a model. The largest models hold 90,000."""
+
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
@@ -233,6 +236,9 @@ def _read_header(version: _Version) -> Iterator[_Place]:
     with version.path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
+    if len(header) > MOST_TENSORS:
+        fault = Mismatch(str(version.path), f"at most {MOST_TENSORS:,} tensors", f"{len(header):,}")
+        raise SourceError("a file holds more tensors than any model", [fault])
     for name, entry in header.items():
         if name != "__metadata__":
             spec = Spec(name, tuple(entry["shape"]), _DTYPES.get(entry["dtype"], entry["dtype"]))

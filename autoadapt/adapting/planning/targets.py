@@ -52,7 +52,14 @@ def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
         )
     leaves = target.outputs.standing(wanted)
     invariants = tuple(g for g in target.invariants if {g.index, g.result} <= wanted)
-    return target.model_copy(update={"outputs": Values(tree=tree, leaves=leaves), "invariants": invariants})
+    told = {
+        field: tuple(path for path in getattr(target, field) if path in wanted)
+        for field in ("contiguous", "unverified", "not_finite")
+    }
+    filled = {path: output for path, output in target.filled.items() if not output or output in wanted}
+    return target.model_copy(
+        update={"outputs": Values(tree=tree, leaves=leaves), "invariants": invariants, "filled": filled, **told}
+    )
 
 
 def _refuse_objects(target: Signature) -> None:

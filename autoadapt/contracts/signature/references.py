@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from autoadapt.contracts.signature.axes import AxisSizes
+from autoadapt.contracts.signature.specs import TensorSpec, spatial_axes
 from autoadapt.contracts.signature.values import Values
 from autoadapt.errors import Mismatch
+from autoadapt.errors.printable import visible
 
-__all__ = ["loose_axes", "loose_identities", "loose_ranges"]
+__all__ = ["loose_axes", "loose_cells", "loose_identities", "loose_paths", "loose_ranges"]
 
 _LARGEST = 1 << 62
 
@@ -27,11 +30,51 @@ def loose_identities(outputs: Values, inputs: Values) -> Iterator[Mismatch]:
         before.add(path)
 
 
-def loose_axes(inputs: Values, axes: Collection[str]) -> Iterator[Mismatch]:
-    """Inputs along axes that have no sizes."""
+def loose_paths(field: str, named: Iterable[str], known: Collection[str]) -> Iterator[Mismatch]:
+    """Paths that are named and that nothing has.
+
+    Example:
+        >>> [fault.found for fault in loose_paths("contiguous", ["0", "c5"], ["0", "1"])]
+        ["'c5'"]
+    """
+    for path in named:
+        if path not in known:
+            yield Mismatch(field, f"one of {', '.join(known)}"[:60] if known else "nothing", visible(repr(path))[:60])
+
+
+def loose_axes(inputs: Values, outputs: Values, axes: Mapping[str, AxisSizes]) -> Iterator[Mismatch]:
+    """Inputs along axes that have no sizes, sizes of axes that nothing has, and examples that are no legal size."""
     for path, spec in inputs.items():
-        if unknown := {axis for dim in spec.dims for axis in dim.axes}.difference(axes):
+        if unknown := _axes([spec]).difference(axes):
             yield Mismatch(f"inputs.{path}", "axes that have sizes", ", ".join(sorted(unknown)))
+    known = _axes([*inputs.leaves, *outputs.leaves])
+    for name, sizes in axes.items():
+        if name not in known:
+            yield Mismatch(f"axes.{visible(name)[:60]}", "an axis of an input or an output", "one that none has")
+        elif sizes.step < 0 or sizes.example not in sizes:
+            found = f"{sizes.example}, of sizes from {sizes.smallest} on, in steps of {sizes.step}"
+            yield Mismatch(f"axes.{name}", "an example that is a legal size", found[:80])
+
+
+def loose_cells(values: Values, sizes: Mapping[str, int]) -> Iterator[Mismatch]:
+    """Centres along axes that a tensor does not follow, or told twice; more tokens behind the cells than it has."""
+    for path, spec in values.items():
+        told, followed = [one.axis for one in spec.centres], spatial_axes(spec.dims)
+        if len(told) > len(set(told)) or not set(told) <= set(followed):
+            expected = f"centres along {', '.join(followed) or 'no axis'}, once each"
+            yield Mismatch(path, expected, visible(", ".join(told))[:60])
+        if spec.trailing and not _has_tokens(spec, sizes):
+            yield Mismatch(path, f"no more tokens than {spec} has"[:80], f"{spec.trailing} behind the cells"[:60])
+
+
+def _has_tokens(spec: TensorSpec, sizes: Mapping[str, int]) -> bool:
+    if not _axes([spec]) <= set(sizes):
+        return spec.trailing > 0
+    return 0 < spec.trailing <= max(spec.shape(sizes), default=0)
+
+
+def _axes(specs: Iterable[TensorSpec]) -> set[str]:
+    return {axis for spec in specs for dim in spec.dims for axis in dim.axes}
 
 
 def loose_ranges(ranges: Mapping[str, tuple[int, int]]) -> Iterator[Mismatch]:

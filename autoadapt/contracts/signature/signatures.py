@@ -20,7 +20,13 @@ from autoadapt.contracts.signature.differences import (
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
 from autoadapt.contracts.signature.parameters import Parameter
-from autoadapt.contracts.signature.references import loose_axes, loose_identities, loose_ranges
+from autoadapt.contracts.signature.references import (
+    loose_axes,
+    loose_cells,
+    loose_identities,
+    loose_paths,
+    loose_ranges,
+)
 from autoadapt.contracts.signature.specs import TensorSpec
 from autoadapt.contracts.signature.statistics import Statistics
 from autoadapt.contracts.signature.values import Values, describe
@@ -217,13 +223,28 @@ class Signature(Shown, Dated):
             >>> [str(fault.found) for fault in Signature.parse(["f32[B] = c5"], inputs="f32[B]").loose_references()]
             ["'c5'"]
         """
+        given, made = self.inputs.paths, self.outputs.paths
         trained = self.train_outputs
-        return [
+        faults = [
             *loose_identities(self.outputs, self.inputs),
             *(loose_identities(trained, self.inputs) if trained is not None else ()),
-            *loose_axes(self.inputs, self.axes),
+            *loose_axes(self.inputs, self.outputs, self.axes),
+            *loose_cells(self.inputs, self.sizes()),
+            *loose_cells(self.outputs, self.sizes()),
             *loose_ranges(self.value_ranges),
+            *loose_paths("value_ranges", self.value_ranges, given),
+            *loose_paths("written", self.written, given),
+            *loose_paths("filled", filter(None, self.filled.values()), made),
+            *loose_paths("replaced_when_empty", self.replaced_when_empty, self.filled),
         ]
+        if self.inner:  # a plan's source is without them
+            faults += loose_paths("unread_tokens", self.unread_tokens, {one.module for one in self.inner})
+        for field in ("contiguous", "unverified", "not_finite"):
+            faults += loose_paths(field, getattr(self, field), made)
+        if not 0 <= self.positional <= len(self.arguments):
+            expected = f"at most {len(self.arguments)} arguments"
+            faults.append(Mismatch("positional", expected, f"{self.positional}"[:60]))
+        return faults
 
     def save(self, path: str | FilePath) -> None:
         """Write the signature as JSON.

@@ -14,7 +14,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = ["DTYPES", "Cells", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name"]
+__all__ = ["DTYPES", "Cells", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name", "spatial_axes"]
 
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
 Cells: TypeAlias = Literal["rows", "columns", "unknown"]
@@ -34,6 +34,7 @@ DTYPES: dict[str, torch.dtype] = {
     "c64": torch.complex64,
     "c128": torch.complex128,
 }
+MOST_AXES = 64
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE_NAMES.items()} | {
     "float": "f32",
@@ -125,6 +126,9 @@ class TensorSpec(Frozen):
     @field_validator("dims")
     @classmethod
     def _possible(cls, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        if len(dims) > MOST_AXES:
+            fault = Mismatch("dims", f"at most {MOST_AXES} axes, as torch has it", f"{len(dims):,}")
+            raise SignatureError("a tensor has too many axes", [fault])
         negative = [str(dim) for dim in dims if dim.constant is not None and dim.constant < 0]
         if negative:
             fault = Mismatch(negative[0], "a size of 0 or more", negative[0])
@@ -188,7 +192,7 @@ class TensorSpec(Frozen):
 
     def _known(self) -> Iterator[str]:
         told = {one.in_full.partition(" along ")[0] for one in self.centres}
-        if len(told) == 1 and [one.axis for one in self.centres] == _spatial(self.dims):
+        if len(told) == 1 and [one.axis for one in self.centres] == spatial_axes(self.dims):
             yield f"centres {told.pop()}"
         elif self.centres:
             yield "centres " + ", ".join(one.in_full for one in self.centres)
@@ -250,7 +254,7 @@ def _following(axis: str, dims: Iterable[Dim]) -> list[Dim]:
     return [dim for dim in dims if axis in dim.axes]
 
 
-def _spatial(dims: Iterable[Dim]) -> list[str]:
+def spatial_axes(dims: Iterable[Dim]) -> list[str]:
     """The input axes that dims follow, without those of samples and channels."""
     return sorted({axis for dim in dims for axis in dim.axes if axis[0] not in "BC"})
 
@@ -269,7 +273,7 @@ def _read_centres(text: str, dims: Sequence[Dim]) -> tuple[Centres, ...]:
         SignatureError: The text is malformed, or tells of an axis that no dim follows.
     """
     read: dict[str, Centres] = {}
-    axes = _spatial(dims)
+    axes = spatial_axes(dims)
     for part in text.split(","):
         found = _CENTRES.fullmatch(part)
         named = [found["axis"]] if found and found["axis"] else axes
