@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.assembly.layer_configs import activation, convolution, norm
+from autoadapt.assembly.layer_configs import RELU, activation, convolution, norm
 from autoadapt.assembly.registry import register
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "VisionTransformerClsHead",
 ]
 
-_RELU = {"type": "ReLU"}
+_TANH: dict[str, Any] = {"type": "Tanh"}
 
 # Dimension letters: B batch, D features, K classes or outputs, C channels, H W cells.
 
@@ -104,7 +104,7 @@ class StackedLinearClsHead(nn.Module):
         mid_channels: Outputs of each layer but the last.
         dropout_rate: After each activation.
         norm_cfg: `{type: BN1d}` for a batch norm; none where left out.
-        act_cfg: The activation: `{type: ReLU}`, or another of torch's.
+        act_cfg: The activation: `{type: ReLU}`, or another of torch's; none where it is null.
 
     Shape:
         `[B, in_channels] -> [B, num_classes]`
@@ -117,13 +117,13 @@ class StackedLinearClsHead(nn.Module):
         mid_channels: Sequence[int],
         dropout_rate: float = 0.0,
         norm_cfg: dict[str, Any] | None = None,
-        act_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = RELU,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         widths = [in_channels, *mid_channels]
         for width, following in itertools.pairwise(widths):
-            layers += [nn.Linear(width, following), *norm(norm_cfg, following, 1), activation(act_cfg or _RELU)]
+            layers += [nn.Linear(width, following), *norm(norm_cfg, following, 1), *activation(act_cfg)]
             layers += [nn.Dropout(dropout_rate)] if dropout_rate else []
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
 
@@ -147,11 +147,11 @@ class VisionTransformerClsHead(nn.Module):
         in_channels: int,
         num_classes: int,
         hidden_dim: int | None = None,
-        act_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = _TANH,
     ) -> None:
         super().__init__()
         width = hidden_dim or in_channels
-        before = [nn.Linear(in_channels, width), activation(act_cfg or {"type": "Tanh"})] if hidden_dim else []
+        before = [nn.Linear(in_channels, width), *activation(act_cfg)] if hidden_dim else []
         self.layers = nn.Sequential(*before, nn.Linear(width, num_classes))
 
     def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
@@ -172,9 +172,10 @@ class FCNHead(nn.Module):
         num_convs: How many convolutions.
         kernel_size: Of each.
         concat_input: Whether a further convolution reads the input beside their output.
-        dropout_ratio: Of whole channels, before the scores.
+        dropout_ratio: Of whole channels, before the scores; none where it is not above 0.
         norm_cfg: `{type: BN}`; the convolutions have a bias where it is left out.
-        act_cfg: The activation behind each convolution.
+        act_cfg: The activation behind each convolution; ReLU where left out, none where it is null.
+        dilation: Of the convolutions but the one that reads the input too.
         align_corners: How mmseg enlarges the scores to the image; they stay as they are here.
 
     Shape:
@@ -191,17 +192,18 @@ class FCNHead(nn.Module):
         concat_input: bool = True,
         dropout_ratio: float = 0.1,
         norm_cfg: dict[str, Any] | None = None,
-        act_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = RELU,
         align_corners: bool = False,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        act = act_cfg or _RELU
         widths = [in_channels, *[channels] * num_convs]
-        convs = [convolution(a, b, kernel_size, norm_cfg, act) for a, b in itertools.pairwise(widths)]
+        pairs = itertools.pairwise(widths)
+        convs = [convolution(a, b, kernel_size, norm_cfg, act_cfg, dilation=dilation) for a, b in pairs]
         self.convs = nn.Sequential(*convs)
         joined = in_channels + widths[-1]
-        self.conv_cat = convolution(joined, channels, kernel_size, norm_cfg, act) if concat_input else None
-        self.dropout = nn.Dropout2d(dropout_ratio)
+        self.conv_cat = convolution(joined, channels, kernel_size, norm_cfg, act_cfg) if concat_input else None
+        self.dropout = nn.Dropout2d(max(dropout_ratio, 0.0))
         self.conv_seg = nn.Conv2d(channels if concat_input or num_convs else in_channels, num_classes, 1)
 
     def forward(self, features_BCHW: torch.Tensor) -> torch.Tensor:

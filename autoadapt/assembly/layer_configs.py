@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["activation", "convolution", "norm"]
+__all__ = ["RELU", "activation", "convolution", "norm"]
+
+RELU: dict[str, Any] = {"type": "ReLU"}
+"""What mmcv's layers end with where `act_cfg` is left out; where it is null, they end with none."""
 
 _NORMS = {
     "BN": (nn.BatchNorm1d, nn.BatchNorm2d),
@@ -53,23 +56,24 @@ def norm(config: Mapping[str, Any] | None, channels: int, axes: int) -> list[nn.
     return [made]
 
 
-def activation(config: Mapping[str, Any]) -> nn.Module:
-    """The layer of an `act_cfg`: one of torch's activations by its name.
+def activation(config: Mapping[str, Any] | None) -> list[nn.Module]:
+    """The layer of an `act_cfg`, one of torch's activations by its name, or nothing.
 
     Raises:
         ValueError: There is no such activation.
 
     Example:
         >>> activation({"type": "LeakyReLU", "negative_slope": 0.1})
-        LeakyReLU(negative_slope=0.1)
+        [LeakyReLU(negative_slope=0.1)]
     """
+    if config is None:
+        return []
     given = dict(config)
     kind = str(given.pop("type", ""))
     made = getattr(nn.modules.activation, _ACTIVATIONS.get(kind, kind), None)
     if not (isinstance(made, type) and issubclass(made, nn.Module)):
         raise ValueError(f"act_cfg names an activation of torch.nn, such as ReLU, got {kind!r}")
-    layer: nn.Module = made(**given)
-    return layer
+    return [made(**given)]
 
 
 def convolution(
@@ -77,12 +81,19 @@ def convolution(
     out_channels: int,
     kernel_size: int,
     norm_cfg: Mapping[str, Any] | None,
-    act_cfg: Mapping[str, Any],
+    act_cfg: Mapping[str, Any] | None,
     *,
     stride: int = 1,
+    dilation: int = 1,
 ) -> nn.Sequential:
     """A padded convolution, its norm and its activation; it has a bias where there is no norm."""
     conv = nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=norm_cfg is None
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2 * dilation,
+        dilation=dilation,
+        bias=norm_cfg is None,
     )
-    return nn.Sequential(conv, *norm(norm_cfg, out_channels, 2), activation(act_cfg))
+    return nn.Sequential(conv, *norm(norm_cfg, out_channels, 2), *activation(act_cfg))

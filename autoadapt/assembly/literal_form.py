@@ -194,11 +194,9 @@ class _Form:
         return head
 
     def _choose_level(self, head: dict[str, Any]) -> None:
-        """`in_index` counts the levels of what stands before; -1 is the coarsest, which a head gets anyhow."""
-        index = head.pop("in_index")
-        if index != -1:
-            before = "neck" if self.data.get("neck") else "backbone"
-            head.setdefault("from", f"{before}.{index}")
+        """`in_index` counts the levels that what stands before returns."""
+        before = "neck" if self.data.get("neck") else "backbone"
+        head.setdefault("from", f"{before}.{head.pop('in_index')}")
 
     def initialise(self) -> None:
         """A checkpoint that says how weights start is loaded if it is allowed; other starts stay with their part."""

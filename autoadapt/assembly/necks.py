@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoadapt.assembly.layer_configs import convolution
+from autoadapt.assembly.layer_configs import RELU, convolution, norm
 from autoadapt.assembly.registry import register
 
 __all__ = ["FPN", "ChannelMapper", "GlobalAveragePooling", "Identity"]
@@ -44,13 +45,23 @@ class Identity(nn.Identity):
 
 @register("neck")
 class FPN(nn.Module):
-    """Feature pyramid network, torchvision's; Lin et al. (2017).
+    """Feature pyramid network, torchvision's, with the levels of mmdet's; Lin et al. (2017).
 
     Args:
-        in_channels: Channels of each level; found where left out.
+        in_channels: Channels of each level that it is given; found where left out.
         out_channels: Channels of every level that it returns.
-        strides: Input pixels per cell of the levels it works on; a backbone without one of them is adapted.
+        strides: Input pixels per cell of the levels that it is given; a backbone without one of them is adapted. Where
+            they are left out and the config names another number of levels, they are those of the backbone.
         num_outs: How many levels it returns; those beyond are every second cell of the one before.
+        start_level: The first of the given levels that it works on.
+        end_level: The last of them; -1 is the last that is given, and only behind that one there are further levels.
+        add_extra_convs: Further levels are made by convolutions in steps of 2, the first from what it is given last
+            (`"on_input"`, or true), from that with `out_channels` (`"on_lateral"`), or from its own last level
+            (`"on_output"`).
+        relu_before_extra_convs: Whether what the second of these and those after it read passes a ReLU.
+        norm_cfg: `{type: BN}`, behind every convolution, which has a bias where there is no norm.
+        no_norm_on_lateral: Whether those that read the given levels have none.
+        conv_cfg, act_cfg, upsample_cfg: Only as mmdet has them where they are left out.
 
     Shape:
         levels `[B, in_channels[i], H_i, W_i]` -> the same with `out_channels`, named `p2` for stride 2^2 and so on
@@ -62,26 +73,74 @@ class FPN(nn.Module):
         out_channels: int = 256,
         strides: Sequence[int] = (4, 8, 16, 32),
         num_outs: int | None = None,
+        start_level: int = 0,
+        end_level: int = -1,
+        add_extra_convs: bool | Literal["on_input", "on_lateral", "on_output"] = False,
+        relu_before_extra_convs: bool = False,
+        norm_cfg: dict[str, Any] | None = None,
+        no_norm_on_lateral: bool = False,
+        conv_cfg: None = None,
+        act_cfg: None = None,
+        upsample_cfg: dict[Literal["mode"], Literal["nearest"]] | None = None,
     ) -> None:
         super().__init__()
-        from torchvision.ops import FeaturePyramidNetwork
+        from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
-        count = len(strides)
-        if num_outs is not None and num_outs < count:
-            raise ValueError(f"num_outs is at least {count}, one for each level, got {num_outs}")
-        self.names = tuple(f"p{stride.bit_length() - 1}" for stride in strides)
-        last = strides[-1].bit_length() - 1
-        self.added = tuple(f"p{last + i}" for i in range(1, (num_outs or count) - count + 1))
-        self.pyramid = FeaturePyramidNetwork(list(in_channels), out_channels)
+        self.used, names = _used(len(in_channels), strides, num_outs, start_level, end_level)
+        widths = list(in_channels)[self.used]
+        self.names, self.added = names[: len(widths)], names[len(widths) :]
+        layer = functools.partial(_one_norm, norm_cfg) if norm_cfg else None
+        self.pyramid = FeaturePyramidNetwork(widths, out_channels, norm_layer=layer)
+        if layer and no_norm_on_lateral:
+            plain = (Conv2dNormActivation(c, out_channels, 1, norm_layer=None, activation_layer=None) for c in widths)
+            self.pyramid.inner_blocks = nn.ModuleList(plain)
+        self.source = "on_input" if add_extra_convs is True else add_extra_convs or ""
+        self.relu_before_extra_convs = relu_before_extra_convs
+        first = widths[-1] if self.source == "on_input" else out_channels
+        beyond = [first, *[out_channels] * len(self.added)][: len(self.added) if self.source else 0]
+        self.extra_convs = nn.ModuleList(convolution(c, out_channels, 3, norm_cfg, None, stride=2) for c in beyond)
 
     def forward(self, levels: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Add coarse levels to fine ones, top down."""
-        returned: Mapping[str, torch.Tensor] = self.pyramid(OrderedDict(zip(self.names, levels, strict=True)))
+        worked_on = list(levels)[self.used]
+        returned: Mapping[str, torch.Tensor] = self.pyramid(OrderedDict(zip(self.names, worked_on, strict=True)))
         found = dict(returned)
         coarsest_BCHW = found[self.names[-1]]
-        for name in self.added:
-            found[name] = coarsest_BCHW = F.max_pool2d(coarsest_BCHW, 1, stride=2)
+        if self.source == "on_input":
+            coarsest_BCHW = worked_on[-1]
+        elif self.source == "on_lateral":
+            coarsest_BCHW = self.pyramid.get_result_from_inner_blocks(worked_on[-1], -1)
+        for i, name in enumerate(self.added):
+            if self.source:
+                read_BCHW = F.relu(coarsest_BCHW) if i and self.relu_before_extra_convs else coarsest_BCHW
+                found[name] = coarsest_BCHW = self.extra_convs[i](read_BCHW)
+            else:
+                found[name] = coarsest_BCHW = F.max_pool2d(coarsest_BCHW, 1, stride=2)
         return found
+
+
+def _used(
+    given: int, strides: Sequence[int], num_outs: int | None, start: int, end: int
+) -> tuple[slice, tuple[str, ...]]:
+    """Which of the given levels a pyramid works on, and the names of all that it returns."""
+    if given != len(strides):
+        raise ValueError(f"in_channels and strides are of as many levels, got {given} and {len(strides)}")
+    if not 0 <= start < given or not (end == -1 or start <= end < given):
+        raise ValueError(f"start_level to end_level is within 0 to {given - 1}, got {start} to {end}")
+    stop = given if end == -1 else end + 1
+    count = stop - start
+    outs = count if num_outs is None else num_outs
+    if outs < count:
+        raise ValueError(f"num_outs is at least {count}, one for each level, got {outs}")
+    if outs > count and stop < given:
+        raise ValueError(f"num_outs is {count} where end_level is not the last level, got {outs}")
+    octaves = [stride.bit_length() - 1 for stride in strides[start:stop]]
+    beyond = range(octaves[-1] + 1, octaves[-1] + 1 + outs - count)
+    return slice(start, stop), tuple(f"p{octave}" for octave in (*octaves, *beyond))
+
+
+def _one_norm(config: Mapping[str, Any], channels: int) -> nn.Module:
+    return norm(config, channels, 2)[0]
 
 
 @register("neck")
@@ -93,7 +152,7 @@ class ChannelMapper(nn.Module):
         out_channels: Channels of every level that it returns.
         kernel_size: Of the convolutions.
         norm_cfg: `{type: BN}` or `{type: GN, num_groups: 32}`; the convolutions have a bias where it is left out.
-        act_cfg: The activation; ReLU where left out.
+        act_cfg: The activation; ReLU where left out, none where it is null.
         num_outs: How many levels it returns; those beyond are made from the coarsest by steps of 2.
 
     Shape:
@@ -106,14 +165,13 @@ class ChannelMapper(nn.Module):
         out_channels: int,
         kernel_size: int = 3,
         norm_cfg: dict[str, Any] | None = None,
-        act_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = RELU,
         num_outs: int | None = None,
     ) -> None:
         super().__init__()
-        act = act_cfg or {"type": "ReLU"}
-        self.convs = nn.ModuleList(convolution(c, out_channels, kernel_size, norm_cfg, act) for c in in_channels)
+        self.convs = nn.ModuleList(convolution(c, out_channels, kernel_size, norm_cfg, act_cfg) for c in in_channels)
         beyond = [in_channels[-1], *[out_channels] * ((num_outs or 0) - len(in_channels))]
-        more = [convolution(c, out_channels, 3, norm_cfg, act, stride=2) for c in beyond[:-1]]
+        more = [convolution(c, out_channels, 3, norm_cfg, act_cfg, stride=2) for c in beyond[:-1]]
         self.extra_convs = nn.ModuleList(more)
 
     def forward(self, levels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

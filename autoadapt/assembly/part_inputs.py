@@ -54,11 +54,29 @@ def _from_all(
         return Argument([Taken(producer, level, level.spec) for level in levels if not level.is_tap], whole=producer)
     if takes == "one":
         return _one(session, name, producer)
+    own = _named_levels(session, part, config, producer)
+    if own:
+        return Argument([Taken(producer, level, level.natural) for level in own], takes)
     strides = wanted_strides(part, config.arguments) if producer.name == "backbone" else ()
     made: list[Level | None] = [*producer.in_order(strides)] or [producer.at_stride(stride) for stride in strides]
     direct = sorted((level for level in levels if level.stride and not level.is_tap), key=lambda each: each.stride or 0)
     chosen = [level for level in made if level is not None] or direct or distinct(levels) or levels
     return Argument([Taken(producer, level, level.natural) for level in chosen], takes)
+
+
+def _named_levels(session: Session, part: Part, config: PartConfig, producer: Producer) -> list[Level]:
+    """The levels of a backbone that the config itself counts, for a part that by default asks for another number.
+
+    None where the config says the strides, or the default asks for as many, which then are held for any backbone.
+    """
+    wanted = wanted_strides(part, config.arguments)
+    if producer.name != "backbone" or not wanted or "strides" in config.arguments:
+        return []
+    levels = [level for level in producer.levels if level.stride and not level.is_tap]
+    said = [config.arguments.get("in_channels"), session.config.backbone[0].arguments.get("out_indices")]
+    counts = [len(each) for each in said if isinstance(each, Sequence)]
+    is_said = len(levels) in counts[:1] and len(levels) != len(wanted)
+    return levels if is_said and len(distinct(levels)) == len(levels) else []
 
 
 def _one(session: Session, name: str, producer: Producer) -> Argument:
@@ -84,7 +102,7 @@ def _level(session: Session, name: str, reference: Reference) -> Taken | None:
 def infer_channels(
     session: Session, name: str, part: Part, arguments: dict[str, Any], given: Sequence[Argument]
 ) -> None:
-    """Fill the channels in that were left out; where they were typed, adapt or refuse what differs.
+    """Fill in the channels that were left out, and strides of another count; adapt or refuse typed ones that differ.
 
     Args:
         session: What is known.
@@ -94,6 +112,9 @@ def infer_channels(
         given: What it is given; what is to be projected is changed.
     """
     taken = [each for argument in given for each in argument.taken]
+    wanted, strides = wanted_strides(part, arguments), [each.level.stride for each in taken]
+    if "strides" not in arguments and wanted and len(strides) not in (0, len(wanted)):
+        arguments["strides"] = [int(stride) for stride in strides if stride]
     for parameter in inferred_names(part):
         match arguments.get(parameter):
             case None:

@@ -72,7 +72,7 @@ class Producer:
         ]
 
     def find(self, name: str) -> Level | None:
-        """The level of a name: a path among the outputs, or `c4`; also one that has to be made."""
+        """The level of a name: a path among the outputs, `c4`, or a place; also one that has to be made."""
         levels = self.levels
         for level in levels:
             if level.path == name:
@@ -80,9 +80,17 @@ class Producer:
         for level in distinct(levels):
             if name == level.octave:
                 return level
+        if name.removeprefix("-").isdecimal():
+            return self._at_place(int(name))
         if self.name == "backbone" and name[:1] == "c" and name[1:].isdigit() and int(name[1:]) < 10:
             return self.at_stride(2 ** int(name[1:]))
         return None
+
+    def _at_place(self, place: int) -> Level | None:
+        """The level at a place among the maps, in the order in which they are returned; from the end where negative."""
+        maps = [level for level in self.levels if level.stride] or self.levels
+        given = [level for level in maps if not level.is_tap] or distinct(maps)
+        return given[place] if -len(given) <= place < len(given) else None
 
     def at_stride(self, stride: int) -> Level | None:
         """The level of a stride, made from the nearest where there is none."""

@@ -120,5 +120,5 @@ def test_labels_of_several_classes_are_smoothed_one_by_one() -> None:
 
 def test_activations_of_mmcv_are_known_by_their_names() -> None:
     x = torch.linspace(-4, 4, 9)
-    assert torch.equal(activation({"type": "HSwish"})(x), x * (x + 3).clamp(0, 6) / 6)
-    torch.testing.assert_close(activation({"type": "Swish"})(x), x * x.sigmoid())
+    assert torch.equal(activation({"type": "HSwish"})[0](x), x * (x + 3).clamp(0, 6) / 6)
+    torch.testing.assert_close(activation({"type": "Swish"})[0](x), x * x.sigmoid())
