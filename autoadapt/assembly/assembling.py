@@ -26,6 +26,7 @@ from autoadapt.assembly.references import Reference, Wiring, keys_of, wire
 from autoadapt.assembly.registry import PARTS, Part, Registry
 from autoadapt.assembly.resolving import report_of, resolved_config, resolved_part
 from autoadapt.assembly.scopes import Scopes
+from autoadapt.assembly.whole_channels import check_channels
 from autoadapt.assembly.wholes import adapt_to_whole, build_whole, taken_by
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.signature import TensorSpec
@@ -203,6 +204,7 @@ class _Assembling:
             self._modules["backbone"] = module = whole.get_submodule("backbone")
             self._resolved["backbone"] = described.model_copy(update={"type": backbone.name})
             session.producers["backbone"] = producer_of(module, fed(session))
+            check_channels(session, whole)
         self._modules["whole"] = whole
         self._resolved["whole"] = config.whole.model_copy(update={"type": full_name(part, config.whole.type)})
         self._given["whole"] = [Argument(taken_by(session.producers["backbone"]))]
