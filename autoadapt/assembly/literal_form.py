@@ -6,6 +6,7 @@ There the loss stands in the head (`loss`, `loss_decode`), so does `topk`; the m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def literal_form(
     if "whole" in form.data:
         form.look_through_whole()
     else:
+        form.size_input()
         form.preprocess()
         form.split_heads()
         form.initialise()
@@ -140,6 +142,14 @@ class _Form:
             self._fault(keys, "no checkpoint but in the backbone or the model", checkpoint, remedy)
         self.data["whole"] = whole
 
+    def size_input(self) -> None:
+        """Images are of the size that a backbone says, where the config does not say theirs."""
+        backbone = self.data.get("backbone")
+        size = backbone.get("img_size") if isinstance(backbone, Mapping) else None
+        size = [size, size] if type(size) is int else size
+        if "input" not in self.data and isinstance(size, (list, tuple)) and [*map(type, size)] == [int, int]:
+            self.data["input"] = f"f32[B, 3, {size[0]}, {size[1]}]"
+
     def preprocess(self) -> None:
         """What is done to the pixels is a part; what is done to targets is left to the loop."""
         given = self.data.pop("data_preprocessor", None)
@@ -163,6 +173,8 @@ class _Form:
             keys: Keys = ("head", name) if name else ("head",)
             known = self._parameters("head", head)
             changed = self._with_decoded(dict(head), known)
+            for key in [key for key in _LOSSES if key not in known and isinstance(changed.get(key), (list, tuple))]:
+                self._refuse_several((*keys, key), changed.pop(key))
             for key in [key for key in _LOSSES if isinstance(changed.get(key), (Mapping, str))]:
                 if key not in known:
                     self._add("loss", name, changed.pop(key), keys, key)
@@ -177,6 +189,13 @@ class _Form:
             if "in_index" in changed and "in_index" not in known:
                 self._choose_level(changed)
             self._put("head", name, changed)
+
+    def _refuse_several(self, keys: Keys, losses: Sequence[Any]) -> None:
+        """A list of losses that no rule of mmseg's adds up."""
+        kinds = [str(each.get("type") if isinstance(each, Mapping) else each) for each in losses]
+        one, several = {"type": kinds[0]} if kinds else "CrossEntropyLoss", f"a list: {', '.join(kinds) or 'empty'}"
+        pixels = f", or a `loss_decode` of {', '.join(DECODED)}" if keys[-1] == "loss_decode" else ""
+        self._fault(keys, f"one loss{pixels}", several, f"{keys[-1]}: {json.dumps(one)}")
 
     @staticmethod
     def _with_decoded(head: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,13 +237,16 @@ class _Form:
             if (each.get("type") if isinstance(each, Mapping) else each) != "Pretrained":
                 kept.append(each)
             elif isinstance(each, Mapping):
-                self._pretrained(keys, str(each.get("checkpoint")), str(each.get("prefix", "")), part)
+                self._pretrained(keys, str(each.get("checkpoint") or ""), str(each.get("prefix") or ""), part)
         if len(kept) == len(entries):
             return given
         return kept or None
 
     def _pretrained(self, keys: Keys, checkpoint: str, prefix: str, part: str) -> None:
-        if "://" in checkpoint:
+        if not checkpoint:
+            expected, remedy = "the path of a file under `checkpoint`", "name the file, or leave the entry out"
+            self._fault((*keys, "checkpoint"), expected, "none", remedy)
+        elif "://" in checkpoint:
             self._fault(
                 keys, "a checkpoint in a file", checkpoint, "fetch it first, and name the file, or leave it out"
             )

@@ -66,18 +66,34 @@ class CrossEntropyLoss(nn.Module):
         if self.use_sigmoid:
             loss = self._each_class(prediction, target)
             return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
-        loss = F.cross_entropy(
-            prediction,
-            target,
-            self.class_weight,
-            reduction="none",
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-        )
+        loss = self._compared(prediction, target)
         if avg_factor is not None or self.reduction != "mean" or target.is_floating_point():
             return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
         counted = (target != self.ignore_index).sum().clamp(min=1)  # ignored cells do not count
         return self.loss_weight * reduced(loss, "mean", weight, counted)
+
+    def _compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """One loss for each target; what torch says of targets that do not fit is of its own numbers."""
+        by_index = not target.is_floating_point()
+        expected = [*prediction.shape[:1], *prediction.shape[1 + by_index :]]
+        if prediction.dim() > 1 and list(target.shape) != expected:
+            enlarged = "; DecodeLoss enlarges scores to targets" if by_index and target.dim() > 1 else ""
+            shapes = f"prediction {list(prediction.shape)} takes a target {expected}, got {list(target.shape)}"
+            raise ValueError(f"{shapes}{enlarged}")
+        try:
+            return F.cross_entropy(
+                prediction,
+                target,
+                self.class_weight,
+                reduction="none",
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+            )
+        except IndexError as error:
+            known = f"0 to {prediction.shape[1] - 1}, or ignore_index={self.ignore_index}"
+            wrong = target[(target < 0) | (target >= prediction.shape[1])]
+            found = sorted({*wrong.tolist()} - {self.ignore_index})
+            raise ValueError(f"a class is {known}, got {found}; ignore_index={found[0]} leaves it out") from error
 
     def _each_class(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Every class against the rest."""

@@ -97,7 +97,8 @@ def _refused(session: Session, whole: nn.Module) -> str:
     images = torch.zeros(spec.shape(session.sizes), dtype=spec.torch_dtype)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            whole.eval()(images, mode="tensor")
+            whole.eval()
+            whole(images, mode="tensor")
     except (RuntimeError, AssertionError, IndexError, ValueError) as error:
         return said_by(error)
     except Exception:  # boxes without an image, and the like: nothing about its layers
