@@ -9,7 +9,7 @@ inflate    more input channels: repeated and rescaled; a kernel with a time axis
 centre     a kernel with a time axis: in its middle
 sum        one input channel: the sum over the old ones
 resample   tables of tokens: bicubic on their grid, class tokens kept
-permute    the same axes in another order, where the shapes allow exactly one
+permute    the same axes in another order, where the shapes allow exactly one; a linear layer and a 1x1 convolution
 linear     tables of tokens in time, kernels with a time axis: linear along it
 """
 
@@ -26,7 +26,7 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.keeping import Kept
 from autoadapt.weights.patterns import Pattern, pattern_text
 from autoadapt.weights.resampling import Grid, find_grid, fit_grid, over_time, resampled
-from autoadapt.weights.slicing import Axis, axis_changes, permutation, ranges, slice_axes
+from autoadapt.weights.slicing import Axis, axis_changes, is_single_cell, permutation, ranges, slice_axes
 from autoadapt.weights.tensor_specs import Spec
 from autoadapt.weights.widths import Widths
 
@@ -138,6 +138,9 @@ def plan(
 
 def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str], groups: int) -> Conversion | str:
     old, policy = source.shape, wish.policy
+    if policy == "permute" and is_single_cell(old, new, axes):
+        how = f"permute: a {'linear layer' if len(old) == 2 else 'convolution of single cells'}, axis by axis"
+        return Conversion(policy, new, how)
     if policy == "permute":
         order = permutation(old, new)
         how = f"permute({', '.join(map(str, order))})"
@@ -250,7 +253,7 @@ def convert(tensor: Tensor, conversion: Conversion, shape: tuple[int, ...]) -> T
             resized = over_time(tensor, shape[at], at)
             return resized * (tensor.shape[at] / shape[at]) if tensor.ndim > 3 else resized
         case "permute":
-            return tensor.permute(conversion.order).contiguous()
+            return tensor.permute(conversion.order).contiguous() if conversion.order else tensor.reshape(shape)
         case "sum":
             return tensor.sum(at, keepdim=True)
         case "resample":

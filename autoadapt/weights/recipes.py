@@ -37,6 +37,9 @@ _TRIPLES = (
 _FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     **dict.fromkeys(_TRIPLES, ("qkv", "qkv_proj", "in_proj", "to_qkv", "Wqkv")),
     ("gate_proj", "up_proj"): ("gate_up_proj",),
+    ("w1", "w2"): ("w12",),
+    ("w1", "w3"): ("w13",),
+    ("fc1_g", "fc1_x"): ("fc1",),
     ("k", "v"): ("kv",),
     ("to_k", "to_v"): ("to_kv",),
     ("q", "kv"): ("qkv",),
@@ -129,7 +132,7 @@ def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mappin
     if "lora" in kinds:
         found = _then(found, _deltas(_seen(by_name, found), kinds["lora"]))
     if "fused" in kinds:
-        seen = _seen(by_name, found)
+        seen = _unwrapped(_seen(by_name, found))
         found = _then(found, [*_joined(seen, names), *_split(seen, names), *_query_biases(seen, names)])
     return found
 
@@ -139,6 +142,12 @@ def _seen(sources: Named, recipes: Sequence[Recipe]) -> Named:
     used = {name for recipe in recipes for name in recipe.sources}
     left = {name: spec for name, spec in sources.items() if name not in used}
     return Named(left | {recipe.spec.name: recipe.spec for recipe in recipes})
+
+
+def _unwrapped(sources: Named) -> Named:
+    """Layers that an adapter wraps by the names that they have without it."""
+    short = {name.replace(".base_layer.", "."): spec for name, spec in sources.items()}
+    return Named(short | {name: spec for name, spec in sources.items() if ".base_layer." not in name})
 
 
 def _then(recipes: Sequence[Recipe], later: Iterable[Recipe]) -> list[Recipe]:
@@ -205,7 +214,7 @@ def _joined(sources: Named, targets: Named) -> Iterator[Recipe]:
     for words, fused_words in _FUSED.items():
         for at in layers_of(sources, f"{words[0]}.weight"):
             parts = [sources.get(f"{front_of(at)}{word}.weight") for word in words]
-            weights = [part for part in parts if part is not None and len(part.shape) == 2]
+            weights = [part for part in parts if part is not None and _is_linear(part)]
             last = at.rpartition(".")[2]
             word = next((w for w in fused_words if last in ends[_fused_name("", w, "weight")]), None)
             if word is None or len(weights) < len(words) or len({w.shape[1:] for w in weights}) > 1:
@@ -223,6 +232,11 @@ def _joined(sources: Named, targets: Named) -> Iterator[Recipe]:
                 yield Recipe(
                     "join", Spec(_fused_name(at, word, "bias"), (sum(sizes),), weights[0].dtype), biases, how, sizes
                 )
+
+
+def _is_linear(weight: Spec) -> bool:
+    """Whether a weight is that of a linear layer or of a convolution of single cells."""
+    return len(weight.shape) >= 2 and all(size == 1 for size in weight.shape[2:])
 
 
 def _fused_name(layer: str, word: str, leaf: str) -> str:

@@ -14,7 +14,7 @@ from math import gcd
 from autoadapt.weights.keeping import Kept, Rows
 from autoadapt.weights.widths import JOINED, READ, Widths, mixed
 
-__all__ = ["Axis", "Count", "axis_changes", "count_of", "permutation", "slice_axes"]
+__all__ = ["Axis", "Count", "axis_changes", "count_of", "is_single_cell", "permutation", "slice_axes"]
 
 # Counts that tell what an axis is: said as a help; rows are taken by it only where one reading is left.
 _KEY_POINTS = ((17, 14), (14, 17), (17, 16), (16, 17), (17, 133), (133, 17), (16, 14), (14, 16))
@@ -128,7 +128,8 @@ def axis_changes(source: Sequence[int], target: Sequence[int], axes: Sequence[st
         '255 -> 210 on the output axis (15 per key point)'
     """
     if len(source) != len(target):
-        return f"{len(source)} axes -> {len(target)}"
+        same = ': a linear layer and a convolution of single cells (shapes "permute")'
+        return f"{len(source)} axes -> {len(target)}{same if is_single_cell(source, target, axes) else ''}"
     changes = ", ".join(
         f"{old} -> {new} on the {axes[axis]} axis{_looks_like(old, new)}"
         for axis, (old, new) in enumerate(zip(source, target, strict=True))
@@ -158,6 +159,13 @@ def permutation(source: Sequence[int], target: Sequence[int]) -> list[int]:
         order.append(axis)
         free.remove(axis)
     return order
+
+
+def is_single_cell(source: Sequence[int], target: Sequence[int], axes: Sequence[str]) -> bool:
+    """Whether one is a linear layer and the other a convolution of the same channels that sees single cells."""
+    short, long = sorted([tuple(source), tuple(target)], key=len)
+    same = len(short) == 2 < len(long) and long == (*short, *[1] * (len(long) - 2))
+    return same and axes[0] in ("output", JOINED) and axes[1] == "input"
 
 
 def _is_kernel(size: int, shape: Sequence[int]) -> bool:

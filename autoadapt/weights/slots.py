@@ -153,7 +153,7 @@ def _is_joined(module: nn.Module | None, name: str) -> bool:
 
 
 _JOINED = re.compile(
-    r"(^|\.)((q?kv|gate_up)(_proj)?|to_q?kv|Wq?kv|c_attn|query_key_value|w12)\.(weight|bias)$|(^|\.)in_proj_(weight|bias)$"
+    r"(^|\.)((q?kv|gate_up)(_proj)?|to_q?kv|Wq?kv|c_attn|query_key_value|w12|w13)\.(weight|bias)$|(^|\.)in_proj_(weight|bias)$"
 )
 
 

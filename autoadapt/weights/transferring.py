@@ -83,8 +83,8 @@ def transfer(
             of a change of order such as `"coco->crowdpose"`. Asks for `"slice"`.
         grid: Old grid, new grid and tokens in front of both, by pattern: `{"pos_embed": ((12, 101), (12, 41), 2)}`.
             Asks for `"resample"`.
-        merge: What to make of several tensors: `"fused"` joins and splits q, k, v and gate, up as the model has
-            them, a bias that is not there being zero; `"lora"` adds deltas to their weights, `{"lora": 2.0}` with
+        merge: What to make of several tensors: `"fused"` joins and splits q, k, v, gate, up and w1, w2 as the model
+            has them, a bias that is not there being zero; `"lora"` adds deltas to their weights, `{"lora": 2.0}` with
             their scale, which is read from an `adapter_config.json` beside the file where there is one;
             `"quantised"` multiplies weights of eight bits with the scale beside them (`SCB`, `weight_scale`,
             `weight_scale_inv`); packed ones, as of bitsandbytes' four bits, GPTQ and AWQ, stay mismatched.
