@@ -55,6 +55,8 @@ class DialectName(BaseModel):
     """Which level of the zoo's model each of `out_indices` counts."""
     stages: tuple[tuple[str, ...], ...] = ()
     """The modules of each stage, the stem first: what `frozen_stages` counts."""
+    goes_on: tuple[str, ...] = ()
+    """Of these, the modules whose weights alone are frozen; their norms go on with their running averages."""
     norm: str = ""
     """The argument for layers of normalisation; where empty, `norm_cfg` must be a LayerNorm."""
 
@@ -139,6 +141,7 @@ class _Named:
             num_stages=arguments.get("num_stages") or len(levels),
             levels=levels,
             stages=stages,
+            goes_on=entry.goes_on,
             norm=entry.norm,
             norms_each=entry.norms_each,
             **shared,

@@ -31,6 +31,7 @@ class Recipe:
         num_stages: How many there are to choose from; 0 where any block may be named.
         levels: Which level of the zoo's model each of them is.
         stages: The modules, and parameters beside them, of each stage, as the dialect counts what is frozen.
+        goes_on: Of these, the modules whose weights alone are frozen; their norms go on with their running averages.
         norm: The argument of the zoo's constructor for layers of normalisation.
         norms_each: Whether every level that is returned has a norm of its own.
         frozen_stages: The last of `stages` that is not trained; -1 trains all.
@@ -52,6 +53,7 @@ class Recipe:
     frozen_stages: int = -1
     norm_eval: bool = False
     norm_cfg: Mapping[str, Any] | None = None
+    goes_on: tuple[str, ...] = ()
 
 
 class PublishedBackbone(nn.Module):
@@ -61,11 +63,12 @@ class PublishedBackbone(nn.Module):
         `[B, C, H, W]` -> a tuple: `[B, C_i, H_i, W_i]` for each level, or `[B, C]` of tokens
     """
 
-    def __init__(self, body: nn.Module, frozen: tuple[str, ...], norm_eval: bool) -> None:
+    def __init__(self, body: nn.Module, frozen: tuple[str, ...], norm_eval: bool, goes_on: tuple[str, ...]) -> None:
         super().__init__()
         self.body = body
         modules = dict(body.named_modules())
-        self._frozen, self._norm_eval = tuple(name for name in frozen if name in modules), norm_eval
+        self._frozen = tuple(name for name in frozen if name in modules and name not in goes_on)
+        self._norm_eval = norm_eval
         for name, parameter in body.named_parameters():
             if any(name == each or name.startswith(f"{each}.") for each in frozen):
                 parameter.requires_grad = False
@@ -212,7 +215,8 @@ def made(recipe: Recipe) -> PublishedBackbone:
         import torchvision
 
         body, prefix = _SequenceLevels(torchvision.models.get_model(recipe.model, **options), levels), ""
-    backbone = PublishedBackbone(body, tuple(at for n in frozen for at in (prefix + n, n)), recipe.norm_eval)
+    names = tuple(at for name in frozen for at in (prefix + name, name))
+    backbone = PublishedBackbone(body, names, recipe.norm_eval, recipe.goes_on)
     if not requires_grad:
         _freeze_norms(backbone)
     return backbone

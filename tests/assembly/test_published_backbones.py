@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from autoadapt.assembly import assemble
 from autoadapt.errors import AssemblyError
@@ -112,6 +113,19 @@ def test_frozen_stages_are_counted_as_there(kind: str) -> None:
         own = name.removeprefix("net.")
         assert parameter.requires_grad != any(own == each or own.startswith(f"{each}.") for each in expected), name
     assert all(not module.training for name, module in backbone.body.named_modules() if name[4:] in expected and name)
+
+
+def test_the_frozen_stem_of_mobilenet_v2_goes_on_with_its_averages_as_there() -> None:
+    """There only the weights of `conv1` are frozen, and the layers behind it are put into eval mode."""
+    backbone = _backbone({"type": "MobileNetV2", "widen_factor": 0.1, "frozen_stages": 1}).train()
+    norms = {name: module for name, module in backbone.body.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    before = {name: norm.running_mean.clone() for name, norm in norms.items()}
+    backbone(torch.rand(2, 3, 32, 32))
+    still = {name for name, norm in norms.items() if torch.equal(norm.running_mean, before[name])}
+    assert still == {name for name in norms if name.startswith("features.1.")}
+    assert not any(
+        p.requires_grad for name, p in backbone.body.named_parameters() if name[:11] in {"features.0.", "features.1."}
+    )
 
 
 def test_a_stage_that_there_is_not_cannot_be_frozen() -> None:
