@@ -26,13 +26,13 @@ from autoadapt.assembly.references import Reference, Wiring, keys_of, wire
 from autoadapt.assembly.registry import PARTS, Part, Registry
 from autoadapt.assembly.resolving import report_of, resolved_config, resolved_part
 from autoadapt.assembly.scopes import Scopes
+from autoadapt.assembly.weight_files import load_weights
 from autoadapt.assembly.whole_channels import check_channels
 from autoadapt.assembly.wholes import adapt_to_whole, build_whole, taken_by
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.weights import transfer
 
 __all__ = ["assemble", "assemble_document", "describe"]
 
@@ -156,7 +156,7 @@ class _Assembling:
         self._session.check()
         self._adapt()
         self._session.check()
-        self._load_weights()
+        load_weights(self._session, self._modules, self._modules.get("whole") or _by_group(self._modules))
         self._session.check()
         return self._finished()
 
@@ -300,27 +300,6 @@ class _Assembling:
                 found = f"{route.source} {route.specs[0]}"
                 remedy = "leave `adapt: false` out, or take another level"
                 self._session.fault(self._session.where("adapt"), expected, found, remedy)
-
-    def _load_weights(self) -> None:
-        session = self._session
-        for i, entry in enumerate(session.config.weights):
-            whole = self._modules.get("whole") or _by_group(self._modules)
-            target = self._modules.get(entry.to) if entry.to else whole
-            if target is None:
-                where = session.where("weights", i, "to")
-                session.fault(where, f"one of {', '.join(self._modules)}", f"`{entry.to}`", "to: backbone")
-                continue
-            try:
-                transfer(
-                    session.document.folder / entry.path,
-                    target,
-                    scope=entry.scope,
-                    include=entry.include,
-                    exclude=entry.exclude,
-                    min_coverage=entry.min_coverage,
-                )
-            except AdaptError as error:
-                session.note(error, ("weights", i))
 
     def _finished(self) -> AssembledModel:
         session, targets = self._session, self._wiring.targets
