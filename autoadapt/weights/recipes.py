@@ -39,7 +39,6 @@ _FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("gate_proj", "up_proj"): ("gate_up_proj",),
     ("w1", "w2"): ("w12",),
     ("w1", "w3"): ("w13",),
-    ("fc1_g", "fc1_x"): ("fc1",),
     ("k", "v"): ("kv",),
     ("to_k", "to_v"): ("to_kv",),
     ("q", "kv"): ("qkv",),

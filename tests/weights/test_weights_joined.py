@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
-from guests import guest
 from torch import Tensor, nn
 from weights_models import equal, randomised, snapshot
 
@@ -109,16 +107,14 @@ def test_gates_in_one_layer_are_split_and_joined_by_policy(packed: bool) -> None
     torch.testing.assert_close(model["mlp"](x), source["mlp"](x))
 
 
-@pytest.mark.guest
-@pytest.mark.parametrize("packed", [False, True])
-def test_gates_of_timm_compute_the_same_packed_and_apart(packed: bool) -> None:
-    layers: Any = guest("timm.layers")
-    apart, one = layers.SwiGLU(4, 6), layers.SwiGLUPacked(4, 12)
-    source, model = (randomised(one, 1), apart) if packed else (randomised(apart, 1), one)
-    around = [nn.ModuleDict({"mlp": net, "head": nn.Linear(4, 2)}) for net in (source, model)]
-    assert transfer(*around, merge="fused").ok
-    x = torch.randn(3, 4)
-    torch.testing.assert_close(model.eval()(x), source.eval()(x))
+def test_the_first_layer_of_another_kind_is_no_gate() -> None:
+    """timm calls the gated layers `fc1_g` and `fc1_x`, and in one layer `fc1`, as that of any perceptron."""
+    plain = nn.ModuleDict(
+        {"mlp": nn.ModuleDict({"fc1": nn.Linear(4, 12), "fc2": nn.Linear(12, 4)}), "h": nn.Linear(4, 3)}
+    )
+    gates = {"fc1_g": nn.Linear(4, 6), "fc1_x": nn.Linear(4, 6), "fc2": nn.Linear(6, 4)}
+    report = transfer(plain, nn.ModuleDict({"mlp": nn.ModuleDict(gates), "h": nn.Linear(4, 3)}), merge="fused")
+    assert not any(entry.bucket == "converted" for entry in report.targets)
 
 
 def wrapped(states: dict[str, Tensor], *layers: str, front: str = "base_model.model.") -> dict[str, Tensor]:
