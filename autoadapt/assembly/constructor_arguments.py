@@ -78,7 +78,8 @@ def _check_type(where: str, annotation: Any, value: Any) -> list[Mismatch]:
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        said = str(error.errors()[0]["msg"]).removeprefix("Input should be ")
+        every = (str(fault["msg"]).removeprefix("Input should be ") for fault in error.errors())
+        said = " or ".join(dict.fromkeys(every))  # one for each kind that it may be
         expected = _type_name(annotation) if isinstance(annotation, type) else said
         return [Mismatch(where, expected, repr(value), _converted(annotation, value))]
     return []

@@ -62,6 +62,7 @@ def literal_form(
         form.look_through_whole()
     else:
         form.size_input()
+        form.chain_necks()
         form.preprocess()
         form.split_heads()
         form.initialise()
@@ -150,6 +151,21 @@ class _Form:
         if "input" not in self.data and isinstance(size, (list, tuple)) and [*map(type, size)] == [int, int]:
             self.data["input"] = f"f32[B, 3, {size[0]}, {size[1]}]"
 
+    def chain_necks(self) -> None:
+        """Several necks in a list read one the other; a head that does not say what it reads takes the last."""
+        necks = self.data.get("neck")
+        if not isinstance(necks, (list, tuple)) or not all(isinstance(neck, Mapping) for neck in necks) or not necks:
+            return
+        several, names = len(necks) > 1, [f"step{i + 1}" for i in range(len(necks))]
+        before = [{}, *({"from": f"neck.{name}"} for name in names)]
+        for i, name in enumerate(names):
+            self._move(("neck", i), ("neck", name) if several else ("neck",))
+        chained = {name: {**first, **neck} for name, first, neck in zip(names, before, necks, strict=False)}
+        self.data["neck"] = chained if several else necks[0]
+        for name, head in self._parts("head") if several else ():
+            level = "" if head.get("in_index") is None else f".{head['in_index']}"
+            self._put("head", name, {"from": f"neck.{names[-1]}{level}", **head})
+
     def preprocess(self) -> None:
         """What is done to the pixels is a part; what is done to targets is left to the loop."""
         given = self.data.pop("data_preprocessor", None)
@@ -214,8 +230,9 @@ class _Form:
 
     def _choose_level(self, head: dict[str, Any]) -> None:
         """`in_index` counts the levels that what stands before returns."""
-        before = "neck" if self.data.get("neck") else "backbone"
-        head.setdefault("from", f"{before}.{head.pop('in_index')}")
+        before, index = "neck" if self.data.get("neck") else "backbone", head.pop("in_index")
+        if index is not None:
+            head.setdefault("from", f"{before}.{index}")
 
     def initialise(self) -> None:
         """A checkpoint that says how weights start is loaded if it is allowed; other starts stay with their part."""

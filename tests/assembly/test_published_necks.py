@@ -202,3 +202,28 @@ def test_an_activation_of_null_is_none(norm: dict[str, Any] | None) -> None:
     assert {type(m) for m in model.neck.modules()}.isdisjoint({nn.ReLU, nn.Identity})
     with_relu = made(neck=neck)(torch.randn(1, 3, 64, 64))
     assert all(level.min() == 0 for level in with_relu)
+
+
+def test_necks_in_a_list_read_one_the_other_and_a_head_the_last() -> None:
+    mapper = {"type": "ChannelMapper", "in_channels": [8] * 4, "out_channels": 6}
+    heads = {
+        "some": {"type": "DenseHead", "num_classes": 2, "in_index": 1},
+        "all": {"type": "DenseHead", "num_classes": 3},
+    }
+    model = made(neck=[NECK, mapper], head=heads)
+    images = torch.rand(1, 3, 64, 64)
+    levels = model.neck.step2(tuple(model.neck.step1(model.backbone(images)).values()))
+    found = model(images)
+    torch.testing.assert_close(found["some"], model.head.some(levels[1]))
+    torch.testing.assert_close(found["all"], model.head.all(levels))
+    assert assemble(model.config, registry=PARTS).config == model.config
+    single = made(neck=[NECK], head={**heads["some"], "in_channels": 8})
+    torch.testing.assert_close(single(images), single.head(single.neck(single.backbone(images))["p3"]))
+
+
+def test_an_argument_of_several_kinds_is_told_all_of_them() -> None:
+    with pytest.raises(AssemblyError) as caught:
+        made(neck={**NECK, "add_extra_convs": "on_inputs"})
+    (fault,) = caught.value.mismatches
+    assert fault.where == "neck.add_extra_convs"
+    assert fault.expected == "a valid boolean or 'on_input', 'on_lateral' or 'on_output'"
