@@ -146,28 +146,55 @@ def _kinds(specs: Sequence[Spec]) -> dict[str, set[tuple[str, int]]]:
     return kinds
 
 
-def leftover_hint(report: Transfer) -> str:
-    """The rule of names through which tensors left on both sides would meet; empty if there is none.
+def leftover_hint(report: Transfer, own: Sequence[Spec], merges: Mapping[str, float | None]) -> str:
+    """What would bring tensors together that are left on both sides: a merge, or a rule of names; empty if nothing.
 
-    None is looked for among more names than any model has.
+    No rule is looked for among more names than any model has.
+
+    Args:
+        report: What would be done with what recipes have made.
+        own: The tensors that the checkpoint itself holds.
+        merges: The kinds of recipes that the caller asks for already.
     """
     if len(report.sources) > _MOST_NAMES:
         return ""
     sources = [Spec(e.name, e.shape, e.dtype) for e in report.sources if e.bucket == "unexpected"]
     targets = [Spec(e.name, e.shape, e.dtype) for e in report.targets if e.bucket == "missing" and not e.expected]
-    if (recipes := find_recipes(sources, targets, {"fused": None})) and any(r.kind != "weight norm" for r in recipes):
-        return f'merge="fused"      {len(recipes)} tensors would be joined or split'
-    everything = [Spec(e.name, e.shape, e.dtype) for e in report.sources]
-    deltas = {e.name for e in report.sources if e.bucket == "unexpected" and e.how == "a delta that is not merged"}
-    merged = _made(everything, "lora", 1.0)
-    if deltas and deltas == {name for recipe in merged for name in recipe.sources if is_delta(name)}:
-        return 'merge="lora"      adds the deltas to their weights'
-    mismatched = {e.name for e in report.sources if e.bucket == "mismatched"}
-    scaled = mismatched & {recipe.sources[0] for recipe in _made(everything, "quantised")}
-    if scaled:
-        return f'merge="quantised"      {len(scaled)} weights would be multiplied by their scale'
+    helpful = _helpful(report, own, sources, targets)
+    if helpful:
+        return f"{_merge_text(dict.fromkeys(helpful) | dict(merges))}      {'; '.join(helpful.values())}"
     settled = {e.name: e.target for e in report.sources if e.target is not None}
     return "".join(_name_hints(sources, targets, settled)) if sources and targets else ""
+
+
+def _helpful(report: Transfer, own: Sequence[Spec], sources: Sequence[Spec], targets: Sequence[Spec]) -> dict[str, str]:
+    """The kinds of recipes that would settle something, with what they would do."""
+    found = {}
+    mismatched = {e.name for e in report.sources if e.bucket == "mismatched"}
+    scaled = mismatched & {recipe.sources[0] for recipe in _made(own, "quantised")}
+    if scaled:
+        found["quantised"] = f"{len(scaled)} weights would be multiplied by their scale"
+    deltas = {e.name for e in report.sources if e.bucket == "unexpected" and e.how == "a delta that is not merged"}
+    if deltas and deltas == {name for recipe in _made(own, "lora", 1.0) for name in recipe.sources if is_delta(name)}:
+        found["lora"] = "adds the deltas to their weights"
+    recipes = find_recipes(sources, targets, {"fused": None})
+    if any(recipe.kind != "weight norm" for recipe in recipes):
+        found["fused"] = f"{len(recipes)} tensors would be joined or split"
+    return found
+
+
+def _merge_text(kinds: Mapping[str, float | None]) -> str:
+    """The argument that asks for kinds of recipes.
+
+    Example:
+        >>> _merge_text({"lora": None, "fused": None}), _merge_text({"lora": 2.0})
+        ('merge=["lora", "fused"]', 'merge={"lora": 2.0}')
+    """
+    if any(scale is not None for scale in kinds.values()):
+        pairs = ", ".join(f'"{kind}": {scale}' for kind, scale in kinds.items())
+        return f"merge={{{pairs}}}"
+    quoted = ", ".join(f'"{kind}"' for kind in kinds)
+    return f"merge=[{quoted}]" if len(kinds) > 1 else f"merge={quoted}"
 
 
 def _made(specs: Sequence[Spec], kind: str, scale: float | None = None) -> list[Recipe]:

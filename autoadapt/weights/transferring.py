@@ -134,7 +134,7 @@ def transfer(
         _pair_unwanted(pairing, [spec for spec in checkpoint.specs if spec.name in unwanted], renaming)
         verdicts = _decide(pairing, checkpoint, slots, selection, outside)
         report = _report(checkpoint, model, slots, verdicts, selection, pairing.remarks, dry_run)
-        report = _in_own_names(report, checkpoint, recipes)
+        report = _in_own_names(report, checkpoint, recipes, merges)
         guard(report, min_coverage, wanted, targets, match)
         moves = _first_of_tied(verdicts, checkpoint)
         refuse_unwritable(model, [move.slot for move in moves])
@@ -164,11 +164,14 @@ def _read(
     return compose(own, recipes), recipes
 
 
-def _in_own_names(report: Transfer, checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Transfer:
+def _in_own_names(
+    report: Transfer, checkpoint: Checkpoint, recipes: Sequence[Recipe], merges: Mapping[str, float | None]
+) -> Transfer:
     """The report told in the names of the checkpoint's own tensors, with a hint."""
-    sources = own_entries(report.sources, checkpoint.own or checkpoint.specs, recipes)
-    targets = own_targets(report.targets, recipes)
-    return report.model_copy(update={"hint": leftover_hint(report), "sources": sources, "targets": targets})
+    own = checkpoint.own or checkpoint.specs
+    hint = leftover_hint(report, own, merges)
+    sources, targets = own_entries(report.sources, own, recipes), own_targets(report.targets, recipes)
+    return report.model_copy(update={"hint": hint, "sources": sources, "targets": targets})
 
 
 def _outside_scope(checkpoint: Checkpoint, scope: str | None) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -154,3 +155,23 @@ def test_one_projection_that_peft_wraps_is_split() -> None:
     assert transfer(wrapped(source.state_dict(), "qkv"), model, merge="fused").ok
     rows = [layer.weight for layer in model["blocks"][0]["attn"].values()]
     assert torch.equal(torch.cat(rows), source["blocks"][0]["attn"]["qkv"].weight)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ((), 'merge=["lora", "fused"]      adds the deltas to their weights; 2 tensors would be joined or split'),
+        ("fused", 'merge=["lora", "fused"]      adds the deltas to their weights'),
+        ({"lora": 2.0}, 'merge={"fused": None, "lora": 2.0}      2 tensors would be joined or split'),
+    ],
+)
+def test_projections_with_deltas_are_offered_both_and_what_was_asked_for_stays(asked: Any, hint: str) -> None:
+    source = randomised(attention(nn.Linear, q=4, k=4, v=4), 1)
+    state = wrapped(source.state_dict(), "q")
+    state["base_model.model.blocks.0.attn.q.lora_A.default.weight"] = torch.ones(2, 4)
+    state["base_model.model.blocks.0.attn.q.lora_B.default.weight"] = torch.ones(4, 2)
+    model = attention(nn.Linear, qkv=12)
+    assert transfer(state, model, merge=asked, dry_run=True).hint == hint
+    assert transfer(state, model, merge={"fused": None, "lora": 2.0}).ok
+    expected = source["blocks"][0]["attn"]["q"].weight + 4
+    torch.testing.assert_close(model["blocks"][0]["attn"]["qkv"].weight[:4], expected)
