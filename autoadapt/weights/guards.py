@@ -170,14 +170,14 @@ def leftover_hint(report: Transfer, own: Sequence[Spec], merges: Mapping[str, fl
 def _helpful(report: Transfer, own: Sequence[Spec], sources: Sequence[Spec], targets: Sequence[Spec]) -> dict[str, str]:
     """The kinds of recipes that would settle something, with what they would do."""
     found = {}
-    mismatched = {e.name for e in report.sources if e.bucket == "mismatched"}
-    scaled = mismatched & {recipe.sources[0] for recipe in _made(own, "quantised")}
+    recipes = find_recipes(sources, targets, {"fused": None})
+    wanted = {e.name for e in report.sources if e.bucket == "mismatched"} | {n for r in recipes for n in r.sources}
+    scaled = wanted & {recipe.sources[0] for recipe in _made(own, "quantised")}
     if scaled:
         found["quantised"] = f"{len(scaled)} weights would be multiplied by their scale"
     deltas = {e.name for e in report.sources if e.bucket == "unexpected" and e.how == "a delta that is not merged"}
     if deltas and deltas == {name for recipe in _made(own, "lora", 1.0) for name in recipe.sources if is_delta(name)}:
         found["lora"] = "adds the deltas to their weights"
-    recipes = find_recipes(sources, targets, {"fused": None})
     if any(recipe.kind != "weight norm" for recipe in recipes):
         found["fused"] = f"{len(recipes)} tensors would be joined or split"
     return found

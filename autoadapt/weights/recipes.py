@@ -216,21 +216,28 @@ def _joined(sources: Named, targets: Named) -> Iterator[Recipe]:
             weights = [part for part in parts if part is not None and _is_linear(part)]
             last = at.rpartition(".")[2]
             word = next((w for w in fused_words if last in ends[_fused_name("", w, "weight")]), None)
-            if word is None or len(weights) < len(words) or len({w.shape[1:] for w in weights}) > 1:
+            dtype = _common_dtype(weights)
+            if word is None or len(weights) < len(words) or len({w.shape[1:] for w in weights}) > 1 or not dtype:
                 continue
             sizes = tuple(weight.shape[0] for weight in weights)
             how = f"joined: {', '.join(words)}"
-            name = _fused_name(at, word, "weight")
-            yield Recipe(
-                "join", Spec(name, (sum(sizes), *weights[0].shape[1:]), weights[0].dtype), tuple(weights), how, sizes
-            )
+            spec = Spec(_fused_name(at, word, "weight"), (sum(sizes), *weights[0].shape[1:]), dtype)
+            yield Recipe("join", spec, tuple(weights), how, sizes)
             biases = tuple(sources.get(f"{front_of(at)}{w}.bias") for w in words)
-            if any(biases) or last in ends[_fused_name("", word, "bias")]:
+            there = [bias for bias in biases if bias is not None]
+            dtype = _common_dtype(there or weights)
+            if dtype and (there or last in ends[_fused_name("", word, "bias")]):
                 without = ", ".join(w for w, bias in zip(words, biases, strict=True) if bias is None)
                 how = f"{how}{f', zero for {without}' if without else ''}"
-                yield Recipe(
-                    "join", Spec(_fused_name(at, word, "bias"), (sum(sizes),), weights[0].dtype), biases, how, sizes
-                )
+                yield Recipe("join", Spec(_fused_name(at, word, "bias"), (sum(sizes),), dtype), biases, how, sizes)
+
+
+def _common_dtype(parts: Sequence[Spec]) -> str:
+    """A dtype that holds the values of all; empty where some are of another kind, as numbers beside a scale are."""
+    dtypes = {part.dtype for part in parts}
+    if len(dtypes) > 1 and not dtypes <= {"float64", "float32", "float16", "bfloat16"}:
+        return ""
+    return dtypes.pop() if len(dtypes) == 1 else "float64" if "float64" in dtypes else "float32"
 
 
 def _is_linear(weight: Spec) -> bool:

@@ -175,3 +175,38 @@ def test_projections_with_deltas_are_offered_both_and_what_was_asked_for_stays(a
     assert transfer(state, model, merge={"fused": None, "lora": 2.0}).ok
     expected = source["blocks"][0]["attn"]["q"].weight + 4
     torch.testing.assert_close(model["blocks"][0]["attn"]["qkv"].weight[:4], expected)
+
+
+def quantised(state: dict[str, Tensor], *words: str) -> dict[str, Tensor]:
+    """States with some projections in eight bits, as LLM.int8 keeps them."""
+    found = dict(state)
+    for word in words:
+        weight = found[f"blocks.0.attn.{word}.weight"]
+        largest = weight.abs().amax(1)
+        found[f"blocks.0.attn.{word}.weight"] = (weight / largest[:, None] * 127).round().to(torch.int8)
+        found[f"blocks.0.attn.{word}.SCB"] = largest
+    return found
+
+
+@pytest.mark.parametrize("words", ["k", "qk", "qkv"])
+def test_numbers_of_eight_bits_are_not_joined_with_weights_before_they_are_multiplied(words: str) -> None:
+    source, model = randomised(attention(nn.Linear, q=4, k=4, v=4), 1), attention(nn.Linear, qkv=12)
+    state, before = quantised(source.state_dict(), *words), snapshot(model)
+    report = transfer(state, model, merge="fused")
+    assert torch.equal(model["blocks"][0]["attn"]["qkv"].weight, before["blocks.0.attn.qkv.weight"])
+    assert not report.ok
+    if words == "qkv":
+        hint = 'merge=["quantised", "fused"]      3 weights would be multiplied by their scale; '
+        assert transfer(state, model, dry_run=True).hint.startswith(hint)
+    assert transfer(state, model, merge=["quantised", "fused"]).ok
+    rows = torch.cat([layer.weight for layer in source["blocks"][0]["attn"].values()])
+    torch.testing.assert_close(model["blocks"][0]["attn"]["qkv"].weight, rows, rtol=0, atol=2e-2)
+
+
+def test_values_of_other_precision_are_not_rounded_when_they_are_joined() -> None:
+    source, model = randomised(attention(nn.Linear, q=4, k=4, v=4), 1), attention(nn.Linear, qkv=12)
+    state = {n: v.bfloat16() if n.endswith("q.weight") else v for n, v in source.state_dict().items()}
+    assert transfer(state, model, merge="fused").ok
+    attn = source["blocks"][0]["attn"]
+    assert torch.equal(model["blocks"][0]["attn"]["qkv"].weight[4:8], attn["k"].weight)
+    assert torch.equal(model["blocks"][0]["attn"]["qkv"].bias, torch.cat([layer.bias for layer in attn.values()]))
