@@ -18,6 +18,9 @@ from autoadapt.contracts.signature import TensorSpec
 __all__ = ["give", "hold_expected", "infer_channels"]
 
 
+_SEVERAL = ("list", "tuple", "dict")
+
+
 def give(
     session: Session, name: str, part: Part, config: PartConfig, references: Sequence[Reference]
 ) -> list[Argument]:
@@ -36,7 +39,7 @@ def give(
         return [_from_all(session, name, takes[0], session.producers[references[0].producer], part, config)]
     found = [_level(session, name, reference) for reference in references]
     taken = [each for each in found if each is not None]
-    if len(takes) == 1 and takes[0] in ("list", "tuple", "dict"):
+    if len(takes) == 1 and takes[0] in _SEVERAL:
         return [Argument(taken, takes[0])]
     if takes != ("any",) and len(takes) != len(references):
         where = session.where(name, "from")
@@ -73,10 +76,10 @@ def _named_levels(session: Session, part: Part, config: PartConfig, producer: Pr
     if producer.name != "backbone" or not wanted or "strides" in config.arguments:
         return []
     levels = [level for level in producer.levels if level.stride and not level.is_tap]
-    said = [config.arguments.get("in_channels"), session.config.backbone[0].arguments.get("out_indices")]
-    counts = [len(each) for each in said if isinstance(each, Sequence)]
-    is_said = len(levels) in counts[:1] and len(levels) != len(wanted)
-    return levels if is_said and len(distinct(levels)) == len(levels) else []
+    typed, named = config.arguments.get("in_channels"), session.config.backbone[0].arguments.get("out_indices")
+    said = typed if isinstance(typed, Sequence) else named if isinstance(named, Sequence) and len(named) > 1 else ()
+    is_another = len(said) == len(levels) == len(distinct(levels)) != len(wanted)
+    return levels if is_another else []
 
 
 def _one(session: Session, name: str, producer: Producer) -> Argument:
@@ -112,9 +115,9 @@ def infer_channels(
         given: What it is given; what is to be projected is changed.
     """
     taken = [each for argument in given for each in argument.taken]
-    wanted, strides = wanted_strides(part, arguments), [each.level.stride for each in taken]
-    if "strides" not in arguments and wanted and len(strides) not in (0, len(wanted)):
-        arguments["strides"] = [int(stride) for stride in strides if stride]
+    wanted, takes_several = wanted_strides(part, arguments), any(each.container in _SEVERAL for each in given)
+    if "strides" not in arguments and takes_several and wanted and len(taken) not in (0, len(wanted)):
+        arguments["strides"] = [int(each.level.stride) for each in taken if each.level.stride]
     for parameter in inferred_names(part):
         match arguments.get(parameter):
             case None:

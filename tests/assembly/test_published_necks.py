@@ -227,3 +227,34 @@ def test_an_argument_of_several_kinds_is_told_all_of_them() -> None:
     (fault,) = caught.value.mismatches
     assert fault.where == "neck.add_extra_convs"
     assert fault.expected == "a valid boolean or 'on_input', 'on_lateral' or 'on_output'"
+
+
+def test_a_pyramid_over_one_level_for_a_classifier_is_adapted_to_its_strides_as_ever() -> None:
+    found = made(backbone={**NET, "out_indices": (3,)}, neck={"type": "FPN", "out_channels": 8})(
+        torch.rand(1, 3, 64, 64)
+    )
+    assert list(found) == ["p2", "p3", "p4", "p5"]
+
+
+def test_strides_of_something_else_are_left_to_their_part() -> None:
+    parts = PARTS.copy()
+
+    @parts.register("head")
+    class Steps(nn.Module):
+        def __init__(self, in_channels: int, strides: Sequence[int] = (1, 2)) -> None:
+            super().__init__()
+            self.convs = nn.Sequential(*(nn.Conv2d(in_channels, in_channels, 1, step) for step in strides))
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.convs(x)
+            return scores
+
+    head = assemble(
+        {"input": INPUT, "backbone": NET, "head": {"type": "Steps", "from": "backbone.1"}}, registry=parts
+    ).head
+    assert [conv.stride for conv in head.convs] == [(1, 1), (2, 2)]
+
+
+def test_levels_that_a_pyramid_is_given_by_name_have_their_strides() -> None:
+    model = made(neck={"type": "FPN", "out_channels": 8, "from": ["backbone.c3", "backbone.c4"]})
+    assert {name: level.shape[2] for name, level in model(torch.rand(1, 3, 64, 64)).items()} == {"p3": 8, "p4": 4}
