@@ -6,6 +6,7 @@ import functools
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -372,9 +373,9 @@ class NeedsTwo(Halves):
 
 
 class RunsNoted(Halves):
-    """Notes the shapes of the runs for real, in a list that all copies share."""
+    """Notes the shapes of the runs for real, in a queue that all copies share and that is no cache."""
 
-    shapes: ClassVar[list[tuple[int, ...]]] = []
+    shapes: ClassVar[deque[tuple[int, ...]]] = deque()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not x.is_meta:

@@ -1,7 +1,8 @@
 """Caches: what code keeps outside a module between its calls, noted before a module is probed and put back after.
 
 A table by size may stand in a `functools.lru_cache`, on a class, in a module global, in a default argument or in a
-closure. On the meta device such a table has no values, and the user's own model would find it there.
+closure. On the meta device such a table has no values, and the user's own model would find it there. So may a size that
+is taken from the first call, and every later one would be held to it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class OutsideCaches:
             self.put_back()
 
     def put_back(self) -> None:
-        """Take out every tensor on the meta device that came since; everything else stays."""
+        """Take out tensors on the meta device that came since, and sizes where none were; everything else stays."""
         for place in self._places:
             place()
 
@@ -200,6 +201,19 @@ def _holds_meta(value: Any) -> bool:
     return False
 
 
+def _gone(changed: Mapping[Any, Any], before: Callable[[Any], Any]) -> list[Any]:
+    """Which of the changed entries are to be as before: all with a tensor on the meta device, or first sizes."""
+    if _holds_meta(changed):
+        return list(changed)
+    return [key for key, now in changed.items() if _is_size(now) and before(key) in (_ABSENT, None)]
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is a number of cells, or some of them."""
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    return bool(parts) and all(type(part) is int for part in parts)
+
+
 def _lru_place(cached: Any) -> Callable[[], None]:
     """Looked at always: once cleared and filled again, its counters stand where they stood."""
 
@@ -215,7 +229,8 @@ def _cell_place(cell: types.CellType) -> Callable[[], None]:
 
     def put_back() -> None:
         now = _contents(cell)
-        if now and (not before or now[0] is not before[0]) and _holds_meta(now[0]):
+        changed = {0: now[0]} if now and (not before or now[0] is not before[0]) else {}
+        if _gone(changed, lambda _: before[0] if before else _ABSENT):
             if before:
                 cell.cell_contents = before[0]
             else:
@@ -229,10 +244,9 @@ def _names_place(namespace: dict[str, Any], names: Iterable[str]) -> Callable[[]
     before = {name: namespace.get(name, _ABSENT) for name in names}
 
     def put_back() -> None:
-        changed = [name for name, old in before.items() if namespace.get(name, _ABSENT) is not old]
-        if _holds_meta([namespace.get(name) for name in changed]):
-            for name in changed:
-                _set_entry(namespace, name, before[name])
+        now = {name: namespace.get(name) for name, old in before.items() if namespace.get(name, _ABSENT) is not old}
+        for name in _gone(now, before.__getitem__):
+            _set_entry(namespace, name, before[name])
 
     return put_back
 
@@ -245,9 +259,8 @@ def _mapping_place(mapping: dict[Any, Any]) -> Callable[[], None]:
         if _same(mapping, before):
             return
         changed = {key: now for key, now in mapping.items() if now is not before.get(key, _ABSENT)}
-        if _holds_meta(changed):
-            for key in changed:
-                _set_entry(mapping, key, before.get(key, _ABSENT))
+        for key in _gone(changed, lambda key: before.get(key, _ABSENT)):
+            _set_entry(mapping, key, before.get(key, _ABSENT))
 
     return put_back
 
@@ -269,7 +282,8 @@ def _list_place(values: list[Any]) -> Callable[[], None]:
 
     def put_back() -> None:
         known = {id(value) for value in before}
-        came = [index for index, value in enumerate(values) if id(value) not in known and _holds_meta(value)]
+        others = {index: value for index, value in enumerate(values) if id(value) not in known}
+        came = [index for index, value in others.items() if _holds_meta(value) or (not before and _is_size(value))]
         for index in reversed(came):
             values[index : index + 1] = before[index : index + 1]
 
@@ -283,11 +297,10 @@ def _class_place(cls: type) -> Callable[[], None]:
         if _same(vars(cls), before):
             return
         changed = {name: now for name, now in vars(cls).items() if now is not before.get(name, _ABSENT)}
-        if _holds_meta(changed):
-            for name in changed:
-                if name in before:
-                    type.__setattr__(cls, name, before[name])
-                else:
-                    type.__delattr__(cls, name)
+        for name in _gone(changed, lambda name: before.get(name, _ABSENT)):
+            if name in before:
+                type.__setattr__(cls, name, before[name])
+            else:
+                type.__delattr__(cls, name)
 
     return put_back

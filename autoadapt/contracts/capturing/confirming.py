@@ -30,6 +30,7 @@ __all__ = [
     "confirm_again",
     "confirm_drawing",
     "on_meta_device",
+    "said",
     "usual_images",
 ]
 
@@ -91,9 +92,10 @@ def confirm(
 ) -> Confirmation:
     """Run a module for real, at most three times: at the example, at a usual size, and at the example again.
 
-    The runs share one copy, so that what it keeps from call to call shows. The first and the last draw the same random
-    numbers and must return the same values; the one between draws others. A run that measured the order of cells takes
-    the place of that one, and is held against the contract too.
+    The last two share a copy of their own, so that what it keeps from call to call shows, and what it keeps from its
+    first call alone. The first and the last draw the same random numbers and must return the same values; the one
+    between draws others. A run that measured the order of cells takes the place of that one, and is held against the
+    contract too; the other two then share a copy.
 
     Args:
         module: The original, for what it stands on.
@@ -120,16 +122,15 @@ def confirm(
     found = [*runs.wrong_shapes(sizes, first)]
     if ordered is not None and "B" in contract.steps:
         found += runs.wrong_in(ordered)
-    other = next((other for other in _others(contract) if other != sizes and runs.affords(other)), sizes)
-    if passes >= MOST_PASSES and runs.affords(other):
-        found += runs.again(other, seed=OTHER_SEED)
+    if passes >= MOST_PASSES:
+        found += runs.elsewhere(sizes)
     if passes > 1 and runs.affords(sizes):
         found += runs.again(sizes, like=first)
     return Confirmation(tuple(_by_place(found)), first, _not_finite(contract, first))
 
 
 def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, before: Observation) -> Confirmation:
-    """Two more runs of a module that is probed for real, at a size that it ran at before: the last two as in `confirm`.
+    """More runs of a module that is probed for real, at a size that it ran at before: of another copy, and of that.
 
     Args:
         probe: What it was probed with.
@@ -137,8 +138,10 @@ def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, be
         contract: What it should return.
         before: What it returned there.
     """
-    runs = _Runs(probe, contract, sizes.get("B", 1), Work())
-    found = runs.again(sizes, seed=OTHER_SEED)
+    runs = _Runs(probe.fresh(), contract, sizes.get("B", 1), Work())
+    found = runs.slightly_smaller() if dict(sizes) == contract.axes.example else []
+    found += runs.again(sizes, like=before)
+    runs.probe = probe
     if runs.spent <= MOST_SECONDS:
         found += runs.again(sizes, like=before)
     return Confirmation(tuple(_by_place(found)), before, _not_finite(contract, before))
@@ -219,6 +222,12 @@ def _others(contract: Contract) -> list[dict[str, int]]:
     return _usual(contract.axes, contract.steps)
 
 
+def _less(contract: Contract) -> dict[str, int]:
+    """The example a step smaller along all axes that may vary but the batch."""
+    steps = {name: step for name, step in contract.steps.items() if name != "B"}
+    return {name: size - steps.get(name, 0) for name, size in contract.axes.example.items()}
+
+
 def _usual(axes: InputAxes, steps: Steps) -> list[dict[str, int]]:
     example = axes.example
     if "H" not in steps or "W" not in steps:
@@ -289,6 +298,20 @@ class _Runs:
             return found
         raise AssertionError("the example's batch is the last that is tried")
 
+    def elsewhere(self, example: Mapping[str, int]) -> list[Contradiction]:
+        """What is wrong with a run of another copy at another size, if there is time for one; it takes over."""
+        other = next((other for other in _others(self.contract) if other != example and self.affords(other)), None)
+        if not self.affords(other or example):
+            return []
+        self.probe = self.probe.fresh()
+        return self.again(other, seed=OTHER_SEED) if other else self.slightly_smaller()
+
+    def slightly_smaller(self) -> list[Contradiction]:
+        """What is wrong with the shapes of a run at less than the example; a size that nobody gave may be refused."""
+        less = _less(self.contract)
+        found = self.again(less, seed=OTHER_SEED) if min(less.values(), default=0) > 0 else []
+        return [one for one in found if one.path]
+
     def again(
         self,
         sizes: Mapping[str, int],
@@ -302,18 +325,18 @@ class _Runs:
         try:
             found = self.probe.run(self._shapes(sizes), seed=seed, draw_on=draw_on)
         except ProbeError as error:
-            return [Contradiction(at=_said(sizes), expected="outputs, as in the probes", found=str(error))]
+            return [Contradiction(at=said(sizes), expected="outputs, as in the probes", found=str(error))]
         finally:
             self.spent += time.perf_counter() - start
         if (found.tree, found.dtypes) != (self.contract.first.tree, self.contract.first.dtypes):
-            return [Contradiction(at=_said(sizes), expected="the same containers and dtypes", found="others")]
+            return [Contradiction(at=said(sizes), expected="the same containers and dtypes", found="others")]
         wrong = self.wrong_shapes(sizes, found)
         return wrong if wrong or like is None else self._wrong_values(sizes, like.tensors, found)
 
     def wrong_in(self, ran: ImagePass) -> list[Contradiction]:
         """What is wrong with a run that was made for something else."""
         if ran.tree != self.contract.first.tree:
-            return [Contradiction(at=_said(ran.sizes), expected="the same containers and dtypes", found="others")]
+            return [Contradiction(at=said(ran.sizes), expected="the same containers and dtypes", found="others")]
         return self._wrong(ran.sizes, ran.shapes)
 
     def wrong_shapes(self, sizes: Mapping[str, int], found: Observation) -> list[Contradiction]:
@@ -323,7 +346,7 @@ class _Runs:
         rows = zip(self.contract.paths, self.contract.dims, shapes, strict=True)
         expected = [(path, tuple(int(dim.evaluate(full)) for dim in dims), shape) for path, dims, shape in rows]
         return [
-            Contradiction(path=path, at=_said(full), expected=str([*by_dims]), found=f"{[*shape]} in a real run")
+            Contradiction(path=path, at=said(full), expected=str([*by_dims]), found=f"{[*shape]} in a real run")
             for path, by_dims, shape in expected
             if by_dims != shape
         ]
@@ -334,7 +357,7 @@ class _Runs:
         rows = zip(self.contract.paths, before, found.tensors, strict=True)
         expected = "equal values in two runs on one input"
         return [
-            Contradiction(path=path, at=_said(sizes), expected=expected, found="other values")
+            Contradiction(path=path, at=said(sizes), expected=expected, found="other values")
             for path, left, right in rows
             if not _equal(left, right)
         ]
@@ -361,7 +384,8 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     return torch.allclose(left, right, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
 
 
-def _said(sizes: Mapping[str, int]) -> str:
+def said(sizes: Mapping[str, int]) -> str:
+    """A size of the input as it is told: without samples and channels."""
     return " x ".join(str(size) for name, size in sizes.items() if name[0] not in "BC") or "the example"
 
 

@@ -87,6 +87,7 @@ class Probe:
 
     def __init__(self, module: nn.Module, arguments: Arguments, *, real: bool, inner: bool) -> None:
         self.real = real
+        self._module = module
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
         self._copy = in_eval_mode(copy_module(module, clone_buffers if real else on_meta))
@@ -98,7 +99,15 @@ class Probe:
         """Of the first run that did not raise."""
         self.draws = False
         """Whether random numbers were drawn in a run."""
-        self._caches = None if real else OutsideCaches(self._copy)
+        self._caches = OutsideCaches(self._copy)
+
+    def fresh(self) -> Probe:
+        """Another copy, which knows nothing of the runs of this one."""
+        return Probe(self._module, self._arguments, real=self.real, inner=self._inner)
+
+    def forget(self) -> None:
+        """Take out of classes, functions and globals what runs of the module left there."""
+        self._caches.put_back()
 
     @property
     def dtypes(self) -> list[torch.dtype]:
@@ -153,7 +162,7 @@ class Probe:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
         followed = CentresFollowed(zip(tensors, follow, strict=False))
-        kept = self._caches.kept() if self._caches else contextlib.nullcontext()
+        kept = contextlib.nullcontext() if self.real else self._caches.kept()
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
             undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,

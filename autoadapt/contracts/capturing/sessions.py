@@ -23,6 +23,7 @@ from autoadapt.contracts.capturing.confirming import (
     usual_images,
 )
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
+from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.inside import inner_outputs
@@ -193,9 +194,15 @@ class Session:
         """
         if not self._confirm:
             return Confirmation()
-        found = self._run_for_real(contract, base, ran)
-        drawn = () if found.contradictions else confirm_drawing(self._probe, base, contract)
-        return replace(found, contradictions=(*found.contradictions, *drawn))
+        self._probe.forget()
+        try:
+            found = self._run_for_real(contract, base, ran)
+        finally:
+            self._probe.forget()
+        others = () if found.contradictions else confirm_drawing(self._probe, base, contract)
+        if not (found.contradictions or others or self._needs_values):
+            others = confirm_first_call(self._probe, contract)
+        return replace(found, contradictions=(*found.contradictions, *others))
 
     def _run_for_real(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
         if self._needs_values:
