@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import Pyramid
 from torch import nn
-from written_parameters import KINDS
+from written_parameters import KINDS, Writing, WritingHead, write_an_array
 
 import autoadapt as aa
 
@@ -83,6 +83,24 @@ def test_no_verb_changes_parameters_that_a_forward_writes_to(verb, kind):
     old, new = KINDS[kind](4, 8), KINDS[kind](6, 10)
     with unchanged(old, new), contextlib.suppress(aa.AdaptError):
         VERBS[verb](old, new)
+
+
+@pytest.mark.parametrize("verb", ["capture", "adapt", "verify"])
+def test_weights_that_are_written_as_an_array_of_numpy_are_put_back_too(verb):
+    old, new = Writing(write_an_array, 4, 8), Writing(write_an_array, 6, 10)
+    with unchanged(old, new):
+        VERBS[verb](old, new)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("part", [lambda head: head, lambda head: head.forward])
+def test_nor_those_of_a_head(part):
+    torch.manual_seed(0)
+    old, new, head = Pyramid(4, 8), Pyramid(6, 10), WritingHead()
+    net = aa.adapt(new, like=old, inputs=X, project="always")
+    with unchanged(head):
+        aa.calibrate(net, like=old, data=[X, X + 1], head=part(head))
+        aa.rank({"one": new, "two": Pyramid(4, 8)}, like=old, inputs=X, data=[X, X + 1], images=4, head=part(head))
 
 
 def test_afterwards_the_model_still_shares_its_weights_with_the_net_and_with_views_of_them():

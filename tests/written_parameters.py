@@ -75,6 +75,23 @@ def write_by_index(weight: torch.Tensor) -> None:
     weight.data[0] = 0.25
 
 
+def write_an_array(weight: torch.Tensor) -> None:
+    if not weight.is_meta:
+        weight.detach().numpy()[...] *= 0.5
+
+
+class WritingHead(nn.Module):
+    """Clamps its own weights, and answers with two classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(8, 2, 1)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        clamp_data(self.layer.weight)
+        return self.layer(features[1]).mean((2, 3))
+
+
 def from_numpy(model: nn.Module) -> nn.Module:
     """The same model with weights in memory of NumPy, which PyTorch cannot share until it is written to."""
     for parameter in model.parameters():

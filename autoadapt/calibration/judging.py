@@ -21,6 +21,7 @@ from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
 from autoadapt.calibration.workers import gathered, summed, total
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.kept_weights import kept_weights
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -232,14 +233,21 @@ def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def copied_head(head: Head) -> Head:
-    """A head in eval mode: modules and their methods as copies, any other function as it is."""
-    owner = getattr(head, "__self__", None)
-    if isinstance(head, nn.Module):
-        return in_eval_mode(copy_module(head, clone_buffers))
-    if isinstance(owner, nn.Module):
-        method: Head = getattr(in_eval_mode(copy_module(owner, clone_buffers)), head.__name__)
-        return method
-    return head
+    """A head in eval mode: modules and their methods as copies, any other function as it is.
+
+    What it writes to its own parameters is put back after each call.
+    """
+    owner = head if isinstance(head, nn.Module) else getattr(head, "__self__", None)
+    if not isinstance(owner, nn.Module):
+        return head
+    copied = in_eval_mode(copy_module(owner, clone_buffers))
+    method: Head = copied if head is owner else getattr(copied, head.__name__)
+
+    def answer(features: Any) -> Any:
+        with kept_weights(copied):
+            return method(features)
+
+    return answer
 
 
 def _read(layer: nn.Module) -> AffineMap:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["kept_weights"]
@@ -21,7 +22,9 @@ __all__ = ["kept_weights"]
 def kept_weights(module: nn.Module) -> AbstractContextManager[object]:
     """Put back parameters that are written to while the block runs, also where it raises.
 
-    Only what is written is copied, when it is. Compiled programs are left alone: they run as they are.
+    Only what is written, or handed to NumPy and others that share its memory, is copied, when it is. Compiled programs
+    are left alone: they run as they are. Not seen is what is written through an array, or an address, that the module
+    took of its weights before.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -35,7 +38,34 @@ def kept_weights(module: nn.Module) -> AbstractContextManager[object]:
         return nullcontext()
     with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, which others may be counting
         kept = {_storage(one): one for one in module.parameters() if one.layout == torch.strided and not one.is_meta}
-    return _Keeping(kept) if kept else nullcontext()
+    return _both(_Keeping(kept)) if kept else nullcontext()
+
+
+@contextmanager
+def _both(keeping: _Keeping) -> Iterator[None]:
+    with keeping, _Handed(keeping):
+        yield
+
+
+class _Handed(TorchFunctionMode):
+    """Sees which tensors others than PyTorch get hold of, whose writing it does not."""
+
+    def __init__(self, keeping: _Keeping) -> None:
+        super().__init__()
+        self._keeping = keeping
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _HANDING_OUT:
+            with torch._C.DisableTorchFunction():
+                self._keeping.keep(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_HANDING_OUT = frozenset(
+    {torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__, torch.Tensor.untyped_storage}
+)
 
 
 class _Keeping(TorchDispatchMode):
@@ -53,10 +83,11 @@ class _Keeping(TorchDispatchMode):
         for place in _written(func):
             given = args[place] if isinstance(place, int) and place < len(args) else (kwargs or {}).get(str(place))
             with torch._C.DisableTorchFunction():
-                self._keep(given)
+                self.keep(given)
         return func(*args, **(kwargs or {}))
 
-    def _keep(self, written: object) -> None:
+    def keep(self, written: object) -> None:
+        """Copy those parameters whose memory is about to be written to, if they are not yet."""
         for tensor in _tensors(written):
             key = _storage(tensor)
             if key in self._kept and key not in self._before:

@@ -12,6 +12,7 @@ from judged_contracts import CONTRACTS, NEW, contract, planned
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.adapting.planning.kept_share import kept_share
 
 PAIRS = json.loads((Path(__file__).parent / "judged_pairs.json").read_text())
 IMAGES = torch.empty(2, 3, 224, 224, device="meta")
@@ -207,3 +208,12 @@ def test_no_block_is_less_deep_than_one_that_it_depends_on(strides):
     model = Feedforward(strides, range(len(strides)))
     found = [leaf.depth for leaf in aa.capture(model, torch.empty(1, 3, 64, 64, device="meta")).outputs.leaves]
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize(("reached", "kept"), [(-4.0, "0 %"), (0.5, "50 %")])
+def test_a_depth_below_none_as_in_a_cloud_of_three_points_keeps_none_of_it(reached, kept):
+    found = aa.capture(Feedforward((2, 2), (0, 1)), torch.empty(1, 3, 64, 64, device="meta"), inner=True)
+    shallow, deep = found.outputs.leaves
+    leaves = shallow.model_copy(update={"depth": reached}), deep.model_copy(update={"depth": 1.0})
+    source = found.model_copy(update={"outputs": found.outputs.model_copy(update={"leaves": leaves}), "inner": ()})
+    assert str(kept_share(source, ["0"])).endswith(f"{kept} of its depth")

@@ -41,7 +41,7 @@ def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
     return Kept(
         parameters=kept,
         of=_size(source, every),
-        depth=min(reached / deepest, 1.0) if deepest else 1.0,
+        depth=min(max(reached, 0.0) / deepest, 1.0) if deepest > 0 else 1.0,  # of few points no depth can be told
     )
 
 
