@@ -275,8 +275,7 @@ class _Matching:
         if least > 0:  # nothing has the very strides: a tenth of an octave is no difference
             near = [option for option in options if round(octaves[option], 1) == round(least, 1)]
         near = [option for option in near if not self.sources[option].tap] or near
-        finest = min(self._cells[option] for option in near)
-        near = [option for option in near if self._cells[option] == finest]
+        near = self._finest(near) if wanted.strides or least == 0 else self._last(near)
         named = [o for o in near if self.sources[o].name == name_in(path) != "" or (o == path and not path.isdigit())]
         if len(named) == 1 and self.sources[named[0]].path.count(".") == path.count("."):
             return (named[0],)
@@ -285,6 +284,14 @@ class _Matching:
         alike = {option: len(words_in(option) & words_in(path)) for option in near}
         most = max(alike.values())
         return tuple(option for option in near if alike[option] == most)
+
+    def _finest(self, options: list[str]) -> list[str]:
+        finest = min(self._cells[option] for option in options)
+        return [option for option in options if self._cells[option] == finest]
+
+    def _last(self, options: list[str]) -> list[str]:
+        """Of maps that are averaged to a vector the deepest, as before the last layer of a classifier."""
+        return [max(reversed(options), key=lambda option: self.sources[option].spec.depth or 0)]
 
     def _with_blocks(self, near: tuple[str, ...], options: Sequence[str], count: int) -> tuple[str, ...]:
         """Where more targets ask for one output than one, the blocks before it too; it stands for the last itself."""

@@ -14,7 +14,7 @@ from autoadapt.adapting.streams import with_streams
 from autoadapt.adapting.trunks import without_branches
 from autoadapt.contracts.signature import InnerOutput, TensorSpec
 
-__all__ = ["block_boundaries", "worth_taking"]
+__all__ = ["block_boundaries", "last_map", "worth_taking"]
 
 Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
 
@@ -80,6 +80,14 @@ def worth_taking(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list
     """The inner outputs at which blocks end, and what the last layer of a classifier reads."""
     found, read = block_boundaries(inner, sizes), {output.reads for output in inner}
     return found + [output for output in inner if output.name in read and output not in found]
+
+
+def last_map(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """The map that the head of a classifier averages: the last of those that depend on most parameters."""
+    maps = [one for one in inner if not one.is_read and not one.attention and _strides(one.spec)]
+    most = max((int(one.weights or "0", 16).bit_count() for one in maps), default=0)
+    last = [one for one in maps if int(one.weights or "0", 16).bit_count() == most]
+    return sorted(last, key=lambda one: one.finished)[-1:]
 
 
 def _with_listed(found: list[InnerOutput], outputs: Sequence[InnerOutput]) -> list[InnerOutput]:

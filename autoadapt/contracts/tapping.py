@@ -12,7 +12,7 @@ from torch import nn
 from autoadapt.contracts import leaves
 from autoadapt.errors import CaptureError, Mismatch, VerificationError, nearest
 
-__all__ = ["hand_on_copies", "overwritten", "tap"]
+__all__ = ["hand_on_copies", "overwritten", "takes_what_is_read", "tap"]
 
 
 def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
@@ -114,6 +114,11 @@ class _CollectRead(_Collect):
 
     def __call__(self, _module: nn.Module, args: Any) -> None:  # type: ignore[override]
         self._collected.take(leaves.place_of_tap(self._path, leaves.READ), args[0])
+
+
+def takes_what_is_read(hook: object) -> bool:
+    """Whether a hook takes what its module reads, so that it serves as well without the module."""
+    return isinstance(hook, _CollectRead)
 
 
 def hand_on_copies(module: nn.Module, taps: Collection[tuple[str, int, str]]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
 from autoadapt.errors import CaptureError, Mismatch
@@ -218,27 +218,35 @@ def _as_parameter(original: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def cut(module: nn.Module, paths: Sequence[str], runs: Callable[[nn.Module], bool]) -> list[str]:
+def cut(
+    module: nn.Module,
+    paths: Sequence[str],
+    runs: Callable[[nn.Module], bool],
+    stays: Callable[[object], bool] = lambda hook: False,
+) -> list[str]:
     """Replace inner modules of a view by identities, those with which it still runs.
 
     Args:
         module: A view; it is changed.
         paths: The modules to replace, in the order in which they run.
         runs: Whether a module runs, asked after each change.
+        stays: Which hooks before a call the identities get too.
 
     Returns:
         The paths that were replaced.
     """
     if not paths or not runs(module):
         return []
-    return _cut_halves(module, list(paths), runs)
+    return _cut_halves(module, list(paths), runs, stays)
 
 
-def _cut_halves(module: nn.Module, paths: list[str], runs: Callable[[nn.Module], bool]) -> list[str]:
+def _cut_halves(
+    module: nn.Module, paths: list[str], runs: Callable[[nn.Module], bool], stays: Callable[[object], bool]
+) -> list[str]:
     """Cut all; if the rest does not run, the later half first and then the earlier one, each by itself."""
     replaced = {path: module.get_submodule(path) for path in paths}
     for path, original in replaced.items():
-        _set(module, path, _nothing(original))
+        _set(module, path, _nothing(original, stays))
     if runs(module):
         return paths
     for path, original in replaced.items():
@@ -246,11 +254,11 @@ def _cut_halves(module: nn.Module, paths: list[str], runs: Callable[[nn.Module],
     middle = len(paths) // 2
     if not middle:
         return []
-    later = _cut_halves(module, paths[middle:], runs)
-    return [*_cut_halves(module, paths[:middle], runs), *later]
+    later = _cut_halves(module, paths[middle:], runs, stays)
+    return [*_cut_halves(module, paths[:middle], runs, stays), *later]
 
 
-def _nothing(module: nn.Module) -> nn.Module:
+def _nothing(module: nn.Module, stays: Callable[[object], bool]) -> nn.Module:
     """What does nothing in its place; a stage stays one, since gradient checkpointing goes through its layers.
 
     Hooks of what is left out are kept, since handles to them cannot be copied once they are gone.
@@ -259,6 +267,8 @@ def _nothing(module: nn.Module) -> nn.Module:
     hooked = [vars(part) for part in module.modules() if part._forward_hooks or part._forward_pre_hooks]
     if hooked:
         vars(made)["hooks_left_out"] = [state[key] for state in hooked for key in state if "hooks" in key]
+    for hook in filter(stays, module._forward_pre_hooks.values()):
+        made.register_forward_pre_hook(hook)
     return made
 
 
@@ -268,7 +278,7 @@ def _set(module: nn.Module, path: str, child: nn.Module) -> None:
 
 
 def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str]:
-    """Take `requires_grad` from the parameters of a view that reach none of its outputs.
+    """Take `requires_grad` from the parameters of a view that reach none of its outputs, in eval or in train mode.
 
     Args:
         module: A view; it is changed.
@@ -283,9 +293,11 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
         backward(run(copied))
     except Exception:  # whatever a model raises on meta, it only means that nothing can be said
         return []
-    unused = [name for name, p in parameters.items() if p.grad is None]
-    if len(unused) == len(parameters):  # it stops all gradients, or none was asked for
+    if all(p.grad is None for p in parameters.values()):  # it stops all gradients, or none was asked for
         return []
+    with contextlib.suppress(Exception):  # such as norms that ask for more than one value in train mode
+        backward(run(in_train_mode(copied)))
+    unused = [name for name, p in parameters.items() if p.grad is None]
     for name in unused:
         module.get_parameter(name).requires_grad_(False)
     return unused

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import runpy
+
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from small_models import Pyramid
 from torch import nn
 
 import autoadapt as aa
@@ -134,3 +139,83 @@ class Probabilities(nn.Module):
 def test_a_classifier_may_return_probabilities_beside_the_scores() -> None:
     net = aa.adapt(Probabilities(), like=["f32[B, 8, ceil(H/4), ceil(W/4)]"], inputs=torch.zeros(1, 3, 64, 64))
     assert [route.source for route in net.plan.routes] == ["body"]
+
+
+class PooledByFunctions(nn.Module):
+    """Averages its cells by a function, or takes their first, before one linear layer or several."""
+
+    def __init__(self, head: nn.Module, *, first: bool = False) -> None:
+        super().__init__()
+        self.stem, self.head, self.first = nn.Conv2d(3, 6, 3, stride=2, padding=1), head, first
+
+    def read(self, x: torch.Tensor) -> torch.Tensor:
+        cells = self.stem(x)
+        return cells.flatten(2)[..., 0] if self.first else F.adaptive_avg_pool2d(F.relu(cells), 1).flatten(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.read(x))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    ("head", "tap"),
+    [
+        (lambda: nn.Linear(6, 9), "head:inputs.0"),
+        (lambda: nn.Sequential(nn.Linear(6, 9)), "head.0:inputs.0"),
+        (lambda: nn.Sequential(nn.Dropout(), nn.Linear(6, 9)), "head.0"),
+    ],
+)
+def test_what_a_function_pools_is_tapped_where_the_last_layer_reads_it_and_that_layer_is_cut(head, tap, first):
+    torch.manual_seed(0)
+    model, x = PooledByFunctions(head(), first=first).eval(), torch.randn(2, 3, 16, 16)
+    net = aa.adapt(model, like=VECTOR, inputs=x)
+    assert net.plan.routes[0].source == tap
+    assert torch.equal(net.backbone(x)[0], model.read(x))
+    assert torch.equal(copy.deepcopy(net)(x), net(x))
+    assert {name for name, _ in net.backbone.named_parameters()} == {"stem.weight", "stem.bias"}
+    assert model.head(model.read(x)).shape == (2, 9), "the model itself keeps its head"
+    assert net.verify(x).passed
+
+
+def test_what_a_function_pools_is_tapped_in_a_file_of_its_own_too(tmp_path):
+    model, x = PooledByFunctions(nn.Linear(6, 9)).eval(), torch.randn(2, 3, 16, 16)
+    net = aa.adapt(model, like=VECTOR, inputs=x)
+    aa.to_source(net, tmp_path / "pooled.py")
+    made = runpy.run_path(str(tmp_path / "pooled.py"))["Adapted"](copy.deepcopy(model))
+    made.load_state_dict(net.state_dict())
+    assert torch.equal(made.eval()(x), net.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "head", [nn.Conv2d(16, 9, 1), nn.Sequential(nn.Conv2d(16, 20, 1), nn.ReLU(), nn.Conv2d(20, 9, 1))]
+)
+def test_of_a_head_that_slides_the_last_map_before_its_pooling_is_averaged_not_the_first(head):
+    trunk = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU(), nn.Conv2d(12, 16, 1)
+    )
+    model = nn.Sequential(trunk, nn.AvgPool2d(8, stride=1), head, nn.Flatten()).eval()
+    x = torch.randn(2, 3, 32, 32)
+    net = aa.adapt(model, like=VECTOR, inputs=x)
+    assert torch.equal(net.backbone(x)[0], trunk(x))
+    assert net.plan.kept is not None
+    assert net.plan.kept.share == 1
+
+
+def test_of_a_pyramid_the_deepest_level_is_averaged():
+    net = aa.adapt(Pyramid(4, 8, 16).eval(), like=VECTOR, inputs=torch.randn(2, 3, 32, 32))
+    assert net.plan.routes[0].source == net.plan.source.outputs.paths[-1]
+
+
+def test_a_map_and_its_pooled_vector_come_from_one_classifier():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            cells = self.stem(x)
+            return cells, cells.mean((2, 3))
+
+    model = PooledByFunctions(nn.Sequential(nn.Dropout(), nn.Linear(6, 9))).eval()
+    net = aa.adapt(model, like=Both(), inputs=torch.randn(2, 3, 16, 16))
+    assert [route.source for route in net.plan.routes] == ["stem", "head.0"]

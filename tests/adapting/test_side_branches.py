@@ -148,7 +148,7 @@ def ran(net: nn.Module, x: torch.Tensor) -> set[str]:
         (Trunk, ("aux", "fc")),
         (Pooled, ("aux", "scores", "fc")),
         (WritesBehind, ("fc",)),
-        (WritesOnItsInput, ("fc",)),
+        (WritesOnItsInput, ("aux.1", "aux.3", "fc")),
         (Remembers, ("fc",)),
         (AsksForAShape, ("fc",)),
         (Unpacked, ("fc",)),

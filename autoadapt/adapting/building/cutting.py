@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -10,13 +9,14 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building.side_branches import leaves_the_rest_alone
-from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.building.train_only import train_only
+from autoadapt.adapting.planning import CutCost, Plan
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.leaves import place_of_tap
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
-from autoadapt.contracts.tapping import hand_on_copies, overwritten, tap
+from autoadapt.contracts.tapping import hand_on_copies, overwritten, takes_what_is_read, tap
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import backward, copy_module, cut, freeze_unused, on_meta
 
@@ -42,6 +42,7 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
     taps = [(one.module, one.call, one.path) for one in plan.taps.values()]
     if taps:
         tap(backbone, taps)
+        plan = _without_auxiliary(backbone, plan, run)
     done = _cut(backbone, plan, taps, run)
     hit = _overwritten(backbone, taps, run)
     hand_on_copies(backbone, hit)
@@ -96,13 +97,21 @@ class _Run:
         return (None, 1, 11)
 
 
+def _without_auxiliary(backbone: nn.Module, plan: Plan, run: _Run) -> Plan:
+    """The plan with heads that run in train mode alone among what is cut, if anything is: they read what is cut."""
+    found = train_only(backbone, run) if plan.cut else []
+    new = {path: backbone.get_submodule(path) for path in found if path not in plan.cut}
+    costs = {path: CutCost(parameters=sum(p.numel() for p in one.parameters())) for path, one in new.items()}
+    return plan.model_copy(update={"cut": (*plan.cut, *new), "cut_costs": plan.cut_costs | costs})
+
+
 def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: _Run) -> tuple[str, ...]:
     """What was cut: what follows the last tap, then side branches before it."""
     if not plan.cut:
         return ()
     trial = _trial(backbone, taps, run)
     late = [path for path in plan.cut if path not in plan.beside]
-    done = cut(backbone, late, trial) if late else []
+    done = cut(backbone, late, trial, takes_what_is_read) if late else []
     if plan.beside:
         alone = leaves_the_rest_alone(backbone, plan.beside, run, run.batches())
         done += cut(backbone, plan.beside, lambda module: trial(module) and alone(module))
@@ -110,13 +119,14 @@ def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: _Run) -> tuple[str, .
 
 
 def _trial(backbone: nn.Module, taps: Taps, run: _Run) -> Callable[[nn.Module], bool]:
-    """Whether a view runs; and whether it can be trained, if that was so at first.
+    """Whether a view runs; and whether it can be trained, and runs in train mode, if that was so at first.
 
-    What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it.
+    What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it, or
+    before an auxiliary head that runs in train mode.
     """
 
-    def runs(module: nn.Module, *, trains: bool) -> bool:
-        copied = in_eval_mode(copy_module(module, on_meta))
+    def runs(module: nn.Module, *, trains: bool, in_mode: Callable[[nn.Module], nn.Module] = in_eval_mode) -> bool:
+        copied = in_mode(copy_module(module, on_meta))
         hand_on_copies(copied, taps)
         for parameter in copied.parameters():
             parameter.requires_grad_(trains and parameter.is_floating_point())
@@ -128,7 +138,12 @@ def _trial(backbone: nn.Module, taps: Taps, run: _Run) -> Callable[[nn.Module], 
             return False
         return True
 
-    return functools.partial(runs, trains=runs(backbone, trains=True))
+    trains, in_training = runs(backbone, trains=True), runs(backbone, trains=False, in_mode=in_train_mode)
+
+    def both(module: nn.Module) -> bool:
+        return runs(module, trains=trains) and (not in_training or runs(module, trains=False, in_mode=in_train_mode))
+
+    return both
 
 
 def _overwritten(backbone: nn.Module, taps: Taps, run: _Run) -> set[tuple[str, int, str]]:

@@ -3,13 +3,14 @@
 from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, Fit
 from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_statistics
-from autoadapt.adapting.planning.plans import InputRoute, Kept, Plan, Route, Tap, one_sample
+from autoadapt.adapting.planning.plans import CutCost, InputRoute, Kept, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import source_axes
 from autoadapt.adapting.planning.targets import named_outputs
 
 __all__ = [
     "CONVERSIONS",
     "Conversion",
+    "CutCost",
     "Fit",
     "InputRoute",
     "Kept",

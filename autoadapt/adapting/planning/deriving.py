@@ -41,7 +41,7 @@ from autoadapt.adapting.planning.targets import served, with_channels, with_inpu
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.planning.unchecked import unchecked_remarks
 from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
-from autoadapt.adapting.taps import worth_taking
+from autoadapt.adapting.taps import last_map, worth_taking
 from autoadapt.adapting.thinning import marked_alike, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, Values
@@ -124,7 +124,13 @@ def _from_trunk(source: Signature, derive: Callable[[Signature], Plan]) -> Plan 
         made = derive(source.trunk)
     except AdaptError:  # the whole may serve it, or says better why not
         return None
-    return made if all(factored(spec).strides for spec in made.target.outputs.leaves) else None
+    of_maps = all(factored(spec).strides for spec in made.target.outputs.leaves)
+    return made if of_maps or not _makes_vectors(source) else None
+
+
+def _makes_vectors(source: Signature) -> bool:
+    """Whether a vector comes out at every size, as the flattened scores of a sliding head do not."""
+    return any(len(spec.dims) == 2 and spec.dims[1].constant is not None for spec in source.outputs.leaves)
 
 
 @dataclass(frozen=True)
@@ -163,10 +169,13 @@ def _offer(
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": found})
     sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin)
-    blocks = worth_taking([one for one in source.inner if one.name not in source.scores], source.sizes())
+    inner = [one for one in source.inner if one.name not in source.scores]
+    blocks = worth_taking(inner, source.sizes())
+    if not source.outputs.leaves and not any(factored(spec).strides for spec in wanted.outputs.leaves):
+        blocks += not_among(last_map(inner), blocks)
     on_points = any(leaf.points is not None for leaf in found.leaves)
     taps = inner_sources(blocks, source, wanted, routes, on_points=on_points)
-    left = not_among(source.inner, taps)
+    left = not_among(source.inner, blocks)
     others = inner_sources(left, source, wanted, routes, on_points=on_points) if pairs else []
     others += output_sources(offered, wanted, routes, again=True) if pairs else []
     trunks = {} if pairs else trunk_sources(source, wanted, routes)

@@ -46,8 +46,8 @@ def output_sources(
     found = []
     heads = {inner.spec.dims: inner.reads for inner in source.inner if inner.reads and not inner.output}
     for path, spec in source.outputs.items():
-        if bool(spec.same_as) != again:
-            continue
+        if bool(spec.same_as) != again or any(dim.constant == 0 for dim in spec.dims):
+            continue  # an empty one, as segmentation_models_pytorch fills a level in, holds nothing
         parent, _, last = path.rpartition(".")
         sequence = f"{parent}." if last.isdigit() else ""
         read = reads.get(path, heads.get(spec.dims, ""))
@@ -108,7 +108,8 @@ def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRo
     A trunk is an inner module with more than half of the layers, such as the model that a classifier of transformers
     wraps. What the whole returns under that name itself goes before it.
     """
-    half = sum(output.layers for output in source.inner if not output.parent and output.call == 0) / 2
+    single = [one for one in source.inner if not one.parent and not one.is_read and one.call == 0]
+    half = sum(output.layers for output in single) / 2
     trunks = [output for output in source.inner if output.parent and output.layers > half and output.call == 0]
     offered = {one.path: one for one in inner_sources(trunks, source, target, routes)}
     found: dict[str, Source] = {}
@@ -122,9 +123,9 @@ def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRo
     return found
 
 
-def not_among(inner: Iterable[InnerOutput], taps: Iterable[Source]) -> list[InnerOutput]:
-    """The inner outputs that are no taps already."""
-    known = {tap.path for tap in taps}
+def not_among(inner: Iterable[InnerOutput], taken: Iterable[InnerOutput]) -> list[InnerOutput]:
+    """The inner outputs that are not taken already."""
+    known = {output.name for output in taken}
     return [output for output in inner if output.name not in known]
 
 
@@ -146,7 +147,8 @@ def taps_of(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
 def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Collection[str]) -> tuple[str, ...]:
     """Modules that only serve what is not read, without those inside others of them.
 
-    All of their calls begin after the last tensor that is read was made.
+    All of their calls begin after the last tensor that is read was made, or with it: a layer of which only what it
+    reads is taken need not run itself.
 
     Args:
         inner: What inner modules return.
@@ -161,14 +163,15 @@ def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Colle
     first = dict[str, int]()
     for output in inner:
         first[output.module] = min(first.get(output.module, output.started), output.started)
-    late = [module for module, started in first.items() if started > max(ends.values())]
+    last, layers = max(ends.values()), {output.module for output in inner if output.is_read and not output.parent}
+    late = [module for module, started in first.items() if started > last or (started == last and module in layers)]
     return tuple(module for module in late if not any(module.startswith(f"{other}.") for other in late))
 
 
 def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) -> tuple[str, ...]:
     """Modules that run before the last tensor that is read is made, and of whose parameters none stands behind it.
 
-    Without those inside others of them, and without modules that have no parameters.
+    Without those inside others of them, those that hold what is tapped, and those without parameters.
 
     Args:
         source: Signature of the new module, with what its inner modules return.
@@ -178,13 +181,15 @@ def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) 
     Returns:
         Nothing where the capture does not tell what parameters stand behind all that is read.
     """
+    tapped = {output.module for output in source.inner if output.name in read}
+    running = {module for tap in tapped for module in (tap, *_modules_above(tap))}
     behind = dict(zip(source.outputs.paths, source.output_weights, strict=False))
     behind |= {output.name: output.weights for output in source.inner if output.name in read}
     if not read or not all(behind.get(name) for name in read):
         return ()
     needed = functools.reduce(operator.or_, (int(behind[name], 16) for name in read))
     held = {output.module: int(output.holds, 16) for output in source.inner if output.holds}
-    unused = [module for module, own in held.items() if not own & needed]
+    unused = [module for module, own in held.items() if not own & needed and module not in running]
     known = {*unused, *late}
     return tuple(one for one in unused if one not in late and known.isdisjoint(_modules_above(one)))
 
@@ -200,7 +205,7 @@ def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput], batch: int) -
     for module in modules:
         within = [output for output in inner if output.module == module or output.module.startswith(f"{module}.")]
         parameters = max((output.parameters for output in within if output.module == module), default=0)
-        calls = {(output.module, output.call): output.multiply_adds for output in within}
+        calls = {(output.module, output.call): output.multiply_adds for output in within if not output.is_read}
         found[module] = CutCost(parameters=parameters, multiply_adds=sum(calls.values()) // batch)
     return found
 

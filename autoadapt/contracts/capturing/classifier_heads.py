@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Shape
+from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf, Shape
+from autoadapt.contracts.leaves import READ
 
-__all__ = ["read_by_heads"]
+__all__ = ["is_linear", "read_by_heads"]
 
 
 def read_by_heads(
@@ -26,7 +27,7 @@ def read_by_heads(
 
     Args:
         model: The whole.
-        noted: What inner modules returned.
+        noted: What inner modules returned, and vectors that layers read where no module returned them.
         returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
         outputs: Shapes of the outputs, by path.
     """
@@ -48,10 +49,10 @@ def _read(
     first: InnerKey | None = key
     while first is not None:
         first = noted[first].same_as or first
-        module, source = named[first[0]], noted[first].reads
+        module, source = named[first[0]], _source(first, noted)
         if noted[first].version != noted[key].version:
             return None
-        if _is_linear(module):
+        if is_linear(module):
             return source
         if not isinstance(module, _PASSING) or source is None or _count(noted[source]) != _count(noted[first]):
             return None
@@ -71,9 +72,15 @@ def _several_heads(
         if leaf.shape == shape
         and key not in read
         and leaf.started > last_map
-        and _is_linear(named[key[0]])
-        and (source := leaf.reads) is not None
+        and is_linear(named[key[0]])
+        and (source := _source(key, noted)) is not None
     ]
+
+
+def _source(key: InnerKey, noted: Mapping[InnerKey, InnerLeaf]) -> InnerKey | None:
+    """What a module reads: what another one returned, or a vector that a function made."""
+    made = (*key[:2], READ)
+    return noted[key].reads or (made if made in noted else None)
 
 
 def _is_map(made: Shape, scores: int) -> bool:
@@ -81,7 +88,8 @@ def _is_map(made: Shape, scores: int) -> bool:
     return math.prod(made[2:]) > 1 and made[-1] != scores
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer makes each value of one cell, as the last layer of a classifier does."""
     return isinstance(module, nn.Linear) or (
         isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(module.kernel_size) == 1
     )

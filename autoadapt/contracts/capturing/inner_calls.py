@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from torch.masked import MaskedTensor
 
 from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.centres import CentresFollowed
+from autoadapt.contracts.capturing.classifier_heads import is_linear
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.readings import Readings
 from autoadapt.contracts.leaves import READ, leaf
@@ -46,6 +48,7 @@ class Watcher:
         self.noted: dict[InnerKey, InnerLeaf] = {}
         self.attending = Attending()
         self._readings = Readings()
+        self._vectors: dict[InnerKey, InnerLeaf] = {}
         self._events = 0
         self._numbers: dict[int, InnerKey] = {}
         self._began: dict[str, list[int]] = {}
@@ -55,7 +58,7 @@ class Watcher:
         self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
 
     def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        holds = any(True for _ in module.children())
+        holds, linear = any(True for _ in module.children()), is_linear(module)
 
         def begin(_module: nn.Module, args: Any) -> None:
             self._events += 1
@@ -65,6 +68,8 @@ class Watcher:
             with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, and modes make it slow
                 self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
                 self._note_reading(name, caller, args[0] if args else None)
+                if linear and args and self._reads[name][-1] is None:
+                    self._note_vector(name, args[0])
 
         def end(_module: nn.Module, args: Any, output: Any) -> None:
             self._events += 1
@@ -84,9 +89,15 @@ class Watcher:
                 leaf = self._leaf(value, self._events, None, None)
         self._readings.begin(name, caller, value, leaf)
 
+    def _note_vector(self, name: str, value: object) -> None:
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not kind_of(value) and _is_vector(value):
+            self._vectors[name, self._calls.get(name, -1) + 1, READ] = self._leaf(value, self._events, None, None)
+
     def read(self) -> dict[InnerKey, InnerLeaf]:
-        """What modules read of streams that none returned."""
-        return self._readings.of_streams()
+        """What modules read of streams that none returned, and vectors that layers behind all maps read so."""
+        last = max((leaf.finished for leaf in self.noted.values() if math.prod(leaf.shape[2:]) > 1), default=0)
+        heads = {key: leaf for key, leaf in self._vectors.items() if leaf.started > last}
+        return self._readings.of_streams() | heads
 
     def added(self) -> frozenset[InnerKey]:
         """What functions added to what it was made of."""
@@ -150,6 +161,11 @@ def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:
         return leaf(output, path) is tensor
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
+
+
+def _is_vector(tensor: torch.Tensor) -> bool:
+    """Whether it has one cell for each sample."""
+    return tensor.dim() > 1 and math.prod(tensor.shape[2:]) == 1
 
 
 def kind_of(tensor: torch.Tensor) -> str:

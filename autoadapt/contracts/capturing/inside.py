@@ -36,7 +36,7 @@ def inner_outputs(
     named = dict(model.named_modules())
     layers, parameters, held = _layer_counts(named), _parameter_counts(model), _parameters_held(model)
     attending = {path for path in observed.attending if 2 * layers[path] <= sum(layers[p] for p in _tops(model))}
-    read_on = _read_on(noted, parameters)
+    read_on, vectors = _read_on(noted, parameters), _unread_vectors(specs, observed, reads)
     listed = _listed(model, specs, noted)
     return tuple(
         InnerOutput(
@@ -50,7 +50,7 @@ def inner_outputs(
             layers=layers[path],
             parameters=parameters[path],
             holds=f"{held[path]:x}" if path in held else "",
-            multiply_adds=multiply_adds(named[path], noted[path, call, leaf].shape),
+            multiply_adds=0 if leaf == READ else multiply_adds(named[path], noted[path, call, leaf].shape),
             started=noted[path, call, leaf].started,
             finished=noted[path, call, leaf].finished,
             same_as=tap_name(*first) if (first := noted[path, call, leaf].same_as) else "",
@@ -64,7 +64,17 @@ def inner_outputs(
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
         for (path, call, leaf), spec in specs.items()
+        if (path, call, leaf) not in vectors
     )
+
+
+def _unread_vectors(
+    specs: Mapping[InnerKey, TensorSpec], observed: Observation, reads: Mapping[InnerKey, str]
+) -> set[InnerKey]:
+    """Vectors that layers read which make no scores; of streams, that have cells, all readings count."""
+    taken = set(reads.values())
+    vectors = {key for key in specs if key[2] == READ and math.prod(observed.inner[key].shape[2:]) == 1}
+    return {key for key in vectors if tap_name(*key) not in taken}
 
 
 def _head_reads(
