@@ -86,6 +86,73 @@ def test_what_an_old_module_returns_in_train_mode_alone_is_said():
     assert net(image()).shape == (2, 5)
 
 
+class AuxiliaryMap(nn.Module):
+    """A segmenter whose second output is something else in eval mode; `give` makes its container."""
+
+    def __init__(self, in_eval, give, width):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, width, 3, 2, 1), nn.Conv2d(width, 5, 1)
+        self.in_eval, self.give = in_eval, give
+
+    def forward(self, x):
+        maps = self.body(x)
+        return self.give(maps, self.head(maps) if self.training else self.in_eval)
+
+
+def named(maps, second):
+    return {"out": maps, "aux": second}
+
+
+def only_in_train(maps, second):
+    return {"out": maps} if second is None else {"aux": second, "out": maps}
+
+
+def second_first(maps, second):
+    return second, maps
+
+
+def second_of_list(maps, second):
+    return [maps, (second,) if isinstance(second, torch.Tensor) else second]
+
+
+def longer(maps, second):
+    return [maps * 2] if second is None else [second, maps * 2]
+
+
+def read_map(returned):
+    found = returned.values() if isinstance(returned, dict) else returned
+    return max((one for one in found if isinstance(one, torch.Tensor)), key=lambda one: one.shape[1])
+
+
+AUXILIARY = {
+    "None beside it": (None, named, "aux as f32[2, 5, 16, 16]"),
+    "an empty list": ([], named, "aux as f32[2, 5, 16, 16]"),
+    "None before it": (None, second_first, "0 as f32[2, 5, 16, 16]"),
+    "an empty tuple in a list": ((), second_of_list, "1.0 as f32[2, 5, 16, 16]"),
+    "a key of train mode": (None, only_in_train, "dict of 2 (aux, out)"),
+}
+
+
+@pytest.mark.parametrize("case", AUXILIARY)
+def test_what_train_mode_adds_beside_an_output_leaves_it_in_its_place(case):
+    in_eval, give, found = AUXILIARY[case]
+    with_auxiliary, x = AuxiliaryMap(in_eval, give, 6), image()[..., :32, :32]
+    plain = AuxiliaryMap(None, lambda maps, second: {"out": maps}, 6)
+    new, old = aa.adapt(with_auxiliary, like=plain, inputs=x), aa.adapt(plain, like=with_auxiliary, inputs=x)
+    for mode in (True, False):
+        assert torch.equal(new.train(mode)(x)["out"], read_map(with_auxiliary.train(mode)(x)))
+        assert torch.equal(read_map(old.train(mode)(x)), plain(x)["out"])
+    said = f"AuxiliaryMap returns {found} in train mode"
+    assert new.plan.remarks == (f"{said}; what it returns in eval mode is taken in both",)
+    assert old.plan.remarks == (f"{said}; the adapted module returns in both what it does in eval mode",)
+
+
+def test_another_tensor_at_the_place_of_an_output_in_train_mode_is_refused():
+    plain = AuxiliaryMap(None, lambda maps, second: {"out": maps}, 6)
+    with pytest.raises(aa.PlanError, match=r"found     list of 2 \(0, 1\) in train mode"):
+        aa.adapt(AuxiliaryMap(None, longer, 6), like=plain, inputs=image())
+
+
 @pytest.mark.slow
 def test_googlenet_speaks_like_a_resnet_in_both_modes():
     new = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
+from autoadapt.contracts.trees import Container, Path, Slot, Tree, path_text
 from autoadapt.errors import Mismatch, PlanError
 
 __all__ = ["steady_sources", "train_remarks"]
@@ -24,8 +25,8 @@ def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
         return {}
     makers = {inner.output: inner.name for inner in reversed(source.inner) if inner.output}
     outputs, in_train = dict(source.outputs.items()), dict(source.train_outputs.items())
-    alike = describe(source.outputs.tree) == describe(source.train_outputs.tree)
-    moved = [path for path in read if path in outputs and not (alike and _stays(outputs[path], in_train.get(path)))]
+    same = set(_same_places(source.outputs.tree, source.train_outputs.tree))
+    moved = [path for path in read if path in outputs and not (path in same and _alike(outputs[path], in_train[path]))]
     faults = [
         Mismatch(path, str(outputs[path]), _found(source), "taps={...} names an inner module that returns it")
         for path in moved
@@ -36,26 +37,48 @@ def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
     return {path: makers[path] for path in moved}
 
 
-def _stays(spec: TensorSpec, in_train: TensorSpec | None) -> bool:
-    """Whether train mode has the same tensor at its path; sizes may differ, as with tokens that are dropped."""
-    return in_train is not None and len(in_train.dims) == len(spec.dims)
+def _alike(spec: TensorSpec, in_train: TensorSpec) -> bool:
+    """Whether it can be the same tensor; sizes may differ, as with tokens that are dropped."""
+    return len(in_train.dims) == len(spec.dims)
+
+
+def _same_places(tree: Tree, in_train: Tree, above: Path = ()) -> Iterator[str]:
+    """The paths at which both have a tensor, in containers alike; a mapping may have other keys beside them."""
+    match tree, in_train:
+        case Slot(), Slot():
+            yield path_text(above)
+        case Container(), Container() if (tree.kind, tree.type) == (in_train.kind, in_train.type):
+            by_name = tree.kind in ("dict", "ordered_dict", "mapping", "model_output")
+            if by_name or tree.keys == in_train.keys:
+                other = dict(zip(in_train.keys, in_train.children, strict=True))
+                for key, child in zip(tree.keys, tree.children, strict=True):
+                    if key in other:
+                        yield from _same_places(child, other[key], (*above, key))
 
 
 def _found(source: Signature) -> str:
+    """What comes out in train mode: the leaves that are others there, or all of them in another container."""
     assert source.train_outputs is not None, "asked for where they differ"
-    if describe(source.outputs.tree) == describe(source.train_outputs.tree):
-        leaves = zip(source.outputs.leaves, source.train_outputs.items(), strict=True)
-        other = [
-            f"{path} as {spec}" for left, (path, spec) in leaves if (left.dtype, left.dims) != (spec.dtype, spec.dims)
-        ]
-        return f"{', '.join(other)} in train mode"
-    return f"{describe(source.train_outputs.tree)} ({', '.join(source.train_outputs.paths)}) in train mode"
+    found, in_train = dict(source.outputs.items()), dict(source.train_outputs.items())
+    if describe(source.outputs.tree) != describe(source.train_outputs.tree):
+        return f"{describe(source.train_outputs.tree)} ({', '.join(in_train)}) in train mode"
+    same = source.outputs.tree == source.train_outputs.tree
+    other = [f"{path} as {spec}" for path, spec in in_train.items() if _differs(found.get(path), spec, sizes=same)]
+    missing = [f"nothing at {path}" for path in found if path not in in_train]
+    return f"{', '.join(other + missing)} in train mode"
+
+
+def _differs(spec: TensorSpec | None, in_train: TensorSpec, *, sizes: bool) -> bool:
+    """Whether a leaf is another one in train mode, where its sizes are numbers and not functions of the input."""
+    if spec is None or spec.dtype != in_train.dtype:
+        return True
+    return spec.dims != in_train.dims if sizes else len(spec.dims) != len(in_train.dims)
 
 
 def _served(source: Signature) -> str:
     """What becomes of outputs that the new module has in train mode alone."""
     assert source.train_outputs is not None, "asked for where they differ"
-    if describe(source.outputs.tree) == describe(source.train_outputs.tree):
+    if source.outputs.tree == source.train_outputs.tree:
         return "the contract is that of eval mode, and not kept in training"
     return "what it returns in eval mode is taken in both"
 
