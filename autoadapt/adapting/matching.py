@@ -15,7 +15,7 @@ from dataclasses import replace
 from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
 from autoadapt.adapting.pairings import Pairing, Source, cell, fitting, level_of, name_in, spread, words_in
-from autoadapt.adapting.refusals import Form, Refusals, refusal
+from autoadapt.adapting.refusals import Form, Refusals, most_telling, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
 
@@ -155,7 +155,7 @@ class _Matching:
         for path, spec in targets.items():
             options = self._honest(path)
             if not options:
-                self.faults.append(self._dishonest(path, spec, _most_telling(self._whys(path))))
+                self.faults.append(self._dishonest(path, spec, most_telling(self._whys(path))))
                 continue
             options = self._without_maps_of_others(spec, options)
             honest[path] = self._class_tokens(options, spec) if spec.class_token else options
@@ -396,9 +396,3 @@ class _Matching:
             "equally good: " + ", ".join(f"{option} {self.sources[option].spec}" for option in options[:4]),
             "\n".join(f'pairs={{"{path}": "{option}"}}' for option in options[:3]),
         )
-
-
-def _most_telling(whys: Sequence[str]) -> str:
-    """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
-    alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
-    return max(alike, key=alike.count) if alike else "it returns nothing"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from autoadapt.adapting.layouts import POINTS, Factored, Refusal, chain
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["Form", "Refusals", "refusal"]
+__all__ = ["Form", "Refusals", "most_telling", "refusal"]
 
 
 @dataclass(frozen=True)
@@ -114,3 +114,9 @@ def refusal(tensor: Factored, target: TensorSpec) -> str | None:
         return "channels and cells that stand on one axis, as the flattened scores of a sliding head, are no map"
     found = chain(tensor, target)
     return found.why if isinstance(found, Refusal) else None
+
+
+def most_telling(whys: Sequence[str]) -> str:
+    """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
+    alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
+    return max(alike, key=alike.count) if alike else "it returns nothing"

@@ -35,9 +35,9 @@ def inner_outputs(
     reads = {key: tap_name(*read) for key, read in _head_reads(model, observed, returned).items() if read in specs}
     named = dict(model.named_modules())
     layers, parameters, held = _layer_counts(named), _parameter_counts(model), _parameters_held(model)
+    unread = _unread_vectors(specs, observed, reads)
     attending = {path for path in observed.attending if 2 * layers[path] <= sum(layers[p] for p in _tops(model))}
-    read_on, vectors = _read_on(noted, parameters), _unread_vectors(specs, observed, reads)
-    listed = _listed(model, specs, noted)
+    read_on, listed = _read_on(noted, parameters), _listed(model, specs, noted)
     return tuple(
         InnerOutput(
             module=path,
@@ -64,7 +64,7 @@ def inner_outputs(
             listed=(noted[path, call, leaf].same_as or (path, call, leaf)) in listed,
         )
         for (path, call, leaf), spec in specs.items()
-        if (path, call, leaf) not in vectors
+        if (path, call, leaf) not in unread
     )
 
 
