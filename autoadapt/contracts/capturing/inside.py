@@ -31,9 +31,8 @@ def inner_outputs(
         observed: The run in which they were noted.
         returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
     """
-    noted = observed.inner
+    noted, named = observed.inner, dict(model.named_modules())
     reads = {key: tap_name(*read) for key, read in _head_reads(model, observed, returned).items() if read in specs}
-    named = dict(model.named_modules())
     layers, parameters, held = _layer_counts(named), _parameter_counts(model), _parameters_held(model)
     unread = _unread_vectors(specs, observed, reads)
     attending = {path for path in observed.attending if 2 * layers[path] <= sum(layers[p] for p in _tops(model))}
