@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autoadapt.adapting.layouts import Factored, factored, shift
 from autoadapt.adapting.operations import Operation, Resample, Resize
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["what_is_lost"]
@@ -51,10 +52,31 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
         return "; ".join(filter(None, [lost, _dilating(int(want[finer[0]]), target, dilated_by)]))
     if set(have) - set(want):
         return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
-    rounded = [dim for dim in source.spec.dims if dim.axes - {"B"} and dim not in target.dims and dim.factors]
-    if rounded and have == want and any(isinstance(step, Resize) for step in steps):
+    if have != want or not any(isinstance(step, Resize) for step in steps):
+        return ""
+    wanted = [atom.dim for atoms in factored(target).atoms for atom in atoms]
+    rounded = [
+        dim
+        for dim, atoms in zip(source.spec.dims, source.atoms, strict=True)
+        if dim.factors and not all(_is_one_of(atom.dim, wanted) for atom in atoms if atom.dim.axes - {"B"})
+    ]
+    if rounded:
         return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: resized by a cell"
     return ""
+
+
+def _is_one_of(dim: Dim, dims: Sequence[Dim]) -> bool:
+    """Whether a size is one of others, wherever no image is enlarged first because it is too small."""
+    alike = (one for one in dims if one.axes == dim.axes)
+    return any(all(_at(dim, size) == _at(one, size) for size in LARGE) for one in alike)
+
+
+LARGE = range(4096, 4160)
+"""Sizes that no module enlarges, in all phases of the usual strides."""
+
+
+def _at(dim: Dim, size: int) -> int:
+    return int(dim.evaluate(dict.fromkeys(dim.axes, size)))
 
 
 def _dilating(stride: int, target: TensorSpec, argument: str) -> str:

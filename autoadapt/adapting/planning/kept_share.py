@@ -21,7 +21,8 @@ def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
     """How many parameters and how much depth stand behind what is read, of what stands behind all feature maps.
 
     All maps count, also those that are not worth taking: a last convolution, an auxiliary head. What makes vectors,
-    as a classifier behind its pooling does, counts neither as kept nor as cut.
+    as a classifier behind its pooling does, counts neither as kept nor as cut. What lies deeper is cut where it depends
+    on a parameter that is not kept.
 
     Args:
         source: Signature of the new module, with what its inner modules return.
@@ -35,11 +36,13 @@ def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
     if not taken or not source.weights:
         return None
     whole = [path for path, (spec, _) in behind.items() if path not in source.scores and _is_map(spec)]
-    reached, deepest = (max(behind[path][0].depth or 0 for path in paths) for paths in (taken, whole or taken))
-    kept = _size(source, functools.reduce(operator.or_, (behind[path][1] for path in taken)))
-    every = functools.reduce(operator.or_, (behind[path][1] for path in (*whole, *taken)))
+    kept, every = (
+        functools.reduce(operator.or_, (behind[path][1] for path in paths)) for paths in (taken, taken + whole)
+    )
+    cut = [path for path in whole if behind[path][1] & ~kept]
+    reached, deepest = (max(behind[path][0].depth or 0 for path in paths) for paths in (taken, taken + cut))
     return Kept(
-        parameters=kept,
+        parameters=_size(source, kept),
         of=_size(source, every),
         depth=min(max(reached, 0.0) / deepest, 1.0) if deepest > 0 else 1.0,  # of few points no depth can be told
     )
