@@ -29,12 +29,17 @@ def with_streams(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> l
 
 
 def _branches(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list[InnerOutput]:
-    """The blocks that stand in the same list as those that read a stream, and are not read on as they are."""
-    lists = {_list_of(one.module) for one in read} - {""}
+    """The blocks that stand in the same list as those that read a stream, and are not read on as they are.
+
+    And those that a function has made a sum of which is read behind all lists, as by a norm or a head.
+    """
+    lists, behind = {_list_of(one.module) for one in read} - {""}, [one for one in read if not _list_of(one.module)]
     return [
         block
         for block in level
-        if (_list_of(block.module) in lists and not block.read_on) or (block.is_branch and _is_summed(block, read))
+        if (_list_of(block.module) in lists and not block.read_on)
+        or (block.is_branch and _is_summed(block, read))
+        or (_list_of(block.module) and not block.read_on and _is_summed(block, behind))
     ]
 
 

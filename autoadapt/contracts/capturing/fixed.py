@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -42,7 +42,11 @@ class FixedImages:
     """Whether it has run the module for real."""
 
     def read(
-        self, solution: Solution, first: Observation, inside: Mapping[InnerKey, InnerLeaf]
+        self,
+        solution: Solution,
+        first: Observation,
+        inside: Mapping[InnerKey, InnerLeaf],
+        attending: Collection[str] = (),
     ) -> tuple[Solution, tuple[str, ...]]:
         """Constants that are heights and widths, as functions of H and W.
 
@@ -50,12 +54,13 @@ class FixedImages:
             solution: What was found so far.
             first: The run at the fixed size.
             inside: What inner modules returned in it.
+            attending: Those of them that attend: their weights of tokens look like maps and are none.
 
         Returns:
             The solution, and the outputs of blocks whose tokens could not be read.
         """
         height, width = self.axes.example["H"], self.axes.example["W"]
-        shapes = [leaf.shape for leaf in inside.values()]
+        shapes = [leaf.shape for key, leaf in inside.items() if not self._weighs_tokens(key, attending)]
         reader = GridReader(height, width, shapes=[*shapes, *first.shapes], declared=self.declared)
         unread = self._unread(reader, inside)
         if unread:
@@ -70,8 +75,16 @@ class FixedImages:
         read = replace(solution, outputs=tuple(_filled_in(reader, *row) for row in outputs), inner=inner)
         return read, tuple(key[0] for key in unread)
 
+    def _weighs_tokens(self, key: InnerKey, attending: Collection[str]) -> bool:
+        """Whether an attending module's softmax returned a tensor, or what stands behind that."""
+        above = any(key[0].startswith(f"{path}.") for path in attending)
+        return above and isinstance(self.module.get_submodule(key[0]), (nn.Softmax, nn.Dropout, nn.Identity))
+
     def _unread(self, reader: GridReader, inside: Mapping[InnerKey, InnerLeaf]) -> list[InnerKey]:
-        """The outputs of most blocks, if they are tokens that numbers do not explain; by when they finish."""
+        """The outputs of most blocks, if they are tokens that numbers do not explain; by when they finish.
+
+        Where about as many blocks before them return tokens that are explained, these were merged to few on the way.
+        """
         named = dict(self.module.named_modules())
         batch = self.axes.example.get("B")
         blocks = [
@@ -84,8 +97,10 @@ class FixedImages:
             return []
         tokens = max(counts, key=lambda count: counts[count])
         found = [key for key in blocks if inside[key].shape[1] == tokens]
-        known = any(dim.axes for dim in reader.read(inside[found[0]].shape, found[0][0]))
-        return [] if known or tokens < 4 else sorted(found, key=lambda key: inside[key].finished)
+        begin = min(inside[key].finished for key in found)
+        known = [key for key in blocks if any(dim.axes for dim in reader.read(inside[key].shape, key[0]))]
+        merged = 2 * sum(inside[key].finished < begin for key in known) >= len(found)
+        return [] if found[0] in known or merged or tokens < 4 else sorted(found, key=lambda key: inside[key].finished)
 
     def _declared_for(self, inside: Mapping[InnerKey, InnerLeaf], tokens: int) -> tuple[Grid, int] | None:
         """What the caller stated about any tensor of as many tokens."""

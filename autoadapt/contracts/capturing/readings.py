@@ -28,13 +28,18 @@ class _Caller:
     after: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
     """What others read since the last element began."""
 
+    def last_stream(self) -> dict[InnerKey, InnerLeaf]:
+        """What others read first of a stream, with as many axes as it had before: a stage may have other sizes."""
+        ranks = {len(leaf.shape) for leaf in self.ends.values()}
+        return dict([(key, leaf) for key, leaf in self.after.items() if len(leaf.shape) in ranks][:1])
+
 
 class Readings:
     """What the elements of lists hand on where no module returns it: for each the first reading of the next one."""
 
     def __init__(self) -> None:
         self._calls: dict[str, int] = {}
-        self._seen: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._seen: dict[tuple[str, int], tuple[weakref.ref[torch.Tensor], int]] = {}
         self._callers: dict[str, _Caller] = {}
 
     def begin(self, name: str, caller: str, value: object, leaf: InnerLeaf | None) -> None:
@@ -52,8 +57,11 @@ class Readings:
         moves_on = element not in ("", row.element)
         is_first = moves_on and not row.element  # which reads an embedding
         if moves_on:
+            row.ends |= row.last_stream() if leaf is None else {}  # a module between elements read it, and hands on
             row.element, row.after = element, {}
-        if leaf is None or not isinstance(value, torch.Tensor) or self._was_read(value, leaf.version) or is_first:
+        if leaf is None or not isinstance(value, torch.Tensor):
+            return
+        if self._was_read(caller, value, leaf.version) or is_first:
             return
         if moves_on:
             row.ends[name, call, READ] = leaf
@@ -61,18 +69,16 @@ class Readings:
             row.after[name, call, READ] = leaf
 
     def of_streams(self) -> dict[InnerKey, InnerLeaf]:
-        """What hands on a stream of one shape, from the end of the first element to that of the last."""
+        """What hands on a stream, from the end of the first element to that of the last."""
         found: dict[InnerKey, InnerLeaf] = {}
         for row in self._callers.values():
-            shapes = {leaf.shape for leaf in row.ends.values()}
-            last = next(((key, leaf) for key, leaf in row.after.items() if leaf.shape in shapes), None)
-            found |= row.ends | dict([last] if last is not None else [])
+            found |= row.ends | row.last_stream()
         return found
 
-    def _was_read(self, tensor: torch.Tensor, version: int) -> bool:
-        """Whether it was read before, and not written to since."""
-        known = self._seen.get(id(tensor))
-        self._seen[id(tensor)] = (weakref.ref(tensor), version)
+    def _was_read(self, caller: str, tensor: torch.Tensor, version: int) -> bool:
+        """Whether a module that this one calls read it before, and it was not written to since."""
+        known = self._seen.get((caller, id(tensor)))
+        self._seen[caller, id(tensor)] = (weakref.ref(tensor), version)
         return known is not None and known[0]() is tensor and known[1] == version
 
 

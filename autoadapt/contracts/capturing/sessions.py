@@ -240,17 +240,20 @@ class Session:
 
     def _with_grids(self, solution: Solution) -> tuple[Solution, tuple[str, ...]]:
         images = FixedImages(self._module, self._arguments, self._runs.axes, self._grid)
-        read = images.read(solution, self._first, self._observed_inside())
+        read = images.read(solution, self._first, *self._observed_inside())
         self._perturbed = images.ran
         return read
 
-    def _observed_inside(self) -> Mapping[InnerKey, InnerLeaf]:
-        if self._first.inner:
-            return self._first.inner
+    def _observed_inside(self) -> tuple[Mapping[InnerKey, InnerLeaf], Collection[str]]:
+        """What inner modules return, and which of them attend."""
         try:
-            return Probe(self._module, self._arguments, real=self._probe.real, inner=True).run().inner
+            again = not self._first.inner
+            found = (
+                Probe(self._module, self._arguments, real=self._probe.real, inner=True).run() if again else self._first
+            )
         except ProbeError:
-            return {}
+            return {}, ()
+        return found.inner, found.attending
 
     def _written(self, in_training: Observation | None) -> tuple[str, ...]:
         """Inputs that the module writes to, in either mode."""
