@@ -158,7 +158,8 @@ class Tracker(nn.Module):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [255, 287, 319])
-def test_a_tracker_finds_a_square_within_one_cell_after_its_backbone_was_swapped(size):
+@pytest.mark.parametrize("new", ["resnet18", "convnext_atto", "mobilenetv3_small_050"])
+def test_a_tracker_finds_a_square_within_one_cell_after_its_backbone_was_swapped(new, size):
     torch.manual_seed(0)
     valid = [
         nn.Conv2d(3, 16, 11, 2),
@@ -173,9 +174,8 @@ def test_a_tracker_finds_a_square_within_one_cell_after_its_backbone_was_swapped
     template[0, :, 48:80, 48:80] = square
     search = torch.full((1, 3, size, size), 0.5)
     search[0, :, 152:184, 96:128] = square
-    model = aa.swap(
-        model, "backbone", timm.create_model("resnet18", features_only=True).eval(), inputs=(template, search)
-    )
+    backbone = timm.create_model(new, features_only=True).eval()
+    model = aa.swap(model, "backbone", backbone, inputs=(template, search))
     with torch.no_grad():
         scores = model(template, search)[0, 0]
     row, column = divmod(int(scores.argmax()), scores.shape[1])
