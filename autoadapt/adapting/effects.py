@@ -192,6 +192,8 @@ def multiply_adds(operation: Operation, spec: TensorSpec, sizes: Mapping[str, in
             return math.prod(spec.shape(sizes))
         case Resize(dims=dims):
             return made << len(dims)  # linear interpolation reads two cells a side
+        case Resample() if operation.picks:
+            return 0
         case Resample(dims=dims):
             cells = zip(spec.shape(sizes)[2:], (int(dim.evaluate(sizes)) for dim in dims), strict=True)
             return _separable(math.prod(spec.shape(sizes)[:2]), list(cells))

@@ -109,6 +109,11 @@ class Resample(_Frozen):
     dims: Dims
     """How many cells there are, for each spatial axis."""
 
+    @property
+    def picks(self) -> bool:
+        """Whether cells are taken as they are."""
+        return set(self.step) == {1.0} and all(first.is_integer() for first in self.first)
+
 
 class ResizeTokens(_Frozen):
     """Linear interpolation of tokens on their grid, `[B, prefix + cells, C]`; the leading tokens stay as they are."""

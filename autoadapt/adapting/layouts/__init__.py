@@ -8,9 +8,10 @@ from autoadapt.adapting.layouts.assigning import Refusal
 from autoadapt.adapting.layouts.chains import chain
 from autoadapt.adapting.layouts.extra_tokens import class_token_axis
 from autoadapt.adapting.layouts.factors import POINTS, Atom, Factored, distance, factored
-from autoadapt.adapting.layouts.placing import shift
+from autoadapt.adapting.layouts.placing import IN_PLACE, shift
 
 __all__ = [
+    "IN_PLACE",
     "POINTS",
     "Atom",
     "Factored",

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 
 from autoadapt.adapting.layouts.factors import LARGE, Atom, Factored, kernel_of
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["evened", "misplaced", "off_by", "shift"]
+__all__ = ["IN_PLACE", "evened", "misplaced", "off_by", "shift"]
+
+IN_PLACE = 0.25
+"""The part of a step by which cells may lie elsewhere before they are read between cells, or remarked on."""
 
 
 def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float] | None:
     """Where the target's cells lie among the source's, if averaging and stretching would miss them by over half a step.
+
+    Cells of the target's step that lie nearly in place, and are only more or fewer at some sizes, stay whole: the last
+    is left out or repeated.
 
     Args:
         source: An axis of the source.
@@ -28,27 +36,43 @@ def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float
         >>> valid = Atom(Dim.parse("ceil((H - 86)/8)"), frozenset("H"), None, (43, 8))
         >>> misplaced(padded, valid), misplaced(padded, padded)
         ((5.375, 1.0), None)
+        >>> floored = Atom(Dim.parse("floor(H/8)"), frozenset("H"), None, (1, 8))
+        >>> misplaced(padded, floored)
+        (0.0, 1.0)
     """
-    if source.centres is None or target.centres is None or 2 * off_by(source, target, kernel) <= target.centres[1]:
+    if source.centres is None or target.centres is None or len(target.dim.axes) != 1:
         return None
     (have, width), (want, step) = source.centres, target.centres
-    return (want - have) / width, step / width
+    place = (want - have) / width, step / width
+    if step == width * kernel and any(made != wanted for made, wanted in _counts(source, target, kernel)):
+        return (0.0, 1.0) if kernel == 1 and abs(place[0]) < IN_PLACE else place
+    return place if 2 * off_by(source, target, kernel) > step else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _counts(source: Atom, target: Atom, kernel: int) -> tuple[tuple[int, int], ...]:
+    """How many cells two axes have, after averaging, at large sizes that leave every remainder of their steps."""
+    assert source.centres is not None, "only known centres are compared"
+    assert target.centres is not None, "only known centres are compared"
+    (axis,) = target.dim.axes
+    averaged, period = source.dim.ceildiv(kernel), math.ceil(max(source.centres[1] * kernel, target.centres[1]))
+    sizes = sorted({*LARGE, *range(LARGE[0], LARGE[0] + period)})
+    made, wanted = ([int(dim.evaluate({axis: size})) for size in sizes] for dim in (averaged, target.dim))
+    return tuple(zip(made, wanted, strict=True))
 
 
 def off_by(source: Atom, target: Atom, kernel: int = 1) -> float:
     """How far from the target's cells averaging and stretching puts them at most, in cells of the input.
 
     The outer edges of both are laid on each other, as interpolation does (`align_corners=False`); the first and the
-    last cell are compared, at large sizes that most steps divide. 0 where nothing is known.
+    last cell are compared, at large sizes that leave every remainder. 0 where nothing is known.
     """
     if source.centres is None or target.centres is None or len(target.dim.axes) != 1:
         return 0.0
-    (axis,) = target.dim.axes
     (first, step), (wanted, wanted_step) = source.centres, target.centres
     first, step = first + step * (kernel - 1) / 2, step * kernel
     found = []
-    for size in LARGE:
-        have, want = (int(dim.evaluate({axis: size})) for dim in (source.dim.ceildiv(kernel), target.dim))
+    for have, want in dict.fromkeys(_counts(source, target, kernel)):
         for cell in (0, want - 1):
             stretched = first + step * ((cell + 0.5) * have / want - 0.5)
             found.append(abs(stretched - wanted - wanted_step * cell))

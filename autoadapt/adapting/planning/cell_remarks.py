@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoadapt.adapting.layouts import Factored, factored, shift
+from autoadapt.adapting.layouts import IN_PLACE, Factored, factored, shift
 from autoadapt.adapting.operations import Operation, Resample, Resize
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.signature import Centres, TensorSpec
 
 __all__ = ["what_is_lost"]
 
@@ -23,14 +23,18 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
         if any(atom.even for atoms in source.atoms for atom in atoms):
             return "the image is resized before: its cells lie where the old ones do to half a step"
         made = {one.axis: one for one in source.spec.centres}
-        moved = [one for one in target.centres if str(made.get(one.axis, one)) != str(one)]
+        moved = [one for one in target.centres if not _in_place(made.get(one.axis, one), one)]
         return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
     if _unknown(source, target):
         return (
             "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
         )
     pixels, step = shift(source, factored(target))
-    return f"its cells lie up to {pixels:g} pixels from the old ones" if 4 * pixels > step else ""
+    return f"its cells lie up to {pixels:g} pixels from the old ones" if pixels > IN_PLACE * step else ""
+
+
+def _in_place(made: Centres, wanted: Centres) -> bool:
+    return made.step == wanted.step and abs(made.first - wanted.first) < IN_PLACE * wanted.step
 
 
 def _unknown(source: Factored, target: TensorSpec) -> bool:
@@ -52,7 +56,8 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
         return "; ".join(filter(None, [lost, _dilating(int(want[finer[0]]), target, dilated_by)]))
     if set(have) - set(want):
         return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
-    if have != want or not any(isinstance(step, Resize) for step in steps):
+    how = "".join(map(_rounded, steps))
+    if have != want or not how:
         return ""
     wanted = [atom.dim for atoms in factored(target).atoms for atom in atoms]
     rounded = [
@@ -61,7 +66,7 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
         if dim.factors and not all(_is_one_of(atom.dim, wanted) for atom in atoms if atom.dim.axes - {"B"})
     ]
     if rounded:
-        return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: resized by a cell"
+        return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: {how}"
     return ""
 
 
@@ -77,6 +82,17 @@ LARGE = range(4096, 4160)
 
 def _at(dim: Dim, size: int) -> int:
     return int(dim.evaluate(dict.fromkeys(dim.axes, size)))
+
+
+def _rounded(step: Operation) -> str:
+    """How a step makes cells more or fewer that lie in place."""
+    match step:
+        case Resize():
+            return "resized by a cell"
+        case Resample() if step.picks and not any(step.first):
+            return "the last one is left out or repeated"
+        case _:
+            return ""
 
 
 def _dilating(stride: int, target: TensorSpec, argument: str) -> str:

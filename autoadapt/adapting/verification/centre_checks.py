@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,12 @@ from torch import nn
 
 from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.capturing import Arguments
-from autoadapt.contracts.dims import leading_and_product
+from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import NAMED, Container, Slot, Tree, flatten
 from autoadapt.errors import Mismatch
 
-__all__ = ["known_axes", "misplaced_cells"]
+__all__ = ["known_axes", "misplaced_cells", "telling_sizes"]
 
 
 def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> dict[str, list[str]]:
@@ -38,6 +39,38 @@ def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> di
             if one.axis in have and read.get(one.axis) == sizes[one.axis]:
                 found.setdefault(one.axis, []).append(route.target)
     return found
+
+
+def telling_sizes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> list[dict[str, int]]:
+    """Sizes at which to look: those given, and where the new module has most and fewest cells beside the contract.
+
+    These are the next legal ones at which roundings differ, so that a stretch shows that is none at the given sizes.
+
+    Args:
+        plan: What the module was built from.
+        signature: The contract.
+        sizes: Sizes of the input axes.
+    """
+    sources, found = {route.target: route.specs[0] for route in plan.routes}, [dict(sizes)]
+    for axis, targets in known_axes(plan, signature, sizes).items():
+        legal = signature.axes[axis]
+        for target in targets:
+            (have, made), (want, wanted) = (_sides(spec, axis) for spec in (sources[target], signature.outputs[target]))
+            period = range(sizes[axis], sizes[axis] + math.ceil(max(made, wanted)))
+            ahead = {
+                size: have.evaluate({axis: size}) * made - want.evaluate({axis: size}) * wanted
+                for size in period
+                if size in legal
+            }
+            found += [{**sizes, axis: choose(ahead, key=ahead.__getitem__)} for choose in (max, min) if ahead]
+    return [dict(one) for one in dict.fromkeys(tuple(sorted(one.items())) for one in found)]
+
+
+def _sides(spec: TensorSpec, axis: str) -> tuple[Dim, float]:
+    """How many cells stand along an input axis, and how far they are apart."""
+    factors = (factor for dim in spec.dims for factor in leading_and_product(dim)[1])
+    step = next(one.step for one in spec.centres if one.axis == axis)
+    return next(factor for factor in factors if factor.axes == {axis}), step
 
 
 def misplaced_cells(

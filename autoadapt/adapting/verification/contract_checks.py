@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoadapt.adapting.verification.centre_checks import known_axes, misplaced_cells
+from autoadapt.adapting.verification.centre_checks import known_axes, misplaced_cells, telling_sizes
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
@@ -35,9 +35,15 @@ def plan_follows(session: Session) -> Findings:
 
 
 def cells_in_place(session: Session) -> Findings:
-    """Whether cells lie where those of the contract lie."""
+    """Whether cells lie where those of the contract lie, also where there are more or fewer than in the new module."""
     plan, sizes = session.plan, session.at()
     if plan is None or not known_axes(plan, session.signature, sizes):
         raise NotApplicableError("where cells lie is not known of both modules")
-    faults, away = misplaced_cells(session.copy(), plan, session.signature, session.arguments(sizes), sizes)
-    return Findings(faults, f"at most {away:.3g} pixels from the old ones")
+    net, furthest = session.copy(), 0.0
+    for other in telling_sizes(plan, session.signature, sizes):
+        full = session.at(**other)
+        faults, away = misplaced_cells(net, plan, session.signature, session.arguments(full), full)
+        furthest = max(furthest, away)
+        if faults:
+            break
+    return Findings(faults, f"at most {furthest:.3g} pixels from the old ones")
