@@ -217,3 +217,45 @@ def test_a_depth_below_none_as_in_a_cloud_of_three_points_keeps_none_of_it(reach
     leaves = shallow.model_copy(update={"depth": reached}), deep.model_copy(update={"depth": 1.0})
     source = found.model_copy(update={"outputs": found.outputs.model_copy(update={"leaves": leaves}), "inner": ()})
     assert str(kept_share(source, ["0"])).endswith(f"{kept} of its depth")
+
+
+class Undilated(nn.Module):
+    """A stem of stride 4, a stage of stride 8, and two wider ones that keep it without dilation, as in BiT."""
+
+    def __init__(self, widths=(32, 64, 96, 128), returned=(1, 2, 3)):
+        super().__init__()
+        self.stem, self.returned = nn.Conv2d(3, 32, 7, 4, 3), returned
+        stages = zip((32, *widths), widths, (1, 2, 1, 1), strict=False)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1)) for a, b, stride in stages
+        )
+
+    def forward(self, x):
+        made = [self.stem(x)]
+        for stage in self.stages:
+            made.append(stage(made[-1]))
+        return [made[i + 1] for i in self.returned]
+
+
+@pytest.mark.parametrize("widths", [(32, 64, 96, 128), (64, 128, 256, 512), (32, 80, 96, 112)])
+def test_stages_of_one_stride_count_whatever_their_widths(widths):
+    old = aa.capture(Undilated(widths).eval(), IMAGES)
+    assert [leaf.depth for leaf in old.outputs.leaves] == [3, 4, 5]
+    new = aa.capture(timm.create_model("resnet18"), IMAGES, inner=True)
+    made = aa.plan(new, old)
+    assert [route.source for route in made.routes] == ["layer2.1", "layer3.1", "layer4.1"]
+    assert made.kept.share == 1
+
+
+def test_outputs_of_one_stride_and_width_or_beside_each_other_are_no_stages():
+    for widths, returned in (((32, 64, 64, 64), (1, 2, 3)), ((32, 64, 96, 128), (0, 1))):
+        depths = [leaf.depth for leaf in aa.capture(Undilated(widths, returned).eval(), IMAGES).outputs.leaves]
+        assert depths == ([3, 3, 3] if len(returned) == 3 else [2, 3])
+
+
+def test_below_half_is_remarked_on_where_a_contract_is_deeper_than_its_stride():
+    old = aa.capture(Undilated(returned=(3,)).eval(), IMAGES)
+    assert [leaf.depth for leaf in old.outputs.leaves] == [4]
+    made = aa.plan(aa.capture(timm.create_model("resnet18"), IMAGES, inner=True), old)
+    assert made.kept.share < 0.5
+    assert made.cut_remark.startswith("8.39M of the 11.2M parameters of ResNet are cut")

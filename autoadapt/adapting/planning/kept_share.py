@@ -6,7 +6,9 @@ import functools
 import operator
 from collections.abc import Collection, Iterable
 
+from autoadapt.adapting.aligning import levels_in_order
 from autoadapt.adapting.layouts import factored
+from autoadapt.adapting.pairings import level_of
 from autoadapt.adapting.planning.plans import Kept
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec
 from autoadapt.showing.tables import human_count
@@ -76,13 +78,23 @@ def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, block
     depths = list(maps.values())
     if kept is None or 2 * kept.parameters >= kept.of or not depths:
         return ""
-    if all(depth is not None and depth < WHOLE - 0.5 for depth in depths):
+    if all(depth is not None and depth < WHOLE - 0.5 for depth in depths) and not _is_dilated(target, maps):
         return ""
     last = max((block for block in blocks if factored(block.spec).strides), key=_depth, default=None)
     deepest = max(reversed(maps), key=lambda path: maps[path] or 0)
     remedy = "" if last is None or kept.depth == 1 else f': taps={{"{deepest}": "{last.name}"}} takes what lies deepest'
     cut = f"{human_count(kept.of - kept.parameters)} of the {human_count(kept.of)} parameters of {source.name}"
     return f"{cut} are cut{remedy}"
+
+
+def _is_dilated(target: Signature, maps: Collection[str]) -> bool:
+    """Whether a level is deeper by a stage than networks are that end at its stride."""
+    levels = {path: level for path in maps if (level := level_of(factored(target.outputs[path])))}
+    return any(level.octaves >= _USUAL and level.extra >= 1 for level in levels_in_order(levels).values())
+
+
+_USUAL = 3
+"""The least stride, in octaves, to which networks are dilated; finer levels are those of decoders."""
 
 
 def _depth(block: InnerOutput) -> tuple[float, int]:

@@ -45,6 +45,9 @@ class Depths:
     - and one for each time that width or dilation has doubled since the first block of that stride: layer2, layer3
       and layer4 of a ResNet that all have stride 8 count as 8, 16 and 32. This tells dilated networks from those cut at
       the same stride: width where strides went without dilation, dilation where the width stays the same;
+    - where an output is not deeper by that than another of the same stride that it is made of, it is if it is wider, as
+      the end of another stage is: only at the coarsest stride that comes out, since nothing tells a stage that is
+      wider by half in a dilated network from one in a network cut there;
     - where all blocks have one stride of 8 or more, as behind a patch embedding, neither tells anything: block `i` of
       `n` has depth `1 + 4 i / n`.
 
@@ -82,7 +85,9 @@ class Depths:
         if found is None:
             return tuple(specs)
         rows = zip(specs, found.behind, found.shapes, strict=True)
-        return tuple(self._with(spec, behind, shape) for spec, behind, shape in rows)
+        made = [self._with(spec, behind, shape) for spec, behind, shape in rows]
+        places = [place_of(shape, self._image) for shape in found.shapes]
+        return tuple(made if self._even else _stage_by_stage(made, found.behind, places))
 
     def weights(self) -> tuple[str, ...]:
         """Which parameters each output depends on, as bits of a hexadecimal number."""
@@ -127,6 +132,22 @@ class Depths:
         wider = place.width / self._blocks[first].width
         dilated = behind.dilation / self._found[first].itself.dilation
         return place.octaves + max(math.floor(math.log2(max(wider, dilated)) + 0.1), 0)
+
+
+def _stage_by_stage(
+    specs: Sequence[TensorSpec], behind: Sequence[Behind | None], places: Sequence[Place | None]
+) -> list[TensorSpec]:
+    """Outputs at the coarsest stride, each an octave deeper than a narrower one that it is made of."""
+    coarsest = max((place.octaves for place in places if place is not None), default=0.0)
+    found, last = list(specs), None
+    for i, (place, reads) in enumerate(zip(places, behind, strict=True)):
+        if place is None or reads is None or place.octaves < coarsest or found[i].depth is None:
+            continue
+        if last is not None and place.width > last[0].width and not last[1].weights & ~reads.weights:
+            depth = max(found[i].depth or 0, min(last[2] + 1, WHOLE))
+            found[i] = found[i].model_copy(update={"depth": depth})
+        last = place, reads, found[i].depth or 0
+    return found
 
 
 def _even(blocks: Mapping[int, Place]) -> set[int]:
