@@ -49,6 +49,7 @@ INSIDE = {
         "origins",
         "modes",
         "caches",
+        "meta_device",
         "randomness",
         "uncopyable",
         "unfit",

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
@@ -92,7 +93,7 @@ def peak_without_values(module: nn.Module, inputs: object) -> int:
     arguments = bind(copied, inputs)
     live = _LiveBytes([*copied.parameters(), *copied.buffers(), *flatten(arguments.values)[1]])
     try:
-        with torch.no_grad(), OutsideCaches(copied).kept(), torch.device("meta"), live:
+        with torch.no_grad(), OutsideCaches(copied).kept(), on_the_meta_device(), live:
             arguments.call(copied)
     except Exception:  # code that looks at values
         return 0
@@ -122,7 +123,7 @@ def _counted(module: nn.Module, arguments: Arguments) -> int:
     try:
         copied = copy_module(module, on_meta)
         given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
-        with OutsideCaches(copied).kept(), torch.device("meta"), FlopCounterMode(display=False) as flops:
+        with OutsideCaches(copied).kept(), on_the_meta_device(), FlopCounterMode(display=False) as flops:
             given.call(copied)
     except Exception:  # code that looks at values: for real, with attention as the matrix products that are counted
         with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):

@@ -14,6 +14,7 @@ from autoadapt.adapting.planning import CutCost, Plan
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.leaves import place_of_tap
+from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.tapping import hand_on_copies, overwritten, takes_what_is_read, tap
@@ -79,7 +80,7 @@ class _Run:
             torch.empty(spec.shape(sizes), dtype=spec.torch_dtype, device="meta") for spec in self._source.inputs.leaves
         ]
         arguments = Arguments(rebuild(self._source.inputs.tree, tensors), self._source.positional)
-        with undisturbed(None), self._caches.kept(), torch.device("meta"), torch.set_grad_enabled(True):
+        with undisturbed(None), self._caches.kept(), on_the_meta_device(), torch.set_grad_enabled(True):
             tree, returned = flatten(arguments.call(module))
         taps = self._plan.taps
         given = taps or map(path_text, paths(tree))  # what hooks collect are fewer levels where the last are cut

@@ -16,10 +16,13 @@ from autoadapt.contracts.signature import InnerOutput, TensorSpec
 if TYPE_CHECKING:
     from autoadapt.contracts.capturing.probing import Observation
 
-__all__ = ["Depths", "argument_that_dilates", "place_of"]
+__all__ = ["Depths", "argument_that_dilates", "place_of", "sizes_for_depths"]
 
 WHOLE = 5.0
 """The depth of a whole backbone, whose last stride is 32."""
+
+USUAL_IMAGE = 256
+"""Height and width at which all strides of a usual backbone show."""
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -148,6 +151,32 @@ def _stage_by_stage(
             found[i] = found[i].model_copy(update={"depth": depth})
         last = place, reads, found[i].depth or 0
     return found
+
+
+def sizes_for_depths(
+    example: Mapping[str, int], base: Mapping[str, int], steps: Mapping[str, int], *, real: bool
+) -> list[dict[str, int]]:
+    """Sizes to follow what tensors are made of at, the best first.
+
+    That is four times the given size; with values it is no larger than images usually are, and what is no image stays
+    as small as it was probed. An image that was probed for real may be too small for the last strides to show.
+
+    Args:
+        example: The given sizes.
+        base: Those that the module was probed at.
+        steps: What may vary, and by how much at least.
+        real: Whether the run takes values.
+
+    Example:
+        >>> sizes_for_depths({"B": 4, "H": 128, "W": 512}, {"B": 2, "H": 16, "W": 64}, {"H": 1, "W": 1}, real=True)
+        [{'B': 2, 'H': 256, 'W': 256}, {'B': 2, 'H': 16, 'W': 64}]
+    """
+    given = dict(example) | ({"B": base["B"]} if real and "B" in base else {})
+    varying = {name: step for name, step in steps.items() if step and (name in ("H", "W") if real else name != "B")}
+    wanted = {name: min(4 * given[name], USUAL_IMAGE) if real else 4 * given[name] for name in varying}
+    sizes = {name: given[name] - step * ((given[name] - wanted[name]) // step) for name, step in varying.items()}
+    large = [given | sizes] if not real or varying.keys() >= {"H", "W"} else []
+    return [*large, dict(base) if real else given]
 
 
 def _even(blocks: Mapping[int, Place]) -> set[int]:

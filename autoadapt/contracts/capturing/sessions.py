@@ -22,7 +22,7 @@ from autoadapt.contracts.capturing.confirming import (
     confirm_drawing,
     usual_images,
 )
-from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates
+from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates, sizes_for_depths
 from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
@@ -297,10 +297,8 @@ class Session:
         return tuple(name for name, ordered in zip(names, self._first.contiguous, strict=True) if ordered)
 
     def _depths(self, base: Mapping[str, int], steps: Steps) -> Depths:
-        """How deep each tensor lies; on the meta device at four times the given size, where borders count little."""
-        given = dict(base) if self._probe.real else dict(self._runs.axes.example)
-        large = {name: size + step * -(-3 * size // step) for name, size in given.items() if (step := steps.get(name))}
-        for sizes in [given] if self._probe.real else [given | {**large, "B": given.get("B", 1)}, given]:
+        """How deep each tensor lies, at a size where borders count little, or the first one that runs."""
+        for sizes in sizes_for_depths(self._runs.axes.example, base, steps, real=self._probe.real):
             with contextlib.suppress(ProbeError):
                 return Depths(self._module, *self._probe.trace(self._runs.axes.shapes(sizes)), self._image(sizes))
         return Depths(self._module)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.meta_device import OnMeta
 
 __all__ = ["everywhere_meta"]
 
@@ -23,7 +24,7 @@ def everywhere_meta(active: bool) -> Iterator[None]:
         yield
 
 
-class _ShapesAlone(TorchFunctionMode):
+class _ShapesAlone(OnMeta):
     """Normalisation and recurrence keep shapes, and on meta their primitives take most of a probe's time.
 
     A recurrent layer is run step by step there: minutes for the long side of an image.
@@ -37,7 +38,7 @@ class _ShapesAlone(TorchFunctionMode):
                 made = _WITHOUT_VALUES[func](*args)
             if made is not None:
                 return made
-        return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _batch_norm(x: torch.Tensor, mean: torch.Tensor | None = None, *_rest: Any) -> torch.Tensor | None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.views import copy_module, on_meta
@@ -31,7 +32,7 @@ def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> i
     image = torch.empty((1, channels, *size), device="meta", dtype=dtype)
     counting = _Counting()
     try:
-        with undisturbed(None), OutsideCaches(copied).kept(), torch.device("meta"), counting:
+        with undisturbed(None), OutsideCaches(copied).kept(), on_the_meta_device(), counting:
             copied(image)
     except Exception:  # code that looks at values
         return 0

@@ -1,0 +1,67 @@
+"""The meta device: forward passes without values, whatever tensors with values the code of a module keeps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["OnMeta", "on_the_meta_device"]
+
+
+@contextlib.contextmanager
+def on_the_meta_device() -> Iterator[None]:
+    """While active, tensors made without a device have no values, and those with values mix with them.
+
+    Example:
+        >>> kept = torch.ones(2)
+        >>> with on_the_meta_device():
+        ...     (torch.empty(3, 2) - kept).device.type
+        'meta'
+    """
+    with torch.device("meta"), OnMeta():
+        yield
+
+
+class OnMeta(TorchFunctionMode):
+    """Gives a function that refuses tensors on two devices those with values without them.
+
+    A module that subtracts a constant of its file, or that reads a table which an earlier call left in a cache, would
+    else not run on the meta device. Where values are asked for, such a tensor still has them.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        try:
+            return func(*args, **given)
+        except (RuntimeError, NotImplementedError) as error:
+            if "device" not in str(error) and "meta" not in str(error).lower():
+                raise
+            moved = _Moved()
+            others, named = moved.copied(args), moved.copied(given)
+            if not (moved.on_meta and moved.with_values):
+                raise
+        return func(*others, **named)
+
+
+class _Moved:
+    """Copies arguments with every tensor on the meta device."""
+
+    def __init__(self) -> None:
+        self.on_meta = self.with_values = False
+
+    def copied(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            self.on_meta |= value.is_meta
+            self.with_values |= not value.is_meta
+            return value if value.is_meta else torch.empty_like(value, device="meta")
+        if type(value) in (list, tuple):
+            return type(value)(map(self.copied, value))
+        if type(value) is dict:
+            return {key: self.copied(one) for key, one in value.items()}
+        return value
