@@ -180,8 +180,17 @@ class _TensorCopies(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is torch.Tensor.__deepcopy__:
-            return self.copy(args[0])
+            copied = self.copy(args[0])
+            return args[0].clone() if copied.is_meta and _may_be_a_generators_state(args[0]) else copied
         return func(*args, **(kwargs or {}))
+
+
+def _may_be_a_generators_state(tensor: torch.Tensor) -> bool:
+    """Whether this may come from a `torch.Generator` that is copied, which needs the values.
+
+    Given none, `__setstate__` of torch returns with the error still set, and Python raises it at some later place.
+    """
+    return tensor.dtype is torch.uint8 and tensor.dim() == 1 and tensor.device.type == "cpu"
 
 
 def aliased(tensor: torch.Tensor) -> torch.Tensor:

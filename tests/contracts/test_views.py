@@ -199,3 +199,36 @@ def test_what_is_cut_does_nothing_only_where_the_rest_still_runs():
     assert isinstance(other.fc, nn.Identity)
     assert cut(other, ["layer3"], runs) == []
     assert isinstance(other.layer3, nn.Sequential)
+
+
+class Seeded:
+    """Any object that holds a generator."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(5)
+
+
+@pytest.mark.parametrize(
+    ("held", "inside"),
+    [
+        (torch.Generator(), lambda one: one),
+        ({"one": [torch.Generator()]}, lambda one: one["one"][0]),
+        (Seeded(), lambda one: one.generator),
+        ([threading.Lock(), torch.Generator()], lambda one: one[1]),
+    ],
+)
+def test_torch_generators_are_copied_with_their_state_wherever_a_module_keeps_them(held, inside):
+    module = nn.Conv2d(3, 4, 3)
+    module.held = held
+    copied = copy_module(module, on_meta)
+    assert copied.weight.is_meta
+    assert inside(copied.held) is not inside(held)
+    assert torch.equal(inside(copied.held).get_state(), inside(held).get_state())
+
+
+def test_a_state_for_generators_keeps_its_values_on_the_meta_device():
+    module = nn.Conv2d(3, 4, 3)
+    module.start = torch.Generator().manual_seed(3).get_state()
+    copied = copy_module(module, on_meta)
+    assert torch.equal(copied.start, module.start)
+    assert copied.start is not module.start
