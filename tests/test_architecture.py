@@ -52,6 +52,7 @@ INSIDE = {
         "meta_device",
         "randomness",
         "uncopyable",
+        "closures",
         "unfit",
         "views",
         "native",

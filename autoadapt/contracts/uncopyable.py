@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 __all__ = ["first_uncopyable", "stand_ins"]
 
 
-def stand_ins(module: nn.Module, memo: Mapping[int, Any]) -> dict[int, Any]:
+def stand_ins(module: nn.Module, memo: Mapping[int, Any], held: Iterable[Any] = ()) -> dict[int, Any]:
     """For the memo of `copy.deepcopy`: what a copy shares with a module because it cannot be copied.
 
     That are locks, open files, generators, Python modules and the like, wherever they stand within an attribute;
@@ -22,9 +22,10 @@ def stand_ins(module: nn.Module, memo: Mapping[int, Any]) -> dict[int, Any]:
     Args:
         module: The original; it is only read.
         memo: What stands for its tensors.
+        held: What else is to be copied with it.
     """
     found: dict[int, Any] = {}
-    for _, value in _attributes(module):
+    for value in (*(value for _, value in _attributes(module)), *held):
         _look(value, memo, found, set())
     return found
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt.contracts.closures import Closures
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
@@ -84,7 +85,9 @@ def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
     Raises:
         CaptureError: The module holds something that can be neither copied nor shared, or parameters without a shape.
 
-    Locks, open files, generators and Python modules among its attributes are shared with the original.
+    Functions that hold parts of the module, as hooks and a `forward` put on an instance do, are made anew over the
+    parts of the copy. Locks, open files, generators and Python modules among its attributes are shared with the
+    original.
     """
     original = uncompiled(module)
     refuse_unfit(original)
@@ -114,18 +117,25 @@ def duplicate(module: nn.Module) -> nn.Module:
 
 def _copied(original: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy; if that fails, one that shares the attributes which cannot be copied."""
+    closures = Closures(original)
+    memo |= closures.memo
     with contextlib.suppress(Exception):  # whatever a __deepcopy__ raises
-        first: nn.Module = copy.deepcopy(original, dict(memo))
-        return first
-    memo |= stand_ins(original, memo)
+        return _with_its_functions(original, closures, dict(memo))
+    memo |= stand_ins(original, memo, closures.held)
     try:
-        copied: nn.Module = copy.deepcopy(original, dict(memo))
+        return _with_its_functions(original, closures, dict(memo))
     except Exception as error:
         name, said = type(original).__name__, str(error).splitlines() or [type(error).__name__]
         where = first_uncopyable(original, memo)
         remedy = "remove the attribute from the module, or give it a __deepcopy__"
         fault = Mismatch(where, "a module that copy.deepcopy can copy", said[0], remedy)
         raise CaptureError(f"{name} cannot be copied for a view", [fault]) from error
+
+
+def _with_its_functions(original: nn.Module, closures: Closures, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy whose hooks, and functions on instances, run on the copy."""
+    copied: nn.Module = copy.deepcopy(original, memo)
+    closures.fill(copied, memo)
     return copied
 
 

@@ -26,6 +26,7 @@ from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
 from autoadapt.contracts.capturing.regions import HOOKS, callers_hooks
 from autoadapt.contracts.capturing.told_statistics import statistics_reader
+from autoadapt.contracts.closures import Closures
 from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
 from autoadapt.contracts.views import (
     duplicate,
@@ -166,9 +167,14 @@ class AdaptedModule(fx.GraphModule):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:
+        closures = Closures(self)
+        copied_above = not closures.memo.keys().isdisjoint(memo)
+        memo.update({} if copied_above else closures.memo)
         made = _restored(self.plan, copy.deepcopy(self._modules, memo))
         memo[id(self)] = made
         made.__dict__.update(copy.deepcopy(_extras(self), memo))
+        if not copied_above:
+            closures.fill(made, memo)
         keep_modes(self, made)
         return made
 

@@ -22,12 +22,17 @@ __all__ = ["copies"]
 
 def copies(session: Session) -> Findings:
     """Whether deepcopy and pickle give the same module back."""
-    original = session.net
     try:
-        made = {"deepcopy": copy.deepcopy(original), "pickle": _pickled(original)}
+        faults = _broken_copies(session)
     except Exception:
-        session.excuse(lambda bare: _pickled(copy.deepcopy(bare.net)), "to be copied and pickled")
+        session.excuse(_broken_copies, "to be copied and pickled")
         raise
+    return Findings(faults, "type, keys, attributes, hooks and outputs")
+
+
+def _broken_copies(session: Session) -> list[Mismatch]:
+    original = session.net
+    made = {"deepcopy": copy.deepcopy(original), "pickle": _pickled(original)}
     expected = _seeded_outputs(session, original)
     faults = []
     for how, twin in made.items():
@@ -35,7 +40,7 @@ def copies(session: Session) -> Findings:
         found = _seeded_outputs(session, twin)
         if len(found) != len(expected) or not all(map(_equal, expected, found)):
             faults.append(Mismatch(f"outputs after {how}", "the same values", "other values"))
-    return Findings(faults, "type, keys, attributes, hooks and outputs")
+    return faults
 
 
 def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:

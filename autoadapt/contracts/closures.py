@@ -1,0 +1,208 @@
+"""Closures: functions on a module that hold parts of it, as hooks and a `forward` that is put on an instance do.
+
+`copy.deepcopy` hands functions on as they are, so that those of a copy would run, and write to, the original.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import types
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Closures"]
+
+_PLAIN = (str, bytes, int, float, type(None), type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
+_NUMBERS = frozenset({bool, int, float, str, type(None)})
+_EMPTY = frozenset({dict, OrderedDict, list, set})
+_CONTAINERS = (dict, list, set, deque)
+_KEPT_APART = ("_parameters", "_buffers", "_modules")
+_LARGEST = 10_000
+"""Entries of a container beyond which it is data, and holds no part of a module."""
+_DEEPEST = 8
+"""How many functions, containers and objects within each other are looked into."""
+_FOREIGN = frozenset({"torch", "numpy", *sys.stdlib_module_names}) - {"__main__"}
+
+
+class Closures:
+    """New functions in place of those on a module that hold parts of it, or what its attributes hold.
+
+    What two of the functions hold together, as the list that a hook fills and `forward` reads, is copied with them. A
+    function that only holds what is outside the module, as a list of the caller's, is handed on as it is.
+
+    Args:
+        module: The original; it is only read.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        found = _reached(_attributes(module), past_functions=False)
+        functions = [value for value in found.values() if isinstance(value, types.FunctionType) and [*_held(value)]]
+        self._own: set[int] = set()
+        self._made: dict[int, tuple[types.FunctionType, types.FunctionType]] = {}
+        self._cells: dict[int, tuple[types.CellType, types.CellType]] = {}
+        if functions:
+            self._own = {id(value) for value in (*module.parameters(), *module.buffers(), *found.values())}
+            for part in module.modules():
+                self._own |= {id(part), *(id(value) for value in vars(part).values() if not isinstance(value, _PLAIN))}
+            self._own -= {id(value) for value in found.values() if isinstance(value, types.FunctionType)}
+            self._make(functions)
+
+    @property
+    def memo(self) -> dict[int, Any]:
+        """For the memo of `copy.deepcopy`: the new functions, empty as yet."""
+        return {number: made for number, (_, made) in self._made.items()}
+
+    @property
+    def held(self) -> list[Any]:
+        """What the functions hold that is to be copied."""
+        return [value for function, _ in self._made.values() for value in _held(function) if self._is_own(value)]
+
+    def fill(self, copied: nn.Module, memo: dict[int, Any]) -> None:
+        """Let the new functions hold what stands in the copy, and the copy hold the new functions.
+
+        Args:
+            copied: The copy that was made.
+            memo: With which `copy.deepcopy` made it.
+
+        Raises:
+            Exception: Whatever `copy.deepcopy` raises for what they hold.
+        """
+        for cell, new_cell in self._cells.values():
+            for value in _contents(cell):
+                new_cell.cell_contents = self._renewed(value, memo)
+        for function, made in self._made.values():
+            made.__defaults__ = function.__defaults__ and tuple(self._renewed(v, memo) for v in function.__defaults__)
+            keywords = function.__kwdefaults__
+            made.__kwdefaults__ = keywords and {name: self._renewed(v, memo) for name, v in keywords.items()}
+            vars(made).update({name: self._renewed(value, memo) for name, value in vars(function).items()})
+        places = dict(copied.named_modules()) if self._made else {}
+        for path, part in self._module.named_modules() if self._made else ():
+            if path in places:
+                self._put(vars(part), places[path], memo)
+
+    def _put(self, attributes: Mapping[str, Any], copied: nn.Module, memo: dict[int, Any]) -> None:
+        """Replace functions and their methods among the attributes and hooks of a part."""
+        for name, value in attributes.items():
+            if self._is_made(value):
+                copied.__dict__[name] = self._renewed(value, memo)
+            elif isinstance(value, dict) and name not in _KEPT_APART and isinstance(vars(copied).get(name), dict):
+                vars(copied)[name].update(
+                    {key: self._renewed(one, memo) for key, one in value.items() if self._is_made(one)}
+                )
+
+    def _is_made(self, value: Any) -> bool:
+        return id(getattr(value, "__func__", value)) in self._made
+
+    def _renewed(self, value: Any, memo: dict[int, Any]) -> Any:
+        if id(value) in self._made:
+            return self._made[id(value)][1]
+        if isinstance(value, types.MethodType) and self._is_made(value):
+            return types.MethodType(self._made[id(value.__func__)][1], copy.deepcopy(value.__self__, memo))
+        return copy.deepcopy(value, memo) if self._is_own(value) else value
+
+    def _make(self, functions: list[types.FunctionType]) -> None:
+        """Make those that hold something of the module's own; what they hold besides is its own then, too."""
+        reached = {id(one): _reached([one]) for one in functions}
+        waiting = {
+            id(one): one for found in reached.values() for one in found.values() if isinstance(one, types.FunctionType)
+        }
+        reached |= {number: _reached([one]) for number, one in waiting.items() if number not in reached}
+        while holding := [number for number in waiting if not self._own.isdisjoint(reached[number])]:
+            for number in holding:
+                function = waiting.pop(number)
+                self._made[number] = function, self._empty(function)
+                self._own |= {key for key, value in reached[number].items() if _is_copied(value)}
+
+    def _empty(self, function: types.FunctionType) -> types.FunctionType:
+        """The function over cells of its own, in which nothing stands as yet; one for each cell of the original."""
+        cells = function.__closure__ or ()
+        new_cells = tuple(self._cells.setdefault(id(cell), (cell, types.CellType()))[1] for cell in cells)
+        code, name = function.__code__, function.__name__
+        made = types.FunctionType(code, function.__globals__, name, None, new_cells or None)
+        made.__qualname__, made.__module__, made.__doc__ = function.__qualname__, function.__module__, function.__doc__
+        return made
+
+    def _is_own(self, value: Any) -> bool:
+        """Whether a value that a function holds is to be copied with it."""
+        return isinstance(value, torch.Tensor) or not self._own.isdisjoint(_reached([value]))
+
+
+def _attributes(module: nn.Module) -> Iterator[Any]:
+    """What may hold a function; quick, since nearly all are numbers, texts and empty containers."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            kind = type(value)
+            if kind in _NUMBERS or (kind in _EMPTY and not value) or name in _KEPT_APART:
+                continue
+            if kind is not tuple or not all(type(one) in _NUMBERS for one in value):
+                yield value
+
+
+def _reached(values: Iterable[Any], *, past_functions: bool = True) -> dict[int, Any]:
+    """What values hold, by `id`, themselves included; of modules their parts, and nothing else within them."""
+    found: dict[int, Any] = {}
+    level = list(values)
+    for _ in range(_DEEPEST):
+        new = {id(one): one for one in level if not isinstance(one, _PLAIN) and id(one) not in found}
+        found |= new
+        level = [
+            inner
+            for one in new.values()
+            if past_functions or not isinstance(one, types.FunctionType)
+            for inner in _within(one)
+        ]
+    return found
+
+
+def _within(value: Any) -> Iterable[Any]:
+    match value:
+        case torch.Tensor():
+            return ()
+        case nn.Module():
+            return value.modules()
+        case types.FunctionType():
+            return *(value.__closure__ or ()), *_held(value)
+        case types.CellType():
+            return _contents(value)
+        case types.MethodType():
+            return value.__self__, value.__func__
+        case functools.partial():
+            return value.func, *value.args, *value.keywords.values()
+        case Mapping():
+            return list(value.values()) if len(value) <= _LARGEST else ()
+        case list() | tuple() | set() | frozenset() | deque():
+            return list(value) if len(value) <= _LARGEST else ()
+    attributes = getattr(value, "__dict__", None)
+    return list(attributes.values()) if isinstance(attributes, dict) else ()
+
+
+def _held(function: types.FunctionType) -> Iterator[Any]:
+    """What a function holds: its closure, its default arguments, its attributes."""
+    for cell in function.__closure__ or ():
+        yield from _contents(cell)
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    yield from vars(function).values()
+
+
+def _contents(cell: types.CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # nothing was put in yet
+        return ()
+
+
+def _is_copied(value: Any) -> bool:
+    """Whether something that several functions hold is to be one for all of them: what they can write to."""
+    if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+        return False
+    return isinstance(value, (*_CONTAINERS, types.CellType, torch.Tensor, nn.Module)) or (
+        hasattr(value, "__dict__") and type(value).__module__.partition(".")[0] not in _FOREIGN
+    )
