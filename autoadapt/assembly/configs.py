@@ -72,7 +72,10 @@ class PartConfig(_Frozen):
 
 
 class WeightsConfig(_Frozen):
-    """One file of weights, loaded by `autoadapt.transfer`."""
+    """One file of weights, loaded by `autoadapt.transfer`, whose arguments these are but `from` and `to`.
+
+    `rename` is none of them: a pattern of a stranger's file could take for ever.
+    """
 
     path: str = Field(alias="from")
     to: str = ""
@@ -81,6 +84,9 @@ class WeightsConfig(_Frozen):
     include: tuple[str, ...] | None = Field(default=None, strict=False)
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)
     min_coverage: float = 0.0
+    match: Literal["names", "order"] = "names"
+    shapes: str | dict[str, str] = "skip"
+    merge: str | list[str] | dict[str, float | None] = Field(default_factory=list)
 
     def flat(self) -> dict[str, Any]:
         """The entry as it is written in a file."""

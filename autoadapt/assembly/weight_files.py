@@ -10,6 +10,7 @@ from autoadapt.assembly.assembly_sessions import Session
 from autoadapt.assembly.configs import WeightsConfig
 from autoadapt.errors import AdaptError
 from autoadapt.weights import Transfer, transfer
+from autoadapt.weights.conversions import Shapes
 from autoadapt.weights.summary import percent
 
 __all__ = ["load_weights"]
@@ -29,6 +30,7 @@ def load_weights(session: Session, parts: Mapping[str, nn.Module], whole: nn.Mod
             where = session.where("weights", i, "to")
             session.fault(where, f"one of {', '.join(parts)}", f"`{entry.to}`", "to: backbone")
             continue
+        shapes: Shapes = entry.shapes if isinstance(entry.shapes, str) else dict(entry.shapes.items())
         try:
             report = transfer(
                 session.document.folder / entry.path,
@@ -37,6 +39,9 @@ def load_weights(session: Session, parts: Mapping[str, nn.Module], whole: nn.Mod
                 include=entry.include,
                 exclude=entry.exclude,
                 min_coverage=entry.min_coverage,
+                match=entry.match,
+                shapes=shapes,
+                merge=entry.merge,
             )
         except AdaptError as error:
             session.note(error, ("weights", i))

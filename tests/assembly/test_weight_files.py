@@ -59,3 +59,17 @@ def test_what_fits_or_is_left_out_by_the_config_itself_is_no_remark(
     model = _loaded(states, tmp_path, **entry)
     assert model.report.remarks == ()
     assert isinstance(model.backbone, nn.Module)
+
+
+def test_what_the_remedy_of_a_file_says_can_be_said_in_the_config(states: dict[str, Tensor], tmp_path: Path) -> None:
+    other = {name.replace("layer1", "stage_a").replace(".conv", ".c"): value for name, value in states.items()}
+    first = _loaded(other, tmp_path, scope="backbone", match="order")
+    assert first.report.remarks == ()
+    assert torch.equal(first.backbone.conv1.weight, states["backbone.conv1.weight"])
+    assert assemble(first.config).config == first.config
+    for name, value in first.backbone.state_dict().items():
+        assert torch.equal(value, states[f"backbone.{name}"])
+    grey = {**states, "backbone.conv1.weight": states["backbone.conv1.weight"].sum(1, keepdim=True)}
+    second = _loaded(grey, tmp_path, scope="backbone", shapes={"*conv1.weight": "inflate"})
+    expected = grey["backbone.conv1.weight"].expand(-1, 3, -1, -1) / 3
+    torch.testing.assert_close(second.backbone.conv1.weight.detach(), expected)
