@@ -86,6 +86,7 @@ class FPN(nn.Module):
         super().__init__()
         from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
+        self.count = len(in_channels)
         self.used, names = _used(len(in_channels), strides, num_outs, start_level, end_level)
         widths = list(in_channels)[self.used]
         self.names, self.added = names[: len(widths)], names[len(widths) :]
@@ -102,6 +103,8 @@ class FPN(nn.Module):
 
     def forward(self, levels: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Add coarse levels to fine ones, top down."""
+        if len(levels) != self.count:
+            raise ValueError(f"takes {self.count} levels, one for each of in_channels, got {len(levels)}")
         worked_on = list(levels)[self.used]
         returned: Mapping[str, torch.Tensor] = self.pyramid(OrderedDict(zip(self.names, worked_on, strict=True)))
         found = dict(returned)
@@ -135,6 +138,8 @@ def _used(
     if outs > count and stop < given:
         raise ValueError(f"num_outs is {count} where end_level is not the last level, got {outs}")
     octaves = [stride.bit_length() - 1 for stride in strides[start:stop]]
+    if len(set(octaves)) < count:
+        raise ValueError(f"strides are of an octave each, got {list(strides)}")
     beyond = range(octaves[-1] + 1, octaves[-1] + 1 + outs - count)
     return slice(start, stop), tuple(f"p{octave}" for octave in (*octaves, *beyond))
 

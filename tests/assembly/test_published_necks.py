@@ -134,11 +134,14 @@ def test_the_norm_of_a_pyramid_is_behind_each_of_its_convolutions_or_not_at_the_
         ({"end_level": 2, "num_outs": 5}, "num_outs is 3 where end_level is not the last level, got 5"),
         ({"num_outs": 3}, "num_outs is at least 4, one for each level, got 3"),
         ({"strides": (4, 8)}, "as many levels, got 4 and 2"),
+        ({"strides": (4, 8, 8, 8)}, "of an octave each, got"),
     ],
 )
 def test_levels_that_a_pyramid_has_not_are_refused(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         FPN(CHANNELS, 7, **arguments)
+    with pytest.raises(ValueError, match="takes 4 levels, one for each of in_channels, got 5"):
+        FPN(CHANNELS, 7)([torch.zeros(1, c, 4, 4) for c in (*CHANNELS, 6)])
 
 
 def test_a_head_behind_a_pyramid_takes_the_level_of_its_place() -> None:
