@@ -18,6 +18,7 @@ __all__ = ["Respelling", "as_many", "rename_text", "respellings"]
 _LONGEST = 3  # segments that a rule replaces at most
 _RULES = 6
 _TRIED = 40  # candidates; each is applied to all names
+_ALIKE = 64  # places that differ in a few segments alone; of more, none is told by them
 _DIGITS = re.compile(r"\d+")
 # Words of old and of other libraries whose shapes do not tell them apart, as a scale and an offset.
 _KNOWN = {
@@ -152,7 +153,8 @@ def _candidates(left: Mapping[str, Spec], free: Mapping[str, Spec]) -> Counter[t
     votes: Counter[tuple[str, str]] = Counter()
     for name, spec in left.items():
         for rest, middle in _holes(name):
-            for other, target in by_rest.get(rest, ()):
+            alike = by_rest.get(rest, ())
+            for other, target in alike if len(alike) <= _ALIKE else ():
                 if spec.shape == free[target].shape and _smallest(middle, other):
                     votes[middle, other] += 1
     return votes

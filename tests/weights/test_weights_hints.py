@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from weights_models import equal, prefixed, randomised, snapshot
 
 from autoadapt.errors import TransferError
 from autoadapt.weights import Transfer, transfer
+from autoadapt.weights.respelling import respellings
+from autoadapt.weights.tensor_specs import Spec
 
 
 class Block(nn.Module):
@@ -220,3 +223,15 @@ def test_what_a_hint_renames_is_the_same_layer_in_other_words(seed: int) -> None
         for old, new in rules.items():
             turned = re.sub(old, new, turned)
         assert turned == name or turned not in sides[1] or truth[name] == turned
+
+
+@pytest.mark.measures
+def test_names_of_which_each_could_be_any_other_are_looked_through_in_short_time() -> None:
+    shapes = {"weight": (2, 2), "bias": (2,)}
+    left, free = (
+        {f"{front}{i}.{leaf}": Spec("", shape) for i in range(1000) for leaf, shape in shapes.items()}
+        for front in ("layer", "l")
+    )
+    start = time.process_time()
+    assert respellings(left, free, {}) == []
+    assert time.process_time() - start < 3
