@@ -108,8 +108,19 @@ def _merged(recipe: Recipe, weight: Tensor, exact: Tensor) -> Tensor:
     return made
 
 
-def _dequantised(recipe: Recipe, weight: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    """Numbers of eight bits times the scale of their tensor, row or block."""
+def _dequantised(recipe: Recipe, weight: Tensor, scale: Tensor, beside: Tensor | None = None) -> Tensor:
+    """Numbers of eight bits times the scale of their tensor, row or block; beside them a zero point, or their layout.
+
+    Raises:
+        TransferError: If the bytes lie in tiles, as bitsandbytes stores them for some GPUs.
+    """
+    is_layout = recipe.scale != 1 and beside is not None
+    if is_layout and beside is not None and bool(beside.any()):
+        found = f"weight_format {', '.join(map(str, beside.flatten().tolist()))}, tiles of it"
+        remedy = f'exclude=["{recipe.spec.name}"], or save it anew by the library that wrote it'
+        fault = Mismatch(recipe.spec.name, "numbers row by row (weight_format 0)", found, remedy)
+        raise TransferError("the layout of eight-bit weights is not known", [fault])
+    zero = None if is_layout else beside
     values = weight.float()
     per_row = [-1, *[1] * (weight.ndim - 1)]
     if zero is not None:

@@ -324,7 +324,8 @@ def _changed_weight(sources: Mapping[str, Spec], layer: str) -> Spec | None:
 def _dequantised(sources: Named, targets: Named) -> Iterator[Recipe]:
     """Weights of eight bits times the scale beside them, where the scheme is one of four that are known.
 
-    LLM.int8 keeps the largest value of each row (`SCB`), which 127 stands for; `weight_scale` of a tensor or of its
+    LLM.int8 keeps the largest value of each row (`SCB`), which 127 stands for, and may say how its bytes lie
+    (`weight_format`, 0 where row by row); `weight_scale` of a tensor or of its
     rows is a factor, less `weight_zero_point` where there is one; `weight_scale_inv` is a factor for each block of
     128 x 128, as DeepSeek-V3 stores it.
     """
@@ -348,7 +349,8 @@ def _dequantised(sources: Named, targets: Named) -> Iterator[Recipe]:
             continue  # a zero point by a name that no scheme here has
         if not leaf or scale is None or tuple(scale.shape) not in fitting[leaf] or (leaf == "SCB" and offset):
             continue
-        parts = (weight, scale, *([zero] if zero is not None else []))
+        beside = sources.get(f"{front}weight_format") if leaf == "SCB" else zero
+        parts = (weight, scale, *([beside] if beside is not None else []))
         how = f"dequantised: {weight.dtype} times {leaf}{' / 127' if leaf == 'SCB' else ''}"
         spec = Spec(weight.name, weight.shape, "float32")
         yield Recipe("quantised", spec, parts, how, scale=1 / 127 if leaf == "SCB" else 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from weights_models import equal, snapshot
 
 from autoadapt.errors import TransferError
 from autoadapt.weights import transfer
@@ -118,3 +119,25 @@ def test_the_biases_of_queries_and_values_go_where_the_model_has_them(old: str, 
     assert not [entry.name for entry in report.targets if entry.bucket == "missing"]
     x_BNC = torch.rand(2, 5, 4)
     torch.testing.assert_close(model.attn(x_BNC), source.attn(x_BNC))
+
+
+@pytest.mark.parametrize("layout", [0, 1, 2, 3])
+def test_bytes_that_lie_in_tiles_are_refused_and_nothing_is_written(layout: int) -> None:
+    """bitsandbytes says so beside the weight: 0 is row by row, the others are tiles for tensor cores."""
+    weight = torch.linspace(-1, 1, 16).reshape(4, 4)
+    largest = weight.abs().amax(1)
+    states = {
+        "0.weight": (weight / largest[:, None] * 127).round().to(torch.int8),
+        "0.SCB": largest,
+        "0.weight_format": torch.tensor(layout, dtype=torch.uint8),
+        "0.bias": torch.ones(4),
+    }
+    model = nn.Sequential(nn.Linear(4, 4))
+    before = snapshot(model)
+    if layout == 0:
+        assert transfer(states, model, merge="quantised").ok
+        torch.testing.assert_close(model[0].weight.detach(), weight, rtol=0, atol=1e-2)
+        return
+    with pytest.raises(TransferError, match=rf"weight_format {layout}, tiles of it"):
+        transfer(states, model, merge="quantised")
+    assert equal(snapshot(model), before)
