@@ -305,11 +305,12 @@ def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe
 
 
 def _multiplies(high: Spec, low: Spec, weight: Spec) -> bool:
-    """Whether the product of two factors, all but their first axes flattened, is as large as a weight."""
+    """Whether the product of two factors is a weight, all but the first axes of each flattened."""
     if not high.shape or not low.shape:
         return False
     rows, columns = high.shape[0], math.prod(low.shape[1:])
-    return math.prod(high.shape[1:]) == low.shape[0] and rows * columns == weight.numel
+    fits = rows == weight.shape[0] and rows * columns == weight.numel if weight.shape else False
+    return math.prod(high.shape[1:]) == low.shape[0] and fits
 
 
 def _changed_weight(sources: Mapping[str, Spec], layer: str) -> Spec | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from weights_models import equal, randomised, snapshot
 
+from autoadapt.errors import TransferError
 from autoadapt.weights import transfer
 
 LAYERS: dict[str, Callable[..., nn.Module]] = {
@@ -210,3 +211,12 @@ def test_values_of_other_precision_are_not_rounded_when_they_are_joined() -> Non
     attn = source["blocks"][0]["attn"]
     assert torch.equal(model["blocks"][0]["attn"]["qkv"].weight[4:8], attn["k"].weight)
     assert torch.equal(model["blocks"][0]["attn"]["qkv"].bias, torch.cat([layer.bias for layer in attn.values()]))
+
+
+def test_a_delta_of_a_layer_that_is_stored_transposed_is_not_poured_into_its_shape() -> None:
+    """GPT-2 keeps weights as `[in, out]`, and its deltas as anybody's, `[out, in]`."""
+    states = {"c.weight": torch.zeros(8, 6), "c.lora_A.weight": torch.ones(2, 8), "c.lora_B.weight": torch.ones(6, 2)}
+    model = nn.ModuleDict({"c": nn.ParameterDict({"weight": torch.zeros(8, 6)})})
+    with pytest.raises(TransferError, match="beside the weight that they change, of its size"):
+        transfer(states, model, merge={"lora": 1.0})
+    assert not model["c"]["weight"].any()
