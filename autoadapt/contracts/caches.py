@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import functools
 import gc
 import operator
@@ -17,12 +18,14 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-__all__ = ["OutsideCaches"]
+__all__ = ["OutsideCaches", "apart"]
+
+T = TypeVar("T")
 
 _FOREIGN = frozenset({"torch", "numpy", "autoadapt", *sys.stdlib_module_names}) - {"__main__"}
 """Packages that keep no tensors of a model."""
@@ -49,6 +52,11 @@ _METHODS = (types.FunctionType, staticmethod, classmethod, property, functools.c
 _CODE = (type, types.ModuleType, types.FunctionType, str, bytes, int, float)
 
 
+def apart(call: Callable[..., T], *args: Any) -> T:
+    """What a call returns; context variables that it sets are set nowhere else."""
+    return contextvars.copy_context().run(call, *args)
+
+
 class OutsideCaches:
     """What the code of a module can reach outside it, as it was when this was made.
 
@@ -66,6 +74,7 @@ class OutsideCaches:
             hooks = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
             shared = [value for value in vars(part).values() if isinstance(value, _SHARED_BY_COPIES)]
             self._waiting += [(value, 0) for value in (type(part), *hooks, *shared)]
+            self._note_torch_classes(type(part))
         while self._waiting and len(self._seen) < _MOST_VALUES:
             value, depth = self._waiting.popleft()
             if depth <= _DEEPEST and id(value) not in self._seen:
@@ -105,12 +114,41 @@ class OutsideCaches:
                 self._later([value.func, *value.args, *value.keywords.values()], depth)
             case dict() | list():
                 self._look_into_container(value, depth)
+            case types.GeneratorType() if value.gi_frame is not None:
+                self._later(value.gi_frame.f_locals.values(), depth + 1)
+            case contextvars.ContextVar():
+                self._later([value.get(None)], depth + 1)
             case tuple():
                 self._later(value, depth + 1)
             case threading.local():  # its attributes stand with the thread
                 self._later([value.__dict__, type(value)], depth + 1)
             case _ if not _is_foreign(type(value)) or isinstance(value, _HOLDERS):
-                self._later([object.__getattribute__(value, "__dict__"), type(value)], depth + 1)
+                self._look_into_object(value, depth)
+
+    def _look_into_object(self, value: Any, depth: int) -> None:
+        slots = [one for one in _slots(type(value)) if isinstance(one, types.MemberDescriptorType)]
+        if slots:
+            self._places.append(_slots_place(value, slots))
+            self._later([one.__get__(value) for one in slots if _is_filled(value, one)], depth + 1)
+        self._later([getattr(value, "__dict__", None), type(value)], depth + 1)
+
+    def _note_torch_classes(self, kind: type) -> None:
+        """What code of models sets on the classes of torch's layers, whose own code keeps nothing there."""
+        for cls in kind.__mro__[:-1]:
+            if _is_foreign(cls) and id(cls) not in self._seen:
+                self._seen[id(cls)] = cls
+                self._places.append(_class_place(cls))
+                self._later([one for one in vars(cls).values() if type(one) in (dict, list)], 0)
+
+    def _note_torch_module(self, module: types.ModuleType, names: frozenset[str]) -> None:
+        """The same for its Python modules, as far as code names what is in them."""
+        self._later([one for name in names if type(one := vars(module).get(name)) in (dict, list)], 0)
+        if id(module) not in self._seen:
+            self._seen[id(module)] = module
+            self._places.append(_mapping_place(vars(module)))
+            for one in [one for name in names if isinstance(one := vars(module).get(name), types.ModuleType)]:
+                if one.__name__.startswith("torch."):
+                    self._note_torch_module(one, names)
 
     def _later(self, values: Iterable[Any], depth: int) -> None:
         self._waiting += [(value, depth) for value in values if not isinstance(value, _PLAIN)]
@@ -139,6 +177,8 @@ class OutsideCaches:
                 self._later([value], depth)
             elif not _is_foreign_name(value.__name__) and depth < _DEEPEST:
                 self._look_into_namespace(vars(value), names - {name}, depth + 1)
+            elif value.__name__.partition(".")[0] == "torch":
+                self._note_torch_module(value, names)
 
     def _look_into_class(self, kind: type, depth: int) -> None:
         for cls in kind.__mro__:
@@ -224,6 +264,40 @@ def _lru_place(cached: Any) -> Callable[[], None]:
     return put_back
 
 
+def _slots(kind: type) -> Iterator[Any]:
+    """What stands for the attributes of objects that have slots in place of a dict, those inherited as well."""
+    for cls in kind.__mro__:
+        names = vars(cls).get("__slots__", ())
+        yield from (vars(cls).get(name) for name in ((names,) if isinstance(names, str) else names))
+
+
+def _is_filled(value: Any, slot: types.MemberDescriptorType) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True
+
+
+def _slots_place(value: Any, slots: list[types.MemberDescriptorType]) -> Callable[[], None]:
+    """All slots of an object, as a size stands beside the table that was made for it."""
+
+    def content() -> list[Any]:
+        return [slot.__get__(value) if _is_filled(value, slot) else _ABSENT for slot in slots]
+
+    before = content()
+
+    def put_back() -> None:
+        pairs = enumerate(zip(before, content(), strict=True))
+        for place in _gone({i: now for i, (old, now) in pairs if now is not old}, before.__getitem__):
+            if before[place] is _ABSENT:
+                slots[place].__delete__(value)
+            else:
+                slots[place].__set__(value, before[place])
+
+    return put_back
+
+
 def _cell_place(cell: types.CellType) -> Callable[[], None]:
     before = _contents(cell)
 
@@ -258,7 +332,8 @@ def _mapping_place(mapping: dict[Any, Any]) -> Callable[[], None]:
     def put_back() -> None:
         if _same(mapping, before):
             return
-        changed = {key: now for key, now in mapping.items() if now is not before.get(key, _ABSENT)}
+        entries = [(key, now) for key, now in mapping.items() if not isinstance(now, types.ModuleType)]
+        changed = {key: now for key, now in entries if now is not before.get(key, _ABSENT)}
         for key in _gone(changed, lambda key: before.get(key, _ABSENT)):
             _set_entry(mapping, key, before.get(key, _ABSENT))
 

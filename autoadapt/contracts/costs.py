@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode
@@ -94,7 +94,7 @@ def peak_without_values(module: nn.Module, inputs: object) -> int:
     live = _LiveBytes([*copied.parameters(), *copied.buffers(), *flatten(arguments.values)[1]])
     try:
         with torch.no_grad(), OutsideCaches(copied).kept(), on_the_meta_device(), live:
-            arguments.call(copied)
+            apart(arguments.call, copied)
     except Exception:  # code that looks at values
         return 0
     return live.peak
@@ -124,7 +124,7 @@ def _counted(module: nn.Module, arguments: Arguments) -> int:
         copied = copy_module(module, on_meta)
         given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
         with OutsideCaches(copied).kept(), on_the_meta_device(), FlopCounterMode(display=False) as flops:
-            given.call(copied)
+            apart(given.call, copied)
     except Exception:  # code that looks at values: for real, with attention as the matrix products that are counted
         with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
             arguments.call(module)

@@ -5,6 +5,7 @@ import functools
 import pytest
 import stateful_modules
 import torch
+from odd_caches import ODD
 from stateful_modules import CACHING, InClassDict, InLruCache, OnItsType, Positions
 from torch import nn
 
@@ -24,7 +25,7 @@ def assert_right(module):
             assert torch.equal(module(x), expected(module, x))
 
 
-@pytest.mark.parametrize("kind", CACHING)
+@pytest.mark.parametrize("kind", [*CACHING, *ODD])
 def test_old_and_new_model_work_after_they_were_captured_and_adapted(kind):
     old, new = kind(), kind(6)
     signature = aa.capture(old, X)

@@ -11,7 +11,7 @@ from torch import nn
 from autoadapt.adapting.building.side_branches import leaves_the_rest_alone
 from autoadapt.adapting.building.train_only import train_only
 from autoadapt.adapting.planning import CutCost, Plan
-from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.leaves import place_of_tap
 from autoadapt.contracts.meta_device import on_the_meta_device
@@ -81,7 +81,7 @@ class _Run:
         ]
         arguments = Arguments(rebuild(self._source.inputs.tree, tensors), self._source.positional)
         with undisturbed(None), self._caches.kept(), on_the_meta_device(), torch.set_grad_enabled(True):
-            tree, returned = flatten(arguments.call(module))
+            tree, returned = flatten(apart(arguments.call, module))
         taps = self._plan.taps
         given = taps or map(path_text, paths(tree))  # what hooks collect are fewer levels where the last are cut
         found = dict(zip(given, returned, strict=True))

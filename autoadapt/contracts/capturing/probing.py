@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.allocations import MOST_INVENTED, in_words
-from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
@@ -175,7 +175,7 @@ class Probe:
             try:
                 self._put_into(training)
                 with _counting(self._copy, not self.work.multiply_adds) as count:
-                    returned = arguments.call(self._copy)
+                    returned = arguments.call(self._copy) if self.real else apart(arguments.call, self._copy)
                 if count:
                     self.work = Work(sum(work for work, _ in count), max(made for _, made in count))
             except Exception as error:

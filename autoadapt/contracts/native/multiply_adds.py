@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
@@ -33,7 +33,7 @@ def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> i
     counting = _Counting()
     try:
         with undisturbed(None), OutsideCaches(copied).kept(), on_the_meta_device(), counting:
-            copied(image)
+            apart(copied, image)
     except Exception:  # code that looks at values
         return 0
     return counting.total
