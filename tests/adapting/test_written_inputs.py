@@ -185,3 +185,23 @@ def test_a_turned_input_is_copied_too_since_turning_it_makes_a_view():
     with torch.no_grad():
         net(given)
     assert torch.equal(given, x)
+
+
+class Unused(nn.Module):
+    """Writes to its input or not, and has parameters that it does not use."""
+
+    def __init__(self, width: int, *, writes: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, 2, 1)
+        self.unused = nn.BatchNorm2d(3)
+        self.writes = writes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x.sub_(0.5) if self.writes else x)
+
+
+@pytest.mark.parametrize("old_writes", [False, True])
+def test_gradients_of_a_backbone_that_writes_to_its_input_are_seen_from_outside(old_writes: bool) -> None:
+    net = aa.adapt(Unused(4, writes=True), like=Unused(8, writes=old_writes), inputs=image())
+    (row,) = [row for row in net.verify().checks if row.name == "gradients"]
+    assert (row.outcome, row.detail) == ("passed", "2 parameters that the backbone itself does not use")

@@ -139,6 +139,8 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
         arguments = session.arguments(sizes, requires_grad=True)
         given = flatten(arguments.values)[1]
         before = [tensor.detach().clone() for tensor in given]
+        if session.signature.written:  # as its caller may: a leaf that requires gradients cannot be written to
+            arguments = session.rebuilt([tensor.clone() for tensor in given])
         returned = arguments.call(copied)
         if not torch.is_grad_enabled():
             return _Step([Mismatch("gradients", "on after the call", "switched off by the module")])
