@@ -49,6 +49,7 @@ INSIDE = {
         "origins",
         "modes",
         "caches",
+        "made_tables",
         "meta_device",
         "randomness",
         "uncopyable",

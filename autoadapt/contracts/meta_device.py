@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from autoadapt.contracts.made_tables import MadeTables
+
 __all__ = ["OnMeta", "on_the_meta_device"]
 
 
@@ -31,12 +33,24 @@ class OnMeta(TorchFunctionMode):
 
     A module that subtracts a constant of its file, or that reads a table which an earlier call left in a cache, would
     else not run on the meta device. Where values are asked for, such a tensor still has them.
+
+    Args:
+        tables: Notes what is made of sizes alone.
     """
+
+    def __init__(self, tables: MadeTables | None = None) -> None:
+        super().__init__()
+        self._tables = tables
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = kwargs or {}
+        made = self._returned(func, args, kwargs or {})
+        if self._tables is not None:
+            self._tables.note(func, args, kwargs or {}, made)
+        return made
+
+    def _returned(self, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         try:
             return func(*args, **given)
         except (RuntimeError, NotImplementedError) as error:
@@ -60,6 +74,9 @@ class _Moved:
             self.on_meta |= value.is_meta
             self.with_values |= not value.is_meta
             return value if value.is_meta else torch.empty_like(value, device="meta")
+        if isinstance(value, torch.device):  # of such a tensor, as in `x.to(table.device)`
+            self.with_values |= value.type != "meta"
+            return torch.device("meta")
         if type(value) in (list, tuple):
             return type(value)(map(self.copied, value))
         if type(value) is dict:

@@ -18,6 +18,7 @@ from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
+from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
@@ -163,11 +164,13 @@ class Probe:
         arguments = Arguments(values, self._arguments.positional)
         followed = CentresFollowed(zip(tensors, follow, strict=False))
         kept = contextlib.nullcontext() if self.real else self._caches.kept()
+        tables = MadeTables(self.device)
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
             undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,
+            tables.kept(),  # what caches that are found put back needs no values
             kept,
-            everywhere_meta(not self.real),
+            everywhere_meta(not self.real, tables),
             watching as watcher,
             followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.meta_device import OnMeta
 
 __all__ = ["everywhere_meta"]
 
 
 @contextlib.contextmanager
-def everywhere_meta(active: bool) -> Iterator[None]:
+def everywhere_meta(active: bool, tables: MadeTables | None = None) -> Iterator[None]:
     """Factory functions inside a forward pass make meta tensors, and what only keeps shapes is skipped."""
     if not active:
         yield
         return
-    with torch.device("meta"), _ShapesAlone():
+    with torch.device("meta"), _ShapesAlone(tables):
         yield
 
 

@@ -1,0 +1,139 @@
+"""Made tables: what a run on the meta device made of nothing but sizes, and what of it is still there afterwards.
+
+Code may keep a table by size wherever it likes. Where it stays reachable, it gets the values that it would have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["MadeTables"]
+
+_MOST_VALUES = 2**23
+"""What is made anew at most, in values; more is made for sizes that only probes have."""
+_RANDOM = ("rand", "normal", "bernoulli", "multinomial", "uniform", "dropout", "poisson", "exponential")
+_TAKES_ITS_KIND = ("to", "type_as", "expand_as", "view_as", "reshape_as")
+"""Methods that read but the dtype, device or shape of a second tensor."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A tensor by the number of the call that returned it, and its place in what that returned."""
+
+    call: int
+    place: int
+
+
+@dataclass(frozen=True)
+class _Like:
+    """A tensor of which but shape and dtype are read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class _UnknownError(Exception):
+    """A call reads what depends on inputs or weights."""
+
+
+class MadeTables:
+    """The calls of a run that read neither inputs nor weights, to make them again with values.
+
+    Args:
+        device: Where the module runs for real.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._calls: list[tuple[Callable[..., Any], Any, Any]] = []
+        self._made: dict[int, tuple[weakref.ref[torch.Tensor], _Made]] = {}
+        self._values = 0
+
+    def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
+        """Note a call and what it returned."""
+        written = args[0] if func is torch.Tensor.__setitem__ else made
+        tensors = [one for one in _listed(written) if isinstance(one, torch.Tensor)]
+        if not tensors:
+            return
+        with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it
+            tensors = [one for one in tensors if one.is_meta]
+            if tensors:
+                self._note(func, args, kwargs, tensors)
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: list[torch.Tensor]) -> None:
+        name = getattr(func, "__name__", "")
+        try:
+            if any(word in name for word in _RANDOM):
+                raise _UnknownError
+            first, rest = self._read(args[:1], like="new_" in name or "_like" in name), args[1:]
+            call = func, (*first, *self._read(rest, like=name in _TAKES_ITS_KIND)), self._read(kwargs)
+        except _UnknownError:
+            for tensor in made:
+                self._made.pop(id(tensor), None)
+            return
+        self._calls.append(call)
+        for place, tensor in enumerate(made):
+            self._made[id(tensor)] = weakref.ref(tensor), _Made(len(self._calls) - 1, place)
+            self._values += tensor.numel()
+
+    def _read(self, value: Any, *, like: bool = False) -> Any:
+        """Arguments with their tensors named by the calls that made them.
+
+        Raises:
+            _UnknownError: One depends on something else.
+        """
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            found = self._made.get(id(value))
+            if found is not None and found[0]() is value:
+                return found[1]
+            if like:
+                return _Like(tuple(value.shape), value.dtype)
+            raise _UnknownError
+        if isinstance(value, torch.device) and value.type == "meta":
+            return self._device
+        if type(value) in (list, tuple):
+            return type(value)(self._read(one, like=like) for one in value)
+        return {key: self._read(one) for key, one in value.items()} if type(value) is dict else value
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Give what is still there at the end of a block its values."""
+        try:
+            yield
+        finally:
+            left = [(tensor, made) for kept, made in self._made.values() if (tensor := kept()) is not None]
+            self._made.clear()
+            if left and self._values <= _MOST_VALUES:
+                with contextlib.suppress(Exception), torch.no_grad(), torch.device(self._device):
+                    self._give_values(left)
+            self._calls.clear()
+
+    def _give_values(self, left: list[tuple[torch.Tensor, _Made]]) -> None:
+        returned: list[list[Any]] = []
+
+        def real(value: Any) -> Any:
+            if isinstance(value, _Made):
+                return returned[value.call][value.place]
+            if isinstance(value, _Like):
+                return torch.empty(value.shape, dtype=value.dtype)
+            if type(value) in (list, tuple):
+                return type(value)(map(real, value))
+            return {key: real(one) for key, one in value.items()} if type(value) is dict else value
+
+        for func, args, kwargs in self._calls:  # in their order, as some write to what others made
+            given = real(args)
+            made = func(*given, **real(kwargs))
+            returned.append(_listed(given[0] if func is torch.Tensor.__setitem__ else made))
+        for tensor, one in left:  # as torch.utils.swap_tensors does, which refuses where anybody keeps a weak reference
+            with contextlib.suppress(RuntimeError):  # torch holds it somewhere else
+                torch._C._swap_tensor_impl(tensor, returned[one.call][one.place].clone())
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
