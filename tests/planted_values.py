@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import torch
 from spoiled_modules import Planted, Spoiled, spoiled, spoiled_where
 
@@ -58,6 +59,62 @@ def mix(maps):
     maps["p3"] = maps["p3"] - maps["p3"].mean(0, keepdim=True)
 
 
+def in_training_without_gradients(module, image):
+    return module.training and not torch.is_grad_enabled()
+
+
+def squares_of_256(module, image):
+    return tuple(image.shape[2:]) == (256, 256)
+
+
+def last_channels(module, image):
+    return not image.is_contiguous()
+
+
+def in_bfloat16(module, image):
+    return image.dtype == torch.bfloat16
+
+
+def under_autocast(module, image):
+    return torch.is_autocast_enabled("cpu")
+
+
+def several(module, image):
+    return len(image) > 1
+
+
+def third_item(maps):
+    maps["p2"] = torch.cat([maps["p2"][:2], maps["p2"][2:3] + maps["p2"][:1], maps["p2"][3:]])
+
+
+def last_item(maps):
+    maps["p3"] = torch.cat([maps["p3"][:-1], maps["p3"][-1:] + maps["p3"][:1]])
+
+
+def next_item(maps):
+    maps["p3"] = torch.cat([maps["p3"][:-1] + maps["p3"][1:], maps["p3"][-1:]])
+
+
+def shorten(maps):
+    maps["p3"] = maps["p3"][..., 1:]
+
+
+def widen(maps):
+    maps["p2"] = maps["p2"].double()
+
+
+def triple(maps):
+    maps["p2"] = maps["p2"] * 3
+
+
+def permute(maps):
+    maps["p2"] = maps["p2"].permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+
+
+def empty(maps):
+    maps["p3"] = maps["p3"] * 0
+
+
 def expand(maps):
     maps["p3"] = maps["p3"].mean(1, keepdim=True).expand(-1, 16, -1, -1)
 
@@ -107,6 +164,11 @@ def seeds_again(module, image, maps, labels):
 
 def seeds_others(module, image, maps, labels):
     random.seed(7)
+    return image, maps, labels
+
+
+def seeds_numpy(module, image, maps, labels):
+    np.random.seed(7)
     return image, maps, labels
 
 
@@ -172,5 +234,50 @@ FAULTS = {
     ),
     "upside down": Planted(
         spoiled_where(always, turn_over), "sizes", "expected the upper right corner at the start of axis 2, found end"
+    ),
+    "the last item sees the first": Planted(
+        spoiled_where(several, last_item),
+        "calls",
+        "1.p3 of an item among others: expected the values it has in another batch, found other values",
+    ),
+    "the third item sees the first": Planted(
+        spoiled_where(several, third_item),
+        "calls",
+        "1.p2 of an item among others: expected the values it has",
+    ),
+    "each item sees the next": Planted(
+        spoiled_where(several, next_item),
+        "calls",
+        "1.p3 of an item among others: expected the values it has in another",
+    ),
+    "another shape in training without gradients": Planted(
+        spoiled_where(in_training_without_gradients, shorten), "train mode", ", without gradients: expected [3, 16, "
+    ),
+    "float64 at a usual size": Planted(
+        spoiled_where(squares_of_256, widen), "sizes", "1.p2 at 2x256x256: expected torch.float32, found torch.float64"
+    ),
+    "other values in channels-last memory": Planted(
+        spoiled_where(last_channels, triple),
+        "channels_last",
+        "1.p2 in channels-last memory: expected the values that it has without, found other values",
+    ),
+    "other values in bfloat16": Planted(
+        spoiled_where(in_bfloat16, triple),
+        "bfloat16",
+        "1.p2 in bfloat16: expected the values of full precision, but for rounding, found other values",
+    ),
+    "other values under autocast": Planted(
+        spoiled_where(under_autocast, triple),
+        "autocast",
+        "1.p2 under autocast: expected the values of full precision, but for rounding, found other values",
+    ),
+    "rows that are permuted": Planted(
+        spoiled_where(always, permute), "calls", "1.p2: expected contiguous memory, as the old module's, found strides"
+    ),
+    "seeds numpy": Planted(
+        spoiled(seeds_numpy), "calls", "numpy's seed: expected left alone by the call, found set by the module"
+    ),
+    "zeros at a usual size": Planted(
+        spoiled_where(usual, empty), "sizes", "1.p3 at 224x224: expected values, found zeros"
     ),
 }

@@ -67,9 +67,9 @@ def _repeated(session: Session) -> list[Mismatch]:
     kept = {path: tensor.clone() for path, tensor in first.items()}
     with OwnNumbers(1):
         _called(session, module, session.rebuilt([_other(tensor, -1) for tensor in _values(arguments)]))
-        faults = differing(kept, first, "after another call", "memory of its own", "values of the later call")
+        faults = differing(session, kept, first, "after another call", "memory of its own", "values of the later call")
         again = _called(session, module, arguments)
-    return faults or differing(kept, again, "of equal inputs", "equal values in eval mode", "other values")
+    return faults or differing(session, kept, again, "of equal inputs", "equal values in eval mode", "other values")
 
 
 def _other(tensor: torch.Tensor, factor: float) -> torch.Tensor:
@@ -103,8 +103,13 @@ def _unwritten_inputs(session: Session) -> list[Mismatch]:
 
 
 def _writable_outputs(session: Session) -> list[Mismatch]:
-    """Every value of an output stands in a place of its own, so that a caller can write to it."""
-    return _expanded(session.small_call[2])
+    """Every value has a place of its own, so that a caller can write to it; rows stand where the contract has them."""
+    leaves = session.small_call[2]
+    return _expanded(leaves) or [
+        Mismatch(path, "contiguous memory, as the old module's", f"strides {leaves[path].stride()}", ".contiguous()")
+        for path in session.signature.contiguous
+        if path in leaves and not leaves[path].is_contiguous()
+    ]
 
 
 def _expanded(leaves: Leaves, where: str = "") -> list[Mismatch]:
@@ -118,7 +123,7 @@ def _expanded(leaves: Leaves, where: str = "") -> list[Mismatch]:
 
 
 def _items_alone(session: Session) -> list[Mismatch]:
-    """The items of a batch do not see one another: the first is the same in another place among other items."""
+    """The items of a batch do not see one another: each is the same in the next place, after another item."""
     sizes = session.small(B=3)
     if sizes.get("B") != 3:
         return []
@@ -130,8 +135,9 @@ def _items_alone(session: Session) -> list[Mismatch]:
     }
     expected, found = _called(session, module, arguments), _called(session, module, session.rebuilt(moved))
     return differing(
-        {path: expected[path].select(axis, 0) for path, axis in axes.items()},
-        {path: found[path].select(axis, 1) for path, axis in axes.items()},
+        session,
+        {path: expected[path].narrow(axis, 0, 2) for path, axis in axes.items()},
+        {path: found[path].narrow(axis, 1, 2) for path, axis in axes.items()},
         "of an item among others",
         "the values it has in another batch",
         "other values",
@@ -143,12 +149,11 @@ def _batch_axis(dims: tuple[Any, ...]) -> int | None:
 
 
 def _moved(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
-    """The first item in the second place, among others that are brighter than they were."""
+    """Each item in the next place, and the last one first, brighter than it was: every place has another item."""
     if axis is None:
         return tensor
-    first, *others = tensor.unbind(axis)
-    changed = [_other(other, factor) for factor, other in zip((3.0, -2.0), others, strict=True)]
-    return torch.stack([changed[0], first, changed[1]], axis)
+    *others, last = tensor.unbind(axis)
+    return torch.stack([_other(last, -3.0), *others], axis)
 
 
 def _inference(session: Session) -> list[Mismatch]:
@@ -161,7 +166,7 @@ def _inference(session: Session) -> list[Mismatch]:
             found = {path: tensor.clone() for path, tensor in _called(session, module, arguments).items()}
         except Exception as error:
             return [Mismatch("inference_mode", "a run without error", said(error))]
-    faults = differing(expected, found, "in inference_mode", "the values outside of it", "other values")
+    faults = differing(session, expected, found, "in inference_mode", "the values outside of it", "other values")
     tensors = [tensor.clone().requires_grad_(tensor.is_floating_point()) for tensor in _values(arguments)]
     try:
         with torch.enable_grad():
@@ -185,6 +190,7 @@ def _one_item(session: Session) -> list[Mismatch]:
     found = _called(session, session.shared, session.rebuilt(single))
     axes = {path: _batch_axis(spec.dims) for path, spec in session.signature.outputs.items()}
     return _expanded(found, " at batch 1") or differing(
+        session,
         {path: _first_item(tensor, axes[path]) for path, tensor in expected.items() if axes[path] is not None},
         found,
         "of one item",

@@ -14,7 +14,7 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.size_checks import sizes_and_batches
 from autoadapt.adapting.verification.training_checks import checkpointing, gradients, training
 
-__all__ = ["CHECKS", "THOROUGH_CHECKS"]
+__all__ = ["CHECKS", "THOROUGH_CHECKS", "WITHOUT_VALUES"]
 
 CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "signature": signature_again,
@@ -35,3 +35,5 @@ THOROUGH_CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "compile": compiled,
     "export": exported,
 }
+WITHOUT_VALUES = frozenset({"signature", "plan", "sizes"})
+"""Those that say something of a module on the meta device."""

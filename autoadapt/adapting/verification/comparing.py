@@ -10,7 +10,7 @@ import torch
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.errors import Mismatch
 
-__all__ = ["TRIES", "Leaves", "close", "differing", "no_numbers", "not_excused", "written_inputs"]
+__all__ = ["TRIES", "Leaves", "close", "differing", "distance", "no_numbers", "not_excused", "written_inputs"]
 
 Leaves: TypeAlias = Mapping[str, torch.Tensor]
 NAN = "NaN"
@@ -35,15 +35,21 @@ def not_excused(session: Session, faults: Sequence[Mismatch], bare: Callable[[],
     return left
 
 
-def differing(expected: Leaves, found: Leaves, where: str, wanted: str, got: str) -> list[Mismatch]:
+def differing(session: Session, expected: Leaves, found: Leaves, where: str, wanted: str, got: str) -> list[Mismatch]:
     """The outputs that are not those of another run, in given words."""
-    return [
-        Mismatch(f"{path} {where}", wanted, got) for path, tensor in expected.items() if not close(tensor, found[path])
-    ]
+    tolerance = max([_TOLERANCE, *(4 * torch.finfo(dtype).eps for dtype in session.dtypes)])
+    same = {path: close(tensor, found[path], tolerance) for path, tensor in expected.items()}
+    return [Mismatch(f"{path} {where}", wanted, got) for path in expected if not same[path]]
 
 
-def close(expected: torch.Tensor, found: torch.Tensor) -> bool:
-    """Equal up to rounding; of whole numbers a few may differ, which rounding has tipped over."""
+def close(expected: torch.Tensor, found: torch.Tensor, tolerance: float = _TOLERANCE) -> bool:
+    """Equal up to rounding; of whole numbers a few may differ, which rounding has tipped over.
+
+    Args:
+        expected: An output of one run.
+        found: The same of another run.
+        tolerance: How far values may lie from each other, as a part of them and of the largest value.
+    """
     if expected.shape != found.shape:
         return False
     if expected.numel() == 0 or expected.is_complex():
@@ -52,7 +58,15 @@ def close(expected: torch.Tensor, found: torch.Tensor) -> bool:
         return float((expected != found).double().mean()) <= 0.02
     values = expected.detach().double()
     scale = float(values.nan_to_num(0, 0, 0).abs().max())
-    return torch.allclose(values, found.detach().double(), rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
+    return torch.allclose(values, found.detach().double(), rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def distance(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """How far an output lies from another one, as a part of its length; 0 where either is not finite."""
+    values, other = expected.detach().double(), found.detach().double()
+    if not bool(values.isfinite().all() and other.isfinite().all()):
+        return 0.0
+    return float((other - values).norm() / values.norm().clamp_min(1e-6))
 
 
 def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismatch]:

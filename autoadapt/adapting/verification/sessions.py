@@ -73,6 +73,19 @@ class Session:
         plan = getattr(self.net, "plan", None)
         return plan if isinstance(plan, Plan) else None
 
+    @functools.cached_property
+    def dtypes(self) -> set[torch.dtype]:
+        """Of the floating-point outputs, those of the backbone included: values are no more exact than these."""
+        plan = self.plan
+        of_backbone = [route.specs[0] for route in plan.routes if route.specs] if plan is not None else []
+        specs = [spec for spec in (*self.signature.outputs.leaves, *of_backbone) if spec.is_floating]
+        return {spec.torch_dtype for spec in specs}
+
+    @functools.cached_property
+    def has_values(self) -> bool:
+        """Whether none of its tensors stands on the meta device."""
+        return not any(tensor.is_meta for tensor in (*self.net.parameters(), *self.net.buffers()))
+
     def copy(self) -> nn.Module:
         """A copy over the same weights, with buffers of its own, in eval mode."""
         return in_eval_mode(copy_module(self.net, clone_buffers))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from autoadapt.errors import Mismatch
@@ -20,7 +21,8 @@ def changed_settings(call: Callable[[], object]) -> list[Mismatch]:
 
     A seed that is set shows even where it is the one that was there. All but seeds are put back.
     """
-    before = _of_the_process()
+    np.random.random_sample()  # else a seed that was set by earlier calls would change nothing
+    before, drawn_from = _of_the_process(), np.random.get_state()
     with _SeedsWatched() as seeds:
         call()
     after = _of_the_process()
@@ -31,11 +33,30 @@ def changed_settings(call: Callable[[], object]) -> list[Mismatch]:
     faults = [
         Mismatch(f"torch's {name}", f"{old} after the call", f"{new}, set by the module") for name, old, new in named
     ]
+    seeded = seeds.left | ({"numpy"} if _is_seeded(drawn_from, np.random.get_state()) else set())
     told = {"torch"} if any(name == "seed" for name, _, _ in named) else set[str]()
     return faults + [
-        Mismatch(f"{owner}'s seed", "left alone by the call", "set by the module")
-        for owner in sorted(seeds.left - told)
+        Mismatch(f"{owner}'s seed", "left alone by the call", "set by the module") for owner in sorted(seeded - told)
     ]
+
+
+_MOST_TWISTS = 400
+"""Blocks of 624 numbers that one call may draw."""
+
+
+def _is_seeded(before: Any, after: Any) -> bool:
+    """Whether drawing numbers does not lead from one state of numpy's generator to the other."""
+    if not (isinstance(before, tuple) and isinstance(after, tuple)):  # another generator than numpy comes with
+        return False
+    generator, (_, words, place, *_) = np.random.RandomState(), before
+    if np.array_equal(words, after[1]):
+        return bool(after[2] < place)
+    generator.set_state(before)
+    for _ in range(_MOST_TWISTS):
+        generator.bytes(4 * 624)
+        if np.array_equal(generator.get_state(legacy=False)["state"]["key"], after[1]):
+            return False
+    return True
 
 
 def _of_the_process() -> dict[str, Any]:

@@ -35,6 +35,8 @@ _CLEAR = 0.08
 
 def sizes_and_batches(session: Session) -> Findings:
     """Run at several sizes and batch sizes, at the usual ones and at squares."""
+    if not session.has_values:
+        return Findings(_shapes_alone(session), f"{_spread(session)}, shapes alone")
     copied, faults = session.copy(), list[Mismatch]()
     noted, started = _watch_backbone(copied, session.plan), time.perf_counter()
     for sizes in itertools.chain(session.sizes, _usual_image(session, started)):
@@ -83,10 +85,18 @@ def _bare_values(bare: Session, batches: Sequence[int], full: Mapping[str, int])
 def _wrong_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:
     """Values that are NaN, and those of the first item that another number of items changes."""
     at = " at " + _by(full, without="B")
-    faults = [fault for leaves in seen[:1] for fault in no_numbers(session, leaves, at)]
+    faults = [fault for leaves in seen[:1] for fault in no_numbers(session, leaves, at) + _zeros(session, leaves, at)]
     first, *others = [_first_items(session, leaves) for leaves in seen] or [{}]
     words = f"of the first item{at}", "the values it has in another batch", "other values"
-    return faults or [fault for other in others for fault in differing(first, other, *words)]
+    return faults or [fault for other in others for fault in differing(session, first, other, *words)]
+
+
+def _zeros(session: Session, leaves: Leaves, at: str) -> list[Mismatch]:
+    """Outputs of features that are zero everywhere, and are not at a small size."""
+    specs = dict(session.signature.outputs.items())
+    empty = [path for path, tensor in leaves.items() if specs[path].role == "feature" and not bool(tensor.any())]
+    small = session.small_call[2] if empty else {}
+    return [Mismatch(path + at, "values", "zeros") for path in empty if bool(small[path].any())]
 
 
 def _first_items(session: Session, leaves: Leaves) -> Leaves:
@@ -163,15 +173,24 @@ def _usual_sizes(session: Session, copied: nn.Module) -> list[Mismatch]:
     rows = [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows if row not in session.sizes)]
     probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
     try:
-        probe.run()
+        dtypes = probe.run().dtypes
     except ProbeError:
         small = [row for row in rows if row["H"] * row["W"] <= _AFFORDABLE]
         return [fault for row in small for fault in _run(session, copied, row)[0]]
-    return [fault for row in rows for fault in _shapes(session, probe, row)]
+    return [fault for row in rows for fault in _shapes(session, probe, row, dtypes)]
 
 
-def _shapes(session: Session, probe: Probe, full: Mapping[str, int]) -> list[Mismatch]:
-    """What a run without values does not keep."""
+def _shapes_alone(session: Session) -> list[Mismatch]:
+    """As `sizes_and_batches` for a module on the meta device."""
+    probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
+    usual = [{"H": height, "W": width} for height, width in USUAL] if session.is_image else []
+    rows = [session.at(**sizes, B=batch) for sizes in (*session.sizes, *usual) for batch in session.batches]
+    dtypes = [spec.torch_dtype for spec in session.signature.outputs.leaves]
+    return [fault for row in rows for fault in _shapes(session, probe, row, dtypes)]
+
+
+def _shapes(session: Session, probe: Probe, full: Mapping[str, int], dtypes: Sequence[torch.dtype]) -> list[Mismatch]:
+    """What a run without values does not keep: shapes, and the dtypes of another such run."""
     try:
         seen = probe.run([spec.shape(full) for spec in session.signature.inputs.leaves])
     except ProbeError as error:
@@ -179,7 +198,10 @@ def _shapes(session: Session, probe: Probe, full: Mapping[str, int]) -> list[Mis
         bare = session.backbone()
         return [] if bare is not None and _raises_alone(bare, full) else [found]
     written = [name for name, hit in zip(session.signature.inputs.paths, seen.written, strict=False) if hit]
-    return session.compare_shapes(seen.tree, seen.shapes, full) + [
+    faults = session.compare_shapes(seen.tree, seen.shapes, full)
+    rows = zip(session.signature.outputs.paths, dtypes, seen.dtypes, strict=True) if not faults else ()
+    faults += [Mismatch(f"{path} at {_by(full)}", str(old), str(new)) for path, old, new in rows if new != old]
+    return faults + [
         Mismatch(f"inputs.{name} at {_by(full)}", "the values that it had", "written to by the call", "clone it first")
         for name in written
         if name not in session.signature.written

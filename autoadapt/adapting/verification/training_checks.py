@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+from torch import nn
 
 from autoadapt.adapting.verification.comparing import differing, no_numbers, not_excused, written_inputs
 from autoadapt.adapting.verification.findings import Findings
@@ -151,11 +152,21 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
         faults = written_inputs(session, before, given) + no_numbers(session, leaves, " in training" * train)
         if not train and sizes == session.small(B=2):
             without = session.small_call[2]
-            faults += differing(without, leaves, "with gradients", "the values without", "other values")
+            faults += differing(session, without, leaves, "with gradients", "the values without", "other values")
         if faults:
             return _Step(faults)
         inputs = {f"inputs.{i}": tensor for i, tensor in enumerate(given) if tensor.requires_grad}
+        if train and each and (faults := _without_gradients(session, copied, sizes)):
+            return _Step(faults)
         return _backward(_features(session, leaves), {**trained, **inputs}, each=each)
+
+
+def _without_gradients(session: Session, copied: nn.Module, sizes: Mapping[str, int]) -> list[Mismatch]:
+    """What a pass in train mode without gradients does not keep, as where statistics are gathered anew."""
+    arguments = session.arguments(sizes)
+    with torch.no_grad():
+        faults = session.compare(arguments, arguments.call(copied), sizes)
+    return [replace(fault, where=f"{fault.where}, without gradients") for fault in faults]
 
 
 def _features(session: Session, leaves: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS
+from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS, WITHOUT_VALUES
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
 from autoadapt.adapting.verification.results import Check, Verification, failed
@@ -55,7 +55,8 @@ def verify(
     Returns:
         A row for each check. One that the bare backbone fails as well is not applicable, with that reason, or its
         row names what the backbone does not keep; NaN and what harms the program around, as settings of torch that are
-        left changed or memory that is kept of each call, are faults even then.
+        left changed or memory that is kept of each call, are faults even then. Of a module on the meta device, which
+        has no values, the contract, the plan and the shapes at all sizes are checked.
 
     Raises:
         CaptureError: The inputs do not fit the module's `forward`, or it stands in FakeTensorMode.
@@ -111,6 +112,8 @@ def _check_in_time(session: Session, name: str, run: Callable[[Session], Finding
 def _check(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
     """Run one check; whatever it raises is a failure, unless it says that it does not apply."""
     session.blamed.clear()
+    if not session.has_values and name not in WITHOUT_VALUES:
+        return Check(name=name, outcome="not applicable", detail="the module is on the meta device and has no values")
     try:
         with undisturbed(None if name in THOROUGH_CHECKS else 0):
             findings = run(session)
