@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
@@ -76,10 +76,13 @@ def _steady(inner: Sequence[InnerOutput], known: Mapping[TensorSpec, Strides]) -
     return {path: next(iter(strides)) for path, strides in found.items() if len(strides) == 1}
 
 
-def worth_taking(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
-    """The inner outputs at which blocks end, and what the last layer of a classifier reads."""
-    found, read = block_boundaries(inner, sizes), {output.reads for output in inner}
-    return found + [output for output in inner if output.name in read and output not in found]
+def worth_taking(
+    inner: Sequence[InnerOutput], sizes: Mapping[str, int], scores: Collection[str] = ()
+) -> list[InnerOutput]:
+    """The inner outputs at which blocks end, and what the last layer of a classifier reads; none that score classes."""
+    features, read = [output for output in inner if output.name not in scores], {output.reads for output in inner}
+    found = block_boundaries(features, sizes)
+    return found + [output for output in features if output.name in read and output not in found]
 
 
 def last_map(inner: Sequence[InnerOutput]) -> list[InnerOutput]:

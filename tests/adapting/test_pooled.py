@@ -219,3 +219,29 @@ def test_a_map_and_its_pooled_vector_come_from_one_classifier():
     model = PooledByFunctions(nn.Sequential(nn.Dropout(), nn.Linear(6, 9))).eval()
     net = aa.adapt(model, like=Both(), inputs=torch.randn(2, 3, 16, 16))
     assert [route.source for route in net.plan.routes] == ["stem", "head.0"]
+
+
+class Averaged(nn.Module):
+    """Averages what its last 1x1 convolution makes, and flattens it by a function, as SqueezeNet does."""
+
+    num_classes = 9
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.head = nn.Sequential(nn.Dropout(), layer, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(x)).flatten(1)
+
+
+def test_scores_that_are_averaged_after_the_last_layer_are_no_features():
+    model, x = Averaged(nn.Conv2d(6, 9, 1)).eval(), torch.randn(2, 3, 16, 16)
+    net = aa.adapt(model, like=VECTOR, inputs=x)
+    assert net.plan.routes[0].source == "head.0"
+    assert torch.equal(net.backbone(x)[0], model.stem(x))
+
+
+def test_what_a_larger_convolution_makes_of_the_last_map_is_taken_with_it():
+    net = aa.adapt(Averaged(nn.Conv2d(6, 9, 3, padding=1)).eval(), like=VECTOR, inputs=torch.randn(2, 3, 16, 16))
+    assert net.plan.routes[0].source == "output"

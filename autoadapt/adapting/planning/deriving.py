@@ -169,10 +169,9 @@ def _offer(
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": found})
     sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin)
-    inner = [one for one in source.inner if one.name not in source.scores]
-    blocks = worth_taking(inner, source.sizes())
+    blocks = worth_taking(source.inner, source.sizes(), source.scores)
     if not source.outputs.leaves and not any(factored(spec).strides for spec in wanted.outputs.leaves):
-        blocks += not_among(last_map(inner), blocks)
+        blocks += not_among(last_map([one for one in source.inner if one.name not in source.scores]), blocks)
     on_points = any(leaf.points is not None for leaf in found.leaves)
     taps = inner_sources(blocks, source, wanted, routes, on_points=on_points)
     left = not_among(source.inner, blocks)

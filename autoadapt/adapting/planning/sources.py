@@ -44,13 +44,13 @@ def output_sources(
     reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
     weights = {inner.output: int(inner.weights, 16) for inner in source.inner if inner.output and inner.weights}
     found = []
-    heads = {inner.spec.dims: inner.reads for inner in source.inner if inner.reads and not inner.output}
+    heads = {_flat(inner.spec): inner.reads for inner in source.inner if inner.reads and not inner.output}
     for path, spec in source.outputs.items():
         if bool(spec.same_as) != again or any(dim.constant == 0 for dim in spec.dims):
             continue  # an empty one, as segmentation_models_pytorch fills a level in, holds nothing
         parent, _, last = path.rpartition(".")
         sequence = f"{parent}." if last.isdigit() else ""
-        read = reads.get(path, heads.get(spec.dims, ""))
+        read = reads.get(path, heads.get(_flat(spec), ""))
         found.append(
             Source(
                 path,
@@ -62,6 +62,11 @@ def output_sources(
             )
         )
     return found
+
+
+def _flat(spec: TensorSpec) -> tuple[Dim, ...]:
+    """Its axes without those of one cell."""
+    return tuple(dim for dim in spec.dims if dim != 1)
 
 
 def inner_sources(

@@ -21,7 +21,8 @@ def read_by_heads(
 ) -> dict[InnerKey, InnerKey]:
     """For tensors made by last linear layers, which tensor these layers read.
 
-    A last layer is a linear one, or a convolution with a kernel of 1; flattening and dropout may follow. Where an
+    A last layer is a linear one, or a convolution with a kernel of 1; flattening and dropout may follow, and of a
+    convolution an average of the scores of all cells, rectified or not, as SqueezeNet has it. Where an
     output is made of the scores of several heads, as their mean is, it is the head that reads most, among equals the
     first: a class token stands before a token for distillation.
 
@@ -35,7 +36,7 @@ def read_by_heads(
     found = {key: read for key in returned if (read := _read(key, named, noted, outputs[returned[key]]))}
     for path, shape in outputs.items():
         if len(shape) == 2 and path not in {returned.get(key) for key in found}:
-            heads = _several_heads(shape, named, noted)
+            heads = _several_heads(shape, named, noted) or _flattened_head(shape, named, noted)
             found |= dict([max(heads, key=lambda head: noted[head[1]].shape[-1])] if heads else [])
     return found
 
@@ -47,6 +48,7 @@ def _read(
     if len(shape) != 2:
         return None
     first: InnerKey | None = key
+    pooled = False
     while first is not None:
         first = noted[first].same_as or first
         module, source = named[first[0]], _source(first, noted)
@@ -54,7 +56,9 @@ def _read(
             return None
         if is_linear(module):
             return source
-        if not isinstance(module, _PASSING) or source is None or _count(noted[source]) != _count(noted[first]):
+        pooled = pooled or isinstance(module, _AVERAGING)
+        passes = isinstance(module, (*_PASSING, *_AVERAGING)) or (pooled and isinstance(module, nn.ReLU))
+        if not passes or source is None or (not pooled and _count(noted[source]) != _count(noted[first])):
             return None
         first = source
     return None
@@ -75,6 +79,17 @@ def _several_heads(
         and is_linear(named[key[0]])
         and (source := _source(key, noted)) is not None
     ]
+
+
+def _flattened_head(
+    shape: Shape, named: Mapping[str, nn.Module], noted: Mapping[InnerKey, InnerLeaf]
+) -> list[tuple[InnerKey, InnerKey]]:
+    """The last module, if it returns scores of one cell that a function flattens, with what their layer reads."""
+    key = max(noted, key=lambda key: noted[key].finished, default=None)
+    if key is None or noted[key].shape[:2] != shape or _count(noted[key]) != math.prod(shape):
+        return []
+    source = _read(key, named, noted, shape)
+    return [(key, source)] if source is not None else []
 
 
 def _source(key: InnerKey, noted: Mapping[InnerKey, InnerLeaf]) -> InnerKey | None:
@@ -100,3 +115,4 @@ def _count(leaf: InnerLeaf) -> int:
 
 
 _PASSING = (nn.Flatten, nn.Identity, nn.Dropout)
+_AVERAGING = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AvgPool2d)
