@@ -163,13 +163,12 @@ class Probe:
             values[mark] = {**values[mark], _MARK: tensors[0]}
         arguments = Arguments(values, self._arguments.positional)
         followed = CentresFollowed(zip(tensors, follow, strict=False))
-        kept = contextlib.nullcontext() if self.real else self._caches.kept()
         tables = MadeTables(self.device)
         watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
             undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,
             tables.kept(),  # what caches that are found put back needs no values
-            kept,
+            contextlib.nullcontext() if self.real else self._caches.kept(),
             everywhere_meta(not self.real, tables),
             watching as watcher,
             followed if follow else contextlib.nullcontext(),
@@ -183,8 +182,7 @@ class Probe:
                     self.work = Work(sum(work for work, _ in count), max(made for _, made in count))
             except Exception as error:
                 self._put_back()
-                said = str(error).splitlines() or [""]
-                raise ProbeError(f"{type(error).__name__}: {said[0]}") from error
+                raise ProbeError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
         self.draws = self.draws or numbers.drawn
         self._refuse_what_is_left(returned)
         observed = self._observe(returned, values, tensors, watcher, followed)
