@@ -46,6 +46,7 @@ INSIDE = {
         "allocations",
         "instances",
         "kept_weights",
+        "deep_copies",
         "origins",
         "modes",
         "caches",

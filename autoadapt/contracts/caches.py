@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from autoadapt.contracts.instances import parts_of
+
 __all__ = ["OutsideCaches", "apart"]
 
 T = TypeVar("T")
@@ -70,7 +72,7 @@ class OutsideCaches:
         self._waiting = collections.deque[tuple[Any, int]]()
         self._named: set[str] = set()
         self._members: dict[str, list[tuple[Any, int]]] = {}
-        for part in module.modules():
+        for part in parts_of(module):
             hooks = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
             shared = [value for value in vars(part).values() if isinstance(value, _SHARED_BY_COPIES)]
             self._waiting += [(value, 0) for value in (type(part), *hooks, *shared)]

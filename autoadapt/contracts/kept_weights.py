@@ -16,6 +16,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoadapt.contracts.instances import parameters_of_parts, parts_of
+
 __all__ = ["kept_weights"]
 
 
@@ -34,11 +36,14 @@ def kept_weights(module: nn.Module) -> AbstractContextManager[object]:
         >>> torch.equal(layer.weight, before)
         True
     """
-    if torch.compiler.is_compiling() or any(hasattr(one, "_orig_mod") for one in module.modules()):
+    if torch.compiler.is_compiling():
         return nullcontext()
     with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, which others may be counting
-        kept = {_storage(one): one for one in module.parameters() if one.layout == torch.strided and not one.is_meta}
-    return _both(_Keeping(kept)) if kept else nullcontext()
+        real = [one for one in parameters_of_parts(module) if not one.is_meta and one.layout == torch.strided]
+        kept = {_storage(one): one for one in real}
+    if not kept or any("_orig_mod" in one._modules for one in parts_of(module)):
+        return nullcontext()
+    return _both(_Keeping(kept))
 
 
 @contextmanager

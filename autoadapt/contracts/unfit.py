@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["off_the_meta_device", "refuse_unfit"]
@@ -19,11 +20,14 @@ def refuse_unfit(module: nn.Module) -> None:
     Raises:
         CaptureError: With what to do first.
     """
+    kinds = {type(one).__name__ for one in (*tensors_of(module), torch.empty(0))}
+    if kinds <= {"Tensor", "Parameter", "Buffer"} and not any(map(_is_sharded, parts_of(module))):
+        return
     _refuse_lazy(module)
     named = [*module.named_parameters(), *module.named_buffers(), ("FakeTensorMode", torch.empty(0))]
     fake = [path for path, tensor in named if type(tensor).__name__ == "FakeTensor"]
     sharded = [path for path, tensor in named if type(tensor).__name__ == "DTensor"]
-    sharded += [path for path, part in module.named_modules() if type(part).__name__ == "FullyShardedDataParallel"]
+    sharded += [path for path, part in module.named_modules() if _is_sharded(part)]
     name = type(module).__name__
     if sharded:
         remedy = "adapt the module first, and shard what you get: fully_shard(net)"
@@ -33,6 +37,10 @@ def refuse_unfit(module: nn.Module) -> None:
         remedy = 'leave FakeTensorMode; modules without memory are made by `with torch.device("meta"):`'
         fault = Mismatch(fake[-1], "tensors of a device, or of the meta device", "FakeTensor", remedy)
         raise CaptureError(f"{name} cannot be run on fake tensors", [fault])
+
+
+def _is_sharded(part: nn.Module) -> bool:
+    return type(part).__name__ == "FullyShardedDataParallel"
 
 
 def _refuse_lazy(module: nn.Module) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.closures import Closures
+from autoadapt.contracts.deep_copies import deep_copy
+from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
@@ -94,20 +94,13 @@ def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
     rule = _TensorCopies(copy_tensor)
     memo: dict[int, Any] = {}
     with torch.inference_mode(False):  # else what is made there can never be trained
-        for tensor in [*original.parameters(), *original.buffers()]:
+        for tensor in tensors_of(original):
             memo[id(tensor)] = rule.copy(tensor)
-        memo |= {id(hooks): OrderedDict() for hooks in _empty_hooks(original)}
         with rule:
             copied = _copied(original, memo)
     _refuse_itself(original, copied)
     keep_modes(original, copied)
     return copied
-
-
-def _empty_hooks(module: nn.Module) -> Iterator[OrderedDict[Any, Any]]:
-    """Where a module keeps hooks and has none: ten a module, on which `copy.deepcopy` spends most of its time."""
-    for part in module.modules():
-        yield from (value for value in vars(part).values() if type(value) is OrderedDict and not value)
 
 
 def duplicate(module: nn.Module) -> nn.Module:
@@ -134,7 +127,7 @@ def _copied(original: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _with_its_functions(original: nn.Module, closures: Closures, memo: dict[int, Any]) -> nn.Module:
     """A deep copy whose hooks, and functions on instances, run on the copy."""
-    copied: nn.Module = copy.deepcopy(original, memo)
+    copied = deep_copy(original, memo)
     closures.fill(copied, memo)
     return copied
 

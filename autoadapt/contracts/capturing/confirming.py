@@ -15,6 +15,7 @@ from autoadapt.contracts.capturing.ordering import ImagePass
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Work
 from autoadapt.contracts.capturing.sizing import InputAxes, Steps
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Contradiction
 from autoadapt.contracts.trees import path_text, paths
@@ -169,7 +170,7 @@ def confirm_drawing(probe: Probe, sizes: Mapping[str, int], contract: Contract) 
 
 def on_meta_device(module: nn.Module) -> bool:
     """Whether a module has no values to run on."""
-    return any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+    return any(tensor.is_meta for tensor in tensors_of(module))
 
 
 def _not_finite(contract: Contract, observed: Observation) -> tuple[str, ...]:

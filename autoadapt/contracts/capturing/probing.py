@@ -18,6 +18,7 @@ from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
+from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
@@ -92,7 +93,7 @@ class Probe:
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
         self._copy = in_eval_mode(copy_module(module, clone_buffers if real else on_meta))
-        self._parts = list(self._copy.modules())
+        self._parts = parts_of(self._copy)
         self._plain = [{k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)} for part in self._parts]
         self._inner = inner
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -208,14 +209,14 @@ class Probe:
             ProbeError: It returned tensors of an earlier run, which had no values.
         """
         known = set(self._parts)
-        made = [path for path, part in self._copy.named_modules() if part not in known and [*part.parameters()]]
-        if made:
+        if any(part not in known and [*part.parameters()] for part in parts_of(self._copy)):
+            made = [path for path, part in self._copy.named_modules() if part not in known and [*part.parameters()]]
             name = type(self._copy).__name__
             remedy = "model(inputs)  # run the model once first"
             fault = Mismatch(made[0], "layers that are there before the first call", "made by the call", remedy)
             raise CaptureError(f"{name} makes layers when it is called: run the model once first", [fault])
-        has_values = not any(tensor.is_meta for tensor in (*self._copy.parameters(), *self._copy.buffers()))
-        if self.real and has_values and any(one.is_meta for one in flatten(returned)[1]):
+        without = self.real and any(one.is_meta for one in flatten(returned)[1])
+        if without and not any(tensor.is_meta for tensor in tensors_of(self._copy)):
             raise ProbeError("a copy returns what another module kept: its hooks or closures hold the original")
 
     def _put_back(self) -> None:

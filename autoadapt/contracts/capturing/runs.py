@@ -22,6 +22,7 @@ from autoadapt.contracts.capturing.sizing import (
     probing_sizes,
 )
 from autoadapt.contracts.capturing.solving import Solution, solve
+from autoadapt.contracts.instances import parameters_of_parts
 
 __all__ = ["Runs", "ValuesNeededError"]
 
@@ -94,8 +95,8 @@ class Runs:
 
     def _refuse_for_want_of_values(self, error: ProbeError) -> None:
         """Raise where the meta device is to blame, and the module could run for real."""
-        has_values = not any(parameter.is_meta for parameter in self._module.parameters())
-        if has_values and not self.probe.real and "meta" in str(error):
+        without_values = any(parameter.is_meta for parameter in parameters_of_parts(self._module))
+        if not (without_values or self.probe.real) and "meta" in str(error):
             raise ValuesNeededError from error
 
     def base(self) -> dict[str, int]:

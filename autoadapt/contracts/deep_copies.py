@@ -1,0 +1,85 @@
+"""Deep copies of modules: what `copy.deepcopy` gives, in a fifth of the time."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+
+from autoadapt.contracts.instances import parts_of
+
+__all__ = ["deep_copy"]
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type})
+"""What `copy.deepcopy` hands on as it is."""
+
+
+def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy.
+
+    `copy.deepcopy` asks for every attribute of every module inside, most of which are numbers, texts and empty dicts of
+    hooks. Here these are handed on or made anew at once; a class that says itself how it is copied is asked as ever.
+
+    Args:
+        module: The original.
+        memo: As for `copy.deepcopy`; every parameter and buffer in it has its copy.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.ReLU(), nn.Identity())
+        >>> copied = deep_copy(model, {})
+        >>> copied, copied[0] is model[0]
+        (Sequential(
+          (0): ReLU()
+          (1): Identity()
+        ), False)
+    """
+    parts = [part for part in parts_of(module) if id(part) not in memo and _is_plain(part)]
+    made = [type(part).__new__(type(part)) for part in parts]
+    memo |= {id(part): shell for part, shell in zip(parts, made, strict=True)}
+    for part, shell in zip(
+        reversed(parts), reversed(made), strict=True
+    ):  # what is inside is whole before what holds it
+        state = {name: _copied(value, memo) for name, value in vars(part).items() if name != "_compiled_call_impl"}
+        vars(shell).update(state)
+    copied: nn.Module = copy.deepcopy(module, memo)
+    return copied
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether a copy has the same attributes, copied, and nothing says otherwise."""
+    kind: Any = type(part)
+    return _is_plain_class(kind) and getattr(part, "__deepcopy__", None) is None
+
+
+@functools.cache
+def _is_plain_class(kind: Any) -> bool:
+    told = [cls for cls in kind.__mro__ if cls is not object and not vars(cls).keys().isdisjoint(_SAYING_HOW)]
+    return all(cls.__module__.startswith("torch.nn.modules.") for cls in told)
+
+
+_SAYING_HOW = frozenset(
+    {"__new__", "__getnewargs__", "__getnewargs_ex__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"}
+    | {"__slots__", "__getattribute__"}
+)
+"""What a class may define so that it is copied in another way; PyTorch's own layers do so for old files."""
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value)):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind is dict:
+        copied = memo[id(value)] = {}
+        copied.update((_copied(key, memo), _copied(one, memo)) for key, one in value.items())
+        return copied
+    if kind is OrderedDict and not value:
+        return memo.setdefault(id(value), OrderedDict())
+    if kind is set and all(type(one) is str for one in value):
+        return memo.setdefault(id(value), set(value))
+    return copy.deepcopy(value, memo)
