@@ -26,14 +26,9 @@ def reduced(signature: Signature, keep: Collection[str]) -> Signature:
     """
     tree = _reduced(signature.outputs.tree, keep, ())
     assert tree is not None, "the root is never left out"
-    invariants = tuple(g for g in signature.invariants if {g.index, g.result} <= set(keep) and _known(g.values, keep))
-    return signature.model_copy(
-        update={
-            "outputs": Values(tree=tree, leaves=signature.outputs.standing(keep)),
-            "invariants": invariants,
-            "unverified": (),
-        }
-    )
+    left = signature.with_outputs(Values(tree=tree, leaves=signature.outputs.standing(keep)))
+    invariants = tuple(one for one in left.invariants if _known(one.values, keep))
+    return left.model_copy(update={"invariants": invariants, "unverified": ()})
 
 
 def _known(path: str, keep: Collection[str]) -> bool:

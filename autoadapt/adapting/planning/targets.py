@@ -50,16 +50,7 @@ def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
         raise PlanError(
             "outputs is empty", [Mismatch("outputs", "at least one path", "none", f"outputs=[{known[0]!r}]")]
         )
-    leaves = target.outputs.standing(wanted)
-    invariants = tuple(g for g in target.invariants if {g.index, g.result} <= wanted)
-    told = {
-        field: tuple(path for path in getattr(target, field) if path in wanted)
-        for field in ("contiguous", "unverified", "not_finite")
-    }
-    filled = {path: output for path, output in target.filled.items() if not output or output in wanted}
-    return target.model_copy(
-        update={"outputs": Values(tree=tree, leaves=leaves), "invariants": invariants, "filled": filled, **told}
-    )
+    return target.with_outputs(Values(tree=tree, leaves=target.outputs.standing(wanted)))
 
 
 def _refuse_objects(target: Signature) -> None:

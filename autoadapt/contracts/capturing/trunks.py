@@ -135,5 +135,5 @@ def _without_outputs(found: Signature, costs: Mapping[str, Mapping[str, int]], e
         if output.finished > end:
             changed |= {"spec": no_source, "same_as": ""}
         inner.append(output.model_copy(update=changed))
-    update = {"output_weights": (), "contiguous": (), "train_outputs": None, "unverified": (), "not_finite": ()}
-    return found.model_copy(update={"outputs": nothing, "inner": tuple(inner), **update})
+    update = {"output_weights": (), "train_outputs": None, "inner": tuple(inner)}
+    return found.with_outputs(nothing).model_copy(update=update)

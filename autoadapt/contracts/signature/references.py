@@ -10,7 +10,7 @@ from autoadapt.contracts.signature.values import Values
 from autoadapt.errors import Mismatch
 from autoadapt.errors.printable import visible
 
-__all__ = ["loose_axes", "loose_cells", "loose_identities", "loose_paths", "loose_ranges"]
+__all__ = ["containing", "loose_axes", "loose_cells", "loose_identities", "loose_paths", "loose_ranges"]
 
 _LARGEST = 1 << 62
 
@@ -28,6 +28,20 @@ def loose_identities(outputs: Values, inputs: Values) -> Iterator[Mismatch]:
         if spec.same_as and spec.same_as not in before:
             yield Mismatch(path, "the same tensor as an input or an earlier output", repr(spec.same_as)[:60])
         before.add(path)
+
+
+def containing(paths: Iterable[str]) -> set[str]:
+    """Paths and those of all containers around them; the outermost has the empty text.
+
+    Example:
+        >>> sorted(containing(["a.b.0"]))
+        ['', 'a', 'a.b', 'a.b.0']
+    """
+    found = {""}
+    for path in paths:
+        parts = path.split(".")
+        found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return found
 
 
 def loose_paths(field: str, named: Iterable[str], known: Collection[str]) -> Iterator[Mismatch]:

@@ -21,6 +21,7 @@ from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
 from autoadapt.contracts.signature.parameters import Parameter
 from autoadapt.contracts.signature.references import (
+    containing,
     loose_axes,
     loose_cells,
     loose_identities,
@@ -203,6 +204,23 @@ class Signature(Shown, Dated):
         """
         return {name: axis.example for name, axis in self.axes.items()} | changes
 
+    def with_outputs(self, outputs: Values) -> Signature:
+        """The same with some of its outputs, and nothing told of the others.
+
+        Example:
+            >>> sig = Signature.parse({"a": "f32[B]", "b": "f32[B]"}).model_copy(update={"contiguous": ("a", "b")})
+            >>> sig.with_outputs(Values.parse({"b": "f32[B]"})).contiguous
+            ('b',)
+        """
+        known = containing(outputs.paths)
+        told = {
+            field: tuple(path for path in getattr(self, field) if path in known)
+            for field in ("contiguous", "unverified", "not_finite")
+        }
+        filled = {path: output for path, output in self.filled.items() if output in known}
+        invariants = tuple(one for one in self.invariants if {one.index, one.result} <= known)
+        return self.model_copy(update={"outputs": outputs, "invariants": invariants, "filled": filled, **told})
+
     def diff(self, found: Signature) -> list[Mismatch]:
         """What another signature does not keep of this one; empty where it keeps everything.
 
@@ -234,7 +252,7 @@ class Signature(Shown, Dated):
             *loose_ranges(self.value_ranges),
             *loose_paths("value_ranges", self.value_ranges, given),
             *loose_paths("written", self.written, given),
-            *loose_paths("filled", filter(None, self.filled.values()), made),
+            *loose_paths("filled", self.filled.values(), containing(made)),
             *loose_paths("replaced_when_empty", self.replaced_when_empty, self.filled),
         ]
         if self.inner:  # a plan's source is without them
