@@ -26,7 +26,15 @@ from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.keeping import Kept
 from autoadapt.weights.patterns import Pattern, pattern_text
 from autoadapt.weights.resampling import Grid, find_grid, fit_grid, over_time, resampled
-from autoadapt.weights.slicing import Axis, axis_changes, is_single_cell, permutation, ranges, slice_axes
+from autoadapt.weights.slicing import (
+    Axis,
+    axis_changes,
+    could_be_blocks,
+    is_single_cell,
+    permutation,
+    ranges,
+    slice_axes,
+)
 from autoadapt.weights.tensor_specs import Spec
 from autoadapt.weights.widths import Widths
 
@@ -69,6 +77,7 @@ class Conversion:
         grid: How tokens lie.
         kept: Whether the caller said which rows.
         order: Of the old axes.
+        unsure: Whether it takes the first rows of an axis that could hold blocks, which nothing tells.
     """
 
     policy: str
@@ -79,6 +88,7 @@ class Conversion:
     grid: Grid | None = None
     kept: bool = False
     order: tuple[int, ...] = ()
+    unsure: bool = False
 
 
 def check_policies(shapes: Shapes) -> dict[Pattern, str]:
@@ -169,7 +179,10 @@ def _slice(
     sizes = {axis.axis: len(axis.old) for axis in rows}
     region = tuple(sizes.get(axis, size) for axis, size in enumerate(new))
     if all(axis.leading for axis in rows):
-        return Conversion(wish.policy, region, how, kept=wish.kept is not None)
+        counted = [(old[axis.axis], new[axis.axis]) for axis in rows if axes[axis.axis] == "output"]
+        told = wish.kept is not None or wish.policy != "slice"
+        unsure = not told and any(could_be_blocks(*sizes, widths) for sizes in counted)
+        return Conversion(wish.policy, region, how, kept=wish.kept is not None, unsure=unsure)
     taken = " and ".join(f"rows {ranges(axis.old)}" for axis in rows)
     return Conversion(wish.policy, region, f"{how}, {taken}", rows, kept=wish.kept is not None)
 

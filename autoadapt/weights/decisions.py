@@ -16,7 +16,7 @@ from autoadapt.weights.entries import ModelBucket, ModelEntry, SourceBucket, Sou
 from autoadapt.weights.recipes import NORMS
 from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
-from autoadapt.weights.widths import Widths
+from autoadapt.weights.widths import READ, Widths
 
 __all__ = ["Expected", "Verdicts", "decide", "model_entries", "source_entries"]
 
@@ -127,15 +127,17 @@ def _fact(spec: Spec) -> str:
 
 
 def _widths(pairs: Mapping[str, tuple[str, str]], specs: Mapping[str, Spec], slots: Mapping[str, Slot]) -> Widths:
-    """What the layers of checkpoint and model yield."""
+    """What the layers of checkpoint and model yield and read."""
     both = [(specs[name].shape, slots[target]) for name, (target, _) in pairs.items()]
-    return Widths.of(
-        (old[at], slot.spec.shape[at])
+    axes = [
+        (name, (old[at], slot.spec.shape[at]), "height" in slot.axes)
         for old, slot in both
         if len(old) == len(slot.spec.shape)
         for at, name in enumerate(slot.axes)
-        if name == "output"
-    )
+    ]
+    outputs = [(sizes, is_map) for name, sizes, is_map in axes if name == "output"]
+    read = [sizes for name, sizes, _ in axes if name in READ]
+    return Widths.of((sizes for sizes, _ in outputs), read, (sizes for sizes, is_map in outputs if is_map))
 
 
 def _move(source: Spec, slot: Slot, stage: str, wish: Wish, schemes: Mapping[str, str], widths: Widths) -> Move | str:

@@ -14,12 +14,24 @@ from math import gcd
 from autoadapt.weights.keeping import Kept, Rows
 from autoadapt.weights.widths import JOINED, READ, Widths, mixed
 
-__all__ = ["Axis", "Count", "axis_changes", "count_of", "is_single_cell", "permutation", "slice_axes"]
+__all__ = [
+    "Axis",
+    "Count",
+    "axis_changes",
+    "could_be_blocks",
+    "count_of",
+    "is_single_cell",
+    "permutation",
+    "slice_axes",
+]
 
 # Counts that tell what an axis is: said as a help; rows are taken by it only where one reading is left.
 _KEY_POINTS = ((17, 14), (14, 17), (17, 16), (16, 17), (17, 133), (133, 17), (16, 14), (14, 16))
 _CLASSES = {1000: "ImageNet-1k", 21841: "ImageNet-22k", 21843: "ImageNet-21k", 80: "COCO", 91: "COCO",
             20: "VOC", 21: "VOC", 19: "Cityscapes", 150: "ADE20K", 365: "Objects365", 400: "Kinetics"}  # fmt: skip
+
+# Rows for one anchor: detection's classes, alone, with one for nothing, with a box and a score (YOLO), and with masks.
+_PER_ANCHOR = frozenset(count + beside for count in (20, 80, 90, 91, 365, 1203) for beside in (0, 1, 5, 37))
 
 
 @dataclass(frozen=True)
@@ -222,9 +234,10 @@ def _slice_axis(old: int, new: int, name: str, layout: str, kept: Kept | None, w
         return Count(1, 0, old, new).rows(kept.rows, layout)
     if kept is None and name == JOINED:
         return 'several outputs stand one after the other: keep says which rows of each (shapes "blocks")'
-    if kept is None and _is_classes(old, new) and not widths.holds_several(name, old, new):
+    anchored = _anchored(old, new, widths) if kept is None and name == "output" else []
+    if not anchored and kept is None and _is_classes(old, new) and not widths.holds_several(name, old, new):
         return Axis(-1, *[tuple(range(min(old, new)))] * 2)
-    counts = _counts(old, new, name, kept, widths)
+    counts = anchored or _counts(old, new, name, kept, widths)
     if isinstance(counts, str):
         return counts
     if not counts:
@@ -262,6 +275,38 @@ def _counts(old: int, new: int, name: str, kept: Kept | None, widths: Widths) ->
     if kept is not None:
         return [count for count in found if count.new == len(kept.rows) and kept.counts(count.old)]
     return found
+
+
+def _anchored(old: int, new: int, widths: Widths) -> list[Count]:
+    """How an axis counts that no layer reads and that yields the same for each of several anchors, or of each class.
+
+    Told, in this order, by another such output (boxes of each class), by boxes (4 for each anchor) that stay, by
+    well-known rows for one anchor on both sides, or on one. The last three are for convolutions: anchors have places.
+    """
+    if old in _CLASSES or (old, new) not in widths.heads or count_of(old, new):
+        return []
+    shared = gcd(old, new)
+    times = [(k, old // k, new // k) for k in range(2, shared + 1) if shared % k == 0]
+    if (old, new) in widths.maps:
+        boxes = [(k, a, b) for k, a, b in times if 4 * k in widths.ends]
+        both = [(k, a, b) for k, a, b in times if a in _PER_ANCHOR and b in _PER_ANCHOR]
+        one = [(k, a, b) for k, a, b in times if a in _PER_ANCHOR or (b in _PER_ANCHOR and new > old)]
+    else:
+        boxes = both = one = []
+    beside = [(k, a, b) for k, a, b in times if (a, b) in widths.heads]
+    found = next((told for told in (beside, boxes, both, one) if told), [])
+    return [Count(k, 0, a, b) for k, a, b in found]
+
+
+def could_be_blocks(old: int, new: int, widths: Widths) -> bool:
+    """Whether rows of maps that no layer reads could lie in blocks of which nothing tells.
+
+    Example:
+        >>> could_be_blocks(60, 30, Widths(changed=frozenset({(60, 30)}), maps=frozenset({(60, 30)})))
+        True
+    """
+    unread = (old, new) in widths.maps & widths.heads
+    return unread and not _is_classes(old, new) and not count_of(old, new) and gcd(old, new) > 1
 
 
 def _things(widths: Widths) -> set[tuple[int, int]]:

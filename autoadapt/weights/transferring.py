@@ -35,7 +35,7 @@ from autoadapt.weights.resampling import Grids, read_grids
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.selection import Selection
 from autoadapt.weights.slots import Slot, model_slots, refuse_unwritable
-from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.tensor_specs import Spec, parent
 
 __all__ = ["transfer"]
 
@@ -250,7 +250,7 @@ def _report(
         sources=source_entries(checkpoint.specs, verdicts, hidden, expected),
         targets=model_entries(list(slots.values()), verdicts, expected),
         dry_run=dry_run,
-        remarks=(*also, *remarks, *_casts(verdicts), *_other_order(verdicts)),
+        remarks=(*also, *remarks, *_casts(verdicts), *_other_order(verdicts), *_maybe_blocks(verdicts)),
     )
 
 
@@ -282,6 +282,19 @@ def _other_order(verdicts: Verdicts) -> list[str]:
             keep = f'keep={{"{move.slot.spec.name}": "coco->crowdpose"}}'
             return [f"rows were taken in their order; COCO and CrowdPose order joints differently: {keep}"]
     return []
+
+
+def _maybe_blocks(verdicts: Verdicts) -> list[str]:
+    """A word where the first rows were taken of maps that could be those of several anchors."""
+    names = [m.slot.spec.name for m in verdicts.moves.values() if m.conversion is not None and m.conversion.unsure]
+    if not names:
+        return []
+    at = parent(names[0]) or "*"
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [
+        f"the first rows were taken of {names[0]}{more}; if they lie in blocks, as the classes of each anchor do, "
+        f'others belong: keep={{"{at}": [...]}} says every row, shapes={{"{at}": "groups"}} that these are right'
+    ]
 
 
 def _first_of_tied(verdicts: Verdicts, checkpoint: Checkpoint) -> list[Move]:

@@ -26,25 +26,47 @@ class Widths:
     Args:
         changed: Old and new counts of those that differ.
         steady: Counts of those that do not.
+        read: Old and new counts of axes that are read and differ.
+        ends: Counts of `steady` that no layer reads.
+        maps: Those of `changed` that a convolution yields.
     """
 
     changed: frozenset[tuple[int, int]] = frozenset()
     steady: frozenset[int] = frozenset()
+    read: frozenset[tuple[int, int]] = frozenset()
+    ends: frozenset[int] = frozenset()
+    maps: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
-    def of(cls, outputs: Iterable[tuple[int, int]]) -> Widths:
-        """The widths of outputs, as old and new counts.
+    def of(
+        cls,
+        outputs: Iterable[tuple[int, int]],
+        read: Iterable[tuple[int, int]] = (),
+        maps: Iterable[tuple[int, int]] = (),
+    ) -> Widths:
+        """The widths of outputs, of what is read, and of the outputs of convolutions, as old and new counts.
 
         Example:
-            >>> Widths.of([(17, 14), (8, 8)])
-            Widths(changed=frozenset({(17, 14)}), steady=frozenset({8}))
+            >>> widths = Widths.of([(17, 14), (8, 8)], read=[(8, 8)])
+            >>> widths.changed, widths.steady, widths.ends
+            (frozenset({(17, 14)}), frozenset({8}), frozenset())
         """
-        pairs = set(outputs)
-        return cls(frozenset(p for p in pairs if p[0] != p[1]), frozenset(old for old, new in pairs if old == new))
+        pairs, inputs = set(outputs), set(read)
+        changed, steady = _changed(pairs), frozenset(old for old, new in pairs if old == new)
+        return cls(changed, steady, _changed(inputs), steady - {old for old, _ in inputs}, _changed(maps))
+
+    @property
+    def heads(self) -> frozenset[tuple[int, int]]:
+        """Those of `changed` that no layer reads."""
+        return self.changed - self.read
 
     def holds_several(self, name: str, old: int, new: int) -> bool:
         """Whether an axis is read and changes as no single output does."""
         return name in READ and bool(self.changed) and (old, new) not in self.changed
+
+
+def _changed(pairs: Iterable[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    return frozenset((old, new) for old, new in pairs if old != new)
 
 
 def mixed(kinds: Iterable[tuple[int, int]], old: int, new: int) -> Iterator[int]:
