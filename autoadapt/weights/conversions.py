@@ -8,13 +8,14 @@ groups     the same, where things have several rows: all of one thing, then all 
 inflate    more input channels: repeated and rescaled; a kernel with a time axis: its mean, spread over it
 centre     a kernel with a time axis: in its middle
 sum        one input channel: the sum over the old ones
-resample   tables of tokens: bicubic on their grid, class tokens kept
+resample   tables of positions: bicubic on their grid, class tokens kept; kernels of patches: by the pseudo-inverse
 permute    the same axes in another order, where the shapes allow exactly one; a linear layer and a 1x1 convolution
 linear     tables of tokens in time, kernels with a time axis: linear along it
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -25,7 +26,7 @@ from torch import Tensor
 from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.keeping import Kept
 from autoadapt.weights.patterns import Pattern, pattern_text
-from autoadapt.weights.resampling import Grid, find_grid, fit_grid, over_time, resampled
+from autoadapt.weights.resampling import Grid, find_grid, fit_grid, names_grid, over_time, resampled, resized_patches
 from autoadapt.weights.slicing import (
     Axis,
     axis_changes,
@@ -35,7 +36,7 @@ from autoadapt.weights.slicing import (
     ranges,
     slice_axes,
 )
-from autoadapt.weights.tensor_specs import Spec
+from autoadapt.weights.tensor_specs import Spec, shape_text
 from autoadapt.weights.widths import Widths
 
 __all__ = ["POLICIES", "SLICES", "Conversion", "Policy", "Shapes", "Wish", "check_policies", "convert", "plan"]
@@ -46,6 +47,8 @@ Policy: TypeAlias = Literal[
 Shapes: TypeAlias = "str | Mapping[Pattern, str]"
 POLICIES: tuple[str, ...] = get_args(Policy)
 _TIMED = {"inflate": "spread", "centre": "centre", "linear": "linear"}
+_FLOATS = ("float", "bfloat")
+_MOST_CELLS = 64 * 64  # of a patch: the matrix that resizes one has as many rows
 SLICES = ("slice", "blocks", "groups")
 
 
@@ -120,6 +123,8 @@ def plan(
     axes: Sequence[str],
     groups: int = 1,
     widths: Widths = Widths(),  # noqa: B008 - frozen
+    *,
+    patches: bool = False,
 ) -> Conversion | str:
     """Plan a conversion, or say why there is none.
 
@@ -130,6 +135,7 @@ def plan(
         axes: What each axis of the new one is called.
         groups: Of a convolution.
         widths: What the layers of the model yield, before and after.
+        patches: Whether it is the kernel of a convolution whose stride is its size.
 
     Example:
         >>> old, new = Spec("conv1.weight", (64, 3, 7, 7)), Spec("conv1.weight", (64, 1, 7, 7))
@@ -140,7 +146,12 @@ def plan(
     reason = axis_changes(old, new, axes)
     if policy in ("skip", "error"):
         return reason
-    found = _slice(old, new, axes, wish, widths) if policy in SLICES else _planned(wish, source, new, axes, groups)
+    if policy in SLICES:
+        found = _slice(old, new, axes, wish, widths)
+    elif policy == "resample":
+        found = _resample(source, target, axes, wish.grid, patches)
+    else:
+        found = _planned(wish, source, new, axes, groups)
     if isinstance(found, Conversion):
         return found
     return f"{reason}; {found or f'{policy} does not apply'}"
@@ -155,7 +166,7 @@ def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str]
         order = permutation(old, new)
         how = f"permute({', '.join(map(str, order))})"
         return Conversion(policy, new, how, order=tuple(order)) if order else "no single order of its axes"
-    if not source.dtype.startswith(("float", "bfloat")):
+    if not source.dtype.startswith(_FLOATS):
         return ""
     match policy:
         case "inflate" | "sum":
@@ -164,7 +175,7 @@ def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str]
             return _over_time(policy, old, new, axes)
         case "linear":
             return _over_time(policy, old, new, axes) or _table_over_time(old, new, axes)
-    return _resample(old, new, axes, wish.grid)
+    return ""
 
 
 def _slice(
@@ -228,12 +239,22 @@ def _table_over_time(old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[
     return Conversion("linear", new, f"linear: {old[at]} -> {new[at]} steps", axis=at)
 
 
-def _resample(old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str], told: Grid | None) -> Conversion | str:
+def _resample(source: Spec, target: Spec, axes: Sequence[str], told: Grid | None, patches: bool) -> Conversion | str:
+    old, new = source.shape, target.shape
+    if not source.dtype.startswith(_FLOATS):
+        return ""
     if told is not None and (fault := fit_grid(told, old, new)):
         return fault
     grid = told or find_grid(old, new)
     if grid is None or ("input" in axes and _differing(old, new)[0] < 2):
         return ""
+    if "height" in axes:
+        how = f"resample: patches of {shape_text(grid.old)} -> {shape_text(grid.new)}, by the pseudo-inverse"
+        small = max(math.prod(grid.old), math.prod(grid.new)) <= _MOST_CELLS
+        return Conversion("patches", new, how, grid=grid) if patches and small else ""
+    if told is None and not names_grid(target.name, new, grid):
+        tell = f'grid={{"{target.name}": (old, new, tokens)}} tells one'
+        return f"not known by its name as a table of positions on a grid; {tell}"
     return Conversion("resample", new, str(grid), grid=grid)
 
 
@@ -272,6 +293,8 @@ def convert(tensor: Tensor, conversion: Conversion, shape: tuple[int, ...]) -> T
         case "resample":
             assert conversion.grid is not None
             return resampled(tensor, shape, conversion.grid)
+        case "patches":
+            return resized_patches(tensor, (shape[2], shape[3]))
     raise AssertionError(conversion.policy)
 
 

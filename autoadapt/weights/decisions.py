@@ -146,7 +146,7 @@ def _move(source: Spec, slot: Slot, stage: str, wish: Wish, schemes: Mapping[str
         return reason
     if source.shape == slot.spec.shape:
         return Move(source, slot, stage)
-    planned = plan(wish, source, slot.spec, slot.axes, slot.groups, widths)
+    planned = plan(wish, source, slot.spec, slot.axes, slot.groups, widths, patches=slot.patches)
     return planned if isinstance(planned, str) else Move(source, slot, stage, planned)
 
 

@@ -1,8 +1,9 @@
-"""Resampling: tables of tokens brought to another grid, and axes of time to another length."""
+"""Resampling: tables of tokens and kernels of patches brought to another grid, and axes of time to another length."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,12 +16,24 @@ from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.patterns import Pattern, pattern_text
 from autoadapt.weights.tensor_specs import shape_text
 
-__all__ = ["Grid", "Grids", "find_grid", "fit_grid", "over_time", "read_grids", "resampled"]
+__all__ = [
+    "Grid",
+    "Grids",
+    "find_grid",
+    "fit_grid",
+    "names_grid",
+    "over_time",
+    "read_grids",
+    "resampled",
+    "resized_patches",
+]
 
 Grids: TypeAlias = "Mapping[Pattern, tuple[Sequence[int], Sequence[int], int]]"
 """Old grid, new grid and tokens in front of both, by pattern of names."""
 
 _TOKENS = (0, 1, 2, 5)  # class, distillation and register tokens in front of a grid
+_POSITIONS = {"pos", "posemb", "posembed", "position", "positions", "positional"}
+_QUERIES = {"query", "queries", "tgt", "target", "object"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,26 @@ def find_grid(old: tuple[int, ...], new: tuple[int, ...]) -> Grid | None:
     return Grid((math.isqrt(a - fits[0]),) * 2, (math.isqrt(b - fits[0]),) * 2, fits[0])
 
 
+def names_grid(name: str, shape: tuple[int, ...], grid: Grid) -> bool:
+    """Whether a table is one of positions on a grid, by the words of its name.
+
+    A table `[tokens, channels]` without a token in front may as well be one of steps in a text, whose usual counts
+    (256, 1024) are squares: it has to be named as one of images, or of relative positions.
+
+    Example:
+        >>> names_grid("query_embed.weight", (100, 256), Grid((10, 10), (30, 30)))
+        False
+        >>> names_grid("layers.0.attn.relative_position_bias_table", (169, 3), Grid((13, 13), (23, 23)))
+        True
+    """
+    words = re.split(r"[._]", name.lower())
+    own = words if len(words) < 2 else re.split(r"[._]", name.lower().removesuffix(".weight").rpartition(".")[2])
+    if not _POSITIONS & set(own) or _QUERIES & set(own):
+        return False
+    seen = any(word.startswith(("vis", "image", "img", "patch", "relative")) for word in words)
+    return len(shape) > 2 or grid.tokens > 0 or seen
+
+
 def _is_square(number: int) -> bool:
     return math.isqrt(number) ** 2 == number
 
@@ -131,6 +164,19 @@ def resampled(tensor: Tensor, shape: tuple[int, ...], grid: Grid) -> Tensor:
 def _bicubic(image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     resized: Tensor = F.interpolate(image_BCHW.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
     return resized.to(image_BCHW.dtype)
+
+
+def resized_patches(weight_OIHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """A kernel of patches of another size, which answers on resized patches as the old one did on the old.
+
+    Larger patches exactly, smaller ones in the least squares: `pinv(B^T) w`, where B resizes a patch (Beyer et al.,
+    FlexiViT, arXiv:2212.08013; timm's `resample_patch_embed`).
+    """
+    old = tuple(weight_OIHW.shape[2:])
+    cells = math.prod(old)
+    resize = _bicubic(torch.eye(cells).reshape(cells, 1, *old), size).flatten(1)
+    resized: Tensor = weight_OIHW.float().cpu().flatten(2) @ torch.linalg.pinv(resize).T
+    return resized.reshape(*weight_OIHW.shape[:2], *size).to(weight_OIHW)
 
 
 def over_time(tensor: Tensor, length: int, axis: int) -> Tensor:

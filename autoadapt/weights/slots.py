@@ -52,6 +52,14 @@ class Slot:
         return self.owner.groups if isinstance(self.owner, _ConvNd) else 1
 
     @property
+    def patches(self) -> bool:
+        """Whether it belongs to a convolution that sees each cell once: its stride is the size of its kernel."""
+        layer = self.owner
+        if not isinstance(layer, nn.Conv2d):
+            return False
+        return layer.stride == layer.kernel_size and set(layer.dilation) == {1}
+
+    @property
     def has_memory(self) -> bool:
         """Whether it is dense and not on the meta device."""
         return self.tensor.layout is torch.strided and not self.tensor.is_meta
