@@ -20,6 +20,10 @@ from autoadapt.weights.tensor_specs import Spec, parent
 __all__ = ["check_arguments", "guard", "leftover_hint"]
 
 _DIGITS = re.compile(r"\d+")
+# What the reasons of refused tensors ask for, since the policy that was given could not tell.
+_POLICY = re.compile(r'shapes "(\w+)"')
+_OF_EACH = "keep says which rows of each"
+_ASKS_ROWS = re.compile(r"keep says|keep names|in front of them or behind")
 
 
 def check_arguments(match: str, min_coverage: float) -> None:
@@ -80,8 +84,19 @@ def _shape_remedy(report: Transfer, sources: Sequence[Spec]) -> str:
     if _made(sources, "quantised"):
         return 'merge="quantised"'
     shapes = {entry.name: entry.shape for entry in report.targets}
-    pairs = [(e.shape, shapes[e.target]) for e in report.sources if e.bucket == "mismatched" and e.target is not None]
+    refused = [e for e in report.sources if e.bucket == "mismatched" and e.target is not None]
+    reasons = [e.how for e in refused]
+    if policies := list(dict.fromkeys(policy for how in reasons for policy in _POLICY.findall(how))):
+        each = _every_row(refused[0].target) + ", " if any(_OF_EACH in how for how in reasons) else ""
+        return "\n".join(f'{each}shapes="{policy}"' for policy in policies)
+    if any(_ASKS_ROWS.search(how) for how in reasons):
+        return _every_row(refused[0].target)
+    pairs = [(e.shape, shapes[e.target]) for e in refused if e.target is not None]
     return 'shapes="slice"' if any(len(old) == len(new) and old != new for old, new in pairs) else ""
+
+
+def _every_row(name: str | None) -> str:
+    return f'keep={{"{parent(name or "") or "*"}": [0, 1, None]}}'
 
 
 def _examples(sources: Sequence[Spec], targets: Sequence[Spec]) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from weights_models import equal, prefixed, randomised, snapshot
 
-from autoadapt.errors import TransferError
+from autoadapt.errors import CoverageError, TransferError
 from autoadapt.weights import Transfer, transfer
 from autoadapt.weights.respelling import respellings
 from autoadapt.weights.tensor_specs import Spec
@@ -235,3 +235,20 @@ def test_names_of_which_each_could_be_any_other_are_looked_through_in_short_time
     start = time.process_time()
     assert respellings(left, free, {}) == []
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "old", "new", "remedies"),
+    [
+        ({"shapes": "slice"}, 34, 28, ['shapes="blocks"', 'shapes="groups"']),
+        ({"shapes": {"*": "slice"}}, 34, 28, ['shapes="blocks"', 'shapes="groups"']),
+        ({"keep": {"0.*": "coco->crowdpose"}}, 34, 28, ['shapes="blocks"', 'shapes="groups"']),
+        ({"shapes": "blocks"}, 34, 14, ['keep={"0": [0, 1, None]}']),
+        ({}, 34, 28, ['shapes="slice"']),
+    ],
+)
+def test_the_remedy_of_a_total_miss_is_not_what_was_called(kwargs, old, new, remedies):
+    model = nn.Sequential(nn.Conv2d(4, new, 1))
+    with pytest.raises(CoverageError) as caught:
+        transfer({"0.weight": torch.randn(old, 4, 1, 1), "0.bias": torch.zeros(old)}, model, **kwargs)
+    assert caught.value.mismatches[0].remedy.splitlines() == remedies
