@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
+from autoadapt.weights.deltas import NOT_BESIDE, UNTOLD
 from autoadapt.weights.distributed_files import Renamed, Sharded, metadata_of, open_sharded
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
 from autoadapt.weights.pickles import load_pickle
@@ -126,20 +127,36 @@ def _read(source: Source, scope: str | None, targets: Sequence[Spec], storages: 
     raise TransferError("the source is of no known kind", [fault])
 
 
-def adapter_scale(source: Source, kinds: Mapping[str, float | None]) -> dict[str, float | None]:
-    """The scale of LoRA deltas from the config beside their file, where the caller asks for them and says none."""
+def adapter_scale(
+    source: Source, kinds: Mapping[str, float | None], *, turns: bool
+) -> tuple[dict[str, float | None], str]:
+    """The scale of LoRA deltas from the config beside their file, where the caller asks for them and says none.
+
+    Args:
+        source: Where they are.
+        kinds: What is merged, and the scale.
+        turns: Whether the model has layers that are stored transposed, which then tell where to transpose.
+
+    Returns:
+        The same with the scale, and why it has none.
+    """
     kinds = dict(kinds)
-    if "lora" in kinds and kinds["lora"] is None and isinstance(source, str | os.PathLike):
-        path = Path(source)
-        config = (path if os.path.isdir(path) else path.parent) / "adapter_config.json"
-        try:
-            told = json.loads(config.read_text(encoding="utf-8"))
-            if not (told.get("alpha_pattern") or told.get("rank_pattern") or told.get("fan_in_fan_out")):
-                root = told["r"] ** 0.5 if told.get("use_rslora") else told["r"]
-                kinds["lora"] = float(told["lora_alpha"] / root)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
-            return kinds
-    return kinds
+    if "lora" not in kinds or kinds["lora"] is not None or not isinstance(source, str | os.PathLike):
+        return kinds, NOT_BESIDE
+    path = Path(source)
+    config = (path if os.path.isdir(path) else path.parent) / "adapter_config.json"
+    try:
+        told = json.loads(config.read_text(encoding="utf-8"))
+        words = ("alpha_pattern", "rank_pattern") if turns else ("alpha_pattern", "rank_pattern", "fan_in_fan_out")
+        if said := [word for word in words if told.get(word)]:
+            return kinds, f"the adapter_config.json beside the file has {' and '.join(said)}: no one number will do"
+        root = told["r"] ** 0.5 if told.get("use_rslora") else told["r"]
+        kinds["lora"] = float(told["lora_alpha"] / root)
+    except FileNotFoundError:
+        return kinds, NOT_BESIDE
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+        return kinds, UNTOLD
+    return kinds, ""
 
 
 def _refuse_long_names(checkpoint: Checkpoint) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.checkpoints import Checkpoint
 from autoadapt.weights.entries import ModelEntry, SourceEntry
+from autoadapt.weights.made_tensors import Recipe
 from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
-from autoadapt.weights.recipes import BLOCK, Recipe
+from autoadapt.weights.recipes import BLOCK
 from autoadapt.weights.tensor_files import Read, Tensors, read_whole
 from autoadapt.weights.tensor_specs import Spec
 
@@ -88,7 +89,8 @@ def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:
             return there[0].narrow(0, start, size) if there[0].ndim else there[0]
         case "lora":
             weight, low, high = there
-            delta = (high.flatten(1).float() @ low.flatten(1).float()).reshape(weight.shape)
+            product = high.flatten(1).float() @ low.flatten(1).float()
+            delta = product.T if recipe.transposed else product.reshape(weight.shape)
             return _merged(recipe, weight, weight.float() + recipe.scale * delta)
         case "quantised":
             return _dequantised(recipe, *there)

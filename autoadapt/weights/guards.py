@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from autoadapt.errors import CoverageError, Mismatch, TransferError, nearest
 from autoadapt.weights.deltas import WITH_BASE, is_delta
+from autoadapt.weights.made_tensors import Recipe
 from autoadapt.weights.names import prefix_hint
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.prefixes import Exchange
-from autoadapt.weights.recipes import Recipe, find_recipes
+from autoadapt.weights.recipes import find_recipes
 from autoadapt.weights.respelling import as_many, rename_text, respellings
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.summary import percent

@@ -11,16 +11,16 @@ names and shapes alone; `composed.py` carries them out.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from autoadapt.errors import Mismatch, TransferError, nearest
+from autoadapt.weights.deltas import NOT_BESIDE, find_deltas
 from autoadapt.weights.layer_names import Named, ends_in, front_of, layers_of, likeness_to, most_alike
+from autoadapt.weights.made_tensors import Recipe
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["BLOCK", "NORMS", "Merge", "Recipe", "find_recipes", "read_merge"]
+__all__ = ["BLOCK", "NORMS", "Merge", "find_recipes", "read_merge"]
 
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
@@ -53,44 +53,6 @@ BLOCK = 128
 """Rows and columns that share a `weight_scale_inv`."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """One tensor to be made.
-
-    Args:
-        kind: `weight norm`, `length` (of the weight that weight norm makes), `join`, `split`, `lora` or `quantised`.
-        spec: What comes out.
-        parts: What goes in, in order, some of it made first; nothing for zeros, as of a bias that one side alone has.
-        sizes: Rows of each part, or where a split starts and how many rows it has.
-        scale: Of a delta, or what the scale of quantised numbers is multiplied by.
-        how: The words for it.
-    """
-
-    kind: str
-    spec: Spec
-    parts: tuple[Spec | Recipe | None, ...]
-    how: str
-    sizes: tuple[int, ...] = ()
-    scale: float = 1.0
-
-    @property
-    def sources(self) -> list[str]:
-        """The names of what goes in, in the checkpoint."""
-        parts = [part.sources if isinstance(part, Recipe) else [part.name] for part in self.parts if part is not None]
-        return [name for names in parts for name in names]
-
-    @property
-    def steps(self) -> list[Recipe]:
-        """The recipes that make its parts, and itself."""
-        return [step for part in self.parts if isinstance(part, Recipe) for step in part.steps] + [self]
-
-    def made_of(self, earlier: Mapping[str, Recipe]) -> Recipe:
-        """The same of parts that earlier recipes make."""
-        parts = tuple(earlier.get(part.name, part) if isinstance(part, Spec) else part for part in self.parts)
-        before = [step.how for part in parts if isinstance(part, Recipe) for step in part.steps]
-        return replace(self, parts=parts, how="; ".join(dict.fromkeys([*before, self.how])))
-
-
 def read_merge(merge: Merge) -> dict[str, float | None]:
     """Read the argument `merge`.
 
@@ -110,13 +72,22 @@ def read_merge(merge: Merge) -> dict[str, float | None]:
     return kinds
 
 
-def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mapping[str, float | None]) -> list[Recipe]:
+def find_recipes(
+    sources: Sequence[Spec],
+    targets: Sequence[Spec],
+    kinds: Mapping[str, float | None],
+    *,
+    transposed: Collection[str] = (),
+    unscaled: str = NOT_BESIDE,
+) -> list[Recipe]:
     """What can be made of a checkpoint's tensors that the model has and the checkpoint has not.
 
     Args:
         sources: All tensors of the checkpoint.
         targets: All tensors of the model.
         kinds: What the caller asks for.
+        transposed: Names of the model's weights that lie as `[in, out]`.
+        unscaled: Why there is no scale of deltas, where there is none.
 
     Example:
         >>> old = [Spec(f"attn.{part}.weight", (4, 4)) for part in "qkv"]
@@ -129,7 +100,7 @@ def find_recipes(sources: Sequence[Spec], targets: Sequence[Spec], kinds: Mappin
     if "quantised" in kinds:
         found = _then(found, _dequantised(_seen(by_name, found), names))
     if "lora" in kinds:
-        found = _then(found, _deltas(_seen(by_name, found), kinds["lora"]))
+        found = _then(found, find_deltas(_seen(by_name, found), names, kinds["lora"], transposed, unscaled))
     if "fused" in kinds:
         seen = _unwrapped(_seen(by_name, found))
         found = _then(found, [*_joined(seen, names), *_split(seen, names), *_query_biases(seen, names)])
@@ -282,44 +253,6 @@ def _zeros(
         if f"{front_of(layer)}{word}.bias" in targets:
             spec = Spec(f"{front_of(at)}{word}.bias", (size,), weight.dtype)
             yield Recipe("join", spec, (None,), "zero: there is no bias in the checkpoint", (size,))
-
-
-def _deltas(sources: Mapping[str, Spec], scale: float | None) -> Iterator[Recipe]:
-    """Weights with the deltas that belong to them."""
-    faults = []
-    for name, low in sources.items():
-        layer, word, rest = name.partition(".lora_A.")
-        high = sources.get(f"{layer}.lora_B.{rest}")
-        weight = _changed_weight(sources, layer)
-        magnitude = any(other.startswith(f"{layer}.lora_magnitude_vector") for other in sources)
-        if not word or high is None or weight is None or magnitude or not _multiplies(high, low, weight):
-            continue
-        if scale is None:
-            why = "it is lora_alpha / r, of the adapter's config, which is not beside the file"
-            faults.append(Mismatch("merge", "the scale of the deltas", "none", 'merge={"lora": 2.0}', why))
-            break
-        how = f"LoRA merged: W + {scale:g} * B A"
-        yield Recipe("lora", weight, (weight, low, high), how, scale=scale)
-    if faults:
-        raise TransferError("the scale of the deltas is not known", faults)
-
-
-def _multiplies(high: Spec, low: Spec, weight: Spec) -> bool:
-    """Whether the product of two factors is a weight, all but the first axes of each flattened."""
-    if not high.shape or not low.shape:
-        return False
-    rows, columns = high.shape[0], math.prod(low.shape[1:])
-    fits = rows == weight.shape[0] and rows * columns == weight.numel if weight.shape else False
-    return math.prod(high.shape[1:]) == low.shape[0] and fits
-
-
-def _changed_weight(sources: Mapping[str, Spec], layer: str) -> Spec | None:
-    """The weight that a delta was trained for: beside it, or by its name in the base model, without PEFT's front."""
-    for at in (layer, layer.removeprefix("base_model.model."), layer.removeprefix("base_model.")):
-        for ending in ("base_layer.weight", "weight"):
-            if (weight := sources.get(front_of(at) + ending)) is not None:
-                return weight
-    return None
 
 
 def _dequantised(sources: Named, targets: Named) -> Iterator[Recipe]:

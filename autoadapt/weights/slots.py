@@ -52,6 +52,11 @@ class Slot:
         return self.owner.groups if isinstance(self.owner, _ConvNd) else 1
 
     @property
+    def transposed(self) -> bool:
+        """Whether it is the weight of a linear layer that lies as `[in, out]`: transformers' `Conv1D`, as in GPT-2."""
+        return type(self.owner).__name__ == "Conv1D" and self.tensor.ndim == 2
+
+    @property
     def patches(self) -> bool:
         """Whether it belongs to a convolution that sees each cell once: its stride is the size of its kernel."""
         layer = self.owner

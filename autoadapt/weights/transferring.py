@@ -24,12 +24,13 @@ from autoadapt.weights.decisions import Expected, Verdicts, decide, model_entrie
 from autoadapt.weights.deltas import check_deltas, is_delta
 from autoadapt.weights.guards import check_arguments, guard, leftover_hint
 from autoadapt.weights.keeping import Keep, read_keep
+from autoadapt.weights.made_tensors import Recipe
 from autoadapt.weights.names import Pairing, pair_by_name
 from autoadapt.weights.order import pair_by_order
 from autoadapt.weights.patterns import Pattern, matcher, merged
 from autoadapt.weights.prefixes import Same
 from autoadapt.weights.ranks import Ranks
-from autoadapt.weights.recipes import Merge, Recipe, find_recipes, read_merge
+from autoadapt.weights.recipes import Merge, find_recipes, read_merge
 from autoadapt.weights.renaming import Rename, Renaming, read_renaming
 from autoadapt.weights.resampling import Grids, read_grids
 from autoadapt.weights.results import Transfer
@@ -119,12 +120,13 @@ def transfer(
         read_keep(keep or {}),
         read_grids(grid or {}),
     )
-    merges, renaming = adapter_scale(source, read_merge(merge)), read_renaming(rename)
-    slots = model_slots(model)
+    renaming, slots = read_renaming(rename), model_slots(model)
+    turns = any(slot.transposed for slot in slots.values())
+    merges, unscaled = adapter_scale(source, read_merge(merge), turns=turns)
     ranks = Ranks.of(any(slot.shard is not None for slot in slots.values()))
     with ranks.step(), telling("transfer") as tell:
         tell("reading the checkpoint")
-        checkpoint, recipes = _read(source, scope, slots, merges, selection)
+        checkpoint, recipes = _read(source, scope, slots, merges, selection, unscaled)
         outside = _outside_scope(checkpoint, scope)
         unwanted = outside.keys() | {s.name for s in checkpoint.specs if selection.exclude(s.name)}
         wanted = [spec for spec in checkpoint.specs if spec.name not in unwanted]
@@ -151,13 +153,16 @@ def _read(
     slots: Mapping[str, Slot],
     merges: Mapping[str, float | None],
     selection: Selection,
+    unscaled: str,
 ) -> tuple[Checkpoint, list[Recipe]]:
     """The checkpoint, with what is made of several of its tensors."""
     targets = [slot.spec for slot in slots.values()]
     storages = {slot.tensor.untyped_storage().data_ptr() for slot in slots.values() if slot.has_memory}
     own = read_checkpoint(source, scope, targets, storages)
     unwanted = {spec.name for spec in own.specs if is_delta(spec.name) and selection.exclude(spec.name)}
-    found = find_recipes([spec for spec in own.specs if spec.name not in unwanted], targets, merges)
+    turned = [name for name, slot in slots.items() if slot.transposed]
+    wanted = [spec for spec in own.specs if spec.name not in unwanted]
+    found = find_recipes(wanted, targets, merges, transposed=turned, unscaled=unscaled)
     recipes = [recipe for recipe in found if not any(map(selection.exclude, recipe.sources))]
     if "lora" in merges:
         check_deltas([spec for spec in own.specs if not selection.exclude(spec.name)], recipes)
