@@ -259,3 +259,11 @@ def test_below_half_is_remarked_on_where_a_contract_is_deeper_than_its_stride():
     made = aa.plan(aa.capture(timm.create_model("resnet18"), IMAGES, inner=True), old)
     assert made.kept.share < 0.5
     assert made.cut_remark.startswith("8.39M of the 11.2M parameters of ResNet are cut")
+
+
+def test_a_map_alone_of_a_whole_network_comes_from_behind_the_last_convolution_the_last_of_a_pyramid_does_not():
+    new = aa.capture(timm.create_model("mobilenetv2_050"), IMAGES, inner=True)
+    alone, pyramid = (timm.create_model("resnet10t", features_only=True, out_indices=at) for at in ((4,), (3, 4)))
+    made = aa.plan(new, aa.capture(alone, IMAGES))
+    assert (made.routes[0].source, made.kept.share) == ("bn2", 1)
+    assert [route.source for route in aa.plan(new, aa.capture(pyramid, IMAGES)).routes] == ["blocks.4.2", "blocks.6.0"]

@@ -48,3 +48,17 @@ def test_cells_of_symmetric_padding_need_no_second_step():
     net = aa.adapt(Patches().eval(), like=old, inputs=IMAGE)
     assert [step.op for step in net.plan.routes[0].steps] == ["resize"]
     assert "resized before" not in net.plan.routes[0].remark
+
+
+def test_cells_of_a_resized_image_that_lie_elsewhere_are_remarked_on():
+    old = nn.Sequential(*[nn.Conv2d(3, 3, 3, 2, 1) for _ in range(3)]).eval()
+    route = aa.adapt(Patches().eval(), like=old, inputs=IMAGE).plan.routes[0]
+    assert route.remark == "its cells lie up to 3.5 pixels from the old ones"
+
+
+def test_a_shift_by_a_quarter_of_a_step_is_remarked_on():
+    old = nn.Sequential(nn.Conv2d(3, 3, 3, 2, 1), nn.MaxPool2d(1, 2)).eval()
+    new = nn.Conv2d(3, 3, 3, 2, 1).eval()
+    route = aa.adapt(new, like=old, inputs=IMAGE).plan.routes[0]
+    assert [step.op for step in route.steps] == ["pool"]
+    assert route.remark == "its cells lie up to 1 pixels from the old ones"

@@ -82,15 +82,22 @@ def off_by(source: Atom, target: Atom, kernel: int = 1) -> float:
 def shift(source: Factored, target: Factored) -> tuple[float, float]:
     """How far averaging and stretching puts cells from those of the target at most, and the step of these.
 
-    Both in cells of the input; for each axis of the target, against the axis of the source that follows the same.
+    Both in cells of the input; for each axis of the target, against the axis of the source that follows the same. Cells
+    of an image that is resized before cover it evenly.
     """
     served = {atom.kind: atom for atoms in source.atoms for atom in atoms if len(atom.kind) == 1}
     found = [(0.0, 1.0)]
     for atom in (atom for atoms in target.atoms for atom in atoms):
         if atom.kind in served and atom.centres is not None:
             have = served[atom.kind]
-            found.append((off_by(have, atom, kernel_of(have, atom)), atom.centres[1]))
+            found.append((_evenly(atom) if have.even else off_by(have, atom, kernel_of(have, atom)), atom.centres[1]))
     return max(found)
+
+
+def _evenly(target: Atom) -> float:
+    """How far from the target's cells as many lie that cover the image evenly, at large sizes."""
+    (axis,) = target.kind
+    return max(_stretched(target, {axis: size}) for size in LARGE) if target.dim.axes == {axis} else 0.0
 
 
 def evened(source: Atom, target: Atom) -> tuple[Dim, tuple[float, float]] | None:

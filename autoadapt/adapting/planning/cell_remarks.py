@@ -30,7 +30,7 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
             "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
         )
     pixels, step = shift(source, factored(target))
-    return f"its cells lie up to {pixels:g} pixels from the old ones" if pixels > IN_PLACE * step else ""
+    return f"its cells lie up to {round(pixels, 1):g} pixels from the old ones" if pixels >= IN_PLACE * step else ""
 
 
 def _in_place(made: Centres, wanted: Centres) -> bool:

@@ -21,7 +21,7 @@ from autoadapt.adapting.planning.input_routes import (
     route_inputs,
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
-from autoadapt.adapting.planning.kept_share import kept_share, remark_on_cut
+from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
@@ -170,8 +170,11 @@ def _offer(
     offered = source.model_copy(update={"outputs": found})
     sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin)
     blocks = worth_taking(source.inner, source.sizes(), source.scores)
+    last = last_map([one for one in source.inner if one.name not in source.scores])
     if not source.outputs.leaves and not any(factored(spec).strides for spec in wanted.outputs.leaves):
-        blocks += not_among(last_map([one for one in source.inner if one.name not in source.scores]), blocks)
+        blocks += not_among(last, blocks)
+    if beyond := not_among(last_convolution(source, wanted, blocks, last), blocks):
+        blocks = [*(one.model_copy(update={"listed": False}) for one in blocks), *beyond]  # lists are for pyramids
     on_points = any(leaf.points is not None for leaf in found.leaves)
     taps = inner_sources(blocks, source, wanted, routes, on_points=on_points)
     left = not_among(source.inner, blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from autoadapt.adapting.aligning import levels_in_order
 from autoadapt.adapting.layouts import factored
@@ -13,7 +13,7 @@ from autoadapt.adapting.planning.plans import Kept
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec
 from autoadapt.showing.tables import human_count
 
-__all__ = ["kept_share", "remark_on_cut"]
+__all__ = ["kept_share", "last_convolution", "remark_on_cut"]
 
 WHOLE = 5.0
 """The depth of a whole network, in octaves."""
@@ -85,6 +85,31 @@ def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, block
     remedy = "" if last is None or kept.depth == 1 else f': taps={{"{deepest}": "{last.name}"}} takes what lies deepest'
     cut = f"{human_count(kept.of - kept.parameters)} of the {human_count(kept.of)} parameters of {source.name}"
     return f"{cut} are cut{remedy}"
+
+
+def last_convolution(
+    source: Signature, target: Signature, blocks: Sequence[InnerOutput], last: Sequence[InnerOutput]
+) -> list[InnerOutput]:
+    """The last map, where one map alone is wanted of a whole network, and blocks leave much of the parameters out.
+
+    In a pyramid the last level is the last block, as model zoos list it; EfficientNet and MobileNet have a convolution
+    behind it, and no level but the deepest is there to be told from.
+
+    Args:
+        source: Signature of the new module.
+        target: The contract.
+        blocks: The inner outputs that are worth taking.
+        last: The last map of the new module, if it has any.
+    """
+    maps = [spec for spec in target.outputs.leaves if factored(spec).strides and not spec.same_as]
+    if len(maps) != 1 or (maps[0].depth or 0) < WHOLE:
+        return []
+    reached = max((_size(source, int(block.weights or "0", 16)) for block in blocks if _is_map(block.spec)), default=0)
+    return [one for one in last if _LEAST * _size(source, int(one.weights or "0", 16)) > reached > 0]
+
+
+_LEAST = 0.95
+"""The share of the parameters before the global pooling that a map of a whole network keeps."""
 
 
 def _is_dilated(target: Signature, maps: Collection[str]) -> bool:
