@@ -46,4 +46,4 @@ def cells_in_place(session: Session) -> Findings:
         furthest = max(furthest, away)
         if faults:
             break
-    return Findings(faults, f"at most {furthest:.3g} pixels from the old ones")
+    return Findings(faults, f"at most {round(furthest, 2):.3g} pixels from the old ones")
