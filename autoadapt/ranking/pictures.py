@@ -9,6 +9,7 @@ from typing import Any
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.files.writing import check_place, write_file
 from autoadapt.showing import NEAR, Area, Dot, free_place
+from autoadapt.showing.markup import visible
 from autoadapt.versions import install_line
 
 __all__ = ["check_drawable", "draw", "label"]
@@ -55,7 +56,7 @@ def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set(xscale="log", xlabel=across, ylabel=up)
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(visible(title), loc="left", fontsize=11, parse_math=False)  # a name may hold a dollar sign
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     _plain_ticks(axes)
@@ -97,12 +98,13 @@ def label(axes: Any, points: Sequence[Dot], renderer: Any) -> None:
     inside: Area = (frame.x0, frame.y0, frame.x1, frame.y1)
     for point, (x, y) in zip(points, places, strict=True):
         text = axes.annotate(
-            point.name,
+            visible(point.name),
             (point.across, point.up),
             xytext=(0, 0),
             textcoords="offset points",
             ha="left",
             va="bottom",
+            parse_math=False,
             fontsize=8 if len(points) <= 30 else 6.5,
             color="black" if point.marked else "0.35",
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},

@@ -6,6 +6,7 @@ import html
 import itertools
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import timm
@@ -18,6 +19,7 @@ from autoadapt.contracts.capturing import capture
 from autoadapt.errors import RankingError
 from autoadapt.ranking import Ranked, Ranking, rank
 from autoadapt.ranking.image_batches import Batch, gathered, split
+from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Scatter
 from autoadapt.showing.blocks import FONTS, text_width
 from autoadapt.showing.scatters import scatter_svg
@@ -301,3 +303,13 @@ def test_a_scatter_has_a_few_ticks_whatever_the_values(values: list[float]) -> N
     ticks = re.findall(r'text-anchor="end" class="aa-head">', drawn)
     assert 2 <= len(ticks) <= 8
     assert "nan" not in drawn
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m\x07", "a\u202eb", "a\uffff", "a\udcff", r"$\frac$", "a\nb"])
+def test_a_picture_shows_names_as_text_and_stays_a_picture(name: str, tmp_path: Path) -> None:
+    draw([Dot(name, 1, 1, True)], tmp_path / "rank.svg", across="ms", up="agreement", title=f"in place of {name}")
+    drawn = (tmp_path / "rank.svg").read_text("utf-8")
+    ElementTree.fromstring(drawn)
+    assert all(line.isprintable() for line in drawn.split("\n"))
+    for line in ascii(name)[1:-1].split("\\n"):
+        assert drawn.count(line.replace("\\\\", "\\")) >= 2
