@@ -1,12 +1,14 @@
 """Journals: what is ranked already, a line of JSON each, so that a run can be cut and go on.
 
 Lines are only ever added, each with a checksum of itself; what a cut has left of one is taken off in place.
-The first line says which run it is. `begun` stands before a candidate is tried and `row` after it; a candidate that was
-begun and never ended took the process with it.
+The first line says which run it is. `begun` stands before a candidate is tried and `ended` with its row after it; a
+candidate that was begun and never ended took the process with it. Where the process lives on without a row, as on a
+full disk or after Ctrl-C, `begun` is taken off again, which needs no room.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -48,6 +50,7 @@ class Journal:
         self._path = path
         self._rows: dict[tuple[str, str], Ranked] = {}
         self._begun: Counter[tuple[str, str]] = Counter()
+        self._open: tuple[int, int] | None = None
         if path is None:
             return
         check_place(path, "state", RankingError)
@@ -86,7 +89,7 @@ class Journal:
         match entry["what"]:
             case "begun":
                 self._begun[key] += 1
-            case "stopped":
+            case "stopped":  # of an earlier version, which noted what the user stopped
                 self._begun[key] = 0
             case _:
                 self._begun[key] = 0
@@ -103,21 +106,26 @@ class Journal:
 
     def begin(self, candidate: Candidate) -> None:
         """Note that a candidate is being tried."""
-        self._append(candidate, "begun")
+        self._open = self._append(candidate, "begun")
 
-    def stop(self, candidate: Candidate) -> None:
-        """Note that the user stopped a trial, which says nothing about the candidate."""
-        self._append(candidate, "stopped")
+    def take_back(self) -> None:
+        """Take off that a candidate was begun: that it came to no row says nothing about it."""
+        if self._path is None or self._open is None:
+            return
+        before, after = self._open
+        with contextlib.suppress(OSError):  # what is in the way of the row is raised already
+            if self._path.stat().st_size == after:
+                os.truncate(self._path, before)
 
     def end(self, candidate: Candidate, row: Ranked) -> None:
         """Note what was found."""
         self._append(candidate, "ended", row)
 
-    def _append(self, candidate: Candidate, what: str, row: Ranked | None = None) -> None:
+    def _append(self, candidate: Candidate, what: str, row: Ranked | None = None) -> tuple[int, int] | None:
         if self._path is None:
-            return
+            return None
         entry = {"what": what, "candidate": candidate.name, "fingerprint": candidate.fingerprint}
-        _write(self._path, entry | ({} if row is None else {"row": row.model_dump(mode="json")}))
+        return _write(self._path, entry | ({} if row is None else {"row": row.model_dump(mode="json")}))
 
 
 def _content(path: Path) -> bytes:
@@ -142,8 +150,11 @@ def _entry(number: int, line: bytes) -> dict[str, Any]:
     return entry
 
 
-def _write(path: Path, entry: Mapping[str, Any]) -> None:
+def _write(path: Path, entry: Mapping[str, Any]) -> tuple[int, int]:
     """Add a line; where that fails, as on a full disk, the file is as long as before.
+
+    Returns:
+        The length of the file in bytes, before and after.
 
     Raises:
         RankingError: It cannot be added.
@@ -159,6 +170,7 @@ def _write(path: Path, entry: Mapping[str, Any]) -> None:
             except BaseException:
                 file.truncate(before)
                 raise
+        return before, before + len(line)
     except OSError as error:
         fault = Mismatch(str(path), "a file that can be added to", f"{type(error).__name__}: {error.strerror}", "")
         raise RankingError(f"{path} keeps what it holds, but nothing can be added", [fault]) from error

@@ -180,10 +180,10 @@ def _noted(candidate: Candidate, place: Place, journal: Journal) -> Ranked:
     journal.begin(candidate)
     try:
         row = tried(candidate, place)
+        journal.end(candidate, row)
     except BaseException:
-        journal.stop(candidate)
+        journal.take_back()
         raise
-    journal.end(candidate, row)
     return row
 
 

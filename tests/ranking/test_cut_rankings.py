@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +108,30 @@ def test_a_candidate_that_kills_the_process_ends_it_twice_at_most(tmp_path: Path
     deadly, fine = again().rows
     assert deadly.refused == "the process ended 2 times while it was tried"
     assert not fine.refused
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A disk on which no file grows beyond a size in bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_runs_on_a_full_disk_do_not_count_as_ends_of_the_process(tmp_path: Path) -> None:
+    state, like = tmp_path / "rank.jsonl", ["f32[B, 8, ceil(H/8), ceil(W/8)]"]
+    candidates: dict[str, str | nn.Module] = {"one": nn.Conv2d(3, 4, 8, stride=8)}
+    rank(candidates, like, inputs=INPUTS, state=state)
+    first, begun, *_ = state.read_bytes().splitlines(keepends=True)
+    state.unlink()
+    for _ in range(2):
+        with files_of_at_most(len(first + begun) + 9), pytest.raises(RankingError, match="nothing can be added"):
+            rank(candidates, like, inputs=INPUTS, state=state)
+        assert state.read_bytes() == first
+    assert not rank(candidates, like, inputs=INPUTS, state=state).refused
 
 
 @pytest.mark.slow
