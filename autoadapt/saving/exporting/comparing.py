@@ -10,9 +10,10 @@ import torch
 
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.trees import flatten
-from autoadapt.errors import ExportError, Mismatch
-from autoadapt.saving.exporting.formats import Format
+from autoadapt.errors import AdaptError, ExportError, Mismatch
+from autoadapt.saving.exporting.formats import Format, Runner
 from autoadapt.saving.exporting.ranges import SizeRange
+from autoadapt.saving.exporting.reasons import unread
 from autoadapt.saving.exporting.results import Compared
 
 __all__ = ["compare"]
@@ -39,7 +40,7 @@ def compare(
     Raises:
         ExportError: The file does not run, or returns something else.
     """
-    run, copied, found, faults = format_.load(path), session.copy(), list[Compared](), list[Mismatch]()
+    run, copied, found, faults = _loaded(session, format_, path), session.copy(), list[Compared](), list[Mismatch]()
     for sizes in _other_sizes(ranges, example):
         arguments = session.arguments(sizes)
         expected = flatten(arguments.call(copied))[1]
@@ -56,6 +57,20 @@ def compare(
         name = session.signature.name
         raise ExportError(f"as {format_.name} the module in the contract of {name} returns something else", faults)
     return found
+
+
+def _loaded(session: Session, format_: Format, path: Path) -> Runner:
+    """The program of a file.
+
+    Raises:
+        ExportError: It cannot be read back.
+    """
+    try:
+        return format_.load(path)
+    except (AdaptError, OSError):
+        raise
+    except Exception as error:  # writers of torch put names into code that its readers then cannot parse
+        raise unread(session, format_, error) from error
 
 
 def _other_sizes(ranges: Mapping[str, SizeRange], example: Mapping[str, int]) -> list[dict[str, int]]:

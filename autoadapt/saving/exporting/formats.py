@@ -18,7 +18,7 @@ from autoadapt.contracts.trees import flatten
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.versions import install_line
 
-__all__ = ["FORMATS", "Call", "Format", "program_of"]
+__all__ = ["FORMATS", "Call", "Format", "Runner", "program_of"]
 
 Runner: TypeAlias = Callable[[Arguments], list[torch.Tensor]]
 

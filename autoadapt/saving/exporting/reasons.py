@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 
@@ -9,11 +10,12 @@ from autoadapt.adapting.verification.compiler_checks import any_size_program
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.trees import Container, Tree
 from autoadapt.errors import ExportError, Mismatch
+from autoadapt.errors.printable import visible
 from autoadapt.saving.exporting.formats import Call, Format, program_of
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.saving.exporting.shapes import UNITS, shapes_of
 
-__all__ = ["narrowed", "refusal"]
+__all__ = ["narrowed", "refusal", "unread"]
 
 _SUGGESTED = re.compile(r"^\s*(\w+) = Dim\('\1'(?:, min=(\d+))?(?:, max=(\d+))?\)\s*$", re.MULTILINE)
 
@@ -32,10 +34,57 @@ def refusal(
         ranges: The sizes it was to hold at.
         error: What the exporter raised.
     """
+    if _is_of_names(session, error):
+        return unread(session, format_, error)
     asked = ", ".join(f"{name} {one}" for name, one in ranges.items()) or "the given size"
     where, why, remedy = _place(session, format_, example, ranges, error)
     fault = Mismatch(where, f"a program for {asked}", _reason(error), remedy, why)
     return ExportError(f"{session.signature.name} does not go through {format_.name}", [fault])
+
+
+def unread(session: Session, format_: Format, error: Exception) -> ExportError:
+    """What it means that torch cannot read its own code again, into which it writes names as they are.
+
+    Args:
+        session: Of the module.
+        format_: What it was to become.
+        error: What was raised.
+    """
+    faults = [
+        Mismatch(visible(place).replace("\n", "\\n"), _NAMED, visible(repr(name))[:60], "rename it", _reason(error))
+        for place, name in _odd_names(session).items()
+    ]
+    faults = faults or [Mismatch("module", "a file that can be read back", _reason(error))]
+    return ExportError(f"{session.signature.name} is no {format_.name} that can be read back", faults)
+
+
+_NAMED = "ASCII letters, digits and underscores, and no keyword of Python"
+
+
+def _is_of_names(session: Session, error: Exception) -> bool:
+    """Whether a name is what an exporter stumbles over: half of a surrogate pair can be written by none."""
+    names = _odd_names(session).values()
+    return bool(names) and (isinstance(_first(error), SyntaxError | UnicodeError) or not all(map(_is_utf8, names)))
+
+
+def _odd_names(session: Session) -> dict[str, str]:
+    """The names that stand in code of torch and are none of Python's, by where they are."""
+    net, signature = session.net, session.signature
+    named = [name for some in (net.named_modules(), net.named_parameters(), net.named_buffers()) for name, _ in some]
+    mine = [path for path in named if not path.startswith("adapters.")]  # those are called as the outputs are
+    found = {path: path.rpartition(".")[2] for path in mine}
+    found |= {f"class of {path or 'module'}": type(module).__name__ for path, module in net.named_modules()}
+    found |= {f"inputs.{path}": path for path in signature.inputs.paths}
+    found |= {f"outputs.{path}": path for path in signature.outputs.paths}
+    return {place: name for place, name in found.items() if name and not _is_plain(name)}
+
+
+def _is_plain(name: str) -> bool:
+    return re.fullmatch(r"[\w.]+", name, re.ASCII) is not None and not keyword.iskeyword(name)
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _place(
@@ -72,10 +121,15 @@ def _unknown_classes(tree: Tree) -> str:
 
 def _reason(error: Exception) -> str:
     """What was raised first, in a line, with the conditions that torch lists."""
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
+    error = _first(error)
     listed = [line.strip()[:200] for line in str(error).splitlines()[1:] if line.strip().startswith("- Not all")]
     return "\n".join([said(error)[:200], *listed[:2]])
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def _backbone_alone(session: Session) -> str:
