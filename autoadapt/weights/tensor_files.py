@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.files.reading import one_line
 from autoadapt.weights.memory import PIECE_BYTES, Bytes
 from autoadapt.weights.shard_indexes import check_shards, damaged, read_index
 from autoadapt.weights.tensor_specs import Spec
@@ -134,8 +135,13 @@ def open_shards(path: Path) -> Shards | None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be read", [Mismatch(str(path), "a file of weights", one_line(error))]
+        ) from error
     return head[8:9] == b"{" or path.suffix == ".safetensors"
 
 

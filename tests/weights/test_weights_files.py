@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from weights_models import equal, prefixed, randomised, snapshot
 
-from autoadapt.errors import SourceError
+from autoadapt.errors import AdaptError, SourceError
 from autoadapt.weights import transfer
 
 
@@ -177,3 +180,30 @@ def test_a_torchscript_program_is_refused_before_it_is_opened(tmp_path: Path) ->
         torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "p.pt")
     with pytest.raises(Exception, match="found     a TorchScript program"):
         transfer(tmp_path / "p.pt", net())
+
+
+def altered(state: dict[str, torch.Tensor]) -> Iterator[bytes]:
+    """Files of a state that were cut, or have other bytes where their readers do not look for any."""
+    legacy, made = io.BytesIO(), io.BytesIO()
+    torch.save(state, legacy, _use_new_zipfile_serialization=False)
+    torch.save(state, made)
+    cut, whole = legacy.getvalue(), made.getvalue()
+    yield from (cut[:length] for length in range(len(cut) - 60, len(cut)))
+    names, disks, text = whole.find(b"torch._utils"), whole.rfind(b"PK\6\7") + 16, whole.find(b"X\6\0\0\0weight") + 5
+    renamed = whole[:names] + b"X" + whole[names + 1 :]
+    yield from (renamed[:at] + b"\x7f" + renamed[at + 1 :] for at in range(names + 3, names + 100))
+    yield whole[:disks] + b"\xff\xff\xff\xff" + whole[disks + 4 :]
+    yield from (some[:text] + b"\x80" + some[text + 1 :] for some in (whole, renamed))
+
+
+def test_a_damaged_file_of_either_layout_is_an_error_of_ours(tmp_path: Path) -> None:
+    for content in altered(nn.Linear(2, 3).state_dict()):
+        (tmp_path / "w.pth").write_bytes(content)
+        with contextlib.suppress(AdaptError):
+            transfer(tmp_path / "w.pth", nn.Linear(2, 3))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that cannot be read")
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(SourceError, match=r"/proc/self/mem cannot be read(.|\n)*OSError"):
+        transfer("/proc/self/mem", nn.Linear(2, 3))
