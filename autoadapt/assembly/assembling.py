@@ -78,7 +78,7 @@ def assemble_document(document: Document, allow: Sequence[str | Path], registry:
     """As `assemble`, from a config that was read already."""
     scopes, remarks, faults = Scopes(registry, tuple(allow)), list[str](), list[Mismatch]()
     document = literal_form(document, scopes, allow, remarks, faults)
-    session = Session(parse_config(document, faults), document, remarks=remarks)
+    session = Session(parse_config(document, faults), document, remarks=remarks, allow=tuple(map(str, allow)))
     scopes = scopes.within(session.config.default_scope)
     parts, wiring = _look_up(session, scopes)
     return _Assembling(session, parts, wiring, scopes).model()

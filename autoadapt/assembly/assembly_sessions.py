@@ -65,6 +65,8 @@ class Session:
     producers: dict[str, Producer] = field(default_factory=dict)
     faults: list[Mismatch] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    allow: tuple[str, ...] = ()
+    """Packages, files and checkpoints that the caller allows."""
     values_made: int = 0
     """Values of the parameters of the layers so far, without models of zoos."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from autoadapt.assembly.configs import GROUPS
 from autoadapt.assembly.decode_losses import DECODED
 from autoadapt.assembly.documents import Document
+from autoadapt.assembly.nested_types import is_checkpoint
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.scopes import Scopes
@@ -251,7 +252,7 @@ class _Form:
         entries = entries_of(given)
         kept = []
         for each in entries:
-            if (each.get("type") if isinstance(each, Mapping) else each) != "Pretrained":
+            if not is_checkpoint(each.get("type") if isinstance(each, Mapping) else each):
                 kept.append(each)
             elif isinstance(each, Mapping):
                 self._pretrained(keys, str(each.get("checkpoint") or ""), str(each.get("prefix") or ""), part)
@@ -315,7 +316,7 @@ class _Form:
 def _checkpoints(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
     """Every checkpoint that a config names within."""
     if isinstance(value, Mapping):
-        if value.get("type") == "Pretrained":
+        if is_checkpoint(value.get("type")):
             yield keys, str(value.get("checkpoint"))
         for key, child in value.items():
             yield from _checkpoints(child, (*keys, key))

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoadapt.assembly.assembly_sessions import Session, said_by
 from autoadapt.assembly.mmengine import start_registered
+from autoadapt.assembly.nested_types import refused_types
 from autoadapt.assembly.references import keys_of
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.weight_starts import check_starts, entries_of, start_weights
@@ -32,7 +33,10 @@ def made(session: Session, name: str, part: Part, arguments: Mapping[str, Any]) 
         arguments: Of its constructor.
     """
     own = {key: value for key, value in arguments.items() if key != _START or starts_itself(part)}
-    module = _called(session, name, part, own)
+    keys, is_theirs = keys_of(name), part.name.startswith("mm:")
+    refused = refused_types(own, keys, session.document, session.allow, is_theirs=is_theirs)
+    session.faults += refused
+    module = None if refused else _called(session, name, part, own)
     if module is None:
         return None
     starts = [("", session.config.init_cfg)] if session.config.init_cfg else []

@@ -18,9 +18,12 @@ from autoadapt.assembly.registry import PARTS, Part, Registry, takes_of
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 
 __all__ = [
+    "is_imported",
     "is_model",
+    "known_scopes",
     "lent",
     "mm_part",
+    "registered_names",
     "registered_part",
     "share_with_mmengine",
     "start_registered",
@@ -49,12 +52,12 @@ def mm_part(group: Group, name: str, where: str, scope: str = "") -> Part | Mism
     if len(found) > 1:
         remedy = "\n".join(f"mm:{other}" for other in found)
         return Mismatch(where, "one part in mmengine's MODELS", f"`{name}` in several: {', '.join(found)}", remedy)
-    made = models.get(found[0] if found else name)
-    if made is None:
+    if not found:  # `models.get` would import it as a python path
         near = "\n".join(f"mm:{other}" for other in nearest(name, _names(models)))
         remedy = near or "import the package that registers it"
         return Mismatch(where, "a part in mmengine's MODELS", f"`{name}`", remedy)
-    name = found[0] if found else name
+    name = found[0]
+    made = _table(models)[name]
     takes = takes_of(made) if inspect.isclass(made) else ("any",)
     takes = ("tuple",) if takes == ("any",) and group in ("neck", "head") else takes
     return Part(f"mm:{name}", made, takes, nested=_as_config)
@@ -82,7 +85,7 @@ def registered_part(
         allow: What the caller allows; `mmengine` lets it be imported.
         scope: In which registry it is looked up first.
     """
-    if "mmengine.registry" not in sys.modules and "mmengine" not in allow:
+    if not is_imported() and "mmengine" not in allow:
         return None
     try:
         models = _models()
@@ -91,12 +94,55 @@ def registered_part(
     return mm_part(group, name, where, scope) if _scoped(models, name, scope) else None
 
 
+def is_imported() -> bool:
+    """Whether there are registries of mmengine's in this process."""
+    return "mmengine.registry" in sys.modules
+
+
+def known_scopes() -> set[str]:
+    """The scopes of all registries; mmengine imports the package of any other scope that a config names."""
+    return {scope for root in _roots(is_start=None) for scope in _scopes(root)}
+
+
+def registered_names(*, is_start: bool) -> set[str]:
+    """Every name, with and without its scope, in the tables of the registries.
+
+    Args:
+        is_start: Whether of the starts of weights, or of everything else.
+    """
+    operators = getattr(sys.modules.get("mmcv.ops"), "__all__", ())  # mmdet takes `nms` and `RoIAlign` from there
+    names = set() if is_start else set(operators)
+    for root in _roots(is_start=is_start):
+        known = _table(root)
+        names |= {*known, *(f"{root.scope}.{key}" for key in known), *(key.rpartition(".")[2] for key in known)}
+    return names
+
+
+def _roots(*, is_start: bool | None) -> list[Any]:
+    """The topmost registries: mmengine's and those that a library has of its own; None asks for all of them."""
+    registries = importlib.import_module("mmengine.registry")
+    starts = registries.WEIGHT_INITIALIZERS
+    if is_start:
+        return [starts]
+    scopes = ["mmengine", *registries.MODELS.children]
+    modules = [sys.modules[f"{scope}.registry"] for scope in scopes if f"{scope}.registry" in sys.modules]
+    values = [value for module in modules for value in vars(module).values() if isinstance(value, registries.Registry)]
+    unique = {id(value): value for value in values if value.parent is None}
+    return [value for value in unique.values() if is_start is None or value is not starts]
+
+
+def _scopes(registry: Any) -> Iterator[str]:
+    yield registry.scope
+    for child in registry.children.values():
+        yield from _scopes(child)
+
+
 def _scoped(models: Any, name: str, scope: str) -> list[str]:
     """The full names of what a name may stand for: in the default scope, else at the root, else in any scope."""
     names = [other for other in _names(models) if other.partition(".")[0] != _OURS]
     current = importlib.import_module("mmengine.registry").DefaultScope.get_current_instance()
     scoped = f"{current.scope_name}.{name}" if current is not None else name
-    for exact in (f"{scope}.{name}", scoped, name):
+    for exact in (f"{scope}.{name}", scoped, name, name.removeprefix(f"{models.scope}.")):
         if exact in names:
             return [exact]
     return [other for other in names if other.endswith(f".{name}")]
@@ -123,7 +169,7 @@ def share_with_mmengine(registry: Registry = PARTS) -> None:
 def within_scope(scope: str) -> Iterator[None]:
     """What is built looks its parts up in this registry first, as a Runner with that `default_scope` lets it."""
     default = importlib.import_module("mmengine.registry").DefaultScope
-    with default.overwrite_default_scope(scope or None):
+    with default.overwrite_default_scope(scope if scope in known_scopes() else None):  # of others it imports a package
         yield
 
 
@@ -171,6 +217,19 @@ def _models() -> Any:
 
 def _names(registry: Any) -> list[str]:
     """The names of a registry and, with their scopes, of those below it."""
-    children = registry.children.items()
-    below = [f"{scope}.{name}" for scope, child in children for name in _names(child)]
-    return [*registry.module_dict, *below]
+    return list(_table(registry))
+
+
+def _table(registry: Any) -> dict[str, Any]:
+    """What a registry and, with their scopes, those below it have, by name.
+
+    A library that is imported may leave its modules until its registry is first asked: those are imported here, which
+    the library says, not the config.
+    """
+    if registry.parent is not None and getattr(registry, "_locations", None):
+        with contextlib.suppress(ImportError):
+            registry.import_from_location()
+    below = {
+        f"{scope}.{name}": made for scope, child in registry.children.items() for name, made in _table(child).items()
+    }
+    return {**registry.module_dict, **below}

@@ -17,6 +17,7 @@ from autoadapt.adapting.planning import Plan, plan
 from autoadapt.assembly.assembly_sessions import Session, Taken, said_by
 from autoadapt.assembly.levels import Level, channels_of, distinct
 from autoadapt.assembly.mmengine import is_model, lent, start_registered, within_scope
+from autoadapt.assembly.nested_types import refused_types
 from autoadapt.assembly.producers import Producer, with_even_cells
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
@@ -49,6 +50,13 @@ def build_whole(session: Session, part: Part, backbone: Mapping[str, Any] | nn.M
 
 def _made(session: Session, part: Part, arguments: Mapping[str, Any]) -> nn.Module | None:
     scope = session.config.default_scope
+    checked = {key: value for key, value in arguments.items() if key != "backbone"}
+    refused = refused_types(checked, ("whole",), session.document, session.allow, is_theirs=True)
+    backbone = {"backbone": arguments["backbone"]}
+    refused += refused_types(backbone, (), session.document, session.allow, is_theirs=True)
+    if refused:
+        session.faults += refused
+        return None
     try:
         with within_scope(scope):
             plain = {key: _plain(value) for key, value in arguments.items()}

@@ -155,7 +155,8 @@ def test_a_python_config_of_a_detector_is_assembled_in_its_scope(registry: Any, 
     with pytest.raises(AssemblyError) as caught:
         assemble(path)
     assert caught.value.mismatches[0].where == "whole.neck.type (line 4)"
-    assert "StandFPM is not in the" in caught.value.mismatches[0].found
+    assert caught.value.mismatches[0].found == "`StandFPM`"
+    assert "StandFPN" in caught.value.mismatches[0].remedy
 
 
 @pytest.mark.guest
