@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -34,11 +34,16 @@ class Cells:
     step: Fraction
     """From one centre to the next, in input cells."""
     count: int
+    coarsest: Fraction = field(default=Fraction(1), compare=False)
+    """The largest step on the way to them: what comes down from coarse cells is placed by the finer ones it meets."""
 
     def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
         """The cells of what reads these from a place on, in steps; both in cells of this."""
         first = self.first + self.step * start if start else self.first  # most layers move none: fractions are slow
-        return Cells(first, self.step * step if step != 1 else self.step, count)
+        if step == 1:
+            return Cells(first, self.step, count, self.coarsest)
+        made = self.step * step
+        return Cells(first, made, count, max(made, self.coarsest))
 
     def grouped(self, count: int) -> Cells:
         """The same extent in fewer or more cells of equal size."""
@@ -82,7 +87,13 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         returned = func(*args, **(kwargs or {}))
         given = [*_tensors(args), *_tensors((kwargs or {}).values())]
         name = func.overloadpacket.__name__.rstrip("_")
-        if name not in _MOVING and given and _is_alike(returned, given[0]) and given[0] in self._grids:
+        if (
+            name not in _MOVING
+            and given
+            and (name not in _JOINING or len(given) == 1)
+            and _is_alike(returned, given[0])
+            and given[0] in self._grids
+        ):
             self._grids[returned] = self._grids[given[0]]  # most of what runs, so it must cost little
             self.class_tokens.note(name, {}, self._moving(given), [returned])
         elif any(tensor in self._grids for tensor in given):
@@ -137,12 +148,17 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return known | {axes[axis]: rule(known[axes[axis]], number, named, output.shape[axis])}
 
     def _kept(self, grids: Sequence[Grid], output: torch.Tensor, *, mixes: bool) -> Grid:
-        """The cells of the first that is read, as a residual stream is; those of parts that are joined, their mean."""
+        """The cells of the first that is read, as a residual stream is; those of parts that are joined, their mean.
+
+        Of parts of different scales, as a decoder joins them, the finest tell where its cells lie: they see most of it.
+        """
         found: dict[str, Cells] = {}
         for name in dict.fromkeys(name for grid in grids for name in grid):
             told = [grid[name] for grid in grids if name in grid]
             fitting = [cells for cells in told if cells.count in output.shape] or told
             alike = [cells for cells in fitting if (cells.count, cells.step) == (fitting[0].count, fitting[0].step)]
+            finest = min(cells.coarsest for cells in alike)
+            alike = [cells for cells in alike if cells.coarsest == finest]
             mean = sum((cells.first for cells in alike), Fraction(0)) / len(alike)
             found[name] = replace(alike[0], first=mean) if mixes else alike[0]
         return found
@@ -160,6 +176,9 @@ def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
 def _is_alike(returned: Any, read: torch.Tensor) -> bool:
     return isinstance(returned, torch.Tensor) and returned.shape == read.shape
 
+
+_JOINING = frozenset({"add", "sub", "mul", "maximum", "minimum"})
+"""What puts two tensors of one shape together."""
 
 _PRODUCTS = {"mm": "self", "bmm": "self", "addmm": "mat1", "baddbmm": "batch1"}
 """Products of matrices, and what they call the left one."""
