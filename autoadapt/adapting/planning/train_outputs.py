@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from autoadapt.contracts.signature import Signature, TensorSpec, describe
+from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, describe
 from autoadapt.contracts.trees import Container, Path, Slot, Tree, path_text
 from autoadapt.errors import Mismatch, PlanError
 
@@ -23,7 +23,9 @@ def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
     """
     if source.train_outputs is None:
         return {}
-    makers = {inner.output: inner.name for inner in reversed(source.inner) if inner.output}
+    makers = {
+        inner.output: maker for inner in reversed(source.inner) if inner.output and (maker := _steady(inner, source))
+    }
     outputs, in_train = dict(source.outputs.items()), dict(source.train_outputs.items())
     same = set(_same_places(source.outputs.tree, source.train_outputs.tree))
     moved = [path for path in read if path in outputs and not (path in same and _alike(outputs[path], in_train[path]))]
@@ -35,6 +37,15 @@ def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
     if faults:
         raise PlanError(f"{source.name} returns something else in train mode", faults)
     return {path: makers[path] for path in moved}
+
+
+def _steady(inner: InnerOutput, source: Signature) -> str:
+    """The module that returns this very tensor by itself; what the whole hands on as it is changes with the whole."""
+    first = inner.same_as or inner.name
+    alone = [one for one in source.inner if one.path == "output" and first in (one.name, one.same_as)]
+    if alone:
+        return max(alone, key=lambda one: one.finished).name
+    return "" if inner.path == inner.output else inner.name
 
 
 def _alike(spec: TensorSpec, in_train: TensorSpec) -> bool:
