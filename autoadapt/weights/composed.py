@@ -19,7 +19,33 @@ from autoadapt.weights.recipes import BLOCK
 from autoadapt.weights.tensor_files import Read, Tensors, read_whole
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["compose", "own_entries", "own_targets"]
+__all__ = ["compose", "own_entries", "own_targets", "without_zeros"]
+
+
+def without_zeros(tensors: Tensors, recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Recipes without those of parts that the model has no place for, which have to be zero.
+
+    Raises:
+        TransferError: One is not: the model would lack it.
+    """
+    unplaced = [recipe for recipe in recipes if recipe.kind == "unplaced"]
+    if not unplaced:
+        return list(recipes)
+    with tensors.reader() as read:
+        largest = [float(_carried_out(recipe, read).abs().float().amax()) for recipe in unplaced]
+    faults = [
+        Mismatch(
+            ", ".join(recipe.sources),
+            f"zeros for {recipe.spec.name}, which the model has not",
+            f"up to {value:g} in rows {recipe.sizes[0]} to {sum(recipe.sizes) - 1}",
+            f"a bias in {recipe.spec.name.rpartition('.')[0]}, or exclude={recipe.sources} without the bias of all",
+        )
+        for recipe, value in zip(unplaced, largest, strict=True)
+        if value != 0
+    ]
+    if faults:
+        raise TransferError("a part of a fused bias has no place in the model", faults[:6])
+    return [recipe for recipe in recipes if recipe not in unplaced]
 
 
 def compose(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Checkpoint:
@@ -84,7 +110,7 @@ def _made(recipe: Recipe, parts: Sequence[Tensor | None]) -> Tensor:
             return _weight_norm(length, direction)
         case "length":
             return _length(_weight_norm(*there), recipe.spec.shape)
-        case "split":
+        case "split" | "unplaced":
             start, size = recipe.sizes
             return there[0].narrow(0, start, size) if there[0].ndim else there[0]
         case "lora":

@@ -15,7 +15,8 @@ class Recipe:
     """One tensor to be made.
 
     Args:
-        kind: `weight norm`, `length` (of the weight that weight norm makes), `join`, `split`, `lora` or `quantised`.
+        kind: `weight norm`, `length` (of the weight that weight norm makes), `join`, `split`, `lora`, `quantised`, or
+            `unplaced`: a split that the model has no place for.
         spec: What comes out.
         parts: What goes in, in order, some of it made first; nothing for zeros, as of a bias that one side alone has.
         sizes: Rows of each part, or where a split starts and how many rows it has.

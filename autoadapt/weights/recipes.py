@@ -233,16 +233,20 @@ def _split(sources: Named, targets: Named) -> Iterator[Recipe]:
                 yield from _parts(fused, at, words, sizes, "weight")
                 bias = sources.get(_fused_name(at, word, "bias"))
                 if bias is not None:
-                    yield from _parts(bias, at, words, sizes, "bias")
+                    placed = [f"{front_of(layer)}{w}.bias" in targets for w in words]
+                    yield from _parts(bias, at, words, sizes, "bias", placed if any(placed) else None)
                 else:
                     yield from _zeros(fused, at, words, sizes, targets, layer)
 
 
-def _parts(whole: Spec, at: str, words: Sequence[str], sizes: Sequence[int], leaf: str) -> Iterator[Recipe]:
+def _parts(
+    whole: Spec, at: str, words: Sequence[str], sizes: Sequence[int], leaf: str, placed: Sequence[bool] | None = None
+) -> Iterator[Recipe]:
+    """Where the model has a bias for some of the layers alone, the other parts have to be zero."""
     start = 0
-    for word, size in zip(words, sizes, strict=True):
+    for word, size, is_placed in zip(words, sizes, placed or [True] * len(words), strict=True):
         spec = Spec(f"{front_of(at)}{word}.{leaf}", (size, *whole.shape[1:]), whole.dtype)
-        yield Recipe("split", spec, (whole,), f"split: {', '.join(words)}", (start, size))
+        yield Recipe("split" if is_placed else "unplaced", spec, (whole,), f"split: {', '.join(words)}", (start, size))
         start += size
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.showing.progress import telling
 from autoadapt.weights.checkpoints import Checkpoint, Source, adapter_scale, read_checkpoint, refuse_scope
-from autoadapt.weights.composed import compose, own_entries, own_targets
+from autoadapt.weights.composed import compose, own_entries, own_targets, without_zeros
 from autoadapt.weights.conversions import SLICES, Shapes, check_policies
 from autoadapt.weights.copying import Move, same_values, write
 from autoadapt.weights.decisions import Expected, Verdicts, decide, model_entries, source_entries
@@ -164,6 +164,7 @@ def _read(
     wanted = [spec for spec in own.specs if spec.name not in unwanted]
     found = find_recipes(wanted, targets, merges, transposed=turned, unscaled=unscaled)
     recipes = [recipe for recipe in found if not any(map(selection.exclude, recipe.sources))]
+    recipes = without_zeros(own.tensors, recipes)
     if "lora" in merges:
         check_deltas([spec for spec in own.specs if not selection.exclude(spec.name)], recipes)
     return compose(own, recipes), recipes

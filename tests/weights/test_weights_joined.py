@@ -220,3 +220,32 @@ def test_a_delta_of_a_layer_that_is_stored_transposed_is_not_poured_into_its_sha
     with pytest.raises(TransferError, match="beside the weight that they change, of its size"):
         transfer(states, model, merge={"lora": 1.0})
     assert not model["c"]["weight"].any()
+
+
+@pytest.mark.parametrize(("fused", "words"), [("qkv", "q k v"), ("qkv_proj", "q_proj k_proj v_proj"), ("w12", "w1 w2")])
+@pytest.mark.parametrize("without", [0, 1, -1])
+def test_a_part_of_a_fused_bias_that_has_no_place_is_zero_or_refused(fused: str, words: str, without: int) -> None:
+    names = words.split()
+    old = randomised(nn.ModuleDict({fused: nn.Linear(4, 4 * len(names))}), 1)
+    model = nn.ModuleDict({name: nn.Linear(4, 4, bias=name != names[without]) for name in names})
+    before, start = snapshot(model), 4 * names.index(names[without])
+    expected, found = rf"zeros for {names[without]}\.bias, .*", f"up to .* in rows {start} to {start + 3}"
+    said = rf"{fused}\.bias\n  expected  {expected}\n  found     {found}"
+    for dry_run in (True, False):
+        with pytest.raises(TransferError, match=said):
+            transfer(old, model, merge="fused", dry_run=dry_run)
+    assert equal(snapshot(model), before)
+    with torch.no_grad():
+        old[fused].bias[start : start + 4] = 0
+    report = transfer(old, model, merge="fused")
+    assert report.ok
+    assert report.source_counts == {"converted": 2}
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(torch.cat([model[name](x) for name in names], 1), old[fused](x))
+
+
+def test_a_fused_bias_that_has_no_place_at_all_is_left_as_any_other() -> None:
+    old = randomised(nn.ModuleDict({"qkv": nn.Linear(4, 12)}), 1)
+    model = nn.ModuleDict({name: nn.Linear(4, 4, bias=False) for name in "qkv"})
+    report = transfer(old, model, merge="fused", dry_run=True)
+    assert report.source_counts == {"converted": 1, "unexpected": 1}
