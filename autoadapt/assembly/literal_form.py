@@ -14,7 +14,8 @@ from typing import Any
 from autoadapt.assembly.configs import GROUPS
 from autoadapt.assembly.decode_losses import DECODED
 from autoadapt.assembly.documents import Document
-from autoadapt.assembly.nested_types import is_checkpoint
+from autoadapt.assembly.mmengine import is_imported
+from autoadapt.assembly.nested_types import is_checkpoint, unregistered
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.scopes import Scopes
@@ -89,7 +90,8 @@ class _Form:
         if "backbone" not in self.data:
             return
         kind = str(self.data.pop("type", "") or "")
-        if kind and (kind.startswith("mm:") or kind.rpartition(".")[2] not in _WHOLES):
+        is_known = kind.rpartition(".")[2] in _WHOLES and not kind.startswith("mm:")
+        if kind and (not is_known or self._is_theirs(kind)):
             self._keep_whole(kind)
         if "whole" in self.data:
             return
@@ -99,6 +101,21 @@ class _Form:
                 self._pretrained(("pretrained",), str(value), "", "backbone")
             elif value:
                 self._remarks.append(f"`{key}` is left out: {remark}")
+
+    def _is_theirs(self, kind: str) -> bool:
+        """Whether a registry has a model that we put together as well, and all that this config puts in it."""
+        found = self._scopes.whole(kind, Document(None, self.lines).where(("type",)))
+        if not isinstance(found, Part):
+            if "." in kind and found is None and is_imported():
+                self._remarks.append(f"`{kind}` is put together here: no registry of mmengine's has it")
+            return isinstance(found, Mismatch)
+        own = [key for key in self.data if key not in (*_OURS, *_BESIDE, "data_preprocessor", *found.parameters)]
+        own += unregistered({key: value for key, value in self.data.items() if key not in _OURS})
+        if own:
+            self._remarks.append(f"`{kind}` is put together here, not {found.name}: it has no `{own[0]}`")
+        else:
+            self._remarks.append(f"`{kind}` is {found.name} of mmengine's registry, not ours")
+        return not own
 
     def _keep_whole(self, kind: str) -> None:
         """A model that a registry puts together stays in one piece, but for its backbone."""

@@ -114,7 +114,8 @@ def registered_names(*, is_start: bool) -> set[str]:
     names = set() if is_start else set(operators)
     for root in _roots(is_start=is_start):
         known = _table(root)
-        names |= {*known, *(f"{root.scope}.{key}" for key in known), *(key.rpartition(".")[2] for key in known)}
+        bare = (key.rpartition(".")[2] for key in known if not key.startswith(f"{_OURS}."))
+        names |= {*known, *(f"{root.scope}.{key}" for key in known), *bare}
     return names
 
 

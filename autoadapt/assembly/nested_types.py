@@ -14,7 +14,7 @@ from autoadapt.assembly.mmengine import is_imported, known_scopes, registered_na
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["is_checkpoint", "refused_types"]
+__all__ = ["is_checkpoint", "refused_types", "unregistered"]
 
 _READ = ("pretrained", "checkpoint", "checkpoint_path")
 """Arguments of parts there that name a file or an address to load."""
@@ -50,6 +50,13 @@ def refused_types(
     for at, value in nested if is_theirs else [each for each in nested if each[0] != keys]:
         faults += _fault_of(at, value, document, allow, is_theirs or _starts(at))
     return faults + ([] if not is_theirs else _files(nested, document, allow))
+
+
+def unregistered(value: Any) -> list[str]:
+    """The types in a config that no registry has."""
+    nested = [(keys, str(each["type"])) for keys, each in _mappings(value, ()) if "type" in each]
+    types = [(name.removeprefix("mm:"), _starts(keys)) for keys, name in nested]
+    return [name for name, is_start in types if name not in registered_names(is_start=is_start)]
 
 
 def _fault_of(

@@ -161,3 +161,26 @@ def test_an_allowed_checkpoint_is_read_without_running_it(registry: Any, kind: s
     good, evil = ({**NET, "init_cfg": {"type": kind, "checkpoint": name}} for name in ("p.pth", "evil.pth"))
     assert bool((assemble({**PLAIN, "backbone": good}, allow=["p.pth"]).backbone.a.weight == 1).all())
     refused({**PLAIN, "backbone": evil}, "a pickle runs what it names", allow=["evil.pth"])
+
+
+@pytest.mark.parametrize("kind", ["ImageClassifier", "standtypes.ImageClassifier", "mm:standtypes.ImageClassifier"])
+def test_the_classifier_of_a_registry_is_taken_and_the_report_says_so(registry: Any, kind: str) -> None:
+    class ImageClassifier(registry.get("TypedModel")):  # type: ignore[misc]
+        pass
+
+    registry.register_module(module=ImageClassifier)
+    parts = {"backbone": {"type": "TypedNet"}, "neck": {"type": "TypedNeck"}, "head": {"type": "TypedNeck"}}
+    model = assemble({"input": PLAIN["input"], "default_scope": "standtypes", "model": {"type": kind, **parts}})
+    assert isinstance(model.whole, ImageClassifier)
+    said = f"`{kind}` is mm:standtypes.ImageClassifier of mmengine's registry, not ours"
+    assert (said in model.report.remarks) == (not kind.startswith("mm:"))
+    parts["head"] = {"type": "LinearClsHead", "num_classes": 5}
+    if not kind.startswith("mm:"):
+        model = assemble({"input": PLAIN["input"], "model": {"type": kind, **parts, "neck": PLAIN["neck"]}})
+        said = f"`{kind}` is put together here, not mm:standtypes.ImageClassifier: it has no `LinearClsHead`"
+        assert said in model.report.remarks
+
+
+def test_a_classifier_that_no_registry_has_is_put_together_here_and_the_report_says_so(registry: Any) -> None:
+    model = assemble({**PLAIN, "backbone": NET, "type": "mmpretrain.ImageClassifier"})
+    assert "`mmpretrain.ImageClassifier` is put together here: no registry of mmengine's has it" in model.report.remarks
