@@ -120,16 +120,20 @@ def registered_names(*, is_start: bool) -> set[str]:
 
 
 def _roots(*, is_start: bool | None) -> list[Any]:
-    """The topmost registries: mmengine's and those that a library has of its own; None asks for all of them."""
+    """The topmost registries that parts are built from; None asks for those of starts and of parts.
+
+    They are mmengine's models and the tools of their tasks, and what a library has apart from mmengine's, as mmpretrain
+    its tokenizers. A name of another one, as of runners, would not be found and be imported as a module.
+    """
     registries = importlib.import_module("mmengine.registry")
-    starts = registries.WEIGHT_INITIALIZERS
+    starts, models = [registries.WEIGHT_INITIALIZERS], registries.MODELS
     if is_start:
-        return [starts]
-    scopes = ["mmengine", *registries.MODELS.children]
-    modules = [sys.modules[f"{scope}.registry"] for scope in scopes if f"{scope}.registry" in sys.modules]
+        return starts
+    modules = [sys.modules[f"{scope}.registry"] for scope in models.children if f"{scope}.registry" in sys.modules]
     values = [value for module in modules for value in vars(module).values() if isinstance(value, registries.Registry)]
-    unique = {id(value): value for value in values if value.parent is None}
-    return [value for value in unique.values() if is_start is None or value is not starts]
+    of_mmengine = {id(value) for value in vars(registries).values()}
+    apart = {id(value): value for value in values if value.parent is None and id(value) not in of_mmengine}
+    return [models, registries.TASK_UTILS, *apart.values(), *(starts if is_start is None else [])]
 
 
 def _scopes(registry: Any) -> Iterator[str]:

@@ -109,6 +109,12 @@ def evil_package() -> None:
         Path("evilpkg", f"{name}.py").write_text("open('RAN', 'w')\nclass Foo: pass\n")
 
 
+def test_a_name_of_another_registry_is_not_imported_as_a_module(registry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("ConstantLR.py").write_text("open('RAN', 'w')")  # a schedule of mmengine's
+    monkeypatch.syspath_prepend(".")
+    refused({**PLAIN, "backbone": {**NET, "plugins": [{"cfg": {"type": "ConstantLR"}}]}}, "cfg.type")
+
+
 @pytest.mark.parametrize("kind", ["mm:evilpkg.Foo", "mm:evilpkg.models.Foo", "evilpkg.Foo", "mm:evilpkg"])
 def test_a_name_imports_no_package(registry: Any, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     evil_package()
