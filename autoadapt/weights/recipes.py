@@ -242,11 +242,15 @@ def _split(sources: Named, targets: Named) -> Iterator[Recipe]:
 def _parts(
     whole: Spec, at: str, words: Sequence[str], sizes: Sequence[int], leaf: str, placed: Sequence[bool] | None = None
 ) -> Iterator[Recipe]:
-    """Where the model has a bias for some of the layers alone, the other parts have to be zero."""
-    start = 0
-    for word, size, is_placed in zip(words, sizes, placed or [True] * len(words), strict=True):
-        spec = Spec(f"{front_of(at)}{word}.{leaf}", (size, *whole.shape[1:]), whole.dtype)
-        yield Recipe("split" if is_placed else "unplaced", spec, (whole,), f"split: {', '.join(words)}", (start, size))
+    """Where the model has a bias for some of the layers alone, other parts are zero, or of keys (`_query_biases`)."""
+    keys, start = {triple[1] for triple in _TRIPLES}, 0
+    there = placed or [True] * len(words)
+    left = any(word in keys and not is_there for word, is_there in zip(words, there, strict=True))
+    how = f"split: {', '.join(words)}{'; the bias of the keys has no effect' if left else ''}"
+    for word, size, is_there in zip(words, sizes, there, strict=True):
+        if is_there or word not in keys:
+            spec = Spec(f"{front_of(at)}{word}.{leaf}", (size, *whole.shape[1:]), whole.dtype)
+            yield Recipe("split" if is_there else "unplaced", spec, (whole,), how, (start, size))
         start += size
 
 
