@@ -101,11 +101,12 @@ def last_convolution(
         blocks: The inner outputs that are worth taking.
         last: The last map of the new module, if it has any.
     """
-    maps = [spec for spec in target.outputs.leaves if factored(spec).strides and not spec.same_as]
-    if len(maps) != 1 or (maps[0].depth or 0) < WHOLE:
+    wanted = [spec for spec in target.outputs.leaves if factored(spec).strides and not spec.same_as]
+    if len(wanted) != 1 or (wanted[0].depth or 0) < WHOLE:
         return []
     reached = max((_size(source, int(block.weights or "0", 16)) for block in blocks if _is_map(block.spec)), default=0)
-    return [one for one in last if _LEAST * _size(source, int(one.weights or "0", 16)) > reached > 0]
+    maps = [one for one in last if not one.attention and all(len(dim.axes) <= 1 for dim in one.spec.dims)]
+    return [one for one in maps if _LEAST * _size(source, int(one.weights or "0", 16)) > reached > 0]
 
 
 _LEAST = 0.95
