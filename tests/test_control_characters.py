@@ -1,9 +1,11 @@
 """Names with terminal escapes, C1 and bidirectional controls are shown as visible text wherever results are."""
 
 import io
+import json
 
 import pytest
 import torch
+from command_runs import run
 from rich.console import Console
 from torch import nn
 
@@ -78,3 +80,10 @@ def test_an_error_shows_them_as_text(nets, tmp_path):
     with pytest.raises(aa.AdaptError) as caught:
         aa.adapt(nn.Linear(3, 3), like=nets[0], inputs=IMAGE, pairs={NAME: "x"})
     assert is_visible(str(caught.value))
+
+
+def test_json_for_a_terminal_escapes_controls(nets, tmp_path):
+    aa.capture(nets[0], IMAGE).save(tmp_path / "old.json")
+    told = run("show", str(tmp_path / "old.json"), "--json").stdout
+    assert not {"\x1b", "\u202e", "\x9b"} & set(told)
+    assert json.loads(told)["outputs"]["tree"]["keys"] == [NAME]

@@ -136,7 +136,8 @@ def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence
     if as_json:
         from autoadapt.contracts.facts import Made
 
-        typer.echo(result.model_copy(update={"made": result.made or Made.now(called())}).model_dump_json(indent=1))
+        told = result.model_copy(update={"made": result.made or Made.now(called())})
+        typer.echo(json.dumps(told.model_dump(mode="json"), indent=1))  # escapes what a terminal would obey
     elif sys.stdout.isatty():
         from rich.console import Console
 
