@@ -75,3 +75,17 @@ def test_verify_sees_a_stretch_where_counts_differ_at_other_sizes_alone():
     checks = {check.name: check for check in wrong.verify(ramp(2, 128)).checks}
     assert checks["centres"].outcome == "failed"
     assert "pixels 2 + 8 i" in str(checks["centres"].faults[0])
+
+
+class _Strict(nn.Conv2d):
+    """Takes multiples of 32 alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] % 32 or x.shape[-2] % 32:
+            raise ValueError("multiples of 32 alone")
+        return super().forward(x)
+
+
+def test_a_remark_tells_by_how_many_cells_a_map_of_a_resized_image_is_brought_back() -> None:
+    net = aa.adapt(_Strict(3, 4, 4, 4), like=nn.Conv2d(3, 4, 4, 4), inputs=torch.zeros(1, 3, 64, 64))
+    assert "rounded otherwise: resized by up to 8 cells" in net.plan.routes[0].remark

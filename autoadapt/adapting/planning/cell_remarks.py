@@ -56,24 +56,23 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
         return "; ".join(filter(None, [lost, _dilating(int(want[finer[0]]), target, dilated_by)]))
     if set(have) - set(want):
         return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
-    how = "".join(map(_rounded, steps))
-    if have != want or not how:
+    if have != want:
         return ""
     wanted = [atom.dim for atoms in factored(target).atoms for atom in atoms]
-    rounded = [
-        dim
+    off = {
+        dim: max((_off(atom.dim, wanted) for atom in atoms if atom.dim.axes - {"B"}), default=0)
         for dim, atoms in zip(source.spec.dims, source.atoms, strict=True)
-        if dim.factors and not all(_is_one_of(atom.dim, wanted) for atom in atoms if atom.dim.axes - {"B"})
-    ]
-    if rounded:
-        return f"its source has {' x '.join(map(str, rounded))} cells, rounded otherwise: {how}"
-    return ""
+        if dim.factors
+    }
+    rounded = [str(dim) for dim, cells in off.items() if cells]
+    how = "".join(_rounded(step, max(off.values(), default=0)) for step in steps)
+    return f"its source has {' x '.join(rounded)} cells, rounded otherwise: {how}" if rounded and how else ""
 
 
-def _is_one_of(dim: Dim, dims: Sequence[Dim]) -> bool:
-    """Whether a size is one of others, wherever no image is enlarged first because it is too small."""
-    alike = (one for one in dims if one.axes == dim.axes)
-    return any(all(_at(dim, size) == _at(one, size) for size in LARGE) for one in alike)
+def _off(dim: Dim, dims: Sequence[Dim]) -> int:
+    """By how many cells a size is off the nearest of others, wherever no image is too small and enlarged first."""
+    alike = [one for one in dims if one.axes == dim.axes]
+    return min((max(abs(_at(dim, size) - _at(one, size)) for size in LARGE) for one in alike), default=1)
 
 
 LARGE = range(4096, 4160)
@@ -84,11 +83,11 @@ def _at(dim: Dim, size: int) -> int:
     return int(dim.evaluate(dict.fromkeys(dim.axes, size)))
 
 
-def _rounded(step: Operation) -> str:
+def _rounded(step: Operation, cells: int) -> str:
     """How a step makes cells more or fewer that lie in place."""
     match step:
         case Resize():
-            return "resized by a cell"
+            return "resized by a cell" if cells == 1 else f"resized by up to {cells} cells"
         case Resample() if step.picks and not any(step.first):
             return "the last one is left out or repeated"
         case _:
