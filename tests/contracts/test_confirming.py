@@ -205,6 +205,16 @@ def test_a_module_that_takes_too_long_at_the_example_is_run_at_a_smaller_size(mo
     assert [*RunsNoted.shapes] == [(1, 3, 256, 256), (1, 3, 224, 224), (1, 3, 256, 256)]
 
 
+def test_a_smaller_size_than_a_module_takes_does_not_speak_against_it(monkeypatch):
+    class LargeAlone(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x if x.is_meta or x.shape[-1] >= 300 else x[..., :1, :1])
+
+    monkeypatch.setitem(MOST_MULTIPLY_ADDS, "cpu", 1e6)
+    signature = aa.capture(LargeAlone(3, 4, 2, 2), torch.empty(1, 3, 512, 512, device="meta"))
+    assert signature.unconfirmed == "a pass takes 0 billion multiply-adds"
+
+
 def test_a_module_that_takes_too_long_at_its_only_size_says_so():
     class Fixed(nn.Module):
         def __init__(self):

@@ -81,7 +81,7 @@ def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, block
     if all(depth is not None and depth < WHOLE - 0.5 for depth in depths) and not _is_dilated(target, maps):
         return ""
     last = max((block for block in blocks if factored(block.spec).strides), key=_depth, default=None)
-    deepest = max(reversed(maps), key=lambda path: maps[path] or 0)
+    deepest = max(reversed(maps), key=lambda path: (maps[path] or 0, *factored(target.outputs[path]).strides.values()))
     remedy = "" if last is None or kept.depth == 1 else f': taps={{"{deepest}": "{last.name}"}} takes what lies deepest'
     cut = f"{human_count(kept.of - kept.parameters)} of the {human_count(kept.of)} parameters of {source.name}"
     return f"{cut} are cut{remedy}"
