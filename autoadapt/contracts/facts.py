@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.errors.printable import visible
 from autoadapt.versions import VERSION, package_version
 
-__all__ = ["Dated", "Made", "MadeByHand", "first_fault"]
+__all__ = ["Dated", "Made", "MadeByHand", "first_fault", "interruptible"]
 
 _LONGEST = 60
 _WORDS = {"missing": "nothing", "extra_forbidden": "a field that there is not"}
@@ -52,6 +55,21 @@ class MadeByHand(BaseModel):
                 raise _told(type(self), error) from None
 
         __init__.__pydantic_base_init__ = True  # facts that are read, or stand in another, go past it, as by default
+
+        def model_dump_json(self, **options: Any) -> str:
+            with interruptible():
+                return super().model_dump_json(**options)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C while pydantic writes is Ctrl-C: pydantic makes an error of it, which `except Exception` would swallow."""
+    try:
+        yield
+    except PydanticSerializationError as error:
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 class Made(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.contracts.facts import first_fault
+from autoadapt.contracts.facts import first_fault, interruptible
 from autoadapt.contracts.origins import Verb
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
@@ -126,7 +126,8 @@ class Config(_Frozen):
 
     def text(self) -> str:
         """The file: JSON, one fact a line, with a checksum of all others."""
-        content = json.loads(self.model_dump_json())
+        with interruptible():
+            content = json.loads(self.model_dump_json())
         rows = {**content, "checksum": checksum(content)}
         return "{\n" + ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in rows.items()) + "\n}\n"
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.contracts.facts import first_fault
+from autoadapt.contracts.facts import first_fault, interruptible
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
@@ -106,7 +106,8 @@ class WholeConfig(_Frozen):
 
     def text(self) -> str:
         """The file: JSON with a checksum of all facts."""
-        content = json.loads(self.model_dump_json())
+        with interruptible():
+            content = json.loads(self.model_dump_json())
         return json.dumps({**content, "checksum": checksum(content)}, indent=1) + "\n"
 
 

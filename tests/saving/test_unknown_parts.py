@@ -33,3 +33,13 @@ def test_a_part_that_the_module_has_not_is_refused(net: nn.Module, field: str, t
         aa.restore(tmp_path, new=nn.Conv2d(3, 4, 2, 2))
     (fault,) = caught.value.mismatches
     assert (fault.where, fault.found) == (field, "nothing")
+
+
+def test_an_interruption_while_a_plan_is_written_is_one(net, monkeypatch, tmp_path):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(aa.Dim, "__str__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        aa.save(net, tmp_path / "net")
+    assert not [*tmp_path.rglob("*.*")]
