@@ -256,7 +256,7 @@ class _Matching:
     def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
         """Without what would be projected although it is a linear map itself, of another option."""
         sources, known = [self.sources[option] for option in options], set(options)
-        return [s.path for s in sources if s.reads not in known or s.spec.dims == spec.dims]
+        return [s.path for s in sources if not s.reads or s.reads not in known or s.spec.dims == spec.dims]
 
     def _class_tokens(self, options: list[str], spec: TensorSpec) -> list[str]:
         """The options that are class tokens or have them, if any; and outputs just as wide, which take no layer."""

@@ -27,10 +27,7 @@ class Values(Frozen):
             Mismatch(path, "one tensor of this path", "several whose paths read alike", "give each a key of its own")
             for path in alike(self.tree)
         ]
-        if "" in map(path_text, found := paths(self.tree)):
-            fault = Mismatch('""', "a key that is a text or a number", "an empty text", "give it a key that names it")
-            raise SignatureError("a tensor has an empty name", [fault])
-        count = len(found)
+        count = len(paths(self.tree))
         if count != len(self.leaves):
             fault = Mismatch("leaves", f"{count}, one for each tensor of the tree", str(len(self.leaves)))
             raise SignatureError("the tensors do not fit their containers", [fault])
