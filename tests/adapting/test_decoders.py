@@ -51,6 +51,7 @@ def test_levels_of_a_decoder_are_served_by_the_decoder() -> None:
     assert [route.source for route in net.plan.routes] == ["joined_middle", "output"]
 
 
+@pytest.mark.slow
 def test_a_whole_segmenter_answers_for_another() -> None:
     new, old = (smp.Unet(name, encoder_weights=None, classes=4) for name in ("mobilenet_v2", "resnet18"))
     net = aa.adapt(new, like=old, inputs=IMAGE)

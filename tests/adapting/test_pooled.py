@@ -186,6 +186,7 @@ def test_what_a_function_pools_is_tapped_in_a_file_of_its_own_too(tmp_path):
     assert torch.equal(made.eval()(x), net.eval()(x))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "head", [nn.Conv2d(16, 9, 1), nn.Sequential(nn.Conv2d(16, 20, 1), nn.ReLU(), nn.Conv2d(20, 9, 1))]
 )

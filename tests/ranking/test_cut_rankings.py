@@ -121,6 +121,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_runs_on_a_full_disk_do_not_count_as_ends_of_the_process(tmp_path: Path) -> None:
     state, like = tmp_path / "rank.jsonl", ["f32[B, 8, ceil(H/8), ceil(W/8)]"]
     candidates: dict[str, str | nn.Module] = {"one": nn.Conv2d(3, 4, 8, stride=8)}
