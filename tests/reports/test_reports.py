@@ -151,7 +151,7 @@ def test_a_page_tells_the_facts_of_a_plan():
         assert route.source in text
         assert str(route.specs[-1]) in text
     assert "1.50M parameters" in text
-    assert "1: finer than its source (stride 16): detail is interpolated, not seen; its cells lie up to 1.5 pixels" in text
+    assert "finer than its source (stride 16): detail is interpolated, not seen; its cells lie up to 1.5 pixels" in text
     assert "norm, fc_norm, head_drop, head" in text
 
 
