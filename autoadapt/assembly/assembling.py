@@ -94,7 +94,7 @@ def _look_up(session: Session, scopes: Scopes) -> tuple[dict[str, Part], Wiring]
     config = session.config
     if len(config.backbone) != 1:
         where = session.where("backbone")
-        session.fault(where, "one backbone", f"a list of {len(config.backbone)}", "aa.compare(config)")
+        session.fault(where, "one backbone", f"a list of {len(config.backbone)}", "autoadapt.assembly.compare(config)")
     found: dict[str, Part] = {}
     single = [("preprocessor", config.preprocessor), ("whole", config.whole)]
     named = [*(("backbone", part) for part in config.backbone), *config.parts()]

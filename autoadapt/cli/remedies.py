@@ -27,7 +27,7 @@ _WHOLE = {
     "pretrained=False, then aa.transfer(file, model)  # with a file that you have": (
         "--random, or a file that you have: --new-weights and --like-weights of calibrate"
     ),
-    "aa.compare(config)": "--compare",
+    "autoadapt.assembly.compare(config)": "--compare",
     "Signature.save(path)": "autoadapt capture MODEL --out signature.json",
     "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}": (
         "--input SPEC, one for each argument, or --input NAME=SPEC"

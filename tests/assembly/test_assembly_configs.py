@@ -166,7 +166,10 @@ BAD = {
         "backbone: ResNet_CIFAR\nadapt: {like: nothing_of_that_name.json}\n",
         ["adapt.like (line 3)\n  expected  a signature file (JSON)"],
     ),
-    "a sweep": ("backbone: [ResNet_CIFAR, timm:resnet18]\n", ["one backbone\n  found     a list of 2", "aa.compare("]),
+    "a sweep": (
+        "backbone: [ResNet_CIFAR, timm:resnet18]\n",
+        ["one backbone\n  found     a list of 2", "assembly.compare("],
+    ),
     "no mapping": ("- a\n- b\n", ["a config is a mapping"]),
     "no YAML": ("backbone: {type: [\n", ["the config cannot be parsed\nconfig (line 3)"]),
 }
