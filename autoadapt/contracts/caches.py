@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from autoadapt.contracts.instances import parts_of
+from autoadapt.contracts.instances import contents_of, parts_of
 
 __all__ = ["OutsideCaches", "apart"]
 
@@ -161,7 +161,7 @@ class OutsideCaches:
         self._later([function.__dict__], depth)
         for cell in function.__closure__ or ():
             self._places.append(_cell_place(cell))
-            self._later(_contents(cell), depth)
+            self._later(contents_of(cell), depth)
         if not _is_foreign(function):
             names = frozenset(_names(function.__code__))
             for name in names - self._named:
@@ -222,13 +222,6 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-def _contents(cell: types.CellType) -> tuple[Any, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:  # nothing was put in yet
-        return ()
 
 
 def _holds_meta(value: Any) -> bool:
@@ -301,10 +294,10 @@ def _slots_place(value: Any, slots: list[types.MemberDescriptorType]) -> Callabl
 
 
 def _cell_place(cell: types.CellType) -> Callable[[], None]:
-    before = _contents(cell)
+    before = contents_of(cell)
 
     def put_back() -> None:
-        now = _contents(cell)
+        now = contents_of(cell)
         changed = {0: now[0]} if now and (not before or now[0] is not before[0]) else {}
         if _gone(changed, lambda _: before[0] if before else _ABSENT):
             if before:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoadapt.contracts.instances import contents_of
+
 __all__ = ["Closures"]
 
 _PLAIN = (str, bytes, int, float, type(None), type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
@@ -75,7 +77,7 @@ class Closures:
             Exception: Whatever `copy.deepcopy` raises for what they hold.
         """
         for cell, new_cell in self._cells.values():
-            for value in _contents(cell):
+            for value in contents_of(cell):
                 new_cell.cell_contents = self._renewed(value, memo)
         for function, made in self._made.values():
             made.__defaults__ = function.__defaults__ and tuple(self._renewed(v, memo) for v in function.__defaults__)
@@ -170,7 +172,7 @@ def _within(value: Any) -> Iterable[Any]:
         case types.FunctionType():
             return *(value.__closure__ or ()), *_held(value)
         case types.CellType():
-            return _contents(value)
+            return contents_of(value)
         case types.MethodType():
             return value.__self__, value.__func__
         case functools.partial():
@@ -186,17 +188,10 @@ def _within(value: Any) -> Iterable[Any]:
 def _held(function: types.FunctionType) -> Iterator[Any]:
     """What a function holds: its closure, its default arguments, its attributes."""
     for cell in function.__closure__ or ():
-        yield from _contents(cell)
+        yield from contents_of(cell)
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     yield from vars(function).values()
-
-
-def _contents(cell: types.CellType) -> tuple[Any, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:  # nothing was put in yet
-        return ()
 
 
 def _is_copied(value: Any) -> bool:

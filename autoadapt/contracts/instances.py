@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["check_module", "not_a_module", "parameters_of_parts", "parts_of", "tensors_of"]
+__all__ = ["check_module", "contents_of", "not_a_module", "parameters_of_parts", "parts_of", "tensors_of"]
 
 
 def check_module(value: object, argument: str, error: type[AdaptError]) -> None:
@@ -99,3 +101,16 @@ def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
     for part in parts_of(module):
         for kept in (part._parameters, part._buffers):
             yield from (one for one in kept.values() if one is not None)
+
+
+def contents_of(cell: types.CellType) -> tuple[Any, ...]:
+    """What a variable of a closure holds; nothing before anything was put in.
+
+    Example:
+        >>> contents_of(types.CellType(3)), contents_of(types.CellType())
+        ((3,), ())
+    """
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
