@@ -202,7 +202,7 @@ def test_values_are_compared_with_a_reference():
     assert_equals(nn.Sequential(OLD), OLD, X)
     with pytest.raises(AssertionError, match="is not equal"):
         assert_equals(net, OLD, X)
-    with pytest.raises(AssertionError, match="returns tensor, and not list of 1"):
+    with pytest.raises(AssertionError, match="returns a tensor, and not list of 1"):
         assert_equals(OLD, Listed(OLD), X)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,15 +14,16 @@ from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification import verify
 from autoadapt.adapting.verification.compiler_checks import exported
-from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.adapting.verification.results import Fault
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session, differing_tree, said
 from autoadapt.contracts.capturing import Arguments, bind, capture, told_example
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import Signature, describe
+from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
-from autoadapt.testing.counterexamples import failure_text
+from autoadapt.testing.counterexamples import cases_text, failure_text
 
 __all__ = [
     "assert_adapts",
@@ -99,7 +101,7 @@ def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
     arguments = bind(net, told_example(net) if inputs is None else inputs)
     copied = copy_module(net, clone_buffers)
     with quiet(), torch.enable_grad():
-        _, outputs = flatten(arguments.call(copied))
+        _, outputs = flatten(arguments.fresh().call(copied))
         live = [output.float().square().mean() for output in outputs if output.requires_grad]
         if not live:
             raise AssertionError(f"no output of {type(net).__name__} depends on a parameter")
@@ -136,7 +138,8 @@ def assert_exports(net: nn.Module, inputs: object = None, *, like: object = None
     except Exception as error:
         raise AssertionError(f"{type(net).__name__} does not export: {said(error)}") from error
     if faults:
-        raise AssertionError(_text(f"the exported {type(net).__name__} returns something else", faults))
+        cases = [("export", Fault(where=one.where, expected=one.expected, found=one.found)) for one in faults]
+        raise AssertionError(cases_text(f"the exported {type(net).__name__} returns something else", cases))
 
 
 def assert_equals(
@@ -149,14 +152,14 @@ def assert_equals(
 ) -> None:
     """Assert that a module returns what a reference returns, such as an adapter that was written by hand.
 
-    Both run in eval mode, as copies.
+    Both run in eval mode, as copies, each on inputs of its own.
 
     Args:
         net: The module.
         reference: What it is compared with.
         inputs: An example call, as for `capture`.
-        rtol: As of `torch.testing.assert_close`.
-        atol: As of `torch.testing.assert_close`.
+        rtol: As of `torch.testing.assert_close`, that is by the dtype where both are left out.
+        atol: Likewise; where one of the two is given alone, the other is 0.
 
     Raises:
         AssertionError: Containers differ, or a value does; the leaf is named.
@@ -168,8 +171,10 @@ def assert_equals(
     __tracebackhide__ = True
     arguments = bind(net, told_example(net) if inputs is None else inputs)
     left, right = (_returned(module, arguments) for module in (reference, net))
-    if left[0] != right[0]:
-        raise AssertionError(f"{type(net).__name__} returns {describe(right[0])}, and not {describe(left[0])}")
+    if (wrong := differing_tree(left[0], right[0])) is not None:
+        raise AssertionError(f"{type(net).__name__} returns {wrong[1]}, and not {wrong[0]}")
+    if (rtol is None) != (atol is None):
+        rtol, atol = rtol or 0.0, atol or 0.0
     for path, expected, found in zip(paths(left[0]), left[1], right[1], strict=True):
         where = path_text(path)
         try:
@@ -180,7 +185,7 @@ def assert_equals(
 
 def _returned(module: nn.Module, arguments: Arguments) -> tuple[Tree, list[torch.Tensor]]:
     with quiet(), torch.no_grad():
-        return flatten(arguments.call(in_eval_mode(copy_module(module, clone_buffers))))
+        return flatten(arguments.fresh().call(in_eval_mode(copy_module(module, clone_buffers))))
 
 
 def assert_signature_locked(
@@ -207,15 +212,18 @@ def assert_signature_locked(
         found.save(file)
         return
     if not file.exists():
-        fault = Mismatch(str(file), "a saved signature", "no such file", "pytest --update-signatures")
+        fault = Mismatch(str(file), "a saved signature", "no such file", _UPDATE)
         raise AssertionError(_text(f"the signature of {found.name} is not locked yet", [fault]))
     try:
-        faults = Signature.load(file).diff(found)
+        faults = [replace(fault, remedy="") for fault in Signature.load(file).diff(found)]
     except AdaptError as error:
         raise AssertionError(str(error)) from error
     if faults:
         text = _text(f"the signature of {found.name} is not the one in {file}", faults)
-        raise AssertionError(f"{text}\nif that is meant: pytest --update-signatures")
+        raise AssertionError(f"{text}\nif that is meant: {_UPDATE}")
+
+
+_UPDATE = "pytest --update-signatures, or update=True once"
 
 
 def _text(summary: str, faults: Sequence[Mismatch]) -> str:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 
 from autoadapt.adapting.verification import Check, Verification
+from autoadapt.adapting.verification.results import Fault
 
-__all__ = ["failure_text"]
+__all__ = ["cases_text", "failure_text"]
 
 MOST = 3
 _MEANING = "each line: check, output and axis (at input sizes): expected by the old module, found in the new one"
-_SIZES = re.compile(r"\b[A-Z]\w*=(\d+)")
+_SIZES = re.compile(r"\b[A-Z]\w*=(\d+)|\b(?<=\bat )(\d+(?:x\d+)*)")
 
 
 def failure_text(net: str, contract: str, report: Verification) -> str:
@@ -20,22 +21,26 @@ def failure_text(net: str, contract: str, report: Verification) -> str:
 
     Example:
         >>> from autoadapt.adapting.verification.results import Fault
-        >>> faults = tuple(Fault(where=f"0, axis 2 at (H={n})", expected="9", found="8") for n in (64, 33))
+        >>> faults = tuple(Fault(where=f"0 at 1x{n}x{n}", expected="9", found="8") for n in (64, 33))
         >>> checks = (Check(name="sizes", outcome="failed", faults=faults), Check(name="calls", outcome="passed"))
         >>> print(failure_text("Mine", "ResNet", Verification(name="Mine", checks=checks)).splitlines()[2])
-          sizes: 0, axis 2 at (H=33): expected 9, found 8
+          sizes: 0 at 1x33x33: expected 9, found 8
     """
     failed = [check for check in report.checks if check.outcome == "failed"]
     names = ", ".join(check.name for check in failed)
-    lines = [f"{net} does not keep the signature of {contract}: {_count(failed, report)} checks failed ({names})"]
-    cases = [(check.name, fault) for check in failed for fault in check.faults]
-    cases.sort(key=lambda case: _extent(case[1].where))
-    lines += [_MEANING] if cases else []
-    lines += [
-        f"  {name}: {fault.where}: expected {fault.expected}, found {fault.found}" for name, fault in cases[:MOST]
+    summary = f"{net} does not keep the signature of {contract}: {_count(failed, report)} checks failed ({names})"
+    return cases_text(summary, [(check.name, fault) for check in failed for fault in check.faults])
+
+
+def cases_text(summary: str, cases: Sequence[tuple[str, Fault]]) -> str:
+    """A summary over the cases of the smallest inputs, each by the check that it failed."""
+    ordered = sorted(cases, key=lambda case: _extent(case[1].where))
+    lines = [
+        f"  {name}: {fault.where}: expected {fault.expected}, found {fault.found}" for name, fault in ordered[:MOST]
     ]
     left = len(cases) - MOST
-    return "\n".join([*lines, *([f"  and {left} more, which print(verify(...)) shows"] if left > 0 else [])])
+    more = [f"  and {left} more, which print(verify(...)) shows"] if left > 0 else []
+    return "\n".join([summary, *([_MEANING] if cases else []), *lines, *more])
 
 
 def _count(failed: Sequence[Check], report: Verification) -> str:
@@ -44,5 +49,5 @@ def _count(failed: Sequence[Check], report: Verification) -> str:
 
 def _extent(where: str) -> float:
     """How large the input of a case is; what names no sizes stands last."""
-    sizes = [int(size) for size in _SIZES.findall(where)]
+    sizes = [int(size) for found in _SIZES.findall(where) for size in "".join(found).split("x")]
     return math.prod(sizes) if sizes else math.inf

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.trees import Container, Tree, flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.errors import Mismatch, VerificationError
 
 __all__ = ["Caught", "Mutant", "caught_by", "mutants"]
 
@@ -63,6 +65,7 @@ def mutants(net: nn.Module) -> Iterator[Mutant]:
         >>> [mutant.kind for mutant in mutants(nn.Conv2d(3, 8, 1))][:3]
         ['cut at odd sizes', 'size of the first call', 'other dtype']
     """
+    check_module(net, "net", VerificationError)
     for kind, (check, change) in _LEAF_FAULTS.items():
         yield Mutant(kind, check, _broken(net, _Leaf(change)))
     for kind, (check, structure) in _CONTAINER_FAULTS.items():
@@ -81,6 +84,7 @@ def caught_by(test: Callable[[nn.Module], object], net: nn.Module) -> Caught:
 
     Raises:
         AssertionError: The test fails for the module itself, so that failures of mutants say nothing.
+        VerificationError: `test` is no function, or `net` no module.
 
     Example:
         >>> def test(net):
@@ -88,6 +92,10 @@ def caught_by(test: Callable[[nn.Module], object], net: nn.Module) -> Caught:
         >>> "other dtype" in caught_by(test, nn.Conv2d(3, 8, 1)).missed
         True
     """
+    check_module(net, "net", VerificationError)
+    if isinstance(test, nn.Module) or not callable(test):
+        fault = Mismatch("`test`", "a function that takes a module and raises", repr(test)[:60], "caught_by(test, net)")
+        raise VerificationError("`test` is no function", [fault])
     try:
         test(net)
     except Exception as error:

@@ -13,6 +13,7 @@ from torch import nn
 from autoadapt.adapting.operations import Cast
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.alias_checks import broken_aliases
+from autoadapt.adapting.verification.asked_sizes import checked_batches, checked_sizes
 from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_invented
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.roles import holds
@@ -22,7 +23,7 @@ from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text,
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["NotApplicableError", "Session", "said"]
+__all__ = ["NotApplicableError", "Session", "differing_tree", "said"]
 
 
 class NotApplicableError(Exception):
@@ -41,7 +42,8 @@ class Session:
         seed: For the sizes and the invented inputs.
 
     Raises:
-        AdaptError: Inputs would have to be invented, and even the smallest take too much memory.
+        AdaptError: Inputs would have to be invented, and even the smallest take too much memory; or sizes or batches
+            are asked for that are none.
     """
 
     def __init__(
@@ -62,10 +64,11 @@ class Session:
         """What a check found that the bare backbone does not keep either, and that is no fault of the net."""
         self._given = {} if inputs is None else _named_values(bind(net, inputs))
         self._is_invented = inputs is None and sizes is None
-        self._example = self._affordable(max(batches, default=1)) if self._is_invented else signature.sizes()
-        chosen = sizes if sizes is not None else _chosen_sizes(signature.axes, self._example, seed)
-        self.sizes = [dict(one) for one in chosen]
-        self.batches = list(dict.fromkeys(self.at(B=batch).get("B", 0) for batch in batches))
+        asked = checked_batches(batches)
+        self._example = self._affordable(max(asked)) if self._is_invented else signature.sizes()
+        chosen = checked_sizes(signature, sizes) if sizes is not None else None
+        self.sizes = chosen or _chosen_sizes(signature.axes, self._example, seed)
+        self.batches = list(dict.fromkeys(self.at(B=batch).get("B", 0) for batch in asked))
 
     @property
     def plan(self) -> Plan | None:
@@ -191,7 +194,7 @@ class Session:
             AdaptError: The containers are not those of the signature.
         """
         tree, tensors = flatten(returned)
-        wrong = _differing_tree(self.signature.outputs.tree, tree)
+        wrong = differing_tree(self.signature.outputs.tree, tree)
         if wrong:
             raise AdaptError("the containers differ", [Mismatch(f"container{at}", *wrong)])
         return dict(zip(self.signature.outputs.paths, tensors, strict=True))
@@ -225,7 +228,7 @@ class Session:
     def compare_shapes(self, tree: Tree, shapes: Sequence[tuple[int, ...]], sizes: Mapping[str, int]) -> list[Mismatch]:
         """What the containers and shapes of a run without values do not keep."""
         at = " at " + "x".join(map(str, sizes.values()))
-        if wrong := _differing_tree(self.signature.outputs.tree, tree):
+        if wrong := differing_tree(self.signature.outputs.tree, tree):
             return [Mismatch(f"container{at}", *wrong)]
         wanted = [(path, spec.shape(sizes)) for path, spec in self.signature.outputs.items()]
         return [
@@ -315,7 +318,7 @@ def _chosen_sizes(axes: Mapping[str, AxisSizes], example: Mapping[str, int], see
     return [dict(items) for items in dict.fromkeys(tuple(one.items()) for one in rows)]
 
 
-def _differing_tree(expected: Tree, found: Tree) -> tuple[str, str] | None:
+def differing_tree(expected: Tree, found: Tree) -> tuple[str, str] | None:
     """The first difference between two trees, as (expected, found); numbers and texts must be equal too."""
     match expected, found:
         case Slot(), Slot():
@@ -326,7 +329,7 @@ def _differing_tree(expected: Tree, found: Tree) -> tuple[str, str] | None:
             found.keys,
         ):
             pairs = zip(expected.children, found.children, strict=True)
-            return next((wrong for left, right in pairs if (wrong := _differing_tree(left, right))), None)
+            return next((wrong for left, right in pairs if (wrong := differing_tree(left, right))), None)
         case _:
             return None if expected == found else (_in_words(expected), _in_words(found))
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from autoadapt.adapting.planning.targets import with_inputs
 from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS, WITHOUT_VALUES
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
 from autoadapt.adapting.verification.results import Check, Verification, failed
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.adapting.verification.training_checks import one_step
+from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
@@ -44,7 +46,7 @@ def verify(
 
     Args:
         net: The module.
-        signature: What it should keep.
+        signature: What it should keep; one written without inputs takes those of `net`.
         inputs: An example call, as for `capture`; invented where left out.
         sizes: Sizes of the input axes to run at; chosen from the legal ones where left out.
         batches: Batch sizes to run at.
@@ -60,6 +62,7 @@ def verify(
 
     Raises:
         CaptureError: The inputs do not fit the module's `forward`, or it stands in FakeTensorMode.
+        VerificationError: `sizes` names an axis or a size that the signature does not have, or `batches` no batch.
 
     Example:
         >>> from autoadapt.contracts.capturing import capture
@@ -75,6 +78,8 @@ def verify(
     started = time.perf_counter()
     refuse_unfit(net)
     checks = list[Check]()
+    if not signature.inputs.leaves:
+        signature = with_inputs(signature, capture(net, inputs))
     with off_the_meta_device(), telling("verify", len(CHECKS) + len(THOROUGH_CHECKS) * thorough) as tell:
         session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
         for name, run in CHECKS.items():

@@ -15,7 +15,7 @@ from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.kept_weights import kept_weights
 from autoadapt.contracts.signature import Parameter
-from autoadapt.contracts.trees import Constant, Opaque
+from autoadapt.contracts.trees import Constant, Opaque, flatten, rebuild
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = [
@@ -43,6 +43,12 @@ class Arguments:
         kwargs = dict(list(self.values.items())[self.positional :])
         with kept_weights(module) if isinstance(module, nn.Module) else contextlib.nullcontext():
             return module(*args, **kwargs)
+
+    def fresh(self) -> Arguments:
+        """The same call with tensors of its own, for a run that may write to them."""
+        tree, tensors = flatten(self.values)
+        copies = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in tensors]
+        return Arguments(rebuild(tree, copies), self.positional)
 
 
 def bind(module: nn.Module, inputs: object) -> Arguments:

@@ -1,0 +1,65 @@
+"""What a caller asks to run at: sizes and batch sizes, refused where nothing would be run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from autoadapt.contracts.signature import AxisSizes, Signature
+from autoadapt.errors import Mismatch, VerificationError, nearest
+
+__all__ = ["checked_batches", "checked_sizes"]
+
+
+def checked_sizes(signature: Signature, sizes: object) -> list[dict[str, int]]:
+    """Sizes of input axes by name, one mapping for each run.
+
+    Raises:
+        VerificationError: They are no mappings, or name an axis or a size that the signature does not have.
+
+    Example:
+        >>> from autoadapt.contracts.signature import Values
+        >>> written = Signature(name="M", inputs=Values.parse("f32[B, 3, W]"), outputs=Values.parse("f32[B, W]"))
+        >>> checked_sizes(written.model_copy(update={"axes": {"W": AxisSizes(example=64)}}), [{"W": 65}])
+        [{'W': 65}]
+    """
+    axes = {name: axis for name, axis in signature.axes.items() if name != "B"}
+    if not isinstance(sizes, Sequence) or not sizes or not all(isinstance(one, Mapping) for one in sizes):
+        example = ", ".join(f'"{name}": {axis.example}' for name, axis in axes.items())
+        fault = Mismatch("`sizes`", "sizes by axis, one mapping for each run", repr(sizes), f"sizes=[{{{example}}}]")
+        raise VerificationError("`sizes` cannot be run", [fault])
+    faults = [fault for one in sizes for name, size in one.items() for fault in _faults(axes, name, size)]
+    if faults:
+        raise VerificationError("`sizes` cannot be run", faults)
+    return [dict(one) for one in sizes]
+
+
+def _faults(axes: Mapping[str, AxisSizes], name: object, size: object) -> Iterator[Mismatch]:
+    where = f"`sizes`, {name}"
+    if name == "B":
+        yield Mismatch(where, "sizes of batches by themselves", f"B={size}", f"batches=({size},)")
+    elif name not in axes:
+        close = nearest(str(name).upper(), axes)
+        remedy = f'sizes=[{{"{close[0]}": {size}}}]' if close else ""
+        yield Mismatch("`sizes`", f"an axis of the input: {', '.join(axes) or 'none varies'}", str(name), remedy)
+    elif isinstance(size, bool) or not isinstance(size, int) or not _is_legal(axes[str(name)], size):
+        yield Mismatch(where, str(axes[str(name)]), repr(size), f'sizes=[{{"{name}": {axes[str(name)].example}}}]')
+
+
+def _is_legal(axis: AxisSizes, size: int) -> bool:
+    """Also below the smallest size that was seen to run."""
+    return size == axis.example if axis.step == 0 else size > 0 and size % axis.step == axis.offset
+
+
+def checked_batches(batches: object) -> list[int]:
+    """Batch sizes.
+
+    Raises:
+        VerificationError: They are no positive integers, or there is none.
+    """
+    numbers = [batches] if isinstance(batches, int) else list(batches) if isinstance(batches, Sequence) else []
+    if isinstance(batches, int) or not numbers or not all(type(one) is int and one > 0 for one in numbers):
+        positive = [str(one) for one in numbers if type(one) is int and one > 0] or ["1", "3"]
+        remedy = f"batches=({', '.join(positive)}{',' if len(positive) == 1 else ''})"
+        fault = Mismatch("`batches`", "positive integers, at least one", repr(batches), remedy)
+        raise VerificationError("`batches` cannot be run", [fault])
+    return numbers
