@@ -50,6 +50,10 @@ class OnMeta(TorchFunctionMode):
             self._tables.note(func, args, kwargs or {}, made)
         return made
 
+    def _is_made_of_sizes(self, value: Any) -> bool:
+        """Whether a value is noted as made of sizes alone."""
+        return self._tables is not None and self._tables.holds(value)
+
     def _returned(self, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         try:
             return func(*args, **given)

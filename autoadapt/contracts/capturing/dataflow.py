@@ -128,13 +128,18 @@ class Dataflow(TorchFunctionMode):
         def begin(_module: nn.Module, args: Any) -> None:
             call = self._begun[name] = self._begun.get(name, -1) + 1
             if args and isinstance(args[0], torch.Tensor) and (behind := self.of(args[0])) is not None:
-                self.read[name, call, READ] = (tuple(args[0].shape), behind)
+                with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, and modes make it slow
+                    self.read[name, call, READ] = (tuple(args[0].shape), behind)
 
         return begin
 
     def _hook(self, name: str) -> Any:
         def end(module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
             call = self._calls[name] = self._calls.get(name, -1) + 1
+            with torch._C.DisableTorchFunction():
+                note(call, module, args, kwargs, returned)
+
+        def note(call: int, module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
             tree, tensors = flatten(returned)
             for path, tensor in zip(paths(tree), tensors, strict=True):
                 behind = self.of(tensor)
