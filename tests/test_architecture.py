@@ -45,6 +45,7 @@ INSIDE = {
         "signature",
         "allocations",
         "instances",
+        "plain_modules",
         "kept_weights",
         "deep_copies",
         "origins",

@@ -26,6 +26,7 @@ from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.unfit import off_the_meta_device
+from autoadapt.contracts.views import within_wrapper
 from autoadapt.errors import CalibrationError
 from autoadapt.files.writing import check_place
 from autoadapt.sources import as_module
@@ -102,6 +103,7 @@ def calibrate(
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
     like = as_module(like, "like", levels=True, pretrained=True)
+    net, at = within_wrapper(net, at)
     place = first_path(net, at)
     adapted = find_adapted(net, place)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]

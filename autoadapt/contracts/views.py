@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -31,9 +31,11 @@ __all__ = [
     "refuse_scripts",
     "uncompiled",
     "view",
+    "within_wrapper",
 ]
 
 TensorCopy: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+_Paths = TypeVar("_Paths", bound=str | Sequence[str] | None)
 
 
 def view(module: nn.Module) -> nn.Module:
@@ -70,6 +72,19 @@ def uncompiled(module: nn.Module) -> nn.Module:
     """The module that a `torch.compile` wrapper stands for; any other module itself."""
     wrapped: nn.Module = getattr(module, "_orig_mod", module)
     return wrapped
+
+
+def within_wrapper(module: nn.Module, path: _Paths) -> tuple[nn.Module, _Paths]:
+    """The module that a `torch.compile` wrapper stands for, and a path, a span or a list of paths as it leads there.
+
+    The wrapper compiles anew when a part of that is replaced.
+    """
+    inner = uncompiled(module)
+    if inner is module or path is None:
+        return inner, path
+    if isinstance(path, str):
+        return inner, ":".join(one.removeprefix("_orig_mod.") for one in path.split(":"))  # type: ignore[return-value]
+    return inner, [one.removeprefix("_orig_mod.") for one in path]  # type: ignore[return-value]
 
 
 def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:

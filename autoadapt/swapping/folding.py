@@ -20,8 +20,9 @@ from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten, path_text, paths
-from autoadapt.contracts.views import aliased, clone_buffers, copy_module, keep_modes
+from autoadapt.contracts.views import aliased, clone_buffers, copy_module, keep_modes, within_wrapper
 from autoadapt.errors import AdaptError, BuildError, Mismatch
+from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.stand_ins import first_path, passes_of
 
 __all__ = ["fold"]
@@ -65,6 +66,7 @@ def fold(
         (5, True)
     """
     check_module(model, "model", BuildError)
+    model, at = within_wrapper(model, at)
     path = _place(model, first_path(model, at))
     net = model.get_submodule(path)
     assert isinstance(net, AdaptedModule), "found as one"
@@ -79,12 +81,12 @@ def fold(
         made = copy_module(model, aliased)
         for target in wanted:
             consumer = readers[target][0]
-            made.set_submodule(consumer, _merged(model.get_submodule(consumer), _projection(net, target)))
+            set_modules(made, {consumer: _merged(model.get_submodule(consumer), _projection(net, target))})
         passes, folded = passes_of(made.get_submodule(path)), _without(net, wanted)
         if passes is not None:
             passes.take_over(folded)
         vars(folded)["folded"] = tuple(dict.fromkeys(readers[target][0] for target in wanted))  # for `save`
-        made.set_submodule(path, folded)
+        set_modules(made, {path: folded})
         _check(model, made, call.call)
     return made
 

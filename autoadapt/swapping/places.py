@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autoadapt.contracts.plain_modules import registering, replace_plain
 from autoadapt.errors import Mismatch, SwapError, nearest
 
 __all__ = ["Place", "find_places", "set_modules"]
@@ -51,7 +52,7 @@ def find_places(model: nn.Module, pattern: str) -> list[Place]:
         path for path, module in named.items() if _matches(path, pattern) and not isinstance(module, _NEVER_CALLED)
     ]
     if not found:
-        raise _misspelt(pattern, named)
+        raise _misspelt(pattern, named, registering(model, pattern))
     places: dict[int, Place] = {}
     for path in found:
         module = named[path]
@@ -70,7 +71,12 @@ def _matches(path: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
-def _misspelt(pattern: str, named: Mapping[str, nn.Module]) -> SwapError:
+def _misspelt(pattern: str, named: Mapping[str, nn.Module], registered: str) -> SwapError:
+    if registered:
+        fault = Mismatch(
+            pattern, "a registered module", "one in a plain attribute, which PyTorch does not see", registered
+        )
+        return SwapError(f"`{pattern}` is no submodule", [fault])
     near = nearest(pattern, named)
     found = "no module of that name" + (f"; nearest: {', '.join(near)}" if near else "")
     remedy = f'swap(model, "{near[0]}", ...)' if near else "print(model)"
@@ -110,12 +116,14 @@ def _refuse_scripts(model: nn.Module, places: list[Place]) -> None:
 
 
 def set_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Set modules at paths; all of them, or none where one of them cannot be set."""
+    """Set modules at paths, and where plain lists hold the old ones; all of them, or none where one cannot be set."""
     before = {path: model.get_submodule(path) for path in modules}
+    take_back = replace_plain(model, {before[path]: module for path, module in modules.items()})
     try:
         for path, module in modules.items():
             _set(model, path, module)
     except BaseException:  # also an interruption by the user
+        take_back()
         for path, module in before.items():
             _set(model, path, module)
         raise

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from autoadapt.contracts.capturing.regions import Call, Trace, find_region, traces_of
+from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.watching import Example, as_example
 
@@ -35,6 +36,7 @@ def regions(model: nn.Module, inputs: object = None) -> list[str]:
         >>> regions(model, torch.zeros(1, 3, 16, 16))
         ['0:1']
     """
+    model = uncompiled(model)
     example = as_example(model, inputs)
     trace = traces_of(model, example.run, grad=example.is_step)[0]
     found = []

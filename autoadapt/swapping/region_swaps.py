@@ -28,6 +28,7 @@ from autoadapt.swapping.read_attributes import plain_attributes
 from autoadapt.swapping.readings import Reading
 from autoadapt.swapping.region_refusals import refuse_moving
 from autoadapt.swapping.results import Part
+from autoadapt.swapping.stage_remarks import kept_remarks
 from autoadapt.swapping.stand_ins import StandIn, passes_of
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.watching import Example
@@ -143,7 +144,7 @@ def plan_region(
     statistics = statistics_at(model, example, region.first, new, options.input_statistics)
     served = replace(options, outputs=_outputs(region, options, path), input_statistics=statistics)
     successor = prepare(place, reading, new, served, contract)
-    part = _part(successor.part, region, old, path)
+    part = _part(successor.part, region, old, path, kept_remarks(model, old.values()))
     return RegionSwap(region, module, arguments, contract, replace(successor, part=part), old, _other_paths(model, old))
 
 
@@ -193,7 +194,7 @@ class _Members(nn.Module):
             self.add_module(path.replace(".", "_"), module)
 
 
-def _part(part: Part, region: Region, old: Mapping[str, nn.Module], path: RegionPath) -> Part:
+def _part(part: Part, region: Region, old: Mapping[str, nn.Module], path: RegionPath, kept: Sequence[str]) -> Part:
     kinds = list(dict.fromkeys(type(module).__name__ for module in old.values()))
     remarks = list(part.remarks)
     remarks.append(f"takes the place of {', '.join(region.members)}; the first holds it, the others hand on its levels")
@@ -204,6 +205,7 @@ def _part(part: Part, region: Region, old: Mapping[str, nn.Module], path: Region
         remarks.append(f"hooks on {', '.join(region.hooked)} stay there, and what they are given is served")
     if region.weights_between:
         remarks.append(f"{', '.join(region.weights_between)} of the model has no effect any more")
+    remarks += kept
     update = {"old": f"{region_text(path)} ({', '.join(kinds)})", "left_out": (), "remarks": tuple(remarks)}
     return part.model_copy(update=update)
 

@@ -1,25 +1,27 @@
-"""Stage remarks: where a whole network was put in the place of one stage, and the region that was probably meant."""
+"""Stage remarks: where a whole network was put in the place of one stage, and what a model keeps of the old one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from autoadapt.adapting.operations import Channels
+from autoadapt.contracts.plain_modules import kept_parts
 from autoadapt.swapping.region_candidates import span_to
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example
 
-__all__ = ["with_stage_remarks"]
+__all__ = ["kept_remarks", "with_stage_remarks"]
 
 IMAGE_CHANNELS = 16
 """What has as many channels or more is no image, nor a stack of a few."""
 
 
 def with_stage_remarks(model: nn.Module, example: Example, planned: Sequence[Successor]) -> list[Successor]:
-    """The same successors, with a remark where the first layer of one was rewritten to read a stage's features.
+    """The same successors, with remarks where the first layer of one was rewritten to read a stage's features, and
+    where the model keeps parts of the old one.
 
     Args:
         model: The whole.
@@ -29,12 +31,24 @@ def with_stage_remarks(model: nn.Module, example: Example, planned: Sequence[Suc
     return [_remarked(model, example, one) for one in planned]
 
 
+def kept_remarks(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:
+    """What is said where a model keeps parts of the old members in plain lists."""
+    return [
+        f"`{name}` of the model goes on holding parts of the old modules; what runs them does not run the new one"
+        for name in kept_parts(model, members)
+    ]
+
+
 def _remarked(model: nn.Module, example: Example, one: Successor) -> Successor:
     given = () if one.part.plan is None else one.part.plan.inputs
     stems = [step for each in given for step in each.steps if isinstance(step, Channels)]
     stem = next((s for s in stems if s.target < IMAGE_CHANNELS <= s.source), None)
-    if stem is None:
-        return one
+    remarks = [] if stem is None else [_network_remark(model, example, one, stem)]
+    remarks += kept_remarks(model, [one.place.module])
+    return replace(one, part=one.part.model_copy(update={"remarks": (*one.part.remarks, *remarks)}))
+
+
+def _network_remark(model: nn.Module, example: Example, one: Successor, stem: Channels) -> str:
     span = span_to(model, example, one.place.path)
     remark = (
         f"a whole network stands in the place of a stage: `{one.place.path}` is given {stem.source} channels, and "
@@ -42,4 +56,4 @@ def _remarked(model: nn.Module, example: Example, one: Successor) -> Successor:
     )
     if span:
         remark += f'; perhaps the region is meant: swap(model, "{span}", ...)'
-    return replace(one, part=one.part.model_copy(update={"remarks": (*one.part.remarks, remark)}))
+    return remark

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Resolution
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
+from autoadapt.contracts.randomness import OwnNumbers
 from autoadapt.contracts.unfit import off_the_meta_device
+from autoadapt.contracts.views import uncompiled, within_wrapper
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
@@ -150,13 +153,15 @@ def swap(
     told = (input_statistics, resolution, fit, nondeterministic, share, dry_run)
     options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
-    name = type(model).__name__
+    name = type(uncompiled(model)).__name__
     planned: list[Successor] = []
+    inner = model
     try:
         _check_kinds(model, path, new)
+        inner, path = within_wrapper(model, path)
         with off_the_meta_device(), telling("swap") as tell:
             tell(f"running {name} to see what it reads of {region_text(path)}")
-            work = _Work(model, as_example(model, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
+            work = _Work(inner, as_example(inner, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
             made = work.of_places(path, new) if isinstance(path, str) and ":" not in path else work.of_region(path, new)
     except AdaptError as error:
         refusal = _refusal(region_text(path) if isinstance(path, (str, list, tuple)) else repr(path)[:60], error)
@@ -169,7 +174,7 @@ def swap(
         return done
     for part, module in zip(parts, made.modules, strict=True):
         module.swapped = done.model_copy(update={"parts": (part,)})  # type: ignore[assignment]
-    made.put_in(model)
+    made.put_in(inner)
     return model
 
 
@@ -195,6 +200,11 @@ class _Work:
     tell: Tell
     planned: list[Successor]
 
+    @property
+    def drawing(self) -> contextlib.AbstractContextManager[object]:
+        """While new layers are made: those of a dry run draw none of the caller's random numbers."""
+        return OwnNumbers() if self.options.dry_run else contextlib.nullcontext()
+
     def of_places(self, path: str, new: nn.Module | str) -> _Made:
         """One module at each place of a path or pattern."""
         places = find_places(self.model, path)
@@ -204,7 +214,8 @@ class _Work:
         self.planned.extend(with_stage_remarks(self.model, self.example, found))
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
         self.tell(f"building what takes the place of {path}")
-        modules = [successor.build() for successor in self.planned]
+        with self.drawing:
+            modules = [successor.build() for successor in self.planned]
         self.tell(f"running {type(self.model).__name__} with the new module")
         self.planned[:] = with_train_reads(self.model, self.example, self.planned, seen)
         checks = try_out(self.model, self.example, self.planned, modules, seen)
@@ -216,7 +227,8 @@ class _Work:
         self.planned.append(region.successor)
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
         self.tell(f"building what takes the place of {region_text(path)}")
-        parts = region.build()
+        with self.drawing:
+            parts = region.build()
         self.tell(f"running {type(self.model).__name__} with the new module")
         checks = try_region(self.model, self.example, self.inputs, region, parts)
         return _Made([parts.net], tuple(checks), parts.put_in)

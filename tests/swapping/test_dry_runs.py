@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from region_models import PoseNet
+from small_models import Pyramid, image
 from torch import nn
 
 import autoadapt as aa
@@ -176,3 +179,14 @@ def test_nothing_is_kept_of_modules_that_are_gone():
     del model, new
     gc.collect()
     assert [one() for one in gone] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("path", "new"), [("conv1:layer3", Pyramid(6, 12, 20)), ("layer3", nn.Conv2d(16, 20, 3, 2, 1))]
+)
+def test_a_dry_run_draws_none_of_the_caller_s_random_numbers(path, new):
+    model, x = PoseNet().train(), image()
+    states = random.getstate(), torch.get_rng_state()
+    assert aa.swap(model, path, new, inputs=x, dry_run=True).passed
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])

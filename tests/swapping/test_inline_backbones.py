@@ -7,7 +7,6 @@ import pytest
 import torch
 from region_models import by_hand
 from small_models import Pyramid, image
-from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import autoadapt as aa
@@ -46,26 +45,6 @@ def test_the_model_of_another_field_reads_the_levels_at_every_size_and_trains(ca
             torch.testing.assert_close(model(x), by_hand(old, net, x), rtol=0, atol=0)
     sum(one.sum() for one in tree_leaves(model.train()(image(2, 64, 64)))).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
-
-
-def test_a_module_in_a_plain_list_is_named_since_the_model_would_go_on_running_it():
-    class Listed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
-            self.c = nn.Conv2d(8, 2, 1)
-            self.layers = [self.a, self.b]
-
-        def forward(self, x):
-            for layer in self.layers:
-                x = layer(x).relu()
-            return self.c(x)
-
-    with pytest.raises(aa.SwapError, match="does not return what it did") as raised:
-        aa.swap(Listed(), "a:b", Pyramid(6, 12), inputs=image())
-    text = str(raised.value)
-    assert "a module that is called once" in text
-    assert "the model holds another reference to the old module: replace that as well" in text
 
 
 @pytest.mark.parametrize(("kind", "path"), [(inline.TextDetector, "stages"), (inline.SlicedSSD, "features")])

@@ -20,6 +20,7 @@ from autoadapt.contracts.capturing.solving import UnexplainedError
 from autoadapt.contracts.capturing.trunks import asks_for_a_size
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.views import within_wrapper
 from autoadapt.errors import CaptureError
 from autoadapt.showing.progress import Tell, telling
 
@@ -75,6 +76,7 @@ def capture(
     refuse_empty(arguments)
     module: nn.Module = model
     if at:
+        model, at = within_wrapper(model, at)
         module = find_submodule(model, at)
         arguments = arguments_in_place(model, arguments, at)
     if region is not None:
@@ -106,5 +108,6 @@ def _captured(module: nn.Module, arguments: Arguments, tell: Tell, options: Mapp
 
 def _region_module(model: nn.Module, arguments: Arguments, path: RegionPath) -> RegionModule:
     """A region as a module of its own, which returns what the rest of the model reads."""
+    model, path = within_wrapper(model, path)
     region = find_region(model, traces_of(model, arguments.call), path)
     return RegionModule(model, region, arguments.call, region.read)

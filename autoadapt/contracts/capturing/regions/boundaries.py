@@ -242,6 +242,10 @@ class _Round:
         if owner and owner not in self.strangers:
             self.strangers.append(owner)
         expected = f"inputs that enter at {self.calls[0].path}"
+        if value in self.trace.unregistered:
+            plain = self.trace.unregistered[value]
+            found = f"weights of {plain.path}, in a plain attribute, which PyTorch does not see, enter at {place}"
+            return Mismatch(plain.path, "registered modules", found, plain.registered)
         found = f"what {owner or 'the model is given'} {'makes ' if owner else ''}enters at {place}"
         return Mismatch(place, expected, found, _APART if value in self._foreign else "")
 

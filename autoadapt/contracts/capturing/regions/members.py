@@ -8,6 +8,7 @@ from typing import TypeAlias
 from torch import nn
 
 from autoadapt.contracts.capturing.regions.traces import Call, Trace
+from autoadapt.contracts.plain_modules import registering
 from autoadapt.errors import CaptureError, Mismatch, nearest
 
 __all__ = ["RegionPath", "find_members", "region_text"]
@@ -37,6 +38,7 @@ def find_members(model: nn.Module, trace: Trace, region: RegionPath) -> tuple[st
     """
     named = dict(model.named_modules(remove_duplicate=False))
     wanted = region.split(":") if isinstance(region, str) else list(region)
+    _refuse_unregistered(model, wanted, named)
     _refuse_unknown(wanted, named)
     first_path = {id(module): path for path, module in reversed(named.items())}
     wanted = [first_path[id(named[path])] for path in wanted]
@@ -53,6 +55,14 @@ def find_members(model: nn.Module, trace: Trace, region: RegionPath) -> tuple[st
     inside = [call for call in trace.calls if call.entered >= start and 0 <= call.left <= end]
     found = _outermost(trace, inside)
     return _without_shared(named, trace, tuple(dict.fromkeys(call.path for call in found)))
+
+
+def _refuse_unregistered(model: nn.Module, wanted: Iterable[str], named: dict[str, nn.Module]) -> None:
+    remedies = {path: registering(model, path) for path in wanted if path not in named}
+    expected, found = "a registered module", "one in a plain attribute, which PyTorch does not see"
+    faults = [Mismatch(path, expected, found, remedy) for path, remedy in remedies.items() if remedy]
+    if faults:
+        raise CaptureError(f"`{faults[0].where}` is no submodule", faults)
 
 
 def _refuse_unknown(wanted: Sequence[str], named: dict[str, nn.Module]) -> None:

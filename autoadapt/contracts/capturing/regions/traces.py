@@ -15,6 +15,8 @@ from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.capturing.regions.forms import form_of
 from autoadapt.contracts.capturing.regions.hooks import leave_before
 from autoadapt.contracts.capturing.regions.numbers import with_numbers
+from autoadapt.contracts.instances import tensors_of
+from autoadapt.contracts.plain_modules import PlainModule, plain_modules
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -78,6 +80,8 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     parameters: dict[int, str] = field(default_factory=dict)
     """Values that are parameters, and their names."""
+    unregistered: dict[int, PlainModule] = field(default_factory=dict)
+    """Values that are parameters or buffers of modules in plain lists, and these."""
     constants: set[int] = field(default_factory=set)
     """Values that are buffers."""
     numbers: set[int] = field(default_factory=set)
@@ -151,6 +155,10 @@ class _Tracer(TorchFunctionMode):
         for name, parameter in module.named_parameters():
             self.trace.parameters[self._renamed(parameter)] = name
         self.trace.constants |= {self._renamed(buffer) for buffer in module.buffers()}
+        registered = set(module.modules())
+        for plain in plain_modules(module):
+            if plain.module not in registered:
+                self.trace.unregistered |= {self._renamed(one): plain for one in tensors_of(plain.module)}
         for path, inner in module.named_modules():
             if not isinstance(inner, torch.jit.ScriptModule):  # which takes no hooks
                 inner.register_forward_pre_hook(self._entering(path), with_kwargs=True, prepend=True)
