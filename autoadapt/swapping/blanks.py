@@ -1,4 +1,4 @@
-"""Blanks: zeros in the place of what nobody reads the values of, of the shape that it has at every size."""
+"""Blanks: NaN, or zeros, in the place of what nobody reads the values of, of the shape that it has at every size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Sum: TypeAlias = tuple[tuple[int, tuple[Any, ...]], ...]
 
 
 class Blank(BaseModel):
-    """A tensor of zeros, of the shape of a leaf of which nobody reads the values but functions take it.
+    """A tensor of NaN, or zeros, of the shape of a leaf of which nobody reads the values but functions take it.
 
     The functions between the modules of a region still run, as they stand in the model's own code; with the shapes
     that they always had they run at every size at which they did.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot, rebuild
 from autoadapt.swapping.blanks import Blank, blank_of, not_a_number
 from autoadapt.swapping.checkpoints import Reruns, running_checkpoint
-from autoadapt.swapping.unread import unread, unread_shapeless
+from autoadapt.swapping.unread import Known, Unread, unread, unread_shapeless
 
 __all__ = ["Handing", "Passes", "take_off"]
 
@@ -40,6 +41,8 @@ class Handing(BaseModel):
     """The innermost module whose call holds a pass."""
     learned: tuple[str, ...] = ()
     """Functions between the modules that take weights of the model itself."""
+    mixing: tuple[str, ...] = ()
+    """Functions that take more tensors than one."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -77,6 +80,7 @@ class Handing(BaseModel):
             is_bare=len(region.named) == 1,
             parent=region.parent,
             learned=region.learned_functions,
+            mixing=region.mixing_functions,
         )
 
 
@@ -94,9 +98,13 @@ class Passes:
     _running: RunningCalls = field(default_factory=RunningCalls)
     _reruns: Reruns = field(default_factory=Reruns)
 
+    @functools.cached_property
+    def _known(self) -> Known:
+        return Known(self.handing.learned, self.handing.mixing)
+
     def begin(self, _module: nn.Module, _args: Any) -> None:
         """A forward pre-hook of the module around."""
-        self._running.taken.append({})
+        self._running.taken.append({"within": []})
 
     def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """A forward hook of the module around, also where it raises."""
@@ -118,7 +126,8 @@ class Passes:
         if not self._running.taken:
             self._running.taken.append({})
         taken = self._running.taken[-1]
-        taken.clear()
+        self._refuse_beginning(taken)
+        _empty(taken)
         taken["given"] = list(tensors_in((args, kwargs)))
         for name in self.handing.served:
             taken[f"level {name}"] = [returned if self.handing.is_bare else leaf(returned, name)]
@@ -144,6 +153,7 @@ class Passes:
                 f"{', '.join(one.path for one in self.handing.order)}"
             )
         self._refuse_other_arguments(path, form_of(args, kwargs), number)
+        self._refuse_foreign(path, list(tensors_in((args, kwargs))), taken)
         self._refuse_lost_gradients(path, taken, number)
         began = taken.get("trains", [])[-1:]
         value = self._handed_on(path, taken)
@@ -162,6 +172,37 @@ class Passes:
             raise RuntimeError(
                 f"{path} stands in for a module of a swapped region and takes no arguments: it is given ({form}), and "
                 f"was given ({') or ('.join(forms)}) when the region was swapped; swap with inputs= that give these"
+            )
+
+    def _refuse_beginning(self, taken: dict[str, list[Any]]) -> None:
+        """Refuse to begin a pass before the last one in the same call has ended: whose levels come next is not seen.
+
+        Raises:
+            RuntimeError: It is so.
+        """
+        if "within" in taken and taken.get("calls"):
+            first, then = self.handing.order[0].path, self.handing.order[len(taken["calls"])].path
+            raise RuntimeError(
+                f"{first} begins another pass of a swapped region before {then} has run in the last one, which was not "
+                f"so when it was swapped; swap with inputs= that take this path"
+            )
+
+    def _refuse_foreign(self, path: str, given: list[torch.Tensor], taken: dict[str, list[Any]]) -> None:
+        """Refuse values that come from elsewhere than the region: nobody would look at them.
+
+        Raises:
+            RuntimeError: It is so.
+        """
+        if _is_program() or not given:
+            return
+        mine = [one for one in given if isinstance(one, Unread)]
+        mixing = next((one.mixed for one in mine if one.mixed), "")
+        follows = self.handing.order[len(taken["calls"])].follows
+        if mixing or (follows and not mine and "others" not in taken):
+            what = f"what {mixing} made with a tensor of another part" if mixing else "a tensor of another part"
+            raise RuntimeError(
+                f"{path} stands in for a module of a swapped region and is given {what} of the model, which was not so "
+                f"when it was swapped; swap with inputs= that take this path"
             )
 
     def _refuse_lost_gradients(self, path: str, taken: dict[str, list[Any]], number: int) -> None:
@@ -188,9 +229,11 @@ class Passes:
         one = self.handing.order[number]
         taken["calls"].append(path)
         leaves = [self._leaf(one.path, name, taken) for name in one.names]
+        if not all(isinstance(value, (Unread, int)) for value in leaves):
+            taken["others"] = []
         value = leaves[0] if isinstance(one.tree, Slot) else rebuild(one.tree, leaves)
         if len(taken["calls"]) == len(self.handing.order):
-            taken.clear()
+            _empty(taken)
         return value
 
     def _leaf(self, path: str, name: str, taken: dict[str, list[Any]]) -> Any:
@@ -198,12 +241,23 @@ class Passes:
             level = taken[f"level {name}"][0]
             return level.detach() if level.requires_grad and not torch.is_grad_enabled() else level
         given = taken["given"]
-        is_program = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # it cannot raise
+        is_program = _is_program()
         if name not in self.handing.blanks:
             return not_a_number(given[0]) if is_program else unread_shapeless(path, given[0].device)
         sizes = {axis: given[tensor].shape[at] for axis, (tensor, at) in self.handing.axes.items()}
-        blank = self.handing.blanks[name].like(given[0], sizes, value=math.nan if is_program else 0)
-        return blank if is_program or isinstance(blank, int) else unread(path, blank, self.handing.learned)
+        blank = self.handing.blanks[name].like(given[0], sizes, value=math.nan)
+        return blank if is_program or isinstance(blank, int) else unread(path, blank, self._known)
+
+
+def _is_program() -> bool:
+    """Whether a compiler or a tracer follows, so that nothing can raise later."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def _empty(taken: dict[str, list[Any]]) -> None:
+    """Forget a pass, but not whether it belongs to a running call of the module around."""
+    for name in [name for name in taken if name != "within"]:
+        del taken[name]
 
 
 def take_off(model: nn.Module, living: Collection[Passes]) -> None:

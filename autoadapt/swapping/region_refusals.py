@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.regions import Region, RegionModule
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.swapping.passes import Passes
+from autoadapt.swapping.stand_ins import StandIn, passes_of
 
-__all__ = ["refuse_moving"]
+__all__ = ["refuse_moving", "refuse_parts"]
 
 
 def refuse_moving(region: Region, module: RegionModule, arguments: Arguments) -> None:
@@ -41,6 +46,30 @@ def refuse_moving(region: Region, module: RegionModule, arguments: Arguments) ->
     ]
     if faults:
         raise SwapError(f"`{faults[0].where}` returns a number that no stand-in can tell", faults)
+
+
+def refuse_parts(model: nn.Module, paths: Sequence[str]) -> None:
+    """Refuse modules of which some are in a region that has been swapped, and others of that region are not among them.
+
+    Raises:
+        SwapError: There are such.
+    """
+    inside = {part for path in paths for part in model.get_submodule(path).modules()}
+    regions: dict[Passes, dict[str, nn.Module]] = {}
+    for path, module in model.named_modules():
+        if (passes := _passes_at(module)) is not None:
+            regions.setdefault(passes, {})[path] = module
+    for members in regions.values():
+        taken = [path for path, module in members.items() if module in inside]
+        if taken and len(taken) < len(members):
+            found = f"{', '.join(members)} were swapped together as a region"
+            remedy = f"swap(model, {list(members)}, ...)"
+            fault = Mismatch(taken[0], "a whole module, or the whole region", found, remedy)
+            raise SwapError(f"`{taken[0]}` is a part of a region that has been swapped", [fault])
+
+
+def _passes_at(module: nn.Module) -> Passes | None:
+    return module._passes if isinstance(module, StandIn) else passes_of(module)
 
 
 def _has_numbers(tree: Tree) -> bool:

@@ -19,14 +19,14 @@ from autoadapt.contracts.capturing.regions import (
     traces_of,
 )
 from autoadapt.contracts.signature import Signature
-from autoadapt.errors import Mismatch, SwapError
+from autoadapt.errors import CaptureError, Mismatch, SwapError
 from autoadapt.swapping.arriving_statistics import statistics_at
 from autoadapt.swapping.moved_hooks import move_hooks, refuse_lost_hooks
 from autoadapt.swapping.passes import Handing, Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
 from autoadapt.swapping.readings import Reading
-from autoadapt.swapping.region_refusals import refuse_moving
+from autoadapt.swapping.region_refusals import refuse_moving, refuse_parts
 from autoadapt.swapping.results import Part
 from autoadapt.swapping.stage_remarks import kept_remarks
 from autoadapt.swapping.stand_ins import StandIn, passes_of
@@ -129,7 +129,7 @@ def plan_region(
     if isinstance(new, str):
         fault = Mismatch("new", "a module", repr(new), "swap(model, path, module, inputs=x)")
         raise SwapError("a generated layer takes the place of one module, not of a region", [fault])
-    region = _region(model, path, example, options.outputs or ())
+    region = _whole_region(model, path, example, options.outputs or ())
     refuse_lost_hooks(model, region)
     if not region.read:
         fault = Mismatch(region_text(path), "a region of which something is read", "nothing is", "print(model)")
@@ -146,6 +146,18 @@ def plan_region(
     successor = prepare(place, reading, new, served, contract)
     part = _part(successor.part, region, old, path, kept_remarks(model, old.values()))
     return RegionSwap(region, module, arguments, contract, replace(successor, part=part), old, _other_paths(model, old))
+
+
+def _whole_region(model: nn.Module, path: RegionPath, example: Example, outputs: Sequence[str]) -> Region:
+    """The region; none that is a part of one that has been swapped."""
+    try:
+        region = _region(model, path, example, outputs)
+    except CaptureError:
+        named = path.split(":") if isinstance(path, str) else path
+        refuse_parts(model, [one for one in named if one in dict(model.named_modules())])
+        raise
+    refuse_parts(model, region.members)
+    return region
 
 
 def _region(model: nn.Module, path: RegionPath, example: Example, outputs: Sequence[str]) -> Region:

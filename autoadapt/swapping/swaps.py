@@ -26,6 +26,7 @@ from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
 from autoadapt.swapping.arriving_statistics import statistics_at
 from autoadapt.swapping.places import Place, find_places, set_modules
+from autoadapt.swapping.region_refusals import refuse_parts
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
 from autoadapt.swapping.results import Fault, Part, Swap
@@ -208,6 +209,7 @@ class _Work:
     def of_places(self, path: str, new: nn.Module | str) -> _Made:
         """One module at each place of a path or pattern."""
         places = find_places(self.model, path)
+        refuse_parts(self.model, [place.path for place in places])
         seen = watch(self.model, self.example, [place.path for place in places])
         at = functools.partial(statistics_at, self.model, self.example, new=new, told=self.options.input_statistics)
         found = _prepared(places, seen, new, self.options, self.tell, statistics=at)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import nn
 
-__all__ = ["Unread", "unread", "unread_shapeless"]
+__all__ = ["Known", "Unread", "unread", "unread_shapeless"]
+
+
+class Known(NamedTuple):
+    """What functions between the modules of a region did when it was swapped."""
+
+    learned: tuple[str, ...] = ()
+    """Those that took weights of the model itself."""
+    mixing: tuple[str, ...] = ()
+    """Those that took more tensors than one."""
 
 
 class Unread(torch.Tensor):
@@ -22,10 +31,11 @@ class Unread(torch.Tensor):
 
     place: str
     """The module that hands it on."""
-    is_shaped: bool
+    is_shaped: bool = False
     """Whether it has the shape of what stood there."""
-    learned: Collection[str]
-    """Functions that take weights of the model itself, and did when it was swapped."""
+    known: Known = Known()
+    mixed: str = ""
+    """A function that has put something in that came from elsewhere, and did not when the region was swapped."""
 
     @classmethod
     def __torch_function__(
@@ -35,32 +45,42 @@ class Unread(torch.Tensor):
         mine = next(one for one in given if isinstance(one, Unread))
         name = _name(func)
         others = [one for one in given if not isinstance(one, Unread)]
-        if name in _VALUES or (name not in mine.learned and any(isinstance(one, nn.Parameter) for one in others)):
+        if name in _VALUES or (name not in mine.known.learned and any(isinstance(one, nn.Parameter) for one in others)):
             mine._refuse(name)
         if _writes(name) and not isinstance(args[0], Unread):
             mine._refuse(name)
+        mixed = name if others and name not in mine.known.mixing else ""
+        mixed = next((one.mixed for one in given if isinstance(one, Unread) and one.mixed), mixed)
         if name in _ABOUT or mine.is_shaped:
             with torch._C.DisableTorchFunctionSubclass():
                 made = func(*args, **(kwargs or {}))
-            return mine._through(name, made, others)
+            return mine._through(name, made, others, mixed)
         if name in _SIZES:
             mine._refuse(name)
-        return mine
+        return _made(mine, mine.place, is_shaped=False, known=mine.known, mixed=mixed) if mixed else mine
 
-    def _through(self, name: str, made: Any, others: list[torch.Tensor]) -> Any:
+    def _through(self, name: str, made: Any, others: list[torch.Tensor], mixed: str) -> Any:
         """What a function made of it, with no values either."""
         found = list(_tensors((made,)))
         tells = not found and name not in _ABOUT | _SIZES and not _writes(name)
         if tells or any(one is other for one in found for other in others):
             self._refuse(name)
-        return self._marked(made)
+        return self._marked(made, mixed)
 
-    def _marked(self, value: Any) -> Any:
+    def _marked(self, value: Any, mixed: str) -> Any:
         if isinstance(value, torch.Tensor):
-            return value if isinstance(value, Unread) else unread(self.place, value, self.learned)
-        if type(value) in (list, tuple):
-            return type(value)(map(self._marked, value))
+            made = value if isinstance(value, Unread) else unread(self.place, value, self.known)
+            if mixed and isinstance(made, Unread):
+                made.mixed = mixed
+            return made
+        if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+            marked = [self._marked(one, mixed) for one in value]
+            return type(value)(*marked) if hasattr(type(value), "_make") else type(value)(marked)
         return value
+
+    def as_subclass(self, cls: Any) -> NoReturn:
+        """Takes it for another kind of tensor, which would not know."""
+        self._refuse("as_subclass")
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         if not self.is_shaped:
@@ -72,8 +92,8 @@ class Unread(torch.Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            values = self.as_subclass(torch.Tensor)
-        return functools.partial(_made, is_shaped=self.is_shaped, learned=self.learned), (values, self.place)
+            values = torch.Tensor.as_subclass(self, torch.Tensor)
+        return functools.partial(_made, is_shaped=self.is_shaped, known=self.known), (values, self.place)
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"<what {self.place} returned: nothing read it when the model was swapped>"
@@ -89,34 +109,44 @@ class Unread(torch.Tensor):
         )
 
 
-def unread(place: str, blank: torch.Tensor, learned: Collection[str]) -> torch.Tensor:
+def unread(place: str, blank: torch.Tensor, known: Known) -> torch.Tensor:
     """What a module hands on in the place of what nothing read.
 
     Args:
         place: The module.
-        blank: Zeros of the shape that it had.
-        learned: Functions that took weights of the model itself.
+        blank: NaN or zeros of the shape that it had.
+        known: What functions did with it when the region was swapped.
     """
     try:
-        return _made(blank, place, is_shaped=True, learned=learned)
+        return _made(blank, place, is_shaped=True, known=known)
     except RuntimeError:  # a kind of tensor by which torch follows a program: there is one path, and no values
         return blank
 
 
-@functools.lru_cache(maxsize=4096)
 def unread_shapeless(place: str, device: torch.device) -> torch.Tensor:
-    """The same where no function ever took it, so that its shape is not known."""
-    with torch.inference_mode(False):
-        empty = torch.empty(0, device=device)
+    """The same where no function ever took it, so that its shape is not known.
+
+    Each is another object, since two passes are told apart by what they hand on.
+    """
+    empty = _empty(device)
     try:
-        return _made(empty, place, is_shaped=False, learned=())
+        made = torch.Tensor.as_subclass(empty, Unread)
     except RuntimeError:
         return empty
+    made.place = place
+    return made
 
 
-def _made(values: torch.Tensor, place: str, *, is_shaped: bool, learned: Collection[str]) -> Unread:
-    made = values.detach().as_subclass(Unread)
-    made.place, made.is_shaped, made.learned = place, is_shaped, learned
+@functools.lru_cache(maxsize=256)
+def _empty(device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.empty(0, device=device)
+
+
+def _made(values: torch.Tensor, place: str, *, is_shaped: bool, known: Known, mixed: str = "") -> Unread:
+    with torch._C.DisableTorchFunctionSubclass():
+        made = torch.Tensor.as_subclass(values.detach(), Unread)
+    made.place, made.is_shaped, made.known, made.mixed = place, is_shaped, known, mixed
     return made
 
 

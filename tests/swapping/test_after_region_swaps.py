@@ -259,3 +259,29 @@ def test_a_region_inside_a_submodule_is_swapped_by_its_whole_paths():
         torch.testing.assert_close(model(x), written.by_hand(old, model.net.enc1, x), rtol=0, atol=0)
     assert len(model.net._forward_hooks) == 1
     assert not model._forward_hooks
+
+
+def test_a_region_with_functions_between_its_modules_is_swapped_again():
+    torch.manual_seed(0)
+    inputs = image(2, 32, 32), image(2, 64, 64)
+    model = aa.swap(written.Siamese(), "conv1:layer2", Pyramid(6, 12, 20), inputs=inputs)
+    aa.swap(model, "conv1:layer2", Pyramid(4, 8, 12), inputs=inputs).eval()
+    fresh = written.Siamese()
+    fresh.adjust.load_state_dict(model.adjust.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(*inputs), written.by_hand(fresh, model.conv1, *inputs))
+
+
+@pytest.mark.parametrize(
+    "path", ["conv1", "layer2", "layer3", "conv1:layer2", "layer2:layer3", ["bn1", "layer1"], "layer*"]
+)
+def test_a_part_of_a_swapped_region_is_refused_with_the_whole_of_it(old, path):
+    members = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"]
+    model = aa.swap(old, SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64))
+    with pytest.raises(aa.SwapError) as raised:
+        aa.swap(model, path, Pyramid(4, 8, 12, 16), inputs=image(2, 64, 64))
+    assert str(raised.value).splitlines()[0].endswith("` is a part of a region that has been swapped")
+    assert str(raised.value).splitlines()[-2:] == [
+        f"  found     {', '.join(members)} were swapped together as a region",
+        f"  try       swap(model, {members}, ...)",
+    ]

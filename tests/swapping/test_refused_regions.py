@@ -146,12 +146,12 @@ def test_functions_between_that_cannot_be_met_are_named():
         def forward(self, x):
             x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
             gram = torch.einsum("bchw,bdhw->bcd", x, x) + torch.eye(8) * x.abs().amax()
-            x = torch.einsum("bcd,bdhw->bchw", torch.linalg.inv(gram), x)
+            x = torch.einsum("bcd,bdhw->bchw", torch.linalg.eigh(gram).eigenvectors, x)
             return self.final(self.deconv(self.layer3(self.layer2(self.layer1(x)))))
 
     text = refusal(Whitened(), "conv1:layer3")
     assert "Whitened raises with the new module" in text
-    assert "functions run between the modules of the region: einsum, abs, amax, mul, add, linalg_inv" in text
+    assert "functions run between the modules of the region: einsum, abs, amax, mul, add, linalg_eigh" in text
 
 
 def test_a_generated_layer_takes_the_place_of_no_region():

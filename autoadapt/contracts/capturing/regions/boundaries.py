@@ -151,7 +151,10 @@ class _Round:
 
     def _outside(self) -> list[Step]:
         """Steps that read what comes of the members, in order."""
-        return [s for s in self.trace.steps if not self._is_inside(s) and self._derived.intersection(s.reads)]
+        members = tuple(f"{call.path}." for call in self.calls)
+        kept = tuple(value for name, value in self.trace.state.items() if not name.startswith(members))
+        steps = [*self.trace.steps, Step("the model's buffers", kept, (), ())]
+        return [s for s in steps if not self._is_inside(s) and self._derived.intersection(s.reads)]
 
     def _found_feeding(self) -> list[Step]:
         """Steps between members: something that they make goes back into the region."""
@@ -296,6 +299,7 @@ class _Round:
                 numbers=tuple(value in self.trace.numbers for value in call.returned),
                 overwritten=bool(over.intersection(call.returned)),
                 forms=(call.form,),
+                follows=bool(self._derived.intersection(call.given)),
             )
             for call, own in zip(self.calls, names, strict=True)
         ]
@@ -334,6 +338,11 @@ class _Round:
         steps = [step for step in self._outside() if id(step) in self._kept]
         return [step.name for step in steps if self.trace.parameters.keys() & set(step.reads)]
 
+    @property
+    def mixing_functions(self) -> list[str]:
+        """Functions that take more tensors than one, of which some come of the members."""
+        return [step.name for step in self._outside() if len(step.reads) > 1]
+
 
 _APART = "swap its parts one by one"
 
@@ -351,6 +360,7 @@ def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> 
                 ),
                 "read": tuple(any(each) for each in zip(*(call.read for call in calls), strict=True)),
                 "overwritten": any(call.overwritten for call in calls),
+                "follows": all(call.follows for call in calls),
                 "forms": tuple(dict.fromkeys(form for call in calls for form in call.forms)),
             }
         )
@@ -365,6 +375,7 @@ def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> 
         functions=tuple(first.functions),
         weights_between=tuple(dict.fromkeys(first.weights_between)),
         learned_functions=tuple(dict.fromkeys(name for one in found for name in one.learned_functions)),
+        mixing_functions=tuple(dict.fromkeys(name for one in found for name in one.mixing_functions)),
         hooked=tuple(path for path in members if path in first.wanted.given | first.wanted.returned),
     )
 

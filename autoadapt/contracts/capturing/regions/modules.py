@@ -99,7 +99,7 @@ class RegionModule(nn.Module):
         number, output = values
         one = self._region.order[number]
         names = map(path_text, paths(one.tree))
-        return {name: as_sizes(leaf(output, path)) for name, path in zip(one.names, names, strict=True) if name}
+        return {name: _plain(as_sizes(leaf(output, path))) for name, path in zip(one.names, names, strict=True) if name}
 
     def _enter(self, path: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         if self._count or path != self._region.first:
@@ -119,6 +119,14 @@ class RegionModule(nn.Module):
         """Whatever runs after the region is no part of it."""
         if self._count == len(self._region.order):
             raise _PassedError
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """A tensor without what a class of its own makes of it, as stand-ins hand on what tells no values."""
+    if type(value) in (torch.Tensor, nn.Parameter):
+        return value
+    with torch._C.DisableTorchFunctionSubclass():
+        return torch.Tensor.as_subclass(value, torch.Tensor)
 
 
 class _PassedError(BaseException):

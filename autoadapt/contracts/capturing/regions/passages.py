@@ -28,6 +28,8 @@ class Returned(_Frozen):
     """Whether a function between members may write over it."""
     forms: tuple[str, ...] = ()
     """What kinds of arguments it was called with; any where this is empty."""
+    follows: bool = False
+    """Whether it is always given what comes of members before it."""
 
 
 class Region(_Frozen):
@@ -48,6 +50,8 @@ class Region(_Frozen):
     """Parameters of the model itself that these functions read, or members after the first are given."""
     learned_functions: tuple[str, ...] = ()
     """Functions between members that read parameters."""
+    mixing_functions: tuple[str, ...] = ()
+    """Functions that take more tensors than one, of which some come of members."""
     hooked: tuple[str, ...] = ()
     """Members with hooks of callers, which read what they are given or return."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,8 @@ class Trace:
     """Values that are buffers."""
     numbers: set[int] = field(default_factory=set)
     """Values that are numbers, of which nobody can see who reads them."""
+    state: dict[str, int] = field(default_factory=dict)
+    """What the buffers were when it ended, by name."""
     before: dict[int, int] = field(default_factory=dict)
     """For each value that was written over another: what the same tensor, or the one of which it is a view, was."""
 
@@ -146,9 +149,12 @@ class _Tracer(TorchFunctionMode):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
+        self._module = module
         self.trace = Trace()
         self._running: list[int] = []
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._memory: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        """The same by the memory that it lies in, for what is made past all functions, as by `as_subclass`."""
         self._aliases: list[list[weakref.ref[torch.Tensor]]] = []
         """Tensors that one call after the other returned as they were given them, each beside the alias of it."""
         self._count = 0
@@ -193,11 +199,19 @@ class _Tracer(TorchFunctionMode):
         """A new number for a tensor."""
         self._count += 1
         self._known[id(tensor)] = weakref.ref(tensor), self._count
+        if (place := _memory_of(tensor)) is not None:
+            self._memory[place] = self._known[id(tensor)]
         return self._count
 
     def _number(self, tensor: torch.Tensor) -> int:
         known = self._known.get(id(tensor))
-        return known[1] if known is not None and known[0]() is tensor else self._renamed(tensor)
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        place = _memory_of(tensor)
+        same = None if place is None else self._memory.get(place)
+        if same is not None and same[0]() is not None:
+            return same[1]
+        return self._renamed(tensor)
 
     def _numbers(self, value: Any) -> tuple[int, ...]:
         return tuple(map(self._number, tensors_in(value)))
@@ -255,7 +269,7 @@ class _Tracer(TorchFunctionMode):
             return tensors, returned
         try:
             with torch._C.DisableTorchFunction():
-                made = [one.view_as(one) if is_old else one for one, is_old in zip(tensors, old, strict=True)]
+                made = [_alias(one) if is_old else one for one, is_old in zip(tensors, old, strict=True)]
             handed_on = rebuild(tree, made)
         except Exception:  # of a kind that cannot be viewed, or in a container that cannot be made anew
             return tensors, returned
@@ -269,8 +283,24 @@ class _Tracer(TorchFunctionMode):
         return made, handed_on
 
     def end(self, returned: object) -> None:
-        """Note what the whole returned, as a last step that reads it."""
+        """Note what the whole returned, as a last step that reads it, and what it left in its buffers."""
+        self.trace.state = {name: self._number(buffer) for name, buffer in self._module.named_buffers()}
         self.trace.steps.append(Step("return", self._numbers(returned), (), ()))
+
+
+def _memory_of(tensor: torch.Tensor) -> int | None:
+    """What stands for the memory that a tensor lies in; None where that is not told."""
+    with torch._C.DisableTorchFunction():
+        try:
+            return tensor.untyped_storage()._cdata if tensor.numel() else None
+        except Exception:  # sparse ones, and such as have no memory of their own
+            return None
+
+
+def _alias(tensor: torch.Tensor) -> torch.Tensor:
+    """Another tensor over the same memory, of the same class where that has a say in what functions do."""
+    keeps_class = type(tensor) not in (torch.Tensor, torch.nn.Parameter)
+    return copy.copy(tensor) if keeps_class and not tensor.requires_grad else tensor.view_as(tensor)
 
 
 _LOOKS = frozenset(
