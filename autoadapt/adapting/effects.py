@@ -188,6 +188,8 @@ def multiply_adds(operation: Operation, spec: TensorSpec, sizes: Mapping[str, in
             return made * source
         case Renormalize():
             return made
+        case Channels(stem="", source=source):
+            return made * source
         case Pool() | Mean():
             return math.prod(spec.shape(sizes))
         case Resize(dims=dims):
@@ -229,6 +231,8 @@ def stays_contiguous(operation: Operation, before: bool) -> bool:
         case Rearrange(pattern=pattern):
             left, right = ([name for names in side for name in names] for side in axis_groups(pattern))
             return before and left == right
+        case Channels(stem=""):
+            return True
         case Project(form="conv") | Pool() | Resize() | Cast() | Copy() | Channels() | Native():
             return before
         case _:

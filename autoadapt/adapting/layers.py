@@ -11,6 +11,7 @@ from torch import nn
 
 __all__ = [
     "FlatLinear",
+    "channel_shares",
     "choose_points",
     "conv1x1",
     "fill_in",
@@ -18,6 +19,7 @@ __all__ = [
     "larger",
     "least_multiple",
     "linear",
+    "mix_channels",
     "mlp",
     "pad",
     "pool",
@@ -244,23 +246,50 @@ def resize_tokens(
     return torch.cat([tokens_BNC[:, :leading], cells], 1)
 
 
-def spread_channels(weight_DCk: torch.Tensor, source: int) -> torch.Tensor:
-    """The weight of a convolution for another number of input channels.
+def channel_shares(met: list[int], channels: int) -> list[list[float]]:
+    """How much each given channel counts for each of those that a module reads.
 
-    The response to an image that is the same in all channels is kept: the weights of a
-    channel are shared among those that stand for it, or summed where one stands for
-    several.
+    One that meets none (-1) stands for their mean. Rows sum to one: grey stays grey.
+    """
+    others = met.count(-1)
+    known = sum([min(met.count(c), 1) for c in range(channels)])
+    most = min(1.0, channels / (known + others))
+    shares: list[list[float]] = []
+    for c in range(channels):
+        count = met.count(c)
+        own = most / max(count, 1)
+        rest = (1.0 - own * count) / (others if others > 0 else len(met))
+        left = [rest if one == -1 or others == 0 else 0.0 for one in met]
+        shares.append([left[i] + (own if met[i] == c else 0.0) for i in range(len(met))])
+    return shares
+
+
+def spread_channels(weight_DCk: torch.Tensor, met: list[int]) -> torch.Tensor:
+    """The weight of a convolution for other input channels, see `channel_shares`.
 
     Shape:
-        `[D, C, *kernel] -> [D, source, *kernel]`
+        `[D, C, *kernel] -> [D, len(met), *kernel]`
     """
-    target = weight_DCk.shape[1]
-    if source < target:
-        parts = [weight_DCk[:, i::source].sum(1) for i in range(source)]
-    else:
-        shares = [len(range(i, source, target)) for i in range(target)]
-        parts = [weight_DCk[:, i % target] / shares[i % target] for i in range(source)]
-    return torch.stack(parts, 1)
+    shares = weight_DCk.new_tensor(channel_shares(met, weight_DCk.shape[1]))
+    return torch.einsum("dc...,cn->dn...", weight_DCk, shares)
+
+
+def mix_channels(images: torch.Tensor, met: list[int], channels: int) -> torch.Tensor:
+    """Images of the channels that a module reads, see `channel_shares`.
+
+    Shape:
+        `[B, len(met), *spatial] -> [B, channels, *spatial]`
+    """
+    given = images.unbind(1)
+    mixed: list[torch.Tensor] = []
+    for row in channel_shares(met, channels):
+        total = given[row.index(max(row))]
+        if max(row) < 1.0:
+            total = torch.zeros_like(total)
+            for i in range(len(row)):
+                total = total + given[i] * row[i]
+        mixed.append(total)
+    return torch.stack(mixed, 1)
 
 
 def recover_indices(

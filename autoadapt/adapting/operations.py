@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import NativeSizes, Statistics, conversion
 
 __all__ = [
+    "FEATURE_CHANNELS",
     "Cast",
     "Channels",
     "Copy",
@@ -30,6 +32,7 @@ __all__ = [
     "ResizeTokens",
     "Take",
     "Thin",
+    "channels_text",
     "coarse_step",
     "parameters",
     "shown_sizes",
@@ -152,7 +155,10 @@ class Copy(_Frozen):
 
 
 class Channels(_Frozen):
-    """Read another number of image channels: the weights of the first convolution are spread or summed."""
+    """Read other image channels: by the weights of the first convolution, or mixed before it.
+
+    The response to an image that is the same in all channels is kept.
+    """
 
     op: Literal["channels"] = "channels"
     source: int
@@ -160,7 +166,47 @@ class Channels(_Frozen):
     target: int
     """Channels that the module was made for."""
     stem: str
-    """Path of the convolution."""
+    """Path of the convolution; empty where channels are mixed in front of the module."""
+    given: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """What is in the channels that are given, where that is told."""
+    wanted: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """What is in those that the module was made for."""
+
+    @model_validator(mode="after")
+    def _as_many_names(self) -> Channels:
+        if self.given and (len(self.given), len(self.wanted)) != (self.source, self.target):
+            raise ValueError("as many names of channels as there are channels")
+        return self
+
+    @property
+    def met(self) -> list[int]:
+        """For each given channel the one of the module's that it meets; -1 for none.
+
+        By name, each occurrence of a name the next one. Where no names are told, in order, over and over where that
+        comes out even, as for several images; what is left over meets none, nor do two channels that were three.
+
+        Example:
+            >>> Channels(source=4, target=3, stem="", given=tuple("bgr") + ("nir",), wanted=tuple("rgb")).met
+            [2, 1, 0, -1]
+            >>> [Channels(source=count, target=3, stem="").met for count in (1, 4, 6)]
+            [[-1], [0, 1, 2, -1], [0, 1, 2, 0, 1, 2]]
+        """
+        if self.given:
+            return _met_by_name(self.given, self.wanted)
+        if self.source < min(self.target, 3):
+            return [-1] * self.source
+        are_many = self.source % self.target == 0 or self.source >= FEATURE_CHANNELS
+        return [i % self.target if i < self.target or are_many else -1 for i in range(self.source)]
+
+
+FEATURE_CHANNELS = 16
+"""What has as many channels or more is no image, nor a stack of a few."""
+
+
+def _met_by_name(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    places = {name: [i for i, one in enumerate(wanted) if one == name] for name in given}
+    seen = {name: cycle(found or [-1]) for name, found in places.items()}
+    return [next(seen[name]) for name in given]
 
 
 class Native(_Frozen):
@@ -305,8 +351,9 @@ def text(operation: Operation) -> str:
             return f"to {dtype}"
         case Copy():
             return "copy"
-        case Channels(source=source, target=target, stem=stem):
-            return f"{stem} reads {source} channels, not {target}"
+        case Channels(stem=stem):
+            given, wanted = channels_text(operation)
+            return f"{stem} reads {given}, not {wanted}" if stem else f"{given} -> {wanted}"
         case Native(sizes=sizes):
             return f"native: {sizes.what}"
         case Pad(dims=dims):
@@ -319,6 +366,13 @@ def text(operation: Operation) -> str:
             return f"{source} points, {how} {count}"
         case _:
             assert_never(operation)
+
+
+def channels_text(step: Channels) -> tuple[str, str]:
+    """The channels that are given and those that the module was made for, by name where they are told."""
+    if step.given:
+        return ", ".join(step.given), ", ".join(step.wanted)
+    return f"{step.source} channels", f"{step.target}"
 
 
 def shown_sizes(sizes: Sequence[object]) -> str:

@@ -12,7 +12,16 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.operations import Thinning
-from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldStatistics, plan, with_statistics
+from autoadapt.adapting.planning import (
+    CONVERSIONS,
+    Conversion,
+    Fit,
+    ToldChannels,
+    ToldStatistics,
+    plan,
+    with_channels_told,
+    with_statistics,
+)
 from autoadapt.contracts.capturing import Resolution, capture, capture_native, capture_source, check_taps, told_inputs
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, check_written
@@ -36,6 +45,7 @@ def adapt(
     grid: Mapping[str, tuple[int, ...]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     input_statistics: ToldStatistics | None = None,
+    channels: ToldChannels | None = None,
     resolution: Resolution | None = None,
     fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
@@ -68,6 +78,9 @@ def adapt(
         input_statistics: What the old module is given: `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or
             what each module expects, by `old` and `new`. Goes before what the modules tell themselves, which is what
             their published weights were trained on, also where they are not loaded.
+        channels: What is in the channels of the old module's image: `("b", "g", "r", "nir")`; or in those of each, by
+            `old` and `new`, whose 3 channels are red, green and blue where that is left out. Weights meet their
+            colours, and what meets none starts from the mean; `other` stands for anything that has no name here.
         resolution: A `new` that was built for one image size, as plain vision transformers are, reads images at their
             own size where a view of it can be freed of that: position embeddings are resampled, and at its own size
             it returns what it did. `fixed` resizes images to its size instead, `native` refuses where they would be.
@@ -99,6 +112,7 @@ def adapt(
     check_taps(new, source, taps or {})
     chosen = {**(pairs or {}), **(taps or {})}
     source, target = with_statistics(source, target, input_statistics)
+    source, target = with_channels_told(source, target, channels)
     made = plan(
         source,
         target,

@@ -26,6 +26,7 @@ from autoadapt.adapting.operations import (
     ResizeTokens,
     Take,
     Thin,
+    channels_text,
     parameters,
     text,
 )
@@ -259,8 +260,9 @@ def _label(operation: Operation) -> str:
             return pattern.replace("->", "→")
         case Project(source=source, target=target):
             return f"{source}→{target}"
-        case Channels(source=source, target=target):
-            return f"{source}, not {target}"
+        case Channels():
+            given, wanted = channels_text(operation)
+            return f"{given}, not {wanted}"
         case Cast(dtype=dtype):
             return f"to {dtype}"
         case Copy():

@@ -7,23 +7,23 @@ colour, tell the factor and the offset of every channel, and whether the order o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from autoadapt.adapting.planning import ToldStatistics
+from autoadapt.adapting.planning import ToldChannels, ToldStatistics
 from autoadapt.contracts.capturing.told_statistics import told_statistics
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
-from autoadapt.contracts.signature import Statistics
+from autoadapt.contracts.signature import Statistics, channel_names
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.swapping.watching import Example
 
-__all__ = ["statistics_at"]
+__all__ = ["channels_at", "statistics_at"]
 
 # Dimension letters: B batch, C channels that arrive, K channels of the images, H W pixels.
 
@@ -56,7 +56,8 @@ def statistics_at(
     given = sides.get("old") or told_statistics(model)
     if not isinstance(given, Statistics) or not path:
         return told
-    arriving = _arriving(model, example, path, given)
+    seen = _colours_at(model, example, path, given.range / min(given.std), given.channels)  # about a white pixel's
+    arriving = None if seen is None else _pushed(given, *seen)
     if arriving is not None:
         return {**sides, "old": arriving}
     if "old" in sides:
@@ -73,28 +74,62 @@ class _ArrivedError(BaseException):
     """Ends a run where all is seen; no `Exception`, which models catch."""
 
 
-def _arriving(model: nn.Module, example: Example, path: str, given: Statistics) -> Statistics | None:
+def channels_at(
+    model: nn.Module, example: Example, path: str, new: nn.Module | str, told: ToldChannels | None
+) -> ToldChannels | None:
+    """What is in the channels that arrive at a place, where the caller tells what the whole model is given.
+
+    Raises:
+        SwapError: It does not follow, or a generated layer stands there, which reads no colours.
+    """
+    by_side: Any = told if isinstance(told, Mapping) else {} if told is None else {"old": told}
+    if "old" not in by_side or not path:
+        return told
+    names = channel_names(by_side["old"])
+    seen = _colours_at(model, example, path, 1.0, len(names)) if not isinstance(new, str) else None
+    places = None if seen is None else _alone(seen[0])
+    if places is None or len(names) != (0 if seen is None else seen[0].shape[1]):
+        expected = f"an image of {len(names)} channels, each at a place of its own"
+        fault = Mismatch(f"{path}, channels", expected, "something else, or no image", "leave channels out")
+        raise SwapError(f"what reaches `{path}` does not follow from the channels of the model's images", [fault])
+    return {**by_side, "old": [names[at] for at in places]}
+
+
+def _colours_at(
+    model: nn.Module, example: Example, path: str, step: float, channels: int | None
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Factors `[C, K]` and offsets `[C]` of what arrives where images of one colour are given; None for no image."""
     copied = in_eval_mode(copy_module(model, clone_buffers))
+    counts = {1, 3, 4, channels or 3}
     try:
-        black = _seen(copied, example, path, [])
-        count = 0 if black is None else len(black)
-        step = given.range / min(given.std)  # about a white pixel's
-        colours = [_seen(copied, example, path, [step * (i == at) for i in range(count)]) for at in range(count)]
+        black = _seen(copied, example, path, [], counts)
+        count = 0 if black is None else channels or len(black)
+        one_hot = ([step * (i == at) for i in range(count)] for at in range(count))
+        colours = [_seen(copied, example, path, colour, counts) for colour in one_hot]
     except AdaptError:
         return None
     if black is None or not colours or any(one is None or len(one) != len(black) for one in colours):
         return None
-    factors_CK = (torch.stack([one for one in colours if one is not None], 1) - black[:, None]) / step
-    return _pushed(given, factors_CK, black)
+    return (torch.stack([one for one in colours if one is not None], 1) - black[:, None]) / step, black
 
 
-def _seen(copied: nn.Module, example: Example, path: str, colour: Sequence[float]) -> torch.Tensor | None:
+def _alone(factors_CK: torch.Tensor) -> list[int] | None:
+    """For each channel that arrives the one that it is made of; None where channels are mixed or turned over."""
+    places = factors_CK.abs().argmax(1)
+    alone = factors_CK.gather(1, places[:, None])[:, 0]
+    rest = factors_CK.abs().sum(1) - alone.abs()
+    return None if (alone <= 0).any() or (rest > _FLAT * alone).any() else places.tolist()
+
+
+def _seen(
+    copied: nn.Module, example: Example, path: str, colour: Sequence[float], counts: Collection[int]
+) -> torch.Tensor | None:
     """The colour that arrives where images of one colour are given, `[C]`; None where it is none, or no image."""
     found: list[Any] = []
 
     def paint(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         tree, tensors = flatten((args, kwargs))
-        return rebuild(tree, [_painted(tensor, colour) for tensor in tensors])  # type: ignore[no-any-return]
+        return rebuild(tree, [_painted(tensor, colour, counts) for tensor in tensors])  # type: ignore[no-any-return]
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.extend(one for one in flatten((args, kwargs))[1] if one.is_floating_point() and one.dim() in (4, 5))
@@ -114,16 +149,16 @@ def _seen(copied: nn.Module, example: Example, path: str, colour: Sequence[float
     finally:
         for hook in hooks:
             hook.remove()
-    return _colour_of(found[0]) if len(found) == 1 and _is_image(found[0]) else None
+    return _colour_of(found[0]) if len(found) == 1 and _is_image(found[0], counts) else None
 
 
-def _is_image(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dim() in (3, 4) and tensor.shape[-3] in (1, 3, 4)
+def _is_image(tensor: torch.Tensor, counts: Collection[int]) -> bool:
+    return tensor.is_floating_point() and tensor.dim() in (3, 4) and tensor.shape[-3] in counts
 
 
-def _painted(tensor: torch.Tensor, colour: Sequence[float]) -> torch.Tensor:
+def _painted(tensor: torch.Tensor, colour: Sequence[float], counts: Collection[int]) -> torch.Tensor:
     """An image of one colour, black where none is given; what is no image stays."""
-    if not _is_image(tensor) or len(colour) not in (0, tensor.shape[-3]):
+    if not _is_image(tensor, counts) or len(colour) not in (0, tensor.shape[-3]):
         return tensor
     values_C = tensor.new_tensor(colour or [0.0] * tensor.shape[-3])
     return values_C[:, None, None].expand_as(tensor).clone()
@@ -139,13 +174,11 @@ def _colour_of(image: torch.Tensor) -> torch.Tensor | None:
 
 def _pushed(given: Statistics, factors_CK: torch.Tensor, offsets_C: torch.Tensor) -> Statistics | None:
     """Statistics behind a factor and an offset for each channel; None where channels are mixed or reordered freely."""
-    count = len(offsets_C)
-    order = factors_CK.abs().argmax(1)
-    alone = factors_CK.gather(1, order[:, None])[:, 0]
-    rest = factors_CK.abs().sum(1) - alone.abs()
-    turned = order.tolist() == [*reversed(range(count))] and count == 3
-    if (alone <= 0).any() or (rest > _FLAT * alone).any() or not (turned or order.tolist() == [*range(count)]):
+    count, order = len(offsets_C), _alone(factors_CK)
+    turned = order == [*reversed(range(count))] and count == 3
+    if order is None or not (turned or order == [*range(count)]):
         return None
+    alone = factors_CK.amax(1)
     base = given.turned("bgr" if given.order == "rgb" else "rgb") if turned else given
     means, stds = base.of(count)
     std = [_short(one / float(factor)) for one, factor in zip(stds, alone, strict=True)]

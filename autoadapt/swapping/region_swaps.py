@@ -20,7 +20,7 @@ from autoadapt.contracts.capturing.regions import (
 )
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import CaptureError, Mismatch, SwapError
-from autoadapt.swapping.arriving_statistics import statistics_at
+from autoadapt.swapping.arriving_statistics import channels_at, statistics_at
 from autoadapt.swapping.moved_hooks import move_hooks, refuse_lost_hooks
 from autoadapt.swapping.passes import Handing, Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
@@ -142,7 +142,8 @@ def plan_region(
     place = Place(region.first, _Members(old))
     reading = Reading(calls=[arguments] * region.rounds)
     statistics = statistics_at(model, example, region.first, new, options.input_statistics)
-    served = replace(options, outputs=_outputs(region, options, path), input_statistics=statistics)
+    channels = channels_at(model, example, region.first, new, options.channels)
+    served = replace(options, outputs=_outputs(region, options, path), input_statistics=statistics, channels=channels)
     successor = prepare(place, reading, new, served, contract)
     part = _part(successor.part, region, old, path, kept_remarks(model, old.values()))
     return RegionSwap(region, module, arguments, contract, replace(successor, part=part), old, _other_paths(model, old))

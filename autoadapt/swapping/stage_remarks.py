@@ -7,16 +7,13 @@ from dataclasses import replace
 
 from torch import nn
 
-from autoadapt.adapting.operations import Channels
+from autoadapt.adapting.operations import FEATURE_CHANNELS, Channels
 from autoadapt.contracts.plain_modules import kept_parts
 from autoadapt.swapping.region_candidates import span_to
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example
 
 __all__ = ["kept_remarks", "with_stage_remarks"]
-
-IMAGE_CHANNELS = 16
-"""What has as many channels or more is no image, nor a stack of a few."""
 
 
 def with_stage_remarks(model: nn.Module, example: Example, planned: Sequence[Successor]) -> list[Successor]:
@@ -42,7 +39,7 @@ def kept_remarks(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:
 def _remarked(model: nn.Module, example: Example, one: Successor) -> Successor:
     given = () if one.part.plan is None else one.part.plan.inputs
     stems = [step for each in given for step in each.steps if isinstance(step, Channels)]
-    stem = next((s for s in stems if s.target < IMAGE_CHANNELS <= s.source), None)
+    stem = next((s for s in stems if s.target < FEATURE_CHANNELS <= s.source), None)
     remarks = [] if stem is None else [_network_remark(model, example, one, stem)]
     remarks += kept_remarks(model, [one.place.module])
     return replace(one, part=one.part.model_copy(update={"remarks": (*one.part.remarks, *remarks)}))

@@ -19,9 +19,11 @@ from autoadapt.adapting.planning import (
     Fit,
     Plan,
     Route,
+    ToldChannels,
     ToldStatistics,
     named_outputs,
     plan,
+    with_channels_told,
     with_statistics,
 )
 from autoadapt.adapting.thinning import mark_points
@@ -55,6 +57,8 @@ class Options:
     convert_inputs: Collection[Conversion] = CONVERSIONS
     input_statistics: ToldStatistics | None = None
     """What reaches the place, and what the new module expects, as far as these are told."""
+    channels: ToldChannels | None = None
+    """What is in the channels that reach the place, and in those that the new module reads."""
     resolution: Resolution | None = None
     fit: Fit | None = None
     nondeterministic: Literal["refuse", "allow"] = "refuse"
@@ -127,6 +131,7 @@ def prepare(
         besides=[place.module, str(target.model_dump()), options.grid, options.resolution],
     )
     source, known = with_statistics(source, target, options.input_statistics)
+    source, known = with_channels_told(source, known, options.channels)
     try:
         made, free = _served(source, known, wanted, options, reading.escaped)
     except MatchError as error:

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Thinning
-from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldStatistics
+from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldChannels, ToldStatistics
 from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Resolution
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
@@ -24,7 +24,7 @@ from autoadapt.contracts.views import uncompiled, within_wrapper
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
-from autoadapt.swapping.arriving_statistics import statistics_at
+from autoadapt.swapping.arriving_statistics import channels_at, statistics_at
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.region_refusals import refuse_parts
 from autoadapt.swapping.region_swaps import plan_region
@@ -52,6 +52,7 @@ class _Options(TypedDict, total=False):
     grid: Mapping[str, tuple[int, ...]] | None
     convert_inputs: Collection[Conversion]
     input_statistics: ToldStatistics | None
+    channels: ToldChannels | None
     resolution: Resolution | None
     fit: Fit | None
     nondeterministic: Literal["refuse", "allow"]
@@ -90,6 +91,7 @@ def swap(
     grid: Mapping[str, tuple[int, ...]] | None = None,
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     input_statistics: ToldStatistics | None = None,
+    channels: ToldChannels | None = None,
     resolution: Resolution | None = None,
     fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
@@ -124,6 +126,8 @@ def swap(
         input_statistics: What the whole model is given, `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or
             also what `new` expects, by `old` and `new`. What the model does to its images before they reach the place
             is seen by running it on images of one colour.
+        channels: As for `adapt`: what is in the channels of the image that the whole model is given, which are
+            followed to the place; or also of `new`'s.
         resolution: As for `adapt`: a `new` that was built for one image size reads images at their own size where that
             is proven, with `fixed` resized to its own, with `native` or not at all.
         fit: As for `adapt`: `pad` or `resize` to a legal size.
@@ -151,7 +155,7 @@ def swap(
     """
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
-    told = (input_statistics, resolution, fit, nondeterministic, share, dry_run)
+    told = (input_statistics, channels, resolution, fit, nondeterministic, share, dry_run)
     options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)
     call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(uncompiled(model)).__name__
@@ -211,8 +215,13 @@ class _Work:
         places = find_places(self.model, path)
         refuse_parts(self.model, [place.path for place in places])
         seen = watch(self.model, self.example, [place.path for place in places])
-        at = functools.partial(statistics_at, self.model, self.example, new=new, told=self.options.input_statistics)
-        found = _prepared(places, seen, new, self.options, self.tell, statistics=at)
+
+        def known_at(path: str) -> Options:
+            statistics = statistics_at(self.model, self.example, path, new, self.options.input_statistics)
+            channels = channels_at(self.model, self.example, path, new, self.options.channels)
+            return replace(self.options, input_statistics=statistics, channels=channels)
+
+        found = _prepared(places, seen, new, self.options.share, self.tell, known_at)
         self.planned.extend(with_stage_remarks(self.model, self.example, found))
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
         self.tell(f"building what takes the place of {path}")
@@ -260,18 +269,16 @@ def _prepared(
     places: list[Place],
     seen: Watched,
     new: nn.Module | str,
-    options: Options,
+    share: bool,
     tell: Tell,
-    *,
-    statistics: Callable[[str], ToldStatistics | None],
+    options_at: Callable[[str], Options],
 ) -> list[Successor]:
     """A successor for each place; what is wrong with any of them is said at once."""
     found, faults, summary = [], list[Mismatch](), ""
     own = len(places) > 1 and isinstance(new, nn.Module)
-    each = Options(**{**vars(options), "share": options.share and not own})
     for place in places:
         tell(f"capturing {place.path} and what takes its place")
-        made = _tried(place, seen, new, each, statistics)
+        made = _tried(place, seen, new, share and not own, options_at)
         if isinstance(made, Successor):
             found.append(made)
         elif len(places) == 1:
@@ -288,12 +295,11 @@ def _tried(
     place: Place,
     seen: Watched,
     new: nn.Module | str,
-    options: Options,
-    statistics: Callable[[str], ToldStatistics | None],
+    share: bool,
+    options_at: Callable[[str], Options],
 ) -> Successor | AdaptError:
     try:
-        known = replace(options, input_statistics=statistics(place.path))
-        return prepare(place, seen.readings[place.path], new, known)
+        return prepare(place, seen.readings[place.path], new, replace(options_at(place.path), share=share))
     except AdaptError as error:
         return error
 
@@ -349,6 +355,7 @@ def _call_text(
         "grid": options.grid,
         "convert_inputs": None if set(options.convert_inputs) == set(CONVERSIONS) else tuple(options.convert_inputs),
         "input_statistics": options.input_statistics,
+        "channels": options.channels,
         "resolution": options.resolution,
         "fit": options.fit,
         "nondeterministic": options.nondeterministic if options.nondeterministic != "refuse" else None,

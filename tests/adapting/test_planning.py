@@ -155,11 +155,11 @@ def test_an_input_that_the_old_module_does_not_have_is_refused_by_its_name():
 
 def test_other_channels_of_the_input_are_refused_with_what_to_build():
     with pytest.raises(aa.MatchError) as caught:
-        planned([level(4)], [level(4)], inputs="f32[B, 1, H, W]", new_inputs=IMAGE)
+        planned([level(4)], [level(4)], inputs="f32[B, 64, H, W]", new_inputs=IMAGE)
     assert "inputs.x, axis 1" in str(caught.value)
-    assert "expected  1" in str(caught.value)
+    assert "expected  64" in str(caught.value)
     assert "found     3 only" in str(caught.value)
-    assert "in_chans=1" in str(caught.value)
+    assert "in_chans=64" in str(caught.value)
 
 
 def test_outputs_may_be_left_out_with_the_containers_that_become_empty():

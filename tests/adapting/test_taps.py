@@ -12,13 +12,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import autoadapt as aa
-from autoadapt.adapting.building.stems import read_channels
 from autoadapt.adapting.taps import block_boundaries
 from autoadapt.assembly.levels import levels_of
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.views import view
-from autoadapt.errors import BuildError, CaptureError, MatchError
+from autoadapt.errors import CaptureError, MatchError
 
 PYRAMID = [f"f32[B, {8 * s}, ceil(H/{s}), ceil(W/{s})]" for s in (2, 4, 8, 16, 32)]
 
@@ -313,22 +312,6 @@ def test_no_parameter_is_left_without_gradient_in_distributed_training(tmp_path)
             assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
     finally:
         dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("channels", [1, 2, 4, 6])
-def test_the_first_convolution_reads_other_channels_and_keeps_its_response_to_grey(channels):
-    new, grey = classifier("resnet18"), torch.randn(1, 1, 64, 64)
-    other = view(new)
-    read_channels(other, "conv1", channels, 3)
-    with torch.no_grad():
-        expected, found = new.conv1(grey.expand(-1, 3, -1, -1)), other.conv1(grey.expand(-1, channels, -1, -1))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert new.conv1.weight.shape[1] == 3
-
-
-def test_a_stem_that_is_no_convolution_over_the_channels_is_refused():
-    with pytest.raises(BuildError, match="the first layer cannot be made to read 1 channels"):
-        read_channels(view(nn.Sequential(nn.Linear(3, 4))), "0", 1, 3)
 
 
 @pytest.mark.slow

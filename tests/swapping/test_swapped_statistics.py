@@ -135,6 +135,44 @@ def test_what_cannot_be_followed_is_refused_where_it_was_told() -> None:
         swapped(NormalisesEachImage().eval(), "backbone", Sees(), input_statistics=HALVES)
 
 
+class FourChannels(nn.Module):
+    """Turns its channels, as models that read images of OpenCV do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(4, 8, 4, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.backbone(x[:, [2, 1, 0, 3]] / 255)
+
+
+def test_names_of_channels_are_followed_to_the_place() -> None:
+    new, model = Stem(), FourChannels().eval()
+    aa.swap(model, "backbone", new, inputs=torch.rand(1, 4, 32, 32), channels=("b", "g", "r", "nir"))
+    net = model.get_submodule("backbone")
+    assert isinstance(net, AdaptedModule)
+    assert net.plan.target.channels == ("r", "g", "b", "nir")
+    own = new.conv.weight.detach()
+    expected = torch.cat([own, own.mean(1, keepdim=True)], 1) * 3 / 4
+    torch.testing.assert_close(net.backbone.conv.weight.detach(), expected)
+
+
+def test_names_of_channels_that_cannot_be_followed_are_refused_with_the_call() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 8, 4, stride=4)).eval()
+    names = ("b", "g", "r", "nir")
+    done = aa.swap(model, "1", Stem(), inputs=torch.rand(1, 4, 32, 32), channels=names, dry_run=True)
+    assert done.refused == "what reaches `1` does not follow from the channels of the model's images"
+    assert "channels=('b', 'g', 'r', 'nir')" in done.call
+
+
+def test_a_region_reads_the_channels_that_are_told() -> None:
+    new, model = Stem(), nn.Sequential(nn.Conv2d(4, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    aa.swap(model, "0:1", new, inputs=torch.rand(1, 4, 32, 32), channels=("b", "g", "r", "nir"))
+    assert model[0].plan.target.channels == ("b", "g", "r", "nir")
+    red = model[0].backbone.conv.weight.detach()[:, 2]
+    torch.testing.assert_close(red, new.conv.weight.detach()[:, 0] * 3 / 4)
+
+
 def test_a_refused_swap_shows_the_call_with_its_statistics() -> None:
     done = aa.swap(
         Plain().eval(), "backbone", Sees(), inputs=torch.rand(1, 3, 32, 32), input_statistics=HALVES, dry_run=True

@@ -21,7 +21,7 @@ from autoadapt.contracts.tapping import hand_on_copies, overwritten, takes_what_
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import backward, copy_module, cut, freeze_unused, on_meta
 
-__all__ = ["tapped"]
+__all__ = ["MetaRun", "tapped"]
 
 Taps: TypeAlias = Sequence[tuple[str, int, str]]
 
@@ -37,7 +37,7 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
         The plan with what was really cut, with the parameters that are frozen, and with the taps of which a copy is
         taken since something writes over them.
     """
-    run = _Run(plan, OutsideCaches(backbone))
+    run = MetaRun(plan, OutsideCaches(backbone))
     if not plan.taps and not run.unread:
         return plan
     taps = [(one.module, one.call, one.path) for one in plan.taps.values()]
@@ -56,7 +56,7 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
     return plan.model_copy(update={"taps": marked, "cut": done, "frozen": frozen})
 
 
-class _Run:
+class MetaRun:
     """Runs a view on the meta device and gives the tensors that a plan reads of it."""
 
     def __init__(self, plan: Plan, caches: OutsideCaches) -> None:
@@ -98,7 +98,7 @@ class _Run:
         return (None, 1, 11)
 
 
-def _without_auxiliary(backbone: nn.Module, plan: Plan, run: _Run) -> Plan:
+def _without_auxiliary(backbone: nn.Module, plan: Plan, run: MetaRun) -> Plan:
     """The plan with heads that run in train mode alone among what is cut, if anything is: they read what is cut."""
     found = train_only(backbone, run) if plan.cut else []
     new = {path: backbone.get_submodule(path) for path in found if path not in plan.cut}
@@ -106,7 +106,7 @@ def _without_auxiliary(backbone: nn.Module, plan: Plan, run: _Run) -> Plan:
     return plan.model_copy(update={"cut": (*plan.cut, *new), "cut_costs": plan.cut_costs | costs})
 
 
-def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: _Run) -> tuple[str, ...]:
+def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: MetaRun) -> tuple[str, ...]:
     """What was cut: what follows the last tap, then side branches before it."""
     if not plan.cut:
         return ()
@@ -119,7 +119,7 @@ def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: _Run) -> tuple[str, .
     return tuple(path for path in plan.cut if path in done)
 
 
-def _trial(backbone: nn.Module, taps: Taps, run: _Run) -> Callable[[nn.Module], bool]:
+def _trial(backbone: nn.Module, taps: Taps, run: MetaRun) -> Callable[[nn.Module], bool]:
     """Whether a view runs; and whether it can be trained, and runs in train mode, if that was so at first.
 
     What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it, or
@@ -147,7 +147,7 @@ def _trial(backbone: nn.Module, taps: Taps, run: _Run) -> Callable[[nn.Module], 
     return both
 
 
-def _overwritten(backbone: nn.Module, taps: Taps, run: _Run) -> set[tuple[str, int, str]]:
+def _overwritten(backbone: nn.Module, taps: Taps, run: MetaRun) -> set[tuple[str, int, str]]:
     """The taps whose tensors are written over, in eval or in train mode; all where that cannot be seen."""
     found: set[tuple[str, int, str]] = set()
     for in_mode in (in_train_mode, in_eval_mode):

@@ -22,7 +22,7 @@ from autoadapt.adapting.building.arguments import (
     is_allowed,
     may_be_absent,
 )
-from autoadapt.adapting.effects import axis_groups
+from autoadapt.adapting.effects import after, axis_groups
 from autoadapt.adapting.operations import (
     Cast,
     Channels,
@@ -207,7 +207,7 @@ class _Emitter:
             node, spec = self._given[route.target], self._plan.target.inputs[route.target]
             self._name = node.name
             for step in route.steps:
-                node = self._step(step, node, spec, "")
+                node, spec = self._step(step, node, spec, ""), after(step, spec)
             routed[route.source] = node
         nodes = iter([routed[path] for path in source.inputs.paths])
         arguments = {name: self._container(tree, nodes) for name, tree in source.arguments.items()} | dict(plain)
@@ -262,6 +262,8 @@ class _Emitter:
                 return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *more)
             case Project():
                 return self._put("call_module", module, node)
+            case Channels(stem="", target=channels):
+                return self._put("call_function", layers.mix_channels, node, step.met, channels)
             case Channels() | Native():
                 return node  # the backbone's own weights were changed
             case Renormalize():

@@ -37,6 +37,8 @@ def _counts(new: nn.Module, plan: Plan) -> Iterator[tuple[int, str]]:
         yield from ((step.source * step.target, route.target) for step in route.steps if isinstance(step, Project))
     for given in plan.inputs:
         for step in given.steps:
-            weight = getattr(named.get(step.stem), "weight", None) if isinstance(step, Channels) else None
-            if isinstance(step, Channels) and isinstance(weight, torch.Tensor):
+            if not isinstance(step, Channels) or not step.stem:
+                continue
+            weight = getattr(named.get(step.stem), "weight", None)
+            if isinstance(weight, torch.Tensor):
                 yield weight.numel() // max(step.target, 1) * step.source, f"inputs.{given.target}"

@@ -20,8 +20,8 @@ from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_
 from autoadapt.adapting.building.layer_sizes import refuse_large_layers
 from autoadapt.adapting.building.native_views import read_natively
 from autoadapt.adapting.building.printing import print_graph
-from autoadapt.adapting.building.stems import read_channels
-from autoadapt.adapting.operations import Channels, Project
+from autoadapt.adapting.building.stems import with_stems
+from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
 from autoadapt.contracts.capturing.regions import HOOKS, callers_hooks
@@ -218,11 +218,7 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
     refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)
     read_natively(backbone, plan)
-    plan = tapped(backbone, plan)
-    for given in plan.inputs:
-        for step in given.steps:
-            if isinstance(step, Channels):
-                read_channels(backbone, step.stem, step.source, step.target)
+    plan = with_stems(backbone, tapped(backbone, plan))
     reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
     adapters = nn.ModuleDict()
     for name, route in adapter_names(plan).items():

@@ -1,38 +1,104 @@
-"""Stems: first convolutions of a view, rewritten for another number of input channels."""
+"""Stems: first convolutions of a view, rewritten for other channels of the image."""
 
 from __future__ import annotations
 
+import copy
+import math
+from typing import Any, TypeAlias
+
+import torch
 from torch import nn
 
 from autoadapt.adapting import layers
-from autoadapt.errors import BuildError, Mismatch
+from autoadapt.adapting.building.cutting import MetaRun
+from autoadapt.adapting.operations import Channels
+from autoadapt.adapting.planning import InputRoute, Plan
+from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.views import copy_module, on_meta
 
-__all__ = ["read_channels"]
+__all__ = ["with_stems"]
+
+# Dimension letters: N channels that are given, k kernel.
+
+Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+_CLOSE = 1e-2
+"""Of the largest response; weights of 16 bits hold three digits."""
 
 
-def read_channels(module: nn.Module, path: str, source: int, target: int) -> None:
-    """Let a convolution of a view read another number of channels.
-
-    The response to an image that is the same in all channels is kept, see `layers.spread_channels`.
+def with_stems(backbone: nn.Module, plan: Plan) -> Plan:
+    """Let the first convolution of a view read the channels that are given.
 
     Args:
-        module: A view; the convolution's weight is replaced by one of its own.
-        path: The convolution.
-        source: Channels that are given.
-        target: Channels that it was made for.
+        backbone: A view; the weight of the convolution is replaced by one of its own.
+        plan: What was planned.
 
-    Raises:
-        BuildError: What stands there is no convolution over all channels of the input.
+    Returns:
+        The plan; where the first layer is no plain convolution, or not the only one that reads the image, channels are
+        mixed in front of the view instead, which stays as it is.
     """
-    layer = module.get_submodule(path)
-    if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or layer.groups != 1 or layer.in_channels != target:
-        fault = Mismatch(
-            path,
-            f"a convolution that reads the {target} channels of the input",
-            f"{type(layer).__name__}",
-            f"in_chans={source}  # build the new module for these inputs",
-        )
-        raise BuildError(f"the first layer cannot be made to read {source} channels", [fault])
-    weight = layers.spread_channels(layer.weight.detach(), source)
-    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
-    layer.in_channels = source
+    return plan.model_copy(update={"inputs": tuple(_read(backbone, plan, route) for route in plan.inputs)})
+
+
+def _read(backbone: nn.Module, plan: Plan, route: InputRoute) -> InputRoute:
+    step = next((one for one in route.steps if isinstance(one, Channels) and one.stem), None)
+    if step is None:
+        return route
+    layer, run = backbone.get_submodule(step.stem), MetaRun(plan, OutsideCaches(backbone))
+    if isinstance(layer, Conv) and _is_plain(layer, step):
+        before = _runs(backbone, run)
+        weight, shared = layers.spread_channels(layer.weight.detach(), step.met), layer.weight
+        layer.weight = nn.Parameter(weight, requires_grad=shared.requires_grad)
+        layer.in_channels = step.source
+        given = MetaRun(_given(plan, route, step), OutsideCaches(backbone))
+        if not before or _runs(backbone, given):
+            return route
+        layer.weight, layer.in_channels = shared, step.target
+    mixed = step.model_copy(update={"stem": ""})
+    return route.model_copy(update={"steps": tuple(mixed if one is step else one for one in route.steps)})
+
+
+def _is_plain(layer: Conv, step: Channels) -> bool:
+    """Whether a convolution is one over all channels, that makes of spread weights what it does of mixed images.
+
+    Those that normalise their weights do not.
+    """
+    if layer.groups != 1 or layer.in_channels != step.target:
+        return False
+    if "weight" not in layer._parameters:
+        return False  # made of others by a parametrisation
+    if layer.weight.is_meta:
+        return type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    twin = copy.copy(layer)
+    twin._parameters = {**layer._parameters}
+    sides = [by * (size - 1) + 1 for by, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+    with torch.no_grad():
+        twin.weight = nn.Parameter(layers.spread_channels(layer.weight, step.met))
+        twin.in_channels = step.source
+        count = step.source * math.prod(sides)
+        images_BNk = torch.arange(count).sin().reshape(1, step.source, *sides).to(layer.weight)
+        run: Any = type(layer).forward  # without hooks
+        expected = run(layer, layers.mix_channels(images_BNk, step.met, step.target))
+        found = run(twin, images_BNk)
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= _CLOSE * expected.abs().max())
+
+
+def _given(plan: Plan, route: InputRoute, step: Channels) -> Plan:
+    """The plan of a module that reads the channels that are given."""
+    inputs = plan.source.inputs
+    dims = list(inputs[route.source].dims)
+    if Dim(step.target) in dims:
+        dims[dims.index(Dim(step.target))] = Dim(step.source)
+    leaves = [spec.with_dims(dims) if path == route.source else spec for path, spec in inputs.items()]
+    source = plan.source.model_copy(update={"inputs": inputs.model_copy(update={"leaves": tuple(leaves)})})
+    return plan.model_copy(update={"source": source})
+
+
+def _runs(backbone: nn.Module, run: MetaRun) -> bool:
+    try:
+        run(in_eval_mode(copy_module(backbone, on_meta)))
+    except Exception:  # whatever a model raises
+        return False
+    return True

@@ -1,6 +1,7 @@
 """Planning: the operations that give the new module the old one's signature, as data."""
 
 from autoadapt.adapting.planning.deriving import plan
+from autoadapt.adapting.planning.input_channels import ToldChannels, with_channels_told
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, Fit
 from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_statistics
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Kept, Plan, Route, Tap, one_sample
@@ -17,10 +18,12 @@ __all__ = [
     "Plan",
     "Route",
     "Tap",
+    "ToldChannels",
     "ToldStatistics",
     "named_outputs",
     "one_sample",
     "plan",
     "source_axes",
+    "with_channels_told",
     "with_statistics",
 ]

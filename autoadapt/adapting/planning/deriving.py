@@ -13,6 +13,7 @@ from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Recover, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
+from autoadapt.adapting.planning.input_channels import channel_remarks
 from autoadapt.adapting.planning.input_routes import (
     CONVERSIONS,
     Conversion,
@@ -266,6 +267,7 @@ def _derived(
             *native_remarks(source),
             *unchecked_remarks(source, offer.wanted, read),
             *statistics_remarks(source, offer.wanted, convert_inputs),
+            *channel_remarks(source, [step for one in offer.inputs for step in one.steps]),
         ),
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),

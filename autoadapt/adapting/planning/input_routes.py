@@ -7,10 +7,11 @@ from typing import Literal, TypeAlias
 
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Renormalize, Resize
+from autoadapt.adapting.planning.input_channels import matched_channels
 from autoadapt.adapting.planning.input_statistics import renormalized
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import AxisSizes, InnerOutput, Signature, TensorSpec, image_of, smallest_size
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
 __all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs"]
@@ -134,7 +135,11 @@ def _fitted(
     order = _positions(spec.dims, given.dims)
     dims = tuple(given.dims[i] for i in order)
     channel = _channel_axis(spec.dims)
-    channels = _matched_channels(spec, dims, channel, source.inner)
+    image = image_of(source.inputs)
+    values = renormalized(source, target) if changes_values and image is not None and image[0] == path else ()
+    have, want = dims[channel].constant, spec.dims[channel].constant
+    is_stack = len(dims) in (4, 5) and have is not None and want is not None
+    channels = matched_channels(source, target, have or 0, want or 0, values) if is_stack else ()
     reached = tuple(
         have if axis == channel and channels else _legal(dim, have, source, target)
         for axis, (dim, have) in enumerate(zip(spec.dims, dims, strict=True))
@@ -143,8 +148,6 @@ def _fitted(
     is_image = len(dims) in (4, 5) or (len(dims) == 3 and channel == 1 and order == (0, 1, 2))
     if changed and not (given.is_floating and is_image and not {0, channel} & set(changed)):
         return _only(path, changed[0], dims[changed[0]], spec)
-    image = image_of(source.inputs)
-    values = renormalized(source, target) if changes_values and image is not None and image[0] == path else ()
     native = _native(path, source)
     if not (channels or changed or values):
         return (*native, *_turned(given.dims, order))
@@ -217,19 +220,6 @@ def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
     constants = ["b" if axis == 0 else "c" if axis == channel else next(cells) for axis in range(len(dims))]
     names = [str(dim).lower() if dim.axes else name for dim, name in zip(dims, constants, strict=True)]
     return (Rearrange(pattern=f"{' '.join(names)} -> {' '.join(names[axis] for axis in order)}"),)
-
-
-def _matched_channels(
-    spec: TensorSpec, given: Sequence[Dim], channel: int, inner: Sequence[InnerOutput]
-) -> tuple[Channels, ...]:
-    """Where an image has other channels than the new module was made for: its first layer reads them."""
-    if len(given) not in (4, 5) or spec.dims[channel] == given[channel]:
-        return ()
-    have, want = given[channel].constant, spec.dims[channel].constant
-    stem = min((o for o in inner if o.layers == 1 and not o.parent), key=lambda o: o.started, default=None)
-    if have is None or want is None or stem is None:
-        return ()
-    return (Channels(source=have, target=want, stem=stem.module),)
 
 
 def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]) -> str | Mismatch:

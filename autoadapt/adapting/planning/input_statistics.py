@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.operations import Renormalize
+from autoadapt.adapting.planning.input_channels import expected_of
 from autoadapt.contracts.signature import Signature, Statistics, agree, image_of
 from autoadapt.errors import Mismatch, PlanError
 
@@ -69,7 +70,7 @@ def renormalized(source: Signature, target: Signature) -> tuple[Renormalize, ...
 
     Nothing where either is unknown, where they agree, or where they cannot be brought together channel by channel.
     """
-    given, wanted = target.statistics, source.statistics
+    given, wanted = target.statistics, expected_of(source, target) or source.statistics
     if given is None or wanted is None or not _is_possible(source, target):
         return ()
     channels = image_channels(target) or 3
@@ -82,6 +83,8 @@ def _is_possible(source: Signature, target: Signature) -> bool:
     have, want = image_channels(target), image_channels(source)
     if given is None or wanted is None or have is None or want is None:
         return False
+    if expected_of(source, target) is not None:
+        return True
     if given.order != wanted.order and (have, want) != (3, 3):
         return False
     return have == want or given.channels is wanted.channels is None

@@ -108,13 +108,13 @@ def _same(inputs: object) -> object:
 
 
 def _with_channels(new: nn.Module, inputs: object) -> object:
-    """The same images with as many channels as the first convolution of the new module reads."""
+    """The same images with as many channels as the first convolution of the new module reads; 3 where it has none."""
     stem = next((m for m in new.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
     images = _as_tuple(inputs)
-    if stem is None or not all(isinstance(image, torch.Tensor) and image.dim() > 3 for image in images):
+    if not all(isinstance(image, torch.Tensor) and image.dim() > 3 for image in images):
         raise AdaptError("the inputs are no images, so that their channels cannot be changed")
     tensors = [image for image in images if isinstance(image, torch.Tensor)]
-    return tuple(_repeated(image, stem.in_channels) for image in tensors)
+    return tuple(_repeated(image, 3 if stem is None else stem.in_channels) for image in tensors)
 
 
 def _turned_with_channels(new: nn.Module, inputs: object) -> object:

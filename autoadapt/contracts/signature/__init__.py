@@ -1,6 +1,7 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, smallest_size
+from autoadapt.contracts.signature.channel_names import channel_names
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.parameters import Parameter
@@ -28,6 +29,7 @@ __all__ = [
     "TensorSpec",
     "Values",
     "agree",
+    "channel_names",
     "check_written",
     "conversion",
     "describe",

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from autoadapt.contracts.facts import Dated, first_fault
 from autoadapt.contracts.signature.axes import AxisSizes
+from autoadapt.contracts.signature.channel_names import channel_names
 from autoadapt.contracts.signature.differences import (
     axis_differences,
     container_differences,
@@ -75,6 +76,9 @@ class Signature(Shown, Dated):
     statistics: Statistics | None = Field(default=None, exclude_if=lambda told: told is None)
     """What is expected of the values of the one image among the inputs; None where nothing tells it. No part of what
     `diff` compares."""
+    channels: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """What the channels of the one image hold, such as `r`, `g`, `b`, `nir`; empty where nobody told it. No part of
+    what `diff` compares."""
     native: NativeSizes | None = Field(default=None, exclude_if=lambda native: native is None)
     """What lets it take these sizes, where that is a view that is freed of the one that it was built for."""
     filled: dict[str, str] = Field(default_factory=dict)
@@ -289,6 +293,11 @@ class Signature(Shown, Dated):
         _refuse_large(path, read)
         return read
 
+    @field_validator("channels")
+    @classmethod
+    def _named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return channel_names(names) if names else names
+
     @field_serializer("filled", "value_ranges", "axes")
     def _ordered(self, value: dict[str, Any]) -> dict[str, Any]:
         return dict(sorted(value.items()))
@@ -312,6 +321,7 @@ class Signature(Shown, Dated):
                 legal.setdefault(str(axis), []).append(name)
         notes = [(f"{', '.join(names)}:", text) for text, names in legal.items()]
         notes += [("expects", str(self.statistics))] if self.statistics is not None else []
+        notes += [("channels", ", ".join(self.channels))] if self.channels else []
         notes += [("native", str(self.native))] if self.native is not None and not self.native.refused else []
         notes += [("fills in", f"{path}  (and returns it)") for path in self.filled]
         notes += [("writes to", path) for path in self.written]

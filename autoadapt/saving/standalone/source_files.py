@@ -236,11 +236,11 @@ def _typing_note(module: str) -> str:
 def _stems(net: AdaptedModule) -> Iterator[str]:
     """First convolutions that read another number of channels."""
     steps = [step for route in net.plan.inputs for step in route.steps if isinstance(step, Channels)]
-    for step in steps:
+    for step in (one for one in steps if one.stem):
         spatial = net.get_submodule(f"backbone.{step.stem}").weight.dim() - 2  # type: ignore[operator]
         yield f"stem = backbone.get_submodule({quoted(step.stem)})"
         yield f"assert isinstance(stem, nn.Conv{spatial}d)"
-        yield f"weight = spread_channels(stem.weight.detach(), {step.source})"
+        yield f"weight = spread_channels(stem.weight.detach(), {step.met})"
         yield "stem.weight = nn.Parameter(weight)"
         yield f"stem.in_channels = {step.source}"
 

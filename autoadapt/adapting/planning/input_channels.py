@@ -1,0 +1,163 @@
+"""Input channels: which channels of the old module's image meet which of those that the new one reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from autoadapt.adapting.operations import FEATURE_CHANNELS, Channels, Operation, Renormalize
+from autoadapt.contracts.signature import InnerOutput, Signature, Statistics, channel_names, image_of
+from autoadapt.errors import Mismatch, PlanError, SignatureError
+
+__all__ = ["ToldChannels", "channel_remarks", "expected_of", "matched_channels", "with_channels_told"]
+
+ToldChannels: TypeAlias = Sequence[str] | Mapping[Literal["old", "new"], Sequence[str]]
+"""What is in the channels that the old module is given; or in those of each module, by `old` and `new`."""
+
+_REMEDY = "channels=('b', 'g', 'r', 'nir')  # or {'old': ..., 'new': ...}"
+
+
+def with_channels_told(source: Signature, target: Signature, told: ToldChannels | None) -> tuple[Signature, Signature]:
+    """Both signatures with what the caller tells of the channels of their images.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old module.
+        told: Names; where those of a module are left out, 3 channels are colours in the order of its statistics,
+            red first where these are unknown, and 1 channel is grey.
+
+    Raises:
+        PlanError: They are no names, there are more or fewer than channels, they cannot be paired, or they contradict
+            the order of colours that statistics tell.
+    """
+    if told is None:
+        return source, target
+    by_side = told if isinstance(told, Mapping) else {"old": told}
+    if not by_side or not set(by_side) <= {"old", "new"}:
+        fault = Mismatch("channels", "a sequence of names, or a mapping of old and new to them", repr(told), _REMEDY)
+        raise PlanError("these are no names of channels", [fault])
+    image = target if target.inputs.leaves else source  # a contract may say nothing of its inputs
+    given = _named(target, by_side.get("old"), image, "old")
+    wanted = _named(source, by_side.get("new"), source, "new")
+    faults = [*_contradicted(target, given), *_contradicted(source, wanted), *_unpaired(given, wanted)]
+    if faults:
+        raise PlanError("the names of the channels cannot be right", faults)
+    return source.model_copy(update={"channels": wanted}), target.model_copy(update={"channels": given})
+
+
+def _named(signature: Signature, told: object, image: Signature, side: str) -> tuple[str, ...]:
+    """The names of a module's channels, told or those of grey and coloured images."""
+    found, where = image_of(image.inputs), f"{signature.name}, channels"
+    if found is None:
+        inputs = ", ".join(f"{path} {spec}" for path, spec in image.inputs.items()) or "no inputs"
+        raise PlanError(
+            f"{signature.name} does not take one image", [Mismatch(where, "one image", inputs, "leave channels out")]
+        )
+    if told is None:
+        return _usual(signature, found[1], where, side)
+    try:
+        names = channel_names(told, where)
+    except SignatureError as error:
+        raise PlanError(error.summary, error.mismatches) from error
+    if len(names) != found[1]:
+        fault = Mismatch(where, f"{found[1]} names", f"{len(names)} ({', '.join(names)})", _REMEDY)
+        raise PlanError(f"{len(names)} names of channels do not fit an image of {found[1]}", [fault])
+    return names
+
+
+def _usual(signature: Signature, count: int, where: str, side: str) -> tuple[str, ...]:
+    if count == 3:
+        return tuple(signature.statistics.order if signature.statistics is not None else "rgb")
+    if count == 1:
+        return ("grey",)
+    fault = Mismatch(where, f"what is in its {count} channels", "nobody tells", f"channels={{'{side}': (...), ...}}")
+    raise PlanError(f"what {signature.name} reads in its {count} channels is not known", [fault])
+
+
+def _contradicted(signature: Signature, names: Sequence[str]) -> list[Mismatch]:
+    """Where the order of three colours is another one than that of the statistics, whose numbers stand in it."""
+    told = signature.statistics
+    if told is None or sorted(names) != ["b", "g", "r"] or "".join(names) == told.order:
+        return []
+    order = "".join(names) if names[1] == "g" else "rgb"
+    remedy = f"input_statistics=aa.Statistics(mean=..., std=..., order={order!r})  # numbers in the order of channels"
+    return [Mismatch(f"{signature.name}, channels", f"{told.order}, as its statistics", ", ".join(names), remedy)]
+
+
+def _unpaired(given: Sequence[str], wanted: Sequence[str]) -> list[Mismatch]:
+    """Names that the new module has several times, and the old one not as often."""
+    return [
+        Mismatch(f"channels, {name!r}", f"{wanted.count(name)} times, as in the new module", f"{given.count(name)}", "")
+        for name in dict.fromkeys(wanted)
+        if name not in ("other", "grey") and wanted.count(name) > 1 and 0 < given.count(name) != wanted.count(name)
+    ]
+
+
+def expected_of(source: Signature, target: Signature) -> Statistics | None:
+    """What the new module expects of each channel that is given, by the names of both; None where they tell nothing.
+
+    A channel that meets none is brought to the mean of what is expected of all, as its weights are.
+    """
+    given, wanted = target.statistics, source.statistics
+    are_colours = sorted(target.channels) == sorted(source.channels) == ["b", "g", "r"]  # in the order of statistics
+    if given is None or wanted is None or not source.channels or not target.channels or are_colours:
+        return None
+    count = len(source.channels)
+    met = Channels(source=len(target.channels), target=count, stem="", given=target.channels, wanted=source.channels)
+    mean, std = ([numbers[at] if at >= 0 else sum(numbers) / count for at in met.met] for numbers in wanted.of(count))
+    return wanted.model_copy(update={"mean": tuple(mean), "std": tuple(std), "order": given.order})
+
+
+def matched_channels(
+    source: Signature, target: Signature, have: int, want: int, values: Sequence[Renormalize]
+) -> tuple[Channels, ...]:
+    """Where an image has other channels than the new module was made for, or the same in another order.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old module.
+        have: Channels that are given.
+        want: Channels that the new module reads.
+        values: What is done to the image before.
+    """
+    given, wanted = target.channels, source.channels
+    if (len(given), len(wanted)) != (have, want):
+        given = wanted = ()
+    given = given[::-1] if any(step.given.order != step.wanted.order for step in values) else given
+    stem = _stem(source.inner) if have != want else ""  # a stem of the old shape would take the old weights back
+    if (have == want and given == wanted) or not (stem or max(have, want) < FEATURE_CHANNELS):
+        return ()
+    return (Channels(source=have, target=want, stem=stem, given=given, wanted=wanted),)
+
+
+def _stem(inner: Sequence[InnerOutput]) -> str:
+    """The layer that reads the image, where its outputs are known."""
+    layers = [one for one in inner if one.layers == 1 and not one.parent]
+    first = min(layers, key=lambda one: one.started, default=None)
+    return first.module if first is not None else ""
+
+
+def channel_remarks(source: Signature, steps: Sequence[Operation]) -> tuple[str, ...]:
+    """Which channels were taken for colours, where that is not told and there is a choice."""
+    return tuple(
+        f"what is in the {step.source} channels of the image is not told, {source.name} reads {step.target}: "
+        f"{_guessed(step)}; channels=(...) tells"
+        for step in steps
+        if isinstance(step, Channels)
+        and not step.given
+        and 1 not in (step.source, step.target)
+        and step.source < FEATURE_CHANNELS
+    )
+
+
+def _has_choice(step: Channels) -> bool:
+    return 1 not in (step.source, step.target) and step.source < FEATURE_CHANNELS
+
+
+def _guessed(step: Channels) -> str:
+    met = [at for at in step.met if at >= 0]
+    if not met:
+        return "all start from the mean of these"
+    if len(met) < step.source:
+        return f"the first {len(met)} are taken for these in order, the others start from their mean"
+    return "they are taken for these in order" + (", over and over" if step.source > step.target else "")
