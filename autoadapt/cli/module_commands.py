@@ -14,6 +14,7 @@ from autoadapt.cli.named_models import backbone, contract, example, is_saved, mo
 from autoadapt.cli.options import (
     Allow,
     AsJson,
+    Channels,
     Debug,
     Fit,
     Grid,
@@ -85,6 +86,7 @@ def plan_command(
     grid: Grid = None,
     resolution: Resolution = None,
     fit: Fit = None,
+    channels: Channels = None,
     allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
@@ -93,7 +95,7 @@ def plan_command(
     """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
     with running(as_json, debug):
         with working(f"planning {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
             net = _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
         show(net.plan, as_json, html)
 
@@ -110,6 +112,7 @@ def adapt_command(
     grid: Grid = None,
     resolution: Resolution = None,
     fit: Fit = None,
+    channels: Channels = None,
     pretrained: Weights = None,
     out: Annotated[
         Path | None,
@@ -135,7 +138,7 @@ def adapt_command(
         from autoadapt.sources import published
 
         with working(f"adapting {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
             net = _adapted(new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), **options)
             report = net.verify()
         from autoadapt.cli.results import Adapted
@@ -173,6 +176,7 @@ def verify_command(
     grid: Grid = None,
     resolution: Resolution = None,
     fit: Fit = None,
+    channels: Channels = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="also compile and export: minutes")] = False,
     allow: Allow = None,
     html: Html = None,
@@ -185,7 +189,7 @@ def verify_command(
     """
     with running(as_json, debug):
         with working(f"verifying {new}" + (f" like {like}" if like else "")):
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
             net = (
                 _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
                 if like is not None
@@ -209,6 +213,7 @@ def swap_command(
     grid: Grid = None,
     resolution: Resolution = None,
     fit: Fit = None,
+    channels: Channels = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
     out: Annotated[
@@ -225,7 +230,7 @@ def swap_command(
         with working(f"swapping {path} of {whole}"):
             from autoadapt.swapping import swap
 
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit)
+            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
             is_layer = not (":" in new or new.endswith((".pt2", ".py")) or is_saved(new))
             old = model(whole, allow=allow or ())
             places = path.split(",") if "," in path else path

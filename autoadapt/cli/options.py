@@ -15,6 +15,7 @@ from autoadapt.files.writing import check_place
 __all__ = [
     "Allow",
     "AsJson",
+    "Channels",
     "Debug",
     "Fit",
     "Grid",
@@ -174,6 +175,10 @@ Resolution = Annotated[
         show_default=False,
     ),
 ]
+Channels = Annotated[
+    str | None,
+    typer.Option(help="what is in the channels of the images, such as b,g,r,nir", show_default=False),
+]
 Fit = Annotated[FitChoice | None, typer.Option(help="images to a legal size by zeros, or resized", show_default=False)]
 
 
@@ -227,6 +232,7 @@ def chosen(
     *,
     resolution: ResolutionChoice | None,
     fit: FitChoice | None,
+    channels: str | None,
 ) -> dict[str, Any]:
     """The options that `adapt` and `swap` share, as their keyword arguments."""
     return {
@@ -235,6 +241,7 @@ def chosen(
         "indices": indices.value,
         "thin": thin.value,
         "grid": read_grid(grid),
+        "channels": None if channels is None else channels.split(","),
         **reading(resolution, fit),
     }
 

@@ -32,6 +32,7 @@ def whole():
         ([], ["native", "pad"]),
         (["--resolution", "fixed"], ["resize"]),
         (["--fit", "resize"], ["native", "resize"]),
+        (["--channels", "b,g,r", "--fit", "pad"], ["native", "channels", "pad"]),
     ],
 )
 def test_plans_say_how_images_are_read(

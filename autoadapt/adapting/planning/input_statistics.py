@@ -104,5 +104,9 @@ def statistics_remarks(source: Signature, target: Signature, convert: Collection
     is_equal = _is_possible(source, target) and not renormalized(source, target)
     if is_equal or (_is_possible(source, target) and "statistics" in convert):
         return ()
-    why = "convert_inputs leaves them out" if _is_possible(source, target) else "the channels are others"
+    why = (
+        "convert_inputs leaves them out"
+        if _is_possible(source, target)
+        else "the channels are others and channels= is not told"
+    )
     return (f"input statistics stay as they are, since {why}: given {given}, {source.name} expects {wanted}",)

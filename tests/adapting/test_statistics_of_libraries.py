@@ -1,0 +1,119 @@
+"""Images prepared by one library's own code, converted to what another library's code makes of the same pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import huggingface_hub
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from guests import guest
+from torch import nn
+from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
+
+import autoadapt as aa
+from autoadapt.contracts.capturing.told_statistics import told_statistics
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+"""A picture, RGB."""
+
+
+class Side(NamedTuple):
+    """A model of a library, and what that library makes of a picture for it."""
+
+    model: nn.Module
+    prepare: Callable[[], torch.Tensor]
+
+
+class Sees(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8, stride=8)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x)
+        return self.conv(x)
+
+
+def of_timm(_: Path) -> Side:
+    model = timm.create_model("tf_efficientnet_lite0")
+    told = timm.data.resolve_data_config({}, model=model)
+    transforms = torchvision.transforms
+    prepare = transforms.Compose([transforms.ToTensor(), transforms.Normalize(told["mean"], told["std"])])
+    return Side(model, lambda: prepare(PIXELS)[None])
+
+
+def of_torchvision(_: Path) -> Side:
+    prepare = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=64, resize_size=64)
+    return Side(torchvision.models.resnet18(), lambda: prepare(torch.from_numpy(PIXELS).movedim(-1, 0))[None])
+
+
+def of_transformers(folder: Path) -> Side:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(folder)
+    ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], do_resize=False).save_pretrained(folder)
+    prepare = ViTImageProcessor.from_pretrained(folder)
+    return Side(ResNetModel.from_pretrained(folder), lambda: prepare(PIXELS, return_tensors="pt")["pixel_values"])
+
+
+def of_smp(folder: Path) -> Side:
+    """An encoder whose settings lie in the cache: BGR, 0 to 255, as weights that came from Caffe have them."""
+    told = {"mean": [103.5, 116.3, 123.7], "std": [1.0, 2.0, 3.0], "input_space": "BGR", "input_range": [0, 255]}
+    for setting in smp.encoders.encoders["resnet18"]["pretrained_settings"].values():
+        cached = folder / f"models--{setting['repo_id'].replace('/', '--')}" / "snapshots" / setting["revision"]
+        cached.mkdir(parents=True)
+        (cached / "config.json").write_text(json.dumps(told))
+    model = smp.Unet("resnet18", encoder_weights=None)
+    prepare = smp.encoders.get_preprocessing_fn("resnet18")
+    return Side(model, lambda: torch.from_numpy(prepare(PIXELS.astype(np.float32)).copy()).movedim(-1, 0)[None])
+
+
+def of_torchvision_detection(_: Path) -> Side:
+    """Normalises by itself, and takes what `to_tensor` makes."""
+    model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    return Side(model, lambda: torchvision.transforms.functional.to_tensor(PIXELS)[None])
+
+
+def of_ultralytics(_: Path) -> Side:
+    model = guest("ultralytics.nn.tasks").ClassificationModel("yolov8n-cls.yaml", verbose=False)
+    prepare = guest("ultralytics.engine.predictor").BasePredictor.preprocess
+    owner = SimpleNamespace(pre_transform=list, device="cpu", model=SimpleNamespace(fp16=False))
+    opencv = np.ascontiguousarray(PIXELS[:, :, ::-1])  # which reads pictures as BGR
+    return Side(model, lambda: prepare(owner, [opencv]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (of_timm, of_transformers),
+        (of_transformers, of_torchvision),
+        (of_torchvision, of_timm),
+        (of_smp, of_torchvision),
+        (of_torchvision_detection, of_smp),
+        pytest.param(of_ultralytics, of_timm, marks=pytest.mark.guest),
+    ],
+    ids=lambda side: side.__name__.removeprefix("of_"),
+)
+def test_what_one_library_prepares_is_converted_to_what_the_other_would_have_made(
+    old: Callable[[Path], Side], new: Callable[[Path], Side], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    sides = {"old": old(tmp_path), "new": new(tmp_path)}
+    given, expected = (side.prepare().float() for side in sides.values())
+    told = {name: told_statistics(side.model) for name, side in sides.items()}
+    net = aa.adapt(Sees(), like=nn.Conv2d(3, 4, 8, stride=8), inputs=given, input_statistics=told)  # type: ignore[arg-type]
+    assert [step.op for step in net.plan.inputs[0].steps] == ["renormalize"]
+    with torch.no_grad():
+        net.eval()(given)
+    found = net.backbone.seen[-1]
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
