@@ -25,7 +25,7 @@ from autoadapt.adapting.planning import (
 from autoadapt.contracts.capturing import Resolution, capture, capture_native, capture_source, check_taps, told_inputs
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, check_written
-from autoadapt.errors import AdaptError, Mismatch, SignatureError
+from autoadapt.errors import AdaptError, Mismatch, SignatureError, nearest
 from autoadapt.sources import as_module, load_backbone, near_names, schemes
 
 __all__ = ["adapt", "as_signature"]
@@ -156,13 +156,11 @@ def as_signature(like: object, inputs: object = None) -> Signature:
             return Signature.parse(like)
         case str() if like.partition(":")[0] in schemes():
             return capture(load_backbone(like), inputs)
-        case str() if not _names_a_file(like) and near_names(like):
-            remedy = "\n".join(f'like="{name}"' for name in near_names(like))
-            fault = Mismatch("like", "a model with its scheme, or a signature file", f"{like!r}, neither", remedy)
-            raise SignatureError(f"{like!r} has no scheme", [fault])
+        case str() if not _names_a_file(like):
+            raise _no_contract(like)
         case str() | Path():
             return Signature.load(like)
-        case Mapping() | list() | tuple():
+        case Mapping() | list() | tuple() | torch.Tensor():
             check_written(like)
             return Signature.parse(like)
         case _:
@@ -174,8 +172,21 @@ _LIKE = "a module, a Signature, texts in containers, a model's name, or the path
 
 def _names_a_file(text: str) -> bool:
     """Whether a text is, or can only be, a path."""
-    path = Path(text)
-    return path.exists() or path.suffix.startswith(".js") or len(path.parts) > 1
+    return bool(text) and (Path(text).exists() or bool(Path(text).suffix) or Path(text).is_absolute())
+
+
+def _no_contract(text: str) -> SignatureError:
+    """The refusal of a text that is no contract, no model's name and no file."""
+    scheme, colon, name = text.partition(":")
+    if colon:
+        near = [f'like="{known}:{name}"' for known in nearest(scheme, schemes(), count=1)]
+        places = "a scheme of " + ", ".join(schemes()) + ", or a signature file"
+        remedy = "".join(near) or f"like=aa.load({text!r}, allow=[{scheme!r}])  # if it is code of yours"
+        return SignatureError(f"unknown scheme `{scheme}`", [Mismatch("like", places, repr(text), remedy)])
+    near = [f'like="{known}"' for known in near_names(text)]
+    expected = "a model with its scheme, or a signature file"
+    fault = Mismatch("like", expected, f"{text!r}, neither", "\n".join(near) or f'aa.list_models("*{text}*")')
+    return SignatureError(f"{text!r} has no scheme", [fault])
 
 
 def _check_devices(new: nn.Module, like: object) -> None:

@@ -69,6 +69,10 @@ class Comparison(Shown, Dated, _Frozen):
             if part in first and first[part].stride != given.stride
         )
 
+    def gist(self) -> str:
+        """How many backbones fit."""
+        return f"{sum(not row.fault for row in self.rows)} of {len(self.rows)} backbones fit"
+
     def __str__(self) -> str:
         head = ("backbone", "params", "adapters", "mul-adds", "ms", "MiB", "peak")
         lines = columns([head, *map(_row, self.rows)], align="lrrrrrr")

@@ -73,6 +73,11 @@ class Assembly(Shown, Dated, _Frozen):
         ]
         return [fault for pair in pairs if (fault := changed(*pair)) is not None]
 
+    def gist(self) -> str:
+        """The parts in a row, and what they cost."""
+        parameters = human_count(sum(part.parameters for part in self.parts))
+        return f"{' -> '.join(part.type for part in self.parts)}, {parameters} parameters"
+
     def __str__(self) -> str:
         input_size = "x".join(str(size) for name, size in self.sizes.items() if name != "B")
         rows = [("part", "type", "params")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,10 +160,17 @@ def _refuse_unknown_scheme(source: str, scheme: str) -> None:
 def near_names(name: str) -> list[str]:
     """The models that a name without a scheme may mean: those of that very name, else the most similar ones.
 
+    What has the form `someone/model` is a name on the hub.
+
     Example:
         >>> near_names("resnet18")[:2], near_names("resnet5O")[:1], near_names("xyz?!")
         (['timm:resnet18', 'torchvision:resnet18'], ['timm:resnet50'], [])
+        >>> near_names("microsoft/resnet-50")
+        ['hf:microsoft/resnet-50']
     """
+    if re.fullmatch(r"[\w-]+/[\w.-]+", name) and not name.endswith(".py"):
+        owner, _, model = name.partition("/")
+        return [f"{owner}:{model}" if owner in schemes() else f"hf:{name}"]
     known = {scheme: names_if_any(scheme) for scheme in ("timm", "torchvision", "smp")}
     same = [f"{scheme}:{name}" for scheme, names in known.items() if name in names]
     alike = [name for names in known.values() for name in names]

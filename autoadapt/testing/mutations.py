@@ -13,6 +13,7 @@ from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.trees import Container, Tree, flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, VerificationError
+from autoadapt.showing import Shown
 
 __all__ = ["Caught", "Mutant", "caught_by", "mutants"]
 
@@ -31,8 +32,8 @@ class Mutant:
     module: nn.Module
 
 
-@dataclass(frozen=True)
-class Caught:
+@dataclass(frozen=True, repr=False)
+class Caught(Shown):
     """Which kinds of fault a test notices.
 
     Example:

@@ -36,6 +36,17 @@ OLD, NEW, X = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2), torch.
         (["f32[B, 8, H/4, W/4]"], "'H/4' is not a dim", "floor(H/4) or H//4, which round down; ceil(H/4) rounds up"),
         (["f33[B, 8]"], "unknown dtype", "f32"),
         ("no/such/file.json", "cannot be read", "Signature.save(path)"),
+        ([np.int64(64)], "a number does not describe a tensor", '["f32[B, 64, ceil(H/4), ceil(W/4)]"]'),
+        (["64"], "a number does not describe a tensor", '["f32[B, 64, ceil(H/4), ceil(W/4)]"]'),
+        ([True, -1, 8.5], "a number does not describe a tensor", '["f32[B, 256, ceil(H/4), ceil(W/4)]", "f32[B, 256'),
+        (torch.zeros(1, 8, 4, 4), "a tensor is no contract", "like=old  # the module itself"),
+        ([torch.zeros(1, 8, 4, 4)], "found     a tensor of the shape (1, 8, 4, 4)", "like=old  # the module itself"),
+        (OLD.state_dict(), "a tensor is no contract", "like=old  # the module itself"),
+        ("", "'' has no scheme", 'aa.list_models("**")'),
+        ("64", "'64' has no scheme", 'aa.list_models("*64*")'),
+        ("microsoft/resnet-50", "'microsoft/resnet-50' has no scheme", 'like="hf:microsoft/resnet-50"'),
+        ("tim:resnet18", "unknown scheme `tim`", 'like="timm:resnet18"'),
+        ("mine:build", "unknown scheme `mine`", "like=aa.load('mine:build', allow=['mine'])"),
     ],
 )
 def test_a_contract_that_is_none_is_refused_with_the_text_to_write(like: object, said: str, remedy: str) -> None:

@@ -12,9 +12,17 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.adapting.verification.results import Check
+from autoadapt.assembly import compare
 from autoadapt.contracts.origins import name_of
 from autoadapt.reports import html_report
+from autoadapt.testing import caught_by
 
+CONFIG = {
+    "input": "f32[B, 3, 32, 32]",
+    "backbone": "timm:test_resnet",
+    "neck": "GlobalAveragePooling",
+    "head": {"type": "LinearClsHead", "num_classes": 4},
+}
 OLD, NEW, X = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2), torch.zeros(2, 3, 16, 16)
 
 
@@ -34,6 +42,9 @@ def results(net: aa.AdaptedModule) -> dict[str, object]:
         "transfer": aa.transfer(OLD.state_dict(), nn.Conv2d(3, 8, 4, stride=4)),
         "calibration": aa.calibrate(aa.adapt(NEW, like=OLD, inputs=X), like=OLD, data=[torch.randn(8, 3, 16, 16)]),
         "ranking": aa.rank([NEW], like=OLD, inputs=X),
+        "assembly": aa.assemble(CONFIG).report,
+        "comparison": compare({**CONFIG, "backbone": ["timm:test_resnet"]}),
+        "caught": caught_by(lambda _: None, net),
     }
 
 
@@ -47,6 +58,9 @@ def results(net: aa.AdaptedModule) -> dict[str, object]:
         ("transfer", r"<Transfer state dict \(2 tensors\) -> Conv2d \(2\) LOADED 100 % of parameters>"),
         ("calibration", r"<Calibration Conv2d: (NOT )?written, least R2 -?\d\.\d\d on images not fitted on>"),
         ("ranking", r"<Ranking 1 of 1 candidates fit Conv2d \(tensor\)>"),
+        ("assembly", r"<Assembly timm:test_resnet -> GlobalAveragePooling -> LinearClsHead, \d+k parameters>"),
+        ("comparison", r"<Comparison 1 of 1 backbones fit>"),
+        ("caught", r"<Caught 0 of 12 kinds of fault are noticed>"),
     ],
 )
 def test_the_repr_of_a_result_is_one_short_line_and_str_is_the_table(
@@ -56,6 +70,7 @@ def test_the_repr_of_a_result_is_one_short_line_and_str_is_the_table(
     assert re.fullmatch(short, shown), shown
     assert len(shown) < 130
     assert "\n" in str(results[kind])
+    assert "<" in results[kind]._repr_html_()
 
 
 def test_a_net_in_a_notebook_cell_shows_its_plan(net: aa.AdaptedModule) -> None:

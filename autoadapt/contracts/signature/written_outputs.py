@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Number
+
+import numpy as np
+import torch
 
 from autoadapt.errors import Mismatch, SignatureError
 
@@ -10,7 +14,7 @@ __all__ = ["check_written"]
 
 
 def check_written(outputs: object) -> None:
-    """Refuse numbers where texts should stand, and containers without any text.
+    """Refuse numbers and tensors where texts should stand, and containers without any text.
 
     Raises:
         SignatureError: With the text to write instead.
@@ -26,7 +30,8 @@ def check_written(outputs: object) -> None:
           try       ["f32[B, 64, ceil(H/4), ceil(W/4)]", "f32[B, 128, ceil(H/8), ceil(W/8)]"]
     """
     leaves = list(_leaves(outputs, ()))
-    numbers = [".".join(path) for path, leaf in leaves if isinstance(leaf, (int, float))]
+    _refuse_tensors(leaves)
+    numbers = [".".join(path) for path, leaf in leaves if _is_number(leaf)]
     expected = "a text with dtype and sizes for each output"
     if numbers:
         fault = Mismatch(", ".join(numbers) or "output", expected, repr(outputs)[:60], _written(outputs))
@@ -34,6 +39,27 @@ def check_written(outputs: object) -> None:
     if all(leaf is None for _, leaf in leaves):
         remedy = '["f32[B, 256, ceil(H/4), ceil(W/4)]", "f32[B, 512, ceil(H/8), ceil(W/8)]"]'
         raise SignatureError("a signature without outputs", [Mismatch("outputs", expected, repr(outputs)[:60], remedy)])
+
+
+def _refuse_tensors(leaves: Sequence[tuple[tuple[str, ...], object]]) -> None:
+    """Weights, or what a module returned: sizes at one input do not tell those at others."""
+    expected = "the module that returns it, or a text with dtype and sizes"
+    faults = [
+        Mismatch(".".join(path) or "output", expected, _shape(leaf), "like=old  # the module itself")
+        for path, leaf in leaves[:3]
+        if isinstance(leaf, (torch.Tensor, np.ndarray))
+    ]
+    if faults:
+        raise SignatureError("a tensor is no contract", faults)
+
+
+def _shape(tensor: torch.Tensor | np.ndarray) -> str:
+    return f"a tensor of the shape {tuple(tensor.shape)}"
+
+
+def _is_number(leaf: object) -> bool:
+    """Whether it is a number, of numpy and as a text too."""
+    return isinstance(leaf, Number) or (isinstance(leaf, str) and leaf.strip().isdecimal())
 
 
 def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -53,8 +79,7 @@ def _written(outputs: object) -> str:
     channels = [leaf for _, leaf in _leaves(outputs, ())]
     first = 4 if len(channels) <= 4 else 2
     texts = [
-        repr(leaf) if isinstance(leaf, str) else _level(leaf, first << number)
-        for number, leaf in enumerate(channels[:6])
+        _level(leaf, first << number) if _is_number(leaf) else repr(leaf) for number, leaf in enumerate(channels[:6])
     ]
     shown = [text.replace("'", '"') for text in texts]
     if isinstance(outputs, Mapping) and len(outputs) == len(channels):
@@ -62,5 +87,8 @@ def _written(outputs: object) -> str:
     return "[" + ", ".join(shown) + "]"
 
 
-def _level(channels: object, stride: int) -> str:
-    return f'"f32[B, {channels}, ceil(H/{stride}), ceil(W/{stride})]"'
+def _level(number: object, stride: int) -> str:
+    """A level of so many channels; of 256 where the number can be no count."""
+    written = int(number) if isinstance(number, str) else number
+    is_count = isinstance(written, (int, np.integer)) and not isinstance(written, bool) and written > 0
+    return f'"f32[B, {written if is_count else 256}, ceil(H/{stride}), ceil(W/{stride})]"'
