@@ -56,8 +56,9 @@ def error_texts(package: Path = PACKAGE) -> tuple[ErrorText, ...]:
     found: dict[tuple[str, str], list[Fault]] = {}
     for call in reader.raised:
         faults = list(reader.faults(call.args[1], DEPTH)) if len(call.args) > 1 else []
+        kind = _name(call) if _name(call) in CLASSES else "AdaptError"
         for summary in filter(_says, reader.texts(call.args[0], DEPTH)):
-            found.setdefault((_name(call), summary), []).extend(faults)
+            found.setdefault((kind, summary), []).extend(faults)
     order = list(CLASSES)
     keys = sorted(found, key=lambda key: (order.index(key[0]), key[1].lstrip(f"`{OPEN} ").lower(), key[1]))
     return tuple(ErrorText(*key, tuple(one for one in dict.fromkeys(found[key]) if one != Fault())) for key in keys)
@@ -89,6 +90,7 @@ class Reader:
         for path in sorted(package.rglob("*.py")):
             self._read(path)
         made = [call for name in CLASSES for call in self.calls.get(name, [])]
+        made += [call for call in self.calls.get("error", []) if self._is_handed_over(call)]
         self.raised = [call for call in made if isinstance(call.func, ast.Name) and call.args]
 
     def _read(self, path: Path) -> None:
@@ -100,6 +102,16 @@ class Reader:
                 self.functions.setdefault(node.name, []).append(node)
             elif isinstance(node, ast.Call):
                 self.calls.setdefault(_name(node), []).append(node)
+
+    def _is_handed_over(self, call: ast.Call) -> bool:
+        """Whether what is called is an argument of the function around it, a class of errors."""
+        node: ast.AST = call
+        while not isinstance(node, (ast.FunctionDef, ast.Module)):
+            node = self.parent[node]
+        every = () if isinstance(node, ast.Module) else (*node.args.args, *node.args.kwonlyargs)
+        return any(
+            one.arg == "error" and ast.unparse(one.annotation or ast.Constant("")).startswith("type[") for one in every
+        )
 
     def texts(self, node: ast.AST, depth: int) -> list[str]:
         """The templates that an expression may be."""

@@ -34,14 +34,20 @@ axe.run(document, {{resultTypes: ["violations"]}}).then(found => {{
 
 
 def faults(page: Path, axe: Path, folder: Path, *flags: str) -> list[tuple[str, str, list[str]]]:
-    """What axe-core finds in a page: impact, rule, and the elements; the page's folder is written to."""
+    """What axe-core finds in a page: impact, rule, and the elements; the page's folder is written to.
+
+    On a busy machine the browser may end before the script does; then it is tried again.
+    """
     text = page.read_text(encoding="utf-8")
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)  # it would stop this script too
     tried = page.with_name(f"{page.stem}.axe.html")
     tried.write_text(text.replace("</body>", _RUN.format(axe=axe.resolve().as_uri())), encoding="utf-8")
-    shown = opened(tried.resolve(), folder, *flags).elements
+    for _ in range(5):
+        shown = opened(tried.resolve(), folder, *flags).elements
+        found = re.search(r'<pre id="axe-found"[^>]*>(.*?)</pre>', shown, re.DOTALL)
+        if found is not None:
+            break
     tried.unlink()
-    found = re.search(r'<pre id="axe-found"[^>]*>(.*?)</pre>', shown, re.DOTALL)
     if found is None:
         raise RuntimeError(f"axe-core did not run in {page}")
     return [tuple(one) for one in json.loads(html.unescape(found[1]))]

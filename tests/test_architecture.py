@@ -79,6 +79,7 @@ INSIDE = {
         "planning",
         "verification",
         "building",
+        "given_contracts",
         "steps",
     ],
 }

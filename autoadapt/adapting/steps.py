@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.given_contracts import as_signature
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import (
     CONVERSIONS,
@@ -22,13 +23,12 @@ from autoadapt.adapting.planning import (
     with_channels_told,
     with_statistics,
 )
-from autoadapt.contracts.capturing import Resolution, capture, capture_native, capture_source, check_taps, told_inputs
-from autoadapt.contracts.instances import not_a_module
-from autoadapt.contracts.signature import Signature, check_written
-from autoadapt.errors import AdaptError, Mismatch, SignatureError, nearest
-from autoadapt.sources import as_module, load_backbone, near_names, schemes
+from autoadapt.contracts.capturing import Resolution, capture_native, capture_source, check_taps, told_inputs
+from autoadapt.contracts.signature import Signature
+from autoadapt.errors import AdaptError, Mismatch, nearest
+from autoadapt.sources import as_module
 
-__all__ = ["adapt", "as_signature"]
+__all__ = ["adapt"]
 
 
 def adapt(
@@ -139,54 +139,6 @@ def _inputs(new: nn.Module, like: object, inputs: object) -> object:
         except AdaptError:
             continue
     return told_inputs(told[-1])
-
-
-def as_signature(like: object, inputs: object = None) -> Signature:
-    """The signature that `like=` means.
-
-    Raises:
-        SignatureError: It is of another type, or a file that holds no signature.
-    """
-    match like:
-        case nn.Module():
-            return capture(like, inputs)
-        case Signature():
-            return like
-        case str() if "[" in like:
-            return Signature.parse(like)
-        case str() if like.partition(":")[0] in schemes():
-            return capture(load_backbone(like), inputs)
-        case str() if not _names_a_file(like):
-            raise _no_contract(like)
-        case str() | Path():
-            return Signature.load(like)
-        case Mapping() | list() | tuple() | torch.Tensor():
-            check_written(like)
-            return Signature.parse(like)
-        case _:
-            raise not_a_module(like, "like", SignatureError, _LIKE)
-
-
-_LIKE = "a module, a Signature, texts in containers, a model's name, or the path of a saved signature"
-
-
-def _names_a_file(text: str) -> bool:
-    """Whether a text is, or can only be, a path."""
-    return bool(text) and (Path(text).exists() or bool(Path(text).suffix) or Path(text).is_absolute())
-
-
-def _no_contract(text: str) -> SignatureError:
-    """The refusal of a text that is no contract, no model's name and no file."""
-    scheme, colon, name = text.partition(":")
-    if colon:
-        near = [f'like="{known}:{name}"' for known in nearest(scheme, schemes(), count=1)]
-        places = "a scheme of " + ", ".join(schemes()) + ", or a signature file"
-        remedy = "".join(near) or f"like=aa.load({text!r}, allow=[{scheme!r}])  # if it is code of yours"
-        return SignatureError(f"unknown scheme `{scheme}`", [Mismatch("like", places, repr(text), remedy)])
-    near = [f'like="{known}"' for known in near_names(text)]
-    expected = "a model with its scheme, or a signature file"
-    fault = Mismatch("like", expected, f"{text!r}, neither", "\n".join(near) or f'aa.list_models("*{text}*")')
-    return SignatureError(f"{text!r} has no scheme", [fault])
 
 
 def _check_devices(new: nn.Module, like: object) -> None:

@@ -13,6 +13,7 @@ _ARGUMENT = re.compile(r"(?:\w+\((?:\.\.\.|config), )?(?P<name>\w+)=(?P<value>.+
 _NEW_TENSOR = re.compile(r"torch\.\w+\((?P<sizes>\d+(?:, *\d+)*)\)?")
 _LOADED = re.compile(r"""load\(["'](?P<source>[^"']+)["']\)""")
 _LISTED = re.compile(r"""list_models\(["'](?P<pattern>[^"']+)["']\)""")
+_SAVED = re.compile(r"""aa\.capture\(old, inputs\)\.save\("(?P<path>[^"]+)"\)""")
 _WRITTEN = re.compile(r"""[\[{(]?(?:"\w+": )?["']?[a-z]+\d+\[""")
 """The texts of outputs, which `--like` takes as they stand."""
 _IN_PYTHON = re.compile(r"[\w.]+\(.*\)|(?:\w+=)?aa\.")
@@ -28,7 +29,6 @@ _WHOLE = {
         "--random, or a file that you have: --new-weights and --like-weights of calibrate"
     ),
     "autoadapt.assembly.compare(config)": "--compare",
-    "Signature.save(path)": "autoadapt capture MODEL --out signature.json",
     "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}": (
         "--input SPEC, one for each argument, or --input NAME=SPEC"
     ),
@@ -50,6 +50,8 @@ def in_shell(remedy: str) -> str:
     """
     if remedy in _WHOLE:
         return _WHOLE[remedy]
+    if saved := _SAVED.fullmatch(remedy):
+        return f"autoadapt capture MODEL --out {shlex.quote(saved['path'])}"
     if _WRITTEN.match(remedy):
         single = _literal(remedy)
         return f"--like {shlex.quote(single if isinstance(single, str) else remedy)}"

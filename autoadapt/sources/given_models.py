@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from torch import nn
 
 from autoadapt.contracts.instances import not_a_module
@@ -10,6 +13,7 @@ from autoadapt.sources.loading import load, load_backbone
 
 __all__ = ["as_module"]
 
+_LOADED = re.compile(r'load\((?P<name>"[^"]+")\)')
 _MODEL = "a module, or the name of one such as timm:resnet18"
 
 
@@ -35,5 +39,24 @@ def as_module(value: object, argument: str, *, levels: bool = False, pretrained:
         fault = Mismatch(f"`{argument}`", _MODEL, f"the contract {value}", f"{argument}=old  # the module itself")
         raise SourceError(f"`{argument}` is a contract, where a module has to run", [fault])
     if isinstance(value, str):
-        return (load_backbone if levels else load)(value, pretrained=pretrained)
+        try:
+            return (load_backbone if levels else load)(value, pretrained=pretrained)
+        except SourceError as error:
+            faults = [_handed_over(fault, value, argument) for fault in error.mismatches]
+            raise SourceError(error.summary, faults) from error
     raise not_a_module(value, argument, SourceError, _MODEL)
+
+
+def _handed_over(fault: Mismatch, value: str, argument: str) -> Mismatch:
+    """What `load` says to do, for who handed the name over to another verb."""
+
+    def line(text: str) -> str:
+        loaded = _LOADED.fullmatch(text)
+        if loaded is not None:
+            return f"{argument}={loaded['name']}"
+        if not text.startswith("allow="):
+            return text
+        allowed, gap, note = text.partition("  #")
+        return f'{argument}=aa.load("{value}", {allowed}){gap}{note}'
+
+    return replace(fault, remedy="\n".join(map(line, fault.remedy.splitlines())))

@@ -35,18 +35,29 @@ OLD, NEW, X = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2), torch.
         (5, "found     5, of type int", "pass the model itself"),
         (["f32[B, 8, H/4, W/4]"], "'H/4' is not a dim", "floor(H/4) or H//4, which round down; ceil(H/4) rounds up"),
         (["f33[B, 8]"], "unknown dtype", "f32"),
-        ("no/such/file.json", "cannot be read", "Signature.save(path)"),
+        ("no/such/file.json", "cannot be read", 'aa.capture(old, inputs).save("no/such/file.json")'),
         ([np.int64(64)], "a number does not describe a tensor", '["f32[B, 64, ceil(H/4), ceil(W/4)]"]'),
         (["64"], "a number does not describe a tensor", '["f32[B, 64, ceil(H/4), ceil(W/4)]"]'),
         ([True, -1, 8.5], "a number does not describe a tensor", '["f32[B, 256, ceil(H/4), ceil(W/4)]", "f32[B, 256'),
         (torch.zeros(1, 8, 4, 4), "a tensor is no contract", "like=old  # the module itself"),
         ([torch.zeros(1, 8, 4, 4)], "found     a tensor of the shape (1, 8, 4, 4)", "like=old  # the module itself"),
         (OLD.state_dict(), "a tensor is no contract", "like=old  # the module itself"),
-        ("", "'' has no scheme", 'aa.list_models("**")'),
-        ("64", "'64' has no scheme", 'aa.list_models("*64*")'),
+        ("", "'' has no scheme", 'like="timm:resnet18"'),
+        (" ", "' ' has no scheme", 'like="timm:resnet18"'),
+        ("64", "a number does not describe a tensor", '["f32[B, 64, ceil(H/4), ceil(W/4)]"]'),
+        ("64, 128", "a number does not describe a tensor", '["f32[B, 64, ceil(H/4), ceil(W/4)]", "f32[B, 128'),
         ("microsoft/resnet-50", "'microsoft/resnet-50' has no scheme", 'like="hf:microsoft/resnet-50"'),
-        ("tim:resnet18", "unknown scheme `tim`", 'like="timm:resnet18"'),
-        ("mine:build", "unknown scheme `mine`", "like=aa.load('mine:build', allow=['mine'])"),
+        ("timm/resnet18", "'timm/resnet18' has no scheme", 'like="timm:resnet18"'),
+        ("tim:resnet18", "unknown scheme `tim`", "timm:resnet18"),
+        ("foo:bar", "unknown scheme `foo`", 'like=aa.load("foo:bar", allow=["foo"])  # if it is a package of yours'),
+        ("mine.py:build", "mine.py:build may run code", 'like=aa.load("mine.py:build", allow=["mine.py"])'),
+        (
+            [(64, 4), (128, 8)],
+            "a number does",
+            '["f32[B, 64, ceil(H/4), ceil(W/4)]", "f32[B, 128, ceil(H/8), ceil(W/8)]"]',
+        ),
+        (torch.Size([2, 8, 16, 16]), "a number does not describe a tensor", '"f32[B, 8, ceil(H/4), ceil(W/4)]"'),
+        ("tests", "tests is a folder", 'like=aa.restore("tests")'),
     ],
 )
 def test_a_contract_that_is_none_is_refused_with_the_text_to_write(like: object, said: str, remedy: str) -> None:
@@ -91,7 +102,9 @@ def test_a_name_is_taken_for_the_new_module_wherever_a_module_is() -> None:
     ("new", "said", "remedy"),
     [
         (nn.Conv2d, "expected  an instance, not a class", "new=Conv2d(...)"),
-        ("resnet18", "'resnet18' has no scheme", 'load("timm:resnet18")'),
+        ("resnet18", "'resnet18' has no scheme", 'new="timm:resnet18"'),
+        ("foo:bar", "unknown scheme `foo`", 'new=aa.load("foo:bar", allow=["foo"])  # if it is a package of yours'),
+        ("torchvision.models:resnet18", "would run code", 'new=aa.load("torchvision.models:resnet18", allow=["torch'),
         ("timm:resnt18", "timm has no model `resnt18`", "timm:resnet18"),
         (nn.Identity().forward, "`new` is a function", "new=forward()  # what it returns"),
         (None, "found     nothing", "pass the model itself"),
@@ -176,6 +189,10 @@ def test_arrays_keep_their_values_and_the_dtype_of_the_model() -> None:
         (224, "a size", "inputs=torch.zeros(1, 3, 224, 224)"),
         ("f32[1, 3, 64, 64]", "a text", "inputs=torch.zeros(1, 3, 224, 224)"),
         (torch.Tensor, "a class", "inputs=torch.zeros(1, 3, 224, 224)"),
+        (True, "a truth value", "inputs=torch.zeros(1, 3, 224, 224)"),
+        (torch.rand, "a function", "inputs=torch.zeros(1, 3, 224, 224)"),
+        (torch.utils.data.DataLoader([X]), "a DataLoader", "inputs=next(iter(loader))"),
+        (iter([X]), "a list_iterator", "inputs=next(iter(loader))"),
         (((2, 3, 8, 8),), "a shape", "inputs=torch.zeros(2, 3, 8, 8)"),
         ({"x": (2, 3, 8, 8)}, "a shape", "inputs={'x': torch.zeros(2, 3, 8, 8)}"),
     ],
@@ -191,7 +208,7 @@ def test_a_shape_is_no_input(verb: str, inputs: object, what: str, remedy: str) 
         "swap": lambda: aa.swap(nn.Sequential(OLD), "0", NEW, inputs=inputs),
         "verify": lambda: aa.verify(OLD, aa.capture(OLD, X), inputs=inputs),
     }
-    if verb == "swap" and isinstance(inputs, type):
+    if verb == "swap" and callable(inputs):
         return  # a callable is a training step
     with pytest.raises(aa.AdaptError) as caught:
         calls[verb]()

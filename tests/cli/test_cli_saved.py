@@ -107,7 +107,7 @@ def test_a_lock_is_written_kept_and_broken(folder: Path) -> None:
     call = ("check", "mine.py:old", "old.json", "--input", "f32[1, 3, 64, 64]")
     missing = run(*call)
     assert missing.exit_code == 2
-    assert "try  autoadapt capture MODEL --out signature.json" in missing.stderr
+    assert "try  autoadapt capture MODEL --out old.json" in missing.stderr
     assert run(*call, "--update").exit_code == 0
     kept = run(*call)
     assert (kept.exit_code, kept.stdout) == (0, "mine.py:old (Conv2d) has the signature of old.json\n")
@@ -215,7 +215,7 @@ def test_every_command_has_an_example_and_shows_its_defaults() -> None:
     ("remedy", "shown"),
     [
         ('list_models("timm:*")', "autoadapt models 'timm:*'"),
-        ("Signature.save(path)", "autoadapt capture MODEL --out signature.json"),
+        ('aa.capture(old, inputs).save("old.json")', "autoadapt capture MODEL --out old.json"),
         ('like="timm:resnet18"', "--like timm:resnet18"),
         ("inputs=torch.zeros(1, 3, 64, 64)", "--input 'f32[1, 3, 64, 64]'"),
         ("numpy.save(path, array)", "in Python: numpy.save(path, array)"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from autoadapt.errors import CaptureError, Mismatch
 
@@ -43,12 +44,14 @@ def check_inputs(inputs: object) -> None:
     """Refuse what can be no call of a module, whatever that is.
 
     Raises:
-        CaptureError: It is a shape, a size, a text or a class, or shapes stand where tensors should.
+        CaptureError: It is a shape, a size, a text, a class, a function or what gives batches, or shapes stand where
+            tensors should.
     """
     what = _no_input(inputs)
     if what:
         expected = "a tensor, a tuple of them, or a dict of keyword arguments"
-        fault = Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs={_as_zeros(inputs)}")
+        meant = "next(iter(loader))" if _gives_batches(inputs) else _as_zeros(inputs)
+        fault = Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs={meant}")
         raise CaptureError(f"{what} is no input", [fault])
 
 
@@ -58,6 +61,12 @@ def _no_input(inputs: object) -> str:
         return "a class"
     if isinstance(inputs, str):
         return "a text"
+    if isinstance(inputs, bool):
+        return "a truth value"
+    if _gives_batches(inputs):
+        return f"a {type(inputs).__name__}"
+    if callable(inputs):
+        return "a module" if isinstance(inputs, nn.Module) else "a function"
     if isinstance(inputs, (int, float, np.number)):
         return "a size"
     if _is_shape(inputs):
@@ -65,6 +74,11 @@ def _no_input(inputs: object) -> str:
     children = _children(inputs)
     # beside tensors a tuple of integers may be an argument, such as the size of a grid
     return "a shape" if children and all(_is_shape(one) and len(one) > 2 for one in children) else ""
+
+
+def _gives_batches(inputs: object) -> bool:
+    """Whether it is a loader, a dataset or a generator of batches."""
+    return isinstance(inputs, (Dataset, DataLoader, Iterator))
 
 
 def _is_shape(value: Any) -> bool:
@@ -89,7 +103,7 @@ def _as_zeros(inputs: object) -> str:
 
 def _shape(inputs: object) -> list[int]:
     """The shape that may be meant."""
-    if isinstance(inputs, int) and inputs > 0:
+    if isinstance(inputs, int) and not isinstance(inputs, bool) and inputs > 0:
         return [1, 3, inputs, inputs]
     numbers = _children(inputs)
     match numbers:

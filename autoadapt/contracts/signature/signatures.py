@@ -283,7 +283,9 @@ class Signature(Shown, Dated):
         Raises:
             SignatureError: There is no such file, or it holds no signature.
         """
-        text = read_text(FilePath(path), "a signature file (JSON)", "Signature.save(path)", SignatureError)
+        text = read_text(
+            FilePath(path), "a signature file (JSON)", f'aa.capture(old, inputs).save("{path}")', SignatureError
+        )
         try:
             read = cls.model_validate_json(text)
         except (ValidationError, SignatureError, RecursionError, ValueError) as error:

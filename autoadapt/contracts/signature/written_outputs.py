@@ -75,7 +75,14 @@ def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 
 
 def _written(outputs: object) -> str:
-    """Channels as the levels of a pyramid, whose last stride is 32 where there are four or five; texts as they are."""
+    """Channels as the levels of a pyramid, whose last stride is 32 where there are four or five; texts as they are.
+
+    Pairs of numbers are channels and strides, and a shape is that of one map.
+    """
+    if isinstance(outputs, torch.Size):
+        return _level(outputs[1] if len(outputs) > 1 else 0, 4)
+    if isinstance(outputs, (list, tuple)) and all(map(_is_pair, outputs)):
+        return "[" + ", ".join(_level(channels, int(stride)) for channels, stride in outputs[:6]) + "]"
     channels = [leaf for _, leaf in _leaves(outputs, ())]
     first = 4 if len(channels) <= 4 else 2
     texts = [
@@ -85,6 +92,11 @@ def _written(outputs: object) -> str:
     if isinstance(outputs, Mapping) and len(outputs) == len(channels):
         return "{" + ", ".join(f'"{key}": {text}' for key, text in zip(outputs, shown, strict=False)) + "}"
     return "[" + ", ".join(shown) + "]"
+
+
+def _is_pair(value: object) -> bool:
+    """Whether it is a number of channels and a stride."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(one) is int and one > 0 for one in value)
 
 
 def _level(number: object, stride: int) -> str:
