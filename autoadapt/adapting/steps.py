@@ -25,7 +25,7 @@ from autoadapt.adapting.planning import (
 )
 from autoadapt.contracts.capturing import Resolution, capture_native, capture_source, check_taps, told_inputs
 from autoadapt.contracts.signature import Signature
-from autoadapt.errors import AdaptError, Mismatch, nearest
+from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.sources import as_module
 
 __all__ = ["adapt"]
