@@ -36,14 +36,16 @@ axe.run(document, {{resultTypes: ["violations"]}}).then(found => {{
 def faults(page: Path, axe: Path, folder: Path, *flags: str) -> list[tuple[str, str, list[str]]]:
     """What axe-core finds in a page: impact, rule, and the elements; the page's folder is written to.
 
-    On a busy machine the browser may end before the script does; then it is tried again.
+    On a busy machine the browser may end before the script does; then it is tried again, each time with a profile of
+    its own, which no browser holds that has not ended yet.
     """
     text = page.read_text(encoding="utf-8")
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)  # it would stop this script too
     tried = page.with_name(f"{page.stem}.axe.html")
     tried.write_text(text.replace("</body>", _RUN.format(axe=axe.resolve().as_uri())), encoding="utf-8")
-    for _ in range(5):
-        shown = opened(tried.resolve(), folder, *flags).elements
+    for _ in range(8):
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as profile:
+            shown = opened(tried.resolve(), Path(profile), *flags).elements
         found = re.search(r'<pre id="axe-found"[^>]*>(.*?)</pre>', shown, re.DOTALL)
         if found is not None:
             break

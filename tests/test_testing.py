@@ -109,16 +109,28 @@ def test_a_lock_is_written_once_and_then_compared(tmp_path):
 def test_the_plugin_brings_an_option_and_a_fixture(pytester):
     pytester.makepyfile(
         """
+        import pytest
         import torch
         from torch import nn
 
+        X = torch.zeros(1, 3, 4, 4)
+
         def test_lock(signature_lock):
-            signature_lock(nn.Conv2d(3, 8, 1), torch.zeros(1, 3, 4, 4))
+            signature_lock(nn.Conv2d(3, 8, 1), X)
+            signature_lock(nn.Conv2d(3, 4, 1), X, "named")
+            signature_lock(nn.Conv2d(3, 2, 1), "in the other order", X)
+            with pytest.raises(AssertionError, match="two signatures under the name 'named'"):
+                signature_lock(nn.Conv2d(3, 4, 1), X, "named")
+
+        class TestOther:
+            @pytest.mark.parametrize("name", ["timm:test_resnet", "a/b"])
+            def test_lock(self, signature_lock, name):
+                signature_lock(nn.Conv2d(3, len(name), 1), X)
         """
     )
     assert pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider").ret == 1
     assert pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", "--update-signatures").ret == 0
-    assert (pytester.path / "signatures" / "test_lock.json").exists()
+    assert (pytester.path / "signatures" / "test_the_plugin_brings_an_option_and_a_fixture.test_lock.json").exists()
     assert pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider").ret == 0
 
 

@@ -18,6 +18,7 @@ from autoadapt.adapting.verification.results import Fault
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, differing_tree, said
 from autoadapt.contracts.capturing import Arguments, bind, capture, told_example
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths
@@ -169,6 +170,7 @@ def assert_equals(
         >>> assert_equals(layer, layer, torch.randn(2, 3, 8, 8))
     """
     __tracebackhide__ = True
+    check_module(reference, "reference", AdaptError)
     arguments = bind(net, told_example(net) if inputs is None else inputs)
     left, right = (_returned(module, arguments) for module in (reference, net))
     if (wrong := differing_tree(left[0], right[0])) is not None:

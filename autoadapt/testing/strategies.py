@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from hypothesis import strategies as st
@@ -11,9 +11,11 @@ from torch import nn
 
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
+from autoadapt.errors import Mismatch, SignatureError, nearest
 
 __all__ = ["backbones", "inputs_of", "signatures"]
 
@@ -23,18 +25,28 @@ _STEPS = 40
 """How many legal sizes of an axis are drawn from, the smallest first."""
 
 
-@st.composite
-def inputs_of(draw: st.DrawFn, signature: Signature, *, batches: int = 3) -> Any:
+def inputs_of(signature: Signature, *, batches: int = 3) -> st.SearchStrategy[Any]:
     """Legal inputs of a signature: sizes, batches and values by role; a failure shrinks to the smallest sizes.
 
+    Integers that may be indices into another input stay below its size.
+
     Args:
-        draw: Given by hypothesis.
         signature: What is called.
         batches: The largest batch.
 
     Returns:
         What `inputs=` takes: a tensor, a tuple of positional or a dict of keyword arguments.
+
+    Raises:
+        SignatureError: It is no signature.
     """
+    if not isinstance(signature, Signature):
+        raise not_a_module(signature, "signature", SignatureError, "a Signature")
+    return _inputs_of(signature, batches)
+
+
+@st.composite
+def _inputs_of(draw: st.DrawFn, signature: Signature, batches: int) -> Any:
     sizes = {name: draw(_sizes(name, axis, batches)) for name, axis in signature.axes.items()}
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
     tensors = [_values(path, spec, sizes, signature, generator) for path, spec in signature.inputs.items()]
@@ -66,20 +78,44 @@ def _values(
     if spec.dtype == "bool":
         return torch.rand(shape, generator=generator) < 0.5
     low, high = signature.value_ranges.get(path, (0, 1))
+    other = {axis for leaf in signature.inputs.leaves for dim in leaf.dims for axis in dim.axes} - {
+        axis for dim in spec.dims for axis in dim.axes
+    }
+    # which axis they point into is not told: any that held them all when they were seen may be it
+    high = min([high, *(sizes[axis] - 1 for axis in other if high < signature.axes[axis].example)])
+    low = min(low, high)
     return torch.randint(low, high + 1, shape, generator=generator).to(spec.torch_dtype)
 
 
-@st.composite
-def signatures(draw: st.DrawFn, *, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> Signature:
+def signatures(*, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> st.SearchStrategy[Signature]:
     """Signatures of backbones: up to some levels of falling resolution, in a list, a tuple or a dict.
 
     Args:
-        draw: Given by hypothesis.
         levels: The most that are drawn.
         kinds: What goes in: `images`; `sequences`, with a mask of the steps that count; or `points`, with the
             coordinates of those that are kept.
+
+    Raises:
+        SignatureError: There is no such kind, or no level.
     """
-    kind = draw(st.sampled_from(list(kinds)))
+    return _signatures(levels, _checked(kinds, levels))
+
+
+def _checked(kinds: Sequence[Kind], levels: int) -> list[Kind]:
+    named = [kinds] if isinstance(kinds, str) else list(kinds)
+    known = ", ".join(get_args(Kind))
+    remedy = f"kinds={(nearest(str(named[0]), get_args(Kind), count=1) if named else []) or ['images']}"
+    faults = [Mismatch("`kinds`", known, repr(one), remedy) for one in named if one not in get_args(Kind)]
+    faults += [] if named else [Mismatch("`kinds`", f"at least one of {known}", "none", remedy)]
+    faults += [] if levels >= 1 else [Mismatch("`levels`", "at least 1", str(levels), "levels=1")]
+    if faults:
+        raise SignatureError("nothing can be drawn of such a kind", faults)
+    return named
+
+
+@st.composite
+def _signatures(draw: st.DrawFn, levels: int, kinds: list[Kind]) -> Signature:
+    kind = draw(st.sampled_from(kinds))
     if kind == "points":
         return _of_points(draw(st.integers(1, 64)), draw(st.integers(1, 8)))
     strides = sorted(draw(st.lists(st.sampled_from([1, 2, 4, 8, 16, 32]), min_size=1, max_size=levels, unique=True)))
@@ -182,16 +218,22 @@ def contained(
     return tuple(levels) if container == "tuple" else levels
 
 
-@st.composite
-def backbones(draw: st.DrawFn, *, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> nn.Module:
+def backbones(*, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> st.SearchStrategy[nn.Module]:
     """Small backbones in eval mode: up to some levels of random widths and strides, in a random container.
 
     Args:
-        draw: Given by hypothesis.
         levels: The most that are drawn.
         kinds: What they take, as for `signatures`.
+
+    Raises:
+        SignatureError: There is no such kind, or no level.
     """
-    kind = draw(st.sampled_from(list(kinds)))
+    return _backbones(levels, _checked(kinds, levels))
+
+
+@st.composite
+def _backbones(draw: st.DrawFn, levels: int, kinds: list[Kind]) -> nn.Module:
+    kind = draw(st.sampled_from(kinds))
     if kind == "points":
         return in_eval_mode(SmallPointBackbone(draw(st.integers(1, 16)), draw(st.integers(1, 8))))
     strides = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=levels))
