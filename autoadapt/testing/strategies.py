@@ -102,7 +102,7 @@ def signatures(*, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> st.Se
 
 
 def _checked(kinds: Sequence[Kind], levels: int) -> list[Kind]:
-    named = [kinds] if isinstance(kinds, str) else list(kinds)
+    named: list[Any] = [kinds] if isinstance(kinds, str) else list(kinds)
     known = ", ".join(get_args(Kind))
     remedy = f"kinds={(nearest(str(named[0]), get_args(Kind), count=1) if named else []) or ['images']}"
     faults = [Mismatch("`kinds`", known, repr(one), remedy) for one in named if one not in get_args(Kind)]
