@@ -41,7 +41,7 @@ def cells_in_place(session: Session) -> Findings:
         raise NotApplicableError("where cells lie is not known of both modules")
     net, furthest = session.copy(), 0.0
     for other in telling_sizes(plan, session.signature, sizes):
-        full = session.at(**other)
+        full = session.at(**{**other, "B": 1})
         faults, away = misplaced_cells(net, plan, session.signature, session.arguments(full), full)
         furthest = max(furthest, away)
         if faults:

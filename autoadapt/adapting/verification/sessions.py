@@ -122,11 +122,11 @@ class Session:
         axes = self.signature.axes
         return self._example | {name: n for name, n in sizes.items() if name in axes and axes[name].step != 0}
 
-    def small(self, **sizes: int) -> dict[str, int]:
+    def small(self, most: int = 64, /, **sizes: int) -> dict[str, int]:
         """As `at`, but less than half as long along each axis: for what needs a run and no particular size."""
         axes, full = self.signature.axes, self.at()
         varying = enumerate(name for name in axes if name != "B")
-        short = {name: min(full[name], axes[name].near(min(full[name] * 3 // 7, 64) + 8 * i)) for i, name in varying}
+        short = {name: min(full[name], axes[name].near(min(full[name] * 3 // 7, most) + 8 * i)) for i, name in varying}
         return self.at(**(short | sizes))
 
     def _affordable(self, batch: int) -> dict[str, int]:

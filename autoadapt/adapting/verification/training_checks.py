@@ -222,12 +222,18 @@ def _gradients(loss: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> dict[
 
 
 def _of_values(path: str, gradients: Sequence[torch.Tensor]) -> list[Mismatch]:
-    largest = [float(torch.linalg.vector_norm(gradient, math.inf)) for gradient in gradients if gradient.numel()]
+    largest = [_largest(gradient) for gradient in gradients if gradient.numel()]
     if not all(map(math.isfinite, largest)):
         return [Mismatch(path, "finite gradients", "gradients of NaN or infinity")]
     if not any(largest):
         return [Mismatch(path, "a gradient", "none: it is zero everywhere")]
     return []
+
+
+def _largest(gradient: torch.Tensor) -> float:
+    """The largest of all values without their signs; NaN where there is one. A norm takes twenty times as long."""
+    values = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+    return float(torch.stack(torch.aminmax(values)).abs().max())
 
 
 def checkpointing(session: Session) -> Findings:
