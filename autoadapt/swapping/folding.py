@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.building import AdaptedModule, with_plan
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
@@ -20,7 +20,7 @@ from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten, path_text, paths
-from autoadapt.contracts.views import aliased, clone_buffers, copy_module, keep_modes, within_wrapper
+from autoadapt.contracts.views import aliased, clone_buffers, copy_module, within_wrapper
 from autoadapt.errors import AdaptError, BuildError, Mismatch
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.stand_ins import first_path, passes_of
@@ -293,12 +293,7 @@ def _without(net: AdaptedModule, targets: Sequence[str]) -> AdaptedModule:
     leaves = tuple(specs.get(path, spec) for path, spec in outputs.items())
     contract = net.plan.target.model_copy(update={"outputs": outputs.model_copy(update={"leaves": leaves})})
     changed = net.plan.model_copy(update={"routes": tuple(routes), "target": contract})
-    made = build(net.get_submodule("backbone"), changed, like=net)
-    kept = dict(net.adapters.named_children())
-    for name, _ in list(made.adapters.named_children()):
-        made.adapters.add_module(name, copy_module(kept[name], aliased))
-    keep_modes(net, made)
-    return made
+    return with_plan(net, changed)
 
 
 def _route_without(route: Route) -> Route:

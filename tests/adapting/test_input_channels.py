@@ -251,3 +251,13 @@ def test_channels_of_a_new_module_that_nobody_tells_are_asked_for() -> None:
 def test_names_may_be_told_and_the_conversion_forbidden() -> None:
     with pytest.raises(aa.MatchError, match="convert_inputs leaves channels out"):
         adapted(Stem(), 4, ("r", "g", "b", "nir"), convert_inputs=("size",))
+
+
+def test_parameters_that_the_new_module_does_not_use_are_no_fault_where_it_reads_other_channels() -> None:
+    class WithSpare(Stem):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.Linear(2, 2)
+
+    net = adapted(WithSpare(), 4, ("b", "g", "r", "nir"))
+    assert net.verify(torch.randn(2, 4, 32, 32)).passed

@@ -1,11 +1,13 @@
 """A folded model answers as before with one layer less; what cannot be folded is refused with the reason."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.errors import BuildError
+from autoadapt.swapping import swap
 from autoadapt.swapping.folding import fold
 
 X = torch.randn(2, 3, 32, 32)
@@ -227,3 +229,16 @@ def test_an_answer_of_another_shape_is_refused():
     with pytest.raises(BuildError, match="does not answer as before") as refused:
         fold(model, at="backbone", inputs=x)
     assert (refused.value.mismatches[0].expected, refused.value.mismatches[0].found) == ("shape [8]", "[5]")
+
+
+def test_the_backbone_stays_as_it_was_built_where_other_channels_or_sizes_are_read():
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=3, num_classes=0
+    )
+    for new, steps in ((First(Levels(5, 6)), ["channels"]), (vit, ["native", "channels"])):
+        model, x = nn.Sequential(nn.Conv2d(4, 8, 4, stride=4), nn.Conv2d(8, 2, 1)).eval(), torch.randn(1, 4, 32, 24)
+        swap(model, "0", new, inputs=x)
+        assert [step.op for step in model[0].plan.inputs[0].steps][: len(steps)] == steps
+        folded = fold(model, inputs=x)
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+        assert not list(folded[0].adapters.parameters())

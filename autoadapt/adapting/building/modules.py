@@ -29,6 +29,8 @@ from autoadapt.contracts.capturing.told_statistics import statistics_reader
 from autoadapt.contracts.closures import Closures
 from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
 from autoadapt.contracts.views import (
+    aliased,
+    copy_module,
     duplicate,
     keep_modes,
     uncompiled,
@@ -37,7 +39,7 @@ from autoadapt.contracts.views import (
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.sources import as_module
 
-__all__ = ["AdaptedModule", "build", "own_attributes", "param_groups"]
+__all__ = ["AdaptedModule", "build", "own_attributes", "param_groups", "with_plan"]
 
 
 class AdaptedModule(fx.GraphModule):
@@ -232,6 +234,23 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
     if like is not None:
         copy_facts(like, net)
     return net
+
+
+def with_plan(net: AdaptedModule, plan: Plan) -> AdaptedModule:
+    """An adapted module with another plan over the same weights: the backbone as it was built, and fewer layers.
+
+    Args:
+        net: It is not changed.
+        plan: Its own, with layers left out.
+    """
+    parts = copy_module(net, aliased)
+    names = {name for name, route in adapter_names(plan).items() if learned_steps(route)}
+    kept = {name: one for name, one in parts.get_submodule("adapters").named_children() if name in names}
+    adapters = nn.ModuleDict(kept)
+    made = _restored(plan, {"backbone": parts.get_submodule("backbone"), "adapters": adapters})
+    made.training, adapters.training = net.training, net.get_submodule("adapters").training
+    copy_facts(net, made)
+    return made
 
 
 def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:

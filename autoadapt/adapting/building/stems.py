@@ -12,9 +12,8 @@ from torch import nn
 from autoadapt.adapting import layers
 from autoadapt.adapting.building.cutting import MetaRun
 from autoadapt.adapting.operations import Channels
-from autoadapt.adapting.planning import InputRoute, Plan
+from autoadapt.adapting.planning import InputRoute, Plan, source_as_built
 from autoadapt.contracts.caches import OutsideCaches
-from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.views import copy_module, on_meta
 
@@ -52,7 +51,8 @@ def _read(backbone: nn.Module, plan: Plan, route: InputRoute) -> InputRoute:
         weight, shared = layers.spread_channels(layer.weight.detach(), step.met), layer.weight
         layer.weight = nn.Parameter(weight, requires_grad=shared.requires_grad)
         layer.in_channels = step.source
-        given = MetaRun(_given(plan, route, step), OutsideCaches(backbone))
+        built = source_as_built(plan.model_copy(update={"inputs": (route,)}))
+        given = MetaRun(plan.model_copy(update={"source": built}), OutsideCaches(backbone))
         if not before or _runs(backbone, given):
             return route
         layer.weight, layer.in_channels = shared, step.target
@@ -83,17 +83,6 @@ def _is_plain(layer: Conv, step: Channels) -> bool:
         expected = run(layer, layers.mix_channels(images_BNk, step.met, step.target))
         found = run(twin, images_BNk)
     return found.shape == expected.shape and bool((found - expected).abs().max() <= _CLOSE * expected.abs().max())
-
-
-def _given(plan: Plan, route: InputRoute, step: Channels) -> Plan:
-    """The plan of a module that reads the channels that are given."""
-    inputs = plan.source.inputs
-    dims = list(inputs[route.source].dims)
-    if Dim(step.target) in dims:
-        dims[dims.index(Dim(step.target))] = Dim(step.source)
-    leaves = [spec.with_dims(dims) if path == route.source else spec for path, spec in inputs.items()]
-    source = plan.source.model_copy(update={"inputs": inputs.model_copy(update={"leaves": tuple(leaves)})})
-    return plan.model_copy(update={"source": source})
 
 
 def _runs(backbone: nn.Module, run: MetaRun) -> bool:

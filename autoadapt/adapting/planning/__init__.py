@@ -1,7 +1,7 @@
 """Planning: the operations that give the new module the old one's signature, as data."""
 
 from autoadapt.adapting.planning.deriving import plan
-from autoadapt.adapting.planning.input_channels import ToldChannels, with_channels_told
+from autoadapt.adapting.planning.input_channels import ToldChannels, source_as_built, with_channels_told
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, Fit
 from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_statistics
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Kept, Plan, Route, Tap, one_sample
@@ -23,6 +23,7 @@ __all__ = [
     "named_outputs",
     "one_sample",
     "plan",
+    "source_as_built",
     "source_axes",
     "with_channels_told",
     "with_statistics",

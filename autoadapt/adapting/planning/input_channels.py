@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.operations import FEATURE_CHANNELS, Channels, Operation, Renormalize
+from autoadapt.adapting.planning.plans import Plan
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import InnerOutput, Signature, Statistics, channel_names, image_of
 from autoadapt.errors import Mismatch, PlanError, SignatureError
 
-__all__ = ["ToldChannels", "channel_remarks", "expected_of", "matched_channels", "with_channels_told"]
+__all__ = [
+    "ToldChannels",
+    "channel_remarks",
+    "expected_of",
+    "matched_channels",
+    "source_as_built",
+    "with_channels_told",
+]
 
 ToldChannels: TypeAlias = Sequence[str] | Mapping[Literal["old", "new"], Sequence[str]]
 """What is in the channels that the old module is given; or in those of each module, by `old` and `new`."""
@@ -135,6 +144,20 @@ def _stem(inner: Sequence[InnerOutput]) -> str:
     layers = [one for one in inner if one.layers == 1 and not one.parent]
     first = min(layers, key=lambda one: one.started, default=None)
     return first.module if first is not None else ""
+
+
+def source_as_built(plan: Plan) -> Signature:
+    """The signature of the new module once its first convolution reads the channels that are given."""
+    inputs = dict(plan.source.inputs.items())
+    for route in plan.inputs:
+        for step in route.steps:
+            if isinstance(step, Channels) and step.stem:
+                dims = list(inputs[route.source].dims)
+                at = [axis for axis, dim in enumerate(dims) if axis and dim == step.target]
+                dims[at[0] if at else 1] = Dim(step.source)
+                inputs[route.source] = inputs[route.source].with_dims(dims)
+    values = plan.source.inputs.model_copy(update={"leaves": tuple(inputs.values())})
+    return plan.source.model_copy(update={"inputs": values})
 
 
 def channel_remarks(source: Signature, steps: Sequence[Operation]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.operations import Cast
-from autoadapt.adapting.planning import Plan
+from autoadapt.adapting.planning import Plan, source_as_built
 from autoadapt.adapting.verification.alias_checks import broken_aliases
 from autoadapt.adapting.verification.asked_sizes import checked_batches, checked_sizes
 from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_invented
@@ -261,7 +261,7 @@ class Session:
         inner = getattr(self.net, "backbone", None)
         if not isinstance(inner, nn.Module) or self.plan is None:
             return None
-        return Session(inner, self.plan.source, seed=self._seed)
+        return Session(inner, source_as_built(self.plan), seed=self._seed)
 
     def excuse(self, run: Callable[[Session], object], reason: str) -> None:
         """Raise `NotApplicableError` where the backbone alone fails in the same way; call it when a check raised."""
