@@ -228,7 +228,12 @@ class Pad(_Frozen):
 
 
 class Renormalize(_Frozen):
-    """Values of images, `[B, C, *spatial]`, in other statistics: mean, spread, range and order of colours."""
+    """Values of images, `[B, C, *spatial]`, in other statistics: mean, spread, range and order of colours.
+
+    It stands in the graph and is not folded into the first convolution, also where that pads nothing and it could be
+    exact: that would need weights of its own, which training would share no longer with the new module, and which a
+    checkpoint of that module, of the same names and shapes, would undo unseen. It costs one multiply-add a value.
+    """
 
     op: Literal["renormalize"] = "renormalize"
     given: Statistics

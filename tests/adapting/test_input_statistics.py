@@ -188,6 +188,16 @@ def test_a_signature_carries_its_statistics_and_old_files_are_read(tmp_path: Pat
     assert known.diff(unknown) == []
 
 
+def test_conversions_stand_before_the_weights_which_stay_shared_and_take_checkpoints_of_the_new_module() -> None:
+    new, pixels = Sees(), torch.rand(2, 3, 16, 20)
+    net = aa.adapt(new, like=Old(), inputs=pixels, input_statistics={"old": IMAGENET, "new": HALVES})
+    assert net.backbone.conv.weight.data_ptr() == new.conv.weight.data_ptr()
+    checkpoint = {name: tensor + 1 for name, tensor in new.state_dict().items()}
+    net.backbone.load_state_dict(checkpoint)
+    expected = nn.functional.conv2d(by_hand(pixels, HALVES), checkpoint["conv.weight"], checkpoint["conv.bias"], 4)
+    torch.testing.assert_close(net(by_hand(pixels, IMAGENET)), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_saved_printed_and_exported_modules_convert_as_the_adapted_one(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 32, 32) * 50
     new = timm.create_model("resnet18", features_only=True, out_indices=(0, 1))
