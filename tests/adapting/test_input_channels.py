@@ -180,6 +180,18 @@ def test_each_channel_is_normalised_as_its_colour_is_expected() -> None:
         torch.testing.assert_close(net(fed), new(mixed), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "places"), [(1, [-1] * 3), (5, [0, 1, 2])])
+def test_channels_that_are_guessed_are_normalised_by_the_same_guess(count: int, places: list[int]) -> None:
+    new, pixels = TwoStems().eval(), torch.rand(2, count, 24, 40)
+    net = adapted(new, count, input_statistics={"old": aa.Statistics(range=255), "new": IMAGENET})
+    mean, std = (torch.tensor([*one, sum(one) / 3])[:, None, None] for one in IMAGENET.of(3))
+    wanted = (pixels - mean[[*places, -1, -1][:count]]) / std[[*places, -1, -1][:count]]
+    rest = wanted[:, 3:].mean(1, keepdim=True)
+    mixed = wanted.expand(-1, 3, -1, -1) if count == 1 else 0.6 * wanted[:, :3] + 0.4 * rest
+    with torch.no_grad():
+        torch.testing.assert_close(net(pixels * 255), new(mixed), rtol=1e-5, atol=1e-5)
+
+
 def test_colours_whose_statistics_tell_the_same_order_are_turned_once() -> None:
     caffe = aa.Statistics(mean=(103.53, 116.28, 123.675), order="bgr", range=255)
     net = adapted(Stem(), 3, ("b", "g", "r"), input_statistics={"old": caffe, "new": IMAGENET})

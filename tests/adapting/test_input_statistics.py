@@ -171,6 +171,11 @@ def test_statistics_that_do_not_fit_are_refused(told: object, message: str) -> N
         ({"mean": float("nan")}, "statistics.mean"),
         ({"range": -1}, "statistics.range"),
         ({"mean": (1, 2, 3), "std": (1, 2)}, "as many numbers in mean as in std, or one"),
+        ({"order": "gbr"}, "expected  'rgb' or 'bgr'; channels="),
+        ({"sd": 1}, "expected  one of mean, std, range, order"),
+        ({"mean": "0.5"}, "expected  a finite number for each channel, or one"),
+        ({"mean": (True, 0.2, 0.3)}, "statistics.mean"),
+        ({"range": "255"}, "statistics.range"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(wrong: dict[str, object], where: str) -> None:

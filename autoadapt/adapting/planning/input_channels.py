@@ -15,6 +15,7 @@ __all__ = [
     "ToldChannels",
     "channel_remarks",
     "expected_of",
+    "image_channels",
     "matched_channels",
     "source_as_built",
     "with_channels_told",
@@ -103,18 +104,34 @@ def _unpaired(given: Sequence[str], wanted: Sequence[str]) -> list[Mismatch]:
 
 
 def expected_of(source: Signature, target: Signature) -> Statistics | None:
-    """What the new module expects of each channel that is given, by the names of both; None where they tell nothing.
+    """What the new module expects of each channel that is given, where these are others than its own.
 
     A channel that meets none is brought to the mean of what is expected of all, as its weights are.
     """
-    given, wanted = target.statistics, source.statistics
-    are_colours = sorted(target.channels) == sorted(source.channels) == ["b", "g", "r"]  # in the order of statistics
-    if given is None or wanted is None or not source.channels or not target.channels or are_colours:
+    given, wanted, met = target.statistics, source.statistics, _met(source, target)
+    if given is None or wanted is None or met is None:
         return None
-    count = len(source.channels)
-    met = Channels(source=len(target.channels), target=count, stem="", given=target.channels, wanted=source.channels)
-    mean, std = ([numbers[at] if at >= 0 else sum(numbers) / count for at in met.met] for numbers in wanted.of(count))
+    told = wanted.of(image_channels(source) or 3)
+    mean, std = ([one[at] if at >= 0 else sum(one) / len(one) for at in met] for one in told)
     return wanted.model_copy(update={"mean": tuple(mean), "std": tuple(std), "order": given.order})
+
+
+def _met(source: Signature, target: Signature) -> Sequence[int] | None:
+    """Which channels meet, by name, else as their weights are guessed; None where the order of statistics tells it."""
+    have, want = image_channels(target), image_channels(source)
+    if have is None or want is None or sorted(target.channels) == sorted(source.channels) == ["b", "g", "r"]:
+        return None
+    if (len(target.channels), len(source.channels)) == (have, want):
+        return Channels(source=have, target=want, stem="", given=target.channels, wanted=source.channels).met
+    orders = {one.order for one in (source.statistics, target.statistics) if one is not None}
+    is_guessed = have != want and max(have, want) < FEATURE_CHANNELS and len(orders) == 1
+    return Channels(source=have, target=want, stem="").met if is_guessed else None
+
+
+def image_channels(signature: Signature) -> int | None:
+    """Channels of the one image among the inputs; None where there is no such input, or several."""
+    image = image_of(signature.inputs)
+    return None if image is None else image[1]
 
 
 def matched_channels(

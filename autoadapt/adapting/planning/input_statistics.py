@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.operations import Renormalize
-from autoadapt.adapting.planning.input_channels import expected_of
-from autoadapt.contracts.signature import Signature, Statistics, agree, image_of
+from autoadapt.adapting.planning.input_channels import expected_of, image_channels
+from autoadapt.contracts.signature import Signature, Statistics, agree
 from autoadapt.errors import Mismatch, PlanError
 
 __all__ = ["ToldStatistics", "renormalized", "statistics_remarks", "with_statistics"]
@@ -57,12 +57,6 @@ def _told(signature: Signature, statistics: Statistics | None, image: Signature)
         )
         raise PlanError(f"statistics of {statistics.channels} channels do not fit an image of {channels}", [fault])
     return signature.model_copy(update={"statistics": statistics})
-
-
-def image_channels(signature: Signature) -> int | None:
-    """Channels of the one image among the inputs; None where there is no such input, or several."""
-    image = image_of(signature.inputs)
-    return None if image is None else image[1]
 
 
 def renormalized(source: Signature, target: Signature) -> tuple[Renormalize, ...]:

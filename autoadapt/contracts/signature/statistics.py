@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from autoadapt.contracts.signature.values import Values
 from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.errors.printable import visible
 
 __all__ = ["ColourOrder", "Statistics", "agree", "conversion", "image_of"]
 
@@ -17,6 +18,15 @@ ColourOrder: TypeAlias = Literal["rgb", "bgr"]
 
 _CLOSE = 1e-3
 """Of a standard deviation: below this two conventions are one, written with other digits."""
+
+
+def _no_text(value: object) -> object:
+    if isinstance(value, (str, bytes, bool)):
+        raise ValueError("a number")
+    return value
+
+
+_Number: TypeAlias = Annotated[float, BeforeValidator(_no_text)]
 
 
 class Statistics(BaseModel):
@@ -38,16 +48,19 @@ class Statistics(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[_Number, ...] = (0.0,)
+    std: tuple[_Number, ...] = (1.0,)
     order: ColourOrder = "rgb"
-    range: float = Field(default=1.0)
+    range: _Number = Field(default=1.0)
     """The value of a white pixel before the mean is subtracted: 1 or 255."""
 
     def __init__(self, **told: Any) -> None:
         """Take single numbers for all channels."""
         single = {name: (told[name],) for name in ("mean", "std") if isinstance(told.get(name), (int, float))}
-        super().__init__(**(told | single))
+        try:
+            super().__init__(**(told | single))
+        except ValidationError as error:
+            raise SignatureError("these are no statistics of images", _faults(error)) from None
 
     @model_validator(mode="after")
     def _sound(self) -> Statistics:
@@ -101,8 +114,17 @@ _EXPECTED = {
     "mean": "a finite number for each channel, or one",
     "std": "a number above 0 for each channel, or one",
     "range": "the value of a white pixel, above 0",
+    "order": "'rgb' or 'bgr'; channels=(...) of adapt and swap tells of others",
 }
 _REMEDY = "aa.Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), order='rgb', range=1)"
+
+
+def _faults(error: ValidationError) -> list[Mismatch]:
+    """What was told, where it is of another type, or of no such name."""
+    names = dict.fromkeys(str(one["loc"][0]) if one["loc"] else "" for one in error.errors())
+    found = {str(one["loc"][0]) if one["loc"] else "": visible(repr(one["input"]))[:60] for one in error.errors()}
+    other = f"one of {', '.join(_EXPECTED)}"
+    return [Mismatch(f"statistics.{name}", _EXPECTED.get(name, other), found[name], _REMEDY) for name in names]
 
 
 def _each(told: Sequence[float], channels: int) -> Sequence[float]:
