@@ -112,7 +112,9 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if dims[axis] != source:
                 raise _refused(operation, spec, f"{source} channels on axis {axis}")
             return (*dims[:axis], Dim(target), *dims[axis + 1 :])
-        case Channels(target=target):
+        case Channels(source=source, target=target):
+            if len(dims) < 2 or dims[1] != source:
+                raise _refused(operation, spec, f"{source} channels on axis 1")
             return (dims[0], Dim(target), *dims[2:])
         case Renormalize(given=given, wanted=wanted):
             channels = dims[1].constant if len(dims) > 1 else None

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import NativeSizes, Statistics, conversion
+from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion
+from autoadapt.errors import SignatureError
 
 __all__ = [
     "FEATURE_CHANNELS",
@@ -176,6 +177,12 @@ class Channels(_Frozen):
     def _as_many_names(self) -> Channels:
         if self.given and (len(self.given), len(self.wanted)) != (self.source, self.target):
             raise ValueError("as many names of channels as there are channels")
+        try:
+            told = channel_names(self.given or ("other",)), channel_names(self.wanted or ("other",))
+        except SignatureError as error:
+            raise ValueError(error.summary) from None
+        if told != (self.given or ("other",), self.wanted or ("other",)):
+            raise ValueError("names of channels as they are compared")
         return self
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from timm.layers import StdConv2d
 from torch import nn
 
@@ -273,3 +274,20 @@ def test_parameters_that_the_new_module_does_not_use_are_no_fault_where_it_reads
 
     net = adapted(WithSpare(), 4, ("b", "g", "r", "nir"))
     assert net.verify(torch.randn(2, 4, 32, 32)).passed
+
+
+def test_a_contract_carries_the_names_of_its_channels(tmp_path: Path) -> None:
+    contract = adapted(Stem(), 4, ("b", "g", "r", "nir")).plan.target
+    contract.save(tmp_path / "old.json")
+    net = aa.adapt(Stem(), like=tmp_path / "old.json", inputs=torch.zeros(1, 4, 32, 32))
+    assert step_of(net).given == ("b", "g", "r", "nir")
+    assert "channels  b, g, r, nir" in str(contract)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"given": ("r", "g", "b")}, {"given": ("\x1b[2J", "g", "b", "r")}, {"given": ("B", "g", "r", "nir")}]
+)
+def test_plans_with_other_names_of_channels_are_refused(wrong: dict[str, object]) -> None:
+    told: dict[str, object] = {"source": 4, "target": 3, "stem": "", "wanted": ("r", "g", "b")}
+    with pytest.raises(ValidationError):
+        Channels(**(told | wrong))

@@ -207,7 +207,7 @@ class _Emitter:
             node, spec = self._given[route.target], self._plan.target.inputs[route.target]
             self._name = node.name
             for step in route.steps:
-                node, spec = self._step(step, node, spec, ""), after(step, spec)
+                spec, node = after(step, spec), self._step(step, node, spec, "")
             routed[route.source] = node
         nodes = iter([routed[path] for path in source.inputs.paths])
         arguments = {name: self._container(tree, nodes) for name, tree in source.arguments.items()} | dict(plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from autoadapt.adapting.operations import FEATURE_CHANNELS, Channels, Operation, Renormalize
 from autoadapt.adapting.planning.plans import Plan
@@ -33,16 +33,17 @@ def with_channels_told(source: Signature, target: Signature, told: ToldChannels 
     Args:
         source: Signature of the new module.
         target: Signature of the old module.
-        told: Names; where those of a module are left out, 3 channels are colours in the order of its statistics,
-            red first where these are unknown, and 1 channel is grey.
+        told: Names, else those that the signatures carry; where those of a module are left out, 3 channels are colours
+            in the order of its statistics, red first where these are unknown, and 1 channel is grey.
 
     Raises:
         PlanError: They are no names, there are more or fewer than channels, they cannot be paired, or they contradict
             the order of colours that statistics tell.
     """
-    if told is None:
+    known = {name: one.channels for name, one in (("old", target), ("new", source)) if one.channels}
+    if told is None and not known:
         return source, target
-    by_side = told if isinstance(told, Mapping) else {"old": told}
+    by_side: Mapping[Any, object] = told if isinstance(told, Mapping) else known if told is None else {"old": told}
     if not by_side or not set(by_side) <= {"old", "new"}:
         fault = Mismatch("channels", "a sequence of names, or a mapping of old and new to them", repr(told), _REMEDY)
         raise PlanError("these are no names of channels", [fault])
