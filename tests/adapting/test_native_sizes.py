@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import timm
@@ -208,12 +209,14 @@ def test_more_than_attributes_is_refused_by_name() -> None:
 
 
 @pytest.mark.slow
-def test_swin_is_freed_on_request_and_then_exported_for_one_size_alone(tmp_path: Path) -> None:
+def test_swin_reads_natively_and_is_then_exported_for_one_size_alone(tmp_path: Path) -> None:
     swin, old = filled(timm.create_model("swin_tiny_patch4_window7_224", **SWIN)), Levels()
-    left = aa.adapt(swin, like=old, inputs=torch.zeros(1, 3, 96, 128))
-    assert [step.op for step in left.plan.inputs[0].steps][-1] == "resize"
-    assert "resolution='native' frees it" in left.plan.remarks[0]
-    net = aa.adapt(swin, like=old, inputs=torch.zeros(1, 3, 96, 128), resolution="native").eval()
+    fixed = aa.adapt(swin, like=old, inputs=torch.zeros(1, 3, 96, 128), resolution="fixed")
+    assert [step.op for step in fixed.plan.inputs[0].steps][-1] == "resize"
+    net = aa.adapt(swin, like=old, inputs=torch.zeros(1, 3, 96, 128)).eval()
+    assert net.plan.inputs[0].steps[0].op == "native"
+    said = "it reads natively, but its windows can be neither compiled nor exported at sizes that vary"
+    assert said in net.plan.remarks
     image = torch.randn(1, 3, 97, 131)
     assert [one.shape for one in net(image)] == [one.shape for one in old(image)]
     with pytest.raises(aa.ExportError, match="exported for one size alone") as caught:
@@ -288,6 +291,41 @@ def test_cells_of_a_text_are_padded_where_none_is_stretched() -> None:
         assert torch.equal(net(image), net(F.pad(image, (0, 3, 0, 6))))
 
 
+@pytest.mark.parametrize("resolution", [None, "native"])
+def test_a_contract_of_texts_alone_is_served_at_every_size_of_the_image(resolution: Literal["native"] | None) -> None:
+    like = ["f32[B, 24, ceil(H/8), ceil(W/8)]"]
+    net = aa.adapt(tied(), like=like, inputs=torch.zeros(1, 3, 40, 50), resolution=resolution).eval()
+    assert [step.op for step in net.plan.inputs[0].steps] == ["native", "resize"]
+    assert net(torch.zeros(1, 3, 40, 50))[0].shape == (1, 24, 5, 7)
+
+
+def test_a_contract_of_texts_alone_gets_images_resized_for_a_module_of_one_size() -> None:
+    mixer = timm.models.MlpMixer(img_size=64, patch_size=16, embed_dim=8, num_blocks=1, num_classes=2)
+    net = aa.adapt(mixer, like=["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=torch.zeros(1, 3, 40, 50)).eval()
+    image = torch.randn(1, 3, 40, 50)
+    assert [step.op for step in net.plan.inputs[0].steps] == ["resize"]
+    assert net(image)[0].shape == (1, 8, 5, 7)
+
+
+@pytest.mark.parametrize("like", [nn.Conv2d(3, 4, 8, stride=8), "f32[B, 4, floor(H/8), floor(W/8)]"])
+def test_images_are_not_padded_for_a_module_of_one_size_since_larger_ones_would_be_cut(like: object) -> None:
+    model = nn.Sequential(_OneSize(), nn.Conv2d(3, 4, 8, stride=8))
+    with pytest.raises(aa.AdaptError) as caught:
+        aa.adapt(model, like=like, inputs=torch.zeros(1, 3, 64, 48), fit="pad")
+    (fault,) = caught.value.mismatches
+    assert (fault.where, fault.found) == ("fit", "32 alone, which larger ones would be cut to")
+    assert fault.remedy == 'fit="resize"'
+
+
+class _OneSize(nn.Module):
+    """Takes 32x32 alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2:] != (32, 32):
+            raise ValueError("32x32 only")
+        return x
+
+
 def test_images_are_resized_where_one_of_the_levels_alone_is_not_told_where_it_lies() -> None:
     told = aa.capture(Levels(), torch.zeros(1, 3, 64, 64))
     first, second = told.outputs.leaves
@@ -325,7 +363,7 @@ def test_costs_are_told_of_layers_that_are_called_with_their_weights_by_name() -
     assert any("multiply-adds at 128x128, read natively" in remark for remark in net.plan.remarks)
 
 
-def test_a_hybrid_is_freed_on_request_since_its_padding_cannot_be_exported_at_sizes_that_vary() -> None:
+def test_a_hybrid_is_freed_although_its_padding_cannot_be_exported_at_sizes_that_vary() -> None:
     hybrid = filled(timm.create_model("vit_tiny_r_s16_p8_224", img_size=64, embed_dim=24, depth=1, num_heads=3))
     lift, image = lift_of(hybrid), torch.randn(1, 3, 96, 160)
     assert lift is not None

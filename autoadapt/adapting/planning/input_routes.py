@@ -188,6 +188,11 @@ def _resized(
         return (Resize(dims=tuple(reached)),)
     sizes = target.sizes()
     for made, have in zip(reached, given, strict=True):
+        if not made.axes and have.axes:
+            if fit is None:
+                return (Resize(dims=tuple(reached)),)
+            expected, found = "a legal size for images of every size", f"{made} alone, which larger ones would be cut to"
+            return Mismatch("fit", expected, found, 'fit="resize"')
         size, legal = int(have.evaluate(sizes)), int(made.evaluate(sizes))
         if legal >= 2 * size and fit == "pad":
             return Mismatch(

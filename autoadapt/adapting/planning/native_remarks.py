@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.signature import NativeSizes, Signature
 from autoadapt.showing.tables import human_count
 
 __all__ = ["native_remarks"]
@@ -16,8 +16,12 @@ def native_remarks(source: Signature) -> tuple[str, ...]:
     own = "x".join(map(str, told.size))
     if told.refused:
         return (f"images are resized to {own}, which {source.name} was built for: {told.refused}",)
+    return (_cost(told, own), *([f"it reads natively, but {told.untraced}"] if told.untraced else []))
+
+
+def _cost(told: NativeSizes, own: str) -> str:
     at = "x".join(map(str, told.probed))
     if not told.multiply_adds:
-        return (f"images are read at their own size; resolution='fixed' would resize them to {own}",)
+        return f"images are read at their own size; resolution='fixed' would resize them to {own}"
     native, fixed = human_count(told.multiply_adds), human_count(told.fixed_multiply_adds)
-    return (f"{native} multiply-adds at {at}, read natively; resolution='fixed' would resize to {own}: {fixed}",)
+    return f"{native} multiply-adds at {at}, read natively; resolution='fixed' would resize to {own}: {fixed}"

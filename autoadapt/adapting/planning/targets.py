@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Signature, Values
+from autoadapt.contracts.signature import AxisSizes, Signature, Values, image_of
 from autoadapt.contracts.trees import Container, Key, Opaque, Path, Slot, Tree, path_text
 from autoadapt.errors import Mismatch, PlanError, nearest
 
@@ -13,11 +13,22 @@ __all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
-    """A contract written without inputs takes those of the new module."""
+    """A contract written without inputs takes those of the new module; images of any size, where its dims follow them."""
     if target.inputs.leaves:
         return target
-    given = {"inputs": source.inputs, "positional": source.positional, "axes": source.axes | target.axes}
-    return target.model_copy(update=given)
+    given = {"inputs": source.inputs, "positional": source.positional}
+    return target.model_copy(update=given | {"axes": source.axes | _followed(target, source) | target.axes})
+
+
+def _followed(target: Signature, source: Signature) -> dict[str, AxisSizes]:
+    """Sides of images that the new module holds to some sizes, and the contract's dims are written for all of."""
+    image = image_of(source.inputs)
+    if image is None:
+        return {}
+    sides = {str(dim) for dim in source.inputs[image[0]].dims[1:] if dim.axes}
+    named = {axis for spec in target.outputs.leaves for dim in spec.dims for axis in dim.axes}
+    held = {name: sizes for name, sizes in source.axes.items() if name in sides & named and sizes.step != 1}
+    return {name: AxisSizes(example=sizes.example) for name, sizes in held.items()}
 
 
 def with_channels(target: Signature, source: Signature) -> Signature:

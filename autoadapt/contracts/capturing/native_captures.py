@@ -35,7 +35,7 @@ def capture_native(
         target: Signature of the old module.
         capturing: How it is captured, such as `capture_source` on the old module's example call.
         resolution: `native` demands that images are read at their own size; `fixed` leaves the module as it is; None
-            frees it where that can be proven and it can still be exported, and notes in the signature why it could not.
+            frees it where that can be proven, and notes in the signature why it could not.
 
     Raises:
         CaptureError: As for `capturing`; or the module takes one size, `resolution` is `native`, and nothing is
@@ -45,8 +45,8 @@ def capture_native(
     refuse_scripts(new)
     lift = lift_of(new) if resolution != "fixed" else None
     lift = None if lift is not None and _is_always(target, lift.size) else lift
-    refused = f"{lift.untraced}; resolution='native' frees it" if lift and lift.untraced and not resolution else ""
-    if lift is not None and not refused:
+    refused = ""
+    if lift is not None:
         freed, refused = _freed(new, lift, target, capturing)
         if freed is not None:
             return freed
@@ -120,6 +120,8 @@ def _image_spec(signature: Signature) -> TensorSpec | None:
 def _is_always(target: Signature, size: Sequence[int]) -> bool:
     """Whether the old module's images have just the size that the new one was built for."""
     spec = _image_spec(target)
+    if not target.inputs.leaves:  # a text whose dims follow the image is for all sizes
+        return not {"H", "W"} & {axis for one in target.outputs.leaves for dim in one.dims for axis in dim.axes}
     if spec is None or len(spec.dims) != 4:
         return True  # nothing is known of its images
     only = {name: axis.example for name, axis in target.axes.items() if axis.step == 0}
