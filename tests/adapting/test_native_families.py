@@ -8,6 +8,8 @@ import pickle
 import pytest
 import timm
 import torch
+import torchvision
+import transformers
 from torch import nn
 from torch.nn import functional as F
 
@@ -84,6 +86,33 @@ def test_it_serves_levels_at_any_size_and_survives_copies(family: str) -> None:
         assert wanted.shape == old(image).shape
         for one in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
             assert torch.equal(one.eval()(image), wanted)
+
+
+def vit_of(library: str) -> nn.Module:
+    if library == "torchvision":
+        return noisy(torchvision.models.VisionTransformer(32, 8, 2, 3, 24, 48, num_classes=4)).eval()
+    if library == "swinv2_cr":
+        sizes = {"img_size": 64, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4}
+        return noisy(timm.create_model("swinv2_cr_tiny_ns_224", **sizes)).eval()
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48}
+    return noisy(transformers.ViTModel(transformers.ViTConfig(num_hidden_layers=2, **sizes))).eval()
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("kind", ["transformers", "pit", "torchvision", "swinv2_cr", "volo"])
+def test_rows_and_columns_beyond_whole_patches_are_read(kind: str) -> None:
+    model = noisy(made(kind, 64)) if kind in FAMILIES else vit_of(kind)
+    old = nn.Conv2d(3, 6, 8, stride=8, padding=4)
+    net = aa.adapt(model, like=old, inputs=torch.zeros(1, 3, 73, 105)).eval()
+    assert [step.op for step in net.plan.inputs[0].steps][:2] == ["native", "pad"]
+    image = torch.randn(1, 3, 73, 105)
+    low, right = image.clone(), image.clone()
+    low[:, :, 72:], right[:, :, :, 104:] = 5, 5
+    with torch.no_grad():
+        found = net(image)
+        assert found.shape == old(image).shape
+        assert not torch.allclose(net(low), found, atol=1e-3)
+        assert not torch.allclose(net(right), found, atol=1e-3)
 
 
 def test_features_of_a_model_whose_other_entry_is_tied_are_read_from_resized_images() -> None:

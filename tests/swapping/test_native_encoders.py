@@ -29,7 +29,10 @@ def grids(model: torch.nn.Module, image: object) -> list[tuple[int, ...]]:
 
 def test_the_encoder_of_a_unet_sees_every_patch_of_the_image() -> None:
     unet = smp.Unet("resnet18", encoder_weights=None)
-    net = aa.swap(unet, "encoder", timm.create_model("vit_tiny_patch16_224", **VIT), inputs=torch.zeros(1, 3, 96, 160))
+    net = aa.swap(unet, "encoder", timm.create_model("vit_tiny_patch16_224", **VIT), inputs=torch.zeros(1, 3, 320, 448))
+    cost = net.encoder.plan.source.native
+    assert cost.probed == (320, 448)
+    assert cost.multiply_adds > 35 * cost.fixed_multiply_adds  # of 20 * 28 patches, not 4 * 4, and more in attention
     assert grids(net, torch.zeros(1, 3, 320, 448)) == [(1, 1 + 20 * 28, 24)]
     with torch.no_grad():
         assert net(torch.zeros(2, 3, 96, 160)).shape == (2, 1, 96, 160)

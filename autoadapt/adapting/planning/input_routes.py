@@ -140,8 +140,9 @@ def _fitted(
     have, want = dims[channel].constant, spec.dims[channel].constant
     is_stack = len(dims) in (4, 5) and have is not None and want is not None
     channels = matched_channels(source, target, have or 0, want or 0, values) if is_stack else ()
+    pads = _pads(source, target, fit)
     reached = tuple(
-        have if axis == channel and channels else _legal(dim, have, source, target)
+        have if axis == channel and channels else _legal(dim, have, source, target, pads=pads)
         for axis, (dim, have) in enumerate(zip(spec.dims, dims, strict=True))
     )
     changed = [axis for axis, (made, have) in enumerate(zip(reached, dims, strict=True)) if made != have]
@@ -182,16 +183,17 @@ def _resized(
     """Sizes made legal: padded where that is asked for, or the module is freed of its size; else resized."""
     if list(reached) == list(given):
         return ()
-    is_freed = source.native is not None and not source.native.refused
-    places = any(spec.centres for spec in target.outputs.leaves)  # else levels are stretched over what is padded too
-    if (fit or ("pad" if is_freed and places else "resize")) == "resize" or not any(dim.axes or fit for dim in reached):
+    if not _pads(source, target, fit) or not any(dim.axes or fit for dim in reached):
         return (Resize(dims=tuple(reached)),)
     sizes = target.sizes()
     for made, have in zip(reached, given, strict=True):
         if not made.axes and have.axes:
             if fit is None:
                 return (Resize(dims=tuple(reached)),)
-            expected, found = "a legal size for images of every size", f"{made} alone, which larger ones would be cut to"
+            expected, found = (
+                "a legal size for images of every size",
+                f"{made} alone, which larger ones would be cut to",
+            )
             return Mismatch("fit", expected, found, 'fit="resize"')
         size, legal = int(have.evaluate(sizes)), int(made.evaluate(sizes))
         if legal >= 2 * size and fit == "pad":
@@ -199,6 +201,13 @@ def _resized(
                 "fit", f"a legal size near {size} pixels, so that images fill it", f"{legal}", 'fit="resize"'
             )
     return (Pad(dims=tuple(reached)),)
+
+
+def _pads(source: Signature, target: Signature, fit: Fit | None) -> bool:
+    """Whether images become larger by zeros, not by interpolation."""
+    is_freed = source.native is not None and not source.native.refused
+    places = any(spec.centres for spec in target.outputs.leaves)  # else levels are stretched over what is padded too
+    return fit == "pad" or (fit is None and is_freed and places)
 
 
 def _positions(dims: Sequence[Dim], given: Sequence[Dim]) -> tuple[int, ...]:
@@ -248,7 +257,7 @@ def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
     return tuple(dim.constant for dim in spec.dims)
 
 
-def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
+def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: bool) -> Dim:
     """The size to bring a given axis to, so that the new module takes it."""
     if dim.constant is not None:
         return dim
@@ -266,26 +275,35 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature) -> Dim:
     if allowed is not None and sizes.covers(allowed):
         reached, smallest = given, _smallest(str(given), target)
     else:
-        cells = (given - sizes.offset) // sizes.step if _rounds_down(given, sizes, target) else None
+        cells = (given - sizes.offset) // sizes.step if _rounds_down(given, sizes, target, pads=pads) else None
         reached = (cells or (given - sizes.offset).ceildiv(sizes.step)) * sizes.step + sizes.offset
         smallest = sizes.offset or sizes.step
     refuses = refuses and allowed is not None and allowed.smallest < least
     return reached.at_least(least) if least > smallest or refuses else reached
 
 
-def _rounds_down(given: Dim, legal: AxisSizes, target: Signature) -> bool:
+def _rounds_down(given: Dim, legal: AxisSizes, target: Signature, *, pads: bool) -> bool:
     """Whether every output of the old module is at any size as at the next smaller legal one of the new module.
 
-    Then the levels of the smaller size have the wanted cells already.
+    Then the levels of the smaller size have the wanted cells already. An image that is padded would be cut to that
+    size, so that no old cell may look beyond it.
     """
     sizes, axis = target.sizes(), next(iter(given.axes))
     dims = {dim for spec in target.outputs.leaves for dim in spec.dims if axis in dim.axes}
     start = legal.offset + legal.step
-    return bool(dims) and all(
+    rounds = bool(dims) and all(
         dim.evaluate(sizes | {axis: size}) == dim.evaluate(sizes | {axis: size - (size - legal.offset) % legal.step})
         for dim in dims
         for size in range(start, start + 4 * legal.step)
     )
+    return rounds and not (pads and any(_looks_beyond(dim, axis, start) for dim in dims if len(dim.axes) == 1))
+
+
+def _looks_beyond(dim: Dim, axis: str, size: int) -> bool:
+    """Whether the cells of an axis take more room than the image has, as those of padded convolutions do."""
+    more = 1024 * size
+    cells = dim.evaluate({axis: size})
+    return cells * more > size * (dim.evaluate({axis: size + more}) - cells)
 
 
 def _smallest(axis: str, target: Signature) -> int:

@@ -13,7 +13,7 @@ __all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
-    """A contract written without inputs takes those of the new module; images of any size, where its dims follow them."""
+    """A contract without inputs takes those of the new module; images of all sizes where its dims follow them."""
     if target.inputs.leaves:
         return target
     given = {"inputs": source.inputs, "positional": source.positional}

@@ -72,7 +72,7 @@ def _freed(
     freed = view(new)
     try:
         lift.apply(freed)
-        found = capturing(freed)
+        found = _read_whole(capturing(freed), lift.steps)
     except (AdaptError, AttributeError) as error:
         return None, f"freed of its size it cannot be captured: {getattr(error, 'summary', error)}"[:200]
     image = image_of(found.inputs)
@@ -94,6 +94,18 @@ def _freed(
     )
     trunk = found.trunk and found.trunk.model_copy(update={"native": told})
     return found.model_copy(update={"native": told, "trunk": trunk}), ""
+
+
+def _read_whole(found: Signature, steps: Sequence[int]) -> Signature:
+    """A signature whose images are read whole: of all sizes where what is over a patch is left out, its multiples."""
+    held = {}
+    for side, step in zip(_sides(found), steps, strict=False):
+        sizes = found.axes.get(str(side))
+        if sizes is not None and sizes.step == 1 and step > 1:
+            sizes = sizes.model_copy(update={"step": step})
+            held[str(side)] = sizes.model_copy(update={"example": sizes.near(sizes.example)})
+    trunk = found.trunk and _read_whole(found.trunk, steps)
+    return found.model_copy(update={"axes": found.axes | held, "trunk": trunk}) if held else found
 
 
 def _legal(source: Signature, target: Signature, default: tuple[int, int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ imported here, and changes nothing: what it returns is applied to views, never t
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -31,6 +32,8 @@ class Lift:
     """What then follows the size of the image, in words."""
     changes: tuple[tuple[str, Change], ...]
     """What is done to the parts of a view, by their paths."""
+    steps: tuple[int, int] = (1, 1)
+    """Multiples of which height and width are read whole, where a freed view leaves out what is over without a word."""
     untraced: str = ""
     """Why the freed view can be neither compiled nor exported at sizes that vary; empty where it can."""
 
@@ -70,8 +73,14 @@ def lift_of(module: nn.Module) -> Lift | None:
     if not found or len({one.size for _, one in found}) > 1:
         return None
     changes = tuple((_joined(path, inner), change) for path, one in found for inner, change in one.changes)
-    untraced = next((one.untraced for _, one in found if one.untraced), "")
-    return Lift(found[0][1].size, ", ".join(dict.fromkeys(one.what for _, one in found)), changes, untraced)
+    lifts = [one for _, one in found]
+    return Lift(
+        lifts[0].size,
+        ", ".join(dict.fromkeys(one.what for one in lifts)),
+        changes,
+        steps=(math.lcm(*(one.steps[0] for one in lifts)), math.lcm(*(one.steps[1] for one in lifts))),
+        untraced=next((one.untraced for one in lifts if one.untraced), ""),
+    )
 
 
 def _lifts(module: nn.Module) -> Iterator[tuple[str, Lift]]:

@@ -43,7 +43,9 @@ def _vision_transformer(part: nn.Module) -> Lift | None:
         what.append("rotary positions follow the image")
     padded = any(type(inner).__name__ in _PADDED for inner in patches.modules())
     untraced = "its padding can be neither compiled nor exported at sizes that vary" if padded else ""  # takes minutes
-    return Lift(vars(patches)["img_size"], ", ".join(what) or "no position embedding", tuple(changes), untraced)
+    return Lift(
+        vars(patches)["img_size"], ", ".join(what) or "no position embedding", tuple(changes), untraced=untraced
+    )
 
 
 _PADDED = ("StdConv2dSame", "Conv2dSame", "MaxPool2dSame")
@@ -60,7 +62,8 @@ def _windowed(part: nn.Module) -> Lift | None:
     changes = [(path, setting(dynamic_mask=True)) for path in masked]
     changes += [("", setting(dynamic_img_size=True)), ("patch_embed", setting(strict_img_size=False))]
     untraced = "its windows can be neither compiled nor exported at sizes that vary"  # torch 2.14 never ends
-    return Lift(vars(patches)["img_size"], "masks of windows follow the image", tuple(changes), untraced)
+    size, steps = vars(patches)["img_size"], vars(patches)["patch_size"]
+    return Lift(size, "masks of windows follow the image", tuple(changes), steps=tuple(steps), untraced=untraced)
 
 
 @lift_reader
@@ -79,7 +82,8 @@ def _pooling(part: nn.Module) -> Lift | None:
     if not _is_of(part, "pit", "PoolingVisionTransformer"):
         return None
     patches = vars(part.get_submodule("patch_embed"))
-    return Lift(patches["img_size"], _resampled(patches["grid_size"]), (("", AsClass("NativePit")),))
+    steps = tuple(vars(part.get_submodule("patch_embed.conv"))["stride"])
+    return Lift(patches["img_size"], _resampled(patches["grid_size"]), (("", AsClass("NativePit")),), steps=steps)
 
 
 @lift_reader
@@ -90,7 +94,8 @@ def _outlooking(part: nn.Module) -> Lift | None:
     rows, columns = part.get_parameter("pos_embed").shape[1:3]
     strides = [vars(part.get_submodule(f"patch_embed.{inner}"))["stride"][0] for inner in ("conv.0", "proj")]
     step = 2 * math.prod(strides)
-    return Lift((rows * step, columns * step), _resampled((rows, columns)), (("", AsClass("NativeVolo")),))
+    size, what = (rows * step, columns * step), _resampled((rows, columns))
+    return Lift(size, what, (("", AsClass("NativeVolo")),), steps=(step, step))
 
 
 def _is_of(part: nn.Module, home: str, name: str) -> bool:

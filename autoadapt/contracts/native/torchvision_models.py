@@ -15,7 +15,7 @@ def _vision_transformer(part: nn.Module) -> Lift | None:
         return None
     size, patch = int(vars(part)["image_size"]), int(vars(part)["patch_size"])
     what = f"position embedding {size // patch}x{size // patch} resampled"
-    return Lift((size, size), what, (("", _as_native),))
+    return Lift((size, size), what, (("", _as_native),), steps=(patch, patch))
 
 
 def _as_native(part: nn.Module) -> None:

@@ -37,4 +37,4 @@ def _embeddings(part: nn.Module) -> Lift | None:
     told = holders[0]["image_size"], holders[0]["patch_size"]
     (rows, columns), sides = (side if isinstance(side, (tuple, list)) else (side, side) for side in told)
     what = f"position embedding {rows // sides[0]}x{columns // sides[1]} resampled"
-    return Lift((rows, columns), what, (("", _hook),))
+    return Lift((rows, columns), what, (("", _hook),), steps=(sides[0], sides[1]))
