@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
+from autoadapt.adapting.verification import verify
 from autoadapt.contracts.capturing import capture
 from autoadapt.errors import AdaptError
 from autoadapt.testing import (
@@ -38,7 +39,7 @@ def test_what_the_helpers_cannot_take_is_refused(call, said):
         call()
 
 
-def test_indices_are_drawn_below_the_size_of_what_they_may_point_into():
+def test_indices_are_drawn_and_verified_below_the_size_of_what_they_may_point_into():
     class Gather(nn.Module):
         def forward(self, xyz, indices):
             return xyz.gather(1, indices[..., None].expand(-1, -1, 3))
@@ -51,3 +52,5 @@ def test_indices_are_drawn_below_the_size_of_what_they_may_point_into():
         assert int(call[1].max()) < call[0].shape[1]
 
     drawn()
+    for inputs in (None, (torch.rand(2, 64, 3), torch.full((2, 16), 63))):
+        assert verify(Gather(), signature, inputs=inputs).passed

@@ -13,7 +13,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, range_at
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
@@ -77,13 +77,7 @@ def _values(
         return torch.randn(shape, generator=generator).to(spec.torch_dtype)
     if spec.dtype == "bool":
         return torch.rand(shape, generator=generator) < 0.5
-    low, high = signature.value_ranges.get(path, (0, 1))
-    other = {axis for leaf in signature.inputs.leaves for dim in leaf.dims for axis in dim.axes} - {
-        axis for dim in spec.dims for axis in dim.axes
-    }
-    # which axis they point into is not told: any that held them all when they were seen may be it
-    high = min([high, *(sizes[axis] - 1 for axis in other if high < signature.axes[axis].example)])
-    low = min(low, high)
+    low, high = range_at(signature.value_ranges.get(path, (0, 1)), signature.axes, sizes)
     return torch.randint(low, high + 1, shape, generator=generator).to(spec.torch_dtype)
 
 

@@ -303,7 +303,7 @@ def _looks_beyond(dim: Dim, axis: str, size: int) -> bool:
     """Whether the cells of an axis take more room than the image has, as those of padded convolutions do."""
     more = 1024 * size
     cells = dim.evaluate({axis: size})
-    return cells * more > size * (dim.evaluate({axis: size + more}) - cells)
+    return bool(cells * more > size * (dim.evaluate({axis: size + more}) - cells))
 
 
 def _smallest(axis: str, target: Signature) -> int:

@@ -18,7 +18,7 @@ from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_inve
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name, range_at
 from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
@@ -167,25 +167,36 @@ class Session:
         if self._is_invented:
             refuse_invented(self._bytes_at(sizes), "inputs", "inputs=an example call")
         signature, generator = self.signature, torch.Generator().manual_seed(self._seed)
-        tensors = [self._tensor(path, spec, spec.shape(sizes), generator) for path, spec in signature.inputs.items()]
+        tensors = [self._tensor(path, spec, sizes, generator) for path, spec in signature.inputs.items()]
         if dtype is not None:
             tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
         for tensor in tensors if requires_grad else ():
             tensor.requires_grad_(tensor.is_floating_point())
         return self.rebuilt(tensors)
 
-    def _tensor(self, path: str, spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    def _tensor(
+        self, path: str, spec: TensorSpec, sizes: Mapping[str, int], generator: torch.Generator
+    ) -> torch.Tensor:
+        shape = spec.shape(sizes)
         given = self._given.get(path)
         if given is not None and not (self.is_map(spec) and _is_blank(given)):
             given = given.detach()
             for axis, size in enumerate(shape):
                 rows = torch.arange(size, device=given.device) % given.shape[axis]
                 given = given.index_select(axis, rows)
-            return given.clone().to(self.device)
+            return self._within(given, sizes).clone().to(self.device)
         if spec.is_floating:
             return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
-        low, high = self.signature.value_ranges.get(path, (0, 1))
+        low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes)
         return torch.randint(low, high + 1, shape, generator=generator).to(self.device, spec.torch_dtype)
+
+    def _within(self, given: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
+        """Integers that may be indices along an axis, as many as that has at some sizes."""
+        if given.is_floating_point() or given.dtype == torch.bool or not given.numel():
+            return given
+        seen = (int(given.min()), int(given.max()))
+        high = range_at(seen, self.signature.axes, sizes)[1]
+        return given % (high + 1) if 0 <= high < seen[1] else given
 
     def leaves(self, returned: object, at: str = "") -> dict[str, torch.Tensor]:
         """The tensors of an output by path.

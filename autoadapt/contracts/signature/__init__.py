@@ -1,6 +1,6 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
-from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, smallest_size
+from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, range_at, smallest_size
 from autoadapt.contracts.signature.channel_names import channel_names
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
@@ -36,6 +36,7 @@ __all__ = [
     "dtype_name",
     "equal_where_legal",
     "image_of",
+    "range_at",
     "smallest_size",
     "tap_name",
 ]

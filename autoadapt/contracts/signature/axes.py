@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["AxisSizes", "equal_where_legal", "smallest_size"]
+__all__ = ["AxisSizes", "equal_where_legal", "range_at", "smallest_size"]
 
 
 class AxisSizes(BaseModel):
@@ -61,6 +61,24 @@ class AxisSizes(BaseModel):
     def as_dim(self, name: str) -> Dim:
         """A legal size, as a function of an axis that may take any size."""
         return Dim(self.example) if self.step == 0 else Dim.axis(name) * self.step + self.offset
+
+
+def range_at(seen: tuple[int, int], axes: Mapping[str, AxisSizes], sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Which integers an input may hold at some sizes: they may be indices along any axis that was long enough for them.
+
+    Args:
+        seen: The smallest and the largest at the example.
+        axes: The axes of the input, with the sizes of the example.
+        sizes: A size for every axis.
+
+    Example:
+        >>> cloud = {"N": AxisSizes(example=64), "C": AxisSizes(example=3)}
+        >>> range_at((2, 62), cloud, {"N": 11, "C": 3}), range_at((2, 62), cloud, {"N": 100, "C": 3})
+        ((2, 10), (2, 62))
+    """
+    low, high = seen
+    most = min([high, *(sizes[name] - 1 for name, axis in axes.items() if axis.example > high and name in sizes)])
+    return min(low, max(most, 0)), max(most, 0)
 
 
 def equal_where_legal(left: Dim, right: Dim, axes: Mapping[str, AxisSizes]) -> bool:
