@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import autoadapt as aa
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.showing.tables import columns
 from benchmarks.photographs import photograph
 
@@ -61,7 +62,7 @@ def pairs() -> Iterator[tuple[str, Callable[[], Made]]]:
 def timm_pair(name: str, options: dict[str, bool]) -> Made:
     """A model of timm."""
     tied = noisy(timm.create_model(name))
-    free = timm.create_model(name, **options).eval()
+    free = in_eval_mode(timm.create_model(name, **options))
     free.load_state_dict(tied.state_dict())
     return tied, free, lambda model, image: model.forward_features(image)
 
@@ -79,7 +80,7 @@ def noisy(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model.eval()
+    return in_eval_mode(model)
 
 
 def images(model: nn.Module) -> torch.Tensor:
@@ -120,9 +121,9 @@ def row(name: str, make: Callable[[], Made]) -> tuple[str, ...]:
     """What is found of one pair."""
     torch.manual_seed(0)
     tied, free, call = make()
-    old = timm.create_model("resnet50", features_only=True).eval()
+    old = in_eval_mode(timm.create_model("resnet50", features_only=True))
     adapt = partial(aa.adapt, tied, like=old, inputs=torch.zeros(1, 3, *SIZE), convert_inputs=("size",))
-    net, fixed = adapt(resolution="native").eval(), adapt(resolution="fixed").eval()
+    net, fixed = (in_eval_mode(adapt(resolution=how)) for how in ("native", "fixed"))
     fixed.adapters.load_state_dict(net.adapters.state_dict())
     shown = images(tied)
     paths = list(dict.fromkeys(tap.module for tap in net.plan.taps.values() if tap.module))

@@ -39,11 +39,12 @@ def test_what_the_helpers_cannot_take_is_refused(call, said):
         call()
 
 
-def test_indices_are_drawn_and_verified_below_the_size_of_what_they_may_point_into():
-    class Gather(nn.Module):
-        def forward(self, xyz, indices):
-            return xyz.gather(1, indices[..., None].expand(-1, -1, 3))
+class Gather(nn.Module):
+    def forward(self, xyz, indices):
+        return xyz.gather(1, indices[..., None].expand(-1, -1, 3))
 
+
+def test_indices_are_drawn_and_verified_below_the_size_of_what_they_may_point_into():
     signature = capture(Gather(), (torch.rand(2, 64, 3), torch.randint(0, 64, (2, 16))))
 
     @QUICK
