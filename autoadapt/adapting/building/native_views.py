@@ -6,7 +6,8 @@ from torch import nn
 
 from autoadapt.adapting.operations import Native
 from autoadapt.adapting.planning import Plan
-from autoadapt.contracts.native import lift_of
+from autoadapt.contracts.native import lift_of, tables_of
+from autoadapt.contracts.signature import image_of
 from autoadapt.errors import BuildError, Mismatch
 
 __all__ = ["read_natively"]
@@ -21,7 +22,8 @@ def read_natively(view: nn.Module, plan: Plan) -> None:
     steps = [step for route in plan.inputs for step in route.steps if isinstance(step, Native)]
     if not steps:
         return
-    lift, wanted = lift_of(view), steps[0].sizes
+    wanted, image = steps[0].sizes, image_of(plan.source.inputs)
+    lift = lift_of(view) or (tables_of(view, wanted.size, image[1]) if image is not None else None)
     if lift is None or (lift.what, tuple(lift.size)) != (wanted.what, wanted.size):
         found = f"{lift.what}, built for {lift.size[0]}x{lift.size[1]}" if lift is not None else "nothing that does"
         expected = f"{wanted.what}, built for {wanted.size[0]}x{wanted.size[1]}"

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from autoadapt.contracts.native import Lift, lift_of, unproven
+from autoadapt.contracts.native import Lift, lift_of, tables_of, unproven
 from autoadapt.contracts.native.multiply_adds import multiply_adds_at
 from autoadapt.contracts.signature import NativeSizes, Signature, TensorSpec, image_of
 from autoadapt.contracts.views import refuse_scripts, view
@@ -51,12 +51,24 @@ def capture_native(
         if freed is not None:
             return freed
     found = capturing(new)
+    if lift is None and resolution != "fixed" and (lift := _tables(new, found, target)) is not None:
+        freed, refused = _freed(new, lift, target, capturing)
+        if freed is not None:
+            return freed
     if resolution == "native":
         _refuse_one_size(found, target, refused)
     told = NativeSizes(what=lift.what, size=lift.size, refused=refused) if lift is not None and refused else None
     if lift is None and resolution is None:
         told = _left_at_one_size(found, target)
     return found if told is None else found.model_copy(update={"native": told})
+
+
+def _tables(new: nn.Module, found: Signature, target: Signature) -> Lift | None:
+    """What frees a module of one size that no library tells anything of: position tables found by running it."""
+    own, image = _own_size(found), image_of(found.inputs)
+    if len(own) != 2 or image is None or not _takes_one_size(found) or _is_always(target, own):
+        return None
+    return tables_of(new, (own[0], own[1]), image[1])
 
 
 def _check(resolution: object) -> None:
