@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.contracts.instances import contents_of
+from autoadapt.contracts.instances import contents_of, parts_of
 
 __all__ = ["Closures"]
 
@@ -138,7 +138,7 @@ class Closures:
 
 def _attributes(module: nn.Module) -> Iterator[Any]:
     """What may hold a function; quick, since nearly all are numbers, texts and empty containers."""
-    for part in module.modules():
+    for part in parts_of(module):
         for name, value in vars(part).items():
             kind = type(value)
             if kind in _NUMBERS or (kind in _EMPTY and not value) or name in _KEPT_APART:

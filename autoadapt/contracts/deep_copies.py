@@ -43,8 +43,10 @@ def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for part, shell in zip(
         reversed(parts), reversed(made), strict=True
     ):  # what is inside is whole before what holds it
-        state = {name: _copied(value, memo) for name, value in vars(part).items() if name != "_compiled_call_impl"}
-        vars(shell).update(state)
+        state = vars(shell)
+        for name, value in vars(part).items():
+            state[name] = value if type(value) in _ATOMS else _copied(value, memo)
+        state.pop("_compiled_call_impl", None)
     copied: nn.Module = copy.deepcopy(module, memo)
     return copied
 
@@ -70,16 +72,18 @@ _SAYING_HOW = frozenset(
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value)):
+    if kind is tuple and all(type(one) in _ATOMS for one in value):
         return value
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind is dict:
-        copied = memo[id(value)] = {}
-        copied.update((_copied(key, memo), _copied(one, memo)) for key, one in value.items())
-        return copied
+    if (known := memo.get(id(value))) is not None:
+        return known
     if kind is OrderedDict and not value:
         return memo.setdefault(id(value), OrderedDict())
+    if kind is dict:
+        copied = memo[id(value)] = {}
+        for key, one in value.items():
+            name = key if type(key) in _ATOMS else _copied(key, memo)
+            copied[name] = one if type(one) in _ATOMS else _copied(one, memo)
+        return copied
     if kind is set and all(type(one) is str for one in value):
         return memo.setdefault(id(value), set(value))
     return copy.deepcopy(value, memo)

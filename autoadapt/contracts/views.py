@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.closures import Closures
 from autoadapt.contracts.deep_copies import deep_copy
-from autoadapt.contracts.instances import tensors_of
+from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
@@ -149,7 +149,9 @@ def _with_its_functions(original: nn.Module, closures: Closures, memo: dict[int,
 
 def _refuse_itself(original: nn.Module, copied: nn.Module) -> None:
     """Refuse a copy that holds modules of the original: what is done to it would be done to them."""
-    parts = {id(part) for part in copied.modules()}
+    parts = {id(part) for part in parts_of(copied)}
+    if parts.isdisjoint(map(id, parts_of(original))):
+        return
     own = {path: part for path, part in original.named_modules() if id(part) in parts}
     name = type(original).__name__
     faults = [
@@ -171,10 +173,20 @@ def keep_modes(original: nn.Module, copied: nn.Module) -> None:
 
     What stands in the place of another module takes the mode of that place.
     """
+    parts, others = parts_of(original), parts_of(copied)
+    if len(parts) == len(others) and all(map(_holds_alike, parts, others)):  # the paths agree, and cost much
+        for part, other in zip(parts, others, strict=True):
+            if other.training != part.training:
+                other.training = part.training
+        return
     modes = {path: part.training for path, part in original.named_modules()}
     for path, part in copied.named_modules():
         if path in modes and part.training != modes[path]:
             part.training = modes[path]
+
+
+def _holds_alike(part: nn.Module, other: nn.Module) -> bool:
+    return part._modules.keys() == other._modules.keys()
 
 
 class _TensorCopies(TorchFunctionMode):

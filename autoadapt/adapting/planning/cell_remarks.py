@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from autoadapt.adapting.layouts import IN_PLACE, Factored, factored, shift
 from autoadapt.adapting.operations import Operation, Resample, Resize
@@ -72,15 +75,15 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
 def _off(dim: Dim, dims: Sequence[Dim]) -> int:
     """By how many cells a size is off the nearest of others, wherever no image is too small and enlarged first."""
     alike = [one for one in dims if one.axes == dim.axes]
-    return min((max(abs(_at(dim, size) - _at(one, size)) for size in LARGE) for one in alike), default=1)
+    return min((int(np.max(np.abs(_at_large(dim) - _at_large(one)))) for one in alike), default=1)
 
 
-LARGE = range(4096, 4160)
+LARGE = np.arange(4096, 4160)
 """Sizes that no module enlarges, in all phases of the usual strides."""
 
 
-def _at(dim: Dim, size: int) -> int:
-    return int(dim.evaluate(dict.fromkeys(dim.axes, size)))
+def _at_large(dim: Dim) -> Any:
+    return dim.evaluate(dict.fromkeys(dim.axes, LARGE))
 
 
 def _rounded(step: Operation, cells: int) -> str:

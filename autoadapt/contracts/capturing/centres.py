@@ -10,6 +10,7 @@ on two, but off the operations that torch runs, on the meta device as well.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakIdKeyDictionary
 
+from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.class_tokens import ClassTokens
 
 __all__ = ["Cells", "CentresFollowed", "Grid"]
@@ -39,7 +40,9 @@ class Cells:
 
     def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
         """The cells of what reads these from a place on, in steps; both in cells of this."""
-        first = self.first + self.step * start if start else self.first  # most layers move none: fractions are slow
+        if step == 1 and not start and count == self.count:
+            return self  # as most layers do: fractions are slow
+        first = self.first + self.step * start if start else self.first
         if step == 1:
             return Cells(first, self.step, count, self.coarsest)
         made = self.step * step
@@ -71,15 +74,15 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._grids: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._grids = ByTensor[Grid]()
         self.class_tokens = ClassTokens()
         for tensor, names in inputs:
             sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
-            self._grids[tensor] = {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()}
+            self._grids.put(tensor, {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()})
 
     def grid(self, tensor: torch.Tensor) -> Grid:
         """The cells of a tensor; empty for what is made of no input."""
-        return self._grids[tensor] if tensor in self._grids else {}  # noqa: SIM401  (`get` has no types there)
+        return self._grids.get(tensor) or {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -92,19 +95,19 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and given
             and (name not in _JOINING or len(given) == 1)
             and _is_alike(returned, given[0])
-            and given[0] in self._grids
+            and (grid := self._grids.get(given[0])) is not None
         ):
-            self._grids[returned] = self._grids[given[0]]  # most of what runs, so it must cost little
+            self._grids.put(returned, grid)  # most of what runs, so it must cost little
             self.class_tokens.note(name, {}, self._moving(given), [returned])
-        elif any(tensor in self._grids for tensor in given):
+        elif moving := self._moving(given):
             named, made = _named(func, args, kwargs or {}), list(_tensors([returned]))
-            self.class_tokens.note(name, named, self._moving(given), made)
+            self.class_tokens.note(name, named, moving, made)
             self._note(name, named, given, made)
         return returned
 
     def _moving(self, given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The tensors that depend on the input."""
-        return [tensor for tensor in given if tensor in self._grids]
+        return [tensor for tensor in given if self._grids.get(tensor) is not None]
 
     def _note(
         self, name: str, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]
@@ -119,7 +122,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 grid = self._kept(grids, output, mixes=name in ("cat", "stack"))
                 grid = grid if name in _RESHAPING else _left(grid, given, output)
                 grid = _unmixed(grid, named[_PRODUCTS[name]]) if name in _PRODUCTS else grid
-            self._grids[output] = grid
+            self._grids.put(output, grid)
 
     def _moved(self, rule: _Rule, read: torch.Tensor, output: torch.Tensor, named: Mapping[str, Any]) -> Grid:
         """Convolutions, poolings, interpolation and padding, along the last axes."""
@@ -202,9 +205,16 @@ _RESHAPING = {"view", "reshape", "_reshape_alias", "_unsafe_view", "unflatten", 
 
 def _named(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of an operation by name, defaults filled in."""
-    schema = func._schema.arguments
-    defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
-    return defaults | dict(zip((argument.name for argument in schema), args, strict=False)) | dict(kwargs)
+    names, defaults = _schema(func)
+    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+
+
+@functools.cache
+def _schema(func: Any) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """The names of the arguments of an operation, and the values of those that have any."""
+    known = func._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in known if argument.has_default_value()}
+    return tuple(argument.name for argument in known), defaults
 
 
 def _axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tuple[dict[int, str], dict[str, Cells]]:
@@ -232,7 +242,7 @@ def _found(among: Sequence[int], shape: Sequence[int], wanted: Mapping[str, Frac
     return {}
 
 
-RATIOS = (Fraction(1), *(Fraction(1, n) for n in (2, 4, 8, 3, 16, 7, 14)), *map(Fraction, (2, 4, 8)))
+RATIOS: tuple[Fraction | int, ...] = (1, *(Fraction(1, n) for n in (2, 4, 8, 3, 16, 7, 14)), *map(Fraction, (2, 4, 8)))
 
 
 def _spatial_count(named: Mapping[str, Any], read: torch.Tensor) -> int:
@@ -259,16 +269,21 @@ def _of_axis(values: Any, axis: int, default: int) -> int:
 def _convolved(cells: Cells, axis: int, named: Mapping[str, Any], count: int) -> Cells:
     """A convolution, or the reverse of one: Dumoulin and Visin, A guide to convolution arithmetic (2016)."""
     size, (pad, stride, dilation) = named["weight"].shape[axis], _geometry(axis, named)
-    middle = Fraction(dilation * (size - 1), 2) - pad
+    middle = _half(dilation * (size - 1) - 2 * pad)
     if named.get("transposed"):
-        return cells.read(start=-middle / stride, step=Fraction(1, stride), count=count)
+        return cells.read(start=Fraction(-middle, stride), step=Fraction(1, stride), count=count)
     return cells.read(start=middle, step=stride, count=count)
 
 
 def _pooled(cells: Cells, axis: int, named: Mapping[str, Any], count: int) -> Cells:
     size = _of_axis(named["kernel_size"], axis, 1)
     pad, stride, dilation = _geometry(axis, {**named, "stride": named.get("stride") or named["kernel_size"]})
-    return cells.read(start=Fraction(dilation * (size - 1), 2) - pad, step=stride, count=count)
+    return cells.read(start=_half(dilation * (size - 1) - 2 * pad), step=stride, count=count)
+
+
+def _half(cells: int) -> Fraction | int:
+    """Half of a number; a whole one where it comes to that, since fractions are slow."""
+    return Fraction(cells, 2) if cells % 2 else cells // 2
 
 
 def _geometry(axis: int, named: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -311,7 +326,7 @@ def _columns(cells: Cells, axis: int, named: Mapping[str, Any], _count: int) -> 
     """`im2col`: windows as columns, of which there are as many as a convolution makes cells."""
     size, (pad, stride, dilation) = _of_axis(named["kernel_size"], axis, 1), _geometry(axis, named)
     count = (cells.count + 2 * pad - dilation * (size - 1) - 1) // stride + 1
-    return cells.read(start=Fraction(dilation * (size - 1), 2) - pad, step=stride, count=count)
+    return cells.read(start=_half(dilation * (size - 1) - 2 * pad), step=stride, count=count)
 
 
 _SPATIAL: dict[str, _Rule] = {

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
+
+from autoadapt.contracts.capturing.by_tensor import ByTensor
 
 __all__ = ["ClassTokens"]
 
@@ -36,14 +37,11 @@ class ClassTokens:
     """
 
     def __init__(self) -> None:
-        self._found: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._found = ByTensor[_Joined]()
 
     def is_one(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is made of such tokens alone."""
-        return self._of(tensor) is _ALONE
-
-    def _of(self, tensor: torch.Tensor) -> _Joined | None:
-        return self._found[tensor] if tensor in self._found else None  # noqa: SIM401  (`get` has no types there)
+        return self._found.get(tensor) is _ALONE
 
     def note(
         self,
@@ -63,28 +61,25 @@ class ClassTokens:
         if name == "cat":
             self._note_all(made, self._joined(named["tensors"], named.get("dim") or 0, given))
         elif self._found:
-            told = [self._of(tensor) for tensor in given]
+            told = [self._found.get(tensor) for tensor in given]
             for number, tensor in enumerate(made):
                 cut = self._cut(name, named, tensor, number)
                 self._note_all([tensor], cut if cut is not None else _together(told))
 
     def _note_all(self, made: Sequence[torch.Tensor], told: _Joined | None) -> None:
         for tensor in made:
-            if told is not None:
-                self._found[tensor] = told
-            elif tensor in self._found:
-                del self._found[tensor]
+            self._found.put(tensor, told)
 
     def _joined(self, parts: Sequence[torch.Tensor], axis: int, given: Sequence[torch.Tensor]) -> _Joined | None:
         """What comes of joining parts: tokens in front of the largest part, of an axis that lists tokens."""
-        told = [self._of(part) for part in given]
+        told = [self._found.get(part) for part in given]
         if all(one is _ALONE for one in told):
             return _together(told)
         if any(part.dim() != 3 for part in parts) or axis % 3 == 2:
             return None
         sizes = [part.shape[axis] for part in parts]
         largest = sizes.index(max(sizes))
-        known = self._of(parts[largest])
+        known = self._found.get(parts[largest])
         inside = known.front if known is not None and known.size == sizes[largest] else 0
         front = sum(sizes[:largest]) + inside
         return _Joined(sum(sizes), front) if 0 < front <= MOST and front < sum(sizes) else None
@@ -94,7 +89,7 @@ class ClassTokens:
         if name not in ("select", "slice", "split_with_sizes"):
             return None
         read: torch.Tensor = named["self"]
-        known, axis = self._of(read), named["dim"] % read.dim()
+        known, axis = self._found.get(read), named["dim"] % read.dim()
         if known is None or known is _ALONE or read.shape[axis] != known.size:
             return None
         first = named.get("index", named.get("start")) or 0

@@ -85,9 +85,12 @@ class Probe:
         arguments: One call that is known to be meant.
         real: Run on the module's own device with values, instead of on the meta device.
         inner: Note what inner modules return.
+        forgets: Note what code keeps outside the module; another probe of the module may do that.
     """
 
-    def __init__(self, module: nn.Module, arguments: Arguments, *, real: bool, inner: bool) -> None:
+    def __init__(
+        self, module: nn.Module, arguments: Arguments, *, real: bool, inner: bool, forgets: bool = True
+    ) -> None:
         self.real = real
         self._module = module
         self._arguments = arguments
@@ -101,11 +104,11 @@ class Probe:
         """Of the first run that did not raise."""
         self.draws = False
         """Whether random numbers were drawn in a run."""
-        self._caches = OutsideCaches(self._copy)
+        self._caches = OutsideCaches(self._copy if forgets or not real else nn.Module())
 
     def fresh(self) -> Probe:
-        """Another copy, which knows nothing of the runs of this one."""
-        return Probe(self._module, self._arguments, real=self.real, inner=self._inner)
+        """Another copy, which knows nothing of the runs of this one; runs for real are forgotten by this one."""
+        return Probe(self._module, self._arguments, real=self.real, inner=self._inner, forgets=False)
 
     def forget(self) -> None:
         """Take out of classes, functions and globals what runs of the module left there."""

@@ -210,7 +210,7 @@ class Session:
             assert before is not None, "the base ran before"
             return confirm_again(self._probe, base, contract, before)
         batch = 2 if self._may_have_roles() else 1
-        probe = Probe(self._module, self._arguments, real=True, inner=False)
+        probe = Probe(self._module, self._arguments, real=True, inner=False, forgets=False)
         passes = MOST_PASSES - self._perturbed - (ran is not None)
         found = confirm(self._module, probe, contract, batch=batch, work=self._probe.work, ordered=ran, passes=passes)
         if found.observed is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -37,8 +38,10 @@ class Dim:
         257
     """
 
-    __slots__ = ("_form",)
+    __slots__ = ("_axes", "_form")
     _form: Form
+    _axes: frozenset[str] | None
+    """Kept when first asked for, which planning does ten thousand times."""
 
     def __new__(cls, constant: SupportsIndex | Dim) -> Dim:
         return constant if isinstance(constant, Dim) else cls._of(Form.of(operator.index(constant)))
@@ -47,6 +50,7 @@ class Dim:
     def _of(cls, form: Form) -> Dim:
         dim = object.__new__(cls)
         object.__setattr__(dim, "_form", form)
+        object.__setattr__(dim, "_axes", None)
         return dim
 
     @classmethod
@@ -134,7 +138,9 @@ class Dim:
     @property
     def axes(self) -> frozenset[str]:
         """The axes the dim is written in; none where it is constant."""
-        return frozenset() if self.constant is not None else self._form.axes
+        if self._axes is None:
+            object.__setattr__(self, "_axes", frozenset() if self.constant is not None else self._form.axes)
+        return self._axes or frozenset()
 
     @property
     def terms(self) -> tuple[tuple[int, tuple[Dim, ...]], ...]:
@@ -252,6 +258,7 @@ def _maximum(value: Any, low: int) -> Any:
     return torch.sym_max(value, low)
 
 
+@lru_cache(maxsize=8192)
 def _slope(form: Form, axis: str) -> Fraction | None:
     slopes = [_term_slope(monomial, axis) for monomial, _ in form.terms]
     total = Fraction(0)

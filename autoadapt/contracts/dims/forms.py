@@ -137,6 +137,11 @@ class Form:
         return cls(tuple(sorted(kept, key=lambda term: _monomial_key(term[0]))))
 
     @cached_property
+    def positive_first(self) -> tuple[tuple[Monomial, int], ...]:
+        """The terms, those with a negative coefficient last."""
+        return tuple(sorted(self.terms, key=lambda term: term[1] < 0))
+
+    @cached_property
     def axes(self) -> frozenset[str]:
         return frozenset().union(*(atom.axes for monomial, _ in self.terms for atom in monomial))
 
@@ -259,7 +264,7 @@ def _evaluate(form: Form, sizes: Mapping[str, Any], maximum: Callable[[Any, int]
         return known[atom]
 
     total: Any = None
-    for monomial, coefficient in sorted(form.terms, key=lambda term: term[1] < 0):
+    for monomial, coefficient in form.positive_first:
         term = _scaled([value(atom) for atom in monomial], coefficient if total is None else abs(coefficient))
         if total is not None:
             term = total + term if coefficient > 0 else total - term

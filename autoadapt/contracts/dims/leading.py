@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from autoadapt.contracts.dims.algebra import Dim
 
 __all__ = ["leading_and_product"]
@@ -14,7 +16,13 @@ def leading_and_product(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
         >>> leading_and_product(Dim.parse("floor(H/16)*floor(W/16) + 1"))
         (1, (Dim('floor(H/16)'), Dim('floor(W/16)')))
     """
-    prefix, product = 0, dim
+    return _found(str(dim))
+
+
+@lru_cache(maxsize=8192)
+def _found(text: str) -> tuple[int, tuple[Dim, ...]]:
+    """By the text, since dims that are equal at all sizes may be written differently."""
+    prefix, product = 0, (dim := Dim.parse(text))
     if dim.factors is None:
         constant = sum(coefficient for coefficient, atoms in dim.terms if not atoms)
         if constant > 0 and (dim - constant).factors is not None:
