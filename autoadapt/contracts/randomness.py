@@ -106,6 +106,8 @@ class Numbers:
     def __init__(self) -> None:
         self.drawn = False
         """Whether any were, by this thread or by another; told when the block ends."""
+        self.own = False
+        """Whether this thread drew some for certain."""
 
 
 @contextlib.contextmanager
@@ -136,7 +138,9 @@ def undisturbed(seed: int | None = 0, *, put_back: bool = True) -> Iterator[Numb
                 put(setting)
         drawn = [not one.same(one.get(), state) for one, state in zip(_GENERATORS, given, strict=True)]
         numbers.drawn = own.drew or any(drawn)
-        if put_back and any(drawn) and before is not None and before == _threads_after_their_turn():
+        alone = any(drawn) and before is not None and before == _threads_after_their_turn()
+        numbers.own = own.drew or alone
+        if put_back and alone:
             for one, state in itertools.compress(zip(_GENERATORS, given, strict=True), drawn):
                 one.put(state)
 

@@ -9,18 +9,23 @@ import pytest
 import torch
 from sleeping_threads import while_threads_sleep
 from stateful_modules import (
+    AddsItsLast,
     ByThread,
     Counts,
     CountsForReal,
+    DrawsInVain,
+    DropoutThatStaysOn,
     EverySecondForReal,
     EveryThird,
     Halves,
     KeepsItsFirstSize,
+    KeepsItsLast,
     LessAt224,
     NeedsTwo,
     Noise,
     NotFinite,
     OtherDtype,
+    PythonNoise,
     Quantised,
     RandomRows,
     RunsNoted,
@@ -130,8 +135,34 @@ def test_values_that_are_not_finite_are_noted():
     assert aa.capture(Halves(), X / 0).not_finite == ()
 
 
-def test_random_numbers_that_keep_the_contract_are_no_contradiction():
-    assert aa.capture(Noise(), X).contradictions == ()
+@pytest.mark.parametrize("kind", [Noise, DropoutThatStaysOn, PythonNoise])
+@while_threads_sleep
+def test_outputs_that_random_numbers_make_others_are_told_by_name(kind):
+    signature = aa.capture(kind(), X)
+    assert (signature.drawn, signature.contradictions) == (("output",), ())
+    assert "drawn  output: not deterministic, random numbers make other values in every run" in str(signature)
+    said = f"{kind.__name__} is not deterministic: random numbers that it draws in eval mode make other values"
+    assert aa.adapt(kind(), like=Halves(), inputs=X).plan.remarks == (
+        f"{said} in every run (output), as in the adapted one",
+    )
+    assert aa.adapt(Halves(), like=kind(), inputs=X).plan.remarks == (f"{said} in every run (output)",)
+
+
+@pytest.mark.parametrize("kind", [Halves, DrawsInVain])
+def test_random_numbers_that_change_no_value_are_not_told(kind):
+    assert aa.capture(kind(), X).drawn == ()
+    assert aa.adapt(kind(), like=Halves(), inputs=X).plan.remarks == ()
+
+
+def test_a_module_that_adds_what_it_returned_before_is_refused():
+    (found,) = aa.capture(AddsItsLast(), X).contradictions
+    assert (found.where, found.found) == ("output at 64 x 48", "other values")
+    with pytest.raises(aa.PlanError, match="AddsItsLast is not deterministic"):
+        aa.adapt(AddsItsLast(), like=Halves(), inputs=X)
+
+
+def test_a_module_that_only_keeps_what_it_returned_is_not_refused():
+    assert aa.capture(KeepsItsLast(), X).contradictions == ()
 
 
 def test_at_most_three_runs_with_one_sample_two_at_the_example_and_one_at_a_usual_size():

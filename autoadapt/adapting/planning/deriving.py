@@ -262,7 +262,7 @@ def _derived(
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
         remarks=(
             *input_remarks(source, offer.wanted, offer.inputs),
-            *value_remarks(source),
+            *value_remarks(source, offer.wanted),
             *train_remarks(source, target),
             *native_remarks(source),
             *unchecked_remarks(source, offer.wanted, read),

@@ -21,10 +21,19 @@ def input_remarks(source: Signature, target: Signature, routes: Sequence[InputRo
     return *_unread(source, target, routes), *_untold_layouts(source, target, routes)
 
 
-def value_remarks(source: Signature) -> list[str]:
-    """That outputs of the new module are no numbers, which its weights or the example are to blame for."""
-    found = ", ".join(source.not_finite)
-    return [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
+def value_remarks(source: Signature, target: Signature) -> list[str]:
+    """That outputs of the new module are no numbers, for which its weights or the example are to blame, or are drawn.
+
+    Where the old one draws random numbers in eval mode, as with dropout that stays on, that is told as well.
+    """
+    found, drawn = ", ".join(source.not_finite), ", ".join(source.drawn)
+    said = [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
+    said += [f"{source.name} is not deterministic: {_DRAWN} ({drawn}), as in the adapted one"] * bool(drawn)
+    drawn = ", ".join(target.drawn)
+    return said + [f"{target.name} is not deterministic: {_DRAWN} ({drawn})"] * bool(drawn)
+
+
+_DRAWN = "random numbers that it draws in eval mode make other values in every run"
 
 
 def _unread(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from autoadapt.contracts.allocations import MOST_INVENTED, in_words
 from autoadapt.contracts.capturing.ordering import ImagePass
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Work
+from autoadapt.contracts.capturing.run_values import are_equal, is_finite
 from autoadapt.contracts.capturing.sizing import InputAxes, Steps
+from autoadapt.contracts.capturing.usual_sizes import MOST_MULTIPLY_ADDS, cells_of, usual_sizes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.randomness import undisturbed
@@ -32,19 +36,15 @@ __all__ = [
     "confirm_drawing",
     "on_meta_device",
     "said",
-    "usual_images",
 ]
 
-USUAL_SIZES = (224, 256, 384, 512, 640)
-"""Heights and widths, in pixels, of images in use."""
-MOST_MULTIPLY_ADDS = {"cpu": 3e10}
-"""Of one real pass, by the kind of device: a second or two on one core."""
 MOST_ELSEWHERE = 1e12
 MOST_PASSES = 3
 """Real passes of one capture."""
 MOST_SECONDS = 1.0
 """What all passes but the first may take together."""
 OTHER_SEED = 1
+THIRD_SEED = 2
 MOST_DRAWS = 12
 """Runs of a module that draws random numbers, to see whether its shapes depend on them."""
 
@@ -73,6 +73,8 @@ class Confirmation:
     """The first run."""
     not_finite: tuple[str, ...] = ()
     """Outputs that held NaN or infinity in it, though the inputs did not."""
+    drawn: tuple[str, ...] = ()
+    """Outputs that were others when other random numbers were drawn."""
     unconfirmed: str = ""
     """Why there was none, in a few words."""
     raised: str = ""
@@ -94,9 +96,10 @@ def confirm(
     """Run a module for real, at most three times: at the example, at a usual size, and at the example again.
 
     The last two share a copy of their own, so that what it keeps from call to call shows, and what it keeps from its
-    first call alone. The first and the last draw the same random numbers and must return the same values; the one
-    between draws others. A run that measured the order of cells takes the place of that one, and is held against the
-    contract too; the other two then share a copy.
+    first call alone; where a copy holds a tensor of the first call, the two at the example follow one another on it.
+    These must return the same values, unless they draw random numbers: then the last draws others, and which values
+    are others is told. A run that measured the order of cells takes the place of the one between, and is held against
+    the contract too; the other two then share a copy.
 
     Args:
         module: The original, for what it stands on.
@@ -125,11 +128,13 @@ def confirm(
     found = [*runs.wrong_shapes(sizes, first)]
     if ordered is not None and "B" in contract.steps:
         found += runs.wrong_in(ordered)
+    drew, in_a_row = probe.drew, passes > 1 and probe.keeps_a_call(first) and runs.affords(sizes)
+    values = runs.values_again(sizes, first, drew=drew) if in_a_row else []
     if passes >= MOST_PASSES:
         found += runs.elsewhere(sizes)
-    if passes > 1 and runs.affords(sizes):
-        found += runs.again(sizes, like=first)
-    return Confirmation(tuple(_by_place(found)), first, _not_finite(contract, first))
+    if passes > 1 and not in_a_row and runs.affords(sizes):
+        values = runs.values_again(sizes, first, drew=drew)
+    return _confirmation(contract, first, found, values, drew=drew)
 
 
 def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, before: Observation) -> Confirmation:
@@ -145,9 +150,25 @@ def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, be
     found = runs.slightly_smaller() if dict(sizes) == contract.axes.example else []
     found += runs.again(sizes, like=before)
     runs.probe = probe
-    if runs.spent <= MOST_SECONDS:
-        found += runs.again(sizes, like=before)
-    return Confirmation(tuple(_by_place(found)), before, _not_finite(contract, before))
+    values = runs.values_again(sizes, before, drew=probe.drew) if runs.spent <= MOST_SECONDS else []
+    return _confirmation(contract, before, found, values, drew=probe.drew)
+
+
+def _confirmation(
+    contract: Contract, first: Observation, found: list[Contradiction], again: list[Contradiction], *, drew: bool
+) -> Confirmation:
+    """What runs showed; values that are others where other random numbers were drawn contradict nothing.
+
+    Args:
+        contract: What a module should return.
+        first: The first run.
+        found: What was wrong with others.
+        again: What was wrong with one that was held against the first, and drew others if it drew any.
+        drew: Whether it did.
+    """
+    drawn = tuple(one.path for one in again if drew and one.expected == _EQUAL_VALUES)
+    kept = _by_place([*found, *(one for one in again if one.path not in drawn)])
+    return Confirmation(tuple(kept), first, _not_finite(contract, first), drawn)
 
 
 def confirm_drawing(probe: Probe, sizes: Mapping[str, int], contract: Contract) -> list[Contradiction]:
@@ -177,36 +198,10 @@ def on_meta_device(module: nn.Module) -> bool:
 
 def _not_finite(contract: Contract, observed: Observation) -> tuple[str, ...]:
     """Outputs that hold NaN or infinity, though the inputs do not."""
-    if not all(map(_is_finite, observed.inputs)):
+    if not all(map(is_finite, observed.inputs)):
         return ()
     named = zip(contract.paths, observed.tensors, strict=True)
-    return tuple(path for path, tensor in named if not _is_finite(tensor))
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    values = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch computes with none of eight bits
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())  # a sum may be too large, and is quick
-
-
-def usual_images(axes: InputAxes, steps: Steps, work: Work, images: int) -> dict[str, int] | None:
-    """The smallest usual size that some images may have, if the example has none and a pass is affordable."""
-    example = axes.example
-    if work.multiply_adds == 0 or (example.get("H") == example.get("W") and example.get("H") in USUAL_SIZES):
-        return None
-    sizes = next(iter(_usual(axes, steps)), None)
-    if sizes is None:
-        return None
-    share = math.prod(_cells(sizes | {"B": images})) / max(math.prod(_cells(example)), 1)
-    if work.multiply_adds * share > MOST_MULTIPLY_ADDS["cpu"] or 4 * work.widest * share > MOST_INVENTED:
-        return None
-    return {name: sizes[name] for name in "HW"}
-
-
-def _cells(sizes: Mapping[str, int]) -> list[int]:
-    """What the work of a pass grows with: all axes but channels."""
-    return [size for name, size in sizes.items() if name[0] != "C"]
+    return tuple(path for path, tensor in named if not is_finite(tensor))
 
 
 def _options(contract: Contract) -> Iterator[dict[str, int]]:
@@ -217,26 +212,18 @@ def _options(contract: Contract) -> Iterator[dict[str, int]]:
 
 
 def _smaller(sizes: Mapping[str, int], example: Mapping[str, int]) -> bool:
-    return math.prod(_cells(sizes)) < math.prod(_cells(example))
+    return math.prod(cells_of(sizes)) < math.prod(cells_of(example))
 
 
 def _others(contract: Contract) -> list[dict[str, int]]:
     """The example with images of sizes in use, where these are legal."""
-    return _usual(contract.axes, contract.steps)
+    return usual_sizes(contract.axes, contract.steps)
 
 
 def _less(contract: Contract) -> dict[str, int]:
     """The example a step smaller along all axes that may vary but the batch."""
     steps = {name: step for name, step in contract.steps.items() if name != "B"}
     return {name: size - steps.get(name, 0) for name, size in contract.axes.example.items()}
-
-
-def _usual(axes: InputAxes, steps: Steps) -> list[dict[str, int]]:
-    example = axes.example
-    if "H" not in steps or "W" not in steps:
-        return []
-    legal = [n for n in USUAL_SIZES if all((n - example[name]) % steps[name] == 0 for name in "HW")]
-    return [{**example, "H": size, "W": size} for size in legal]
 
 
 @dataclass
@@ -263,7 +250,7 @@ class _Runs:
 
     def _share(self, sizes: Mapping[str, int]) -> float:
         """How many times as many cells as at the example."""
-        return math.prod(_cells(self._batched(sizes))) / max(math.prod(_cells(self.contract.axes.example)), 1)
+        return math.prod(cells_of(self._batched(sizes))) / max(math.prod(cells_of(self.contract.axes.example)), 1)
 
     def _bytes(self, sizes: Mapping[str, int]) -> int:
         """Memory of what goes in and comes out, and of the largest tensor between."""
@@ -277,7 +264,7 @@ class _Runs:
 
     def affords(self, sizes: Mapping[str, int]) -> bool:
         """Whether there is time for a run, going by what the first one took, and memory."""
-        seconds = self.spent + self.seconds * math.prod(_cells(self._batched(sizes)))
+        seconds = self.spent + self.seconds * math.prod(cells_of(self._batched(sizes)))
         return seconds <= MOST_SECONDS and not self.hindrance(sizes)
 
     def first(self, sizes: Mapping[str, int]) -> Observation:
@@ -297,7 +284,7 @@ class _Runs:
                 if batch == given:
                     raise
                 continue
-            self.seconds = (time.perf_counter() - start) / max(math.prod(_cells(self._batched(sizes))), 1)
+            self.seconds = (time.perf_counter() - start) / max(math.prod(cells_of(self._batched(sizes))), 1)
             return found
         raise AssertionError("the example's batch is the last that is tried")
 
@@ -336,6 +323,15 @@ class _Runs:
         wrong = self.wrong_shapes(sizes, found)
         return wrong if wrong or like is None else self._wrong_values(sizes, like.tensors, found)
 
+    def values_again(self, sizes: Mapping[str, int], first: Observation, *, drew: bool) -> list[Contradiction]:
+        """What is wrong with another run at the size of the first; other random numbers are drawn if any were."""
+        if not drew:
+            return self.again(sizes, like=first)
+        with undisturbed():
+            random.random()
+            np.random.random()
+            return self.again(sizes, seed=THIRD_SEED, like=first)
+
     def wrong_in(self, ran: ImagePass) -> list[Contradiction]:
         """What is wrong with a run that was made for something else."""
         if ran.tree != self.contract.first.tree:
@@ -358,11 +354,10 @@ class _Runs:
         self, sizes: Mapping[str, int], before: Sequence[torch.Tensor], found: Observation
     ) -> list[Contradiction]:
         rows = zip(self.contract.paths, before, found.tensors, strict=True)
-        expected = "equal values in two runs on one input"
         return [
-            Contradiction(path=path, at=said(sizes), expected=expected, found="other values")
+            Contradiction(path=path, at=said(sizes), expected=_EQUAL_VALUES, found="other values")
             for path, left, right in rows
-            if not _equal(left, right)
+            if not are_equal(left, right)
         ]
 
     def _batched(self, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -373,18 +368,7 @@ class _Runs:
         return self.contract.axes.shapes(self._batched(sizes))
 
 
-def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether two runs agree but for the order of sums, in which kernels on accelerators are free."""
-    left, right = left.detach(), right.detach()
-    if torch.equal(left, right):
-        return True  # as nearly always, and at a tenth of the cost
-    if left.is_complex():
-        left, right = torch.view_as_real(left), torch.view_as_real(right)
-    if not left.is_floating_point():
-        return bool(torch.equal(left, right))
-    left, right = left.double(), right.double()
-    scale = float(left[left.isfinite()].abs().max()) if left.isfinite().any() else 0.0
-    return torch.allclose(left, right, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
+_EQUAL_VALUES = "equal values in two runs on one input"
 
 
 def said(sizes: Mapping[str, int]) -> str:

@@ -17,6 +17,7 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
+from autoadapt.contracts.capturing.run_values import keeps_a_call
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.contracts.made_tables import MadeTables
@@ -103,7 +104,9 @@ class Probe:
         self.work = Work()
         """Of the first run that did not raise."""
         self.draws = False
-        """Whether random numbers were drawn in a run."""
+        """Whether random numbers were drawn in a run, or by another thread meanwhile."""
+        self.drew = False
+        """Whether a run drew some for certain."""
         self._caches = OutsideCaches(self._copy if forgets or not real else nn.Module())
 
     def fresh(self) -> Probe:
@@ -123,6 +126,10 @@ class Probe:
     def invents(self) -> bool:
         """Whether a run for real takes inputs that nobody gave."""
         return any(tensor.is_meta for tensor in self._tensors)
+
+    def keeps_a_call(self, seen: Observation) -> bool:
+        """Whether the copy holds a tensor like one that it read or returned in a run for real."""
+        return keeps_a_call(self._copy, [*seen.inputs, *seen.tensors])
 
     def watch(self, path: str, note: Callable[[Any], None]) -> None:
         """Have whatever an inner module returns noted in later runs."""
@@ -187,7 +194,7 @@ class Probe:
             except Exception as error:
                 self._put_back()
                 raise ProbeError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
-        self.draws = self.draws or numbers.drawn
+        self.draws, self.drew = self.draws or numbers.drawn, self.drew or numbers.own
         self._refuse_what_is_left(returned)
         observed = self._observe(returned, values, tensors, watcher, followed)
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))

@@ -20,7 +20,6 @@ from autoadapt.contracts.capturing.confirming import (
     confirm,
     confirm_again,
     confirm_drawing,
-    usual_images,
 )
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates, sizes_for_depths
 from autoadapt.contracts.capturing.first_calls import confirm_first_call
@@ -55,6 +54,7 @@ from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.capturing.told_statistics import statistics_told
 from autoadapt.contracts.capturing.trunks import trunk_signature
+from autoadapt.contracts.capturing.usual_sizes import usual_images
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.origins import name_of
 from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
@@ -134,6 +134,7 @@ class Session:
             unconfirmed=confirmed.unconfirmed,
             contradictions=confirmed.contradictions,
             not_finite=confirmed.not_finite,
+            drawn=confirmed.drawn,
         )
 
     @property

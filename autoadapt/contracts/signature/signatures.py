@@ -115,6 +115,8 @@ class Signature(Shown, Dated):
     """Where the module is no function of its input, or not the one that is written here."""
     not_finite: tuple[str, ...] = ()
     """Outputs that held NaN or infinity in a real run."""
+    drawn: tuple[str, ...] = ()
+    """Outputs of which random numbers, drawn in eval mode, make others in every run."""
 
     @model_validator(mode="after")
     def _printable(self) -> Signature:
@@ -219,7 +221,7 @@ class Signature(Shown, Dated):
         known = containing(outputs.paths)
         told = {
             field: tuple(path for path in getattr(self, field) if path in known)
-            for field in ("contiguous", "unverified", "not_finite")
+            for field in ("contiguous", "unverified", "not_finite", "drawn")
         }
         filled = {path: output for path, output in self.filled.items() if output in known}
         invariants = tuple(one for one in self.invariants if {one.index, one.result} <= known)
@@ -261,7 +263,7 @@ class Signature(Shown, Dated):
         ]
         if self.inner:  # a plan's source is without them
             faults += loose_paths("unread_tokens", self.unread_tokens, {one.module for one in self.inner})
-        for field in ("contiguous", "unverified", "not_finite"):
+        for field in ("contiguous", "unverified", "not_finite", "drawn"):
             faults += loose_paths(field, getattr(self, field), made)
         if not 0 <= self.positional <= len(self.arguments):
             expected = f"at most {len(self.arguments)} arguments"
@@ -335,6 +337,8 @@ class Signature(Shown, Dated):
         notes += [("no real run", self.unconfirmed)] if self.unconfirmed else []
         notes += [("but", f"{one.where}: {one.found}, not {one.expected}") for one in self.contradictions]
         notes += [("not finite", path) for path in self.not_finite]
+        drawn = "not deterministic, random numbers make other values in every run"
+        notes += [("drawn", f"{path}: {drawn}") for path in self.drawn]
         notes += [("centres", f"{path}  {told}") for path, spec in self.outputs.items() if (told := _unusual(spec))]
         return columns(notes)
 

@@ -1,0 +1,45 @@
+"""Usual sizes: of images in use, and how much a pass at one of them may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from autoadapt.contracts.allocations import MOST_INVENTED
+from autoadapt.contracts.capturing.probing import Work
+from autoadapt.contracts.capturing.sizing import InputAxes, Steps
+
+__all__ = ["MOST_MULTIPLY_ADDS", "cells_of", "usual_images", "usual_sizes"]
+
+USUAL_SIZES = (224, 256, 384, 512, 640)
+"""Heights and widths, in pixels, of images in use."""
+MOST_MULTIPLY_ADDS = {"cpu": 3e10}
+"""Of one real pass, by the kind of device: a second or two on one core."""
+
+
+def usual_images(axes: InputAxes, steps: Steps, work: Work, images: int) -> dict[str, int] | None:
+    """The smallest usual size that some images may have, if the example has none and a pass is affordable."""
+    example = axes.example
+    if work.multiply_adds == 0 or (example.get("H") == example.get("W") and example.get("H") in USUAL_SIZES):
+        return None
+    sizes = next(iter(usual_sizes(axes, steps)), None)
+    if sizes is None:
+        return None
+    share = math.prod(cells_of(sizes | {"B": images})) / max(math.prod(cells_of(example)), 1)
+    if work.multiply_adds * share > MOST_MULTIPLY_ADDS["cpu"] or 4 * work.widest * share > MOST_INVENTED:
+        return None
+    return {name: sizes[name] for name in "HW"}
+
+
+def cells_of(sizes: Mapping[str, int]) -> list[int]:
+    """What the work of a pass grows with: all axes but channels."""
+    return [size for name, size in sizes.items() if name[0] != "C"]
+
+
+def usual_sizes(axes: InputAxes, steps: Steps) -> list[dict[str, int]]:
+    """The example with images of sizes in use, where these are legal."""
+    example = axes.example
+    if "H" not in steps or "W" not in steps:
+        return []
+    legal = [n for n in USUAL_SIZES if all((n - example[name]) % steps[name] == 0 for name in "HW")]
+    return [{**example, "H": size, "W": size} for size in legal]
