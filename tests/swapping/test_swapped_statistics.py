@@ -11,6 +11,7 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.capturing.told_statistics import told_statistics
 from autoadapt.contracts.signature import agree
 
 IMAGENET = aa.Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -128,6 +129,25 @@ def test_a_model_of_mmengine_tells_its_preprocessor() -> None:
     model.data_preprocessor = preprocessor(mean=[103.53, 116.28, 123.675], std=[1, 1, 1])
     net = swapped(model, "backbone", timm.create_model("resnet10t", features_only=True, out_indices=(1,)))
     assert net.plan.inputs[0].steps[0].given.order == "bgr"  # type: ignore[union-attr]
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize(("name", "order"), [("channel_conversion", "rgb"), ("to_rgb", "rgb"), ("other", None)])
+def test_preprocessors_of_other_libraries_tell_whether_they_turn_colours(name: str, order: str | None) -> None:
+    base = guest("mmengine.model").BaseDataPreprocessor
+
+    class Preprocessor(base):  # type: ignore[misc, valid-type]
+        """As those of mmseg and mmpretrain, which are no subclasses of mmengine's for images."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.std = torch.tensor([123.675, 116.28, 103.53])[:, None, None], torch.ones(3, 1, 1)
+            setattr(self, name, True)
+
+    model = Plain()
+    model.data_preprocessor = Preprocessor()
+    told = told_statistics(model)
+    assert (told.order if told is not None else None) == order
 
 
 def test_what_cannot_be_followed_is_refused_where_it_was_told() -> None:

@@ -108,6 +108,10 @@ def _of_detectors(module: nn.Module) -> Statistics | None:
     return Statistics() if takes_pixels else None
 
 
+_TURNS = ("_channel_conversion", "channel_conversion", "to_rgb")
+"""What says that colours are turned: in mmengine and what derives of it, in mmseg, in mmpretrain and mmaction."""
+
+
 @statistics_reader
 def _of_mmengine(module: nn.Module) -> Statistics | None:
     """The preprocessor beside a model of mmengine, which the training loop runs before `forward`."""
@@ -119,7 +123,10 @@ def _of_mmengine(module: nn.Module) -> Statistics | None:
     if not isinstance(mean, torch.Tensor) or not isinstance(std, torch.Tensor) or mean.is_meta:
         return None
     # images are read as BGR; mean and standard deviation are of what they are turned to
-    order = "rgb" if getattr(preprocessor, "_channel_conversion", False) else "bgr"
+    turned = {vars(preprocessor)[name] for name in _TURNS if name in vars(preprocessor)}
+    if len(turned) != 1:
+        return None
+    order = "rgb" if turned.pop() else "bgr"
     return Statistics(mean=_numbers(mean.flatten()), std=_numbers(std.flatten()), order=order, range=255)
 
 
