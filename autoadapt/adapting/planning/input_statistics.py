@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.operations import Renormalize
-from autoadapt.adapting.planning.input_channels import expected_of, image_channels
+from autoadapt.adapting.planning.input_channels import expected_of, image_channels, with_told
 from autoadapt.contracts.signature import Signature, Statistics, agree
 from autoadapt.errors import Mismatch, PlanError
 
@@ -56,7 +56,7 @@ def _told(signature: Signature, statistics: Statistics | None, image: Signature)
             _REMEDY,
         )
         raise PlanError(f"statistics of {statistics.channels} channels do not fit an image of {channels}", [fault])
-    return signature.model_copy(update={"statistics": statistics})
+    return with_told(signature, statistics=statistics)
 
 
 def renormalized(source: Signature, target: Signature) -> tuple[Renormalize, ...]:
