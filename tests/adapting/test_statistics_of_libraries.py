@@ -91,14 +91,15 @@ def of_ultralytics(_: Path) -> Side:
     return Side(model, lambda: prepare(owner, [opencv]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (of_timm, of_transformers),
         (of_transformers, of_torchvision),
-        (of_torchvision, of_timm),
-        (of_smp, of_torchvision),
+        (of_smp, of_timm),
         (of_torchvision_detection, of_smp),
+        (of_timm, of_transformers),
+        (of_torchvision, of_timm),
         pytest.param(of_ultralytics, of_timm, marks=pytest.mark.guest),
     ],
     ids=lambda side: side.__name__.removeprefix("of_"),
