@@ -142,7 +142,8 @@ def example(made: nn.Module) -> object:
 def _restored(source: str, allow: Sequence[str]) -> nn.Module:
     from autoadapt.saving import restore
     from autoadapt.saving.folder_configs import Config
-    from autoadapt.saving.whole_models import is_whole, read_whole
+    from autoadapt.saving.whole_configs import read_whole
+    from autoadapt.saving.whole_models import is_whole
     from autoadapt.sources import load
 
     folder = Path(source)

@@ -35,7 +35,8 @@ from autoadapt.saving.module_states import (
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.sample_outputs import witness_of
-from autoadapt.saving.whole_models import adapted_parts, save_whole
+from autoadapt.saving.whole_configs import WHOLE
+from autoadapt.saving.whole_models import adapted_parts, is_whole, save_whole
 from autoadapt.saving.wrappers import adapted_inside, unwrapped
 from autoadapt.sources import load, load_backbone, schemes
 from autoadapt.sources.permissions import foreign
@@ -80,6 +81,11 @@ def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, che
     if not adapters_only and not isinstance(whole, AdaptedModule) and adapted_parts(whole):
         return save_whole(whole, Path(folder), lambda part, inside: save(part, inside, check=check))
     adapted = adapted_inside(net, "aa.save")
+    if is_whole(Path(folder)):
+        fault = Mismatch(
+            str(folder), "a folder for this module", f"a whole model ({WHOLE})", "save into another folder"
+        )
+        raise SavingError(f"{folder} holds a whole model, and stays as it was", [fault])
     written = _Written(adapted, Path(folder), adapters_only=adapters_only, check=check)
     write_all(Path(folder), {WEIGHTS: written.write_weights, CONFIG: written.write_config})
     return written.report()

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.contracts.facts import first_fault, interruptible
+from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
-from autoadapt.errors import AdaptError, Mismatch, SavingError
-from autoadapt.files.reading import one_line, read_json, read_text
+from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files.writing import check_place, explained, file_hash, refuse_link, write_all
-from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, checksum
+from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.saving.module_states import (
     all_tensors,
     frozen_parts,
@@ -41,74 +39,14 @@ from autoadapt.saving.module_states import (
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.weight_files import read_tensors
-from autoadapt.swapping.passes import Handing
+from autoadapt.saving.whole_configs import WHOLE, Place, WholeConfig, read_whole
 from autoadapt.swapping.region_swaps import put_region
 from autoadapt.swapping.stand_ins import passes_of
 
-__all__ = ["WHOLE", "adapted_parts", "is_whole", "read_whole", "restore_whole", "save_whole"]
+__all__ = ["adapted_parts", "is_whole", "restore_whole", "save_whole"]
 
-WHOLE = "model.json"
 _PARTS = "parts"
-_MOST_PARTS = 256
 _UNFOLDED = 'save the model before fold, and fold what is restored; or export(folded, "model.onnx")'
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Place(_Frozen):
-    """Where an adapted part stands."""
-
-    path: str
-    folder: str = Field(pattern=r"^parts/[0-9]+$")
-    config: str
-    """SHA-256 of its config."""
-    borrowed: dict[str, bool] = Field(default_factory=dict)
-    """Functions of the old module's class that run on it, by name; whether each is a property."""
-    region: Handing | None = None
-    """Of a swapped region, what its modules hand on."""
-
-    @model_validator(mode="after")
-    def _stands_first(self) -> Place:
-        if self.region is not None and self.region.paths[0] != self.path:
-            raise ValueError(f"{self.path} is not the first module of its region")
-        return self
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Where modules are replaced."""
-        return (self.path,) if self.region is None else self.region.paths
-
-
-class WholeConfig(_Frozen):
-    """A bigger model without its tensors."""
-
-    format: Literal["autoadapt.Model"] = "autoadapt.Model"
-    schema_version: Literal[1] = 1
-    model: str
-    """Python path of its class."""
-    source: str = ""
-    """The name that `autoadapt.load` made it by, without options; empty where it was made otherwise."""
-    parts: tuple[Place, ...] = Field(max_length=_MOST_PARTS)
-    sha256: str = ""
-    """Of the file of weights."""
-    tied: dict[str, str] = Field(default_factory=dict)
-    training: dict[str, bool]
-    frozen: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _name_each_once(self) -> WholeConfig:
-        for named in ([one.path for one in self.parts], [one.folder for one in self.parts]):
-            if len(set(named)) < len(named):
-                raise ValueError(f"{max(named, key=named.count)} stands in two parts")
-        return self
-
-    def text(self) -> str:
-        """The file: JSON with a checksum of all facts."""
-        with interruptible():
-            content = json.loads(self.model_dump_json())
-        return json.dumps({**content, "checksum": checksum(content)}, indent=1) + "\n"
 
 
 def adapted_parts(model: nn.Module) -> dict[str, AdaptedModule]:
@@ -218,6 +156,8 @@ def restore_whole(
         SavingError: The model is missing or another one, or a part cannot be restored; the model is as it was.
     """
     config = read_whole(folder)
+    if model is not None:
+        check_module(model, "model", SavingError)
     if not isinstance(model, nn.Module):
         fault = Mismatch("model", f"a freshly built {config.model}", "none", f'aa.restore("{folder}", model=build())')
         raise SavingError(f"{folder} holds a whole model, and model= was left out", [fault])
@@ -233,7 +173,7 @@ def restore_whole(
             fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
             raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
         given = new.get(place.path) if isinstance(new, Mapping) else new
-        net = restore_part(folder / place.folder, given)
+        net = _restored_part(folder, place, given, restore_part)
         _borrow(net, olds[place.path], place)
         made[place.path] = net
     for place in config.parts:
@@ -246,6 +186,34 @@ def restore_whole(
     set_frozen(model, config.frozen)
     _compare(model, tensors, config)
     return model
+
+
+def _restored_part(
+    folder: Path,
+    place: Place,
+    new: nn.Module | None,
+    restore_part: Callable[[Path, nn.Module | None], AdaptedModule],
+) -> AdaptedModule:
+    """A part from its folder; where its backbone has to be given, this is told for the whole model."""
+    try:
+        return restore_part(folder / place.folder, new)
+    except SavingError as error:
+        faults = [
+            replace(fault, remedy=_call(folder, {place.path: _given(fault.remedy)})) if fault.where == "new" else fault
+            for fault in error.mismatches
+        ]
+        raise SavingError(error.summary, faults) from error
+
+
+def _given(call: str) -> str:
+    """The backbone in a call of `restore`, as it is written there; empty where none is."""
+    return call.partition(", new=")[2].partition(", allow=")[0].removesuffix(")")
+
+
+def _call(folder: Path, backbones: Mapping[str, str]) -> str:
+    """The call that restores a whole model, with the backbones that have to be given."""
+    written = ", ".join(f'"{path}": {made}' for path, made in backbones.items() if made)
+    return f'aa.restore("{folder}", model=build(){f", new={{{written}}}" if written else ""})'
 
 
 def _source(model: nn.Module) -> str:
@@ -273,30 +241,6 @@ def _check_tensors(model: nn.Module, rest: Mapping[str, torch.Tensor], parts: Ma
     ]
     if faults:
         raise SavingError(f"{len(faults)} parts of the model cannot be saved", faults[:8])
-
-
-def read_whole(folder: Path) -> WholeConfig:
-    """What a folder says of a whole model.
-
-    Raises:
-        SavingError: It is malformed.
-    """
-    text = read_text(folder / WHOLE, "a config of a whole model", "copy or save it again", SavingError)
-    try:
-        content = read_json(text)
-        noted = content.pop("checksum", None) if isinstance(content, dict) else None
-        if noted is not None and noted != checksum(content):
-            fault = Mismatch(str(folder / WHOLE), f"a config with checksum {noted}", "other content", "save it again")
-            raise SavingError(f"{folder / WHOLE} was changed after it was saved", [fault])
-        if noted is None:
-            raise ValueError("it has no checksum")
-        return WholeConfig.model_validate(content, strict=False)
-    except SavingError:
-        raise
-    except (ValidationError, AdaptError, ValueError) as error:
-        found = first_fault(error) if isinstance(error, ValidationError) else one_line(error)
-        fault = Mismatch(str(folder / WHOLE), "a config of a whole model", found, "save it again")
-        raise SavingError(f"{folder / WHOLE} is malformed", [fault]) from error
 
 
 def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
@@ -377,6 +321,6 @@ def _report(
         parameters=sum(t.numel() for name, t in tensors.items() if name in own) + sum(p.parameters for p in saved),
         weight_bytes=(folder / WEIGHTS).stat().st_size + sum(part.weight_bytes for part in saved),
         config_bytes=(folder / WHOLE).stat().st_size + sum(part.config_bytes for part in saved),
-        call=f'aa.restore("{folder}", model=build())',
+        call=_call(folder, {path: _given(part.call) for path, part in zip(paths, saved, strict=True)}),
         remarks=tuple(remark for remark in remarks if "(no plain values)" not in remark or "()" not in remark),
     )

@@ -218,3 +218,29 @@ def test_a_transposed_buffer_comes_back_and_a_name_that_no_folder_has_is_refused
     assert torch.equal(aa.restore(tmp_path / "net", model=fresh).table, whole.table)
     with pytest.raises(aa.SavingError, match="cannot be written, and nothing was done"):
         aa.save(whole, tmp_path / ("y" * 300))
+
+
+def test_a_part_is_not_saved_over_a_whole_model(tmp_path) -> None:
+    model, folder = swapped(), tmp_path / "f"
+    aa.save(model, folder)
+    with pytest.raises(aa.SavingError, match="holds a whole model, and stays as it was"):
+        aa.save(model.backbone, folder)
+    assert torch.equal(aa.restore(folder, model=build()).eval()(X), model(X))
+
+
+def test_a_backbone_that_has_to_be_given_is_told_by_save_and_by_restore(tmp_path) -> None:
+    folder, new = tmp_path / "f", nn.Conv2d(3, 5, 2, stride=2)
+    model = swapped(new)
+    call = f'aa.restore("{folder}", model=build(), new={{"backbone": '
+    assert aa.save(model, folder).call == f"{call}backbone}})"
+    with pytest.raises(aa.SavingError) as caught:
+        aa.restore(folder, model=build())
+    assert f"try       {call}Conv2d(...)}})" in str(caught.value)
+    assert torch.equal(aa.restore(folder, model=build(), new={"backbone": new}).eval()(X), model(X))
+
+
+@pytest.mark.parametrize(("model", "said"), [(Net, "an instance, not a class"), ("x", "`model` is a text")])
+def test_what_is_no_model_is_said_to_be_none(model, said: str, tmp_path) -> None:
+    aa.save(swapped(), tmp_path / "f")
+    with pytest.raises(aa.SavingError, match=said):
+        aa.restore(tmp_path / "f", model=model)

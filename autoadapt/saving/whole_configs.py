@@ -1,0 +1,102 @@
+"""Configs of whole models: what a bigger model is besides its tensors, and where its adapted parts stand, as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autoadapt.contracts.facts import first_fault, interruptible
+from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.files.reading import one_line, read_json, read_text
+from autoadapt.saving.folder_configs import checksum
+from autoadapt.swapping.passes import Handing
+
+__all__ = ["WHOLE", "Place", "WholeConfig", "read_whole"]
+
+WHOLE = "model.json"
+_MOST_PARTS = 256
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Place(_Frozen):
+    """Where an adapted part stands."""
+
+    path: str
+    folder: str = Field(pattern=r"^parts/[0-9]+$")
+    config: str
+    """SHA-256 of its config."""
+    borrowed: dict[str, bool] = Field(default_factory=dict)
+    """Functions of the old module's class that run on it, by name; whether each is a property."""
+    region: Handing | None = None
+    """Of a swapped region, what its modules hand on."""
+
+    @model_validator(mode="after")
+    def _stands_first(self) -> Place:
+        if self.region is not None and self.region.paths[0] != self.path:
+            raise ValueError(f"{self.path} is not the first module of its region")
+        return self
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Where modules are replaced."""
+        return (self.path,) if self.region is None else self.region.paths
+
+
+class WholeConfig(_Frozen):
+    """A bigger model without its tensors."""
+
+    format: Literal["autoadapt.Model"] = "autoadapt.Model"
+    schema_version: Literal[1] = 1
+    model: str
+    """Python path of its class."""
+    source: str = ""
+    """The name that `autoadapt.load` made it by, without options; empty where it was made otherwise."""
+    parts: tuple[Place, ...] = Field(max_length=_MOST_PARTS)
+    sha256: str = ""
+    """Of the file of weights."""
+    tied: dict[str, str] = Field(default_factory=dict)
+    training: dict[str, bool]
+    frozen: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _name_each_once(self) -> WholeConfig:
+        for named in ([one.path for one in self.parts], [one.folder for one in self.parts]):
+            if len(set(named)) < len(named):
+                raise ValueError(f"{max(named, key=named.count)} stands in two parts")
+        return self
+
+    def text(self) -> str:
+        """The file: JSON with a checksum of all facts."""
+        with interruptible():
+            content = json.loads(self.model_dump_json())
+        return json.dumps({**content, "checksum": checksum(content)}, indent=1) + "\n"
+
+
+def read_whole(folder: Path) -> WholeConfig:
+    """What a folder says of a whole model.
+
+    Raises:
+        SavingError: It is malformed.
+    """
+    text = read_text(folder / WHOLE, "a config of a whole model", "copy or save it again", SavingError)
+    try:
+        content = read_json(text)
+        noted = content.pop("checksum", None) if isinstance(content, dict) else None
+        if noted is not None and noted != checksum(content):
+            fault = Mismatch(str(folder / WHOLE), f"a config with checksum {noted}", "other content", "save it again")
+            raise SavingError(f"{folder / WHOLE} was changed after it was saved", [fault])
+        if noted is None:
+            raise ValueError("it has no checksum")
+        return WholeConfig.model_validate(content, strict=False)
+    except SavingError:
+        raise
+    except (ValidationError, AdaptError, ValueError) as error:
+        found = first_fault(error) if isinstance(error, ValidationError) else one_line(error)
+        fault = Mismatch(str(folder / WHOLE), "a config of a whole model", found, "save it again")
+        raise SavingError(f"{folder / WHOLE} is malformed", [fault]) from error
