@@ -68,6 +68,23 @@ def test_a_contract_that_is_none_is_refused_with_the_text_to_write(like: object,
     assert "pydantic" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "remedy"),
+    [
+        ("f32[N, 8, H//4, W//4]", "found     N", '"f32[B, 8, floor(H/4), floor(W/4)]"'),
+        ("f32[B, 8, h//4, W//4]", "found     h", '"f32[B, 8, floor(H/4), floor(W/4)]"'),
+        ("f32[B, 8, H//4, Q]", "expected  axes of the inputs: B, H, W\n  found     Q", ""),
+        ("f32[2, 8, H//4, W//4]", "the target has no axis B for them", ""),
+        ("f32[B, 8, 16, 16]", "axes of fixed size 8, 16, 16, the source 5: none is made of axes that vary", ""),
+    ],
+)
+def test_a_contract_with_axes_that_there_are_not_says_which(text: str, said: str, remedy: str) -> None:
+    with pytest.raises(aa.MatchError) as caught:
+        aa.adapt(NEW, like=text, inputs=X)
+    assert said in str(caught.value)
+    assert not remedy or f"try       {remedy}" in str(caught.value)
+
+
 def test_the_text_that_is_told_is_one_that_works() -> None:
     with pytest.raises(aa.SignatureError) as caught:
         aa.adapt(NEW, like=[8], inputs=X)

@@ -115,8 +115,8 @@ def test_the_report_states_the_sizes_and_why_they_are_no_smaller(tmp_path):
     assert lines[1].endswith("MB, exported at B=2 H=65 W=96")
     assert lines[2:] == [
         " B  from 1",
-        " H  from 65  ceil(H/64) of `pool` is one cell below",
-        " W  from 65  ceil(W/64) of `pool` is one cell below",
+        " H  from 65  below it ceil(H/64) of `pool` is 1, and an axis of 1 never varies",
+        " W  from 65  below it ceil(W/64) of `pool` is 1, and an axis of 1 never varies",
         " run in TorchScript beside the module",
         "  B=1 H=65 W=65   differs by 0.0e+00",
         "  B=3 H=91 W=145  differs by 0.0e+00",

@@ -97,12 +97,15 @@ def _pairings(left: Sequence[Numbered], right: Sequence[Numbered]) -> list[tuple
     """All ways to serve the target's atoms of one kind by the source's, as pairs of numbers (target, source)."""
     example = (right or left)[0][1]
     batch = "B" in example.kind
+    if not example.kind and len(left) < len(right):
+        have, wanted = (", ".join(str(atom.dim) for _, atom in side) or "none" for side in (left, right))
+        return Refusal(f"the target has axes of fixed size {wanted}, the source {have}: none is made of axes that vary")
     if len(left) < len(right):
         return Refusal(f"nothing in the source has an axis like {example.dim}")
     if not example.kind and len(left) > len(right):
         return Refusal(f"the source has one constant axis more than the target ({left[-1][1].dim})")
     if batch and len(left) != len(right):
-        return Refusal("samples of a batch are not averaged")
+        return Refusal("samples of a batch are not averaged, and the target has no axis B for them")
     found = []
     for chosen in itertools.permutations(left, len(right)):
         pairs = list(zip(right, chosen, strict=True))

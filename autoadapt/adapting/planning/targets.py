@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, Values, image_of
 from autoadapt.contracts.trees import Container, Key, Opaque, Path, Slot, Tree, path_text
-from autoadapt.errors import Mismatch, PlanError, nearest
+from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
 
 __all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
+<<<<<<< HEAD
     """A contract without inputs takes those of the new module; images of all sizes where its dims follow them."""
     if target.inputs.leaves:
         return target
@@ -29,6 +30,33 @@ def _followed(target: Signature, source: Signature) -> dict[str, AxisSizes]:
     named = {axis for spec in target.outputs.leaves for dim in spec.dims for axis in dim.axes}
     held = {name: sizes for name, sizes in source.axes.items() if name in sides & named and sizes.step != 1}
     return {name: AxisSizes(example=sizes.example) for name, sizes in held.items()}
+=======
+    """A contract written without inputs takes those of the new module.
+
+    Raises:
+        MatchError: It names axes that these do not have.
+    """
+    if target.inputs.leaves:
+        return target
+    _refuse_unknown_axes(target, source)
+    given = {"inputs": source.inputs, "positional": source.positional, "axes": source.axes | target.axes}
+    return target.model_copy(update=given)
+>>>>>>> 18d17be (A contract that names axes which there are not, and sizes of one cell, are told as what they are)
+
+
+def _refuse_unknown_axes(target: Signature, source: Signature) -> None:
+    """Such as `N` for the batch, or `h` for the height: what is no axis of the inputs has no size."""
+    known = [name for name in source.axes if source.inputs.leaves]
+    faults = []
+    for path, spec in target.outputs.items():
+        named = {axis for dim in spec.dims for axis in dim.axes}
+        for axis in sorted(named - set(known)) if known and not any(axis.startswith("C") for axis in named) else ():
+            near = axis.upper() if axis.upper() in known else "B" if axis == "N" and str(spec.dims[0]) == "N" else ""
+            meant = spec.with_dims([dim.substitute({axis: Dim.axis(near)}) for dim in spec.dims]) if near else ""
+            expected = f"axes of the inputs: {', '.join(known)}"
+            faults.append(Mismatch(path, expected, axis, f'"{meant}"' if meant else ""))
+    if faults:
+        raise MatchError("a contract names axes that the inputs do not have", faults)
 
 
 def with_channels(target: Signature, source: Signature) -> Signature:

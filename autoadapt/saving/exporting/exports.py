@@ -71,8 +71,8 @@ def export(
         ...     for one in export(net, f"{folder}/net.pt2").ranges:
         ...         print(one.axis, one, f"({one.why or 'any'})")
         B from 1 (any)
-        H from 4 (floor(H/2) of `output` is one cell below)
-        W from 4 (floor(W/2) of `output` is one cell below)
+        H from 4 (below it floor(H/2) of `output` is 1, and an axis of 1 never varies)
+        W from 4 (below it floor(W/2) of `output` is 1, and an axis of 1 never varies)
     """
     refuse_empty(path, "path", ExportError)
     target = Path(path)

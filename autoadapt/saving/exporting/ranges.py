@@ -128,7 +128,7 @@ def _derived(name: str, legal: AxisSizes, signature: Signature, dims: list[tuple
     for label, dim in dims if name != "B" else ():
         needed = _two_cells(name, legal, signature, dim) if name in dim.axes else 0
         if needed > low or (needed == low and why == _SEEN):
-            low, why = needed, f"{dim} of {label} is one cell below"
+            low, why = needed, f"below it {dim} of {label} is 1, and an axis of 1 never varies"
     return SizeRange(axis=name, low=low, step=legal.step, offset=legal.offset, why=why)
 
 
