@@ -13,10 +13,14 @@ __all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
-<<<<<<< HEAD
-    """A contract without inputs takes those of the new module; images of all sizes where its dims follow them."""
+    """A contract without inputs takes those of the new module; images of all sizes where its dims follow them.
+
+    Raises:
+        MatchError: It names axes that these do not have.
+    """
     if target.inputs.leaves:
         return target
+    _refuse_unknown_axes(target, source)
     given = {"inputs": source.inputs, "positional": source.positional}
     return target.model_copy(update=given | {"axes": source.axes | _followed(target, source) | target.axes})
 
@@ -30,18 +34,6 @@ def _followed(target: Signature, source: Signature) -> dict[str, AxisSizes]:
     named = {axis for spec in target.outputs.leaves for dim in spec.dims for axis in dim.axes}
     held = {name: sizes for name, sizes in source.axes.items() if name in sides & named and sizes.step != 1}
     return {name: AxisSizes(example=sizes.example) for name, sizes in held.items()}
-=======
-    """A contract written without inputs takes those of the new module.
-
-    Raises:
-        MatchError: It names axes that these do not have.
-    """
-    if target.inputs.leaves:
-        return target
-    _refuse_unknown_axes(target, source)
-    given = {"inputs": source.inputs, "positional": source.positional, "axes": source.axes | target.axes}
-    return target.model_copy(update=given)
->>>>>>> 18d17be (A contract that names axes which there are not, and sizes of one cell, are told as what they are)
 
 
 def _refuse_unknown_axes(target: Signature, source: Signature) -> None:
