@@ -162,3 +162,18 @@ def test_googlenet_speaks_like_a_resnet_in_both_modes():
     for mode in (True, False):
         net.train(mode)
         assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+
+
+class MoreWithGradients(Plain):
+    """Returns its map as well where gradients are on, whatever the mode, for a loss."""
+
+    def forward(self, x):
+        maps = self.body(x)
+        scores = self.head(maps.mean((2, 3)))
+        return (scores, maps) if torch.is_grad_enabled() else scores
+
+
+def test_outputs_that_come_where_gradients_are_on_are_said():
+    assert aa.capture(MoreWithGradients(), image()).train_outputs.paths == ("0", "1")
+    plan = aa.adapt(Plain(), like=MoreWithGradients(), inputs=image()).plan
+    assert "MoreWithGradients returns tuple of 2 (0, 1) in train mode" in str(plan)

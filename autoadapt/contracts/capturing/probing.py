@@ -162,7 +162,7 @@ class Probe:
             mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
             seed: For what is drawn from torch in a run for real.
             draw_on: Leave the other generators where they stand after the run, so that the next one draws others.
-            training: Run in train mode, without noting what is inside.
+            training: Run in train mode and with gradients, without noting what is inside.
             follow: For each input tensor the names of its axes, to note where the cells of every tensor lie.
             flow: What follows the tensors of this run.
 
@@ -184,6 +184,7 @@ class Probe:
             watching as watcher,
             followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),
+            torch.set_grad_enabled(training),  # as those have it who train
         ):
             try:
                 self._put_into(training)
