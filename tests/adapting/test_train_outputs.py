@@ -177,3 +177,21 @@ def test_outputs_that_come_where_gradients_are_on_are_said():
     assert aa.capture(MoreWithGradients(), image()).train_outputs.paths == ("0", "1")
     plan = aa.adapt(Plain(), like=MoreWithGradients(), inputs=image()).plan
     assert "MoreWithGradients returns tuple of 2 (0, 1) in train mode" in str(plan)
+
+
+class AsksForTargets(Plain):
+    """Raises in train mode, where it has no targets."""
+
+    def forward(self, x, targets=None):
+        if self.training and targets is None:
+            raise ValueError("targets should be given in train mode")
+        return super().forward(x)
+
+
+def test_that_a_module_raises_in_train_mode_is_said():
+    said = "ValueError: targets should be given in train mode"
+    assert f"in train mode  raises {said}" in str(aa.capture(AsksForTargets(), image()))
+    plan = aa.adapt(AsksForTargets(), like=Plain(), inputs=image()).plan
+    assert plan.remarks == (f"AsksForTargets raises in train mode, as the adapted one will: {said}",)
+    plan = aa.adapt(Plain(), like=AsksForTargets(), inputs=image()).plan
+    assert plan.remarks == (f"AsksForTargets raises in train mode, and the adapted one may not: {said}",)

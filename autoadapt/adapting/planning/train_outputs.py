@@ -95,7 +95,7 @@ def _served(source: Signature) -> str:
 
 
 def train_remarks(source: Signature, target: Signature) -> tuple[str, ...]:
-    """What is not served of the outputs that either module has in train mode alone."""
+    """What is not served of the outputs that either module has in train mode alone, or that it raises there."""
     remarks = []
     if target.train_outputs is not None:
         remarks.append(
@@ -103,4 +103,8 @@ def train_remarks(source: Signature, target: Signature) -> tuple[str, ...]:
         )
     if source.train_outputs is not None:
         remarks.append(f"{source.name} returns {_found(source)}; {_served(source)}")
+    if source.raises_in_training:
+        remarks.append(f"{source.name} raises in train mode, as the adapted one will: {source.raises_in_training}")
+    elif target.raises_in_training:
+        remarks.append(f"{target.name} raises in train mode, and the adapted one may not: {target.raises_in_training}")
     return tuple(remarks)

@@ -53,14 +53,14 @@ from autoadapt.contracts.capturing.sizing import (
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.capturing.told_statistics import statistics_told
+from autoadapt.contracts.capturing.train_runs import in_train_mode, spec_of, train_outputs
 from autoadapt.contracts.capturing.trunks import trunk_signature
 from autoadapt.contracts.capturing.usual_sizes import usual_images
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.origins import name_of
-from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values, dtype_name
+from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
-from autoadapt.errors import SignatureError
 from autoadapt.errors.printable import visible
 
 __all__ = ["Session"]
@@ -105,7 +105,8 @@ class Session:
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings := find_gatherings(tensors_in, tensors_out))
         told = self._told(solution, measured, self._runs.followed(base, steps))
-        depths, trained = self._depths(base, steps), self._in_train_mode(base)  # it may leave things behind
+        depths = self._depths(base, steps)
+        trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # it may leave things behind
         leaves = depths.on_outputs(self._output_specs(solution, roles, told))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
         return Signature(
@@ -130,7 +131,8 @@ class Session:
             output_weights=depths.weights() if self._first.inner else (),
             dilated_by=argument_that_dilates(self._module),
             unread_tokens=unread or disordered(self._module, measured.orders),
-            train_outputs=self._train_outputs(trained, base),
+            train_outputs=train_outputs(trained, self._runs.run(base)),
+            raises_in_training=raised,
             unconfirmed=confirmed.unconfirmed,
             contradictions=confirmed.contradictions,
             not_finite=confirmed.not_finite,
@@ -169,22 +171,6 @@ class Session:
     def _refuse_stored(self, observed: Observation) -> None:
         names = [path_text(path) for path in paths(observed.tree)]
         refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
-
-    def _in_train_mode(self, sizes: Mapping[str, int]) -> Observation | None:
-        """A run in train mode, if the module runs there; losses may ask for more than the inputs."""
-        with contextlib.suppress(ProbeError, SignatureError):
-            return self._probe.run(self._runs.axes.shapes(sizes), training=True)
-        return None
-
-    def _train_outputs(self, found: Observation | None, sizes: Mapping[str, int]) -> Values | None:
-        """What comes out in train mode, where that is something else than in eval mode."""
-        first = self._runs.run(sizes)
-        if found is None or first is None or any(found.kinds):
-            return None
-        if (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes):
-            return None
-        dims = [tuple(map(Dim, shape)) for shape in found.shapes]
-        return Values(tree=found.tree, leaves=tuple(map(_spec, found.dtypes, dims)))
 
     def _confirmed(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
         """What real runs say to what was found.
@@ -351,7 +337,7 @@ class Session:
 
     def _inner_specs(self, solution: Solution, told: Told) -> dict[InnerKey, TensorSpec]:
         return {
-            key: _spec(self._first.inner[key].dtype, dims).model_copy(update=told[key])
+            key: spec_of(self._first.inner[key].dtype, dims).model_copy(update=told[key])
             for key, dims in solution.inner.items()
         }
 
@@ -362,7 +348,7 @@ class Session:
             return Dim.axis(name) if name in varying else Dim(example[name])
 
         return tuple(
-            _spec(tensor.dtype, tuple(dim(name) for name in names))
+            spec_of(tensor.dtype, tuple(dim(name) for name in names))
             for tensor, names in zip(self._tensors, self._runs.axes.names, strict=True)
         )
 
@@ -373,7 +359,7 @@ class Session:
         names = [path_text(path) for path in paths(first.tree)]
         rows = zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
         return tuple(
-            _spec(dtype, dims, roles.get(name), same).model_copy(update=told[i])
+            spec_of(dtype, dims, roles.get(name), same).model_copy(update=told[i])
             for i, (name, dtype, dims, same) in enumerate(rows)
         )
 
@@ -390,9 +376,3 @@ class Session:
 
 Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]
 """Fields of the spec of each leaf, outputs by number."""
-
-
-def _spec(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
-    floating = dtype.is_floating_point or dtype.is_complex
-    default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
-    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)

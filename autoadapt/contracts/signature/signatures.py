@@ -109,6 +109,8 @@ class Signature(Shown, Dated):
     """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
     train_outputs: Values | None = None
     """What comes out in train mode at the example, where that is something else than in eval mode."""
+    raises_in_training: str = ""
+    """What the module raises in train mode, though it runs in eval mode; empty where it does not."""
     unconfirmed: str = ""
     """Why no real run confirmed what was found by probing without values; empty where one did."""
     contradictions: tuple[Contradiction, ...] = ()
@@ -334,6 +336,7 @@ class Signature(Shown, Dated):
         if self.train_outputs is not None:
             notes += [("in train mode", describe(self.train_outputs.tree))]
             notes += [("", f"{path}  {spec}") for path, spec in self.train_outputs.items()]
+        notes += [("in train mode", f"raises {self.raises_in_training}")] if self.raises_in_training else []
         notes += [("no real run", self.unconfirmed)] if self.unconfirmed else []
         notes += [("but", f"{one.where}: {one.found}, not {one.expected}") for one in self.contradictions]
         notes += [("not finite", path) for path in self.not_finite]

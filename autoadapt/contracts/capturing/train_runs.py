@@ -1,0 +1,47 @@
+"""Train runs: what a module returns in train mode, or that it raises there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+
+from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Shape
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Role, TensorSpec, Values, dtype_name
+from autoadapt.errors import SignatureError
+from autoadapt.errors.printable import visible
+
+__all__ = ["in_train_mode", "spec_of", "train_outputs"]
+
+_OF_THE_RUN = ("meta", "device", "not implemented", "more than 1 value per channel", "grad")
+"""What an error says that is due to how the run was made: without values, at one size, with gradients."""
+
+
+def in_train_mode(probe: Probe, shapes: Sequence[Shape]) -> tuple[Observation | None, str]:
+    """A run in train mode, or what the module raises there; losses may ask for more than the inputs."""
+    with contextlib.suppress(SignatureError):
+        try:
+            return probe.run(shapes, training=True), ""
+        except ProbeError as error:
+            said = visible(str(error))
+            return None, "" if any(words in said.lower() for words in _OF_THE_RUN) else said
+    return None, ""
+
+
+def train_outputs(found: Observation | None, first: Observation | None) -> Values | None:
+    """What comes out in train mode, where that is something else than in eval mode."""
+    if found is None or first is None or any(found.kinds):
+        return None
+    if (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes):
+        return None
+    dims = [tuple(map(Dim, shape)) for shape in found.shapes]
+    return Values(tree=found.tree, leaves=tuple(map(spec_of, found.dtypes, dims)))
+
+
+def spec_of(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
+    """The spec of a tensor; its role is that of most of its dtype where none is told."""
+    floating = dtype.is_floating_point or dtype.is_complex
+    default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
+    return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)
