@@ -93,7 +93,7 @@ def peak_without_values(module: nn.Module, inputs: object) -> int:
     arguments = bind(copied, inputs)
     live = _LiveBytes([*copied.parameters(), *copied.buffers(), *flatten(arguments.values)[1]])
     try:
-        with torch.no_grad(), OutsideCaches(copied).kept(), on_the_meta_device(), live:
+        with torch.no_grad(), on_the_meta_device(module, OutsideCaches(copied)), live:
             apart(arguments.call, copied)
     except Exception:  # code that looks at values
         return 0
@@ -123,7 +123,7 @@ def _counted(module: nn.Module, arguments: Arguments) -> int:
     try:
         copied = copy_module(module, on_meta)
         given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
-        with OutsideCaches(copied).kept(), on_the_meta_device(), FlopCounterMode(display=False) as flops:
+        with on_the_meta_device(module, OutsideCaches(copied)), FlopCounterMode(display=False) as flops:
             apart(given.call, copied)
     except Exception:  # code that looks at values: for real, with attention as the matrix products that are counted
         with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):

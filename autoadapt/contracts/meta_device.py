@@ -7,24 +7,36 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt.contracts.caches import OutsideCaches
+from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.made_tables import MadeTables
 
 __all__ = ["OnMeta", "on_the_meta_device"]
 
 
 @contextlib.contextmanager
-def on_the_meta_device() -> Iterator[None]:
+def on_the_meta_device(module: nn.Module, caches: OutsideCaches) -> Iterator[None]:
     """While active, tensors made without a device have no values, and those with values mix with them.
+
+    What the code of the module keeps outside it is put back then; tables by size that are still there, in places where
+    nobody looks, get their values.
+
+    Args:
+        module: The user's, for where it stands.
+        caches: What its code can reach outside it.
 
     Example:
         >>> kept = torch.ones(2)
-        >>> with on_the_meta_device():
+        >>> with on_the_meta_device(nn.Identity(), OutsideCaches(nn.Identity())):
         ...     (torch.empty(3, 2) - kept).device.type
         'meta'
     """
-    with torch.device("meta"), OnMeta():
+    device = next((one.device for one in tensors_of(module) if not one.is_meta), torch.device("cpu"))
+    tables = MadeTables(device)
+    with tables.kept(), caches.kept(), torch.device("meta"), OnMeta(tables):
         yield
 
 

@@ -10,6 +10,7 @@ from stateful_modules import CACHING, InClassDict, InLruCache, OnItsType, Positi
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.costs import cost_of, peak_without_values
 
 X = torch.randn(2, 3, 32, 24, generator=torch.Generator().manual_seed(0))
 
@@ -101,3 +102,31 @@ def test_verify_leaves_no_trace_either():
     net = aa.adapt(InClassDict(6), like=InClassDict(), inputs=X)
     net.verify(X).raise_if_failed()
     assert_right(InClassDict())
+
+
+class Levels(nn.Module):
+    """A level, and a head that adds tables; nothing serves what comes of it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 3, 3, 1, 1)), kind()
+
+    def forward(self, x):
+        level = self.body(x)
+        return {"level": level, "head": self.head(level)}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_user_s_model_works_after_its_cost_was_told_and_a_part_of_it_was_cut(kind):
+    small = torch.randn(2, 3, 16, 20, device="meta")  # a size that nobody ran at before
+    peak_without_values(kind(), small), cost_of(kind(), torch.randn(2, 3, 20, 28))
+    assert_right_at(kind(), 10, 14)
+    new = Levels(kind)
+    aa.adapt(new, like={"level": "f32[B, 4, floor(H/2), floor(W/2)]"}, inputs=torch.randn(5, 3, 36, 52))
+    assert_right_at(new.head, 13, 26)
+
+
+def assert_right_at(module, *sizes):
+    for size in sizes:
+        x = torch.randn(1, 3, 8, 2 * size)
+        assert torch.equal(module(x), expected(module, x))

@@ -37,7 +37,7 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
         The plan with what was really cut, with the parameters that are frozen, and with the taps of which a copy is
         taken since something writes over them.
     """
-    run = MetaRun(plan, OutsideCaches(backbone))
+    run = MetaRun(plan, backbone)
     if not plan.taps and not run.unread:
         return plan
     taps = [(one.module, one.call, one.path) for one in plan.taps.values()]
@@ -59,8 +59,9 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
 class MetaRun:
     """Runs a view on the meta device and gives the tensors that a plan reads of it."""
 
-    def __init__(self, plan: Plan, caches: OutsideCaches) -> None:
-        self._plan, self._caches, self._source = plan, caches, plan.source
+    def __init__(self, plan: Plan, backbone: nn.Module) -> None:
+        self._plan, self._source, self._backbone = plan, plan.source, backbone
+        self._caches = OutsideCaches(backbone)
         self._read = {route.source for route in plan.routes}
         self.unread = set(self._source.outputs.paths) - self._read
         """Outputs that no route begins with."""
@@ -80,7 +81,7 @@ class MetaRun:
             torch.empty(spec.shape(sizes), dtype=spec.torch_dtype, device="meta") for spec in self._source.inputs.leaves
         ]
         arguments = Arguments(rebuild(self._source.inputs.tree, tensors), self._source.positional)
-        with undisturbed(None), self._caches.kept(), on_the_meta_device(), torch.set_grad_enabled(True):
+        with undisturbed(None), on_the_meta_device(self._backbone, self._caches), torch.set_grad_enabled(True):
             tree, returned = flatten(apart(arguments.call, module))
         taps = self._plan.taps
         given = taps or map(path_text, paths(tree))  # what hooks collect are fewer levels where the last are cut

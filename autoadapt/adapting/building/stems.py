@@ -13,7 +13,6 @@ from autoadapt.adapting import layers
 from autoadapt.adapting.building.cutting import MetaRun
 from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import InputRoute, Plan, source_as_built
-from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.views import copy_module, on_meta
 
@@ -45,14 +44,14 @@ def _read(backbone: nn.Module, plan: Plan, route: InputRoute) -> InputRoute:
     step = next((one for one in route.steps if isinstance(one, Channels) and one.stem), None)
     if step is None:
         return route
-    layer, run = backbone.get_submodule(step.stem), MetaRun(plan, OutsideCaches(backbone))
+    layer, run = backbone.get_submodule(step.stem), MetaRun(plan, backbone)
     if isinstance(layer, Conv) and _is_plain(layer, step):
         before = _runs(backbone, run)
         weight, shared = layers.spread_channels(layer.weight.detach(), step.met), layer.weight
         layer.weight = nn.Parameter(weight, requires_grad=shared.requires_grad)
         layer.in_channels = step.source
         built = source_as_built(plan.model_copy(update={"inputs": (route,)}))
-        given = MetaRun(plan.model_copy(update={"source": built}), OutsideCaches(backbone))
+        given = MetaRun(plan.model_copy(update={"source": built}), backbone)
         if not before or _runs(backbone, given):
             return route
         layer.weight, layer.in_channels = shared, step.target

@@ -32,7 +32,7 @@ def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> i
     image = torch.empty((1, channels, *size), device="meta", dtype=dtype)
     counting = _Counting()
     try:
-        with undisturbed(None), OutsideCaches(copied).kept(), on_the_meta_device(), counting:
+        with undisturbed(None), on_the_meta_device(module, OutsideCaches(copied)), counting:
             apart(copied, image)
     except Exception:  # code that looks at values
         return 0
