@@ -1,0 +1,104 @@
+"""What runs without values has the shapes, dtypes and memory that it has for real, whichever way these are found."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
+from autoadapt.contracts.made_tables import MadeTables
+
+X = torch.randn(2, 6, 9, 12)
+W, W1, W3 = torch.randn(4, 3, 3, 2), torch.randn(4, 6, 3), torch.randn(4, 6, 1, 2, 2)
+
+CALLS = {
+    "grouped": lambda x: torch.conv2d(x, like(W, x), None, (2, 1), (1, 0), (2, 3), 2),
+    "same": lambda x: torch.conv2d(x, like(W[..., :1], x), None, 1, "same", 1, 2),
+    "one number": lambda x: F.conv2d(x, like(W, x), stride=3, padding=2, groups=2),
+    "one image": lambda x: torch.conv2d(x[0], like(W, x), None, (1, 1), (0, 0), (1, 1), 2),
+    "conv1d": lambda x: torch.conv1d(x[..., 0], like(W1, x), None, (2,), (1,), (1,), 1),
+    "conv3d": lambda x: torch.conv3d(x[:, :, None], like(W3, x), None, (1, 2, 2), (0, 1, 0), (1, 1, 1), 1),
+    "channels last": lambda x: F.relu(x.to(memory_format=torch.channels_last)),
+    "turned": lambda x: F.silu(x.transpose(1, 3)),
+    "expanded": lambda x: F.gelu(x[:, :1].expand(-1, 6, -1, -1)),
+    "approximate": lambda x: F.gelu(x, approximate="tanh"),
+    "whole numbers": lambda x: torch.sigmoid(x.to(torch.int32)),
+    "leaky": lambda x: F.leaky_relu(x, 0.2),
+    "broadcast": lambda x: x + x[:, :1],
+    "other dtype": lambda x: x + x.double(),
+    "scaled": lambda x: torch.add(x, x, alpha=2),
+    "a number": lambda x: x + 1.5,
+    "turned sum": lambda x: x.transpose(2, 3) + x.transpose(2, 3),
+    "half": lambda x: x.half() + x.half(),
+}
+WRITING = {
+    "relu": lambda x: F.relu(x, inplace=True),
+    "leaky": lambda x: F.leaky_relu(x, 0.2, True),
+    "sum": lambda x: x.add_(torch.ones_like(x)),
+    "operator": lambda x: x.__iadd__(torch.ones_like(x)),
+    "broadcast": lambda x: x.add_(x[:, :1].clone()),
+}
+
+
+def like(weight, x):
+    return weight.to(x.device)
+
+
+def made(call, x):
+    with torch.no_grad(), everywhere_meta(x.is_meta, MadeTables(torch.device("cpu"))):
+        return call(x)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_gives_what_it_gives_for_real(name):
+    real, alone = made(CALLS[name], X), made(CALLS[name], X.to("meta"))
+    assert alone.is_meta
+    assert (alone.shape, alone.dtype, alone.stride()) == (real.shape, real.dtype, real.stride())
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_what_is_written_to_counts_as_written_to(name):
+    x, y = X.clone(), X.to("meta")
+    assert (made(WRITING[name], x) is x, made(WRITING[name], y) is y) == (True, True)
+    assert x._version > 0
+    assert y._version > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: torch.conv2d(x, W.to("meta"), None, (1, 1), (0, 0), (1, 1), 1), "channel"),
+        (lambda x: torch.conv2d(x[:, :, :1], W.to("meta"), None, (1, 1), (0, 0), (1, 1), 2), "Kernel size"),
+        (lambda x: x + x[:, :2], "(?i)mismatch|must match"),
+        (lambda x: x.add_(torch.ones(2, 2, *x.shape)), "shape"),
+    ],
+)
+def test_what_is_refused_for_real_is_refused(call, said):
+    with pytest.raises(RuntimeError, match=said):
+        made(call, X.to("meta"))
+
+
+class AddsPositions(nn.Module):
+    """Activations and sums of what is made of sizes alone, kept by size."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.tables = nn.Conv2d(3, 4, 2, 2), {}
+
+    def forward(self, x):
+        maps = self.conv(x)
+        size = maps.shape[-1]
+        if size not in TABLES:
+            TABLES[size] = F.relu(torch.arange(size) - 3.0).add_(torch.ones(size)) + torch.full((size,), 2.0)
+        return maps + TABLES[size]
+
+
+TABLES: dict[int, torch.Tensor] = {}
+
+
+def test_tables_made_by_activations_and_sums_get_their_values():
+    module, x = AddsPositions(), torch.randn(1, 3, 12, 20)
+    aa.capture(module, torch.randn(1, 3, 12, 16))
+    with torch.no_grad():
+        assert torch.equal(module(x), module.conv(x) + torch.tensor([3.0, 3, 3, 3, 4, 5, 6, 7, 8, 9]))
