@@ -76,7 +76,8 @@ def test_a_backbone_that_writes_to_its_input_under_one_condition_is_no_excuse(ch
     given = torch.randn(2, 3, 64, 64)
     net = aa.adapt(Doubling(WRITING[check]).eval(), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
     faults = net.verify(given)[check].faults
-    assert {fault.found for fault in faults} == {"written to by the call"}
+    seen = check == "gradients"  # by the capture, so that the adapted module clones its input: what is left are values
+    assert {fault.found for fault in faults} == {"other values" if seen else "written to by the call"}
 
 
 class NoNumbers(nn.Conv2d):
