@@ -54,6 +54,7 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch a
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
+        args, given = _with_the_generator_by_name(func, args, given)
         if torch.Tag.nondeterministic_seeded not in func.tags or given.get("generator") is not None:
             return func(*args, **given)
         if func is torch.ops.aten.native_dropout.default:
@@ -78,6 +79,19 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch a
             self._generators[device] = torch.Generator("cpu" if device.type == "meta" else device)
             self._generators[device].manual_seed(self._seed)
         return self._generators[device]
+
+
+def _with_the_generator_by_name(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    """Arguments of which the generator, which some operations are given by its place, is the last and has its name."""
+    place = _place_of_the_generator(func)
+    return (args[:place], {**given, "generator": args[place]}) if place and len(args) == place + 1 else (args, given)
+
+
+@functools.cache
+def _place_of_the_generator(func: Any) -> int:
+    """Which argument it is, counted from 0; 0 where there is none."""
+    names = [argument.name for argument in func._schema.arguments]
+    return names.index("generator") if "generator" in names else 0
 
 
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:

@@ -267,3 +267,26 @@ def test_a_map_alone_of_a_whole_network_comes_from_behind_the_last_convolution_t
     made = aa.plan(new, aa.capture(alone, IMAGES))
     assert (made.routes[0].source, made.kept.share) == ("bn2", 1)
     assert [route.source for route in aa.plan(new, aa.capture(pyramid, IMAGES)).routes] == ["blocks.4.2", "blocks.6.0"]
+
+
+class AlongCells(nn.Module):
+    """Two levels, between them a layer that runs along the flattened cells of the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 12, 3, 2, 1)
+        self.along = nn.Conv1d(6, 6, 3, padding=1)
+
+    def forward(self, x):
+        level = self.first(x)
+        level = self.along(level.flatten(2)).view_as(level)
+        return [level, self.second(level)]
+
+
+def test_the_cells_along_which_a_layer_runs_are_not_taken_for_its_channels():
+    contract = ["f32[B, 8, ceil(H/2), ceil(W/2)]", "f32[B, 16, ceil(H/4), ceil(W/4)]"]
+    signature = aa.capture(AlongCells(), torch.rand(2, 3, 64, 64), inner=True)
+    shallow, deep = (spec.depth for spec in signature.outputs.leaves)
+    assert shallow < deep
+    net = aa.adapt(AlongCells(), like=contract, inputs=torch.rand(2, 3, 64, 64))
+    assert [route.source for route in net.plan.routes] == ["0", "1"]

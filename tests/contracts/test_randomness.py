@@ -152,3 +152,12 @@ def test_a_size_that_is_drawn_is_seen_at_the_first_capture(draw):
         with pytest.raises(aa.AdaptError, match="not deterministic"):
             aa.adapt(new, like=module, inputs=torch.zeros(1, 3, 32, 32))
         assert states() == before
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_operations_that_are_given_their_generator_by_its_place_draw_from_the_own_one(inference):
+    before = torch.get_rng_state()
+    with torch.inference_mode(inference), undisturbed():
+        found = nn.functional.rrelu(-torch.ones(9), training=True)
+    assert ((found > -1) & (found < 0)).all()
+    assert torch.equal(torch.get_rng_state(), before)

@@ -197,6 +197,10 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
     """The tensors among arguments or results, also those in lists, tuples and mappings."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, (tuple, list, Mapping)):
+    elif type(value) not in _NO_CONTAINERS and isinstance(value, (tuple, list, Mapping)):
         for one in value.values() if isinstance(value, Mapping) else value:
             yield from tensors_in(one)
+
+
+_NO_CONTAINERS = frozenset({int, float, bool, str, type(None)})
+"""What most arguments are, so that nothing else is asked of them."""

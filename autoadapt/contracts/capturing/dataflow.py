@@ -15,7 +15,7 @@ from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.trees import flatten, path_text, paths
 
-__all__ = ["Behind", "Dataflow", "Node"]
+__all__ = ["Behind", "Dataflow", "Key", "Node"]
 
 Key: TypeAlias = tuple[str, int, str]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from torch import nn
 
-from autoadapt.contracts.capturing.dataflow import Behind, Dataflow, Node
+from autoadapt.contracts.capturing.dataflow import Behind, Dataflow, Key, Node
 from autoadapt.contracts.signature import InnerOutput, TensorSpec
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Depths:
     ) -> None:
         self._image = image
         self._observed = observed
-        self._nodes = {node.key: node for node in flow.nodes} if flow is not None else {}
+        self._nodes = _channels_last(module, flow.nodes) if flow is not None else {}
         self._read = flow.read if flow is not None else {}
         nodes = list(self._nodes.values())
         places = [place_of(node.shape, image) for node in nodes]
@@ -135,6 +135,21 @@ class Depths:
         wider = place.width / self._blocks[first].width
         dilated = behind.dilation / self._found[first].itself.dilation
         return place.octaves + max(math.floor(math.log2(max(wider, dilated)) + 0.1), 0)
+
+
+def _channels_last(module: nn.Module, nodes: Iterable[Node]) -> dict[Key, Node]:
+    """What inner modules returned, by its key; what layers along one axis list first, as tokens do it."""
+    first = {path for path, one in module.named_modules() if isinstance(one, _ALONG_ONE_AXIS)}
+    turned = (
+        replace(node, shape=(node.shape[0], node.shape[2], node.shape[1]))
+        if node.key[0] in first and len(node.shape) == 3
+        else node
+        for node in nodes
+    )
+    return {node.key: node for node in turned}
+
+
+_ALONG_ONE_AXIS = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
 
 
 def _stage_by_stage(
