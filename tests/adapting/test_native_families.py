@@ -20,6 +20,7 @@ from autoadapt.contracts.views import view
 FAMILIES = {
     "pit": ("pit_ti_224", {"base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 2, 4)}),
     "cait": ("cait_xxs24_224", {"embed_dim": 24, "depth": 2, "num_heads": 3}),
+    "visformer": ("visformer_tiny", {"embed_dim": 48, "depth": (1, 1, 1), "num_heads": 3}),
     "volo": ("volo_d1_224", {"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 32, 32), "num_heads": (2, 2, 2, 2)}),
 }
 
@@ -43,20 +44,23 @@ def noisy(model: nn.Module) -> nn.Module:
 
 def moved(model: nn.Module, large: nn.Module) -> nn.Module:
     """The large model with the weights of the small one, positions resampled by hand."""
-    state, (name, wanted) = model.state_dict(), ("pos_embed", large.pos_embed)
-    given = state[name]
+    state = model.state_dict()
+    for name in [one for one in state if one.startswith("pos_embed")]:
+        state[name] = moved_positions(state[name], large.get_parameter(name))
+    large.load_state_dict(state)
+    return large
+
+
+def moved_positions(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     if given.dim() == 3:
         side, wide = int(given.shape[1] ** 0.5), int(wanted.shape[1] ** 0.5)
         cells = given.transpose(1, 2).unflatten(2, (side, side))
         cells = F.interpolate(cells, (wide, wide), mode="bicubic", antialias=True)
-        state[name] = cells.flatten(2).transpose(1, 2)
-    elif given.shape[1] == wanted.shape[1]:
-        state[name] = F.interpolate(given, wanted.shape[2:], mode="bicubic", antialias=True)
-    else:
-        cells = given.permute(0, 3, 1, 2)
-        state[name] = F.interpolate(cells, wanted.shape[1:3], mode="bicubic", antialias=True).permute(0, 2, 3, 1)
-    large.load_state_dict(state)
-    return large
+        return cells.flatten(2).transpose(1, 2)
+    if given.shape[1] == wanted.shape[1]:
+        return F.interpolate(given, wanted.shape[2:], mode="bicubic", antialias=True)
+    cells = given.permute(0, 3, 1, 2)
+    return F.interpolate(cells, wanted.shape[1:3], mode="bicubic", antialias=True).permute(0, 2, 3, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,6 +76,31 @@ def test_a_freed_model_equals_one_that_is_built_larger_with_resampled_positions(
     with torch.no_grad():
         assert torch.allclose(freed(image), large(image), atol=1e-4, rtol=1e-4)
         assert freed(torch.randn(2, 3, 96, 64)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_biases_of_beit_are_those_of_a_larger_model_with_resampled_tables(shared: bool) -> None:
+    sizes = {"patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 4}
+    sizes |= {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared, "use_abs_pos_emb": False}
+    model = noisy(timm.models.Beit(img_size=64, **sizes)).eval()
+    large = timm.models.Beit(img_size=(96, 128), **sizes).eval()
+    state = model.state_dict()
+    for name in [one for one in state if one.endswith("bias_table")]:
+        cells = state[name][:-3].reshape(7, 7, 3).permute(2, 0, 1)[None]
+        cells = F.interpolate(cells, (11, 15), mode="bicubic", antialias=True)[0].permute(1, 2, 0).reshape(-1, 3)
+        state[name] = torch.cat([cells, state[name][-3:]])
+    large.load_state_dict(state)
+    lift, freed = lift_of(model), view(model)
+    assert lift is not None
+    lift.apply(freed)
+    own, image = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 96, 128)
+    with torch.no_grad():
+        assert torch.equal(freed(own), model(own))
+        assert torch.allclose(freed(image), large(image), atol=1e-4, rtol=1e-4)
+    freed(image).sum().backward()
+    table = next(one for name, one in freed.named_parameters() if name.endswith("bias_table"))
+    assert table.grad is not None
+    assert table.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
-__all__ = ["resampled_map", "resampled_tokens"]
+__all__ = ["relative_biases", "resampled_map", "resampled_tokens"]
 
-# Dimension letters: D channels, N tokens, R rows, C columns.
+# Dimension letters: D channels, N tokens, P pairs of cells, M heads, R rows, C columns.
 
 
 def resampled_tokens(embedding_1ND: torch.Tensor, rows: int, columns: int, prefix: int = 0) -> torch.Tensor:
@@ -34,3 +36,25 @@ def resampled_map(embedding_1DRC: torch.Tensor, rows: int, columns: int) -> torc
     cells = embedding_1DRC.float()
     moved = F.interpolate(cells, (rows, columns), mode="bicubic", antialias=True, align_corners=False)
     return moved.to(embedding_1DRC.dtype)
+
+
+def relative_biases(table_PM: torch.Tensor, window: Sequence[int], rows: int, columns: int) -> torch.Tensor:
+    """Biases of attention by the distance of two cells, which were learned in one window, for another grid.
+
+    As BEiT has them: the last three pairs are of the class token with cells, of cells with it, and with itself.
+
+    Shape:
+        `[(2*window[0] - 1)*(2*window[1] - 1) + 3, M] -> [1, M, 1 + rows*columns, 1 + rows*columns]`
+    """
+    learned = [2 * side - 1 for side in window]
+    distances = resampled_map(torch.unflatten(table_PM[:-3].t(), 1, learned)[None], 2 * rows - 1, 2 * columns - 1)[0]
+    row, column = (
+        torch.arange(count, device=table_PM.device).unsqueeze(1 - axis).expand(rows, columns).reshape(-1)
+        for axis, count in enumerate((rows, columns))
+    )
+    down, right = row[:, None] - row + rows - 1, column[:, None] - column + columns - 1
+    cells_MNN = distances.flatten(1)[:, down * (2 * columns - 1) + right]
+    to_cells, to_token, own = (table_PM[place][:, None, None] for place in (-3, -2, -1))
+    first = torch.cat([own, to_cells.expand(-1, 1, rows * columns)], dim=2)
+    rest = torch.cat([to_token.expand(-1, rows * columns, 1), cells_MNN], dim=2)
+    return torch.cat([first, rest], dim=1)[None]

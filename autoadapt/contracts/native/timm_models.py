@@ -77,6 +77,33 @@ def _cait(part: nn.Module) -> Lift | None:
 
 
 @lift_reader
+def _relative(part: nn.Module) -> Lift | None:
+    """BEiT: biases of attention are learned for distances in one grid."""
+    patches = _tied(part, "beit")
+    if patches is None or type(part).__name__ != "Beit":
+        return None
+    attentions = [path for path, inner in part.named_modules() if _is_of(inner, "beit", "Attention")]
+    what = f"attention biases of {grid_text(vars(patches)['grid_size'])} resampled"
+    if getattr(part, "pos_embed", None) is not None:
+        what = f"{_resampled(vars(patches)['grid_size'])}, {what}"
+    changes: list[tuple[str, Change]] = [(path, AsClass("NativeBeitAttention")) for path in attentions]
+    changes += [("patch_embed", setting(strict_img_size=False)), ("", AsClass("NativeBeit"))]
+    return Lift(vars(patches)["img_size"], what, tuple(changes))
+
+
+@lift_reader
+def _staged(part: nn.Module) -> Lift | None:
+    """Visformer: positions are maps, at each stage."""
+    if not _is_of(part, "visformer", "Visformer"):
+        return None
+    patches = [name for name, _ in part.named_children() if name.startswith("patch_embed")]
+    free: list[tuple[str, Change]] = [(name, setting(strict_img_size=False)) for name in patches]
+    grids = [tuple(one.shape[2:]) for name, one in part.named_parameters(recurse=False) if name.startswith("pos_embed")]
+    what = f"position embeddings {', '.join(map(grid_text, grids))} resampled"
+    return Lift(tuple(vars(part)["img_size"]), what, (*free, ("", AsClass("NativeVisformer"))))
+
+
+@lift_reader
 def _pooling(part: nn.Module) -> Lift | None:
     """PiT: positions are a map, of patches that overlap."""
     if not _is_of(part, "pit", "PoolingVisionTransformer"):
