@@ -65,6 +65,7 @@ INSIDE = {
     ],
     "adapting": [
         "operations",
+        "asked_options",
         "effects",
         "layers",
         "layouts",

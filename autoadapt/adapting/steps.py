@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.given_contracts import as_signature
 from autoadapt.adapting.operations import Thinning
@@ -103,6 +104,8 @@ def adapt(
         >>> net(torch.zeros(1, 3, 96, 32)).shape
         torch.Size([1, 8, 24, 8])
     """
+    check_asked(AdaptError, pairs=pairs, taps=taps, outputs=outputs, grid=grid, convert_inputs=convert_inputs)
+    check_asked(AdaptError, project=project, indices=indices, thin=thin, nondeterministic=nondeterministic)
     new = as_module(new, "new")
     _check_devices(new, like)
     given = _inputs(new, like, inputs)

@@ -11,6 +11,7 @@ from typing import Literal, TypedDict, overload
 from torch import nn
 from typing_extensions import Unpack
 
+from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldChannels, ToldStatistics
@@ -153,6 +154,9 @@ def swap(
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 2, 8, 8])
     """
+    check_asked(SwapError, pairs=pairs, taps=taps, outputs=outputs, grid=grid, convert_inputs=convert_inputs)
+    choices = {"project": project, "indices": indices, "thin": thin, "nondeterministic": nondeterministic}
+    check_asked(SwapError, max_parameters=max_parameters, **choices)
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
     told = (input_statistics, channels, resolution, fit, nondeterministic, share, dry_run)

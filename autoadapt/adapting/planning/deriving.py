@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.adapting.matching import match
@@ -97,6 +98,8 @@ def plan(
     for name, given in (("source", source), ("target", target)):
         if not isinstance(given, Signature):
             raise not_a_module(given, name, PlanError, "a Signature")
+    choices = {"project": project, "indices": indices, "thin": thin, "nondeterministic": nondeterministic}
+    check_asked(PlanError, pairs=pairs, outputs=outputs, convert_inputs=convert_inputs, **choices)
     check_fit(fit)
     if nondeterministic == "refuse":
         _refuse_contradictions(source, target, outputs)
