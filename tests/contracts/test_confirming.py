@@ -9,23 +9,18 @@ import pytest
 import torch
 from sleeping_threads import while_threads_sleep
 from stateful_modules import (
-    AddsItsLast,
     ByThread,
     Counts,
     CountsForReal,
-    DrawsInVain,
-    DropoutThatStaysOn,
     EverySecondForReal,
     EveryThird,
     Halves,
     KeepsItsFirstSize,
-    KeepsItsLast,
     LessAt224,
     NeedsTwo,
     Noise,
     NotFinite,
     OtherDtype,
-    PythonNoise,
     Quantised,
     RandomRows,
     RunsNoted,
@@ -33,6 +28,7 @@ from stateful_modules import (
 )
 from tokens import Listed
 from torch import nn
+from unsteady_modules import AddsItsLast, DrawsInVain, DropoutThatStaysOn, KeepsItsLast, PythonNoise
 
 import autoadapt as aa
 from autoadapt.contracts.capturing.confirming import MOST_MULTIPLY_ADDS
