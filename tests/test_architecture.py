@@ -54,6 +54,7 @@ INSIDE = {
         "made_tables",
         "meta_device",
         "randomness",
+        "other_threads",
         "uncopyable",
         "closures",
         "unfit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import torch
 from stateful_modules import Halves
@@ -49,3 +50,33 @@ class KeepsItsLast(Halves):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.maps[:] = [self.conv(x)]
         return self.maps[0]
+
+
+class OneThread(Halves):
+    """Another shape in other threads than the one that made it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return y if threading.get_ident() == self.thread else y[..., :-1]
+
+
+_HERE = threading.local()
+_HERE.scale = 2.0
+
+
+class ScaledHere(Halves):
+    """Reads a setting that its own thread has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) * getattr(_HERE, "scale", 1.0)
+
+
+class OnlyHere(Halves):
+    """Raises in other threads."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) * _HERE.scale

@@ -28,7 +28,16 @@ from stateful_modules import (
 )
 from tokens import Listed
 from torch import nn
-from unsteady_modules import AddsItsLast, DrawsInVain, DropoutThatStaysOn, KeepsItsLast, PythonNoise
+from unsteady_modules import (
+    AddsItsLast,
+    DrawsInVain,
+    DropoutThatStaysOn,
+    KeepsItsLast,
+    OneThread,
+    OnlyHere,
+    PythonNoise,
+    ScaledHere,
+)
 
 import autoadapt as aa
 from autoadapt.contracts.capturing.confirming import MOST_MULTIPLY_ADDS
@@ -148,6 +157,21 @@ def test_outputs_that_random_numbers_make_others_are_told_by_name(kind):
 def test_random_numbers_that_change_no_value_are_not_told(kind):
     assert aa.capture(kind(), X).drawn == ()
     assert aa.adapt(kind(), like=Halves(), inputs=X).plan.remarks == ()
+
+
+@pytest.mark.parametrize("kind", [OneThread, ScaledHere])
+def test_what_depends_on_the_thread_of_the_caller_is_refused_unless_allowed(kind):
+    x = torch.rand(1, 3, 16, 16)
+    with pytest.raises(aa.AdaptError, match="not deterministic"):
+        aa.adapt(nn.Conv2d(3, 8, 2, 2), like=kind(), inputs=x)
+    assert aa.adapt(nn.Conv2d(3, 8, 2, 2), like=kind(), inputs=x, nondeterministic="allow").plan
+
+
+def test_what_runs_in_one_thread_alone_and_what_runs_under_settings_of_a_thread_are_no_contradictions():
+    x = torch.rand(1, 3, 16, 16)
+    assert not aa.capture(OnlyHere(), x).contradictions
+    with torch.autocast("cpu"):
+        assert not aa.capture(nn.Conv2d(3, 8, 2, 2), x).contradictions
 
 
 def test_a_module_that_adds_what_it_returned_before_is_refused():

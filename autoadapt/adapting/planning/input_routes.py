@@ -137,8 +137,8 @@ def _fitted(
     channel = _channel_axis(spec.dims)
     image = image_of(source.inputs)
     values = renormalized(source, target) if changes_values and image is not None and image[0] == path else ()
-    have, want = dims[channel].constant, spec.dims[channel].constant
-    is_stack = len(dims) in (4, 5) and have is not None and want is not None
+    have, want = (one[channel].constant if len(one) in (4, 5) else None for one in (dims, spec.dims))
+    is_stack = have is not None and want is not None
     channels = matched_channels(source, target, have or 0, want or 0, values) if is_stack else ()
     pads = _pads(source, target, fit)
     reached = tuple(

@@ -1,0 +1,55 @@
+"""Other threads: whether a module gives there what it gives here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+__all__ = ["in_another_thread"]
+
+_Made = TypeVar("_Made")
+_MOST_SECONDS = 30.0
+"""After which a run that waits for something that this thread holds is left alone."""
+
+
+def in_another_thread(run: Callable[[], _Made]) -> _Made | None:
+    """What a run returns in a thread of its own.
+
+    None where it could differ there for reasons that are none of the run's, since this thread has settings of torch
+    that others do not see (autocast, inference mode, a default device, modes), or where it does not end.
+
+    Raises:
+        Exception: What the run raised.
+
+    Example:
+        >>> in_another_thread(threading.get_ident) == threading.get_ident()
+        False
+    """
+    if _has_settings():
+        return None
+    made: list[_Made] = []
+    raised: list[BaseException] = []
+
+    def noted() -> None:
+        try:
+            made.append(run())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=noted, name="autoadapt", daemon=True)
+    thread.start()
+    thread.join(_MOST_SECONDS)
+    if raised:
+        raise raised[0]
+    return made[0] if made else None
+
+
+def _has_settings() -> bool:
+    autocast = any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    modes = (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack())  # type: ignore[no-untyped-call]
+    return autocast or torch.is_inference_mode_enabled() or bool(modes)
