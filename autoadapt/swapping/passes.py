@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.contracts.capturing.regions import Region, Returned, form_of
+from autoadapt.contracts.capturing.regions import Form, Region, Returned, form_of, form_text, is_like
 from autoadapt.contracts.leaves import RunningCalls, leaf
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot, rebuild
@@ -161,17 +161,19 @@ class Passes:
             self._reruns.note(checkpoint, path, value)
         return value
 
-    def _refuse_other_arguments(self, path: str, form: str, number: int) -> None:
+    def _refuse_other_arguments(self, path: str, form: Form, number: int) -> None:
         """Refuse arguments of other kinds than when the region was swapped: nobody would look at them.
 
         Raises:
             RuntimeError: It is so.
         """
         forms = self.handing.order[number].forms
-        if forms and form not in forms:
+        if forms and not any(is_like(one, form) for one in forms):
+            seen = ") or (".join(map(form_text, forms))
             raise RuntimeError(
-                f"{path} stands in for a module of a swapped region and takes no arguments: it is given ({form}), and "
-                f"was given ({') or ('.join(forms)}) when the region was swapped; swap with inputs= that give these"
+                f"{path} stands in for a module of a swapped region and takes no arguments: it is given "
+                f"({form_text(form)}), and was given ({seen}) when the region was swapped; swap with inputs= that give "
+                f"these"
             )
 
     def _refuse_beginning(self, taken: dict[str, list[Any]]) -> None:

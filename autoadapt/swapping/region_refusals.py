@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoadapt.contracts.capturing import Arguments
-from autoadapt.contracts.capturing.regions import Region, RegionModule
+from autoadapt.contracts.capturing.regions import Form, Region, RegionModule, form_text, loosened
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.passes import Passes
 from autoadapt.swapping.stand_ins import StandIn, passes_of
 
-__all__ = ["refuse_moving", "refuse_parts"]
+__all__ = ["refuse_moving", "refuse_parts", "with_moving_sizes"]
 
 
 def refuse_moving(region: Region, module: RegionModule, arguments: Arguments) -> None:
@@ -27,11 +28,9 @@ def refuse_moving(region: Region, module: RegionModule, arguments: Arguments) ->
     trees = [one.tree for one in region.order]
     if not any(map(_has_numbers, trees)):
         return
-    tree, tensors = flatten(arguments.values)
-    larger = [torch.cat([torch.cat([t, t], -1)] * 2, -2) if t.dim() > 3 else t for t in tensors]
     try:
         with quiet(), torch.no_grad():
-            found = module.trees(*rebuild(tree, larger).values())
+            found = module.trees(*_larger(arguments, -1, -2))
     except Exception:  # it takes no other size, so that the number is one
         return
     faults = [
@@ -46,6 +45,63 @@ def refuse_moving(region: Region, module: RegionModule, arguments: Arguments) ->
     ]
     if faults:
         raise SwapError(f"`{faults[0].where}` returns a number that no stand-in can tell", faults)
+
+
+def with_moving_sizes(region: Region, module: RegionModule, arguments: Arguments) -> Region:
+    """The region, of which later members may be given any number where one follows the size of the input.
+
+    Raises:
+        SwapError: A number changes from call to call of the same input, as a counter does: nobody would look at it.
+    """
+    if all(isinstance(piece, str) for one in region.order[1:] for form in one.forms for piece in form):
+        return region
+    alike = [found for _ in range(2) if (found := _forms(module, arguments))]
+    others = [found for axes in ((-1, -2), (0,), (1,)) if (found := _forms(module, arguments, *axes))]
+    if not alike:
+        return region
+    faults = [
+        Mismatch(
+            one.path,
+            "numbers that stay, or that follow the size of the input",
+            f"({form_text(forms[0])}), and then ({form_text(forms[1])}) for the same input",
+            f"a region without {one.path}",
+        )
+        for one, *forms in zip(region.order[1:], *(found[1:] for found in alike), strict=True)
+        if len(set(forms)) > 1
+    ]
+    if faults:
+        raise SwapError(f"`{faults[0].where}` is given a number that changes from call to call", faults)
+    order = [
+        one.model_copy(update={"forms": loosened(one.forms, forms)})
+        for one, *forms in zip(region.order, *alike, *others, strict=True)
+    ]
+    return region.model_copy(update={"order": tuple(order)})
+
+
+def _forms(module: RegionModule, arguments: Arguments, *axes: int) -> list[Form]:
+    """What the members are given where some axes of the input are twice as long; nothing where it raises."""
+    try:
+        with quiet(), torch.no_grad():
+            found = module.forms(*_larger(arguments, *axes))
+    except Exception:  # it takes no other size
+        return []
+    return found if len(found) == len(module.order) else []
+
+
+def _larger(arguments: Arguments, *axes: int) -> list[Any]:
+    """The arguments with axes twice as long: those of images, the batch, and the tokens of what has three axes."""
+    tree, tensors = flatten(arguments.values)
+    made = []
+    for tensor in tensors:
+        for axis in axes:
+            if (
+                tensor.dim() > 0
+                and (axis == 0 or (axis == 1) == (tensor.dim() == 3))
+                and (axis >= 0 or tensor.dim() > 3)
+            ):
+                tensor = torch.cat([tensor, tensor], axis)
+        made.append(tensor)
+    return list(rebuild(tree, made).values())
 
 
 def refuse_parts(model: nn.Module, paths: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from autoadapt.swapping.passes import Handing, Passes, take_off
 from autoadapt.swapping.places import Place, set_modules
 from autoadapt.swapping.read_attributes import plain_attributes
 from autoadapt.swapping.readings import Reading
-from autoadapt.swapping.region_refusals import refuse_moving, refuse_parts
+from autoadapt.swapping.region_refusals import refuse_moving, refuse_parts, with_moving_sizes
 from autoadapt.swapping.results import Part
 from autoadapt.swapping.stage_remarks import kept_remarks
 from autoadapt.swapping.stand_ins import StandIn, passes_of
@@ -137,6 +137,7 @@ def plan_region(
     module = RegionModule(model, region, example.run)
     arguments = module.call
     refuse_moving(region, module, arguments)
+    region = with_moving_sizes(region, module, arguments)
     contract = capture(module, arguments).model_copy(update={"name": region_text(path)})
     old = {path: model.get_submodule(path) for path in region.members}
     place = Place(region.first, _Members(old))

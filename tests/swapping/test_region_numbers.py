@@ -139,3 +139,81 @@ def test_a_number_that_is_no_size_and_changes_with_it_is_refused_by_the_module_t
         "  found     it returns a number that is another one at another size",
         "  try       let what reads it derive it from the tensors that one returns",
     ]
+
+
+class Given(nn.Conv2d):
+    """Shifts or scales by a number that it is given."""
+
+    def forward(self, x, number, *sizes):
+        return super().forward(x) * number
+
+
+class Giving(nn.Module):
+    """Gives a later module of the region a number; `gives` says which."""
+
+    def __init__(self, gives):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, 2, 1), Given(8, 8, 3, 2, 1)
+        self.head, self.gives, self.step = nn.Conv2d(8, 2, 1), gives, 0
+
+    def forward(self, x, number=2):
+        self.step += 1
+        x = self.one(x)
+        match self.gives:
+            case "argument":
+                x = self.two(x, number)
+            case "sizes":
+                x = self.two(x, 1, *x.shape[-2:], len(x))
+            case "share of the width":
+                x = self.two(x, x.shape[-1] / 64)
+            case "step":
+                x = self.two(x, self.step)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("number", [2, 0.5])
+def test_a_number_that_a_later_module_is_given_and_that_changes_is_refused(number):
+    torch.manual_seed(0)
+    inputs = {"x": image(2, 64, 64), "number": number}
+    model = aa.swap(Giving("argument"), "one:two", Pyramid(6, 12), inputs=inputs).eval()
+    with torch.no_grad():
+        for size in ((64, 64), (96, 64)):
+            expected = model.head(model.one.alone()(image(2, *size)))
+            assert torch.equal(model(image(2, *size), number), expected)
+    with pytest.raises(RuntimeError) as raised:
+        model(image(2, 64, 64), 3)
+    assert str(raised.value) == (
+        f"two stands in for a module of a swapped region and takes no arguments: it is given (tensor, 3), and was "
+        f"given (tensor, {number}) when the region was swapped; swap with inputs= that give these"
+    )
+
+
+def test_numbers_that_inputs_of_a_function_show_are_all_taken():
+    def both(model):
+        return model(image(2, 64, 64), 2), model(image(2, 64, 64), 3)
+
+    model = aa.swap(Giving("argument"), "one:two", Pyramid(6, 12), inputs=both)
+    model(image(2, 64, 64), 2)
+    model(image(2, 64, 64), 3)
+    with pytest.raises(RuntimeError, match=r"given \(tensor, 2\) or \(tensor, 3\) when"):
+        model(image(2, 64, 64), 4)
+
+
+@pytest.mark.parametrize("gives", ["sizes", "share of the width"])
+def test_numbers_that_follow_the_size_of_the_input_may_be_any(gives):
+    model = aa.swap(Giving(gives), "one:two", Pyramid(6, 12), inputs=image(2, 64, 64)).eval()
+    with torch.no_grad():
+        for count, height, width in ((2, 64, 64), (3, 80, 48), (1, 65, 79)):
+            x = image(count, height, width)
+            levels = model.one.alone()(x)
+            assert torch.equal(model(x), model.head(levels["two"] if isinstance(levels, dict) else levels))
+
+
+def test_a_number_that_counts_calls_is_refused_when_the_region_is_swapped():
+    with pytest.raises(aa.SwapError) as raised:
+        aa.swap(Giving("step"), "one:two", Pyramid(6, 12), inputs=image(2, 64, 64))
+    first, where, *rest = str(raised.value).splitlines()
+    assert first == "`two` is given a number that changes from call to call"
+    assert where == "  expected  numbers that stay, or that follow the size of the input"
+    assert rest[0].startswith("  found     (tensor, ")
+    assert rest[1] == "  try       a region without two"

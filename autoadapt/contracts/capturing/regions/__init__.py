@@ -1,7 +1,7 @@
 """Regions: a part of a model that is no submodule, found by running the model."""
 
 from autoadapt.contracts.capturing.regions.boundaries import find_region
-from autoadapt.contracts.capturing.regions.forms import form_of
+from autoadapt.contracts.capturing.regions.forms import Form, form_of, form_text, is_like, loosened
 from autoadapt.contracts.capturing.regions.hooks import HOOKS, callers_hooks, leave_before
 from autoadapt.contracts.capturing.regions.members import RegionPath, region_text
 from autoadapt.contracts.capturing.regions.modules import RegionModule
@@ -12,6 +12,7 @@ from autoadapt.contracts.capturing.regions.traces import Call, Run, Trace, trace
 __all__ = [
     "HOOKS",
     "Call",
+    "Form",
     "Region",
     "RegionModule",
     "RegionPath",
@@ -21,7 +22,10 @@ __all__ = [
     "callers_hooks",
     "find_region",
     "form_of",
+    "form_text",
+    "is_like",
     "leave_before",
+    "loosened",
     "region_text",
     "trace",
     "traces_of",

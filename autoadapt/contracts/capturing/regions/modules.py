@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind_call
+from autoadapt.contracts.capturing.regions.forms import Form, form_of
 from autoadapt.contracts.capturing.regions.hooks import leave_before
 from autoadapt.contracts.capturing.regions.numbers import as_sizes, with_numbers
-from autoadapt.contracts.capturing.regions.passages import Region
+from autoadapt.contracts.capturing.regions.passages import Region, Returned
 from autoadapt.contracts.capturing.regions.traces import Run
 from autoadapt.contracts.leaves import leaf
 from autoadapt.contracts.randomness import quiet
@@ -46,6 +47,7 @@ class RegionModule(nn.Module):
         self._inputs: tuple[Any, ...] = ()
         self._taken: dict[str, list[Any]] = {}
         self._count = 0
+        self._forms: list[Form] = []
         members = {id(copied.get_submodule(path)) for path in region.members}
         for path in region.members:
             member = copied.get_submodule(path)
@@ -55,6 +57,11 @@ class RegionModule(nn.Module):
         for one in self.whole.modules():
             if id(one) not in members | inner and one is not self.whole and not isinstance(one, torch.jit.ScriptModule):
                 one.register_forward_pre_hook(self._stop)
+
+    @property
+    def order(self) -> tuple[Returned, ...]:
+        """The calls of the members."""
+        return self._region.order
 
     @property
     def call(self) -> Arguments:
@@ -71,9 +78,14 @@ class RegionModule(nn.Module):
         """What each member returns, with the constants in it."""
         return [with_numbers(*flatten(output, any_keys=True))[0] for _, output in self._passed(inputs)]
 
+    def forms(self, *inputs: Any) -> list[Form]:
+        """What kinds of arguments each member is given, and which numbers."""
+        self._passed(inputs)
+        return self._forms
+
     def _passed(self, inputs: tuple[Any, ...]) -> list[list[Any]]:
         """The number of each call in the region, and what it returned."""
-        self._inputs, self._taken, self._count = inputs, {}, 0
+        self._inputs, self._taken, self._count, self._forms = inputs, {}, 0, []
         try:
             self._call()
         except _PassedError:
@@ -102,6 +114,8 @@ class RegionModule(nn.Module):
         return {name: _plain(as_sizes(leaf(output, path))) for name, path in zip(one.names, names, strict=True) if name}
 
     def _enter(self, path: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._count == len(self._forms) < len(self._region.order) and self._region.order[self._count].path == path:
+            self._forms.append(form_of(args, kwargs))
         if self._count or path != self._region.first:
             return None
         names = list(self.arguments.values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from autoadapt.contracts.capturing.regions.forms import Form
 from autoadapt.contracts.trees import Tree
 
 __all__ = ["Region", "Returned"]
@@ -26,7 +27,7 @@ class Returned(_Frozen):
     """For each leaf whether it is a whole number; none is where this is empty."""
     overwritten: bool = False
     """Whether a function between members may write over it."""
-    forms: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
     """What kinds of arguments it was called with; any where this is empty."""
     follows: bool = False
     """Whether it is always given what comes of members before it."""

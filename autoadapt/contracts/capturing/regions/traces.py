@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.contracts.capturing.regions.forms import form_of
+from autoadapt.contracts.capturing.regions.forms import Form, form_of
 from autoadapt.contracts.capturing.regions.hooks import leave_before
 from autoadapt.contracts.capturing.regions.numbers import with_numbers
 from autoadapt.contracts.instances import tensors_of
@@ -58,7 +58,7 @@ class Call:
     """The values among its arguments, in their order."""
     known: int
     """The last value that there was when it began."""
-    form: str
+    form: Form
     """What kinds of arguments it is given."""
     left: int = -1
     tree: Tree | None = None
