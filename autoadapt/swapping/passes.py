@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot, rebuild
 from autoadapt.swapping.blanks import Blank, blank_of, not_a_number
 from autoadapt.swapping.checkpoints import Reruns, running_checkpoint
-from autoadapt.swapping.unread import Known, Unread, unread, unread_shapeless
+from autoadapt.swapping.unread import PARTING, Known, Unread, unread, unread_shapeless
 
 __all__ = ["Handing", "Passes", "take_off"]
 
@@ -43,6 +44,8 @@ class Handing(BaseModel):
     """Functions between the modules that take weights of the model itself."""
     mixing: tuple[str, ...] = ()
     """Functions that take more tensors than one."""
+    taking: tuple[str, ...] = ()
+    """Functions that take a part of what modules return."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -81,6 +84,7 @@ class Handing(BaseModel):
             parent=region.parent,
             learned=region.learned_functions,
             mixing=region.mixing_functions,
+            taking=tuple(name for name in region.taking_functions if name in PARTING),
         )
 
 
@@ -100,7 +104,7 @@ class Passes:
 
     @functools.cached_property
     def _known(self) -> Known:
-        return Known(self.handing.learned, self.handing.mixing)
+        return Known(self.handing.learned, self.handing.mixing, self.handing.taking)
 
     def begin(self, _module: nn.Module, _args: Any) -> None:
         """A forward pre-hook of the module around."""
@@ -131,7 +135,7 @@ class Passes:
         taken["given"] = list(tensors_in((args, kwargs)))
         for name in self.handing.served:
             taken[f"level {name}"] = [returned if self.handing.is_bare else leaf(returned, name)]
-        taken["calls"] = []
+        taken["calls"], taken["drops"] = [], [True] if module.training else []
         taken["trains"] = [] if torch.compiler.is_compiling() else _training(module)
         return self._handed_on(self.handing.order[0].path, taken)
 
@@ -147,6 +151,9 @@ class Passes:
             return again[0]
         taken = self._running.taken[-1] if self._running.taken else {}
         number = len(taken.get("calls", self.handing.order))
+        if dropped := self._dropped(path, taken):
+            taken["calls"] += dropped
+            number = len(taken["calls"])
         if number == len(self.handing.order) or self.handing.order[number].path != path:
             raise RuntimeError(
                 f"{path} stands in for a module of a swapped region, which runs in this order: "
@@ -160,6 +167,15 @@ class Passes:
         if checkpoint is not None and began != [checkpoint]:  # one that the region began in begins it again
             self._reruns.note(checkpoint, path, value)
         return value
+
+    def _dropped(self, path: str, taken: dict[str, list[Any]]) -> list[str]:
+        """Modules that were left out before one, as training drops layers at random; of these nothing is read."""
+        if not taken.get("drops"):
+            return []
+        ahead = self.handing.order[len(taken["calls"]) :]
+        before = list(itertools.takewhile(lambda one: one.path != path and not any(one.read), ahead))
+        is_next = len(before) < len(ahead) and ahead[len(before)].path == path
+        return [one.path for one in before] if is_next else []
 
     def _refuse_other_arguments(self, path: str, form: Form, number: int) -> None:
         """Refuse arguments of other kinds than when the region was swapped: nobody would look at them.
@@ -201,7 +217,8 @@ class Passes:
         mixing = next((one.mixed for one in mine if one.mixed), "")
         follows = self.handing.order[len(taken["calls"])].follows
         if mixing or (follows and not mine and "others" not in taken):
-            what = f"what {mixing} made with a tensor of another part" if mixing else "a tensor of another part"
+            what = f"what {mixing} made of it and another part" if mixing else "a tensor of another part"
+            what = f"what {mixing} took" if mixing in PARTING else what
             raise RuntimeError(
                 f"{path} stands in for a module of a swapped region and is given {what} of the model, which was not so "
                 f"when it was swapped; swap with inputs= that take this path"
@@ -230,7 +247,7 @@ class Passes:
         number = len(taken["calls"])
         one = self.handing.order[number]
         taken["calls"].append(path)
-        leaves = [self._leaf(one.path, name, taken) for name in one.names]
+        leaves = [self._leaf(one, name, taken) for name in one.names]
         if not all(isinstance(value, (Unread, int)) for value in leaves):
             taken["others"] = []
         value = leaves[0] if isinstance(one.tree, Slot) else rebuild(one.tree, leaves)
@@ -238,9 +255,12 @@ class Passes:
             _empty(taken)
         return value
 
-    def _leaf(self, path: str, name: str, taken: dict[str, list[Any]]) -> Any:
+    def _leaf(self, one: Returned, name: str, taken: dict[str, list[Any]]) -> Any:
+        path = one.path
         if f"level {name}" in taken:
             level = taken[f"level {name}"][0]
+            if one.overwritten:  # the new module may keep it for its backward pass, or return it twice
+                level = level.clone()
             return level.detach() if level.requires_grad and not torch.is_grad_enabled() else level
         given = taken["given"]
         is_program = _is_program()

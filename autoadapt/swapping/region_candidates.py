@@ -11,7 +11,7 @@ from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.watching import Example, as_example
 
-__all__ = ["regions", "span_to"]
+__all__ = ["chain_of", "regions", "span_to"]
 
 
 def regions(model: nn.Module, inputs: object = None) -> list[str]:
@@ -57,6 +57,16 @@ def span_to(model: nn.Module, example: Example, path: str) -> str:
     return ""
 
 
+def chain_of(model: nn.Module, example: Example, paths: Sequence[str]) -> str:
+    """The span of some modules where each runs on what comes of the one before; empty where that is no region."""
+    try:
+        region = find_region(model, traces_of(model, example.run, grad=example.is_step), paths)
+    except AdaptError:
+        return ""
+    is_chain = len(region.members) > 1 and all(one.follows for one in region.order[1:])
+    return f"{region.first}:{region.order[-1].path}" if is_chain else ""
+
+
 def _rows(trace: Trace) -> Iterator[tuple[tuple[int, ...], list[Call]]]:
     """Calls side by side within one call, and the numbers of those around; the outermost rows first."""
     for holder in sorted(range(len(trace.calls)), key=lambda number: len(trace.calls[number].within)):
@@ -85,7 +95,7 @@ def _ends(model: nn.Module, trace: Trace, row: Sequence[Call], *, is_whole: bool
     while count < len(row) and sizes[count] > 1 and (count == 0 or sizes[count] <= sizes[count - 1]):
         count += 1
     within = [call.path.rpartition(".")[0] for call in row]
-    count = next((i for i in range(1, count) if within[i] != within[0] and _is_head(trace, row, i)), count)
+    count = next((i for i in range(1, count) if _is_head(trace, row, i)), count)
     cuts = [i for i in range(1, count) if within[i] != within[i - 1]]
     if count < len(row):
         cuts.append(count)

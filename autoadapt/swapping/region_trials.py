@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from torch import nn
 
 from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
@@ -40,6 +42,9 @@ def try_region(model: nn.Module, example: Example, inputs: object, planned: Regi
             detail = f"the whole returns what it did, at {count} size{'s' if count > 1 else ''}"
             checks.append(Check(name=f"runs in {mode} mode", outcome="passed", detail=detail))
     trial.refuse_mixing()
+    if trial.is_frozen():
+        detail = f"train() of {type(model).__name__} freezes all of `{planned.region.first}`, the whole new module"
+        return [*checks, Check(name="training step", outcome="not run", detail=detail)]
     return [*checks, trained(planned.region.first, parts.net.alone(), parts.net.plan, planned.arguments)]
 
 
@@ -111,6 +116,18 @@ class _Trial:
             return self._run(example, put_in, training)
         except Exception:  # other values may well be refused; there are more runs
             return None
+
+    def is_frozen(self) -> bool:
+        """Whether the model's own `train()` freezes the new module, as one that freezes a stem by its name does."""
+        before = list(self._parts.net.parameters())
+        copied = copy_module(self._model, clone_buffers)
+        with quiet(), contextlib.suppress(Exception):  # whatever it raises in the other mode
+            parts = self._parts.copied(lambda module: copy_module(module, clone_buffers))
+            parts.put_in(copied)
+            copied.train()
+            after = list(parts.net.parameters())
+            return any(p.requires_grad for p in before) and not any(p.requires_grad for p in after)
+        return False
 
     def refuse_mixing(self) -> None:
         """Refuse a new module that lets the samples of a batch see each other where the region does not.

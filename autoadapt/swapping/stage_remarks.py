@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -9,11 +10,11 @@ from torch import nn
 
 from autoadapt.adapting.operations import FEATURE_CHANNELS, Channels
 from autoadapt.contracts.plain_modules import kept_parts
-from autoadapt.swapping.region_candidates import span_to
+from autoadapt.swapping.region_candidates import chain_of, span_to
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example
 
-__all__ = ["kept_remarks", "with_stage_remarks"]
+__all__ = ["kept_remarks", "with_chain_remark", "with_stage_remarks"]
 
 
 def with_stage_remarks(model: nn.Module, example: Example, planned: Sequence[Successor]) -> list[Successor]:
@@ -26,6 +27,21 @@ def with_stage_remarks(model: nn.Module, example: Example, planned: Sequence[Suc
         planned: What takes the places.
     """
     return [_remarked(model, example, one) for one in planned]
+
+
+def with_chain_remark(model: nn.Module, example: Example, planned: Sequence[Successor]) -> list[Successor]:
+    """The same successors, with a remark and a warning where the matches of a pattern run one after the other."""
+    paths = [one.place.path for one in planned]
+    span = chain_of(model, example, paths) if len(planned) > 1 else ""
+    if not span:
+        return list(planned)
+    remark = (
+        f"{', '.join(paths)} run one after the other, and each is replaced alone; to put one module in the place of "
+        f'all of them: swap(model, "{span}", ...)'
+    )
+    warnings.warn(remark, UserWarning, stacklevel=4)
+    first = planned[0]
+    return [replace(first, part=first.part.model_copy(update={"remarks": (*first.part.remarks, remark)})), *planned[1:]]
 
 
 def kept_remarks(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:

@@ -31,7 +31,7 @@ from autoadapt.swapping.region_refusals import refuse_parts
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
 from autoadapt.swapping.results import Fault, Part, Swap
-from autoadapt.swapping.stage_remarks import with_stage_remarks
+from autoadapt.swapping.stage_remarks import with_chain_remark, with_stage_remarks
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
@@ -226,7 +226,8 @@ class _Work:
             return replace(self.options, input_statistics=statistics, channels=channels)
 
         found = _prepared(places, seen, new, self.options.share, self.tell, known_at)
-        self.planned.extend(with_stage_remarks(self.model, self.example, found))
+        found = with_stage_remarks(self.model, self.example, found)
+        self.planned.extend(with_chain_remark(self.model, self.example, found) if isinstance(new, nn.Module) else found)
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
         self.tell(f"building what takes the place of {path}")
         with self.drawing:
@@ -289,7 +290,8 @@ def _prepared(
             raise made
         else:
             summary = summary or made.summary
-            faults += made.mismatches or [Mismatch(place.path, "a plan", made.summary)]
+            faults += [replace(fault, where=f"{place.path}: {fault.where}") for fault in made.mismatches]
+            faults += [] if made.mismatches else [Mismatch(place.path, "a plan", made.summary)]
     if faults:
         raise SwapError(summary, faults)
     return found

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import nn
 
-__all__ = ["Known", "Unread", "unread", "unread_shapeless"]
+__all__ = ["PARTING", "Known", "Unread", "unread", "unread_shapeless"]
 
 
 class Known(NamedTuple):
@@ -19,6 +19,8 @@ class Known(NamedTuple):
     """Those that took weights of the model itself."""
     mixing: tuple[str, ...] = ()
     """Those that took more tensors than one."""
+    parting: tuple[str, ...] = ()
+    """Those of `PARTING` that took a part of one."""
 
 
 class Unread(torch.Tensor):
@@ -50,6 +52,7 @@ class Unread(torch.Tensor):
         if _writes(name) and not isinstance(args[0], Unread):
             mine._refuse(name)
         mixed = name if others and name not in mine.known.mixing else ""
+        mixed = name if _takes_a_part(name, args) and name not in mine.known.parting else mixed
         mixed = next((one.mixed for one in given if isinstance(one, Unread) and one.mixed), mixed)
         if name in _ABOUT or mine.is_shaped:
             with torch._C.DisableTorchFunctionSubclass():
@@ -161,6 +164,14 @@ def _writes(name: str) -> bool:
     return name in _OPERATORS or (name.endswith("_") and not name.endswith("__"))
 
 
+def _takes_a_part(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a function takes some of the samples, which would be served all the same."""
+    if name != "__getitem__":
+        return name in PARTING
+    first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+    return not (first is Ellipsis or (isinstance(first, slice) and first == slice(None)))
+
+
 def _tensors(values: Any) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -169,6 +180,11 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
+PARTING = frozenset(
+    {"__getitem__", "narrow", "index_select", "select", "chunk", "split", "unbind", "take", "repeat"}
+    | {"repeat_interleave", "expand", "flip", "roll"}
+)
+"""What takes some samples of a tensor, or makes more of them."""
 _ABOUT = frozenset(
     {"device", "dtype", "requires_grad", "is_leaf", "grad_fn", "grad", "layout", "is_cuda", "is_cpu", "is_meta"}
     | {"is_mps", "is_xpu", "is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_floating_point", "is_complex"}

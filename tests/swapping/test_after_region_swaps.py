@@ -285,3 +285,16 @@ def test_a_part_of_a_swapped_region_is_refused_with_the_whole_of_it(old, path):
         f"  found     {', '.join(members)} were swapped together as a region",
         f"  try       swap(model, {members}, ...)",
     ]
+
+
+def test_a_model_that_freezes_its_stem_by_name_when_it_trains_is_said_to_freeze_the_whole_new_module():
+    class Frozen(written.PoseNet):
+        def train(self, mode=True):
+            super().train(mode)
+            self.conv1.eval().requires_grad_(False)
+            return self
+
+    report = aa.swap(Frozen(), SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64), dry_run=True)
+    step = report.checks[-1]
+    assert (step.name, step.outcome) == ("training step", "not run")
+    assert step.detail == "train() of Frozen freezes all of `conv1`, the whole new module"

@@ -26,6 +26,8 @@ class Chain(nn.Module):
             a = a + self.side(x)
         elif path == "joined":
             a = torch.stack([a, self.side(x)]).mean(0)
+        elif path == "in part":
+            a = a[:1]
         elif path == "another":
             a = self.side(x)
         elif path == "skipped":
@@ -42,8 +44,9 @@ def swapped(**options):
 
 ENTRIES = {
     "entered twice": "c1 begins another pass of a swapped region before c2 has run in the last one",
-    "added": "is given what add made with a tensor of another part of the model",
-    "joined": "is given what stack made with a tensor of another part of the model",
+    "added": "is given what add made of it and another part of the model",
+    "joined": "is given what stack made of it and another part of the model",
+    "in part": "is given what __getitem__ took of the model",
     "another": "c2 stands in for a module of a swapped region and is given a tensor of another part of the model",
     "skipped": "c2 stands in for a module of a swapped region, which runs in this order: c1, c2, c3",
 }

@@ -170,3 +170,33 @@ def test_a_compiled_model_gets_no_numbers_of_it(path):
         torch.testing.assert_close(found, expected)
     else:
         assert found.isnan().all()
+
+
+class Dropping(nn.Module):
+    """Leaves a layer out at times, as stochastic depth does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.mid, self.layer2 = (
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.Conv2d(8, 8, 3, 1, 1),
+            nn.Conv2d(8, 12, 3, 2, 1),
+        )
+        self.head, self.drops = nn.Conv2d(12, 2, 1), False
+
+    def forward(self, x):
+        x = self.conv1(x)
+        if not self.drops:
+            x = x + self.mid(x)
+        return self.head(self.layer2(x))
+
+
+def test_a_layer_that_training_leaves_out_is_not_missed_and_in_eval_mode_is():
+    torch.manual_seed(0)
+    model, x = aa.swap(Dropping(), SPAN, Pyramid(6, 12), inputs=image()).train(), image()
+    expected = model(x)
+    model.drops = True
+    torch.testing.assert_close(model(x), expected)
+    model(x).sum().backward()
+    with pytest.raises(RuntimeError, match="which runs in this order: conv1, mid, layer2"):
+        model.eval()(x)

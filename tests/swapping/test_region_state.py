@@ -83,3 +83,43 @@ def test_what_nobody_read_is_not_taken_as_another_kind_of_tensor():
     model = aa.swap(Taken(), "c1:c3", Pyramid(6, 7, 9), inputs={"x": image(), "past": False})
     with pytest.raises(RuntimeError, match="now as_subclass reads it"):
         model(image())
+
+
+class Adding(nn.Module):
+    """Adds one level to another in place, and goes on to read both."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.c1, self.c2, self.c3 = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(16, 24, 3, 2, 1)
+        self.skip, self.head, self.low = nn.Conv2d(16, 24, 1, 2), nn.Conv2d(24, 5, 1), nn.Conv2d(24, 5, 1)
+        self.function = function
+
+    def forward(self, x):
+        b = self.c2(self.c1(x))
+        deep, skip = self.c3(b), self.skip(b)
+        self.function(deep, skip)
+        return self.head(deep), self.low(skip)
+
+
+WRITES = {
+    "sum": lambda deep, skip: deep.__iadd__(skip),
+    "view": lambda deep, skip: deep.flatten(1).add_(skip.flatten(1)),
+    "part": lambda deep, skip: deep.__setitem__((slice(None), slice(4)), skip[:, :4]),
+    "activation": lambda deep, skip: F.relu_(deep),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_level_that_the_model_writes_over_is_no_tensor_of_the_new_module(write):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU()]
+    model, x = Adding(WRITES[write]), image(2, 64, 64)
+    aa.swap(model, "c1:skip", nn.Sequential(*layers), inputs=x)
+    level = model.c1.backbone(x)
+    written = level.detach().clone()
+    WRITES[write](written, level.detach())
+    deep, low = model(x)
+    torch.testing.assert_close(deep, model.head(written))
+    torch.testing.assert_close(low, model.low(level))
+    (deep.sum() + low.sum()).backward()
+    assert model.c1.backbone[0].weight.grad is not None

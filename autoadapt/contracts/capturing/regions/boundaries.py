@@ -11,7 +11,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.regions.hooks import hooked
 from autoadapt.contracts.capturing.regions.members import RegionPath, find_members, region_text
-from autoadapt.contracts.capturing.regions.passages import Region, Returned
+from autoadapt.contracts.capturing.regions.passages import Region, Returned, names_of
 from autoadapt.contracts.capturing.regions.traces import Call, Step, Trace
 from autoadapt.contracts.trees import Slot
 from autoadapt.errors import CaptureError, Mismatch
@@ -274,6 +274,11 @@ class _Round:
             for made, step in taken
         ]
 
+    def _written_over(self) -> set[int]:
+        """What functions outside the members write over, as it was before."""
+        steps = [step for step in self._outside() if step.overwrites and not step.name.endswith("()")]
+        return {self.trace.before[made] for step in steps for made in step.makes if made in self.trace.before}
+
     def returned(self, names: Sequence[Sequence[str]]) -> list[Returned]:
         """Each call, with who takes its leaves."""
         outside, read = self.trace.numbers | self._hooks_read, set(self._hooks_read)
@@ -289,7 +294,7 @@ class _Round:
             read |= set() if id(step) in self._kept else self._reads(step)
         for number, call in enumerate(self.trace.calls):
             read |= set(call.given) if self._is_other(number) else set()
-        over = {value for step in self._feeding if step.overwrites for value in step.reads}
+        over = {value for step in self._feeding if step.overwrites for value in step.reads} | self._written_over()
         return [
             Returned(
                 path=call.path,
@@ -339,6 +344,11 @@ class _Round:
         return [step.name for step in steps if self.trace.parameters.keys() & set(step.reads)]
 
     @property
+    def taking_functions(self) -> list[str]:
+        """Functions that take what comes of the members."""
+        return [step.name for step in self._outside()]
+
+    @property
     def mixing_functions(self) -> list[str]:
         """Functions that take more tensors than one, of which some come of the members."""
         return [step.name for step in self._outside() if len(step.reads) > 1]
@@ -350,7 +360,7 @@ _APART = "swap its parts one by one"
 def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> Region:
     """What all passes in all modes show together."""
     first = found[0]
-    names = _names(first.calls)
+    names = names_of(first.calls)
     passes = [one.returned(names) for one in found]
     order = [
         calls[0].model_copy(
@@ -376,20 +386,6 @@ def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> 
         weights_between=tuple(dict.fromkeys(first.weights_between)),
         learned_functions=tuple(dict.fromkeys(name for one in found for name in one.learned_functions)),
         mixing_functions=tuple(dict.fromkeys(name for one in found for name in one.mixing_functions)),
+        taking_functions=tuple(dict.fromkeys(name for one in found for name in one.taking_functions)),
         hooked=tuple(path for path in members if path in first.wanted.given | first.wanted.returned),
     )
-
-
-def _names(calls: Sequence[Call]) -> list[list[str]]:
-    """A name for each leaf of each call: the path without what all share, the call where there are more, the leaf."""
-    parts = [call.path.split(".") for call in calls]
-    shared = 0
-    while len({call.path for call in calls}) > 1 and len({tuple(one[: shared + 1]) for one in parts}) == 1:
-        shared += 1
-    count, found = Counter[str](), list[list[str]]()
-    for call, own in zip(calls, parts, strict=True):
-        number = f"_{count[call.path]}" if count[call.path] else ""
-        count[call.path] += 1
-        base = "_".join(own[shared:]) + number
-        found.append([base if leaf == "output" else f"{base}_{leaf.replace('.', '_')}" for leaf in call.leaves])
-    return found

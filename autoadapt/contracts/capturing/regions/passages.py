@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
 
 from autoadapt.contracts.capturing.regions.forms import Form
+from autoadapt.contracts.capturing.regions.traces import Call
 from autoadapt.contracts.trees import Tree
 
-__all__ = ["Region", "Returned"]
+__all__ = ["Region", "Returned", "names_of"]
 
 
 class _Frozen(BaseModel):
@@ -53,6 +57,8 @@ class Region(_Frozen):
     """Functions between members that read parameters."""
     mixing_functions: tuple[str, ...] = ()
     """Functions that take more tensors than one, of which some come of members."""
+    taking_functions: tuple[str, ...] = ()
+    """Functions that take what comes of members."""
     hooked: tuple[str, ...] = ()
     """Members with hooks of callers, which read what they are given or return."""
 
@@ -77,3 +83,18 @@ class Region(_Frozen):
     def read(self) -> tuple[str, ...]:
         """Leaves whose values go anywhere but back into the region: its outputs."""
         return tuple(n for one in self.order for n, read in zip(one.names, one.read, strict=True) if read)
+
+
+def names_of(calls: Sequence[Call]) -> list[list[str]]:
+    """A name for each leaf of each call: the path without what all share, the call where there are more, the leaf."""
+    parts = [call.path.split(".") for call in calls]
+    shared = 0
+    while len({call.path for call in calls}) > 1 and len({tuple(one[: shared + 1]) for one in parts}) == 1:
+        shared += 1
+    count, found = Counter[str](), list[list[str]]()
+    for call, own in zip(calls, parts, strict=True):
+        number = f"_{count[call.path]}" if count[call.path] else ""
+        count[call.path] += 1
+        base = "_".join(own[shared:]) + number
+        found.append([base if leaf == "output" else f"{base}_{leaf.replace('.', '_')}" for leaf in call.leaves])
+    return found
