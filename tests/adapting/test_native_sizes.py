@@ -274,6 +274,15 @@ def test_padding_an_image_to_more_than_twice_its_size_is_refused() -> None:
     assert caught.value.mismatches[0].remedy == 'fit="resize"'
 
 
+def test_an_image_of_half_a_patch_is_resized_and_padding_that_is_asked_for_is_refused() -> None:
+    old = Levels()
+    net = aa.adapt(tied(), like=old, inputs=torch.zeros(1, 3, 4, 4)).eval()
+    assert [step.op for step in net.plan.inputs[0].steps] == ["native", "resize"]
+    assert "multiply-adds at 8x8, read natively" in " ".join(net.plan.remarks)
+    with pytest.raises(aa.AdaptError, match="legal size near 4 pixels"):
+        aa.adapt(tied(), like=old, inputs=torch.zeros(1, 3, 4, 4), fit="pad")
+
+
 def test_padding_is_refused_where_the_contract_does_not_tell_which_cells_the_zeros_fill() -> None:
     text = aa.Signature.parse("f32[B, 6, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
     with pytest.raises(aa.AdaptError, match="images cannot be padded for these outputs") as caught:

@@ -187,20 +187,21 @@ def _resized(
         return (Resize(dims=tuple(reached)),)
     sizes = target.sizes()
     for made, have in zip(reached, given, strict=True):
-        if not made.axes and have.axes:
-            if fit is None:
-                return (Resize(dims=tuple(reached)),)
-            expected, found = (
-                "a legal size for images of every size",
-                f"{made} alone, which larger ones would be cut to",
-            )
-            return Mismatch("fit", expected, found, 'fit="resize"')
-        size, legal = int(have.evaluate(sizes)), int(made.evaluate(sizes))
-        if legal >= 2 * size and fit == "pad":
-            return Mismatch(
-                "fit", f"a legal size near {size} pixels, so that images fill it", f"{legal}", 'fit="resize"'
-            )
+        fault = _unfilled(made, have, sizes)
+        if fault is not None:
+            return (Resize(dims=tuple(reached)),) if fit is None else fault
     return (Pad(dims=tuple(reached)),)
+
+
+def _unfilled(made: Dim, have: Dim, sizes: Mapping[str, int]) -> Mismatch | None:
+    """What is against padding an axis: that larger images would be cut, or most of it would be zeros."""
+    if not made.axes and have.axes:
+        found = f"{made} alone, which larger ones would be cut to"
+        return Mismatch("fit", "a legal size for images of every size", found, 'fit="resize"')
+    size, legal = int(have.evaluate(sizes)), int(made.evaluate(sizes))
+    if legal < 2 * size:
+        return None
+    return Mismatch("fit", f"a legal size near {size} pixels, so that images fill it", f"{legal}", 'fit="resize"')
 
 
 def _pads(source: Signature, target: Signature, fit: Fit | None) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 
 from autoadapt.contracts.native import Lift, lift_of, tables_of, unproven
 from autoadapt.contracts.native.multiply_adds import multiply_adds_at
-from autoadapt.contracts.signature import NativeSizes, Signature, TensorSpec, image_of
+from autoadapt.contracts.signature import AxisSizes, NativeSizes, Signature, TensorSpec, image_of
 from autoadapt.contracts.views import refuse_scripts, view
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
 
@@ -85,6 +85,8 @@ def _freed(
     try:
         lift.apply(freed)
         found = _read_whole(capturing(freed), lift.steps)
+        if found.name == type(freed).__name__:  # may be a class of ours
+            found = found.model_copy(update={"name": type(new).__name__})
     except (AdaptError, AttributeError) as error:
         return None, f"freed of its size it cannot be captured: {getattr(error, 'summary', error)}"[:200]
     image = image_of(found.inputs)
@@ -127,8 +129,13 @@ def _legal(source: Signature, target: Signature, default: tuple[int, int]) -> tu
         return default
     given = [int(dim.evaluate(target.sizes())) for dim in spec.dims[-2:]]
     axes = [source.axes.get(str(dim)) for dim in _sides(source)]
-    rows, columns = (one.near(size) if one else size for one, size in zip(axes, given, strict=True))
+    rows, columns = (_near(one, size) if one else size for one, size in zip(axes, given, strict=True))
     return rows, columns
+
+
+def _near(sizes: AxisSizes, size: int) -> int:
+    """The next legal size; also below the smallest that was seen to run, unless smaller ones are refused."""
+    return sizes.near(size) if sizes.bounded or not sizes.step else size + (sizes.offset - size) % sizes.step
 
 
 def _sides(signature: Signature) -> Sequence[object]:

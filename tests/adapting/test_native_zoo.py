@@ -1,0 +1,83 @@
+"""Whole models that were built for one image size, in the contract of a ResNet-50: what is listed of each holds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import autoadapt as aa
+from benchmarks import native_sizes
+
+NATIVE = (
+    "timm:vit_tiny_patch16_224",
+    "timm:vit_base_patch32_clip_224",
+    "timm:vit_small_patch14_reg4_dinov2",
+    "timm:vit_base_patch32_siglip_256",
+    "timm:flexivit_small",
+    "timm:deit_tiny_distilled_patch16_224",
+    "timm:deit3_small_patch16_224",
+    "timm:eva02_tiny_patch14_224",
+    "timm:vit_small_patch16_rope_224",
+    "timm:vitamin_small_224",
+    "timm:cait_xxs24_224",
+    "timm:pit_ti_224",
+    "timm:volo_d1_224",
+    "timm:beit_base_patch16_224",
+    "timm:visformer_tiny",
+    "transformers:ViT",
+    "transformers:DeiT",
+    "transformers:CLIPVision",
+    "transformers:SiglipVision",
+    "transformers:IJepa",
+    "torchvision:vit_b_16",
+    "torchvision:vit_b_32",
+    "torchvision:vit_l_32",
+)
+EAGER_ALONE = (
+    "timm:vit_small_r26_s32_224",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:swin_s3_tiny_224",
+    "timm:swinv2_tiny_window8_256",
+    "timm:swinv2_cr_tiny_ns_224",
+)
+"""Neither compiled nor exported at sizes that vary, which an export says by name."""
+MAKE: dict[str, Callable[[], nn.Module]] = dict(native_sizes.models())
+
+
+def pair(name: str) -> tuple[aa.AdaptedModule, nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    model, old = MAKE[name]().eval(), timm.create_model("resnet50", features_only=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return aa.adapt(model, like=old, inputs=torch.zeros(1, 3, 224, 224)).eval(), old, model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NATIVE, *EAGER_ALONE])
+def test_it_reads_images_of_all_sizes_exactly_and_at_its_own_returns_the_same(name: str) -> None:
+    net, old, model = pair(name)
+    assert net.plan.inputs[0].steps[0].op == "native"
+    assert all(native_sizes.is_exact(net, old, size) for size in native_sizes.SIZES)
+    assert bool(net.plan.untraced) == (name in EAGER_ALONE)
+    assert native_sizes.own_size(model) == "bit-equal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NATIVE)
+def test_it_compiles_and_exports_for_sizes_that_vary(name: str) -> None:
+    net, _, _ = pair(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert native_sizes.trace(net) == "compile: equal, export: equal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EAGER_ALONE[:2])
+def test_an_export_of_it_at_sizes_that_vary_is_refused_at_once(name: str, tmp_path) -> None:
+    with pytest.raises(aa.ExportError, match="exported for one size alone"):
+        aa.export(pair(name)[0], tmp_path / "net.pt2")
