@@ -2,12 +2,14 @@
 
 A model that normalises by itself hands its parts other values than it is given. Images of one colour stay of one
 colour through normalising, resizing and padding below and on the right; so one black image, and one of each primary
-colour, tell the factor and the offset of every channel, and whether the order of the colours is turned.
+colour, tell the factor and the offset of every channel, and whether the order of the colours is turned; colours in
+between tell whether it is a factor and an offset at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,8 +58,7 @@ def statistics_at(
     given = sides.get("old") or told_statistics(model)
     if not isinstance(given, Statistics) or not path:
         return told
-    seen = _colours_at(model, example, path, given.range / min(given.std), given.channels)  # about a white pixel's
-    arriving = None if seen is None else _pushed(given, *seen)
+    arriving = _arriving(_Place.of(model, example, path, given.channels), given)
     if arriving is not None:
         return {**sides, "old": arriving}
     if "old" in sides:
@@ -86,7 +87,8 @@ def channels_at(
     if "old" not in by_side or not path:
         return told
     names = channel_names(by_side["old"])
-    seen = _colours_at(model, example, path, 1.0, len(names)) if not isinstance(new, str) else None
+    place = _Place.of(model, example, path, len(names))
+    seen = None if isinstance(new, str) else _colours_at(place, Statistics(), len(names))
     places = None if seen is None else _alone(seen[0])
     if places is None or len(names) != (0 if seen is None else seen[0].shape[1]):
         expected = f"an image of {len(names)} channels, each at a place of its own"
@@ -95,22 +97,70 @@ def channels_at(
     return {**by_side, "old": [names[at] for at in places]}
 
 
-def _colours_at(
-    model: nn.Module, example: Example, path: str, step: float, channels: int | None
-) -> tuple[torch.Tensor, torch.Tensor] | None:
+@dataclass(frozen=True)
+class _Place:
+    """A module inside a copy of a model, and how many channels images may have."""
+
+    copied: nn.Module
+    example: Example
+    path: str
+    counts: frozenset[int]
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Example, path: str, channels: int | None) -> _Place:
+        return cls(in_eval_mode(copy_module(model, clone_buffers)), example, path, frozenset({1, 3, 4, channels or 3}))
+
+
+def _arriving(place: _Place, given: Statistics) -> Statistics | None:
+    """What images of these statistics become; None where that is no factor and offset for each channel."""
+    seen = _colours_at(place, given, given.channels)
+    return _pushed(given, *seen) if seen is not None and _is_affine(place, given, *seen) else None
+
+
+def _colours_at(place: _Place, given: Statistics, channels: int | None) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Factors `[C, K]` and offsets `[C]` of what arrives where images of one colour are given; None for no image."""
-    copied = in_eval_mode(copy_module(model, clone_buffers))
-    counts = {1, 3, 4, channels or 3}
     try:
-        black = _seen(copied, example, path, [], counts)
-        count = 0 if black is None else channels or len(black)
-        one_hot = ([step * (i == at) for i in range(count)] for at in range(count))
-        colours = [_seen(copied, example, path, colour, counts) for colour in one_hot]
+        dark = _seen(place, _mixed(given, [0.0] * (channels or 1)))
+        if not dark:
+            return None
+        black = dark[0]
+        count = channels or len(black)
+        colours = [_mixed(given, [float(at == i) for i in range(count)]) for at in range(count)]
+        seen = [_seen(place, colour) for colour in colours]
     except AdaptError:
         return None
-    if black is None or not colours or any(one is None or len(one) != len(black) for one in colours):
+    if any(not one or len(one[0]) != len(black) for one in seen):
         return None
-    return (torch.stack([one for one in colours if one is not None], 1) - black[:, None]) / step, black
+    low, high = (black.new_tensor(_mixed(given, [share] * count)) for share in (0.0, 1.0))
+    factors_CK = (torch.stack([one[0] for one in seen if one], 1) - black[:, None]) / (high - low)
+    return factors_CK, black - factors_CK @ low
+
+
+def _is_affine(place: _Place, given: Statistics, factors_CK: torch.Tensor, offsets_C: torch.Tensor) -> bool:
+    """Whether values in between follow the same factors and offsets, whatever else is in the image, at every call.
+
+    Powers and logarithms agree with a factor at black and white alone. What is divided by its own deviation is seen by
+    another colour at the right and at the bottom.
+    """
+    count = factors_CK.shape[1]
+    low, high = (factors_CK.new_tensor(_mixed(given, [share] * count)) for share in (0.0, 1.0))
+    span = (factors_CK.abs() @ (high - low)).max()
+    shares = [(1 + at % 4) / 5 for at in range(count)]  # fifths of 255 are whole numbers
+    for mixed, beside, is_whole in ((shares, 1.0, True), ([1 - one for one in shares], 0.0, False)):
+        colour = _mixed(given, mixed)
+        seen = _seen(place, colour, _mixed(given, [beside] * count), is_whole=is_whole)
+        expected_C = factors_CK @ factors_CK.new_tensor(colour) + offsets_C
+        if not seen or any(len(one) != len(expected_C) for one in seen):
+            return False
+        if any(((one - expected_C).abs() > _FLAT * span).any() for one in seen):
+            return False
+    return True
+
+
+def _mixed(given: Statistics, shares: Sequence[float]) -> list[float]:
+    """A colour as a model is given it, from the share of white in each channel."""
+    rows = zip(shares, *given.of(len(shares)), strict=True)
+    return [(given.range * share - mean) / std for share, mean, std in rows]
 
 
 def _alone(factors_CK: torch.Tensor) -> list[int] | None:
@@ -122,52 +172,88 @@ def _alone(factors_CK: torch.Tensor) -> list[int] | None:
 
 
 def _seen(
-    copied: nn.Module, example: Example, path: str, colour: Sequence[float], counts: Collection[int]
-) -> torch.Tensor | None:
-    """The colour that arrives where images of one colour are given, `[C]`; None where it is none, or no image."""
-    found: list[Any] = []
+    place: _Place, colour: Sequence[float], beside: Sequence[float] = (), *, is_whole: bool = False
+) -> list[torch.Tensor] | None:
+    """The colour that arrives where images of one colour are given, `[C]`; None where it is none, or no image.
+
+    Args:
+        place: Where.
+        colour: The colour; one number goes for all channels.
+        beside: The colour of the last quarter at the right and at the bottom.
+        is_whole: The model runs to its end, and each call of the place is seen, not the first alone.
+    """
+    calls: list[list[torch.Tensor]] = []
 
     def paint(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         tree, tensors = flatten((args, kwargs))
-        return rebuild(tree, [_painted(tensor, colour, counts) for tensor in tensors])  # type: ignore[no-any-return]
+        return rebuild(tree, _painted(tensors, colour, beside, place.counts))  # type: ignore[no-any-return]
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.extend(one for one in flatten((args, kwargs))[1] if one.is_floating_point() and one.dim() in (4, 5))
-        raise _ArrivedError
+        tensors = flatten((args, kwargs))[1]
+        calls.append([one.clone() for one in tensors if one.is_floating_point() and one.dim() in (4, 5)])
+        if not is_whole:
+            raise _ArrivedError
 
     hooks = [
-        copied.register_forward_pre_hook(paint, with_kwargs=True),
-        copied.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True),
+        place.copied.register_forward_pre_hook(paint, with_kwargs=True),
+        place.copied.get_submodule(place.path).register_forward_pre_hook(note, with_kwargs=True),
     ]
     try:
         with undisturbed(), torch.no_grad():
-            example.run(copied)
+            place.example.run(place.copied)
     except _ArrivedError:
         pass
-    except Exception:  # whatever a model raises on images of one colour
-        return None
+    except Exception:  # whatever a model raises on images of one colour, behind the place too
+        calls = calls if is_whole else []
     finally:
         for hook in hooks:
             hook.remove()
-    return _colour_of(found[0]) if len(found) == 1 and _is_image(found[0], counts) else None
+    found = [_colour_of(call, place.counts, 4 if beside else 2) for call in calls]
+    kept = [one for one in found if one is not None]
+    return kept if kept and len(kept) == len(found) else None
 
 
-def _is_image(tensor: torch.Tensor, counts: Collection[int]) -> bool:
-    return tensor.is_floating_point() and tensor.dim() in (3, 4) and tensor.shape[-3] in counts
+def _channel_axis(tensors: Sequence[torch.Tensor], counts: Collection[int]) -> int | None:
+    """Where the channels of images stand, first or last; None where there is no image."""
+    images = [one for one in tensors if (one.is_floating_point() or one.dtype is torch.uint8) and one.dim() in (3, 4)]
+    return next((axis for axis in (-3, -1) if any(one.shape[axis] in counts for one in images)), None)
 
 
-def _painted(tensor: torch.Tensor, colour: Sequence[float], counts: Collection[int]) -> torch.Tensor:
-    """An image of one colour, black where none is given; what is no image stays."""
-    if not _is_image(tensor, counts) or len(colour) not in (0, tensor.shape[-3]):
-        return tensor
-    values_C = tensor.new_tensor(colour or [0.0] * tensor.shape[-3])
-    return values_C[:, None, None].expand_as(tensor).clone()
+def _painted(
+    tensors: Sequence[torch.Tensor], colour: Sequence[float], beside: Sequence[float], counts: Collection[int]
+) -> list[torch.Tensor]:
+    """Images of one colour, and of another at the right and at the bottom; what is no image stays."""
+    axis = _channel_axis(tensors, counts)
+    return [
+        _coloured(one, axis, colour, beside or colour)
+        if axis is not None and _channel_axis([one], counts) == axis and len(colour) in (1, one.shape[axis])
+        else one
+        for one in tensors
+    ]
 
 
-def _colour_of(image: torch.Tensor) -> torch.Tensor | None:
-    """The colour of the upper left quarter, where it is one."""
-    image = image[0]
-    flat = image[:, : image.shape[1] // 2 + 1, : image.shape[2] // 2 + 1].flatten(1).double()
+def _coloured(image: torch.Tensor, axis: int, colour: Sequence[float], beside: Sequence[float]) -> torch.Tensor:
+    values = torch.tensor([colour, beside], device=image.device, dtype=torch.float64)
+    if (
+        not image.is_floating_point()
+        and ((values < 0) | (values > 255) | (values.round() - values).abs().gt(1e-6)).any()
+    ):
+        return image  # bytes cannot be of this colour
+    main_C, beside_C = values.round().to(image.dtype) if not image.is_floating_point() else values.to(image.dtype)
+    painted = torch.empty_like(image)
+    seen = painted.movedim(axis, -3)
+    seen[:] = beside_C[:, None, None]
+    seen[..., : seen.shape[-2] * 3 // 4 or 1, : seen.shape[-1] * 3 // 4 or 1] = main_C[:, None, None]
+    return painted
+
+
+def _colour_of(images: Sequence[torch.Tensor], counts: Collection[int], part: int) -> torch.Tensor | None:
+    """The colour of the upper left part of the one image, a half or a quarter of each side, where it is one."""
+    axis = _channel_axis(images, counts)
+    if len(images) != 1 or axis is None or images[0].dim() == 5:
+        return None
+    image = images[0].movedim(axis, -3)[0]
+    flat = image[:, : image.shape[1] // part + 1, : image.shape[2] // part + 1].flatten(1).double()
     spread = (flat.amax(1) - flat.amin(1)).max()
     return flat.mean(1) if spread <= _FLAT * flat.abs().max().clamp(min=1) else None
 

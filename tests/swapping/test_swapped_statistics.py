@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -56,11 +58,6 @@ class Normalises(Plain):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mean, std = (torch.tensor(one, device=x.device)[:, None, None] for one in IMAGENET.of(3))
         return super().forward((x[:, [2, 1, 0]] / 255 - mean) / std)
-
-
-class NormalisesEachImage(Plain):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward((x - x.mean((1, 2, 3), keepdim=True)) / (x.std() + 1))
 
 
 def swapped(model: nn.Module, path: str, new: nn.Module, **told: object) -> AdaptedModule:
@@ -150,9 +147,73 @@ def test_preprocessors_of_other_libraries_tell_whether_they_turn_colours(name: s
     assert (told.order if told is not None else None) == order
 
 
-def test_what_cannot_be_followed_is_refused_where_it_was_told() -> None:
+class Before(Plain):
+    """Does something to its images first."""
+
+    def __init__(self, does: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.does = does
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.does(x))
+
+
+def linear_light(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+NOT_AFFINE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gamma": lambda x: x**2.2,
+    "from sRGB to linear light": linear_light,
+    "logarithm": lambda x: (1 + x).log(),
+    "clamp": lambda x: x.clamp(max=0.5),
+    "largest value": lambda x: x / (x.amax((1, 2, 3), keepdim=True) + 1e-6),
+    "mean of the image": lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / (x.std() + 1),
+    "deviation of each channel": lambda x: x / (1 + x.std((2, 3), keepdim=True)),
+    "whitening": lambda x: torch.einsum("dc,bchw->bdhw", torch.eye(3) - 0.2, x),
+}
+
+
+@pytest.mark.parametrize("does", NOT_AFFINE.values(), ids=NOT_AFFINE)
+def test_what_cannot_be_followed_is_refused_where_it_was_told(does: Callable[[torch.Tensor], torch.Tensor]) -> None:
     with pytest.raises(aa.SwapError, match="what reaches `backbone` does not follow from the statistics"):
-        swapped(NormalisesEachImage().eval(), "backbone", Sees(), input_statistics=HALVES)
+        swapped(Before(does).eval(), "backbone", Sees(), input_statistics=aa.Statistics())
+
+
+class Twice(Plain):
+    """Reads a second image that it normalises in its own way."""
+
+    def __init__(self, second: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.second = second
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(x) + self.backbone(self.second(x)))
+
+
+def test_a_backbone_that_is_given_images_of_two_kinds_is_refused() -> None:
+    alike = Twice(lambda x: x[:, :, ::2, ::2].repeat(1, 1, 2, 2)).eval()
+    assert swapped(alike, "backbone", Sees(), input_statistics=aa.Statistics())
+    with pytest.raises(aa.SwapError, match="what reaches `backbone` does not follow from the statistics"):
+        swapped(Twice(lambda x: x * 2 - 1).eval(), "backbone", Sees(), input_statistics=aa.Statistics())
+
+
+def test_images_of_bytes_are_followed() -> None:
+    mean, std = (torch.tensor(one)[:, None, None] for one in IMAGENET.of(3))
+    model, new = Before(lambda x: (x.float() / 255 - mean) / std).eval(), Sees()
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    aa.swap(model, "backbone", new, inputs=images, input_statistics=aa.Statistics(range=255))
+    model(images)
+    assert torch.allclose(model.backbone.backbone.seen[-1], images / 255 * 2 - 1, atol=1e-5)  # type: ignore[union-attr, index]
+
+
+def test_images_with_channels_last_are_followed() -> None:
+    mean, std = (torch.tensor(one)[:, None, None] for one in IMAGENET.of(3))
+    model, new = Before(lambda x: (x.permute(0, 3, 1, 2) - mean) / std).eval(), Sees()
+    images = torch.rand(1, 32, 40, 3)
+    aa.swap(model, "backbone", new, inputs=images, input_statistics=aa.Statistics())
+    model(images)
+    assert torch.allclose(model.backbone.backbone.seen[-1], images.permute(0, 3, 1, 2) * 2 - 1, atol=1e-5)  # type: ignore[union-attr, index]
 
 
 class FourChannels(nn.Module):
