@@ -118,3 +118,30 @@ def test_what_one_library_prepares_is_converted_to_what_the_other_would_have_mad
         net.eval()(given)
     found = net.backbone.seen[-1]
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("name", "mean"), [("swin_t", 0.485), ("efficientnet_b0", 0.485), ("efficientnet_v2_l", 0.5)])
+def test_torchvision_tells_the_weights_of_as_many_parameters(name: str, mean: float) -> None:
+    with torch.device("meta"):
+        told = told_statistics(torchvision.models.get_model(name))
+    assert told is not None
+    assert told.mean[0] == mean
+
+
+def test_weights_that_do_not_agree_tell_nothing_of_a_model_with_another_head() -> None:
+    with torch.device("meta"):
+        model = torchvision.models.efficientnet_b0(num_classes=5)
+    assert told_statistics(model) is None
+
+
+def test_an_encoder_of_smp_tells_the_settings_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    encoder = of_smp(tmp_path).model.encoder
+    told = aa.Statistics(mean=(103.5, 116.3, 123.7), std=(1, 2, 3), order="bgr", range=255)
+    assert told_statistics(encoder) == told
+    (other,) = smp.encoders.encoders["resnet34"]["pretrained_settings"].values()
+    cached = tmp_path / f"models--{other['repo_id'].replace('/', '--')}" / "snapshots" / other["revision"]
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3}))
+    assert told_statistics(encoder) is None  # of which of the two it is nobody knows
+    assert told_statistics(smp.Unet("resnet18", encoder_weights=None)) == told  # which knows the encoder's name

@@ -10,7 +10,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -75,16 +74,25 @@ def _numbers(values: Iterable[Any]) -> tuple[float, ...]:
 
 @statistics_reader
 def _of_torchvision(module: nn.Module) -> Statistics | None:
-    """The transforms of all published weights of a class, where they agree; or of those that a model was loaded by."""
+    """The transforms of all published weights of a class, where they agree; or of those that a model was loaded by.
+
+    Where they do not agree, those of the weights of as many parameters are taken.
+    """
     home = type(module).__module__
     if not home.startswith("torchvision.models."):
         return None
     origin = origin_of(module)
     name = origin.source.partition(":")[2] if origin is not None and origin.source.startswith("torchvision:") else ""
-    kinds = [one for one in vars(sys.modules[home]).values() if isinstance(one, type) and issubclass(one, Enum)]
+    kinds = [one for one in vars(sys.modules[home]).values() if _lists_weights(one)]
     own = [kind for kind in kinds if kind.__name__.lower() == f"{name}_weights".lower()] if name else []
-    found = {told for kind in own or kinds for weights in kind if (told := _of_weights(weights.value)) is not None}
-    return found.pop() if len(found) == 1 else None
+    published = [weights.value for kind in own or kinds for weights in kind]
+    count = sum(parameter.numel() for parameter in module.parameters())
+    alike = [weights for weights in published if weights.meta.get("num_params") == count]
+    return _agreed(map(_of_weights, published)) or _agreed(map(_of_weights, alike))
+
+
+def _lists_weights(found: Any) -> bool:
+    return isinstance(found, type) and any(base.__name__ == "WeightsEnum" for base in found.__mro__[1:])
 
 
 def _of_weights(weights: Any) -> Statistics | None:
@@ -168,14 +176,20 @@ def _file_of(name: str, file: str, revision: str | None) -> Path | None:
 
 @statistics_reader
 def _of_smp(module: nn.Module) -> Statistics | None:
-    """The settings of the encoder of a model of segmentation_models_pytorch, as far as they are in the cache."""
+    """The settings of a model of segmentation_models_pytorch, or of its encoder, as far as they are in the cache.
+
+    Whoever loads weights has their settings there. An encoder does not know its name: those of its class have to agree.
+    """
+    known = getattr(sys.modules.get("segmentation_models_pytorch.encoders"), "encoders", {})
+    if type(module).__module__.startswith("segmentation_models_pytorch.encoders."):
+        alike = [entry for entry in known.values() if entry["encoder"] is type(module)]
+        return _agreed(told for entry in alike for told in _smp_settings(entry["pretrained_settings"]))
     if not type(module).__module__.startswith("segmentation_models_pytorch.decoders."):
         return None
-    inner = vars(module).get("_modules", {}).get("encoder")
-    told = told_statistics(inner) if inner is not None else None
     name = str(getattr(module, "name", "")).partition("-")[2]
-    known = getattr(sys.modules.get("segmentation_models_pytorch.encoders"), "encoders", {})
-    return told or _agreed(_smp_settings(known.get(name, {}).get("pretrained_settings", {})))
+    inner = vars(module).get("_modules", {}).get("encoder")
+    told = _agreed(_smp_settings(known.get(name, {}).get("pretrained_settings", {})))
+    return told or (told_statistics(inner) if inner is not None else None)
 
 
 def _smp_settings(weights: Mapping[str, Mapping[str, str]]) -> Iterator[Statistics | None]:
