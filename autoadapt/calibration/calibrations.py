@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.calibration import workers
+from autoadapt.calibration.asked import check_asked, check_old
 from autoadapt.calibration.choosing import Choice, Solver, choose, has_few_tokens
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
@@ -102,10 +103,13 @@ def calibrate(
     if state is not None:
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
+    numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (refine, 0)}
+    check_asked(data, device, **numbers)
     like = as_module(like, "like", levels=True, pretrained=True)
     net, at = within_wrapper(net, at)
     place = first_path(net, at)
     adapted = find_adapted(net, place)
+    check_old(like, adapted)
     layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
     with quiet(), off_the_meta_device(), progress(images) as report:
         pair = Pair(net, like, place, device)

@@ -21,6 +21,7 @@ from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Sample, Samples, cut
 from autoadapt.calibration.solvers import HeldOut, Recipe
+from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["Gathering"]
@@ -49,6 +50,9 @@ class Gathering:
         self._tokens_per_image = tokens_per_image
         self._images = images
         self._seed = seed
+        self._first: list[torch.Tensor] = []
+        self._differ = False
+        self._resumed = False
 
     def run(self, data: Iterable[object], path: Path | None, report: Progress) -> State:
         """Pass over the data once.
@@ -66,6 +70,7 @@ class Gathering:
             path = path if workers.count() == 1 else path.with_suffix(f".{workers.number()}{path.suffix}")
             if os.path.exists(path):
                 state.load(path, fingerprint)
+                self._resumed = True
         failed = True
         try:
             self._pass(data, state, report, path, fingerprint)
@@ -125,6 +130,7 @@ class Gathering:
         for observation in self._pair.observe(batch, number):
             numbers = [self._number(first + i) for i in range(observation.images)]
             numbers = [one for one in numbers if one < self._images]
+            self._compare(observation)
             if self.keeps_images:
                 self._keep(state.samples, observation, numbers)
             seen.append((observation, numbers))
@@ -135,6 +141,18 @@ class Gathering:
                 self._add_tokens(parts, calls, numbers)
         state.batches, state.images = number + 1, first
         state.is_whole = True
+
+    def _compare(self, observation: Observation) -> None:
+        """See whether any image differs from the first one."""
+        if self._differ:
+            return
+        _, tensors = flatten(observation.arguments.values)
+        batched = [one for one in tensors if one.ndim and one.shape[0] == observation.images] or tensors
+        rows = [
+            [one[i] if one.ndim else one for one in batched] for i in range(len(batched[0]) if batched[0].ndim else 1)
+        ]
+        self._first = self._first or [one.clone() for one in rows[0]]
+        self._differ = not all(torch.equal(*pair) for row in rows for pair in zip(row, self._first, strict=False))
 
     def _add_tokens(
         self, parts: Sequence[Moments], calls: Sequence[tuple[torch.Tensor, torch.Tensor]], numbers: Sequence[int]
@@ -180,6 +198,11 @@ class Gathering:
         if seen < fewest:
             fault = Mismatch("data", f"at least {fewest} images, one a fold", str(seen), "data= more images")
             raise CalibrationError("too few images to hold any out", [fault])
+        if self._first and not self._differ and not self._resumed and workers.count() == 1:
+            fault = Mismatch(
+                "data", "images that differ", f"{seen} times the same image", "data= images of the old task"
+            )
+            raise CalibrationError("all images are one image, so that none can be held out", [fault])
 
     def _error_so_far(self, state: State) -> float | None:
         """Held-out error of a plain ridge on the last output, where that is cheap."""

@@ -210,3 +210,38 @@ def test_faults_are_calibration_errors():
     old, model = setup()
     with pytest.raises(CalibrationError):
         calibrate(model, at="backbone", like=old, data=[])
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "remedy"),
+    [
+        ({"data": IMAGES}, "found     one tensor of (16, 3,", "data=[images]"),
+        ({"data": "folder"}, "found     the text 'folder'", "of the images in that folder"),
+        ({"data": None}, "found     nothing", "data=[images]"),
+        ({"data": {"x": IMAGES}}, ", of type dict", "data=[images]"),
+        ({"data": 3}, "found     3, of type int", "data=[images]"),
+        ({"images": 0}, "expected  a whole number from 1\n  found     0", "images=128"),
+        ({"images": -1}, "found     -1", "images=128"),
+        ({"tokens_per_image": 0}, "`tokens_per_image`\n  expected  a whole number from 1", "tokens_per_image=128"),
+        ({"refine": -1}, "expected  a whole number from 0\n  found     -1", "refine=0"),
+        ({"refine": "many"}, "found     'many'", "refine=0"),
+        ({"device": "foo"}, "`device`\n  expected  a device that is there\n  found     'foo': ", 'device="cpu"'),
+    ],
+)
+def test_arguments_that_it_does_not_take(options, text, remedy):
+    old, model = setup()
+    said = refused(model, old, "calibrate does not take these arguments", **options)
+    assert text in said
+    assert said.endswith(remedy)
+
+
+def test_the_adapted_model_as_its_own_old_one():
+    _, model = setup()
+    text = refused(model, model, "the adapted module would be fitted to itself")
+    assert "found     the adapted one itself" in text
+
+
+def test_images_that_are_all_one_image():
+    old, model = setup()
+    text = refused(model, old, "all images are one image", data=[IMAGES[:1].repeat(4, 1, 1, 1)] * 4)
+    assert "found     16 times the same image" in text

@@ -1,0 +1,75 @@
+"""Asked: what a caller of `calibrate` hands over, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.errors import CalibrationError, Mismatch
+
+__all__ = ["check_asked", "check_old"]
+
+
+def check_asked(data: object, device: torch.device | str | None, **least: tuple[object, int]) -> None:
+    """Refuse data that are no batches, numbers that count nothing, and a device that is not there.
+
+    Args:
+        data: The batches.
+        device: Where to run.
+        least: A number and the least that it may be, by the name of the argument.
+
+    Raises:
+        CalibrationError: All that is wrong, at once.
+
+    Example:
+        >>> check_asked([torch.zeros(1)], None, refine=(-1, 0))
+        Traceback (most recent call last):
+        autoadapt.errors.CalibrationError: calibrate does not take these arguments
+        `refine`
+          expected  a whole number from 0
+          found     -1
+          try       refine=0
+    """
+    faults = [*_of_data(data), *_of_device(device)]
+    for name, (value, low) in least.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            remedy = f"{name}={low if low == 0 else 128}"
+            faults.append(Mismatch(f"`{name}`", f"a whole number from {low}", repr(value)[:60], remedy))
+    if faults:
+        raise CalibrationError("calibrate does not take these arguments", faults)
+
+
+def check_old(old: nn.Module, adapted: nn.Module) -> None:
+    """Refuse an old model that holds the adapted module itself: its features would be fitted to themselves.
+
+    Raises:
+        CalibrationError: The old model is the new one.
+    """
+    if any(module is adapted for module in old.modules()):
+        fault = Mismatch(
+            "`like`", "the old model", "the adapted one itself", "like=old  # what was given to adapt(like=)"
+        )
+        raise CalibrationError("the adapted module would be fitted to itself", [fault])
+
+
+def _of_data(data: Any) -> Iterator[Mismatch]:
+    expected = "batches of images: a list of them, a DataLoader, a generator"
+    if isinstance(data, torch.Tensor):
+        yield Mismatch("`data`", expected, f"one tensor of {tuple(data.shape)}", "data=[images]")
+    elif isinstance(data, (str, bytes)):
+        remedy = "data=DataLoader(dataset, batch_size=16)  # of the images in that folder"
+        yield Mismatch("`data`", expected, f"the text {data!r}"[:60], remedy)
+    elif isinstance(data, dict) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
+        found = "nothing" if data is None else f"{repr(data)[:40]}, of type {type(data).__name__}"
+        yield Mismatch("`data`", expected, found, "data=[images]")
+
+
+def _of_device(device: torch.device | str | None) -> Iterator[Mismatch]:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError and others
+        found = f"{device!r}: {str(error).splitlines()[0][:80]}"
+        yield Mismatch("`device`", "a device that is there", found, 'device="cpu"')
