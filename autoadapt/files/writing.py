@@ -92,7 +92,7 @@ def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
 
 
 def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:
-    """Refuse an empty text for a place to write to, which would mean the working folder.
+    """Refuse what is no place to write to: an empty text would mean the working folder.
 
     Args:
         path: What the caller gave.
@@ -100,7 +100,7 @@ def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = Savi
         error: What to raise.
 
     Raises:
-        AdaptError: It is empty.
+        AdaptError: It is empty, or no path.
 
     Example:
         >>> refuse_empty("", "folder")
@@ -110,6 +110,9 @@ def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = Savi
           found     ''
           try       "."      for the working folder
     """
+    if not isinstance(path, (str, os.PathLike)):
+        fault = Mismatch(argument, "a text or a pathlib.Path", f"{repr(path)[:60]}, of type {type(path).__name__}")
+        raise error(f"{argument} is no path, and nothing was done", [fault])
     if not str(path):
         fault = Mismatch(argument, "a path", "''", '"."      for the working folder')
         raise error(f"{argument} is empty, and nothing was done", [fault])

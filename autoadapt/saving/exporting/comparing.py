@@ -49,7 +49,7 @@ def compare(
         except Exception as error:
             difference, reason = math.inf, said(error)[:200]
         found.append(Compared(sizes=sizes, difference=difference))
-        if difference > tolerance:
+        if not difference <= tolerance:
             at = " ".join(f"{name}={size}" for name, size in sizes.items())
             remedy, why = _help(format_, ranges, example, difference, tolerance)
             faults.append(Mismatch(at, f"the module's outputs, within {tolerance:g}", reason, remedy, why))

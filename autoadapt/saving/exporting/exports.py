@@ -19,6 +19,7 @@ from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.files.writing import check_place, refuse_empty, sweep, temporary_name
+from autoadapt.saving.exporting.asked import check_asked
 from autoadapt.saving.exporting.comparing import compare
 from autoadapt.saving.exporting.formats import FORMATS, Call, Format
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
@@ -75,6 +76,7 @@ def export(
         W from 4 (below it floor(W/2) of `output` is 1, and an axis of 1 never varies)
     """
     refuse_empty(path, "path", ExportError)
+    check_asked(ranges, opset_version, tolerance)
     target = Path(path)
     format_ = _format_of(target)
     check_place(target, "path", ExportError)

@@ -93,6 +93,12 @@ def _write_onnx(call: Call, path: Path) -> None:
         verbose=False,
     )
     assert made is not None
+    written = made.model.opset_imports.get("")
+    if call.opset_version not in (None, written):  # torch only logs that it could not convert
+        fault = Mismatch(
+            "`opset_version`", f"opset {call.opset_version}", f"opset {written}", f"opset_version={written}"
+        )
+        raise ExportError("this opset of ONNX is not written by torch for this module", [fault])
     made.save(path)
 
 

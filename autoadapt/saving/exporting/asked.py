@@ -1,0 +1,71 @@
+"""Asked: what a caller of `export` wants besides a file, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from autoadapt.errors import ExportError, Mismatch
+
+__all__ = ["check_asked"]
+
+
+def check_asked(ranges: object, opset_version: object, tolerance: object) -> None:
+    """Refuse sizes, versions and tolerances that are none.
+
+    Args:
+        ranges: Sizes by axis: one, or the smallest and the largest (None: any).
+        opset_version: Of ONNX.
+        tolerance: How far outputs may be apart.
+
+    Raises:
+        ExportError: All that is wrong, at once.
+
+    Example:
+        >>> check_asked({"H": (32, None)}, 18, 1e-4)
+        >>> check_asked(None, None, float("nan"))
+        Traceback (most recent call last):
+        autoadapt.errors.ExportError: export does not take these arguments
+        `tolerance`
+          expected  a finite number from 0
+          found     nan
+          try       tolerance=1e-4
+    """
+    faults = list(_of_ranges(ranges))
+    if opset_version is not None and not _is_size(opset_version):
+        fault = Mismatch("`opset_version`", "a whole number", repr(opset_version)[:60], "opset_version=18")
+        faults.append(fault)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < math.inf:
+        faults.append(Mismatch("`tolerance`", "a finite number from 0", repr(tolerance)[:60], "tolerance=1e-4"))
+    if faults:
+        raise ExportError("export does not take these arguments", faults)
+
+
+def _of_ranges(ranges: Any) -> Iterator[Mismatch]:
+    if ranges is None:
+        return
+    if not isinstance(ranges, Mapping):
+        yield Mismatch("`ranges`", "sizes by axis", repr(ranges)[:60], 'ranges={"H": (64, 1024)}')
+        return
+    for axis, sizes in ranges.items():
+        if not (_is_size(sizes) or _is_pair(sizes)):
+            expected = "one size, or the smallest and the largest"
+            remedy = f"ranges={{{axis!r}: {_in_order(sizes)}}}"
+            yield Mismatch(f"ranges[{axis!r}]", expected, repr(sizes)[:60], remedy)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_pair(value: Any) -> bool:
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not _is_size(value[0]):
+        return False
+    return value[1] is None or (_is_size(value[1]) and value[0] <= value[1])
+
+
+def _in_order(value: Any) -> tuple[int, int]:
+    """The sizes that were given, smallest first; some, where these are none."""
+    sizes = sorted(filter(_is_size, value)) if isinstance(value, (tuple, list)) else []
+    return (sizes[0], sizes[-1]) if len(sizes) > 1 else (64, 1024)
