@@ -107,15 +107,11 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
                     operation, spec, f"{prefix} tokens before a grid of {shown_sizes(grid)}, and channels last"
                 )
             return (dims[0], math.prod(sizes, start=Dim(1)) + prefix, dims[2])
-        case Project(form=form, source=source, target=target):
-            axis = 1 if form == "conv" else len(dims) - 1
-            if dims[axis] != source:
+        case Project(source=source, target=target) | Channels(source=source, target=target):
+            axis = len(dims) - 1 if isinstance(operation, Project) and operation.form != "conv" else 1
+            if len(dims) <= axis or dims[axis] != source:
                 raise _refused(operation, spec, f"{source} channels on axis {axis}")
             return (*dims[:axis], Dim(target), *dims[axis + 1 :])
-        case Channels(source=source, target=target):
-            if len(dims) < 2 or dims[1] != source:
-                raise _refused(operation, spec, f"{source} channels on axis 1")
-            return (dims[0], Dim(target), *dims[2:])
         case Renormalize(given=given, wanted=wanted):
             channels = dims[1].constant if len(dims) > 1 else None
             turned = given.order != wanted.order

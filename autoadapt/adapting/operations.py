@@ -340,8 +340,7 @@ def text(operation: Operation) -> str:
     """
     match operation:
         case DropPrefix(count=count, at_end=at_end, after=after):
-            behind = f" after {after}" if after else ""
-            return f"drop last {count}" if at_end else f"drop {count}{behind}"
+            return f"drop last {count}" if at_end else f"drop {count}" + (f" after {after}" if after else "")
         case Take():
             return "class token"
         case Rearrange(pattern=pattern):

@@ -240,8 +240,8 @@ class _Emitter:
     def _step(self, step: Operation, node: fx.Node, spec: TensorSpec, module: str) -> fx.Node:
         match step:
             case DropPrefix(axis=axis, count=count, at_end=at_end, after=after):
-                rest = slice(None, -count) if at_end else slice(after + count, None)
-                parts = [self._part(node, axis, part) for part in ([slice(after)] if after else []) + [rest]]
+                ends = [slice(after)] * bool(after) + [slice(None, -count) if at_end else slice(after + count, None)]
+                parts = [self._part(node, axis, part) for part in ends]
                 return self._put("call_function", torch.cat, parts, axis) if after else parts[0]
             case Take(axis=axis):
                 return self._part(node, axis, 0)
@@ -254,8 +254,7 @@ class _Emitter:
             case Resize(dims=dims) | Pad(dims=dims):
                 return self._put("call_function", getattr(layers, step.op), node, [*map(self._size, dims)])
             case Resample(first=first, step=by, dims=dims):
-                sizes = [*map(self._size, dims)]
-                return self._put("call_function", layers.resample, node, [*first], [*by], sizes)
+                return self._put("call_function", layers.resample, node, [*first], [*by], [*map(self._size, dims)])
             case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
                 have, want = ([*map(self._size, sides)] for sides in (grid, dims))
                 more = [[*kernel]] if kernel else []

@@ -263,17 +263,27 @@ def _derived(
         beside=beside,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
-        remarks=(
-            *input_remarks(source, offer.wanted, offer.inputs),
-            *value_remarks(source, offer.wanted),
-            *train_remarks(source, target),
-            *native_remarks(source),
-            *unchecked_remarks(source, offer.wanted, read),
-            *statistics_remarks(source, offer.wanted, convert_inputs),
-            *channel_remarks(source, [step for one in offer.inputs for step in one.steps]),
-        ),
+        remarks=_remarks(offer, source, target, read, convert_inputs),
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
+    )
+
+
+def _remarks(
+    offer: _Offer,
+    source: Signature,
+    target: Signature,
+    read: set[str],
+    convert_inputs: Collection[Conversion],
+) -> tuple[str, ...]:
+    return (
+        *input_remarks(source, offer.wanted, offer.inputs),
+        *value_remarks(source, offer.wanted),
+        *train_remarks(source, target),
+        *native_remarks(source),
+        *unchecked_remarks(source, offer.wanted, read),
+        *statistics_remarks(source, offer.wanted, convert_inputs),
+        *channel_remarks(source, [step for one in offer.inputs for step in one.steps]),
     )
 
 

@@ -175,13 +175,12 @@ class Probe:
         arguments = Arguments(values, self._arguments.positional)
         followed = CentresFollowed(zip(tensors, follow, strict=False))
         tables = MadeTables(self.device)
-        watching = watch(self._copy, self._inner and not training and flow is None, followed)
         with (
             undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,
             tables.kept(),  # what caches that are found put back needs no values
             contextlib.nullcontext() if self.real else self._caches.kept(),
             everywhere_meta(not self.real, tables),
-            watching as watcher,
+            watch(self._copy, self._inner and not training and flow is None, followed) as watcher,
             followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),
             torch.set_grad_enabled(training),  # as those have it who train

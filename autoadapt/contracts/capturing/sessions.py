@@ -133,10 +133,7 @@ class Session:
             unread_tokens=unread or disordered(self._module, measured.orders),
             train_outputs=train_outputs(trained, self._runs.run(base)),
             raises_in_training=raised,
-            unconfirmed=confirmed.unconfirmed,
-            contradictions=confirmed.contradictions,
-            not_finite=confirmed.not_finite,
-            drawn=confirmed.drawn,
+            **{told: getattr(confirmed, told) for told in ("unconfirmed", "contradictions", "not_finite", "drawn")},
         )
 
     @property
