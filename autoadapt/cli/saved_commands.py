@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -147,7 +147,9 @@ def models_command(
 ) -> None:
     """List the models that can be named, and search among them. Exit code 1 if none fits."""
     with running(as_json, debug):
-        names = [f"{scheme}:{name}" for scheme, known in known_names().items() for name in known]
+        zoos = known_names()
+        _check_zoos(zoo or (), list(zoos))
+        names = [f"{scheme}:{name}" for scheme, known in zoos.items() for name in known]
         chosen = [
             name
             for name in names
@@ -165,6 +167,12 @@ def models_command(
         typer.echo(json.dumps(chosen, indent=1) if as_json else "\n".join(shown))
         if len(shown) < len(chosen) and not as_json:
             typer.echo(f"and {len(chosen) - len(shown)} more; --count 0 lists all", err=True)
+
+
+def _check_zoos(asked: Iterable[str], known: list[str]) -> None:
+    for one in asked:
+        if one not in known:
+            raise typer.BadParameter(f"{one!r} is none of {', '.join(known)}", param_hint="--zoo")
 
 
 def _fits(name: str, pattern: str) -> bool:

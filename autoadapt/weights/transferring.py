@@ -14,6 +14,7 @@ from typing import Literal
 
 from torch import nn
 
+from autoadapt.contracts.instances import check_module
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.showing.progress import telling
 from autoadapt.weights.checkpoints import Checkpoint, Source, adapter_scale, read_checkpoint, refuse_scope
@@ -110,6 +111,7 @@ def transfer(
         >>> report.model_counts, int(model.weight.sum())
         ({'loaded': 1, 'missing': 1}, 6)
     """
+    _check_model(source, model)
     check_arguments(match, min_coverage)
     selection = Selection.parse(
         include,
@@ -145,6 +147,17 @@ def transfer(
     if dry_run:
         return report
     return _finish(report, write(moves, checkpoint.tensors, ranks))
+
+
+def _check_model(source: object, model: object) -> None:
+    """Refuse what is no model, as where it changed places with its checkpoint."""
+    if isinstance(source, nn.Module) and not isinstance(model, nn.Module):
+        found = f"the model {type(source).__name__} and then {repr(model)[:60]}"
+        raise TransferError(
+            "the arguments have changed places",
+            [Mismatch("`source`", "the checkpoint first, and then the model", found, "aa.transfer(checkpoint, model)")],
+        )
+    check_module(model, "model", TransferError)
 
 
 def _read(

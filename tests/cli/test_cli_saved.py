@@ -150,6 +150,9 @@ def test_models_are_listed_and_searched(folder: Path) -> None:
     assert len(few.stdout.splitlines()) == 3
     assert re.search(r"and \d+ more; --count 0 lists all", few.stderr)
     assert "timm:resnet18" in json.loads(run("models", "resnet18", "--json").stdout)
+    wrong = run("models", "resnet18", "--zoo", "nosuch")
+    assert wrong.exit_code == 2
+    assert "'nosuch' is none of " in wrong.stderr
     none = run("models", "resnt18")
     assert none.exit_code == 1
     assert "try  autoadapt models timm:resnet18" in none.stderr

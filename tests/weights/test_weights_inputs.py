@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -179,3 +180,18 @@ def test_a_kernel_of_two_possible_orders_is_not_permuted(old: tuple[int, ...], n
     report = transfer({"kernel": torch.ones(old), "rest": torch.ones(1)}, model, shapes="permute")
     assert report.sources[0].how.endswith("no single order of its axes")
     assert not model.kernel.any()
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "text"),
+    [
+        (nn.ReLU(), "file.pth", "have changed places\n`source`\n  expected  the checkpoint first, and then the model"),
+        ({}, nn.Linear, "`model` is a class\n  expected  an instance, not a class"),
+        ({}, None, "`model` is of the wrong type"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_name(source: object, model: Any, text: str) -> None:
+    with pytest.raises(TransferError) as caught:
+        transfer(source, model)
+    assert text in str(caught.value)
+    assert caught.value.code
