@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch.fx import Proxy
 
 from autoadapt.contracts.dims.forms import Axis, Floor, Form
 from autoadapt.contracts.signature import TensorSpec
@@ -43,15 +44,23 @@ class Blank(BaseModel):
         shape = [_size(one, sizes) for one in self.shape]
         if self.is_number:
             return shape[0]
+        if isinstance(given, Proxy):
+            return given.new_full(shape, value if self.dtype is None else 0, **self._kind)
         dtype = given.dtype if self.dtype is None else getattr(torch, self.dtype)
         fill = value if dtype.is_floating_point else 0
         if self.is_written:
             return torch.full(shape, fill, dtype=dtype, device=given.device)
         return torch.full((), fill, dtype=dtype, device=given.device).expand(shape)
 
+    @property
+    def _kind(self) -> dict[str, torch.dtype]:
+        return {} if self.dtype is None else {"dtype": getattr(torch, self.dtype)}
+
 
 def not_a_number(like: torch.Tensor) -> torch.Tensor:
     """NaN in the shape of a tensor; zeros where there is no such number."""
+    if isinstance(like, Proxy):  # of which nobody can tell the kind
+        return like * math.nan
     fill = math.nan if like.is_floating_point() else 0
     return torch.full((), fill, dtype=like.dtype, device=like.device).expand(like.shape)
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from torch.fx import Proxy
+from torch.utils._pytree import tree_leaves
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.capturing.regions import Form, Region, Returned, form_of, form_text, is_like
@@ -132,7 +134,7 @@ class Passes:
         taken = self._running.taken[-1]
         self._refuse_beginning(taken)
         _empty(taken)
-        taken["given"] = list(tensors_in((args, kwargs)))
+        taken["given"] = list(tensors_in((args, kwargs))) or _followed((args, kwargs))
         for name in self.handing.served:
             taken[f"level {name}"] = [returned if self.handing.is_bare else leaf(returned, name)]
         taken["calls"], taken["drops"] = [], [True] if module.training else []
@@ -261,9 +263,9 @@ class Passes:
             level = taken[f"level {name}"][0]
             if one.overwritten:  # the new module may keep it for its backward pass, or return it twice
                 level = level.clone()
-            return level.detach() if level.requires_grad and not torch.is_grad_enabled() else level
+            return level.detach() if not torch.is_grad_enabled() and level.requires_grad else level
         given = taken["given"]
-        is_program = _is_program()
+        is_program = _is_program() or isinstance(given[0], Proxy)
         if name not in self.handing.blanks:
             return not_a_number(given[0]) if is_program else unread_shapeless(path, given[0].device)
         sizes = {axis: given[tensor].shape[at] for axis, (tensor, at) in self.handing.axes.items()}
@@ -274,6 +276,11 @@ class Passes:
 def _is_program() -> bool:
     """Whether a compiler or a tracer follows, so that nothing can raise later."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def _followed(values: Any) -> list[Any]:
+    """Arguments that are no tensors, since `torch.fx.symbolic_trace` follows what is done with them."""
+    return [one for one in tree_leaves(values) if isinstance(one, Proxy)]
 
 
 def _empty(taken: dict[str, list[Any]]) -> None:

@@ -128,10 +128,10 @@ class AdaptedModule(fx.GraphModule):
         """Write the code anew; called by torch.fx.
 
         torch.fx gives each module a `__call__` that prints its own message to stderr when the forward pass raises;
-        the exception says it all.
+        the exception says it all. That of `nn.Module` is looked up at each call, since tracers put their own there.
         """
         written = super().recompile()
-        type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        del type(self).__call__
         return written
 
     def to_folder(self, folder: str | os.PathLike[str], module_name: str = "FxModule") -> None:

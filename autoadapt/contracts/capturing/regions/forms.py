@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
+from torch.fx import Proxy
 
 __all__ = ["Form", "form_of", "form_text", "is_like", "loosened"]
 
@@ -76,7 +77,7 @@ def _are_numbers(*pieces: str | float | None) -> bool:
 
 
 def _kind(value: Any) -> Iterator[str | int | float | None]:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, (torch.Tensor, Proxy)):
         yield "tensor"
     elif isinstance(value, torch.SymInt):
         yield None
