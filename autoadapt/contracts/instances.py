@@ -11,7 +11,15 @@ from torch import nn
 
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["check_module", "contents_of", "not_a_module", "parameters_of_parts", "parts_of", "tensors_of"]
+__all__ = [
+    "check_module",
+    "contents_of",
+    "not_a_module",
+    "parameters_of_parts",
+    "parts_of",
+    "plain_tensors_of",
+    "tensors_of",
+]
 
 
 def check_module(value: object, argument: str, error: type[AdaptError]) -> None:
@@ -101,6 +109,33 @@ def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
     for part in parts_of(module):
         for kept in (part._parameters, part._buffers):
             yield from (one for one in kept.values() if one is not None)
+
+
+def plain_tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors in plain attributes, also those in lists, tuples and dicts there.
+
+    Example:
+        >>> layer = nn.Identity()
+        >>> layer.table, layer.levels = torch.ones(2), [torch.ones(3), {"a": torch.ones(4)}]
+        >>> [len(tensor) for tensor in plain_tensors_of(layer)]
+        [2, 3, 4]
+    """
+    for part in parts_of(module):
+        own = {name: value for name, value in vars(part).items() if name not in _REGISTERED}
+        yield from _tensors_inside(own, _DEEPEST)
+
+
+def _tensors_inside(value: object, depth: int) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, (list, tuple, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_inside(one, depth - 1)
+
+
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
+_DEEPEST = 3
+"""How many lists, tuples and dicts deep a tensor is looked for: they may hold themselves."""
 
 
 def contents_of(cell: types.CellType) -> tuple[Any, ...]:

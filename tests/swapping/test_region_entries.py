@@ -120,3 +120,34 @@ def test_a_scripted_function_which_nothing_can_watch_makes_no_numbers_of_it():
     scripted = torch.jit.script(doubled)
     with torch.no_grad():
         assert scripted(swapped(function=True)(image(2, 64, 64), "returned")[1]).isnan().all()
+
+
+class Placed(nn.Module):
+    """Adds a table of positions that it keeps without registering it."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.c1, self.c2, self.head = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 5, 1)
+        table = torch.rand(1, 8, 8, 8)
+        self.pos = {"attribute": table, "list": [{"a": table}], "view": table[:, :4].expand(2, 1, 4, 8, 8)}[kept]
+        self.kept = kept
+
+    def forward(self, x):
+        a = self.c1(x)
+        match self.kept:
+            case "attribute":
+                a += self.pos.to(a.device, dtype=a.dtype)
+            case "list":
+                a = a + self.pos[0]["a"].clone()
+            case "view":
+                a = a + torch.cat(list(self.pos), 1)
+        return self.head(self.c2(a))
+
+
+@pytest.mark.parametrize("kept", ["attribute", "list", "view"])
+def test_a_tensor_that_the_model_keeps_unregistered_is_nothing_that_it_is_given(kept):
+    torch.manual_seed(0)
+    model = aa.swap(Placed(kept), "c1:c2", Pyramid(6, 7), inputs=image(2, 64, 64)).eval()
+    x = image(3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(x), model.head(model.c1.alone()(x)["c2"]))

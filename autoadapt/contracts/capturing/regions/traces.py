@@ -16,7 +16,7 @@ from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.capturing.regions.forms import Form, form_of
 from autoadapt.contracts.capturing.regions.hooks import leave_before
 from autoadapt.contracts.capturing.regions.numbers import with_numbers
-from autoadapt.contracts.instances import tensors_of
+from autoadapt.contracts.instances import plain_tensors_of, tensors_of
 from autoadapt.contracts.plain_modules import PlainModule, plain_modules
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
@@ -84,7 +84,7 @@ class Trace:
     unregistered: dict[int, PlainModule] = field(default_factory=dict)
     """Values that are parameters or buffers of modules in plain lists, and these."""
     constants: set[int] = field(default_factory=set)
-    """Values that are buffers."""
+    """Values that are buffers, or that modules hold in plain attributes."""
     numbers: set[int] = field(default_factory=set)
     """Values that are numbers, of which nobody can see who reads them."""
     state: dict[str, int] = field(default_factory=dict)
@@ -165,6 +165,8 @@ class _Tracer(TorchFunctionMode):
         for plain in plain_modules(module):
             if plain.module not in registered:
                 self.trace.unregistered |= {self._renamed(one): plain for one in tensors_of(plain.module)}
+        held = [one for one in plain_tensors_of(module) if id(one) not in self._known]
+        self.trace.constants |= {self._number(one) for one in held}
         for path, inner in module.named_modules():
             if not isinstance(inner, torch.jit.ScriptModule):  # which takes no hooks
                 inner.register_forward_pre_hook(self._entering(path), with_kwargs=True, prepend=True)
