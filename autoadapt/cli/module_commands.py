@@ -233,7 +233,7 @@ def swap_command(
             options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
             is_layer = not (":" in new or new.endswith((".pt2", ".py")) or is_saved(new))
             old = model(whole, allow=allow or ())
-            places = path.split(",") if "," in path else path
+            places = [place.strip() for place in path.split(",")] if "," in path else path
             made = new if is_layer else model(new, allow=allow or ())
             options |= {"outputs": outputs, "allow_cost": allow_cost, "max_parameters": max_parameters}
             call = _inputs(old, inputs)

@@ -10,6 +10,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.regions import RegionPath, leave_before, with_numbers
 from autoadapt.contracts.trees import flatten
+from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.passes import Passes
 
 __all__ = ["Levels", "StandIn", "first_path", "passes_of"]
@@ -53,15 +54,37 @@ class Levels:
 def first_path(model: nn.Module, at: RegionPath | None) -> str | None:
     """The path of the adapted module that a path or a swapped region means.
 
+    Raises:
+        SwapError: A path of the region is none of those that were swapped with the first one.
+
     Example:
         >>> first_path(nn.Module(), "conv1:layer4"), first_path(nn.Module(), "backbone")
         ('conv1', 'backbone')
     """
     if at is None or (isinstance(at, str) and ":" not in at):
         return at
-    first = at.split(":")[0] if isinstance(at, str) else at[0]
-    inside = [path for path, one in model.named_modules() if passes_of(one) and f"{path}.".startswith(f"{first}.")]
-    return inside[0] if inside else first
+    named = at.split(":") if isinstance(at, str) else list(at)
+    first = named[0] if named else ""
+    inside: dict[str, Passes] = {
+        path: passes for path, one in model.named_modules() if (passes := passes_of(one)) and _is_in(path, first)
+    }
+    for path, passes in inside.items():
+        _refuse_others(model, named, path, passes)
+        return path
+    return first
+
+
+def _is_in(path: str, holder: str) -> bool:
+    return f"{path}.".startswith(f"{holder}.")
+
+
+def _refuse_others(model: nn.Module, named: list[str], first: str, passes: Passes) -> None:
+    stand_ins = [path for path, one in model.named_modules() if isinstance(one, StandIn) and one._passes is passes]
+    members = [first, *stand_ins]
+    others = [path for path in named if not any(_is_in(one, path) for one in members)]
+    if others:
+        fault = Mismatch("at", f"modules of the region {', '.join(members)}", ", ".join(others), f"at={members}")
+        raise SwapError(f"`{others[0]}` was not swapped with `{first}`", [fault])
 
 
 def passes_of(net: nn.Module) -> Passes | None:

@@ -38,6 +38,7 @@ def find_members(model: nn.Module, trace: Trace, region: RegionPath) -> tuple[st
     """
     named = dict(model.named_modules(remove_duplicate=False))
     wanted = region.split(":") if isinstance(region, str) else list(region)
+    _refuse_no_span(wanted, region)
     _refuse_unregistered(model, wanted, named)
     _refuse_unknown(wanted, named)
     first_path = {id(module): path for path, module in reversed(named.items())}
@@ -55,6 +56,15 @@ def find_members(model: nn.Module, trace: Trace, region: RegionPath) -> tuple[st
     inside = [call for call in trace.calls if call.entered >= start and 0 <= call.left <= end]
     found = _outermost(trace, inside)
     return _without_shared(named, trace, tuple(dict.fromkeys(call.path for call in found)))
+
+
+def _refuse_no_span(wanted: Sequence[str], region: RegionPath) -> None:
+    expected = "a list of paths, or a span of two in order of calls"
+    if not wanted:
+        raise CaptureError("a region has no modules", [Mismatch("region", expected, "none", '"conv1:layer4"')])
+    if isinstance(region, str) and len(wanted) > 2:
+        remedy = f'"{wanted[0]}:{wanted[-1]}", or {list(wanted)}'
+        raise CaptureError(f"`{region}` is no span", [Mismatch(region, expected, f"{len(wanted)} paths", remedy)])
 
 
 def _refuse_unregistered(model: nn.Module, wanted: Iterable[str], named: dict[str, nn.Module]) -> None:
