@@ -32,6 +32,12 @@ __all__ = ["channels_at", "statistics_at"]
 _FLAT = 1e-3
 """How far values of one colour may lie apart, of the largest."""
 
+_NEAR = 1e-2
+"""How far values may lie from a factor and an offset, of black to white: models may compute in 16 bits."""
+
+_BETWEEN = (37, 101, 166, 220)
+"""Colours between black and white, as bytes; few steps that values could be rounded to meet all of them."""
+
 
 def statistics_at(
     model: nn.Module, example: Example, path: str, new: nn.Module | str, told: ToldStatistics | None
@@ -145,14 +151,14 @@ def _is_affine(place: _Place, given: Statistics, factors_CK: torch.Tensor, offse
     count = factors_CK.shape[1]
     low, high = (factors_CK.new_tensor(_mixed(given, [share] * count)) for share in (0.0, 1.0))
     span = (factors_CK.abs() @ (high - low)).max()
-    shares = [(1 + at % 4) / 5 for at in range(count)]  # fifths of 255 are whole numbers
+    shares = [_BETWEEN[at % 4] / 255 for at in range(count)]
     for mixed, beside, is_whole in ((shares, 1.0, True), ([1 - one for one in shares], 0.0, False)):
         colour = _mixed(given, mixed)
         seen = _seen(place, colour, _mixed(given, [beside] * count), is_whole=is_whole)
         expected_C = factors_CK @ factors_CK.new_tensor(colour) + offsets_C
         if not seen or any(len(one) != len(expected_C) for one in seen):
             return False
-        if any(((one - expected_C).abs() > _FLAT * span).any() for one in seen):
+        if any(((one - expected_C).abs() > _NEAR * span).any() for one in seen):
             return False
     return True
 

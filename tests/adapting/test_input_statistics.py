@@ -103,7 +103,7 @@ def _thirds() -> dict[str, object]:
     [
         (lambda: torchvision.models.resnet18(), IMAGENET),
         (lambda: torchvision.models.vgg11(), IMAGENET),
-        (lambda: torchvision.models.efficientnet_b0(), None),  # another network of the class takes 0.5
+        (lambda: torchvision.models.efficientnet_b0(num_classes=5), None),  # another network of the class takes 0.5
         (lambda: aa.load("torchvision:efficientnet_b0"), IMAGENET),
         (lambda: timm.create_model("vit_tiny_patch16_224", depth=1), HALVES.model_copy(update=_thirds())),
         (lambda: timm.create_model("resnet18", in_chans=4), None),

@@ -128,12 +128,6 @@ def test_torchvision_tells_the_weights_of_as_many_parameters(name: str, mean: fl
     assert told.mean[0] == mean
 
 
-def test_weights_that_do_not_agree_tell_nothing_of_a_model_with_another_head() -> None:
-    with torch.device("meta"):
-        model = torchvision.models.efficientnet_b0(num_classes=5)
-    assert told_statistics(model) is None
-
-
 def test_an_encoder_of_smp_tells_the_settings_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     encoder = of_smp(tmp_path).model.encoder

@@ -166,6 +166,7 @@ NOT_AFFINE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gamma": lambda x: x**2.2,
     "from sRGB to linear light": linear_light,
     "logarithm": lambda x: (1 + x).log(),
+    "few steps": lambda x: (x * 15).round() / 15,
     "clamp": lambda x: x.clamp(max=0.5),
     "largest value": lambda x: x / (x.amax((1, 2, 3), keepdim=True) + 1e-6),
     "mean of the image": lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / (x.std() + 1),
