@@ -23,15 +23,6 @@ def check_asked(data: object, device: torch.device | str | None, **least: tuple[
 
     Raises:
         CalibrationError: All that is wrong, at once.
-
-    Example:
-        >>> check_asked([torch.zeros(1)], None, refine=(-1, 0))
-        Traceback (most recent call last):
-        autoadapt.errors.CalibrationError: calibrate does not take these arguments
-        `refine`
-          expected  a whole number from 0
-          found     -1
-          try       refine=0
     """
     faults = [*_of_data(data), *_of_device(device)]
     for name, (value, low) in least.items():

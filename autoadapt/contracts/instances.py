@@ -30,12 +30,6 @@ def check_module(value: object, argument: str, error: type[AdaptError]) -> None:
 
     Example:
         >>> check_module(nn.Identity(), "new", AdaptError)
-        >>> check_module(nn.Conv2d, "new", AdaptError)
-        Traceback (most recent call last):
-        autoadapt.errors.AdaptError: `new` is a class
-          expected  an instance, not a class
-          found     the class Conv2d
-          try       new=Conv2d(...)
     """
     if not isinstance(value, nn.Module):
         raise not_a_module(value, argument, error)

@@ -101,14 +101,6 @@ def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = Savi
 
     Raises:
         AdaptError: It is empty, or no path.
-
-    Example:
-        >>> refuse_empty("", "folder")
-        Traceback (most recent call last):
-        autoadapt.errors.SavingError: folder is empty, and nothing was done
-          expected  a path
-          found     ''
-          try       "."      for the working folder
     """
     if not isinstance(path, (str, os.PathLike)):
         fault = Mismatch(argument, "a text or a pathlib.Path", f"{repr(path)[:60]}, of type {type(path).__name__}")

@@ -164,7 +164,8 @@ def test_a_wrapper_around_the_old_module_takes_its_place_without_recursing():
 
 def test_modules_at_several_places_have_weights_of_their_own():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
-    swap(model, "[12]", nn.Conv2d(4, 2, 1), inputs=X)
+    with pytest.warns(UserWarning, match="run one after the other, and each is replaced alone"):
+        swap(model, "[12]", nn.Conv2d(4, 2, 1), inputs=X)
     assert model[1].backbone.weight.data_ptr() != model[2].backbone.weight.data_ptr()
 
 

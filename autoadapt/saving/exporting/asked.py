@@ -24,13 +24,6 @@ def check_asked(ranges: object, opset_version: object, tolerance: object) -> Non
 
     Example:
         >>> check_asked({"H": (32, None)}, 18, 1e-4)
-        >>> check_asked(None, None, float("nan"))
-        Traceback (most recent call last):
-        autoadapt.errors.ExportError: export does not take these arguments
-        `tolerance`
-          expected  a finite number from 0
-          found     nan
-          try       tolerance=1e-4
     """
     faults = list(_of_ranges(ranges))
     if opset_version is not None and not _is_size(opset_version):
