@@ -92,6 +92,7 @@ def test_weights_that_are_written_as_an_array_of_numpy_are_put_back_too(verb):
         VERBS[verb](old, new)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("part", [lambda head: head, lambda head: head.forward])
 def test_nor_those_of_a_head(part):

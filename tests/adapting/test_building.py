@@ -31,6 +31,7 @@ def test_the_code_is_straight_lines_that_read_the_outputs_by_their_own_names():
     ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_node_of_the_graph_is_used(kind):
     graph = adapted(KINDS[kind]()).graph

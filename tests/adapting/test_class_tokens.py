@@ -70,6 +70,7 @@ HANDING_OUT: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("old", HANDING_OUT)
 def test_a_class_token_comes_from_the_class_token_among_the_new_tokens_not_from_their_mean(old):
     new = Tokens(vit(reg_tokens=4, embed_dim=32, num_heads=2))
@@ -79,6 +80,7 @@ def test_a_class_token_comes_from_the_class_token_among_the_new_tokens_not_from_
     assert torch.allclose(net(IMAGES), net.adapters["output"](tokens(new.trunk)[:, 0]))
 
 
+@pytest.mark.slow
 def test_where_the_new_module_averages_its_last_tokens_the_class_token_of_its_last_block_serves():
     new = vit(global_pool="avg", num_classes=7)
     net = aa.adapt(new, like=vit(), inputs=IMAGES)

@@ -128,7 +128,7 @@ def vit_of(library: str) -> nn.Module:
     return noisy(transformers.ViTModel(transformers.ViTConfig(num_hidden_layers=2, **sizes))).eval()
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["transformers", "pit", "torchvision", "swinv2_cr", "volo"])
 def test_rows_and_columns_beyond_whole_patches_are_read(kind: str) -> None:
     model = noisy(made(kind, 64)) if kind in FAMILIES else vit_of(kind)

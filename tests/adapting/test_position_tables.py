@@ -23,7 +23,7 @@ def adapted(model, **options):
     return in_eval_mode(aa.adapt(model, like=OLD, inputs=LARGE, **options))
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", FREED, ids=lambda kind: kind.__name__)
 def test_the_table_is_resampled_as_by_hand(kind):
     model = in_eval_mode(kind(*GRID))
@@ -58,6 +58,7 @@ def test_the_module_itself_and_its_class_stay_as_they_are():
         model(LARGE)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [Registers, LookedUp], ids=lambda kind: kind.__name__)
 def test_a_freed_module_is_copied_pickled_saved_and_verified(kind, tmp_path):
     net = adapted(in_eval_mode(kind(*GRID)))

@@ -107,7 +107,7 @@ def test_where_fewer_levels_are_listed_than_wanted_at_a_stride_blocks_are_spread
 VECTOR = aa.Signature.parse("f32[B, 512]", inputs={"x": "f32[B, 3, H, W]"})
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "source", "operations"),
     [

@@ -172,7 +172,7 @@ def speech() -> tuple[nn.Module, nn.Module, torch.Tensor]:
     return transformers.Wav2Vec2ForCTC(config), transformers.Wav2Vec2Model(config), torch.randn(2, 200)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [audio, video, speech])
 def test_what_a_wrapped_trunk_returns_under_the_wanted_name_goes_before_scores(make):
     torch.manual_seed(0)

@@ -245,7 +245,7 @@ class Parity(Pyramid):
         return [one * (2 if x.shape[2] % 3 else 1) for one in super().forward(x)]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["onnx", "ts"])
 def test_programs_that_are_silently_wrong_at_other_sizes_are_not_written(ending, tmp_path):
     (tmp_path / f"net.{ending}").write_text("as it was")

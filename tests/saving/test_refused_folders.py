@@ -106,6 +106,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fault", MALFORMED)
 def test_malformed_configs_are_refused(fault, saved):
     edit(saved, MALFORMED[fault])
@@ -349,7 +350,7 @@ class FullDiskError(OSError):
     """No space is left."""
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("at", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("step", ["write", "replace"])
 def test_whatever_fails_the_older_folder_is_whole(step, at, saved, monkeypatch):
