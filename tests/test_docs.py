@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from guests import guest
 from markdown_pages import ROOT, agrees, blocks, outputs
 from torch import nn
 
@@ -52,19 +53,30 @@ SLOW = (
 )
 
 
+GUESTS = {"docs/tutorials/ultralytics.md": "ultralytics"}
+"""Pages that need a package which is none of ours."""
+
+
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    wanted = {"slow": name_of(page) in SLOW, "guest": name_of(page) in GUESTS}
+    return [getattr(pytest.mark, mark) for mark, is_wanted in wanted.items() if is_wanted]
+
+
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=pytest.mark.slow if name_of(page) in SLOW else ()) for page in RUN],
+    [pytest.param(page, marks=marks_of(page)) for page in RUN],
     ids=[name_of(page) for page in RUN],
 )
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # the exporter's own
 def test_every_block_runs_and_prints_what_the_page_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if name_of(page) in GUESTS:
+        guest(GUESTS[name_of(page)])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     own = {key: part for key, part in PARTS._parts.items() if part.make.__module__.startswith("autoadapt.")}
