@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["off_the_meta_device", "refuse_unfit"]
+__all__ = ["default_device", "off_the_meta_device", "refuse_unfit"]
 
 
 def refuse_unfit(module: nn.Module) -> None:
@@ -60,4 +60,9 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 def off_the_meta_device() -> contextlib.AbstractContextManager[object]:
     """While active, tensors made without a device have values, also after `torch.set_default_device("meta")`."""
-    return torch.device("cpu") if torch.get_default_device().type == "meta" else contextlib.nullcontext()
+    return torch.device("cpu") if default_device().type == "meta" else contextlib.nullcontext()
+
+
+def default_device() -> torch.device:
+    """Where tensors are made without a device; torch 2.5's own function raises after `set_default_device(None)`."""
+    return torch.empty(0).device

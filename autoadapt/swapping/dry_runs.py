@@ -25,6 +25,7 @@ from torch import nn
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.unfit import default_device
 
 __all__ = ["captured_once"]
 
@@ -90,7 +91,7 @@ def _state(
     try:
         tree, tensors = flatten(arguments.values)
         inputs = (repr(tree), arguments.positional, *map(_values, tensors))
-        settings = torch.get_default_dtype(), torch.get_default_device(), torch.is_inference_mode_enabled()
+        settings = torch.get_default_dtype(), default_device(), torch.is_inference_mode_enabled()
         read = (reader.read(module), inputs, settings, *map(reader.read, besides))
     except Exception:  # objects may raise whatever they like when they are looked at
         return None

@@ -258,3 +258,10 @@ def test_verifying_and_calibrating_do_not_see_a_default_device_without_values():
         torch.set_default_device(None)
     assert report.passed, report
     assert fitted.outputs
+
+
+def test_a_default_device_that_was_taken_back_is_none():
+    """torch 2.5's own `get_default_device` raises after it."""
+    torch.set_default_device("cpu")
+    torch.set_default_device(None)
+    assert aa.adapt(Plain(), like=Mixed(), inputs=image()).verify().passed

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoadapt.contracts.unfit import default_device
 from autoadapt.errors import Mismatch
 
 __all__ = ["changed_settings"]
@@ -64,7 +65,7 @@ def _of_the_process() -> dict[str, Any]:
         "seed": torch.initial_seed(),
         "gradients": torch.is_grad_enabled(),
         "default dtype": torch.get_default_dtype(),
-        "default device": torch.get_default_device(),
+        "default device": default_device(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
     }
 
