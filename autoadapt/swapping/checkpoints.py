@@ -7,9 +7,11 @@ import sys
 import weakref
 from collections import defaultdict
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch.utils.checkpoint import CheckpointFunction
 
 __all__ = ["Reruns", "running_checkpoint"]
@@ -28,13 +30,30 @@ def running_checkpoint() -> object:
 
 def _recording() -> Any:
     """What stands for a checkpoint that is not reentrant, in its first run and in those that compute it again."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if top is None:  # torch 2.5
+        return _recording_by_frames()
+    hooks = top(True)
     pack = inspect.unwrap(hooks[0]) if hooks else None  # when it computes again it is kept from being compiled
     for cell in getattr(pack, "__closure__", None) or ():
         value = cell.cell_contents
         value = value() if isinstance(value, weakref.ref) else value
         if type(value).__name__ == "_CheckpointFrame":
             return value
+    return None
+
+
+def _recording_by_frames() -> Any:
+    """The same where torch does not tell its hooks: what the running functions of `torch.utils.checkpoint` hold."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            first = getattr(frame.f_locals.get("gen"), "gi_frame", None)
+            is_again = frame.f_code.co_name == "unpack_hook"
+            found = frame.f_locals.get("frame") if is_again else first and first.f_locals.get("new_frame")
+            if type(found).__name__ == "_CheckpointFrame":
+                return found
+        frame = frame.f_back
     return None
 
 

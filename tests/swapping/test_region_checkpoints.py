@@ -8,6 +8,7 @@ from small_models import Pyramid, image
 from torch.utils.checkpoint import checkpoint
 
 import autoadapt as aa
+from autoadapt.swapping import checkpoints
 
 LOST = r"without its gradients.*checkpoint\(\.\.\., use_reentrant=False\) keeps them"
 
@@ -136,3 +137,18 @@ def test_a_model_in_train_mode_that_would_lose_gradients_is_refused_when_it_is_s
         aa.swap(model, "conv1:layer2", Pyramid(6, 12), inputs=image())
     assert "would hand on a level of conv1 without its gradients" in str(raised.value)
     assert not isinstance(model.conv1, aa.AdaptedModule)
+
+
+def test_torch_2_5_which_does_not_tell_its_hooks_tells_the_same_checkpoint_by_its_frames():
+    seen = []
+
+    def part(x):
+        seen.append((checkpoints._recording(), checkpoints._recording_by_frames()))
+        return (x * 2).sin()
+
+    x = torch.randn(3, requires_grad=True)
+    checkpoint(part, checkpoint(part, x, use_reentrant=False), use_reentrant=False).sum().backward()
+    assert len(seen) == 4
+    assert all(one is not None and one is other for one, other in seen)
+    part(x)
+    assert seen[-1] == (None, None)
