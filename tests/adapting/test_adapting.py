@@ -31,7 +31,7 @@ def shapes(signature, batch, height, width):
 PYRAMIDS = ["resnet18", "mobilenetv2_050", "convnext_atto", "efficientnet_lite0", "hrnet_w18_small"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PYRAMIDS)
 def test_a_pyramid_of_timm_gets_container_order_and_shapes_of_another_at_every_size(name, levels):
     new = timm.create_model(name, features_only=True)
@@ -87,7 +87,7 @@ ITSELF = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ITSELF)
 def test_a_module_adapted_to_itself_is_bit_equal_without_any_layer(name):
     model, inputs = ITSELF[name]()

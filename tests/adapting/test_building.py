@@ -56,6 +56,7 @@ def test_weights_are_shared_with_the_new_module_unless_a_copy_is_asked_for():
     assert not {p.data_ptr() for p in copied.backbone.parameters()} & own
 
 
+@pytest.mark.slow
 def test_the_new_module_keeps_its_hooks_head_mode_and_gradients():
     new = timm.create_model("resnet18").train()
     calls = []
@@ -288,6 +289,7 @@ def test_pooling_averages_whole_cells_and_the_cut_ones_at_the_border():
     assert torch.allclose(net(x), torch.full((1, 3, 3, 4), 5.0))
 
 
+@pytest.mark.slow
 def test_compiled_without_graph_breaks_it_gives_the_same_at_every_size():
     net = adapted(KINDS["tokens to a coarser map"]()).eval()
     torch._dynamo.reset()

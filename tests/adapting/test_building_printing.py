@@ -24,6 +24,7 @@ def printed_forward(net):
     return names["forward"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_printed_code_gives_the_same_bits(kind):
     made = KINDS[kind]()
@@ -47,6 +48,7 @@ def test_classes_of_outputs_are_called_by_their_names(container):
     assert all(map(torch.equal, flatten(found)[1], flatten(net(image()))[1]))
 
 
+@pytest.mark.slow
 def test_taps_are_named_where_the_backbone_is_called():
     old, new = timm.create_model("resnet18", features_only=True), timm.create_model("vit_tiny_patch16_224", depth=4)
     net = aa.adapt(new, like=old, resolution="fixed")

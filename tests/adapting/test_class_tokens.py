@@ -88,6 +88,7 @@ def test_where_the_new_module_averages_its_last_tokens_the_class_token_of_its_la
     assert torch.equal(net(IMAGES), tokens(new)[:, 0])
 
 
+@pytest.mark.slow
 def test_what_the_scores_are_made_of_goes_before_the_tokens_where_it_is_a_class_token_itself():
     new = vit(num_classes=7)
     net = aa.adapt(new, like=vit(), inputs=IMAGES)

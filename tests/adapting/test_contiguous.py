@@ -67,6 +67,7 @@ def test_an_old_view_stays_one_and_what_is_in_order_gets_no_copy():
     assert "contiguous" not in aa.adapt(nn.Conv2d(3, 5, 4, stride=4), like=nn.Conv2d(3, 8, 4, stride=4), inputs=x).code
 
 
+@pytest.mark.slow
 def test_taps_of_a_vit_are_handed_out_in_order():
     x = torch.rand(1, 3, 224, 224)
     net = aa.adapt(timm.create_model("test_vit"), like=timm.create_model("resnet10t", features_only=True), inputs=x)

@@ -139,6 +139,7 @@ def test_below_half_the_first_remark_says_what_is_cut_and_how_to_take_it():
     assert (str(deep.kept), deep.cut_remark) == ("100 % of its parameters, 100 % of its depth", "")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("make", "said"),
     [

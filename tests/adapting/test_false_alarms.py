@@ -123,3 +123,25 @@ def test_other_sizes_in_train_mode_are_remarked_as_what_they_are():
     net = aa.adapt(SmallerInTraining(3, 8, 4, 4), like=nn.Conv2d(3, 8, 4, 4), inputs=given)
     assert net.plan.remarks[0].endswith("in train mode; the contract is that of eval mode, and not kept in training")
     assert "output as f32[" in net.plan.remarks[0]
+
+
+class TopPoints(nn.Module):
+    """The points of the largest first coordinate, which are others after rounding."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.count, self.mlp = count, nn.Linear(3, width)
+
+    def forward(self, xyz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        indices = xyz[..., 0].topk(self.count).indices
+        points = xyz.gather(1, indices[..., None].expand(-1, -1, 3))
+        return points, self.mlp(points).transpose(1, 2), indices
+
+
+@pytest.mark.parametrize("seed", [5, 10])
+def test_points_that_are_chosen_otherwise_after_rounding_are_no_fault_of_their_features(seed):
+    torch.manual_seed(seed)
+    signature = aa.capture(TopPoints(16, 24), torch.randn(2, 64, 3))
+    net = aa.adapt(TopPoints(24, 9), like=signature, inputs=torch.randn(2, 64, 3))
+    report = aa.verify(net, net.signature, seed=seed)
+    assert report.passed, report

@@ -104,7 +104,7 @@ def test_biases_of_beit_are_those_of_a_larger_model_with_resampled_tables(shared
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_it_serves_levels_at_any_size_and_survives_copies(family: str) -> None:
     old = nn.Conv2d(3, 6, 16, stride=16)
     net = aa.adapt(noisy(made(family, 64)), like=old, inputs=torch.zeros(1, 3, 96, 80)).eval()

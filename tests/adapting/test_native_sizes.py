@@ -202,6 +202,7 @@ def test_attributes_that_free_a_module_are_written_as_plain_pytorch(tmp_path: Pa
         assert all(map(torch.equal, written.eval()(image), net(image)))
 
 
+@pytest.mark.slow
 def test_more_than_attributes_is_refused_by_name() -> None:
     net = aa.adapt(hugging("ViT"), like=Levels(), inputs=torch.zeros(1, 3, 64, 64))
     with pytest.raises(aa.SavingError, match="native sizes are not written as plain PyTorch"):

@@ -91,6 +91,7 @@ def upernet() -> nn.Module:
     return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=body, **sizes)).eval()
 
 
+@pytest.mark.slow
 def test_transformers_segmenters_take_an_adapted_backbone_by_hand_and_by_swap():
     by_hand, swapped = upernet(), upernet()
     old = by_hand.backbone

@@ -142,6 +142,7 @@ class Patches(nn.Module):
         return torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("old", "resized"), [(Patches, "14*floor(H/14)"), (Rounded, "14*ceil(H/14)")])
 def test_an_image_is_resized_to_the_legal_size_at_which_the_levels_have_the_wanted_cells(old, resized):
     new = timm.create_model("vit_small_patch14_dinov2", img_size=56, dynamic_img_size=True, depth=1)

@@ -25,6 +25,7 @@ def _apply(net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
     return found
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("first", [True, False])
 def test_as_many_points_as_channels_are_told_apart_by_what_moves(first: bool) -> None:
     new, old, x = Sampled(16, 16, first=not first).eval(), Sampled(16, 16, first=first).eval(), torch.randn(2, 64, 3)

@@ -108,6 +108,7 @@ def test_images_of_two_sizes_in_two_threads_and_calls_that_raise_keep_their_tabl
     assert not wrong
 
 
+@pytest.mark.slow
 def test_a_model_of_a_library_that_is_not_known_reads_images_at_their_own_size():
     vit_pytorch = pytest.importorskip("vit_pytorch")
     model = vit_pytorch.ViT(image_size=32, patch_size=PATCH, num_classes=10, dim=WIDTH, depth=2, heads=2, mlp_dim=32)

@@ -154,6 +154,7 @@ def test_a_stream_that_is_written_over_is_copied_for_the_tap(image):
     assert_same(net(image), wanted(model, image))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("make", [Pairs, WritingPairs])
 def test_copies_pickles_exports_and_folders_give_the_same_stream(make, image, tmp_path):
     model = Wrapped(make).eval()

@@ -260,6 +260,7 @@ def test_two_modules_of_one_name_are_refused():
         aa.capture(model, torch.randn(1, 3, 8, 8))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["resnet18", "fasternet_t0"])
 def test_the_users_model_gives_the_same_and_has_no_hook_more(name):
     new, x = classifier(name), torch.randn(1, 3, 64, 64)
@@ -275,6 +276,7 @@ def test_the_users_model_gives_the_same_and_has_no_hook_more(name):
     assert all(parameter.grad is None and parameter.dtype == torch.float32 for parameter in new.parameters())
 
 
+@pytest.mark.slow
 def test_the_weights_are_shared_until_a_move_and_copied_on_request():
     new, x = classifier("resnet18"), torch.randn(1, 3, 64, 64)
     shared = aa.adapt(new, like=contract(), inputs=x)

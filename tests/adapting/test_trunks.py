@@ -51,7 +51,7 @@ def levit() -> nn.Module:
     return transformers.LevitForImageClassification(transformers.LevitConfig(**sizes, key_dim=[8, 8, 8]))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -72,6 +72,7 @@ def test_a_stage_ends_with_its_last_block_not_with_what_is_nested_least(make: Ca
     assert found[3].endswith(":last_hidden_state")  # never the weights of attention, which are as many as tokens
 
 
+@pytest.mark.slow
 def test_blocks_behind_an_embedding_count_although_they_are_nested_more_than_it():
     assert taken(levit(), 224, 16) == ["levit.encoder.stages.0.layers.3"]
 

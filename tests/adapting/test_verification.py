@@ -195,6 +195,7 @@ def test_a_check_that_takes_too_long_is_stopped_and_says_so():
     assert sound().verify(image(), thorough=True)["export"].outcome == "passed"
 
 
+@pytest.mark.slow
 def test_code_that_depends_on_values_fails_to_compile_but_runs_otherwise():
     net = sound()
     report = aa.verify(Spoiled(net, asks_for_values), net.signature, inputs=image(), thorough=True)

@@ -22,6 +22,7 @@ def assembled(size: str = "48, 72", more: str = "") -> AssembledModel:
     return assemble(CONFIG.format(size=size, more=more)).eval()
 
 
+@pytest.mark.slow
 def test_the_tokens_follow_the_image() -> None:
     made = assembled()
     ops = [step.op for step in made.report.plans["backbone"].inputs[0].steps]
@@ -41,7 +42,7 @@ def test_the_tokens_follow_the_image() -> None:
     assert torch.equal(*seen)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "more", "steps"),
     [

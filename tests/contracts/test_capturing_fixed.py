@@ -38,7 +38,7 @@ def old():
     return timm.create_model("resnet18", features_only=True).eval()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("registers", [0, 1, 4, 9])
 def test_tokens_without_an_inner_grid_are_read_from_which_of_them_move(registers):
     x = torch.randn(1, 3, 96, 128)
@@ -81,6 +81,7 @@ def test_tokens_that_all_move_alike_are_asked_for_and_the_answer_is_taken():
     assert {route.source for route in net.plan.routes} == {f"blocks.{i}" for i in range(4)}
 
 
+@pytest.mark.slow
 def test_trailing_tokens_are_told_as_the_fourth_number_and_dropped_behind_the_grid():
     new, x = Alike().eval(), torch.randn(1, 3, 96, 128)
     net = aa.adapt(new, like=old(), inputs=x, grid={"blocks.3": (6, 8, 1, 3)}).eval()

@@ -34,7 +34,7 @@ def test_ten_models_come_back_from_a_folder_bit_for_bit(kind, tmp_path):
     assert one.same(aa.restore(tmp_path, allow=ALLOW))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_as_source_give_the_same_bits_with_the_same_state_dict(kind, tmp_path):
     one = exported(kind)
@@ -157,6 +157,7 @@ def test_the_only_legal_size_is_exported_as_that_size(tmp_path):
     assert [run.sizes["B"] for run in report.compared] == [1, 3]
 
 
+@pytest.mark.slow
 def test_axes_can_be_fixed_and_narrowed(tmp_path):
     report = aa.export(small(), tmp_path / "net.onnx", ranges={"H": 40, "W": (20, 100)})
     assert [str(one) for one in report.ranges] == ["from 1", "40 only", "20 to 100"]

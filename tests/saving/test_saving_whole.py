@@ -154,7 +154,7 @@ def test_a_model_without_an_adapted_part_is_still_refused(tmp_path) -> None:
         aa.save(build(), tmp_path)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".pt2", ".onnx"])
 def test_a_whole_model_is_exported_at_every_legal_size_and_run_beside_the_module(tmp_path, ending) -> None:
     if ending == ".onnx":

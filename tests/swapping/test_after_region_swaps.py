@@ -144,6 +144,7 @@ SAVED = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", SAVED)
 def test_a_model_with_a_swapped_region_is_saved_and_restored_into_a_freshly_built_one(case, tmp_path):
     torch.manual_seed(0)

@@ -27,6 +27,7 @@ def grids(model: torch.nn.Module, image: object) -> list[tuple[int, ...]]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_unet_sees_every_patch_of_the_image() -> None:
     unet = smp.Unet("resnet18", encoder_weights=None)
     net = aa.swap(unet, "encoder", timm.create_model("vit_tiny_patch16_224", **VIT), inputs=torch.zeros(1, 3, 320, 448))

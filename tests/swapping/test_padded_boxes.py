@@ -38,6 +38,7 @@ def detector() -> FasterRCNN:
     return made.eval()
 
 
+@pytest.mark.slow
 def test_a_detector_finds_the_same_boxes_behind_a_backbone_that_is_padded_for() -> None:
     torch.manual_seed(0)
     model = detector()

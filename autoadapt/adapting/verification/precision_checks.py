@@ -88,22 +88,30 @@ def _far_values(
     """Outputs of features that no rounding explains, unless those of the bare backbone are as far off."""
     if sizes != session.small(B=2):  # what is not at hand would cost another run
         return []
-    faults, bare = _far(session, session.small_call[2], returned, words), session.backbone()
-    if not faults or bare is None:
-        return faults
+    if not _far(session, session.small_call[2], returned, words):
+        return []
 
-    def of_bare() -> list[Mismatch]:
-        arguments, made = run(bare)
+    def of(one: Session) -> list[Mismatch]:
+        """On inputs that are rounded alike: points that are chosen by their values are others where these are."""
+        arguments, made = run(one)
         tensors = flatten(arguments.values)[1]
-        full = bare.rebuilt([tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors])
-        return _far(bare, bare.leaves(full.call(bare.copy())), made, words)
+        full = one.rebuilt([tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors])
+        return _far(one, one.leaves(full.call(one.copy())), made, words)
 
-    return not_excused(session, faults, of_bare)
+    faults, bare = of(session), session.backbone()
+    return faults if not faults or bare is None else not_excused(session, faults, lambda: of(bare))
+
+
+_CHOSEN = ("coordinate", "index")
+"""Roles of outputs that tell which points were chosen."""
 
 
 def _far(session: Session, expected: Leaves, returned: Any, words: str) -> list[Mismatch]:
-    found, outputs = session.leaves(returned), session.signature.outputs.items()
+    found, outputs = session.leaves(returned), [*session.signature.outputs.items()]
     paths = [path for path, spec in outputs if spec.is_floating and spec.role == "feature"]
+    farthest = {path: _FARTHEST if spec.role == "coordinate" else 0 for path, spec in outputs if spec.role in _CHOSEN}
+    if any(distance(expected[path], found[path]) > most for path, most in farthest.items()):
+        return []  # other points, whose features are others
     return [
         Mismatch(f"{path} {words}", "the values of full precision, but for rounding", "other values")
         for path in paths
