@@ -34,7 +34,7 @@ KINDS: dict[str, Recipe] = {
         classifier("swin_tiny_patch4_window7_224", depths=(1, 1), num_heads=(3, 6), embed_dim=48),
         contract(LEVELS),
         (images(),),
-        {},
+        {"resolution": "fixed"},
     ),
     "tokens with taps": lambda: (
         classifier("vit_tiny_patch16_224", dynamic_img_size=True, **SMALL_VIT),
@@ -46,7 +46,7 @@ KINDS: dict[str, Recipe] = {
         classifier("vit_tiny_patch16_224", **SMALL_VIT),
         contract(LEVELS),
         (images(),),
-        {},
+        {"resolution": "fixed"},
     ),
     "patches of 14": lambda: (
         classifier("vit_small_patch14_dinov2", img_size=98, dynamic_img_size=True, **SMALL_VIT),

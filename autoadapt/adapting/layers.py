@@ -260,7 +260,8 @@ def channel_shares(met: list[int], channels: int) -> list[list[float]]:
         own = most / max(count, 1)
         rest = (1.0 - own * count) / (others if others > 0 else len(met))
         left = [rest if one == -1 or others == 0 else 0.0 for one in met]
-        shares.append([left[i] + (own if met[i] == c else 0.0) for i in range(len(met))])
+        row = [left[i] + (own if met[i] == c else 0.0) for i in range(len(met))]
+        shares.append(row)
     return shares
 
 

@@ -33,8 +33,8 @@ def failure_text(net: str, contract: str, report: Verification) -> str:
 
 
 def cases_text(summary: str, cases: Sequence[tuple[str, Fault]]) -> str:
-    """A summary over the cases of the smallest inputs, each by the check that it failed."""
-    ordered = sorted(cases, key=lambda case: _extent(case[1].where))
+    """A summary over what differs at every size and the cases of the smallest inputs, by the checks that failed."""
+    ordered = sorted(cases, key=lambda case: (case[0] != "signature", _extent(case[1].where)))
     lines = [
         f"  {name}: {fault.where}: expected {fault.expected}, found {fault.found}" for name, fault in ordered[:MOST]
     ]
