@@ -168,7 +168,7 @@ ZOO = [
     Unusual("attributes on demand", DynamicAttribute),
     Unusual("takes anything", NoSignature),
     Unusual("no gradients", Decorated, fails="detached"),
-    Unusual("no parameters", NoParameters, "", "an axis like 6"),
+    Unusual("no parameters", NoParameters, "", "of fixed size 6"),
     Unusual("one layer at two names", SharesLayer),
     Unusual("calls itself", Recursive),
     Unusual("tied weights", TiedWeights),
