@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import random
 import threading
 
@@ -80,3 +81,17 @@ class OnlyHere(Halves):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x) * _HERE.scale
+
+
+_SCALE = contextvars.ContextVar("scale", default=1.0)
+
+
+class ScaledInContext(Halves):
+    """Reads a setting that the caller's context has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) * _SCALE.get()
+
+
+def scaled_by(scale: float) -> None:
+    _SCALE.set(scale)

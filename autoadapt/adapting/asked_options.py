@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, get_args
 
 from autoadapt.adapting.operations import Thinning
+from autoadapt.contracts.instances import is_whole
 from autoadapt.errors import AdaptError, Mismatch, nearest
 
 __all__ = ["check_asked"]
@@ -77,7 +78,7 @@ def _collection(name: str, value: object) -> Iterator[Mismatch]:
 
 
 def _count(name: str, value: object) -> Iterator[Mismatch]:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+    if value is not None and not is_whole(value):
         yield Mismatch(f"`{name}`", "a whole number from 0", _shown(value), f"{name}=10_000_000")
 
 

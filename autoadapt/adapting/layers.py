@@ -251,8 +251,7 @@ def channel_shares(met: list[int], channels: int) -> list[list[float]]:
 
     One that meets none (-1) stands for their mean. Rows sum to one: grey stays grey.
     """
-    others = met.count(-1)
-    known = sum([min(met.count(c), 1) for c in range(channels)])
+    others, known = met.count(-1), sum([min(met.count(c), 1) for c in range(channels)])
     most = min(1.0, channels / (known + others))
     shares: list[list[float]] = []
     for c in range(channels):

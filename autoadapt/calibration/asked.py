@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoadapt.contracts.instances import is_whole
 from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["check_asked", "check_old"]
@@ -26,7 +27,7 @@ def check_asked(data: object, device: torch.device | str | None, **least: tuple[
     """
     faults = [*_of_data(data), *_of_device(device)]
     for name, (value, low) in least.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        if not is_whole(value, low):
             remedy = f"{name}={low if low == 0 else 128}"
             faults.append(Mismatch(f"`{name}`", f"a whole number from {low}", repr(value)[:60], remedy))
     if faults:

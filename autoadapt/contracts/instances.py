@@ -14,12 +14,23 @@ from autoadapt.errors import AdaptError, Mismatch
 __all__ = [
     "check_module",
     "contents_of",
+    "is_whole",
     "not_a_module",
     "parameters_of_parts",
     "parts_of",
     "plain_tensors_of",
     "tensors_of",
 ]
+
+
+def is_whole(value: object, least: int = 0) -> bool:
+    """Whether a value is an integer, and no boolean, of at least some size.
+
+    Example:
+        >>> is_whole(3), is_whole(3, 4), is_whole(True), is_whole(3.0)
+        (True, False, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_module(value: object, argument: str, error: type[AdaptError]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,14 +15,14 @@ __all__ = ["in_another_thread"]
 
 _Made = TypeVar("_Made")
 _MOST_SECONDS = 30.0
-"""After which a run that waits for something that this thread holds is left alone."""
+"""After which a run is left alone."""
 
 
 def in_another_thread(run: Callable[[], _Made]) -> _Made | None:
-    """What a run returns in a thread of its own.
+    """What a run returns in a thread of its own, with the context variables of this one.
 
-    None where it could differ there for reasons that are none of the run's, since this thread has settings of torch
-    that others do not see (autocast, inference mode, a default device, modes), or where it does not end.
+    None where it does not end, since it waits for something that this thread holds. Where this thread has settings of
+    torch that others do not see (autocast, inference mode, a default device, modes), it is made here.
 
     Raises:
         Exception: What the run raised.
@@ -31,13 +32,14 @@ def in_another_thread(run: Callable[[], _Made]) -> _Made | None:
         False
     """
     if _has_settings():
-        return None
+        return run()
     made: list[_Made] = []
     raised: list[BaseException] = []
+    context = contextvars.copy_context()
 
     def noted() -> None:
         try:
-            made.append(run())
+            made.append(context.run(run))
         except BaseException as error:
             raised.append(error)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.testing._comparison import default_tolerances
 
 from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import AdaptedModule
@@ -160,7 +161,7 @@ def assert_equals(
         reference: What it is compared with.
         inputs: An example call, as for `capture`.
         rtol: As of `torch.testing.assert_close`, that is by the dtype where both are left out.
-        atol: Likewise; where one of the two is given alone, the other is 0.
+        atol: Likewise; where one of the two is given alone, the other is by the dtype.
 
     Raises:
         AssertionError: Containers differ, or a value does; the leaf is named.
@@ -175,12 +176,13 @@ def assert_equals(
     left, right = (_returned(module, arguments) for module in (reference, net))
     if (wrong := differing_tree(left[0], right[0])) is not None:
         raise AssertionError(f"{type(net).__name__} returns {wrong[1]}, and not {wrong[0]}")
-    if (rtol is None) != (atol is None):
-        rtol, atol = rtol or 0.0, atol or 0.0
     for path, expected, found in zip(paths(left[0]), left[1], right[1], strict=True):
         where = path_text(path)
         try:
-            torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+            rest, least = (rtol, atol) if rtol is atol is None else default_tolerances(expected)
+            torch.testing.assert_close(
+                found, expected, rtol=rest if rtol is None else rtol, atol=least if atol is None else atol
+            )
         except AssertionError as error:
             raise AssertionError(f"`{where}` is not equal: {error}") from None
 

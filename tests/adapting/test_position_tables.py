@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from table_models import FREED, LEFT, PATCH, WIDTH, LookedUp, Registers
+from table_models import FREED, LEFT, PATCH, WIDTH, Base, LookedUp, Registers
 from torch import nn
 
 import autoadapt as aa
@@ -115,3 +115,11 @@ def test_a_model_of_a_library_that_is_not_known_reads_images_at_their_own_size()
     net = adapted(in_eval_mode(model), resolution="native")
     assert "position table pos_embedding 4x4 resampled" in str(net.plan)
     assert net(LARGE).shape == OLD(LARGE).shape
+
+
+def test_a_table_that_was_taken_away_is_missed_as_any_attribute_is():
+    net = adapted(in_eval_mode(Base(*GRID)))
+    del net.backbone.pos
+    assert not hasattr(net.backbone, "pos")
+    with pytest.raises(AttributeError, match="has no attribute 'pos'"):
+        net(IMAGE)

@@ -1,5 +1,6 @@
 """A few real runs say whether what was found without values is true."""
 
+import contextvars
 import copy
 import random
 from collections import deque
@@ -37,6 +38,8 @@ from unsteady_modules import (
     OnlyHere,
     PythonNoise,
     ScaledHere,
+    ScaledInContext,
+    scaled_by,
 )
 
 import autoadapt as aa
@@ -170,6 +173,9 @@ def test_what_depends_on_the_thread_of_the_caller_is_refused_unless_allowed(kind
 def test_what_runs_in_one_thread_alone_and_what_runs_under_settings_of_a_thread_are_no_contradictions():
     x = torch.rand(1, 3, 16, 16)
     assert not aa.capture(OnlyHere(), x).contradictions
+    context = contextvars.copy_context()
+    context.run(scaled_by, 2.0)
+    assert not context.run(aa.capture, ScaledInContext(), x).contradictions
     with torch.autocast("cpu"):
         assert not aa.capture(nn.Conv2d(3, 8, 2, 2), x).contradictions
 

@@ -192,10 +192,7 @@ def channel_remarks(source: Signature, steps: Sequence[Operation]) -> tuple[str,
         f"what is in the {step.source} channels of the image is not told, {source.name} reads {step.target}: "
         f"{_guessed(step)}; channels=(...) tells"
         for step in steps
-        if isinstance(step, Channels)
-        and not step.given
-        and 1 not in (step.source, step.target)
-        and step.source < FEATURE_CHANNELS
+        if isinstance(step, Channels) and not step.given and _has_choice(step)
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from autoadapt.contracts.instances import is_whole
 from autoadapt.contracts.signature import AxisSizes, Signature
 from autoadapt.errors import Mismatch, VerificationError, nearest
 
@@ -41,13 +43,13 @@ def _faults(axes: Mapping[str, AxisSizes], name: object, size: object) -> Iterat
         close = nearest(str(name).upper(), axes)
         remedy = f'sizes=[{{"{close[0]}": {size}}}]' if close else ""
         yield Mismatch("`sizes`", f"an axis of the input: {', '.join(axes) or 'none varies'}", str(name), remedy)
-    elif isinstance(size, bool) or not isinstance(size, int) or not _is_legal(axes[str(name)], size):
+    elif not _is_legal(axes[str(name)], size):
         yield Mismatch(where, str(axes[str(name)]), repr(size), f'sizes=[{{"{name}": {axes[str(name)].example}}}]')
 
 
-def _is_legal(axis: AxisSizes, size: int) -> bool:
+def _is_legal(axis: AxisSizes, size: Any) -> bool:
     """Also below the smallest size that was seen to run."""
-    return size == axis.example if axis.step == 0 else size > 0 and size % axis.step == axis.offset
+    return is_whole(size, 1) and (size == axis.example if axis.step == 0 else size % axis.step == axis.offset)
 
 
 def checked_batches(batches: object) -> list[int]:
@@ -56,9 +58,9 @@ def checked_batches(batches: object) -> list[int]:
     Raises:
         VerificationError: They are no positive integers, or there is none.
     """
-    numbers = [batches] if isinstance(batches, int) else list(batches) if isinstance(batches, Sequence) else []
-    if isinstance(batches, int) or not numbers or not all(type(one) is int and one > 0 for one in numbers):
-        positive = [str(one) for one in numbers if type(one) is int and one > 0] or ["1", "3"]
+    numbers: list[Any] = list(batches) if isinstance(batches, Sequence) else [batches]
+    positive = [str(one) for one in numbers if is_whole(one, 1)] or ["1", "3"]
+    if not isinstance(batches, Sequence) or not numbers or not all(is_whole(one, 1) for one in numbers):
         remedy = f"batches=({', '.join(positive)}{',' if len(positive) == 1 else ''})"
         fault = Mismatch("`batches`", "positive integers, at least one", repr(batches), remedy)
         raise VerificationError("`batches` cannot be run", [fault])

@@ -328,8 +328,8 @@ class _Runs:
     def values_again(self, sizes: Mapping[str, int], first: Observation, *, drew: bool) -> list[Contradiction]:
         """What is wrong with another run at the size of the first.
 
-        Other random numbers are drawn if any were. If none were it is made in another thread, where that can be; what
-        only raises there says nothing.
+        Other random numbers are drawn if any were. If none were it is made in another thread; what only raises there,
+        or does not end, says nothing.
         """
         if drew:
             with undisturbed():
@@ -337,8 +337,8 @@ class _Runs:
                 np.random.random()
                 return self.again(sizes, seed=THIRD_SEED, like=first)
         run = partial(self.again, sizes, like=first)
-        found = in_another_thread(run)
-        return run() if found is None or any(one.expected == _OUTPUTS for one in found) else found
+        found = in_another_thread(run) or []
+        return run() if any(one.expected == _OUTPUTS for one in found) else found
 
     def wrong_in(self, ran: ImagePass) -> list[Contradiction]:
         """What is wrong with a run that was made for something else."""

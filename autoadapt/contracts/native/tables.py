@@ -100,8 +100,11 @@ class _Reading:
     def __get__(self, part: nn.Module | None, owner: type | None = None) -> Any:
         if part is None:
             return self
-        places = (vars(part), vars(part)["_parameters"], vars(part)["_buffers"])
-        kept = next((place[self.name] for place in places if self.name in place), None)
+        places = (vars(part), *(vars(part).get(kind, {}) for kind in ("_parameters", "_buffers")))
+        held = [place[self.name] for place in places if self.name in place]
+        if not held:
+            raise AttributeError(f"{type(part).__name__!r} object has no attribute {self.name!r}")
+        kept = held[0]
         height, width = _RUNNING.sizes[-1] if _RUNNING.sizes else (0, 0)
         return self.table.read(kept, height, width) if kept is not None and height else kept
 
