@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -22,6 +23,7 @@ from autoadapt.files.writing import check_place, refuse_empty, sweep, temporary_
 from autoadapt.saving.exporting.asked import check_asked
 from autoadapt.saving.exporting.comparing import compare
 from autoadapt.saving.exporting.formats import FORMATS, Call, Format
+from autoadapt.saving.exporting.lone_cells import above_lone_cells
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.exporting.reasons import narrowed, refusal
 from autoadapt.saving.exporting.results import Exported
@@ -53,7 +55,7 @@ def export(
         path: Its ending says the format: `.onnx`, `.pt2` (`torch.export`), or `.pt` and `.ts` (TorchScript, traced).
         inputs: An example call, as for `capture`; invented where left out.
         ranges: Sizes by axis, where not all legal ones are wanted: `{"H": 640, "W": (64, 1024)}`.
-        opset_version: Of ONNX; torch chooses where left out.
+        opset_version: Of ONNX; torch chooses where left out, and other formats have none.
         tolerance: How far outputs may be from those of the module, one with values above 1 in units of the largest.
 
     Returns:
@@ -79,9 +81,10 @@ def export(
     check_asked(ranges, opset_version, tolerance)
     target = Path(path)
     format_ = _format_of(target)
+    _refuse_opset(target, format_, opset_version)
     check_place(target, "path", ExportError)
     adapted = _adapted(net, inputs)
-    made = _Export(adapted, format_, inputs, size_ranges(adapted.plan, ranges))
+    made = _Export(adapted, format_, inputs, ranges)
     try:
         sweep(target.parent, target.name)
         with _folder_beside(target) as folder, quiet(), _no_logs(), telling("export") as tell:
@@ -152,6 +155,14 @@ def _format_of(path: Path) -> Format:
     return FORMATS[path.suffix]
 
 
+def _refuse_opset(path: Path, format_: Format, opset_version: int | None) -> None:
+    """Refuse a version of the operations of ONNX for a file that has none of them."""
+    if opset_version is not None and format_ is not FORMATS[".onnx"]:
+        remedy = f'"{path.with_suffix(".onnx")}"  # or leave opset_version out'
+        fault = Mismatch("`opset_version`", "a file that ends in .onnx", f"{path.name}, of {format_.name}", remedy)
+        raise ExportError("only ONNX has an opset_version", [fault])
+
+
 @contextlib.contextmanager
 def _no_logs() -> Iterator[None]:
     """Nothing logged or printed: torch writes whole graphs to the terminal before it raises."""
@@ -167,12 +178,14 @@ def _no_logs() -> Iterator[None]:
 class _Export:
     """One module on its way into one format."""
 
-    def __init__(self, net: AdaptedModule, format_: Format, inputs: object, ranges: dict[str, SizeRange]) -> None:
+    def __init__(self, net: AdaptedModule, format_: Format, inputs: object, ranges: Given | None) -> None:
         if net.signature.filled:
             raise _filled(net)
-        self.format, self.ranges = format_, ranges
-        _refuse_untraced(net, ranges)
+        if net.plan.untraced:
+            _refuse_untraced(net, size_ranges(net.plan, ranges))
+        self.format = format_
         self.session = Session(net, net.signature, inputs=inputs)
+        self.ranges = size_ranges(net.plan, ranges, partial(above_lone_cells, self.session))
 
     @property
     def example(self) -> dict[str, int]:
@@ -226,7 +239,7 @@ def _refuse_untraced(net: AdaptedModule, ranges: dict[str, SizeRange]) -> None:
         ExportError: The backbone reads images at their own size in a way that a program of many sizes cannot.
     """
     varying = [name for name, one in ranges.items() if name in ("H", "W") and not one.fixed]
-    if net.plan.untraced and varying:
+    if varying:
         sizes = ", ".join(f'"{name}": {net.signature.axes[name].example}' for name in varying)
         remedy = f'aa.export(net, path, ranges={{{sizes}}})\naa.adapt(new, like=old, resolution="fixed")'
         fault = Mismatch(", ".join(varying), "one size", f"a range; {net.plan.untraced}", remedy)

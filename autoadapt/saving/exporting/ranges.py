@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +16,8 @@ __all__ = ["Given", "SizeRange", "size_ranges"]
 
 Given: TypeAlias = Mapping[str, int | tuple[int, int | None]]
 """Sizes that a caller asks for, by axis: one size, or the smallest and the largest (None: any)."""
+
+Confirm: TypeAlias = Callable[[dict[str, "SizeRange"]], dict[str, "SizeRange"]]
 
 _CELLS = 2
 _SEEN = "the smallest that was seen to run"
@@ -67,7 +69,7 @@ class SizeRange(BaseModel):
         return f"{steps} from {self.low}".strip() if self.high is None else f"{steps} {self.low} to {self.high}".strip()
 
 
-def size_ranges(plan: Plan, given: Given | None = None) -> dict[str, SizeRange]:
+def size_ranges(plan: Plan, given: Given | None = None, confirm: Confirm | None = None) -> dict[str, SizeRange]:
     """The sizes at which an exported program of a plan holds, by input axis.
 
     These are the legal sizes of the signature, from where every map has two cells along an axis: exporters take
@@ -76,6 +78,7 @@ def size_ranges(plan: Plan, given: Given | None = None) -> dict[str, SizeRange]:
     Args:
         plan: Of the adapted module.
         given: Sizes that the caller asks for.
+        confirm: Gives the ranges that runs of the module leave of those that its plan tells.
 
     Raises:
         ExportError: A given axis does not exist, or sizes are not legal.
@@ -88,6 +91,9 @@ def size_ranges(plan: Plan, given: Given | None = None) -> dict[str, SizeRange]:
     ]
     dims = list(_dims(plan))
     found = {name: _derived(name, sizes, signature, dims) for name, sizes in signature.axes.items()}
+    if confirm is not None:
+        alone = {name: SizeRange(axis=name, low=one, high=one) for name, one in asked.items() if isinstance(one, int)}
+        found = confirm(found | {name: one for name, one in alone.items() if name in found})
     for name in found.keys() & asked.keys():
         faults += _outside(found[name], signature.axes[name], asked[name])
         low, high = _ends(asked[name])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
+from autoadapt.saving.exporting.lone_cells import above_lone_cells
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.wrappers import adapted_inside
 
@@ -53,7 +56,8 @@ def dynamic_shapes(net: nn.Module, ranges: Given | None = None) -> dict[str, Any
         torch.Size([3, 8, 6, 10])
     """
     adapted = adapted_inside(net, "aa.dynamic_shapes")
-    return shapes_of(adapted.signature, size_ranges(adapted.plan, ranges))
+    session = Session(adapted, adapted.signature)
+    return shapes_of(adapted.signature, size_ranges(adapted.plan, ranges, partial(above_lone_cells, session)))
 
 
 def shapes_of(signature: Signature, ranges: Mapping[str, SizeRange]) -> dict[str, Any]:
