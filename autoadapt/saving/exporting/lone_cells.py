@@ -74,7 +74,8 @@ class _Runs:
                 self._probe.run(shapes)
         except ProbeError:
             return None
-        return seen.count
+        count: int = seen.count  # its class is untyped
+        return count
 
 
 class _LoneCells(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates it in part
