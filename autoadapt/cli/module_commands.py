@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
-from autoadapt.cli.named_models import backbone, contract, example, is_saved, model
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
+from autoadapt.cli.named_models import backbone, contract, example, is_saved, model, saved_parts
 from autoadapt.cli.options import (
     Allow,
     AsJson,
@@ -185,11 +185,15 @@ def verify_command(
 ) -> None:
     """Prove that a model, adapted to another, keeps its signature. Exit code 1 if it does not.
 
-    A folder of adapt --out needs no --like: it is verified against the contract that it was saved with.
+    A folder of adapt --out needs no --like: it is verified against the contract that it was saved with. Of a folder
+    of swap --out this is done for each part that was swapped.
     """
     with running(as_json, debug):
         with working(f"verifying {new}" + (f" like {like}" if like else "")):
             options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
+            parts = saved_parts(new) if like is None else {}
+            if parts:
+                _verified(parts, allow or (), thorough=thorough, as_json=as_json, html=html)
             net = (
                 _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
                 if like is not None
@@ -198,6 +202,19 @@ def verify_command(
             report = net.verify(thorough=thorough)
         show(report, as_json, html)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
+
+
+def _verified(
+    parts: Mapping[str, Path], allow: Sequence[str], *, thorough: bool, as_json: bool, html: Path | None
+) -> None:
+    """Verify the adapted parts of a whole model, each from its own folder, without the model around them."""
+    from autoadapt.cli.results import Verified
+
+    found = {path: _saved(str(folder), allow).verify(thorough=thorough) for path, folder in parts.items()}
+    report = Verified(parts=found)
+    show(report, as_json)
+    write_page(html, *found.values())
+    raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 
 def swap_command(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from autoadapt.contracts.signature import Signature
 
-__all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model"]
+__all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model", "saved_parts"]
 
 _CONFIG = "config.json"
 _WHOLE = "model.json"
@@ -34,6 +34,19 @@ def is_saved(source: str) -> bool:
         False
     """
     return any(os.path.isfile(Path(source) / name) for name in (_CONFIG, _WHOLE))
+
+
+def saved_parts(source: str) -> dict[str, Path]:
+    """The folders of the adapted parts of a whole model, by where they stand in it; none for anything else.
+
+    Raises:
+        SavingError: What the folder says is malformed.
+    """
+    if not os.path.isfile(Path(source) / _WHOLE):
+        return {}
+    from autoadapt.saving.whole_configs import read_whole
+
+    return {place.path: Path(source) / place.folder for place in read_whole(Path(source)).parts}
 
 
 def is_name(source: str) -> bool:
@@ -117,16 +130,24 @@ def _container(like: str) -> object:
 
 
 def example(made: nn.Module) -> object:
-    """A call of an adapted module at the sizes that its contract was captured at; None for any other module."""
+    """A call of an adapted module at the sizes that its contract was captured at, or the one that was noted at a swap.
+
+    None for any other module.
+    """
     import torch
 
     from autoadapt.adapting.building import AdaptedModule
+    from autoadapt.cli.example_inputs import read_inputs
     from autoadapt.contracts.allocations import bytes_of, refuse_invented
     from autoadapt.contracts.capturing import Arguments
+    from autoadapt.contracts.capturing.noted_calls import call_of
+    from autoadapt.contracts.signature import TensorSpec
     from autoadapt.contracts.trees import rebuild
 
     if not isinstance(made, AdaptedModule):
-        return None
+        specs = [TensorSpec.parse(text.rpartition("=")[2]) for text in call_of(made)]
+        refuse_invented(bytes_of(specs, {}), "inputs", "--input 'f32[1, 3, 64, 64]'")
+        return read_inputs(call_of(made))
     signature, generator = made.signature, torch.Generator().manual_seed(0)
     refuse_invented(bytes_of(signature.inputs.leaves, signature.sizes()), "inputs", "--input 'f32[1, 3, 64, 64]'")
     shapes = [(spec.shape(signature.sizes()), spec) for spec in signature.inputs.leaves]
@@ -148,10 +169,11 @@ def _restored(source: str, allow: Sequence[str]) -> nn.Module:
 
     folder = Path(source)
     if is_whole(folder):
-        named = read_whole(folder).source
+        whole = read_whole(folder)
+        named = whole.source
         if not named:
-            remedy = "in Python: aa.restore(folder, model=)"
-            fault = Mismatch(source, "a model that was loaded by name", "another one", remedy)
+            remedy = f'in Python: aa.restore("{folder}", model=build())\nautoadapt show {source}'
+            fault = Mismatch(source, 'a model that aa.load("file.py:build") made', f"a {whole.model}", remedy)
             raise SourceError(f"{source} does not say how its model is built", [fault])
         return restore(folder, model=load(named, allow=allow), allow=allow)
     config = Config.read(folder)

@@ -11,7 +11,7 @@ from autoadapt.adapting.verification import Verification
 from autoadapt.assembly import Assembly
 from autoadapt.contracts.facts import Dated
 
-__all__ = ["Adapted", "Assembled"]
+__all__ = ["Adapted", "Assembled", "Verified", "Whole"]
 
 
 class Adapted(Dated):
@@ -24,6 +24,38 @@ class Adapted(Dated):
 
     def __str__(self) -> str:
         return f"{self.plan}\n\n{self.verification}"
+
+
+class Whole(Dated):
+    """A folder of a whole model: what it is, and how each of its adapted parts is made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    """Python path of its class."""
+    source: str
+    """The name that it is made by; empty where it has none."""
+    parts: dict[str, Plan]
+
+    def __str__(self) -> str:
+        title = f"{self.model.rpartition(':')[2]}, {f'made by {self.source}' if self.source else self.model}"
+        return "\n\n".join([title, *(f"{path}: {plan}" for path, plan in self.parts.items())])
+
+
+class Verified(Dated):
+    """The adapted parts of a whole model, each held against the contract that it was saved with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parts: dict[str, Verification]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all parts hold."""
+        return all(one.passed for one in self.parts.values())
+
+    def __str__(self) -> str:
+        return "\n\n".join(f"{path}: {report}" for path, report in self.parts.items())
 
 
 class Assembled(Dated):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, complain, running, show, working, wrote
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, complain, running, show, working, write_page, wrote
 from autoadapt.cli.model_names import known_names
-from autoadapt.cli.named_models import contract, example, is_saved, model
+from autoadapt.cli.named_models import contract, example, is_saved, model, saved_parts
 from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, Outputs, writable
 from autoadapt.errors import Mismatch, SourceError, nearest
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autoadapt.adapting.building import AdaptedModule
+    from autoadapt.cli.results import Whole
     from autoadapt.contracts.facts import Dated
 
 __all__ = ["check_command", "export_command", "fold_command", "models_command", "show_command"]
@@ -71,7 +72,8 @@ def fold_command(
 
         with working(f"folding {source}"):
             made = model(source, allow=allow or ())
-            call = read_inputs(inputs) if inputs else example(made) or told_example(made)
+            call = read_inputs(inputs) if inputs else example(made)
+            call = told_example(made) if call is None else call
             folded = fold(made, at=at or None, inputs=call, outputs=outputs)
             found = export(folded, out, inputs=call)
         show(found, as_json, html)
@@ -192,7 +194,23 @@ def show_command(
 ) -> None:
     """Say what a folder, a signature or a plan holds; nothing of it is run."""
     with running(as_json, debug):
-        show(_held(path), as_json, html)
+        if parts := saved_parts(str(path)):
+            whole = _whole(path, parts)
+            show(whole, as_json)
+            write_page(html, *whole.parts.values())
+        else:
+            show(_held(path), as_json, html)
+
+
+def _whole(folder: Path, parts: Mapping[str, Path]) -> Whole:
+    """What a folder says of a whole model; nothing of it is made."""
+    from autoadapt.cli.results import Whole
+    from autoadapt.saving.folder_configs import Config
+    from autoadapt.saving.whole_configs import read_whole
+
+    config = read_whole(folder)
+    plans = {place: Config.read(inside).plan for place, inside in parts.items()}
+    return Whole(model=config.model, source=config.source, parts=plans)
 
 
 def _held(path: Path) -> Dated:
@@ -201,10 +219,10 @@ def _held(path: Path) -> Dated:
     from autoadapt.adapting.verification import Verification
     from autoadapt.contracts.signature import Signature
     from autoadapt.files.reading import read_json, read_text
-    from autoadapt.saving.folder_configs import CONFIG, Config
+    from autoadapt.saving.folder_configs import Config
 
     if is_saved(str(path)):
-        return Config.read(path if (path / CONFIG).is_file() else path / "parts" / "0").plan
+        return Config.read(path).plan
     expected = "a folder of adapt --out, or a signature, plan or verification (JSON)"
     if path.suffix in (".pt2", ".py", ".onnx", ".pt"):
         fault = Mismatch(

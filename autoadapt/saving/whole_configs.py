@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,8 @@ __all__ = ["WHOLE", "Place", "WholeConfig", "read_whole"]
 
 WHOLE = "model.json"
 _MOST_PARTS = 256
+_SPEC = r"^([A-Za-z_]\w{0,80}=)?[a-z]{1,8}\d{0,3}\w{0,8}\[[\d, ]{0,80}\]$"
+"""A dtype and a shape, perhaps after the name of an argument; no file."""
 
 
 class _Frozen(BaseModel):
@@ -60,6 +62,8 @@ class WholeConfig(_Frozen):
     parts: tuple[Place, ...] = Field(max_length=_MOST_PARTS)
     sha256: str = ""
     """Of the file of weights."""
+    call: tuple[Annotated[str, Field(pattern=_SPEC)], ...] = Field(default=(), max_length=_MOST_PARTS)
+    """The shapes that it was called with at its last swap, as commands take them: `f32[2, 3, 64, 64]`."""
     tied: dict[str, str] = Field(default_factory=dict)
     training: dict[str, bool]
     frozen: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.capturing.noted_calls import call_of, put_call
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
@@ -87,6 +88,7 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         model=type_path(type(model)),
         source=_source(model),
         parts=tuple(places),
+        call=call_of(model),
         tied=ties,
         training=modes_of(model),
         frozen=frozen_parts(model),
@@ -185,6 +187,7 @@ def restore_whole(
     put_modes(model, config.training)
     set_frozen(model, config.frozen)
     _compare(model, tensors, config)
+    put_call(model, config.call)
     return model
 
 

@@ -16,7 +16,8 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldChannels, ToldStatistics
 from autoadapt.adapting.verification import Check
-from autoadapt.contracts.capturing import Resolution
+from autoadapt.contracts.capturing import Resolution, bind
+from autoadapt.contracts.capturing.noted_calls import note_call
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import OwnNumbers
@@ -184,6 +185,8 @@ def swap(
     for part, module in zip(parts, made.modules, strict=True):
         module.swapped = done.model_copy(update={"parts": (part,)})  # type: ignore[assignment]
     made.put_in(inner)
+    if inputs is not None and not callable(inputs):
+        note_call(inner, bind(inner, inputs))
     return model
 
 

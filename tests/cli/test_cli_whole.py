@@ -11,6 +11,8 @@ from command_runs import MODELS, run
 
 import autoadapt as aa
 from autoadapt.cli.remedies import in_shell
+from autoadapt.saving.folder_configs import checksum
+from autoadapt.saving.whole_configs import WholeConfig
 
 IMAGE = ("--input", "f32[1, 3, 64, 64]")
 
@@ -35,8 +37,55 @@ def test_a_swap_is_done_and_saved_where_it_is_told_to(folder: Path) -> None:
     shown = run("show", "model")
     assert shown.exit_code == 0
     assert "5->8" in shown.stdout
-    again = run("capture", "model", "--allow", "mine.py", *IMAGE)
-    assert again.exit_code == 0, again.output
+    assert shown.stdout.startswith("Net, made by mine.py:Net\n\nbackbone: mine.py:narrow (Conv2d)")
+    assert list(json.loads(run("show", "model", "--json").stdout)["parts"]) == ["backbone"]
+    assert run("show", "model", "--html", "parts.html").exit_code == 0
+    assert "mine.py:narrow" in (folder / "parts.html").read_text()
+
+
+def test_the_call_that_was_typed_at_the_swap_is_that_of_the_folder(folder: Path) -> None:
+    for command in (["capture"], ["check", "--update"]):
+        again = run(command[0], "model", *["lock.json"][: len(command) - 1], *command[1:], "--allow", "mine.py")
+        assert again.exit_code == 0, again.output
+    assert json.loads((folder / "model" / "model.json").read_text())["call"] == ["f32[1, 3, 64, 64]"]
+    assert aa.Signature.load("lock.json").sizes() == {"B": 1, "H": 64, "W": 64}
+
+
+@pytest.mark.parametrize("text", ["x.npy", "x=secret.safetensors", "f32[../x]", "f32[B, 3]", "[2]"])
+def test_a_call_in_a_folder_is_a_dtype_and_a_shape_alone(text: str) -> None:
+    with pytest.raises(ValueError, match="should match pattern"):
+        WholeConfig(model="m:M", parts=(), training={}, call=(text,))
+
+
+def test_a_call_in_a_folder_does_not_take_all_memory(folder: Path) -> None:
+    config = json.loads((folder / "model" / "model.json").read_text())
+    content = {name: value for name, value in config.items() if name != "checksum"} | {"call": ["f32[9000000000000]"]}
+    (folder / "model" / "model.json").write_text(json.dumps({**content, "checksum": checksum(content)}))
+    refused = run("capture", "model", "--allow", "mine.py")
+    assert refused.exit_code == 2
+    assert "--input" in refused.stderr
+    (folder / "model" / "model.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def test_the_parts_of_a_whole_model_are_verified_each_against_the_contract_that_it_was_saved_with(folder: Path) -> None:
+    refused = run("verify", "model")
+    assert refused.exit_code == 2
+    assert "try  --allow mine.py" in refused.stderr
+    held = run("verify", "model", "--allow", "mine.py")
+    assert held.exit_code == 0, held.output
+    assert held.stdout.startswith("backbone: Sequential: keeps its signature")
+    found = json.loads(run("verify", "model", "--allow", "mine.py", "--json").stdout)["parts"]["backbone"]
+    assert {check["outcome"] for check in found["checks"]} >= {"passed", "not run"}
+
+
+def test_a_whole_model_that_has_no_name_says_what_made_it(folder: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 2, stride=2), torch.nn.Conv2d(8, 4, 3))
+    aa.save(aa.swap(model, "0", torch.nn.Conv2d(3, 5, 2, stride=2), inputs=torch.zeros(1, 3, 16, 16)), "unnamed")
+    refused = run("capture", "unnamed")
+    assert refused.exit_code == 2
+    assert 'aa.restore("unnamed", model=build())' in refused.stderr
+    assert "autoadapt show unnamed" in refused.stderr
+    assert run("show", "unnamed").exit_code == 0
 
 
 def test_a_swap_that_is_refused_saves_nothing(folder: Path) -> None:
