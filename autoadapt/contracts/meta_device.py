@@ -14,7 +14,7 @@ from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.made_tables import MadeTables
 
-__all__ = ["OnMeta", "on_the_meta_device"]
+__all__ = ["OnMeta", "not_emptied", "on_the_meta_device"]
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ class OnMeta(TorchFunctionMode):
 
     def _returned(self, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         try:
-            return func(*args, **given)
+            return not_emptied(func, args, func(*args, **given))
         except (RuntimeError, NotImplementedError) as error:
             if "device" not in str(error) and "meta" not in str(error).lower():
                 raise
@@ -78,6 +78,23 @@ class OnMeta(TorchFunctionMode):
             if not (moved.on_meta and moved.with_values):
                 raise
         return func(*others, **named)
+
+
+_CONVOLUTIONS = frozenset((torch.conv1d, torch.conv2d, torch.conv3d))
+
+
+def not_emptied(func: Any, args: tuple[Any, ...], made: Any) -> Any:
+    """What a function returned.
+
+    Raises:
+        RuntimeError: It is a convolution of less than its kernel, which raises with values; on the meta device of torch
+            2.5 it returns axes of 0.
+    """
+    if func in _CONVOLUTIONS and isinstance(made, torch.Tensor):
+        with torch._C.DisableTorchFunction():
+            if made.is_meta and 0 in made.shape[2:] and args and 0 not in args[0].shape:
+                raise RuntimeError("Kernel size can't be greater than actual input size")
+    return made
 
 
 class _Moved:

@@ -10,6 +10,7 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.made_tables import MadeTables
+from autoadapt.contracts.meta_device import not_emptied
 
 X = torch.randn(2, 6, 9, 12)
 W, W1, W3 = torch.randn(4, 3, 3, 2), torch.randn(4, 6, 3), torch.randn(4, 6, 1, 2, 2)
@@ -106,3 +107,14 @@ def test_tables_made_by_activations_and_sums_get_their_values():
     with torch.no_grad():
         assert torch.equal(TABLES.table, F.relu(torch.arange(TABLES.size) - 3.0) + 3)
         assert torch.equal(module(x), module.conv(x) + torch.tensor([3.0, 3, 3, 3, 4, 5, 6, 7, 8, 9]))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_convolution_that_returns_axes_of_0_is_refused_as_with_values(axes: int) -> None:
+    convolution = (torch.conv1d, torch.conv2d, torch.conv3d)[axes - 1]
+    image, kernel, nothing = (torch.empty(1, 3, *[size] * axes, device="meta") for size in (8, 16, 0))
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):  # as torch 2.5 returned it there
+        not_emptied(convolution, (image, kernel), nothing)
+    assert not_emptied(convolution, (nothing, kernel), nothing) is nothing
+    with everywhere_meta(True), pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        convolution(image, kernel)

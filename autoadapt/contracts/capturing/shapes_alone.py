@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.autograd.graph import increment_version
 
 from autoadapt.contracts.made_tables import MadeTables
-from autoadapt.contracts.meta_device import OnMeta
+from autoadapt.contracts.meta_device import OnMeta, not_emptied
 
 __all__ = ["everywhere_meta"]
 
@@ -43,7 +43,7 @@ class _ShapesAlone(OnMeta):
         if func in _QUICK and args and not (types or self._is_made_of_sizes(args[0])):
             with contextlib.suppress(RuntimeError, NotImplementedError), torch._C.DisableTorchFunction():
                 made = _QUICK[func](*args, **(kwargs or {}))
-                return func(*args, **(kwargs or {})) if made is None else made
+                return not_emptied(func, args, func(*args, **(kwargs or {}))) if made is None else made
         return super().__torch_function__(func, types, args, kwargs)
 
 
