@@ -14,18 +14,19 @@ from autoadapt.errors import CalibrationError, Mismatch
 __all__ = ["check_asked", "check_old"]
 
 
-def check_asked(data: object, device: torch.device | str | None, **least: tuple[object, int]) -> None:
+def check_asked(data: object, device: torch.device | str | None, augment: object, **least: tuple[object, int]) -> None:
     """Refuse data that are no batches, numbers that count nothing, and a device that is not there.
 
     Args:
         data: The batches.
         device: Where to run.
+        augment: Which images are to be made.
         least: A number and the least that it may be, by the name of the argument.
 
     Raises:
         CalibrationError: All that is wrong, at once.
     """
-    faults = [*_of_data(data), *_of_device(device)]
+    faults = [*_of_data(data), *_of_device(device), *_of_augment(augment)]
     for name, (value, low) in least.items():
         if not is_whole(value, low):
             remedy = f"{name}={low if low == 0 else 128}"
@@ -57,6 +58,11 @@ def _of_data(data: Any) -> Iterator[Mismatch]:
     elif isinstance(data, dict) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
         found = "nothing" if data is None else f"{repr(data)[:40]}, of type {type(data).__name__}"
         yield Mismatch("`data`", expected, found, "data=[images]")
+
+
+def _of_augment(augment: object) -> Iterator[Mismatch]:
+    if augment != "auto" and not (is_whole(augment) and augment == 0) and not callable(augment):
+        yield Mismatch("`augment`", "auto, 0, or a function of a batch", repr(augment)[:60], 'augment="auto"')
 
 
 def _of_device(device: torch.device | str | None) -> Iterator[Mismatch]:

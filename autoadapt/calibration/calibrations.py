@@ -12,10 +12,11 @@ from torch import nn
 
 from autoadapt.calibration import workers
 from autoadapt.calibration.asked import check_asked, check_old
-from autoadapt.calibration.choosing import Choice, Solver, choose, has_few_tokens
+from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
+from autoadapt.calibration.making import Augment
 from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weights
@@ -23,6 +24,7 @@ from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
+from autoadapt.calibration.with_made import choose_fit
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
@@ -50,6 +52,7 @@ def calibrate(
     tokens_per_image: int = 256,
     solver: Solver | Recipe = "auto",
     refine: int = 0,
+    augment: Augment = "auto",
     device: torch.device | str | None = None,
     seed: int = 0,
     state: str | Path | None = None,
@@ -81,6 +84,11 @@ def calibrate(
             `procrustes`, `anchored` (ridge towards procrustes), `reduced_rank`; or the one `Recipe` to take.
         refine: At most so many steps on the head's loss after the closed form, adapters only. As many are taken as
             are best for held-out images, and none where these gain no more than chance would give.
+        augment: `auto` makes images where there are fewer than 256 that differ: mixes of them (other colours, turned,
+            cropped, mosaics, patches of others), and pictures out of nothing; of waveforms shifts and sums. Twice as
+            many forward passes or more; they are fitted on only where that is better for images that were held out,
+            and nothing is ever judged on them. 0 makes none. A function makes them of a batch as the model takes it,
+            all of whose images are of one fold: `augment=lambda images: images.flip(-1)`.
         device: Where to run; where the model is, if left out.
         seed: For the choice of places and images, and the random floor.
         state: A `.safetensors` file to go on from if it exists, and to write to now and then.
@@ -104,7 +112,7 @@ def calibrate(
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
     numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (refine, 0)}
-    check_asked(data, device, **numbers)
+    check_asked(data, device, augment, **numbers)
     like = as_module(like, "like", levels=True, pretrained=True)
     net, at = within_wrapper(net, at)
     place = first_path(net, at)
@@ -117,7 +125,13 @@ def calibrate(
             head = None if head is None else copied_head(head)
         keeps = head is not None or bool(at)
         gathering = Gathering(
-            pair, head, keeps_images=keeps, tokens_per_image=tokens_per_image, images=images, seed=seed
+            pair,
+            head,
+            keeps_images=keeps,
+            tokens_per_image=tokens_per_image,
+            images=images,
+            seed=seed,
+            augment=augment,
         )
         gathered = gathering.run(data, None if state is None else Path(state), report)
         outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
@@ -143,6 +157,7 @@ class _Session:
         self._pair = pair
         self._folds = gathering.folds
         self._judged = gathering.keeps_images
+        self._said_of_made = gathering.remarks
         self._head = head
         self._loss = loss
         self._report = report
@@ -150,11 +165,11 @@ class _Session:
 
     def solve(self, state: State, solver: Solver | Recipe, refine: int) -> _Outcome:
         """Choose, fit on everything, and describe it."""
-        fitting = Fitting([[workers.combined(part) for part in parts] for parts in state.moments], self._folds)
+        moments, made = ([[workers.combined(part) for part in p] for p in m] for m in (state.moments, state.made))
         images, used = workers.summed(state.images), state.bytes
         self._report.does("fitting")
         judge, head_images = self._judge(state.samples)
-        choice = choose(fitting, judge, solver)
+        fitting, choice = choose_fit(moments, made, self._folds, judge, solver)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
         scores = [None if judge is None else judge.score(maps) for maps in floors]
         held_out_maps = fitting.held_out_maps(choice.recipes)
@@ -178,8 +193,14 @@ class _Session:
             mean_only=self._said(scores[1]),
             before_refining=self._said(choice.score) if refined is not None else None,
             trials=choice.trials,
-            remarks=(*self._remarks(fitting, fits), *self._remarks_on_head(judge, refine, refined)),
+            remarks=(
+                *self._said_of_made,
+                *self._remarks(fitting, fits),
+                *self._remarks_on_head(judge, refine, refined),
+            ),
             images=images,
+            mixed_images=workers.summed(state.mixed) if fitting.has_mixed else 0,
+            synthetic_images=workers.summed(state.synthetic) if fitting.has_synthetic else 0,
             head_images=head_images,
             tokens=sum(map(fitting.count, fitting.projections)),
             seconds=0.0,

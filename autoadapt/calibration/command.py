@@ -40,6 +40,7 @@ def calibrate_command(
     count: int = 128,
     batch: int = 16,
     refine: int = 0,
+    augment: bool = True,
     pretrained: bool = True,
     new_weights: Path | None = None,
     like_weights: Path | None = None,
@@ -61,6 +62,7 @@ def calibrate_command(
         count: At most so many images.
         batch: Images at a time.
         refine: Steps on the head after the closed form.
+        augment: Whether to make images where there are few.
         pretrained: Whether to take published weights where no file is given.
         new_weights: A file of weights for the new model.
         like_weights: A file of weights for the old one.
@@ -91,7 +93,15 @@ def calibrate_command(
         else:
             net = adapt(backbone, like=old, inputs=example, project="always")
         result = calibrate(
-            net, like=old, data=batches, at=at or None, head=made, images=count, refine=refine, seed=seed
+            net,
+            like=old,
+            data=batches,
+            at=at or None,
+            head=made,
+            images=count,
+            refine=refine,
+            augment="auto" if augment else 0,
+            seed=seed,
         )
     result = result.model_copy(update={"remarks": (*result.remarks, str(preprocessing), *batches.remarks())})
     told(result)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from autoadapt.calibration import workers
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Head
+from autoadapt.calibration.making import Augment, Batch, Making
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.paired_runs import Observation, Pair, explained
 from autoadapt.calibration.progress import Progress
@@ -27,6 +28,8 @@ from autoadapt.errors import CalibrationError, Mismatch
 __all__ = ["Gathering"]
 
 _SECONDS_BETWEEN_SAVES = 10.0
+_FIRST_MADE = 1 << 40
+"""Numbers of made images, for the choice of their places; the caller's have smaller ones."""
 
 # Dimension letters: B images, T tokens of an image, N tokens, C and D channels.
 
@@ -37,10 +40,19 @@ class Gathering:
     Attributes:
         folds: Which images are held out together.
         keeps_images: Whether some images are kept for a head.
+        remarks: What is to be said of the images that were made.
     """
 
     def __init__(
-        self, pair: Pair, head: Head | None, *, keeps_images: bool, tokens_per_image: int, images: int, seed: int
+        self,
+        pair: Pair,
+        head: Head | None,
+        *,
+        keeps_images: bool,
+        tokens_per_image: int,
+        images: int,
+        seed: int,
+        augment: Augment = 0,
     ) -> None:
         widest = max(max(each.step.source, each.step.target) for each in pair.projections)
         self.folds = Folds.of_channels(widest)
@@ -50,6 +62,8 @@ class Gathering:
         self._tokens_per_image = tokens_per_image
         self._images = images
         self._seed = seed
+        self._augment = augment
+        self.remarks: list[str] = []
         self._first: list[torch.Tensor] = []
         self._differ = False
         self._resumed = False
@@ -71,25 +85,23 @@ class Gathering:
             if os.path.exists(path):
                 state.load(path, fingerprint)
                 self._resumed = True
-        failed = True
-        try:
-            self._pass(data, state, report, path, fingerprint)
-            failed = False
-        finally:
-            failures = float(workers.total(torch.tensor([float(failed)], dtype=torch.float64)))
-        if failures:
-            fault = Mismatch("workers", "every one to end its pass", f"{failures:.0f} failed", "see their errors")
-            raise CalibrationError("another worker failed", [fault])
+        save = _Saving(state, path, fingerprint)
+        with workers.together():
+            self._pass(data, state, report, save)
         self._check_images(state)
+        making = Making(self._augment, state.samples, self.folds, workers.summed(state.images), self._seed)
+        with workers.together():
+            self._make(making, state, report, save)
         return state
 
     def _empty(self) -> State:
+        count = len(self.folds.numbers)
+        return State(self._empty_moments(count), Samples(count, self._seed))
+
+    def _empty_moments(self, parts: int) -> list[list[Moments]]:
         where = self._pair.device if self._pair.device.type in ("cpu", "cuda") else torch.device("cpu")
-        moments = [
-            [Moments.zeros(each.step.source, each.step.target, where) for _ in self.folds.numbers]
-            for each in self._pair.projections
-        ]
-        return State(moments, Samples(len(self.folds.numbers), self._seed))
+        steps = [each.step for each in self._pair.projections]
+        return [[Moments.zeros(step.source, step.target, where) for _ in range(parts)] for step in steps]
 
     def _fingerprint(self) -> str:
         """What two runs must have in common for one to go on where the other stopped."""
@@ -97,15 +109,13 @@ class Gathering:
             self._pair.plan.model_dump_json(),
             [float(t.double().sum()) for t in self._pair.tensors()],
             [len(self.folds.numbers), self._tokens_per_image, self._seed, self.keeps_images],
+            self._augment if isinstance(self._augment, (str, int)) else getattr(self._augment, "__qualname__", "made"),
             [workers.number(), workers.count()],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
-    def _pass(
-        self, data: Iterable[object], state: State, report: Progress, path: Path | None, fingerprint: str
-    ) -> None:
-        saved = time.monotonic()
-        try:
+    def _pass(self, data: Iterable[object], state: State, report: Progress, save: _Saving) -> None:
+        with save:
             for number, batch in enumerate(data):
                 if self._number(state.images) >= self._images:
                     break
@@ -114,12 +124,48 @@ class Gathering:
                 self._add_batch(state, batch, number)
                 done = min(state.images * workers.count(), self._images)
                 report.sees(done, state.tokens, lambda: self._error_so_far(state))
-                if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                    state.save(path, fingerprint)
-                    saved = time.monotonic()
-        finally:
-            if path is not None and state.batches and state.is_whole:
-                state.save(path, fingerprint)
+                save.now_and_then()
+
+    def _make(self, making: Making, state: State, report: Progress, save: _Saving) -> None:
+        """Run both on images that are made, and count these beside the others."""
+        batches = making.batches
+        self.remarks += [making.remark] if making.remark else []
+        if not workers.summed(len(batches)):
+            state.made.clear()
+            return
+        if state.made_of != making.digest or not state.made:
+            state.restart_making(making.digest, self._empty_moments(len(self.folds.numbers) + 1))
+        try:
+            with save:
+                for batch in batches[state.made_batches :]:
+                    self._add_made(state, making, batch)
+                    done = state.mixed + state.synthetic
+                    report.does(f"made images, {done} of {sum(each.count for each in batches)}")
+                    save.now_and_then()
+        except CalibrationError as error:
+            if callable(self._augment):
+                raise
+            state.restart_making(making.digest, self._empty_moments(len(self.folds.numbers) + 1))
+            self.remarks.append(f"images that were made were of no use: {error.summary}")
+
+    def _add_made(self, state: State, making: Making, batch: Batch) -> None:
+        """Count one more batch of made images, all in the part of their fold."""
+        seen, first = [], _FIRST_MADE + (batch.part << 20) + batch.first
+        for call in making.calls(batch):
+            for observation in self._pair.observe(call, f"{batch.number} of made images"):
+                numbers = range(first, first + observation.images)
+                first += observation.images
+                seen.append((observation, numbers))
+        state.is_whole = False
+        for observation, numbers in seen:
+            for parts, calls in zip(state.made, observation.tokens, strict=True):
+                for x_BTC, y_BTD in calls:
+                    self._add(parts[batch.part], x_BTC, y_BTD, dict(enumerate(numbers)))
+            is_mixed = batch.part in self.folds.numbers
+            state.mixed += observation.images if is_mixed else 0
+            state.synthetic += 0 if is_mixed else observation.images
+        state.made_batches = batch.number + 1
+        state.is_whole = True
 
     def _number(self, index: int) -> int:
         return index * workers.count() + workers.number()
@@ -131,7 +177,7 @@ class Gathering:
             numbers = [self._number(first + i) for i in range(observation.images)]
             numbers = [one for one in numbers if one < self._images]
             self._compare(observation)
-            if self.keeps_images:
+            if self.keeps_images or self._augment:
                 self._keep(state.samples, observation, numbers)
             seen.append((observation, numbers))
             first += len(numbers)
@@ -159,14 +205,17 @@ class Gathering:
     ) -> None:
         """Count the tokens of some images, each image in its fold."""
         for x_BTC, y_BTD in calls:
-            places = [self._places(number, x_BTC.shape[1]) for number in numbers]
             for fold, part in zip(self.folds.numbers, parts, strict=True):
-                mine = [i for i, number in enumerate(numbers) if self.folds.of_image(number) == fold]
+                mine = {i: number for i, number in enumerate(numbers) if self.folds.of_image(number) == fold}
                 if mine:
-                    device = part.mean_x_C.device
-                    x_NC = torch.cat([x_BTC[i, places[i]] for i in mine]).to(device)
-                    y_ND = torch.cat([y_BTD[i, places[i]] for i in mine]).to(device)
-                    part.add_tokens(x_NC, y_ND)
+                    self._add(part, x_BTC, y_BTD, mine)
+
+    def _add(self, part: Moments, x_BTC: torch.Tensor, y_BTD: torch.Tensor, numbers: Mapping[int, int]) -> None:
+        """Count tokens of some images of a batch, by their place and number."""
+        device = part.mean_x_C.device
+        places = {i: self._places(number, x_BTC.shape[1]) for i, number in numbers.items()}
+        x_NC, y_ND = (torch.cat([side[i, places[i]] for i in numbers]).to(device) for side in (x_BTC, y_BTD))
+        part.add_tokens(x_NC, y_ND)
 
     def _places(self, number: int, count: int) -> torch.Tensor | slice:
         """Which tokens of an image are looked at; a matter of its number alone."""
@@ -180,6 +229,12 @@ class Gathering:
         folds = {number: self.folds.of_image(number) for number in numbers}
         wanted = [(i, number) for i, number in enumerate(numbers) if samples.wants(number, folds[number])]
         if not wanted:
+            return
+        if not self.keeps_images:  # only to make others of them
+            for i, number in wanted:
+                arguments = cut(observation.arguments.values, i, observation.images)
+                nothing = cut((), 0, observation.images)
+                samples.add(Sample(number, folds[number], observation.arguments.positional, arguments, (), nothing))
             return
         answer = observation.answer
         if self._head is not None:
@@ -213,3 +268,25 @@ class Gathering:
         used = self.folds.others(0)
         fitted = fitting.map(0, Recipe(1e-2), used)
         return 1 - HeldOut.of(fitted, fitting.moments(0, used).mean_y_D, parts[0]).r2
+
+
+class _Saving:
+    """Writes a state to a file now and then, and at the end, also when something raises."""
+
+    def __init__(self, state: State, path: Path | None, fingerprint: str) -> None:
+        self._state = state
+        self._path = path
+        self._fingerprint = fingerprint
+        self._saved = time.monotonic()
+
+    def now_and_then(self) -> None:
+        if self._path is not None and time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
+            self._state.save(self._path, self._fingerprint)
+            self._saved = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._saved = time.monotonic()
+
+    def __exit__(self, *_error: object) -> None:
+        if self._path is not None and self._state.batches and self._state.is_whole:
+            self._state.save(self._path, self._fingerprint)

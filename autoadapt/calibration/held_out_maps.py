@@ -22,15 +22,20 @@ HeldOutMaps: TypeAlias = Mapping[int, Sequence[AffineMap]]
 class Fitting:
     """Moments by projection and fold, and what is computed from them, once.
 
+    Made images are fitted on with the fold of their parents, those without parents always; they are in no error.
+
     Attributes:
         folds: Which images are fitted on, and which are held out.
         seconds: Time spent on decompositions, maps and their errors.
     """
 
-    def __init__(self, moments: Sequence[Sequence[Moments]], folds: Folds) -> None:
+    def __init__(
+        self, moments: Sequence[Sequence[Moments]], folds: Folds, made: Sequence[Sequence[Moments]] = ()
+    ) -> None:
         self.folds = folds
         self.seconds = 0.0
         self._moments = moments
+        self._made = made
         self._spectra: dict[tuple[int, tuple[int, ...]], Spectrum] = {}
         self._is_timed = False
 
@@ -39,14 +44,24 @@ class Fitting:
         """Numbers of the projections."""
         return range(len(self._moments))
 
+    @property
+    def has_mixed(self) -> bool:
+        """Whether mixes of images are fitted on."""
+        return any(part.count for parts in self._made for part in parts[: len(self.folds.numbers)])
+
+    @property
+    def has_synthetic(self) -> bool:
+        """Whether images without parents are fitted on."""
+        return any(part.count for parts in self._made for part in parts[len(self.folds.numbers) :])
+
     def channels(self, projection: int) -> tuple[int, int]:
         """Of the new features, of the old ones."""
         first = self._moments[projection][0]
         return first.source, first.target
 
     def count(self, projection: int, folds: Sequence[int] | None = None) -> int:
-        """Tokens in some folds, or in all."""
-        return sum(self._moments[projection][fold].count for fold in self._given(folds))
+        """Tokens that are fitted on with some folds, or with all."""
+        return sum(part.count for part in self._parts(projection, folds))
 
     def constant_channels(self, projection: int) -> int:
         """How many of the new channels never change."""
@@ -56,9 +71,18 @@ class Fitting:
 
     def moments(self, projection: int, folds: Sequence[int] | None = None) -> Moments:
         """Moments of some folds, or of all; one that stands alone is not copied."""
+        parts = self._parts(projection, folds)
+        return parts[0] if len(parts) == 1 else Moments.sum(parts)
+
+    def _parts(self, projection: int, folds: Sequence[int] | None) -> list[Moments]:
+        """What is fitted on with some folds: their images, those made of them, and those that have no parents."""
         given = self._given(folds)
         parts = [self._moments[projection][fold] for fold in given]
-        return parts[0] if len(parts) == 1 else Moments.sum(parts)
+        if self._made:
+            made = self._made[projection]
+            without_parents = made[len(self.folds.numbers) :]
+            parts += [part for part in (*(made[fold] for fold in given), *without_parents) if part.count]
+        return parts
 
     def spectrum(self, projection: int, folds: Sequence[int] | None = None) -> Spectrum:
         """Decomposition of some folds, or of all."""
@@ -148,7 +172,8 @@ class Fitting:
     def _old_mean(self, projection: int, folds: Sequence[int]) -> torch.Tensor:
         """Mean of the old features in some folds."""
         parts = [self._moments[projection][fold] for fold in folds]
-        return torch.stack([part.mean_y_D * (part.count / self.count(projection, folds)) for part in parts]).sum(0)
+        count = sum(part.count for part in parts)
+        return torch.stack([part.mean_y_D * (part.count / count) for part in parts]).sum(0)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

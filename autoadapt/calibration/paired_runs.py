@@ -94,7 +94,7 @@ class Pair:
         """A projection's layer, in the copy."""
         return self.adapted.get_submodule(projection.module)
 
-    def observe(self, batch: object, number: int) -> list[Observation]:
+    def observe(self, batch: object, number: int | str) -> list[Observation]:
         """Run both on a batch; on one image after the other where images are of different sizes.
 
         Raises:
@@ -103,7 +103,7 @@ class Pair:
         """
         return [self._observed(arguments, number) for arguments in _apart(self._bound(batch, number))]
 
-    def _observed(self, arguments: Arguments, number: int) -> Observation:
+    def _observed(self, arguments: Arguments, number: int | str) -> Observation:
         calls, answer = self._run_old(arguments, number)
         features: list[Any] = []
         tokens: tuple[list[tuple[torch.Tensor, torch.Tensor]], ...] = tuple([] for _ in self.projections)
@@ -120,7 +120,7 @@ class Pair:
                 found.append(pair)
         return Observation(arguments, images, tokens, features, answer)
 
-    def _bound(self, batch: object, number: int) -> Arguments:
+    def _bound(self, batch: object, number: int | str) -> Arguments:
         with explained(f"batch {number}", "a call of the model", "data=(images for images, labels in loader)"):
             arguments = bind(self._old, fields(batch, self._old))
             tree, tensors = flatten(arguments.values)
@@ -129,7 +129,7 @@ class Pair:
                 raise ValueError("no tensors with values in it")
             return Arguments(rebuild(tree, moved), arguments.positional)
 
-    def _run_old(self, arguments: Arguments, number: int) -> tuple[list[tuple[Arguments, Any]], Any]:
+    def _run_old(self, arguments: Arguments, number: int | str) -> tuple[list[tuple[Arguments, Any]], Any]:
         given: list[Arguments] = []
         made: list[Any] = []
         levels = None if self._passes is None else Levels(self._old, self._passes)
@@ -158,7 +158,7 @@ class Pair:
             raise CalibrationError("the backbone does not run when the model runs", [fault])
         return list(zip(given, made, strict=True)), answer
 
-    def _run_new(self, call: Arguments, features: list[Any], number: int) -> list[torch.Tensor]:
+    def _run_new(self, call: Arguments, features: list[Any], number: int | str) -> list[torch.Tensor]:
         """Inputs of the projections; what the backbone returned goes to the list."""
         inputs: dict[str, torch.Tensor] = {}
 
@@ -181,7 +181,7 @@ class Pair:
                 handle.remove()
         return [inputs[projection.module] for projection in self.projections]
 
-    def _old_leaves(self, returned: object, sizes: Mapping[str, int], number: int) -> dict[str, torch.Tensor]:
+    def _old_leaves(self, returned: object, sizes: Mapping[str, int], number: int | str) -> dict[str, torch.Tensor]:
         """The old outputs by the names they have in the plan."""
         tree, tensors = flatten(returned)
         found = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
@@ -317,7 +317,7 @@ def _served(
     return named
 
 
-def _check_pair(pair: tuple[torch.Tensor, torch.Tensor], projection: Projection, number: int) -> None:
+def _check_pair(pair: tuple[torch.Tensor, torch.Tensor], projection: Projection, number: int | str) -> None:
     target = projection.route.target
     for side, tokens_BTC in zip(("new", "old"), pair, strict=True):
         if not bool(torch.isfinite(tokens_BTC).all()):

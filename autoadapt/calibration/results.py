@@ -90,6 +90,10 @@ class Calibration(Shown, Dated, _Frozen):
     trials: tuple[Trial, ...] = ()
     remarks: tuple[str, ...] = ()
     images: int
+    mixed_images: int = 0
+    """Mixes of them that were fitted on as well; nothing was judged on these."""
+    synthetic_images: int = 0
+    """Pictures out of nothing that were fitted on as well."""
     head_images: int = 0
     """How many of them the head was tried on."""
     tokens: int
@@ -141,6 +145,11 @@ class Calibration(Shown, Dated, _Frozen):
         head = f"{self.name}, {self.images} unlabelled images, {human_count(self.tokens)} tokens, {self.seconds:.1f} s"
         lines = [head, *columns(self._head_rows(), align="lrr"), *columns(self._output_rows(), align="llrrrr")]
         facts = [("solver", self.solver), ("chosen by", self.chosen_by), ("adapters", self.verdict)]
+        made = {"mixes of the images": self.mixed_images, "synthetic pictures": self.synthetic_images}
+        said = " and ".join(f"{count} {name}" for name, count in made.items() if count)
+        facts += [("fitted on", f"the images, {said}" if self.synthetic_images else f"the images and {said}")] * bool(
+            said
+        )
         facts += [("remark", remark) for remark in self.remarks]
         facts += [("columns", legend) for legend in self._legends()]
         return "\n".join([*lines, *columns(row for fact in facts for row in _wrapped(*fact))])

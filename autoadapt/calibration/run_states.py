@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class State:
         samples: Images for the head.
         batches: How many batches are counted.
         images: How many images are counted, on this worker.
+        made: Moments of made images: for each projection and each fold, and once more for those without parents.
+        made_of: What they were made of, in short.
+        made_batches: How many batches of them are counted.
+        mixed: How many of them are mixes.
+        synthetic: How many have no parents.
         is_whole: Whether all of it counts the same images; not so when an update was interrupted.
     """
 
@@ -43,7 +48,18 @@ class State:
     samples: Samples
     batches: int = 0
     images: int = 0
+    made: list[list[Moments]] = field(default_factory=list)
+    made_of: str = ""
+    made_batches: int = 0
+    mixed: int = 0
+    synthetic: int = 0
     is_whole: bool = True
+
+    def restart_making(self, made_of: str, empty: list[list[Moments]]) -> None:
+        """Count no made images."""
+        self.made, self.made_of = empty, made_of
+        self.made_batches = self.mixed = self.synthetic = 0
+        self.is_whole = True
 
     @property
     def tokens(self) -> int:
@@ -53,7 +69,7 @@ class State:
     @property
     def bytes(self) -> int:
         """Memory of the state."""
-        return self.samples.bytes + sum(part.bytes for folds in self.moments for part in folds)
+        return self.samples.bytes + sum(part.bytes for folds in (*self.moments, *self.made) for part in folds)
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write it, all or nothing, with a checksum of all of it.
@@ -62,14 +78,17 @@ class State:
             SavingError: It cannot be written; the file of before is as it was.
         """
         tensors: dict[str, torch.Tensor] = {}
-        for projection, folds in enumerate(self.moments):
-            for fold, part in enumerate(folds):
-                tensors |= {f"moments.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
+        for kind, moments in (("moments", self.moments), ("made", self.made)):
+            for projection, folds in enumerate(moments):
+                for fold, part in enumerate(folds):
+                    tensors |= {f"{kind}.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
         noted = {
             "fingerprint": fingerprint,
             "batches": self.batches,
             "images": self.images,
             "counts": [[part.count for part in folds] for folds in self.moments],
+            "made": [[part.count for part in folds] for folds in self.made],
+            "made_of": [self.made_of, self.made_batches, self.mixed, self.synthetic],
             "samples": [_noted(sample, tensors) for sample in self.samples.all],
         }
         kept = {name: t.contiguous() for name, t in tensors.items()}
@@ -110,10 +129,19 @@ class State:
     def _take(self, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Become what was noted."""
         self.batches, self.images = noted["batches"], noted["images"]
+        names = list(self.moments[0][0].tensors)
         for projection, folds in enumerate(self.moments):
             for fold, part in enumerate(folds):
                 read = {name: tensors[f"moments.{projection}.{fold}.{name}"] for name in part.tensors}
                 folds[fold] = Moments(noted["counts"][projection][fold], **read)
+        self.made = [
+            [
+                Moments(count, **{name: tensors[f"made.{projection}.{part}.{name}"] for name in names})
+                for part, count in enumerate(counts)
+            ]
+            for projection, counts in enumerate(noted["made"])
+        ]
+        self.made_of, self.made_batches, self.mixed, self.synthetic = noted["made_of"]
         for one in noted["samples"]:
             self.samples.add(_sample(one, tensors))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from autoadapt.calibration.moments import Moments
+from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["combined", "count", "gathered", "number", "summed", "total"]
+__all__ = ["combined", "count", "gathered", "number", "summed", "together", "total"]
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -33,6 +35,24 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
     shared = tensor.detach().clone().to(_device())
     dist.all_reduce(shared)
     return shared.to(tensor.device)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What every process does by itself; where one fails, all do.
+
+    Raises:
+        CalibrationError: Another process failed.
+    """
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        failures = float(total(torch.tensor([float(failed)], dtype=torch.float64)))
+    if failures:
+        fault = Mismatch("workers", "every one to end its pass", f"{failures:.0f} failed", "see their errors")
+        raise CalibrationError("another worker failed", [fault])
 
 
 def combined(moments: Moments) -> Moments:

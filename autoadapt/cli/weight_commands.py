@@ -105,6 +105,7 @@ def calibrate_command(
     count: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 16,
     refine: Annotated[int, typer.Option(min=0, help="steps on the head after the closed form")] = 0,
+    augment: Annotated[bool, typer.Option(help="make more pictures where there are few")] = True,
     pretrained: Weights = None,
     new_weights: Annotated[
         Path | None, typer.Option(help="a file of weights for the new model", show_default=False)
@@ -136,6 +137,7 @@ def calibrate_command(
             count=count,
             batch=batch,
             refine=refine,
+            augment=augment,
             pretrained=pretrained is not False,
             new_weights=new_weights,
             like_weights=like_weights,

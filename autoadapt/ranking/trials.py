@@ -106,7 +106,7 @@ def _judged(net: AdaptedModule, place: Place) -> dict[str, Any]:
     assert place.old is not None, "checked at the door"
     images = sum(batch.images for batch in place.fitted)
     data = [batch.arguments for batch in place.fitted]
-    found = calibrate(net, like=place.old, data=data, head=place.head, images=images, seed=place.seed)
+    found = calibrate(net, like=place.old, data=data, head=place.head, images=images, augment=0, seed=place.seed)
     fields: dict[str, Any] = {"r2": fmean(fit.r2 for fit in found.outputs), "fitted": found.written}
     if not found.written:
         fields["remark"] = f"no use: {found.verdict.removeprefix('left as they were: ')}"

@@ -85,4 +85,6 @@ def _facts(made: Calibration) -> Facts:
         ("images", f"{images}; {human_count(made.tokens)} tokens"),
         ("took", f"{made.seconds:.1f} s, {made.solver_seconds:.1f} s of it solving; {human_count(made.bytes)}B held"),
     ]
+    if made.mixed_images or made.synthetic_images:
+        rows.insert(4, ("made images", f"{made.mixed_images} mixes, {made.synthetic_images} synthetic; none judged on"))
     return Facts((*rows, *(("remark", remark) for remark in made.remarks)))

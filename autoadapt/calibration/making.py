@@ -1,0 +1,147 @@
+"""Making: images beside those of the caller, mixed of them or out of nothing, to fit on where there are few."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from autoadapt.calibration import workers
+from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.made_inputs import Inputs, kind_of
+from autoadapt.calibration.paired_runs import explained
+from autoadapt.calibration.samples import Cut, Sample, Samples, joined
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.versions import install_line, package_version
+
+__all__ = ["ENOUGH", "Augment", "Batch", "Making"]
+
+Augment: TypeAlias = Literal["auto", 0] | Callable[[Any], Any]
+"""Which images are made: mixes and synthetic pictures where they help, none, or what a function makes of a batch."""
+
+ENOUGH = 256
+"""Different images from which on made ones gain nothing."""
+MADE = 256
+"""Mixes beside very few images, and as many synthetic pictures."""
+BATCH = 16
+PARENTS = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Made images that are of one fold, or of none."""
+
+    number: int
+    """Among all that are made."""
+    part: int
+    """The fold of their parents; one more than the last where they have none."""
+    first: int
+    """Number of its first image in its part."""
+    count: int
+
+
+class Making:
+    """What is made of the images that were kept.
+
+    Attributes:
+        remark: Why nothing is made where something was asked for; empty else.
+    """
+
+    def __init__(self, augment: Augment, samples: Samples, folds: Folds, images: int, seed: int) -> None:
+        self._augment = augment
+        self._folds = folds
+        self._seed = seed
+        self._parents = {fold: samples.of(fold) for fold in self._mixed_folds()}
+        self._images = images
+        self._inputs, self.remark = self._read(samples.all)
+
+    def _read(self, samples: Sequence[Sample]) -> tuple[Inputs | None, str]:
+        """How the inputs are read, or why they cannot be."""
+        if self._augment != "auto" or self._wanted() == 0 or not samples:
+            return None, ""
+        kinds = {kind_of(sample.arguments) for sample in samples}
+        kind = next(iter(kinds))
+        if len(kinds) > 1 or kind is None:
+            return None, ""
+        if kind.role == "picture" and not package_version("torchvision"):
+            return None, f"no images were made, since torchvision is not installed: {install_line('demo')}"
+        return Inputs(kind, [sample.arguments for sample in samples]), ""
+
+    def _mixed_folds(self) -> tuple[int, ...]:
+        """Folds of which mixes are made; every one is a set of moments, and with two of them only the larger counts."""
+        return (1,) if self._folds.holds_one_out else self._folds.numbers
+
+    def _wanted(self) -> int:
+        """How many mixes, over all workers."""
+        return MADE if callable(self._augment) else min(max(ENOUGH - self._images, 0), MADE)
+
+    @property
+    def digest(self) -> str:
+        """Of what is made of what: where it is the same, so are the images."""
+        numbers = {fold: [sample.number for sample in kept] for fold, kept in self._parents.items()}
+        facts = json.dumps([numbers, self._images, self._seed, MADE, callable(self._augment)])
+        return hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+    @property
+    def batches(self) -> list[Batch]:
+        """What this worker makes, in order."""
+        if self._inputs is None and not callable(self._augment):
+            return []
+        share = -(-self._wanted() // workers.count())
+        kept = [fold for fold, parents in self._parents.items() if parents]
+        parts = [(fold, len(range(index, share, len(kept)))) for index, fold in enumerate(kept)]
+        if kept and self._inputs is not None and self._inputs.can_be_synthetic:
+            parts.append((len(self._folds.numbers), share))
+        spans = [(part, first, min(BATCH, count - first)) for part, count in parts for first in range(0, count, BATCH)]
+        return [Batch(number, *span) for number, span in enumerate(spans)]
+
+    def calls(self, batch: Batch) -> Iterator[Arguments]:
+        """The calls that run a batch; several where images are of different sizes."""
+        if callable(self._augment):
+            yield self._called(self._augment, batch)
+            return
+        cuts = [self._made(batch.part, batch.first + index) for index in range(batch.count)]
+        positional = self._any_parents()[0].positional
+        whole = joined(cuts)
+        for cut in cuts if whole is None else [whole]:
+            yield Arguments(cut.value, positional)
+
+    def _made(self, part: int, number: int) -> Cut:
+        """One image; a matter of its part, its number and its parents alone."""
+        assert self._inputs is not None, "there are batches"
+        self._set_seed(part, number)
+        if part not in self._parents:
+            every = self._any_parents()
+            return self._inputs.synthetic(number, every[number % len(every)].arguments)
+        mine = self._parents[part]
+        others = random.sample(mine, min(PARENTS, len(mine)))
+        return self._inputs.mixed(number, [mine[number % len(mine)].arguments, *(one.arguments for one in others)])
+
+    def _any_parents(self) -> list[Sample]:
+        return [sample for kept in self._parents.values() for sample in kept]
+
+    def _called(self, augment: Callable[[Any], Any], batch: Batch) -> Arguments:
+        """What the caller's function makes of images of one fold."""
+        mine = self._parents[batch.part]
+        chosen = [mine[(batch.first + index) % len(mine)] for index in range(batch.count)]
+        whole = joined([sample.arguments for sample in chosen]) or chosen[0].arguments
+        self._set_seed(batch.part, batch.first)
+        with explained("augment", "a batch as the model takes it", "augment=lambda images: images.flip(-1)"):
+            values = whole.value
+            if len(values) > 1:
+                return Arguments(dict(augment(values)), chosen[0].positional)
+            ((name, value),) = values.items()
+            return Arguments({name: augment(value)}, chosen[0].positional)
+
+    def _set_seed(self, part: int, number: int) -> None:
+        """Whatever draws next draws the same again; the caller's generators are put back at the end of calibration."""
+        own = random.Random(f"{self._seed}:{part}:{number}:{workers.number()}").getrandbits(32)
+        random.seed(own)
+        np.random.seed(own)
+        torch.manual_seed(own)

@@ -1,0 +1,50 @@
+"""With made images or without: all are fitted, and images of the caller that were not fitted on decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from autoadapt.calibration.choosing import INFINITE, Choice, Solver, choose
+from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.held_out_maps import Fitting
+from autoadapt.calibration.judging import Judge
+from autoadapt.calibration.moments import Moments
+from autoadapt.calibration.solvers import HeldOut, Recipe
+
+__all__ = ["choose_fit"]
+
+
+def choose_fit(
+    moments: Sequence[Sequence[Moments]],
+    made: Sequence[Sequence[Moments]],
+    folds: Folds,
+    judge: Judge | None,
+    solver: Solver | Recipe,
+) -> tuple[Fitting, Choice]:
+    """The best closed form on the caller's images alone, with mixes of them, or with synthetic pictures as well.
+
+    Args:
+        moments: For each projection and each fold.
+        made: The same of mixes, and once more for synthetic pictures; empty where none are made.
+        folds: Which images are held out together.
+        judge: Tries maps on the head; without it the features decide.
+        solver: Which forms to try.
+    """
+    count = len(folds.numbers)
+    options = [Fitting(moments, folds)]
+    if any(part.count for parts in made for part in parts[:count]):
+        options.append(Fitting(moments, folds, [parts[:count] for parts in made]))
+    if any(part.count for parts in made for part in parts[count:]):
+        options.append(Fitting(moments, folds, made))
+    chosen = [(fitting, choose(fitting, judge, solver)) for fitting in options]
+    return min(chosen, key=lambda each: _lost(*each)) if len(chosen) > 1 else chosen[0]
+
+
+def _lost(fitting: Fitting, choice: Choice) -> float:
+    """What the held-out images lose: the head's loss, or without a head the mean cosine of the outputs."""
+    if choice.score is not None:
+        return choice.score.loss if choice.score.loss == choice.score.loss else INFINITE
+    maps = [fitting.held_out_map(projection, recipe) for projection, recipe in enumerate(choice.recipes)]
+    held = [HeldOut.sum(fitting.held_out(projection, each)) for projection, each in enumerate(maps)]
+    return -fmean(each.cosine for each in held)
