@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.calibration import workers
 from autoadapt.calibration.asked import check_asked, check_old
-from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
+from autoadapt.calibration.choosing import Solver, has_few_tokens
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
@@ -20,9 +20,10 @@ from autoadapt.calibration.making import Augment
 from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weights
+from autoadapt.calibration.refining import Refine, Refined, refined, steps_of
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
-from autoadapt.calibration.samples import Samples
+from autoadapt.calibration.samples import IMAGES, Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 from autoadapt.calibration.with_made import choose_fit
 from autoadapt.contracts.capturing.probing import quiet
@@ -51,7 +52,7 @@ def calibrate(
     images: int = 128,
     tokens_per_image: int = 256,
     solver: Solver | Recipe = "auto",
-    refine: int = 0,
+    refine: Refine = 0,
     augment: Augment = "auto",
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -82,8 +83,10 @@ def calibrate(
         tokens_per_image: At most so many places of each image, chosen by chance.
         solver: `auto`, or one family: `least_squares`, `ridge`, `restored` (ridge with the variance restored),
             `procrustes`, `anchored` (ridge towards procrustes), `reduced_rank`; or the one `Recipe` to take.
-        refine: At most so many steps on the head's loss after the closed form, adapters only. As many are taken as
-            are best for held-out images, and none where these gain no more than chance would give.
+        refine: At most so many steps on the head's loss after the closed form, adapters only, over minibatches of all
+            images that fit into 128 MiB. As many are taken as are best for held-out images, and none where these gain
+            no more than chance would give. `auto` takes at most 64, or 512 where after these the loss still
+            falls, and gives up where a first part of the images gains nothing.
         augment: `auto` makes images where there are fewer than 256 that differ: mixes of them (other colours, turned,
             cropped, mosaics, patches of others), and pictures out of nothing; of waveforms shifts and sums. Twice as
             many forward passes or more; they are fitted on only where that is better for images that were held out,
@@ -111,7 +114,7 @@ def calibrate(
     if state is not None:
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
-    numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (refine, 0)}
+    numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (steps_of(refine), 0)}
     check_asked(data, device, augment, **numbers)
     like = as_module(like, "like", levels=True, pretrained=True)
     net, at = within_wrapper(net, at)
@@ -123,7 +126,7 @@ def calibrate(
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head = None if head is None else copied_head(head)
-        keeps = head is not None or bool(at)
+        keeps, kept = head is not None or bool(at), max(images, IMAGES) if refine else IMAGES
         gathering = Gathering(
             pair,
             head,
@@ -132,6 +135,7 @@ def calibrate(
             images=images,
             seed=seed,
             augment=augment,
+            kept=kept,
         )
         gathered = gathering.run(data, None if state is None else Path(state), report)
         outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
@@ -163,7 +167,7 @@ class _Session:
         self._report = report
         self._seed = seed
 
-    def solve(self, state: State, solver: Solver | Recipe, refine: int) -> _Outcome:
+    def solve(self, state: State, solver: Solver | Recipe, refine: Refine) -> _Outcome:
         """Choose, fit on everything, and describe it."""
         moments, made = ([[workers.combined(part) for part in p] for p in m] for m in (state.moments, state.made))
         images, used = workers.summed(state.images), state.bytes
@@ -175,28 +179,30 @@ class _Session:
         held_out_maps = fitting.held_out_maps(choice.recipes)
         sizes = self._folds.sizes(images)
         fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], sizes) for p in fitting.projections]
-        refined = _refined(judge, fitting, choice, held_out_maps, refine) if refine and judge is not None else None
-        maps = fitting.maps(choice.recipes) if refined is None else refined.maps
-        score = choice.score if refined is None else refined.score
+        further = None
+        if refine and judge is not None:
+            further = refined(judge, fitting, choice, held_out_maps, refine, self._seed)
+        maps = fitting.maps(choice.recipes) if further is None else further.maps
+        score = choice.score if further is None else further.after
         failing = _below_floors(score, scores, fits)
         written = not failing
         result = Calibration(
             name=self._pair.plan.source.name,
             written=written,
             verdict="written" if written else f"left as they were: {failing}",
-            solver=choice.text + (f", {refined.steps} steps on the head" if refined is not None else ""),
+            solver=choice.text + (f", {further.steps} steps on the head" if further is not None else ""),
             chosen_by=choice.reason,
             outputs=tuple(fits),
             head=self._said(score),
             loss_name=self._loss_name(judge),
             random=self._said(scores[0]),
             mean_only=self._said(scores[1]),
-            before_refining=self._said(choice.score) if refined is not None else None,
+            before_refining=None if further is None else self._said(further.before),
             trials=choice.trials,
             remarks=(
                 *self._said_of_made,
                 *self._remarks(fitting, fits),
-                *self._remarks_on_head(judge, refine, refined),
+                *self._remarks_on_head(judge, refine, further, images),
             ),
             images=images,
             mixed_images=workers.summed(state.mixed) if fitting.has_mixed else 0,
@@ -270,48 +276,22 @@ class _Session:
                 said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")
         return said
 
-    def _remarks_on_head(self, judge: Judge | None, refine: int, refined: _Refined | None) -> list[str]:
+    def _remarks_on_head(self, judge: Judge | None, refine: Refine, further: Refined | None, images: int) -> list[str]:
         said = []
         if self._judged and judge is None:
             said.append("the old model finds no boxes on these images, so the features decided alone")
         if refine and judge is None:
             said.append("refine needs a head that answers; nothing was refined")
-        elif refine and refined is None:
+        elif refine and further is None:
             said.append("steps on the head made it no better on held-out images beyond chance, and are not kept")
+        elif further is not None and further.images < images:
+            said.append(f"steps on the head went over {further.images} of {images} images, which fit into 128 MiB")
         return said
 
 
 def _of(projection: int, maps: HeldOutMaps) -> dict[int, AffineMap]:
     """The maps of one projection."""
     return {fold: fitted[projection] for fold, fitted in maps.items()}
-
-
-@dataclass(frozen=True)
-class _Refined:
-    """Maps after some steps on the head."""
-
-    steps: int
-    maps: list[AffineMap]
-    score: Score
-
-
-def _refined(judge: Judge, fitting: Fitting, choice: Choice, start: HeldOutMaps, limit: int) -> _Refined | None:
-    """Steps on the head, as many as are best for held-out images; None if they gain no more than a standard error.
-
-    The steps that were tried are the steps that are taken: their mean over the folds, from the fit on all images.
-    """
-    assert choice.score is not None, "there is a judge"
-    counts = sorted({limit, *(2**power for power in range(limit.bit_length()))})
-    paths = {fold: judge.refine(maps, fitting.folds.others(fold), counts) for fold, maps in start.items()}
-    scores = {count: judge.score({fold: path[count] for fold, path in paths.items()}) for count in counts}
-    best = min(counts, key=lambda count: scores[count].loss)
-    if not scores[best].loss < choice.score.loss or choice.score.is_as_good_as(scores[best]):
-        return None
-    maps = fitting.maps(choice.recipes)
-    for fold, path in paths.items():
-        moved = zip(maps, path[best], start[fold], strict=True)
-        maps = [one.plus(after, before, 1 / len(paths)) for one, after, before in moved]
-    return _Refined(best, maps, scores[best])
 
 
 def _below_floors(score: Score | None, floors: Sequence[Score | None], fits: Sequence[OutputFit]) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration import Calibration, calibrate
+from autoadapt.calibration.refining import Refine
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.errors import AdaptError, CalibrationError, Mismatch
 from autoadapt.files.writing import check_place, write_file
@@ -39,7 +40,7 @@ def calibrate_command(
     head: str = "",
     count: int = 128,
     batch: int = 16,
-    refine: int = 0,
+    refine: Refine = 0,
     augment: bool = True,
     pretrained: bool = True,
     new_weights: Path | None = None,
@@ -61,7 +62,7 @@ def calibrate_command(
         head: `package.module:function` or `file.py:function` of what makes the head, where there is no bigger model.
         count: At most so many images.
         batch: Images at a time.
-        refine: Steps on the head after the closed form.
+        refine: Steps on the head after the closed form; `auto` decides how many.
         augment: Whether to make images where there are few.
         pretrained: Whether to take published weights where no file is given.
         new_weights: A file of weights for the new model.

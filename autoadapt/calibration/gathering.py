@@ -20,7 +20,7 @@ from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.paired_runs import Observation, Pair, explained
 from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.run_states import State
-from autoadapt.calibration.samples import Sample, Samples, cut
+from autoadapt.calibration.samples import IMAGES, Sample, Samples, cut
 from autoadapt.calibration.solvers import HeldOut, Recipe
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CalibrationError, Mismatch
@@ -53,6 +53,7 @@ class Gathering:
         images: int,
         seed: int,
         augment: Augment = 0,
+        kept: int = IMAGES,
     ) -> None:
         widest = max(max(each.step.source, each.step.target) for each in pair.projections)
         self.folds = Folds.of_channels(widest)
@@ -64,6 +65,7 @@ class Gathering:
         self._seed = seed
         self._augment = augment
         self.remarks: list[str] = []
+        self._kept = kept
         self._first: list[torch.Tensor] = []
         self._differ = False
         self._resumed = False
@@ -96,7 +98,7 @@ class Gathering:
 
     def _empty(self) -> State:
         count = len(self.folds.numbers)
-        return State(self._empty_moments(count), Samples(count, self._seed))
+        return State(self._empty_moments(count), Samples(count, self._seed, self._kept))
 
     def _empty_moments(self, parts: int) -> list[list[Moments]]:
         where = self._pair.device if self._pair.device.type in ("cpu", "cuda") else torch.device("cpu")
@@ -108,7 +110,7 @@ class Gathering:
         facts = [
             self._pair.plan.model_dump_json(),
             [float(t.double().sum()) for t in self._pair.tensors()],
-            [len(self.folds.numbers), self._tokens_per_image, self._seed, self.keeps_images],
+            [len(self.folds.numbers), self._tokens_per_image, self._seed, self.keeps_images, self._kept],
             self._augment if isinstance(self._augment, (str, int)) else getattr(self._augment, "__qualname__", "made"),
             [workers.number(), workers.count()],
         ]

@@ -17,7 +17,7 @@ from autoadapt.calibration.detections import are_detections, compared, found_not
 from autoadapt.calibration.paired_runs import Pair, explained
 from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.projections import set_weight
-from autoadapt.calibration.samples import Cut, Sample, Samples, joined
+from autoadapt.calibration.samples import IMAGES, Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
 from autoadapt.calibration.workers import gathered, summed, total
 from autoadapt.contracts.capturing.arguments import Arguments
@@ -33,6 +33,9 @@ Head: TypeAlias = Callable[[Any], Any]
 Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
 Maps: TypeAlias = Sequence[AffineMap]
 """One for each projection."""
+
+TOGETHER = 32
+"""Images that run at once."""
 
 # Dimension letters: B images, K classes, P places of an image.
 
@@ -66,7 +69,7 @@ class Score:
 class Judge:
     """Tries maps on the images that were kept, through the very modules that will run.
 
-    The images are taken out of `samples`, so that there is one copy of them.
+    Recipes are many and are tried on at most 64 images; steps are taken on, and judged on, all that were kept.
 
     Attributes:
         is_of_detections: Whether the answers are boxes.
@@ -85,51 +88,54 @@ class Judge:
         self._samples = samples
         self._report = report
         self._tried = 0
-        self._batches: dict[int, list[_Batch]] = {}
+        self._folds = dict(sorted(gathered(samples.numbers).items()))
+        self._few = set(samples.chosen(self._folds, IMAGES))
 
-    def score(self, maps: Mapping[int, Maps]) -> Score:
-        """Try maps on the images of the folds that they are given for."""
+    def says(self, doing: str) -> None:
+        """Tell the user what is going on."""
+        self._report.does(doing)
+
+    def numbers(self, folds: Sequence[int]) -> list[int]:
+        """The images of some folds that any worker has kept."""
+        return [number for number, fold in self._folds.items() if fold in folds]
+
+    def score(self, maps: Mapping[int, Maps], *, on_all: bool = False) -> Score:
+        """Try maps on the images of the folds that they are given for; on at most 64 of them, or on all."""
         self._tried += 1
         self._report.does(f"fitting, {self._tried} tried on the head")
         found: dict[int, tuple[float, float]] = {}
         with torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
-                for batch in self._batches_of(fold):
+                for batch in self._batches([n for n in self.numbers([fold]) if on_all or n in self._few]):
                     losses, agreements = (values.tolist() for values in self._compare(batch))
                     found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
         ordered = [pair for _, pair in sorted(gathered(found).items())]
         return Score(tuple(loss for loss, _ in ordered), tuple(agreement for _, agreement in ordered))
 
-    def refine(self, maps: Maps, folds: Sequence[int], steps: Sequence[int]) -> dict[int, list[AffineMap]]:
-        """Take steps on the head's loss, from given maps, on the images of some folds; maps after so many steps."""
+    def gradients(self, maps: Maps, numbers: Sequence[int]) -> list[AffineMap]:
+        """Gradients of the mean loss over some images, over all workers; of the adapters alone.
+
+        Nothing is left in the `grad` of a caller's module.
+        """
         layers = [self._pair.layer(projection) for projection in self._pair.projections]
         self._set(maps)
-        parameters = [parameter for layer in layers for parameter in layer.parameters()]
-        optimiser = torch.optim.Adam(parameters, lr=1e-3)
-        batches = [batch for fold in folds for batch in self._batches_of(fold)]
-        images = float(total(torch.tensor([sum(len(batch.numbers) for batch in batches)], dtype=torch.float64)))
-        found = {}
-        for step in range(1, max(steps) + 1):
-            self._report.does(f"refining, step {step} of {max(steps)}")
-            with torch.enable_grad():
-                gradients = [self._gradients(batch, parameters, images) for batch in batches]
-            for parameter, *parts in zip(parameters, *gradients, strict=True):
-                parameter.grad = total(torch.stack(parts).sum(0) if parts else torch.zeros_like(parameter))
-            optimiser.step()
-            if step in steps:
-                found[step] = [_read(layer) for layer in layers]
-        return found
+        parameters = [layer.get_parameter(name) for layer in layers for name in ("weight", "bias")]
+        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        with torch.enable_grad():
+            for batch in self._batches(numbers):
+                loss = self._compare(batch)[0].sum() / len(numbers)
+                parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                sums = [one + part for one, part in zip(sums, parts, strict=True)]
+        weights, offsets = ([total(one).double() for one in sums[start::2]] for start in (0, 1))
+        return [AffineMap(weight.flatten(1).T, bias) for weight, bias in zip(weights, offsets, strict=True)]
 
-    def _gradients(self, batch: _Batch, parameters: Sequence[nn.Parameter], images: float) -> tuple[torch.Tensor, ...]:
-        """Of the adapters alone: nothing is left in the `grad` of a caller's module."""
-        loss = self._compare(batch)[0].sum() / images
-        return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-
-    def _batches_of(self, fold: int) -> list[_Batch]:
-        if fold not in self._batches:
-            self._batches[fold] = _batches(self._samples.take(fold))
-        return self._batches[fold]
+    def _batches(self, numbers: Sequence[int]) -> list[_Batch]:
+        """Those of some images that are kept here, put together where they fit."""
+        samples = self._samples.some(numbers)
+        return [
+            batch for part in range(0, len(samples), TOGETHER) for batch in _batches(samples[part : part + TOGETHER])
+        ]
 
     def _set(self, maps: Maps) -> None:
         for projection, fitted in zip(self._pair.projections, maps, strict=True):
@@ -166,7 +172,7 @@ class _Replay(nn.Module):
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some images of one fold, put together."""
+    """Some images, put together."""
 
     numbers: tuple[int, ...]
     positional: int
@@ -176,7 +182,7 @@ class _Batch:
 
 
 def _batches(samples: Sequence[Sample]) -> list[_Batch]:
-    """All images of a fold as one batch where they fit together, else one by one."""
+    """Images as one batch where they fit together, else one by one."""
     if not samples:
         return []
     first = samples[0]
@@ -248,10 +254,3 @@ def copied_head(head: Head) -> Head:
             return method(features)
 
     return answer
-
-
-def _read(layer: nn.Module) -> AffineMap:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, torch.Tensor), "a projection has a weight"
-    assert isinstance(bias, torch.Tensor), "a projection has an offset"
-    return AffineMap(weight.detach().double().flatten(1).T.clone(), bias.detach().double().clone())

@@ -159,10 +159,10 @@ def priority(seed: int, number: int) -> float:
 class Samples:
     """The images of least priority, equally many of each fold, within a bound on images and bytes."""
 
-    def __init__(self, folds: int, seed: int) -> None:
+    def __init__(self, folds: int, seed: int, images: int = IMAGES) -> None:
         self._folds = folds
         self._seed = seed
-        self._limit = IMAGES // folds
+        self._limit = max(1, images // folds)
         self._kept: dict[int, Sample] = {}
 
     def wants(self, number: int, fold: int) -> bool:
@@ -189,12 +189,9 @@ class Samples:
         """The images of a fold, in the order of their numbers."""
         return sorted((s for s in self._kept.values() if s.fold == fold), key=lambda sample: sample.number)
 
-    def take(self, fold: int) -> list[Sample]:
-        """The images of a fold, which are kept here no longer."""
-        taken = self.of(fold)
-        for sample in taken:
-            del self._kept[sample.number]
-        return taken
+    def some(self, numbers: Iterable[int]) -> list[Sample]:
+        """Those of some numbers that are kept here, in the order given."""
+        return [self._kept[number] for number in numbers if number in self._kept]
 
     @property
     def all(self) -> list[Sample]:
@@ -206,11 +203,12 @@ class Samples:
         """The fold of each image that is kept."""
         return {number: sample.fold for number, sample in sorted(self._kept.items())}
 
-    def chosen(self, everyone: Mapping[int, int]) -> list[int]:
-        """Which of the images that all workers keep stay, by number and fold."""
+    def chosen(self, everyone: Mapping[int, int], images: int | None = None) -> list[int]:
+        """Which of the images that all workers keep stay, by number and fold; at most so many."""
+        limit = self._limit if images is None else min(self._limit, max(1, images // self._folds))
         ranked = sorted(everyone, key=lambda number: priority(self._seed, number))
         folds = {fold: [number for number in ranked if everyone[number] == fold] for fold in range(self._folds)}
-        return [number for numbers in folds.values() for number in numbers[: self._limit]]
+        return [number for numbers in folds.values() for number in numbers[:limit]]
 
     @property
     def bytes(self) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from autoadapt.calibration.moments import Moments
 
-__all__ = ["AffineMap", "HeldOut", "Recipe", "Spectrum", "constant", "ridge"]
+__all__ = ["AffineMap", "HeldOut", "Recipe", "Spectrum", "constant", "deviations", "ridge"]
 
 _ROUNDING = float(torch.finfo(torch.float64).eps)
 
@@ -66,11 +66,6 @@ class AffineMap:
         """The map with a weight that sends mean to mean, as the best offset does for any weight."""
         return cls(weight_CD, moments.mean_y_D - moments.mean_x_C @ weight_CD)
 
-    def plus(self, after: AffineMap, before: AffineMap, share: float) -> AffineMap:
-        """This map and a share of the way from one map to another."""
-        weight_CD = self.weight_CD + share * (after.weight_CD - before.weight_CD)
-        return AffineMap(weight_CD, self.bias_D + share * (after.bias_D - before.bias_D))
-
 
 def constant(source: int, mean_D: torch.Tensor) -> AffineMap:
     """The map to the mean of the old features, whatever the new ones are."""
@@ -90,10 +85,14 @@ def ridge(moments: Moments, recipe: Recipe) -> AffineMap:
     return AffineMap.through_means(weight_CD.div_(scale_C[:, None]), moments)
 
 
-def _scale(moments: Moments) -> torch.Tensor:
-    """Standard deviations of the sources; 1 for channels that are constant."""
-    deviation_C = moments.xx_CC.diagonal().div(moments.count).sqrt()
+def deviations(squares_C: torch.Tensor, count: int) -> torch.Tensor:
+    """Standard deviations from centred sums of squares; 1 for channels that are constant."""
+    deviation_C = squares_C.div(count).sqrt()
     return torch.where(deviation_C > 0, deviation_C, 1.0)
+
+
+def _scale(moments: Moments) -> torch.Tensor:
+    return deviations(moments.xx_CC.diagonal(), moments.count)
 
 
 def _correlation(moments: Moments, scale_C: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ __all__ = [
     "Pairs",
     "Project",
     "ProjectChoice",
+    "Refine",
     "Resolution",
     "Thin",
     "ThinChoice",
@@ -129,6 +130,17 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def steps(text: str) -> str:
+    """A number of steps, or `auto`.
+
+    Raises:
+        BadParameter: It is neither.
+    """
+    if text != "auto" and not (text.isascii() and text.isdigit()):
+        raise typer.BadParameter(f"{text!r} is neither a number from 0 nor auto")
+    return text
+
+
 def writable_folder(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
     """A folder that files can be written into; as `writable`."""
     if path is not None:
@@ -159,6 +171,9 @@ Outputs = Annotated[
 Pairs = Annotated[
     list[str] | None,
     typer.Option("--pair", help="TARGET=SOURCE: the output or inner module that serves one", show_default=False),
+]
+Refine = Annotated[
+    str, typer.Option(metavar="STEPS", help="on the head after the closed form, or auto", callback=steps)
 ]
 Project = Annotated[ProjectChoice, typer.Option(help="projections where channels differ, or always")]
 Indices = Annotated[IndicesChoice, typer.Option(help="of points, where the new module gives none")]

@@ -10,7 +10,7 @@ import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
 from autoadapt.cli.named_models import model
-from autoadapt.cli.options import Allow, AsJson, Debug, Html, Like, Model, Weights
+from autoadapt.cli.options import Allow, AsJson, Debug, Html, Like, Model, Refine, Weights
 
 __all__ = ["calibrate_command", "transfer_command"]
 
@@ -104,7 +104,7 @@ def calibrate_command(
     head: Annotated[str, typer.Option(help="module.py:factory of what follows the old backbone")] = "",
     count: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 16,
-    refine: Annotated[int, typer.Option(min=0, help="steps on the head after the closed form")] = 0,
+    refine: Refine = "0",
     augment: Annotated[bool, typer.Option(help="make more pictures where there are few")] = True,
     pretrained: Weights = None,
     new_weights: Annotated[
@@ -136,7 +136,7 @@ def calibrate_command(
             head=head,
             count=count,
             batch=batch,
-            refine=refine,
+            refine="auto" if refine == "auto" else int(refine),
             augment=augment,
             pretrained=pretrained is not False,
             new_weights=new_weights,

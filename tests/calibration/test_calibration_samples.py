@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from autoadapt.calibration.samples import cut, joined
-from autoadapt.calibration.solvers import AffineMap
 
 
 def boxes(count, seed):
@@ -54,10 +53,3 @@ def test_what_belongs_to_all_images_is_kept_once():
     cuts = [cut(value, image, 2) for image in range(2)]
     assert equal(joined(cuts).value, value)
     assert cuts[0].bytes == 12
-
-
-def test_a_share_of_the_way_between_two_maps_is_added():
-    one, after, before = (AffineMap(torch.full((2, 3), value), torch.full((3,), -value)) for value in (1.0, 5.0, 3.0))
-    moved = one.plus(after, before, 0.25)
-    assert torch.equal(moved.weight_CD, torch.full((2, 3), 1.5))
-    assert torch.equal(moved.bias_D, torch.full((3,), -1.5))

@@ -1,0 +1,190 @@
+"""Refining: steps on the loss of the head, from the closed form, as many as are best for images held out."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from autoadapt.calibration.choosing import Choice
+from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
+from autoadapt.calibration.judging import TOGETHER, Judge, Score
+from autoadapt.calibration.solvers import AffineMap, deviations
+
+__all__ = ["Refine", "Refined", "refined", "steps_of"]
+
+Refine: TypeAlias = Literal["auto"] | int
+"""At most so many steps; `auto` decides whether to take any."""
+
+LIMITS = (64, 512)
+"""Of `auto`: it takes the second where after the first the loss still falls."""
+RATE = 5e-3
+WIDTH = 64
+"""Channels for which the rate holds; the more there are, the less each has to move."""
+
+# ruff: noqa: N815 - shapes stand in the names of tensors
+# Dimension letters: C channels of the new features, D channels of the old ones.
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Maps after some steps on the head, and the head's loss before and after on the same held-out images."""
+
+    steps: int
+    images: int
+    maps: list[AffineMap]
+    before: Score
+    after: Score
+
+
+def steps_of(refine: Refine) -> int:
+    """The most steps that are taken."""
+    return LIMITS[-1] if refine == "auto" else refine
+
+
+def refined(
+    judge: Judge, fitting: Fitting, choice: Choice, start: HeldOutMaps, refine: Refine, seed: int
+) -> Refined | None:
+    """Steps on the head, as many as are best for held-out images; None if they gain no more than a standard error.
+
+    For each fold that is held out steps go over the images of the others; then as many go over all images as were best.
+
+    Args:
+        judge: Tries maps, and says which way is down.
+        fitting: What the closed form came from.
+        choice: The closed form to start from.
+        start: Its maps, by the fold that is held out.
+        refine: At most how many steps.
+        seed: For the order of images.
+    """
+    before = judge.score(start, on_all=True)
+    best: _Tried | None = None
+    for limit in LIMITS if refine == "auto" else (refine,):
+        tried = _tried(judge, fitting, start, limit, seed, gives_up=refine == "auto")
+        if tried is not None and (best is None or tried.score.loss < best.score.loss):
+            best = tried
+        if tried is None or tried.steps < limit:
+            break
+    if best is None or not best.score.loss < before.loss or before.is_as_good_as(best.score):
+        return None
+    everything = _Descent(judge, fitting, fitting.folds.numbers, seed)
+    path = everything.steps(fitting.maps(choice.recipes), _counts(best.limit))
+    maps = next(reached for count, reached in path if count == best.steps)
+    return Refined(best.steps, everything.images, maps, before, best.score)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """How good steps are on the images that they have not seen: as many as are best, of those that a limit allows."""
+
+    limit: int
+    steps: int
+    score: Score
+
+
+def _tried(
+    judge: Judge, fitting: Fitting, start: HeldOutMaps, limit: int, seed: int, *, gives_up: bool
+) -> _Tried | None:
+    """Steps for each fold that is held out; None where one gives up after the first fold, since nothing is gained."""
+    counts = _counts(limit)
+    paths: dict[int, dict[int, list[AffineMap]]] = {}
+    for fold, maps in start.items():
+        paths[fold] = dict(_Descent(judge, fitting, fitting.folds.others(fold), seed).steps(maps, counts))
+        if gives_up and len(paths) == 1:
+            before = judge.score({fold: maps}, on_all=True).loss
+            if not any(judge.score({fold: one}, on_all=True).loss < before for one in paths[fold].values()):
+                return None
+    scores = {count: judge.score({fold: path[count] for fold, path in paths.items()}, on_all=True) for count in counts}
+    best = min(counts, key=lambda count: scores[count].loss)
+    return _Tried(limit, best, scores[best])
+
+
+def _counts(limit: int) -> list[int]:
+    """Numbers of steps that are compared."""
+    return sorted({limit, *(2**power for power in range(limit.bit_length()))})
+
+
+class _Descent:
+    """Steps of Adam over minibatches, the rate falling to zero along a cosine.
+
+    Maps are written in standardised channels around their means, so that a step means the same whatever the scales of
+    the features are. Kingma and Ba, Adam (2015); Loshchilov and Hutter, SGDR (2017).
+    """
+
+    def __init__(self, judge: Judge, fitting: Fitting, folds: Sequence[int], seed: int) -> None:
+        self._judge = judge
+        self._numbers = judge.numbers(folds)
+        self._seed = seed
+        self._scales = [_Scales.of(fitting, projection, folds) for projection in fitting.projections]
+
+    @property
+    def images(self) -> int:
+        """How many the steps go over."""
+        return len(self._numbers)
+
+    def steps(self, maps: Sequence[AffineMap], counts: Sequence[int]) -> Iterator[tuple[int, list[AffineMap]]]:
+        """Maps after so many steps each."""
+        free = [scales.standardised(fitted) for scales, fitted in zip(self._scales, maps, strict=True)]
+        leaves = [tensor.requires_grad_() for one in free for tensor in (one.weight_CD, one.bias_D)]
+        rates = [RATE * min(1.0, (WIDTH / one.weight_CD.shape[0]) ** 0.5) for one in free for _ in range(2)]
+        groups = [{"params": [leaf], "lr": rate} for leaf, rate in zip(leaves, rates, strict=True)]
+        optimiser = torch.optim.Adam(groups)
+        minibatches = self._minibatches()
+        for step in range(1, counts[-1] + 1):
+            self._judge.says(f"refining, step {step} of {counts[-1]}")
+            slopes = self._judge.gradients(self._plain(free), next(minibatches))
+            for scales, one, slope in zip(self._scales, free, slopes, strict=True):
+                one.weight_CD.grad, one.bias_D.grad = scales.slopes(slope)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * (1 + math.cos(math.pi * (step - 1) / counts[-1])) / 2
+            optimiser.step()
+            if step in counts:
+                yield step, self._plain(free)
+
+    def _plain(self, free: Sequence[AffineMap]) -> list[AffineMap]:
+        """The maps in the features' own channels."""
+        return [scales.plain(one) for scales, one in zip(self._scales, free, strict=True)]
+
+    def _minibatches(self) -> Iterator[list[int]]:
+        """Numbers of images in an order by chance, epoch after epoch; the same on every worker."""
+        shuffle = random.Random(self._seed).sample
+        parts = math.ceil(len(self._numbers) / TOGETHER)
+        while True:
+            order = shuffle(self._numbers, len(self._numbers))
+            yield from (order[part::parts] for part in range(parts))
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Means of the new features, and standard deviations of both."""
+
+    mean_x_C: torch.Tensor
+    scale_CD: torch.Tensor
+    """What a standardised weight is multiplied by."""
+    scale_D: torch.Tensor
+
+    @classmethod
+    def of(cls, fitting: Fitting, projection: int, folds: Sequence[int]) -> _Scales:
+        moments = fitting.moments(projection, folds)
+        x_C, y_D = deviations(moments.xx_CC.diagonal(), moments.count), deviations(moments.yy_D, moments.count)
+        return cls(moments.mean_x_C, y_D / x_C[:, None], y_D)
+
+    def standardised(self, fitted: AffineMap) -> AffineMap:
+        """The map between standardised channels."""
+        offset_D = fitted.bias_D + self.mean_x_C @ fitted.weight_CD
+        return AffineMap(fitted.weight_CD / self.scale_CD, offset_D / self.scale_D)
+
+    @torch.no_grad()
+    def plain(self, fitted: AffineMap) -> AffineMap:
+        """The map between channels as they are."""
+        weight_CD = fitted.weight_CD * self.scale_CD
+        return AffineMap(weight_CD, fitted.bias_D * self.scale_D - self.mean_x_C @ weight_CD)
+
+    def slopes(self, slope: AffineMap) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients by the standardised map, from those by the plain one."""
+        around_mean_CD = slope.weight_CD - torch.outer(self.mean_x_C, slope.bias_D)
+        return around_mean_CD * self.scale_CD, slope.bias_D * self.scale_D

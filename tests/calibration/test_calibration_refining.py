@@ -1,0 +1,95 @@
+"""Steps on the head after the closed form: over which images, how many, and what they do not depend on."""
+
+import copy
+
+import pytest
+import torch
+from calibration_models import Model, Pyramid, model_with, pictures
+from calibration_pairs import BATCHES, same_twice
+from torch import nn
+
+from autoadapt.adapting import adapt
+from autoadapt.calibration import Recipe, calibrate, samples
+from autoadapt.calibration.judging import TOGETHER, Judge
+
+
+@pytest.fixture
+def minibatches(monkeypatch):
+    """The numbers of images of every step that is taken."""
+    seen = []
+    taken = Judge.gradients
+
+    def gradients(self, maps, numbers):
+        seen.append(list(numbers))
+        return taken(self, maps, numbers)
+
+    monkeypatch.setattr(Judge, "gradients", gradients)
+    return seen
+
+
+def test_steps_go_over_minibatches_of_all_images_also_of_more_than_recipes_are_tried_on(minibatches):
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    images = pictures(96, size=16)
+    found = calibrate(
+        model_with(old, new), at="backbone", like=old, data=images.split(32), refine=3, solver=Recipe(1.0)
+    )
+    assert found.head_images == 96
+    assert max(map(len, minibatches)) <= TOGETHER
+    first_fold, last = minibatches[:3], minibatches[-3:]
+    assert sorted(n for numbers in first_fold for n in numbers) == [n for n in range(96) if n % 4]
+    assert sorted(n for numbers in last for n in numbers) == list(range(96))
+
+
+def test_images_beyond_the_memory_are_not_gone_over_and_a_remark_says_so(monkeypatch):
+    monkeypatch.setattr(samples, "BYTES", 400_000)
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    found = calibrate(model_with(old, new), at="backbone", like=old, data=BATCHES, refine=8, solver=Recipe(1.0))
+    (said,) = [remark for remark in found.remarks if "went over" in remark]
+    assert said == f"steps on the head went over {found.head_images} of 32 images, which fit into 128 MiB"
+    assert found.head_images < 32
+
+
+def test_auto_gives_up_after_one_fold_that_gains_nothing(minibatches):
+    old, model = same_twice()
+    found = calibrate(model, at="backbone", like=old, data=BATCHES, refine="auto")
+    assert len(minibatches) == 64
+    assert found.before_refining is None
+
+
+@pytest.mark.slow
+def test_auto_goes_on_where_the_head_still_gains():
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    plain, further = model_with(old, new), model_with(old, new)
+    data = pictures(64, size=16).split(32)
+    calibrate(plain, at="backbone", like=old, data=data)
+    found = calibrate(further, at="backbone", like=old, data=data, refine="auto")
+    assert int(found.solver.rpartition(", ")[2].split()[0]) > 64
+    fresh = pictures(64, size=16, seed=9)
+    expected = old(fresh).softmax(1)
+    errors = [float((model(fresh).softmax(1) - expected).detach().square().mean()) for model in (plain, further)]
+    assert errors[1] < 0.9 * errors[0]
+
+
+class Scaled(nn.Module):
+    """A backbone whose channels have other scales, and a mean far from zero."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x):
+        levels = self.backbone(x)
+        return [level * (10.0 ** torch.arange(-2, level.shape[1] - 2))[:, None, None] + 3 for level in levels]
+
+
+def test_a_step_means_the_same_whatever_the_scales_of_the_channels_are():
+    old, new = Model((4, 6)).eval().double(), Pyramid((3, 5), seed=1).eval().double()
+    data = pictures(16, dtype=torch.float64).split(16)
+    answers = []
+    for backbone in (new, Scaled(copy.deepcopy(new))):
+        model = copy.deepcopy(old)
+        model.backbone = adapt(backbone, like=old.backbone, inputs=data[0][:2], project="always")
+        found = calibrate(model, at="backbone", like=old, data=data, refine=6, solver="ridge")
+        assert found.before_refining is not None
+        answers.append(model(data[0]).detach())
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-4, atol=1e-4)
