@@ -53,7 +53,7 @@ SLOW = (
 )
 
 
-GUESTS = {"docs/tutorials/ultralytics.md": "ultralytics"}
+GUESTS = {"docs/tutorials/ultralytics.md": "ultralytics", "docs/tutorials/lightning.md": "pytorch_lightning"}
 """Pages that need a package which is none of ours."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from autoadapt.adapting.building import mark_calibrated
 from autoadapt.calibration import workers
 from autoadapt.calibration.asked import check_asked, check_old
 from autoadapt.calibration.choosing import Solver, has_few_tokens
@@ -121,7 +122,8 @@ def calibrate(
     place = first_path(net, at)
     adapted = find_adapted(net, place)
     check_old(like, adapted)
-    layers = [adapted.get_submodule(projection.module) for projection in find_projections(adapted)]
+    fitted = [projection.module for projection in find_projections(adapted)]
+    layers = [adapted.get_submodule(path) for path in fitted]
     with quiet(), off_the_meta_device(), progress(images) as report:
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
@@ -140,7 +142,8 @@ def calibrate(
         gathered = gathering.run(data, None if state is None else Path(state), report)
         outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
         if outcome.result.written:
-            set_weights(layers, [(fitted.weight_CD, fitted.bias_D) for fitted in outcome.maps])
+            set_weights(layers, [(made.weight_CD, made.bias_D) for made in outcome.maps])
+            mark_calibrated(adapted, fitted)
     return outcome.result.model_copy(update={"seconds": time.perf_counter() - started})
 
 

@@ -34,11 +34,16 @@ def _refuse_meta(module: nn.Module, device: torch.device) -> None:
         raise SwapError(f"{name} is on the meta device and the model is not", [fault])
 
 
-def take_over(net: nn.Module, old: nn.Module) -> None:
+def take_over(net: nn.Module, old: nn.Module, *, is_generated: bool = False) -> None:
     """Bring a module into the mode, the gradient pattern and the memory format of another.
 
     Parts that are in another mode than the whole keep it, such as norms in eval mode while the rest is trained. A
     module that is in eval mode but for some parts, and comes to a place that is trained, keeps those in eval mode too.
+
+    Args:
+        net: What takes the place.
+        old: What stood there.
+        is_generated: Whether all of the module is generated, not only the adapters of an adapted one.
     """
     if net.training != old.training:
         inner = net.backbone if isinstance(net, AdaptedModule) else net
@@ -52,7 +57,8 @@ def take_over(net: nn.Module, old: nn.Module) -> None:
         for part in net.modules():
             if isinstance(part, _NORMS):
                 part.eval()
-    _take_over_gradients(net, old)
+    whole = "" if is_generated else "adapters."
+    _take_over_gradients(net, old, whole)
     images = [p for p in old.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
     if images and all(p.is_contiguous(memory_format=torch.channels_last) for p in images):
         net.to(memory_format=torch.channels_last)
@@ -61,10 +67,11 @@ def take_over(net: nn.Module, old: nn.Module) -> None:
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
-def _take_over_gradients(net: nn.Module, old: nn.Module) -> None:
+def _take_over_gradients(net: nn.Module, old: nn.Module, generated: str) -> None:
     """All frozen or all trained as the old one was; a mixed pattern goes over where names agree.
 
-    What serves no output stays frozen, so that distributed training does not wait for it.
+    What serves no output stays frozen, so that distributed training does not wait for it. Generated layers are never
+    frozen: they start from random weights, which nothing would ever change.
     """
     unused = {f"backbone.{name}" for name in net.plan.frozen} if isinstance(net, AdaptedModule) else set()
     pattern = {name: p.requires_grad for name, p in old.named_parameters() if p.is_floating_point()}
@@ -72,7 +79,9 @@ def _take_over_gradients(net: nn.Module, old: nn.Module) -> None:
     for name, parameter in net.named_parameters():
         if not parameter.is_floating_point() or not common or name in unused:
             continue
-        if len(common) == 1:
+        if name.startswith(generated):
+            parameter.requires_grad_(True)
+        elif len(common) == 1:
             parameter.requires_grad_(common == {True})
         elif (inner := name.removeprefix("backbone.")) in pattern and isinstance(net, AdaptedModule):
             parameter.requires_grad_(pattern[inner])

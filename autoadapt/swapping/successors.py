@@ -91,7 +91,7 @@ class Successor:
             move(module, old)
         net = module if self.part.plan is None else build(module, self.part.plan, like=old)
         self.surface.put_on(net)
-        take_over(net, old)
+        take_over(net, old, is_generated=isinstance(self.new, Replacement))
         return net
 
 
@@ -298,7 +298,9 @@ def _remarks(old: nn.Module, made: Plan | None) -> list[str]:
         remarks.append(f"{hooks} hooks of the old module are not carried over")
     grads = {p.requires_grad for p in old.parameters()}
     if grads == {False} and made is not None and made.parameters:
-        remarks.append("the old module was frozen, so all of the new one is, adapters too")
+        remarks.append(
+            "the old module was frozen, so the new backbone is; its adapters start from random weights and train"
+        )
     if len(grads) == 2:
         remarks.append("part of the old module was frozen; the new one takes this over where names agree")
     return remarks

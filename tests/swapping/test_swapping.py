@@ -95,7 +95,7 @@ def test_dtype_and_gradient_pattern_are_taken_over():
     new = New()
     swap(model, "body", new, inputs=X.double())
     assert {p.dtype for p in model.body.parameters()} == {torch.float64}
-    assert not any(p.requires_grad for p in model.body.parameters())
+    assert not any(p.requires_grad for p in model.body.backbone.parameters())
     assert {p.dtype for p in new.parameters()} == {torch.float32}
     assert all(p.requires_grad for p in new.parameters())
 

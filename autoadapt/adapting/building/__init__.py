@@ -1,6 +1,7 @@
 """Building: a plan made into a torch.fx module."""
 
 from autoadapt.adapting.building.facts import Said
-from autoadapt.adapting.building.modules import AdaptedModule, build, own_attributes, param_groups, with_plan
+from autoadapt.adapting.building.modules import AdaptedModule, build, own_attributes, with_plan
+from autoadapt.adapting.building.parameter_groups import mark_calibrated, param_groups
 
-__all__ = ["AdaptedModule", "Said", "build", "own_attributes", "param_groups", "with_plan"]
+__all__ = ["AdaptedModule", "Said", "build", "mark_calibrated", "own_attributes", "param_groups", "with_plan"]

@@ -39,7 +39,7 @@ from autoadapt.contracts.views import (
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.sources import as_module
 
-__all__ = ["AdaptedModule", "build", "own_attributes", "param_groups", "with_plan"]
+__all__ = ["AdaptedModule", "build", "own_attributes", "with_plan"]
 
 
 class AdaptedModule(fx.GraphModule):
@@ -250,15 +250,9 @@ def with_plan(net: AdaptedModule, plan: Plan) -> AdaptedModule:
     made = _restored(plan, {"backbone": parts.get_submodule("backbone"), "adapters": adapters})
     made.training, adapters.training = net.training, net.get_submodule("adapters").training
     copy_facts(net, made)
+    if "calibrated" in vars(net):
+        made.__dict__["calibrated"] = tuple(name for name in vars(net)["calibrated"] if name in kept)
     return made
-
-
-def param_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters of an adapted module in two lists, `backbone` and `adapters`, for optimisers."""
-    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "adapters": []}
-    for name, parameter in net.named_parameters():
-        groups["adapters" if name.startswith("adapters.") else "backbone"].append(parameter)
-    return groups
 
 
 def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
