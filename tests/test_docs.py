@@ -63,7 +63,8 @@ def name_of(page: Path) -> str:
 
 def marks_of(page: Path) -> list[pytest.MarkDecorator]:
     wanted = {"slow": name_of(page) in SLOW, "guest": name_of(page) in GUESTS}
-    return [getattr(pytest.mark, mark) for mark, is_wanted in wanted.items() if is_wanted]
+    theirs = [pytest.mark.filterwarnings("ignore")] if name_of(page) in GUESTS else []
+    return [*theirs, *(getattr(pytest.mark, mark) for mark, is_wanted in wanted.items() if is_wanted)]
 
 
 @pytest.mark.parametrize(
