@@ -69,6 +69,7 @@ INSIDE = {
         "asked_options",
         "effects",
         "layers",
+        "mask_layers",
         "layouts",
         "streams",
         "trunks",
@@ -268,7 +269,7 @@ def reachable(edges, start):
     return found
 
 
-@pytest.mark.parametrize("name", ["contracts/leaves.py", "adapting/layers.py"])
+@pytest.mark.parametrize("name", ["contracts/leaves.py", "adapting/layers.py", "adapting/mask_layers.py"])
 def test_what_source_inlines_imports_torch_alone(name):
     tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
     names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

@@ -13,6 +13,7 @@ from autoadapt.adapting.operations import (
     Copy,
     Dims,
     DropPrefix,
+    Invert,
     Mean,
     Native,
     Operation,
@@ -34,7 +35,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["after", "axis_groups", "multiply_adds", "stays_contiguous"]
+__all__ = ["after", "axis_groups", "coarse_step", "multiply_adds", "stays_contiguous"]
 
 
 def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
@@ -48,6 +49,8 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
             return spec.model_copy(update={"dtype": dtype, "same_as": ""})
         case Copy():
             return spec.model_copy(update={"same_as": ""})
+        case Invert():
+            return spec.model_copy(update={"dtype": "bool", "same_as": ""})
         case Recover(dtype=dtype, points_axis=axis):
             return TensorSpec(dtype=dtype, dims=(spec.dims[0], spec.dims[axis]), role="index")
         case Thin(axis=axis, source=source, count=count):
@@ -118,7 +121,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if channels is None or (turned and channels != 3) or {given.channels, wanted.channels} - {None, channels}:
                 raise _refused(operation, spec, "as many channels on axis 1 as the statistics tell of")
             return dims
-        case Cast() | Copy() | Native() | Recover() | Thin():
+        case Cast() | Copy() | Invert() | Native() | Recover() | Thin():
             return dims
         case _:
             assert_never(operation)
@@ -235,3 +238,23 @@ def stays_contiguous(operation: Operation, before: bool) -> bool:
             return before
         case _:
             return True
+
+
+def coarse_step(dim: Dim) -> tuple[str, int] | None:
+    """The axis and the step of a size that goes up in steps of 128 or more; None for any other.
+
+    Windows and images of one size make such steps. Tracing goes on for good when it has to prove things about the maps
+    within them (torch 2.14, MaxViT), so that it gets them as numbers.
+
+    Example:
+        >>> coarse_step(Dim.axis("H").ceildiv(224) * 224), coarse_step(Dim.axis("H").ceildiv(32) * 32)
+        (('H', 224), None)
+    """
+    if len(dim.axes) != 1:
+        return None
+    (axis,) = dim.axes
+    step = int(dim.evaluate({axis: 1}))
+    return (axis, step) if step >= _COARSE and dim == Dim.axis(axis).ceildiv(step) * step else None
+
+
+_COARSE = 128

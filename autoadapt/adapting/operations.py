@@ -19,6 +19,7 @@ __all__ = [
     "Channels",
     "Copy",
     "DropPrefix",
+    "Invert",
     "Mean",
     "Native",
     "Operation",
@@ -34,7 +35,6 @@ __all__ = [
     "Take",
     "Thin",
     "channels_text",
-    "coarse_step",
     "parameters",
     "shown_sizes",
     "text",
@@ -81,6 +81,18 @@ class Mean(_Frozen):
 
     op: Literal["mean"] = "mean"
     axes: tuple[int, ...]
+    mask: str = Field(default="", exclude_if=lambda mask: not mask)
+    """The old module's argument that hides what does not count; empty where everything does."""
+    counts: bool = Field(default=True, exclude_if=lambda counts: counts)
+    """Whether its ones stand at what counts."""
+    thinned: bool = Field(default=False, exclude_if=lambda thinned: not thinned)
+    """Whether it lies along finer cells: one counts if any of those in it does."""
+
+
+class Invert(_Frozen):
+    """True where there was zero: a mask of what is hidden for one of what counts, or the other way round."""
+
+    op: Literal["invert"] = "invert"
 
 
 class Pool(_Frozen):
@@ -285,6 +297,7 @@ Operation: TypeAlias = Annotated[
     | Take
     | Rearrange
     | Mean
+    | Invert
     | Pool
     | Resize
     | Resample
@@ -311,26 +324,6 @@ def parameters(operation: Operation) -> int:
             return 0
 
 
-def coarse_step(dim: Dim) -> tuple[str, int] | None:
-    """The axis and the step of a size that goes up in steps of 128 or more; None for any other.
-
-    Windows and images of one size make such steps. Tracing goes on for good when it has to prove things about the maps
-    within them (torch 2.14, MaxViT), so that it gets them as numbers.
-
-    Example:
-        >>> coarse_step(Dim.axis("H").ceildiv(224) * 224), coarse_step(Dim.axis("H").ceildiv(32) * 32)
-        (('H', 224), None)
-    """
-    if len(dim.axes) != 1:
-        return None
-    (axis,) = dim.axes
-    step = int(dim.evaluate({axis: 1}))
-    return (axis, step) if step >= _COARSE and dim == Dim.axis(axis).ceildiv(step) * step else None
-
-
-_COARSE = 128
-
-
 def text(operation: Operation) -> str:
     """An operation in a plan's table.
 
@@ -345,8 +338,11 @@ def text(operation: Operation) -> str:
             return "class token"
         case Rearrange(pattern=pattern):
             return pattern
-        case Mean(axes=axes):
-            return f"mean over {', '.join(map(str, axes))}"
+        case Mean(axes=axes, mask=mask, counts=counts):
+            where = f" where {mask} is {int(counts)}" if mask else ""
+            return f"mean over {', '.join(map(str, axes))}{where}"
+        case Invert():
+            return "inverted"
         case Pool(kernel=kernel):
             return f"pool {shown_sizes(kernel)}"
         case Resize(dims=dims):

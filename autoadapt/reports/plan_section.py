@@ -12,6 +12,7 @@ from autoadapt.adapting.operations import (
     Channels,
     Copy,
     DropPrefix,
+    Invert,
     Mean,
     Native,
     Operation,
@@ -248,8 +249,11 @@ def _label(operation: Operation) -> str:
             return f"{where} {count}" if axis == 1 else f"{where} {count} of axis {axis}"
         case Take():
             return "first token"
-        case Mean(axes=axes):
-            return f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
+        case Mean(axes=axes, mask=mask):
+            over = f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
+            return f"{over}, where {mask} lets it" if mask else over
+        case Invert():
+            return "of what is hidden or counts"
         case Native(sizes=sizes):
             return sizes.what
         case Pool() | Resize() | Resample() | Pad():

@@ -60,9 +60,11 @@ def accepted(target: Signature, name: str) -> list[Any]:
 def handed_on(source: Signature, target: Signature) -> list[str]:
     """Arguments that were no tensors and that the new module takes by the same name, where both started from one value.
 
-    A switch or a text may change what comes out, and so is none of them.
+    A switch or a text may change what comes out, and so is none of them; nor is a mask whose ones mean the opposite.
     """
     theirs = source.plain_arguments
+    counts = {mask.argument: mask.counts for mask in source.masks}
+    turned = {mask.argument for mask in target.masks if counts.get(mask.argument, mask.counts) != mask.counts}
     return [
         name
         for name, mine in target.plain_arguments.items()
@@ -70,6 +72,7 @@ def handed_on(source: Signature, target: Signature) -> list[str]:
         and isinstance(mine, Constant)
         and not isinstance(mine.value, (bool, str))
         and name not in target.filled
+        and name not in turned
     ]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import keyword
 import operator
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from autoadapt.adapting import layers
+from autoadapt.adapting import layers, mask_layers
 from autoadapt.adapting.building.arguments import (
     accepted,
     arguments_of,
@@ -19,15 +19,16 @@ from autoadapt.adapting.building.arguments import (
     container_annotation,
     default_of,
     handed_on,
-    is_allowed,
     may_be_absent,
 )
-from autoadapt.adapting.effects import after, axis_groups
+from autoadapt.adapting.building.variable_names import as_identifier, variable_names
+from autoadapt.adapting.effects import after, axis_groups, coarse_step
 from autoadapt.adapting.operations import (
     Cast,
     Channels,
     Copy,
     DropPrefix,
+    Invert,
     Mean,
     Native,
     Operation,
@@ -42,7 +43,6 @@ from autoadapt.adapting.operations import (
     ResizeTokens,
     Take,
     Thin,
-    coarse_step,
 )
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts import leaves
@@ -76,40 +76,17 @@ def adapter_names(plan: Plan) -> dict[str, Route]:
     names: dict[str, Route] = {}
     taken = nn.ModuleDict()
     for route in plan.routes:
-        name = _identifier(route.target)
+        name = as_identifier(route.target)
         while name in names or hasattr(taken, name) or keyword.iskeyword(name):
             name += "_"
         names[name] = route
     return names
 
 
-def _identifier(text: str) -> str:
-    return "".join(char if char.isalnum() or char == "_" else "_" for char in text) or "_"
-
-
 def learned_steps(route: Route) -> list[tuple[str, Project, TensorSpec]]:
     """Name, operation and input of each learned step."""
     found = [(step, spec) for step, spec in zip(route.steps, route.specs, strict=False) if isinstance(step, Project)]
     return [("project" if i == 0 else f"project_{i + 1}", step, spec) for i, (step, spec) in enumerate(found)]
-
-
-def _variable_names(plan: Plan) -> dict[str, str]:
-    """What a person would call each output: its own name, or which level it is; by its path.
-
-    Where two have the same name, both are spelled out.
-    """
-    specs = dict(plan.target.outputs.items())
-    levels = all(spec.is_floating and len(spec.dims) > 3 for spec in specs.values())
-    names = {path: _short_name(path, "level" if levels else "output") for path in specs}
-    counts = Counter(names.values())
-    return {path: name if counts[name] == 1 else f"output_{_identifier(path)}" for path, name in names.items()}
-
-
-def _short_name(path: str, kind: str) -> str:
-    parts = path.split(".")
-    texts = [i for i, part in enumerate(parts) if not part.isdigit()]
-    name = _identifier("_".join(parts[texts[-1] :] if texts else [kind, *parts]))
-    return name if is_allowed(name) else f"{kind}_{name}"
 
 
 class _Emitter:
@@ -121,7 +98,7 @@ class _Emitter:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._graph = fx.Graph()
-        self._names = _variable_names(plan)
+        self._names = variable_names(plan)
         self._name = ""
         self._head: fx.Node | None = None
         self._sizes: dict[str, fx.Node] = {}
@@ -172,7 +149,7 @@ class _Emitter:
             arguments = (name, placeholders[name], *accepted(target, name))
             self._name = name
             if name in passed:
-                found[name] = self._put("call_function", layers.hand_on, *arguments)
+                found[name] = self._given[name] = self._put("call_function", layers.hand_on, *arguments)
             elif name not in target.filled:
                 self._graph.call_function(layers.unchanged, arguments)
         return found
@@ -247,8 +224,12 @@ class _Emitter:
                 return self._part(node, axis, 0)
             case Rearrange():
                 return self._rearrange(step, node)
+            case Mean(mask=mask) if mask in self._given:
+                return self._masked_mean(step, node)
             case Mean(axes=axes):
                 return self._put("call_method", "mean", node, axes)
+            case Invert():
+                return self._put("call_method", "logical_not", node)
             case Pool(kernel=kernel):
                 return self._put("call_function", layers.pool, node, [*kernel])
             case Resize(dims=dims) | Pad(dims=dims):
@@ -277,6 +258,15 @@ class _Emitter:
                 return self._put("call_function", layers.recover_indices, points, cloud, DTYPES[dtype])
             case Thin(axis=axis):
                 return self._put("call_function", layers.take_points, node, self._choice(step), axis)
+
+    def _masked_mean(self, step: Mean, node: fx.Node) -> fx.Node:
+        mask, axis, counts = self._given[step.mask], step.axes[0], () if step.counts else (False,)
+        if step.thinned:
+            size = self._graph.call_method("size", (node, axis))
+            mask = self._graph.create_node(
+                "call_function", mask_layers.thin_mask, (mask, size, *counts), name=mask.name
+            )
+        return self._put("call_function", mask_layers.masked_mean, node, mask, axis, *counts)
 
     def _part(self, node: fx.Node, axis: int, part: slice | int) -> fx.Node:
         return self._put("call_function", operator.getitem, node, (*(slice(None),) * axis, part))

@@ -24,6 +24,7 @@ from autoadapt.adapting.planning.input_routes import (
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
+from autoadapt.adapting.planning.masking import with_masks
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
@@ -322,6 +323,7 @@ def _route(
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
     steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, always)
+    steps = with_masks(steps, tensor.spec, target)
     if thin is not None:
         steps = (thin, *steps)
     specs = [spec]

@@ -9,6 +9,7 @@ from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Renormalize, Resize
 from autoadapt.adapting.planning.input_channels import matched_channels
 from autoadapt.adapting.planning.input_statistics import renormalized
+from autoadapt.adapting.planning.masking import as_mask
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, image_of, smallest_size
@@ -48,7 +49,8 @@ def route_inputs(
     wanted = dict(target.inputs.items())
     for path, spec in source.inputs.items():
         taken = [route.target for route in routes]
-        chosen = _paired_input(path, spec, {p: s for p, s in wanted.items() if p not in taken})
+        left = {p: s for p, s in wanted.items() if p not in taken}
+        chosen = _paired_input(path, spec, left, masks=bool(source.masks))
         if isinstance(chosen, Mismatch):
             faults.append(chosen)
             continue
@@ -58,6 +60,7 @@ def route_inputs(
             continue
         forbidden = [kind for kind in _conversions(steps) if kind not in convert]
         faults += [_not_allowed(path, chosen, source, target, kind) for kind in forbidden]
+        steps = (*steps, *as_mask(path, chosen, source, target))
         if path in source.written and chosen not in target.written:
             steps = (*steps, Copy())
         routes.append(InputRoute(source=path, target=chosen, steps=steps))
@@ -237,9 +240,19 @@ def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
     return (Rearrange(pattern=f"{' '.join(names)} -> {' '.join(names[axis] for axis in order)}"),)
 
 
-def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]) -> str | Mismatch:
+def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec], *, masks: bool) -> str | Mismatch:
+    """What of the old module's inputs serves one of the new one's: by name, by role, then by its sizes.
+
+    Args:
+        path: Of the new module's input.
+        spec: The input.
+        options: What is left of the old module's inputs.
+        masks: Whether it is known which inputs of the new module are masks.
+    """
     alike = [other for other, found in options.items() if _same_kind(found, spec)]
     named = [other for other in alike if other == path]
+    if masks:
+        alike = [other for other in alike if (options[other].role == "mask") == (spec.role == "mask")] or alike
     if named or len(alike) == 1:
         return (named or alike)[0]
     exact = [other for other in alike if _constants(options[other]) == _constants(spec)]
@@ -251,7 +264,8 @@ def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]
 
 
 def _same_kind(left: TensorSpec, right: TensorSpec) -> bool:
-    return left.is_floating == right.is_floating and len(left.dims) == len(right.dims)
+    both_hide = left.role == right.role == "mask"
+    return (both_hide or left.is_floating == right.is_floating) and len(left.dims) == len(right.dims)
 
 
 def _constants(spec: TensorSpec) -> tuple[int | None, ...]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from autoadapt.adapting.effects import coarse_step
 from autoadapt.adapting.operations import (
     Native,
     Operation,
@@ -15,7 +16,6 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
-    coarse_step,
     text,
 )
 from autoadapt.contracts.facts import Dated, MadeByHand

@@ -26,6 +26,7 @@ from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.inside import inner_outputs
+from autoadapt.contracts.capturing.masks import Masks
 from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Ordering, disordered
 from autoadapt.contracts.capturing.point_axes import PointAxes
 from autoadapt.contracts.capturing.probing import (
@@ -46,6 +47,7 @@ from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may
 from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
 from autoadapt.contracts.capturing.sizing import (
     Steps,
+    is_binary,
     name_axes,
     settle_letters,
     untie,
@@ -58,7 +60,7 @@ from autoadapt.contracts.capturing.trunks import trunk_signature
 from autoadapt.contracts.capturing.usual_sizes import usual_images
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.origins import name_of
-from autoadapt.contracts.signature import AxisSizes, Centres, Role, Signature, TensorSpec, Values
+from autoadapt.contracts.signature import AxisSizes, Centres, Mask, Role, Signature, TensorSpec, Values
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors.printable import visible
@@ -104,6 +106,7 @@ class Session:
         tensors_in, tensors_out = self._real_values(confirmed.observed)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings := find_gatherings(tensors_in, tensors_out))
+        masks = self._masks(solution, legal)
         told = self._told(solution, measured, self._runs.followed(base, steps))
         depths = self._depths(base, steps)
         trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # it may leave things behind
@@ -112,7 +115,7 @@ class Session:
         return Signature(
             name=" ".join(visible(type(self._module).__name__).split()),
             origin=name_of(self._module),
-            inputs=(inputs := Values(tree=self._tree, leaves=self._input_specs(varying))),
+            inputs=(inputs := Values(tree=self._tree, leaves=self._input_specs(varying, masks))),
             statistics=statistics_told(self._module, inputs),
             positional=self._arguments.positional,
             parameters=parameters_of(self._module, self._arguments),
@@ -122,6 +125,7 @@ class Session:
             replaced_when_empty=tuple(replaced),
             written=self._written(trained),
             invariants=gatherings,
+            masks=masks,
             unverified=solution.unverified,
             contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
@@ -153,7 +157,8 @@ class Session:
 
     def _solved(self) -> tuple[dict[str, int], Steps, Solution, tuple[str, ...]]:
         """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
-        self._runs.axes = untie(self._runs.axes, self._runs.runs_at)
+        binary = [position for position, tensor in enumerate(self._tensors) if is_binary(tensor)]
+        self._runs.axes = untie(self._runs.axes, self._runs.runs_at, binary)
         self._runs.axes = settle_letters(self._runs.axes, self._runs.run, self._runs.runs_at)
         base = self._runs.base()
         steps = self._runs.steps(base)
@@ -338,15 +343,21 @@ class Session:
             for key, dims in solution.inner.items()
         }
 
-    def _input_specs(self, varying: Collection[str]) -> tuple[TensorSpec, ...]:
-        example = self._runs.axes.example
+    def _masks(self, solution: Solution, legal: Collection[str]) -> tuple[Mask, ...]:
+        """Which arguments hide tokens or samples, where real runs may tell that."""
+        found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs)
+        return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
+
+    def _input_specs(self, varying: Collection[str], masks: Sequence[Mask]) -> tuple[TensorSpec, ...]:
+        example, hiding = self._runs.axes.example, {mask.argument for mask in masks}
 
         def dim(name: str) -> Dim:
             return Dim.axis(name) if name in varying else Dim(example[name])
 
+        rows = zip(map(path_text, paths(self._tree)), self._tensors, self._runs.axes.names, strict=True)
         return tuple(
-            spec_of(tensor.dtype, tuple(dim(name) for name in names))
-            for tensor, names in zip(self._tensors, self._runs.axes.names, strict=True)
+            spec_of(tensor.dtype, tuple(map(dim, names)), "mask" if path in hiding else None)
+            for path, tensor, names in rows
         )
 
     def _output_specs(self, solution: Solution, roles: Mapping[str, Role], told: Told) -> tuple[TensorSpec, ...]:

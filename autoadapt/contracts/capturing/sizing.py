@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ __all__ = [
     "find_regular_steps",
     "find_steps",
     "held_out_sizes",
+    "is_binary",
     "name_axes",
     "probing_sizes",
     "settle_letters",
@@ -54,17 +55,44 @@ class InputAxes:
 def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
     """Name the axes after the field's habit: `B,C,H,W` for four axes, `B,N,C` for three, `B,H,W` for masks.
 
+    What lies along zeros and ones of its own size are tokens or samples, not channels, as a waveform beside its mask.
+
     Axes of several inputs get one name where letter and size agree, or where a size is found again.
     """
     example: dict[str, int] = {}
     names = dict[int, tuple[str, ...]]()
     for position in sorted(range(len(tensors)), key=lambda i: _is_vague(tensors[i])):
         tensor, taken = tensors[position], list[str]()
-        for letter, size in zip(_letters(tensor), tensor.shape, strict=True):
+        letters = "BN" if _is_beside_mask(position, tensors) else _letters(tensor)
+        for letter, size in zip(letters, tensor.shape, strict=True):
             taken.append(_name(letter, size, example, taken))
             example[taken[-1]] = size
         names[position] = tuple(taken)
     return InputAxes(tuple(names[position] for position in range(len(tensors))), example)
+
+
+def is_binary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor `[B, N]` may be a mask by its values: truth values, or zeros and ones.
+
+    Example:
+        >>> is_binary(torch.tensor([[1, 1, 0]])), is_binary(torch.tensor([[1, 2, 0]]))
+        (True, False)
+    """
+    if tensor.dim() != 2 or tensor.shape[1] < 2:
+        return False
+    if tensor.dtype is torch.bool or tensor.is_meta:
+        return tensor.dtype is torch.bool
+    return not tensor.is_complex() and bool(((tensor == 0) | (tensor == 1)).all())
+
+
+def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a tensor of two axes may be a mask of another input, or what such a mask lies along."""
+    tensor = tensors[position]
+    if tensor.dim() != 2:
+        return False
+    others = [other for i, other in enumerate(tensors) if i != position]
+    masks = any(other.shape == tensor.shape and is_binary(other) for other in others)
+    return masks or (is_binary(tensor) and any(other.dim() > 1 and other.shape[:2] == tensor.shape for other in others))
 
 
 def _is_vague(tensor: torch.Tensor) -> bool:
@@ -158,15 +186,19 @@ def _name(letter: str, size: int, example: Mapping[str, int], taken: Sequence[st
     return next(name for name in fresh if name not in example)
 
 
-def untie(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
+def untie(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool], binary: Collection[int] = ()) -> InputAxes:
     """Give later inputs axes of their own where the module lets them vary alone.
+
+    A mask stays as long as what it lies along, though much code takes any length of it.
 
     Args:
         axes: Axes as `name_axes` named them.
         run_shapes: Whether the module runs at such shapes of its inputs.
+        binary: Inputs that may be masks.
     """
     for position in range(1, len(axes.names)):
-        tied = [n for n in axes.names[position] if n[0] not in "BC" and _used(n, axes.names[:position])]
+        before = [row for i, row in enumerate(axes.names[:position]) if not {i, position} & {*binary}]
+        tied = [n for n in axes.names[position] if n[0] not in "BC" and _used(n, before)]
         shapes = axes.shapes({})
         for name in tied:
             axis = axes.names[position].index(name)

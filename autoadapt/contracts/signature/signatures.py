@@ -18,6 +18,7 @@ from autoadapt.contracts.signature.differences import (
     invariant_differences,
     leaf_differences,
 )
+from autoadapt.contracts.signature.masks import Mask
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput
 from autoadapt.contracts.signature.parameters import Parameter
@@ -88,6 +89,7 @@ class Signature(Shown, Dated):
     written: tuple[str, ...] = ()
     """Inputs that the module writes to, in eval or in train mode."""
     invariants: tuple[Gathering, ...] = ()
+    masks: tuple[Mask, ...] = Field(default=(), exclude_if=lambda masks: not masks)
     unverified: tuple[str, ...] = ()
     """Outputs whose dims were fitted, with no legal size left to check them on."""
     contiguous: tuple[str, ...] = ()
@@ -260,6 +262,8 @@ class Signature(Shown, Dated):
             *loose_ranges(self.value_ranges),
             *loose_paths("value_ranges", self.value_ranges, given),
             *loose_paths("written", self.written, given),
+            *loose_paths("masks", (mask.argument for mask in self.masks), {*given, *self.plain_arguments}),
+            *loose_paths("masks", (mask.axis for mask in self.masks), self.axes),
             *loose_paths("filled", self.filled.values(), containing(made)),
             *loose_paths("replaced_when_empty", self.replaced_when_empty, self.filled),
         ]
@@ -332,6 +336,7 @@ class Signature(Shown, Dated):
         notes += [("fills in", f"{path}  (and returns it)") for path in self.filled]
         notes += [("writes to", path) for path in self.written]
         notes += [("always", str(invariant)) for invariant in self.invariants]
+        notes += [("mask", str(mask)) for mask in self.masks]
         notes += [("unverified", path) for path in self.unverified]
         if self.train_outputs is not None:
             notes += [("in train mode", describe(self.train_outputs.tree))]

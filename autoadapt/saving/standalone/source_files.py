@@ -12,7 +12,7 @@ from typing import overload
 import torch
 from torch import nn
 
-from autoadapt.adapting import layers
+from autoadapt.adapting import layers, mask_layers
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.building.arguments import arguments_of
 from autoadapt.adapting.building.expressions import (
@@ -205,7 +205,7 @@ class _File:
         """The imports of classes that are not torch's, by the names that they have in the file."""
         lines, faults = {}, []
         for name, found in self._printed.objects.items():
-            if found in (getattr(layers, name, None), getattr(leaves, name, None)):
+            if found in [getattr(one, name, None) for one in (layers, mask_layers, leaves)]:
                 continue
             real = found.__qualname__.partition(".")[0]
             parts = [*found.__module__.split("."), *found.__qualname__.split(".")]
@@ -280,7 +280,7 @@ def _check_adapters(net: AdaptedModule) -> None:
 
 def _check_arguments(printed: Printed) -> None:
     """Refuse names of arguments that stand for something else in the file."""
-    taken = {"F", "OrderedDict", "nn", "torch", *leaves.__all__, *layers.__all__}
+    taken = {"F", "OrderedDict", "nn", "torch", *leaves.__all__, *layers.__all__, *mask_layers.__all__}
     faults = [
         Mismatch(f"argument {name}", "a name that is free", name, "rename it")
         for name, _ in printed.arguments

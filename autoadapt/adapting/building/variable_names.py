@@ -1,0 +1,34 @@
+"""Variable names: what a person would call each output in code."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from autoadapt.adapting.building.arguments import is_allowed
+from autoadapt.adapting.planning import Plan
+
+__all__ = ["as_identifier", "variable_names"]
+
+
+def variable_names(plan: Plan) -> dict[str, str]:
+    """What a person would call each output: its own name, or which level it is; by its path.
+
+    Where two have the same name, both are spelled out.
+    """
+    specs = dict(plan.target.outputs.items())
+    levels = all(spec.is_floating and len(spec.dims) > 3 for spec in specs.values())
+    names = {path: _short_name(path, "level" if levels else "output") for path in specs}
+    counts = Counter(names.values())
+    return {path: name if counts[name] == 1 else f"output_{as_identifier(path)}" for path, name in names.items()}
+
+
+def _short_name(path: str, kind: str) -> str:
+    parts = path.split(".")
+    texts = [i for i, part in enumerate(parts) if not part.isdigit()]
+    name = as_identifier("_".join(parts[texts[-1] :] if texts else [kind, *parts]))
+    return name if is_allowed(name) else f"{kind}_{name}"
+
+
+def as_identifier(text: str) -> str:
+    """A text with underscores in place of what no name may hold."""
+    return "".join(char if char.isalnum() or char == "_" else "_" for char in text) or "_"
