@@ -72,7 +72,7 @@ def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
 
 
 def is_binary(tensor: torch.Tensor) -> bool:
-    """Whether a tensor `[B, N]` may be a mask by its values: truth values, or zeros and ones.
+    """Whether a tensor `[B, N]` may be a mask by its values: truth values, or zeros and ones, but not zeros alone.
 
     Example:
         >>> is_binary(torch.tensor([[1, 1, 0]])), is_binary(torch.tensor([[1, 2, 0]]))
@@ -82,7 +82,7 @@ def is_binary(tensor: torch.Tensor) -> bool:
         return False
     if tensor.dtype is torch.bool or tensor.is_meta:
         return tensor.dtype is torch.bool
-    return not tensor.is_complex() and bool(((tensor == 0) | (tensor == 1)).all())
+    return not tensor.is_complex() and bool(((tensor == 0) | (tensor == 1)).all() and tensor.any())
 
 
 def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
@@ -92,7 +92,8 @@ def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
         return False
     others = [other for i, other in enumerate(tensors) if i != position]
     masks = any(other.shape == tensor.shape and is_binary(other) for other in others)
-    return masks or (is_binary(tensor) and any(other.dim() > 1 and other.shape[:2] == tensor.shape for other in others))
+    beside = any(other.dim() in (2, 3) and other.shape[:2] == tensor.shape for other in others)
+    return masks or (beside and is_binary(tensor))
 
 
 def _is_vague(tensor: torch.Tensor) -> bool:

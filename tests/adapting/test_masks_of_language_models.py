@@ -1,0 +1,70 @@
+"""Masks of real language and speech models: padding changes nothing, and a mask acts, in each other's place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+
+import autoadapt as aa
+
+IDS = torch.randint(3, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+MASK = torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+SIZES = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+SPEECH = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "conv_dim": (8, 8, 8),
+    "conv_stride": (5, 2, 2),
+    "conv_kernel": (10, 3, 3),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+}
+MODELS = {
+    "bert": lambda: hf.BertModel(hf.BertConfig(hidden_size=16, **SIZES)),
+    "roberta": lambda: hf.RobertaModel(hf.RobertaConfig(hidden_size=24, **SIZES)),
+    "distilbert": lambda: hf.DistilBertModel(
+        hf.DistilBertConfig(vocab_size=50, dim=12, n_layers=2, n_heads=2, hidden_dim=16)
+    ),
+    "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(hidden_size=20, pad_token_id=0, **ENDS, **SIZES)),
+    "wav2vec2": lambda: hf.Wav2Vec2Model(hf.Wav2Vec2Config(hidden_size=16, **SPEECH)),
+    "wavlm": lambda: hf.WavLMModel(hf.WavLMConfig(hidden_size=12, **SPEECH)),
+    "hubert": lambda: hf.HubertModel(hf.HubertConfig(hidden_size=20, **SPEECH)),
+}
+
+
+def made(name):
+    torch.manual_seed(0)
+    return MODELS[name]().eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", ["bert", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("new", ["bert", "roberta", "distilbert", "modernbert"])
+def test_what_a_language_model_says_of_a_sentence_does_not_change_with_its_padding(old, new):
+    net = aa.adapt(made(new), like=made(old), inputs={"input_ids": IDS, "attention_mask": MASK})
+    alone = net(input_ids=IDS[1:, :5], attention_mask=MASK[1:, :5])
+    padded = net(input_ids=IDS, attention_mask=MASK)
+    unmasked = net(input_ids=IDS, attention_mask=torch.ones_like(MASK))
+    for name, expected in alone.items():
+        part = padded[name][1:, :5] if expected.dim() == 3 else padded[name][1:]
+        torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-5)
+        assert not torch.allclose(padded[name], unmasked[name], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert", "modernbert", "wav2vec2", "wavlm", "hubert"])
+def test_the_mask_of_a_real_model_is_found_beside_other_arguments(name):
+    inputs = {"input_ids": IDS, "attention_mask": MASK}
+    if name == "bert":
+        inputs["token_type_ids"] = 1 - MASK
+    if name in ("wav2vec2", "wavlm", "hubert"):
+        inputs = {"input_values": torch.randn(2, 400), "attention_mask": (torch.arange(400) < 300).long().expand(2, -1)}
+    seen = aa.capture(made(name), inputs)
+    assert [str(mask) for mask in seen.masks] == ["attention_mask hides along N where it is 0"]
+    assert [leaf.role for leaf in seen.inputs.leaves][1] == "mask"
+    assert [dim for leaf in seen.inputs.leaves for dim in map(str, leaf.dims)] == ["B", "N"] * len(inputs)
