@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
-from autoadapt.cli.named_models import backbone, contract, example, is_saved, model, saved_parts
+from autoadapt.cli.named_models import backbone, contract, example, model, saved_parts
 from autoadapt.cli.options import (
     Allow,
     AsJson,
@@ -246,9 +246,10 @@ def swap_command(
     with running(as_json, debug):
         with working(f"swapping {path} of {whole}"):
             from autoadapt.swapping import swap
+            from autoadapt.swapping.replacements import Kind
 
             options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
-            is_layer = not (":" in new or new.endswith((".pt2", ".py")) or is_saved(new))
+            is_layer = new in get_args(Kind)
             old = model(whole, allow=allow or ())
             places = [place.strip() for place in path.split(",")] if "," in path else path
             made = new if is_layer else model(new, allow=allow or ())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoadapt.cli.typed_sources import CONFIG, WEIGHTS, WHOLE, checked_source, is_path, is_saved
 from autoadapt.errors import Mismatch, SourceError
 
 if TYPE_CHECKING:
@@ -18,22 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model", "saved_parts"]
 
-_CONFIG = "config.json"
-_WHOLE = "model.json"
 _BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
 _CHANNELS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
 """Channels alone, as timm tells them; refused with the texts to write instead."""
 _MOST = 1 << 20
-
-
-def is_saved(source: str) -> bool:
-    """Whether it is a folder that holds an adapted module, or a whole model with some in it.
-
-    Example:
-        >>> is_saved("timm:resnet18")
-        False
-    """
-    return any(os.path.isfile(Path(source) / name) for name in (_CONFIG, _WHOLE))
 
 
 def saved_parts(source: str) -> dict[str, Path]:
@@ -42,7 +31,7 @@ def saved_parts(source: str) -> dict[str, Path]:
     Raises:
         SavingError: What the folder says is malformed.
     """
-    if not os.path.isfile(Path(source) / _WHOLE):
+    if not os.path.isfile(Path(source) / WHOLE):
         return {}
     from autoadapt.saving.whole_configs import read_whole
 
@@ -73,12 +62,12 @@ def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -
     """
     from autoadapt.sources import allowed_by_typing, load, published
 
+    source = checked_source(source)
     if is_saved(source):
         return _restored(source, allow)
     written = _written(source, allow) if source.endswith(".py") and os.path.isfile(source) else None
     if written is not None:
         return written
-    _refuse_folder(source)
     return load(source, pretrained=pretrained and published(source), allow=[*allowed_by_typing(source), *allow])
 
 
@@ -90,6 +79,7 @@ def backbone(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()
     """
     from autoadapt.sources import load_backbone, published
 
+    source = checked_source(source)
     if not published(source) or os.path.exists(source):
         return model(source, pretrained=pretrained, allow=allow)
     return load_backbone(source, pretrained=pretrained)
@@ -105,7 +95,11 @@ def contract(like: str, *, pretrained: bool = False, allow: Sequence[str] = ()) 
     from autoadapt.adapting import as_signature
     from autoadapt.saving.folder_configs import Config
 
-    if os.path.isfile(Path(like) / _CONFIG):
+    like = os.path.expanduser(like) if like.startswith("~") else like
+    has_signature = os.path.isfile(like) and Path(like).suffix not in WEIGHTS
+    if "[" not in like and not has_signature and (os.path.exists(like) or is_path(like)):
+        checked_source(like)
+    if os.path.isfile(Path(like) / CONFIG):
         return Config.read(Path(like)).plan.target
     if like.endswith((".py", ".pt2")) or is_saved(like):
         return model(like, allow=allow)
@@ -200,9 +194,3 @@ def _written(source: str, allow: Sequence[str]) -> nn.Module | None:
     make = load_object(f"{source}:Adapted", allow)
     made: nn.Module = make(load(found["source"]))
     return made
-
-
-def _refuse_folder(source: str) -> None:
-    if os.path.isdir(source):
-        fault = Mismatch(source, "a folder that adapt --out wrote", f"no {_CONFIG} in it", "--out of autoadapt adapt")
-        raise SourceError(f"{source} holds no model", [fault])

@@ -35,6 +35,7 @@ __all__ = [
     "Thin",
     "ThinChoice",
     "Weights",
+    "at_home",
     "chosen",
     "read_grid",
     "read_pairs",
@@ -105,12 +106,18 @@ Inputs = Annotated[
 ]
 
 
+def at_home(path: Path | None) -> Path | None:
+    """A path with `~` written out, as shells do where it is not quoted."""
+    return path if path is None else path.expanduser()
+
+
 def writable(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
     """A path where a file can be written, which is made sure of before any work; its folder is made.
 
     Raises:
         BadParameter: None can be.
     """
+    path = at_home(path)
     if path is not None and not context.resilient_parsing:
         try:
             check_place(path, f"--{parameter.name}")
@@ -143,6 +150,7 @@ def steps(text: str) -> str:
 
 def writable_folder(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
     """A folder that files can be written into; as `writable`."""
+    path = at_home(path)
     if path is not None:
         writable(context, parameter, path / "config.json")
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.model_names import complete_source
 from autoadapt.cli.named_models import contract, is_name, model
 from autoadapt.cli.options import SOURCES, Allow, AsJson, Debug, Fit, Html, Inputs, Like, Resolution, Weights, reading
+from autoadapt.cli.typed_sources import checked_source
 from autoadapt.showing.tables import shorten
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def rank_command(
 
         if picture is not None:
             check_drawable(picture)
+        _check_names(candidates, allow or ())
         published = pretrained if pretrained is not None else images is not None
         old = contract(like, pretrained=published, allow=allow or ())
         pictures = preprocessing_of(old, like) if images is not None and isinstance(old, nn.Module) else None
@@ -107,6 +109,16 @@ def rank_command(
             found.picture(picture, cost=cost.value)
             wrote(picture)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
+
+
+def _check_names(candidates: Sequence[str], allow: Sequence[str]) -> None:
+    """Refuse what is no candidate before any is tried: a name that is typed wrong is no backbone that does not fit."""
+    from autoadapt.sources import allowed_by_typing, refuse_unknown
+
+    for candidate in candidates:
+        if is_name(candidate) and not any(sign in candidate for sign in "*?["):
+            checked_source(candidate)
+            refuse_unknown(candidate, [*allowed_by_typing(candidate), *allow])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +12,14 @@ import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, complain, running, show, working, write_page, wrote
 from autoadapt.cli.model_names import known_names
-from autoadapt.cli.named_models import contract, example, is_saved, model, saved_parts
-from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, Outputs, writable
-from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.cli.named_models import contract, example, model
+from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, Outputs, at_home, writable
+from autoadapt.errors import Mismatch, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autoadapt.adapting.building import AdaptedModule
-    from autoadapt.cli.results import Whole
-    from autoadapt.contracts.facts import Dated
 
 __all__ = ["check_command", "export_command", "fold_command", "models_command", "show_command"]
 
@@ -101,7 +99,10 @@ def _adapted(source: str, like: str | None, inputs: Sequence[str] | None, allow:
 
 def check_command(
     source: Model,
-    lock: Annotated[Path, typer.Argument(help="the signature that it should have (JSON)", show_default=False)],
+    lock: Annotated[
+        Path,
+        typer.Argument(help="the signature that it should have (JSON)", callback=at_home, show_default=False),
+    ],
     inputs: Inputs = None,
     at: Annotated[str, typer.Option(help="check this submodule, while the whole model runs")] = "",
     levels: Annotated[bool, typer.Option("--levels", help="with feature levels, as --like takes a model")] = False,
@@ -186,55 +187,22 @@ def _fits(name: str, pattern: str) -> bool:
 
 def show_command(
     path: Annotated[
-        Path, typer.Argument(help="a folder of adapt --out, a signature or a plan (JSON)", show_default=False)
+        Path,
+        typer.Argument(
+            help="a folder of adapt --out or swap --out, or a result (JSON)", callback=at_home, show_default=False
+        ),
     ],
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a folder, a signature or a plan holds; nothing of it is run."""
+    """Say what a folder, a signature, a plan or another result holds; nothing of it is run."""
     with running(as_json, debug):
-        if parts := saved_parts(str(path)):
-            whole = _whole(path, parts)
+        from autoadapt.cli.shown_files import held_by, whole_of
+
+        whole = whole_of(path)
+        if whole is None:
+            show(held_by(path), as_json, html)
+        else:
             show(whole, as_json)
             write_page(html, *whole.parts.values())
-        else:
-            show(_held(path), as_json, html)
-
-
-def _whole(folder: Path, parts: Mapping[str, Path]) -> Whole:
-    """What a folder says of a whole model; nothing of it is made."""
-    from autoadapt.cli.results import Whole
-    from autoadapt.saving.folder_configs import Config
-    from autoadapt.saving.whole_configs import read_whole
-
-    config = read_whole(folder)
-    plans = {place: Config.read(inside).plan for place, inside in parts.items()}
-    return Whole(model=config.model, source=config.source, parts=plans)
-
-
-def _held(path: Path) -> Dated:
-    """The plan of a folder, or what a JSON file holds."""
-    from autoadapt.adapting.planning import Plan
-    from autoadapt.adapting.verification import Verification
-    from autoadapt.contracts.signature import Signature
-    from autoadapt.files.reading import read_json, read_text
-    from autoadapt.saving.folder_configs import Config
-
-    if is_saved(str(path)):
-        return Config.read(path).plan
-    expected = "a folder of adapt --out, or a signature, plan or verification (JSON)"
-    if path.suffix in (".pt2", ".py", ".onnx", ".pt"):
-        fault = Mismatch(
-            str(path), expected, "a program or code", f"autoadapt capture {path} --input 'f32[2, 3, 224, 224]'"
-        )
-        raise SourceError(f"{path} is not data that can be shown", [fault])
-    text = read_text(path, expected, "autoadapt capture MODEL --out signature.json", SourceError)
-    try:
-        fields = read_json(text)
-        kind = Plan if "routes" in fields else Verification if "checks" in fields else Signature
-        found: Dated = Signature.load(path) if kind is Signature else kind.model_validate_json(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        fault = Mismatch(str(path), expected, "something else", "autoadapt capture MODEL --out signature.json")
-        raise SourceError(f"{path} holds nothing that can be shown", [fault]) from error
-    return found

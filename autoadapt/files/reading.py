@@ -33,9 +33,24 @@ def read_text(path: Path, expected: str, remedy: str, error: type[AdaptError], *
         if not (said := hindrance(path, most)):
             return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as raised:
-        said, cause = one_line(raised), raised
+        said, cause = _in_words(path, raised), raised
         raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)]) from cause
     raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)])
+
+
+def _in_words(path: Path, error: Exception) -> str:
+    """Why a file cannot be read."""
+    if path.is_dir():
+        return "a folder"
+    match error:
+        case FileNotFoundError():
+            return "no such file"
+        case PermissionError():
+            return "a file that may not be read"
+        case UnicodeDecodeError():
+            return "bytes that are no text"
+        case _:
+            return one_line(error)
 
 
 def hindrance(path: Path, most: int | None = None) -> str:

@@ -7,7 +7,15 @@ A scheme is what stands before the colon of `timm:resnet18`. Other packages add 
 from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import FrozenExport
 from autoadapt.sources.given_models import as_module
-from autoadapt.sources.loading import allowed_by_typing, list_models, load, load_backbone, near_names, published
+from autoadapt.sources.loading import (
+    allowed_by_typing,
+    list_models,
+    load,
+    load_backbone,
+    near_names,
+    published,
+    refuse_unknown,
+)
 from autoadapt.sources.zoos import Source, schemes
 
 __all__ = [
@@ -22,5 +30,6 @@ __all__ = [
     "names_a_file",
     "near_names",
     "published",
+    "refuse_unknown",
     "schemes",
 ]

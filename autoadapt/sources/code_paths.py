@@ -57,7 +57,7 @@ def load_object(source: str, allow: Sequence[str | Path]) -> Any:
         raise SourceError(f"{source!r} names no model", [fault])
     for part in name.split("."):
         if not hasattr(made, part):
-            near = nearest(part, dir(made))
+            near = nearest(part, [name for name in dir(made) if not isinstance(getattr(made, name, None), ModuleType)])
             fault = Mismatch(source, f"a name in {module}", part, "\n".join(f"{module}:{other}" for other in near))
             raise SourceError(f"{module} has no {part}", [fault])
         made = getattr(made, part)

@@ -18,7 +18,7 @@ from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import EXPORTED, load_export
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
-__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone", "near_names", "published"]
+__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone", "near_names", "published", "refuse_unknown"]
 
 
 def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any) -> nn.Module:
@@ -92,6 +92,29 @@ def published(source: str) -> bool:
         (True, False)
     """
     return _split(source)[0] in schemes()
+
+
+def refuse_unknown(source: str, allow: Sequence[str | Path] = ()) -> None:
+    """Refuse a name that there is not, without making a model.
+
+    Args:
+        source: As for `load`.
+        allow: As for `load`; code is imported, as nothing else tells what is in it.
+
+    Raises:
+        SourceError: No zoo and no module has it.
+
+    Example:
+        >>> refuse_unknown("torchvision:resnet18")
+    """
+    scheme, name = _split(source)
+    if scheme in schemes():
+        if _is_unknown(name, zoo_of(scheme).names()):
+            raise _zoo_error(source, zoo_of(scheme), name, False, "")
+    elif scheme and not source.endswith(EXPORTED):
+        if not names_a_file(source) and "." not in scheme and scheme not in map(str, allow):
+            _refuse_unknown_scheme(source, scheme)
+        load_object(source, allow)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -193,10 +216,15 @@ def _explained(source: str, zoo: Source, name: str, pretrained: bool) -> Iterato
         raise _zoo_error(source, zoo, name, pretrained, said) from error
 
 
+def _is_unknown(name: str, known: Sequence[str]) -> bool:
+    """Whether a zoo that lists its models has none of a name, whatever its weights."""
+    return bool(known) and name.partition(".")[0] not in {model.partition(".")[0] for model in known}
+
+
 def _zoo_error(source: str, zoo: Source, name: str, pretrained: bool, said: str) -> SourceError:
     scheme = _split(source)[0]
     known = zoo.names()
-    if known and name.partition(".")[0] not in {model.partition(".")[0] for model in known}:
+    if _is_unknown(name, known):
         near = [f"{scheme}:{other}" for other in nearest(name, known)]
         remedy = "\n".join(near) or f'list_models("{scheme}:*")'
         fault = Mismatch(source, f"one of the {len(known)} models of {scheme}", "no such model", remedy)

@@ -290,4 +290,4 @@ def test_a_folder_of_a_whole_model_is_read_where_all_of_it_has_a_name(folder: Pa
     aa.save(aa.swap(unnamed, "0", aa.load("timm:test_resnet"), inputs=image), "unnamed")
     refused = run("capture", "unnamed", "--input", "f32[1, 3, 64, 64]")
     assert refused.exit_code == 2
-    assert "try  in Python: aa.restore(folder, model=)" in refused.stderr
+    assert 'try  in Python: aa.restore("unnamed", model=build())' in refused.stderr

@@ -161,8 +161,10 @@ def test_what_holds_no_data_is_said_in_plain_words(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"schema_version": 1, "plan": {}}))
     refused = run("show", "config.json")
     assert refused.exit_code == 2
-    assert "found nothing at inputs" in " ".join(refused.stderr.split())
+    assert "config.json holds nothing that can be shown" in " ".join(refused.stderr.split())
+    assert "try  autoadapt show .\n" in refused.stderr
     assert "pydantic" not in refused.stderr
+    (folder / "net.pt2").write_bytes(b"")
     program = run("show", "net.pt2")
     assert program.exit_code == 2
     assert "try  autoadapt capture net.pt2 --input 'f32[2, 3, 224, 224]'" in program.stderr

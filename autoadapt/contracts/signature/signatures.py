@@ -291,8 +291,9 @@ class Signature(Shown, Dated):
         Raises:
             SignatureError: There is no such file, or it holds no signature.
         """
+        written = "signature.json" if FilePath(path).exists() else path  # what is there stays
         text = read_text(
-            FilePath(path), "a signature file (JSON)", f'aa.capture(old, inputs).save("{path}")', SignatureError
+            FilePath(path), "a signature file (JSON)", f'aa.capture(old, inputs).save("{written}")', SignatureError
         )
         try:
             read = cls.model_validate_json(text)
