@@ -23,7 +23,7 @@ from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
 from autoadapt.cli.example_inputs import read_inputs
-from autoadapt.cli.saved_commands import _held as held
+from autoadapt.cli.shown_files import held_by as held
 from autoadapt.contracts.signature import Signature
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.journals import Journal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def read_text(path: Path, expected: str, remedy: str, error: type[AdaptError], *
 
 def _in_words(path: Path, error: Exception) -> str:
     """Why a file cannot be read."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return "a folder"
     match error:
         case FileNotFoundError():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -291,7 +292,7 @@ class Signature(Shown, Dated):
         Raises:
             SignatureError: There is no such file, or it holds no signature.
         """
-        written = "signature.json" if FilePath(path).exists() else path  # what is there stays
+        written = "signature.json" if os.path.exists(path) else path  # what is there stays
         text = read_text(
             FilePath(path), "a signature file (JSON)", f'aa.capture(old, inputs).save("{written}")', SignatureError
         )
