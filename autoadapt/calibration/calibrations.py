@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from autoadapt.calibration.asked import check_asked, check_old
 from autoadapt.calibration.choosing import Solver, has_few_tokens
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
+from autoadapt.calibration.honesty import gain_over, honest_after
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.making import Augment
+from autoadapt.calibration.near_copies import count_different, remark_on
 from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weights
@@ -165,6 +167,7 @@ class _Session:
         self._folds = gathering.folds
         self._judged = gathering.keeps_images
         self._said_of_made = gathering.remarks
+        self._groups = gathering.groups
         self._head = head
         self._loss = loss
         self._report = report
@@ -176,7 +179,7 @@ class _Session:
         images, used = workers.summed(state.images), state.bytes
         self._report.does("fitting")
         judge, head_images = self._judge(state.samples)
-        fitting, choice = choose_fit(moments, made, self._folds, judge, solver)
+        fitting, choice, honest = choose_fit(moments, made, self._folds, judge, solver, self._groups)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
         scores = [None if judge is None else judge.score(maps) for maps in floors]
         held_out_maps = fitting.held_out_maps(choice.recipes)
@@ -186,8 +189,8 @@ class _Session:
         if refine and judge is not None:
             further = refined(judge, fitting, choice, held_out_maps, refine, self._seed)
         maps = fitting.maps(choice.recipes) if further is None else further.maps
-        score = choice.score if further is None else further.after
-        failing = _below_floors(score, scores, fits)
+        score = honest if further is None else honest_after(further.after, choice.score, honest)
+        failing = _below_floors(score, scores, fits, self._groups)
         written = not failing
         result = Calibration(
             name=self._pair.plan.source.name,
@@ -200,11 +203,11 @@ class _Session:
             loss_name=self._loss_name(judge),
             random=self._said(scores[0]),
             mean_only=self._said(scores[1]),
-            before_refining=None if further is None else self._said(further.before),
+            before_refining=None if further is None else self._said(honest_after(further.before, choice.score, honest)),
             trials=choice.trials,
             remarks=(
                 *self._said_of_made,
-                *self._remarks(fitting, fits),
+                *self._remarks(fitting, fits, images),
                 *self._remarks_on_head(judge, refine, further, images),
             ),
             images=images,
@@ -265,8 +268,10 @@ class _Session:
             return None
         return HeadScore(loss=score.loss, agreement=None if self._loss is not None else score.agreement)
 
-    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit]) -> list[str]:
-        said = [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
+    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], images: int) -> list[str]:
+        different = remark_on(count_different(self._groups, images), images)
+        said = [different] if different else []
+        said += [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
         for projection, fit in enumerate(fits):
             channels, dead = fit.channels[0], fitting.constant_channels(projection)
             if dead:
@@ -297,12 +302,15 @@ def _of(projection: int, maps: HeldOutMaps) -> dict[int, AffineMap]:
     return {fold: fitted[projection] for fold, fitted in maps.items()}
 
 
-def _below_floors(score: Score | None, floors: Sequence[Score | None], fits: Sequence[OutputFit]) -> str:
+def _below_floors(
+    score: Score | None, floors: Sequence[Score | None], fits: Sequence[OutputFit], groups: Mapping[int, int]
+) -> str:
     """Why the fit is not to be written; empty where it is."""
     if score is not None:
         for name, other in zip(("random adapters", "the mean alone"), floors, strict=True):
-            if other is not None and not score.loss < other.loss:
-                return f"the head's loss {score.loss:.3g} is no better than {other.loss:.3g} with {name}"
+            if other is not None and not (gain := gain_over(score, other, groups)).is_sure:
+                chance = f" beyond chance ({gain.standard_error:.2g})" if gain.mean > 0 else ""
+                return f"the head's loss {score.loss:.3g} is no better than {other.loss:.3g} with {name}{chance}"
         return ""
     for fit in fits:
         if not fit.r2 > max(0.0, fit.random_r2):

@@ -31,6 +31,8 @@ class Choice:
     reason: str
     trials: tuple[Trial, ...]
     score: Score | None = None
+    scores: tuple[Score, ...] = ()
+    """Of all that were tried on the head."""
 
     @property
     def text(self) -> str:
@@ -133,7 +135,7 @@ def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], solver: 
     if cautious != best:
         best, reason = cautious, f"{reason}, one standard error allowed"
     told = tuple(Trial(solver=str(r), score=s.loss, agreement=s.agreement) for r, s in trials.scores.items())
-    return Choice((best,) * len(fitting.projections), reason, told, trials.scores[best])
+    return Choice((best,) * len(fitting.projections), reason, told, trials.scores[best], tuple(trials.scores.values()))
 
 
 def _refined(fitting: Fitting, trials: _Trials, best: Recipe, solver: Solver | Recipe) -> Recipe:

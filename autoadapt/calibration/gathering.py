@@ -17,6 +17,7 @@ from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Head
 from autoadapt.calibration.making import Augment, Batch, Making
 from autoadapt.calibration.moments import Moments
+from autoadapt.calibration.near_copies import DESCRIBED, count_different, descriptors, near_copies
 from autoadapt.calibration.paired_runs import Observation, Pair, explained
 from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.run_states import State
@@ -41,6 +42,7 @@ class Gathering:
         folds: Which images are held out together.
         keeps_images: Whether some images are kept for a head.
         remarks: What is to be said of the images that were made.
+        groups: For each image, the first that it is a near copy of; known after the pass.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Gathering:
         self._augment = augment
         self.remarks: list[str] = []
         self._kept = kept
+        self.groups: dict[int, int] = {}
         self._first: list[torch.Tensor] = []
         self._differ = False
         self._resumed = False
@@ -91,7 +94,9 @@ class Gathering:
         with workers.together():
             self._pass(data, state, report, save)
         self._check_images(state)
-        making = Making(self._augment, state.samples, self.folds, workers.summed(state.images), self._seed)
+        self.groups = near_copies(workers.gathered(state.descriptors))
+        different = count_different(self.groups, workers.summed(state.images))
+        making = Making(self._augment, state.samples, self.folds, different, self._seed)
         with workers.together():
             self._make(making, state, report, save)
         return state
@@ -174,16 +179,20 @@ class Gathering:
 
     def _add_batch(self, state: State, batch: object, number: int) -> None:
         """Count one more batch. Whatever raises while moments grow leaves a state that says so."""
-        first, seen = state.images, []
+        first, seen, described = state.images, [], dict[int, torch.Tensor]()
         for observation in self._pair.observe(batch, number):
             numbers = [self._number(first + i) for i in range(observation.images)]
             numbers = [one for one in numbers if one < self._images]
             self._compare(observation)
             if self.keeps_images or self._augment:
                 self._keep(state.samples, observation, numbers)
+            said_BD = descriptors(observation.tokens)
+            if said_BD is not None:
+                described |= {number: said_BD[i] for i, number in enumerate(numbers) if number < DESCRIBED}
             seen.append((observation, numbers))
             first += len(numbers)
         state.is_whole = False
+        state.descriptors |= described
         for observation, numbers in seen:
             for parts, calls in zip(state.moments, observation.tokens, strict=True):
                 self._add_tokens(parts, calls, numbers)

@@ -49,6 +49,8 @@ class Score:
     caller's loss; one an image, in their order."""
     agreements: tuple[float, ...]
     """Share of places where the likeliest class is the same; one an image."""
+    numbers: tuple[int, ...] = ()
+    """Of the images."""
 
     @property
     def loss(self) -> float:
@@ -110,8 +112,9 @@ class Judge:
                 for batch in self._batches([n for n in self.numbers([fold]) if on_all or n in self._few]):
                     losses, agreements = (values.tolist() for values in self._compare(batch))
                     found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
-        ordered = [pair for _, pair in sorted(gathered(found).items())]
-        return Score(tuple(loss for loss, _ in ordered), tuple(agreement for _, agreement in ordered))
+        by_number = dict(sorted(gathered(found).items()))
+        ordered = by_number.values()
+        return Score(tuple(loss for loss, _ in ordered), tuple(share for _, share in ordered), tuple(by_number))
 
     def gradients(self, maps: Maps, numbers: Sequence[int]) -> list[AffineMap]:
         """Gradients of the mean loss over some images, over all workers; of the adapters alone.

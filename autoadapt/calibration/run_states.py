@@ -41,6 +41,7 @@ class State:
         made_batches: How many batches of them are counted.
         mixed: How many of them are mixes.
         synthetic: How many have no parents.
+        descriptors: What is said of each image, by its number.
         is_whole: Whether all of it counts the same images; not so when an update was interrupted.
     """
 
@@ -49,6 +50,7 @@ class State:
     batches: int = 0
     images: int = 0
     made: list[list[Moments]] = field(default_factory=list)
+    descriptors: dict[int, torch.Tensor] = field(default_factory=dict)
     made_of: str = ""
     made_batches: int = 0
     mixed: int = 0
@@ -82,7 +84,9 @@ class State:
             for projection, folds in enumerate(moments):
                 for fold, part in enumerate(folds):
                     tensors |= {f"{kind}.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
+        tensors |= {f"descriptor.{number}": tensor for number, tensor in self.descriptors.items()}
         noted = {
+            "described": list(self.descriptors),
             "fingerprint": fingerprint,
             "batches": self.batches,
             "images": self.images,
@@ -129,6 +133,7 @@ class State:
     def _take(self, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Become what was noted."""
         self.batches, self.images = noted["batches"], noted["images"]
+        self.descriptors = {number: tensors[f"descriptor.{number}"] for number in noted["described"]}
         names = list(self.moments[0][0].tensors)
         for projection, folds in enumerate(self.moments):
             for fold, part in enumerate(folds):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from autoadapt.calibration.choosing import INFINITE, Choice, Solver, choose
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
-from autoadapt.calibration.judging import Judge
+from autoadapt.calibration.honesty import on_others
+from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.solvers import HeldOut, Recipe
 
@@ -21,7 +22,8 @@ def choose_fit(
     folds: Folds,
     judge: Judge | None,
     solver: Solver | Recipe,
-) -> tuple[Fitting, Choice]:
+    groups: Mapping[int, int],
+) -> tuple[Fitting, Choice, Score | None]:
     """The best closed form on the caller's images alone, with mixes of them, or with synthetic pictures as well.
 
     Args:
@@ -30,6 +32,10 @@ def choose_fit(
         folds: Which images are held out together.
         judge: Tries maps on the head; without it the features decide.
         solver: Which forms to try.
+        groups: For each image the first that it is a near copy of.
+
+    Returns:
+        What is fitted on, the form, and its score on images that did not choose it.
     """
     count = len(folds.numbers)
     options = [Fitting(moments, folds)]
@@ -38,7 +44,10 @@ def choose_fit(
     if any(part.count for parts in made for part in parts[count:]):
         options.append(Fitting(moments, folds, made))
     chosen = [(fitting, choose(fitting, judge, solver)) for fitting in options]
-    return min(chosen, key=lambda each: _lost(*each)) if len(chosen) > 1 else chosen[0]
+    fitting, best = min(chosen, key=lambda each: _lost(*each)) if len(chosen) > 1 else chosen[0]
+    if best.score is None:
+        return fitting, best, None
+    return fitting, best, on_others(best.score, [score for _, choice in chosen for score in choice.scores], groups)
 
 
 def _lost(fitting: Fitting, choice: Choice) -> float:

@@ -62,7 +62,7 @@ def test_penalties_are_walked_along_and_not_all_tried():
     assert 3 <= len(found.trials) <= 6
     assert all("variance restored" in trial.solver or trial.solver == "least squares" for trial in found.trials)
     best = min(found.trials, key=lambda trial: trial.score)
-    assert found.head.loss == best.score
+    assert found.head.loss >= best.score  # the choice had flattered itself
 
 
 def test_rotations_are_tried_where_tokens_are_few():

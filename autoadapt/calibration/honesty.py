@@ -1,0 +1,104 @@
+"""Honesty: what a choice is worth on images that did not choose it, and whether it is better beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, isfinite
+from statistics import fmean, stdev
+
+from autoadapt.calibration.judging import Score
+
+__all__ = ["Gain", "gain_over", "honest_after", "on_others"]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much less is lost than with something else."""
+
+    mean: float
+    standard_error: float
+    """Over images, near copies counted once; 0 where there is one alone."""
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is more than a standard error."""
+        return self.mean > 0 and self.mean >= self.standard_error
+
+
+def gain_over(score: Score, other: Score, groups: Mapping[int, int]) -> Gain:
+    """The gain over another score, on the images that both were tried on.
+
+    Args:
+        score: The one.
+        other: The other; images that only one was tried on do not count.
+        groups: For each image the first that it is a near copy of.
+
+    Example:
+        >>> one, other = Score((1.0, 1.0, 2.0), (), (0, 1, 2)), Score((2.0, 2.0, 2.5), (), (0, 1, 2))
+        >>> gain_over(one, other, {0: 0, 1: 0}).mean, gain_over(one, other, {0: 0, 1: 0}).is_sure
+        (0.75, True)
+    """
+    theirs, gains = _by_number(other), dict[int, list[float]]()
+    for number, mine in _by_number(score).items():
+        if number in theirs:
+            gains.setdefault(groups.get(number, number), []).append(theirs[number] - mine)
+    means = [fmean(each) for each in gains.values()]
+    if not means or not all(map(isfinite, means)):
+        return Gain(other.loss - score.loss, 0.0)
+    return Gain(fmean(means), stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0)
+
+
+def on_others(chosen: Score, tried: Sequence[Score], groups: Mapping[int, int]) -> Score:
+    """What a choice scores on images that had no say in it.
+
+    For each image the best is taken by all others but its near copies, and scored on that image alone. What that is
+    worse than the best by all images is what the choice flatters itself with: it goes on top of the score of what was
+    chosen, which may be another than the best (Tibshirani and Tibshirani, A bias correction for the minimum error
+    rate in cross-validation, 2009).
+
+    Args:
+        chosen: The score of what was chosen.
+        tried: Those of everything that it was chosen from.
+        groups: For each image the first that it is a near copy of.
+    """
+    if len(tried) < 2 or len(chosen.losses) < 2:
+        return chosen
+    everyone = range(len(chosen.losses))
+    names = [groups.get(number, number) for number in chosen.numbers or everyone]
+    best = min(tried, key=lambda score: _mean(score, everyone))
+    losses, agreements = [], []
+    for index in everyone:
+        others = [other for other in everyone if names[other] != names[index]]
+        by_others = min(tried, key=lambda score, others=others: _mean(score, others)) if others else best  # type: ignore[misc]
+        losses.append(chosen.losses[index] + by_others.losses[index] - best.losses[index])
+        agreements.append(chosen.agreements[index] + by_others.agreements[index] - best.agreements[index])
+    return replace(chosen, losses=tuple(losses), agreements=tuple(agreements))
+
+
+def honest_after(later: Score, chosen: Score | None, honest: Score | None) -> Score:
+    """A score that was reached from a choice, less what the choice had flattered itself with.
+
+    Args:
+        later: On the same images, or on more.
+        chosen: Of the choice.
+        honest: Of the same on images that had no say in it.
+    """
+    if chosen is None or honest is None:
+        return later
+    loss, agreement = honest.loss - chosen.loss, honest.agreement - chosen.agreement
+    return replace(
+        later,
+        losses=tuple(one + loss for one in later.losses),
+        agreements=tuple(one + agreement for one in later.agreements),
+    )
+
+
+def _by_number(score: Score) -> dict[int, float]:
+    """Losses by the numbers of their images."""
+    return dict(zip(score.numbers or range(len(score.losses)), score.losses, strict=True))
+
+
+def _mean(score: Score, images: Sequence[int]) -> float:
+    mean = fmean(score.losses[index] for index in images)
+    return mean if mean == mean else inf

@@ -1,0 +1,212 @@
+"""Few images: EfficientNet-Lite backbones under one another's heads, calibrated on 8 to 400 different photographs.
+
+Run as `OMP_NUM_THREADS=1 python -m benchmarks.few_images --cache features.pt`; the photographs come from Debian
+packages (`benchmarks/photograph_sets.py`), split anew for each seed. The seam is the last level before the head's
+convolution. Beside the truth on photographs that calibration never saw stands what its report said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+
+import torch
+from torch import nn
+
+from autoadapt.adapting import adapt
+from autoadapt.calibration import calibrate
+from autoadapt.calibration.judging import divergence
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.showing.tables import columns
+from benchmarks.photograph_sets import Photograph, photographs, read, split
+from benchmarks.photographs import Classifier, lite
+
+PAIRS = ((0, 2), (2, 0))
+COUNTS = (8, 32, 128, 400)
+BATCH = 8
+
+Features = dict[str, torch.Tensor]
+
+
+class LastLevel(nn.Module):
+    """The last level of a pyramid, remembered for each image: both directions of a pair look at the same ones."""
+
+    def __init__(self, name: str, pyramid: nn.Module, known: Features) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self._name = name
+        self._known = known
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape: `[B, 3, H, W] -> [B, C, H/32, W/32]`."""
+        if x.device.type != "cpu":  # probed without values
+            whole: torch.Tensor = self.pyramid(x)[-1]
+            return whole
+        keys = [self._name + hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in x.contiguous()]
+        unknown = [index for index, key in enumerate(keys) if key not in self._known]
+        if unknown:
+            for index, made in zip(unknown, self.pyramid(x[unknown])[-1].clone(), strict=True):
+                self._known[keys[index]] = made.clone()
+        return torch.stack([self._known[key] for key in keys])
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LastLevel:
+        return LastLevel(self._name, copy.deepcopy(self.pyramid, memo), self._known)
+
+
+class Whole(nn.Module):
+    """A last level, and the head on it."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape: `[B, 3, H, W] -> [B, 1000]`."""
+        logits: torch.Tensor = self.head(self.backbone(x))
+        return logits
+
+
+@dataclass(frozen=True)
+class Row:
+    """One calibration, and the truth about it."""
+
+    pair: tuple[int, int]
+    count: int
+    seed: int
+    augment: str
+    said: float
+    images: int
+    """That the report's agreement is a mean over."""
+    agreements: tuple[float, ...]
+    """On photographs that calibration never saw."""
+    loss: float
+    accuracy: float
+    solver: str
+
+    @property
+    def agreement(self) -> float:
+        """Mean over the photographs."""
+        return fmean(self.agreements)
+
+    @property
+    def errors_apart(self) -> float:
+        """How far said and real are apart, in standard errors of both."""
+        spread = stdev(self.agreements)
+        standard_error = spread * (1 / self.images + 1 / len(self.agreements)) ** 0.5
+        return abs(self.said - self.agreement) / max(standard_error, 1e-9)
+
+
+def whole(size: int, known: Features) -> Whole:
+    """An EfficientNet-Lite that remembers its features."""
+    net: Classifier = lite(size)
+    return in_eval_mode(Whole(LastLevel(f"lite{size}:", net.backbone, known), net.head))
+
+
+def answers(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits of all images."""
+    with torch.no_grad():
+        return torch.cat([net(batch) for batch in images.split(BATCH)])
+
+
+def accuracy(logits: torch.Tensor, judged: Sequence[Photograph]) -> float:
+    """Share of the photographs with a name that are given a class of that name."""
+    right = [int(one.argmax()) in photo.classes for one, photo in zip(logits, judged, strict=True) if photo.classes]
+    return fmean(right) if right else float("nan")
+
+
+def fitted_images(found: Sequence[Photograph], count: int) -> torch.Tensor:
+    """So many photographs; where there are fewer, second renderings of the first: mirrored and closer."""
+    images = read(found[:count])
+    if len(images) < count:
+        closer = images[: count - len(images), :, 28:-28, 28:-28].flip(-1)
+        closer = nn.functional.interpolate(closer, size=images.shape[-2:], mode="bilinear", antialias=True)
+        images = torch.cat([images, closer])
+    return images
+
+
+def measured(
+    nets: dict[int, Whole], pair: tuple[int, int], count: int, seed: int, sets: tuple[list[Photograph], ...]
+) -> list[Row]:
+    """One pair, count and seed: without made images and with them."""
+    new, old = pair
+    fitted, judged = fitted_images(sets[0], count), read(sets[1])
+    expected = answers(nets[old], judged)
+    rows = []
+    for augment in (0, "auto"):
+        model = copy.deepcopy(nets[old])
+        torch.manual_seed(seed)
+        example = torch.zeros(1, 3, 224, 224)
+        model.backbone = adapt(nets[new].backbone, like=nets[old].backbone, inputs=example, project="always")
+        started = time.perf_counter()
+        found = calibrate(
+            model, at="backbone", like=nets[old], data=fitted.split(BATCH), images=count, augment=augment, seed=seed
+        )  # type: ignore[call-overload]
+        logits = answers(model, judged)
+        loss, agreement = divergence(logits, expected, len(judged))
+        said = found.head.agreement if found.head is not None and found.head.agreement is not None else float("nan")
+        shown = Row(
+            pair, count, seed, str(augment), said, found.head_images, tuple(agreement.tolist()), float(loss.mean()),
+            accuracy(logits, sets[1]), found.solver,
+        )  # fmt: skip
+        rows.append(shown)
+        seconds = time.perf_counter() - started
+        print(
+            f"Lite{new} -> Lite{old}, {count:3d} images, seed {seed}, augment {augment}: said {said:.2f}, agreement "
+            f"{shown.agreement:.3f}, KL {shown.loss:.2f}, labels {shown.accuracy:.2f}, {found.solver}, {seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    return rows
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Medians over the seeds."""
+    shown: list[tuple[str, ...]] = [("agreement / KL / labels right", "alone", "with made images")]
+    for pair in dict.fromkeys(row.pair for row in rows):
+        for count in sorted({row.count for row in rows}):
+            cells = []
+            for augment in ("0", "auto"):
+                mine = [row for row in rows if (row.pair, row.count, row.augment) == (pair, count, augment)]
+                figures = (median(getattr(row, name) for row in mine) for name in ("agreement", "loss", "accuracy"))
+                cells.append(" ".join(f"{figure:.2f}" for figure in figures))
+            shown.append((f"Lite{pair[0]} -> Lite{pair[1]}, {count}", *cells))
+    near = sum(row.errors_apart <= 2 for row in rows)
+    return [*columns(shown, align="lrr"), f"said within two standard errors of the truth: {near} of {len(rows)}"]
+
+
+def main() -> None:
+    """Print the table; progress goes to standard error."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
+    parser.add_argument("--cache", type=Path, help="a file that features are kept in, for another run")
+    arguments = parser.parse_args()
+    known: Features = {}
+    if arguments.cache is not None and arguments.cache.exists():
+        known.update(torch.load(arguments.cache, weights_only=True))
+    nets = {size: whole(size, known) for size in (0, 2)}
+    found, rows = photographs(), []
+    for seed in arguments.seeds:
+        sets = split(found, seed)
+        logits = {size: answers(net, read(sets[1])) for size, net in nets.items()}
+        same = float((logits[0].argmax(1) == logits[2].argmax(1)).double().mean())
+        right = ", ".join(f"Lite{size} {accuracy(made, sets[1]):.2f}" for size, made in logits.items())
+        print(f"seed {seed}: own heads agree on {same:.2f}; labels right: {right}", flush=True)
+        for count in arguments.counts:
+            for pair in PAIRS:
+                rows += measured(nets, pair, count, seed, sets)
+                if arguments.cache is not None:
+                    torch.save(known, arguments.cache)
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Figures come from images that did not choose, near copies count once, and what chance may give is not written."""
+
+import random
+
+import pytest
+import torch
+from calibration_models import pictures, same, weights
+from torch import nn
+
+from autoadapt.adapting import adapt
+from autoadapt.calibration import calibrate
+from autoadapt.calibration.honesty import Gain, gain_over, honest_after, on_others
+from autoadapt.calibration.judging import Score
+from autoadapt.calibration.near_copies import count_different, descriptors, near_copies, remark_on
+
+
+def score(*losses, numbers=()):
+    return Score(losses, tuple(0.5 for _ in losses), numbers or tuple(range(len(losses))))
+
+
+class Wide(nn.Module):
+    """A level with enough channels to tell images apart."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.Conv2d(3, 40, 8, stride=8), nn.Tanh())
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def renderings(count, each):
+    """Each picture several times, a little brighter or darker, with other noise."""
+    found = pictures(count)
+    return torch.cat([(1 + 0.1 * i) * found + 0.05 * torch.randn_like(found) for i in range(each)])
+
+
+def calibrated(images, **options):
+    old, new = Wide(0), Wide(1)
+    net = adapt(new, like=old, inputs=images[:1], project="always")
+    torch.manual_seed(9)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 5))
+    before = weights(net)
+    found = calibrate(net, like=old, head=head, data=images.split(4), augment=0, **options)
+    return found, same(before, weights(net))
+
+
+def test_of_recipes_that_are_all_noise_the_honest_score_is_that_of_noise():
+    draw = random.Random(0)
+    flattered, honest = [], []
+    for _ in range(200):
+        tried = [score(*(draw.gauss(1, 1) for _ in range(8))) for _ in range(22)]
+        best = min(tried, key=lambda one: one.loss)
+        flattered.append(best.loss)
+        honest.append(on_others(best, tried, {}).loss)
+    assert sum(flattered) / 200 < 0.4
+    assert abs(sum(honest) / 200 - 1) < 0.1
+
+
+def test_a_clear_best_loses_nothing():
+    tried = [score(1.0, 1.1, 0.9), score(2.0, 2.1, 1.9)]
+    assert on_others(tried[0], tried, {}) == tried[0]
+
+
+def test_near_copies_do_not_choose_for_one_another():
+    """The first recipe is good on two copies and bad on the rest: only the copies would choose it."""
+    tried = [score(0.0, 0.0, 2.5), score(1.0, 1.0, 1.0)]
+    assert on_others(tried[0], tried, {}).losses[0] == 1.0
+    tried = [score(0.0, 0.0, 0.0, 1.5), score(1.0, 1.0, 1.0, 1.0)]
+    assert on_others(tried[0], tried, {}).losses[:3] == (0.0, 0.0, 0.0)
+    assert on_others(tried[0], tried, {0: 0, 1: 0, 2: 0}).losses[:3] == (1.0, 1.0, 1.0)
+
+
+def test_a_cautious_choice_is_corrected_by_what_the_best_flatters_itself_with():
+    tried = [score(0.0, 1.0), score(1.0, 0.1), score(0.9, 0.9)]
+    corrected = on_others(tried[2], tried, {})
+    excess = on_others(tried[0], tried, {}).loss - tried[0].loss
+    assert excess > 0
+    assert corrected.loss > tried[2].loss
+
+
+def test_later_steps_keep_the_correction():
+    chosen, honest, later = score(1.0, 1.0), score(1.5, 1.25), score(0.5, 0.5)
+    assert honest_after(later, chosen, honest).losses == (0.875, 0.875)
+    assert honest_after(score(0.5, 0.5, 0.25), chosen, honest).losses == (0.875, 0.875, 0.625)
+    assert honest_after(later, None, None) is later
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "sure"), [(1.0, 0.5, True), (1.0, 1.5, False), (-1.0, 0.0, False), (0.0, 0.0, False)]
+)
+def test_a_gain_is_sure_beyond_a_standard_error(mean, error, sure):
+    assert Gain(mean, error).is_sure == sure
+
+
+def test_copies_do_not_make_a_gain_surer():
+    one = score(*[1.0] * 4, *[3.0])
+    other = score(*[2.0] * 4, *[2.9])
+    assert gain_over(one, other, {}).is_sure
+    assert not gain_over(one, other, {0: 0, 1: 0, 2: 0, 3: 0}).is_sure
+
+
+def test_only_images_that_both_were_tried_on_count():
+    one, other = score(1.0, 1.0, 9.0, numbers=(0, 1, 5)), score(2.0, 2.0, numbers=(0, 1))
+    assert gain_over(one, other, {}) == Gain(1.0, 0.0)
+
+
+def test_infinite_losses_are_no_gain_but_over_them_there_is_one():
+    bad = score(float("nan"), 1.0)
+    assert not gain_over(bad, score(2.0, 2.0), {}).is_sure
+    assert gain_over(score(2.0, 2.0), score(float("inf"), 3.0), {}).is_sure
+
+
+def test_renderings_of_one_picture_count_once():
+    images = renderings(8, 4)
+    with torch.no_grad():
+        features = Wide(0)(images).flatten(2).transpose(1, 2)
+    groups = near_copies(dict(enumerate(descriptors([[(features, features)]]))))
+    assert len(set(groups.values())) == 8
+    assert all(groups[number] == number % 8 for number in groups)
+
+
+def test_different_pictures_are_different_and_few_channels_say_nothing():
+    with torch.no_grad():
+        features = Wide(0)(pictures(48)).flatten(2).transpose(1, 2)
+    groups = near_copies(dict(enumerate(descriptors([[(features, features)]]))))
+    assert len(set(groups.values())) >= 44
+    assert descriptors([[(features, features[..., :31])]]) is None
+
+
+def test_more_images_than_are_described_are_counted_by_their_share():
+    assert count_different({0: 0, 1: 0, 2: 2, 3: 3}, 400) == 300
+    assert count_different({}, 7) == 7
+
+
+def test_the_report_says_how_many_different_images_are_wanted():
+    few, _ = calibrated(renderings(8, 4))
+    assert any(remark.startswith("8 different images (of 32; near copies") for remark in few.remarks)
+    many, _ = calibrated(pictures(96))
+    assert not any("different images" in remark for remark in many.remarks)
+    assert "about 64" in remark_on(12, 12)
+    assert "near copies" not in remark_on(12, 12)
+
+
+def test_what_is_no_better_than_the_mean_beyond_chance_is_not_written():
+    class Noise(nn.Module):
+        """Features that have nothing to do with those of before."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 40, 8, stride=8)
+
+        def forward(self, x):
+            return torch.sin(1e4 * self.layer(x))
+
+    written = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        images, old, new = pictures(8, seed=seed), Wide(seed), Noise()
+        net = adapt(new, like=old, inputs=images[:1], project="always")
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 5))
+        found = calibrate(net, like=old, head=head, data=images.split(4), augment=0)
+        written += found.written
+        assert found.written or "no better than" in found.verdict
+    assert written <= 1
