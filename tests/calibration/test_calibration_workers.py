@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from calibration_models import Model, Pyramid, model_with, pictures
 
-from autoadapt.calibration import calibrate
+from autoadapt.calibration import calibrate, making
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.workers import combined
 from autoadapt.errors import CalibrationError
@@ -28,13 +28,16 @@ def worker(rank, count, store, folder):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
     images = pictures(IMAGES, dtype=torch.float64)
     moments = combined(Moments.of(images[rank::count].flatten(2)[..., 0], images[rank::count].flatten(2)[..., 1]))
-    found, adapters = calibrated(images[rank::count].split(3), refine=3)
+    found, adapters = calibrated(images[rank::count].split(3), refine=3, augment=0)
+    making.MADE, making.BATCH = 12, 2
+    shared, made = calibrated(images[rank::count].split(3))
     try:
         calibrated(images[rank::count].split(3) if rank else [images[:4] * float("nan")])
         failed = ""
     except CalibrationError as error:
         failed = error.summary
-    torch.save((found.model_dump_json(), adapters, moments.tensors, failed), f"{folder}/{rank}.pt")
+    told = found.model_dump_json(), shared.model_dump_json(exclude={"seconds", "solver_seconds", "bytes"})
+    torch.save((told, adapters, made, moments.tensors, failed), f"{folder}/{rank}.pt")
     dist.barrier()  # a process that leaves early takes the connection with it
     dist.destroy_process_group()
 
@@ -43,10 +46,13 @@ def worker(rank, count, store, folder):
 def test_two_gloo_processes_give_the_answer_of_one(tmp_path):
     mp.spawn(worker, (2, tmp_path / "store", tmp_path), nprocs=2)
     images = pictures(IMAGES, dtype=torch.float64)
-    alone, adapters = calibrated(images.split(6), refine=3)
+    alone, adapters = calibrated(images.split(6), refine=3, augment=0)
+    made, said = [], []
     whole = Moments.of(images.flatten(2)[..., 0], images.flatten(2)[..., 1])
     for rank in range(2):
-        told, written, moments, failed = torch.load(tmp_path / f"{rank}.pt")
+        (told, shared), written, own, moments, failed = torch.load(tmp_path / f"{rank}.pt")
+        made.append(own)
+        said.append(shared)
         for name, tensor in whole.tensors.items():
             torch.testing.assert_close(moments[name], tensor, rtol=1e-10, atol=1e-10)
         for name, tensor in adapters.items():
@@ -54,6 +60,8 @@ def test_two_gloo_processes_give_the_answer_of_one(tmp_path):
         assert f'"solver":"{alone.solver}"' in told
         assert '"images":24' in told
         assert failed == ("features of `0` are not finite" if rank == 0 else "another worker failed")
+    assert said[0] == said[1]
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
 def test_without_processes_nothing_is_summed():
