@@ -29,6 +29,8 @@ _WHOLE = {
         "--random, or a file that you have: --new-weights and --like-weights of calibrate"
     ),
     "autoadapt.assembly.compare(config)": "--compare",
+    "aa.fold(aa.swap(model, path, new, inputs=x), inputs=x)": "autoadapt swap MODEL PATH NEW --out FOLDER",
+    'aa.export(model, "model.onnx", inputs=x)': "autoadapt export MODEL model.onnx",
     "aa.capture(module, x).save(path)": "autoadapt capture MODEL --out signature.json",
     "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}": (
         "--input SPEC, one for each argument, or --input NAME=SPEC"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -74,10 +75,8 @@ def fold(
     with quiet():
         call = bind(model, told_example(model) if inputs is None else inputs)
         readers = _readers(model, path, call.call)
-        found = [_obstacle(model, net, target, readers.get(target, [])) for target in wanted]
-        faults = [fault for fault in found if fault is not None]
-        if faults:
-            raise BuildError(f"{len(faults)} of {len(wanted)} projections cannot be folded", faults)
+        if any(_obstacle(model, net, target, readers.get(target, [])) for target in wanted):
+            raise _refusal(model, net, wanted, readers)
         made = copy_module(model, aliased)
         for target in wanted:
             consumer = readers[target][0]
@@ -95,21 +94,46 @@ def _place(model: nn.Module, at: str | None) -> str:
     found: list[str] = [name for name, module in model.named_modules() if isinstance(module, AdaptedModule)]
     if at and at in found:
         return at
-    if at is None and len(found) == 1 and found[0]:
-        return found[0]
+    inside = [name for name in found if name]
+    if at is None and len(inside) == 1:
+        return inside[0]
     told = ", ".join(name or "the model itself" for name in found) or "none"
-    fault = Mismatch("at", "the path of an adapted module inside the model", told, 'fold(..., at="backbone")')
+    remedy = "\n".join(f'fold(..., at="{name}")' for name in inside[:3]) or _SWAP
+    fault = Mismatch("at", "the path of an adapted module inside the model", told, remedy)
     raise BuildError("nothing to fold: what reads the adapter must be in the model", [fault])
+
+
+_SWAP = "aa.fold(aa.swap(model, path, new, inputs=x), inputs=x)"
+"""Where no adapted module stands inside the model."""
+_AS_IT_IS = 'aa.export(model, "model.onnx", inputs=x)'
+"""Where nothing can be folded: there is nothing to gain."""
 
 
 def _wanted(plan: Plan, outputs: Sequence[str] | None) -> list[str]:
     projected = [route.target for route in plan.routes if _steps_of(route)]
-    wrong = [name for name in outputs or () if name not in projected]
-    if wrong or not projected:
-        told = ", ".join(projected) or "none"
-        fault = Mismatch(f"outputs={wrong}", "outputs with a projection", told, f"outputs={projected}")
-        raise BuildError("there is no projection to fold", [fault])
-    return list(outputs) if outputs is not None else projected
+    if not projected:
+        fault = Mismatch("outputs", "outputs with a projection", "none: the adapters have no layers", _AS_IT_IS)
+        raise BuildError("there is no projection to fold, and the model is as it would be", [fault])
+    if isinstance(outputs, str) or not (outputs is None or isinstance(outputs, Collection)):
+        fault = Mismatch("outputs", "a list of names", repr(outputs)[:60], f"outputs={projected}")
+        raise BuildError("outputs are told by their names", [fault])
+    chosen = projected if outputs is None else list(outputs)
+    wrong = [name for name in chosen if name not in projected]
+    if wrong or not chosen:
+        fault = Mismatch(f"outputs={wrong}", "outputs with a projection", ", ".join(projected), f"outputs={projected}")
+        raise BuildError("there is no such projection to fold", [fault])
+    return chosen
+
+
+def _refusal(model: nn.Module, net: AdaptedModule, wanted: Sequence[str], readers: Readers) -> BuildError:
+    """Why projections cannot be folded, with those that can be."""
+    projected = [route.target for route in net.plan.routes if _steps_of(route)]
+    found = {target: _obstacle(model, net, target, readers.get(target, [])) for target in projected}
+    others = [target for target, fault in found.items() if fault is None]
+    remedy = f"fold(..., outputs={others})" if others else _AS_IT_IS
+    faults = [replace(fault, remedy=remedy) for target in wanted if (fault := found[target]) is not None]
+    said = f"{len(faults)} of {len(wanted)} projections cannot be folded"
+    return BuildError(said if others else f"{said}, nor any other of this module", faults)
 
 
 def _steps_of(route: Route) -> list[int]:
@@ -193,8 +217,7 @@ def _obstacle(model: nn.Module, net: AdaptedModule, target: str, readers: Sequen
     """Why a projection cannot be folded; None where it can."""
 
     def fault(expected: str, found: str, why: str = "") -> Mismatch:
-        others = [route.target for route in net.plan.routes if _steps_of(route) and route.target != target]
-        return Mismatch(f"output {target}", expected, found, f"fold(..., outputs={others})" if others else "", why)
+        return Mismatch(f"output {target}", expected, found, why=why)
 
     if len(readers) != 1 or readers[0].startswith("["):
         told = ", ".join(reader.strip("[]") for reader in readers) or "nothing reads it"

@@ -112,7 +112,7 @@ def test_what_reads_the_adapter_must_be_in_the_model_that_is_folded(folder: Path
     refused = run("fold", "net", "net.pt2")
     assert refused.exit_code == 2
     assert "what reads the adapter must be in the model" in " ".join(refused.stderr.split())
-    assert "try  --at backbone" in refused.stderr
+    assert "try  autoadapt swap MODEL PATH NEW --out FOLDER" in refused.stderr
     assert not (folder / "net.pt2").exists()
 
 

@@ -1,5 +1,8 @@
 """A folded model answers as before with one layer less; what cannot be folded is refused with the reason."""
 
+import ast
+import re
+
 import pytest
 import timm
 import torch
@@ -181,7 +184,7 @@ def test_there_must_be_a_consumer_and_a_projection():
     with pytest.raises(BuildError, match="no projection to fold"):
         fold(nn.Sequential(adapt(same, like=same, inputs=X), nn.Conv2d(8, 2, 1)), at="0", inputs=X)
     model = adapted(Model(consumers()), 6, 7)
-    with pytest.raises(BuildError, match="no projection to fold"):
+    with pytest.raises(BuildError, match="no such projection to fold"):
         fold(model, inputs=X, outputs=["5"])
 
 
@@ -242,3 +245,55 @@ def test_the_backbone_stays_as_it_was_built_where_other_channels_or_sizes_are_re
         folded = fold(model, inputs=x)
         torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
         assert not list(folded[0].adapters.parameters())
+
+
+def followed(error: BuildError) -> dict[str, object]:
+    """The arguments that a refusal says to give instead."""
+    remedies = {fault.remedy for fault in error.mismatches}
+    assert len(remedies) == 1
+    call = re.fullmatch(r"(?:fold\(\.\.\., )?(\w+)=(.+?)\)?", remedies.pop())
+    assert call is not None
+    return {call[1]: ast.literal_eval(call[2])}
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"outputs": ["1"]}, {"outputs": ["1", "0"]}, {"outputs": ["7"]}, {"outputs": "0"}]
+)
+def test_what_a_refusal_says_to_fold_instead_can_be_folded(asked):
+    model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 4, 3), nn.Conv2d(10, 4, 3, padding=1)])), 5, 6)
+    for _ in range(3):  # a name that there is not is told first, then what cannot be folded
+        with pytest.raises(BuildError) as caught:
+            fold(model, inputs=X, **asked)
+        asked = followed(caught.value)
+        if asked == {"outputs": ["0"]}:
+            break
+    assert_alike(model(X), fold(model, inputs=X, **asked)(X))
+
+
+def test_where_nothing_can_be_folded_it_is_said_and_no_other_output_is_named():
+    model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(10, 4, 3, padding=1)])), 5, 6)
+    for outputs in (None, ["0"], ["1"]):
+        with pytest.raises(BuildError, match="cannot be folded, nor any other of this module") as caught:
+            fold(model, inputs=X, outputs=outputs)
+        assert {fault.remedy for fault in caught.value.mismatches} == {'aa.export(model, "model.onnx", inputs=x)'}
+
+
+def test_a_model_without_layers_to_fold_is_exported_as_it_is():
+    model = adapted(Model(consumers()), 8, 10)
+    for outputs in (None, [], ["0"]):
+        with pytest.raises(BuildError, match="there is no projection to fold, and") as caught:
+            fold(model, inputs=X, outputs=outputs)
+        assert caught.value.mismatches[0].remedy == 'aa.export(model, "model.onnx", inputs=x)'
+
+
+def test_a_place_that_is_wrong_is_told_with_those_that_are_right():
+    two = nn.ModuleDict({"left": adapted(Model(consumers()), 5, 6), "right": adapted(Model(consumers()), 5, 6)})
+    for at in (None, "left", "left.backbone.backbone"):
+        with pytest.raises(BuildError, match="what reads the adapter must be in the model") as caught:
+            fold(two, inputs=X, at=at)
+        remedy = 'fold(..., at="left.backbone")\nfold(..., at="right.backbone")'
+        assert caught.value.mismatches[0].remedy == remedy
+    for alone in (two["left"].backbone, nn.Conv2d(3, 4, 1)):
+        with pytest.raises(BuildError, match="what reads the adapter must be in the model") as caught:
+            fold(alone, inputs=X)
+        assert caught.value.mismatches[0].remedy == "aa.fold(aa.swap(model, path, new, inputs=x), inputs=x)"
