@@ -355,3 +355,38 @@ def test_the_plugin_imports_no_torch():
 def test_the_plugin_can_be_switched_off(pytester):
     done = pytester.runpytest_inprocess("-p", "no:autoadapt", "-p", "no:cacheprovider", "--update-signatures")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
+
+
+class Scores(nn.Module):
+    """A classifier, whose outputs have one size, and the class of each pixel, which has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((2, 3))
+
+
+class Classes(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.argmax(1)
+
+
+@pytest.mark.parametrize(
+    ("net", "left_out"),
+    [
+        (nn.Conv2d(3, 8, 4, stride=4), ()),
+        (Scores(), ("cut at odd sizes", "size of the first call")),
+        (Classes(), ("another answer each call", "no gradient")),
+    ],
+    ids=["convolution", "scores", "classes"],
+)
+def test_kinds_of_fault_that_change_nothing_about_a_module_are_left_out_and_said(net: nn.Module, left_out) -> None:
+    x = torch.randn(1, 3, 32, 32)
+    found = caught_by(lambda one: one(x), net, x)
+    assert found.left_out == left_out
+    assert {mutant.kind for mutant in mutants(net, x)} == {*found.caught, *found.missed}
+    assert len(list(mutants(net, x))) + len(left_out) == len(list(mutants(net)))
+    for kind in left_out:
+        assert f" left out  {kind} (changes nothing here)" in str(found)

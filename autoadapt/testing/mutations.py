@@ -9,11 +9,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification.sessions import Session
+from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.trees import Container, Tree, flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, VerificationError
 from autoadapt.showing import Shown
+from autoadapt.testing.differences import differs
 
 __all__ = ["Caught", "Mutant", "caught_by", "mutants"]
 
@@ -45,6 +49,8 @@ class Caught(Shown):
 
     caught: tuple[str, ...]
     missed: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Kinds that change nothing about this module, which no test could notice."""
 
     def __bool__(self) -> bool:
         return not self.missed
@@ -53,35 +59,55 @@ class Caught(Shown):
         count = len(self.caught) + len(self.missed)
         lines = [f"{len(self.caught)} of {count} kinds of fault are noticed"]
         lines += [f" caught  {kind}" for kind in self.caught] + [f" MISSED  {kind}" for kind in self.missed]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f" left out  {kind} (changes nothing here)" for kind in self.left_out)])
 
 
-def mutants(net: nn.Module) -> Iterator[Mutant]:
+def mutants(net: nn.Module, inputs: object = None) -> Iterator[Mutant]:
     """Broken copies of a module, one for each kind of fault that `verify` knows.
+
+    A kind may change nothing about a module, as a cut at odd sizes where none is odd. An adapted module tells its
+    sizes, any other one is captured at `inputs`; then such kinds are left out. Without inputs all are yielded.
 
     Args:
         net: The module; it is not changed, and its weights are shared.
+        inputs: An example call, as for `capture`.
 
     Example:
         >>> [mutant.kind for mutant in mutants(nn.Conv2d(3, 8, 1))][:3]
         ['cut at odd sizes', 'size of the first call', 'other dtype']
     """
     check_module(net, "net", VerificationError)
+    session = _session(net, inputs)
+    return (one for one in _all_mutants(net) if session is None or differs(session, one.module))
+
+
+def _session(net: nn.Module, inputs: object) -> Session | None:
+    """At which sizes the module is compared with its mutants; None where nothing tells them.
+
+    Inputs are invented: of a given one the items of a larger batch would be equal.
+    """
+    if isinstance(net, AdaptedModule):
+        return Session(net, net.signature)
+    return None if inputs is None else Session(net, capture(net, inputs))
+
+
+def _all_mutants(net: nn.Module) -> Iterator[Mutant]:
     for kind, (check, change) in _LEAF_FAULTS.items():
         yield Mutant(kind, check, _broken(net, _Leaf(change)))
     for kind, (check, structure) in _CONTAINER_FAULTS.items():
         yield Mutant(kind, check, _broken(net, _Structure(structure)))
     unused = copy_module(net, clone_buffers)
     unused.register_parameter("never_read", nn.Parameter(torch.zeros(1)))
-    yield Mutant("parameter without gradient", "gradients", unused)
+    yield Mutant(_UNUSED, "gradients", unused)
 
 
-def caught_by(test: Callable[[nn.Module], object], net: nn.Module) -> Caught:
+def caught_by(test: Callable[[nn.Module], object], net: nn.Module, inputs: object = None) -> Caught:
     """Run a test on every mutant of a module and see which it notices.
 
     Args:
         test: Takes a module, and raises where it finds fault with it.
         net: A module that it finds no fault with.
+        inputs: As for `mutants`: with them, kinds that change nothing about this module do not count as missed.
 
     Raises:
         AssertionError: The test fails for the module itself, so that failures of mutants say nothing.
@@ -102,9 +128,11 @@ def caught_by(test: Callable[[nn.Module], object], net: nn.Module) -> Caught:
     except Exception as error:
         raise AssertionError("the test fails for the module itself") from error
     found: dict[bool, list[str]] = {True: [], False: []}
-    for mutant in mutants(net):
+    chosen = list(mutants(net, inputs))
+    for mutant in chosen:
         found[_notices(test, mutant.module)].append(mutant.kind)
-    return Caught(tuple(found[True]), tuple(found[False]))
+    left_out = [kind for kind in _KINDS if kind not in [mutant.kind for mutant in chosen]]
+    return Caught(tuple(found[True]), tuple(found[False]), tuple(left_out))
 
 
 def _notices(test: Callable[[nn.Module], object], module: nn.Module) -> bool:
@@ -212,3 +240,6 @@ _CONTAINER_FAULTS: dict[str, tuple[str, Callable[[Tree], Tree]]] = {
     "another container": ("signature", _other_container),
     "one container more": ("signature", _wrapped),
 }
+
+_UNUSED = "parameter without gradient"
+_KINDS = (*_LEAF_FAULTS, *_CONTAINER_FAULTS, _UNUSED)
