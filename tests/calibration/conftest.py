@@ -6,6 +6,6 @@ from autoadapt.calibration import making
 
 
 @pytest.fixture(autouse=True)
-def few_made_images(monkeypatch):
-    """As many made images as show that they are made; their number is a matter of quality, and of minutes."""
-    monkeypatch.setattr(making, "MADE", 8)
+def no_made_images(monkeypatch):
+    """None are made where they are not what is tested: they cost passes and decompositions."""
+    monkeypatch.setattr(making, "MADE", 0)

@@ -23,6 +23,12 @@ from autoadapt.calibration.solvers import Recipe
 from autoadapt.errors import CalibrationError
 
 
+@pytest.fixture(autouse=True)
+def few_made_images(monkeypatch, no_made_images):
+    """As many as show that they are made; their number is a matter of quality, and of minutes."""
+    monkeypatch.setattr(making, "MADE", 8)
+
+
 def pair():
     torch.manual_seed(3)
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)

@@ -70,7 +70,8 @@ def test_without_processes_nothing_is_summed():
 
 
 @pytest.mark.parametrize("size", [3, 8])
-def test_the_cut_into_batches_does_not_matter(size):
+def test_the_cut_into_batches_does_not_matter(size, monkeypatch):
+    monkeypatch.setattr(making, "MADE", 8)
     images = pictures(IMAGES, dtype=torch.float64)
     left, right = (calibrated(images.split(n))[1] for n in (size, 24))
     for name, tensor in left.items():
