@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 
+from autoadapt.contracts.capturing.graph_axes import ENDS, InputAxes, graph_axes, graph_sizes
 from autoadapt.contracts.capturing.probing import Observation, Shape
 
 __all__ = [
@@ -39,26 +40,16 @@ LONG_STEP = 6720  # 2^6 * 3 * 5 * 7: a multiple of nearly every stride, window a
 _LETTERS = {1: "B", 2: "BN", 3: "BNC", 4: "BCHW", 5: "BCTHW"}
 
 
-@dataclass(frozen=True)
-class InputAxes:
-    """The axes of all input tensors, by name; axes of one name have one size."""
-
-    names: tuple[tuple[str, ...], ...]
-    example: dict[str, int]
-
-    def shapes(self, sizes: Mapping[str, int]) -> list[Shape]:
-        """The shapes of the input tensors at given sizes; axes left out keep their example size."""
-        full = self.example | dict(sizes)
-        return [tuple(full[name] for name in names) for names in self.names]
-
-
 def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
     """Name the axes after the field's habit: `B,C,H,W` for four axes, `B,N,C` for three, `B,H,W` for masks.
 
     What lies along zeros and ones of its own size are tokens or samples, not channels, as a waveform beside its mask.
+    Where an input lists edges, `[2, E]` of the rows of another, all that is as long as these is named `N` and `E`.
 
     Axes of several inputs get one name where letter and size agree, or where a size is found again.
     """
+    if graph := graph_sizes(tensors):
+        return graph_axes(tensors, graph)
     example: dict[str, int] = {}
     names = dict[int, tuple[str, ...]]()
     for position in sorted(range(len(tensors)), key=lambda i: _is_vague(tensors[i])):
@@ -235,12 +226,12 @@ def find_steps(run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_S
         long_steps: Steps to try on an axis that refuses to grow by one.
     """
     example = axes.example
-    likely = [name for name in example if name[0] != "C"]
+    likely = [name for name in example if name[0] != "C" and name != ENDS]
     steps: Steps = {}
     if likely and run({**example, **{name: example[name] + 1 for name in likely}}) is not None:
         steps = dict.fromkeys(likely, 1)
     for name in example:
-        if name not in steps and run({**example, name: example[name] + 1}) is not None:
+        if name not in (*steps, ENDS) and run({**example, name: example[name] + 1}) is not None:
             steps[name] = 1
     for name in likely:
         if name not in steps:

@@ -1,0 +1,74 @@
+"""Graph axes: the axes of inputs, and their names where they are nodes and edges of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from autoadapt.contracts.capturing.probing import Shape
+
+__all__ = ["ENDS", "InputAxes", "graph_axes", "graph_sizes"]
+
+ENDS = "ends"
+"""The axis of the two ends of each edge, which never varies, though much code would take a third."""
+
+
+@dataclass(frozen=True)
+class InputAxes:
+    """The axes of all input tensors, by name; axes of one name have one size."""
+
+    names: tuple[tuple[str, ...], ...]
+    example: dict[str, int]
+
+    def shapes(self, sizes: Mapping[str, int]) -> list[Shape]:
+        """The shapes of the input tensors at given sizes; axes left out keep their example size."""
+        full = self.example | dict(sizes)
+        return [tuple(full[name] for name in names) for names in self.names]
+
+
+def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
+    """How many nodes and edges a graph has; empty where nothing lists edges as `[2, E]` indices of the rows of another.
+
+    Two sentences of token ids list none: what else there is of them has two rows too.
+
+    Example:
+        >>> graph_sizes([torch.randn(5, 3), torch.tensor([[0, 1, 4], [1, 2, 0]])])
+        {'N': 5, 'E': 3}
+    """
+    nodes = [one.shape[0] for one in tensors if one.dim() == 2 and one.is_floating_point() and one.shape[0] != 2]
+    for edges in tensors:
+        known = nodes and _is_list(edges) and not edges.is_meta and edges.numel()
+        if known and int(edges.min()) >= 0 and int(edges.max()) < nodes[0]:
+            return {"N": nodes[0], "E": edges.shape[1]}
+    return {}
+
+
+def graph_axes(tensors: Sequence[torch.Tensor], graph: Mapping[str, int]) -> InputAxes:
+    """Axes of the inputs of a graph network: `N` and `E` for what is as long as these, in this order.
+
+    Args:
+        tensors: The inputs.
+        graph: How many nodes and edges there are, as `graph_sizes` tells it.
+    """
+    example, names = dict(graph), list[tuple[str, ...]]()
+    for tensor in tensors:
+        first = ENDS if _is_list(tensor) else next((n for n, size in graph.items() if tensor.shape[:1] == (size,)), "")
+        row = [first or _fresh("B", tensor.shape[0], example)] if tensor.dim() else []
+        for size in tensor.shape[1:]:
+            row.append("E" if first == ENDS else _fresh("C", size, example, row))
+            example[row[-1]] = size
+        example |= dict(zip(row[:1], tensor.shape[:1], strict=True))
+        names.append(tuple(row))
+    return InputAxes(tuple(names), example)
+
+
+def _is_list(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.shape[0] == 2 and tensor.dtype == torch.int64
+
+
+def _fresh(letter: str, size: int, example: Mapping[str, int], taken: Sequence[str] = ()) -> str:
+    """A name that has this size already, or none."""
+    names = (letter, *(f"{letter}{i}" for i in range(2, 99)))
+    return next(name for name in names if example.get(name, size) == size and name not in taken)

@@ -1,0 +1,88 @@
+"""Graphs: nodes and edges are axes of their own, and all that is as long as these varies with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import autoadapt as aa
+
+NODES, EDGES = 12, 30
+X = torch.randn(NODES, 6)
+LIST = torch.randint(0, NODES, (2, EDGES), generator=torch.Generator().manual_seed(0))
+ATTRIBUTES = torch.randn(EDGES, 4)
+GRAPH = (X, LIST, ATTRIBUTES)
+
+
+class Encoder(nn.Module):
+    """Each node is its own map, and the sum of what its edges bring."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.own, self.sent, self.along = nn.Linear(6, width), nn.Linear(6, width), nn.Linear(4, width)
+
+    def forward(self, x, edge_index, edge_attr):
+        message = self.sent(x)[edge_index[0]] * self.along(edge_attr)
+        return self.own(x).index_add(0, edge_index[1], message)
+
+
+class Pooled(Encoder):
+    """One vector of each graph, told by the number of the graph of each node."""
+
+    def forward(self, x, edge_index, edge_attr, batch):
+        return super().forward(x, edge_index, edge_attr) + batch[:, None]
+
+
+def dims(signature):
+    return [str(leaf) for leaf in (*signature.inputs.leaves, *signature.outputs.leaves)]
+
+
+def test_edges_and_their_attributes_are_one_axis_and_nodes_another():
+    assert dims(aa.capture(Encoder(8), GRAPH)) == ["f32[N, 6]", "i64[2, E]", "f32[E, 4]", "f32[N, 8]"]
+
+
+def test_what_is_told_of_each_node_is_as_long_as_the_nodes():
+    found = dims(aa.capture(Pooled(8), (*GRAPH, torch.zeros(NODES, dtype=torch.int64))))
+    assert found == ["f32[N, 6]", "i64[2, E]", "f32[E, 4]", "i64[N]", "f32[N, 8]"]
+
+
+def test_a_graph_network_serves_another_at_any_number_of_nodes_and_edges():
+    new = Encoder(5)
+    net = aa.adapt(new, like=Encoder(8), inputs=GRAPH)
+    other = torch.randn(7, 6), LIST[:, :19] % 7, ATTRIBUTES[:19]
+    torch.testing.assert_close(net(*other), net.adapters["output"](new(*other)))
+    net.verify().raise_if_failed()
+
+
+def test_two_sentences_of_token_ids_are_no_edges():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, 4)
+
+        def forward(self, ids, extra):
+            return self.embed(ids) + extra[:, None]
+
+    ids = torch.randint(0, 2, (2, 7)), torch.randn(2, 4)
+    assert dims(aa.capture(Tokens(), ids))[0] == "i64[B, N]"
+
+
+@pytest.mark.slow
+@pytest.mark.guest
+def test_encoders_of_torch_geometric_serve_each_other():
+    layers = pytest.importorskip("torch_geometric.nn")
+
+    class Real(nn.Module):
+        def __init__(self, kind, width):
+            super().__init__()
+            self.first, self.second = kind(6, width, edge_dim=4), kind(width, width, edge_dim=4)
+
+        def forward(self, x, edge_index, edge_attr):
+            return self.second(self.first(x, edge_index, edge_attr).relu(), edge_index, edge_attr)
+
+    new = Real(layers.TransformerConv, 10).eval()
+    net = aa.adapt(new, like=Real(layers.GATConv, 16).eval(), inputs=GRAPH)
+    other = torch.randn(7, 6), LIST[:, :19] % 7, ATTRIBUTES[:19]
+    torch.testing.assert_close(net(*other), net.adapters["output"](new(*other)))
+    net.verify().raise_if_failed()
