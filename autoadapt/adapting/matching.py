@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
-from autoadapt.adapting.pairings import Pairing, Source, cell, fitting, level_of, name_in, spread, words_in
+from autoadapt.adapting.pairings import Pairing, Source, behind_all, cell, fitting, level_of, name_in, spread, words_in
 from autoadapt.adapting.refusals import Form, Refusals, most_telling, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
@@ -157,7 +157,7 @@ class _Matching:
             if not options:
                 self.faults.append(self._dishonest(path, spec, most_telling(self._whys(path))))
                 continue
-            options = self._without_maps_of_others(spec, options)
+            options = behind_all(self._without_maps_of_others(spec, options), self.sources, spec, targets.values())
             honest[path] = self._class_tokens(options, spec) if spec.class_token else options
         aligned = self._aligned({path: spec for path, spec in targets.items() if path in honest}, honest)
         order = {path: i for i, path in enumerate(aligned)}

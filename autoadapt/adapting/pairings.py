@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from autoadapt.adapting.aligning import Level, Stage
-from autoadapt.adapting.layouts import Factored
+from autoadapt.adapting.layouts import Factored, factored
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["Pairing", "Source", "cell", "fitting", "level_of", "name_in", "spread", "words_in"]
+__all__ = ["Pairing", "Source", "behind_all", "cell", "fitting", "level_of", "name_in", "spread", "words_in"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,35 @@ def level_of(tensor: Factored) -> Level | None:
         return None
     octaves = round(2 * sum(map(math.log2, strides)) / len(strides)) / 2
     return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth)
+
+
+def behind_all(
+    options: Sequence[str], sources: Mapping[str, Source], wanted: TensorSpec, others: Iterable[TensorSpec]
+) -> list[str]:
+    """For a sequence the options at the strides of what the new module itself returns, if it returns one.
+
+    What a sequence model makes finer than its outputs stands in front of its transformer, and has seen next to nothing;
+    its outputs are resampled instead. Levels of several strides are served as those of a pyramid are.
+
+    Args:
+        options: Sources from which a chain leads to the target.
+        sources: All of them.
+        wanted: The target.
+        others: All targets.
+    """
+    strides = [factored(one).strides for one in others if _is_sequence(one)]
+    if not _is_sequence(wanted) or any(one != strides[0] for one in strides):
+        return [*options]
+    offered = [sources[option].tensor.strides for option in options if not sources[option].tap]
+    return [option for option in options if sources[option].tensor.strides in offered] or [*options]
+
+
+def _is_sequence(spec: TensorSpec) -> bool:
+    """Whether a tensor is `[B, N, C]`, or `[B, C, N]` of a module whose depth is not known: a waveform goes in."""
+    follows = [bool(dim.axes) for dim in spec.dims]
+    along = spec.dims[follows.index(True, 1)].axes if any(follows[1:]) else frozenset()
+    last = follows == [True, True, False] or (follows == [True, False, True] and spec.depth is None)
+    return spec.is_floating and last and not along & {"H", "W"}
 
 
 def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str, ...]]:

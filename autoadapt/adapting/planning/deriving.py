@@ -21,6 +21,7 @@ from autoadapt.adapting.planning.input_routes import (
     Fit,
     check_fit,
     route_inputs,
+    too_short,
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
@@ -28,7 +29,7 @@ from autoadapt.adapting.planning.masking import with_masks
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
-from autoadapt.adapting.planning.remarks import input_remarks, value_remarks
+from autoadapt.adapting.planning.remarks import input_remarks, size_remarks, value_remarks
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
@@ -40,7 +41,7 @@ from autoadapt.adapting.planning.sources import (
     translated,
     trunk_sources,
 )
-from autoadapt.adapting.planning.targets import served, with_channels, with_inputs
+from autoadapt.adapting.planning.targets import from_size, served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.planning.unchecked import unchecked_remarks
 from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
@@ -157,6 +158,8 @@ class _Offer:
     """Outputs of inner modules that have the very names that are wanted."""
     first: dict[str, tuple[TensorSpec, Thin | None]]
     """What the outputs are before points are left out, and how they are."""
+    short: dict[str, tuple[int, int]]
+    """Axes along which the old module takes shorter inputs: its smallest size, and that of the new one."""
 
 
 def _offer(
@@ -170,6 +173,8 @@ def _offer(
 ) -> _Offer:
     wanted = served(with_channels(with_inputs(target, source), source), outputs)
     routes = route_inputs(source, wanted, convert_inputs, fit)
+    short = too_short(source, wanted, routes)
+    wanted = from_size(wanted, {axis: least for axis, (_, least) in short.items()})
     found, marked = marked_alike(source.outputs, wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": found})
@@ -189,7 +194,7 @@ def _offer(
     others += trunks.values()
     named = {path: trunk.path for path, trunk in trunks.items()}
     first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
-    return _Offer(wanted, marked, routes, [*sources, *taps], blocks, others, named, first)
+    return _Offer(wanted, marked, routes, [*sources, *taps], blocks, others, named, first, short)
 
 
 def _pairings(
@@ -279,6 +284,7 @@ def _remarks(
 ) -> tuple[str, ...]:
     return (
         *input_remarks(source, offer.wanted, offer.inputs),
+        *size_remarks(source, target, offer.short),
         *value_remarks(source, offer.wanted),
         *train_remarks(source, target),
         *native_remarks(source),

@@ -15,7 +15,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs"]
+__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs", "too_short"]
 
 Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
 """What may be changed of an input: the order of its axes, how many channels are read, height and width, and
@@ -144,13 +144,14 @@ def _fitted(
     is_stack = have is not None and want is not None
     channels = matched_channels(source, target, have or 0, want or 0, values) if is_stack else ()
     pads = _pads(source, target, fit)
+    is_image = len(dims) in (4, 5) or (len(dims) == 3 and channel == 1 and order == (0, 1, 2))
+    grows = given.is_floating and is_image
     reached = tuple(
-        have if axis == channel and channels else _legal(dim, have, source, target, pads=pads)
+        have if axis == channel and channels else _legal(dim, have, source, target, pads=pads, grows=grows)
         for axis, (dim, have) in enumerate(zip(spec.dims, dims, strict=True))
     )
     changed = [axis for axis, (made, have) in enumerate(zip(reached, dims, strict=True)) if made != have]
-    is_image = len(dims) in (4, 5) or (len(dims) == 3 and channel == 1 and order == (0, 1, 2))
-    if changed and not (given.is_floating and is_image and not {0, channel} & set(changed)):
+    if changed and not (grows and not {0, channel} & set(changed)):
         return _only(path, changed[0], dims[changed[0]], spec)
     native = _native(path, source)
     if not (channels or changed or values):
@@ -272,8 +273,11 @@ def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
     return tuple(dim.constant for dim in spec.dims)
 
 
-def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: bool) -> Dim:
-    """The size to bring a given axis to, so that the new module takes it."""
+def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: bool, grows: bool) -> Dim:
+    """The size to bring a given axis to, so that the new module takes it.
+
+    What cannot grow, as tokens and waveforms cannot, stays as short as it is: if it is too short, the module says so.
+    """
     if dim.constant is not None:
         return dim
     sizes, allowed = source.axes.get(str(dim)), target.axes.get(str(given))
@@ -294,7 +298,30 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: 
         reached = (cells or (given - sizes.offset).ceildiv(sizes.step)) * sizes.step + sizes.offset
         smallest = sizes.offset or sizes.step
     refuses = refuses and allowed is not None and allowed.smallest < least
-    return reached.at_least(least) if least > smallest or refuses else reached
+    return reached.at_least(least) if grows and (least > smallest or refuses) else reached
+
+
+def too_short(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> dict[str, tuple[int, int]]:
+    """Axes along which the old module takes shorter inputs than the new one, where these cannot be made to grow.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old one.
+        routes: Where the inputs of the new module come from.
+
+    Returns:
+        For each of the old module's axes the smallest sizes of the old module and of the new one, which raises below.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for route in routes:
+        if any(isinstance(step, (Resize, Pad, Rearrange)) for step in route.steps):
+            continue
+        for have, given in zip(source.inputs[route.source].dims, target.inputs[route.target].dims, strict=True):
+            if str(have) in source.axes and str(given) in target.axes and str(given)[0] != "B":
+                least, smallest = _least(str(have), source), _smallest(str(given), target)
+                if least > smallest:
+                    found[str(given)] = smallest, least
+    return found
 
 
 def _rounds_down(given: Dim, legal: AxisSizes, target: Signature, *, pads: bool) -> bool:

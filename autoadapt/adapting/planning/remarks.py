@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = ["input_remarks", "value_remarks"]
+__all__ = ["input_remarks", "size_remarks", "value_remarks"]
 
 
 def input_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
@@ -19,6 +19,14 @@ def input_remarks(source: Signature, target: Signature, routes: Sequence[InputRo
         routes: Where the inputs come from.
     """
     return *_unread(source, target, routes), *_untold_layouts(source, target, routes)
+
+
+def size_remarks(source: Signature, target: Signature, short: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Along which axes the new module takes no inputs as short as the old one took."""
+    return [
+        f"{source.name} takes {axis} from {least} on and raises below, {target.name} from {smallest} on"
+        for axis, (smallest, least) in short.items()
+    ]
 
 
 def value_remarks(source: Signature, target: Signature) -> list[str]:

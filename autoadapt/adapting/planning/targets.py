@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, Values, image_of
 from autoadapt.contracts.trees import Container, Key, Opaque, Path, Slot, Tree, path_text
 from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
 
-__all__ = ["named_outputs", "served", "with_channels", "with_inputs"]
+__all__ = ["from_size", "named_outputs", "served", "with_channels", "with_inputs"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
@@ -66,6 +66,24 @@ def with_channels(target: Signature, source: Signature) -> Signature:
     axes = {name: sizes for name, sizes in target.axes.items() if name not in fixed}
     update = {"inputs": narrowed(target.inputs), "outputs": narrowed(target.outputs), "axes": axes}
     return target.model_copy(update=update) if fixed else target
+
+
+def from_size(target: Signature, least: Mapping[str, int]) -> Signature:
+    """The contract for inputs that are long enough for the new module.
+
+    Args:
+        target: The contract.
+        least: The smallest size of each axis along which the old module takes shorter ones.
+    """
+    if not least:
+        return target
+    axes = {name: _from(axis, least[name]) if name in least else axis for name, axis in target.axes.items()}
+    return target.model_copy(update={"axes": axes})
+
+
+def _from(sizes: AxisSizes, least: int) -> AxisSizes:
+    smallest = sizes.near(least)
+    return sizes.model_copy(update={"smallest": smallest, "bounded": True, "example": max(sizes.example, smallest)})
 
 
 def served(target: Signature, outputs: Sequence[str] | None) -> Signature:

@@ -1,0 +1,116 @@
+"""Sequences: what a module returns is resampled along the tokens, and nothing in front of its transformer is taken."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.contracts.signature import AxisSizes
+
+WAVES = torch.randn(2, 320, generator=torch.Generator().manual_seed(0))
+
+
+class Speech(nn.Module):
+    """Convolutions of several strides, as speech models have them, and blocks of attention behind these."""
+
+    def __init__(self, width: int, strides: tuple[int, ...], blocks: int = 2) -> None:
+        super().__init__()
+        widths = [1, *[width] * len(strides)]
+        layers = [
+            nn.Sequential(nn.Conv1d(*pair, s, stride=s), nn.GELU())
+            for pair, s in zip(pairwise(widths), strides, strict=True)
+        ]
+        self.stem = nn.Sequential(*layers)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 1, width, batch_first=True) for _ in range(blocks)
+        )
+
+    def forward(self, wave):
+        tokens = self.stem(wave[:, None]).mT
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+
+class Listing(Speech):
+    """The same, and what each block returned."""
+
+    def forward(self, wave):
+        listed = [self.stem(wave[:, None]).mT]
+        for block in self.blocks:
+            listed.append(block(listed[-1]))
+        return {"last": listed[-1], "hidden": tuple(listed[1:])}
+
+
+@pytest.mark.parametrize("strides", [(2, 2, 2), (2, 2, 4), (4, 4)], ids=["8", "16", "16 without 4"])
+def test_an_output_of_another_stride_goes_before_what_stands_in_front_of_the_transformer(strides):
+    old, new = Speech(4, (2, 2)).eval(), Speech(6, strides).eval()
+    net = aa.adapt(new, like=old, inputs=WAVES).eval()
+    (route,) = net.plan.routes
+    assert route.source == "output"
+    other = WAVES.clone()
+    other[:, -16:] += 1
+    assert net(WAVES).shape == old(WAVES).shape
+    assert (net(other) - net(WAVES))[:, 0].abs().max() > 0  # the first frame has seen the last sample
+    assert net.plan.kept is None or net.plan.kept.share == 1
+
+
+def test_frames_of_another_stride_stand_where_those_of_the_old_module_do():
+    old, new = Speech(4, (2, 2)).eval(), Speech(6, (2, 2, 4)).eval()
+    net = aa.adapt(new, like=old, inputs=WAVES).eval()
+    mid = net.adapters["output"](new(WAVES)).detach()
+    found = net(WAVES).detach()
+    centres = (torch.arange(80) * 4 + 1.5 - 7.5) / 16  # of the old frames, in new ones
+    left = centres.clamp(0, 19).floor().long()
+    share = (centres.clamp(0, 19) - left)[:, None]
+    expected = mid[:, left] * (1 - share) + mid[:, (left + 1).clamp(max=19)] * share
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hidden_states_of_another_stride_are_those_of_the_blocks():
+    net = aa.adapt(Listing(6, (2, 2, 2), 4), like=Listing(4, (2, 2), 2), inputs=WAVES)
+    sources = {route.target: route.source for route in net.plan.routes}
+    assert sources["last"] == "last"
+    assert sources["hidden.0"].startswith("hidden.")
+    assert "stem" not in str(net.plan.taps)
+
+
+def test_that_the_new_module_takes_no_inputs_as_short_is_remarked_and_part_of_the_contract():
+    sizes = {"B": AxisSizes(example=2), "N": AxisSizes(example=64, smallest=8, bounded=True)}
+    old = aa.Signature.parse("f32[B, floor(N/4), 4]", inputs="f32[B, N]", name="Old", axes=sizes)
+    new = aa.Signature.parse("f32[B, floor(N/16), 4]", inputs="f32[B, N]", name="New", axes=sizes)
+    made = aa.plan(new, old)
+    assert "New takes N from 16 on and raises below, Old from 8 on" in made.remarks
+    assert (8 in made.target.axes["N"], 16 in made.target.axes["N"]) == (False, True)
+    assert not made.inputs[0].steps
+
+
+SPEECH = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "conv_dim": (8, 8, 8),
+    "conv_kernel": (10, 3, 3),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strides", [(5, 2, 4), (5, 4, 4)])
+def test_a_speech_model_of_another_stride_serves_one_with_all_of_its_layers(strides):
+    old = hf.HubertModel(hf.HubertConfig(hidden_size=20, conv_stride=(5, 2, 2), **SPEECH)).eval()
+    new = hf.Wav2Vec2Model(hf.Wav2Vec2Config(hidden_size=16, conv_stride=strides, **SPEECH)).eval()
+    mask = (torch.arange(1600) < torch.tensor([[1600], [960]])).long()
+    waves = torch.randn(2, 1600)
+    net = aa.adapt(new, like=old, inputs={"input_values": waves, "attention_mask": mask})
+    assert [route.source for route in net.plan.routes] == ["last_hidden_state"]
+    found = net(input_values=waves, attention_mask=mask).last_hidden_state
+    assert (net(input_values=waves).last_hidden_state - found)[1, 0].abs().max() > 1e-4
+    net.verify().raise_if_failed()
