@@ -12,6 +12,7 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.contracts.signature import AxisSizes
 
+SLOW = pytest.mark.slow
 WAVES = torch.randn(2, 320, generator=torch.Generator().manual_seed(0))
 
 
@@ -47,7 +48,7 @@ class Listing(Speech):
         return {"last": listed[-1], "hidden": tuple(listed[1:])}
 
 
-@pytest.mark.parametrize("strides", [(2, 2, 2), (2, 2, 4), (4, 4)], ids=["8", "16", "16 without 4"])
+@pytest.mark.parametrize("strides", [(2, 2, 2), pytest.param((2, 2, 4), marks=SLOW), pytest.param((4, 4), marks=SLOW)])
 def test_an_output_of_another_stride_goes_before_what_stands_in_front_of_the_transformer(strides):
     old, new = Speech(4, (2, 2)).eval(), Speech(6, strides).eval()
     net = aa.adapt(new, like=old, inputs=WAVES).eval()

@@ -52,7 +52,11 @@ def test_a_graph_network_serves_another_at_any_number_of_nodes_and_edges():
     net = aa.adapt(new, like=Encoder(8), inputs=GRAPH)
     other = torch.randn(7, 6), LIST[:, :19] % 7, ATTRIBUTES[:19]
     torch.testing.assert_close(net(*other), net.adapters["output"](new(*other)))
-    net.verify().raise_if_failed()
+
+
+@pytest.mark.slow
+def test_a_graph_network_is_verified_without_false_alarm():
+    aa.adapt(Encoder(5), like=Encoder(8), inputs=GRAPH).verify().raise_if_failed()
 
 
 def test_two_sentences_of_token_ids_are_no_edges():
