@@ -57,6 +57,9 @@ def find_candidates(candidates: Candidates) -> tuple[Candidate, ...]:
         named = [*candidates.items()]
     else:
         several = [candidates] if isinstance(candidates, (str, nn.Module)) else candidates
+        if not isinstance(several, Iterable) or isinstance(several, type):
+            fault = Mismatch("candidates", "names or modules", repr(several)[:40], '["timm:resnet18", module]')
+            raise RankingError("these are no candidates", [fault])
         named = [(_name(what), what) for what in several]
     for name, what in named:
         if isinstance(what, str) and any(sign in what for sign in "*?["):

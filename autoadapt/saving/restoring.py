@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,6 +93,9 @@ def restore(
     Raises:
         SavingError: A file is missing, damaged, changed or of another version; `new` is missing or another module.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        fault = Mismatch("folder", "a path", repr(folder)[:60], 'aa.restore("folder")')
+        raise SavingError("`folder` is no path", [fault])
     folder = Path(folder)
     if is_whole(folder):
         return restore_whole(folder, model, new, lambda inside, one: restore(inside, one, allow=allow, strict=strict))

@@ -135,6 +135,9 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def _split(source: str) -> tuple[str, str]:
+    if not isinstance(source, str):
+        fault = Mismatch("source", "a text such as timm:resnet18", repr(source)[:60], 'load("timm:resnet18")')
+        raise SourceError("the name of a model is a text", [fault])
     scheme, colon, name = source.partition(":")
     return (scheme, name) if colon else ("", source)
 

@@ -12,6 +12,7 @@ from torch import nn
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
+from autoadapt.saving.exporting.asked import check_asked
 from autoadapt.saving.exporting.lone_cells import above_lone_cells
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.wrappers import adapted_inside
@@ -55,6 +56,7 @@ def dynamic_shapes(net: nn.Module, ranges: Given | None = None) -> dict[str, Any
         >>> program.module()(torch.zeros(3, 3, 13, 21)).shape
         torch.Size([3, 8, 6, 10])
     """
+    check_asked(ranges, None, 0.0)
     adapted = adapted_inside(net, "aa.dynamic_shapes")
     session = Session(adapted, adapted.signature)
     return shapes_of(adapted.signature, size_ranges(adapted.plan, ranges, partial(above_lone_cells, session)))
