@@ -14,7 +14,7 @@ from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, check_written
 from autoadapt.errors import Mismatch, SignatureError
-from autoadapt.sources import as_module, near_names
+from autoadapt.sources import as_module, names_weights, near_names
 
 __all__ = ["as_signature"]
 
@@ -55,6 +55,9 @@ def _of_text(like: str, inputs: object) -> Signature:
         return capture(as_module(like, "like", levels=True), inputs)
     if _NUMBERS.fullmatch(like):
         check_written([int(number) for number in like.split(",")])
+    if names_weights(like):
+        remedy = f'like=old  # the module itself; aa.transfer("{like}", old) puts these weights into it'
+        raise SignatureError(f"{like!r} holds weights, and no module", [Mismatch("like", _LIKE, f"{like!r}", remedy)])
     near = [f'like="{known}"' for known in near_names(like)]
     expected = "a model with its scheme, or a signature file"
     fault = Mismatch("like", expected, f"{like!r}, neither", "\n".join(near) or 'like="timm:resnet18"')

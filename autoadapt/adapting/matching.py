@@ -15,7 +15,7 @@ from dataclasses import replace
 from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
 from autoadapt.adapting.pairings import Pairing, Source, behind_all, cell, fitting, level_of, name_in, spread, words_in
-from autoadapt.adapting.refusals import Form, Refusals, most_telling, refusal
+from autoadapt.adapting.refusals import Form, Refusals, most_telling, refusal, with_batch
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
 
@@ -358,7 +358,9 @@ class _Matching:
 
     def _dishonest(self, path: str, spec: TensorSpec, why: str) -> Mismatch:
         role = f", {spec.role} values" if spec.role != "feature" else ""
-        return Mismatch(path, f"{spec}{role}", self._offer(spec), self._remedy(path), why)
+        specs = [source.spec for source in self.sources.values()]
+        remedy = with_batch(spec, self.target.outputs.leaves, specs) or self._remedy(path)
+        return Mismatch(path, f"{spec}{role}", self._offer(spec), remedy, why)
 
     def _offer(self, spec: TensorSpec) -> str:
         shown = [f"{source.path} {source.spec}" for source in self.sources.values()]

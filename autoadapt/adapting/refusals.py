@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from autoadapt.adapting.layouts import POINTS, Factored, Refusal, chain
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["Form", "Refusals", "most_telling", "refusal"]
+__all__ = ["Form", "Refusals", "most_telling", "refusal", "with_batch"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +121,22 @@ def most_telling(whys: Sequence[str]) -> str:
     """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
     alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
     return max(alike, key=alike.count) if alike else "it returns nothing"
+
+
+def with_batch(spec: TensorSpec, targets: Iterable[TensorSpec], sources: Iterable[TensorSpec]) -> str:
+    """A spec that was written with a number of samples, with an axis for them; empty where that is no remedy.
+
+    Args:
+        spec: The one that is refused.
+        targets: All of the contract, of which none has an axis for samples.
+        sources: What the new module offers, some of which has.
+
+    Example:
+        >>> spec, source = TensorSpec.parse("f32[2, 64, 8, 8]"), TensorSpec.parse("f32[B, 8, H, W]")
+        >>> with_batch(spec, [spec], [source])
+        '"f32[B, 64, 8, 8]"  # B for the number of samples'
+    """
+    batched = any("B" in dim.axes for one in sources for dim in one.dims)
+    if not batched or any("B" in dim.axes for one in targets for dim in one.dims) or len(spec.dims) < 2:
+        return ""
+    return f'"{spec.with_dims([Dim.axis("B"), *spec.dims[1:]])}"  # B for the number of samples'

@@ -119,10 +119,10 @@ def calibrate(
     check_module(net, "net", CalibrationError)
     numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (steps_of(refine), 0)}
     check_asked(data, device, augment, **numbers)
-    like = as_module(like, "like", levels=True, pretrained=True)
     net, at = within_wrapper(net, at)
     place = first_path(net, at)
     adapted = find_adapted(net, place)
+    like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
     check_old(like, adapted)
     fitted = [projection.module for projection in find_projections(adapted)]
     layers = [adapted.get_submodule(path) for path in fitted]

@@ -183,7 +183,7 @@ class _Written:
         return Saved(
             folder=str(folder),
             name=config.plan.source.title,
-            contract=f"{target.name} ({describe(target.outputs.tree)})",
+            contract=f"{target.title} ({describe(target.outputs.tree)})",
             scope=config.weights.scope,
             tensors=len(self._tensors),
             parameters=sum(self._tensors[name].numel() for name in self._tensors if name in _parameters(self._net)),

@@ -37,8 +37,20 @@ def adapted_inside(net: nn.Module, verb: str) -> AdaptedModule:
         return inner.alone()
     found = [path for path, part in inner.named_modules() if isinstance(part, AdaptedModule)]
     remedy = "\n".join(f'{verb}(model.get_submodule("{path}"), ...)' for path in found[:3])
-    fault = Mismatch("net", "a module that aa.adapt or aa.build made", f"a {type(inner).__name__}", remedy or _OTHERS)
+    fault = Mismatch(
+        "net",
+        "a module that aa.adapt or aa.build made",
+        f"a {type(inner).__name__}",
+        remedy or _OTHERS.get(verb.removeprefix("aa."), _MADE),
+    )
     raise SavingError("only an adapted module has a plan", [fault])
 
 
-_OTHERS = "safetensors.torch.save_model(model, file)      for any other module"
+_MADE = "net = aa.adapt(new, like=old, inputs=inputs)"
+_OTHERS = {
+    "save": f"{_MADE}\nsafetensors.torch.save_model(model, file)  # for any other module",
+    "export": f"{_MADE}\ntorch.export.export(model, (inputs,))  # for any other module",
+    "dynamic_shapes": _MADE,
+    "to_source": f"{_MADE}  # of any other module the source is at hand",
+}
+"""What to do with a module that holds no adapted one, by the verb."""

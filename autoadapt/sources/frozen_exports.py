@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.errors import Mismatch, SourceError
+from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.sources.permissions import check_file
 
 __all__ = ["EXPORTED", "FrozenExport", "load_export"]
@@ -39,10 +38,15 @@ class FrozenExport(nn.Module):
 def load_export(source: str, allow: Iterable[str | Path]) -> nn.Module:
     """Exported files are read with torch's own reader, which may unpickle: hence the permission."""
     path = Path(source).resolve()
+    expected = "a file of torch.export.save"
+    if not path.exists():  # before a permission is asked for, which would be of no use
+        folder = path.parent if path.parent.is_dir() else None
+        near = nearest(path.name, [file.name for file in folder.glob("*" + EXPORTED)]) if folder else []
+        remedy = "\n".join(str(Path(source).with_name(name)) for name in near) or "torch.export.save(program, path)"
+        raise SourceError(f"{source} does not exist", [Mismatch(source, expected, "no such file", remedy)])
     check_file(source, Path(source), allow)
     if not zipfile.is_zipfile(path):
-        found = "no such file" if not os.path.exists(path) else "another format"
-        fault = Mismatch(source, "a file of torch.export.save", found, "torch.export.save(program, path)")
+        fault = Mismatch(source, expected, "another format", "torch.export.save(program, path)")
         raise SourceError(f"{source} is no exported program", [fault])
     try:
         return FrozenExport(torch.export.load(path).module())

@@ -18,7 +18,16 @@ from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import EXPORTED, load_export
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
-__all__ = ["allowed_by_typing", "list_models", "load", "load_backbone", "near_names", "published", "refuse_unknown"]
+__all__ = [
+    "allowed_by_typing",
+    "list_models",
+    "load",
+    "load_backbone",
+    "names_weights",
+    "near_names",
+    "published",
+    "refuse_unknown",
+]
 
 
 def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any) -> nn.Module:
@@ -147,6 +156,9 @@ def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Ma
     if source.endswith(EXPORTED):
         return load_export(source, allow)
     scheme, _ = _split(source)
+    if not scheme and names_weights(source):
+        fault = Mismatch(source, "a module, or the name of one", "a file of weights", f'aa.transfer("{source}", model)')
+        raise SourceError(f"{source!r} holds weights, and no module", [fault])
     if not scheme:
         found = [f'load("{near}")' for near in near_names(source)]
         remedy = "\n".join(found) or 'load("timm:resnet18")'
@@ -183,8 +195,19 @@ def _refuse_unknown_scheme(source: str, scheme: str) -> None:
     raise SourceError(f"unknown scheme `{scheme}`", [Mismatch(source, f"one of {', '.join(known)}", scheme, remedy)])
 
 
+def names_weights(text: str) -> bool:
+    """Whether a text is the path of a checkpoint: weights, which say nothing of the module that they are of.
+
+    Example:
+        >>> names_weights("runs/best.pth"), names_weights("timm:resnet18")
+        (True, False)
+    """
+    return text.lower().endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl", ".npz", ".h5"))
+
+
 def near_names(name: str) -> list[str]:
-    """The models that a name without a scheme may mean: those of that very name, else the most similar ones.
+    """The models that a name without a scheme may mean: those of that very name, else those that begin with it, as
+    `vit_small_patch16_224` does with `vit_small`, else the most similar ones.
 
     What has the form `someone/model` is a name on the hub.
 
@@ -200,8 +223,12 @@ def near_names(name: str) -> list[str]:
     known = {scheme: names_if_any(scheme) for scheme in ("timm", "torchvision", "smp")}
     same = [f"{scheme}:{name}" for scheme, names in known.items() if name in names]
     alike = [name for names in known.values() for name in names]
+    family = sorted((one for one in alike if name and one.startswith(f"{name}_")), key=lambda one: (len(one), one))
     return same or [
-        f"{scheme}:{near}" for near in nearest(name, alike) for scheme, names in known.items() if near in names
+        f"{scheme}:{near}"
+        for near in dict.fromkeys(family[:3] or nearest(name, alike))
+        for scheme, names in known.items()
+        if near in names
     ]
 
 

@@ -93,7 +93,7 @@ def test_a_local_folder_is_a_checkpoint_with_its_weights(tmp_path: Path) -> None
         ("nothing_here/of_that_name.py:x", {}, 'try       allow=["nothing_here/of_that_name.py"]'),
         ("nothing.py:x", {"allow": ["."]}, "there is no file nothing.py"),
         ("nothing.py", {"allow": ["."]}, "try       nothing.py:build"),
-        ("net.pt2", {}, 'try       allow=["net.pt2"]'),
+        ("net.pt2", {}, "net.pt2 does not exist"),
         ("net.pt2", {"allow": ["net.pt2"]}, "no such file"),
     ],
 )

@@ -135,6 +135,9 @@ def _fitted(
 
     Channels and sizes are changed with the channels on axis 1, so that what lists them last is turned for that.
     """
+    if given.is_floating and spec.dtype != given.dtype:
+        remedy = f"new.to({given.torch_dtype})  # or the old module and its inputs in {spec.torch_dtype}"
+        return Mismatch(f"inputs.{path}", f"{given.dtype}, as the old module takes it", f"{spec.dtype}", remedy)
     order = _positions(spec.dims, given.dims)
     dims = tuple(given.dims[i] for i in order)
     channel = _channel_axis(spec.dims)

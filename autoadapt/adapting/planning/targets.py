@@ -42,11 +42,16 @@ def _refuse_unknown_axes(target: Signature, source: Signature) -> None:
     faults = []
     for path, spec in target.outputs.items():
         named = {axis for dim in spec.dims for axis in dim.axes}
-        for axis in sorted(named - set(known)) if known and not any(axis.startswith("C") for axis in named) else ():
-            near = axis.upper() if axis.upper() in known else "B" if axis == "N" and str(spec.dims[0]) == "N" else ""
-            meant = spec.with_dims([dim.substitute({axis: Dim.axis(near)}) for dim in spec.dims]) if near else ""
-            expected = f"axes of the inputs: {', '.join(known)}"
-            faults.append(Mismatch(path, expected, axis, f'"{meant}"' if meant else ""))
+        unknown = sorted(named - set(known)) if known and not any(axis.startswith("C") for axis in named) else []
+        if not unknown:
+            continue
+        near = {axis: axis.upper() for axis in unknown if axis.upper() in known}
+        near |= {"N": "B"} if "N" in unknown and str(spec.dims[0]) == "N" else {}
+        changed = {axis: Dim.axis(name) for axis, name in near.items()}
+        meant = spec.with_dims([dim.substitute(changed) for dim in spec.dims])  # with all of them mended at once
+        expected = f"axes of the inputs: {', '.join(known)}"
+        remedy = f'"{meant}"' if len(near) == len(unknown) else ""
+        faults.append(Mismatch(path, expected, ", ".join(unknown), remedy))
     if faults:
         raise MatchError("a contract names axes that the inputs do not have", faults)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import bind, keyword_only, names_taken, told_inputs
-from autoadapt.contracts.capturing.captures import capture
+from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import refuse_scripts
@@ -44,7 +44,7 @@ def capture_source(
     for options in (known, _guesses(new, first)):
         for option in options:
             try:
-                return capture(new, option(), inner=inner, grid=grid)
+                return capture_as_given(new, option(), inner=inner, grid=grid)
             except AdaptError as error:
                 refused = refused or error
         if not isinstance(refused, InputError):

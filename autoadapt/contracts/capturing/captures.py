@@ -10,9 +10,8 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments, bind, told_inputs
 from autoadapt.contracts.capturing.given_grids import given_grids
 from autoadapt.contracts.capturing.in_place import arguments_in_place, find_submodule
-from autoadapt.contracts.capturing.refusals import (
-    refuse_empty,
-)
+from autoadapt.contracts.capturing.meant_inputs import with_meant_inputs
+from autoadapt.contracts.capturing.refusals import refuse_empty
 from autoadapt.contracts.capturing.regions import RegionModule, RegionPath, find_region, region_text, traces_of
 from autoadapt.contracts.capturing.runs import ValuesNeededError
 from autoadapt.contracts.capturing.sessions import Session
@@ -21,10 +20,10 @@ from autoadapt.contracts.capturing.trunks import asks_for_a_size
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import within_wrapper
-from autoadapt.errors import CaptureError
+from autoadapt.errors import CaptureError, InputError
 from autoadapt.showing.progress import Tell, telling
 
-__all__ = ["capture"]
+__all__ = ["capture", "capture_as_given"]
 
 
 def capture(
@@ -71,6 +70,27 @@ def capture(
          input   input  f32[B, 3, H, W]
          output  f32[B, 8, ceil(H/2), ceil(W/2)]
     """
+    try:
+        return capture_as_given(model, inputs, at=at, region=region, inner=inner, grid=grid, confirm=confirm)
+    except InputError as error:
+        raise with_meant_inputs(error, model, inputs) from error
+
+
+def capture_as_given(
+    model: nn.Module,
+    inputs: object = None,
+    *,
+    at: str = "",
+    region: RegionPath | None = None,
+    inner: bool = False,
+    grid: Mapping[str, tuple[int, ...]] | None = None,
+    confirm: bool = True,
+) -> Signature:
+    """As `capture`, and silent about what the caller may have meant with inputs at which the model raises.
+
+    Raises:
+        CaptureError: As by `capture`.
+    """
     check_module(model, "model", CaptureError)
     arguments = bind(model, told_inputs(model) if inputs is None else inputs)
     refuse_empty(arguments)
@@ -81,7 +101,7 @@ def capture(
         arguments = arguments_in_place(model, arguments, at)
     if region is not None:
         part = _region_module(module, arguments, region)
-        captured = capture(part, part.call, inner=inner, grid=grid, confirm=confirm)
+        captured = capture_as_given(part, part.call, inner=inner, grid=grid, confirm=confirm)
         return captured.model_copy(update={"name": region_text(region)})
     with telling("capture") as tell:
         return _captured(module, arguments, tell, {"inner": inner, "grid": given_grids(grid), "confirm": confirm})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from autoadapt.contracts.trees import Opaque, flatten
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["as_tensors", "check_inputs"]
@@ -51,6 +52,8 @@ def check_inputs(inputs: object) -> None:
     if what:
         expected = "a tensor, a tuple of them, or a dict of keyword arguments"
         meant = "next(iter(loader))" if _gives_batches(inputs) else _as_zeros(inputs)
+        if type(inputs).__module__.startswith("PIL."):
+            meant = "torchvision.transforms.functional.to_tensor(image)[None]"
         fault = Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs={meant}")
         raise CaptureError(f"{what} is no input", [fault])
 
@@ -71,9 +74,18 @@ def _no_input(inputs: object) -> str:
         return "a size"
     if _is_shape(inputs):
         return "a shape"
+    if isinstance(inputs, range) or _is_unread(inputs):
+        return f"a {type(inputs).__name__}"
+    if isinstance(inputs, list) and not inputs:
+        return "an empty list"
     children = _children(inputs)
     # beside tensors a tuple of integers may be an argument, such as the size of a grid
     return "a shape" if children and all(_is_shape(one) and len(one) > 2 for one in children) else ""
+
+
+def _is_unread(inputs: object) -> bool:
+    """Whether it is an object that is no tensor or container, such as a picture of another package or a device."""
+    return not isinstance(inputs, np.ndarray) and isinstance(flatten(inputs)[0], Opaque)
 
 
 def _gives_batches(inputs: object) -> bool:

@@ -73,6 +73,16 @@ def _explained(model: nn.Module) -> Iterator[None]:
         raise raised(model, error, f"{type(error).__name__}: {error}") from error
 
 
+def first_sentence(said: str) -> str:
+    """The first line of what torch says, without the announcement of a list that follows it.
+
+    Example:
+        >>> first_sentence("TypeError: conv2d() got (list), but expected one of:\\n * (Tensor input)")
+        'TypeError: conv2d() got (list)'
+    """
+    return (said.splitlines() or [""])[0].removesuffix(", but expected one of:")
+
+
 def raised(model: nn.Module, error: BaseException | None, said: str) -> InputError:
     """The error of a model that raises at the inputs that it was given, or that one of its hooks stops."""
     name = type(model).__name__
@@ -85,6 +95,6 @@ def raised(model: nn.Module, error: BaseException | None, said: str) -> InputErr
         fault = Mismatch(hook, "a hook that lets the forward pass end", found, f'{remedy}: capture(..., at="{hook}")')
         return InputError(f"{name} is stopped by a hook of `{hook}`", [fault])
     fault = Mismatch(
-        f"{name}(inputs)", "a forward pass", said.splitlines()[0], "call the model with these inputs first"
+        f"{name}(inputs)", "a forward pass", first_sentence(said), "call the model with these inputs first"
     )
     return InputError(f"{name} raises at the given input", [fault])

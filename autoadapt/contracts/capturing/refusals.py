@@ -60,6 +60,8 @@ def raised_for_real(module: nn.Module, inputs: Sequence[torch.Tensor], said: str
     remedy = "call the model with these inputs first"
     if len(own) == len(given) == 1 and own != given:
         remedy = f"module.to({next(iter(given))}), or inputs of {next(iter(own))}"
+    elif own and any(tensor.dtype == torch.uint8 and tensor.dim() > 2 for tensor in inputs):
+        remedy = "inputs=x.float() / 255  # images as floating-point numbers"
     fault = Mismatch(f"{name}(inputs)", "a forward pass", said.splitlines()[0], remedy)
     return CaptureError(f"{name} raises at the given input", [fault])
 

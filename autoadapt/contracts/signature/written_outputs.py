@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Number
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,11 @@ def _is_number(leaf: object) -> bool:
     return isinstance(leaf, Number) or (isinstance(leaf, str) and leaf.strip().isdecimal())
 
 
+def _is_whole(number: Any) -> bool:
+    """Whether it is a float that says a count, as 128.0."""
+    return isinstance(number, (float, np.floating)) and float(number).is_integer()
+
+
 def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
     """What is no container, by its path."""
     if isinstance(value, Mapping):
@@ -99,8 +105,8 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(one) is int and one > 0 for one in value)
 
 
-def _level(number: object, stride: int) -> str:
+def _level(number: Any, stride: int) -> str:
     """A level of so many channels; of 256 where the number can be no count."""
-    written = int(number) if isinstance(number, str) else number
+    written = int(number) if isinstance(number, str) or _is_whole(number) else number
     is_count = isinstance(written, (int, np.integer)) and not isinstance(written, bool) and written > 0
     return f'"f32[B, {written if is_count else 256}, ceil(H/{stride}), ceil(W/{stride})]"'

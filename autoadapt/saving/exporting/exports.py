@@ -100,7 +100,7 @@ def export(
     return Exported(
         path=str(target),
         name=adapted.plan.source.title,
-        contract=f"{adapted.signature.name} ({describe(adapted.signature.outputs.tree)})",
+        contract=f"{adapted.signature.title} ({describe(adapted.signature.outputs.tree)})",
         format=made.format.name,
         file_bytes=sum(file.stat().st_size for file in files),
         example=made.example,

@@ -1,0 +1,95 @@
+"""Meant inputs: what a caller may have meant with inputs at which a module raises, each tried before it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import bind
+from autoadapt.contracts.capturing.given_inputs import as_tensors
+from autoadapt.contracts.capturing.starting import start
+from autoadapt.errors import AdaptError, InputError, Mismatch
+
+__all__ = ["with_meant_inputs"]
+
+_COLOURS = 3
+
+
+def with_meant_inputs(error: InputError, module: nn.Module, inputs: object) -> InputError:
+    """The error of a module that raises at its inputs, with the inputs at which it runs as what to do.
+
+    Args:
+        error: The error.
+        module: The module; never run itself.
+        inputs: What the caller gave.
+
+    Example:
+        >>> layer = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1))
+        >>> given = torch.zeros(1, 64, 64, 3)  # channels last
+        >>> error = InputError("it raises", [Mismatch("inputs", "a forward pass", "64 channels", "")])
+        >>> with_meant_inputs(error, layer, given).mismatches[0].remedy
+        'inputs=x.permute(0, 3, 1, 2)  # channels before height and width'
+    """
+    if not error.mismatches:
+        return error
+    found = next((code for code, change in _meant(as_tensors(module, inputs)) if _runs(module, change())), "")
+    if not found:
+        return error
+    first, *others = error.mismatches
+    return type(error)(error.summary, [replace(first, remedy=found), *others])
+
+
+def _runs(module: nn.Module, inputs: object) -> bool:
+    try:
+        start(module, bind(module, inputs), inner=False, real=False)
+    except (AdaptError, RuntimeError):
+        return False
+    return True
+
+
+def _meant(inputs: object) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Changes of the inputs, as code and as what makes them, from the most to the least likely."""
+    if isinstance(inputs, list) and inputs:
+        shown = "x," if len(inputs) == 1 else ", ".join(f"x{i}" for i in range(1, len(inputs) + 1))
+        yield f"inputs=({shown})  # a list is one argument, a tuple holds each of them", lambda: tuple(inputs)
+    first = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
+    if not isinstance(first, torch.Tensor):
+        return
+    rest = inputs[1:] if isinstance(inputs, tuple) else None
+    for code, change in _changed(first):
+        shown = f"inputs={code}" if not rest else f"inputs=({code}, ...)"
+        yield f"{shown}  # {_NOTES[code]}", partial(_with_first, change, rest)
+
+
+_NOTES = {
+    "x[None]": "a batch of one",
+    "x.permute(0, 3, 1, 2)": "channels before height and width",
+    "x.permute(2, 0, 1)[None]": "channels before height and width, in a batch of one",
+    "x[None, None].expand(1, 3, -1, -1)": "as three channels, in a batch of one",
+    "x.expand(-1, 3, -1, -1)": "as three channels",
+    f"x[:, :{_COLOURS}]": "without the further channels",
+}
+
+
+def _with_first(change: Callable[[], torch.Tensor], rest: tuple[Any, ...] | None) -> object:
+    return change() if rest is None else (change(), *rest)
+
+
+def _changed(x: torch.Tensor) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    """What one tensor may have been meant as: with a batch axis, with its channels first, with three of them."""
+    if x.dim() == 4:
+        yield "x.permute(0, 3, 1, 2)", lambda: x.permute(0, 3, 1, 2)
+        if x.shape[1] == 1:
+            yield "x.expand(-1, 3, -1, -1)", lambda: x.expand(-1, _COLOURS, -1, -1)
+        if x.shape[1] > _COLOURS:
+            yield f"x[:, :{_COLOURS}]", lambda: x[:, :_COLOURS]
+    yield "x[None]", lambda: x[None]
+    if x.dim() == 3:
+        yield "x.permute(2, 0, 1)[None]", lambda: x.permute(2, 0, 1)[None]
+    if x.dim() == 2:
+        yield "x[None, None].expand(1, 3, -1, -1)", lambda: x[None, None].expand(1, _COLOURS, -1, -1)
