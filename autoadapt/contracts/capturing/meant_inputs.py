@@ -13,7 +13,7 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import bind
 from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.capturing.starting import start
-from autoadapt.errors import AdaptError, InputError, Mismatch
+from autoadapt.errors import AdaptError, InputError
 
 __all__ = ["with_meant_inputs"]
 
@@ -29,6 +29,7 @@ def with_meant_inputs(error: InputError, module: nn.Module, inputs: object) -> I
         inputs: What the caller gave.
 
     Example:
+        >>> from autoadapt.errors import Mismatch
         >>> layer = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1))
         >>> given = torch.zeros(1, 64, 64, 3)  # channels last
         >>> error = InputError("it raises", [Mismatch("inputs", "a forward pass", "64 channels", "")])
