@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,15 @@ def _shown(lines: list[str], start: int) -> tuple[str | None, int, bool]:
 def outputs(page: Path, namespace: dict[str, object] | None = None) -> Iterator[tuple[Block, str]]:
     """Run the blocks of a page in one namespace, and give what each prints."""
     torch.manual_seed(0)
-    names = {"__name__": "__page__"} if namespace is None else namespace
-    for block in blocks(page):
-        if not block.not_run:
-            yield block, printed(block, names)
+    module = types.ModuleType("__page__")  # so that pickle finds the classes of a page, as it does those of a script
+    vars(module).update(namespace or {}, __name__="__page__")
+    sys.modules["__page__"] = module
+    try:
+        for block in blocks(page):
+            if not block.not_run:
+                yield block, printed(block, vars(module))
+    finally:
+        del sys.modules["__page__"]
 
 
 def printed(block: Block, names: dict[str, object]) -> str:

@@ -160,10 +160,10 @@ def test_exports_are_told_by_at_most_three_cases_the_smallest_first():
 
 
 def test_a_lock_tells_scripts_how_it_is_written(tmp_path):
-    with pytest.raises(AssertionError, match="update=True once"):
+    with pytest.raises(AssertionError, match=r"assert_signature_locked\(\.\.\., update=True\) once"):
         assert_signature_locked(OLD, tmp_path / "old.json", X)
     assert_signature_locked(OLD, tmp_path / "old.json", X, update=True)
-    with pytest.raises(AssertionError, match="update=True once") as caught:
+    with pytest.raises(AssertionError, match=r"update=True\) once") as caught:
         assert_signature_locked(nn.Conv2d(3, 8, 4, stride=3), tmp_path / "old.json", X)
     assert "try" not in str(caught.value)
 

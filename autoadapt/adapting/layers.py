@@ -331,7 +331,7 @@ def unchanged(name: str, value: Any, *expected: Any) -> None:
     if not any(type(value) is type(one) and value == one for one in expected):
         raise ValueError(
             f"{name} was {expected[0]!r} when this module was adapted, and another "
-            f"{name} would be ignored; adapt it with {name} among the inputs"
+            f"{name} would be ignored: leave it so, or adapt it again with inputs that hold the other {name}"
         )
 
 

@@ -137,7 +137,7 @@ def facts_of(net: AdaptedModule) -> tuple[dict[str, Fact], list[str]]:
     """What consumers read off a module, and the names of what no file can hold."""
     facts, left = {}, []
     for name, value in own_attributes(net).items():
-        fact = None if name in ("borrowed", "swapped") else _fact(value)
+        fact = None if name in ("borrowed", "swapped") or not _may_be_said(name, type(net)) else _fact(value)
         if name.startswith("_") or name == "swapped":  # private, or the report of how it came into a bigger model
             continue
         if fact is not None:
@@ -145,6 +145,20 @@ def facts_of(net: AdaptedModule) -> tuple[dict[str, Fact], list[str]]:
         else:
             left += [f"{method}()" for method in value] if name == "borrowed" else [name]
     return facts, left
+
+
+_HIDDEN = frozenset({"type", "compile", "half", "float", "double", "bfloat16", "share_memory"})
+"""Methods of every module that only convert it, which an attribute may hide, as `type` does in each layer of YOLO."""
+
+
+def _may_be_said(name: str, of: object) -> bool:
+    """Whether an attribute may have a name: one that hides nothing by which a module is run, saved or trained.
+
+    Args:
+        name: The name.
+        of: The module, or its class.
+    """
+    return name.isidentifier() and not name.startswith("_") and (name in _HIDDEN or not hasattr(of, name))
 
 
 def _fact(value: Any) -> Fact | None:
@@ -181,8 +195,7 @@ def put_facts(net: AdaptedModule, facts: Mapping[str, Fact]) -> None:
         SavingError: A fact is none that `save` writes.
     """
     for name, fact in facts.items():
-        is_free = name.isidentifier() and not name.startswith("_") and not hasattr(net, name)
-        if not _is_plain(fact.value) or not is_free:
+        if not _is_plain(fact.value) or not _may_be_said(name, net):
             fault = Mismatch(f"facts.{name}", "a plain value under a free name", str(fact)[:60], "aa.save(net, folder)")
             raise SavingError(f"the config says something of `{name}` that cannot be put on a module", [fault])
         value = rebuild(fact.value, [])

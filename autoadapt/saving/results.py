@@ -44,6 +44,11 @@ class Saved(Shown, Dated):
             (WEIGHTS, f"{human_count(self.weight_bytes)}B", f"{what}: {self.tensors} tensors, {self._parameters()}"),
             (CONFIG, f"{human_count(self.config_bytes)}B", "plan, signature, versions, modes"),
         ]
+        if self.parts:  # the names are those of the files
+            rows = [
+                ("model.json, parts/", f"{human_count(self.config_bytes)}B", "plans, signatures, places, versions"),
+                (f"{WEIGHTS}, parts/", *rows[0][1:]),
+            ]
         what = f"with {', '.join(self.parts)}" if self.parts else f"in the contract of {self.contract}"
         lines = [f"{self.name} {what}  ->  {self.folder}", *columns(rows, align="lrl")]
         lines += columns([("restore", self.call)])

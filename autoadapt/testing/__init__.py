@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoadapt.testing.assertions import (
         assert_adapts,
-        assert_equals,
         assert_exports,
         assert_gradients_flow,
         assert_same_signature,
         assert_signature_locked,
     )
+    from autoadapt.testing.equality import assert_equals
     from autoadapt.testing.mutations import Caught, Mutant, caught_by, mutants
     from autoadapt.testing.strategies import backbones, inputs_of, signatures
 
@@ -26,7 +26,7 @@ _PLACES = {
     "Caught": "mutations",
     "Mutant": "mutations",
     "assert_adapts": "assertions",
-    "assert_equals": "assertions",
+    "assert_equals": "equality",
     "assert_exports": "assertions",
     "assert_gradients_flow": "assertions",
     "assert_same_signature": "assertions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from autoadapt.adapting.verification import Check, Verification
@@ -27,20 +28,27 @@ def failure_text(net: str, contract: str, report: Verification) -> str:
           sizes: 0 at 1x33x33: expected 9, found 8
     """
     failed = [check for check in report.checks if check.outcome == "failed"]
-    names = ", ".join(check.name for check in failed)
+    names = ", ".join(check.name.replace(", ", " and ") for check in failed)  # a comma stands between two checks
     summary = f"{net} does not keep the signature of {contract}: {_count(failed, report)} checks failed ({names})"
     return cases_text(summary, [(check.name, fault) for check in failed for fault in check.faults])
 
 
 def cases_text(summary: str, cases: Sequence[tuple[str, Fault]]) -> str:
     """A summary over what differs at every size and the cases of the smallest inputs, by the checks that failed."""
-    ordered = sorted(cases, key=lambda case: (case[0] != "signature", _extent(case[1].where)))
-    lines = [
-        f"  {name}: {fault.where}: expected {fault.expected}, found {fault.found}" for name, fault in ordered[:MOST]
-    ]
-    left = len(cases) - MOST
-    more = [f"  and {left} more, which print(verify(...)) shows"] if left > 0 else []
+    counts = Counter(map(_line, cases))  # what was found in several calls alike is told once
+    ordered = sorted(dict.fromkeys(cases), key=lambda case: (case[0] != "signature", _extent(case[1].where)))
+    shown = list(dict.fromkeys(map(_line, ordered)))
+    lines = [f"  {line}" + (f" ({counts[line]} times)" if counts[line] > 1 else "") for line in shown[:MOST]]
+    left = len(shown) - MOST
+    more = [f"  and {left} more, which print(verify(net, aa.capture(old, inputs), inputs=inputs)) shows"]
+    more = more if left > 0 else []
     return "\n".join([summary, *([_MEANING] if cases else []), *lines, *more])
+
+
+def _line(case: tuple[str, Fault]) -> str:
+    name, fault = case
+    where = f"{name}: " if fault.where == name else f"{name}: {fault.where}: "
+    return f"{where}expected {fault.expected}, found {fault.found}"
 
 
 def _count(failed: Sequence[Check], report: Verification) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -33,7 +33,7 @@ class Mutant:
     """What is wrong with it."""
     check: str
     """The check of `verify` that knows this kind."""
-    module: nn.Module
+    module: nn.Module = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)

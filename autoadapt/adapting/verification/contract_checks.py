@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from autoadapt.adapting.verification.centre_checks import known_axes, misplaced_cells, telling_sizes
 from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.more_sizes import smallest_counterexample
 from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.capturing import capture
+from autoadapt.errors import CaptureError
 
 __all__ = ["cells_in_place", "plan_follows", "signature_again"]
 
@@ -16,7 +18,13 @@ def signature_again(session: Session) -> Findings:
     arguments = session.arguments(session.at())
     values = arguments.values
     inputs: object = values if arguments.positional < len(values) else tuple(values.values())
-    return Findings(session.signature.diff(capture(session.net, inputs, confirm=False)), "captured again and compared")
+    try:
+        again = capture(session.net, inputs, confirm=False)
+    except CaptureError:  # it keeps no formula at all: where it does not keep this one says more than that
+        if faults := smallest_counterexample(session):
+            return Findings(faults)
+        raise
+    return Findings(session.signature.diff(again), "captured again and compared")
 
 
 def plan_follows(session: Session) -> Findings:

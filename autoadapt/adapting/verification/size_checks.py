@@ -13,6 +13,7 @@ from torch import nn
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, not_excused, written_inputs
 from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.more_sizes import REMAINDERS, other_remainders
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
@@ -50,7 +51,9 @@ def sizes_and_batches(session: Session) -> Findings:
         faults = faults or _own_values(session, seen, session.at(**sizes))
     if not faults and session.is_image:
         faults = _usual_sizes(session, copied) or _turned_squares(session, copied)
-    return Findings(faults, _spread(session))
+    if session.plan is not None:  # whose sizes are proven
+        return Findings(faults, _spread(session))
+    return Findings(faults or other_remainders(session), f"{_spread(session)}, {REMAINDERS} more for shapes alone")
 
 
 def _usual_image(session: Session, started: float) -> Iterator[dict[str, int]]:

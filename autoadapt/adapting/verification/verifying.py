@@ -74,6 +74,10 @@ def verify(
     """
     check_module(net, "net", VerificationError)
     if not isinstance(signature, Signature):
+        if isinstance(signature, nn.Module):
+            found, remedy = f"the module {type(signature).__name__}", "aa.verify(net, aa.capture(old, inputs), ...)"
+            fault = Mismatch("`signature`", "a Signature, which `capture` makes of a module", found, remedy)
+            raise VerificationError("`signature` is a module", [fault])
         raise not_a_module(signature, "signature", VerificationError, "a Signature")
     started = time.perf_counter()
     refuse_unfit(net)

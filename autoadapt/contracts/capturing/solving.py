@@ -15,7 +15,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, Observation
 from autoadapt.contracts.capturing.sizing import Run, Steps, held_out_sizes
 from autoadapt.contracts.dims import Dim, distinguishing_size, fit
 from autoadapt.contracts.signature import describe
-from autoadapt.contracts.trees import path_text, paths
+from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text, paths
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["Solution", "UnexplainedError", "solve"]
@@ -312,10 +312,14 @@ def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_siz
     if first.tree != other.tree:
         expected, found = set(_leaf_names(first)), set(_leaf_names(other))
         changed = sorted(expected ^ found)
+        told, seen = describe(first.tree), describe(other.tree)
+        if differing := _other_constant(first.tree, other.tree) if told == seen else None:
+            path, one, another = differing
+            changed, told, seen = [path_text(path)], repr(one), repr(another)
         fault = Mismatch(
             ", ".join(changed) or "output",
-            f"the same outputs at every size ({describe(first.tree)})",
-            f"{describe(other.tree)}, at {at}",
+            f"the same outputs at every size ({told})",
+            f"{seen}, at {at}",
             "return a fixed set of tensors, and numbers that depend on the size as tensors or not at all",
         )
         raise CaptureError("the outputs are not the same at every input size", [fault])
@@ -353,3 +357,15 @@ def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError
                     )
                 )
     return UnexplainedError("an axis of the output cannot be explained by the input", faults)
+
+
+def _other_constant(left: Tree, right: Tree, path: Path = ()) -> tuple[Path, object, object] | None:
+    """The first number or text that differs between two trees of one form: its place and both values."""
+    match left, right:
+        case Container(keys=keys, children=one), Container(children=other):
+            pairs = zip(keys, one, other, strict=False)
+            return next((found for key, a, b in pairs if (found := _other_constant(a, b, (*path, key)))), None)
+        case Constant(value=first), Constant(value=second) if left != right:
+            return path, first, second
+        case _:
+            return None

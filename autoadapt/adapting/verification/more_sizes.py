@@ -1,0 +1,84 @@
+"""More sizes: shapes alone at many sizes and batches, and the smallest size at which a contract is not kept.
+
+For modules that were not built from a plan, whose sizes no algebra proves: an adapter that somebody wrote may be wrong
+at every fifth size, or from eight samples on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+
+from autoadapt.adapting.verification.sessions import Session
+from autoadapt.contracts.capturing.probing import Probe, ProbeError
+from autoadapt.errors import Mismatch
+
+__all__ = ["other_remainders", "smallest_counterexample"]
+
+REMAINDERS = 32
+"""Sizes in a row that every axis goes through: what is left over by any stride up to this."""
+_BATCHES = 9
+_SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 32, 33, 64, 65)
+_MOST_SMALL = 256
+
+
+def other_remainders(session: Session) -> list[Mismatch]:
+    """Shapes at sizes that leave every remainder, with one to nine samples.
+
+    Nothing where the module runs with values alone. Sizes at which it raises say nothing: nobody asked for them.
+    """
+    return _first_broken(session, _remainders(session))
+
+
+def smallest_counterexample(session: Session) -> list[Mismatch]:
+    """What is not kept at the smallest size at which anything is not; nothing where that is not found."""
+    return _first_broken(session, itertools.chain(_small(session), _remainders(session)))
+
+
+def _first_broken(session: Session, rows: Iterator[Mapping[str, int]]) -> list[Mismatch]:
+    probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
+    try:
+        probe.run()
+    except ProbeError:
+        return []
+    return next((faults for row in rows if (faults := _broken(session, probe, row))), [])
+
+
+def _broken(session: Session, probe: Probe, sizes: Mapping[str, int]) -> list[Mismatch]:
+    if any(dim.evaluate(sizes) < 1 for spec in session.signature.outputs.leaves for dim in spec.dims):
+        return []  # where the old module has no cells left, nobody knows what it does
+    try:
+        seen = probe.run([spec.shape(sizes) for spec in session.signature.inputs.leaves])
+    except ProbeError:
+        return []
+    return session.compare_shapes(seen.tree, seen.shapes, sizes)
+
+
+def _remainders(session: Session) -> Iterator[dict[str, int]]:
+    """From the example on, each axis through all remainders in an order of its own."""
+    axes, example = session.signature.axes, session.at()
+    varying = [name for name in axes if name != "B"]
+    for i in range(REMAINDERS):
+        steps = {name: (i * (2 * k + 1) + 5 * k) % REMAINDERS for k, name in enumerate(varying)}
+        sizes = {name: axes[name].near(example[name] + step * max(axes[name].step, 1)) for name, step in steps.items()}
+        yield session.at(**sizes, B=1 + i % _BATCHES)
+
+
+def _small(session: Session) -> Iterator[dict[str, int]]:
+    """One sample, then more, of small sizes, the smallest first."""
+    axes = session.signature.axes
+    varying = [name for name in axes if name != "B" and axes[name].step != 0]
+    rows = {tuple(map(lambda name, size: axes[name].near(size), varying, one)) for one in _small_products(len(varying))}
+    for row in sorted(rows, key=lambda one: (math.prod(one), one))[:_MOST_SMALL]:
+        yield session.at(**dict(zip(varying, row, strict=True)), B=1)
+    for batch in range(2, _BATCHES + 1):
+        yield session.at(B=batch)
+
+
+def _small_products(count: int) -> Iterator[tuple[int, ...]]:
+    """Small sizes of every axis; of many axes the same of all, since there are too many products."""
+    if count <= 2:
+        yield from itertools.product(_SMALL, repeat=count)
+    else:
+        yield from (tuple(size for _ in range(count)) for size in _SMALL)

@@ -1,0 +1,143 @@
+"""What the helpers for adapters find and say: at sizes nobody gave, in which words, and with what to do."""
+
+import pytest
+import torch
+from torch import nn
+
+import autoadapt as aa
+from autoadapt.testing import (
+    assert_adapts,
+    assert_equals,
+    assert_gradients_flow,
+    assert_same_signature,
+    mutants,
+)
+
+X = torch.randn(2, 3, 32, 32)
+
+
+class Old(nn.Module):
+    """Two levels, in a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1)
+
+    def forward(self, x):
+        fine = self.fine(x)
+        return {"c2": fine, "c3": self.coarse(fine)}
+
+
+class Mine(Old):
+    """An adapter by hand, which changes what it returns in some way."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(super().forward(x), x)
+
+
+def cut_if(wrong):
+    """A change that loses a column of the last level."""
+    return lambda out, x: {**out, "c3": out["c3"][..., :-1]} if wrong(x) else out
+
+
+def said_of(change):
+    with pytest.raises(AssertionError) as caught:
+        assert_adapts(Mine(change), X, like=Old())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x: len(x) >= 8,
+        pytest.param(lambda x: len(x) == 4, marks=pytest.mark.slow),
+        lambda x: x.shape[2] % 16 == 5,
+        pytest.param(lambda x: x.shape[3] % 32 == 31, marks=pytest.mark.slow),
+    ],
+)
+def test_faults_at_some_batches_or_remainders_alone_are_found(wrong):
+    assert "sizes: c3 at " in said_of(cut_if(wrong))
+
+
+def test_where_no_formula_holds_the_smallest_counterexample_is_told():
+    said = said_of(cut_if(lambda x: x.shape[2] > 2 * x.shape[3]))
+    assert "signature: c3 at 1x" in said
+    assert "an exact function" not in said
+    height = int(said.partition("signature: c3 at 1x")[2].partition("x")[0])
+    assert height <= 33
+
+
+def test_facts_that_repeat_are_told_once_and_a_comma_stands_between_checks_alone():
+    said = said_of(lambda out, x: (x.zero_(), out)[1])
+    assert said.count("sizes: inputs.x: expected the values that it had, found written to by the call") == 1
+    assert " times)" in said
+    assert "deepcopy and pickle" in said.splitlines()[0]  # a lambda cannot be pickled
+    assert "deepcopy, pickle: deepcopy, pickle" not in said
+
+
+def test_values_are_compared_at_other_sizes_too():
+    shared = Mine(lambda out, x: {key: leaf + 1 for key, leaf in out.items()} if x.shape[2] % 2 else out)
+    reference = Old()
+    shared.load_state_dict(reference.state_dict())
+    with pytest.raises(AssertionError, match=r"`c2` at 2x\d+x\d+ is not equal") as caught:
+        assert_equals(shared, reference, X)
+    assert "x32x32" not in str(caught.value).splitlines()[0]
+    assert_equals(shared, reference, X, sizes=[])
+    assert_equals(shared, reference, X, sizes=[{"H": 40}])
+    with pytest.raises(AssertionError, match="`c2` at 2x41x32 is not equal"):
+        assert_equals(shared, reference, X, sizes=[{"H": 41}])
+
+
+def test_a_net_that_raises_where_its_reference_runs_is_none():
+    class Picky(Old):
+        def forward(self, x):
+            if x.shape[2] % 2:
+                raise ValueError("even heights alone")
+            return super().forward(x)
+
+    reference, picky = Old(), Picky()
+    picky.load_state_dict(reference.state_dict())
+    with pytest.raises(AssertionError, match=r"Picky raises at 2x\d+x\d+, where the reference runs: ValueError: even"):
+        assert_equals(picky, reference, X)
+    assert_equals(reference, picky, X)  # at sizes that the reference refuses there is nothing to compare with
+
+
+@pytest.mark.parametrize(
+    ("net", "text"),
+    [
+        (Old().requires_grad_(False), "every parameter of Old is frozen"),
+        (Mine(lambda out, x: {k: v.detach() for k, v in out.items()}), "no output of Mine has a gradient"),
+        (nn.Identity(), "no output of Identity depends on a parameter: it has none"),
+    ],
+)
+def test_why_no_gradient_flows_is_told(net, text):
+    with pytest.raises(AssertionError) as caught:
+        assert_gradients_flow(net, X)
+    assert text in str(caught.value)
+
+
+def test_signatures_are_named_by_their_zoo_and_mutants_in_a_line():
+    left = aa.capture(Old(), X).model_copy(update={"origin": "timm:resnet18"})
+    with pytest.raises(AssertionError, match=r"Conv2d does not have the signature of timm:resnet18 \(Old\)"):
+        assert_same_signature(left, nn.Conv2d(3, 4, 1), X)
+    assert repr(next(mutants(Old()))) == "Mutant(kind='cut at odd sizes', check='sizes')"
+
+
+def test_verify_of_a_module_in_place_of_a_signature_says_how_one_is_made():
+    with pytest.raises(aa.VerificationError, match="`signature` is a module") as caught:
+        aa.verify(Old(), Old(), inputs=X)
+    assert "aa.verify(net, aa.capture(old, inputs), ...)" in str(caught.value)
+
+
+def test_a_number_that_follows_the_size_is_named_with_both_its_values():
+    class Sized(nn.Module):
+        def forward(self, x):
+            return x, x.shape[2]
+
+    with pytest.raises(aa.CaptureError, match="the outputs are not the same at every input size") as caught:
+        aa.capture(Sized(), X)
+    assert "\n1\n  expected  the same outputs at every size (32)\n  found     31, at" in str(caught.value)
