@@ -13,6 +13,8 @@ DESCRIBED = 512
 """Images that are described; of more the share is taken."""
 WANTED = 64
 """Different images below which figures and fit are unsure."""
+ABOUT = 0.9
+"""A few that are alike by chance are no reason for a remark."""
 ALIKE = 0.85
 """Cosine between what deep features say of two images, less what they say of all.
 
@@ -70,7 +72,7 @@ def count_different(groups: Mapping[int, int], images: int) -> int:
 
 def remark_on(different: int, images: int) -> str:
     """What to say where there are few; empty where there are not."""
-    if different >= WANTED:
+    if different >= ABOUT * WANTED:
         return ""
     copies = "" if different == images else f" (of {images}; near copies, such as crops of one, count once)"
     return f"{different} different images{copies}: from about {WANTED} on, fit and figures are sure"

@@ -140,6 +140,7 @@ def test_the_report_says_how_many_different_images_are_wanted():
     many, _ = calibrated(pictures(96))
     assert not any("different images" in remark for remark in many.remarks)
     assert "about 64" in remark_on(12, 12)
+    assert not remark_on(60, 64)
     assert "near copies" not in remark_on(12, 12)
 
 
