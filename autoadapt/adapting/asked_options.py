@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, get_args
 
-from autoadapt.adapting.operations import Thinning
+from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.contracts.instances import is_whole
 from autoadapt.errors import AdaptError, Mismatch, nearest
 
@@ -90,7 +90,7 @@ _CHECKS: Mapping[str, Check] = {
     "pairs": _paths,
     "taps": _paths,
     "outputs": _names,
-    "project": _one_of("needed", "always"),
+    "project": _one_of(*get_args(Projecting)),
     "indices": _one_of("refuse", "recover"),
     "thin": _one_of(*get_args(Thinning)),
     "nondeterministic": _one_of("refuse", "allow"),

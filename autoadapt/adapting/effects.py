@@ -112,9 +112,10 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             return (dims[0], math.prod(sizes, start=Dim(1)) + prefix, dims[2])
         case Project(source=source, target=target) | Channels(source=source, target=target):
             axis = len(dims) - 1 if isinstance(operation, Project) and operation.form != "conv" else 1
-            if len(dims) <= axis or dims[axis] != source:
-                raise _refused(operation, spec, f"{source} channels on axis {axis}")
-            return (*dims[:axis], Dim(target), *dims[axis + 1 :])
+            groups = operation.groups if isinstance(operation, Project) else 1
+            if len(dims) <= axis or dims[axis] != source * groups:
+                raise _refused(operation, spec, f"{source * groups} channels on axis {axis}")
+            return (*dims[:axis], Dim(target * groups), *dims[axis + 1 :])
         case Renormalize(given=given, wanted=wanted):
             channels = dims[1].constant if len(dims) > 1 else None
             turned = given.order != wanted.order

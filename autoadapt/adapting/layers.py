@@ -33,9 +33,8 @@ __all__ = [
     "unchanged",
 ]
 
-# Dimension letters: B batch, C and D channels, M points taken, N points to take from,
-# K columns of a point. Functions stay below 88 columns: they are inlined into files
-# that other people format.
+# Dimension letters: B batch, C and D channels, M points taken, N points to take from, K columns of a point.
+# Functions stay below 88 columns: they are inlined into files that other people format.
 
 
 def linear(source: int, target: int, *, bias: bool = True) -> nn.Linear:
@@ -52,14 +51,15 @@ def linear(source: int, target: int, *, bias: bool = True) -> nn.Linear:
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def conv1x1(source: int, target: int, *, spatial: int, bias: bool = True) -> Conv:
+def conv1x1(source: int, target: int, *, spatial: int, bias: bool = True, groups: int = 1) -> Conv:
     """A 1x1 convolution over spatial axes that keeps the variance of its input.
 
     Shape:
         `[B, source, *spatial] -> [B, target, *spatial]`
     """
-    layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[spatial - 1](source, target, 1, bias=bias)
-    keep_variance_(layer, source)
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[spatial - 1]
+    layer = kind(source, target, 1, groups=groups, bias=bias)
+    keep_variance_(layer, source // groups)
     return layer
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "Pad",
     "Pool",
     "Project",
+    "Projecting",
     "Rearrange",
     "Recover",
     "Renormalize",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 Dims: TypeAlias = tuple[Dim, ...]
+Projecting: TypeAlias = Literal["needed", "always", "places"]
+"""Which features go through a projection: where the channels differ; all; all, with a map for each of a few places."""
 Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
 """How points are chosen: far from each other, the first, at even steps, at random, or all of them again and again."""
 
@@ -152,6 +155,8 @@ class Project(_Frozen):
     source: int = Field(ge=1)
     target: int = Field(ge=1)
     bias: bool = True
+    groups: int = Field(default=1, ge=1, exclude_if=lambda groups: groups == 1)
+    """How many maps stand side by side, each from `source` channels to `target` of its own: one for each place."""
 
 
 class Cast(_Frozen):
@@ -318,8 +323,8 @@ Operation: TypeAlias = Annotated[
 def parameters(operation: Operation) -> int:
     """How many parameters an operation has."""
     match operation:
-        case Project(source=source, target=target, bias=bias):
-            return source * target + (target if bias else 0)
+        case Project(source=source, target=target, bias=bias, groups=groups):
+            return groups * (source * target + (target if bias else 0))
         case _:
             return 0
 
@@ -352,8 +357,8 @@ def text(operation: Operation) -> str:
             return f"resample to {shown_sizes(dims)} at {centres}"
         case ResizeTokens(dims=dims):
             return f"resize tokens to {shown_sizes(dims)}"
-        case Project(source=source, target=target):
-            return f"{source}->{target}"
+        case Project(source=source, target=target, groups=groups):
+            return f"{groups} x {source}->{target}" if groups > 1 else f"{source}->{target}"
         case Cast(dtype=dtype):
             return f"to {dtype}"
         case Copy():

@@ -13,7 +13,7 @@ from torch import nn
 from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.building import AdaptedModule, build
 from autoadapt.adapting.given_contracts import as_signature
-from autoadapt.adapting.operations import Thinning
+from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.adapting.planning import (
     CONVERSIONS,
     Conversion,
@@ -40,7 +40,7 @@ def adapt(
     pairs: Mapping[str, str] | None = None,
     taps: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
-    project: Literal["needed", "always"] = "needed",
+    project: Projecting = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, ...]] | None = None,
@@ -66,7 +66,8 @@ def adapt(
         taps: Inner modules chosen by hand, by target path: `{"c4": "layer3"}`. Others are those that `new` lists as its
             levels (timm's `feature_info`), else the last block of each stride.
         outputs: Serve only these outputs.
-        project: `always` puts a projection on every feature output, also where the channels agree.
+        project: `always` puts a projection on every feature output, also where the channels agree; `places` does so,
+            too, with a map of its own at each place where there are 2 to 16 places at every input size.
         indices: `recover` finds missing indices from coordinates that are exact input points.
         thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
             `random`; `repeat` also where it has fewer.

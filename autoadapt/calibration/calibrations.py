@@ -124,7 +124,8 @@ def calibrate(
     adapted = find_adapted(net, place)
     like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
     check_old(like, adapted)
-    fitted = [projection.module for projection in find_projections(adapted)]
+    projections = find_projections(adapted)
+    fitted = [projection.module for projection in projections]
     layers = [adapted.get_submodule(path) for path in fitted]
     with quiet(), off_the_meta_device(), progress(images) as report:
         pair = Pair(net, like, place, device)
@@ -144,7 +145,8 @@ def calibrate(
         gathered = gathering.run(data, None if state is None else Path(state), report)
         outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
         if outcome.result.written:
-            set_weights(layers, [(made.weight_CD, made.bias_D) for made in outcome.maps])
+            written = [(made.weight_CD, made.bias_D) for made in outcome.maps]
+            set_weights(layers, written, [projection.place for projection in projections])
             mark_calibrated(adapted, fitted)
     return outcome.result.model_copy(update={"seconds": time.perf_counter() - started})
 
@@ -179,7 +181,8 @@ class _Session:
         images, used = workers.summed(state.images), state.bytes
         self._report.does("fitting")
         judge, head_images = self._judge(state.samples)
-        fitting, choice, honest = choose_fit(moments, made, self._folds, judge, solver, self._groups)
+        layers = [one.module for one in self._pair.projections]
+        fitting, choice, honest = choose_fit(moments, made, self._folds, judge, solver, self._groups, layers)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
         scores = [None if judge is None else judge.score(maps) for maps in floors]
         held_out_maps = fitting.held_out_maps(choice.recipes)
@@ -248,7 +251,7 @@ class _Session:
         spectrum, errors = fitting.described(projection), fitting.held_out(projection, _of(projection, maps))
         held, without = HeldOut.sum(errors), HeldOut.sum(fitting.held_out(projection, _of(projection, random)))
         return OutputFit(
-            target=where.route.target,
+            target=where.target,
             source=where.route.source,
             channels=(where.step.source, where.step.target),
             tokens=fitting.count(projection),

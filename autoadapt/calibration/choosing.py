@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeAlias, get_args
 
@@ -76,7 +76,10 @@ def _ranks(rank: int) -> list[int]:
 def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Choice:
     """Take the recipe that is best by the head where there is one, else by the features alone."""
     smallest = min(min(fitting.channels(p)) for p in fitting.projections)
-    options = _possible(fitting, recipes(solver, smallest), solver)
+    named = recipes(solver, smallest)
+    if fitting.has_places and not isinstance(solver, Recipe):
+        named = [replace(one, shared=shared) for shared in (True, False) for one in named]
+    options = _possible(fitting, named, solver)
     if judge is None and len(options) == 1:
         return Choice((options[0],) * len(fitting.projections), "as asked for", ())
     if judge is not None:
@@ -86,14 +89,15 @@ def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Ch
 
 def _possible(fitting: Fitting, options: list[Recipe], solver: Solver | Recipe) -> list[Recipe]:
     """Without a penalty only where there are more tokens than channels, unless that is what was asked for."""
-    kept = [one for one in options if one.penalty > 0]
-    return kept if kept and has_few_tokens(fitting) else options
+    few = {shared: bool(has_few_tokens(fitting, shared=shared)) for shared in (False, True)}
+    kept = [one for one in options if one.penalty > 0 or not few[one.shared]]
+    return kept or options
 
 
-def has_few_tokens(fitting: Fitting) -> list[int]:
-    """Projections with no more tokens to fit on than channels."""
+def has_few_tokens(fitting: Fitting, *, shared: bool = False) -> list[int]:
+    """Projections with no more tokens to fit on than channels; with those of all places of their layer, if shared."""
     subsets = [fitting.folds.others(fold) for fold in fitting.folds.held_out]
-    fewest = {p: min(fitting.count(p, folds) for folds in subsets) for p in fitting.projections}
+    fewest = {p: min(fitting.count(p, folds, shared=shared) for folds in subsets) for p in fitting.projections}
     return [projection for projection, count in fewest.items() if count <= fitting.channels(projection)[0] + 1]
 
 
@@ -123,9 +127,11 @@ class _Trials:
 def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], solver: Solver | Recipe) -> Choice:
     trials = _Trials(fitting, judge)
     if solver == "auto" and fitting.folds.holds_one_out:
-        few = bool(has_few_tokens(fitting))
-        descend(_short_path(few), trials.loss)
-        best = trials.best(_rotations(few))
+        for shared in (True, False) if fitting.has_places else (False,):
+            few = bool(has_few_tokens(fitting, shared=shared))
+            descend([replace(one, shared=shared) for one in _short_path(few)], trials.loss)
+            trials.best(replace(one, shared=shared) for one in _rotations(few))
+        best = trials.best()
     else:
         best = trials.best(options)
         if len(options) > 1 and not fitting.folds.holds_one_out:
@@ -145,7 +151,7 @@ def _refined(fitting: Fitting, trials: _Trials, best: Recipe, solver: Solver | R
     if solver != "auto":
         return best
     smallest = min(min(fitting.channels(p)) for p in fitting.projections)
-    return trials.best(Recipe(best.penalty, best.anchored, best.restored, rank) for rank in _ranks(smallest))
+    return trials.best(replace(best, rank=rank) for rank in _ranks(smallest))
 
 
 def _short_path(has_few_tokens: bool) -> list[Recipe]:
@@ -185,7 +191,7 @@ def most_cautious(tried: Mapping[Recipe, Score], best: Recipe) -> Recipe:
     section 3.4.3.
     """
     equals = [r for r, s in tried.items() if r.anchored and r.restored and not r.rank and s.is_as_good_as(tried[best])]
-    return max(equals, key=lambda recipe: recipe.penalty, default=best)
+    return max(equals, key=lambda recipe: (recipe.penalty, recipe.shared), default=best)
 
 
 def _by_cosine(fitting: Fitting) -> Choice:
@@ -212,6 +218,8 @@ def _by_cosine(fitting: Fitting) -> Choice:
             paths = [descend(_short_path(projection in few), lost), *_rotations(projection in few)]
         else:
             paths = _possible(fitting, [Recipe(p, anchored=True, restored=True) for p in ANCHORS], "auto")
+        if fitting.has_places:
+            paths += [replace(one, shared=True) for one in paths]
         chosen.append(min(paths, key=lost))
         for recipe, cosine in cosines.items():
             tried.setdefault(recipe, []).append(cosine)
@@ -222,7 +230,7 @@ def _by_cosine(fitting: Fitting) -> Choice:
 def _by_cross_validation(fitting: Fitting, options: Sequence[Recipe]) -> Choice:
     """A penalty for each projection; the held-out error would choose larger ones, which a head suffers from."""
     paths = [one.at(penalty) for one in options for penalty in (one.penalty, *FINE) if one.penalty < INFINITE]
-    paths = list(dict.fromkeys([*options, *paths]))
+    paths = [one for one in dict.fromkeys([*options, *paths]) if not one.shared]
     chosen, trials = [], []
     for projection in fitting.projections:
         spectrum = fitting.spectrum(projection)

@@ -30,19 +30,30 @@ class Fitting:
     """
 
     def __init__(
-        self, moments: Sequence[Sequence[Moments]], folds: Folds, made: Sequence[Sequence[Moments]] = ()
+        self,
+        moments: Sequence[Sequence[Moments]],
+        folds: Folds,
+        made: Sequence[Sequence[Moments]] = (),
+        layers: Sequence[str] = (),
     ) -> None:
         self.folds = folds
         self.seconds = 0.0
         self._moments = moments
         self._made = made
-        self._spectra: dict[tuple[int, tuple[int, ...]], Spectrum] = {}
+        named = layers or [*map(str, range(len(moments)))]
+        self._places = [[other for other, name in enumerate(named) if name == own] for own in named]
+        self._spectra: dict[tuple[int, tuple[int, ...], bool], Spectrum] = {}
         self._is_timed = False
 
     @property
     def projections(self) -> range:
         """Numbers of the projections."""
         return range(len(self._moments))
+
+    @property
+    def has_places(self) -> bool:
+        """Whether some layer has a map for each of several places."""
+        return any(len(places) > 1 for places in self._places)
 
     @property
     def has_mixed(self) -> bool:
@@ -59,9 +70,9 @@ class Fitting:
         first = self._moments[projection][0]
         return first.source, first.target
 
-    def count(self, projection: int, folds: Sequence[int] | None = None) -> int:
-        """Tokens that are fitted on with some folds, or with all."""
-        return sum(part.count for part in self._parts(projection, folds))
+    def count(self, projection: int, folds: Sequence[int] | None = None, *, shared: bool = False) -> int:
+        """Tokens that are fitted on with some folds, or with all; if shared, of all places of the layer."""
+        return sum(part.count for part in self._parts(projection, folds, shared))
 
     def constant_channels(self, projection: int) -> int:
         """How many of the new channels never change."""
@@ -69,13 +80,15 @@ class Fitting:
         means = torch.stack([part.mean_x_C for part in self._moments[projection] if part.count])
         return int(((torch.stack(variances).sum(0) == 0) & (means == means[0]).all(0)).sum())
 
-    def moments(self, projection: int, folds: Sequence[int] | None = None) -> Moments:
+    def moments(self, projection: int, folds: Sequence[int] | None = None, *, shared: bool = False) -> Moments:
         """Moments of some folds, or of all; one that stands alone is not copied."""
-        parts = self._parts(projection, folds)
+        parts = self._parts(projection, folds, shared)
         return parts[0] if len(parts) == 1 else Moments.sum(parts)
 
-    def _parts(self, projection: int, folds: Sequence[int] | None) -> list[Moments]:
+    def _parts(self, projection: int, folds: Sequence[int] | None, shared: bool = False) -> list[Moments]:
         """What is fitted on with some folds: their images, those made of them, and those that have no parents."""
+        if shared:
+            return [part for place in self._places[projection] for part in self._parts(place, folds)]
         given = self._given(folds)
         parts = [self._moments[projection][fold] for fold in given]
         if self._made:
@@ -84,12 +97,13 @@ class Fitting:
             parts += [part for part in (*(made[fold] for fold in given), *without_parents) if part.count]
         return parts
 
-    def spectrum(self, projection: int, folds: Sequence[int] | None = None) -> Spectrum:
-        """Decomposition of some folds, or of all."""
-        key = projection, self._given(folds)
+    def spectrum(self, projection: int, folds: Sequence[int] | None = None, *, shared: bool = False) -> Spectrum:
+        """Decomposition of some folds, or of all; if shared, one for all places of the layer."""
+        first = self._places[projection][0] if shared else projection
+        key = first, self._given(folds), shared
         if key not in self._spectra:
             with self._timed():
-                self._spectra[key] = Spectrum(self.moments(*key))
+                self._spectra[key] = Spectrum(self.moments(*key[:2], shared=shared))
         return self._spectra[key]
 
     def described(self, projection: int) -> Spectrum:
@@ -100,8 +114,8 @@ class Fitting:
         """The map of one projection, fitted on some folds, or on all."""
         with self._timed():
             if folds is None and self.folds.holds_one_out and recipe.is_ridge:
-                return ridge(self.moments(projection), recipe)
-            return self.spectrum(projection, folds).fit(recipe)
+                return ridge(self.moments(projection, shared=recipe.shared), recipe)
+            return self.spectrum(projection, folds, shared=recipe.shared).fit(recipe)
 
     def maps(self, recipes: Sequence[Recipe], folds: Sequence[int] | None = None) -> list[AffineMap]:
         """The maps of all projections."""

@@ -121,17 +121,18 @@ class Judge:
 
         Nothing is left in the `grad` of a caller's module.
         """
-        layers = [self._pair.layer(projection) for projection in self._pair.projections]
         self._set(maps)
-        parameters = [layer.get_parameter(name) for layer in layers for name in ("weight", "bias")]
+        layers = {projection.module: self._pair.layer(projection) for projection in self._pair.projections}
+        parameters = [layer.get_parameter(name) for layer in layers.values() for name in ("weight", "bias")]
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         with torch.enable_grad():
             for batch in self._batches(numbers):
                 loss = self._compare(batch)[0].sum() / len(numbers)
                 parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
                 sums = [one + part for one, part in zip(sums, parts, strict=True)]
-        weights, offsets = ([total(one).double() for one in sums[start::2]] for start in (0, 1))
-        return [AffineMap(weight.flatten(1).T, bias) for weight, bias in zip(weights, offsets, strict=True)]
+        totals = map(total, sums)
+        found = dict(zip(layers, zip(totals, totals, strict=True), strict=True))
+        return [AffineMap(*projection.part(*found[projection.module])) for projection in self._pair.projections]
 
     def _batches(self, numbers: Sequence[int]) -> list[_Batch]:
         """Those of some images that are kept here, put together where they fit."""
@@ -142,7 +143,7 @@ class Judge:
 
     def _set(self, maps: Maps) -> None:
         for projection, fitted in zip(self._pair.projections, maps, strict=True):
-            set_weight(self._pair.layer(projection), fitted.weight_CD, fitted.bias_D)
+            set_weight(self._pair.layer(projection), fitted.weight_CD, fitted.bias_D, projection.place)
 
     def _compare(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and agreement of each image."""

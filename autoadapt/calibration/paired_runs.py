@@ -318,7 +318,7 @@ def _served(
 
 
 def _check_pair(pair: tuple[torch.Tensor, torch.Tensor], projection: Projection, number: int | str) -> None:
-    target = projection.route.target
+    target = projection.target
     for side, tokens_BTC in zip(("new", "old"), pair, strict=True):
         if not bool(torch.isfinite(tokens_BTC).all()):
             count = int((~torch.isfinite(tokens_BTC)).sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import einops
 import torch
@@ -44,6 +45,13 @@ class Projection:
     """Its path in the adapted module."""
     index: int
     """Its place among the steps of the route."""
+    place: int | None = None
+    """Which of the maps of its layer it is, where that has one for each place."""
+
+    @property
+    def target(self) -> str:
+        """The output that it makes, and where it has a map for each place, which of them."""
+        return self.route.target if self.place is None else f"{self.route.target} at {self.place}"
 
     @property
     def step(self) -> Project:
@@ -58,8 +66,16 @@ class Projection:
         Shape:
             `[B, C, *spatial]` or `[B, ..., C] -> [B, T, C]`
         """
+        if self.place is not None:
+            return values.reshape(images, self.step.groups, -1)[:, self.place, None]
         last = values.movedim(1, -1) if self.step.form == "conv" else values
         return last.reshape(images, -1, last.shape[-1])
+
+    def part(self, weight: torch.Tensor, bias_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What belongs to it of the gradients of its layer: of the weight, channels by channels, and of the offset."""
+        if self.place is not None:
+            weight, bias_D = (_of_place(one, self.place, self.step.groups) for one in (weight, bias_D))
+        return weight.double().flatten(1).T, bias_D.double()
 
     def wanted(self, old: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
         """An old output brought back to where the projection stands: rearranged, and resized to its grid.
@@ -89,7 +105,9 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
             fault = Mismatch(route.target, "one projection, with an offset", told, "let autoadapt.plan derive it")
             raise CalibrationError(f"`{route.target}` cannot be fitted in closed form", [fault])
         if not _is_thinned(route):
-            found.append(Projection(route, f"adapters.{name}.project", _projected(route)[0]))
+            module, index = f"adapters.{name}.project", _projected(route)[0]
+            places = range(steps[0].groups) if steps[0].groups > 1 else (None,)
+            found += [Projection(route, module, index, place) for place in places]
     if not found:
         fault = Mismatch("adapters", "a projection to fit", "none in the plan", 'adapt(..., project="always")')
         raise CalibrationError("there is nothing to calibrate", [fault])
@@ -118,22 +136,44 @@ def _projected(route: Route) -> list[int]:
     return [index for index, step in enumerate(route.steps) if isinstance(step, Project)]
 
 
-def set_weight(layer: nn.Module, weight_CD: torch.Tensor, bias_D: torch.Tensor) -> None:
-    """Write an affine map into a linear layer or a 1x1 convolution; an offset that the layer lacks is left out."""
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, torch.Tensor), "a projection has a weight"
+def set_weight(layer: nn.Module, weight_CD: torch.Tensor, bias_D: torch.Tensor, place: int | None = None) -> None:
+    """Write an affine map into a linear layer or a 1x1 convolution; an offset that the layer lacks is left out.
+
+    Args:
+        layer: With groups, it has a map for each place.
+        weight_CD: The weight.
+        bias_D: The offset.
+        place: Which of the layer's maps; all, if left out.
+    """
     with torch.no_grad():
-        weight.copy_(weight_CD.T.reshape(weight.shape))
-        if isinstance(bias, torch.Tensor):
-            bias.copy_(bias_D)
+        for tensor, values in ((layer.weight, weight_CD.T), (layer.bias, bias_D)):
+            if isinstance(tensor, torch.Tensor):
+                part = tensor if place is None else _of_place(tensor, place, layer.groups)
+                part.copy_(values.reshape(part.shape))
 
 
-def set_weights(layers: Sequence[nn.Module], maps: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Write an affine map into each layer, or into none: whatever comes between, all are as they were."""
+def _of_place(tensor: torch.Tensor, place: int, places: Any) -> torch.Tensor:
+    """What belongs to one place of a layer's weight, offset or gradients, as a view of it."""
+    assert isinstance(places, int), "a convolution has groups"
+    return tensor.view(places, -1, *tensor.shape[1:])[place]
+
+
+def set_weights(
+    layers: Sequence[nn.Module],
+    maps: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    places: Sequence[int | None] = (),
+) -> None:
+    """Write an affine map into each layer, or its place there, or into none: whatever comes between, all are as before.
+
+    Args:
+        layers: One for each map; one that has a map for each place comes as often.
+        maps: Weight and offset.
+        places: Which of its layer's maps each is; left out where all layers have one.
+    """
     own = [[(p, p.detach().clone()) for p in layer.parameters(recurse=False)] for layer in layers]
     try:
-        for layer, (weight_CD, bias_D) in zip(layers, maps, strict=True):
-            set_weight(layer, weight_CD, bias_D)
+        for layer, (weight_CD, bias_D), place in zip(layers, maps, places or [None] * len(maps), strict=True):
+            set_weight(layer, weight_CD, bias_D, place)
     except BaseException:  # also an interruption by the user
         with torch.no_grad():
             for parameter, before in itertools.chain(*own):

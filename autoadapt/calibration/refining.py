@@ -169,7 +169,7 @@ class _Scales:
 
     @classmethod
     def of(cls, fitting: Fitting, projection: int, folds: Sequence[int]) -> _Scales:
-        moments = fitting.moments(projection, folds)
+        moments = fitting.moments(projection, folds, shared=True)
         x_C, y_D = deviations(moments.xx_CC.diagonal(), moments.count), deviations(moments.yy_D, moments.count)
         return cls(moments.mean_x_C, y_D / x_C[:, None], y_D)
 

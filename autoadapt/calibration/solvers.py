@@ -35,6 +35,8 @@ class Recipe:
     """Scale each target channel to the variance it had: a penalty shrinks, and a head's ReLU then sees less."""
     rank: int = 0
     """Channels to go through; 0 for all."""
+    shared: bool = False
+    """One map for all places of a layer that has a map for each, fitted on the tokens of all."""
 
     def __str__(self) -> str:
         if self.anchored:
@@ -42,7 +44,11 @@ class Recipe:
         else:
             name = f"ridge {self.penalty:.2g}" if self.penalty else "least squares"
         name += f", rank {self.rank}" if self.rank else ""
-        return name + (", variance restored" if self.restored else "")
+        return (
+            name
+            + (", variance restored" if self.restored else "")
+            + (", the same at all places" if self.shared else "")
+        )
 
     @property
     def is_ridge(self) -> bool:

@@ -23,6 +23,7 @@ def choose_fit(
     judge: Judge | None,
     solver: Solver | Recipe,
     groups: Mapping[int, int],
+    layers: Sequence[str] = (),
 ) -> tuple[Fitting, Choice, Score | None]:
     """The best closed form on the caller's images alone, with mixes of them, or with synthetic pictures as well.
 
@@ -33,16 +34,17 @@ def choose_fit(
         judge: Tries maps on the head; without it the features decide.
         solver: Which forms to try.
         groups: For each image the first that it is a near copy of.
+        layers: In which layer each projection stands; each in one of its own, if left out.
 
     Returns:
         What is fitted on, the form, and its score on images that did not choose it.
     """
     count = len(folds.numbers)
-    options = [Fitting(moments, folds)]
+    options = [Fitting(moments, folds, layers=layers)]
     if any(part.count for parts in made for part in parts[:count]):
-        options.append(Fitting(moments, folds, [parts[:count] for parts in made]))
+        options.append(Fitting(moments, folds, [parts[:count] for parts in made], layers))
     if any(part.count for parts in made for part in parts[count:]):
-        options.append(Fitting(moments, folds, made))
+        options.append(Fitting(moments, folds, made, layers))
     chosen = [(fitting, choose(fitting, judge, solver)) for fitting in options]
     fitting, best = min(chosen, key=lambda each: _lost(*each)) if len(chosen) > 1 else chosen[0]
     if best.score is None:

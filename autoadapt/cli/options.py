@@ -48,6 +48,7 @@ class ProjectChoice(str, Enum):
 
     needed = "needed"
     always = "always"
+    places = "places"
 
 
 class IndicesChoice(str, Enum):
@@ -183,7 +184,9 @@ Pairs = Annotated[
 Refine = Annotated[
     str, typer.Option(metavar="STEPS", help="on the head after the closed form, or auto", callback=steps)
 ]
-Project = Annotated[ProjectChoice, typer.Option(help="projections where channels differ, or always")]
+Project = Annotated[
+    ProjectChoice, typer.Option(help="projections where channels differ, always, or a map for each place")
+]
 Indices = Annotated[IndicesChoice, typer.Option(help="of points, where the new module gives none")]
 Thin = Annotated[ThinChoice, typer.Option(metavar="HOW", help="of choosing points: farthest, first, even, random")]
 Grid = Annotated[

@@ -262,8 +262,8 @@ def _label(operation: Operation) -> str:
             return text(operation).removeprefix("resize tokens ") + f", first {prefix} as they are"
         case Rearrange(pattern=pattern):
             return pattern.replace("->", "→")
-        case Project(source=source, target=target):
-            return f"{source}→{target}"
+        case Project(source=source, target=target, groups=groups):
+            return f"{groups} × {source}→{target}" if groups > 1 else f"{source}→{target}"
         case Channels():
             given, wanted = channels_text(operation)
             return f"{given}, not {wanted}"

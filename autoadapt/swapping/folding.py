@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.adapting.building import AdaptedModule, with_plan
 from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Project
+from autoadapt.adapting.operations import Project, text
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import bind, tensors_in, told_example
 from autoadapt.contracts.capturing.probing import quiet
@@ -222,6 +222,9 @@ def _obstacle(model: nn.Module, net: AdaptedModule, target: str, readers: Sequen
     if len(readers) != 1 or readers[0].startswith("["):
         told = ", ".join(reader.strip("[]") for reader in readers) or "nothing reads it"
         return fault("one convolution or linear layer that reads it, and nothing else", told)
+    projected = next(route.steps[_steps_of(route)[0]] for route in net.plan.routes if route.target == target)
+    if isinstance(projected, Project) and projected.groups > 1:
+        return fault("one map for all places", f"{text(projected)}, a map for each place", "its reader has one weight")
     consumer = model.get_submodule(readers[0])
     if type(consumer) not in _CONSUMERS:
         return fault("a plain convolution or linear layer", f"{readers[0]}, a {type(consumer).__name__}")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import build
-from autoadapt.adapting.operations import Cast, DropPrefix, Rearrange, Take, Thin, Thinning
+from autoadapt.adapting.operations import Cast, DropPrefix, Projecting, Rearrange, Take, Thin, Thinning
 from autoadapt.adapting.planning import (
     CONVERSIONS,
     Conversion,
@@ -50,7 +50,7 @@ class Options:
 
     pairs: Mapping[str, str] = field(default_factory=dict)
     outputs: Sequence[str] | None = None
-    project: Literal["needed", "always"] = "needed"
+    project: Projecting = "needed"
     indices: Literal["refuse", "recover"] = "refuse"
     thin: Thinning = "farthest"
     grid: Mapping[str, tuple[int, ...]] | None = None

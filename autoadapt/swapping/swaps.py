@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.adapting.operations import Thinning
+from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldChannels, ToldStatistics
 from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Resolution, bind
@@ -48,7 +48,7 @@ class _Options(TypedDict, total=False):
     outputs: Sequence[str] | None
     pairs: Mapping[str, str] | None
     taps: Mapping[str, str] | None
-    project: Literal["needed", "always"]
+    project: Projecting
     indices: Literal["refuse", "recover"]
     thin: Thinning
     grid: Mapping[str, tuple[int, ...]] | None
@@ -87,7 +87,7 @@ def swap(
     outputs: Sequence[str] | None = None,
     pairs: Mapping[str, str] | None = None,
     taps: Mapping[str, str] | None = None,
-    project: Literal["needed", "always"] = "needed",
+    project: Projecting = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
     grid: Mapping[str, tuple[int, ...]] | None = None,
@@ -118,7 +118,7 @@ def swap(
         outputs: The outputs to serve, outright; found by watching where left out.
         pairs: Sources chosen by hand, by target path.
         taps: Inner modules of `new` chosen by hand, by target path.
-        project: `always` puts a projection on every feature output.
+        project: `always` puts a projection on every feature output; `places` does so with a map for each place.
         indices: `recover` finds missing indices from coordinates that are exact input points.
         thin: How points are chosen where there are more than wanted: `farthest`, `first`, `even`, `random`;
             `repeat` also where there are fewer.

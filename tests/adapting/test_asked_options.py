@@ -16,7 +16,7 @@ X = torch.zeros(1, 3, 16, 16)
 OLD, NEW = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 5, 2, 2)
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({"project": "never"}, "expected  'needed' or 'always'\n  found     'never'", 'project="needed"'),
+    ({"project": "never"}, "expected  'needed', 'always' or 'places'\n  found     'never'", 'project="needed"'),
     ({"thin": "evn"}, "expected  'farthest', 'first', 'even', 'random' or 'repeat'", 'thin="even"'),
     ({"indices": None}, "expected  'refuse' or 'recover'\n  found     None", 'indices="refuse"'),
     ({"nondeterministic": True}, "expected  'refuse' or 'allow'", 'nondeterministic="refuse"'),

@@ -34,7 +34,9 @@ def _counts(new: nn.Module, plan: Plan) -> Iterator[tuple[int, str]]:
     """How many values each layer holds, and where it stands."""
     named = dict(new.named_modules())
     for route in plan.routes:
-        yield from ((step.source * step.target, route.target) for step in route.steps if isinstance(step, Project))
+        yield from (
+            (step.groups * step.source * step.target, route.target) for step in route.steps if isinstance(step, Project)
+        )
     for given in plan.inputs:
         for step in given.steps:
             if not isinstance(step, Channels) or not step.stem:

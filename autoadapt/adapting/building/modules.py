@@ -268,7 +268,8 @@ def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
 def _layer(step: Project, spec: TensorSpec) -> nn.Module:
     if step.form == "linear":
         return layers.linear(step.source, step.target, bias=step.bias)
-    return layers.conv1x1(step.source, step.target, spatial=len(spec.dims) - 2, bias=step.bias)
+    channels = step.groups * step.source, step.groups * step.target
+    return layers.conv1x1(*channels, spatial=len(spec.dims) - 2, bias=step.bias, groups=step.groups)
 
 
 _GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys() - nn.Module().__dict__.keys()) | {

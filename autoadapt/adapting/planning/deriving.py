@@ -11,7 +11,7 @@ from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.adapting.matching import match
-from autoadapt.adapting.operations import Operation, Recover, Thin, Thinning, parameters
+from autoadapt.adapting.operations import Operation, Projecting, Recover, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.input_channels import channel_remarks
@@ -28,6 +28,7 @@ from autoadapt.adapting.planning.kept_share import kept_share, last_convolution,
 from autoadapt.adapting.planning.masking import with_masks
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
+from autoadapt.adapting.planning.places import by_places
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.remarks import input_remarks, size_remarks, value_remarks
 from autoadapt.adapting.planning.sources import (
@@ -60,7 +61,7 @@ def plan(
     *,
     pairs: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
-    project: Literal["needed", "always"] = "needed",
+    project: Projecting = "needed",
     indices: Literal["refuse", "recover"] = "refuse",
     thin: Thinning = "farthest",
     convert_inputs: Collection[Conversion] = CONVERSIONS,
@@ -74,7 +75,9 @@ def plan(
         target: Signature of the old module: the contract.
         pairs: Sources chosen by the caller, by target path.
         outputs: Serve only these outputs; the others are left out of the container.
-        project: `always` puts a projection on every feature leaf, also where the channels agree.
+        project: `always` puts a projection on every feature leaf, also where the channels agree; `places` does so, too,
+            with a map of its own at each place where there are 2 to 16 places at every input size, for heads that
+            read all places at once.
         indices: `recover` finds missing indices from coordinates that are exact input points.
         thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
             `random`; `repeat` also where it has fewer.
@@ -246,14 +249,16 @@ def _derived(
     target: Signature,
     pairs: Mapping[str, str] | None,
     outputs: Sequence[str] | None,
-    project: Literal["needed", "always"],
+    project: Projecting,
     indices: Literal["refuse", "recover"],
     thin: Thinning,
     convert_inputs: Collection[Conversion],
     fit: Fit | None,
 ) -> Plan:
     offer = _offer(source, target, pairs, outputs, thin, convert_inputs, fit)
-    made = _routes(offer, source, _pairings(offer, source, pairs, indices), project == "always")
+    made = _routes(offer, source, _pairings(offer, source, pairs, indices), project != "needed")
+    if project == "places":
+        made = [by_places(route, one_sample(target.sizes()), offer.wanted.axes) for route in made]
     taken = taps_of([route.source for route in made], source)
     ask_for_grids(source, taken, pairs or offer.named)
     read = _read(made, taken)

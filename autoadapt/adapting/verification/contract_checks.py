@@ -37,7 +37,7 @@ def plan_follows(session: Session) -> Findings:
     faults = [
         fault
         for route in plan.routes
-        for fault in (*broken_chain(route, contract[route.target]), *misread_rows(route, order))
+        for fault in (*broken_chain(route, contract[route.target], plan.target.axes), *misread_rows(route, order))
     ]
     return Findings(faults, f"{sum(len(route.steps) for route in plan.routes)} steps follow from one another")
 

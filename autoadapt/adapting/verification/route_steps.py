@@ -8,14 +8,14 @@ from autoadapt.adapting.effects import after, axis_groups
 from autoadapt.adapting.operations import Operation, Rearrange, ResizeTokens, parameters, text
 from autoadapt.adapting.planning import Route
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, equal_where_legal
 from autoadapt.errors import Mismatch
 
 __all__ = ["axis_order", "broken_chain", "misread_rows"]
 
 
-def broken_chain(route: Route, contract: TensorSpec) -> list[Mismatch]:
-    """Steps that do not lead to what the plan says stands after them, or not to the contract."""
+def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
+    """Steps that do not lead to what the plan says stands after them, or not to the contract at every legal size."""
     if len(route.specs) != len(route.steps) + 1:
         return [Mismatch(route.target, f"{len(route.specs) - 1} steps", f"{len(route.steps)} steps")]
     faults, spec = [], route.specs[0]
@@ -23,7 +23,10 @@ def broken_chain(route: Route, contract: TensorSpec) -> list[Mismatch]:
         spec = after(step, spec)
         if spec != noted:
             faults.append(Mismatch(route.target, str(noted), f"{spec} after {step.op}"))
-    if (spec.dtype, spec.dims, spec.order) != (contract.dtype, contract.dims, contract.order):
+    alike = len(spec.dims) == len(contract.dims) and all(
+        equal_where_legal(found, wanted, axes) for found, wanted in zip(spec.dims, contract.dims, strict=True)
+    )
+    if not alike or (spec.dtype, spec.order) != (contract.dtype, contract.order):
         faults.append(Mismatch(route.target, str(contract), str(spec)))
     counted = sum(map(parameters, route.steps))
     if counted != route.parameters:

@@ -295,7 +295,9 @@ def _is_as_planned(layer: nn.Module, step: Project) -> bool:
     if type(layer) not in kinds:
         return False
     weight = layer.get_parameter("weight")
-    if tuple(weight.shape) != (step.target, step.source, *[1] * (weight.dim() - 2)):
+    if tuple(weight.shape) != (step.groups * step.target, step.source, *[1] * (weight.dim() - 2)):
+        return False
+    if getattr(layer, "groups", 1) != step.groups:
         return False
     return getattr(layer, "bias", None) is not None if step.bias else getattr(layer, "bias", None) is None
 
@@ -310,7 +312,9 @@ def _adapter_items(net: AdaptedModule) -> Iterator[tuple[str, Expression]]:
             if step.form == "linear":
                 text = f"linear({step.source}, {step.target}{bias})"
             else:
-                text = f"conv1x1({step.source}, {step.target}, spatial={len(spec.dims) - 2}{bias})"
+                channels = f"{step.groups * step.source}, {step.groups * step.target}"
+                groups = f", groups={step.groups}" if step.groups > 1 else ""
+                text = f"conv1x1({channels}, spatial={len(spec.dims) - 2}{bias}{groups})"
             made.append((f"{called}=" if len(learned) == 1 else f"{quoted(called)}: ", Text(text)))
         if len(made) == 1:
             yield f"{quoted(name)}: ", group("nn.Sequential(", [("", group("OrderedDict(", made, ")"))], ")")

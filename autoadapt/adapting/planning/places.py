@@ -1,0 +1,94 @@
+"""Places: a projection that has a map of its own at each place, where a head reads all places of a map at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from autoadapt.adapting.effects import after, multiply_adds
+from autoadapt.adapting.operations import Operation, Project, Rearrange, parameters
+from autoadapt.adapting.planning.plans import Route
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import AxisSizes, TensorSpec
+
+__all__ = ["MOST_PLACES", "by_places"]
+
+MOST_PLACES = 16
+
+
+def by_places(route: Route, sizes: Mapping[str, int], axes: Mapping[str, AxisSizes]) -> Route:
+    """The route with a map for each place where there are 2 to 16 of them at every input size, else as it was.
+
+    All channels of all places become channels of one place, which a grouped convolution maps.
+
+    Args:
+        route: One projection or none stands in it.
+        sizes: Of the input axes, to count multiplications at.
+        axes: Which sizes are legal: an axis that may have but one makes constants.
+
+    Example:
+        >>> spec = TensorSpec(dtype="float32", dims=(Dim.axis("B"), Dim(8), Dim(4)))
+        >>> project = Project(form="conv", source=8, target=6)
+        >>> route = Route(target="", source="", steps=(project,), specs=(spec, after(project, spec)))
+        >>> [getattr(step, "pattern", None) or step.groups for step in by_places(route, {"B": 1}, {}).steps]
+        ['b c x -> b (x c) 1', 4, 'b (x c) 1 -> b c x']
+    """
+    steps: list[Operation] = []
+    known = {name: one.example for name, one in axes.items() if one.step == 0}
+    spec = spec_before = route.specs[0].with_dims(tuple(_constant(dim, known) for dim in route.specs[0].dims))
+    for step in route.steps:
+        found = _Places.of(step, spec) if isinstance(step, Project) and step.groups == 1 else None
+        steps += [step] if found is None else found.steps
+        spec = after(step, spec)
+    if len(steps) == len(route.steps):
+        return route
+    specs = [spec_before]
+    for step in steps:
+        specs.append(after(step, specs[-1]))
+    return route.model_copy(
+        update={
+            "steps": tuple(steps),
+            "specs": tuple(specs),
+            "parameters": sum(map(parameters, steps)),
+            "multiply_adds": sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
+        }
+    )
+
+
+def _constant(dim: Dim, known: Mapping[str, int]) -> Dim:
+    return Dim(dim.evaluate(known)) if dim.axes and dim.axes <= known.keys() else dim
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The axes of a tensor by name, in their order; `b` is the batch, `c` the channels."""
+
+    step: Project
+    names: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, step: Operation, spec: TensorSpec) -> _Places | None:
+        """The places that a projection stands at; None where their number varies, or is one, or large."""
+        assert isinstance(step, Project), "asked of one"
+        channels = 1 if step.form == "conv" else len(spec.dims) - 1
+        others = [axis for axis in range(1, len(spec.dims)) if axis != channels]
+        names = {0: "b", channels: "c", **dict(zip(others, "xyz", strict=False))}
+        sizes = {names.get(axis, ""): spec.dims[axis].constant for axis in others}
+        known = {name: size for name, size in sizes.items() if name and size}
+        if len(known) < len(others) or not 1 < prod(known.values()) <= MOST_PLACES or spec.dims[0].constant is not None:
+            return None
+        return cls(step, tuple(names[axis] for axis in range(len(spec.dims))), known)
+
+    @property
+    def steps(self) -> list[Operation]:
+        """All places become one, are mapped, and become places again."""
+        plain, merged = " ".join(self.names), f"b ({' '.join([*self.sizes, 'c'])}) 1"
+        split = {name: Dim(size) for name, size in self.sizes.items()} | {"c": Dim(self.step.target)}
+        mapped = self.step.model_copy(update={"form": "conv", "groups": prod(self.sizes.values())})
+        return [
+            Rearrange(pattern=f"{plain} -> {merged}", sizes={}),
+            mapped,
+            Rearrange(pattern=f"{merged} -> {plain}", sizes=split),
+        ]
