@@ -78,7 +78,7 @@ def calibrate(
         data: Batches of images as the model takes them: tensors, tuples or dicts; of the lists that a `DataLoader`
             gives, only the fields that the model needs are taken.
         head: What makes the answer of the backbone's output. In a bigger model the rest of it is the head, and this
-            comes after. Modules run as copies in eval mode.
+            comes after. Modules run as copies in eval mode, also those that a function names.
         at: Path of the adapted module in a bigger model, or the region in whose place it stands.
         loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is neither the
             divergence of logits nor the overlap of a detector's boxes.
@@ -188,8 +188,8 @@ class _Session:
         held_out_maps = fitting.held_out_maps(choice.recipes)
         sizes = self._folds.sizes(images)
         fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], sizes) for p in fitting.projections]
-        further = None
-        if refine and judge is not None:
+        further, slopes = None, True
+        if refine and judge is not None and (slopes := judge.passes_gradients(fitting.maps(choice.recipes))):
             further = refined(judge, fitting, choice, held_out_maps, refine, self._seed)
         maps = fitting.maps(choice.recipes) if further is None else further.maps
         score = honest if further is None else honest_after(further.after, choice.score, honest)
@@ -211,7 +211,7 @@ class _Session:
             remarks=(
                 *self._said_of_made,
                 *self._remarks(fitting, fits, images),
-                *self._remarks_on_head(judge, refine, further, images),
+                *self._remarks_on_head(judge, refine, further, images, slopes=slopes),
             ),
             images=images,
             mixed_images=workers.summed(state.mixed) if fitting.has_mixed else 0,
@@ -287,12 +287,16 @@ class _Session:
                 said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")
         return said
 
-    def _remarks_on_head(self, judge: Judge | None, refine: Refine, further: Refined | None, images: int) -> list[str]:
+    def _remarks_on_head(
+        self, judge: Judge | None, refine: Refine, further: Refined | None, images: int, *, slopes: bool
+    ) -> list[str]:
         said = []
         if self._judged and judge is None:
             said.append("the old model finds no boxes on these images, so the features decided alone")
         if refine and judge is None:
             said.append("refine needs a head that answers; nothing was refined")
+        elif refine and not slopes:
+            said.append("refine needs a head and a loss that pass gradients; nothing was refined")
         elif refine and further is None:
             said.append("steps on the head made it no better on held-out images beyond chance, and are not kept")
         elif further is not None and further.images < images:

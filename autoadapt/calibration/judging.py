@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean, stdev
+from types import CellType, FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -115,6 +117,14 @@ class Judge:
         by_number = dict(sorted(gathered(found).items()))
         ordered = by_number.values()
         return Score(tuple(loss for loss, _ in ordered), tuple(share for _, share in ordered), tuple(by_number))
+
+    def passes_gradients(self, maps: Maps) -> bool:
+        """Whether the loss has a slope by the adapters: not where head or loss detach, or leave torch."""
+        self._set(maps)
+        with torch.enable_grad():
+            batches = self._batches(self.numbers(sorted(set(self._folds.values())))[:1])
+            flat = any(not self._compare(batch)[0].requires_grad for batch in batches)
+        return not summed(flat)
 
     def gradients(self, maps: Maps, numbers: Sequence[int]) -> list[AffineMap]:
         """Gradients of the mean loss over some images, over all workers; of the adapters alone.
@@ -243,18 +253,57 @@ def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def copied_head(head: Head) -> Head:
-    """A head in eval mode: modules and their methods as copies, any other function as it is.
+    """A head in eval mode: modules, their methods and the modules that a function names as copies, else as it is.
 
     What it writes to its own parameters is put back after each call.
     """
+    if isinstance(head, FunctionType):
+        return _copied_function(head)
     owner = head if isinstance(head, nn.Module) else getattr(head, "__self__", None)
     if not isinstance(owner, nn.Module):
         return head
     copied = in_eval_mode(copy_module(owner, clone_buffers))
-    method: Head = copied if head is owner else getattr(copied, head.__name__)
+    return _keeping(copied if head is owner else getattr(copied, head.__name__), [copied])
+
+
+def _copied_function(head: FunctionType) -> Head:
+    """A function over copies of the modules that it closes over, has as defaults, or finds by a global name."""
+    copies: dict[int, nn.Module] = {}
+
+    def copied(value: Any) -> Any:
+        if not isinstance(value, nn.Module):
+            return value
+        if id(value) not in copies:
+            copies[id(value)] = in_eval_mode(copy_module(value, clone_buffers))
+        return copies[id(value)]
+
+    known = {**head.__globals__, **{n: copied(head.__globals__.get(n)) for n in _global_names(head)}}
+    cells = tuple(CellType(copied(cell.cell_contents)) if _is_filled(cell) else cell for cell in head.__closure__ or ())
+    defaults = None if head.__defaults__ is None else tuple(map(copied, head.__defaults__))
+    made = FunctionType(head.__code__, known, head.__name__, defaults, cells or None)
+    made.__kwdefaults__ = {name: copied(value) for name, value in (head.__kwdefaults__ or {}).items()}
+    return _keeping(made, list(copies.values())) if copies else head
+
+
+def _global_names(head: FunctionType) -> list[str]:
+    """Names in a function's code under which a module stands among the globals."""
+    return [name for name in head.__code__.co_names if isinstance(head.__globals__.get(name), nn.Module)]
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return isinstance(cell.cell_contents, nn.Module)
+    except ValueError:  # nothing was assigned to it yet
+        return False
+
+
+def _keeping(head: Head, copies: Sequence[nn.Module]) -> Head:
+    """The same; what it writes to the parameters of its modules is put back."""
 
     def answer(features: Any) -> Any:
-        with kept_weights(copied):
-            return method(features)
+        with contextlib.ExitStack() as stack:
+            for copied in copies:
+                stack.enter_context(kept_weights(copied))
+            return head(features)
 
     return answer

@@ -104,6 +104,7 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
             told = f"{len(steps)} in a row" if len(steps) > 1 else "one without offset"
             fault = Mismatch(route.target, "one projection, with an offset", told, "let autoadapt.plan derive it")
             raise CalibrationError(f"`{route.target}` cannot be fitted in closed form", [fault])
+        _check_parametrised(net, f"adapters.{name}.project")
         if not _is_thinned(route):
             module, index = f"adapters.{name}.project", _projected(route)[0]
             places = range(steps[0].groups) if steps[0].groups > 1 else (None,)
@@ -112,6 +113,19 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
         fault = Mismatch("adapters", "a projection to fit", "none in the plan", 'adapt(..., project="always")')
         raise CalibrationError("there is nothing to calibrate", [fault])
     return tuple(found)
+
+
+def _check_parametrised(net: AdaptedModule, path: str) -> None:
+    """Refuse a layer whose weight or offset is computed from others: what is written to it is gone at the next call."""
+    layer = net.get_submodule(path)
+    own = {name for name, _ in layer.named_parameters(recurse=False)}
+    computed = [name for name in ("weight", "bias") if getattr(layer, name, None) is not None and name not in own]
+    if computed:
+        expected, found = "a parameter of its own", "computed from others, by a parametrization, weight norm or pruning"
+        where = f"{path}.{computed[0]}"
+        remedy = f'torch.nn.utils.parametrize.remove_parametrizations(net.get_submodule("{path}"), "{computed[0]}")'
+        fault = Mismatch(where, expected, found, remedy, "calibrate first, then parametrise")
+        raise CalibrationError("a layer that is computed from others cannot be written", [fault])
 
 
 def left_as_they_are(plan: Plan) -> dict[str, str]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from calibration_models import Model, Pyramid, model_with, pictures, same, weights
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from autoadapt.adapting import adapt
 from autoadapt.calibration import calibrate
@@ -245,3 +246,17 @@ def test_images_that_are_all_one_image():
     old, model = setup()
     text = refused(model, old, "all images are one image", data=[IMAGES[:1].repeat(4, 1, 1, 1)] * 4)
     assert "found     16 times the same image" in text
+
+
+def test_adapters_that_are_computed_from_others_are_refused_before_anything_runs():
+    for change in (parametrizations.weight_norm, lambda layer: prune.l1_unstructured(layer, "weight", 0.5)):
+        old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+        model = model_with(old, new)
+        change(next(one for one in model.backbone.adapters.modules() if isinstance(one, nn.Conv2d)))
+        before = weights(model)
+        with pytest.raises(CalibrationError, match="computed from others cannot be written") as caught:
+            calibrate(model, at="backbone", like=old, data=[IMAGES])
+        (fault,) = caught.value.mismatches
+        assert fault.where == "adapters.0.project.weight"
+        assert "remove_parametrizations" in fault.remedy
+        assert same(before, weights(model))

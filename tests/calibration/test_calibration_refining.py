@@ -93,3 +93,29 @@ def test_a_step_means_the_same_whatever_the_scales_of_the_channels_are():
         assert found.before_refining is not None
         answers.append(model(data[0]).detach())
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("refine", ["auto", 4])
+def test_where_head_or_loss_pass_no_gradient_the_closed_form_is_kept_and_a_remark_says_so(refine):
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    options = {"data": BATCHES, "refine": refine, "solver": Recipe(1.0), "augment": 0}
+    found = calibrate(
+        model_with(old, new), at="backbone", like=old, loss=lambda f, e: (f - e).square().mean().detach(), **options
+    )
+    head = torch.no_grad()(old.head.forward)
+    others = calibrate(model_with(old, new).backbone, like=old.backbone, head=head, **options)
+    for one in (found, others):
+        assert one.before_refining is None
+        assert "refine needs a head and a loss that pass gradients; nothing was refined" in one.remarks
+
+
+def test_modules_that_a_function_names_run_as_copies_in_eval_mode():
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    reader = nn.Sequential(old.head, nn.BatchNorm1d(5), nn.Dropout(0.5)).train()
+    net, options = model_with(old, new).backbone, {"like": old.backbone, "solver": Recipe(1.0), "augment": 0}
+    before = [tensor.clone() for tensor in reader.state_dict().values()]
+    heads = [reader, lambda levels: reader(levels), lambda levels, own=reader: own(levels)]
+    losses = [calibrate(copy.deepcopy(net), head=head, data=BATCHES, refine=2, **options).head.loss for head in heads]
+    assert losses == pytest.approx([losses[0]] * 3)
+    assert reader.training
+    assert all(torch.equal(*pair) for pair in zip(before, reader.state_dict().values(), strict=True))
