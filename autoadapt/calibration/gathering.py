@@ -140,7 +140,7 @@ class Gathering:
         if not workers.summed(len(batches)):
             state.made.clear()
             return
-        if state.made_of != making.digest or not state.made:
+        if callable(self._augment) or state.made_of != making.digest or not state.made:  # functions tell no difference
             state.restart_making(making.digest, self._empty_moments(len(self.folds.numbers) + 1))
         try:
             with save:
@@ -187,8 +187,7 @@ class Gathering:
             if self.keeps_images or self._augment:
                 self._keep(state.samples, observation, numbers)
             said_BD = descriptors(observation.tokens)
-            if said_BD is not None:
-                described |= {number: said_BD[i] for i, number in enumerate(numbers) if number < DESCRIBED}
+            described |= {number: said_BD[i].clone() for i, number in enumerate(numbers) if number < DESCRIBED}
             seen.append((observation, numbers))
             first += len(numbers)
         state.is_whole = False

@@ -40,7 +40,9 @@ class Kind:
 
 
 def kind_of(arguments: Cut) -> Kind | None:
-    """Pictures with nothing or masks of their size beside them, one waveform, or None: tokens, points, tables.
+    """Pictures with nothing or masks of their size beside them, one waveform, or None: tokens, points, two pictures.
+
+    Of several the picture is the one with most colours, then the first with more than two values.
 
     Args:
         arguments: Of one image.
@@ -50,10 +52,13 @@ def kind_of(arguments: Cut) -> Kind | None:
     for channels_last in (False, True):
         pictures = [i for i in own if _is_picture(tensors[i], channels_last=channels_last)]
         if pictures:
-            main = max(pictures, key=lambda i: (tensors[i].is_floating_point(), -own.index(i)))
+            colours = {i: _as_chw(tensors[i], channels_last=channels_last).shape[0] for i in pictures}
+            main = max(pictures, key=lambda i: (colours[i], _is_shaded(tensors[i]), -i))
             size = _as_chw(tensors[main], channels_last=channels_last).shape[-2:]
             over = tuple(i for i in own if i != main)
-            lie_over = all(tensors[i].dim() >= 2 and tensors[i].shape[-2:] == size for i in over)
+            lie_over = all(
+                tensors[i].dim() >= 2 and tensors[i].shape[-2:] == size and colours.get(i, 1) == 1 for i in over
+            )
             return Kind("picture", main, over, channels_last) if lie_over else None
     if len(own) == 1 and _is_sound(tensors[own[0]]):
         return Kind("sound", own[0])
@@ -71,6 +76,11 @@ def _is_picture(one: torch.Tensor, *, channels_last: bool) -> bool:
         return False
     channels, *size = _as_chw(one, channels_last=channels_last).shape
     return channels <= (4 if channels_last else MOST_CHANNELS) and min(size) >= LEAST_PIXELS
+
+
+def _is_shaded(one: torch.Tensor) -> bool:
+    """Whether it has more than the two values of a mask."""
+    return bool(((one != one.min()) & (one != one.max())).any())
 
 
 def _as_chw(one: torch.Tensor, *, channels_last: bool) -> torch.Tensor:

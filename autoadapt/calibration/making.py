@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -104,7 +104,12 @@ class Making:
     def calls(self, batch: Batch) -> Iterator[Arguments]:
         """The calls that run a batch; several where images are of different sizes."""
         if callable(self._augment):
-            yield self._called(self._augment, batch)
+            mine = self._parents[batch.part]
+            chosen = [mine[(batch.first + index) % len(mine)] for index in range(batch.count)]
+            alike = joined([sample.arguments for sample in chosen])
+            self._set_seed(batch.part, batch.first)
+            for given in [sample.arguments for sample in chosen] if alike is None else [alike]:
+                yield _called(self._augment, given, chosen[0].positional)
             return
         cuts = [self._made(batch.part, batch.first + index) for index in range(batch.count)]
         positional = self._any_parents()[0].positional
@@ -126,22 +131,19 @@ class Making:
     def _any_parents(self) -> list[Sample]:
         return [sample for kept in self._parents.values() for sample in kept]
 
-    def _called(self, augment: Callable[[Any], Any], batch: Batch) -> Arguments:
-        """What the caller's function makes of images of one fold."""
-        mine = self._parents[batch.part]
-        chosen = [mine[(batch.first + index) % len(mine)] for index in range(batch.count)]
-        whole = joined([sample.arguments for sample in chosen]) or chosen[0].arguments
-        self._set_seed(batch.part, batch.first)
-        with explained("augment", "a batch as the model takes it", "augment=lambda images: images.flip(-1)"):
-            values = whole.value
-            if len(values) > 1:
-                return Arguments(dict(augment(values)), chosen[0].positional)
-            ((name, value),) = values.items()
-            return Arguments({name: augment(value)}, chosen[0].positional)
-
     def _set_seed(self, part: int, number: int) -> None:
         """Whatever draws next draws the same again; the caller's generators are put back at the end of calibration."""
         own = random.Random(f"{self._seed}:{part}:{number}:{workers.number()}").getrandbits(32)
         random.seed(own)
         np.random.seed(own)
         torch.manual_seed(own)
+
+
+def _called(augment: Callable[[Any], Any], given: Cut, positional: int) -> Arguments:
+    """What the caller's function makes of images, in tensors of its own that it may write into."""
+    values = replace(given, tensors=tuple(tensor.clone() for tensor in given.tensors)).value
+    with explained("augment", "a batch as the model takes it", "augment=lambda images: images.flip(-1)"):
+        if len(values) > 1:
+            return Arguments(dict(augment(values)), positional)
+        ((name, value),) = values.items()
+        return Arguments({name: augment(value)}, positional)

@@ -22,22 +22,24 @@ Measured on EfficientNet-Lite's last level: of 2,000 pairs of different photogra
 one photograph are at 0.89 in the middle; 64 crops of 16 photographs count as 28, 64 digits as 58.
 """
 FEWEST_CHANNELS = 32
-"""With fewer, features of different images are alike by chance."""
+"""With fewer, features of different images are alike by chance, and only repeated images are copies."""
+REPEATED = 1e-5
+"""How far what is said of repeated images is apart, in standard deviations: batches round differently."""
 
 # Dimension letters: B and N images, T tokens of an image, D channels.
 
 
-def descriptors(tokens: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]) -> torch.Tensor | None:
+def descriptors(tokens: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]) -> torch.Tensor:
     """What the old features say of each image: their mean over its places, of the output with most channels.
 
     Args:
         tokens: For each output and call, what goes into a projection and what should come out, `[B, T, D]`.
 
     Shape:
-        `[B, D]`; None where there are too few channels
+        `[B, D]`
     """
     widest = max((calls[0][1] for calls in tokens), key=lambda wanted_BTD: wanted_BTD.shape[-1])
-    return widest.float().mean(1).cpu() if widest.shape[-1] >= FEWEST_CHANNELS else None
+    return widest.float().mean(1).cpu()
 
 
 def near_copies(described: Mapping[int, torch.Tensor]) -> dict[int, int]:
@@ -47,7 +49,7 @@ def near_copies(described: Mapping[int, torch.Tensor]) -> dict[int, int]:
         described: What is said of each image, by its number.
 
     Example:
-        >>> words = torch.eye(3)[[0, 0, 1, 2]] + 0.01 * torch.rand(4, 3)
+        >>> words = torch.eye(40)[[0, 0, 1, 2]] + 0.001 * torch.rand(4, 40)
         >>> near_copies(dict(enumerate(words)))
         {0: 0, 1: 0, 2: 2, 3: 3}
     """
@@ -56,13 +58,21 @@ def near_copies(described: Mapping[int, torch.Tensor]) -> dict[int, int]:
     if len(numbers) < 3:  # of two images nothing is left when what is said of both is taken off
         return first
     said_ND = torch.stack([described[number] for number in numbers]).double()
-    said_ND = F.normalize(said_ND - said_ND.mean(0), dim=1)
-    alike = torch.nonzero(torch.triu(said_ND @ said_ND.T > ALIKE, diagonal=1))
-    for left, right in alike.tolist():
+    said_ND = said_ND - said_ND.mean(0)
+    for left, right in torch.nonzero(torch.triu(_alike(said_ND), diagonal=1)).tolist():
         kept, merged = sorted((first[numbers[left]], first[numbers[right]]))
         if kept != merged:
             first = {number: kept if group == merged else group for number, group in first.items()}
     return first
+
+
+def _alike(said_ND: torch.Tensor) -> torch.Tensor:
+    """Which of them say the same, `[N, N]`."""
+    if said_ND.shape[1] >= FEWEST_CHANNELS:
+        said_ND = F.normalize(said_ND, dim=1)
+        return said_ND @ said_ND.T > ALIKE
+    spread = said_ND.square().mean().sqrt()
+    return torch.cdist(said_ND, said_ND, compute_mode="donot_use_mm_for_euclid_dist") <= REPEATED * spread
 
 
 def count_different(groups: Mapping[int, int], images: int) -> int:

@@ -126,7 +126,9 @@ def test_different_pictures_are_different_and_few_channels_say_nothing():
         features = Wide(0)(pictures(48)).flatten(2).transpose(1, 2)
     groups = near_copies(dict(enumerate(descriptors([[(features, features)]]))))
     assert len(set(groups.values())) >= 44
-    assert descriptors([[(features, features[..., :31])]]) is None
+    few = descriptors([[(features, features[..., :3])]])
+    assert len(set(near_copies(dict(enumerate(few))).values())) == 48
+    assert len(set(near_copies(dict(enumerate(few.repeat(3, 1)))).values())) == 48
 
 
 def test_more_images_than_are_described_are_counted_by_their_share():
@@ -156,7 +158,7 @@ def test_what_is_no_better_than_the_mean_beyond_chance_is_not_written():
             return torch.sin(1e4 * self.layer(x))
 
     written = 0
-    for seed in range(6):
+    for seed in range(3):
         torch.manual_seed(seed)
         images, old, new = pictures(8, seed=seed), Wide(seed), Noise()
         net = adapt(new, like=old, inputs=images[:1], project="always")

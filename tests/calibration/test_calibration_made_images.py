@@ -150,6 +150,7 @@ def test_another_seed_makes_other_images():
     assert not torch.equal(state.made[0][-1].xx_CC, other.made[0][-1].xx_CC)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_while_images_were_made_goes_on(tmp_path, monkeypatch):
     path = tmp_path / "state.safetensors"
     whole, expected = calibrated(state=tmp_path / "whole.safetensors")
@@ -186,6 +187,33 @@ def test_a_function_makes_them_of_one_fold_at_a_time():
         assert any(all(any(torch.equal(i, j) for j in fold) for i in images) for fold in folds)
     assert state.mixed == sum(map(len, seen)) == 8
     assert not state.made[0][-1].count
+
+
+def test_a_function_is_called_anew_where_a_run_goes_on(tmp_path):
+    called = []
+    for sign in (1, -1):
+        calibrated(
+            state=tmp_path / "state.safetensors", augment=lambda images, sign=sign: called.append(sign) or images
+        )
+    assert called.count(1) == called.count(-1) == 4
+
+
+def test_a_function_gets_every_image_where_sizes_differ_and_may_write_into_it():
+    seen = {}
+
+    def halved(images):
+        seen.setdefault(images.shape[-1], []).extend(images.mean((1, 2, 3)).tolist())
+        return images.mul_(0.5)
+
+    model, old = pair()
+    data = [pictures(1, size=size, seed=size) for size in range(16, 64, 8)]
+    given = [images.clone() for images in data]
+    calibrate(model, at="backbone", like=old, data=data, augment=halved)
+    assert len(seen) == len(data)
+    assert sum(map(len, seen.values())) == 8
+    for images in given:
+        assert all(abs(mean - float(images.mean())) < 1e-6 for mean in seen[images.shape[-1]])
+    assert same(given, data)
 
 
 def test_a_function_may_make_more_or_fewer_images_than_it_is_given():
@@ -260,11 +288,25 @@ def test_the_report_says_how_many_were_made():
         ({"x": torch.randn(2, 1024)}, None),
         ({"x": torch.rand(2, 1024, 3)}, None),
         ({"x": torch.zeros(2, 5, 3, 32, 32)}, None),
+        ({"left": torch.rand(2, 3, 32, 32), "right": torch.rand(2, 3, 32, 32)}, None),
     ],
 )
 def test_what_the_input_is_decides_what_is_made_of_it(value, role):
     kind = kind_of(one(value))
     assert (kind and kind.role) == role
+
+
+@pytest.mark.parametrize(
+    ("value", "main"),
+    [
+        ({"x": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "mask": torch.rand(2, 1, 32, 32).round()}, 0),
+        ({"mask": torch.rand(2, 1, 32, 32).round(), "x": torch.rand(2, 3, 32, 32)}, 1),
+        ({"mask": torch.rand(2, 1, 32, 32).round(), "x": torch.rand(2, 1, 32, 32)}, 1),
+    ],
+)
+def test_a_mask_is_not_taken_for_the_picture(value, main):
+    kind = kind_of(one(value))
+    assert (kind.main, kind.over) == (main, (1 - main,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.uint8])
