@@ -117,7 +117,7 @@ REFUSED = {
         [
             "nowhere.json cannot be read",
             "a signature file (JSON)",
-            "No such file",
+            "no such file",
             'aa.capture(old, inputs).save("nowhere.json")',
         ],
     ),
