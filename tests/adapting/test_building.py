@@ -72,7 +72,8 @@ def test_the_new_module_keeps_its_hooks_head_mode_and_gradients():
 
 def test_modes_dtypes_and_devices_follow_the_new_module():
     new = Plain().double().eval()
-    net = aa.adapt(new, like=texts(["f64[B, 5, ceil(H/4), ceil(W/4)]"]), inputs=image().double(), pairs={"0": "maps.0"})
+    old = aa.Signature.parse(["f64[B, 5, ceil(H/4), ceil(W/4)]"], inputs={"x": "f64[B, 3, H, W]"})
+    net = aa.adapt(new, like=old, inputs=image().double(), pairs={"0": "maps.0"})
     assert not net.training
     assert {p.dtype for p in net.parameters()} == {torch.float64}
     assert not any(module.training for module in net.modules())

@@ -73,7 +73,9 @@ def test_a_number_is_handed_on_as_it_is_given():
 def test_what_may_change_the_container_is_refused_with_what_to_do(given):
     net = aa.adapt(Masked(6), like=Masked(4), inputs=IDS)
     name = next(iter(given))
-    with pytest.raises(ValueError, match=rf"^{name} was .* when this module was adapted, .* {name} .*inputs that hold the other .*$"):
+    with pytest.raises(
+        ValueError, match=rf"^{name} was .* when this module was adapted, .* {name} .*inputs that hold the other .*$"
+    ):
         net(IDS, **given)
 
 
