@@ -41,6 +41,13 @@ def compiles_anew() -> Iterator[None]:
         dynamo.reset()
 
 
+@pytest.fixture(autouse=True)
+def no_made_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration makes no images where they are not what is tested; pages show what users see."""
+    if request.path.name != "test_docs.py":
+        monkeypatch.setattr("autoadapt.calibration.making.MADE", 0)
+
+
 @pytest.fixture
 def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that `made` of the test's file has filled, as the working folder."""

@@ -42,12 +42,14 @@ def test_a_class_of_any_name_becomes_a_file_of_one_class(name):
     assert "\u202e" not in text
 
 
-def test_an_attribute_of_any_name_is_set_by_its_text():
+@pytest.mark.parametrize("name", ["a = 1; import os  #", '"""\nimport os', "a\\", "\x1b[31m"])
+def test_an_attribute_whose_name_is_none_is_left_out_and_told(name):
     net = adapted()
-    setattr(net, "a = 1; import os  #", 3)
-    text = aa.to_source(net)
-    assert 'setattr(self, "a = 1; import os  #", 3)' in text
-    ast.parse(text)
+    setattr(net, name, 3)
+    tree = ast.parse(aa.to_source(net))
+    assert "Not in this file: " in ast.get_docstring(tree)
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import) and node.names[0].name == "os"]
+    assert "setattr" not in ast.unparse(tree.body[1:])
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x9b1m", "\u202e", "\x1b]0;x"])

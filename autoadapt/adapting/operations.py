@@ -343,15 +343,14 @@ def text(operation: Operation) -> str:
             return "class token"
         case Rearrange(pattern=pattern):
             return pattern
-        case Mean(axes=axes, mask=mask, counts=counts):
-            where = f" where {mask} is {int(counts)}" if mask else ""
-            return f"mean over {', '.join(map(str, axes))}{where}"
+        case Mean():
+            return _mean_text(operation)
         case Invert():
             return "inverted"
         case Pool(kernel=kernel):
             return f"pool {shown_sizes(kernel)}"
-        case Resize(dims=dims):
-            return f"resize to {shown_sizes(dims)}"
+        case Resize(dims=dims) | Pad(dims=dims):
+            return f"{operation.op} to {shown_sizes(dims)}"
         case Resample(first=first, step=step, dims=dims):
             centres = shown_sizes([f"{start:g} + {by:g} j" for start, by in zip(first, step, strict=True)])
             return f"resample to {shown_sizes(dims)} at {centres}"
@@ -364,12 +363,10 @@ def text(operation: Operation) -> str:
         case Copy():
             return "copy"
         case Channels(stem=stem):
-            given, wanted = channels_text(operation)
-            return f"{stem} reads {given}, not {wanted}" if stem else f"{given} -> {wanted}"
+            have, want = channels_text(operation)
+            return f"{stem} reads {have}, not {want}" if stem else f"{have} -> {want}"
         case Native(sizes=sizes):
             return f"native: {sizes.what}"
-        case Pad(dims=dims):
-            return f"pad to {shown_sizes(dims)}"
         case Renormalize(given=given, wanted=wanted):
             return f"{given} -> {wanted}"
         case Recover(values=values):
@@ -378,6 +375,11 @@ def text(operation: Operation) -> str:
             return f"{source} points, {how} {count}"
         case _:
             assert_never(operation)
+
+
+def _mean_text(step: Mean) -> str:
+    where = f" where {step.mask} is {int(step.counts)}" if step.mask else ""
+    return f"mean over {', '.join(map(str, step.axes))}{where}"
 
 
 def channels_text(step: Channels) -> tuple[str, str]:

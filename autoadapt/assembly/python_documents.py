@@ -243,7 +243,7 @@ class _File:
             text = read_text(path, "a base that can be read", "check the path", AssemblyError, most=_MOST_BYTES)
         except AssemblyError as error:
             near = nearest(path.name, [other.name for other in path.parent.glob("*.py")], count=1)
-            found = error.mismatches[0].found
+            found = f"{path.name}: {error.mismatches[0].found}"
             self._fault(line, "a base that can be read", found, near[0] if near else "check the path")
             return
         read = _File(path, text, self._faults, self._above, self._budget).read()

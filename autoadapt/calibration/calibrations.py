@@ -13,10 +13,10 @@ from torch import nn
 from autoadapt.adapting.building import mark_calibrated
 from autoadapt.calibration import workers
 from autoadapt.calibration.asked import check_asked, check_old
-from autoadapt.calibration.choosing import Solver, has_few_tokens
+from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
-from autoadapt.calibration.honesty import gain_over, honest_after
+from autoadapt.calibration.honesty import gain_over
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.making import Augment
 from autoadapt.calibration.near_copies import count_different, remark_on
@@ -170,6 +170,7 @@ class _Session:
         self._judged = gathering.keeps_images
         self._said_of_made = gathering.remarks
         self._groups = gathering.groups
+        self._layers = [one.module for one in pair.projections]
         self._head = head
         self._loss = loss
         self._report = report
@@ -181,24 +182,21 @@ class _Session:
         images, used = workers.summed(state.images), state.bytes
         self._report.does("fitting")
         judge, head_images = self._judge(state.samples)
-        layers = [one.module for one in self._pair.projections]
-        fitting, choice, honest = choose_fit(moments, made, self._folds, judge, solver, self._groups, layers)
+        fitting, choice, honest = choose_fit(moments, made, self._folds, judge, solver, self._groups, self._layers)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
         scores = [None if judge is None else judge.score(maps) for maps in floors]
         held_out_maps = fitting.held_out_maps(choice.recipes)
-        sizes = self._folds.sizes(images)
-        fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], sizes) for p in fitting.projections]
-        further, slopes = None, True
-        if refine and judge is not None and (slopes := judge.passes_gradients(fitting.maps(choice.recipes))):
-            further = refined(judge, fitting, choice, held_out_maps, refine, self._seed)
-        maps = fitting.maps(choice.recipes) if further is None else further.maps
-        score = honest if further is None else honest_after(further.after, choice.score, honest)
+        fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], images) for p in fitting.projections]
+        maps = fitting.maps(choice.recipes)
+        slopes = not refine or judge is None or judge.passes_gradients(maps)
+        further = self._further(judge, fitting, choice, held_out_maps, refine) if slopes else None
+        before, score = (None, honest) if further is None else further.honest(choice.score, honest)
         failing = _below_floors(score, scores, fits, self._groups)
-        written = not failing
+        remarks_on_head = self._remarks_on_head(judge, refine, further, images, slopes=slopes)
         result = Calibration(
             name=self._pair.plan.source.name,
-            written=written,
-            verdict="written" if written else f"left as they were: {failing}",
+            written=not failing,
+            verdict=f"left as they were: {failing}" if failing else "written",
             solver=choice.text + (f", {further.steps} steps on the head" if further is not None else ""),
             chosen_by=choice.reason,
             outputs=tuple(fits),
@@ -206,13 +204,9 @@ class _Session:
             loss_name=self._loss_name(judge),
             random=self._said(scores[0]),
             mean_only=self._said(scores[1]),
-            before_refining=None if further is None else self._said(honest_after(further.before, choice.score, honest)),
+            before_refining=self._said(before),
             trials=choice.trials,
-            remarks=(
-                *self._said_of_made,
-                *self._remarks(fitting, fits, images),
-                *self._remarks_on_head(judge, refine, further, images, slopes=slopes),
-            ),
+            remarks=(*self._remarks(fitting, fits, images), *remarks_on_head),
             images=images,
             mixed_images=workers.summed(state.mixed) if fitting.has_mixed else 0,
             synthetic_images=workers.summed(state.synthetic) if fitting.has_synthetic else 0,
@@ -222,7 +216,15 @@ class _Session:
             solver_seconds=fitting.seconds,
             bytes=used,
         )
-        return _Outcome(maps, result)
+        return _Outcome(maps if further is None else further.maps, result)
+
+    def _further(
+        self, judge: Judge | None, fitting: Fitting, choice: Choice, held_out_maps: HeldOutMaps, refine: Refine
+    ) -> Refined | None:
+        """What steps on the head's answer made of the maps, where these are better."""
+        if not refine or judge is None:
+            return None
+        return refined(judge, fitting, choice, held_out_maps, refine, self._seed)
 
     def _judge(self, samples: Samples) -> tuple[Judge | None, int]:
         """What tries maps, and on how many images."""
@@ -245,7 +247,7 @@ class _Session:
         recipe: Recipe,
         maps: HeldOutMaps,
         random: HeldOutMaps,
-        sizes: Sequence[int],
+        images: int,
     ) -> OutputFit:
         where = self._pair.projections[projection]
         spectrum, errors = fitting.described(projection), fitting.held_out(projection, _of(projection, maps))
@@ -263,7 +265,7 @@ class _Session:
             penalty=recipe.penalty,
             condition=spectrum.condition,
             eigenvalues=tuple(spectrum.values_C.flip(0).tolist()),
-            by_images=fitting.error_by_images(projection, recipe, sizes, errors[0]),
+            by_images=fitting.error_by_images(projection, recipe, self._folds.sizes(images), errors[0]),
         )
 
     def _said(self, score: Score | None) -> HeadScore | None:
@@ -273,7 +275,7 @@ class _Session:
 
     def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], images: int) -> list[str]:
         different = remark_on(count_different(self._groups, images), images)
-        said = [different] if different else []
+        said = [*self._said_of_made, *([different] if different else [])]
         said += [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
         for projection, fit in enumerate(fits):
             channels, dead = fit.channels[0], fitting.constant_channels(projection)

@@ -12,6 +12,7 @@ import torch
 
 from autoadapt.calibration.choosing import Choice
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
+from autoadapt.calibration.honesty import honest_after
 from autoadapt.calibration.judging import TOGETHER, Judge, Score
 from autoadapt.calibration.solvers import AffineMap, deviations
 
@@ -39,6 +40,10 @@ class Refined:
     maps: list[AffineMap]
     before: Score
     after: Score
+
+    def honest(self, chosen: Score | None, honest: Score | None) -> tuple[Score, Score]:
+        """The score before and after, less what the choice of the maps had flattered itself with."""
+        return honest_after(self.before, chosen, honest), honest_after(self.after, chosen, honest)
 
 
 def steps_of(refine: Refine) -> int:

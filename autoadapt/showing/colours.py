@@ -28,6 +28,7 @@ KINDS = {
     "resample": Kind("resample", "reads cells where the old ones lay", ("#d6f1fb", "#0a7289"), ("#0b2c36", "#3fb8d4")),
     "project": Kind("project", "learned map of channels", ("#fff0d3", "#9a6700"), ("#36290c", "#d29922")),
     "cast": Kind("cast", "another dtype", ("#ffe4ef", "#bf3989"), ("#3b162b", "#f778ba")),
+    "invert": Kind("invert", "a mask the other way round", ("#ececf6", "#5a5f8a"), ("#1f2138", "#a3a8d6")),
     "native": Kind("native", "reads images at their own size", ("#e3f5d3", "#4d7a1f"), ("#1d2f10", "#8bc34a")),
     "pad": Kind("pad", "zeros below and to the right", ("#dcecf5", "#35677f"), ("#12283a", "#6fb1d3")),
     "renormalize": Kind("renormalize", "other mean, range, order", ("#fdeccf", "#8a5a00"), ("#33260f", "#e0a84a")),

@@ -45,6 +45,7 @@ _KINDS = {
     "resize": "cyan",
     "project": "bold yellow",
     "cast": "magenta",
+    "invert": "magenta",
     "native": "bright_green",
     "pad": "bright_cyan",
     "renormalize": "bright_yellow",

@@ -159,7 +159,7 @@ def test_every_verb_says_that_a_class_is_no_model(verb: str) -> None:
 
 
 def test_signatures_are_asked_for_where_modules_are_given() -> None:
-    with pytest.raises(aa.VerificationError, match=r"try       aa\.capture\(signature, inputs\)"):
+    with pytest.raises(aa.VerificationError, match=r"try       aa\.verify\(net, aa\.capture\(old, inputs\)"):
         aa.verify(OLD, OLD, inputs=X)
     with pytest.raises(aa.PlanError, match="`source` is a module"):
         aa.plan(OLD, OLD)
@@ -264,5 +264,6 @@ def test_a_text_in_the_place_of_a_signature_is_told_what_makes_one_of_it(given, 
 
 
 def test_a_contract_in_the_place_of_a_module_that_has_to_run_is_no_unknown_model():
+    net = aa.adapt(NEW, like=OLD, inputs=X)
     with pytest.raises(aa.SourceError, match="`like` is a contract, where a module has to run"):
-        aa.calibrate(nn.ReLU(), like="f32[B, 3]", data=[torch.zeros(1, 3, 8, 8)])
+        aa.calibrate(net, like="f32[B, 3]", data=[torch.zeros(1, 3, 8, 8)])

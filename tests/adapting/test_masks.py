@@ -182,3 +182,24 @@ def test_a_file_of_source_counts_as_the_module_does(tmp_path):
     for found, expected in zip(other(IDS, MASK), net(IDS, MASK), strict=True):
         assert torch.equal(found, expected)
     assert aa.Plan.model_validate_json(net.plan.model_dump_json()) == net.plan
+
+
+class Truths(Attending):
+    """The same, for masks of truth values alone."""
+
+    def forward(self, ids, mask):
+        return self.attend(ids, ~~mask)
+
+
+class Floats(Attending):
+    """The same, for masks of numbers alone."""
+
+    def forward(self, ids, mask):
+        return self.attend(ids, torch.floor(mask) if mask.is_floating_point() else mask[None, None, None])
+
+
+@pytest.mark.parametrize(("new", "own"), [(Truths(6), MASK.bool()), (Floats(6), MASK.float())], ids=["bool", "f32"])
+@pytest.mark.parametrize("given", [MASK, MASK.bool(), MASK.float()], ids=["i64", "bool", "f32"])
+def test_a_mask_is_cast_to_what_the_new_module_takes(new, own, given):
+    net = aa.build(new, aa.plan(aa.capture(new, (IDS, own)), aa.capture(Attending(4), (IDS, given))))
+    torch.testing.assert_close(net(IDS, given), net.adapters["output"](new(IDS, own)))

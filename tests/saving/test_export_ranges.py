@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from whole_models import Levels
 
 import autoadapt as aa
 from autoadapt.errors import ExportError
@@ -14,19 +15,11 @@ from autoadapt.saving.exporting import SizeRange
 X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
-class Encoder(nn.Module):
+class Encoder(Levels):
     """Levels of strides 2, 4, ..., sizes rounded up."""
 
-    def __init__(self, *widths: int) -> None:
-        super().__init__()
-        pairs = zip((3, *widths), widths, strict=False)
-        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        levels = [image]
-        for stage in self.stages:
-            levels.append(stage(levels[-1]).relu())
-        return levels[1:]
+        return super().forward(image)[1:]
 
 
 class UNet(nn.Module):
@@ -34,7 +27,7 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = Encoder(4, 8, 12, 16)
+        self.encoder = Encoder((4, 8, 12, 16))
         self.up = nn.ModuleList([nn.Conv2d(28, 12, 1), nn.Conv2d(20, 8, 1), nn.Conv2d(12, 4, 1)])
         self.out = nn.Conv2d(4, 2, 1)
 
@@ -50,7 +43,7 @@ class Strided(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = Encoder(4, 8, 12)
+        self.backbone = Encoder((4, 8, 12))
         self.head = nn.Sequential(nn.Conv2d(12, 6, 3, stride=2, padding=1), nn.MaxPool2d(2))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -62,7 +55,7 @@ class Two(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fine, self.coarse = Encoder(4), Encoder(4, 8, 12, 16)
+        self.fine, self.coarse = Encoder((4,)), Encoder((4, 8, 12, 16))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         coarse = F.interpolate(self.coarse(image)[-1], size=image.shape[-2:])
@@ -77,7 +70,7 @@ def swapped(model: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     made = model().eval()
     for path, levels in MODELS[model][0].items():
-        made = aa.swap(made, path, Encoder(*range(5, 5 + levels)).eval(), inputs=X)
+        made = aa.swap(made, path, Encoder((*range(5, 5 + levels),)).eval(), inputs=X)
     return made
 
 

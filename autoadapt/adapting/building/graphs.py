@@ -224,10 +224,8 @@ class _Emitter:
                 return self._part(node, axis, 0)
             case Rearrange():
                 return self._rearrange(step, node)
-            case Mean(mask=mask) if mask in self._given:
-                return self._masked_mean(step, node)
-            case Mean(axes=axes):
-                return self._put("call_method", "mean", node, axes)
+            case Mean():
+                return self._mean(step, node)
             case Invert():
                 return self._put("call_method", "logical_not", node)
             case Pool(kernel=kernel):
@@ -237,9 +235,8 @@ class _Emitter:
             case Resample(first=first, step=by, dims=dims):
                 return self._put("call_function", layers.resample, node, [*first], [*by], [*map(self._size, dims)])
             case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
-                have, want = ([*map(self._size, sides)] for sides in (grid, dims))
-                more = [[*kernel]] if kernel else []
-                return self._put("call_function", layers.resize_tokens, node, prefix, have, want, *more)
+                sides = [[*map(self._size, side)] for side in (grid, dims)] + [[*kernel]] * bool(kernel)
+                return self._put("call_function", layers.resize_tokens, node, prefix, *sides)
             case Project():
                 return self._put("call_module", module, node)
             case Channels(stem="", target=channels):
@@ -253,13 +250,14 @@ class _Emitter:
             case Copy():
                 return self._put("call_method", "clone", node)
             case Recover(values=values, dtype=dtype):
-                points = self._in_rows(node, step.points_axis)
-                cloud = self._in_rows(self._given[values], step.values_axis)
-                return self._put("call_function", layers.recover_indices, points, cloud, DTYPES[dtype])
+                rows = self._in_rows(node, step.points_axis), self._in_rows(self._given[values], step.values_axis)
+                return self._put("call_function", layers.recover_indices, *rows, DTYPES[dtype])
             case Thin(axis=axis):
                 return self._put("call_function", layers.take_points, node, self._choice(step), axis)
 
-    def _masked_mean(self, step: Mean, node: fx.Node) -> fx.Node:
+    def _mean(self, step: Mean, node: fx.Node) -> fx.Node:
+        if step.mask not in self._given:
+            return self._put("call_method", "mean", node, step.axes)
         mask, axis, counts = self._given[step.mask], step.axes[0], () if step.counts else (False,)
         if step.thinned:
             size = self._graph.call_method("size", (node, axis))

@@ -98,7 +98,7 @@ def plan(
         >>> old = Signature.parse(["f32[B, 64, ceil(H/4), ceil(W/4)]"], inputs="f32[B, 3, H, W]")
         >>> new = Signature.parse("f32[B, 32, ceil(H/4), ceil(W/4)]", inputs="f32[B, 3, H, W]")
         >>> plan(new, old).routes[0].steps
-        (Project(op='project', form='conv', source=32, target=64, bias=True),)
+        (Project(op='project', form='conv', source=32, target=64, bias=True, groups=1),)
     """
     for name, given in (("source", source), ("target", target)):
         if not isinstance(given, Signature):

@@ -135,9 +135,8 @@ def _fitted(
 
     Channels and sizes are changed with the channels on axis 1, so that what lists them last is turned for that.
     """
-    if given.is_floating and spec.dtype != given.dtype:
-        remedy = f"new.to({given.torch_dtype})  # or the old module and its inputs in {spec.torch_dtype}"
-        return Mismatch(f"inputs.{path}", f"{given.dtype}, as the old module takes it", f"{spec.dtype}", remedy)
+    if (other := _other_dtype(path, spec, given)) is not None:
+        return other
     order = _positions(spec.dims, given.dims)
     dims = tuple(given.dims[i] for i in order)
     channel = _channel_axis(spec.dims)
@@ -216,6 +215,14 @@ def _pads(source: Signature, target: Signature, fit: Fit | None) -> bool:
     is_freed = source.native is not None and not source.native.refused
     places = any(spec.centres for spec in target.outputs.leaves)  # else levels are stretched over what is padded too
     return fit == "pad" or (fit is None and is_freed and places)
+
+
+def _other_dtype(path: str, spec: TensorSpec, given: TensorSpec) -> Mismatch | None:
+    """That numbers come in another precision than the new module takes; a mask is cast to what it takes."""
+    if spec.dtype == given.dtype or not given.is_floating or spec.role == given.role == "mask":
+        return None
+    remedy = f"new.to({given.torch_dtype})  # or the old module and its inputs in {spec.torch_dtype}"
+    return Mismatch(f"inputs.{path}", f"{given.dtype}, as the old module takes it", f"{spec.dtype}", remedy)
 
 
 def _positions(dims: Sequence[Dim], given: Sequence[Dim]) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ def by_places(route: Route, sizes: Mapping[str, int], axes: Mapping[str, AxisSiz
         axes: Which sizes are legal: an axis that may have but one makes constants.
 
     Example:
-        >>> spec = TensorSpec(dtype="float32", dims=(Dim.axis("B"), Dim(8), Dim(4)))
+        >>> spec = TensorSpec(dtype="f32", dims=(Dim.axis("B"), Dim(8), Dim(4)))
         >>> project = Project(form="conv", source=8, target=6)
         >>> route = Route(target="", source="", steps=(project,), specs=(spec, after(project, spec)))
         >>> [getattr(step, "pattern", None) or step.groups for step in by_places(route, {"B": 1}, {}).steps]

@@ -106,9 +106,8 @@ class Session:
         tensors_in, tensors_out = self._real_values(confirmed.observed)
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings := find_gatherings(tensors_in, tensors_out))
-        masks = self._masks(solution, legal)
+        masks, depths = self._masks(solution, legal), self._depths(base, steps)
         told = self._told(solution, measured, self._runs.followed(base, steps))
-        depths = self._depths(base, steps)
         trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # it may leave things behind
         leaves = depths.on_outputs(self._output_specs(solution, roles, told))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
