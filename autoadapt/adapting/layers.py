@@ -38,11 +38,7 @@ __all__ = [
 
 
 def linear(source: int, target: int, *, bias: bool = True) -> nn.Linear:
-    """A linear layer on the last axis that keeps the variance of its input.
-
-    Shape:
-        `[*, source] -> [*, target]`
-    """
+    """A linear layer `[*, source] -> [*, target]` that keeps the variance."""
     layer = nn.Linear(source, target, bias=bias)
     keep_variance_(layer, source)
     return layer
@@ -51,12 +47,15 @@ def linear(source: int, target: int, *, bias: bool = True) -> nn.Linear:
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def conv1x1(source: int, target: int, *, spatial: int, bias: bool = True, groups: int = 1) -> Conv:
-    """A 1x1 convolution over spatial axes that keeps the variance of its input.
-
-    Shape:
-        `[B, source, *spatial] -> [B, target, *spatial]`
-    """
+def conv1x1(
+    source: int,
+    target: int,
+    *,
+    spatial: int,
+    bias: bool = True,
+    groups: int = 1,
+) -> Conv:
+    """A 1x1 convolution over axes `[B, channels, *spatial]` that keeps the variance."""
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[spatial - 1]
     layer = kind(source, target, 1, groups=groups, bias=bias)
     keep_variance_(layer, source // groups)

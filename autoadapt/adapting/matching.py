@@ -15,7 +15,7 @@ from dataclasses import replace
 from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
 from autoadapt.adapting.pairings import Pairing, Source, behind_all, cell, fitting, level_of, name_in, spread, words_in
-from autoadapt.adapting.refusals import Form, Refusals, most_telling, refusal, with_batch
+from autoadapt.adapting.refusals import Form, Refusals, most_telling, no_index, refusal, with_batch
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch, nearest
 
@@ -51,12 +51,12 @@ def match(
     session = _Matching(target, {source.path: source for source in sources}, tuple(invariants), indices, name)
     session.choose_given(pairs or {}, others or {})
     session.choose_named(named or {}, others or {})
+    session.choose_namesakes()
     session.choose_all()
     if session.faults:
         session.settle_remedies()
         count = len(session.faults)
-        first = session.faults[0].where
-        summary = f"nothing in {name} can serve `{first}`"
+        summary = f"nothing in {name} can serve `{session.faults[0].where}`"
         raise MatchError(summary if count == 1 else f"{count} outputs cannot be served by {name}", session.faults)
     return tuple(map(session.pairing, target.outputs.paths))
 
@@ -114,6 +114,15 @@ class _Matching:
         for path, source in named.items():
             if path not in self.found and refusal(others[source].tensor, specs[path]) is None:
                 self.found[path] = Pairing(path, source)
+
+    def choose_namesakes(self) -> None:
+        """Take the output of the same name and of the same strides, wherever it stands among the outputs."""
+        closed = {*self.found, *(fault.where for fault in self.faults)}
+        for path in self._told_apart().keys() & self.sources.keys() - closed:
+            own, wanted = self.sources[path], self._want(path).tensor
+            alike = own.tensor.strides == wanted.strides and not own.tap and name_in(path)
+            if alike and path in self._honest(path):
+                self.found[path] = Pairing(path, path)
 
     def pairing(self, path: str) -> Pairing:
         """What serves an output; one that is the same tensor as another is served by what serves that."""
@@ -310,15 +319,17 @@ class _Matching:
     def _share_out(self, paths: list[str], options: tuple[str, ...], targets: Mapping[str, TensorSpec]) -> None:
         sequences = {self.sources[option].sequence for option in options}
         ordered = len(options) == 1 or (len(sequences) == 1 and "" not in sequences) or "taps" in sequences
+        taken = {pairing.source for pairing in self.found.values()}
         if ordered:
             listed = [option for option in options if self.sources[option].listed]
             chosen = spread(listed if len(listed) >= len(paths) else options, len(paths))
             for path, option, found in zip(paths, chosen, spread(options, len(paths)), strict=True):
                 others = tuple(other for other in options if other != option)
                 remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
+                if option in taken and name_in(path):
+                    remark = f"{self.name} returns nothing of that name, and {option} serves `{option}` too"
                 self.found[path] = Pairing(path, option, others, remark=remark)
             return
-        taken = {pairing.source for pairing in self.found.values()}
         for path in paths:
             same = [o for o in options if self._offered[o].dims == self._want(path).dims]
             if len(same) == 1 and len(paths) == 1 and same[0] not in taken:
@@ -347,7 +358,8 @@ class _Matching:
             else:
                 self.faults.append(self._ambiguous(path, spec, near))
         else:
-            self.faults.append(self._no_index(path, spec, points))
+            gathering = next((g for g in self.target.invariants if g.index == path), None)
+            self.faults.append(no_index(path, spec, gathering, points, self._offer(spec), self._remedy(path)))
 
     def _points_of(self, path: str) -> str | None:
         """The source that serves the coordinates which an index of the target takes."""
@@ -378,18 +390,6 @@ class _Matching:
         left = [repr(other) for other in self.target.outputs.paths if other not in faulty]
         shown, unread = (", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for names in (left, faulty))
         return f"outputs=[{shown}]  # if nobody reads {unread}" if left else "another backbone, or a signature by hand"
-
-    def _no_index(self, path: str, spec: TensorSpec, points: str | None) -> Mismatch:
-        gathering = next((g for g in self.target.invariants if g.index == path), None)
-        into = f" into the points of `{gathering.values.removeprefix('inputs.')}`" if gathering else ""
-        remedies = ['adapt(..., indices="recover")  # the coordinates are exact input points'] if points else []
-        return Mismatch(
-            path,
-            f"{spec.dtype}[{', '.join(map(str, spec.dims))}], index{into}",
-            self._offer(spec) + "; no such integers",
-            "\n".join([*remedies, self._remedy(path)]),
-            "a layer that makes integers up has the right shape and is wrong: labels are gathered with them",
-        )
 
     def _ambiguous(self, path: str, spec: TensorSpec, options: Sequence[str]) -> Mismatch:
         return Mismatch(

@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 from autoadapt.adapting.layouts import POINTS, Factored, Refusal, chain
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.signature import Gathering, TensorSpec
+from autoadapt.errors import Mismatch
 
-__all__ = ["Form", "Refusals", "most_telling", "refusal", "with_batch"]
+__all__ = ["Form", "Refusals", "most_telling", "no_index", "refusal", "with_batch"]
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,27 @@ def with_batch(spec: TensorSpec, targets: Iterable[TensorSpec], sources: Iterabl
     if not batched or any("B" in dim.axes for one in targets for dim in one.dims) or len(spec.dims) < 2:
         return ""
     return f'"{spec.with_dims([Dim.axis("B"), *spec.dims[1:]])}"  # B for the number of samples'
+
+
+def no_index(
+    path: str, spec: TensorSpec, gathering: Gathering | None, points: str | None, offer: str, remedy: str
+) -> Mismatch:
+    """That nothing serves an index.
+
+    Args:
+        path: Of the index.
+        spec: The index.
+        gathering: What it takes of what, if known.
+        points: What serves the coordinates that it takes, if anything does.
+        offer: What there is.
+        remedy: What to do where it is not read.
+    """
+    into = f" into the points of `{gathering.values.removeprefix('inputs.')}`" if gathering else ""
+    remedies = ['adapt(..., indices="recover")  # the coordinates are exact input points'] if points else []
+    return Mismatch(
+        path,
+        f"{spec.dtype}[{', '.join(map(str, spec.dims))}], index{into}",
+        f"{offer}; no such integers",
+        "\n".join([*remedies, remedy]),
+        "a layer that makes integers up has the right shape and is wrong: labels are gathered with them",
+    )

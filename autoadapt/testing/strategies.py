@@ -13,7 +13,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, range_at
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, mask_at, range_at
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
@@ -73,6 +73,8 @@ def _values(
 ) -> torch.Tensor:
     """Values that the role allows: features and coordinates of unit scale, integers as they were seen."""
     shape = spec.shape(sizes)
+    if (mask := mask_at(signature.masks, path)) is not None:
+        return mask.example(shape, generator).to(spec.torch_dtype)
     if spec.is_floating:
         return torch.randn(shape, generator=generator).to(spec.torch_dtype)
     if spec.dtype == "bool":

@@ -203,3 +203,108 @@ class Floats(Attending):
 def test_a_mask_is_cast_to_what_the_new_module_takes(new, own, given):
     net = aa.build(new, aa.plan(aa.capture(new, (IDS, own)), aa.capture(Attending(4), (IDS, given))))
     torch.testing.assert_close(net(IDS, given), net.adapters["output"](new(IDS, own)))
+
+
+class Replaced(Attending):
+    """Some tokens are given a vector of their own; all of them are read, and averaged."""
+
+    def forward(self, ids, mask):
+        x = torch.where(mask[..., None].bool(), self.embed.weight[0], self.embed(ids))
+        return (x + self.mix(x, x, x, need_weights=False)[0]).mean(1)
+
+
+class Softened(Attending):
+    """What is hidden counts a little less."""
+
+    def forward(self, ids, mask=None):
+        x = self.embed(ids)
+        scores = x @ x.mT - (0 if mask is None else (mask == 0)[:, None].float())
+        return (scores.softmax(-1) @ x).mean(1)
+
+
+class Positioned(Attending):
+    """Tokens at places that may be given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.places = nn.Embedding(20, width)
+
+    def forward(self, ids, places=None):
+        x = self.embed(ids) + self.places(torch.arange(ids.shape[1]) if places is None else places)
+        return self.mix(x, x, x, need_weights=False)[0]
+
+
+class Biased(Attending):
+    """The same with what is added to scores: nothing, or minus infinity at what is hidden."""
+
+    def forward(self, ids, bias=None):
+        x = self.embed(ids)
+        scores = x @ x.mT / 4
+        return (scores if bias is None else scores + bias[:, None]).softmax(-1) @ x
+
+
+class Named(Attending):
+    def forward(self, ids, *, mask=None):
+        return self.attend(ids, mask)
+
+
+def test_tokens_that_are_replaced_or_count_less_are_not_hidden():
+    assert not masks(Replaced(4), IDS, MASK)
+    assert not masks(Softened(4), IDS, MASK)
+
+
+@pytest.mark.parametrize("new", [Positioned(6), Attending(6), Biased(6)])
+def test_what_has_another_name_and_another_meaning_is_not_passed_on_by_its_place(new):
+    net = aa.adapt(new, like=Typed(4), inputs=(IDS, MASK))
+    torch.testing.assert_close(net(IDS, MASK), net.adapters["output"](new(IDS)))
+    assert "takes no kinds: what is given there changes nothing" in " ".join(str(net.plan).split())
+
+
+def test_a_mask_is_no_bias_and_a_bias_no_mask():
+    bias = torch.zeros(2, 8).masked_fill(MASK == 0, -torch.inf)
+    for new, old, given in ((Biased(6), Attending(4), MASK), (Attending(6), Biased(4), bias)):
+        net = aa.adapt(new, like=old, inputs=(IDS, given))
+        torch.testing.assert_close(net(IDS, given), net.adapters["output"](new(IDS)))
+
+
+def test_a_mask_that_is_taken_by_name_alone_is_handed_on():
+    new = Named(6)
+    net = aa.adapt(new, like=Attending(4), inputs=(IDS, MASK))
+    torch.testing.assert_close(net(IDS, MASK), net.adapters["output"](new(IDS, mask=MASK)))
+    assert "takes no" not in str(net.plan)
+
+
+class Classed(Attending):
+    """One token more than went in, in front or behind."""
+
+    def __init__(self, width: int, *, behind: bool) -> None:
+        super().__init__(width)
+        self.token, self.behind = nn.Parameter(torch.randn(1, 1, width)), behind
+
+    def forward(self, ids):
+        x, token = self.embed(ids), self.token.expand(len(ids), 1, -1)
+        x = torch.cat([x, token] if self.behind else [token, x], 1)
+        return x + self.mix(x, x, x, need_weights=False)[0]
+
+
+class Layered(Attending):
+    """The same by a layer of torch, which takes truth values alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.layer = nn.TransformerEncoderLayer(width, 1, 8, dropout=0, batch_first=True)
+
+    def forward(self, ids, key_padding_mask=None):
+        return self.layer(self.embed(ids), src_key_padding_mask=key_padding_mask)
+
+
+def test_a_mask_of_numbers_is_made_one_of_truth_values_where_the_new_module_takes_no_other():
+    new = Layered(6).eval()
+    net = aa.adapt(new, like=Attending(4), inputs=(IDS, MASK)).eval()
+    torch.testing.assert_close(net(IDS, MASK), net.adapters["output"](new(IDS, MASK == 0)))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_tokens_are_not_mixed_where_a_new_module_adds_one(behind):
+    with pytest.raises(aa.MatchError, match=r"it has N \+ 1 tokens where N are wanted"):
+        aa.adapt(Classed(6, behind=behind), like=Attending(4), inputs=IDS)

@@ -68,3 +68,23 @@ def test_the_mask_of_a_real_model_is_found_beside_other_arguments(name):
     assert [str(mask) for mask in seen.masks] == ["attention_mask hides along N where it is 0"]
     assert [leaf.role for leaf in seen.inputs.leaves][1] == "mask"
     assert [dim for leaf in seen.inputs.leaves for dim in map(str, leaf.dims)] == ["B", "N"] * len(inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Support for mismatched")
+@pytest.mark.parametrize(("new", "old"), [("hubert", "wav2vec2"), ("wavlm", "wav2vec2"), ("wav2vec2", "hubert")])
+def test_the_last_hidden_state_of_a_speech_model_is_served_by_that_of_another(new, old):
+    inputs = {"input_values": torch.randn(2, 400), "attention_mask": (torch.arange(400) < 300).long().expand(2, -1)}
+    own = made(new)
+    net = aa.adapt(own, like=made(old), inputs=inputs)
+    expected = net.adapters["last_hidden_state"](own(**inputs).last_hidden_state)
+    torch.testing.assert_close(net(**inputs).last_hidden_state, expected)
+
+
+@pytest.mark.slow
+def test_types_of_tokens_are_no_positions():
+    new = made("modernbert")
+    net = aa.adapt(new, like=made("bert"), inputs=(IDS, MASK, 1 - MASK))
+    expected = net.adapters["last_hidden_state"](new(IDS, MASK).last_hidden_state)
+    torch.testing.assert_close(net(IDS, MASK, 1 - MASK).last_hidden_state, expected)
+    assert "takes no token_type_ids" in " ".join(str(net.plan).split())

@@ -115,3 +115,30 @@ def test_a_speech_model_of_another_stride_serves_one_with_all_of_its_layers(stri
     found = net(input_values=waves, attention_mask=mask).last_hidden_state
     assert (net(input_values=waves).last_hidden_state - found)[1, 0].abs().max() > 1e-4
     net.verify().raise_if_failed()
+
+
+class Swapped(nn.Module):
+    """Two outputs in one order or the other."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        torch.manual_seed(len(names[0]))
+        self.first, self.second, self.names = nn.Linear(6, 8), nn.Linear(8, 8), names
+
+    def forward(self, x):
+        early = self.first(x)
+        made = {"early": early, "last": self.second(early.relu())}
+        return {name: made[name] for name in self.names}
+
+
+def test_outputs_are_served_by_those_of_the_same_name_in_whatever_order_they_come():
+    new, x = Swapped("early", "last"), torch.randn(2, 7, 6)
+    net = aa.adapt(new, like=Swapped("last", "early"), inputs=x)
+    for name, found in net(x).items():
+        torch.testing.assert_close(found, new(x)[name])
+
+
+def test_what_serves_a_second_output_for_want_of_one_of_that_name_is_told():
+    net = aa.adapt(Swapped("last"), like=Swapped("last", "early"), inputs=torch.randn(2, 7, 6))
+    assert [route.source for route in net.plan.routes] == ["last", "last"]
+    assert "returns nothing of that name, and last serves `last` too" in " ".join(str(net.plan).split())

@@ -24,7 +24,7 @@ MODEL_SLOTS = {
     "transfer": ("transfer", "weights.pth", "SOURCE"),
     "check": ("check", "SOURCE", "lock.json", *IMAGE),
     "the new one of swap": ("swap", "mine.py:Net", "backbone", "SOURCE", *IMAGE),
-    "the new one of calibrate": ("calibrate", "SOURCE", "--like", "mine.py:old", "--data", "pictures"),
+    "the new one of calibrate": ("calibrate", "SOURCE", "--like", "mine.py:old", "--images", "pictures"),
 }
 LIKE_SLOTS = {
     "plan --like": ("plan", "mine.py:narrow", "--like", "SOURCE", *IMAGE),

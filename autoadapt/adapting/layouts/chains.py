@@ -17,6 +17,7 @@ from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded
 from autoadapt.adapting.operations import Cast, DropPrefix, Operation, Take
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["chain"]
@@ -59,7 +60,7 @@ def chain(
     assigned = assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
         return Refusal(_NO_ORDER) if "unknown" in (spec.cells, target.cells) else assigned
-    if why := _differing_points(assigned):
+    if why := _differing_points(assigned) or _untold_tokens(assigned):
         return Refusal(why)
     if not learned and not assigned.is_exact:
         return Refusal(f"a {target.role} leaf is passed on or picked from, never projected or interpolated")
@@ -106,6 +107,19 @@ def _differing_points(assigned: Assignment) -> str:
             have, want = size_of(assigned.before[name]), size_of(assigned.then[name])
             told = '; thin="repeat" takes some of them again' if have < want else ""
             return f"there are {have} points and {want} are wanted{told}"
+    return ""
+
+
+def _untold_tokens(assigned: Assignment) -> str:
+    """Why tokens do not serve one fewer of the same stride, which would mix what was added with its neighbours.
+
+    Of images it is known which tokens are no cells.
+    """
+    for name in assigned.resampled:
+        have, want = assigned.before[name].dim, assigned.then[name].dim
+        more, is_whole = (have - want).constant or 0, any(want == Dim.axis(axis) for axis in want.axes - {"H", "W"})
+        if more > 0 and is_whole:
+            return f"it has {have} tokens where {want} are wanted, and which are more is not told: wrap it without them"
     return ""
 
 

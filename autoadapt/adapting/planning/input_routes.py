@@ -263,7 +263,7 @@ def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]
     alike = [other for other, found in options.items() if _same_kind(found, spec)]
     named = [other for other in alike if other == path]
     if masks:
-        alike = [other for other in alike if (options[other].role == "mask") == (spec.role == "mask")] or alike
+        alike = [other for other in alike if (options[other].role == "mask") == (spec.role == "mask")]
     if named or len(alike) == 1:
         return (named or alike)[0]
     exact = [other for other in alike if _constants(options[other]) == _constants(spec)]

@@ -18,7 +18,7 @@ from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_inve
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name, range_at
+from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name, mask_at, range_at
 from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
@@ -185,6 +185,8 @@ class Session:
                 rows = torch.arange(size, device=given.device) % given.shape[axis]
                 given = given.index_select(axis, rows)
             return self._within(given, sizes).clone().to(self.device)
+        if (mask := mask_at(self.signature.masks, path)) is not None:
+            return mask.example(shape, generator).to(self.device, spec.torch_dtype)
         if spec.is_floating:
             return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
         low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes)

@@ -127,6 +127,15 @@ def names_taken(module: nn.Module) -> list[str]:
     return [one.name for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
+def named_only(module: nn.Module) -> list[str]:
+    """The names of the arguments that `forward` takes by name alone."""
+    try:
+        listed = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code has no signature that Python can read
+        return []
+    return [one.name for one in listed if one.kind is one.KEYWORD_ONLY]
+
+
 def keyword_only(module: nn.Module) -> list[str]:
     """The arguments that `forward` asks for and takes by name alone, where it takes none by place."""
     try:

@@ -10,9 +10,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.arguments import bind, keyword_only, names_taken, told_inputs
+from autoadapt.contracts.capturing.arguments import bind, keyword_only, named_only, names_taken, told_inputs
 from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
+from autoadapt.contracts.capturing.masks import counts_by_name
+from autoadapt.contracts.capturing.sizing import is_binary
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import refuse_scripts
 from autoadapt.errors import AdaptError, InputError
@@ -44,7 +46,10 @@ def capture_source(
     for options in (known, _guesses(new, first)):
         for option in options:
             try:
-                return capture_as_given(new, option(), inner=inner, grid=grid)
+                given = option()
+                found = capture_as_given(new, given, inner=inner, grid=grid)
+                known_alone = _without_strangers(found, target, given)
+                return found if known_alone is None else capture_as_given(new, known_alone, inner=inner, grid=grid)
             except AdaptError as error:
                 refused = refused or error
         if not isinstance(refused, InputError):
@@ -53,12 +58,40 @@ def capture_source(
     raise _refused_everywhere(refused, first)
 
 
+def _without_strangers(found: Signature, target: Signature, given: object) -> dict[str, object] | None:
+    """The call by name, without what the new module was given by its place alone and need not be given.
+
+    An optional argument of another name may mean anything at all, such as positions where types of tokens stood; only
+    two that are known to be masks, or are called so, mean the same. None where there is nothing to leave out.
+    """
+    if not isinstance(given, tuple):
+        return None
+    optional = {one.name for one in found.parameters if one.default is not None}
+    masks, theirs = ({mask.argument for mask in one.masks} for one in (found, target))
+    pairs = list(zip(found.arguments, target.arguments, strict=False))
+    strangers = {
+        mine
+        for mine, other in pairs[1:]
+        if mine in optional and mine in found.inputs.paths and mine not in target.arguments
+        if not (mine in masks and other in theirs) and not _are_called_alike(mine, other)
+    }
+    kept = {name: value for name, value in zip(found.arguments, given, strict=False) if name not in strangers}
+    return kept if strangers else None
+
+
+def _are_called_alike(mine: str, other: str) -> bool:
+    """Whether two names are those of masks that hide in the same sense."""
+    counts = counts_by_name(mine)
+    return counts is not None and counts == counts_by_name(other)
+
+
 USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32, 518, 640, 1024)
 """Heights and widths of images that networks are built for, the commonest first."""
 
 
 def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
     """Inputs to try besides those given and told, from the most to the least likely."""
+    yield partial(_with_truths, first)
     sized: Iterable[object] = (first,)
     if any(map(_is_image, _as_tuple(first))):
         sized = itertools.chain(sized, (_resized(first, size) for size in USUAL_SIZES))
@@ -117,6 +150,20 @@ def _with_channels(new: nn.Module, inputs: object) -> object:
     return tuple(_repeated(image, 3 if stem is None else stem.in_channels) for image in tensors)
 
 
+def _with_truths(inputs: object) -> object:
+    """The same with zeros and ones as truth values, as attention of torch takes masks."""
+    given = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(_as_tuple(inputs)))
+    truths = {
+        key: value.bool()
+        for key, value in given.items()
+        if isinstance(value, torch.Tensor) and not value.is_floating_point() and is_binary(value)
+    }
+    if not truths:
+        raise AdaptError("the inputs have no zeros and ones that could be truth values")
+    made = given | truths
+    return made if isinstance(inputs, Mapping) else tuple(made.values())
+
+
 def _turned_with_channels(new: nn.Module, inputs: object) -> object:
     return _turned(_with_channels(new, inputs))
 
@@ -151,12 +198,12 @@ def _from_signature(target: Signature) -> object:
 
 def _by_name(new: nn.Module, target: Signature, inputs: object) -> object:
     """Positional inputs by keyword, where the new module takes some of the old one's names at other places."""
-    names, takes = list(target.arguments), names_taken(new)
+    names, takes, by_name = list(target.arguments), names_taken(new), named_only(new)
     if not isinstance(inputs, tuple) or len(inputs) > len(names):
         return inputs
     given = dict(zip(names, inputs, strict=False))
     shared = {name: value for name, value in given.items() if name in takes}
-    if all(takes.index(name) == names.index(name) for name in shared):
+    if all(takes.index(name) == names.index(name) and name not in by_name for name in shared):
         return inputs
     first = {takes[0]: inputs[0]} if names[0] not in shared and takes[0] not in shared else {}
     return first | shared

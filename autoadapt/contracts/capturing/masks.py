@@ -1,16 +1,17 @@
 """Masks: which inputs hide tokens or samples, found by what stays as it is when hidden values change.
 
 Zeros and ones may be a mask, types of tokens, or features. A mask is what it does: where it hides something, other
-values there change nothing of what comes out for the rest, and where it hides nothing they do. Models that attend show
-it in every token. Of those that look no further than their neighbours, or that take statistics over hidden values too,
-the name of the argument tells, if the argument changes anything at all.
+values there change nothing of what comes out for the rest, no more than if what is hidden were not there at all, and
+where it hides nothing they do. Models that attend show it in every token. Of those that look no further than their
+neighbours, or that take statistics over hidden values too, the name of the argument tells, if most of what is hidden
+counts no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -26,13 +27,18 @@ from autoadapt.contracts.signature import Mask
 from autoadapt.contracts.trees import Constant, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["Masks"]
+__all__ = ["Masks", "counts_by_name"]
 
 # Dimension letters: B batch, N tokens or samples.
 
+_NEARLY = 0.05
+"""How far what counts may be from what it is without what is hidden: a frame at the edge may see some of either."""
+
 STAYS = 1e-3
 """How far what counts may change with what is hidden, in parts of how far it changes where nothing is hidden."""
-RUNS = 4
+MOSTLY = 0.25
+"""The same, for an argument that is called a mask."""
+RUNS = 5
 """Of a module, to try one argument for one meaning of its ones."""
 
 
@@ -64,16 +70,15 @@ class Masks:
 
     def _told(self, name: str, axis: str, tried: _Trial | None, place: int | str) -> Mask | None:
         """What one argument is; None where it is no mask."""
-        by_name = _counts_by_name(name)
+        by_name = counts_by_name(name)
         if tried is None:
             return None if by_name is None else Mask(argument=name, axis=axis, counts=by_name)
-        changes = False
+        hides = {}
         for counts in dict.fromkeys((by_name is not False, by_name is False)):
-            stays, acts = tried.hides(place, axis, counts=counts)
-            if stays:
+            hides[counts] = tried.hides(place, axis, counts=counts)
+            if hides[counts] == "wholly":
                 return Mask(argument=name, axis=axis, counts=counts)
-            changes = changes or acts
-        return Mask(argument=name, axis=axis, counts=by_name) if changes and by_name is not None else None
+        return Mask(argument=name, axis=axis, counts=by_name) if by_name is not None and hides[by_name] else None
 
     def _lies_along(self, position: int) -> str | None:
         """The axis of another input that an input lies along besides the samples."""
@@ -88,7 +93,7 @@ class Masks:
             return []
         axis = next(name for name in tokens[0] if name[0] == "N")
         listed = [one.name for one in parameters_of(self.module, self.arguments) if one.default == Constant()]
-        return [(name, axis) for name in listed if name not in names and _counts_by_name(name) is not None]
+        return [(name, axis) for name in listed if name not in names and counts_by_name(name) is not None]
 
     def _is_dear(self) -> bool:
         """Whether there are no values to run on, or the runs take too long."""
@@ -103,7 +108,7 @@ _COUNTING, _HIDING = (
 )
 
 
-def _counts_by_name(name: str) -> bool | None:
+def counts_by_name(name: str) -> bool | None:
     """Whether ones stand at what counts, by the habit of the field; None where the name is that of no such mask."""
     last = name.rpartition(".")[2]
     return True if last in _COUNTING else False if last in _HIDING else None
@@ -122,8 +127,8 @@ class _Trial:
         device = next((parameter.device for parameter in asked.module.parameters()), torch.device("cpu"))
         self._tensors = [_values(tensor).to(device) for tensor in tensors]
 
-    def hides(self, place: int | str, axis: str, *, counts: bool) -> tuple[bool, bool]:
-        """Whether an argument hides, and whether it changes anything.
+    def hides(self, place: int | str, axis: str, *, counts: bool) -> Literal["wholly", "mostly", ""]:
+        """Whether other values change nothing where an argument hides them, or little.
 
         Args:
             place: Which input, or the name of one more.
@@ -141,10 +146,27 @@ class _Trial:
                 runs = [self._run(place, mask, given) for mask in masks for given in (self._tensors, other)]
             except Exception:  # it takes no such tensor there, or none that hides so much
                 continue
-            kept = [list(self._counting(run, axis)) for run in runs]
+            kept = [list(self._counting(run, axis, size)) for run in runs]
             stays, moves, acts = (_apart(*pair) for pair in (kept[:2], kept[2:], (kept[0], kept[2])))
-            return moves > 0 and stays <= STAYS * moves, acts > 0
-        return False, False
+            if moves > 0 and stays <= STAYS * moves:
+                return "wholly" if self._is_as_cut(place, axis, shown.to(dtype), kept[0], moves) else ""
+            return "mostly" if acts > 0 and stays <= MOSTLY * moves else ""
+        return ""
+
+    def _is_as_cut(
+        self, place: int | str, axis: str, shown_BN: torch.Tensor, hidden: Sequence[torch.Tensor], moves: float
+    ) -> bool:
+        """Whether what is hidden counts no more than if it were not there, where the module runs on so little."""
+        size = shown_BN.shape[1]
+        rows = zip(self._tensors, self._axes.names, strict=True)
+        cut = [one.narrow(names.index(axis), 0, (size + 1) // 2) if axis in names else one for one, names in rows]
+        try:
+            run = self._run(place, shown_BN[:, : (size + 1) // 2], cut)
+        except Exception:  # it takes no input of that size
+            return True
+        found = list(self._counting(run, axis, size))
+        alike = [left.shape == right.shape for left, right in zip(found, hidden, strict=True)]
+        return not all(alike) or _apart(found, hidden) <= _NEARLY * moves
 
     def _shape(self, axis: str) -> tuple[int, int]:
         row = next(i for i, names in enumerate(self._axes.names) if axis in names)
@@ -172,12 +194,21 @@ class _Trial:
         with undisturbed():
             return flatten(Arguments(values, self._positional).call(self._model))[1]
 
-    def _counting(self, outputs: Sequence[torch.Tensor], axis: str) -> Iterator[torch.Tensor]:
-        """What stands in the first quarter of an axis of tokens or frames; vectors as they are."""
+    def _counting(self, outputs: Sequence[torch.Tensor], axis: str, size: int) -> Iterator[torch.Tensor]:
+        """What stands in the first quarter of an axis of tokens or frames; vectors as they are.
+
+        Args:
+            outputs: At the example, or at less along the axis.
+            axis: Of tokens or samples.
+            size: Of the axis at the example.
+        """
         for tensor, dims in zip(outputs, self._outputs, strict=True):
             if tensor.is_floating_point():
                 along = [i for i, dim in enumerate(dims) if dim.axes == {axis}][:1]
-                yield tensor.narrow(along[0], 0, max(tensor.shape[along[0]] // 4, 1)) if along else tensor
+                if along:
+                    whole = dims[along[0]].evaluate({axis: size})
+                    tensor = tensor.narrow(along[0], 0, min(max(whole // 4, 1), tensor.shape[along[0]]))
+                yield tensor
 
 
 def _values(tensor: torch.Tensor) -> torch.Tensor:

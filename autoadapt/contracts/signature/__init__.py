@@ -2,7 +2,7 @@
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, range_at, smallest_size
 from autoadapt.contracts.signature.channel_names import channel_names
-from autoadapt.contracts.signature.masks import Mask
+from autoadapt.contracts.signature.masks import Mask, mask_at
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.parameters import Parameter
@@ -38,6 +38,7 @@ __all__ = [
     "dtype_name",
     "equal_where_legal",
     "image_of",
+    "mask_at",
     "range_at",
     "smallest_size",
     "tap_name",
