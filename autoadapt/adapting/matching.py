@@ -120,8 +120,8 @@ class _Matching:
         closed = {*self.found, *(fault.where for fault in self.faults)}
         for path in self._told_apart().keys() & self.sources.keys() - closed:
             own, wanted = self.sources[path], self._want(path).tensor
-            alike = own.tensor.strides == wanted.strides and not own.tap and name_in(path)
-            if alike and path in self._honest(path):
+            named = name_in(path) not in ("", "output")  # "output" is what an output without a name is called
+            if named and not own.tap and own.tensor.strides == wanted.strides and path in self._honest(path):
                 self.found[path] = Pairing(path, path)
 
     def pairing(self, path: str) -> Pairing:
