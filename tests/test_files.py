@@ -90,9 +90,10 @@ def test_a_name_that_no_file_can_have_is_an_error_of_ours(tmp_path, name):
         check_place(tmp_path / name, "path")
 
 
-def test_a_place_is_checked_before_any_work_and_its_folder_is_made(tmp_path):
+def test_a_place_is_checked_before_any_work_and_nothing_is_left_of_it(tmp_path):
     check_place(tmp_path / "new" / "a.txt", "path")
-    assert listed(tmp_path / "new") == {}
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir()
     with pytest.raises(SavingError) as caught:
         check_place(tmp_path / "new", "path")
     assert str(caught.value).splitlines()[:3] == [

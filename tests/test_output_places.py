@@ -77,6 +77,18 @@ def test_folders_are_made(verb, tmp_path):
     assert any((tmp_path / "new" / "deep").iterdir())
 
 
+@pytest.mark.parametrize("verb", ["rank", "calibrate", "export"])
+def test_nothing_is_left_of_a_place_where_nothing_came(verb, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autoadapt.saving.exporting.exports._Export.write", stopped)
+    monkeypatch.setattr("autoadapt.ranking.journals._write", stopped)
+    with pytest.raises((NeverRunError, AdaptError, KeyboardInterrupt)):
+        PLACES[verb](tmp_path / "new" / "deep")
+    assert not any(tmp_path.iterdir())
+
+
 COMMANDS = {
     "capture --html": ["capture", "never.py:x", "--html"],
     "plan --html": ["plan", "never.py:x", "--like", "never.py:y", "--html"],

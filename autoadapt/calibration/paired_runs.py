@@ -291,13 +291,16 @@ def _cloned(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _sizes(plan: Plan, call: Arguments) -> dict[str, int]:
-    """Sizes of the plan's input axes in a call."""
+    """Sizes of the plan's input axes in a call: of inputs by name, then of those of other names in their order."""
     tree, tensors = flatten(call.values)
     given = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+    specs = dict(plan.target.inputs.items())
+    others = iter([tensor for path, tensor in given.items() if path not in specs])
     found: dict[str, int] = {}
-    for path, spec in plan.target.inputs.items():
-        if path in given:
-            named = zip(spec.dims, given[path].shape, strict=False)
+    for path, spec in specs.items():
+        tensor = given[path] if path in given else next(others, None)
+        if tensor is not None:
+            named = zip(spec.dims, tensor.shape, strict=False)
             found |= {str(dim): size for dim, size in named if dim.axes and dim == Dim.axis(str(dim))}
     return found
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from autoadapt.cli.assemble_command import assemble_command
+from autoadapt.cli.calibrate_command import calibrate_command
 from autoadapt.cli.groups import Group
 from autoadapt.cli.machine_commands import demo_command, doctor_command
 from autoadapt.cli.module_commands import (
@@ -20,7 +21,7 @@ from autoadapt.cli.module_commands import (
 )
 from autoadapt.cli.rank_command import rank_command
 from autoadapt.cli.saved_commands import check_command, export_command, fold_command, models_command, show_command
-from autoadapt.cli.weight_commands import calibrate_command, transfer_command
+from autoadapt.cli.weight_commands import transfer_command
 from autoadapt.versions import VERSION
 
 __all__ = ["app"]

@@ -52,15 +52,14 @@ def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -
     """A model as its maker meant it.
 
     Args:
-        source: A name, a folder of `adapt --out`, an exported file, or a file that `adapt --source` wrote, which is
-            code and runs only where `allow` names it.
+        source: A name, a folder of `adapt --out`, an exported file, or a file that `adapt --source` wrote.
         pretrained: Whether to load published weights, where a name has some.
-        allow: Packages and files whose code may run, besides those that are typed.
+        allow: Packages and files whose code may run; no other does, also where it is typed.
 
     Raises:
         AdaptError: There is none of that name, or it cannot be read.
     """
-    from autoadapt.sources import allowed_by_typing, load, published
+    from autoadapt.sources import load, published
 
     source = checked_source(source)
     if is_saved(source):
@@ -68,7 +67,8 @@ def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -
     written = _written(source, allow) if source.endswith(".py") and os.path.isfile(source) else None
     if written is not None:
         return written
-    return load(source, pretrained=pretrained and published(source), allow=[*allowed_by_typing(source), *allow])
+    typed = [source] if source.endswith(".pt2") else []  # a program, which torch reads as data
+    return load(source, pretrained=pretrained and published(source), allow=[*typed, *allow])
 
 
 def backbone(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module:

@@ -77,7 +77,6 @@ def rank_command(
         from autoadapt.contracts.modes import in_eval_mode
         from autoadapt.ranking import rank
         from autoadapt.ranking.pictures import check_drawable
-        from autoadapt.sources import allowed_by_typing
         from autoadapt.sources.images import preprocessing_of
 
         if picture is not None:
@@ -97,7 +96,7 @@ def rank_command(
             held_out=_read(held_out, pictures, count),
             images=count,
             pretrained=published,
-            allow=[*(allow or ()), *(entry for candidate in candidates for entry in allowed_by_typing(candidate))],
+            allow=allow or (),
             state=state,
             report=_say,
             **reading(resolution, fit),
@@ -113,12 +112,12 @@ def rank_command(
 
 def _check_names(candidates: Sequence[str], allow: Sequence[str]) -> None:
     """Refuse what is no candidate before any is tried: a name that is typed wrong is no backbone that does not fit."""
-    from autoadapt.sources import allowed_by_typing, refuse_unknown
+    from autoadapt.sources import refuse_unknown
 
     for candidate in candidates:
         if is_name(candidate) and not any(sign in candidate for sign in "*?["):
             checked_source(candidate)
-            refuse_unknown(candidate, [*allowed_by_typing(candidate), *allow])
+            refuse_unknown(candidate, allow)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ WHOLE = "model.json"
 _EXPECTED = "a name such as timm:resnet18, module.py:name, a .pt2 file or a folder of adapt --out"
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 WEIGHTS = frozenset((".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar"))
-_FILES = WEIGHTS | {".json", ".yaml", ".yml", ".onnx", ".txt", ".pt2", ".npy", ".h5", ".pkl"}
+FILES = WEIGHTS | {".json", ".yaml", ".yml", ".onnx", ".txt", ".pt2", ".npy", ".h5", ".pkl"}
 
 
 def is_saved(source: str) -> bool:
@@ -89,7 +89,7 @@ def is_path(source: str) -> bool:
     """
     if _DRIVE.match(source) or source.startswith((".", "/", "\\")):
         return not re.search(r"\.py:\w", source)
-    return ":" not in source and Path(source).suffix in (*_FILES, ".py")
+    return ":" not in source and Path(source).suffix in (*FILES, ".py")
 
 
 def _no_model(folder: str) -> SourceError:

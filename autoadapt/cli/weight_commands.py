@@ -1,4 +1,4 @@
-"""Weights from a shell: transfer, calibrate."""
+"""Weights from a shell: transfer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
+from autoadapt.cli.exit_codes import running, show, working, write_page, wrote
 from autoadapt.cli.named_models import model
-from autoadapt.cli.options import Allow, AsJson, Debug, Html, Like, Model, Refine, Weights
+from autoadapt.cli.options import Allow, AsJson, Debug, Html, Model
 
-__all__ = ["calibrate_command", "transfer_command"]
+__all__ = ["transfer_command"]
 
 
 class MatchChoice(str, Enum):
@@ -94,62 +94,3 @@ def transfer_command(
             if path is not None:
                 wrote(path)
         write_page(html, found)
-
-
-def calibrate_command(
-    new: Model,
-    like: Like,
-    images: Annotated[Path, typer.Option(help="pictures without labels: a folder, .npy, .safetensors")],
-    at: Annotated[str, typer.Option(help="the old backbone's path, where --like is the whole model")] = "",
-    head: Annotated[str, typer.Option(help="module.py:factory of what follows the old backbone")] = "",
-    count: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
-    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 16,
-    refine: Refine = "0",
-    augment: Annotated[bool, typer.Option(help="make more pictures where there are few")] = True,
-    pretrained: Weights = None,
-    new_weights: Annotated[
-        Path | None, typer.Option(help="a file of weights for the new model", show_default=False)
-    ] = None,
-    like_weights: Annotated[
-        Path | None, typer.Option(help="a file of weights for the old one", show_default=False)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="save the adapters (.safetensors)", show_default=False)] = None,
-    picture: Annotated[Path | None, typer.Option(help="draw how it went: .svg, .png", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="for the choice of images and random weights")] = 0,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Fit the adapters on pictures, so that the old head keeps working. Exit code 1 if that is of no use."""
-    with running(as_json, debug):
-        from autoadapt.calibration.command import calibrate_command as run_calibrate
-        from autoadapt.ranking.pictures import check_drawable
-
-        if picture is not None:
-            check_drawable(picture)
-        found = run_calibrate(
-            new,
-            like=like,
-            images=images,
-            at=at,
-            head=head,
-            count=count,
-            batch=batch,
-            refine="auto" if refine == "auto" else int(refine),
-            augment=augment,
-            pretrained=pretrained is not False,
-            new_weights=new_weights,
-            like_weights=like_weights,
-            out=out,
-            seed=seed,
-            allow=allow or (),
-            told=lambda result: show(result, as_json),
-        )
-        if picture is not None:
-            found.plot(picture)
-        for path in (picture, out if found.written else None):
-            if path is not None:
-                wrote(path)
-        write_page(html, found)
-        raise typer.Exit(HOLDS if found.written else DOES_NOT_HOLD)

@@ -21,6 +21,7 @@ __all__ = [
     "check_place",
     "explained",
     "file_hash",
+    "folder_of",
     "kept_copies",
     "refuse_empty",
     "refuse_link",
@@ -77,16 +78,16 @@ def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
         SavingError: The folder cannot be written to.
     """
     with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         _refuse_folders(folder, contents)
         made = {name: folder / temporary_name(name, "new") for name in contents}
-        try:
-            for name, content in contents.items():
-                _write_beside(made[name], folder / name, content)
-            _put_in_place(folder, made)
-        finally:
-            for path in made.values():
-                path.unlink(missing_ok=True)
+        with folder_of(folder / "any"):
+            try:
+                for name, content in contents.items():
+                    _write_beside(made[name], folder / name, content)
+                _put_in_place(folder, made)
+            finally:
+                for path in made.values():
+                    path.unlink(missing_ok=True)
         for name in contents:
             sweep(folder, name)
 
@@ -123,7 +124,7 @@ def refuse_link(folder: Path, inside: Path) -> None:
 
 
 def check_place(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:
-    """Make sure that a file can be written, before any work is done for it; its folder is made.
+    """Make sure that a file can be written, before any work is done for it; nothing is left of the attempt.
 
     Args:
         path: Where the file is to go.
@@ -137,21 +138,39 @@ def check_place(path: str | Path, argument: str, error: type[AdaptError] = Savin
     said = ""
     try:
         real = Path(os.path.realpath(path))
-        real.parent.mkdir(parents=True, exist_ok=True)
         if real.is_dir():
             said = "a folder"
         elif real.exists() and not real.is_file():
             said = "" if os.access(real, os.W_OK) else "no permission to write to it"
         else:
-            tried = real.with_name(temporary_name(real.name, "new"))
-            tried.touch(exist_ok=False)
-            tried.unlink()
-            sweep(real.parent, real.name, "new")  # older versions stay until one is written
+            _try(real)
     except (OSError, ValueError) as found:
         said = _reason(found)
     if said:
         fault = Mismatch(argument, "a file that can be written", f"{path}: {said}", "name another place")
         raise error(f"{argument} cannot be written, and nothing was done", [fault])
+
+
+def _try(real: Path) -> None:
+    """Write an empty file beside a place and remove it."""
+    with folder_of(real):
+        tried = real.with_name(temporary_name(real.name, "new"))
+        tried.touch(exist_ok=False)
+        tried.unlink()
+        sweep(real.parent, real.name, "new")  # older versions stay until one is written
+
+
+@contextlib.contextmanager
+def folder_of(path: Path) -> Iterator[None]:
+    """Make the folder of a file; folders that were made, and in which nothing lies in the end, are removed."""
+    missing = [folder for folder in path.parents if not os.path.lexists(folder)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # something lies in it
+            for folder in missing:
+                folder.rmdir()
 
 
 def temporary_name(name: str, kind: str) -> str:

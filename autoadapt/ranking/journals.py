@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.files.reading import MOST_BYTES, hindrance
-from autoadapt.files.writing import check_place
+from autoadapt.files.writing import check_place, folder_of
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.results import Ranked
 
@@ -64,7 +64,8 @@ class Journal:
         if len(whole) < len(content):  # a line without its end was being written when the process ended
             os.truncate(path, len(whole))
         if not whole:
-            _write(path, {"autoadapt": "rank", "schema_version": SCHEMA, "run": dict(run)})
+            with folder_of(path):
+                _write(path, {"autoadapt": "rank", "schema_version": SCHEMA, "run": dict(run)})
 
     def _read(self, path: Path, content: bytes, run: Mapping[str, Any]) -> None:
         try:

@@ -8,7 +8,6 @@ from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import FrozenExport
 from autoadapt.sources.given_models import as_module
 from autoadapt.sources.loading import (
-    allowed_by_typing,
     list_models,
     load,
     load_backbone,
@@ -22,7 +21,6 @@ from autoadapt.sources.zoos import Source, schemes
 __all__ = [
     "FrozenExport",
     "Source",
-    "allowed_by_typing",
     "as_module",
     "list_models",
     "load",

@@ -46,6 +46,7 @@ def load_object(source: str, allow: Sequence[str | Path]) -> Any:
     in_file, found = _IN_A_FILE.fullmatch(source), _PYTHON_PATH.fullmatch(source)
     if in_file is not None:
         module, name = in_file["file"], in_file["name"]
+        _refuse_missing(Path(module))  # before a permission is asked for, which would be of no use
         check_file(source, Path(module), allow)
         made: Any = _file(Path(module))
     elif found is not None:
@@ -73,13 +74,16 @@ def _imported(module: str) -> ModuleType:
         raise SourceError(f"{module} cannot be imported", [fault]) from error
 
 
+def _refuse_missing(path: Path) -> None:
+    if not os.path.isfile(path):
+        near = nearest(path.name, [other.name for other in path.resolve().parent.glob("*.py")], count=1)
+        remedy = str(path.with_name(near[0])) if near else "check the path and the working folder"
+        raise SourceError(f"there is no file {path}", [Mismatch(str(path), "a python file", "nothing", remedy)])
+
+
 def _file(path: Path) -> ModuleType:
     """A python file as a module; the same one whenever it is asked for again."""
     resolved = path.resolve()
-    if not os.path.isfile(resolved):
-        near = nearest(path.name, [other.name for other in resolved.parent.glob("*.py")], count=1)
-        remedy = str(path.with_name(near[0])) if near else "check the path and the working folder"
-        raise SourceError(f"there is no file {path}", [Mismatch(str(path), "a python file", "nothing", remedy)])
     name = _module_name(resolved)
     if name in sys.modules:
         return sys.modules[name]

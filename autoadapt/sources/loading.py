@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from autoadapt.sources.frozen_exports import EXPORTED, load_export
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
 __all__ = [
-    "allowed_by_typing",
     "list_models",
     "load",
     "load_backbone",
@@ -73,24 +71,6 @@ def load_backbone(
     else:
         made = _own(source, allow, pretrained, options)
     return note_origin(made, "load_backbone", source, pretrained, options)
-
-
-def allowed_by_typing(source: str) -> list[str]:
-    """What a person who types a source in a shell allows to run: its file or package, which they name themselves.
-
-    Example:
-        >>> [allowed_by_typing(source) for source in ("models/mine.py:build", "torch.nn:Identity", "timm:resnet18")]
-        [['models/mine.py'], ['torch'], []]
-    """
-    if source.endswith(EXPORTED):
-        return [source]
-    if names_a_file(source):
-        return [source.rpartition(":")[0]]
-    scheme, _ = _split(source)
-    package = scheme.partition(".")[0]
-    if scheme in schemes() or not package.isidentifier():
-        return []
-    return [package] if importlib.util.find_spec(package) is not None else []
 
 
 def published(source: str) -> bool:

@@ -24,6 +24,12 @@ def test_old_to_old_is_explained_wholly_and_answers_alike():
     assert torch.allclose(model(IMAGES), old(IMAGES), atol=1e-5)
 
 
+def test_inputs_of_other_names_than_the_old_module_has_tell_the_sizes_by_their_order():
+    old, new = nn.Conv2d(3, 8, 4, stride=4), Pyramid((5,), container=lambda levels: levels[0])
+    net = adapt(new, like="f32[B, 8, floor(H/4), floor(W/4)]", inputs={"x": torch.zeros(1, 3, 32, 32)})
+    assert calibrate(net, like=old, data=[torch.rand(8, 3, 32, 32)]).images == 8
+
+
 @pytest.mark.parametrize("mean", [0, 50])
 def test_a_planted_map_between_random_backbones_is_recovered(mean):
     new = Pyramid((5, 6)).double().eval()

@@ -126,6 +126,35 @@ def test_what_cannot_be_shown_is_a_bad_call(path: str, said: str, remedy: str, f
     check(("show", "SOURCE"), path, said, remedy)
 
 
+CODE_SLOTS = MODEL_SLOTS | LIKE_SLOTS
+CODE_SLOTS |= {
+    "calibrate --like": ("calibrate", "net", "--like", "SOURCE", "--images", "."),
+    "calibrate --head": ("calibrate", "net", "--like", "net", "--head", "SOURCE", "--images", "."),
+    "rank --head": ("rank", "net", "--like", "net", "--head", "SOURCE", *IMAGE),
+}
+
+
+@pytest.mark.parametrize("source", ["mine:Net", "torch.nn:Identity"])
+def test_a_package_that_is_typed_is_not_allowed_by_that(source: str, folder: Path) -> None:
+    refused = run("capture", source, allowed=False)
+    assert refused.exit_code == 2
+    assert f"try  --allow {source.partition(':')[0].partition('.')[0]}" in refused.stderr
+
+
+@pytest.mark.slow
+def test_code_is_run_by_no_command_without_allow(files: Path) -> None:
+    call = ("adapt", "timm:test_resnet", "--like", "f32[B, 8, H//4, W//4]", *IMAGE)
+    assert run(*call, "--out", "net", "--source", "net.py").exit_code == 0
+    (files / "pictures").mkdir()
+    (files / "mine.py").write_text("raise SystemExit('this has run')")
+    for source, allowed in {"net.py": "net.py", "mine.py:a": "mine.py"}.items():
+        for name, slot in CODE_SLOTS.items():
+            words = ["net" if word.startswith("mine.py:") else word for word in slot]
+            refused = run(*[source if word == "SOURCE" else word for word in words], allowed=False)
+            assert refused.exit_code == 2, (name, refused.output)
+            assert f"try  --allow {allowed}" in refused.stderr, (name, refused.stderr)
+
+
 def test_code_that_adapt_wrote_is_named_by_its_file_alone(files: Path) -> None:
     (files / "net.py").write_text("import torch\n\nclass Adapted(torch.nn.Module):\n    pass\n")
     assert "try  autoadapt capture net.py --allow net.py --input" in run("show", "net.py").stderr

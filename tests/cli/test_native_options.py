@@ -40,7 +40,7 @@ def test_plans_say_how_images_are_read(
 ) -> None:
     (tmp_path / "models.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
-    image = ["--input", "f32[1, 3, 96, 80]", "--json"]
+    image = ["--input", "f32[1, 3, 96, 80]", "--json", "--allow", "models.py"]
     called = CliRunner().invoke(app, ["plan", "models.py:vit", "--like", "models.py:old", *image, *options])
     assert called.exit_code == 0, called.output
     assert [step["op"] for step in json.loads(called.stdout)["inputs"][0]["steps"]] == steps

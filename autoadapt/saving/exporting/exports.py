@@ -19,7 +19,7 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import ExportError, Mismatch
-from autoadapt.files.writing import check_place, refuse_empty, sweep, temporary_name
+from autoadapt.files.writing import check_place, folder_of, refuse_empty, sweep, temporary_name
 from autoadapt.saving.exporting.asked import check_asked
 from autoadapt.saving.exporting.comparing import compare
 from autoadapt.saving.exporting.formats import FORMATS, Call, Format
@@ -139,11 +139,12 @@ def _adapted(net: nn.Module, inputs: object) -> AdaptedModule:
 def _folder_beside(target: Path) -> Iterator[Path]:
     """A folder for a while on the file system of a file; what a kill leaves of it is swept at the next export."""
     folder = target.parent / temporary_name(target.name, "export")
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with folder_of(folder):
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _format_of(path: Path) -> Format:
