@@ -1,5 +1,7 @@
 """Draws the gallery: twelve plans as pictures, in `gallery/`, with their page, and `plan.svg`, the first of them.
 
+Each is drawn twice, in `gallery/narrow/` for pages of less than 720 pixels.
+
 python docs/gallery_pictures.py
 """
 
@@ -128,10 +130,11 @@ has it too. `python docs/gallery_pictures.py` drew these.
 
 
 def page() -> str:
-    """Every picture under its title, in a frame that scrolls where the page is narrow, with a link to it alone."""
+    """Every picture under its title, the narrow one where there is little room, with a link to it alone."""
     parts = [PAGE]
     for name, (title, _) in PLANS.items():
-        shown = f'<img src="gallery/{name}.svg" alt="The plan as a picture: {title}">'
+        narrow = f'<source media="(max-width: 719px)" srcset="gallery/narrow/{name}.svg">'
+        shown = f'<picture>{narrow}<img src="gallery/{name}.svg" alt="The plan as a picture: {title}"></picture>'
         parts.append(f'## {title}\n\n<div class="picture" tabindex="0">{shown}</div>\n')
         parts.append(f"[In full size](gallery/{name}.svg)\n")
     return "\n".join(parts)
@@ -140,11 +143,13 @@ def page() -> str:
 def main() -> None:
     """Draw them all."""
     (HERE / "gallery.md").write_text(page(), encoding="utf-8")
-    (HERE / "gallery").mkdir(exist_ok=True)
+    (HERE / "gallery" / "narrow").mkdir(parents=True, exist_ok=True)
     for name, (_, plan) in PLANS.items():
         torch.manual_seed(0)
-        picture = plan_svg(plan())
+        drawn = plan()
+        picture = plan_svg(drawn)
         (HERE / "gallery" / f"{name}.svg").write_text(picture, encoding="utf-8")
+        (HERE / "gallery" / "narrow" / f"{name}.svg").write_text(plan_svg(drawn, narrow=True), encoding="utf-8")
         if name == "vit":
             (HERE / "plan.svg").write_text(picture, encoding="utf-8")
 

@@ -98,12 +98,14 @@ def test_the_picture_of_depth_is_what_its_script_draws() -> None:
 
 def test_the_gallery_has_twelve_pictures_and_each_is_what_its_script_draws() -> None:
     assert len(gallery_pictures.PLANS) == 12
-    drawn = {path.stem for path in (DOCS / "gallery").glob("*.svg")}
-    assert drawn == set(gallery_pictures.PLANS)
+    for folder in (DOCS / "gallery", DOCS / "gallery" / "narrow"):
+        assert {path.stem for path in folder.glob("*.svg")} == set(gallery_pictures.PLANS)
     assert (DOCS / "gallery.md").read_text(encoding="utf-8") == gallery_pictures.page()
     for name in ("points", "sequence"):
-        picture = plan_svg(gallery_pictures.PLANS[name][1]())
-        assert (DOCS / "gallery" / f"{name}.svg").read_text(encoding="utf-8") == picture
+        plan = gallery_pictures.PLANS[name][1]()
+        assert (DOCS / "gallery" / f"{name}.svg").read_text(encoding="utf-8") == plan_svg(plan)
+        narrow = DOCS / "gallery" / "narrow" / f"{name}.svg"
+        assert narrow.read_text(encoding="utf-8") == plan_svg(plan, narrow=True)
     assert (DOCS / "plan.svg").read_bytes() == (DOCS / "gallery" / "vit.svg").read_bytes()
 
 

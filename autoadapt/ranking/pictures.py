@@ -8,7 +8,7 @@ from typing import Any
 
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.files.writing import check_place, write_file
-from autoadapt.showing import NEAR, Area, Dot, free_place
+from autoadapt.showing import NEAR, Area, Dot, cost_ticks, free_place, line_areas
 from autoadapt.showing.markup import visible
 from autoadapt.versions import install_line
 
@@ -59,13 +59,13 @@ def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title
     axes.set_title(visible(title), loc="left", fontsize=11, parse_math=False)  # a name may hold a dollar sign
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
-    _plain_ticks(axes)
     front = sorted((point for point in points if point.marked), key=lambda point: point.across)
     axes.plot([p.across for p in front], [p.up for p in front], color="tab:blue", alpha=0.5, drawstyle="steps-post")
     for marked, colour in ((False, "0.55"), (True, "tab:blue")):
         some = [point for point in points if point.marked is marked]
         axes.scatter([p.across for p in some], [p.up for p in some], s=26, color=colour, zorder=3)
     axes.margins(x=0.12, y=0.08)
+    _plain_ticks(axes)
     canvas.draw()
     figure.set_layout_engine("none")  # names were placed for this layout
     label(axes, points, canvas.get_renderer())
@@ -74,9 +74,9 @@ def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title
 
 def _plain_ticks(axes: Any) -> None:
     """Costs as people write them, 5 10 20 50, where a logarithmic axis has powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(FixedLocator(cost_ticks(*axes.get_xlim())))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -92,7 +92,8 @@ def label(axes: Any, points: Sequence[Dot], renderer: Any) -> None:
     from matplotlib.text import Text
 
     places = [axes.transData.transform((point.across, point.up)) for point in points]
-    taken: list[Area] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    front = sorted(place for place, point in zip(map(tuple, places), points, strict=True) if point.marked)
+    taken: list[Area] = [*((x - 7, y - 7, x + 7, y + 7) for x, y in places), *line_areas(front)]
     frame = axes.get_window_extent(renderer)
     to_points = 72 / axes.figure.dpi
     inside: Area = (frame.x0, frame.y0, frame.x1, frame.y1)

@@ -46,6 +46,7 @@ from autoadapt.showing import (
     Step,
     Steps,
     Table,
+    narrow_svg,
     section_of,
     svg,
 )
@@ -54,8 +55,12 @@ from autoadapt.showing.tables import human_count
 __all__ = ["diagram", "plan_section", "plan_svg"]
 
 
-def plan_svg(plan: Plan) -> str:
+def plan_svg(plan: Plan, *, narrow: bool = False) -> str:
     """The picture of a plan: an SVG that stands alone, in light and dark.
+
+    Args:
+        plan: Which source serves which target.
+        narrow: Whether it is 352 pixels wide, for telephones and columns of text, with the outputs below each other.
 
     Example:
         >>> from autoadapt.adapting.planning import plan
@@ -64,7 +69,8 @@ def plan_svg(plan: Plan) -> str:
         >>> "32→64" in plan_svg(plan(new, old))
         True
     """
-    return str(svg(diagram(plan), alone=True)) + "\n"
+    draw = narrow_svg if narrow else svg
+    return str(draw(diagram(plan), alone=True)) + "\n"
 
 
 @section_of.register

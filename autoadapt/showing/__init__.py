@@ -3,8 +3,9 @@
 from autoadapt.showing.diagrams import svg
 from autoadapt.showing.displays import Shown, section_of
 from autoadapt.showing.hypertext import cell, fragment, section_element
-from autoadapt.showing.label_places import NEAR, Area, free_place
+from autoadapt.showing.label_places import NEAR, Area, free_place, line_areas
 from autoadapt.showing.markup import Markup, element
+from autoadapt.showing.narrow_diagrams import narrow_svg
 from autoadapt.showing.parts import (
     Badge,
     Box,
@@ -27,6 +28,7 @@ from autoadapt.showing.parts import (
     Table,
     Tone,
 )
+from autoadapt.showing.scatters import cost_ticks
 from autoadapt.showing.styles import RULES, SCOPE
 
 __all__ = [
@@ -57,9 +59,12 @@ __all__ = [
     "Table",
     "Tone",
     "cell",
+    "cost_ticks",
     "element",
     "fragment",
     "free_place",
+    "line_areas",
+    "narrow_svg",
     "section_element",
     "section_of",
     "svg",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from autoadapt.showing.markup import Markup, element, visible
 
-__all__ = ["FONTS", "PADDING", "Block", "Font", "cells", "draw_text", "fitted", "text_width", "wrapped"]
+__all__ = ["FONTS", "PADDING", "Block", "Font", "cells", "draw_text", "drawing", "fitted", "text_width", "wrapped"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,31 @@ def draw_text(lines: Sequence[tuple[str, str]], left: float, top: float) -> list
         drawn.append(element("text", text.rstrip(), x=_rounded(left), y=_rounded(baseline), class_=f"aa-{style}"))
         top += font.line
     return drawn
+
+
+def drawing(title: str, width: float, height: float, inside: Sequence[Markup], kind: str = "aa-picture") -> Markup:
+    """An SVG.
+
+    Args:
+        title: In a sentence, for who cannot see it.
+        width: In pixels.
+        height: In pixels.
+        inside: What was drawn.
+        kind: Its classes.
+    """
+    across, down = f"{width:.0f}", f"{height:.0f}"
+    return element(
+        "svg",
+        element("title", title),
+        *inside,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {across} {down}",
+        width=across,
+        height=down,
+        role="img",
+        aria_label=title,
+        class_=kind,
+    )
 
 
 def _rounded(number: float) -> str:

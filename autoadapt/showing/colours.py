@@ -25,7 +25,7 @@ KINDS = {
     "mean": Kind("mean", "averages whole axes", ("#f0f4d4", "#687400"), ("#272b10", "#a8b83a")),
     "pool": Kind("pool", "averages cells", ("#ddf6e1", "#1a7f37"), ("#12301b", "#3fb950")),
     "resize": Kind("resize", "interpolates to exact sizes", ("#d5f4ee", "#0b7a66"), ("#0c2f2a", "#39c5ab")),
-    "resample": Kind("resample", "reads cells where the old ones lay", ("#d6f1fb", "#0a7289"), ("#0b2c36", "#3fb8d4")),
+    "resample": Kind("resample", "samples at old cell centres", ("#d6f1fb", "#0a7289"), ("#0b2c36", "#3fb8d4")),
     "project": Kind("project", "learned map of channels", ("#fff0d3", "#9a6700"), ("#36290c", "#d29922")),
     "cast": Kind("cast", "another dtype", ("#ffe4ef", "#bf3989"), ("#3b162b", "#f778ba")),
     "invert": Kind("invert", "a mask the other way round", ("#ececf6", "#5a5f8a"), ("#1f2138", "#a3a8d6")),

@@ -10,22 +10,33 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from autoadapt.showing.blocks import FONTS, PADDING, Block, draw_text, text_width, wrapped
+from autoadapt.showing.blocks import FONTS, PADDING, Block, draw_text, drawing, text_width, wrapped
 from autoadapt.showing.colours import KINDS, kind_class, style_variables
+from autoadapt.showing.flows import GAP, Flow, curve, flow
 from autoadapt.showing.markup import Markup, element
 from autoadapt.showing.parts import Box, Diagram, Lane, Step
 
-__all__ = ["PICTURE_RULES", "readable_width", "svg"]
+__all__ = [
+    "MARGIN",
+    "PICTURE_RULES",
+    "SIDE_ROOM",
+    "boxed",
+    "chained",
+    "headed",
+    "legend",
+    "legend_entry",
+    "picture",
+    "readable_width",
+    "shared_remarks",
+    "step_block",
+    "svg",
+    "unused_block",
+]
 
 MARGIN = 14.0
 GUTTER = 46.0
 """Between the columns; lines that are not level run here only."""
-GAP = 12.0
-"""Between blocks below each other."""
-ARROW = 18.0
-"""Between the steps of a chain."""
 SIDE_ROOM = 272.0
 SIDE_LEAST = 100.0
 CHAIN_ROOM = 600.0
@@ -65,23 +76,14 @@ def svg(diagram: Diagram, *, alone: bool = False) -> Markup:
         alone: Whether it is a file of its own, with its own colours; else it takes those of the page.
     """
     laid = _Layout(diagram)
-    width, height = f"{laid.width:.0f}", f"{laid.height:.0f}"
+    return picture(diagram, laid.width, laid.height, laid.draw(), alone=alone)
+
+
+def picture(diagram: Diagram, width: float, height: float, inside: Sequence[Markup], *, alone: bool) -> Markup:
+    """An SVG around what was drawn; alone it brings its own colours and a ground."""
     style = [element("style", Markup(style_variables(".aa-picture") + PICTURE_RULES))] if alone else []
-    back = [element("rect", class_="aa-back", width=width, height=height, rx=8)] if alone else []
-    return element(
-        "svg",
-        *style,
-        element("title", diagram.title),
-        *back,
-        *laid.draw(),
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height}",
-        width=width,
-        height=height,
-        role="img",
-        aria_label=diagram.title,
-        class_="aa-picture",
-    )
+    back = [element("rect", class_="aa-back", width=f"{width:.0f}", height=f"{height:.0f}", rx=8)] if alone else []
+    return drawing(diagram.title, width, height, [*style, *back, *inside])
 
 
 def readable_width(diagram: Diagram) -> int:
@@ -94,39 +96,36 @@ class _Chain:
     """A lane with its blocks; places are relative to its top."""
 
     lane: Lane
-    rows: list[list[Block]]
+    flow: Flow
     target: Block
     remark: list[str]
     source_height: float = 0.0
 
-    @cached_property
-    def width(self) -> float:
-        return max(sum(block.width for block in row) + ARROW * (len(row) - 1) for row in self.rows)
+    @property
+    def lead(self) -> float:
+        """Where its steps begin: below the top where source or target, which stand beside them, are higher."""
+        centres = self.flow.centres
+        return max(0.0, self.source_height / 2 - centres[0], self.target.height / 2 - centres[-1])
 
-    @cached_property
-    def heights(self) -> list[float]:
-        return [max(block.height for block in row) for row in self.rows]
+    @property
+    def start(self) -> float:
+        """The middle of the first row of steps."""
+        return self.lead + self.flow.centres[0]
 
-    @cached_property
-    def centres(self) -> list[float]:
-        """The middle of each row of steps."""
-        first, last = self.heights[0] / 2, self.heights[-1] / 2
-        reach = max(first, self.source_height / 2, self.target.height / 2 if len(self.rows) == 1 else 0)
-        made = [reach]
-        for above, below in itertools.pairwise(self.heights):
-            made.append(made[-1] + above / 2 + GAP + below / 2)
-        room = made[-1] - self.target.height / 2
-        return [centre - min(room, 0) for centre in made] if last else made
+    @property
+    def end(self) -> float:
+        """The middle of the last."""
+        return self.lead + self.flow.centres[-1]
 
     @property
     def remark_top(self) -> float:
-        return self.centres[-1] + self.heights[-1] / 2 + 4
+        return self.lead + self.flow.height + 4
 
     @property
     def height(self) -> float:
         remark = self.remark_top + len(self.remark) * FONTS["remark"].line if self.remark else 0
-        below = self.centres[-1] + max(self.heights[-1], self.target.height) / 2
-        return max(below, remark, self.centres[0] + self.source_height / 2)
+        below = max(self.lead + self.flow.height, self.end + self.target.height / 2)
+        return max(below, remark, self.start + self.source_height / 2)
 
 
 class _Layout:
@@ -134,17 +133,14 @@ class _Layout:
 
     def __init__(self, diagram: Diagram) -> None:
         self.diagram = diagram
-        self.inputs = [(_boxed(box), [_step(step) for step in steps]) for box, steps in diagram.inputs]
-        self.sources = [_boxed(box) for box in diagram.sources]
-        unused_title, unused = diagram.unused
-        self.unused = _unused(unused_title, unused) if unused else None
-        counts = Counter(lane.remark for lane in diagram.lanes if lane.remark)
-        often = [remark for remark, count in counts.items() if count >= OFTEN]
-        self.shared = {remark: f"note {i}" for i, remark in enumerate(often, 1)}
+        self.inputs = [(boxed(box), [step_block(step) for step in steps]) for box, steps in diagram.inputs]
+        self.sources = [boxed(box) for box in diagram.sources]
+        self.unused = unused_block(diagram)
+        self.shared = shared_remarks(diagram.lanes)
         self.chains = [self._chain(lane) for lane in diagram.lanes]
         self.side = max(SIDE_LEAST, *(block.width for block in self._left_blocks()))
         self.target_side = max(SIDE_LEAST, *(chain.target.width for chain in self.chains))
-        self.middle = max(CHAIN_LEAST, *(chain.width for chain in self.chains))
+        self.middle = max(CHAIN_LEAST, *(chain.flow.width for chain in self.chains))
         self.left = MARGIN + PADDING + 4
         self.chain_left = self.left + self.side + PADDING + 4 + GUTTER
         self.target_left = self.chain_left + self.middle + GUTTER
@@ -158,17 +154,10 @@ class _Layout:
         yield from [self.unused] if self.unused else []
 
     def _chain(self, lane: Lane) -> _Chain:
-        blocks = [_step(step) for step in lane.steps] or [Block((("caption", "as it is"),), "aa-plain")]
-        rows: list[list[Block]] = [[]]
-        for block in blocks:
-            taken = sum(other.width + ARROW for other in rows[-1])
-            if rows[-1] and taken + block.width > CHAIN_ROOM:
-                rows.append([])
-            rows[-1].append(block)
-        chain = _Chain(lane, rows, _boxed(lane.target), [])
+        chain = _Chain(lane, flow(chained(lane), CHAIN_ROOM), boxed(lane.target), [])
         if lane.remark:
             remark = self.shared.get(lane.remark, lane.remark)
-            chain.remark = wrapped(remark, "remark", max(chain.width, CHAIN_LEAST) + GUTTER / 2)
+            chain.remark = wrapped(remark, "remark", max(chain.flow.width, CHAIN_LEAST) + GUTTER / 2)
         if lane.source >= len(self.inputs):
             chain.source_height = self.sources[lane.source - len(self.inputs)].height
         return chain
@@ -177,9 +166,9 @@ class _Layout:
         """Titles, what is given, then lanes; each source in the middle of the lanes it serves, none on another."""
         notes = [line for note in self.diagram.notes for line in wrapped(note, "head", self.middle + GUTTER / 2)]
         self.titles = [
-            (self.left, _headed("new", (self.diagram.source, ""), self.side)),
+            (self.left, headed("new", (self.diagram.source, ""), self.side)),
             (self.chain_left, [("title", "adapters"), *(("head", line) for line in notes)]),
-            (self.target_left, _headed("contract of", self.diagram.target, self.target_side)),
+            (self.target_left, headed("contract of", self.diagram.target, self.target_side)),
         ]
         top = MARGIN + PADDING
         below_title = top + sum(FONTS[style].line for style, _ in self.titles[0][1]) + 8
@@ -206,7 +195,7 @@ class _Layout:
             for line in wrapped(f"{note}: {remark}", "remark", self.width - 2 * self.left)
         ]
         below = self.bottom + GAP + len(self.notes) * FONTS["remark"].line + (GAP / 2 if self.notes else 0)
-        self.legend = list(self._legend(below))
+        self.legend = list(legend(self.diagram, self.left, below, self.width))
         self.height = (max(y for _, y, _ in self.legend) + 18 if self.legend else below - GAP) + MARGIN - 4
 
     def _source_centres(self, top: float) -> list[float]:
@@ -214,7 +203,7 @@ class _Layout:
         liked: list[float] = []
         for i in range(len(self.sources)):
             served = [
-                lane_top + chain.centres[0]
+                lane_top + chain.start
                 for lane_top, chain in zip(self.lane_tops, self.chains, strict=True)
                 if chain.lane.source == i + len(self.inputs)
             ]
@@ -225,18 +214,6 @@ class _Layout:
             centres.append(centre)
             top = centre + block.height / 2 + GAP
         return centres
-
-    def _legend(self, top: float) -> Iterator[tuple[float, float, str]]:
-        """Where each operation that occurs is explained."""
-        steps = [step for _, done in self.diagram.inputs for step in done]
-        used = {step.kind for step in (*steps, *(step for lane in self.diagram.lanes for step in lane.steps))}
-        left = self.left
-        for name in (name for name in KINDS if name in used):
-            width = 22 + text_width(f"{KINDS[name].word}: {KINDS[name].says}", "head") + 14
-            if left > self.left and left + width > self.width - MARGIN:
-                left, top = self.left, top + 20
-            yield left, top, name
-            left += width
 
     def draw(self) -> list[Markup]:
         """Panels, lines, blocks, titles, legend."""
@@ -250,7 +227,7 @@ class _Layout:
             *(block for i in range(len(self.chains)) for block in self._lane(i)),
             *(line for left, lines in self.titles for line in draw_text(lines, left, MARGIN + PADDING)),
             *draw_text(self.notes, self.left, self.bottom + GAP),
-            *(shape for place in self.legend for shape in _legend_entry(*place)),
+            *(shape for place in self.legend for shape in legend_entry(*place)),
         ]
 
     def _left_side(self) -> Iterator[Markup]:
@@ -286,53 +263,68 @@ class _Layout:
     def _lines(self, index: int) -> Iterator[Markup]:
         chain, top = self.chains[index], self.lane_tops[index]
         start = self.left + self.side
-        yield from _curve(start, self._source_at(chain.lane.source), self.chain_left, top + chain.centres[0])
-        for number, (row, centre) in enumerate(zip(chain.rows, chain.centres, strict=True)):
-            right = self.chain_left
-            for block in row[:-1]:
-                right += block.width
-                yield from _curve(right, top + centre, right + ARROW, top + centre)
-                right += ARROW
-            right += row[-1].width
-            if number + 1 < len(chain.rows):
-                between = top + centre + chain.heights[number] / 2 + GAP / 2
-                yield from _turn(right, top + centre, between, self.chain_left, top + chain.centres[number + 1])
-            else:
-                yield from _curve(right, top + centre, self.target_left, top + centre)
+        yield from curve(start, self._source_at(chain.lane.source), self.chain_left, top + chain.start)
+        yield from chain.flow.lines(self.chain_left, top + chain.lead)
+        yield from curve(self.chain_left + chain.flow.end, top + chain.end, self.target_left, top + chain.end)
 
     def _lane(self, index: int) -> Iterator[Markup]:
         chain, top = self.chains[index], self.lane_tops[index]
-        for row, centre in zip(chain.rows, chain.centres, strict=True):
-            left = self.chain_left
-            for block in row:
-                yield block.draw(left, top + centre - block.height / 2)
-                left += block.width + ARROW
+        yield from chain.flow.draw(self.chain_left, top + chain.lead)
         remark = [("remark", line) for line in chain.remark]
         yield from draw_text(remark, self.chain_left, top + chain.remark_top)
-        yield chain.target.draw(self.target_left, top + chain.centres[-1] - chain.target.height / 2, self.target_side)
+        yield chain.target.draw(self.target_left, top + chain.end - chain.target.height / 2, self.target_side)
 
 
-def _boxed(box: Box) -> Block:
+def boxed(box: Box) -> Block:
+    """A tensor: its name, and what it is."""
     room = SIDE_ROOM - 2 * PADDING
     lines = [("name", line) for line in wrapped(box.name, "name", room, 2)]
     lines += [("spec", line) for line in wrapped(box.spec, "spec", room)] if box.spec else []
     return Block(tuple(lines), full=f"{box.name}  {box.spec}")
 
 
-def _unused(title: str, text: str) -> Block:
-    room = SIDE_ROOM - 2 * PADDING
-    lines = [("caption", title), *(("spec", line) for line in wrapped(text, "spec", room, 4))]
-    return Block(tuple(lines), "aa-unused", full=f"{title}: {text}")
+def unused_block(diagram: Diagram) -> Block | None:
+    """What of the module is not needed."""
+    title, text = diagram.unused
+    lines = [("caption", title), *(("spec", line) for line in wrapped(text, "spec", SIDE_ROOM - 2 * PADDING, 4))]
+    return Block(tuple(lines), "aa-unused", full=f"{title}: {text}") if text else None
 
 
-def _step(step: Step) -> Block:
+def step_block(step: Step) -> Block:
+    """One operation: its kind, what it does, and what comes out."""
     caption = f"{KINDS[step.kind].word if step.kind in KINDS else step.kind}  {step.note}".rstrip()
     lines = [("caption", caption), *(("label", line) for line in wrapped(step.label, "label", 220))]
     lines += [("spec", line) for line in wrapped(step.gives, "spec", 220)] if step.gives else []
     return Block(tuple(lines), kind_class(step.kind), full=f"{step.text}  {step.gives}".rstrip())
 
 
-def _headed(label: str, named: tuple[str, str], room: float) -> list[tuple[str, str]]:
+def chained(lane: Lane) -> list[Block]:
+    """The operations of a lane, of which there may be none."""
+    return [step_block(step) for step in lane.steps] or [Block((("caption", "as it is"),), "aa-plain")]
+
+
+def shared_remarks(lanes: Sequence[Lane]) -> dict[str, str]:
+    """What stands in the place of remarks that many lanes have."""
+    counts = Counter(lane.remark for lane in lanes if lane.remark)
+    often = [remark for remark, count in counts.items() if count >= OFTEN]
+    return {remark: f"note {i}" for i, remark in enumerate(often, 1)}
+
+
+def legend(diagram: Diagram, start: float, top: float, width: float) -> Iterator[tuple[float, float, str]]:
+    """Where each operation that occurs is explained: left, top, and its kind."""
+    steps = [step for _, done in diagram.inputs for step in done]
+    used = {step.kind for step in (*steps, *(step for lane in diagram.lanes for step in lane.steps))}
+    left = start
+    for name in (name for name in KINDS if name in used):
+        taken = 22 + text_width(f"{KINDS[name].word}: {KINDS[name].says}", "head") + 14
+        if left > start and left + taken > width - MARGIN:
+            left, top = start, top + 20
+        yield left, top, name
+        left += taken
+
+
+def headed(label: str, named: tuple[str, str], room: float) -> list[tuple[str, str]]:
+    """The lines of a title: a label, a name, and what there is to say of it."""
     styled = zip(("title", "head"), named, strict=True)
     return [("head", label), *((style, line) for style, text in styled if text for line in wrapped(text, style, room))]
 
@@ -343,28 +335,8 @@ def _panel(left: float, top: float, width: float, height: float) -> Markup:
     )
 
 
-def _legend_entry(left: float, top: float, name: str) -> Sequence[Markup]:
+def legend_entry(left: float, top: float, name: str) -> Sequence[Markup]:
+    """A swatch and what it means."""
     swatch = element("rect", x=f"{left:.1f}", y=f"{top + 1:.1f}", width=14, height=12, rx=3)
     words = draw_text([("head", f"{KINDS[name].word}: {KINDS[name].says}")], left + 20, top)
     return [element("g", swatch, class_=f"{kind_class(name)} aa-swatch"), *words]
-
-
-def _curve(left: float, top: float, right: float, bottom: float) -> tuple[Markup, Markup]:
-    """A line to the right, with a tip; curved where the ends are not level."""
-    end = right - 5
-    if abs(top - bottom) < 0.5:
-        path = f"M{left:.1f} {top:.1f}H{end:.1f}"
-    else:
-        bend = left + (right - left) / 2
-        path = f"M{left:.1f} {top:.1f}C{bend:.1f} {top:.1f} {bend:.1f} {bottom:.1f} {end:.1f} {bottom:.1f}"
-    return element("path", d=path), _tip(right, bottom)
-
-
-def _turn(right: float, top: float, between: float, left: float, bottom: float) -> tuple[Markup, Markup]:
-    """A line from the end of one row to the start of the next."""
-    path = f"M{right:.1f} {top:.1f}h8V{between:.1f}H{left - 14:.1f}V{bottom:.1f}H{left - 5:.1f}"
-    return element("path", d=path, stroke_linejoin="round"), _tip(left, bottom)
-
-
-def _tip(x: float, y: float) -> Markup:
-    return element("path", class_="aa-tip", d=f"M{x:.1f} {y:.1f}l-7 -3.6v7.2z")

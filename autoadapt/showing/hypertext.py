@@ -10,6 +10,7 @@ from typing_extensions import assert_never
 from autoadapt.showing.colours import kind_class
 from autoadapt.showing.diagrams import readable_width, svg
 from autoadapt.showing.markup import Markup, element
+from autoadapt.showing.narrow_diagrams import NARROW_WIDTH, narrow_svg
 from autoadapt.showing.parts import (
     Badge,
     Cell,
@@ -73,17 +74,19 @@ def _part(part: Part, level: int) -> Markup:
         case Code(text=text):
             return element("pre", text)
         case Diagram():
-            return _frame(svg(part), readable_width(part))
+            return _frame(svg(part), narrow_svg(part), readable_width(part))
         case Scatter():
-            return _frame(scatter_svg(part), READABLE_SCATTER)
+            return _frame(scatter_svg(part), scatter_svg(part, width=NARROW_WIDTH), READABLE_SCATTER)
         case _:
             assert_never(part)
 
 
-def _frame(picture: Markup, least: int) -> Markup:
-    """A picture, where there is room for it; where there is none, the table beside it says the same."""
-    rule = f"@container (max-width:{least - 1}px){{.{SCOPE} .aa-from-{least}{{display:none}}}}"
-    return element("div", element("style", Markup(rule)), picture, class_=f"aa-frame aa-from-{least}")
+def _frame(wide: Markup, narrow: Markup, least: int) -> Markup:
+    """A picture in two widths: one where there is room for it, so that its letters can be read, and one elsewhere."""
+    shown = f".{SCOPE} .aa-from-{least}{{display:%s}}.{SCOPE} .aa-below-{least}{{display:%s}}"
+    rule = f"{shown % ('block', 'none')}@container (max-width:{least - 1}px){{{shown % ('none', 'block')}}}"
+    pictures = element("div", wide, class_=f"aa-from-{least}"), element("div", narrow, class_=f"aa-below-{least}")
+    return element("div", element("style", Markup(rule)), *pictures, class_="aa-frame")
 
 
 def _fact(label: str, said: Markup) -> tuple[Markup, Markup]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["NEAR", "Area", "Place", "free_place"]
+__all__ = ["NEAR", "Area", "Place", "corners", "free_place", "line_areas"]
 
 Area: TypeAlias = tuple[float, float, float, float]
 """Left, one of bottom and top, right, and the other, in pixels; the second is below the fourth."""
@@ -51,6 +51,25 @@ def free_place(x: float, y: float, width: float, height: float, taken: Sequence[
             break
     assert best is not None, "there are directions"
     return best[1]
+
+
+def corners(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A line in steps from each place to the next: across first.
+
+    Example:
+        >>> corners([(0, 9), (4, 5)])
+        [(0, 9), (4, 9), (4, 5)]
+    """
+    steps = [corner for (_, above), (x, y) in itertools.pairwise(places) for corner in ((x, above), (x, y))]
+    return [*places[:1], *steps]
+
+
+def line_areas(places: Sequence[tuple[float, float]]) -> list[Area]:
+    """What a line in steps takes, so that names are not placed on it."""
+    return [
+        (min(x, to_x) - 1, min(y, to_y) - 1, max(x, to_x) + 1, max(y, to_y) + 1)
+        for (x, y), (to_x, to_y) in itertools.pairwise(corners(places))
+    ]
 
 
 def _overlap(left: Area, right: Area) -> float:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from autoadapt.showing.blocks import FONTS, fitted, text_width
-from autoadapt.showing.label_places import NEAR, Area, free_place
+from autoadapt.showing.blocks import FONTS, drawing, fitted, text_width
+from autoadapt.showing.label_places import NEAR, Area, corners, free_place, line_areas
 from autoadapt.showing.markup import Markup, element, visible
 from autoadapt.showing.parts import Dot, Scatter
 
-__all__ = ["READABLE_SCATTER", "SCATTER_RULES", "scatter_svg"]
+__all__ = ["READABLE_SCATTER", "SCATTER_RULES", "cost_ticks", "scatter_svg"]
 
-WIDTH, HEIGHT = 760.0, 470.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 20.0, 34.0, 52.0
 LONGEST_NAME = 30
+FEWEST_TICKS = 3
 READABLE_SCATTER = 570
 """Pixels below which the letters would be too small."""
 
@@ -29,24 +30,13 @@ SCATTER_RULES = """
 """
 
 
-def scatter_svg(scatter: Scatter) -> Markup:
+def scatter_svg(scatter: Scatter, *, width: float = 760.0, height: float = 470.0) -> Markup:
     """Draw a scatter in the colours of the page around it."""
     across = _logarithmic([dot.across for dot in scatter.dots])
     up = _linear([dot.up for dot in scatter.dots])
-    return element(
-        "svg",
-        element("title", scatter.title),
-        element("g", *_grid(scatter, across, up)),
-        *_front(scatter.dots, across, up),
-        *_dots(scatter.dots, across, up),
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {WIDTH:.0f} {HEIGHT:.0f}",
-        width=f"{WIDTH:.0f}",
-        height=f"{HEIGHT:.0f}",
-        role="img",
-        aria_label=scatter.title,
-        class_="aa-picture aa-scatter",
-    )
+    frame = _Frame(across, up, width, height)
+    inside = [element("g", *_grid(scatter, frame)), *_front(scatter.dots, frame), *_dots(scatter.dots, frame)]
+    return drawing(scatter.title, width, height, inside, "aa-picture aa-scatter")
 
 
 class _Axis:
@@ -60,61 +50,94 @@ class _Axis:
         return start + (end - start) * (self._scale(value) - self._low) / self._length
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """Two axes in a picture of a size."""
+
+    across: _Axis
+    up: _Axis
+    width: float
+    height: float
+
+    @property
+    def inside(self) -> Area:
+        """Where points stand."""
+        return (LEFT, TOP, self.width - RIGHT, self.height - BOTTOM)
+
+    def x(self, value: float) -> float:
+        return self.across.at(value, LEFT, self.width - RIGHT)
+
+    def y(self, value: float) -> float:
+        return self.up.at(value, self.height - BOTTOM, TOP)
+
+
 def _logarithmic(values: Sequence[float]) -> _Axis:
-    """Costs, with ticks as people write them: 1 2 5 10; what costs nothing stands at the left end."""
+    """Costs; what costs nothing stands at the left end."""
     positive = [value for value in values if value > 0] or [1.0]
     low, high = min(positive) / 1.25, max(positive) * 1.25
+    return _Axis(low, high, cost_ticks(low, high), lambda value: math.log(max(value, low)))
+
+
+def cost_ticks(low: float, high: float) -> list[float]:
+    """Costs as people write them, 1 2 5 10, and at equal steps where those are too few.
+
+    Example:
+        >>> cost_ticks(0.8, 30), cost_ticks(0.17, 0.31)
+        ([1.0, 2.0, 5.0, 10.0, 20.0], [0.18, 0.2, 0.22, 0.24, 0.26, 0.28, 0.3])
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    return _Axis(low, high, ticks, lambda value: math.log(max(value, low)))
+    ticks = [round(digit * 10.0**decade, 15) for decade in decades for digit in (1, 2, 5)]
+    within = [tick for tick in ticks if low <= tick <= high]
+    return within if len(within) >= FEWEST_TICKS else [tick for tick in _steps(low, high) if low <= tick <= high]
 
 
 def _linear(values: Sequence[float]) -> _Axis:
     margin = (max(values) - min(values) or abs(values[0]) or 1.0) * 0.08
     low, high = min(values) - margin, max(values) + margin
+    return _Axis(low, high, _steps(low, high), float)
+
+
+def _steps(low: float, high: float) -> list[float]:
+    """Round numbers at equal steps, three to eight of them or so."""
     decade = 10.0 ** math.floor(math.log10(high - low))
     step = next(part for part in (decade / 5, decade / 2, decade, decade * 2) if (high - low) / part <= 7)
     first = math.floor(low / step)
-    return _Axis(low, high, [round((first + i) * step, 12) for i in range(9)], float)
+    digits = 12 - math.floor(math.log10(step))
+    return [round((first + i) * step, digits) for i in range(9)]
 
 
-def _x(axis: _Axis, value: float) -> float:
-    return axis.at(value, LEFT, WIDTH - RIGHT)
-
-
-def _y(axis: _Axis, value: float) -> float:
-    return axis.at(value, HEIGHT - BOTTOM, TOP)
-
-
-def _grid(scatter: Scatter, across: _Axis, up: _Axis) -> list[Markup]:
+def _grid(scatter: Scatter, frame: _Frame) -> list[Markup]:
+    left, top, right, bottom = frame.inside
     drawn = []
-    for tick in across.ticks:
-        x = _x(across, tick)
-        drawn += [_line(f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}", "aa-rule"), _text(f"{tick:g}", x, HEIGHT - BOTTOM + 18)]
-    for tick in up.ticks:
-        y = _y(up, tick)
-        drawn += [_line(f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", "aa-rule")]
-        drawn += [_text(f"{tick:g}", LEFT - 8, y + 4, anchor="end")]
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    return [*drawn, _text(scatter.across, middle, HEIGHT - 12), _text(scatter.up, LEFT, 18, anchor="start")]
+    for tick in frame.across.ticks:
+        x = frame.x(tick)
+        drawn += [_line(f"M{x:.1f} {top}V{bottom}", "aa-rule"), _text(f"{tick:g}", x, bottom + 18)]
+    for tick in frame.up.ticks:
+        y = frame.y(tick)
+        drawn += [_line(f"M{left} {y:.1f}H{right}", "aa-rule")]
+        drawn += [_text(f"{tick:g}", left - 8, y + 4, anchor="end")]
+    titles = _text(scatter.across, (left + right) / 2, frame.height - 12), _text(scatter.up, 8, 18, anchor="start")
+    return [*drawn, *titles]
 
 
-def _front(dots: Sequence[Dot], across: _Axis, up: _Axis) -> list[Markup]:
+def _best(dots: Sequence[Dot], frame: _Frame) -> list[tuple[float, float]]:
+    return sorted((frame.x(dot.across), frame.y(dot.up)) for dot in dots if dot.marked)
+
+
+def _front(dots: Sequence[Dot], frame: _Frame) -> list[Markup]:
     """A line in steps through the best."""
-    best = sorted((_x(across, dot.across), _y(up, dot.up)) for dot in dots if dot.marked)
-    steps = [f"H{x:.1f}V{y:.1f}" for x, y in best[1:]]
-    return [_line(f"M{best[0][0]:.1f} {best[0][1]:.1f}{''.join(steps)}", "aa-front")] if steps else []
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners(_best(dots, frame)))
+    return [_line(f"M{path}", "aa-front")] if "L" in path else []
 
 
-def _dots(dots: Sequence[Dot], across: _Axis, up: _Axis) -> list[Markup]:
-    places = [(_x(across, dot.across), _y(up, dot.up)) for dot in dots]
-    taken: list[Area] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    inside = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
+def _dots(dots: Sequence[Dot], frame: _Frame) -> list[Markup]:
+    places = [(frame.x(dot.across), frame.y(dot.up)) for dot in dots]
+    taken: list[Area] = [*((x - 6, y - 6, x + 6, y + 6) for x, y in places), *line_areas(_best(dots, frame))]
     drawn = []
     for dot, (x, y) in zip(dots, places, strict=True):
         name = fitted(visible(dot.name), LONGEST_NAME)
         width, height = text_width(name, "spec"), FONTS["spec"].line
-        place = free_place(x, y, width, height, taken, inside)
+        place = free_place(x, y, width, height, taken, frame.inside)
         taken.append(place.box)
         left, top = x + place.dx, y + place.dy
         lead = [_line(f"M{x:.1f} {y:.1f}L{_nearest(x, left, width):.1f} {top + height / 2:.1f}", "aa-lead")]

@@ -67,7 +67,8 @@ background:var(--aa-line);overflow:hidden}}
 .{SCOPE} .aa-frame{{margin:12px 0;border:1px solid var(--aa-line);border-radius:8px;padding:4px}}
 .{SCOPE} .aa-frame svg{{display:block;max-width:100%;height:auto;margin:0 auto}}
 .{SCOPE} nav ol{{list-style:none;margin:0 0 32px;padding:0;border-top:1px solid var(--aa-line)}}
-.{SCOPE} nav li{{display:flex;flex-wrap:wrap;gap:2px 12px;padding:6px 0;border-bottom:1px solid var(--aa-line)}}
+.{SCOPE} nav li{{display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 12px;
+padding:6px 0;border-bottom:1px solid var(--aa-line)}}
 .{SCOPE} nav a{{color:inherit;flex:1 1 14em}}
 @container (max-width:760px){{
 .{SCOPE} dl{{grid-template-columns:88px minmax(0,1fr);gap:4px 10px}}

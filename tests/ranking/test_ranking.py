@@ -283,15 +283,25 @@ def test_names_in_a_picture_do_not_cover_one_another() -> None:
 def test_a_page_shows_every_candidate_once_in_a_scatter_and_no_name_lies_on_another(judged: Ranking) -> None:
     hostile = judged.model_copy(update={"rows": (*judged.rows, judged.rows[0].model_copy(update={"source": "<b>x"}))})
     page = hostile._repr_html_()
-    assert page.count("<circle") == len(hostile.points())
     assert "<b>x" not in page
-    names = [
+    wide, narrow = re.findall(r'<svg .*?class="aa-picture aa-scatter".*?</svg>', page, re.DOTALL)
+    for picture in (wide, narrow):
+        assert picture.count("<circle") == len(hostile.points())
+        assert_apart(names_in(picture), len(hostile.points()))
+
+
+def names_in(picture: str) -> list[tuple[float, float, float]]:
+    """Left, baseline and width of each name."""
+    return [
         (float(x), float(y), text_width(html.unescape(name), "spec"))
         for x, y, name in re.findall(
-            r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="aa-spec">(.*?)<', page
+            r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="aa-spec">(.*?)<', picture
         )
     ]
-    assert len(names) == len(hostile.points())
+
+
+def assert_apart(names: list[tuple[float, float, float]], count: int) -> None:
+    assert len(names) == count
     for (x, y, width), (other_x, other_y, other_width) in itertools.combinations(names, 2):
         apart = x + width <= other_x or other_x + other_width <= x or abs(y - other_y) >= FONTS["spec"].line - 0.2
         assert apart
@@ -300,9 +310,30 @@ def test_a_page_shows_every_candidate_once_in_a_scatter_and_no_name_lies_on_anot
 @pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [0.0, 1e-9], [0.2, 0.9], [-1.0, 40.0]])
 def test_a_scatter_has_a_few_ticks_whatever_the_values(values: list[float]) -> None:
     drawn = scatter_svg(Scatter("", "ms", "agrees", tuple(Dot("a", abs(value), value, True) for value in values)))
-    ticks = re.findall(r'text-anchor="end" class="aa-head">', drawn)
-    assert 2 <= len(ticks) <= 8
+    up = re.findall(r'text-anchor="end" class="aa-head">', drawn)
+    across = re.findall(r'text-anchor="middle" class="aa-head">[\d.e-]+<', drawn)
+    assert 2 <= len(up) <= 8
+    assert 3 <= len(across) <= 8
     assert "nan" not in drawn
+
+
+def test_a_name_does_not_lie_on_the_line_through_the_best() -> None:
+    dots = (Dot("narrow", 0.24, 0.3, True), Dot("wide", 0.25, 1.0, True))
+    for width in (760.0, 352.0):
+        drawn = scatter_svg(Scatter("", "ms", "agrees", dots), width=width)
+        (path,) = re.findall(r'd="M([^"]+)" class="aa-front"', drawn)
+        places = [tuple(map(float, place.split())) for place in path.split("L")]
+        for left, baseline, taken in names_in(drawn):
+            for (x, y), (to_x, to_y) in itertools.pairwise(places):
+                beside = max(x, to_x) < left or left + taken < min(x, to_x)
+                above = max(y, to_y) < baseline - 9 or baseline < min(y, to_y)
+                assert beside or above
+
+
+def test_a_picture_of_costs_that_are_nearly_equal_has_ticks_too(tmp_path: Path) -> None:
+    path = tmp_path / "rank.svg"
+    draw([Dot("a", 0.24, 0.3, True), Dot("b", 0.25, 1.0, True)], path, across="ms", up="agreement", title="t")
+    assert len(re.findall(r'<g id="xtick_\d+">', path.read_text("utf-8"))) >= 3
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m\x07", "a\u202eb", "a\uffff", "a\udcff", r"$\frac$", "a\nb"])

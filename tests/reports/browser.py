@@ -174,6 +174,7 @@ function measure(frame) {
     picture_faults: pictures(doc),
     smallest_letters: Math.min(99, ...shown.map(letters)),
     alien: [...doc.querySelectorAll(ALIEN)].map(e => e.outerHTML),
+    badges: [...new Set([...doc.querySelectorAll('.aa-badge')].map(e => e.getBoundingClientRect().height))],
     names: [...doc.querySelectorAll('b.aa-name')].map(e => e.textContent),
     ink: view.getComputedStyle(doc.querySelector('.autoadapt') || doc.body).color,
     back: view.getComputedStyle(doc.querySelector('.autoadapt') || doc.body).backgroundColor,

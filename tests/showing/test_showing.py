@@ -31,6 +31,7 @@ from autoadapt.showing import (
     Table,
     element,
     fragment,
+    narrow_svg,
     section_of,
     svg,
 )
@@ -157,10 +158,11 @@ def text_rectangle(text):
     return left, baseline - 0.78 * size, left + text_width(text.text or "", style), baseline + 0.24 * size
 
 
+@pytest.mark.parametrize("draw", [svg, narrow_svg])
 @SETTINGS
 @given(diagram=diagrams())
-def test_in_any_picture_boxes_stay_apart_and_texts_in_their_places(diagram):
-    root = ElementTree.fromstring(svg(diagram, alone=True))
+def test_in_any_picture_boxes_stay_apart_and_texts_in_their_places(draw, diagram):
+    root = ElementTree.fromstring(draw(diagram, alone=True))
     whole = (0.0, 0.0, float(root.get("width")), float(root.get("height")))
     groups = [group for group in root.iter(f"{SVG}g") if "aa-swatch" not in group.get("class")]
     boxes = [rectangle(group.find(f"{SVG}rect")) for group in groups]
@@ -174,6 +176,17 @@ def test_in_any_picture_boxes_stay_apart_and_texts_in_their_places(diagram):
     loose = [text_rectangle(text) for text in root.findall(f"{SVG}text")]
     for i, text in enumerate(loose):
         assert not any(meet(text, other) for other in [*boxes, *loose[:i]])
+
+
+def test_a_narrow_picture_has_the_same_texts_in_the_width_of_a_telephone():
+    lane = Lane(1, (Step("project", "384->64", "384→64"),) * 4, Box("c2", "f32[B, 64]"), "seen from afar")
+    diagram = Diagram("", "New", ("Old", "list of 1"), ((Box("x", "f32[B, 3]"), ()),), (Box("blocks.2", ""),), (lane,))
+    wide, narrow = (ElementTree.fromstring(draw(diagram)) for draw in (svg, narrow_svg))
+    assert float(narrow.get("width")) == 352 < float(wide.get("width"))
+    assert float(narrow.get("height")) > float(wide.get("height"))
+    texts = [{text.text for text in root.iter(f"{SVG}text")} for root in (wide, narrow)]
+    assert texts[0] - texts[1] == {"adapters"}
+    assert len(narrow.findall(f"{SVG}path[@class='aa-tip']")) == 5
 
 
 def test_sources_stand_in_their_own_order_whichever_order_they_are_asked_for_in():
