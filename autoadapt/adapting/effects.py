@@ -32,7 +32,7 @@ from autoadapt.adapting.operations import (
     text,
 )
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.signature import TensorSpec, cells_in
 from autoadapt.errors import Mismatch, PlanError
 
 __all__ = ["after", "axis_groups", "coarse_step", "multiply_adds", "stays_contiguous"]
@@ -79,7 +79,7 @@ def _order_after(operation: Operation, spec: TensorSpec) -> tuple[str, int]:
             merged = [[known[name] for name in names if known[name].axes - {"B"}] for names in right]
             order = next(([min(dim.axes) for dim in dims] for dims in merged if len(dims) > 1), None)
             if order is not None:
-                return ("rows" if order == sorted(order) else "columns"), 0
+                return cells_in(order), 0
             return ("rows", 0) if any(len(names) > 1 for names in left) else spec.order
         case Mean() | Take():
             return "rows", 0

@@ -72,7 +72,8 @@ def adapt(
         thin: How points are chosen where the new module has more than are wanted: `farthest`, `first`, `even`,
             `random`; `repeat` also where it has fewer.
         grid: For a `new` of one image size: rows, columns, leading and trailing tokens of token axes that cannot be
-            read, by the path of the output or module: `{"blocks.11": (14, 14, 1)}`, or `(14, 14, 1, 4)`.
+            read, by the path of the output or module: `{"blocks.11": (14, 14, 1)}`, or `(14, 14, 1, 4)`. Of
+            clips and volumes with the frames or slices first: `(8, 14, 14, 1)`.
         convert_inputs: What may be changed of an input that `new` would refuse: `layout` (the order of its axes),
             `channels` (its first convolution reads others), `size` (resized to the nearest legal one); `()` refuses.
             And `statistics`: values normalised otherwise are converted, where what both modules expect is known.

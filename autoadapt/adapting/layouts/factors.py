@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from autoadapt.contracts.dims import Dim, leading_and_product
-from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.signature import TensorSpec, in_order
 
 __all__ = ["LARGE", "POINTS", "Atom", "Factored", "distance", "factored", "kernel_of", "size_of", "whole"]
 
@@ -83,6 +83,10 @@ def factored(
         ((0, 1, 0), ['floor(H/16)', 'floor(W/16)'], Fraction(16, 1))
     """
     given, called = dict(axes or {}), dict(names or {})
+    folded = {axis: dim for axis, dim in given.items() if axis == "B" and len(dim.axes) > 1}  # frames beside samples
+    given = {axis: dim for axis, dim in given.items() if axis not in folded}
+    called = {axis: name for axis, name in called.items() if axis not in folded}
+    spec = spec.with_dims([dim.substitute(folded) for dim in spec.dims]) if folded else spec
     resized = {axis: dim for axis, dim in given.items() if axis not in padded}
 
     def atom(factor: Dim) -> Atom:
@@ -124,9 +128,9 @@ def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -
     if spec.cells == "unknown":
         return 0, 0, (dim,)
     trailing = min(spec.trailing, extra)
-    turned = iter(reversed(cells))
-    if spec.cells == "columns":
-        factors = tuple(next(turned) if factor in cells else factor for factor in factors)
+    axes = {min(factor.axes): factor for factor in cells}
+    turned = (axes[axis] for axis in in_order(axes, spec.cells))
+    factors = tuple(next(turned) if factor in cells else factor for factor in factors)
     return extra - trailing, trailing, factors
 
 

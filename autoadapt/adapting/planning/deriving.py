@@ -14,6 +14,7 @@ from autoadapt.adapting.matching import match
 from autoadapt.adapting.operations import Operation, Projecting, Recover, Thin, Thinning, parameters
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
+from autoadapt.adapting.planning.frames import frame_remarks
 from autoadapt.adapting.planning.input_channels import channel_remarks
 from autoadapt.adapting.planning.input_routes import (
     CONVERSIONS,
@@ -289,6 +290,7 @@ def _remarks(
 ) -> tuple[str, ...]:
     return (
         *input_remarks(source, offer.wanted, offer.inputs),
+        *frame_remarks(source, offer.wanted, offer.inputs),
         *size_remarks(source, target, offer.short),
         *value_remarks(source, offer.wanted),
         *train_remarks(source, target),

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Renormalize, Resize
+from autoadapt.adapting.planning.frames import frames_of, is_image_or_clip, of_rank
 from autoadapt.adapting.planning.input_channels import matched_channels
 from autoadapt.adapting.planning.input_statistics import renormalized
 from autoadapt.adapting.planning.masking import as_mask
@@ -137,7 +138,11 @@ def _fitted(
     """
     if (other := _other_dtype(path, spec, given)) is not None:
         return other
-    order = _positions(spec.dims, given.dims)
+    ranked = of_rank(spec, given)
+    frames = frames_of(given) if ranked else -1
+    for turn in ranked:
+        given = after(turn, given)
+    order = _positions(spec.dims, [Dim.axis("T") if axis == frames else dim for axis, dim in enumerate(given.dims)])
     dims = tuple(given.dims[i] for i in order)
     channel = _channel_axis(spec.dims)
     image = image_of(source.inputs)
@@ -157,7 +162,7 @@ def _fitted(
         return _only(path, changed[0], dims[changed[0]], spec)
     native = _native(path, source)
     if not (channels or changed or values):
-        return (*native, *_turned(given.dims, order))
+        return (*native, *ranked, *_turned(given.dims, order))
     first = (0, channel, *(axis for axis in range(1, len(dims)) if axis != channel))
     sides = first[2:]
     resized = _resized([reached[axis] for axis in sides], [dims[axis] for axis in sides], source, target, fit)
@@ -167,7 +172,7 @@ def _fitted(
     at = given
     for step in work:
         at = after(step, at)
-    return (*native, *work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
+    return (*native, *ranked, *work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
 
 
 def _only(path: str, axis: int, wanted: Dim, spec: TensorSpec) -> Mismatch:
@@ -247,7 +252,7 @@ def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
     channel = _channel_axis(dims)
     cells = iter({3: "n", 4: "hw", 5: "thw"}[len(dims)])
     constants = ["b" if axis == 0 else "c" if axis == channel else next(cells) for axis in range(len(dims))]
-    names = [str(dim).lower() if dim.axes else name for dim, name in zip(dims, constants, strict=True)]
+    names = [min(dim.axes).lower() if dim.axes else name for dim, name in zip(dims, constants, strict=True)]
     return (Rearrange(pattern=f"{' '.join(names)} -> {' '.join(names[axis] for axis in order)}"),)
 
 
@@ -261,6 +266,7 @@ def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]
         masks: Whether it is known which inputs of the new module are masks.
     """
     alike = [other for other, found in options.items() if _same_kind(found, spec)]
+    alike = [other for other in alike if len(options[other].dims) == len(spec.dims)] or alike
     named = [other for other in alike if other == path]
     if masks:
         alike = [other for other in alike if (options[other].role == "mask") == (spec.role == "mask")]
@@ -276,7 +282,8 @@ def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]
 
 def _same_kind(left: TensorSpec, right: TensorSpec) -> bool:
     both_hide = left.role == right.role == "mask"
-    return (both_hide or left.is_floating == right.is_floating) and len(left.dims) == len(right.dims)
+    alike = len(left.dims) == len(right.dims) or (left.is_floating and is_image_or_clip(left, right))
+    return (both_hide or left.is_floating == right.is_floating) and alike
 
 
 def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
@@ -293,6 +300,11 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: 
     sizes, allowed = source.axes.get(str(dim)), target.axes.get(str(given))
     if sizes is None:
         return given
+    if "B" in given.axes:
+        return given
+    if given.constant == 1 and str(dim) == "T" and sizes.step:  # one frame, as few times as will do
+        least = _least("T", source)
+        return Dim(least + (sizes.offset - least) % sizes.step)
     if given.constant is not None:
         return given if given.constant in sizes else Dim(sizes.near(given.constant))
     if sizes.step == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoadapt.adapting.verification.centre_checks import known_axes, misplaced_cells, telling_sizes
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.more_sizes import smallest_counterexample
-from autoadapt.adapting.verification.route_steps import axis_order, broken_chain, misread_rows
+from autoadapt.adapting.verification.route_steps import broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.capturing import capture
 from autoadapt.errors import CaptureError
@@ -33,11 +33,10 @@ def plan_follows(session: Session) -> Findings:
     if plan is None:
         raise NotApplicableError("the module was not built from a plan")
     contract = dict(plan.target.outputs.items())
-    order = axis_order(plan.target)
     faults = [
         fault
         for route in plan.routes
-        for fault in (*broken_chain(route, contract[route.target], plan.target.axes), *misread_rows(route, order))
+        for fault in (*broken_chain(route, contract[route.target], plan.target.axes), *misread_rows(route))
     ]
     return Findings(faults, f"{sum(len(route.steps) for route in plan.routes)} steps follow from one another")
 

@@ -8,10 +8,10 @@ from autoadapt.adapting.effects import after, axis_groups
 from autoadapt.adapting.operations import Operation, Rearrange, ResizeTokens, parameters, text
 from autoadapt.adapting.planning import Route
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, equal_where_legal
+from autoadapt.contracts.signature import AxisSizes, TensorSpec, equal_where_legal, in_order
 from autoadapt.errors import Mismatch
 
-__all__ = ["axis_order", "broken_chain", "misread_rows"]
+__all__ = ["broken_chain", "misread_rows"]
 
 
 def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
@@ -34,13 +34,7 @@ def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSize
     return faults
 
 
-def axis_order(signature: Signature) -> dict[str, int]:
-    """The input axes in the order in which they stand."""
-    names = [axis for spec in signature.inputs.leaves for dim in spec.dims for axis in sorted(dim.axes)]
-    return {name: position for position, name in enumerate(dict.fromkeys(names))}
-
-
-def misread_rows(route: Route, order: Mapping[str, int]) -> list[Mismatch]:
+def misread_rows(route: Route) -> list[Mismatch]:
     """Axes that are merged or taken apart in another order than their cells have.
 
     Columns read for rows have the right size and are wrong.
@@ -48,13 +42,13 @@ def misread_rows(route: Route, order: Mapping[str, int]) -> list[Mismatch]:
     faults = []
     for step, before, made in zip(route.steps, route.specs, route.specs[1:], strict=False):
         for shown, cells, dims in _merged(step, before, made):
-            rank = [min(map(order.__getitem__, dim.axes)) for dim in dims if dim.axes]
-            if rank != sorted(rank, reverse=cells == "columns"):
-                faults.append(Mismatch(route.target, _BY[cells == "columns"], shown))
+            axes = [min(dim.axes - {"B"}) for dim in dims if dim.axes - {"B"}]
+            if axes != in_order(axes, cells):
+                faults.append(Mismatch(route.target, _BY.get(cells, f"cells in {cells} order"), shown))
     return faults
 
 
-_BY = ("cells row by row", "cells column by column")
+_BY = {"rows": "cells row by row", "columns": "cells column by column"}
 
 
 def _merged(step: Operation, spec: TensorSpec, made: TensorSpec) -> Iterator[tuple[str, str, list[Dim]]]:

@@ -44,6 +44,11 @@ class Arguments:
         with kept_weights(module) if isinstance(module, nn.Module) else contextlib.nullcontext():
             return module(*args, **kwargs)
 
+    @property
+    def of_clip(self) -> bool:
+        """Whether a clip or a volume is among them."""
+        return any(tensor.is_floating_point() and tensor.dim() == 5 for tensor in flatten(self.values)[1])
+
     def fresh(self) -> Arguments:
         """The same call with tensors of its own, for a run that may write to them."""
         tree, tensors = flatten(self.values)
@@ -164,8 +169,8 @@ def _is_plain(value: object) -> bool:
 def told_inputs(module: nn.Module) -> torch.Tensor:
     """An input of the size the module itself tells, on the meta device.
 
-    Read from `patch_embed.img_size` or `pretrained_cfg["input_size"]` (timm), or from `config.image_size` and
-    `config.num_channels` (transformers).
+    Read from `patch_embed.img_size` or `pretrained_cfg["input_size"]` (timm), or from `config.image_size`,
+    `config.num_channels` and `config.num_frames` (transformers).
 
     Raises:
         CaptureError: The module tells nothing.
@@ -180,6 +185,8 @@ def told_inputs(module: nn.Module) -> torch.Tensor:
         image = config.image_size
         height, width = image if isinstance(image, (list, tuple)) else (image, image)
         size = (getattr(config, "num_channels", 3), height, width)
+        if getattr(config, "num_frames", None):
+            return torch.empty(2, config.num_frames, *size, device="meta")
     if size is None:
         name = type(module).__name__
         fault = Mismatch(name, "a model that tells its input size", "none", "inputs=torch.randn(2, 3, 224, 224)")

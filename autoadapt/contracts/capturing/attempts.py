@@ -14,6 +14,7 @@ from autoadapt.contracts.capturing.arguments import bind, keyword_only, named_on
 from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.capturing.masks import counts_by_name
+from autoadapt.contracts.capturing.other_ranks import other_ranks
 from autoadapt.contracts.capturing.sizing import is_binary
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import refuse_scripts
@@ -92,6 +93,8 @@ USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32
 def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
     """Inputs to try besides those given and told, from the most to the least likely."""
     yield partial(_with_truths, first)
+    if other_first := _is_clip_or_of_another_rank(new, first):
+        yield from _guesses_of_other_ranks(new, first)
     sized: Iterable[object] = (first,)
     if any(map(_is_image, _as_tuple(first))):
         sized = itertools.chain(sized, (_resized(first, size) for size in USUAL_SIZES))
@@ -104,6 +107,29 @@ def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
             partial(_turned, inputs, only=i) for i in range(len(_as_tuple(inputs))) if len(_as_tuple(inputs)) > 1
         )
         yield partial(_turned_with_channels, new, inputs)
+    if not other_first:
+        yield from _guesses_of_other_ranks(new, first)
+
+
+def _guesses_of_other_ranks(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
+    """The one image or clip as clips or images, as large as it is and of the commonest size."""
+    given = _as_tuple(first)
+    if len(given) == 1 and isinstance(given[0], torch.Tensor) and _is_image(given[0]):
+        for other in other_ranks(given[0]):
+            for sized in ((other,), _resized(other, USUAL_SIZES[0])):
+                yield partial(_same, sized)
+                yield partial(_with_channels, new, sized)
+
+
+def _is_clip_or_of_another_rank(new: nn.Module, first: object) -> bool:
+    """Whether a clip is given, whose frames may stand elsewhere, or an image to a module that begins with clips."""
+    stem = _stem(new)
+    ranks = {value.dim() for value in _as_tuple(first) if isinstance(value, torch.Tensor) and _is_image(value)}
+    return 5 in ranks or (stem is not None and bool(ranks) and stem.weight.dim() not in ranks)
+
+
+def _stem(new: nn.Module) -> nn.Conv2d | nn.Conv3d | None:
+    return next((module for module in new.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))), None)
 
 
 def _refused_everywhere(refused: AdaptError, first: object) -> AdaptError:
@@ -142,7 +168,7 @@ def _same(inputs: object) -> object:
 
 def _with_channels(new: nn.Module, inputs: object) -> object:
     """The same images with as many channels as the first convolution of the new module reads; 3 where it has none."""
-    stem = next((m for m in new.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
+    stem = _stem(new)
     images = _as_tuple(inputs)
     if not all(isinstance(image, torch.Tensor) and image.dim() > 3 for image in images):
         raise AdaptError("the inputs are no images, so that their channels cannot be changed")

@@ -51,7 +51,8 @@ def capture(
             within that submodule.
         inner: Note what inner modules return, for taps.
         grid: For modules of one image size: rows, columns and leading tokens of token axes, and trailing tokens if
-            there are any, by output path or module path, where they cannot be read.
+            there are any, by output path or module path, where they cannot be read. For clips and volumes, frames or
+            slices stand before these: `(8, 14, 14, 1)`.
         confirm: Run a copy for real as well, where it has values and a pass is affordable: at the example, at a usual
             size (224, 256, 384, 512 or 640) and at the example again, with one sample or two. What these runs show
             otherwise stands in the signature's `contradictions`, and why there were none in `unconfirmed`.
@@ -103,8 +104,9 @@ def capture_as_given(
         part = _region_module(module, arguments, region)
         captured = capture_as_given(part, part.call, inner=inner, grid=grid, confirm=confirm)
         return captured.model_copy(update={"name": region_text(region)})
+    grids = given_grids(grid, of_clip=arguments.of_clip)
     with telling("capture") as tell:
-        return _captured(module, arguments, tell, {"inner": inner, "grid": given_grids(grid), "confirm": confirm})
+        return _captured(module, arguments, tell, {"inner": inner, "grid": grids, "confirm": confirm})
 
 
 def _captured(module: nn.Module, arguments: Arguments, tell: Tell, options: Mapping[str, Any]) -> Signature:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.given_grids import TokenGrid
-from autoadapt.contracts.capturing.grids import Grid, GridReader
+from autoadapt.contracts.capturing.grids import GridReader
 from autoadapt.contracts.capturing.ordering import is_block, run_on_images
 from autoadapt.contracts.capturing.perturbing import CENTRES, locate_tokens
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation
@@ -59,20 +60,26 @@ class FixedImages:
         Returns:
             The solution, and the outputs of blocks whose tokens could not be read.
         """
-        height, width = self.axes.example["H"], self.axes.example["W"]
+        sizes = self.axes.example
+        height, width, frames = sizes["H"], sizes["W"], sizes.get("T", 0)
         shapes = [leaf.shape for key, leaf in inside.items() if not self._weighs_tokens(key, attending)]
-        reader = GridReader(height, width, shapes=[*shapes, *first.shapes], declared=self.declared)
+        reader = GridReader(height, width, frames, shapes=[*shapes, *first.shapes], declared=self.declared)
         unread = self._unread(reader, inside)
         if unread:
             tokens = inside[unread[0]].shape[1]
-            answer = self._declared_for(inside, tokens) or self._perturbed(unread[0], tokens, height, width)
+            answer = self._declared_for(inside, tokens) or self._perturbed(unread[0], tokens)
             if answer is not None:
                 reader.locate(tokens, *answer)
                 unread = []
         names = [path_text(path) for path in paths(first.tree)]
         outputs = zip(solution.outputs, first.shapes, names, strict=True)
-        inner = {key: _filled_in(reader, dims, first.inner[key].shape, key[0]) for key, dims in solution.inner.items()}
-        read = replace(solution, outputs=tuple(_filled_in(reader, *row) for row in outputs), inner=inner)
+        side = {"H": Dim(height), "W": Dim(width)}
+
+        def filled_in(dims: tuple[Dim, ...], shape: tuple[int, ...], name: str) -> tuple[Dim, ...]:
+            return _filled_in(dims, _read(reader, dims, shape, name), side)
+
+        inner = {key: filled_in(dims, first.inner[key].shape, key[0]) for key, dims in solution.inner.items()}
+        read = replace(solution, outputs=tuple(filled_in(*row) for row in outputs), inner=inner)
         return read, tuple(key[0] for key in unread)
 
     def _weighs_tokens(self, key: InnerKey, attending: Collection[str]) -> bool:
@@ -107,28 +114,34 @@ class FixedImages:
         for (path, _, _), leaf in inside.items():
             if path in self.declared and _is_tokens(leaf) and leaf.shape[1] == tokens:
                 told = self.declared[path]
-                return Grid(told.rows, told.columns), told.extra
+                return told.grid, told.extra
         return None
 
-    def _perturbed(self, key: InnerKey, tokens: int, height: int, width: int) -> tuple[Grid, int] | None:
+    def _perturbed(self, key: InnerKey, tokens: int) -> tuple[Grid, int] | None:
         """What a run on images with changed patches tells; nothing where weights have no values."""
         if any(parameter.device.type == "meta" for parameter in self.module.parameters()):
             return None
         model = in_eval_mode(copy_module(self.module, clone_buffers))
         tap(model, [key])
-        sizes = {"H": height, "W": width}
+        sizes = self.axes.example
         returned = run_on_images(model, self.arguments, self.axes, sizes, tokens, CENTRES)
         self.ran = True
-        return None if returned is None else locate_tokens(returned[0], height, width)
+        return None if returned is None else locate_tokens(returned[0], sizes["H"], sizes["W"], sizes.get("T", 1))
 
 
 def _is_tokens(leaf: InnerLeaf) -> bool:
     return len(leaf.shape) == 3 and leaf.dtype.is_floating_point
 
 
-def _filled_in(reader: GridReader, dims: tuple[Dim, ...], shape: tuple[int, ...], name: str) -> tuple[Dim, ...]:
-    """Dims as they are where they follow the input, else as a grid is read; samples may stand on any axis."""
+def _read(reader: GridReader, dims: tuple[Dim, ...], shape: tuple[int, ...], name: str) -> list[Dim]:
+    """Dims as a grid is read; samples may stand on any axis."""
     batch = next((axis for axis, dim in enumerate(dims) if "B" in dim.axes), 0)
     read = list(reader.read((*shape[batch : batch + 1], *shape[:batch], *shape[batch + 1 :]), name))
     read[:batch], read[batch : batch + 1] = read[1 : batch + 1], read[:1]
-    return tuple(dim if dim.axes else grid for dim, grid in zip(dims, read, strict=True))
+    return read
+
+
+def _filled_in(dims: tuple[Dim, ...], read: Sequence[Dim], sides: Mapping[str, Dim]) -> tuple[Dim, ...]:
+    """Dims as they are where they follow the input, if that is not just what a grid is read as at these sides."""
+    pairs = zip(dims, read, strict=True)
+    return tuple(grid if not dim.axes or grid.substitute(sides) == dim else dim for dim, grid in pairs)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
+from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.trees import path_text, paths
 from autoadapt.errors import CaptureError, Mismatch, nearest
 
 __all__ = ["TokenGrid", "check_grids", "given_grids"]
 
-FORM = "(rows, columns, leading_tokens, trailing_tokens)"
+_IMAGE_FORM = "rows, columns, leading_tokens, trailing_tokens"
+_FORMS = (f"({_IMAGE_FORM})", f"(frames, {_IMAGE_FORM})")
+_EXAMPLES = ("(14, 14, 1, 0)", "(8, 14, 14, 1, 0)")
 
 
 class TokenGrid(NamedTuple):
@@ -23,6 +26,24 @@ class TokenGrid(NamedTuple):
     columns: int
     leading: int = 0
     trailing: int = 0
+    frames: int = 1
+    of_clip: bool = False
+    """Whether it was told with the number of frames, or of slices of a volume, first."""
+
+    @property
+    def grid(self) -> Grid:
+        """The cells."""
+        return Grid(self.rows, self.columns, self.frames)
+
+    @property
+    def form(self) -> str:
+        """What it is told by, in words."""
+        return _FORMS[self.of_clip]
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The numbers that it is told by."""
+        return (*((self.frames,) if self.of_clip else ()), *self[:4])
 
     @property
     def extra(self) -> int:
@@ -32,11 +53,15 @@ class TokenGrid(NamedTuple):
     @property
     def tokens(self) -> int:
         """All of them."""
-        return self.rows * self.columns + self.extra
+        return self.grid.cells + self.extra
 
 
-def given_grids(grid: Mapping[str, tuple[int, ...]] | None) -> dict[str, TokenGrid]:
+def given_grids(grid: Mapping[str, tuple[int, ...]] | None, *, of_clip: bool = False) -> dict[str, TokenGrid]:
     """Rows, columns and leading tokens, and trailing ones where there are any, by name.
+
+    Args:
+        grid: What the caller states.
+        of_clip: Whether the input is a clip or a volume, so that frames or slices stand first.
 
     Raises:
         CaptureError: One is something else.
@@ -44,15 +69,24 @@ def given_grids(grid: Mapping[str, tuple[int, ...]] | None) -> dict[str, TokenGr
     Example:
         >>> given_grids({"blocks.11": (14, 14, 1)})["blocks.11"].tokens
         197
+        >>> given_grids({"blocks.11": (8, 14, 14, 1)}, of_clip=True)["blocks.11"].tokens
+        1569
     """
+    axes = 3 if of_clip else 2
     faults = [
-        Mismatch(f"grid[{name!r}]", FORM, repr(sizes), f'grid={{"{name}": (14, 14, 1, 0)}}')
+        Mismatch(f"grid[{name!r}]", _FORMS[of_clip], repr(sizes), f'grid={{"{name}": {_EXAMPLES[of_clip]}}}')
         for name, sizes in (grid or {}).items()
-        if len(sizes) not in (3, 4) or min(sizes) < 0 or min(sizes[:2]) < 1
+        if len(sizes) not in (axes + 1, axes + 2) or min(sizes) < 0 or min(sizes[:axes]) < 1
     ]
     if faults:
-        raise CaptureError("a grid is not told by three or four whole numbers", faults)
-    return {name: TokenGrid(*sizes) for name, sizes in (grid or {}).items()}
+        counts = "four or five" if of_clip else "three or four"
+        raise CaptureError(f"a grid is not told by {counts} whole numbers", faults)
+    return {name: _told(sizes if of_clip else (1, *sizes), of_clip) for name, sizes in (grid or {}).items()}
+
+
+def _told(sizes: Sequence[int], of_clip: bool) -> TokenGrid:
+    frames, rows, columns, leading, trailing = (*sizes, 0)[:5]
+    return TokenGrid(rows, columns, leading, trailing, frames, of_clip)
 
 
 def check_grids(grids: Mapping[str, TokenGrid], module: nn.Module, observed: Observation) -> None:
@@ -72,16 +106,17 @@ def check_grids(grids: Mapping[str, TokenGrid], module: nn.Module, observed: Obs
             faults.append(Mismatch(f"grid[{name!r}]", "an output or a module", "none of that name", *near[:1]))
         elif len(shape) == 3 and grid.tokens not in shape[1:]:
             found = f"{shape[1]} tokens, where {_sum(grid)} = {grid.tokens}"
-            faults.append(Mismatch(f"grid[{name!r}]", FORM, found, _remedy(name, grid, shape[1])))
+            faults.append(Mismatch(f"grid[{name!r}]", grid.form, found, _remedy(name, grid, shape[1])))
     if faults:
         raise CaptureError("a grid that was told does not fit its tensor", faults)
 
 
 def _sum(grid: TokenGrid) -> str:
-    return f"{grid.rows} x {grid.columns} + {grid.leading} + {grid.trailing}"
+    frames = f"{grid.frames} x " if grid.of_clip else ""
+    return f"{frames}{grid.rows} x {grid.columns} + {grid.leading} + {grid.trailing}"
 
 
 def _remedy(name: str, grid: TokenGrid, tokens: int) -> str:
     """The same grid with as many trailing tokens as are left over."""
-    left = tokens - grid.rows * grid.columns - grid.leading
-    return f'grid={{"{name}": ({grid.rows}, {grid.columns}, {grid.leading}, {left})}}' if left > 0 else ""
+    left = tokens - grid.grid.cells - grid.leading
+    return f'grid={{"{name}": {(*grid.shown[:-1], left)}}}' if left > 0 else ""

@@ -7,10 +7,11 @@ that strides can be compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.dims import Dim
 
@@ -25,19 +26,6 @@ MOST_OF_A_HEAD = 256
 """Channels of one head of attention."""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Cells along height and width."""
-
-    height: int
-    width: int
-
-    @property
-    def cells(self) -> int:
-        """How many cells there are."""
-        return self.height * self.width
-
-
 def _heads(shapes: Sequence[Shape]) -> set[Shape]:
     """What `[B, heads, N, D]` of attention begins with, for tokens `[B, N, heads*D]`.
 
@@ -50,12 +38,22 @@ def _heads(shapes: Sequence[Shape]) -> set[Shape]:
     return {shape for shape in found if shape[1:] not in cells}
 
 
+_SPATIAL = {4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3), (1, 3, 4))}
+"""Where rows and columns of an image stand, and frames, rows and columns of a clip."""
+
+
+def _at(shape: Shape, axes: Sequence[int]) -> Grid:
+    """The grid along axes of a shape, the width last."""
+    return Grid(*(shape[axis] for axis in (*axes[-2:], *axes[:-2])))
+
+
 class GridReader:
-    """Reads the axes of tensors that a module makes from images of one size.
+    """Reads the axes of tensors that a module makes from images or clips of one size.
 
     Args:
         height: Size of the input axis H.
         width: Size of the input axis W.
+        frames: Size of the input axis T; 0 for images.
         shapes: Shapes of all that inner modules return, as evidence.
         declared: Grids and numbers of other tokens that the caller states, by what `read` is asked for; tensors
             of as many tokens are read alike.
@@ -70,17 +68,17 @@ class GridReader:
         self,
         height: int,
         width: int,
+        frames: int = 0,
         *,
         shapes: Iterable[Shape] = (),
         declared: Mapping[str, TokenGrid] | None = None,
     ) -> None:
-        self._height = height
-        self._width = width
+        self._sizes = {"T": frames, "H": height, "W": width}
         self._declared = dict(declared or {})
         self._located: dict[int, tuple[Grid, int]] = {}
         shapes = list(shapes)
         self._heads = _heads(shapes)
-        found = {self._grid(shape) for shape in shapes if len(shape) == 4}
+        found = {self._grid(shape) for shape in shapes}
         self.grids = sorted(
             (grid for grid in found if grid is not None and grid.cells > 1), key=lambda grid: -grid.cells
         )
@@ -95,13 +93,12 @@ class GridReader:
         dims = [Dim(size) for size in shape]
         if name in self._declared and len(shape) == 3:
             told = self._declared[name]
-            dims[1] = self._tokens(Grid(told.rows, told.columns), told.extra)
+            dims[1] = self._tokens(told.grid, told.extra)
         elif len(shape) == 3 and shape[1] in self._located:
             dims[1] = self._tokens(*self._located[shape[1]])
-        elif len(shape) == 4:
-            axis = self._spatial_axis(shape)
-            if axis is not None:
-                dims[axis : axis + 2] = self._dims(Grid(*shape[axis : axis + 2]))
+        elif axes := self._spatial_axes(shape):
+            for axis, dim in zip(axes, self._dims(_at(shape, axes)), strict=True):
+                dims[axis] = dim
         elif len(shape) == 3:
             token_axis, options = self.token_grids(shape)
             if len(options) == 1:
@@ -127,56 +124,82 @@ class GridReader:
         return 1, self._divided_grids(shape[1])
 
     def _divided_grids(self, tokens: int) -> list[tuple[Grid, int]]:
-        """Without evidence: grids that divide the image evenly, by one stride, without leading tokens or with one."""
-        for prefix in (0, 1):
+        """Without evidence: grids that divide the image evenly, by one stride, without leading tokens or with one.
+
+        Of a clip too many do.
+        """
+        height, width = self._sizes["H"], self._sizes["W"]
+        for prefix in () if self._sizes["T"] else (0, 1):
             found = [
-                (Grid(self._height // stride, self._width // stride), prefix)
+                (Grid(height // stride, width // stride), prefix)
                 for stride in range(2, LARGEST_STRIDE + 1)
-                if self._height % stride == 0
-                and self._width % stride == 0
-                and (self._height // stride) * (self._width // stride) == tokens - prefix
+                if height % stride == 0
+                and width % stride == 0
+                and (height // stride) * (width // stride) == tokens - prefix
             ]
             if found and tokens - prefix > 1:
                 return found
         return []
 
     def _grid(self, shape: Shape) -> Grid | None:
-        axis = self._spatial_axis(shape)
-        return None if axis is None else Grid(*shape[axis : axis + 2])
+        axes = self._spatial_axes(shape)
+        return _at(shape, axes) if axes else None
 
-    def _spatial_axis(self, shape: Shape) -> int | None:
-        """Where height and width stand in four axes: what divides evenly first, then channels before cells."""
+    def _spatial_axes(self, shape: Shape) -> tuple[int, ...]:
+        """Where height and width, and time, stand among axes: what divides evenly first, then channels before cells.
+
+        Empty where they do not.
+        """
+        if len(shape) != (5 if self._sizes["T"] else 4):
+            return ()
         if shape[:3] in self._heads:  # `[B, heads, N, D]` of tokens `[B, N, heads*D]`, or their `[B, heads, N, N]`
-            return None
-        options = [(axis, self._read(Grid(*shape[axis : axis + 2]))) for axis in (2, 1)]
-        even = [axis for axis, dims in options if dims is not None and dims[1]]
-        return next(iter([*even, *(axis for axis, dims in options if dims is not None)]), None)
+            return ()
+        options = {axes: self._read(_at(shape, axes)) for axes in _SPATIAL[len(shape)]}
+        even = [axes for axes, dims in options.items() if dims is not None and dims[1]]
+        return next(iter([*even, *(axes for axes, dims in options.items() if dims is not None)]), ())
 
-    def _read(self, grid: Grid) -> tuple[tuple[Dim, Dim], bool] | None:
-        """Height and width of a grid as functions of H and W of one stride, and whether they only round.
+    def _read(self, grid: Grid) -> tuple[tuple[Dim, ...], bool] | None:
+        """The sides of a grid as functions of the sides of the image or clip, and whether they only round.
 
-        A convolution without padding loses border cells: 27 cells of 224 pixels at stride 8 are `floor((H - 8)/8)`.
+        Height and width have one stride, which volumes need not have.
         """
         if min(grid.height, grid.width) < 2:
             return None
-        sizes = ((Dim.axis("H"), self._height, grid.height), (Dim.axis("W"), self._width, grid.width))
-        for stride in dict.fromkeys([round(self._height / grid.height), self._height // grid.height]):
-            if not 1 <= stride <= LARGEST_STRIDE:
-                continue
-            if all(size // stride == cells for _, size, cells in sizes):
-                return (sizes[0][0] // stride, sizes[1][0] // stride), True
-            if all(-(-size // stride) == cells for _, size, cells in sizes):
-                return (sizes[0][0].ceildiv(stride), sizes[1][0].ceildiv(stride)), True
-            lost = [size // stride - cells for _, size, cells in sizes]
-            if stride > 1 and lost[0] == lost[1] and lost[0] in (1, 2):
-                shift = lost[0] * stride
-                return ((sizes[0][0] - shift) // stride, (sizes[1][0] - shift) // stride), False
+        together = (("T",), ("H", "W")) if self._sizes["T"] else (("H", "W"),)
+        alone = tuple((name,) for group in together for name in group)
+        for groups in dict.fromkeys([together, alone] if self._sizes["T"] else [together]):
+            found = [self._read_together(names, grid) for names in groups]
+            if (read := [one for one in found if one is not None]) and len(read) == len(found):
+                return tuple(dim for dims, _ in read for dim in dims), all(even for _, even in read)
         return None
 
-    def _dims(self, grid: Grid) -> tuple[Dim, Dim]:
+    def _read_together(self, names: Sequence[str], grid: Grid) -> tuple[tuple[Dim, ...], bool] | None:
+        """Sides of one stride.
+
+        A convolution without padding loses border cells: 27 cells of 224 pixels at stride 8 are `floor((H - 8)/8)`.
+        """
+        axes = [(Dim.axis(name), self._sizes[name], grid.sides[name]) for name in names]
+        _, first, count = axes[0]
+        for stride in dict.fromkeys([round(first / count), first // count]):
+            if not 1 <= stride <= LARGEST_STRIDE:
+                continue
+            if all(size // stride == cells for _, size, cells in axes):
+                return tuple(axis // stride for axis, _, _ in axes), True
+            if all(-(-size // stride) == cells for _, size, cells in axes):
+                return tuple(axis.ceildiv(stride) for axis, _, _ in axes), True
+            lost = {size // stride - cells for _, size, cells in axes}
+            if stride > 1 and lost in ({1}, {2}):
+                shift = stride * lost.pop()
+                return tuple((axis - shift) // stride for axis, _, _ in axes), False
+        return None
+
+    def _dims(self, grid: Grid) -> tuple[Dim, ...]:
+        """The sides of a grid, as numbers where they cannot be read."""
         read = self._read(grid)
-        return read[0] if read is not None else (Dim(grid.height), Dim(grid.width))
+        sides = grid.sides.items()
+        return read[0] if read is not None else tuple(Dim(cells) for name, cells in sides if self._sizes[name])
 
     def _tokens(self, grid: Grid, prefix: int) -> Dim:
-        height, width = self._dims(grid)
-        return height * width + prefix
+        """So many cells behind other tokens; the one frame that a whole clip is made to is no axis."""
+        dims = self._dims(grid)
+        return math.prod(dims[-2:] if grid.frames == 1 else dims, start=Dim(1)) + prefix

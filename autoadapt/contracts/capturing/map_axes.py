@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autoadapt.contracts.capturing.grids import Grid
+from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.perturbing import axes_of_cells
 from autoadapt.contracts.dims import Dim
 
@@ -55,7 +55,7 @@ def map_axes(dims: Sequence[Dim], batch: Dim, sizes: Mapping[str, int]) -> MapAx
         >>> def read(*dims):
         ...     return map_axes([Dim.parse(dim) for dim in dims], Dim.axis("B"), {"B": 2, "H": 224, "W": 224})
         >>> read("B", "8", "floor(H/16)", "floor(W/16)").grid
-        Grid(height=14, width=14)
+        Grid(height=14, width=14, frames=1)
         >>> read("B", "8", "floor(H/16)", "floor(W/8)") is None
         True
     """

@@ -17,10 +17,17 @@ from torch import nn
 
 from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.given_grids import TokenGrid
-from autoadapt.contracts.capturing.grids import Grid
 from autoadapt.contracts.capturing.map_axes import MapAxes, map_axes
-from autoadapt.contracts.capturing.perturbing import CORNERS, ORDER_CENTRES, order_of_tokens, patches, responses
+from autoadapt.contracts.capturing.perturbing import (
+    CORNERS,
+    ORDER_CENTRES,
+    Centre,
+    order_of_tokens,
+    patches,
+    responses,
+)
 from autoadapt.contracts.capturing.probing import InnerKey
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim, leading_and_product
@@ -47,31 +54,34 @@ LARGEST_SIZE = 640
 
 @dataclass(frozen=True)
 class TokenAxis:
-    """Which axis of a tensor lists cells of an image, and which lists samples."""
+    """Which axis of a tensor lists cells of an image or clip, and which lists samples."""
 
     axis: int
     batch: int
-    height: Dim
-    width: Dim
+    sides: tuple[tuple[str, Dim], ...]
+    """The cells along each input axis."""
     extra: int
 
     def grid(self, sizes: Mapping[str, int]) -> Grid:
         """The cells at given sizes of the input axes."""
-        return Grid(int(self.height.evaluate(sizes)), int(self.width.evaluate(sizes)))
+        counts = {name: int(dim.evaluate(sizes)) for name, dim in self.sides}
+        return Grid(counts["H"], counts["W"], counts.get("T", 1))
 
 
 def token_axis(dims: Sequence[Dim], batch: Dim) -> TokenAxis | None:
-    """The token axis of three axes, if one of the others is the batch and none follows the image as well."""
+    """The token axis of three axes, if one of the others is the batch and none follows the image as well.
+
+    Of four axes one may list frames beside it.
+    """
     found = [axis for axis, dim in enumerate(dims) if dim.axes & {"H", "W"}]
-    if len(dims) != 3 or len(found) != 1 or batch not in dims:
+    frames = [axis for axis, dim in enumerate(dims) if dim.axes == {"T"}]
+    if len(dims) != 3 + len(frames) or len(found) != 1 or batch not in dims:
         return None
     extra, product = leading_and_product(dims[found[0]])
-    factors = [factor for factor in product if factor != 1]
-    axes = [sorted(factor.axes) for factor in factors]
-    if axes != [["H"], ["W"]] or extra < 0:
+    sides = {"".join(sorted(factor.axes)): factor for factor in product if factor != 1}
+    if {*sides} not in ({"H", "W"}, {"T", "H", "W"}) or len(sides) != len(product) or extra < 0:
         return None
-    height, width = factors
-    return TokenAxis(found[0], list(dims).index(batch), height, width, extra)
+    return TokenAxis(found[0], list(dims).index(batch), tuple(sorted(sides.items())), extra)
 
 
 @dataclass(frozen=True)
@@ -174,14 +184,14 @@ class Ordering:
         counted = Counter(same or alike.values()).most_common(1)
         return counted[0][0] if counted else ("unknown", 0)
 
-    def _stream(self, token: TokenAxis) -> tuple[Dim, Dim, int]:
-        return token.height, token.width, token.extra
+    def _stream(self, token: TokenAxis) -> tuple[object, int]:
+        return token.sides, token.extra
 
     def _declared(self, key: Key, tokens: Mapping[Key, TokenAxis]) -> Order | None:
         """The caller's word for a tensor, or for another one of the same cells."""
         for other, token in tokens.items():
             alike = self._stream(token) == self._stream(tokens[key])
-            if alike and isinstance(other, tuple) and other[0] in self.declared:
+            if alike and isinstance(other, tuple) and other[0] in self.declared and len(token.sides) == 2:
                 return "rows", max(token.extra - self.declared[other[0]].leading, 0)
         return None
 
@@ -205,7 +215,7 @@ class Ordering:
                 return
             token = tokens[key]
             grid = token.grid(sizes)
-            listed = tensor.movedim((token.batch, token.axis), (0, 1))
+            listed = tensor.movedim((token.batch, token.axis), (0, 1)).flatten(2)
             if listed.shape[:2] == (IMAGES, grid.cells + token.extra):
                 small = min(grid.height, grid.width) < 2
                 seen.orders[key] = (
@@ -233,7 +243,7 @@ class Ordering:
             legal = self.legal[name]
             if legal.step == 0:
                 continue
-            dims = {token.height if name == "H" else token.width for token in tokens}
+            dims = {dict(token.sides)[name] for token in tokens}
             stride = max(1 / (dim.slope(name) or 1) for dim in dims)
             cells = max(fewest, -(-legal.smallest // stride))
             size = legal.near(int(cells * stride))  # whole cells, so that each patch is in one of them
@@ -257,7 +267,7 @@ def disordered(module: nn.Module, orders: Mapping[Key, Order]) -> tuple[str, ...
 
 def is_block(module: nn.Module) -> bool:
     """Whether a module holds two or more layers that learn."""
-    return sum(isinstance(inner, (nn.Linear, nn.Conv1d, nn.Conv2d)) for inner in module.modules()) >= 2
+    return sum(isinstance(inner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) for inner in module.modules()) >= 2
 
 
 def _cells_of_a_patch(tokens: Iterable[TokenAxis], sizes: Mapping[str, int]) -> int:
@@ -297,7 +307,7 @@ def run_on_images(
     axes: InputAxes,
     sizes: Mapping[str, int],
     cells: int,
-    centres: Sequence[tuple[float, float]],
+    centres: Sequence[Centre],
     *,
     corners: int = 0,
 ) -> Any:
@@ -309,7 +319,7 @@ def run_on_images(
         model: The copy, in eval mode.
         arguments: The call in which the images take the place of the first ones.
         axes: Its input axes.
-        sizes: Height and width of the images.
+        sizes: Height and width of the images, and how many frames clips have.
         cells: How many patches fill an image.
         centres: Where patches are changed, in shares of height and width.
         corners: In how many more a corner is.
@@ -318,7 +328,7 @@ def run_on_images(
     position = next(i for i, names in enumerate(axes.names) if {"H", "W"} <= set(names))
     names, example = axes.names[position], tensors[position]
     channels = next((i for i, name in enumerate(names) if name[0] == "C"), 1)
-    shape = (example.shape[channels], sizes["H"], sizes["W"])
+    shape = (example.shape[channels], *(sizes[name] for name in ("T", "H", "W") if name in names))
     if 4 * math.prod(shape) * (1 + len(centres) + corners) > MOST_INVENTED:
         return None
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

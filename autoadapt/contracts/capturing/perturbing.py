@@ -1,7 +1,8 @@
-"""Perturbing: where the cells of an image stand among tokens, told by which tokens move when a patch changes.
+"""Perturbing: where the cells of an image or clip stand among tokens, told by which tokens move when a patch changes.
 
 At a fixed size 52 tokens may be 6 x 8 cells behind 4 others, in rows or in columns, or something else. Each of these
-readings says which tokens lie around a patch; the right one is that whose tokens answer most.
+readings says which tokens lie around a patch; the right one is that whose tokens answer most. An image is a clip of one
+frame.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
-from autoadapt.contracts.capturing.grids import LARGEST_STRIDE, MOST_PREFIX_TOKENS, Grid
-from autoadapt.contracts.signature import Cells
+from autoadapt.contracts.capturing.cell_grid import Grid
+from autoadapt.contracts.capturing.grids import LARGEST_STRIDE, MOST_PREFIX_TOKENS
+from autoadapt.contracts.signature import Cells, in_order
 
 __all__ = [
     "CENTRES",
@@ -27,8 +30,17 @@ __all__ = [
     "responses",
 ]
 
-CENTRES = ((0.0, 0.0), (0.2, 0.3), (0.7, 0.15), (0.35, 0.8), (0.999, 0.999))
-"""Where patches are changed, in shares of height and width; no symmetry maps them to each other."""
+Centre: TypeAlias = tuple[float, float, float]
+"""A place, in shares of height, width and time."""
+
+CENTRES: tuple[Centre, ...] = (
+    (0.0, 0.0, 0.0),
+    (0.2, 0.3, 0.6),
+    (0.7, 0.15, 0.3),
+    (0.35, 0.8, 0.55),
+    (0.999, 0.999, 0.999),
+)
+"""Where patches are changed; no symmetry maps them to each other."""
 
 CLEAR = 1.5
 """How much stronger the tokens of the right reading must answer than of any that explains as many of them."""
@@ -41,31 +53,45 @@ class _Reading:
     grid: Grid
     before: int
     """Tokens that stand before the cells."""
-    in_rows: bool = True
+    cells: Cells = "rows"
 
-    def cells(self, response_N: torch.Tensor) -> torch.Tensor:
-        """The response of each cell, `[rows, columns]`."""
+    def answers(self, response_N: torch.Tensor) -> torch.Tensor:
+        """The response of each cell, `[frames, rows, columns]`."""
         found = response_N[self.before : self.before + self.grid.cells]
-        if self.in_rows:
-            return found.reshape(self.grid.height, self.grid.width)
-        return found.reshape(self.grid.width, self.grid.height).T
+        axes = in_order("THW", self.cells)
+        return found.reshape([self.grid.sides[axis] for axis in axes]).permute([axes.index(axis) for axis in "THW"])
+
+    def cell(self, centre: Centre) -> tuple[int, int, int]:
+        """The cell that a place lies in."""
+        y, x, t = centre
+        return int(t * self.grid.frames), int(y * self.grid.height), int(x * self.grid.width)
+
+
+def _orders(grid: Grid) -> tuple[Cells, ...]:
+    """In which orders cells may stand."""
+    return ("rows", "columns") if grid.frames == 1 else ("rows", "columns", "HTW", "HWT", "TWH", "WTH")
 
 
 def patches(
-    image_CHW: torch.Tensor, tokens: int, centres: Sequence[tuple[float, float]] = CENTRES, *, corners: int = 0
+    image_CHW: torch.Tensor, tokens: int, centres: Sequence[Centre] = CENTRES, *, corners: int = 0
 ) -> torch.Tensor:
     """An image and copies of it with one patch changed, `[1 + P, C, H, W]`; patches are about as big as a token's.
 
+    Of a clip or volume it is not known how long the cells of a token are along each side, so that its patches are a few
+    pixels, changed the more.
+
     Args:
-        image_CHW: The image.
+        image_CHW: The image; or a clip, `[C, T, H, W]`.
         tokens: How many patches fill it.
         centres: Where patches are changed, in shares of height and width.
         corners: In how many more copies a corner of twice that size is changed: the first, then the last.
     """
+    if image_CHW.dim() == 4:
+        return _blocks(image_CHW, tokens, centres, corners)
     height, width = image_CHW.shape[1:]
     side = max(round((height * width / tokens) ** 0.5), 1)
     images = image_CHW.expand(1 + len(centres) + corners, *image_CHW.shape).clone()
-    for image, (y, x) in zip(images[1:], centres, strict=False):
+    for image, (y, x, _) in zip(images[1:], centres, strict=False):
         top, left = int(y * height) // side * side, int(x * width) // side * side
         image[:, top : top + side, left : left + side] += 3.0
     for image, end in zip(images[1 + len(centres) :], CORNERS, strict=False):
@@ -74,27 +100,44 @@ def patches(
     return images
 
 
+def _blocks(clip_CTHW: torch.Tensor, tokens: int, centres: Sequence[Centre], corners: int) -> torch.Tensor:
+    """A clip and copies of it with one block of pixels changed, and then corners."""
+    sizes = clip_CTHW.shape[1:]
+    of_token = math.prod(sizes) / tokens
+    side = max(round(of_token ** (1 / 3) / 4), 1)
+    clips = clip_CTHW.expand(1 + len(centres) + corners, *clip_CTHW.shape).clone()
+    for clip, (y, x, t) in zip(clips[1:], centres, strict=False):
+        starts = (min(int(share * size), size - side) for share, size in zip((t, y, x), sizes, strict=True))
+        part = (slice(None), *(slice(start, start + side) for start in starts))
+        clip[part] += 1.0 * max(of_token / side**3, 1.0) ** 0.5
+    for clip, end in zip(clips[1 + len(centres) :], CORNERS, strict=False):
+        corner = slice(-4 * side, None) if end else slice(4 * side)
+        clip[:, corner, corner, corner] += 3.0
+    return clips
+
+
 def responses(tokens_BNC: torch.Tensor) -> torch.Tensor:
     """How strongly each token answers to each patch, `[P, N]`, for tokens of the images that `patches` makes."""
     changes_PN: torch.Tensor = (tokens_BNC[1:] - tokens_BNC[:1]).float().norm(dim=2)
     return changes_PN / changes_PN.mean(1, keepdim=True).clamp_min(1e-12)
 
 
-def locate_tokens(tokens_BNC: torch.Tensor, height: int, width: int) -> tuple[Grid, int] | None:
+def locate_tokens(tokens_BNC: torch.Tensor, height: int, width: int, frames: int = 1) -> tuple[Grid, int] | None:
     """The grid that tokens are, and how many others there are; None where no reading is clearly the best.
 
     Args:
         tokens_BNC: Tokens of the images that `patches` makes.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
+        frames: How many frames a clip has.
     """
     count = tokens_BNC.shape[1]
     answers = responses(tokens_BNC)
-    best = _best({reading: _score(reading, answers, CENTRES) for reading in _readings(count, height, width)})
+    best = _best({reading: _score(reading, answers, CENTRES) for reading in _readings(count, height, width, frames)})
     return None if best is None else (best.grid, count - best.grid.cells)
 
 
-ORDER_CENTRES = ((0.15, 0.7), (0.75, 0.3))
+ORDER_CENTRES: tuple[Centre, ...] = ((0.15, 0.7, 0.35), (0.75, 0.3, 0.9))
 """Where patches are changed to tell the order of a grid that is known: no two orders have both of them in one place."""
 
 
@@ -118,12 +161,12 @@ def order_of_tokens(responses_PN: torch.Tensor, grid: Grid) -> tuple[Cells, int]
     peak = _peak(responses_PN)
     near = False
     for before in (dict.fromkeys([0, extra]), range(extra + 1)):
-        readings = [_Reading(grid, count, in_rows) for count in before for in_rows in (True, False)]
+        readings = [_Reading(grid, count, cells) for count in before for cells in _orders(grid)]
         scores = {reading: _score(reading, responses_PN, ORDER_CENTRES) for reading in readings}
         near = near or NEAR_PEAK * max(scores.values()) >= peak
         best = _by_corners(scores, corners_PN, extra) or _best(scores)
         if best is not None and NEAR_PEAK * _score(best, responses_PN, ORDER_CENTRES) >= peak:
-            return ("rows" if best.in_rows else "columns"), extra - best.before
+            return best.cells, extra - best.before
     apart = len(set(responses_PN.argmax(1).tolist())) == len(responses_PN)
     return ("unknown", 0) if apart and not near and bool((responses_PN.amax(1) >= STRONG).all()) else None
 
@@ -159,11 +202,11 @@ def _by_corners(scores: Mapping[_Reading, float], corners_PN: torch.Tensor, extr
     Where cells are smooth, as interpolated ones are, a shift by one makes no clear difference elsewhere.
     """
     best = max(scores, key=lambda reading: scores[reading])
-    others = [score for one, score in scores.items() if one.in_rows != best.in_rows]
+    others = [score for one, score in scores.items() if one.cells != best.cells]
     if not len(corners_PN) or scores[best] < CLEAR * max([1.0, *others]):
         return None
-    alike = [_Reading(best.grid, before, best.in_rows) for before in range(extra + 1)]
-    return _best({one: min(float(one.cells(corners_PN[end])[-end, -end]) for end in CORNERS) for one in alike})
+    alike = [_Reading(best.grid, before, best.cells) for before in range(extra + 1)]
+    return _best({one: min(float(one.answers(corners_PN[end])[-end, -end, -end]) for end in CORNERS) for one in alike})
 
 
 def _peak(responses_PN: torch.Tensor) -> float:
@@ -190,31 +233,43 @@ def _best(scores: Mapping[_Reading, float]) -> _Reading | None:
     return best if scores[best] >= CLEAR * max([1.0, *plainer]) else None
 
 
-def _readings(count: int, height: int, width: int) -> Iterator[_Reading]:
-    """Grids of one stride with up to 16 other tokens before or behind them, in rows and in columns."""
-    grids = {
-        Grid(rows, columns)
-        for stride in range(2, LARGEST_STRIDE + 1)
-        for rows in {height // stride, -(-height // stride)}
-        for columns in {width // stride, -(-width // stride)}
-    }
+def _readings(count: int, height: int, width: int, frames: int) -> Iterator[_Reading]:
+    """Grids of one stride with up to 16 other tokens before or behind them, in every order."""
+    grids = _grids(height, width, frames, count)
     for grid in sorted(grids, key=lambda grid: -grid.cells):
         extra = count - grid.cells
         if min(grid.height, grid.width) >= 2 and 0 <= extra <= MOST_PREFIX_TOKENS:
             for before in sorted({0, extra}):
-                yield _Reading(grid, before)
-                yield _Reading(grid, before, in_rows=False)
+                for cells in _orders(grid):
+                    yield _Reading(grid, before, cells)
 
 
-def _score(reading: _Reading, responses_PN: torch.Tensor, centres: Sequence[tuple[float, float]]) -> float:
+def _grids(height: int, width: int, frames: int, most: int) -> set[Grid]:
+    """Grids of one stride along height and width, or in clips along any two sides, up to so many cells."""
+
+    def counts(size: int, stride: int) -> set[int]:
+        return {size // stride, -(-size // stride)}
+
+    sizes, found = (height, width, frames), set[Grid]()
+    for stride in range(2, LARGEST_STRIDE + 1):
+        for alone in (2, 1, 0) if frames > 1 else (2,):
+            others = range(1, min(sizes[alone], LARGEST_STRIDE) + 1)
+            sides = [
+                set().union(*(counts(size, one) for one in others)) if axis == alone else counts(size, stride)
+                for axis, size in enumerate(sizes)
+            ]
+            found |= {Grid(*counted) for counted in itertools.product(*sides) if 0 < math.prod(counted) <= most}
+    return found
+
+
+def _score(reading: _Reading, responses_PN: torch.Tensor, centres: Sequence[Centre]) -> float:
     """How much stronger than the average token those at a changed patch answer, and, half as much, around it.
 
     The geometric mean over patches: a wrong reading misses some of them.
     """
     found = []
-    for response_N, (y, x) in zip(responses_PN, centres, strict=True):
-        cells = reading.cells(response_N)
-        row, column = int(y * reading.grid.height), int(x * reading.grid.width)
-        around = cells[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-        found.append(float(cells[row, column] + around.mean() / 2) / 1.5)
+    for response_N, centre in zip(responses_PN, centres, strict=True):
+        cells, place = reading.answers(response_N), reading.cell(centre)
+        around = cells[tuple(slice(max(at - 1, 0), at + 2) for at in place)]
+        found.append(float(cells[place] + around.mean() / 2) / 1.5)
     return math.prod(max(one, 1e-3) for one in found) ** (1 / len(found))

@@ -172,9 +172,11 @@ class Runs:
         return [(sizes, found) for sizes, found in runs if found is not None]
 
     def fixed_image(self, steps: Steps) -> Steps:
-        """Height and width, with a step of 0, where the module takes images of one size only."""
+        """Height and width, with a step of 0, where the module takes one size only; time as well, if it is fixed."""
         images = [names for names in self.axes.names if {"H", "W"} <= set(names)]
-        return {} if not images or "H" in steps or "W" in steps else {"H": 0, "W": 0}
+        if not images or "H" in steps or "W" in steps:
+            return {}
+        return {name: 0 for name in ("T", "H", "W") if name in images[0] and name not in steps}
 
 
 _REACH_FOR_REAL = 1024

@@ -96,7 +96,8 @@ def _is_vague(tensor: torch.Tensor) -> bool:
 def settle_letters(axes: InputAxes, run: Run, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
     """Exchange the names of points and channels where the module tells that they stand the other way round.
 
-    Points may grow in number and channels may not; where both may, outputs follow the number of points.
+    Points may grow in number and channels may not; where both may, outputs follow the number of points. So it is with
+    the frames of clips.
 
     Args:
         axes: Axes as `name_axes` named them.
@@ -104,8 +105,8 @@ def settle_letters(axes: InputAxes, run: Run, run_shapes: Callable[[Sequence[Sha
         run_shapes: Whether the module runs at such shapes of its inputs.
     """
     for position, names in enumerate(axes.names):
-        channels, points = (next((name for name in names if name[0] == letter), "") for letter in "CN")
-        if len(names) != 3 or not channels or not points or _shared(axes, position, channels):
+        channels, points = (next((name for name in names if name[0] in letters), "") for letters in ("C", "NT"))
+        if len(names) not in (3, 5) or not channels or not points or _shared(axes, position, channels):
             continue
         if _shared(axes, position, points):
             axes = _settled_beside(axes, position, channels, points, run_shapes)
@@ -152,6 +153,8 @@ def _letters(tensor: torch.Tensor) -> str:
         return "BHW"
     if tensor.dim() == 4 and tensor.is_floating_point() and _few(tensor.shape[3], tensor.shape[1:3]):
         return "BHWC"
+    if tensor.dim() == 5 and tensor.is_floating_point():
+        return _clip_letters(tensor.shape)
     if tensor.dim() == 3 and _few(tensor.shape[1], tensor.shape[2:]):
         return "BCN"
     if tensor.dim() == 2 and tensor.is_floating_point():
@@ -159,6 +162,16 @@ def _letters(tensor: torch.Tensor) -> str:
     return _LETTERS.get(tensor.dim(), "BCDEFGHIJK"[: tensor.dim()])
 
 
+def _clip_letters(shape: Sequence[int]) -> str:
+    """Axes of a clip or volume: channels first, unless three colours stand behind the frames or at the end."""
+    if shape[1] == RGB:
+        return "BCTHW"
+    if _few(shape[4], shape[1:4]) or (shape[4] == RGB and _few(RGB, shape[2:4])):
+        return "BTHWC"
+    return "BTCHW" if shape[2] == RGB else "BCTHW"
+
+
+RGB = 3
 COLOURS = (1, 3, 4, 6)
 """Channels of images and of clouds of points: grey, RGB or xyz, with alpha or intensity, with normals."""
 

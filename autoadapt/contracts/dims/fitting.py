@@ -103,7 +103,7 @@ def _searches(sizes: dict[str, Array], values: Array, known: Sequence[Dim], step
     yield linear_in(known, sizes, values)
     if len(sizes) > 1:
         lines = {axis: _line(axis, sizes, values, steps) for axis in sizes}
-        pools = [factors_of(axis, known, lines[axis]) for axis in sizes]
+        pools = [factors_of(axis, known, lines[axis], *steps.get(axis, ())[:1]) for axis in sizes]
         yield scaled_products(pools, sizes, values)
         yield common_products(sizes, values)
         yield sums_of_products(pools, known, sizes, values)

@@ -27,7 +27,12 @@ MOST_FACTORS = 12
 __all__ = ["Atom", "Axis", "Floor", "Form", "Max", "Monomial", "evaluate"]
 
 Key: TypeAlias = tuple[Any, ...]
-"""Nested tuples that put atoms in order: by axes (B before H before W), then by kind and content."""
+"""Nested tuples that put atoms in order: by axes (B before T before H before W), then by kind and content."""
+
+
+def _place(axis: str) -> Key:
+    """Where an axis stands among others: by name, but time or depth just before the height."""
+    return ("H", "", axis) if axis[0] == "T" else (axis[0], axis)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Axis:
 
     @cached_property
     def key(self) -> Key:
-        return (self.name,), 0, 0, ()
+        return (_place(self.name),), 0, 0, ()
 
     @cached_property
     def lower_bound(self) -> int | None:
@@ -62,7 +67,7 @@ class Floor:
 
     @cached_property
     def key(self) -> Key:
-        return tuple(sorted(self.axes)), 1, self.divisor, self.inner.key
+        return tuple(map(_place, sorted(self.axes))), 1, self.divisor, self.inner.key
 
     @cached_property
     def lower_bound(self) -> int | None:
@@ -83,7 +88,7 @@ class Max:
 
     @cached_property
     def key(self) -> Key:
-        return tuple(sorted(self.axes)), 2, self.low, self.inner.key
+        return tuple(map(_place, sorted(self.axes))), 2, self.low, self.inner.key
 
     @cached_property
     def lower_bound(self) -> int | None:

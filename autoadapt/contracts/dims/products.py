@@ -103,11 +103,11 @@ def linear_in(known: Iterable[Dim], sizes: dict[str, Array], values: Array) -> l
     return sorted(found, key=lambda candidate: candidate.bits)
 
 
-def factors_of(axis: str, known: Iterable[Dim], lines: Iterable[Dim]) -> list[Dim]:
-    """What may multiply along an axis: itself, known dims of it and their parts, and what its line shows."""
+def factors_of(axis: str, known: Iterable[Dim], lines: Iterable[Dim], step: int = 1) -> list[Dim]:
+    """What may multiply along an axis: itself, its legal steps, known dims and their parts, and what its line shows."""
     sources = [dim for dim in (*lines, *known) if dim.axes == {axis}]
     parts = [part for dim in sources for part in (dim, _primitive(dim))]
-    return list(dict.fromkeys([Dim.axis(axis), *parts]))
+    return list(dict.fromkeys([Dim.axis(axis), Dim.axis(axis) // step, *parts]))
 
 
 def _primitive(dim: Dim) -> Dim:

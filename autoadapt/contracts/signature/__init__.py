@@ -1,13 +1,14 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, range_at, smallest_size
+from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
 from autoadapt.contracts.signature.channel_names import channel_names
 from autoadapt.contracts.signature.masks import Mask, mask_at
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.parameters import Parameter
 from autoadapt.contracts.signature.signatures import MOST_VALUES, Signature
-from autoadapt.contracts.signature.specs import DTYPES, Cells, Centres, Role, TensorSpec, dtype_name
+from autoadapt.contracts.signature.specs import DTYPES, Centres, Role, TensorSpec, dtype_name
 from autoadapt.contracts.signature.statistics import ColourOrder, Statistics, agree, conversion, image_of
 from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.signature.written_outputs import check_written
@@ -31,6 +32,7 @@ __all__ = [
     "TensorSpec",
     "Values",
     "agree",
+    "cells_in",
     "channel_names",
     "check_written",
     "conversion",
@@ -38,6 +40,7 @@ __all__ = [
     "dtype_name",
     "equal_where_legal",
     "image_of",
+    "in_order",
     "mask_at",
     "range_at",
     "smallest_size",

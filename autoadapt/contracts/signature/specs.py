@@ -12,12 +12,12 @@ from pydantic import ConfigDict, Field, field_validator
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
+from autoadapt.contracts.signature.cell_orders import Cells
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = ["DTYPES", "Cells", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name", "spatial_axes"]
+__all__ = ["DTYPES", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name", "spatial_axes"]
 
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
-Cells: TypeAlias = Literal["rows", "columns", "unknown"]
 ROLES: tuple[Role, ...] = ("feature", "coordinate", "index", "mask", "other")
 
 DTYPES: dict[str, torch.dtype] = {
@@ -46,7 +46,7 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 """Names of torch, which are read as well."""
 _SPEC = re.compile(
     r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points)\b)[a-z]\w*)?\s*"
-    r"(?:in (?P<cells>columns|unknown) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
+    r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*(?:=\s*(?P<same>\S+))?\s*$"
 )

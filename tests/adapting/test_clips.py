@@ -1,0 +1,131 @@
+"""Clips, volumes and images in each other's place: layouts turned, frames one by one, one frame as a clip."""
+
+import einops
+import pytest
+import torch
+from clip_models import Clip3d, Images, ListedClip
+from guests import guest
+
+import autoadapt as aa
+
+CLIP = (2, 3, 8, 32, 48)
+
+
+def remarks(net):
+    return " ".join(net.plan.remarks)
+
+
+@pytest.mark.parametrize(
+    ("order", "layout"), [("thw", "b c t h w"), ("wht", "b t h w c"), ("hwt", "b t c h w"), ("twh", "b t c h w")]
+)
+def test_tokens_of_a_clip_serve_maps_with_each_cell_in_its_place(order, layout):
+    new, old = ListedClip(order, 1, layout=layout), torch.nn.Conv3d(3, 12, (2, 8, 8), (2, 8, 8))
+    clip = torch.randn(CLIP)
+    net = aa.adapt(new, like=old, inputs=clip)
+    other = torch.randn(1, 3, 4, 16, 64)
+    expected = new.map_of(new(einops.rearrange(other, f"b c t h w -> {layout}")), t=2, h=2, w=8)
+    torch.testing.assert_close(net(other), expected)
+    assert net.plan.parameters == 0
+
+
+def test_maps_of_a_clip_serve_tokens_in_the_order_of_the_old_ones():
+    new, old = torch.nn.Conv3d(3, 12, (2, 8, 8), (2, 8, 8)), ListedClip("hwt", layout="b t c h w")
+    net = aa.adapt(new, like=old, inputs=torch.randn(2, 8, 3, 32, 48))
+    clip = torch.randn(1, 4, 3, 16, 64)
+    torch.testing.assert_close(net(clip), einops.rearrange(new(clip.transpose(1, 2)), "b c t h w -> b (h w t) c"))
+
+
+def test_a_module_of_images_serves_a_clip_frame_by_frame():
+    new, old = Images(), Clip3d(6)
+    net = aa.adapt(new, like=old, inputs=torch.randn(CLIP))
+    assert "reads each frame of x as an image: nothing is seen across frames" in remarks(net)
+    assert net.plan.inputs[0].steps[0].pattern == "b c t h w -> (b t) c h w"
+    clip = torch.randn(3, 3, 5, 32, 40)
+    torch.testing.assert_close(net(clip)[0][:, :, 3], new(clip[:, :, 3])[0])
+    assert net(clip)[1].shape == old(clip)[1].shape
+    assert net.verify().passed
+
+
+def test_scores_of_a_clip_are_a_mean_over_frames_of_images():
+    old = torch.nn.Sequential(torch.nn.Conv3d(3, 8, 3), torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
+    net = aa.adapt(Images(), like=old, inputs=torch.randn(CLIP))
+    clip = torch.randn(CLIP)
+    still = clip[:, :, :1].expand(CLIP)
+    torch.testing.assert_close(net(still), net(still[:, :, :4]))
+    torch.testing.assert_close(net(clip), net(clip.flip(2)))
+    assert net.verify().passed
+
+
+def test_a_module_of_clips_serves_an_image_as_a_clip_of_one_frame():
+    new, old = Clip3d(), Images()
+    net = aa.adapt(new, like=old, inputs=torch.randn(2, 3, 32, 48))
+    assert "reads x as a clip of one frame: it sees nothing move" in remarks(net)
+    image = torch.randn(1, 3, 40, 24)
+    features = new(image[:, :, None])[0][:, :, 0]
+    project = next(one for one in net.adapters.modules() if isinstance(one, torch.nn.Conv2d))
+    torch.testing.assert_close(net(image)[0], project(features))
+    assert net.verify().passed
+
+
+@pytest.mark.slow
+def test_a_module_of_clips_of_8_frames_is_given_an_image_8_times():
+    new = ListedClip(size=(8, 32, 32))
+    net = aa.adapt(new, like=torch.nn.Conv2d(3, 12, 8, 8), inputs=torch.randn(1, 3, 32, 32))
+    assert "a clip of 8 frames that are all it" in remarks(net)
+    image = torch.randn(2, 3, 32, 32)
+    tokens = new(image[:, :, None].expand(-1, -1, 8, -1, -1))
+    torch.testing.assert_close(net(image), new.map_of(tokens, t=4, h=4, w=4).mean(2))
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b", "mvit_v1_b", "mvit_v2_s"]
+)
+def test_video_models_of_torchvision_serve_images(name):
+    video = guest("torchvision").models.video
+    net = aa.adapt(getattr(video, name)(weights=None).eval(), like=Images(), inputs=torch.randn(1, 3, 64, 64))
+    assert [level.shape for level in net(torch.randn(2, 3, 96, 80))] == [(2, 6, 48, 40), (2, 10, 12, 10)]
+    assert "it sees nothing move" in remarks(net)
+
+
+def videomae():
+    transformers = guest("transformers")
+    torch.manual_seed(0)
+    return transformers.VideoMAEModel(
+        transformers.VideoMAEConfig(
+            image_size=32,
+            patch_size=8,
+            num_frames=8,
+            tubelet_size=2,
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+        )
+    ).eval()
+
+
+@pytest.mark.guest
+def test_videomae_and_convolutions_of_clips_serve_each_other():
+    new, old = videomae(), torch.nn.Conv3d(3, 24, (2, 8, 8), (2, 8, 8))
+    net = aa.adapt(new, like=old, inputs=torch.randn(2, 3, 8, 32, 32))
+    clip = torch.randn(1, 3, 8, 32, 32)
+    tokens = new(clip.transpose(1, 2)).last_hidden_state
+    torch.testing.assert_close(net(clip), einops.rearrange(tokens, "b (t h w) c -> b c t h w", t=4, h=4))
+    back = aa.adapt(old, like=new, inputs=clip.transpose(1, 2))
+    made = back(clip.transpose(1, 2)).last_hidden_state
+    torch.testing.assert_close(made, einops.rearrange(old(clip), "b c t h w -> b (t h w) c"))
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("kind", ["conv", "perceptron"])
+def test_a_vit_of_monai_serves_a_volume(kind):
+    nets = guest("monai.networks.nets")
+    options = {"patch_size": 16, "hidden_size": 24, "mlp_dim": 32, "num_layers": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    vit = nets.ViT(1, (64, 64, 64), proj_type=kind, classification=False, **options).eval()
+    like, shape = torch.nn.Conv3d(1, 24, 16, 16), (1, 1, 64, 64, 64)
+    net = aa.adapt(vit, like=like, inputs=torch.randn(shape), pairs={"output": "0"})
+    volume = torch.randn(1, 1, 64, 64, 64)
+    torch.testing.assert_close(net(volume), einops.rearrange(vit(volume)[0], "b (t h w) c -> b c t h w", t=4, h=4))
