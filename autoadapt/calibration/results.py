@@ -12,7 +12,7 @@ from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files.writing import write_file
 from autoadapt.showing import Shown
-from autoadapt.showing.tables import columns, human_count
+from autoadapt.showing.tables import columns, human_count, page_width
 from autoadapt.versions import install_line
 
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
@@ -212,8 +212,8 @@ class Calibration(Shown, Dated, _Frozen):
 
 
 def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
-    """A fact in rows of eighty columns, its label on the first."""
-    parts = textwrap.wrap(text, 66)
+    """A fact in rows of a page, its label on the first."""
+    parts = textwrap.wrap(text, page_width() - 14)
     return list(zip((label, *[""] * len(parts)), parts, strict=False))
 
 

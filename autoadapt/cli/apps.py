@@ -9,7 +9,7 @@ import typer
 
 from autoadapt.cli.assemble_command import assemble_command
 from autoadapt.cli.calibrate_command import calibrate_command
-from autoadapt.cli.groups import Group
+from autoadapt.cli.groups import Command, Group
 from autoadapt.cli.machine_commands import demo_command, doctor_command
 from autoadapt.cli.module_commands import (
     adapt_command,
@@ -59,7 +59,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 }
 
 for _name, (_command, _example) in _COMMANDS.items():
-    app.command(_name, epilog=f"Example: {_example}")(_command)
+    app.command(_name, cls=Command, epilog=f"Example: {_example}")(_command)
 
 
 def _say_version(wanted: bool) -> None:

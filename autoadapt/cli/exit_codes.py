@@ -14,14 +14,16 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from autoadapt.cli.remedies import in_shell
+from autoadapt.cli.remedies import in_shell, sentence, told_in_shell
 from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
 from autoadapt.errors.codes import page_of
+from autoadapt.showing.tables import page_width
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working", "wrote"]
 
-WIDTH = 80
 HOLDS = 0
 DOES_NOT_HOLD = 1
 BAD_CALL = 2
@@ -72,12 +73,20 @@ def running(as_json: bool, debug: bool) -> Iterator[None]:
 
 def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: bool, code: str = "") -> None:
     """Say what is wrong and what to do about it, on standard error; where the message has a code, where to read on."""
+    told, faults = sentence(summary), [_in_shell(fault) for fault in mismatches]
     if as_json:
-        faults = [{**vars(fault), "remedy": in_shell(fault.remedy)} for fault in mismatches]
-        typer.echo(json.dumps({"error": kind, "code": code, "message": summary, "mismatches": faults}), err=True)
+        shown = {"error": kind, "code": code, "message": told, "mismatches": list(map(vars, faults))}
+        typer.echo(json.dumps(shown), err=True)
         return
     see = [f"  see  {page_of(code)}"] if code else []
-    typer.echo("\n".join([*_lines(kind, summary, mismatches), *see]), err=True)
+    typer.echo("\n".join([*_lines(kind, told, faults), *see]), err=True)
+
+
+def _in_shell(fault: Mismatch) -> Mismatch:
+    """A fault in the words of the command at hand."""
+    remedy = "\n".join(in_shell(line) for line in fault.remedy.splitlines())
+    where, expected, found = map(sentence, (fault.where, fault.expected, fault.found))
+    return replace(fault, where=where, expected=expected, found=found, remedy=remedy)
 
 
 def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]:
@@ -91,7 +100,7 @@ def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]
             lines += _wrapped(_difference(fault, with_place=True), "  ", "    ")
         if len(mismatches) > _MOST_FAULTS:
             lines.append(f"  and {len(mismatches) - _MOST_FAULTS} more, which --json shows")
-    remedies = [in_shell(line) for fault in mismatches for line in fault.remedy.splitlines() if line]
+    remedies = [line for fault in mismatches for line in fault.remedy.splitlines() if line]
     labels = ["try", *[""] * _MOST_REMEDIES]
     shown = list(dict.fromkeys(remedies))[:_MOST_REMEDIES]
     return lines + [f"  {label:<3}  {_pasted(remedy)}" for label, remedy in zip(labels, shown, strict=False)]
@@ -99,9 +108,9 @@ def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]
 
 def _pasted(remedy: str) -> str:
     """A remedy that is too long for a line in several, if it is words; what is to be pasted stays whole."""
-    if len(remedy) <= WIDTH - 7 or remedy.startswith(("--", "autoadapt ")):
+    if len(remedy) <= page_width() - 7 or remedy.startswith(("--", "autoadapt ")):
         return remedy
-    return "\n       ".join(textwrap.wrap(remedy, WIDTH - 7, break_on_hyphens=False))
+    return "\n       ".join(textwrap.wrap(remedy, page_width() - 7, break_on_hyphens=False))
 
 
 def _difference(fault: Mismatch, *, with_place: bool) -> str:
@@ -114,7 +123,7 @@ def _difference(fault: Mismatch, *, with_place: bool) -> str:
 def _wrapped(text: str, first: str, later: str) -> list[str]:
     return textwrap.wrap(
         text,
-        WIDTH,
+        page_width(),
         initial_indent=first,
         subsequent_indent=later,
         max_lines=6,
@@ -132,7 +141,7 @@ def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence
         html: Where a page of it goes as well.
         parts: What a result of several parts is made of, each of which shows itself.
     """
-    shown = parts or (result,)
+    shown = tuple(map(told_in_shell, parts or (result,)))
     if as_json:
         from autoadapt.contracts.facts import Made
 
@@ -144,7 +153,7 @@ def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence
         for number, part in enumerate(shown):
             Console().print(*([""] if number else []), part, sep="\n")
     else:
-        typer.echo(fitted(str(result)))
+        typer.echo(fitted(str(told_in_shell(result))))
     write_page(html, *shown)  # last: whatever fails, the result is told
 
 
@@ -168,14 +177,14 @@ def wrote(path: Path) -> None:
 
 
 def fitted(text: str, width: int | None = None) -> str:
-    """A text whose lines fit a terminal, or eighty columns; those that are too long go on below, farther in.
+    """A text whose lines fit a terminal; those that are too long go on below, farther in.
 
     Example:
         >>> print(fitted(" reads  c2, c3, c4", 14))
          reads  c2,
              c3, c4
     """
-    room = width or max(shutil.get_terminal_size().columns, WIDTH)
+    room = width or shutil.get_terminal_size().columns
     return "\n".join(part for line in text.split("\n") for part in _broken(line, room))
 
 

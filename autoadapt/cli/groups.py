@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from autoadapt.cli.exit_codes import BAD_CALL, STOPPED, complain
+from autoadapt.cli.remedies import Options, speaking_for
 from autoadapt.errors import Mismatch
+from autoadapt.showing.tables import fitting
 
-__all__ = ["Group"]
+__all__ = ["Command", "Group"]
 
+NARROWEST = 40
+"""Columns below which nothing is narrowed further."""
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 """Whatever is wrong with a call, by the name that every version of typer has for it."""
 
@@ -51,6 +56,24 @@ class Group(TyperGroup):
         except (typer.Abort, KeyboardInterrupt):
             code = STOPPED
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class Command(TyperCommand):
+    """A command, whose errors and results say what to do by its own options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        words = speaking_for(self.name or "", _options(ctx.find_root().command))
+        with words, fitting(max(shutil.get_terminal_size().columns, NARROWEST)):
+            return super().invoke(ctx)
+
+
+def _options(group: Any) -> Options:
+    found = {}
+    for name, command in getattr(group, "commands", {}).items():
+        options = [one for one in command.params if one.param_type_name == "option"]
+        found[name] = {one.name: (one.opts[-1], "".join(one.secondary_opts[:1])) for one in options}
+    return found
 
 
 @contextlib.contextmanager

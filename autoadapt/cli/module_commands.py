@@ -30,6 +30,7 @@ from autoadapt.cli.options import (
     Project,
     ProjectChoice,
     Resolution,
+    Statistics,
     Thin,
     ThinChoice,
     Weights,
@@ -87,6 +88,7 @@ def plan_command(
     resolution: Resolution = None,
     fit: Fit = None,
     channels: Channels = None,
+    statistics: Statistics = None,
     allow: Allow = None,
     html: Html = None,
     as_json: AsJson = False,
@@ -95,7 +97,13 @@ def plan_command(
     """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
     with running(as_json, debug):
         with working(f"planning {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
+            read: dict[str, Any] = {
+                "resolution": resolution,
+                "fit": fit,
+                "channels": channels,
+                "statistics": statistics,
+            }
+            options = chosen(pair, project, indices, thin, grid, **read)
             net = _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
         show(net.plan, as_json, html)
 
@@ -113,6 +121,7 @@ def adapt_command(
     resolution: Resolution = None,
     fit: Fit = None,
     channels: Channels = None,
+    statistics: Statistics = None,
     pretrained: Weights = None,
     out: Annotated[
         Path | None,
@@ -138,7 +147,13 @@ def adapt_command(
         from autoadapt.sources import published
 
         with working(f"adapting {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
+            read: dict[str, Any] = {
+                "resolution": resolution,
+                "fit": fit,
+                "channels": channels,
+                "statistics": statistics,
+            }
+            options = chosen(pair, project, indices, thin, grid, **read)
             net = _adapted(new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), **options)
             report = net.verify()
         from autoadapt.cli.results import Adapted
@@ -177,6 +192,7 @@ def verify_command(
     resolution: Resolution = None,
     fit: Fit = None,
     channels: Channels = None,
+    statistics: Statistics = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="also compile and export: minutes")] = False,
     allow: Allow = None,
     html: Html = None,
@@ -190,7 +206,13 @@ def verify_command(
     """
     with running(as_json, debug):
         with working(f"verifying {new}" + (f" like {like}" if like else "")):
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
+            read: dict[str, Any] = {
+                "resolution": resolution,
+                "fit": fit,
+                "channels": channels,
+                "statistics": statistics,
+            }
+            options = chosen(pair, project, indices, thin, grid, **read)
             parts = saved_parts(new) if like is None else {}
             if parts:
                 _verified(parts, allow or (), thorough=thorough, as_json=as_json, html=html)
@@ -231,6 +253,7 @@ def swap_command(
     resolution: Resolution = None,
     fit: Fit = None,
     channels: Channels = None,
+    statistics: Statistics = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
     out: Annotated[
@@ -248,7 +271,13 @@ def swap_command(
             from autoadapt.swapping import swap
             from autoadapt.swapping.replacements import Kind
 
-            options = chosen(pair, project, indices, thin, grid, resolution=resolution, fit=fit, channels=channels)
+            read: dict[str, Any] = {
+                "resolution": resolution,
+                "fit": fit,
+                "channels": channels,
+                "statistics": statistics,
+            }
+            options = chosen(pair, project, indices, thin, grid, **read)
             is_layer = new in get_args(Kind)
             old = model(whole, allow=allow or ())
             places = [place.strip() for place in path.split(",")] if "," in path else path

@@ -167,7 +167,7 @@ def _restored(source: str, allow: Sequence[str]) -> nn.Module:
         named = whole.source
         if not named:
             remedy = f'in Python: aa.restore("{folder}", model=build())\nautoadapt show {source}'
-            fault = Mismatch(source, 'a model that aa.load("file.py:build") made', f"a {whole.model}", remedy)
+            fault = Mismatch(source, 'a model by name, as "file.py:build" is', f"a {whole.model}", remedy)
             raise SourceError(f"{source} does not say how its model is built", [fault])
         return restore(folder, model=load(named, allow=allow), allow=allow)
     config = Config.read(folder)

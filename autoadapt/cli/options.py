@@ -32,6 +32,7 @@ __all__ = [
     "ProjectChoice",
     "Refine",
     "Resolution",
+    "Statistics",
     "Thin",
     "ThinChoice",
     "Weights",
@@ -39,6 +40,7 @@ __all__ = [
     "chosen",
     "read_grid",
     "read_pairs",
+    "read_statistics",
     "reading",
 ]
 
@@ -205,6 +207,13 @@ Channels = Annotated[
     str | None,
     typer.Option(help="what is in the channels of the images, such as b,g,r,nir", show_default=False),
 ]
+Statistics = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="old=MEAN:STD, new=MEAN:STD of the images that a model takes, numbers by commas, where it tells others",
+        show_default=False,
+    ),
+]
 Fit = Annotated[FitChoice | None, typer.Option(help="images to a legal size by zeros, or resized", show_default=False)]
 
 
@@ -242,6 +251,33 @@ def read_grid(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     return found or None
 
 
+def read_statistics(texts: list[str] | None) -> dict[str, Any] | None:
+    """`SIDE=MEAN:STD` texts as a mapping; None where there are none.
+
+    Raises:
+        SignatureError: One is malformed.
+
+    Example:
+        >>> print(read_statistics(["old=0.5:0.25,0.5,0.25"])["old"])
+        mean 0.5, std 0.25, 0.5, 0.25
+    """
+    example = "--statistics old=0.485,0.456,0.406:0.229,0.224,0.225"
+    found = {}
+    for text in texts or ():
+        side, numbers = _parted(text, example)
+        try:
+            mean, std = ([float(number) for number in part.split(",")] for part in numbers.split(":"))
+        except ValueError:
+            side = ""
+        if side not in ("old", "new"):
+            fault = Mismatch(text, "old or new, =, means, a colon, standard deviations", text, example)
+            raise SignatureError(f"{text} are no statistics of images", [fault])
+        from autoadapt.contracts.signature.statistics import Statistics as Told
+
+        found[side] = Told(mean=mean, std=std)
+    return found or None
+
+
 def _parted(text: str, example: str) -> tuple[str, str]:
     left, sign, right = text.partition("=")
     if not (left and sign and right):
@@ -255,10 +291,10 @@ def chosen(
     indices: IndicesChoice,
     thin: ThinChoice,
     grid: list[str] | None,
-    *,
     resolution: ResolutionChoice | None,
     fit: FitChoice | None,
     channels: str | None,
+    statistics: list[str] | None,
 ) -> dict[str, Any]:
     """The options that `adapt` and `swap` share, as their keyword arguments."""
     return {
@@ -268,6 +304,7 @@ def chosen(
         "thin": thin.value,
         "grid": read_grid(grid),
         "channels": None if channels is None else channels.split(","),
+        "input_statistics": read_statistics(statistics),
         **reading(resolution, fit),
     }
 

@@ -1,45 +1,80 @@
-"""Remedies: what an error says to do in Python, as it is typed in a shell."""
+"""Remedies: what a text says to do in Python, as it is typed in a shell: with the options of the command at hand."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import TypeAlias, TypeVar
 
-__all__ = ["in_shell"]
+from pydantic import BaseModel
 
-_ARGUMENT = re.compile(r"(?:\w+\((?:\.\.\.|config), )?(?P<name>\w+)=(?P<value>.+)")
-_NEW_TENSOR = re.compile(r"torch\.\w+\((?P<sizes>\d+(?:, *\d+)*)\)?")
-_LOADED = re.compile(r"""load\(["'](?P<source>[^"']+)["']\)""")
-_LISTED = re.compile(r"""list_models\(["'](?P<pattern>[^"']+)["']\)""")
-_SAVED = re.compile(r"""aa\.capture\(old, inputs\)\.save\("(?P<path>[^"]+)"\)""")
-_WRITTEN = re.compile(r"""[\[{(]?(?:"\w+": )?["']?[a-z]+\d+\[""")
-"""The texts of outputs, which `--like` takes as they stand."""
-_IN_PYTHON = re.compile(r"[\w.]+\(.*\)|(?:\w+=)?aa\.")
-"""A call, which no shell takes."""
-_AS_OPTIONS = {"pairs": "pair", "taps": "pair", "grid": "grid"}
-_OPTIONS = frozenset(
-    ("allow", "allow_cost", "at", "exclude", "expect_missing", "expect_unexpected", "images", "include", "indices",
-     "like", "match", "max_parameters", "min_coverage", "outputs", "pretrained", "project", "rename", "scope", "shapes",
-     "solver", "thin", "thorough")
-)  # fmt: skip
+__all__ = ["Options", "in_shell", "sentence", "speaking_for", "told_in_shell"]
+
+Options: TypeAlias = Mapping[str, Mapping[str, tuple[str, str]]]
+"""Of all commands by name: of each parameter the option that sets it, and the one that unsets it where there is one."""
+
+_HERE: ContextVar[tuple[str, Options] | None] = ContextVar("here", default=None)
+"""The command at hand and the options of all; None outside of one."""
+_PARAMETERS = {"pairs": "pair", "taps": "pair", "input_statistics": "statistics", "data": "images"}
+"""Arguments of functions that have another name in commands."""
+_FLAGS = {"inputs": "--input", "input_statistics": "--statistics", "pretrained": "--pretrained"}
+_COMMANDS = {
+    "adapt": ("autoadapt adapt {0} --like OLD", "NEW"),
+    "assemble": ("autoadapt assemble {0}", "CONFIG"),
+    "calibrate": ("autoadapt calibrate NEW --like OLD --images FOLDER",),
+    "capture": ("autoadapt capture {0}", "MODEL"),
+    "compare": ("autoadapt assemble {0} --compare", "CONFIG"),
+    "export": ("autoadapt export {0} {1}", "MODEL", "model.onnx"),
+    "fold": ("autoadapt fold FOLDER model.onnx",),
+    "list_models": ("autoadapt models {0}", "PATTERN"),
+    "load": ("{0}", "MODEL"),
+    "plan": ("autoadapt plan NEW --like OLD",),
+    "rank": ("autoadapt rank {0} --like OLD", "MODELS"),
+    "regions": ("autoadapt regions {0}", "MODEL"),
+    "restore": ("{0}", "FOLDER"),
+    "save": ("autoadapt adapt NEW --like OLD --out {1}", "NET", "FOLDER"),
+    "swap": ("autoadapt swap {0} {1} {2} --out FOLDER", "MODEL", "PATH", "NEW"),
+    "to_source": ("autoadapt adapt NEW --like OLD --source {1}", "NET", "net.py"),
+    "transfer": ("autoadapt transfer {0} {1}", "CHECKPOINT", "MODEL"),
+    "verify": ("autoadapt verify NEW --like OLD",),
+}
+"""By function: the command, and what stands for the arguments that are no texts."""
 _WHOLE = {
     "pretrained=False, then aa.transfer(file, model)  # with a file that you have": (
         "--random, or a file that you have: --new-weights and --like-weights of calibrate"
     ),
-    "autoadapt.assembly.compare(config)": "--compare",
-    "aa.fold(aa.swap(model, path, new, inputs=x), inputs=x)": "autoadapt swap MODEL PATH NEW --out FOLDER",
-    'aa.export(model, "model.onnx", inputs=x)': "autoadapt export MODEL model.onnx",
-    "aa.capture(module, x).save(path)": "autoadapt capture MODEL --out signature.json",
     "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}": (
         "--input SPEC, one for each argument, or --input NAME=SPEC"
     ),
 }
+_WRITTEN = re.compile(r"""[\[{(]?(?:"\w+": )?["']?[a-z]+\d+\[""")
+"""The texts of outputs, which `--like` takes as they stand."""
+_SAID = re.compile(
+    r"""(?<![\w.])(?:(?:aa\.)?(?P<verb>[a-z_]+)\(|[a-z_]+=(?=["'({\[]|True\b|False\b|\d|aa\.|torch\.))"""
+)
+"""Where a call or an argument begins in a sentence."""
+_PYTHON = re.compile(r"""[\w.]+\(.*\)|[\w.]+ ?=[^=]""")
+"""What no shell takes."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@contextlib.contextmanager
+def speaking_for(command: str, options: Options) -> Iterator[None]:
+    """In the block, remedies are those of a command."""
+    token = _HERE.set((command, options))
+    try:
+        yield
+    finally:
+        _HERE.reset(token)
 
 
 def in_shell(remedy: str) -> str:
-    """A remedy as an option where it is an argument of a call; any other text as it is.
+    """A remedy as an option where it is an argument of a call, or as a command; any other text as it is.
 
     Example:
         >>> in_shell('adapt(..., indices="recover")'), in_shell('load("timm:resnet18")')
@@ -50,61 +85,190 @@ def in_shell(remedy: str) -> str:
         --like '["f32[B, 64, H, W]", "f32[B, 8]"]'
         >>> in_shell('pairs={"c5": "layer4"}'), in_shell("allow_cost=True"), in_shell("pad to 224x256")
         ('--pair c5=layer4', '--allow-cost', 'pad to 224x256')
+        >>> in_shell('aa.swap(model, "backbone", new, inputs=x)'), in_shell("numpy.save(path, array)")
+        ('autoadapt swap MODEL backbone NEW --out FOLDER', 'in Python: numpy.save(path, array)')
     """
-    if remedy in _WHOLE:
-        return _WHOLE[remedy]
-    if saved := _SAVED.fullmatch(remedy):
-        return f"autoadapt capture MODEL --out {shlex.quote(saved['path'])}"
-    if _WRITTEN.match(remedy):
-        single = _literal(remedy)
-        return f"--like {shlex.quote(single if isinstance(single, str) else remedy)}"
-    listed = _LISTED.fullmatch(remedy)
-    if listed is not None:
-        return f"autoadapt models {shlex.quote(listed['pattern'])}"
+    if remedy in _WHOLE or remedy.startswith("in Python: "):
+        return _WHOLE.get(remedy, remedy)
     call, gap, note = re.match(r"(.*?)(\s{2,}|$)(.*)", remedy, re.DOTALL).groups()  # type: ignore[union-attr]
-    loaded, argument = _LOADED.fullmatch(call), _ARGUMENT.fullmatch(call)
-    if loaded is not None:
-        return f"{loaded['source']}{gap}{note}"
-    option = "" if argument is None else _option(argument["name"], argument["value"])
-    if option:
-        return f"{option}{gap}{note}"
-    return f"in Python: {remedy}" if _IN_PYTHON.match(remedy) else remedy
+    if _WRITTEN.match(call):
+        single = _value(call)
+        text = single.value if isinstance(single, ast.Constant) else call
+        return f"--like {shlex.quote(str(text))}{gap}{note}"
+    made = _translated(call)
+    if made:
+        return f"{made}{gap}{note}"
+    said = sentence(remedy)
+    return f"in Python: {remedy}" if said == remedy and _PYTHON.match(call) else said
 
 
-def _option(name: str, value: str) -> str:
-    """An argument and its value as options; empty where there is no such option."""
-    tensor = _NEW_TENSOR.fullmatch(value)
-    if name == "inputs" and tensor is not None:
-        return f"--input 'f32[{tensor['sizes']}]'"
-    if name not in _OPTIONS and name not in _AS_OPTIONS:
-        return ""
-    flag = "--" + _AS_OPTIONS.get(name, name).replace("_", "-")
-    read = _literal(value)
-    if read is None or read is False:
-        return ""
-    if read is True:
-        return flag
-    return " ".join(f"{flag} {shlex.quote(text)}" for text in _texts(read))
+def told_in_shell(value: _Model) -> _Model:
+    """A result whose sentences name options in place of arguments; for reading, no longer for being read back."""
+    changed = {name: new for name, old in value if (new := _spoken(old)) != old}
+    return value.model_copy(update=changed) if changed else value
 
 
-def _literal(text: str) -> object:
-    """A value as it is written in Python, with or without the bracket that closes the call; None where it is none."""
-    for option in (text, text.removesuffix(")")):
-        try:
-            return ast.literal_eval(option)
-        except (ValueError, SyntaxError):
+def _spoken(value: object) -> object:
+    match value:
+        case str():
+            return _translated(value) or sentence(value)
+        case BaseModel():
+            return told_in_shell(value)
+        case tuple() if type(value) is tuple:
+            return tuple(map(_spoken, value))
+        case dict():
+            return {key: _spoken(child) for key, child in value.items()}
+        case _:
+            return value
+
+
+def sentence(text: str) -> str:
+    """A text with options in place of the arguments, and commands in place of the calls, that stand in it.
+
+    Example:
+        >>> sentence("resolution='fixed' would resize; not run (thorough=True)")
+        '--resolution fixed would resize; not run (--thorough)'
+    """
+    made, start = "", 0
+    for found in _SAID.finditer(text):
+        if found.start() < start or (found["verb"] and found["verb"] not in _COMMANDS):
             continue
-    return None
+        end = _end(text, found.end() - bool(found["verb"]))
+        told = _translated(text[found.start() : end])
+        made += text[start : found.start()] + (told or text[found.start() : end])
+        start = end
+    return made + text[start:]
 
 
-def _texts(value: object) -> list[str]:
-    """The values of an option that may be given several times."""
-    if isinstance(value, Mapping):
-        return [f"{key}={_joined(child)}" for key, child in value.items()]
-    if isinstance(value, list):
-        return [_joined(child, "=") for child in value]
+def _end(text: str, start: int) -> int:
+    """Where a value ends: behind its last bracket or quote, or its word."""
+    depth, quote, position = 0, "", start
+    while position < len(text):
+        sign = text[position]
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        elif sign in "([{":
+            depth += 1
+        elif sign in ")]}" and depth:
+            depth -= 1
+        elif not depth and not (sign.isalnum() or sign in "_."):
+            return position
+        position += 1
+    return position
+
+
+def _translated(call: str) -> str:
+    """A call, or the arguments of one, in a shell's words; empty where it has none for it."""
+    try:
+        (statement,) = ast.parse(call.removesuffix(".")).body
+        node = getattr(statement, "value", None)
+        if isinstance(node, ast.Call) and not (isinstance(statement, ast.Assign) and len(call.split(" = ")) == 1):
+            return _command(node)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        pass
+    arguments = _value(f"_({call})")
+    if not isinstance(arguments, ast.Call) or arguments.args or not arguments.keywords:
+        return ""
+    options = [_option(one.arg or "", one.value) for one in arguments.keywords]
+    return " ".join(options) if all(options) else ""
+
+
+def _value(text: str) -> ast.expr | None:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+
+
+def _command(call: ast.Call) -> str:
+    """A call of this package as a command, or as the options that it adds to the one at hand."""
+    verb, root = (call.func.attr, call.func.value) if isinstance(call.func, ast.Attribute) else ("", call.func)
+    if isinstance(root, ast.Call) and verb == "save":  # aa.capture(...).save(path)
+        return f"{_command(root)} --out {_text(call.args[0], 'signature.json')}"
+    name = root.id if isinstance(root, ast.Name) else ""
+    verb = verb or name
+    if (name not in ("aa", "autoadapt", verb) and ast.unparse(root) != "autoadapt.assembly") or verb not in _COMMANDS:
+        return ""
+    if call.args and isinstance(call.args[0], ast.Call) and verb == "fold":
+        return _command(call.args[0])
+    found = [_option(one.arg or "", one.value) for one in call.keywords]
+    options = " ".join(filter(None, found))
+    if verb in ("load", "restore") and not all(found):
+        return ""  # a folder alone is not what these make
+    if options and verb not in ("load", "restore"):
+        return options
+    template, *names = _COMMANDS[verb]
+    given = [*call.args, *[None] * len(names)]
+    texts = [_text(value, name) for value, name in zip(given, names, strict=False)]
+    return f"{template.format(*texts)} {options}".rstrip()
+
+
+def _text(value: ast.expr | None, otherwise: str) -> str:
+    """A text as it is typed, or the word for what is none."""
+    is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
+    return shlex.quote(value.value) if is_text else otherwise  # type: ignore[union-attr]
+
+
+def _option(name: str, value: ast.expr) -> str:
+    """An argument and its value as options; empty where there is no such option, or no text for the value."""
+    front, on, off = _flags(name)
+    match value:
+        case ast.Constant(value=True):
+            return front + on
+        case ast.Constant(value=False):
+            return front + off if off else ""
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"))) if name == "inputs":
+            sizes = ", ".join(map(ast.unparse, value.args))
+            return f"{front}{on} 'f32[{sizes}]'" if on else ""
+        case ast.Constant(value=None) | ast.Name():
+            return ""
+    try:
+        return front + " ".join(f"{on} {shlex.quote(text)}" for text in _texts(value)) if on else ""
+    except ValueError:
+        return ""
+
+
+def _flags(name: str) -> tuple[str, str, str]:
+    """What stands before an option where another command has it; what sets a parameter, and what unsets it."""
+    here = _HERE.get()
+    if here is None:
+        return "", _FLAGS.get(name, "--" + _PARAMETERS.get(name, name).replace("_", "-")), ""
+    command, options = here
+    name = _PARAMETERS.get(name, name)
+    for other in (command, "adapt", "swap", *options):
+        if name in options.get(other, {}):
+            return "" if other == command else f"autoadapt {other} ... ", *options[other][name]
+    return "", "", ""
+
+
+def _texts(value: ast.expr) -> list[str]:
+    """The values of an option that may be given several times.
+
+    Raises:
+        ValueError: One has no text.
+    """
+    match value:
+        case ast.Dict():
+            return [f"{_joined(key)}={_joined(child)}" for key, child in zip(value.keys, value.values, strict=True)]
+        case ast.List():
+            return [_joined(child, "=") for child in value.elts]
     return [_joined(value)]
 
 
-def _joined(value: object, sign: str = ",") -> str:
-    return sign.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+def _joined(value: ast.expr | None, sign: str = ",") -> str:
+    """A value as commands take it: words in capitals for what is to be filled in."""
+    match value:
+        case ast.Constant(value=None):
+            return "-"
+        case ast.Constant():
+            return "..." if value.value is ... else str(value.value)
+        case ast.Name():
+            return value.id.upper()
+        case ast.Call() if ast.unparse(value.func).endswith("Statistics"):
+            return "MEAN:STD"
+        case ast.Tuple() | ast.List():
+            nested = any(isinstance(child, (ast.Tuple, ast.List)) for child in value.elts)
+            return (":" if nested else sign).join(_joined(child, "x" if nested else ",") for child in value.elts)
+    raise ValueError("no text of a shell")

@@ -13,11 +13,10 @@ from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
-from autoadapt.showing.tables import columns, hanging, human_count, shorten
+from autoadapt.showing.tables import columns, hanging, human_count, page_width, shorten
 
 __all__ = ["Costs", "Ranked", "Ranking"]
 
-WIDTH = 80
 
 Costs: TypeAlias = Literal["seconds", "multiply_adds", "parameters", "memory"]
 """What can stand against the agreement."""
@@ -164,7 +163,7 @@ class Ranking(Shown, Dated, _Frozen):
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        lines = [shorten(f"{len(self.best_first)} of {len(self.rows)} candidates fit {self.like}", WIDTH)]
+        lines = [shorten(f"{len(self.best_first)} of {len(self.rows)} candidates fit {self.like}", page_width())]
         lines += [f" {self.inputs}, {threads}", ""] if self.best_first else []
         lines += self._table()
         lines += [line for row in self.refused for line in _refusal(row)]
@@ -181,7 +180,7 @@ class Ranking(Shown, Dated, _Frozen):
         titles = tuple(title for title, _ in shown)
         taken = sum(max(map(len, column)) + 2 for column in zip(titles, *cells, strict=True))
         scheme = _shared_scheme([row.source for row in rows])
-        names = [_middle_cut(row.source.removeprefix(scheme), WIDTH - taken - 4) for row in rows]
+        names = [_middle_cut(row.source.removeprefix(scheme), page_width() - taken - 4) for row in rows]
         marks = ["*" if row.source in marked else " " for row in rows]
         table = [(" ", scheme or "candidate", *titles), *zip(marks, names, *zip(*cells, strict=True), strict=True)]
         lines = columns(table, align="ll" + "r" * len(titles))
@@ -199,7 +198,7 @@ class Ranking(Shown, Dated, _Frozen):
             )
         else:
             said = f"R2: share of the old features' variance explained on images not fitted on; {fitted}"
-        return textwrap.wrap(said, WIDTH, initial_indent=" ", subsequent_indent="   ")
+        return textwrap.wrap(said, page_width(), initial_indent=" ", subsequent_indent="   ")
 
 
 def _order(row: Ranked) -> tuple[float, ...]:
@@ -269,8 +268,8 @@ def _middle_cut(name: str, width: int) -> str:
 
 
 def _refusal(row: Ranked) -> list[str]:
-    said = textwrap.wrap(row.refused, WIDTH - 5, max_lines=2, placeholder=" …")
-    lines = ["", f" not ranked: {_middle_cut(row.source, WIDTH - 13)}", *(f"   {line}" for line in said)]
+    said = textwrap.wrap(row.refused, page_width() - 5, max_lines=2, placeholder=" …")
+    lines = ["", f" not ranked: {_middle_cut(row.source, page_width() - 13)}", *(f"   {line}" for line in said)]
     return [*lines, *(f"   try  {line}" for line in row.remedy.splitlines()[:1])]
 
 

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from itertools import zip_longest
 
 from autoadapt.errors.printable import visible
 
-__all__ = ["columns", "hanging", "human_count", "shorten", "text_width"]
+__all__ = ["columns", "fitting", "hanging", "human_count", "page_width", "shorten", "text_width"]
+
+PAGE = 80
+"""Columns of a page, where nobody tells the width of a terminal."""
+NARROWEST = 12
+"""Columns to which a text in a table is narrowed at most."""
+_TERMINAL: ContextVar[int] = ContextVar("terminal", default=0)
+
+
+@contextlib.contextmanager
+def fitting(width: int) -> Iterator[None]:
+    """In the block, tables fit a terminal of so many columns; elsewhere rows are as long as what they say."""
+    token = _TERMINAL.set(width)
+    try:
+        yield
+    finally:
+        _TERMINAL.reset(token)
+
+
+def page_width() -> int:
+    """Columns that sentences are set in: eighty, or those of a narrower terminal."""
+    return min(_TERMINAL.get() or PAGE, PAGE)
 
 
 def text_width(text: str) -> int:
@@ -46,6 +70,9 @@ def columns(
     count = max(map(len, table), default=0)
     widths = [max((text_width(row[i]) for row in table if i < len(row)), default=0) for i in range(count)]
     letters = align.ljust(count, "l")
+    excess = indent + sum(widths) + gap * (count - 1) - _TERMINAL.get()
+    if _TERMINAL.get() and excess > 0:
+        table = _narrowed(table, widths, letters, excess)
 
     def pad(cell: str, column: int) -> str:
         space = " " * (widths[column] - text_width(cell))
@@ -54,8 +81,24 @@ def columns(
     return [(" " * indent + (" " * gap).join(pad(cell, i) for i, cell in enumerate(row))).rstrip() for row in table]
 
 
-def hanging(label: str, text: str, *, width: int = 80) -> list[str]:
-    """A label and a text beside it, in as many lines as a width asks for.
+def _narrowed(table: list[list[str]], widths: list[int], letters: str, excess: int) -> list[list[str]]:
+    """Rows whose longest texts go on in rows below, so that a table is less wide; the widths become the new ones."""
+    for column in sorted((i for i, letter in enumerate(letters) if letter == "l"), key=lambda i: -widths[i]):
+        cut = max(min(excess, widths[column] - NARROWEST), 0)
+        widths[column] -= cut
+        excess -= cut
+    rows = []
+    for row in table:
+        cells = [
+            textwrap.wrap(cell, widths[i], break_on_hyphens=False) if len(cell) > widths[i] else [cell]
+            for i, cell in enumerate(row)
+        ]
+        rows += [list(line) for line in zip_longest(*cells, fillvalue="")] or [row]
+    return rows
+
+
+def hanging(label: str, text: str, *, width: int = 0) -> list[str]:
+    """A label and a text beside it, in as many lines as a width asks for, by default that of the page.
 
     Example:
         >>> for line in hanging("remark", "detail is interpolated, not seen", width=31):
@@ -65,7 +108,12 @@ def hanging(label: str, text: str, *, width: int = 80) -> list[str]:
     """
     indent = " " * (text_width(label) + 3)
     lines = textwrap.wrap(
-        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text,
+        max(width or page_width(), len(indent) + NARROWEST),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     first, *rest = lines or [indent]
     return [f" {label}  {first.lstrip()}".rstrip(), *rest]

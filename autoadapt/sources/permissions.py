@@ -21,7 +21,12 @@ def check_module(source: str, module: str, allow: Sequence[str | Path]) -> None:
     allowed = [str(entry) for entry in allow]
     if not any(module == entry or module.startswith(f"{entry}.") for entry in allowed):
         package = module.partition(".")[0]
-        fault = Mismatch(source, "a package that the caller allows", f"allow={allowed}", f'allow=["{package}"]')
+        fault = Mismatch(
+            source,
+            "a package that the caller allows",
+            f"allowed: {', '.join(allowed) or 'nothing'}",
+            f'allow=["{package}"]',
+        )
         raise SourceError(f"{source} would run code of `{package}`, which is not allowed", [fault])
 
 
@@ -34,7 +39,7 @@ def check_file(source: str, path: Path, allow: Iterable[str | Path]) -> None:
     entries = [*allow]
     allowed = [Path(entry).resolve() for entry in entries]
     if not any(path.resolve() == entry or entry in path.resolve().parents for entry in allowed):
-        said = f"allow={[str(entry) for entry in entries]}"
+        said = f"allowed: {', '.join(map(str, entries)) or 'nothing'}"
         fault = Mismatch(source, "a file that the caller allows", said, f'allow=["{path}"]')
         raise SourceError(f"{source} may run code when it is read, and is not allowed", [fault])
 

@@ -14,9 +14,10 @@ from pydantic import ConfigDict
 from autoadapt.contracts.facts import Dated
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.showing import Shown
+from autoadapt.showing.tables import page_width
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
-from autoadapt.weights.summary import WIDTH, coverage, module_rows, name_stages, percent, sections
+from autoadapt.weights.summary import coverage, module_rows, name_stages, percent, sections
 
 __all__ = ["Transfer"]
 
@@ -144,8 +145,8 @@ class Transfer(Shown, Dated):
         verdict = f"{verb} {percent(self.share)} of parameters"
         if self.share != self.coverage:
             verdict += f", {percent(self.coverage)} of those expected"
-        gap = WIDTH - len(sides) - len(verdict)
-        return [sides + " " * gap + verdict] if gap > 1 else [sides, verdict.rjust(WIDTH)]
+        gap = page_width() - len(sides) - len(verdict)
+        return [sides + " " * gap + verdict] if gap > 1 else [sides, verdict.rjust(page_width())]
 
     def _facts(self) -> list[str]:
         loaded = sum(entry.bucket in ("loaded", "converted") for entry in self.sources)
@@ -162,7 +163,7 @@ class Transfer(Shown, Dated):
 def _note(label: str, text: str) -> list[str]:
     return textwrap.wrap(
         text,
-        WIDTH,
+        page_width(),
         initial_indent=f" {label:<9}  ",
         subsequent_indent=" " * 12,
         break_long_words=False,

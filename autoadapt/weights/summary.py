@@ -6,13 +6,12 @@ import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from autoadapt.showing.tables import columns, human_count, shorten
+from autoadapt.showing.tables import columns, human_count, page_width, shorten
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.tensor_specs import shape_text
 
 __all__ = [
-    "WIDTH",
     "coverage",
     "module_groups",
     "module_rows",
@@ -23,7 +22,6 @@ __all__ = [
     "shape_groups",
 ]
 
-WIDTH = 80
 _GROUPS = 12
 _LABEL = 44
 
@@ -142,7 +140,7 @@ def _shaped(title: str, entries: Sequence[SourceEntry], shapes: dict[str, tuple[
     for (change, how), patterns in list(groups.items())[:_GROUPS]:
         head = f"   {_inline(patterns)}  {change}"
         whole = f"{head}  {how}"
-        lines += [whole] if len(whole) <= WIDTH else [head, *_wrapped(how, "       ")]
+        lines += [whole] if len(whole) <= page_width() else [head, *_wrapped(how, "       ")]
     return [*lines, f"   and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else lines
 
 
@@ -181,5 +179,10 @@ def _listed(title: str, names: list[str], among: list[str]) -> list[str]:
 
 def _wrapped(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text,
+        page_width(),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     ) or [indent]

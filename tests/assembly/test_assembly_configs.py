@@ -136,7 +136,7 @@ BAD = {
         "backbone: {type: 'os:system'}\nneck: {type: 'tim:resnet18'}\nhead: {type: 'my_package.models:Head'}\n",
         [
             "the config has 3 faults",
-            'found     os:system\n  why       allow=[]\n  try       assemble(config, allow=["os"])',
+            'found     os:system\n  why       allowed: nothing\n  try       assemble(config, allow=["os"])',
             "try       timm:resnet18",
             'try       assemble(config, allow=["my_package"])',
         ],

@@ -29,7 +29,7 @@ def test_a_swap_says_what_it_would_do_or_why_it_is_refused(folder: Path) -> None
     fits = run(*call)
     assert fits.exit_code == 0
     assert "Net: fits" in fits.stdout
-    assert ' call  model = aa.swap(model, "backbone", new, inputs=inputs)' in fits.stdout
+    assert " call  autoadapt swap MODEL backbone NEW --out FOLDER" in fits.stdout
     assert Swap.model_validate_json(run(*call, "--json").stdout).passed
     refused = run("swap", "mine.py:Net", "backbone", "mine.py:Indices", "--input", "f32[1, 3, 32, 32]")
     assert refused.exit_code == 1

@@ -23,7 +23,7 @@ from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
 from autoadapt.errors.printable import is_plain_name, visible
 from autoadapt.showing import Shown
-from autoadapt.showing.tables import columns, hanging, human_count
+from autoadapt.showing.tables import columns, hanging, human_count, page_width
 
 __all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap", "one_sample"]
 
@@ -204,7 +204,7 @@ class Plan(Shown, Dated, _Frozen):
     def __str__(self) -> str:
         contract = f"{self.target.title} ({describe(self.target.outputs.tree)})"
         head = f"{self.source.title}  ->  contract of {contract}"
-        lines = [head] if len(head) <= WIDTH else [self.source.title, f"  ->  contract of {contract}"]
+        lines = [head] if len(head) <= page_width() else [self.source.title, f"  ->  contract of {contract}"]
         lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
         lines += ["", *columns(_route_rows(self.routes), align="lllr")]
         lines += columns(_sum_rows(self))
@@ -273,14 +273,15 @@ def _input_lines(steps: Sequence[Operation]) -> list[str]:
     return lines or [""]
 
 
-WIDTH = 80
 NARROWEST_CHAIN = 24
 
 
 def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
     """Target, source, chain and parameters; a chain that is too long for the page goes on in the next row."""
     targets = [f"{route.target} {_abbreviated(route.specs[-1])}" for route in routes]
-    room = WIDTH - max(map(len, targets), default=0) - max((len(route.source) for route in routes), default=0) - 14
+    room = (
+        page_width() - max(map(len, targets), default=0) - max((len(route.source) for route in routes), default=0) - 14
+    )
     rows: list[tuple[str, ...]] = [("target", "source", "chain", "params")]
     for target, route in zip(targets, routes, strict=True):
         first, *more = _wrapped(_chain_texts(route), max(room, NARROWEST_CHAIN))

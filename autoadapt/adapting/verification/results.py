@@ -96,7 +96,7 @@ class Verification(Shown, Dated, _Frozen):
         """
         counts = Counter(check.outcome for check in self.checks)
         left = {check.detail for check in self.checks if check.outcome == "not run"}
-        notes = {"not run": " (thorough=True)"} if left == {"thorough=True"} else {}
+        notes = {"not run": f" ({left.pop()})"} if len(left) == 1 and "thorough" in "".join(left) else {}
         shown = [f"{counts[one]} {one}{notes.get(one, '')}" for one in get_args(Outcome) if counts[one]]
         return ", ".join([*shown, f"{self.seconds:.1f} s"])
 
