@@ -16,6 +16,7 @@ from autoadapt.adapting.operations import (
     Invert,
     Mean,
     Native,
+    Ones,
     Operation,
     Pad,
     Pool,
@@ -116,6 +117,8 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if len(dims) <= axis or dims[axis] != source * groups:
                 raise _refused(operation, spec, f"{source * groups} channels on axis {axis}")
             return (*dims[:axis], Dim(target * groups), *dims[axis + 1 :])
+        case Ones(axis=axis):
+            return (*dims[:axis], dims[axis] + 1, *dims[axis + 1 :])
         case Renormalize(given=given, wanted=wanted):
             channels = dims[1].constant if len(dims) > 1 else None
             turned = given.order != wanted.order

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion
+from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion, met_by_name
 from autoadapt.errors import SignatureError
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "Invert",
     "Mean",
     "Native",
+    "Ones",
     "Operation",
     "Pad",
     "Pool",
@@ -159,6 +159,14 @@ class Project(_Frozen):
     """How many maps stand side by side, each from `source` channels to `target` of its own: one for each place."""
 
 
+class Ones(_Frozen):
+    """One more channel, of ones: it carries the offset of a projection to where borders are padded."""
+
+    op: Literal["ones"] = "ones"
+    axis: int
+    """Which axis holds channels."""
+
+
 class Cast(_Frozen):
     """Another dtype."""
 
@@ -216,7 +224,7 @@ class Channels(_Frozen):
             [[-1], [0, 1, 2, -1], [0, 1, 2, 0, 1, 2]]
         """
         if self.given:
-            return _met_by_name(self.given, self.wanted)
+            return met_by_name(self.given, self.wanted)
         if self.source < min(self.target, 3):
             return [-1] * self.source
         are_many = self.source % self.target == 0 or self.source >= FEATURE_CHANNELS
@@ -225,12 +233,6 @@ class Channels(_Frozen):
 
 FEATURE_CHANNELS = 16
 """What has as many channels or more is no image, nor a stack of a few."""
-
-
-def _met_by_name(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    places = {name: [i for i, one in enumerate(wanted) if one == name] for name in given}
-    seen = {name: cycle(found or [-1]) for name, found in places.items()}
-    return [next(seen[name]) for name in given]
 
 
 class Native(_Frozen):
@@ -308,6 +310,7 @@ Operation: TypeAlias = Annotated[
     | Resample
     | ResizeTokens
     | Project
+    | Ones
     | Cast
     | Copy
     | Channels
@@ -358,6 +361,8 @@ def text(operation: Operation) -> str:
             return f"resize tokens to {shown_sizes(dims)}"
         case Project(source=source, target=target, groups=groups):
             return f"{groups} x {source}->{target}" if groups > 1 else f"{source}->{target}"
+        case Ones():
+            return "channel of ones"
         case Cast(dtype=dtype):
             return f"to {dtype}"
         case Copy():

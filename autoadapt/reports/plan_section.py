@@ -15,6 +15,7 @@ from autoadapt.adapting.operations import (
     Invert,
     Mean,
     Native,
+    Ones,
     Operation,
     Pad,
     Pool,
@@ -273,6 +274,8 @@ def _label(operation: Operation) -> str:
         case Channels():
             given, wanted = channels_text(operation)
             return f"{given}, not {wanted}"
+        case Ones():
+            return "of ones, for the offset"
         case Cast(dtype=dtype):
             return f"to {dtype}"
         case Copy():

@@ -128,7 +128,8 @@ def _save_parts(
 def _refuse_folded(parts: Mapping[str, AdaptedModule]) -> None:
     """Layers that adapters were merged into have other shapes than those of a freshly built model."""
     expected, found = "a layer as the model builds it", "one that an adapter was folded into"
-    readers = [reader for part in parts.values() for reader in part.__dict__.get("folded", ())]
+    foldings = [vars(part)["folded"] for part in parts.values() if "folded" in vars(part)]
+    readers = [reader.paths[0] for folding in foldings for reader in folding.readers]
     if readers:
         faults = [Mismatch(reader, expected, found, _UNFOLDED) for reader in readers]
         raise SavingError("a folded model does not fit into a freshly built one", faults)

@@ -27,6 +27,7 @@ KINDS = {
     "resize": Kind("resize", "interpolates to exact sizes", ("#d5f4ee", "#0b7a66"), ("#0c2f2a", "#39c5ab")),
     "resample": Kind("resample", "samples at old cell centres", ("#d6f1fb", "#0a7289"), ("#0b2c36", "#3fb8d4")),
     "project": Kind("project", "learned map of channels", ("#fff0d3", "#9a6700"), ("#36290c", "#d29922")),
+    "ones": Kind("ones", "one channel for the offset", ("#f7efc9", "#7a6a00"), ("#2c2810", "#c9b43a")),
     "cast": Kind("cast", "another dtype", ("#ffe4ef", "#bf3989"), ("#3b162b", "#f778ba")),
     "invert": Kind("invert", "a mask the other way round", ("#ececf6", "#5a5f8a"), ("#1f2138", "#a3a8d6")),
     "native": Kind("native", "reads images at their own size", ("#e3f5d3", "#4d7a1f"), ("#1d2f10", "#8bc34a")),

@@ -44,6 +44,7 @@ _KINDS = {
     "pool": "green",
     "resize": "cyan",
     "project": "bold yellow",
+    "ones": "yellow",
     "cast": "magenta",
     "invert": "magenta",
     "native": "bright_green",

@@ -96,5 +96,8 @@ def test_folding_says_that_the_reader_has_one_weight_for_all_places():
     with pytest.raises(BuildError, match="cannot be folded") as caught:
         aa.fold(model, at="0", inputs=torch.zeros(2, 1, 8, 12))
     (fault,) = caught.value.mismatches
-    assert (fault.expected, fault.found) == ("one map for all places", "6 x 5->6, a map for each place")
+    assert (fault.expected, fault.found) == (
+        "layers that read it and are linear over its channels",
+        "6 x 5->6, a map for each place",
+    )
     assert fault.why == "its reader has one weight"

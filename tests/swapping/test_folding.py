@@ -105,18 +105,19 @@ def test_linear_consumers_of_tokens_are_folded():
     assert_alike([folded(X)], [model(X)])
 
 
-def test_padding_is_in_the_way_of_an_offset_and_of_nothing_else():
-    model = adapted(Model(consumers(padding=1)), 6, 7)
-    with pytest.raises(BuildError, match="1 of 2 projections cannot be folded") as caught:
-        fold(model, inputs=X)
-    assert "output 1" in str(caught.value)
-    assert "consumers.1 with padding=(1, 1)" in str(caught.value)
-    assert "fold(..., outputs=['0'])" in str(caught.value)
-    partly = fold(model, inputs=X, outputs=["0"])
-    assert [layer.in_channels for layer in partly.consumers] == [6, 10]
-    assert_alike(partly(X), model(X))
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
+def test_an_offset_reaches_padded_borders_by_a_channel_of_ones(options):
+    model = adapted(Model(consumers(**options)), 6, 7)
+    folded = fold(model, inputs=X)
+    for x in (X, torch.randn(1, 3, 20, 48)):
+        assert_alike(folded(x), model(x))
+    pads_zeros = "padding_mode" not in options
+    assert folded.backbone.folded.ones == ("1",) * pads_zeros
+    assert [layer.in_channels for layer in folded.consumers] == [6, 7 + pads_zeros]
     nn.init.zeros_(model.backbone.get_parameter("adapters.1.project.bias"))
-    assert_alike(fold(model, inputs=X)(X), model(X))
+    folded = fold(model, inputs=X)
+    assert folded.consumers[1].in_channels == 7
+    assert_alike(folded(X), model(X))
 
 
 class Between(nn.Module):
@@ -145,7 +146,7 @@ class Called(nn.Module):
         self.consumer = consumer
 
     def forward(self, level):
-        return self.consumer(level) + self.consumer(level)
+        return self.consumer(level) + self.consumer(2 * level)
 
 
 @pytest.mark.parametrize(
@@ -154,23 +155,29 @@ class Called(nn.Module):
         (Between(nn.Conv2d(10, 5, 1), torch.relu), "torch.relu"),
         (Twice(nn.Conv2d(10, 5, 1)), "consumer, torch.mean"),
         (Called(nn.Conv2d(10, 5, 1)), "another call of consumers.1.consumer"),
+        (Between(nn.Conv2d(10, 5, 1), lambda level: level.add_(1)), "torch.add_"),
+        (Between(nn.Conv2d(10, 5, 1), lambda level: level * torch.arange(10.0)[:, None, None]), "torch.mul"),
         (nn.Conv2d(10, 10, 1, groups=5), "groups=5"),
         (nn.BatchNorm2d(10), "torch.batch_norm"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(10, 5, 1)), "a ParametrizedConv2d"),
     ],
-    ids=["activation", "two readers", "two calls", "groups", "norm", "parametrised"],
+    ids=["activation", "two readers", "two calls", "number", "factors", "groups", "norm", "parametrised"],
 )
 def test_anything_in_between_is_named(consumer, reason):
     model = adapted(Model([nn.Conv2d(8, 4, 1), consumer]), 6, 7)
-    with pytest.raises(BuildError, match="cannot be folded") as caught:
-        fold(model, inputs=X)
+    with pytest.raises(BuildError, match="1 of 1 projections cannot be folded") as caught:
+        fold(model, inputs=X, outputs=["1"])
     assert reason in str(caught.value)
+    folded = fold(model, inputs=X)  # the other one is
+    assert reason in folded.backbone.folded.stays[0].reader
+    assert (folded.consumers[0].in_channels, len(folded.backbone.adapters)) == (6, 1)
+    assert_alike(folded(X), model(X))
 
 
 def test_an_output_that_nothing_reads_or_that_the_caller_gets_is_refused():
     model = adapted(Model([nn.Conv2d(8, 4, 1)]), 6, 7)
     with pytest.raises(BuildError, match="nothing reads it"):
-        fold(model, inputs=X)
+        fold(model, inputs=X, outputs=["1"])
     sequential = nn.Sequential(adapt(nn.Conv2d(3, 4, 1), like=nn.Conv2d(3, 8, 1), inputs=X))
     with pytest.raises(BuildError, match="the caller of the model"):
         fold(sequential, inputs=X, at="0")
@@ -256,11 +263,9 @@ def followed(error: BuildError) -> dict[str, object]:
     return {call[1]: ast.literal_eval(call[2])}
 
 
-@pytest.mark.parametrize(
-    "asked", [{}, {"outputs": ["1"]}, {"outputs": ["1", "0"]}, {"outputs": ["7"]}, {"outputs": "0"}]
-)
+@pytest.mark.parametrize("asked", [{"outputs": ["1"]}, {"outputs": ["1", "0"]}, {"outputs": ["7"]}, {"outputs": "0"}])
 def test_what_a_refusal_says_to_fold_instead_can_be_folded(asked):
-    model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 4, 3), nn.Conv2d(10, 4, 3, padding=1)])), 5, 6)
+    model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 4, 3), nn.Conv2d(10, 10, 3, groups=2)])), 5, 6)
     for _ in range(3):  # a name that there is not is told first, then what cannot be folded
         with pytest.raises(BuildError) as caught:
             fold(model, inputs=X, **asked)
@@ -271,7 +276,7 @@ def test_what_a_refusal_says_to_fold_instead_can_be_folded(asked):
 
 
 def test_where_nothing_can_be_folded_it_is_said_and_no_other_output_is_named():
-    model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(10, 4, 3, padding=1)])), 5, 6)
+    model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(10, 10, 3, groups=2)])), 5, 6)
     for outputs in (None, ["0"], ["1"]):
         with pytest.raises(BuildError, match="cannot be folded, nor any other of this module") as caught:
             fold(model, inputs=X, outputs=outputs)

@@ -31,6 +31,7 @@ from autoadapt.adapting.operations import (
     Invert,
     Mean,
     Native,
+    Ones,
     Operation,
     Pad,
     Pool,
@@ -245,6 +246,9 @@ class _Emitter:
                 return node  # the backbone's own weights were changed
             case Renormalize():
                 return self._put("call_function", layers.renormalize, node, *step.numbers(spec.dims[1].constant or 3))
+            case Ones(axis=axis):
+                sizes = (0, 0) * (len(spec.dims) - 1 - axis) + (0, 1)
+                return self._put("call_function", torch.nn.functional.pad, node, sizes, value=1.0)
             case Cast(dtype=dtype):
                 return self._put("call_method", "to", node, DTYPES[dtype])
             case Copy():

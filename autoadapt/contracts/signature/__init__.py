@@ -2,7 +2,7 @@
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, range_at, smallest_size
 from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
-from autoadapt.contracts.signature.channel_names import channel_names
+from autoadapt.contracts.signature.channel_names import channel_names, met_by_name
 from autoadapt.contracts.signature.masks import Mask, mask_at
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
@@ -42,6 +42,7 @@ __all__ = [
     "image_of",
     "in_order",
     "mask_at",
+    "met_by_name",
     "range_at",
     "smallest_size",
     "tap_name",

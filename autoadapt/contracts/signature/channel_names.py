@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import cycle
 from typing import NoReturn
 
 from autoadapt.errors import Mismatch, SignatureError, nearest
 from autoadapt.errors.printable import visible
 
-__all__ = ["channel_names"]
+__all__ = ["channel_names", "met_by_name"]
 
 _SAME = {"red": "r", "green": "g", "blue": "b", "gray": "grey", "a": "alpha", "d": "depth", "pan": "panchromatic"}
 
@@ -46,6 +47,18 @@ def channel_names(told: object, where: str = "channels") -> tuple[str, ...]:
     if faults:
         _refuse(faults)
     return tuple(name for name in names if name is not None)
+
+
+def met_by_name(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """For each given name its place among those that are wanted, each occurrence the next one; -1 for none.
+
+    Example:
+        >>> met_by_name(["b", "g", "r", "nir"], ["r", "g", "b"])
+        [2, 1, 0, -1]
+    """
+    places = {name: [i for i, one in enumerate(wanted) if one == name] for name in given}
+    seen = {name: cycle(found or [-1]) for name, found in places.items()}
+    return [next(seen[name]) for name in given]
 
 
 def _spelt(name: object) -> str | None:

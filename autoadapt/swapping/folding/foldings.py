@@ -1,0 +1,100 @@
+"""Foldings: what was folded into what, as data, so that a freshly built model can be given the same layers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from autoadapt.adapting import layers
+from autoadapt.errors import Mismatch
+from autoadapt.swapping.folding.reading_layers import widened
+from autoadapt.swapping.folding.rerouting import Reroute, rerouted
+from autoadapt.swapping.places import set_modules
+
+__all__ = ["Folding", "Front", "Reader", "Stay", "put_layers"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Reader(_Frozen):
+    """A layer that reads other channels now."""
+
+    paths: tuple[str, ...] = Field(min_length=1)
+    """Where it stands; all paths of one layer."""
+    channels: int = Field(ge=1)
+    """How many it reads, or features of a linear layer."""
+    has_bias: bool
+
+
+class Front(_Frozen):
+    """A module that cannot read other channels, and has a projection in front of it."""
+
+    path: str
+    source: int = Field(ge=1)
+    target: int = Field(ge=1)
+    dims: int
+    """How many axes the tensor has; channels are the second one, or else the last."""
+    axis: int
+
+    def __str__(self) -> str:
+        return f"in front of {self.path}, which needs all channels: {self.source}->{self.target}"
+
+
+class Stay(_Frozen):
+    """An output that keeps its projection."""
+
+    output: str
+    reader: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"stays: output {self.output}, read by {self.reader}" + f": {self.why}" * bool(self.why)
+
+    def mismatch(self, remedy: str) -> Mismatch:
+        """As a refusal says it."""
+        expected = "layers that read it and are linear over its channels"
+        return Mismatch(f"output {self.output}", expected, self.reader, remedy, why=self.why)
+
+
+class Folding(_Frozen):
+    """What `fold` did: which outputs are handed on without projections, what reads them, and what stays as it was."""
+
+    outputs: tuple[str, ...]
+    ones: tuple[str, ...] = ()
+    """Outputs that are handed on with a channel of ones, which carries the offset to where borders are padded."""
+    readers: tuple[Reader, ...] = ()
+    fronts: tuple[Front, ...] = ()
+    reroutes: dict[str, tuple[Reroute, ...]] = Field(default_factory=dict)
+    """Calls of functions that do something else, by the module in whose `forward` they stand."""
+    stays: tuple[Stay, ...] = ()
+
+    def __str__(self) -> str:
+        read = ", ".join(f"{one.paths[0]} reads {one.channels}" for one in self.readers)
+        lines = [f"folded: output {', '.join(self.outputs)}; {read}"]
+        if self.ones:
+            lines.append(f"with a channel of ones, since a border is padded: {', '.join(self.ones)}")
+        return "\n".join([*lines, *map(str, self.fronts), *map(str, self.stays)])
+
+
+def put_layers(model: nn.Module, folding: Folding) -> None:
+    """Put the layers of a folding into a model, with weights that are not filled; the model is changed."""
+    for reader in folding.readers:
+        made = widened(model.get_submodule(reader.paths[0]), reader.channels, has_bias=reader.has_bias)
+        set_modules(model, dict.fromkeys(reader.paths, made))
+    for front in folding.fronts:
+        read = model.get_submodule(front.path)
+        like = next(model.parameters())
+        project: nn.Module = (
+            layers.linear(front.source, front.target)
+            if front.axis == front.dims - 1
+            else layers.conv1x1(front.source, front.target, spatial=front.dims - 2)
+        )
+        both = nn.Sequential(OrderedDict(project=project.to(like.device, like.dtype), read=read))
+        both.training = read.training
+        set_modules(model, {front.path: both})
+    for path, reroutes in folding.reroutes.items():
+        rerouted(model.get_submodule(path), reroutes)

@@ -1,0 +1,151 @@
+"""Folding: an adapter's projections merged into the layers that read them, so that they cost nothing at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.planning import Plan
+from autoadapt.contracts.capturing.arguments import bind, told_example
+from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.capturing.regions import RegionPath
+from autoadapt.contracts.instances import check_module
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
+from autoadapt.errors import BuildError, Mismatch
+from autoadapt.swapping.folding.settling import Settled, Settling, projected
+from autoadapt.swapping.stand_ins import first_path
+
+__all__ = ["fold"]
+
+_TOLERANCE = 1e-5
+
+
+def fold(
+    model: nn.Module, *, at: RegionPath | None = None, inputs: object = None, outputs: Sequence[str] | None = None
+) -> nn.Module:
+    """Merge projections into the convolutions and linear layers that read them, whatever is linear in between.
+
+    Outputs are followed through concatenation, addition, splitting, interpolation, average pooling, reordering of axes
+    and whatever else treats all channels alike, to the layers that read them: weights multiply. Where such a layer
+    pads with zeros and the projection has an offset, a channel of ones carries it, so that borders come out as before.
+    An addition becomes a concatenation, and a part of the channels becomes all of them, while the model runs. What one
+    module alone reads and cannot be merged into, such as a normalisation, gets the projection in front of it.
+
+    Args:
+        model: A model with an adapted module in it; it is not changed.
+        at: Path of the adapted module, or the region in whose place it stands; may be left out where there is but one.
+        inputs: An example call of the model, to see what reads each output. May be left out where the model tells its
+            input size.
+        outputs: Fold just these; if left out, all that can be, and the others stay as they are.
+
+    Returns:
+        A model over the same weights with fewer layers and the same answers to 1e-5 of their size. Its backbone no
+        longer has the old signature. What was done, and what stays and why, stands at it:
+        `print(folded.get_submodule(at).folded)`.
+
+    Raises:
+        BuildError: Nothing can be folded, or not all of `outputs`; for each the error says why.
+
+    Example:
+        >>> from autoadapt.adapting import adapt
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 4, 3))
+        >>> x = torch.randn(1, 3, 16, 16)
+        >>> model[0] = adapt(nn.Conv2d(3, 5, 2, stride=2), like=model[0], inputs=x)
+        >>> folded = fold(model, at="0", inputs=x)
+        >>> folded[1].in_channels, torch.allclose(folded(x), model(x), atol=1e-5)
+        (5, True)
+        >>> print(folded[0].folded)
+        folded: output output; 1 reads 5
+    """
+    check_module(model, "model", BuildError)
+    model, at = within_wrapper(model, at)
+    path = _place(model, first_path(model, at))
+    net = model.get_submodule(path)
+    assert isinstance(net, AdaptedModule), "found as one"
+    wanted = _wanted(net.plan, outputs)
+    with quiet():
+        call = bind(model, told_example(model) if inputs is None else inputs)
+        work = Settling(model, path, net, call.call)
+        settled = work.settle(wanted)
+        if not settled.levels or (outputs is not None and settled.stays):
+            raise _refusal(work, settled, wanted)
+        made = work.made(settled)
+        _check(model, made, call.call)
+    return made
+
+
+def _place(model: nn.Module, at: str | None) -> str:
+    found: list[str] = [name for name, module in model.named_modules() if isinstance(module, AdaptedModule)]
+    if at and at in found:
+        return at
+    inside = [name for name in found if name]
+    if at is None and len(inside) == 1:
+        return inside[0]
+    told = ", ".join(name or "the model itself" for name in found) or "none"
+    remedy = "\n".join(f'fold(..., at="{name}")' for name in inside[:3]) or _SWAP
+    fault = Mismatch("at", "the path of an adapted module inside the model", told, remedy)
+    raise BuildError("nothing to fold: what reads the adapter must be in the model", [fault])
+
+
+_SWAP = "aa.fold(aa.swap(model, path, new, inputs=x), inputs=x)"
+"""Where no adapted module stands inside the model."""
+_AS_IT_IS = 'aa.export(model, "model.onnx", inputs=x)'
+"""Where nothing can be folded: there is nothing to gain."""
+
+
+def _wanted(plan: Plan, outputs: Sequence[str] | None) -> list[str]:
+    found = projected(plan)
+    if not found:
+        fault = Mismatch("outputs", "outputs with a projection", "none: the adapters have no layers", _AS_IT_IS)
+        raise BuildError("there is no projection to fold, and the model is as it would be", [fault])
+    if isinstance(outputs, str) or not (outputs is None or isinstance(outputs, Collection)):
+        fault = Mismatch("outputs", "a list of names", repr(outputs)[:60], f"outputs={found}")
+        raise BuildError("outputs are told by their names", [fault])
+    chosen = found if outputs is None else list(outputs)
+    wrong = [name for name in chosen if name not in found]
+    if wrong or not chosen:
+        fault = Mismatch(f"outputs={wrong}", "outputs with a projection", ", ".join(found), f"outputs={found}")
+        raise BuildError("there is no such projection to fold", [fault])
+    return chosen
+
+
+def _refusal(work: Settling, settled: Settled, wanted: Sequence[str]) -> BuildError:
+    """Why projections cannot be folded, with those that can be."""
+    others = list(work.settle(projected(work.net.plan)).levels)
+    remedy = f"fold(..., outputs={others})" if others else _AS_IT_IS
+    faults = [stay.mismatch(remedy) for stay in settled.stays.values()]
+    said = f"{len(faults)} of {len(wanted)} projections cannot be folded"
+    return BuildError(said if others else f"{said}, nor any other of this module", faults)
+
+
+def _check(model: nn.Module, made: nn.Module, call: Callable[[nn.Module], Any]) -> None:
+    """Run both and compare.
+
+    Raises:
+        BuildError: They differ by more than rounding, or in shape, as where one of them detects another box.
+    """
+    before = flatten(call(in_eval_mode(copy_module(model, clone_buffers))))[1]
+    try:
+        after = flatten(call(in_eval_mode(copy_module(made, clone_buffers))))[1]
+    except RuntimeError as error:  # as where a size is written into the code
+        raise _unlike("that it runs", str(error).splitlines()[0]) from error
+    for left, right in zip(before, after, strict=True):
+        if left.shape != right.shape:
+            raise _unlike(f"shape {[*left.shape]}", f"{[*right.shape]}")
+        if not left.is_floating_point() or left.numel() == 0:
+            continue
+        allowed = max(_TOLERANCE, 32 * torch.finfo(left.dtype).eps) * max(float(left.abs().max()), 1.0)
+        found = float((left - right).abs().max())
+        if not found <= allowed:
+            raise _unlike(f"a difference of at most {allowed:.1e}", f"{found:.1e}")
+
+
+def _unlike(expected: str, found: str) -> BuildError:
+    fault = Mismatch("answer of the model", expected, found, "keep it")
+    return BuildError("the folded model does not answer as before", [fault])

@@ -1,0 +1,263 @@
+"""Following: a model is run, and what is made of the outputs of its adapted module is followed to its readers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.capturing.arguments import tensors_in
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, follow
+from autoadapt.swapping.folding.reading_layers import is_reader, misfit, why_not_read
+from autoadapt.swapping.folding.rerouting import function_name
+from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
+
+__all__ = ["Call", "Obstacle", "Readings", "readings"]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Something that reads an output and needs its projection."""
+
+    reader: str
+    why: str = ""
+    module: str = ""
+    """Path of the module without children that does it with this tensor alone, if one does."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a function that has to be rerouted; see `Reroute`."""
+
+    function: str
+    number: int
+    does: str
+    operands: tuple[tuple[int, tuple[Piece, ...]], ...]
+    """The axis of channels and the pieces of each tensor that it is given."""
+    results: int
+    expands: bool
+
+
+@dataclass
+class Readings:
+    """What reads the outputs of an adapted module.
+
+    Attributes:
+        readers: What is known of the tensor that each layer reads, by the layer's path.
+        fronts: The same for modules in front of which the projection is put, and how many axes the tensor has.
+        reroutes: Calls of functions that have to be rerouted, by the path of the module in whose `forward` they stand.
+        obstacles: What needs the projection, by output.
+        read: Every reader of each output by name, for messages.
+    """
+
+    readers: dict[str, Statement] = field(default_factory=dict)
+    fronts: dict[str, tuple[Statement, int]] = field(default_factory=dict)
+    reroutes: dict[str, tuple[Call, ...]] = field(default_factory=dict)
+    obstacles: dict[str, list[Obstacle]] = field(default_factory=dict)
+    read: dict[str, list[str]] = field(default_factory=dict)
+
+    def refuse(self, stated: Statement, obstacle: Obstacle) -> None:
+        """Note that the outputs that a tensor is made of need their projections."""
+        for level in stated.levels:
+            self.obstacles.setdefault(level, []).append(obstacle)
+            self.note(level, obstacle.reader)
+
+    def note(self, level: str, reader: str) -> None:
+        """Note a reader."""
+        named = self.read.setdefault(level, [])
+        if reader not in named:
+            named.append(reader)
+
+
+def readings(
+    model: nn.Module,
+    path: str,
+    call: Callable[[nn.Module], Any],
+    levels: Mapping[str, Statement],
+    fronts: Collection[str] = (),
+) -> Readings:
+    """Run a copy of a model and follow the outputs of its adapted module.
+
+    Args:
+        model: It is not changed.
+        path: Where the adapted module stands.
+        call: Runs the model.
+        levels: What is known of its outputs; those left out count as any other tensor.
+        fronts: Modules in front of which the projection is put, which read it whole.
+    """
+    copied = in_eval_mode(copy_module(model, clone_buffers))
+    watch = _Watch(copied, levels, fronts)
+
+    def note(_module: nn.Module, _args: object, output: object) -> None:
+        watch.begin(output)  # before the hook by which the first module of a region hands on a part of it
+
+    handles = [copied.get_submodule(path).register_forward_hook(note, prepend=True)]
+    for name, module in copied.named_modules():
+        if name != path and not name.startswith(f"{path}."):
+            handles.append(module.register_forward_pre_hook(watch.entering(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(watch.leaving, always_call=True))
+    try:
+        with watch:
+            watch.end(call(copied))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return watch.found
+
+
+@dataclass(eq=False)
+class _Frame:
+    """One running call of a module."""
+
+    path: str
+    module: nn.Module
+    given: list[int]
+    is_whole: bool = False
+    """Whether it reads an adapted output itself, so that nothing inside is followed."""
+    calls: Counter[str] = field(default_factory=Counter)
+    rerouted: list[Call] = field(default_factory=list)
+
+
+class _Watch(TorchFunctionMode):
+    """Follows everything that is made of the outputs of the adapted module."""
+
+    def __init__(self, model: nn.Module, levels: Mapping[str, Statement], fronts: Collection[str]) -> None:
+        super().__init__()
+        self.found = Readings(read={level: [] for level in levels})
+        self._model, self._levels, self._fronts = model, levels, set(fronts)
+        self._known: dict[int, tuple[torch.Tensor, Statement]] = {}
+        self._frames: list[_Frame] = []
+        self._called: dict[str, list[tuple[Call, ...]]] = {}
+        self._plain_calls: set[str] = set()
+        self._before: dict[str, Statement] = {}
+
+    def begin(self, output: object) -> None:
+        """Note what the adapted module returns."""
+        tree, tensors = flatten(output)
+        for path, tensor in zip(map(path_text, paths(tree)), tensors, strict=True):
+            if path in self._levels:
+                self._known[id(tensor)] = tensor, self._levels[path]
+
+    def end(self, output: object) -> None:
+        """Note what the model returns, and settle what was seen in several calls."""
+        for stated in self._stated_in(output):
+            self.found.refuse(stated, Obstacle("the caller of the model"))
+        for path, calls in self._called.items():
+            if any(one != calls[0] for one in calls):
+                for stated in self._levels.values():
+                    self.found.refuse(stated, Obstacle(f"another call of {path}"))
+            elif calls[0]:
+                self.found.reroutes[path] = calls[0]
+        fronts = {path: stated for path, (stated, _) in self.found.fronts.items()}
+        for path, stated in (self.found.readers | fronts).items():
+            if path in self._plain_calls:
+                self.found.refuse(stated, Obstacle(f"another call of {path}"))
+
+    def statement(self, tensor: torch.Tensor) -> Statement | None:
+        """What is known of a tensor."""
+        found = self._known.get(id(tensor))
+        return None if found is None else found[1]
+
+    def _stated_in(self, value: object) -> list[Statement]:
+        found = (self.statement(tensor) for tensor in tensors_in(value))
+        return [one for one in found if one is not None]
+
+    @property
+    def _is_inside(self) -> bool:
+        return any(frame.is_whole for frame in self._frames)
+
+    def entering(self, name: str) -> Callable[..., None]:
+        """A forward pre-hook of a module."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = [*args, *kwargs.values()]
+            frame = _Frame(name, module, [id(one) for one in given])
+            if not self._is_inside and (is_reader(module) or name in self._fronts):
+                frame.is_whole = self._read(name, module, given)
+            self._frames.append(frame)
+
+        return hook
+
+    def leaving(self, module: nn.Module, _args: Any, _output: Any) -> None:
+        """A forward hook of a module, also where it raises."""
+        if self._frames and self._frames[-1].module is module:
+            frame = self._frames.pop()
+            self._called.setdefault(frame.path, []).append(tuple(frame.rerouted))
+
+    def _read(self, name: str, module: nn.Module, given: list[Any]) -> bool:
+        """Note what a layer reads."""
+        stated = self._stated_in(given)
+        if not stated:
+            self._plain_calls.add(name)
+            return False
+        first = self.statement(given[0]) if isinstance(given[0], torch.Tensor) else None
+        why = "" if first is not None else f"{name}, by another argument"
+        if first is not None and name not in self._fronts:
+            why = why_not_read(self._model, name) or misfit(module, first, given[0])
+        if self._before.setdefault(name, stated[0]).is_like(stated[0]) and not why and first is not None:
+            if name in self._fronts:
+                self.found.fronts[name] = first, given[0].dim()
+            else:
+                self.found.readers[name] = first
+            for level in first.levels:
+                self.found.note(level, name)
+        else:
+            alone = name if why and first is not None and len(stated) == 1 and _is_plain(first, given[0]) else ""
+            for one in stated:
+                self.found.refuse(one, Obstacle(why or f"another call of {name}", module=alone))
+        return True
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = function_name(func)
+        told = not self._is_inside and name not in SHAPE_ONLY and self._stated_in((args, kwargs))
+        frames = self._frames[-1:] if told and self._follow(name, func, args, kwargs or {}, result) else self._frames
+        for frame in frames:
+            frame.calls[name] += 1
+        return result
+
+    def _follow(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
+        """Follow a call; whether it is rerouted."""
+        parts = [result] if isinstance(result, torch.Tensor) else list(tensors_in(result))
+        if name == "__get__" and not parts:
+            return False
+        try:
+            with torch._C.DisableTorchFunction():
+                done = follow(func, args, kwargs, result, self.statement)
+        except NotLinearError as error:
+            self._refuse(name, str(error), (args, kwargs))
+            return False
+        for tensor, stated in zip(parts, done.statements, strict=True):
+            if stated is not None:
+                self._known[id(tensor)] = tensor, stated
+        if done.does and self._frames:
+            frame = self._frames[-1]
+            results = 0 if isinstance(result, torch.Tensor) else len(parts)
+            operands = tuple((one.axis, one.pieces) for one in done.operands)
+            frame.rerouted.append(Call(name, frame.calls[name], done.does, operands, results, done.expands))
+        return bool(done.does)
+
+    def _refuse(self, name: str, why: str, given: object) -> None:
+        frame = self._frames[-1] if self._frames else None
+        stated = self._stated_in(given)
+        module = ""
+        if frame is not None and not frame.module._modules and len(stated) == 1:
+            tensor = next(one for one in tensors_in(given) if self.statement(one) is not None)
+            module = frame.path if frame.given[:1] == [id(tensor)] and _is_plain(stated[0], tensor) else ""
+        for one in stated:
+            self.found.refuse(one, Obstacle(f"torch.{name}", why, module))
+
+
+def _is_plain(stated: Statement, tensor: torch.Tensor) -> bool:
+    """Whether a projection could make the channels of a tensor anew."""
+    return stated.outer == stated.inner == 1 and stated.axis in (1, tensor.dim() - 1)

@@ -1,0 +1,103 @@
+"""Reading layers: those that read channels linearly, and the same layers for the channels that are handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.views import aliased, copy_module
+from autoadapt.swapping.folding.statements import Statement
+
+__all__ = ["is_reader", "merged", "misfit", "needs_ones", "why_not_read", "widened"]
+
+# Dimension letters: D channels that the layer reads, M that it reads once projections are gone, O that it returns.
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_DEFORMABLE = "torchvision.ops.deform_conv.DeformConv2d"
+
+
+def is_reader(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or a convolution, of the plain kinds or one derived from them."""
+    return isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)) or _kind(module) == _DEFORMABLE
+
+
+def _kind(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__name__}"
+
+
+def why_not_read(model: nn.Module, path: str) -> str:
+    """Why a layer cannot be made anew for other channels; empty where it can."""
+    layer = model.get_submodule(path)
+    if type(layer) not in (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED) and _kind(layer) != _DEFORMABLE:
+        return f"{path}, a {type(layer).__name__}"
+    if getattr(layer, "groups", 1) != 1:
+        return f"{path} with groups={layer.groups}"
+    if dict(layer.named_parameters()).keys() - {"weight", "bias"} or not isinstance(layer.weight, nn.Parameter):
+        return f"{path}, whose weight is computed from others"
+    owners = [one for one in model.modules() if any(each is layer.weight for each in one._parameters.values())]
+    return f"{path}, whose weight another layer has too" if len(owners) > 1 else ""
+
+
+def misfit(layer: nn.Module, stated: Statement, tensor: torch.Tensor) -> str:
+    """Why a layer does not read the channels of a tensor; empty where it does."""
+    if isinstance(layer, nn.Linear):
+        return "" if stated.axis == tensor.dim() - 1 else f"channels on axis {stated.axis}, and it reads the last"
+    spatial = layer.weight.dim() - 2  # type: ignore[operator]
+    axis = tensor.dim() - spatial - 1
+    if stated.axis != axis:
+        return f"channels on axis {stated.axis}, and it reads axis {axis}"
+    return "" if stated.inner == stated.outer == 1 else "channels merged with places"
+
+
+def needs_ones(layer: nn.Module) -> bool:
+    """Whether a constant offset of what it reads is no constant offset of what it returns, as at padded borders."""
+    if isinstance(layer, nn.Linear):
+        return False
+    if isinstance(layer, _TRANSPOSED):
+        return {*layer.kernel_size, *layer.stride} != {1} or {*layer.padding, *layer.output_padding} != {0}
+    padding = layer.padding
+    pads = padding != "valid" and any(size != 0 for size in (padding if isinstance(padding, tuple) else (padding,)))
+    return (pads and getattr(layer, "padding_mode", "zeros") == "zeros") or _kind(layer) == _DEFORMABLE
+
+
+def widened(layer: nn.Module, channels: int, *, has_bias: bool) -> nn.Module:
+    """The same layer for other channels, with weights that are not filled; what is not read of it is shared.
+
+    Args:
+        layer: It is not changed.
+        channels: How many it reads, or features of a linear layer.
+        has_bias: Whether it has an offset.
+    """
+    made = copy_module(layer, aliased)
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter), "it can be made anew"
+    axis = 0 if isinstance(layer, _TRANSPOSED) else 1
+    shape = [*weight.shape[:axis], channels, *weight.shape[axis + 1 :]]
+    made.weight = nn.Parameter(weight.new_zeros(shape), requires_grad=weight.requires_grad)
+    setattr(made, "in_features" if isinstance(layer, nn.Linear) else "in_channels", channels)
+    if has_bias and layer.bias is None:
+        offset = weight.new_zeros(getattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels"))
+        made.bias = nn.Parameter(offset, requires_grad=weight.requires_grad)
+    return made
+
+
+def merged(layer: nn.Module, stated: Statement, ones: Collection[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight for the channels that are handed on, and what is added to the offset, `[O]`.
+
+    Args:
+        layer: The layer as it is.
+        stated: What is known of the tensor that it reads.
+        ones: The outputs that are handed on with a channel of ones.
+    """
+    weight = layer.weight.detach().double()  # type: ignore[operator]
+    matrix_DM, offset_D = (one.to(weight.device) for one in stated.split(ones))
+    if isinstance(layer, nn.Linear):
+        cells = weight.unflatten(1, (stated.outer, stated.channels, stated.inner))
+        made = torch.einsum("oadi,dm->oami", cells, matrix_DM).flatten(1)
+        return made, torch.einsum("oadi,d->o", cells, offset_D)
+    if isinstance(layer, _TRANSPOSED):
+        return torch.einsum("do...,dm->mo...", weight, matrix_DM), weight.flatten(2).sum(2).T @ offset_D
+    return torch.einsum("od...,dm->om...", weight, matrix_DM), weight.flatten(2).sum(2) @ offset_D

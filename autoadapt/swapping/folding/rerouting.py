@@ -1,0 +1,120 @@
+"""Rerouting: single calls of functions in a module's `forward` that do something else once projections are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Reroute", "function_name", "rerouted"]
+
+
+class Reroute(BaseModel):
+    """One call of a function and what is done in its place, as data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    function: str
+    number: int = Field(ge=0)
+    """Which call of the function it is, in one call of the module."""
+    does: Literal["join", "whole"]
+    """`join` hands on the summands one after the other, `whole` all channels in place of some."""
+    axis: int = Field(ge=0)
+    """Which axis holds channels."""
+    channels: tuple[int, ...]
+    """How many channels the tensors have that it is given."""
+    results: int = Field(default=0, ge=0)
+    """How many tensors it returns; 0 for one without a container."""
+    expands: bool = False
+    """Whether summands are of different sizes."""
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """What is done in place of the function.
+
+        Raises:
+            RuntimeError: The tensors have other channels than when the model was folded.
+        """
+        given = [one for one in args[: len(self.channels)] if isinstance(one, torch.Tensor)]
+        if self.expands:
+            given = _of_one_size(given, self.axis)
+        found = tuple(one.shape[self.axis] for one in given)
+        if found != self.channels:
+            raise RuntimeError(
+                f"torch.{self.function} is given tensors of {found} channels, and was given {self.channels} when the "
+                f"model was folded; fold with inputs= that take this path"
+            )
+        if self.does == "join":
+            return torch.cat(given, self.axis)
+        return (given[0],) * self.results if self.results else given[0]
+
+
+def _of_one_size(tensors: Sequence[torch.Tensor], axis: int) -> list[torch.Tensor]:
+    """Tensors expanded to one size on all axes but one, as a sum would."""
+    most = max(one.dim() for one in tensors)
+    full = [one[(None,) * (most - one.dim())] for one in tensors]
+    others = ([*one.shape[:axis], 1, *one.shape[axis + 1 :]] for one in full)
+    sizes = torch.broadcast_shapes(*others)  # type: ignore[no-untyped-call]
+    return [one.expand(*sizes[:axis], one.shape[axis], *sizes[axis + 1 :]) for one in full]
+
+
+def function_name(function: Any) -> str:
+    """The name by which calls of a function are told and counted."""
+    return str(getattr(function, "__name__", function))
+
+
+class _Rerouting(TorchFunctionMode):
+    """Counts calls of functions while one call of a module runs, and reroutes some."""
+
+    def __init__(self, reroutes: Sequence[Reroute]) -> None:
+        super().__init__()
+        self._reroutes = {(one.function, one.number): one for one in reroutes}
+        self._names = {one.function for one in reroutes}
+        self._calls = dict.fromkeys(self._names, 0)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = function_name(func)
+        if name in self._names:
+            number = self._calls[name]
+            self._calls[name] = number + 1
+            if (name, number) in self._reroutes:
+                with torch._C.DisableTorchFunction():  # a module around does not count what is done instead
+                    return self._reroutes[name, number](args)
+        return func(*args, **(kwargs or {}))
+
+
+class Rerouted(nn.Module):
+    """Mixed into the class of a module some of whose calls are rerouted; it keeps its name, parts and attributes."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the class says, but for those calls."""
+        with _Rerouting(self.__dict__["rerouted"]):
+            return super().forward(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _empty, (type(self).__mro__[2],), self.__dict__
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _class_over(kind: type[nn.Module]) -> type[nn.Module]:
+    return _CLASSES.setdefault(kind, type(kind.__name__, (Rerouted, kind), {"__module__": kind.__module__}))
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    made = _class_over(kind)
+    return made.__new__(made)
+
+
+def rerouted(module: nn.Module, reroutes: Sequence[Reroute]) -> nn.Module:
+    """The module itself, with some calls of functions rerouted from now on."""
+    module.__dict__["rerouted"] = tuple(reroutes)
+    if not isinstance(module, Rerouted):
+        module.__class__ = _class_over(type(module))
+    return module

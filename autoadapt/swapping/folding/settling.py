@@ -1,0 +1,230 @@
+"""Settling: which outputs are folded into what, which stay as they are, and the model that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.building import AdaptedModule, with_plan
+from autoadapt.adapting.effects import after
+from autoadapt.adapting.operations import Ones, Operation, Project, text
+from autoadapt.adapting.planning import Plan, Route
+from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.views import aliased, copy_module
+from autoadapt.errors import AdaptError
+from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, put_layers
+from autoadapt.swapping.folding.following import Call, Obstacle, Readings, readings
+from autoadapt.swapping.folding.reading_layers import merged, needs_ones
+from autoadapt.swapping.folding.rerouting import Reroute
+from autoadapt.swapping.folding.statements import Statement, level_statement
+from autoadapt.swapping.places import set_modules
+from autoadapt.swapping.stand_ins import passes_of
+
+__all__ = ["Settled", "Settling", "projected"]
+
+
+def projected(plan: Plan) -> list[str]:
+    """The outputs that have a projection."""
+    return [route.target for route in plan.routes if _steps_of(route)]
+
+
+def _steps_of(route: Route) -> list[int]:
+    return [index for index, step in enumerate(route.steps) if isinstance(step, Project)]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What is folded, and what stays."""
+
+    levels: dict[str, Statement]
+    found: Readings
+    stays: dict[str, Stay]
+
+
+@dataclass(frozen=True)
+class Settling:
+    """One model with an adapted module, and what is done with it."""
+
+    model: nn.Module
+    path: str
+    net: AdaptedModule
+    call: Callable[[nn.Module], Any]
+
+    def settle(self, wanted: Collection[str]) -> Settled:
+        """Follow outputs to what reads them, and let those stay that something reads that needs their projections."""
+        routes = {route.target: route for route in self.net.plan.routes if route.target in wanted}
+        stays = {target: stay for target, route in routes.items() if (stay := _unfit(route)) is not None}
+        levels = {target: self._statement(route) for target, route in routes.items() if target not in stays}
+        fronts: set[str] = set()
+        while True:
+            found = readings(self.model, self.path, self.call, levels, fronts)
+            unread = {level: [Obstacle("nothing reads it")] for level in levels if not found.read[level]}
+            obstacles = unread | found.obstacles
+            if not obstacles:
+                return Settled(levels, found, stays)
+            for level, met in obstacles.items():
+                module = met[0].module if {one.module for one in met} == {met[0].module} else ""
+                is_read = any(level in stated.levels for stated in found.readers.values())
+                if module and is_read and module not in fronts:
+                    fronts.add(module)
+                    continue
+                named = ", ".join(found.read.get(level) or ["nothing reads it"])
+                stays[level] = Stay(output=level, reader=named, why=next((one.why for one in met if one.why), ""))
+                del levels[level]
+
+    def _statement(self, route: Route) -> Statement:
+        axis = _channel_axis(route)
+        assert axis is not None, "one that is fit"
+        layer = _projection(self.net, route.target)
+        weight, bias = layer.get_parameter("weight").detach().cpu().flatten(1), getattr(layer, "bias", None)
+        offset = weight.new_zeros(len(weight)) if bias is None else bias.detach().cpu()
+        return level_statement(route.target, axis, weight, offset)
+
+    def made(self, settled: Settled) -> nn.Module:
+        """The folded model."""
+        readers = {path: (self.model.get_submodule(path), one) for path, one in settled.found.readers.items()}
+        needed = [one for layer, stated in readers.values() for one in _with_ones(stated, needs_ones(layer))]
+        needed += [one for stated, _ in settled.found.fronts.values() for one in _with_ones(stated, False)]
+        ones = tuple(level for level in settled.levels if level in needed)
+        weights = {path: merged(layer, stated, ones) for path, (layer, stated) in readers.items()}
+        folding = Folding(
+            outputs=tuple(settled.levels),
+            ones=ones,
+            readers=tuple(self._reader(path, *weights[path]) for path in readers),
+            fronts=tuple(_front(path, *front, ones) for path, front in settled.found.fronts.items()),
+            reroutes={
+                path: tuple(_reroute(call, ones) for call in calls) for path, calls in settled.found.reroutes.items()
+            },
+            stays=tuple(settled.stays.values()),
+        )
+        made = copy_module(self.model, aliased)
+        put_layers(made, folding)
+        for path, (weight, offset_O) in weights.items():
+            _fill(made.get_submodule(path), weight, offset_O)
+        for path, (stated, _) in settled.found.fronts.items():
+            _fill(made.get_submodule(f"{path}.project"), *stated.split(ones))
+        passes, folded = passes_of(made.get_submodule(self.path)), _without(self.net, settled.levels, ones)
+        if passes is not None:
+            passes.take_over(folded)
+        vars(folded)["folded"] = folding
+        set_modules(made, {self.path: folded})
+        return made
+
+    def _reader(self, path: str, weight: torch.Tensor, offset_O: torch.Tensor) -> Reader:
+        layer = self.model.get_submodule(path)
+        paths = [name for name, one in self.model.named_modules(remove_duplicate=False) if one is layer]
+        has_bias = getattr(layer, "bias", None) is not None or bool(offset_O.count_nonzero())
+        channels = weight.shape[0 if "Transpose" in type(layer).__name__ else 1]
+        return Reader(paths=(path, *(one for one in paths if one != path)), channels=channels, has_bias=has_bias)
+
+
+def _with_ones(stated: Statement, is_padded: bool) -> list[str]:
+    """The outputs whose offsets come out differently at borders."""
+    found = stated.offsets().items()
+    return [level for level, (offset_D, same) in found if (is_padded or not same) and bool(offset_D.count_nonzero())]
+
+
+def _front(path: str, stated: Statement, dims: int, ones: Collection[str]) -> Front:
+    target, source = stated.split(ones)[0].shape
+    return Front(path=path, source=source, target=target, dims=dims, axis=stated.axis)
+
+
+def _reroute(call: Call, ones: Collection[str]) -> Reroute:
+    channels = tuple(sum(piece.channels + (piece.level in ones) for piece in pieces) for _, pieces in call.operands)
+    return Reroute.model_validate(
+        {
+            "function": call.function,
+            "number": call.number,
+            "does": call.does,
+            "axis": call.operands[0][0],
+            "channels": channels,
+            "results": call.results,
+            "expands": call.expands,
+        }
+    )
+
+
+def _fill(layer: nn.Module, weight: torch.Tensor, offset_O: torch.Tensor) -> None:
+    with torch.no_grad():
+        own = layer.get_parameter("weight")
+        own.copy_(weight.reshape(own.shape))
+        if getattr(layer, "bias", None) is not None:
+            bias = layer.get_parameter("bias")
+            layer.bias = nn.Parameter(bias.double() + offset_O.to(bias.device), requires_grad=bias.requires_grad)
+            layer.bias.data = layer.bias.data.to(bias.dtype)
+
+
+def _unfit(route: Route) -> Stay | None:
+    """Why an output cannot be folded whatever reads it."""
+    project = route.steps[_steps_of(route)[0]]
+    assert isinstance(project, Project), "found as one"
+    if project.groups > 1:
+        why = "its reader has one weight"
+        return Stay(output=route.target, reader=f"{text(project)}, a map for each place", why=why)
+    if _channel_axis(route) is None:
+        return Stay(output=route.target, reader="channels merged with another axis")
+    return None
+
+
+def _channel_axis(route: Route) -> int | None:
+    """Where the channels of a projection are in the output; None where they are merged with others."""
+    index = _steps_of(route)[0]
+    try:
+        plain, other = _specs(route, index, 0), _specs(route, index, 1)
+    except AdaptError:
+        return None
+    changed = [i for i, (left, right) in enumerate(zip(plain.dims, other.dims, strict=True)) if left != right]
+    return changed[0] if len(changed) == 1 else None
+
+
+def _specs(route: Route, index: int, extra: int) -> TensorSpec:
+    """The output of a route if its projection had some channels more."""
+    project = route.steps[index]
+    assert isinstance(project, Project), "found as one"
+    spec = after(project.model_copy(update={"target": project.target + extra}), route.specs[index])
+    for step in route.steps[index + 1 :]:
+        spec = after(step, spec)
+    return spec
+
+
+def _projection(net: AdaptedModule, target: str) -> nn.Module:
+    adapter = list(net.adapters.children())[projected(net.plan).index(target)]
+    layer: nn.Module = adapter.project
+    return layer
+
+
+def _without(net: AdaptedModule, targets: Collection[str], ones: Collection[str]) -> AdaptedModule:
+    """The adapted module without the projections of some outputs; other adapters are kept."""
+    routes = [
+        _route_without(route, route.target in ones) if route.target in targets else route for route in net.plan.routes
+    ]
+    specs = {route.target: route.specs[-1] for route in routes if route.target in targets}
+    outputs = net.plan.target.outputs
+    leaves = tuple(specs.get(path, spec) for path, spec in outputs.items())
+    contract = net.plan.target.model_copy(update={"outputs": outputs.model_copy(update={"leaves": leaves})})
+    changed = net.plan.model_copy(update={"routes": tuple(routes), "target": contract})
+    return with_plan(net, changed)
+
+
+def _route_without(route: Route, has_ones: bool) -> Route:
+    index = _steps_of(route)[0]
+    project, before = route.steps[index], route.specs[index]
+    assert isinstance(project, Project), "found as one"
+    axis = 1 if project.form == "conv" else len(before.dims) - 1
+    instead: list[Operation] = [Ones(axis=axis)] if has_ones else []
+    steps = (*route.steps[:index], *instead, *route.steps[index + 1 :])
+    specs = [route.specs[0]]
+    for step in steps:
+        specs.append(after(step, specs[-1]))
+    return route.model_copy(
+        update={
+            "steps": steps,
+            "specs": tuple(specs),
+            "parameters": 0,
+            "multiply_adds": 0,
+        }
+    )

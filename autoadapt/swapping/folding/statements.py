@@ -1,0 +1,141 @@
+"""Statements: what the channels of a tensor are, as a matrix times channels that need no projection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+
+__all__ = ["NotLinearError", "Piece", "Statement", "joined", "level_statement", "plain_statement", "summed"]
+
+# Dimension letters: D channels that the model reads, M channels that are handed on in their place.
+
+
+class NotLinearError(Exception):
+    """What is done with a tensor is not the same linear map of its channels at every place."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Channels that are handed on together."""
+
+    level: str
+    """The output of the adapted module that they are, without its projection; empty for any other tensor."""
+    channels: int
+    is_constant: bool = True
+    """Whether a channel of ones comes out as ones at every place: no padding on the way, no factor."""
+
+    @property
+    def columns(self) -> int:
+        """How many columns of the matrix are its own: a level has one more, for the offset of its projection."""
+        return self.channels + bool(self.level)
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """A tensor as the model has it is `matrix` times the pieces, one after the other on the same axis."""
+
+    axis: int
+    """Which axis of the tensor holds channels."""
+    pieces: tuple[Piece, ...]
+    matrix: torch.Tensor
+    """`[D, M]`."""
+    outer: int = 1
+    """How many places stand before the channels on that axis, where it is merged with others."""
+    inner: int = 1
+    """How many stand after them."""
+
+    @property
+    def levels(self) -> list[str]:
+        """The outputs that it is made of."""
+        return [piece.level for piece in self.pieces if piece.level]
+
+    @property
+    def channels(self) -> int:
+        """How many channels the model has there."""
+        return self.matrix.shape[0]
+
+    def is_like(self, other: Statement) -> bool:
+        """Whether both say the same."""
+        mine, others = ((one.axis, one.outer, one.inner, one.pieces) for one in (self, other))
+        return mine == others and torch.equal(self.matrix, other.matrix)
+
+    def of_rows(self, rows: Sequence[int]) -> Statement:
+        """Of some of its channels; the same are handed on."""
+        return replace(self, matrix=self.matrix[list(rows)])
+
+    def without_constants(self) -> Statement:
+        """After something that changes ones."""
+        return replace(self, pieces=tuple(replace(piece, is_constant=False) for piece in self.pieces))
+
+    def offsets(self) -> dict[str, tuple[torch.Tensor, bool]]:
+        """For each output that it is made of its offset, `[D]`, and whether that is the same at every place."""
+        found: dict[str, tuple[torch.Tensor, bool]] = {}
+        for piece, column in self._offset_columns():
+            before, was_constant = found.get(piece.level, (torch.zeros(()), True))
+            offset_D = before + self.matrix[:, column].abs()
+            found[piece.level] = offset_D, was_constant and piece.is_constant
+        return found
+
+    def split(self, ones: Collection[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The matrix of what is handed on, `[D, M]`, and an offset, `[D]`.
+
+        Args:
+            ones: The outputs that are handed on with a channel of ones, whose column stays in the matrix.
+        """
+        gone = [column for piece, column in self._offset_columns() if piece.level not in ones]
+        kept = [column for column in range(self.matrix.shape[1]) if column not in gone]
+        return self.matrix[:, kept], self.matrix[:, gone].sum(1)
+
+    def _offset_columns(self) -> list[tuple[Piece, int]]:
+        ends = accumulate(piece.columns for piece in self.pieces)
+        return [(piece, end - 1) for piece, end in zip(self.pieces, ends, strict=True) if piece.level]
+
+
+def level_statement(level: str, axis: int, weight_DC: torch.Tensor, offset_D: torch.Tensor) -> Statement:
+    """An output of the adapted module, whose projection has a weight and an offset."""
+    matrix = torch.cat([weight_DC.double(), offset_D.double()[:, None]], 1)
+    return Statement(axis, (Piece(level, weight_DC.shape[1]),), matrix)
+
+
+def plain_statement(axis: int, channels: int, size: int) -> Statement:
+    """A tensor that comes from no adapter; one of a single channel stands for all that it is added to.
+
+    Raises:
+        NotLinearError: It has neither one channel nor as many.
+    """
+    if size not in (1, channels):
+        raise NotLinearError(f"{size} channels where there are {channels}")
+    matrix = torch.ones(channels, 1) if size < channels else torch.eye(channels)
+    return Statement(axis, (Piece("", size),), matrix.double())
+
+
+def joined(parts: Sequence[Statement]) -> Statement:
+    """Tensors one after the other along their channels.
+
+    Raises:
+        NotLinearError: Their channels do not stand alike.
+    """
+    first = _alike(parts)
+    matrix = torch.block_diag(*(one.matrix for one in parts))  # type: ignore[no-untyped-call]
+    return replace(first, pieces=tuple(piece for one in parts for piece in one.pieces), matrix=matrix)
+
+
+def summed(parts: Sequence[Statement], signs: Sequence[float]) -> Statement:
+    """The sum of tensors, for which they are handed on one after the other.
+
+    Raises:
+        NotLinearError: Their channels do not stand alike.
+    """
+    first = _alike(parts)
+    matrix = torch.cat([sign * one.matrix for sign, one in zip(signs, parts, strict=True)], 1)
+    return replace(first, pieces=tuple(piece for one in parts for piece in one.pieces), matrix=matrix)
+
+
+def _alike(parts: Sequence[Statement]) -> Statement:
+    first = parts[0]
+    if any((one.axis, one.outer, one.inner) != (first.axis, 1, first.inner) for one in parts):
+        raise NotLinearError("channels stand on different axes, or merged with places")
+    return first
