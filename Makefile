@@ -51,6 +51,7 @@ test-all: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --line-length 88 $$(git ls-files '*.md')
 	$(BIN)/mypy
 	$(MAKE) docs
 	$(MAKE) package
@@ -70,6 +71,7 @@ docs: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/ruff format --line-length 88 $$(git ls-files '*.md')
 
 clean:
 	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 from error_texts import CLASSES, OPEN, ErrorText, Fault, error_texts
-from notebooks import notebook
+from notebooks import MAKERS
 from typer.cli import get_docs_for_click
 
 from autoadapt.cli import app
@@ -21,10 +21,12 @@ ERRORS = "<!-- errors -->"
 
 
 def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
-    """Fill in what a page asks for by a comment; a tutorial is offered as a notebook too."""
+    """Fill in what a page asks for by a comment; a tutorial is offered as a notebook and as a script too."""
     source = page.file.src_uri if page is not None else ""
     if source.startswith("tutorials/"):
-        markdown += f'\n<a href="{Path(source).stem}.ipynb" download>This page as a notebook</a>\n'
+        name = Path(source).stem
+        links = (f'<a href="{name}{ending}" download>{name}{ending}</a>' for ending in MAKERS)
+        markdown += f"\nThis page as a notebook and as a script: {', '.join(links)}\n"
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, command_line())
     if ERRORS in markdown:
@@ -33,10 +35,11 @@ def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
 
 
 def on_post_build(config: Any, **_: Any) -> None:
-    """Write the notebooks beside their pages."""
+    """Write notebooks and scripts beside their pages."""
     for page in sorted((Path(config["docs_dir"]) / "tutorials").glob("*.md")):
-        text = notebook(page.read_text(encoding="utf-8"))
-        (Path(config["site_dir"]) / "tutorials" / f"{page.stem}.ipynb").write_text(text, encoding="utf-8")
+        for ending, make in MAKERS.items():
+            text = make(page.read_text(encoding="utf-8"))
+            (Path(config["site_dir"]) / "tutorials" / f"{page.stem}{ending}").write_text(text, encoding="utf-8")
 
 
 def on_post_template(output_content: str, **_: Any) -> str:

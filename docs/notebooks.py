@@ -1,6 +1,6 @@
-"""Notebooks: a tutorial as a file for Jupyter, from the same page that the manual shows and the tests run.
+"""Notebooks and scripts: a tutorial as a file to run, from the same page that the manual shows and the tests run.
 
-python docs/notebooks.py docs/tutorials/detector.md detector.ipynb
+python docs/notebooks.py docs/tutorials/detector.md detector.ipynb  # or detector.py
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,8 @@ def notebook(markdown: str) -> str:
         >>> [(cell["cell_type"], "".join(cell["source"])) for cell in made["cells"][1:]]
         [('markdown', '# Title'), ('code', 'print(1)'), ('markdown', 'End.')]
     """
-    cells, read = [_cell("code", f"# {_INSTALL}  # where it is not installed")], 0
-    for found in _PARTS.finditer(markdown):
-        cells += [_cell("markdown", markdown[read : found.start()]), _cell("code", found["code"])]
-        read = found.end()
-    cells.append(_cell("markdown", markdown[read:]))
+    cells = [_cell("code", f"# {_INSTALL}  # where it is not installed")]
+    cells += [_cell(kind, text) for kind, text in _parts(markdown)]
     kept = [cell for cell in cells if cell["source"]]
     for number, cell in enumerate(kept):
         cell["id"] = f"cell-{number}"
@@ -39,11 +37,45 @@ def notebook(markdown: str) -> str:
     return json.dumps({"cells": kept, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
 
 
+def script(markdown: str) -> str:
+    """A page as a file of Python: its text as comments, without what is printed.
+
+    Example:
+        >>> print(script("# Title\\n\\n```python\\nprint(1)\\n```\\n\\n```text\\n1\\n```\\n\\nEnd.\\n"))
+        # # Title
+        <BLANKLINE>
+        print(1)
+        <BLANKLINE>
+        # End.
+        <BLANKLINE>
+    """
+    parts = ((kind, text.strip()) for kind, text in _parts(markdown) if text.strip())
+    return "\n\n".join(text if kind == "code" else _commented(text) for kind, text in parts) + "\n"
+
+
+def _commented(text: str) -> str:
+    return "\n".join(f"# {line}".rstrip() for line in text.split("\n"))
+
+
+def _parts(markdown: str) -> Iterator[tuple[str, str]]:
+    """Text and code in turn."""
+    read = 0
+    for found in _PARTS.finditer(markdown):
+        yield "markdown", _COMMENT.sub("", markdown[read : found.start()])
+        yield "code", found["code"]
+        read = found.end()
+    yield "markdown", _COMMENT.sub("", markdown[read:])
+
+
 def _cell(kind: str, text: str) -> dict[str, Any]:
-    plain = _COMMENT.sub("", text) if kind == "markdown" else text
     own = {"execution_count": None, "outputs": []} if kind == "code" else {}
-    return {"cell_type": kind, "metadata": {}, "source": plain.strip().splitlines(keepends=True), **own}
+    return {"cell_type": kind, "metadata": {}, "source": text.strip().splitlines(keepends=True), **own}
+
+
+MAKERS = {".ipynb": notebook, ".py": script}
+"""What makes a page into a file, by its ending."""
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(notebook(Path(sys.argv[1]).read_text(encoding="utf-8")), encoding="utf-8")
+    page, made = map(Path, sys.argv[1:])
+    made.write_text(MAKERS[made.suffix](page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -87,6 +87,24 @@ def test_every_block_runs_and_prints_what_the_page_shows(
     sys.modules.pop("adapted", None)
 
 
+def test_every_line_of_code_fits_beside_the_navigation() -> None:
+    """88 columns, as `docs/extra.css` has room for."""
+    wide = [
+        f"{name_of(page)}: {line}"
+        for page in PAGES
+        for code in re.findall(r"^```(?:python|yaml)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        for line in code.split("\n")
+        if len(line) > 88
+    ]
+    assert not wide
+
+
+def test_no_page_shows_dots_for_what_is_printed() -> None:
+    shown = {name_of(page): [block.shown or "" for block in blocks(page)] for page in RUN}
+    dots = re.compile(r"^\.\.\..*|\.\.\. ?(?:s|kB|MB)\b|\.\.\.\}$|(?:by|of|found) +\.\.\.", re.MULTILINE)
+    assert {name: found for name, texts in shown.items() if (found := dots.findall("\n".join(texts)))} == {}
+
+
 def test_no_block_is_left_out() -> None:
     left = [f"{name_of(page)}:{block.line} {block.not_run}" for page in RUN for block in blocks(page) if block.not_run]
     assert not left
@@ -110,13 +128,15 @@ def test_the_gallery_has_twelve_pictures_and_each_is_what_its_script_draws() -> 
 
 
 @pytest.mark.slow
-def test_every_tutorial_is_offered_as_a_notebook_with_the_code_of_the_page(site: Path) -> None:
+def test_every_tutorial_is_offered_as_a_notebook_and_a_script_with_the_code_of_the_page(site: Path) -> None:
     pages = sorted((DOCS / "tutorials").glob("*.md"))
     for page in pages:
         made = json.loads((site / "tutorials" / f"{page.stem}.ipynb").read_text(encoding="utf-8"))
         code = ["".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code"]
         assert code[1:] == [block.code.strip() for block in blocks(page)], page.name
-        assert f'href="{page.stem}.ipynb"' in (site / "tutorials" / f"{page.stem}.html").read_text(encoding="utf-8")
+        for ending in (".ipynb", ".py"):
+            assert f'href="{page.stem}{ending}"' in (site / "tutorials" / f"{page.stem}.html").read_text("utf-8")
+        compile((site / "tutorials" / f"{page.stem}.py").read_text("utf-8"), page.name, "exec")
 
 
 def test_a_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +150,17 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path, monkeyp
     assert "coordinate" in printed.getvalue()
 
 
+@pytest.mark.parametrize("name", ["point-cloud", pytest.param("test-your-adapters", marks=pytest.mark.slow)])
+def test_a_tutorial_as_a_script_prints_what_its_page_shows(name: str, tmp_path: Path) -> None:
+    page = DOCS / "tutorials" / f"{name}.md"
+    (tmp_path / "page.py").write_text(notebooks.script(page.read_text(encoding="utf-8")), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = "\n".join(block.shown for block in blocks(page) if block.shown)
+    assert done.stdout.split() == shown.split()
+
+
 def test_the_readme_shows_what_the_first_lines_print() -> None:
     first = blocks(ROOT / "README.md")[0]
     assert "print(net.plan)" in first.code
@@ -139,7 +170,7 @@ def test_the_readme_shows_what_the_first_lines_print() -> None:
 
 def test_a_page_that_shows_something_else_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("```python\nprint('2.5 s')\nprint('done')\n```\n\n```text\n... s\nleft\n```\n")
+    page.write_text("```python\nprint('2.5 s')\nprint('done')\n```\n\n```text\n31 s\nleft\n```\n")
     (block, text), *rest = outputs(page)
     assert not rest
     assert not agrees(block, text)

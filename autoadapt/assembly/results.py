@@ -12,7 +12,7 @@ from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch
 from autoadapt.showing import Shown
-from autoadapt.showing.tables import columns, human_count
+from autoadapt.showing.tables import columns, hanging, human_count
 
 __all__ = ["Assembly", "Given", "PartReport"]
 
@@ -89,7 +89,7 @@ class Assembly(Shown, Dated, _Frozen):
         for name, plan in self.plans.items():
             lines += ["", f" adapter behind {name}", *("  " + line for line in str(plan).splitlines()[2:])]
         lines += [""] if self.remarks else []
-        return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
+        return "\n".join([*lines, *(line for remark in self.remarks for line in hanging("remark", remark))])
 
 
 def changed(where: str, expected: Given, found: Given) -> Mismatch | None:

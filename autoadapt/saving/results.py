@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from autoadapt.contracts.facts import Dated
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
-from autoadapt.showing.tables import columns, human_count
+from autoadapt.showing.tables import columns, hanging, headline, human_count
 
 __all__ = ["Saved"]
 
@@ -50,9 +50,9 @@ class Saved(Shown, Dated):
                 (f"{WEIGHTS}, parts/", *rows[0][1:]),
             ]
         what = f"with {', '.join(self.parts)}" if self.parts else f"in the contract of {self.contract}"
-        lines = [f"{self.name} {what}  ->  {self.folder}", *columns(rows, align="lrl")]
+        lines = [*headline(self.name, what, f" ->  {self.folder}"), *columns(rows, align="lrl")]
         lines += columns([("restore", self.call)])
-        return "\n".join([*lines, *columns([("remark", remark) for remark in self.remarks])])
+        return "\n".join([*lines, *(line for remark in self.remarks for line in hanging("remark", remark))])
 
     def _parameters(self) -> str:
         return f"{human_count(self.parameters)} parameters"

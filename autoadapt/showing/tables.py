@@ -11,7 +11,7 @@ from itertools import zip_longest
 
 from autoadapt.errors.printable import visible
 
-__all__ = ["columns", "fitting", "hanging", "human_count", "page_width", "shorten", "text_width"]
+__all__ = ["columns", "fitting", "hanging", "headline", "human_count", "page_width", "shorten", "text_width"]
 
 PAGE = 80
 """Columns of a page, where nobody tells the width of a terminal."""
@@ -117,6 +117,17 @@ def hanging(label: str, text: str, *, width: int = 0) -> list[str]:
     )
     first, *rest = lines or [indent]
     return [f" {label}  {first.lstrip()}".rstrip(), *rest]
+
+
+def headline(*parts: str, width: int = 0) -> list[str]:
+    """Parts of a title beside each other, or below each other where a width, that of a page if left out, asks for it.
+
+    Example:
+        >>> headline("resnet18", " ->  contract of FeatureListNet", width=30)
+        ['resnet18', '  ->  contract of FeatureListNet']
+    """
+    line = " ".join(parts)
+    return [line] if text_width(line) <= (width or page_width()) else [parts[0], *(f"  {part.strip()}" for part in parts[1:])]
 
 
 def human_count(number: float) -> str:

@@ -13,7 +13,7 @@ from autoadapt.adapting.verification.results import Fault
 __all__ = ["cases_text", "failure_text"]
 
 MOST = 3
-_MEANING = "each line: check, output and axis (at input sizes): expected by the old module, found in the new one"
+_MEANING = "each line: check, output and axis (at input sizes): expected (old), found (new)"
 _SIZES = re.compile(r"\b[A-Z]\w*=(\d+)|\b(?<=\bat )(\d+(?:x\d+)*)")
 
 

@@ -23,7 +23,7 @@ from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
 from autoadapt.errors.printable import is_plain_name, visible
 from autoadapt.showing import Shown
-from autoadapt.showing.tables import columns, hanging, human_count, page_width
+from autoadapt.showing.tables import columns, hanging, headline, human_count, page_width
 
 __all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap", "one_sample"]
 
@@ -203,8 +203,7 @@ class Plan(Shown, Dated, _Frozen):
 
     def __str__(self) -> str:
         contract = f"{self.target.title} ({describe(self.target.outputs.tree)})"
-        head = f"{self.source.title}  ->  contract of {contract}"
-        lines = [head] if len(head) <= page_width() else [self.source.title, f"  ->  contract of {contract}"]
+        lines = headline(self.source.title, f" ->  contract of {contract}")
         lines += columns([row for route in self.inputs for row in _input_rows(route, self.target)])
         lines += ["", *columns(_route_rows(self.routes), align="lllr")]
         lines += columns(_sum_rows(self))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from autoadapt.contracts.facts import Dated
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
-from autoadapt.showing.tables import columns, hanging, human_count
+from autoadapt.showing.tables import columns, hanging, headline, human_count
 
 __all__ = ["Compared", "Exported"]
 
@@ -48,7 +48,7 @@ class Exported(Shown, Dated):
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.name} in the contract of {self.contract}  ->  {self.path}"]
+        lines = headline(self.name, f"in the contract of {self.contract}", f" ->  {self.path}")
         lines += [f" {self.format}, {human_count(self.file_bytes)}B, exported at {_at(self.example)}"]
         lines += columns([(one.axis, str(one), "asked for" if one.asked else one.why) for one in self.ranges])
         rows = [(_at(one.sizes), f"differs by {one.difference:.1e}") for one in self.compared]
