@@ -16,6 +16,10 @@ from typer.cli import get_docs_for_click
 from autoadapt.cli import app
 from autoadapt.errors.codes import known_codes
 
+GLOSSARY = Path(__file__).with_name("glossary.md")
+_TERM = re.compile(r"^\*\*(\w+)\*\*\{ #(\w+) \.linked \}$", re.MULTILINE)
+_NO_PROSE = r"^```.*?^```|^#.*?$|^\|.*?$|^::: .*?$|`[^`\n]+`|!?\[[^\]]*\]\([^)]*\)|<[^>]*>|\*\*[^*]*\*\*"
+"""Code, headings, tables, links, elements and what is set in bold."""
 COMMANDS = "<!-- commands -->"
 ERRORS = "<!-- errors -->"
 
@@ -27,11 +31,30 @@ def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
         name = Path(source).stem
         links = (f'<a href="{name}{ending}" download>{name}{ending}</a>' for ending in MAKERS)
         markdown += f"\nThis page as a notebook and as a script: {', '.join(links)}\n"
+    if page is not None and source != GLOSSARY.name:
+        markdown = with_terms(markdown, "../" * source.count("/") + GLOSSARY.name)
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, command_line())
     if ERRORS in markdown:
         markdown = markdown.replace(ERRORS, error_list())
     return markdown
+
+
+def with_terms(markdown: str, glossary: str) -> str:
+    """Link the first use of each term on a page to the glossary.
+
+    Example:
+        >>> with_terms("A `tap`, two taps, one more tap.", "glossary.md")
+        'A `tap`, two [taps](glossary.md#tap), one more tap.'
+    """
+    anchors = {name.lower(): anchor for name, anchor in _TERM.findall(GLOSSARY.read_text(encoding="utf-8"))}
+    words = re.compile(rf"{_NO_PROSE}|\b(?P<term>{'|'.join(anchors)})s?\b", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+
+    def linked(found: re.Match[str]) -> str:
+        anchor = anchors.pop((found["term"] or "").lower(), None)
+        return f"[{found[0]}]({glossary}#{anchor})" if anchor else found[0]
+
+    return words.sub(linked, markdown)
 
 
 def on_post_build(config: Any, **_: Any) -> None:

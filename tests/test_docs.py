@@ -105,6 +105,13 @@ def test_no_page_shows_dots_for_what_is_printed() -> None:
     assert {name: found for name, texts in shown.items() if (found := dots.findall("\n".join(texts)))} == {}
 
 
+def test_terms_are_linked_to_the_glossary_where_a_page_first_uses_them_in_its_text() -> None:
+    page = "# A tap\n\nThe `level` of a [level](x.md) is a **level**: Levels, levels.\n\n```python\ntap\n```\n\n| tap |\n"
+    assert hooks.with_terms(page, "../glossary.md") == page.replace("Levels", "[Levels](../glossary.md#level)")
+    used = hooks.with_terms((DOCS / "how-it-works.md").read_text("utf-8"), "glossary.md")
+    assert {"contract", "level", "projection", "tap"} <= set(re.findall(r"\]\(glossary\.md#(\w+)\)", used))
+
+
 def test_no_block_is_left_out() -> None:
     left = [f"{name_of(page)}:{block.line} {block.not_run}" for page in RUN for block in blocks(page) if block.not_run]
     assert not left

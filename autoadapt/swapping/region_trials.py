@@ -39,7 +39,7 @@ def try_region(model: nn.Module, example: Example, inputs: object, planned: Regi
         for one in (example, *_others(model, example, inputs, planned)):
             count += count < SIZES and trial.holds(one, training)
         if count:
-            detail = f"the whole returns what it did, at {count} size{'s' if count > 1 else ''}"
+            detail = f"the model's outputs are as before, at {count} size{'s' if count > 1 else ''}"
             checks.append(Check(name=f"runs in {mode} mode", outcome="passed", detail=detail))
     trial.refuse_mixing()
     if trial.is_frozen():

@@ -47,7 +47,7 @@ def try_out(
         if faults:
             raise SwapError(f"with the new module {type(model).__name__} does not return what it did", faults)
         trial.refuse_mixing(seen)
-        detail = "the whole returns what it did"
+        detail = "the model's outputs are as before"
         checks.append(Check(name=f"runs in {trial.mode} mode", outcome="passed", detail=detail))
     return [*checks, *_steps(planned, modules, seen)]
 

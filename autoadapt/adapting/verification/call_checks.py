@@ -39,7 +39,7 @@ def calls(session: Session) -> Findings:
     if excused and not faults and excused == set(_KINDS):
         raise NotApplicableError("the bare backbone fails in each of them")
     session.blamed += sorted(excused)
-    return Findings(faults, "equal, writable, nothing kept, each item alone")
+    return Findings(faults, "repeatable, writable, stateless, samples independent")
 
 
 def _caught(run: Callable[[Session], list[Mismatch]], session: Session) -> list[Mismatch]:
