@@ -60,8 +60,8 @@ def adapt(
         like: The specification: a module, a `Signature`, texts in containers, a saved signature file, or the
             name of a model, `timm:resnet101`.
         inputs: An example call of the old module: a tensor, a tuple of positional or a dict of keyword arguments.
-            May be left out where a module tells its input size. What the old module takes besides, such as a mask, is
-            handed on where `new` takes it by the same name; another value than the default is refused otherwise.
+            May be left out where a module tells its input size. Further arguments of the old module, such as a mask,
+            are passed to `new` where it has one of the same name; elsewhere any value but the default is refused.
         pairs: Outputs of `new` chosen by hand, by target path: `{"c4": "2"}`.
         taps: Inner modules chosen by hand, by target path: `{"c4": "layer3"}`. Others are those that `new` lists as its
             levels (timm's `feature_info`), else the last block of each stride.
@@ -79,17 +79,19 @@ def adapt(
             And `statistics`: values normalised otherwise are converted, where what both modules expect is known.
             Left out, they stay as they are, and a remark says so.
         input_statistics: What the old module is given: `aa.Statistics(mean=..., std=..., order="bgr", range=255)`; or
-            what each module expects, by `old` and `new`. Goes before what the modules tell themselves, which is what
-            their published weights were trained on, also where they are not loaded.
+            what each module expects, by `old` and `new`. Overrides what the modules themselves tell: the statistics of
+            their published weights, even where these are not loaded.
         channels: What is in the channels of the old module's image: `("b", "g", "r", "nir")`; or in those of each, by
-            `old` and `new`, whose 3 channels are red, green and blue where that is left out. Weights meet their
-            colours, and what meets none starts from the mean; `other` stands for anything that has no name here.
-        resolution: A `new` that was built for one image size, as plain vision transformers are, reads images at their
-            own size where a view of it can be freed of that: position embeddings are resampled, and at its own size
-            it returns what it did. `fixed` resizes images to its size instead, `native` refuses where they would be.
-        fit: `pad` brings images to a legal size by zeros below and to the right, so that cells stay where they are,
-            `resize` by interpolation. Left out, `pad` for modules that are freed of their size where the old one
-            tells where its cells lie (texts do not), `resize` for others.
+            `old` and `new`, whose 3 channels are red, green and blue where that is left out. Weights of the first
+            layer are matched by colour, and channels without a match start from their mean; `other` stands for
+            anything that has no name here.
+        resolution: For a `new` that was built for one image size, such as a plain vision transformer. Left out, it
+            reads images at their own size where that can be made exact at its size, by resampling position
+            embeddings, and otherwise images are resized to its size. `fixed` always resizes them, `native` never
+            does, and refuses instead.
+        fit: How images are brought to a size that `new` takes: `pad` adds zeros below and to the right, so that cells
+            stay where they are, `resize` interpolates. Left out, `pad` for modules that read images at their own
+            size, where it is known where the old one's cells lie (a contract in texts does not say), else `resize`.
         nondeterministic: `allow` takes modules of which two equal runs returned other values, or a run at a usual size
             other shapes than the signature says.
         share: Use the storage of `new`'s weights; otherwise copy them.

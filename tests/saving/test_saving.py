@@ -245,15 +245,15 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     aa.restore(tmp_path, new=Plain())
 
 
-def test_a_report_says_what_was_written_and_what_was_not(tmp_path):
+def test_a_report_says_what_was_written_and_what_was_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     net = loaded()
     net.owner, net.out_channels = object(), [5]
     net.register_forward_hook(lambda *_: None)
     net.borrow({"describe": repr})
-    report = aa.save(net, tmp_path / "net", adapters_only=True)
-    text = str(report).replace(str(tmp_path), "runs")
-    weights, config = ((tmp_path / "net" / name).stat().st_size for name in ("model.safetensors", "config.json"))
-    assert text.splitlines() == [
+    report = aa.save(net, "runs/net", adapters_only=True)
+    weights, config = ((tmp_path / "runs" / "net" / name).stat().st_size for name in ("model.safetensors", "config.json"))
+    assert str(report).splitlines() == [
         "small_models:Plain (Plain) in the contract of module (dict of 1)  ->  runs/net",
         f" model.safetensors    {weights}B  the adapters alone: 2 tensors, 65 parameters",
         f" config.json        {config / 1000:.2f}kB  plan, signature, versions, modes",
