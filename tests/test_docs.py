@@ -106,7 +106,7 @@ def test_no_page_shows_dots_for_what_is_printed() -> None:
 
 
 def test_terms_are_linked_to_the_glossary_where_a_page_first_uses_them_in_its_text() -> None:
-    page = "# A tap\n\nThe `level` of a [level](x.md) is a **level**: Levels, levels.\n\n```python\ntap\n```\n\n| tap |\n"
+    page = "# A tap\n\nA `level`, a [level](x.md), a **level**: Levels, levels.\n\n```python\ntap\n```\n\n| tap |\n"
     assert hooks.with_terms(page, "../glossary.md") == page.replace("Levels", "[Levels](../glossary.md#level)")
     used = hooks.with_terms((DOCS / "how-it-works.md").read_text("utf-8"), "glossary.md")
     assert {"contract", "level", "projection", "tap"} <= set(re.findall(r"\]\(glossary\.md#(\w+)\)", used))
