@@ -252,7 +252,7 @@ def test_a_report_says_what_was_written_and_what_was_not(tmp_path, monkeypatch):
     net.register_forward_hook(lambda *_: None)
     net.borrow({"describe": repr})
     report = aa.save(net, "runs/net", adapters_only=True)
-    weights, config = (Path("runs/net", name).stat().st_size for name in ("model.safetensors", "config.json"))
+    weights, config = (os.path.getsize(f"runs/net/{name}") for name in ("model.safetensors", "config.json"))
     assert str(report).splitlines() == [
         "small_models:Plain (Plain) in the contract of module (dict of 1)  ->  runs/net",
         f" model.safetensors    {weights}B  the adapters alone: 2 tensors, 65 parameters",
