@@ -127,7 +127,8 @@ def headline(*parts: str, width: int = 0) -> list[str]:
         ['resnet18', '  ->  contract of FeatureListNet']
     """
     line = " ".join(parts)
-    return [line] if text_width(line) <= (width or page_width()) else [parts[0], *(f"  {part.strip()}" for part in parts[1:])]
+    below = [parts[0], *(f"  {part.strip()}" for part in parts[1:])]
+    return [line] if text_width(line) <= (width or page_width()) else below
 
 
 def human_count(number: float) -> str:
