@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -131,25 +131,55 @@ class Deep(nn.Module):
         return made
 
 
-def child(kind: str) -> None:
-    """Calibrate Lite0 as Lite2 once and print what it took, in this process."""
-    images, old, new = crops(FITTED, 128), lite(2), lite(0)
-    kind, _, deep = kind.partition("-")
-    if deep:
-        net = adapt(Deep(new), like=Deep(old), inputs=images[:1], project="always")
-        head = nn.Sequential(old.head[2:])
-        started, before = time.perf_counter(), peak()
-        result = calibrate(net, like=in_eval_mode(Deep(old)), head=head, data=images.split(BATCH))
+WIDE = {"512": ("resnet34", "resnet18"), "2048": ("resnext50_32x4d", "resnet50")}
+"""Old and new network by the channels of their last level."""
+
+
+class LastLevel(nn.Module):
+    """The last level of a timm network with random weights."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import timm
+
+        self.pyramid = in_eval_mode(timm.create_model(name, features_only=True, out_indices=(-1,)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape: `[B, 3, H, W] -> [B, C, H/32, W/32]`."""
+        made: torch.Tensor = self.pyramid(x)[0]
+        return made
+
+
+def prepared(kind: str) -> tuple[nn.Module, nn.Module, torch.Tensor, Callable[[], Calibration | None]]:
+    """Two networks, 128 images, and what is to be measured."""
+    torch.manual_seed(0)
+    kind, _, wide = kind.partition("-")
+    if wide in WIDE:
+        old, new = (LastLevel(name) for name in WIDE[wide])
+        images, head = crops(FITTED, 128)[..., 64:-64, 64:-64], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        options = {"head": head, "augment": 0}
     else:
-        model = swapped(old, new)
-        started, before = time.perf_counter(), peak()
-        found = fit(kind, model, old, images)
-        result = found if found is not None else None  # type: ignore[assignment]
-    seconds = time.perf_counter() - started
+        images, (old, new) = crops(FITTED, 128), (lite(2), lite(0))  # type: ignore[assignment]
+        if not wide:
+            model = swapped(old, new)  # type: ignore[arg-type]
+            return old, new, images, lambda: fit(kind, model, old, images)  # type: ignore[arg-type]
+        options = {"head": nn.Sequential(old.head[2:])}  # type: ignore[index]
+        old, new = in_eval_mode(Deep(old)), in_eval_mode(Deep(new))  # type: ignore[arg-type]
+    net = adapt(new, like=old, inputs=images[:1], project="always")
+    return old, new, images, lambda: calibrate(net, like=old, data=images.split(BATCH), **options)  # type: ignore[arg-type]
+
+
+def child(kind: str) -> None:
+    """Calibrate once and print what it took, in this process, beside what the networks alone take."""
+    old, new, images, run = prepared(kind)
+    started = time.process_time()
+    for net in (old, new):
+        answers(net, images)
+    bare, started, before = time.process_time() - started, time.process_time(), peak()
+    result = run()
+    seconds = time.process_time() - started
     solver = result.solver_seconds if result is not None else float("nan")
-    print(
-        json.dumps({"seconds": seconds, "solver": solver, "peak": peak() - before, "threads": torch.get_num_threads()})
-    )
+    print(json.dumps({"seconds": seconds, "bare": bare, "solver": solver, "peak": peak() - before}))
 
 
 def peak() -> float:
@@ -159,21 +189,22 @@ def peak() -> float:
 
 
 def cost(rounds: int) -> list[Row]:
-    """Time and memory of 128 images, Lite0 as Lite2."""
-    rows: list[Row] = [
-        ("128 images of 224x224, Lite0 as Lite2", "seconds", "of which solver", "peak MiB over the models")
-    ]
+    """Time of the processor and memory for 128 images, Lite0 as Lite2 at 224x224 and others at 96x96."""
+    rows: list[Row] = [("128 images", "seconds", "of bare passes", "solver, wall", "peak MiB over the models")]
     names = {
         "calibrate": "calibrate, 5 levels",
         "pinv": "float32 pinv, 5 levels",
         "calibrate-deep": "calibrate, 1280 -> 1280 channels",
+        "calibrate-512": "calibrate, ResNet-18 as 34 at 96x96, 512 channels",
+        "calibrate-2048": "calibrate, ResNet-50 as ResNeXt-50 at 96x96, 2048 channels",
     }
     for kind, name in names.items():
         command = [sys.executable, "-m", "benchmarks.calibration", "--child", kind]
         runs = [json.loads(subprocess.check_output(command, text=True).splitlines()[-1]) for _ in range(rounds)]
-        middle = {key: median(run[key] for run in runs) for key in ("seconds", "solver", "peak")}
-        share = "" if middle["solver"] != middle["solver"] else f"{middle['solver'] / middle['seconds']:.1%}"
-        rows.append((name, f"{middle['seconds']:.1f}", share, f"{middle['peak']:.0f}"))
+        middle = {key: median(run[key] for run in runs) for key in ("seconds", "bare", "solver", "peak")}
+        solver = "" if middle["solver"] != middle["solver"] else f"{middle['solver']:.1f}"
+        times = f"{middle['seconds'] / middle['bare']:.1f}x"
+        rows.append((name, f"{middle['seconds']:.1f}", times, solver, f"{middle['peak']:.0f}"))
     return rows
 
 
@@ -230,7 +261,7 @@ def main() -> None:
         child(arguments.child)
         return
     if arguments.only in (None, "cost"):
-        print("\n".join(columns(cost(arguments.rounds), align="lrrr")), "\n", flush=True)
+        print("\n".join(columns(cost(arguments.rounds), align="lrrrr")), "\n", flush=True)
     if arguments.only in (None, "digits"):
         print("\n".join(columns(digit_rows(arguments.seeds), align="l" + "r" * 7)), "\n", flush=True)
     if arguments.only in (None, "quality"):

@@ -14,19 +14,27 @@ from autoadapt.errors import CalibrationError, Mismatch
 __all__ = ["check_asked", "check_old"]
 
 
-def check_asked(data: object, device: torch.device | str | None, augment: object, **least: tuple[object, int]) -> None:
+def check_asked(
+    data: object,
+    device: torch.device | str | None,
+    augment: object,
+    *,
+    without_data: bool = False,
+    **least: tuple[object, int],
+) -> None:
     """Refuse data that are no batches, numbers that count nothing, and a device that is not there.
 
     Args:
         data: The batches.
         device: Where to run.
         augment: Which images are to be made.
+        without_data: Whether None will do for data.
         least: A number and the least that it may be, by the name of the argument.
 
     Raises:
         CalibrationError: All that is wrong, at once.
     """
-    faults = [*_of_data(data), *_of_device(device), *_of_augment(augment)]
+    faults = [*(() if data is None and without_data else _of_data(data)), *_of_device(device), *_of_augment(augment)]
     for name, (value, low) in least.items():
         if not is_whole(value, low):
             remedy = f"{name}={low if low == 0 else 128}"
@@ -56,7 +64,7 @@ def _of_data(data: Any) -> Iterator[Mismatch]:
         remedy = "data=DataLoader(dataset, batch_size=16)  # of the images in that folder"
         yield Mismatch("`data`", expected, f"the text {data!r}"[:60], remedy)
     elif isinstance(data, dict) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
-        found = "nothing" if data is None else f"{repr(data)[:40]}, of type {type(data).__name__}"
+        found = "nothing, and no own_head=" if data is None else f"{repr(data)[:40]}, of type {type(data).__name__}"
         yield Mismatch("`data`", expected, found, "data=[images]")
 
 

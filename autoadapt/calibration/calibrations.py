@@ -14,6 +14,7 @@ from autoadapt.adapting.building import mark_calibrated
 from autoadapt.calibration import workers
 from autoadapt.calibration.asked import check_asked, check_old
 from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
+from autoadapt.calibration.class_anchors import class_anchor, from_classifiers
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
 from autoadapt.calibration.honesty import gain_over
@@ -27,7 +28,7 @@ from autoadapt.calibration.refining import Refine, Refined, refined, steps_of
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import IMAGES, Samples
-from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
+from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, condition
 from autoadapt.calibration.with_made import choose_fit
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
@@ -48,8 +49,9 @@ def calibrate(
     net: nn.Module,
     *,
     like: nn.Module | str,
-    data: Iterable[object],
+    data: Iterable[object] | None,
     head: Head | None = None,
+    own_head: Head | None = None,
     at: RegionPath | None = None,
     loss: Loss | None = None,
     images: int = 128,
@@ -76,9 +78,12 @@ def calibrate(
         like: The old backbone, or the old bigger model; or the name of a backbone, `timm:resnet18`, which is loaded
             with its published weights.
         data: Batches of images as the model takes them: tensors, tuples or dicts; of the lists that a `DataLoader`
-            gives, only the fields that the model needs are taken.
+            gives, only the fields that the model needs are taken. None, where `own_head` says enough.
         head: What makes the answer of the backbone's output. In a bigger model the rest of it is the head, and this
             comes after. Modules run as copies in eval mode, also those that a function names.
+        own_head: The new model's own classifier, of the same classes in the same order, where both it and `head` are
+            affine in the features: with the one after the map the answers are those of the other, as far as that can
+            be. `auto` tries that map as well; with `data=None` it is written as it is, and nothing is judged.
         at: Path of the adapted module in a bigger model, or the region in whose place it stands.
         loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is neither the
             divergence of logits nor the overlap of a detector's boxes.
@@ -118,7 +123,7 @@ def calibrate(
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
     numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (steps_of(refine), 0)}
-    check_asked(data, device, augment, **numbers)
+    check_asked(data, device, augment, without_data=own_head is not None, **numbers)
     net, at = within_wrapper(net, at)
     place = first_path(net, at)
     adapted = find_adapted(net, place)
@@ -130,20 +135,24 @@ def calibrate(
     with quiet(), off_the_meta_device(), progress(images) as report:
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
-            head = None if head is None else copied_head(head)
-        keeps, kept = head is not None or bool(at), max(images, IMAGES) if refine else IMAGES
-        gathering = Gathering(
-            pair,
-            head,
-            keeps_images=keeps,
-            tokens_per_image=tokens_per_image,
-            images=images,
-            seed=seed,
-            augment=augment,
-            kept=kept,
-        )
-        gathered = gathering.run(data, None if state is None else Path(state), report)
-        outcome = _Session(pair, gathering, head, loss, seed, report).solve(gathered, solver, refine)
+            head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))
+        class_map = None if own_head is None else class_anchor(projections, None if place else head, own_head)
+        if data is None:
+            assert class_map is not None, "asked for without data"
+            outcome = _Outcome([class_map], from_classifiers(pair.plan.source.name))
+        else:
+            gathering = Gathering(
+                pair,
+                head,
+                keeps_images=head is not None or bool(at),
+                tokens_per_image=tokens_per_image,
+                images=images,
+                seed=seed,
+                augment=augment,
+                kept=max(images, IMAGES) if refine else IMAGES,
+            )
+            gathered = gathering.run(data, None if state is None else Path(state), report)
+            outcome = _Session(pair, gathering, head, loss, seed, report, class_map).solve(gathered, solver, refine)
         if outcome.result.written:
             written = [(made.weight_CD, made.bias_D) for made in outcome.maps]
             set_weights(layers, written, [projection.place for projection in projections])
@@ -163,7 +172,14 @@ class _Session:
     """What is made of what a pass over the data has left."""
 
     def __init__(
-        self, pair: Pair, gathering: Gathering, head: Head | None, loss: Loss | None, seed: int, report: Progress
+        self,
+        pair: Pair,
+        gathering: Gathering,
+        head: Head | None,
+        loss: Loss | None,
+        seed: int,
+        report: Progress,
+        class_map: AffineMap | None,
     ) -> None:
         self._pair = pair
         self._folds = gathering.folds
@@ -175,6 +191,7 @@ class _Session:
         self._loss = loss
         self._report = report
         self._seed = seed
+        self._class_map = class_map
 
     def solve(self, state: State, solver: Solver | Recipe, refine: Refine) -> _Outcome:
         """Choose, fit on everything, and describe it."""
@@ -182,7 +199,8 @@ class _Session:
         images, used = workers.summed(state.images), state.bytes
         self._report.does("fitting")
         judge, head_images = self._judge(state.samples)
-        fitting, choice, honest = choose_fit(moments, made, self._folds, judge, solver, self._groups, self._layers)
+        asked = judge, solver, self._groups, self._layers, self._class_map
+        fitting, choice, honest = choose_fit(moments, made, self._folds, *asked)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
         scores = [None if judge is None else judge.score(maps) for maps in floors]
         held_out_maps = fitting.held_out_maps(choice.recipes)
@@ -250,7 +268,7 @@ class _Session:
         images: int,
     ) -> OutputFit:
         where = self._pair.projections[projection]
-        spectrum, errors = fitting.described(projection), fitting.held_out(projection, _of(projection, maps))
+        values_C, errors = fitting.eigenvalues(projection), fitting.held_out(projection, _of(projection, maps))
         held, without = HeldOut.sum(errors), HeldOut.sum(fitting.held_out(projection, _of(projection, random)))
         return OutputFit(
             target=where.target,
@@ -263,8 +281,8 @@ class _Session:
             variance_ratio=held.variance_ratio,
             random_r2=without.r2,
             penalty=recipe.penalty,
-            condition=spectrum.condition,
-            eigenvalues=tuple(spectrum.values_C.flip(0).tolist()),
+            condition=condition(values_C),
+            eigenvalues=tuple(values_C.flip(0).tolist()),
             by_images=fitting.error_by_images(projection, recipe, self._folds.sizes(images), errors[0]),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Folds"]
+__all__ = ["MANY_CHANNELS", "Folds"]
 
 EVERY = 4
 MANY_CHANNELS = 512

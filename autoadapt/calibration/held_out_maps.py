@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, Spectrum, constant, ridge
+from autoadapt.calibration.solvers import AffineMap, Factored, HeldOut, Recipe, Spectrum, constant, spectral_values
 
 __all__ = ["Fitting", "HeldOutMaps"]
 
+Solved = TypeVar("Solved", Spectrum, Factored)
 HeldOutMaps: TypeAlias = Mapping[int, Sequence[AffineMap]]
 """By the fold that they have not seen: one map for each projection."""
 
@@ -27,6 +28,7 @@ class Fitting:
     Attributes:
         folds: Which images are fitted on, and which are held out.
         seconds: Time spent on decompositions, maps and their errors.
+        class_map: The map of the classifiers, if these are known.
     """
 
     def __init__(
@@ -35,14 +37,16 @@ class Fitting:
         folds: Folds,
         made: Sequence[Sequence[Moments]] = (),
         layers: Sequence[str] = (),
+        class_map: AffineMap | None = None,
     ) -> None:
         self.folds = folds
+        self.class_map = class_map
         self.seconds = 0.0
         self._moments = moments
         self._made = made
         named = layers or [*map(str, range(len(moments)))]
         self._places = [[other for other, name in enumerate(named) if name == own] for own in named]
-        self._spectra: dict[tuple[int, tuple[int, ...], bool], Spectrum] = {}
+        self._known: dict[tuple[type, int, tuple[int, ...], bool], Spectrum | Factored] = {}
         self._is_timed = False
 
     @property
@@ -99,23 +103,37 @@ class Fitting:
 
     def spectrum(self, projection: int, folds: Sequence[int] | None = None, *, shared: bool = False) -> Spectrum:
         """Decomposition of some folds, or of all; if shared, one for all places of the layer."""
-        first = self._places[projection][0] if shared else projection
-        key = first, self._given(folds), shared
-        if key not in self._spectra:
-            with self._timed():
-                self._spectra[key] = Spectrum(self.moments(*key[:2], shared=shared))
-        return self._spectra[key]
+        return self._solved(Spectrum, projection, folds, shared)
 
-    def described(self, projection: int) -> Spectrum:
-        """The decomposition to report: of all folds, or where that would be dear, of all but the first."""
-        return self.spectrum(projection, self.folds.others(0) if self.folds.holds_one_out else None)
+    def eigenvalues(self, projection: int) -> torch.Tensor:
+        """Those to report: of all folds, or where their sum would be dear, of all but the first; smallest first."""
+        with self._timed():
+            return spectral_values(self.moments(projection, self.folds.others(0) if self.folds.holds_one_out else None))
 
     def map(self, projection: int, recipe: Recipe, folds: Sequence[int] | None = None) -> AffineMap:
-        """The map of one projection, fitted on some folds, or on all."""
+        """The map of one projection, fitted on some folds, or on all.
+
+        One decomposition gives all maps of some folds. Where it is dear, and where there are few maps, factors do.
+        """
+        if recipe.classes:
+            assert self.class_map is not None, "it is tried only where it is known"
+            return self.class_map
+        few = self.folds.holds_one_out or len(self._given(folds)) != len(self.folds.numbers) - 1
+        given = projection, folds, recipe.shared
+        solved = self._solved(Factored, *given) if few and recipe.is_one_system else self._solved(Spectrum, *given)
         with self._timed():
-            if folds is None and self.folds.holds_one_out and recipe.is_ridge:
-                return ridge(self.moments(projection, shared=recipe.shared), recipe)
-            return self.spectrum(projection, folds, shared=recipe.shared).fit(recipe)
+            return solved.fit(recipe)
+
+    def _solved(self, how: type[Solved], projection: int, folds: Sequence[int] | None, shared: bool) -> Solved:
+        """Moments of some folds or of all, and what is computed of them once."""
+        key = how, self._places[projection][0] if shared else projection, self._given(folds), shared
+        known = self._known.get(key)
+        if not isinstance(known, how):
+            with self._timed():
+                known = how(self.moments(*key[1:3], shared=shared))
+            if folds is not None:  # what all images give is wanted once, and may be a copy
+                self._known[key] = known
+        return known
 
     def maps(self, recipes: Sequence[Recipe], folds: Sequence[int] | None = None) -> list[AffineMap]:
         """The maps of all projections."""
@@ -145,7 +163,7 @@ class Fitting:
         drawn = []
         for projection in self.projections:
             source, target = self.channels(projection)
-            weight_CD = torch.randn(source, target, dtype=torch.float64, generator=generator) / source**0.5
+            weight_CD = torch.randn(source, target, generator=generator) / source**0.5
             mean_D = self._moments[projection][0].mean_y_D
             drawn.append(AffineMap(weight_CD.to(mean_D.device), torch.zeros_like(mean_D)))
         return dict.fromkeys(self.folds.held_out, drawn)

@@ -180,8 +180,9 @@ class _Scales:
 
     def standardised(self, fitted: AffineMap) -> AffineMap:
         """The map between standardised channels."""
-        offset_D = fitted.bias_D + self.mean_x_C @ fitted.weight_CD
-        return AffineMap(fitted.weight_CD / self.scale_CD, offset_D / self.scale_D)
+        weight_CD = fitted.weight_CD.double()
+        offset_D = fitted.bias_D + self.mean_x_C @ weight_CD
+        return AffineMap(weight_CD / self.scale_CD, offset_D / self.scale_D)
 
     @torch.no_grad()
     def plain(self, fitted: AffineMap) -> AffineMap:

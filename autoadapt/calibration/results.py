@@ -156,6 +156,8 @@ class Calibration(Shown, Dated, _Frozen):
 
     def gist(self) -> str:
         """The outcome in a few words."""
+        if not self.images:
+            return f"{self.name}: written, from the classifiers alone"
         best = min((fit.r2 for fit in self.outputs), default=0.0)
         agreed = self.head.agreement if self.head is not None else None
         said = f"agreement {agreed:.2f}" if agreed is not None else f"least R2 {best:.2f}"
@@ -236,4 +238,4 @@ def _draw_bars(axes: Any, made: Calibration) -> None:
     if not known:
         known = {f"R2 {fit.target}": fit.r2 for fit in made.outputs}
     axes.bar(list(known), list(known.values()))
-    axes.set(ylim=(min(0, *known.values()), 1), title="held-out agreement" if made.head else "held-out R2")
+    axes.set(ylim=(min([0, *known.values()]), 1), title="held-out agreement" if made.head else "held-out R2")

@@ -8,9 +8,20 @@ from functools import cached_property
 
 import torch
 
+from autoadapt.calibration.folds import MANY_CHANNELS
 from autoadapt.calibration.moments import Moments
 
-__all__ = ["AffineMap", "HeldOut", "Recipe", "Spectrum", "constant", "deviations", "ridge"]
+__all__ = [
+    "AffineMap",
+    "Factored",
+    "HeldOut",
+    "Recipe",
+    "Spectrum",
+    "condition",
+    "constant",
+    "deviations",
+    "spectral_values",
+]
 
 _ROUNDING = float(torch.finfo(torch.float64).eps)
 
@@ -37,8 +48,12 @@ class Recipe:
     """Channels to go through; 0 for all."""
     shared: bool = False
     """One map for all places of a layer that has a map for each, fitted on the tokens of all."""
+    classes: bool = False
+    """The map that two classifiers of the same classes ask for, whatever the features are."""
 
     def __str__(self) -> str:
+        if self.classes:
+            return "class anchors"
         if self.anchored:
             name = "procrustes" if self.penalty == float("inf") else f"ridge {self.penalty:.2g} towards procrustes"
         else:
@@ -51,9 +66,9 @@ class Recipe:
         )
 
     @property
-    def is_ridge(self) -> bool:
-        """Whether one system of equations gives it."""
-        return self.penalty > 0 and not self.anchored and not self.rank
+    def is_one_system(self) -> bool:
+        """Whether one system of equations gives it, without a decomposition of the sources."""
+        return self.penalty > 0 and not self.rank
 
     def at(self, penalty: float) -> Recipe:
         """The same with another penalty."""
@@ -70,25 +85,12 @@ class AffineMap:
     @classmethod
     def through_means(cls, weight_CD: torch.Tensor, moments: Moments) -> AffineMap:
         """The map with a weight that sends mean to mean, as the best offset does for any weight."""
-        return cls(weight_CD, moments.mean_y_D - moments.mean_x_C @ weight_CD)
+        return cls(weight_CD, moments.mean_y_D - moments.mean_x_C @ weight_CD.double())
 
 
 def constant(source: int, mean_D: torch.Tensor) -> AffineMap:
     """The map to the mean of the old features, whatever the new ones are."""
     return AffineMap(mean_D.new_zeros(source, mean_D.shape[0]), mean_D)
-
-
-def ridge(moments: Moments, recipe: Recipe) -> AffineMap:
-    """The map of one penalty, the same as of a `Spectrum`, by Cholesky's factors, in a fraction of the time."""
-    scale_C = _scale(moments)
-    covariance_CD = moments.xy_CD / moments.count / scale_C[:, None]
-    penalised_CC = _correlation(moments, scale_C)
-    penalised_CC.diagonal().add_(recipe.penalty)
-    weight_CD = torch.cholesky_solve(covariance_CD, torch.linalg.cholesky(penalised_CC))
-    if recipe.restored:
-        made_D = (weight_CD * covariance_CD).sum(0) - recipe.penalty * weight_CD.square().sum(0)
-        weight_CD *= _restoring(made_D, moments)
-    return AffineMap.through_means(weight_CD.div_(scale_C[:, None]), moments)
 
 
 def deviations(squares_C: torch.Tensor, count: int) -> torch.Tensor:
@@ -112,6 +114,70 @@ def _restoring(made_D: torch.Tensor, moments: Moments) -> torch.Tensor:
     return torch.where(alive_D, wanted_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
 
 
+def _covariance(moments: Moments, scale_C: torch.Tensor) -> torch.Tensor:
+    return (moments.xy_CD / moments.count).div_(scale_C[:, None])
+
+
+def spectral_values(moments: Moments) -> torch.Tensor:
+    """Eigenvalues of the standardised sources, smallest first."""
+    values_C: torch.Tensor = torch.linalg.eigvalsh(_correlation(moments, _scale(moments)))
+    return values_C.clamp(min=0)
+
+
+def cutoff(values_C: torch.Tensor) -> float:
+    """Below this an eigenvalue is rounding."""
+    return float(values_C[-1]) * values_C.numel() * _ROUNDING
+
+
+def condition(values_C: torch.Tensor) -> float:
+    """Largest over smallest eigenvalue that is more than rounding."""
+    kept_C = values_C[values_C > cutoff(values_C)]
+    return float(kept_C[-1] / kept_C[0]) if kept_C.numel() else 1.0
+
+
+class Factored:
+    """Maps with a penalty by Cholesky's factors: where few are wanted, in a fraction of the time of a `Spectrum`.
+
+    A penalty bounds the condition by channels over penalty. Of many channels float32 does where it keeps two digits at
+    that bound: such a map is at the least of what it minimises, so that its error counts there by the square.
+    """
+
+    def __init__(self, moments: Moments) -> None:
+        self.moments = moments
+        self._scale_C = _scale(moments)
+
+    def fit(self, recipe: Recipe) -> AffineMap:
+        """The map that a recipe asks for, `is_one_system` of which holds."""
+        source, single = self.moments.source, torch.float32
+        is_dear = source > MANY_CHANNELS and torch.finfo(single).eps * source < 0.01 * recipe.penalty
+        precision = single if is_dear else torch.float64
+        if recipe.penalty == float("inf"):
+            rotation_CD, made_D = self._rotation
+            weight_CD = rotation_CD.clone()
+        else:
+            wanted_CD = _covariance(self.moments, self._scale_C).to(precision)
+            if recipe.anchored:
+                wanted_CD += recipe.penalty * self._rotation[0]
+            penalised_CC = _correlation(self.moments, self._scale_C).to(precision)
+            penalised_CC.diagonal().add_(recipe.penalty)
+            weight_CD = torch.cholesky_solve(wanted_CD, torch.linalg.cholesky(penalised_CC))
+            made_D = (weight_CD * wanted_CD.sub_(weight_CD, alpha=recipe.penalty)).sum(0, dtype=torch.float64)
+        if recipe.restored:
+            weight_CD *= _restoring(made_D, self.moments)
+        return AffineMap.through_means(weight_CD.div_(self._scale_C[:, None]), self.moments)
+
+    @cached_property
+    def _rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scaled rotation of standardised channels, and the variance of what it makes."""
+        rotation_CD = _polar_factor(self.moments.xy_CD)
+        product = float(torch.tensordot(rotation_CD, self.moments.xy_CD)) / self.moments.count
+        rotation_CD *= self._scale_C[:, None]
+        made_D = (_correlation(self.moments, self._scale_C) @ rotation_CD).mul_(rotation_CD).sum(0)
+        size = float(made_D.sum())
+        scale = product / size if size else 0.0
+        return rotation_CD.mul_(scale), made_D * scale**2
+
+
 class Spectrum:
     """Standardised sources in their eigenvectors: there every penalty costs one product of matrices.
 
@@ -123,20 +189,7 @@ class Spectrum:
         self._scale_C = _scale(moments)
         values_C, self._vectors_CC = torch.linalg.eigh(_correlation(moments, self._scale_C))
         self.values_C: torch.Tensor = values_C.clamp(min=0)
-        self._covariance_CD: torch.Tensor = self._vectors_CC.T @ (
-            moments.xy_CD / moments.count / self._scale_C[:, None]
-        )
-
-    @property
-    def cutoff(self) -> float:
-        """Below this an eigenvalue is rounding."""
-        return float(self.values_C[-1]) * self.values_C.numel() * _ROUNDING
-
-    @property
-    def condition(self) -> float:
-        """Largest over smallest eigenvalue that is more than rounding."""
-        kept_C = self.values_C[self.values_C > self.cutoff]
-        return float(kept_C[-1] / kept_C[0]) if kept_C.numel() else 1.0
+        self._covariance_CD: torch.Tensor = self._vectors_CC.T @ _covariance(moments, self._scale_C)
 
     def fit(self, recipe: Recipe) -> AffineMap:
         """The map that a recipe asks for."""
@@ -169,7 +222,7 @@ class Spectrum:
         return self._rotation_CD + inverse_C1 * missed_CD
 
     def _inverse(self, penalty: float) -> torch.Tensor:
-        kept_C = self.values_C > self.cutoff
+        kept_C = self.values_C > cutoff(self.values_C)
         return torch.where(kept_C, 1 / torch.where(kept_C, self.values_C + penalty, 1.0), 0.0)
 
     @cached_property
@@ -225,10 +278,11 @@ class HeldOut:
     @classmethod
     def of(cls, fitted: AffineMap, mean_D: torch.Tensor, moments: Moments) -> HeldOut:
         """From the moments of the tokens left out; `mean_D` is the mean of the old features that were fitted."""
-        made = float((fitted.weight_CD * (moments.xx_CC @ fitted.weight_CD)).sum())
+        weight_CD = fitted.weight_CD
+        made = float((moments.xx_CC.to(weight_CD) @ weight_CD).mul_(weight_CD).sum(dtype=torch.float64))
         wanted = float(moments.yy_D.sum())
-        product = float((fitted.weight_CD * moments.xy_CD).sum())
-        offset_D = moments.mean_y_D - moments.mean_x_C @ fitted.weight_CD - fitted.bias_D
+        product = float((weight_CD * moments.xy_CD).sum())
+        offset_D = moments.mean_y_D - moments.mean_x_C @ weight_CD.double() - fitted.bias_D
         error = wanted - 2 * product + made + moments.count * float(offset_D.square().sum())
         total = wanted + moments.count * float((moments.mean_y_D - mean_D).square().sum())
         return cls(max(error, 0.0), total, made, wanted, product)

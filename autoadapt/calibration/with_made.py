@@ -11,7 +11,7 @@ from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.honesty import on_others
 from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.solvers import HeldOut, Recipe
+from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 
 __all__ = ["choose_fit"]
 
@@ -24,6 +24,7 @@ def choose_fit(
     solver: Solver | Recipe,
     groups: Mapping[int, int],
     layers: Sequence[str] = (),
+    class_map: AffineMap | None = None,
 ) -> tuple[Fitting, Choice, Score | None]:
     """The best closed form on the caller's images alone, with mixes of them, or with synthetic pictures as well.
 
@@ -35,16 +36,17 @@ def choose_fit(
         solver: Which forms to try.
         groups: For each image the first that it is a near copy of.
         layers: In which layer each projection stands; each in one of its own, if left out.
+        class_map: What the classifiers of both ask for, if these are known.
 
     Returns:
         What is fitted on, the form, and its score on images that did not choose it.
     """
     count = len(folds.numbers)
-    options = [Fitting(moments, folds, layers=layers)]
+    options = [Fitting(moments, folds, layers=layers, class_map=class_map)]
     if any(part.count for parts in made for part in parts[:count]):
-        options.append(Fitting(moments, folds, [parts[:count] for parts in made], layers))
+        options.append(Fitting(moments, folds, [parts[:count] for parts in made], layers, class_map))
     if any(part.count for parts in made for part in parts[count:]):
-        options.append(Fitting(moments, folds, made, layers))
+        options.append(Fitting(moments, folds, made, layers, class_map))
     chosen = [(fitting, choose(fitting, judge, solver)) for fitting in options]
     fitting, best = min(chosen, key=lambda each: _lost(*each)) if len(chosen) > 1 else chosen[0]
     if best.score is None:

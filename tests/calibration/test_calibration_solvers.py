@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.solvers import HeldOut, Recipe, Spectrum, constant, ridge
+from autoadapt.calibration.solvers import Factored, HeldOut, Recipe, Spectrum, constant
 
 INFINITE = float("inf")
 FORMS = [
@@ -51,14 +51,28 @@ def test_ridge_solves_its_own_normal_equations():
 
 
 @pytest.mark.parametrize("restored", [False, True])
-@pytest.mark.parametrize("penalty", [1e-3, 1.0, 100.0])
-def test_a_ridge_by_cholesky_is_that_of_the_decomposition(penalty, restored):
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("penalty", [1e-3, 1.0, 100.0, INFINITE])
+def test_a_map_by_cholesky_is_that_of_the_decomposition(penalty, anchored, restored):
+    if penalty == INFINITE and not anchored:
+        return
     x, y, _ = planted(noise=0.5)
     x[:, 3] = 50
-    recipe = Recipe(penalty, restored=restored)
-    left, right = ridge(Moments.of(x, y), recipe), Spectrum(Moments.of(x, y)).fit(recipe)
+    recipe = Recipe(penalty, anchored=anchored, restored=restored)
+    left, right = Factored(Moments.of(x, y)).fit(recipe), Spectrum(Moments.of(x, y)).fit(recipe)
     torch.testing.assert_close(left.weight_CD, right.weight_CD, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(left.bias_D, right.bias_D, rtol=1e-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_of_many_channels_single_precision_is_good_enough_where_a_penalty_bounds_the_condition(anchored):
+    x, y, _ = planted(600, 5, count=900, noise=0.5)
+    x = (x @ random(600, 600, seed=5) + 50) * torch.logspace(0, -5, 600, dtype=torch.float64)
+    moments = Moments.of(x, y)
+    recipe = Recipe(0.1, anchored=anchored, restored=True)
+    left, right = Factored(moments).fit(recipe), Spectrum(moments).fit(recipe)
+    made, wanted = (x @ each.weight_CD.double() + each.bias_D for each in (left, right))
+    assert float((made - wanted).square().mean() / wanted.var(0).mean()) < 1e-8
 
 
 def test_procrustes_recovers_a_planted_rotation_and_its_scale():
