@@ -2,7 +2,9 @@
 
 Run as `OMP_NUM_THREADS=1 python -m benchmarks.few_images --cache features.pt`; the photographs come from Debian
 packages (`benchmarks/photograph_sets.py`), split anew for each seed. The seam is the last level before the head's
-convolution. Beside the truth on photographs that calibration never saw stands what its report said.
+convolution, or with `--pooled` the vector that the classifier reads, where the classifiers of both say what the map is
+(`own_head`) and no image is needed (count 0). Beside the truth on photographs that calibration never saw stands what
+its report said.
 """
 
 from __future__ import annotations
@@ -60,6 +62,19 @@ class LastLevel(nn.Module):
         return LastLevel(self._name, copy.deepcopy(self.pyramid, memo), self._known)
 
 
+class Pooled(nn.Module):
+    """A pyramid, and what a head makes of its last level before it classifies."""
+
+    def __init__(self, net: Classifier) -> None:
+        super().__init__()
+        self.backbone = net.backbone
+        self.pool = net.head[:-1]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Shape: `[B, 3, H, W]` -> one vector `[B, C]`."""
+        return [self.pool(self.backbone(x)[-1])]
+
+
 class Whole(nn.Module):
     """A last level, and the head on it."""
 
@@ -100,13 +115,15 @@ class Row:
     def errors_apart(self) -> float:
         """How far said and real are apart, in standard errors of both."""
         spread = stdev(self.agreements)
-        standard_error = spread * (1 / self.images + 1 / len(self.agreements)) ** 0.5
+        standard_error = spread * (1 / max(self.images, 1) + 1 / len(self.agreements)) ** 0.5
         return abs(self.said - self.agreement) / max(standard_error, 1e-9)
 
 
-def whole(size: int, known: Features) -> Whole:
+def whole(size: int, known: Features, *, pooled: bool = False) -> Whole:
     """An EfficientNet-Lite that remembers its features."""
     net: Classifier = lite(size)
+    if pooled:
+        return in_eval_mode(Whole(LastLevel(f"pooled{size}:", Pooled(net), known), net.head[-1:]))
     return in_eval_mode(Whole(LastLevel(f"lite{size}:", net.backbone, known), net.head))
 
 
@@ -133,11 +150,17 @@ def fitted_images(found: Sequence[Photograph], count: int) -> torch.Tensor:
 
 
 def measured(
-    nets: dict[int, Whole], pair: tuple[int, int], count: int, seed: int, sets: tuple[list[Photograph], ...]
+    nets: dict[int, Whole],
+    pair: tuple[int, int],
+    count: int,
+    seed: int,
+    sets: tuple[list[Photograph], ...],
+    *,
+    pooled: bool,
 ) -> list[Row]:
     """One pair, count and seed: without made images and with them."""
     new, old = pair
-    fitted, judged = fitted_images(sets[0], count), read(sets[1])
+    fitted, judged = fitted_images(sets[0], max(count, 1)), read(sets[1])
     expected = answers(nets[old], judged)
     rows = []
     for augment in (0, "auto"):
@@ -147,8 +170,15 @@ def measured(
         model.backbone = adapt(nets[new].backbone, like=nets[old].backbone, inputs=example, project="always")
         started = time.perf_counter()
         found = calibrate(
-            model, at="backbone", like=nets[old], data=fitted.split(BATCH), images=count, augment=augment, seed=seed
-        )  # type: ignore[call-overload]
+            model.backbone,
+            like=nets[old].backbone,
+            head=nets[old].head,
+            own_head=nets[new].head if pooled else None,
+            data=fitted.split(BATCH) if count else None,
+            images=max(count, 1),
+            augment=augment,  # type: ignore[arg-type]
+            seed=seed,
+        )
         logits = answers(model, judged)
         loss, agreement = divergence(logits, expected, len(judged))
         said = found.head.agreement if found.head is not None and found.head.agreement is not None else float("nan")
@@ -178,8 +208,9 @@ def table(rows: Sequence[Row]) -> list[str]:
                 figures = (median(getattr(row, name) for row in mine) for name in ("agreement", "loss", "accuracy"))
                 cells.append(" ".join(f"{figure:.2f}" for figure in figures))
             shown.append((f"Lite{pair[0]} -> Lite{pair[1]}, {count}", *cells))
-    near = sum(row.errors_apart <= 2 for row in rows)
-    return [*columns(shown, align="lrr"), f"said within two standard errors of the truth: {near} of {len(rows)}"]
+    told = [row for row in rows if row.images]
+    near = sum(row.errors_apart <= 2 for row in told)
+    return [*columns(shown, align="lrr"), f"said within two standard errors of the truth: {near} of {len(told)}"]
 
 
 def main() -> None:
@@ -187,12 +218,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
+    parser.add_argument("--pooled", action="store_true", help="the seam before the classifier")
     parser.add_argument("--cache", type=Path, help="a file that features are kept in, for another run")
     arguments = parser.parse_args()
     known: Features = {}
     if arguments.cache is not None and arguments.cache.exists():
         known.update(torch.load(arguments.cache, weights_only=True))
-    nets = {size: whole(size, known) for size in (0, 2)}
+    nets = {size: whole(size, known, pooled=arguments.pooled) for size in (0, 2)}
     found, rows = photographs(), []
     for seed in arguments.seeds:
         sets = split(found, seed)
@@ -202,7 +234,7 @@ def main() -> None:
         print(f"seed {seed}: own heads agree on {same:.2f}; labels right: {right}", flush=True)
         for count in arguments.counts:
             for pair in PAIRS:
-                rows += measured(nets, pair, count, seed, sets)
+                rows += measured(nets, pair, count, seed, sets, pooled=arguments.pooled)
                 if arguments.cache is not None:
                     torch.save(known, arguments.cache)
     print("\n".join(table(rows)))
