@@ -15,9 +15,9 @@ from dataclasses import replace
 from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
 from autoadapt.adapting.pairings import Pairing, Source, behind_all, cell, fitting, level_of, name_in, spread, words_in
-from autoadapt.adapting.refusals import Form, Refusals, most_telling, no_index, refusal, with_batch
+from autoadapt.adapting.refusals import Form, Refusals, check_pairs, most_telling, no_index, refusal, with_batch
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
-from autoadapt.errors import MatchError, Mismatch, nearest
+from autoadapt.errors import MatchError, Mismatch
 
 __all__ = ["match"]
 
@@ -47,6 +47,7 @@ def match(
 
     Raises:
         MatchError: A target has no source, or several that are equally good; all such targets at once.
+        PlanError: `pairs` names what there is not.
     """
     session = _Matching(target, {source.path: source for source in sources}, tuple(invariants), indices, name)
     session.choose_given(pairs or {}, others or {})
@@ -90,14 +91,8 @@ class _Matching:
         """Take the caller's word, after checking that both ends exist and fit."""
         specs = dict(self.target.outputs.items())
         offered = {**others, **self.sources}
+        check_pairs(pairs, list(specs), list(offered))
         for path, source in pairs.items():
-            if path not in specs or source not in offered:
-                unknown, known = (path, list(specs)) if path not in specs else (source, list(offered))
-                near = nearest(unknown, known) or list(known)[:3]
-                self.faults.append(
-                    Mismatch(f"pairs[{path!r}]", "a path that exists", unknown, "one of " + ", ".join(near))
-                )
-                continue
             found = chain(offered[source].tensor, specs[path])
             place = self._place(path)
             if isinstance(found, Refusal):

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from autoadapt.adapting.layouts import POINTS, Factored, Refusal, chain
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Gathering, TensorSpec
-from autoadapt.errors import Mismatch
+from autoadapt.errors import Mismatch, PlanError, nearest
 
-__all__ = ["Form", "Refusals", "most_telling", "no_index", "refusal", "with_batch"]
+__all__ = ["Form", "Refusals", "check_pairs", "most_telling", "no_index", "refusal", "with_batch"]
+
+
+def check_pairs(pairs: Mapping[str, str], targets: Sequence[str], sources: Sequence[str]) -> None:
+    """Refuse pairs of names that there are not.
+
+    Args:
+        pairs: Sources chosen by the caller, by target.
+        targets: The outputs that are wanted.
+        sources: What the new module offers.
+
+    Raises:
+        PlanError: A name is none of these; all such names at once.
+    """
+    faults = []
+    for path, source in pairs.items():
+        for unknown, known in ((path, targets), (source, sources)):
+            if unknown not in known:
+                near = nearest(unknown, known) or list(known)[:3]
+                told = [(path if known is sources else one, one if known is sources else source) for one in near]
+                remedy = "\n".join(f"pairs={{{target!r}: {other!r}}}" for target, other in told)
+                faults.append(Mismatch(f"pairs[{path!r}]", "a path that exists", unknown, remedy))
+    if faults:
+        raise PlanError("pairs names what there is not", faults)
 
 
 @dataclass(frozen=True)

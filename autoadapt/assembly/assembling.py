@@ -32,7 +32,8 @@ from autoadapt.assembly.wholes import adapt_to_whole, build_whole, taken_by
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import rebuild
-from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.errors import AdaptError, AssemblyError, Mismatch
+from autoadapt.errors.given import check_type
 
 __all__ = ["assemble", "assemble_document", "describe"]
 
@@ -85,7 +86,12 @@ def assemble_document(document: Document, allow: Sequence[str | Path], registry:
 
 
 def describe(model: AssembledModel) -> dict[str, Any]:
-    """The resolved config of a model as plain data, ready for `yaml.safe_dump`; it assembles to the same model."""
+    """The resolved config of a model as plain data, ready for `yaml.safe_dump`; it assembles to the same model.
+
+    Raises:
+        AssemblyError: It is no model that `assemble` made.
+    """
+    check_type(model, AssembledModel, "model", "model = aa.assemble(config); aa.describe(model)", AssemblyError)
     return model.config.flat()
 
 

@@ -212,7 +212,7 @@ class _Session:
         failing = _below_floors(score, scores, fits, self._groups)
         remarks_on_head = self._remarks_on_head(judge, refine, further, images, slopes=slopes)
         result = Calibration(
-            name=self._pair.plan.source.name,
+            name=self._pair.plan.source.title,
             written=not failing,
             verdict=f"left as they were: {failing}" if failing else "written",
             solver=choice.text + (f", {further.steps} steps on the head" if further is not None else ""),

@@ -14,7 +14,7 @@ from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, complain, running, sh
 from autoadapt.cli.model_names import known_names
 from autoadapt.cli.named_models import contract, example, model
 from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, Outputs, at_home, writable
-from autoadapt.errors import Mismatch, nearest
+from autoadapt.errors import Mismatch, SourceError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,7 +175,9 @@ def models_command(
 def _check_zoos(asked: Iterable[str], known: list[str]) -> None:
     for one in asked:
         if one not in known:
-            raise typer.BadParameter(f"{one!r} is none of {', '.join(known)}", param_hint="--zoo")
+            near = nearest(one, known) or known
+            fault = Mismatch("--zoo", f"one of {', '.join(known)}", one, "\n".join(f"--zoo {name}" for name in near))
+            raise SourceError(f"there is no zoo {one!r}", [fault])
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -11,7 +11,7 @@ from autoadapt.contracts.trees import flatten, has_opaque, rebuild
 from autoadapt.errors import SignatureError
 from autoadapt.errors.printable import is_plain_name
 
-__all__ = ["Origin", "Verb", "name_of", "note_origin", "origin_of"]
+__all__ = ["Origin", "Verb", "called", "name_of", "note_origin", "origin_of"]
 
 Verb: TypeAlias = Literal["load", "load_backbone"]
 
@@ -63,6 +63,20 @@ def name_of(module: nn.Module) -> str:
         return f"timm:{architecture}"
     repository = getattr(vars(module).get("config"), "_name_or_path", "")
     return f"hf:{repository}" if isinstance(repository, str) and repository and is_plain_name(repository) else ""
+
+
+def called(module: nn.Module) -> tuple[str, str]:
+    """The class of a module and its name in a zoo, as titles show them; a module may tell them of what it is made of.
+
+    Example:
+        >>> called(note_origin(nn.Identity(), "load", "timm:resnet18", False, {}))
+        ('Identity', 'timm:resnet18')
+    """
+    told = getattr(type(module), "autoadapt_title", None)
+    if isinstance(told, property) and told.fget is not None:
+        name, origin = told.fget(module)
+        return name, origin
+    return type(module).__name__, name_of(module)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any] | None:

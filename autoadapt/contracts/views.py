@@ -17,6 +17,7 @@ from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
 from autoadapt.errors import CaptureError, Mismatch
+from autoadapt.errors.given import check_type
 
 __all__ = [
     "aliased",
@@ -78,8 +79,13 @@ def within_wrapper(module: nn.Module, path: _Paths) -> tuple[nn.Module, _Paths]:
     """The module that a `torch.compile` wrapper stands for, and a path, a span or a list of paths as it leads there.
 
     The wrapper compiles anew when a part of that is replaced.
+
+    Raises:
+        AdaptError: It is no path.
     """
     inner = uncompiled(module)
+    for one in path if isinstance(path, (list, tuple)) else [] if path is None else [path]:
+        check_type(one, str, "at", 'at="backbone"  # or a region, at=["conv1", "layer4"]')
     if inner is module or path is None:
         return inner, path
     if isinstance(path, str):

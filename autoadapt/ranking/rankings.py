@@ -13,11 +13,13 @@ from torch import nn
 
 from autoadapt.adapting import as_signature
 from autoadapt.adapting.planning import Fit
+from autoadapt.adapting.planning.plans import one_sample
 from autoadapt.calibration.judging import Head
 from autoadapt.contracts.capturing import Arguments, Resolution, told_inputs
 from autoadapt.contracts.signature import Signature, describe, dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.errors.given import check_callable
 from autoadapt.files.writing import check_place
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
 from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
@@ -93,6 +95,8 @@ def rank(
     """
     if state is not None:
         check_place(state, "state", RankingError)
+    if report is not None:
+        check_callable(report, ("row", "done", "of"), "report", "report=print", RankingError)
     chosen = find_candidates(candidates)
     old = _old(like, pretrained, allow)
     if data is not None and not isinstance(old, nn.Module):
@@ -107,7 +111,7 @@ def rank(
     place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed, *reading)
     rows = _rows(chosen, place, Journal(None if state is None else Path(state), _run(place)), report)
     return Ranking(
-        like=f"{signature.name} ({describe(signature.outputs.tree)})",
+        like=f"{signature.title} ({describe(signature.outputs.tree)})",
         inputs=", ".join(_input_texts(example)),
         images=sum(batch.images for batch in fitted),
         held_out=0 if held is None else held.images,
@@ -133,8 +137,9 @@ def _example(old: object, inputs: object, fitted: Sequence[Batch]) -> object:
 
 
 def _from(signature: Signature) -> object:
-    """A call of the size that a saved signature was probed at, on the meta device."""
-    shapes = [(spec.shape(signature.sizes()), spec.torch_dtype) for spec in signature.inputs.leaves]
+    """A call of the size that a saved signature was probed at, of one sample, on the meta device."""
+    sizes = one_sample(signature.sizes())
+    shapes = [(spec.shape(sizes), spec.torch_dtype) for spec in signature.inputs.leaves]
     if not shapes:
         fault = Mismatch("inputs", "an example call", "none, and the signature has none", "inputs=torch.zeros(...)")
         raise RankingError("nothing says what a pass is given", [fault])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autoadapt.contracts.facts import Made
 from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.errors.given import check_type
 from autoadapt.files.writing import check_place, write_file
 from autoadapt.showing import RULES, SCOPE, Markup, Section, cell, element, section_element, section_of
 
@@ -43,6 +44,8 @@ def html_report(*results: object, title: str = "", command: str = "") -> str:
         >>> "<title>what it returns</title>" in page, "<b>" in page, "&lt;b&gt;" in page
         (True, False, True)
     """
+    for name, text in {"title": title, "command": command}.items():
+        check_type(text, str, name, f'{name}="a text"')
     if not results:
         fault = Mismatch("results", "at least one result", "none", "html_report(net.plan, net.verify())")
         raise AdaptError("there is nothing to report", [fault])

@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from autoadapt.errors.given import check_callable
+
 __all__ = ["Event", "Tell", "listened", "progress", "telling"]
 
 _LOGGER = logging.getLogger("autoadapt")
@@ -69,6 +71,7 @@ def progress(listener: Listener) -> Iterator[None]:
         swap: building what takes the place of 0
         swap: running Sequential with the new module
     """
+    check_callable(listener, ("event",), "listener", "with aa.progress(print): ...")
     token = _listener.set(listener)
     try:
         yield

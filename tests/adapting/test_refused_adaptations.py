@@ -144,7 +144,7 @@ REFUSED = {
     ),
     "a pair that names no source": (
         lambda: aa.adapt(Plain(), like=texts({"c": stages(4)[0]}), inputs=image(), pairs={"c": "map.0"}),
-        aa.MatchError,
+        aa.PlanError,
         ["pairs['c']", "a path that exists", "found     map.0", "maps.0"],
     ),
     "outputs that do not exist": (

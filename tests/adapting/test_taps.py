@@ -17,7 +17,7 @@ from autoadapt.assembly.levels import levels_of
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.views import view
-from autoadapt.errors import CaptureError, MatchError
+from autoadapt.errors import CaptureError, PlanError
 
 PYRAMID = [f"f32[B, {8 * s}, ceil(H/{s}), ceil(W/{s})]" for s in (2, 4, 8, 16, 32)]
 
@@ -241,7 +241,7 @@ class Words(nn.Module):
 )
 def test_a_tap_that_cannot_be_taken_is_refused_with_the_reason_and_the_nearest(tap_, why):
     new, x = Uneven(), torch.randn(1, 3, 64, 64)
-    with pytest.raises(MatchError) as refused:
+    with pytest.raises(PlanError) as refused:
         aa.adapt(new, like=contract(), inputs=x, taps={"4": tap_})
     assert why in refused.value.mismatches[0].found
     if "layer4" in tap_:

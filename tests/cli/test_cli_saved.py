@@ -70,6 +70,17 @@ def test_a_folder_is_verified_against_its_own_contract(folder: Path) -> None:
     assert "try  --like timm:resnet18" in alone.stderr
 
 
+def test_titles_name_models_with_their_origin(folder: Path) -> None:
+    named, image = "timm:test_resnet (ResNet, adapted)", ("--input", "f32[1, 3, 64, 64]")
+    assert run("check", "net", "lock.json", "--update").exit_code == 0
+    assert run("check", "net", "lock.json").stdout == f"{named} has the signature of lock.json\n"
+    assert run("capture", "net").stdout.startswith(named)
+    ranked = run("rank", "mine.py:old", "--like", "timm:test_resnet", *image)
+    assert ranked.stdout.startswith("1 of 1 candidates fit timm:test_resnet (FeatureListNet)")
+    assert " f32[1, 3, 64, 64], " in run("rank", "mine.py:old", "--like", "net").stdout
+    assert (folder / "net.py").read_text().startswith('"""timm:test_resnet (ResNet) in the contract of')
+
+
 def test_weights_are_transferred_into_a_folder(folder: Path) -> None:
     state = {f"backbone.{name}": value for name, value in timm.create_model("test_resnet").state_dict().items()}
     torch.save(state, "weights.pth")
@@ -152,7 +163,8 @@ def test_models_are_listed_and_searched(folder: Path) -> None:
     assert "timm:resnet18" in json.loads(run("models", "resnet18", "--json").stdout)
     wrong = run("models", "resnet18", "--zoo", "nosuch")
     assert wrong.exit_code == 2
-    assert "'nosuch' is none of " in wrong.stderr
+    assert "there is no zoo 'nosuch': --zoo: expected one of timm, " in " ".join(wrong.stderr.split())
+    assert "try  --zoo timm\n" in run("models", "resnet18", "--zoo", "tim").stderr
     none = run("models", "resnt18")
     assert none.exit_code == 1
     assert "try  autoadapt models timm:resnet18" in none.stderr
@@ -245,6 +257,20 @@ def test_what_is_to_be_pasted_stays_in_one_line(folder: Path) -> None:
     from autoadapt.cli.exit_codes import _pasted
 
     assert "\n" not in _pasted(f"--expect-missing {names} --expect-missing {names}")
+
+
+@pytest.mark.parametrize(
+    ("pair", "remedy"),
+    [
+        ("outptu=layer1", "--pair output=layer1"),
+        ("output=layer9", "--pair output=layer"),
+        ("output", "--pair c5=layer4"),
+    ],
+)
+def test_a_pair_of_names_that_there_are_not_is_a_bad_call(pair: str, remedy: str, folder: Path) -> None:
+    wrong = run("plan", "timm:test_resnet", "--like", LIKE, "--pair", pair)
+    assert wrong.exit_code == 2, wrong.output
+    assert f"try  {remedy}" in wrong.stderr
 
 
 @pytest.mark.parametrize(

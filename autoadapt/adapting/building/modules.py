@@ -37,9 +37,14 @@ from autoadapt.contracts.views import (
     view,
 )
 from autoadapt.errors import BuildError, Mismatch
+from autoadapt.errors.given import check_type
 from autoadapt.sources import as_module
 
 __all__ = ["AdaptedModule", "build", "own_attributes", "with_plan"]
+
+
+_ADAPTED = ", adapted"
+"""Behind the class of a backbone, as titles show it."""
 
 
 class AdaptedModule(fx.GraphModule):
@@ -51,6 +56,7 @@ class AdaptedModule(fx.GraphModule):
 
     __jit_unused_properties__ = [  # noqa: RUF012 - declared by torch.fx; torch.jit.script leaves them out
         *(name for name, _ in inspect.getmembers(fx.GraphModule, lambda one: isinstance(one, property))),
+        "autoadapt_title",
         "plan",
         "signature",
     ]
@@ -65,6 +71,12 @@ class AdaptedModule(fx.GraphModule):
     def signature(self) -> Signature:
         """The contract it keeps."""
         return self.plan.target
+
+    @property
+    def autoadapt_title(self) -> tuple[str, str]:
+        """What titles show: the class of the backbone, and its name in a zoo."""
+        source = self.plan.source
+        return source.name if source.name.endswith(_ADAPTED) else source.name + _ADAPTED, source.origin
 
     @property
     def code(self) -> str:
@@ -217,6 +229,8 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
             would hold more than 134 million values.
     """
     new = as_module(new, "new")
+    check_type(plan, Plan, "plan", "aa.build(new, aa.plan(new_signature, old_signature))", BuildError)
+    check_type(share, bool, "share", "share=False", BuildError)
     refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)
     read_natively(backbone, plan)

@@ -21,6 +21,7 @@ from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import within_wrapper
 from autoadapt.errors import CaptureError, InputError
+from autoadapt.errors.given import check_type
 from autoadapt.showing.progress import Tell, telling
 
 __all__ = ["capture", "capture_as_given"]
@@ -93,6 +94,7 @@ def capture_as_given(
         CaptureError: As by `capture`.
     """
     check_module(model, "model", CaptureError)
+    check_type("" if at is None else at, str, "at", 'at="backbone"  # or region=["conv1", "layer4"]', CaptureError)
     arguments = bind(model, told_inputs(model) if inputs is None else inputs)
     refuse_empty(arguments)
     module: nn.Module = model

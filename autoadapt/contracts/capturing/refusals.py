@@ -13,7 +13,7 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
-from autoadapt.errors import CaptureError, MatchError, Mismatch, nearest
+from autoadapt.errors import CaptureError, Mismatch, PlanError, nearest
 
 __all__ = ["check_names", "check_taps", "raised_for_real", "refuse_empty", "refuse_objects", "refuse_stored"]
 
@@ -117,7 +117,7 @@ def check_taps(module: nn.Module, source: Signature, taps: Mapping[str, str]) ->
         taps: Names of inner outputs, by target.
 
     Raises:
-        MatchError: A tap does not exist, is never called, is called a varying number of times, or gives no tensor.
+        PlanError: A tap does not exist, is never called, is called a varying number of times, or gives no tensor.
     """
     known = [output.name for output in source.inner]
     offered = [*known, *source.outputs.paths, *(f"inputs.{path}" for path in source.inputs.paths)]
@@ -129,7 +129,7 @@ def check_taps(module: nn.Module, source: Signature, taps: Mapping[str, str]) ->
             options = "  # or ".join(f'taps={{"{target}": "{name}"}}' for name in near[:2])
             faults.append(Mismatch(f"taps[{target!r}]", "an inner module that returns a tensor", found, options))
     if faults:
-        raise MatchError(f"{source.name} cannot be tapped there", faults)
+        raise PlanError(f"{source.name} cannot be tapped there", faults)
 
 
 def _why_not(module: nn.Module, source: Signature, tap: str) -> str:

@@ -59,7 +59,7 @@ from autoadapt.contracts.capturing.train_runs import in_train_mode, spec_of, tra
 from autoadapt.contracts.capturing.trunks import trunk_signature
 from autoadapt.contracts.capturing.usual_sizes import usual_images
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.origins import name_of
+from autoadapt.contracts.origins import called
 from autoadapt.contracts.signature import AxisSizes, Centres, Mask, Role, Signature, TensorSpec, Values
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
@@ -111,9 +111,10 @@ class Session:
         trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # it may leave things behind
         leaves = depths.on_outputs(self._output_specs(solution, roles, told))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
+        name, origin = called(self._module)
         return Signature(
-            name=" ".join(visible(type(self._module).__name__).split()),
-            origin=name_of(self._module),
+            name=" ".join(visible(name).split()),
+            origin=origin,
             inputs=(inputs := Values(tree=self._tree, leaves=self._input_specs(varying, masks))),
             statistics=statistics_told(self._module, inputs),
             positional=self._arguments.positional,

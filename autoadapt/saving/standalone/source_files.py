@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import overload
@@ -108,8 +109,9 @@ class _File:
 
     def _docstring(self) -> str:
         plan, kind = self._plan, self._backbone()
+        title = f"{plan.source.title} in the contract of {plan.target.title}, as autoadapt {VERSION} built it."
         lines = [
-            f"{plan.source.name} in the contract of {plan.target.name}, as autoadapt {VERSION} built it.",
+            *textwrap.wrap(title, WIDTH),
             "",
             "    net = Adapted(backbone)",
             "    net.load_state_dict(state)  # of the adapted module",
