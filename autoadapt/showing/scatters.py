@@ -15,7 +15,7 @@ __all__ = ["READABLE_SCATTER", "SCATTER_RULES", "cost_ticks", "scatter_svg"]
 
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 20.0, 34.0, 52.0
 LONGEST_NAME = 30
-FEWEST_TICKS = 3
+FEWEST_TICKS, MOST_TICKS = 3, 8
 READABLE_SCATTER = 570
 """Pixels below which the letters would be too small."""
 
@@ -79,7 +79,7 @@ def _logarithmic(values: Sequence[float]) -> _Axis:
 
 
 def cost_ticks(low: float, high: float) -> list[float]:
-    """Costs as people write them, 1 2 5 10, and at equal steps where those are too few.
+    """Costs as people write them: 1 2 5 10, powers of ten where those are many, equal steps where they are few.
 
     Example:
         >>> cost_ticks(0.8, 30), cost_ticks(0.17, 0.31)
@@ -88,6 +88,8 @@ def cost_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [round(digit * 10.0**decade, 15) for decade in decades for digit in (1, 2, 5)]
     within = [tick for tick in ticks if low <= tick <= high]
+    if len(within) > MOST_TICKS:
+        return [tick for tick in within if tick in ticks[::3]]
     return within if len(within) >= FEWEST_TICKS else [tick for tick in _steps(low, high) if low <= tick <= high]
 
 

@@ -307,7 +307,7 @@ def assert_apart(names: list[tuple[float, float, float]], count: int) -> None:
         assert apart
 
 
-@pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [0.0, 1e-9], [0.2, 0.9], [-1.0, 40.0]])
+@pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [0.0, 1e-9], [0.2, 0.9], [-1.0, 40.0], [0.02, 3e4]])
 def test_a_scatter_has_a_few_ticks_whatever_the_values(values: list[float]) -> None:
     drawn = scatter_svg(Scatter("", "ms", "agrees", tuple(Dot("a", abs(value), value, True) for value in values)))
     up = re.findall(r'text-anchor="end" class="aa-head">', drawn)
