@@ -381,3 +381,25 @@ def test_sizes_in_coarse_steps_pass_the_thorough_checks_in_more_than_one_step(wi
     assert report.passed, report
     assert report["export"].outcome == report["compile"].outcome == "passed"
     assert report["export"].detail.endswith("within a step of 224")
+
+
+class Finder(nn.Module):
+    """Returns as many rows as there are high cells."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 4, stride=4)
+
+    def forward(self, x):
+        features = self.backbone(x).mean(1)
+        return {"boxes": features[features > features.mean()][:, None].expand(-1, 4)}
+
+
+def test_a_model_that_finds_boxes_is_refused_with_the_part_that_can_be_exported(tmp_path):
+    model = aa.swap(Finder(), "backbone", nn.Conv2d(3, 6, 4, stride=4), inputs=torch.rand(1, 3, 16, 16))
+    with pytest.raises(aa.ExportError, match="what Finder returns depends on values") as caught:
+        aa.export(model, tmp_path / "finder.onnx", inputs=torch.rand(1, 3, 16, 16))
+    (fault,) = caught.value.mismatches
+    assert "boxes" in fault.found
+    assert 'aa.export(model.get_submodule("backbone"), "backbone.onnx")' in fault.remedy
+    assert not list(tmp_path.iterdir())

@@ -17,8 +17,9 @@ from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.capturing.solving import UnexplainedError
 from autoadapt.contracts.signature import describe
-from autoadapt.errors import ExportError, Mismatch
+from autoadapt.errors import CaptureError, ExportError, MatchError, Mismatch
 from autoadapt.files.writing import check_place, folder_of, refuse_empty, sweep, temporary_name
 from autoadapt.saving.exporting.asked import check_asked
 from autoadapt.saving.exporting.comparing import compare
@@ -132,7 +133,19 @@ def _adapted(net: nn.Module, inputs: object) -> AdaptedModule:
     whole = unwrapped(net)
     if isinstance(whole, AdaptedModule) or not adapted_parts(whole):
         return adapted_inside(net, "aa.export")
-    return adapt(whole, like=whole, inputs=inputs)
+    try:
+        return adapt(whole, like=whole, inputs=inputs)
+    except (MatchError, CaptureError) as error:
+        if isinstance(error, CaptureError) and not isinstance(error.__cause__, UnexplainedError):
+            raise
+        name, first = type(whole).__name__, next(iter(adapted_parts(whole)))
+        fault = Mismatch(
+            name,
+            "outputs whose sizes follow from those of the inputs",
+            f"others ({error.mismatches[0].where}), as of boxes that are found in an image",
+            f'aa.export(model.get_submodule("{first}"), "backbone.onnx")  # the part that was swapped',
+        )
+        raise ExportError(f"what {name} returns depends on values, so that it cannot be exported", [fault]) from error
 
 
 @contextlib.contextmanager
