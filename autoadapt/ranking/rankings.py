@@ -84,7 +84,7 @@ def rank(
     Raises:
         RankingError: There are no candidates, data was given without the old module, or `state` is of another
             ranking.
-        AdaptError: The old backbone cannot be had or captured.
+        AdaptError: The old backbone cannot be loaded or captured.
 
     Example:
         >>> old = nn.Conv2d(3, 8, 4, stride=4)

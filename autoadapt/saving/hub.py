@@ -126,4 +126,4 @@ def _downloaded(name: str, **options: Any) -> Path:
     except Exception as error:  # of the network, the hub or the cache; each has classes of its own
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         fault = Mismatch(name, "a folder, or a repository on the hub", said, "check the name and the network")
-        raise SavingError(f"{name} cannot be had", [fault]) from error
+        raise SavingError(f"{name} cannot be loaded", [fault]) from error

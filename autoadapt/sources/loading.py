@@ -40,7 +40,7 @@ def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] =
         options: Handed to whatever makes the model.
 
     Raises:
-        SourceError: There is no such model, its package is not installed, its weights cannot be had, it refuses
+        SourceError: There is no such model, its package is not installed, its weights cannot be loaded, it refuses
             the options, or it is not allowed.
 
     Example:
@@ -242,6 +242,6 @@ def _zoo_error(source: str, zoo: Source, name: str, pretrained: bool, said: str)
     if pretrained:
         remedy = "pretrained=False, then aa.transfer(file, model)  # with a file that you have"
         fault = Mismatch(source, "published weights, in the cache or from the network", said, remedy)
-        return SourceError(f"the weights of {source} cannot be had", [fault])
+        return SourceError(f"the weights of {source} cannot be loaded", [fault])
     fault = Mismatch(source, "options that the model takes", said, "leave out what the message names")
     return SourceError(f"{source} could not be made", [fault])

@@ -81,7 +81,7 @@ def refuse_foreign(
     ]
     if faults:
         said = ", ".join(fault.found for fault in faults[:4])
-        raise SourceError(f"{where} asks for what is not in it: {said}", faults)
+        raise SourceError(f"{where} names what it does not hold: {said}", faults)
 
 
 def foreign(source: str, options: Mapping[str, Any], *, published: bool = False) -> Iterator[tuple[str, str]]:

@@ -206,7 +206,7 @@ def _config(name: str) -> Any:
     if not _FETCHES.get():
         remedies.insert(0, f"allow=[{name!r}]  # a file asks for it, and nothing is fetched because a file asks for it")
     fault = Mismatch(f"hf:{name}", "a config: cached, shipped or from the network", said, "\n".join(remedies))
-    raise SourceError(f"the config of hf:{name} cannot be had", [fault])
+    raise SourceError(f"the config of hf:{name} cannot be loaded", [fault])
 
 
 def _cached_config(transformers: ModuleType, name: str) -> Any:

@@ -330,7 +330,7 @@ def _refuse_cost(planned: list[Successor], allowed: bool, limit: int | None) -> 
             faults.append(Mismatch(part.path, f"at most {most:,} generated parameters", found, "allow_cost=True"))
     if faults and not allowed:
         total = sum(one.part.generated for one in planned)
-        raise SwapError(f"the generated layers have {total:,} parameters, which asks for consent", faults)
+        raise SwapError(f"the generated layers have {total:,} parameters, more than the limit", faults)
 
 
 def _refusal(path: str, error: AdaptError) -> SwapError:

@@ -122,7 +122,7 @@ def test_published_weights_that_cannot_be_had_are_said_with_a_way_out(
     np.save("images.npy", np.zeros((8, 3, 32, 32), dtype=np.float32))
     result = run("rank", "mine.py:narrow", "--like", "timm:test_resnet", "--images", "images.npy")
     assert result.exit_code == 2
-    assert "the weights of timm:test_resnet cannot be had" in result.stderr
+    assert "the weights of timm:test_resnet cannot be loaded" in result.stderr
     assert "try  --random" in result.stderr
     assert run("rank", "mine.py:narrow", "--like", "timm:test_resnet", "--images", "images.npy", "--random").stdout
 

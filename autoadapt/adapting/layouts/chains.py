@@ -63,7 +63,7 @@ def chain(
     if why := _differing_points(assigned) or _untold_tokens(assigned):
         return Refusal(why)
     if not learned and not assigned.is_exact:
-        return Refusal(f"a {target.role} leaf is passed on or picked from, never projected or interpolated")
+        return Refusal(f"a {target.role} is passed on or picked from, never projected or interpolated")
     cast = _cast(spec, target)
     if isinstance(cast, Refusal):
         return cast

@@ -80,7 +80,7 @@ def given_grids(grid: Mapping[str, tuple[int, ...]] | None, *, of_clip: bool = F
     ]
     if faults:
         counts = "four or five" if of_clip else "three or four"
-        raise CaptureError(f"a grid is not told by {counts} whole numbers", faults)
+        raise CaptureError(f"a grid is given by {counts} whole numbers", faults)
     return {name: _told(sizes if of_clip else (1, *sizes), of_clip) for name, sizes in (grid or {}).items()}
 
 
