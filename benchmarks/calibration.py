@@ -249,13 +249,32 @@ def digit_rows(seeds: int) -> list[Row]:
     return rows
 
 
+def said_rows(seeds: int) -> list[Row]:
+    """What reports on digits say of the agreement with the old network, beside that on digits not looked at."""
+    rows: list[Row] = [("digits, seed", "images", "said", "real", "standard errors apart")]
+    for seed in range(seeds):
+        images = digits.digits(seed)[0]
+        held_out = images[digits.TRAINED :]
+        old, new = digits.networks(seed)
+        for count in (8, 32):
+            net = digits.swapped(old, new)
+            found = calibrate(net, at="backbone", like=old, data=images[:count].split(16), images=count)
+            told = found.head if found.written else found.random
+            said = float("nan") if told is None or told.agreement is None else told.agreement
+            real = compared(answers(net, held_out), answers(old, held_out))[1]
+            apart = abs(said - real) / max((real * (1 - real) / found.head_images) ** 0.5, 1e-9)
+            rows.append((str(seed), str(count), f"{said:.3f}", f"{real:.3f}", f"{apart:.1f}"))
+    near = sum(float(row[-1]) <= 2 for row in rows[1:])
+    return [*rows, (f"within two standard errors: {near} of {len(rows) - 1}", "", "", "", "")]
+
+
 def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--only", choices=("cost", "quality", "digits"))
+    parser.add_argument("--only", choices=("cost", "quality", "digits", "said"))
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.child)
@@ -264,6 +283,8 @@ def main() -> None:
         print("\n".join(columns(cost(arguments.rounds), align="lrrrr")), "\n", flush=True)
     if arguments.only in (None, "digits"):
         print("\n".join(columns(digit_rows(arguments.seeds), align="l" + "r" * 7)), "\n", flush=True)
+    if arguments.only in (None, "said"):
+        print("\n".join(columns(said_rows(arguments.seeds), align="lrrrr")), "\n", flush=True)
     if arguments.only in (None, "quality"):
         print("KL (nats) and agreement with the old model on photographs that were not fitted on")
         print("\n".join(columns(quality(COUNTS, PAIRS), align="lrrrrrl")))

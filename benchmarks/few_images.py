@@ -181,7 +181,8 @@ def measured(
         )
         logits = answers(model, judged)
         loss, agreement = divergence(logits, expected, len(judged))
-        said = found.head.agreement if found.head is not None and found.head.agreement is not None else float("nan")
+        told = found.head if found.written else found.random  # of what the adapters hold
+        said = told.agreement if told is not None and told.agreement is not None else float("nan")
         shown = Row(
             pair, count, seed, str(augment), said, found.head_images, tuple(agreement.tolist()), float(loss.mean()),
             accuracy(logits, sets[1]), found.solver,

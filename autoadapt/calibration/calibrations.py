@@ -86,7 +86,7 @@ def calibrate(
             be. `auto` tries that map as well; with `data=None` it is written as it is, and nothing is judged.
         at: Path of the adapted module in a bigger model, or the region in whose place it stands.
         loss: How far a head's answer is from the old one, `loss(found, expected)`, where that is neither the
-            divergence of logits nor the overlap of a detector's boxes.
+            divergence of logits nor the overlap of a detector's boxes. Judged on one image after the other.
         images: At most so many are looked at.
         tokens_per_image: At most so many places of each image, chosen by chance.
         solver: `auto`, or one family: `least_squares`, `ridge`, `restored` (ridge with the variance restored),

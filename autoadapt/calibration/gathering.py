@@ -96,7 +96,7 @@ class Gathering:
         self._check_images(state)
         self.groups = near_copies(workers.gathered(state.descriptors))
         different = count_different(self.groups, workers.summed(state.images))
-        making = Making(self._augment, state.samples, self.folds, different, self._seed)
+        making = Making(self._augment, state.samples, self.folds, different, self._seed, state.together)
         with workers.together():
             self._make(making, state, report, save)
         return state
@@ -183,6 +183,7 @@ class Gathering:
         for observation in self._pair.observe(batch, number):
             numbers = [self._number(first + i) for i in range(observation.images)]
             numbers = [one for one in numbers if one < self._images]
+            state.together = max(state.together, observation.images)
             self._compare(observation)
             if self.keeps_images or self._augment:
                 self._keep(state.samples, observation, numbers)

@@ -111,7 +111,8 @@ class Judge:
         with torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
-                for batch in self._batches([n for n in self.numbers([fold]) if on_all or n in self._few]):
+                chosen = [n for n in self.numbers([fold]) if on_all or n in self._few]
+                for batch in self._batches(chosen, 1 if self._loss is not None else TOGETHER):
                     losses, agreements = (values.tolist() for values in self._compare(batch))
                     found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
         by_number = dict(sorted(gathered(found).items()))
@@ -144,12 +145,10 @@ class Judge:
         found = dict(zip(layers, zip(totals, totals, strict=True), strict=True))
         return [AffineMap(*projection.part(*found[projection.module])) for projection in self._pair.projections]
 
-    def _batches(self, numbers: Sequence[int]) -> list[_Batch]:
+    def _batches(self, numbers: Sequence[int], most: int = TOGETHER) -> list[_Batch]:
         """Those of some images that are kept here, put together where they fit."""
         samples = self._samples.some(numbers)
-        return [
-            batch for part in range(0, len(samples), TOGETHER) for batch in _batches(samples[part : part + TOGETHER])
-        ]
+        return [batch for part in range(0, len(samples), most) for batch in _batches(samples[part : part + most])]
 
     def _set(self, maps: Maps) -> None:
         for projection, fitted in zip(self._pair.projections, maps, strict=True):

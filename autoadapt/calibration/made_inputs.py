@@ -88,13 +88,15 @@ def _as_chw(one: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
 
 
 def _is_sound(one: torch.Tensor) -> bool:
-    """Values around zero, each near the one before: neither tables nor white noise."""
+    """Values around zero, each near the one before, or silence: neither tables nor white noise."""
     if not one.is_floating_point() or one.dim() not in (1, 2) or one.shape[-1] < LEAST_SAMPLES:
         return False
     if one.dim() == 2 and one.shape[0] > 2:
         return False
     wave = one.double()
     middle, spread = wave.mean(), wave.std()
+    if not bool(wave.any()):
+        return True
     if not bool(spread > 0) or bool(middle.abs() > spread):
         return False
     centred = wave - middle
@@ -109,7 +111,7 @@ class Inputs:
         mains = [self._main(cut) for cut in cuts]
         if kind.role == "sound":
             self._low, self._high = torch.stack([one.min() for one in mains]).min(), max(one.max() for one in mains)
-            levels = torch.stack([one.std() for one in mains])
+            levels = torch.stack([one.std() for one in mains if one.any()] or [mains[0].std()])
             self._keeps_level = bool(levels.std(correction=0) <= _LEVEL_TOLERANCE * levels.mean())
             return
         values = [one.flatten(1) for one in mains]

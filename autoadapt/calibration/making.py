@@ -30,6 +30,7 @@ ENOUGH = 256
 MADE = 256
 """Mixes beside very few images, and as many synthetic pictures."""
 BATCH = 16
+"""Made images that run at once, or fewer where the caller's come in smaller batches."""
 PARENTS = 4
 
 
@@ -53,12 +54,15 @@ class Making:
         remark: Why nothing is made where something was asked for; empty else.
     """
 
-    def __init__(self, augment: Augment, samples: Samples, folds: Folds, images: int, seed: int) -> None:
+    def __init__(
+        self, augment: Augment, samples: Samples, folds: Folds, images: int, seed: int, together: int = BATCH
+    ) -> None:
         self._augment = augment
         self._folds = folds
         self._seed = seed
         self._parents = {fold: samples.of(fold) for fold in self._mixed_folds()}
         self._images = images
+        self._together = min(together, BATCH)
         self._inputs, self.remark = self._read(samples.all)
 
     def _read(self, samples: Sequence[Sample]) -> tuple[Inputs | None, str]:
@@ -85,7 +89,7 @@ class Making:
     def digest(self) -> str:
         """Of what is made of what: where it is the same, so are the images."""
         numbers = {fold: [sample.number for sample in kept] for fold, kept in self._parents.items()}
-        facts = json.dumps([numbers, self._images, self._seed, MADE, callable(self._augment)])
+        facts = json.dumps([numbers, self._images, self._seed, MADE, callable(self._augment), self._together])
         return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     @property
@@ -98,7 +102,8 @@ class Making:
         parts = [(fold, len(range(index, share, len(kept)))) for index, fold in enumerate(kept)]
         if kept and self._inputs is not None and self._inputs.can_be_synthetic:
             parts.append((len(self._folds.numbers), share))
-        spans = [(part, first, min(BATCH, count - first)) for part, count in parts for first in range(0, count, BATCH)]
+        step = self._together
+        spans = [(part, first, min(step, count - first)) for part, count in parts for first in range(0, count, step)]
         return [Batch(number, *span) for number, span in enumerate(spans)]
 
     def calls(self, batch: Batch) -> Iterator[Arguments]:

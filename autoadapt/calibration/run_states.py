@@ -36,6 +36,7 @@ class State:
         samples: Images for the head.
         batches: How many batches are counted.
         images: How many images are counted, on this worker.
+        together: How many of them came at once, at most.
         made: Moments of made images: for each projection and each fold, and once more for those without parents.
         made_of: What they were made of, in short.
         made_batches: How many batches of them are counted.
@@ -49,6 +50,7 @@ class State:
     samples: Samples
     batches: int = 0
     images: int = 0
+    together: int = 1
     made: list[list[Moments]] = field(default_factory=list)
     descriptors: dict[int, torch.Tensor] = field(default_factory=dict)
     made_of: str = ""
@@ -90,6 +92,7 @@ class State:
             "fingerprint": fingerprint,
             "batches": self.batches,
             "images": self.images,
+            "together": self.together,
             "counts": [[part.count for part in folds] for folds in self.moments],
             "made": [[part.count for part in folds] for folds in self.made],
             "made_of": [self.made_of, self.made_batches, self.mixed, self.synthetic],
@@ -132,7 +135,7 @@ class State:
 
     def _take(self, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Become what was noted."""
-        self.batches, self.images = noted["batches"], noted["images"]
+        self.batches, self.images, self.together = noted["batches"], noted["images"], noted["together"]
         self.descriptors = {number: tensors[f"descriptor.{number}"] for number in noted["described"]}
         names = list(self.moments[0][0].tensors)
         for projection, folds in enumerate(self.moments):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import autoadapt as aa
+from autoadapt.adapting.building import mark_calibrated
 
 X = torch.zeros(2, 3, 16, 16)
 
@@ -112,6 +113,32 @@ def test_adapters_that_were_left_as_they_were_stay_fresh(model, monkeypatch):
     monkeypatch.setattr("autoadapt.calibration.calibrations._below_floors", lambda *_: "no better than chance")
     assert not calibrated(model)
     assert rates(model)["adapters"] == 10.0
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_state_dict_says_which_adapters_are_calibrated(tmp_path, written):
+    torch.manual_seed(0)
+    models = [Model() for _ in range(2)]
+    for each in models:
+        aa.swap(each, "body", Backbone(3), inputs=X)
+    mark_calibrated(models[0].body, ["adapters.0.project"])
+    state, other = models[0].state_dict(), models[1].state_dict()
+    if written:
+        torch.save(state, tmp_path / "state.pt")
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert set(state) == set(other)  # no key of its own
+    other = {name: tensor.clone() for name, tensor in other.items()}
+    groups = lambda: {group["name"] for group in aa.param_groups(models[1], lr=1.0)}  # noqa: E731
+    fresh = groups()
+    models[1].load_state_dict(state)
+    assert "calibrated_adapters" in groups()
+    models[1].load_state_dict(other)  # plain tensors say nothing
+    assert "calibrated_adapters" in groups()
+    torch.manual_seed(1)
+    third = Model()
+    aa.swap(third, "body", Backbone(3), inputs=X)
+    models[1].load_state_dict(third.state_dict())
+    assert groups() == fresh
 
 
 def test_a_successor_of_a_calibrated_module_is_fresh(model):

@@ -61,6 +61,18 @@ def test_a_loss_of_the_caller_takes_the_place_of_the_divergence():
     assert found.head.loss < found.mean_only.loss
 
 
+def test_a_loss_of_the_caller_is_asked_image_by_image_so_that_its_spread_is_known():
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    asked = []
+
+    def loss(answer, expected):
+        asked.append(len(answer))
+        return (answer - expected).square().mean()
+
+    calibrate(model_with(old, new), at="backbone", like=old, data=BATCHES, loss=loss)
+    assert set(asked) == {1}
+
+
 def test_refining_is_kept_only_where_held_out_images_gain():
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
     plain, refined = (model_with(old, new) for _ in range(2))

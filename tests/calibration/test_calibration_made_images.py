@@ -393,6 +393,38 @@ def test_a_network_of_waveforms_is_calibrated_with_sounds_made_of_them():
     assert [part.count // 16 for part in state.made[0]] == [2, 2, 2, 2, 0]
 
 
+def test_one_silent_clip_does_not_keep_sounds_from_being_made(seeded):
+    given = waves(4)
+    given[1] = 0
+    cuts = [cut({"x": given}, i, 4) for i in range(4)]
+    assert {kind_of(each).role for each in cuts} == {"sound"}
+    inputs = Inputs(kind_of(cuts[0]), cuts)
+    made = torch.cat([inputs.mixed(k, [cuts[k % 4], *cuts]).tensors[0] for k in range(40)])
+    assert torch.isfinite(made).all()
+    levels = made.std(1)[[k for k in range(40) if k % 4 != 1]]
+    assert float(levels.std() / levels.mean()) < 0.1  # the silent one is no reason to change the gain of the others
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_made_images_run_in_batches_no_larger_than_the_callers(size):
+    model, old = pair()
+    ran = []
+    gathering = Gathering(
+        Pair(model, old, "backbone", None),
+        None,
+        keeps_images=True,
+        tokens_per_image=16,
+        images=64,
+        seed=0,
+        augment="auto",
+    )
+    gathering._pair.adapted.backbone.register_forward_pre_hook(lambda _module, args: ran.append(len(args[0])))
+    state = gathering.run(pictures(12).split(size), None, Progress())
+    assert state.mixed == 8
+    assert max(ran) == size
+    assert state.together == size
+
+
 def test_detectors_get_lists_of_images_of_their_own_sizes(seeded):
     images = [torch.rand(3, 24, 30), torch.rand(3, 40, 20)]
     cuts = [cut({"images": images}, i, 2) for i in range(2)]

@@ -83,6 +83,18 @@ class AdaptedModule(fx.GraphModule):
         """The forward pass as a person would write it; torch.fx runs the same graph, and frees memory early."""
         return print_graph(self.graph).function()
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """As of any module; which adapters are calibrated goes along with the versions of modules."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if "calibrated" in vars(self) and hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]]["calibrated"] = vars(self)["calibrated"]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        """As of any module; adapters are as calibrated as those whose weights they get, where a state says so."""
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        if local_metadata:
+            vars(self)["calibrated"] = tuple(local_metadata.get("calibrated", ()))
+
     def _repr_html_(self) -> str:
         """In a notebook, the plan as a picture and a table."""
         return self.plan._repr_html_()
