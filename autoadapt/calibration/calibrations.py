@@ -68,7 +68,8 @@ def calibrate(
     Old and new run once over unlabelled images; each projection becomes the affine map that brings the new features
     nearest to the old ones. Of several closed forms the one is taken with which the head answers most like before, on
     images that were not fitted on. The adapters are written at the end and only if the result beats random adapters
-    and the mean of the old features; nothing else is ever changed.
+    and the mean of the old features; else they are set to that mean, if a head answers better with it than with them as
+    they are, or left alone. Nothing else is ever changed.
 
     Under `torch.distributed` every process passes over its own part of the images (the j-th of process r counts as
     number `j * processes + r`, as `DistributedSampler` deals them) and all write the same weights.
@@ -153,9 +154,10 @@ def calibrate(
             )
             gathered = gathering.run(data, None if state is None else Path(state), report)
             outcome = _Session(pair, gathering, head, loss, seed, report, class_map).solve(gathered, solver, refine)
-        if outcome.result.written:
+        if outcome.maps:
             written = [(made.weight_CD, made.bias_D) for made in outcome.maps]
             set_weights(layers, written, [projection.place for projection in projections])
+        if outcome.result.written:
             mark_calibrated(adapted, fitted)
     return outcome.result.model_copy(update={"seconds": time.perf_counter() - started})
 
@@ -165,6 +167,7 @@ class _Outcome:
     """What to write, and what to say."""
 
     maps: list[AffineMap]
+    """None at all where the adapters stay as they are."""
     result: Calibration
 
 
@@ -210,11 +213,15 @@ class _Session:
         further = self._further(judge, fitting, choice, held_out_maps, refine) if slopes else None
         before, score = (None, honest) if further is None else further.honest(choice.score, honest)
         failing = _below_floors(score, scores, fits, self._groups)
+        maps, verdict = (maps if further is None else further.maps), "written"
+        if failing:
+            maps, instead = self._instead(judge, fitting, scores[1])
+            verdict = f"{instead}: {failing}"
         remarks_on_head = self._remarks_on_head(judge, refine, further, images, slopes=slopes)
         result = Calibration(
             name=self._pair.plan.source.title,
             written=not failing,
-            verdict=f"left as they were: {failing}" if failing else "written",
+            verdict=verdict,
             solver=choice.text + (f", {further.steps} steps on the head" if further is not None else ""),
             chosen_by=choice.reason,
             outputs=tuple(fits),
@@ -234,7 +241,19 @@ class _Session:
             solver_seconds=fitting.seconds,
             bytes=used,
         )
-        return _Outcome(maps if further is None else further.maps, result)
+        return _Outcome(maps, result)
+
+    def _instead(self, judge: Judge | None, fitting: Fitting, mean_only: Score | None) -> tuple[list[AffineMap], str]:
+        """What to write where the fit is no use: the mean, where that beats what is there beyond chance; or nothing."""
+        if judge is not None and mean_only is not None:  # of what is there nothing is known: it may have been trained
+            layers = [(one, self._pair.given.get_submodule(one.module)) for one in self._pair.projections]
+            there = [
+                AffineMap(*one.part(layer.get_parameter("weight"), layer.get_parameter("bias")))
+                for one, layer in layers
+            ]
+            if gain_over(mean_only, judge.score(dict.fromkeys(fitting.folds.held_out, there)), self._groups).is_sure:
+                return fitting.means(), "set to the mean of the old features"
+        return [], "left as they were"
 
     def _further(
         self, judge: Judge | None, fitting: Fitting, choice: Choice, held_out_maps: HeldOutMaps, refine: Refine

@@ -149,13 +149,12 @@ class Fitting:
 
     def constant_maps(self) -> dict[int, list[AffineMap]]:
         """Maps to the mean of the old features, for each fold that is held out that of the others."""
-        return {
-            fold: [
-                constant(self.channels(projection)[0], self._old_mean(projection, self.folds.others(fold)))
-                for projection in self.projections
-            ]
-            for fold in self.folds.held_out
-        }
+        return {fold: self.means(self.folds.others(fold)) for fold in self.folds.held_out}
+
+    def means(self, folds: Sequence[int] | None = None) -> list[AffineMap]:
+        """Maps to the mean of the old features in some folds, or in all."""
+        old_means = [self._old_mean(projection, self._given(folds)) for projection in self.projections]
+        return [constant(self.channels(projection)[0], mean_D) for projection, mean_D in enumerate(old_means)]
 
     def random_maps(self, seed: int) -> dict[int, list[AffineMap]]:
         """For each fold that is held out, the weights that `build` would draw."""

@@ -56,10 +56,11 @@ class Pair:
         new: The model with the adapted module in it, or the adapted module itself.
         adapted: The adapted module in it.
         projections: What there is to fit.
+        given: The caller's adapted module.
     """
 
     def __init__(self, net: nn.Module, like: nn.Module, at: str | None, device: torch.device | str | None) -> None:
-        adapted = find_adapted(net, at)
+        self.given = adapted = find_adapted(net, at)
         self.projections = find_projections(adapted)
         own = {id(parameter) for parameter in adapted.adapters.parameters()}
         self.new = in_eval_mode(copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)))

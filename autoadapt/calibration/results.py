@@ -68,7 +68,7 @@ class Trial(_Frozen):
 
 
 class Calibration(Shown, Dated, _Frozen):
-    """The adapters fitted, or left as they were, and how good they are on images that were not fitted on."""
+    """The adapters fitted, or not, and how good they are on images that were not fitted on."""
 
     made_by = "calibrate(net, like=old, data=batches)"
 
@@ -107,7 +107,7 @@ class Calibration(Shown, Dated, _Frozen):
         return self.written
 
     def raise_if_failed(self) -> None:
-        """Raise where the adapters were left as they were.
+        """Raise where the adapters do not hold the fit.
 
         Raises:
             CalibrationError: The fit did not beat the floors.

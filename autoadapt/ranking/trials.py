@@ -109,7 +109,7 @@ def _judged(net: AdaptedModule, place: Place) -> dict[str, Any]:
     found = calibrate(net, like=place.old, data=data, head=place.head, images=images, augment=0, seed=place.seed)
     fields: dict[str, Any] = {"r2": fmean(fit.r2 for fit in found.outputs), "fitted": found.written}
     if not found.written:
-        fields["remark"] = f"no use: {found.verdict.removeprefix('left as they were: ')}"
+        fields["remark"] = f"no use: {found.verdict.partition(': ')[2]}"
     if place.held_out is not None:
         fields["divergence"], fields["agreement"] = place.held_out.score(in_eval_mode(net))
     return fields

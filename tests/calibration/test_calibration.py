@@ -282,6 +282,36 @@ class Noise(nn.Module):
         return torch.sin(1e4 * self.stage(x))
 
 
+class Loud(nn.Module):
+    """A head that is very sure of what it says."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(7)
+        self.classes = nn.Linear(6, 5)
+
+    def forward(self, level):
+        return 30 * self.classes(level.mean((2, 3)))
+
+
+def test_in_place_of_a_fit_that_is_no_use_the_mean_is_written_where_it_is_better_than_what_is_there():
+    torch.manual_seed(0)
+    old, new = nn.Sequential(nn.Conv2d(3, 6, 3, stride=4, padding=1), nn.Tanh()).eval(), Noise().eval()
+    net = adapt(new, like=old, inputs=IMAGES[:2])
+    with torch.no_grad():
+        net.adapters[next(iter(dict(net.adapters.named_children())))].project.bias.fill_(5.0)
+    options = {"like": old, "head": Loud(), "data": [pictures(16, size=16)], "solver": "least_squares", "augment": 0}
+    found = calibrate(net, **options)
+    assert not found.written
+    assert found.verdict.startswith("set to the mean of the old features: the head's loss")
+    with torch.no_grad():
+        mean = old(pictures(16, size=16)).mean((0, 2, 3), keepdim=True)
+        torch.testing.assert_close(net(IMAGES[:2]), mean.expand_as(net(IMAGES[:2])), rtol=0, atol=1e-5)
+    before = weights(net)
+    assert calibrate(net, **options).verdict.startswith("left as they were: ")  # it is no better than itself
+    assert same(before, weights(net))
+
+
 def test_what_does_not_beat_the_floors_is_not_written():
     old, new = nn.Sequential(nn.Conv2d(3, 6, 3, stride=4, padding=1), nn.Tanh()).eval(), Noise().eval()
     net = adapt(new, like=old, inputs=IMAGES[:2])
