@@ -65,6 +65,7 @@ INSIDE = {
         "costs",
     ],
     "adapting": [
+        "restoring",
         "operations",
         "asked_options",
         "effects",

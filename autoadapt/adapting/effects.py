@@ -27,6 +27,7 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
+    Restore,
     Take,
     Thin,
     shown_sizes,
@@ -125,7 +126,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if channels is None or (turned and channels != 3) or {given.channels, wanted.channels} - {None, channels}:
                 raise _refused(operation, spec, "as many channels on axis 1 as the statistics tell of")
             return dims
-        case Cast() | Copy() | Invert() | Native() | Recover() | Thin():
+        case Cast() | Copy() | Invert() | Native() | Recover() | Restore() | Thin():
             return dims
         case _:
             assert_never(operation)

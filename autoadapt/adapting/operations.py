@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
+from autoadapt.adapting.restoring import Restore
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion, met_by_name
 from autoadapt.errors import SignatureError
@@ -33,6 +34,7 @@ __all__ = [
     "Resample",
     "Resize",
     "ResizeTokens",
+    "Restore",
     "Take",
     "Thin",
     "channels_text",
@@ -309,6 +311,7 @@ Operation: TypeAlias = Annotated[
     | Resize
     | Resample
     | ResizeTokens
+    | Restore
     | Project
     | Ones
     | Cast
@@ -357,6 +360,8 @@ def text(operation: Operation) -> str:
         case Resample(first=first, step=step, dims=dims):
             centres = shown_sizes([f"{start:g} + {by:g} j" for start, by in zip(first, step, strict=True)])
             return f"resample to {shown_sizes(dims)} at {centres}"
+        case Restore():
+            return str(operation)
         case ResizeTokens(dims=dims):
             return f"resize tokens to {shown_sizes(dims)}"
         case Project(source=source, target=target, groups=groups):

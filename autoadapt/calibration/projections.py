@@ -24,6 +24,7 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
+    Restore,
     Thin,
     text,
 )
@@ -200,8 +201,10 @@ def _undone(
 ) -> torch.Tensor:
     """Bring what stands after a step to the form that stood before it."""
     match step:
-        case Cast():
+        case Cast() | Restore(what="norm 1"):
             return value
+        case Restore():
+            return value.clamp_min(torch.finfo(value.dtype).tiny).log()
         case Rearrange(pattern=pattern):
             left, right = axis_groups(pattern)
             alone = zip(left, before.shape(sizes), strict=True)

@@ -26,6 +26,7 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
+    Restore,
     Take,
     Thin,
     channels_text,
@@ -259,6 +260,8 @@ def _label(operation: Operation) -> str:
         case Mean(axes=axes, mask=mask):
             over = f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
             return f"{over}, where {mask} lets it" if mask else over
+        case Restore():
+            return text(operation)
         case Invert():
             return "of what is hidden or counts"
         case Native(sizes=sizes):

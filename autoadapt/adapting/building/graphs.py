@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from autoadapt.adapting import layers, mask_layers
@@ -42,6 +43,7 @@ from autoadapt.adapting.operations import (
     Resample,
     Resize,
     ResizeTokens,
+    Restore,
     Take,
     Thin,
 )
@@ -227,6 +229,10 @@ class _Emitter:
                 return self._rearrange(step, node)
             case Mean():
                 return self._mean(step, node)
+            case Restore(what="norm 1", axis=axis):
+                return self._put("call_function", F.normalize, node, dim=axis)
+            case Restore(axis=axis):
+                return self._put("call_method", "softmax", node, axis)
             case Invert():
                 return self._put("call_method", "logical_not", node)
             case Pool(kernel=kernel):

@@ -15,6 +15,7 @@ from autoadapt.adapting.operations import Operation, Projecting, Recover, Thin, 
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.frames import frame_remarks
+from autoadapt.adapting.planning.held_values import with_held
 from autoadapt.adapting.planning.input_channels import channel_remarks
 from autoadapt.adapting.planning.input_routes import (
     CONVERSIONS,
@@ -336,7 +337,7 @@ def _route(
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
     steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, always)
-    steps = with_masks(steps, tensor.spec, target)
+    steps = with_held(with_masks(steps, tensor.spec, target), tensor.spec, contract)
     if thin is not None:
         steps = (thin, *steps)
     specs = [spec]

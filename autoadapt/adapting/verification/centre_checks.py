@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoadapt.adapting.operations import Restore
 from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import Dim, leading_and_product
@@ -33,6 +34,8 @@ def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> di
     for route in plan.routes:
         if route.same_as or {route.specs[0].order, signature.outputs[route.target].order} != {("rows", 0)}:
             continue  # what another output is, or tokens in another order
+        if any(isinstance(step, Restore) for step in route.steps):
+            continue  # positions do not pass it
         followed = {axis for dim in route.specs[0].dims for axis in dim.axes}
         have = followed & {one.axis for one in route.specs[0].centres}
         for one in signature.outputs[route.target].centres:

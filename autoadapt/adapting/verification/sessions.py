@@ -258,7 +258,12 @@ class Session:
         return spec.is_floating and spec.torch_dtype == own and not chosen
 
     def _broken_invariants(self, tensors: Mapping[str, torch.Tensor], at: str) -> list[Mismatch]:
-        faults = []
+        held = {path: spec.holds for path, spec in self.signature.outputs.items() if spec.holds is not None}
+        faults = [
+            Mismatch(path + at, str(one), "other values", "torch.nn.functional.normalize or softmax at the end")
+            for path, one in held.items()
+            if not (tensors[path].is_meta or one.is_kept_by(tensors[path]))
+        ]
         for invariant in self.signature.invariants:
             index = tensors[invariant.index]
             where, last = invariant.index + at, tensors[invariant.values].shape[invariant.values_axis] - 1

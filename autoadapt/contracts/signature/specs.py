@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, field_validator
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature.cell_orders import Cells
+from autoadapt.contracts.signature.held_values import Held
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
 __all__ = ["DTYPES", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name", "spatial_axes"]
@@ -45,10 +46,11 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """Names of torch, which are read as well."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points|norm|probabilities)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
-    r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*(?:=\s*(?P<same>\S+))?\s*$"
+    r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*"
+    r"(?:(?P<held>norm 1|probabilities) along axis (?P<held_axis>\d+)\b)?\s*(?:=\s*(?P<same>\S+))?\s*$"
 )
 
 
@@ -112,6 +114,8 @@ class TensorSpec(Frozen):
     No part of equality."""
     point_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
     """Which of two axes of fixed sizes lists points, where a real run told it and sizes do not. No part of equality."""
+    holds: Held | None = Field(default=None, exclude_if=lambda held: held is None, repr=False)
+    """What a real run told of its values, such as vectors of norm 1. No part of equality."""
     points: int | None = Field(default=None, exclude=True, repr=False)
     """Which axis lists points that other leaves lie on too; noted while planning."""
 
@@ -137,7 +141,7 @@ class TensorSpec(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
-        """Read `dtype[dims] role centres 43 + 8 i depth 5 class token points on axis 1 = path`.
+        """Read `dtype[dims] role centres 43 + 8 i depth 5 class token points on axis 1 norm 1 along axis 1 = path`.
 
         All but dtype and dims may be left out.
 
@@ -169,6 +173,7 @@ class TensorSpec(Frozen):
             depth=float(found["depth"]) if found["depth"] else None,
             class_token=bool(found["class_token"]),
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
+            holds=Held(what=cast(Any, found["held"]), axis=int(found["held_axis"])) if found["held"] else None,
             same_as=found["same"] or "",
         )
 
@@ -202,6 +207,8 @@ class TensorSpec(Frozen):
             yield "class token"
         if self.point_axis is not None:
             yield f"points on axis {self.point_axis}"
+        if self.holds is not None:
+            yield str(self.holds)
 
     @property
     def order(self) -> tuple[Cells, int]:

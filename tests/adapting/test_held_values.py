@@ -1,0 +1,85 @@
+"""What holds of the old values at every input holds of the new ones: vectors of norm 1, probabilities."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import autoadapt as aa
+
+IMAGE = (2, 3, 32, 32)
+
+
+class Embedding(nn.Module):
+    def __init__(self, channels, end=None, dim=1, pooled=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.end, self.dim, self.pooled = nn.Conv2d(3, channels, 8, 8), end, dim, pooled
+
+    def forward(self, x):
+        values = self.stem(x)
+        values = values.mean((2, 3)) if self.pooled else values
+        return values if self.end is None else self.end(values, dim=self.dim)
+
+
+KINDS = {"norm 1": F.normalize, "probabilities": F.softmax}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pooled", [True, False])
+def test_what_holds_of_values_is_captured_restored_and_verified(kind, pooled):
+    old = Embedding(16, KINDS[kind], pooled=pooled)
+    held = aa.capture(old, torch.randn(IMAGE)).outputs.leaves[0].holds
+    assert str(held) == f"{kind} along axis 1"
+    net = aa.adapt(Embedding(8, pooled=pooled), like=old, inputs=torch.randn(IMAGE))
+    for size in (32, 64):
+        assert held.is_kept_by(net(torch.randn(3, 3, size, size)))
+    assert net.verify().passed
+
+
+def test_a_module_that_keeps_it_itself_gets_no_operation():
+    old, new = Embedding(8, F.normalize), Embedding(8, F.normalize)
+    net = aa.adapt(new, like=old, inputs=torch.randn(IMAGE))
+    assert net.plan.routes[0].steps == ()
+    image = torch.randn(IMAGE)
+    assert torch.equal(net(image), new(image))
+
+
+def test_class_scores_become_probabilities_where_the_channels_agree():
+    net = aa.adapt(Embedding(8), like=Embedding(8, F.softmax), inputs=torch.randn(IMAGE))
+    image = torch.randn(IMAGE)
+    torch.testing.assert_close(net(image), F.softmax(Embedding(8)(image), 1))
+
+
+def test_values_that_no_longer_hold_are_a_fault():
+    old = Embedding(16, F.normalize)
+    report = aa.verify(Embedding(16), aa.capture(old, torch.randn(IMAGE)))
+    assert not report.passed
+    assert "norm 1 along axis 1" in str(report)
+
+
+def test_a_contract_by_hand_may_ask_for_it():
+    spec = aa.TensorSpec.parse("f32[B, 16] norm 1 along axis 1")
+    assert aa.TensorSpec.parse(spec.in_full).holds == spec.holds
+    contract = aa.Signature.parse("f32[B, 16] norm 1 along axis 1", inputs="f32[B, 3, H, W]")
+    net = aa.adapt(Embedding(8), like=contract, inputs=torch.randn(IMAGE))
+    torch.testing.assert_close(net(torch.randn(IMAGE)).norm(dim=1), torch.ones(2))
+
+
+def test_calibration_fits_what_stands_before_the_norm():
+    old, new = Embedding(16, F.normalize), Embedding(24)
+    net = aa.adapt(new, like=old, inputs=torch.randn(IMAGE))
+    images = [torch.randn(32, 3, 32, 32) for _ in range(4)]
+    before = F.cosine_similarity(net(images[0]), old(images[0])).mean()
+    aa.calibrate(net, like=old, data=images)
+    after = F.cosine_similarity(net(images[0]), old(images[0])).mean()
+    assert after > before
+
+
+def test_the_norm_stands_in_source_and_in_saved_folders(tmp_path):
+    net = aa.adapt(Embedding(8), like=Embedding(16, F.normalize), inputs=torch.randn(IMAGE))
+    assert "F.normalize(" in net.code
+    aa.save(net, tmp_path / "net")
+    image = torch.randn(IMAGE)
+    again = aa.restore(tmp_path / "net", Embedding(8))
+    torch.testing.assert_close(again(image), net(image))
