@@ -10,14 +10,14 @@ from autoadapt.contracts.trees import Container, LeftOut, Slot, Tree, path_text,
 
 __all__ = ["fixed", "reduced"]
 
-_MAPPINGS = ("dict", "ordered_dict", "mapping", "model_output")
+_MAPPINGS = ("dict", "ordered_dict", "mapping")
 
 
 def reduced(signature: Signature, keep: Collection[str]) -> Signature:
     """A signature with only some of its outputs.
 
-    What is left out is absent from a dict; in a sequence a placeholder stands there, so that the others keep their
-    places.
+    What is left out is absent from a dict; in a sequence, and in an output of transformers, which is read by number as
+    well, a placeholder stands there, so that the others keep their places.
 
     Example:
         >>> sig = Signature.parse({"a": "f32[B]", "b": ["f32[B]", "f32[B]"]})
