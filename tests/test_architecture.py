@@ -39,6 +39,7 @@ INSIDE = {
     "contracts": [
         "facts",
         "leaves",
+        "registered",
         "trees",
         "remaking",
         "dims",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from autoadapt.contracts import leaves
+from autoadapt.contracts.registered import is_registered, registered_items
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import is_python_name
 
@@ -49,6 +50,7 @@ Kind: TypeAlias = Literal[
     "named_tuple",
     "dataclass",
     "model_output",
+    "registered",
     "items",
     "attributes",
 ]
@@ -107,7 +109,7 @@ class Container(_Frozen):
     @model_validator(mode="after")
     def _of_names(self) -> Container:
         """Fields of classes are written into code by name, and there is one for each child."""
-        by_name = self.kind in ("named_tuple", "dataclass", "model_output")
+        by_name = self.kind in ("named_tuple", "dataclass", "model_output", "registered")
         if len(self.keys) != len(self.children):
             fault = Mismatch("keys", f"{len(self.children)}, one for each child", str(len(self.keys)))
             raise SignatureError("a container has another number of keys than of children", [fault])
@@ -178,7 +180,7 @@ def _is_nested(tensor: torch.Tensor) -> bool:
 PLAIN = frozenset({"tuple", "list", "dict", "ordered_dict"})
 """The kinds that say their class."""
 
-NAMED = frozenset({"named_tuple", "dataclass", "attributes"})
+NAMED = frozenset({"named_tuple", "dataclass", "registered", "attributes"})
 """The kinds whose children are attributes."""
 
 
@@ -208,7 +210,8 @@ def open_container(value: object) -> tuple[Kind, list[tuple[Any, Any]]] | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return "dataclass", [(name, getattr(value, name)) for name in fields]
-    return None
+    registered = registered_items(value)
+    return None if registered is None else ("registered", registered)
 
 
 def _sequence_kind(value: tuple[Any, ...] | list[Any]) -> Kind:
@@ -289,7 +292,7 @@ def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
             return _class_of(container), "pairs"
         case "named_tuple":
             return _class_of(container), "positional"
-        case "dataclass" | "model_output":
+        case "dataclass" | "model_output" | "registered":
             return _class_of(container), "keywords"
         case "items" | "attributes":
             raise _not_made(container)
@@ -312,6 +315,8 @@ def _class_of(container: Container) -> Callable[..., Any]:
     match container.kind:
         case "named_tuple":
             right = issubclass(found, tuple) and hasattr(found, "_fields")
+        case "registered":
+            right = is_registered(found)
         case "dataclass":
             right = dataclasses.is_dataclass(found)
         case "model_output":

@@ -52,6 +52,8 @@ def check_inputs(inputs: object) -> None:
     if what:
         expected = "a tensor, a tuple of them, or a dict of keyword arguments"
         meant = "next(iter(loader))" if _gives_batches(inputs) else _as_zeros(inputs)
+        if isinstance(inputs, torch.Tensor):
+            meant = "torch.nested.to_padded_tensor(inputs, 0.0)"
         if type(inputs).__module__.startswith("PIL."):
             meant = "torchvision.transforms.functional.to_tensor(image)[None]"
         fault = Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs={meant}")
@@ -74,6 +76,8 @@ def _no_input(inputs: object) -> str:
         return "a size"
     if _is_shape(inputs):
         return "a shape"
+    if isinstance(inputs, torch.Tensor) and inputs.is_nested:
+        return "a nested tensor"
     if isinstance(inputs, range) or _is_unread(inputs):
         return f"a {type(inputs).__name__}"
     if isinstance(inputs, list) and not inputs:

@@ -15,7 +15,15 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
 from autoadapt.errors import CaptureError, Mismatch, PlanError, nearest
 
-__all__ = ["check_names", "check_taps", "raised_for_real", "refuse_empty", "refuse_objects", "refuse_stored"]
+__all__ = [
+    "check_names",
+    "check_taps",
+    "raised_for_real",
+    "refuse_empty",
+    "refuse_object_inputs",
+    "refuse_objects",
+    "refuse_stored",
+]
 
 
 def check_names(module: nn.Module) -> None:
@@ -48,6 +56,27 @@ def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
         case Container(keys=keys, children=children):
             for key, child in zip(keys, children, strict=True):
                 refuse_objects(name, child, (*path, key))
+        case _:
+            return
+
+
+def refuse_object_inputs(tree: Tree, path: tuple[Any, ...] = ()) -> None:
+    """Refuse inputs that are objects of which nothing tells their tensors.
+
+    Raises:
+        CaptureError: With the place of the first one, and how it can be taken apart.
+    """
+    match tree:
+        case Opaque(type=kind):
+            name = kind.rpartition(":")[2]
+            keys = "flatten_with_keys_fn=lambda one: ([(GetAttrKey(name), getattr(one, name)) for name in names], None)"
+            remedy = f"torch.utils._pytree.register_pytree_node({name}, flatten, unflatten, {keys})"
+            expected = "a tensor, a container of them, or an object of a class that torch can take apart"
+            fault = Mismatch(f"inputs.{path_text(path)}", expected, f"a {kind}", remedy)
+            raise CaptureError(f"nothing tells the tensors of a {name}", [fault])
+        case Container(keys=keys_of, children=children):
+            for key, child in zip(keys_of, children, strict=True):
+                refuse_object_inputs(child, (*path, key))
         case _:
             return
 

@@ -40,6 +40,7 @@ from autoadapt.contracts.capturing.probing import (
 from autoadapt.contracts.capturing.refusals import (
     check_names,
     raised_for_real,
+    refuse_object_inputs,
     refuse_objects,
     refuse_stored,
 )
@@ -88,6 +89,7 @@ class Session:
         self._perturbed = False  # whether a real pass told a grid
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
+        refuse_object_inputs(self._tree)
         names_in = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
         started = start(self._module, arguments, inner=inner, real=real)

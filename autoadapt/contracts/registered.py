@@ -1,0 +1,43 @@
+"""Registered classes: objects that torch was told how to take apart, with names for their parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils import _pytree as pytree
+
+from autoadapt.errors.printable import is_python_name
+
+__all__ = ["is_registered", "registered_items"]
+
+
+def is_registered(cls: type) -> bool:
+    """Whether torch was told how to take objects of a class apart."""
+    return cls in pytree.SUPPORTED_NODES
+
+
+def registered_items(value: object) -> list[tuple[str, Any]] | None:
+    """The parts of an object by their names; None where its class is not registered, or its parts have no names.
+
+    Example:
+        >>> class Cloud:
+        ...     def __init__(self, xyz):
+        ...         self.xyz = xyz
+        >>> key = pytree.GetAttrKey("xyz")
+        >>> pytree.register_pytree_node(
+        ...     Cloud,
+        ...     lambda cloud: ([cloud.xyz], None),
+        ...     lambda parts, _: Cloud(*parts),
+        ...     flatten_with_keys_fn=lambda cloud: ([(key, cloud.xyz)], None),
+        ... )
+        >>> registered_items(Cloud(3)), registered_items(object())
+        ([('xyz', 3)], None)
+    """
+    node = pytree.SUPPORTED_NODES.get(type(value))
+    if node is None or node.flatten_with_keys_fn is None:
+        return None
+    items = [
+        (getattr(key, "name", getattr(key, "key", None)), part) for key, part in node.flatten_with_keys_fn(value)[0]
+    ]
+    named = [(name, part) for name, part in items if isinstance(name, str) and is_python_name(name)]
+    return named if len(named) == len(items) else None

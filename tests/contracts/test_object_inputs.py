@@ -1,0 +1,105 @@
+"""Inputs that are objects: registered classes are taken apart by the names of their parts, others refused by name."""
+
+import pytest
+import torch
+from guests import guest
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import autoadapt as aa
+from autoadapt.contracts.trees import Container, build_container, flatten
+from autoadapt.errors import SignatureError
+
+
+class Graph:
+    def __init__(self, x, edge_index):
+        self.x, self.edge_index = x, edge_index
+
+
+class Cloud(Graph):
+    """Not registered."""
+
+
+def register(cls):
+    def parts(one):
+        return [(pytree.GetAttrKey(name), getattr(one, name)) for name in ("x", "edge_index")], None
+
+    def children(one):
+        return [one.x, one.edge_index], None
+
+    pytree.register_pytree_node(cls, children, lambda made, _: cls(*made), flatten_with_keys_fn=parts)
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    if Graph not in pytree.SUPPORTED_NODES:
+        register(Graph)
+
+
+class Encoder(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(6, channels)
+
+    def forward(self, graph):
+        messages = torch.zeros_like(graph.x).index_add(0, graph.edge_index[1], graph.x[graph.edge_index[0]])
+        return self.layer(graph.x + messages)
+
+
+def example(cls, nodes=10, edges=30):
+    return cls(torch.randn(nodes, 6), torch.randint(0, nodes, (2, edges)))
+
+
+def test_a_registered_object_is_taken_apart_and_made_anew():
+    captured = aa.capture(Encoder(8), (example(Graph),))
+    assert captured.inputs.paths == ("graph.x", "graph.edge_index")
+    assert str(captured.outputs.leaves[0]) == "f32[N, 8]"
+    net = aa.adapt(Encoder(4), like=Encoder(8), inputs=(example(Graph),))
+    graph = example(Graph, 17, 44)
+    torch.testing.assert_close(net(graph), net.adapters["output"](Encoder(4)(graph)))
+    assert net.verify().passed
+
+
+def test_an_object_that_is_not_registered_is_refused_by_name_and_remedy():
+    with pytest.raises(aa.CaptureError) as caught:
+        aa.capture(Encoder(8), (example(Cloud),))
+    assert "nothing tells the tensors of a Cloud" in str(caught.value)
+    assert "inputs.graph" in str(caught.value)
+    assert "torch.utils._pytree.register_pytree_node(Cloud" in str(caught.value)
+
+
+def test_data_names_no_class_that_is_not_registered():
+    tree, tensors = flatten(example(Graph))
+    assert isinstance(tree, Container)
+    assert isinstance(build_container(tree, tensors), Graph)
+    with pytest.raises(SignatureError, match="is no registered"):
+        build_container(tree.model_copy(update={"type": f"{__name__}:Cloud"}), tensors)
+
+
+def test_nested_tensors_are_refused_by_name():
+    rows = torch.nested.nested_tensor([torch.randn(4, 6), torch.randn(3, 6)], layout=torch.jagged)
+    with pytest.raises(aa.CaptureError) as caught:
+        aa.capture(nn.Linear(6, 3), rows)
+    assert "a nested tensor is no input" in str(caught.value)
+    assert "torch.nested.to_padded_tensor(inputs, 0.0)" in str(caught.value)
+
+
+@pytest.mark.guest
+def test_graphs_of_torch_geometric_are_taken_apart_once_they_are_registered():
+    data, layers = guest("torch_geometric.data"), guest("torch_geometric.nn")
+
+    class Convolved(nn.Module):
+        def __init__(self, channels, kind):
+            super().__init__()
+            self.layer = kind(6, channels)
+
+        def forward(self, graph):
+            return self.layer(graph.x, graph.edge_index)
+
+    if data.Data not in pytree.SUPPORTED_NODES:
+        register(data.Data)
+    old, new = Convolved(8, layers.GCNConv).eval(), Convolved(4, layers.SAGEConv).eval()
+    net = aa.adapt(new, like=old, inputs=(example(data.Data),))
+    graph = example(data.Data, 17, 44)
+    torch.testing.assert_close(net(graph), net.adapters["output"](new(graph)))
