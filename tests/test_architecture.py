@@ -66,7 +66,7 @@ INSIDE = {
         "costs",
     ],
     "adapting": [
-        "restoring",
+        "value_operations",
         "operations",
         "asked_options",
         "effects",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
-from autoadapt.adapting.restoring import Restore
+from autoadapt.adapting.value_operations import Invert, Restore
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion, met_by_name
 from autoadapt.errors import SignatureError
@@ -92,12 +92,6 @@ class Mean(_Frozen):
     """Whether its ones stand at what counts."""
     thinned: bool = Field(default=False, exclude_if=lambda thinned: not thinned)
     """Whether it lies along finer cells: one counts if any of those in it does."""
-
-
-class Invert(_Frozen):
-    """True where there was zero: a mask of what is hidden for one of what counts, or the other way round."""
-
-    op: Literal["invert"] = "invert"
 
 
 class Pool(_Frozen):
