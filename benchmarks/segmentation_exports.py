@@ -20,7 +20,8 @@ def main() -> None:
     images = torch.randn(1, 3, 96, 96)
     print(f"| model | {' | '.join(FORMATS)} |\n|---|{'---|' * len(FORMATS)}")
     for name in NAMES:
-        old = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=3).eval()
+        old = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=3)
+        old.eval()
         model = aa.swap(old, "backbone", aa.load("timm:resnet18"), inputs=images)
         cells = []
         for ending in FORMATS.values():
