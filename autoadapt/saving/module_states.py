@@ -137,8 +137,8 @@ def facts_of(net: AdaptedModule) -> tuple[dict[str, Fact], list[str]]:
     """What consumers read off a module, and the names of what no file can hold."""
     facts, left = {}, []
     for name, value in own_attributes(net).items():
-        fact = None if name in ("borrowed", "swapped") or not _may_be_said(name, type(net)) else _fact(value)
-        if name.startswith("_") or name == "swapped":  # private, or the report of how it came into a bigger model
+        fact = None if name in ("borrowed", *_REPORTS) or not _may_be_said(name, type(net)) else _fact(value)
+        if name.startswith("_") or name in _REPORTS:
             continue
         if fact is not None:
             facts[name] = fact
@@ -147,6 +147,8 @@ def facts_of(net: AdaptedModule) -> tuple[dict[str, Fact], list[str]]:
     return facts, left
 
 
+_REPORTS = ("swapped", "folded")
+"""What is told of how it came into a bigger model; `folded` is saved with that."""
 _HIDDEN = frozenset({"type", "compile", "half", "float", "double", "bfloat16", "share_memory"})
 """Methods of every module that only convert it, which an attribute may hide, as `type` does in each layer of YOLO."""
 

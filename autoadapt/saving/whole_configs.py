@@ -12,6 +12,7 @@ from autoadapt.contracts.facts import first_fault, interruptible
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.files.reading import one_line, read_json, read_text
 from autoadapt.saving.folder_configs import checksum
+from autoadapt.swapping.folding import Folding
 from autoadapt.swapping.passes import Handing
 
 __all__ = ["WHOLE", "Place", "WholeConfig", "read_whole"]
@@ -37,6 +38,8 @@ class Place(_Frozen):
     """Functions of the old module's class that run on it, by name; whether each is a property."""
     region: Handing | None = None
     """Of a swapped region, what its modules hand on."""
+    folding: Folding | None = None
+    """Of a folded module, which layers of the model read its outputs."""
 
     @model_validator(mode="after")
     def _stands_first(self) -> Place:

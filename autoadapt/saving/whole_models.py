@@ -24,6 +24,7 @@ from autoadapt.contracts.capturing.noted_calls import call_of, put_call
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import type_path
+from autoadapt.contracts.views import copy_module, on_meta
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files.writing import check_place, explained, file_hash, refuse_link, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
@@ -41,13 +42,13 @@ from autoadapt.saving.module_states import (
 from autoadapt.saving.results import Saved
 from autoadapt.saving.weight_files import read_tensors
 from autoadapt.saving.whole_configs import WHOLE, Place, WholeConfig, read_whole
+from autoadapt.swapping.folding import put_layers
 from autoadapt.swapping.region_swaps import put_region
 from autoadapt.swapping.stand_ins import passes_of
 
 __all__ = ["adapted_parts", "is_whole", "restore_whole", "save_whole"]
 
 _PARTS = "parts"
-_UNFOLDED = 'save the model before fold, and fold what is restored; or export(folded, "model.onnx")'
 
 
 def adapted_parts(model: nn.Module) -> dict[str, AdaptedModule]:
@@ -76,7 +77,6 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         SavingError: A part cannot be saved, or there is state that is no tensor.
     """
     parts = adapted_parts(model)
-    _refuse_folded(parts)
     rest = _rest(model, parts)
     _check_tensors(model, rest, parts)
     ties = ties_of(rest)
@@ -120,19 +120,10 @@ def _save_parts(
         borrowed = {name: is_property for name, (_, is_property) in vars(part).get("borrowed", {}).items()}
         noted = file_hash(folder / inside / CONFIG)
         passes = passes_of(part)
-        region = None if passes is None else passes.handing
-        places.append(Place(path=path, folder=inside.as_posix(), config=noted, borrowed=borrowed, region=region))
+        region, folding = None if passes is None else passes.handing, vars(part).get("folded")
+        told: dict[str, Any] = {"config": noted, "borrowed": borrowed, "region": region, "folding": folding}
+        places.append(Place(path=path, folder=inside.as_posix(), **told))
     return saved, places
-
-
-def _refuse_folded(parts: Mapping[str, AdaptedModule]) -> None:
-    """Layers that adapters were merged into have other shapes than those of a freshly built model."""
-    expected, found = "a layer as the model builds it", "one that an adapter was folded into"
-    foldings = [vars(part)["folded"] for part in parts.values() if "folded" in vars(part)]
-    readers = [reader.paths[0] for folding in foldings for reader in folding.readers]
-    if readers:
-        faults = [Mismatch(reader, expected, found, _UNFOLDED) for reader in readers]
-        raise SavingError("a folded model does not fit into a freshly built one", faults)
 
 
 def _numbers(folder: Path) -> set[int]:
@@ -167,7 +158,7 @@ def restore_whole(
     olds = _olds(model, config)
     tensors = read_tensors(folder / WEIGHTS, config.sha256)
     tensors |= {name: tensors[kept] for name, kept in config.tied.items() if kept in tensors}
-    _check_fit(model, config, tensors)
+    _check_fit(_with_folded_layers(model, config), config, tensors)
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
         part = folder / place.folder / CONFIG
@@ -184,12 +175,36 @@ def restore_whole(
             model.set_submodule(place.path, made[place.path])
         else:
             put_region(model, made[place.path], place.region)
+    for place in config.parts:
+        if place.folding is not None:
+            put_layers(model, place.folding)
+            vars(made[place.path])["folded"] = place.folding
     put_tensors(model, tensors)
     put_modes(model, config.training)
     set_frozen(model, config.frozen)
     _compare(model, tensors, config)
     put_call(model, config.call)
     return model
+
+
+def _with_folded_layers(model: nn.Module, config: WholeConfig) -> nn.Module:
+    """The model, or a copy without values that has the layers which adapters were folded into.
+
+    Raises:
+        SavingError: It has no such layers.
+    """
+    foldings = [place.folding for place in config.parts if place.folding is not None]
+    if not foldings:
+        return model
+    shaped = copy_module(model, on_meta)
+    try:
+        with torch.device("meta"):
+            for folding in foldings:
+                put_layers(shaped, folding)
+    except (AttributeError, AssertionError, RuntimeError, TypeError) as error:
+        fault = Mismatch("model", "layers that adapters were folded into", str(error), "build the model as it was")
+        raise SavingError("the model is not the one that was saved", [fault]) from error
+    return shaped
 
 
 def _restored_part(

@@ -173,3 +173,22 @@ def test_its_export_writes_files_that_give_the_values_of_the_swapped_model(file_
     else:
         found = torch.jit.load(file)(image)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("new", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("yaml", YAMLS)
+def test_adapters_are_folded_into_the_neck_and_layers_keep_what_is_read_off_them(yaml, new):
+    model = swapped(detector(yaml), yaml, new).eval()
+    at = f"model.0:model.{YAMLS[yaml]}"
+    net = model.model[0]
+    for parameter in net.adapters.parameters():
+        torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else parameter.shape[1] ** -0.5)
+    folded = aa.fold(model, at=at, inputs=torch.rand(1, 3, 128, 128))
+    assert not list(folded.model[0].adapters.parameters())
+    assert (folded.model[0].f, folded.model[0].i) == (net.f, net.i)
+    for height, width in ((128, 128), (160, 96), (64, 192)):
+        images = torch.rand(2, 3, height, width)
+        with torch.no_grad():
+            left, right = folded(images)[0], model(images)[0]
+        assert float((left - right).abs().max() / right.abs().max()) < 1e-5

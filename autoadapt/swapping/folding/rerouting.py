@@ -104,7 +104,10 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def _class_over(kind: type[nn.Module]) -> type[nn.Module]:
-    return _CLASSES.setdefault(kind, type(kind.__name__, (Rerouted, kind), {"__module__": kind.__module__}))
+    if kind not in _CLASSES:
+        named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        _CLASSES[kind] = type(kind.__name__, (Rerouted, kind), named)
+    return _CLASSES[kind]
 
 
 def _empty(kind: type[nn.Module]) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule, with_plan
+from autoadapt.adapting.building import AdaptedModule, own_attributes, with_plan
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Ones, Operation, Project, text
 from autoadapt.adapting.planning import Plan, Route
@@ -107,7 +107,11 @@ class Settling:
             _fill(made.get_submodule(path), weight, offset_O)
         for path, (stated, _) in settled.found.fronts.items():
             _fill(made.get_submodule(f"{path}.project"), *stated.split(ones))
-        passes, folded = passes_of(made.get_submodule(self.path)), _without(self.net, settled.levels, ones)
+        before, folded = made.get_submodule(self.path), _without(self.net, settled.levels, ones)
+        assert isinstance(before, AdaptedModule), "a copy of one"
+        passes = passes_of(before)
+        for name, value in own_attributes(before).items():  # as layers in a list know their places
+            vars(folded).setdefault(name, value)
         if passes is not None:
             passes.take_over(folded)
         vars(folded)["folded"] = folding
