@@ -302,3 +302,43 @@ def test_a_place_that_is_wrong_is_told_with_those_that_are_right():
         with pytest.raises(BuildError, match="what reads the adapter must be in the model") as caught:
             fold(alone, inputs=X)
         assert caught.value.mismatches[0].remedy == "aa.fold(aa.swap(model, path, new, inputs=x), inputs=x)"
+
+
+def to_even(level):
+    """Pad odd sizes with zeros, as decoders do that halve and double again."""
+    height, width = level.shape[2:]
+    return nn.functional.pad(level, (0, width % 2, 0, height % 2))
+
+
+def test_what_happens_at_other_sizes_than_the_example_is_followed_too():
+    model = adapted(Model([nn.Conv2d(8, 4, 1), Between(nn.Conv2d(10, 5, 1), to_even)]), 6, 7)
+    folded = fold(model, inputs=X)  # 8 x 8 cells, which are not padded
+    assert folded.backbone.folded.ones == ("1",)
+    for height, width in ((32, 32), (36, 44), (44, 32)):
+        x = torch.randn(1, 3, height, width)
+        assert_alike(folded(x), model(x))
+
+
+class AtTimes(nn.Module):
+    """Cuts what is negative off at some sizes, or while it trains."""
+
+    def __init__(self, consumer, when):
+        super().__init__()
+        self.consumer, self.when = consumer, when
+
+    def forward(self, level):
+        return self.consumer(level.relu() if self.when(self, level) else level)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [lambda _, level: level.shape[-1] % 2 == 1, lambda _, level: level.shape[-1] < 8, lambda self, _: self.training],
+    ids=["odd", "small", "training"],
+)
+def test_what_is_not_linear_at_another_size_or_in_training_keeps_its_adapter(when):
+    model = adapted(Model([nn.Conv2d(8, 4, 1), AtTimes(nn.Conv2d(10, 5, 1), when)]), 6, 7)
+    folded = fold(model, inputs=X)
+    assert [(stay.output, "torch.relu" in stay.reader) for stay in folded.backbone.folded.stays] == [("1", True)]
+    for size in (16, 32, 36):
+        x = torch.randn(1, 3, size, size)
+        assert_alike(folded(x), model(x))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -14,10 +13,9 @@ from autoadapt.contracts.capturing.arguments import bind, told_example
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
-from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.trees import flatten
-from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
+from autoadapt.contracts.views import within_wrapper
 from autoadapt.errors import BuildError, Mismatch
+from autoadapt.swapping.folding.other_runs import Run, runs_of
 from autoadapt.swapping.folding.settling import Settled, Settling, projected
 from autoadapt.swapping.stand_ins import first_path
 
@@ -71,12 +69,13 @@ def fold(
     wanted = _wanted(net.plan, outputs)
     with quiet():
         call = bind(model, told_example(model) if inputs is None else inputs)
-        work = Settling(model, path, net, call.call)
+        work = Settling(model, path, net, runs_of(model, call))
         settled = work.settle(wanted)
         if not settled.levels or (outputs is not None and settled.stays):
             raise _refusal(work, settled, wanted)
         made = work.made(settled)
-        _check(model, made, call.call)
+        for run in work.runs:
+            _check(made, run)
     return made
 
 
@@ -124,18 +123,19 @@ def _refusal(work: Settling, settled: Settled, wanted: Sequence[str]) -> BuildEr
     return BuildError(said if others else f"{said}, nor any other of this module", faults)
 
 
-def _check(model: nn.Module, made: nn.Module, call: Callable[[nn.Module], Any]) -> None:
-    """Run both and compare.
+def _check(made: nn.Module, run: Run) -> None:
+    """Run the folded model and compare; in train mode only that it runs, since dropout draws for each channel.
 
     Raises:
         BuildError: They differ by more than rounding, or in shape, as where one of them detects another box.
     """
-    before = flatten(call(in_eval_mode(copy_module(model, clone_buffers))))[1]
     try:
-        after = flatten(call(in_eval_mode(copy_module(made, clone_buffers))))[1]
+        after = run.of(made)
     except RuntimeError as error:  # as where a size is written into the code
         raise _unlike("that it runs", str(error).splitlines()[0]) from error
-    for left, right in zip(before, after, strict=True):
+    if run.in_training:
+        return
+    for left, right in zip(run.answer, after, strict=True):
         if left.shape != right.shape:
             raise _unlike(f"shape {[*left.shape]}", f"{[*right.shape]}")
         if not left.is_floating_point() or left.numel() == 0:

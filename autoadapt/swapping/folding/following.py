@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, follow
@@ -53,16 +53,45 @@ class Readings:
     Attributes:
         readers: What is known of the tensor that each layer reads, by the layer's path.
         fronts: The same for modules in front of which the projection is put, and how many axes the tensor has.
-        reroutes: Calls of functions that have to be rerouted, by the path of the module in whose `forward` they stand.
         obstacles: What needs the projection, by output.
         read: Every reader of each output by name, for messages.
+        calls: What has to be rerouted in each module that ran.
+        levels: What is known of the outputs.
     """
 
     readers: dict[str, Statement] = field(default_factory=dict)
     fronts: dict[str, tuple[Statement, int]] = field(default_factory=dict)
-    reroutes: dict[str, tuple[Call, ...]] = field(default_factory=dict)
     obstacles: dict[str, list[Obstacle]] = field(default_factory=dict)
     read: dict[str, list[str]] = field(default_factory=dict)
+    calls: dict[str, tuple[Call, ...]] = field(default_factory=dict)
+    levels: Mapping[str, Statement] = field(default_factory=dict)
+
+    @property
+    def reroutes(self) -> dict[str, tuple[Call, ...]]:
+        """Calls of functions that have to be rerouted, by the path of the module in whose `forward` they stand."""
+        return {path: calls for path, calls in self.calls.items() if calls}
+
+    def merge(self, other: Readings) -> None:
+        """Take in what was seen in another run, as of another size; what differs between them is refused."""
+        for path, stated in other.readers.items():
+            both = self.readers.get(path, stated).and_also(stated)
+            if both is None:
+                self.refuse(stated, Obstacle(f"another call of {path}", "at another size it reads something else"))
+            self.readers[path] = both or stated
+        for path, (stated, dims) in other.fronts.items():
+            both = self.fronts.get(path, (stated, dims))[0].and_also(stated)
+            if both is None:
+                self.refuse(stated, Obstacle(f"another call of {path}", "at another size it reads something else"))
+            self.fronts[path] = both or stated, dims
+        for path in self.calls.keys() & other.calls.keys():
+            for stated in self.levels.values() if self.calls[path] != other.calls[path] else ():
+                self.refuse(stated, Obstacle(f"another call of {path}", "at another size it does something else"))
+        self.calls |= other.calls
+        for level, obstacles in other.obstacles.items():
+            self.obstacles.setdefault(level, []).extend(obstacles)
+        for level, named in other.read.items():
+            for reader in named:
+                self.note(level, reader)
 
     def refuse(self, stated: Statement, obstacle: Obstacle) -> None:
         """Note that the outputs that a tensor is made of need their projections."""
@@ -83,6 +112,8 @@ def readings(
     call: Callable[[nn.Module], Any],
     levels: Mapping[str, Statement],
     fronts: Collection[str] = (),
+    *,
+    in_training: bool = False,
 ) -> Readings:
     """Run a copy of a model and follow the outputs of its adapted module.
 
@@ -92,8 +123,10 @@ def readings(
         call: Runs the model.
         levels: What is known of its outputs; those left out count as any other tensor.
         fronts: Modules in front of which the projection is put, which read it whole.
+        in_training: Whether it runs in train mode.
     """
-    copied = in_eval_mode(copy_module(model, clone_buffers))
+    mode = in_train_mode if in_training else in_eval_mode
+    copied = mode(copy_module(model, clone_buffers))
     watch = _Watch(copied, levels, fronts)
 
     def note(_module: nn.Module, _args: object, output: object) -> None:
@@ -131,7 +164,7 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, levels: Mapping[str, Statement], fronts: Collection[str]) -> None:
         super().__init__()
-        self.found = Readings(read={level: [] for level in levels})
+        self.found = Readings(read={level: [] for level in levels}, levels=levels)
         self._model, self._levels, self._fronts = model, levels, set(fronts)
         self._known: dict[int, tuple[torch.Tensor, Statement]] = {}
         self._frames: list[_Frame] = []
@@ -154,8 +187,7 @@ class _Watch(TorchFunctionMode):
             if any(one != calls[0] for one in calls):
                 for stated in self._levels.values():
                     self.found.refuse(stated, Obstacle(f"another call of {path}"))
-            elif calls[0]:
-                self.found.reroutes[path] = calls[0]
+            self.found.calls[path] = calls[0]
         fronts = {path: stated for path, (stated, _) in self.found.fronts.items()}
         for path, stated in (self.found.readers | fronts).items():
             if path in self._plain_calls:

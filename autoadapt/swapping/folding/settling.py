@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, put_layers
 from autoadapt.swapping.folding.following import Call, Obstacle, Readings, readings
+from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.reading_layers import merged, needs_ones
 from autoadapt.swapping.folding.rerouting import Reroute
 from autoadapt.swapping.folding.statements import Statement, level_statement
@@ -52,7 +52,7 @@ class Settling:
     model: nn.Module
     path: str
     net: AdaptedModule
-    call: Callable[[nn.Module], Any]
+    runs: Sequence[Run]
 
     def settle(self, wanted: Collection[str]) -> Settled:
         """Follow outputs to what reads them, and let those stay that something reads that needs their projections."""
@@ -61,7 +61,7 @@ class Settling:
         levels = {target: self._statement(route) for target, route in routes.items() if target not in stays}
         fronts: set[str] = set()
         while True:
-            found = readings(self.model, self.path, self.call, levels, fronts)
+            found = self._readings(levels, fronts)
             unread = {level: [Obstacle("nothing reads it")] for level in levels if not found.read[level]}
             obstacles = unread | found.obstacles
             if not obstacles:
@@ -75,6 +75,17 @@ class Settling:
                 named = ", ".join(found.read.get(level) or ["nothing reads it"])
                 stays[level] = Stay(output=level, reader=named, why=next((one.why for one in met if one.why), ""))
                 del levels[level]
+
+    def _readings(self, levels: Mapping[str, Statement], fronts: Collection[str]) -> Readings:
+        found: Readings | None = None
+        for run in self.runs:
+            seen = readings(self.model, self.path, run.call, levels, fronts, in_training=run.in_training)
+            if found is None:
+                found = seen
+            else:
+                found.merge(seen)
+        assert found is not None, "there is an example call"
+        return found
 
     def _statement(self, route: Route) -> Statement:
         axis = _channel_axis(route)

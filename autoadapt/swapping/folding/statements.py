@@ -57,6 +57,14 @@ class Statement:
         """How many channels the model has there."""
         return self.matrix.shape[0]
 
+    def and_also(self, other: Statement) -> Statement | None:
+        """What holds where both do, as at several sizes: ones are constant if they are in both; None if they differ."""
+        if not self.without_constants().is_like(other.without_constants()):
+            return None
+        both = zip(self.pieces, other.pieces, strict=True)
+        pieces = tuple(replace(one, is_constant=one.is_constant and two.is_constant) for one, two in both)
+        return replace(self, pieces=pieces)
+
     def is_like(self, other: Statement) -> bool:
         """Whether both say the same."""
         mine, others = ((one.axis, one.outer, one.inner, one.pieces) for one in (self, other))

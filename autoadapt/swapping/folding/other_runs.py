@@ -1,0 +1,63 @@
+"""Other runs: the example call at other sizes and in train mode, since a model may take another path there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.modes import in_eval_mode, in_train_mode
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["Run", "runs_of"]
+
+_STEPS = (1, 2, 4, 8, 16, 32)
+"""By how many pixels images are enlarged: each makes levels of that stride odd, and one all those that round up."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to run the model."""
+
+    call: Callable[[nn.Module], Any]
+    in_training: bool = False
+    answer: list[torch.Tensor] = field(default_factory=list)
+    """What the model returned."""
+
+    def of(self, model: nn.Module) -> list[torch.Tensor]:
+        """What a copy of the model returns."""
+        mode = in_train_mode if self.in_training else in_eval_mode
+        return flatten(self.call(mode(copy_module(model, clone_buffers))))[1]
+
+
+def runs_of(model: nn.Module, given: Arguments) -> list[Run]:
+    """The example call, and those of others that the model takes: other sizes of images, and train mode."""
+    others = [Run(one.call) for one in _resized(given)] + [Run(given.call, in_training=True)]
+    found = [Run(given.call)]
+    found[0].answer.extend(found[0].of(model))
+    for run in others:
+        with contextlib.suppress(Exception):  # whatever a model raises for a size, or for targets that are missing
+            run.answer.extend(run.of(model))
+            found.append(run)
+    return found
+
+
+def _resized(given: Arguments) -> Iterator[Arguments]:
+    tree, tensors = flatten(given.values)
+    images = [one for one in tensors if one.is_floating_point() and one.dim() > 2 and min(one.shape[-2:]) > 1]
+    for change in (*((lambda size, step=step: size + step) for step in _STEPS), lambda size: size // 2):
+        made = [_fitted(one, change) if any(one is image for image in images) else one for one in tensors]
+        if images:
+            yield Arguments(rebuild(tree, made), given.positional)
+
+
+def _fitted(image: torch.Tensor, change: Callable[[int], int]) -> torch.Tensor:
+    """An image repeated to another size."""
+    rows, columns = (torch.arange(change(size), device=image.device) % size for size in image.shape[-2:])
+    return image.index_select(-2, rows).index_select(-1, columns)
