@@ -125,7 +125,7 @@ PAGE = """# Gallery
 
 Twelve plans as pictures: at left what the new module makes and where it is taken, in the middle what each output goes
 through, at right the old module's outputs. `autoadapt.reports.plan_svg(net.plan)` draws one; the page of `write_html`
-has it too. `python docs/gallery_pictures.py` drew these.
+has it too. Where the page is narrow, each way goes from top to bottom. `python docs/gallery_pictures.py` drew these.
 """
 
 
