@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature
-from autoadapt.contracts.trees import Constant, Container, Slot, Tree
+from autoadapt.contracts.trees import Constant, Container, Key, Slot, Tree, has_opaque, paths
 from autoadapt.errors import BuildError, Mismatch
 
 __all__ = [
@@ -22,7 +23,14 @@ __all__ = [
     "handed_on",
     "is_allowed",
     "may_be_absent",
+    "plain_entries",
+    "shared_entries",
+    "where_axis",
+    "without_entries",
 ]
+
+Entries: TypeAlias = Mapping[Key, tuple[str, Tree]]
+"""What stands at a key of a dict that is an argument, with the name of that argument."""
 
 
 def arguments_of(target: Signature) -> Iterator[tuple[str, Tree]]:
@@ -111,3 +119,47 @@ def container_annotation(tree: Tree) -> Any:
             return dict[str, torch.Tensor]
         case _:
             return None
+
+
+def where_axis(axis: str, signature: Signature) -> tuple[str, int]:
+    """An input tensor and the position in it that shows the size of an axis."""
+    for path, spec in signature.inputs.items():
+        for position, dim in enumerate(spec.dims):
+            if dim == Dim.axis(axis):
+                return path, position
+    fault = Mismatch(axis, "an axis of an input", ", ".join(map(str, signature.inputs.leaves)), "name it in inputs=")
+    raise BuildError(f"no input shows the size of axis {axis}", [fault])
+
+
+def plain_entries(target: Signature) -> Entries:
+    """What stands beside tensors in a dict that is an argument, such as the size of a batch: by key, with the argument.
+
+    Example:
+        >>> from autoadapt.contracts.signature import Values
+        >>> batch = Container(kind="dict", keys=("x", "size"), children=(Slot(), Constant(value=2)))
+        >>> inputs = Values(tree=Container(kind="dict", keys=("batch",), children=(batch,)), leaves=())
+        >>> plain_entries(Signature.parse("f32[B]").model_copy(update={"inputs": inputs}))
+        {'size': ('batch', Constant(tree='constant', value=2))}
+    """
+    return {
+        key: (name, child)
+        for name, tree in target.arguments.items()
+        if isinstance(tree, Container) and tree.kind == "dict"
+        for key, child in zip(tree.keys, tree.children, strict=True)
+        if not paths(child) and not has_opaque(child)
+    }
+
+
+def shared_entries(tree: Tree, plain: Entries) -> Entries:
+    """Those of the entries that a dict has as well, with the same value."""
+    found = dict(zip(tree.keys, tree.children, strict=True)) if isinstance(tree, Container) else {}
+    return {key: entry for key, entry in plain.items() if found.get(key) == entry[1]}
+
+
+def without_entries(tree: Tree, plain: Entries) -> Tree:
+    """A dict that is written into the caller's, without the entries that are the caller's own."""
+    gone = shared_entries(tree, plain)
+    if not isinstance(tree, Container) or not gone:
+        return tree
+    left = {key: child for key, child in zip(tree.keys, tree.children, strict=True) if key not in gone}
+    return tree.model_copy(update={"keys": tuple(left), "children": tuple(left.values())})

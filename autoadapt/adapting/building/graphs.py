@@ -21,6 +21,10 @@ from autoadapt.adapting.building.arguments import (
     default_of,
     handed_on,
     may_be_absent,
+    plain_entries,
+    shared_entries,
+    where_axis,
+    without_entries,
 )
 from autoadapt.adapting.building.variable_names import as_identifier, variable_names
 from autoadapt.adapting.effects import after, axis_groups, coarse_step
@@ -50,7 +54,7 @@ from autoadapt.adapting.operations import (
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts import leaves
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import DTYPES, Signature, TensorSpec
+from autoadapt.contracts.signature import DTYPES, TensorSpec
 from autoadapt.contracts.trees import (
     NAMED,
     Constant,
@@ -108,9 +112,11 @@ class _Emitter:
         self._given: dict[str, fx.Node] = {}
         self._features: dict[str, fx.Node] = {}
         self._choices: dict[Thin, fx.Node] = {}
+        self._plain = plain_entries(plan.target)
+        self._arguments: dict[str, fx.Node] = {}
 
     def graph(self) -> fx.Graph:
-        placeholders = self._placeholders()
+        placeholders = self._arguments = self._placeholders()
         self._head = next(iter(reversed(self._graph.nodes)), None)
         self._features = self._call_backbone(self._hand_on(placeholders))
         named = adapter_names(self._plan)
@@ -190,7 +196,7 @@ class _Emitter:
                 spec, node = after(step, spec), self._step(step, node, spec, "")
             routed[route.source] = node
         nodes = iter([routed[path] for path in source.inputs.paths])
-        arguments = {name: self._container(tree, nodes) for name, tree in source.arguments.items()} | dict(plain)
+        arguments = {name: self._argument(tree, nodes) for name, tree in source.arguments.items()} | dict(plain)
         values = list(arguments.values())[: source.positional]
         keywords = dict(list(arguments.items())[source.positional :])
         check_names(keywords)
@@ -229,10 +235,8 @@ class _Emitter:
                 return self._rearrange(step, node)
             case Mean():
                 return self._mean(step, node)
-            case Restore(what="norm 1", axis=axis):
-                return self._put("call_function", F.normalize, node, dim=axis)
-            case Restore(axis=axis):
-                return self._put("call_method", "softmax", node, axis)
+            case Restore(what=what, axis=axis):
+                return self._put("call_function", F.normalize if what == "norm 1" else F.softmax, node, dim=axis)
             case Invert():
                 return self._put("call_method", "logical_not", node)
             case Pool(kernel=kernel):
@@ -327,7 +331,7 @@ class _Emitter:
     def _axis(self, axis: str) -> fx.Node:
         """The size of an input axis, read before anything else is done."""
         if axis not in self._sizes:
-            path, position = _where(axis, self._plan.target)
+            path, position = where_axis(axis, self._plan.target)
             name = {"B": "batch", "H": "height", "W": "width"}.get(axis, f"size_{axis}")
             with self._graph.inserting_after(self._head):
                 shape = self._graph.call_function(getattr, (self._given[path], "shape"))
@@ -337,11 +341,19 @@ class _Emitter:
             self._sizes[axis] = self._head
         return self._sizes[axis]
 
+    def _argument(self, tree: Tree, nodes: Any) -> Any:
+        """An argument of the backbone; what is no tensor in a dict is as the caller gives it, if the old one had it."""
+        made = self._container(tree, nodes)
+        for key, (name, _) in (shared_entries(tree, self._plain) if isinstance(made, dict) else {}).items():
+            given = self._arguments[name], key, made[key]
+            made[key] = self._graph.create_node("call_method", "get", given, name=str(key))
+        return made
+
     def _returned(self, nodes: Sequence[fx.Node], placeholders: Mapping[str, fx.Node]) -> Any:
         """The old module's container around the adapted leaves; an argument that it filled in is filled in."""
         target = self._plan.target
-        value = self._container(target.outputs.tree, iter(nodes))
         filled = [name for name, path in target.filled.items() if path == ""]
+        value = self._container(without_entries(target.outputs.tree, self._plain if filled else {}), iter(nodes))
         if not filled:
             return value
         argument = placeholders[filled[0]]
@@ -385,13 +397,3 @@ class _Emitter:
                 return self._graph.call_function(constructor, (), dict(zip(map(str, keys), children, strict=True)))
             case _:
                 return self._graph.call_function(constructor, (dict(zip(keys, children, strict=True)),))
-
-
-def _where(axis: str, signature: Signature) -> tuple[str, int]:
-    """An input tensor and the position in it that shows the size of an axis."""
-    for path, spec in signature.inputs.items():
-        for position, dim in enumerate(spec.dims):
-            if dim == Dim.axis(axis):
-                return path, position
-    fault = Mismatch(axis, "an axis of an input", ", ".join(map(str, signature.inputs.leaves)), "name it in inputs=")
-    raise BuildError(f"no input shows the size of axis {axis}", [fault])

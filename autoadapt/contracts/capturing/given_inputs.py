@@ -150,7 +150,10 @@ def _holds_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or (isinstance(value, (tuple, list)) and any(map(_holds_array, value)))
 
 
-def _tensor(module: nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
+def _tensor(module: nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor | list[str]:
+    """An array as a tensor; one of texts, such as the names of a batch, as a list of them."""
+    if array.dtype.kind == "U":
+        return array.tolist()  # type: ignore[no-any-return]
     try:
         made = torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array.copy())
     except (TypeError, ValueError) as error:
