@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
-from autoadapt.cli.named_models import backbone, model
+from autoadapt.cli.named_models import backbone, model, refuse_unnamed
 from autoadapt.cli.options import Allow, AsJson, Debug, Html, Like, Model, Refine, Weights, at_home, writable
 from autoadapt.cli.typed_sources import CONFIG, FILES
 from autoadapt.errors import Mismatch, SourceError
@@ -73,6 +73,7 @@ def calibrate_command(
     A folder of adapt --out is calibrated as it is, and so is the part --at of a folder of swap --out.
     """
     with running(as_json, debug):
+        from autoadapt.adapting.building import AdaptedModule
         from autoadapt.calibration import calibrate
         from autoadapt.contracts.modes import in_eval_mode
         from autoadapt.contracts.origins import name_of
@@ -86,6 +87,8 @@ def calibrate_command(
             asked = pretrained is not False
             old = _weighted(model if at else backbone, like, like_weights, asked, allow or ())
             made = _weighted(backbone, new, new_weights, asked, allow or ())
+            if not any(isinstance(part, AdaptedModule) for part in made.modules()):
+                refuse_unnamed(made, new, out if out is None or out.suffix != ADAPTERS else None)
             reader = in_eval_mode(model(head, allow=allow or ())) if head else None
             pictures = preprocessing_of(old, name_of(old))
             batches = read_images(images, pictures, count=count, batch=batch, seed=seed)

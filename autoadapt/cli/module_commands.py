@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
-from autoadapt.cli.named_models import backbone, contract, example, model, saved_parts
+from autoadapt.cli.named_models import backbone, contract, example, model, refuse_unnamed, saved_parts
 from autoadapt.cli.options import (
     Allow,
     AsJson,
@@ -154,7 +154,9 @@ def adapt_command(
                 "statistics": statistics,
             }
             options = chosen(pair, project, indices, thin, grid, **read)
-            net = _adapted(new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), **options)
+            net = _adapted(
+                new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), out=out, **options
+            )
             report = net.verify()
         from autoadapt.cli.results import Adapted
 
@@ -282,6 +284,8 @@ def swap_command(
             old = model(whole, allow=allow or ())
             places = [place.strip() for place in path.split(",")] if "," in path else path
             made = new if is_layer else model(new, allow=allow or ())
+            if not isinstance(made, str):
+                refuse_unnamed(made, new, out)
             options |= {"outputs": outputs, "allow_cost": allow_cost, "max_parameters": max_parameters}
             call = _inputs(old, inputs)
             report = swap(old, places, made, inputs=call, dry_run=True, **options)
@@ -318,12 +322,14 @@ def _adapted(
     allow: Sequence[str],
     *,
     pretrained: bool = False,
+    out: Path | None = None,
     **options: Any,
 ) -> AdaptedModule:
     """Adapt as the options say."""
     from autoadapt.adapting import adapt
 
     made = model(new, pretrained=pretrained, allow=allow)
+    refuse_unnamed(made, new, out)
     target = contract(like, pretrained=pretrained, allow=allow)
     return adapt(made, like=target, inputs=_inputs(made, inputs), **options)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from autoadapt.contracts.signature import Signature
 
-__all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model", "saved_parts"]
+__all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model", "refuse_unnamed", "saved_parts"]
 
 _BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
 _CHANNELS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
@@ -69,6 +69,25 @@ def model(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -
         return written
     typed = [source] if source.endswith(".pt2") else []  # a program, which torch reads as data
     return load(source, pretrained=pretrained and published(source), allow=[*typed, *allow])
+
+
+def refuse_unnamed(made: nn.Module, source: str, out: Path | None) -> None:
+    """Refuse to keep in a folder what no name in it could make again: what is adapted already, or written source.
+
+    Args:
+        made: The new model.
+        source: As it was typed.
+        out: The folder; None where nothing is kept.
+
+    Raises:
+        SourceError: Every command would refuse that folder.
+    """
+    from autoadapt.contracts.origins import origin_of
+
+    if out is not None and (is_saved(source) or origin_of(made) is None):
+        remedy = "the model that it was made of, by name\nautoadapt adapt ... --source net.py, which needs no folder"
+        fault = Mismatch(source, "a model by name, which the folder can name", "what is adapted already", remedy)
+        raise SourceError(f"{source} cannot be made again from {out}", [fault])
 
 
 def backbone(source: str, *, pretrained: bool = False, allow: Sequence[str] = ()) -> nn.Module:

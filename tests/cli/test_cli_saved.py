@@ -70,6 +70,19 @@ def test_a_folder_is_verified_against_its_own_contract(folder: Path) -> None:
     assert "try  --like timm:resnet18" in alone.stderr
 
 
+@pytest.mark.parametrize("source", ["net", "net.py"])
+def test_what_is_adapted_already_is_not_put_into_a_folder_that_nothing_could_read(source: str, folder: Path) -> None:
+    image = ("--input", "f32[1, 3, 64, 64]", "--allow", "net.py")
+    before = (folder / "net" / "config.json").read_bytes()
+    for call in (("adapt", source, "--like", "net"), ("swap", "mine.py:Net", "backbone", source)):
+        for out in ("net", "other"):
+            refused = run(*call, *image, "--out", out)
+            assert refused.exit_code == 2, refused.output
+            assert f"{source} cannot be made again from {out}" in refused.stderr
+    assert (folder / "net" / "config.json").read_bytes() == before
+    assert not (folder / "other").exists()
+
+
 def test_titles_name_models_with_their_origin(folder: Path) -> None:
     named, image = "timm:test_resnet (ResNet, adapted)", ("--input", "f32[1, 3, 64, 64]")
     assert run("check", "net", "lock.json", "--update").exit_code == 0
