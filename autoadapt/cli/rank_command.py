@@ -14,7 +14,7 @@ from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.model_names import complete_source
 from autoadapt.cli.named_models import contract, is_name, model
 from autoadapt.cli.options import SOURCES, Allow, AsJson, Debug, Fit, Html, Inputs, Like, Resolution, Weights, reading
-from autoadapt.cli.typed_sources import checked_source
+from autoadapt.cli.typed_sources import checked_source, is_saved
 from autoadapt.showing.tables import shorten
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def rank_command(
             check_drawable(picture)
         _check_names(candidates, allow or ())
         published = pretrained if pretrained is not None else images is not None
-        old = contract(like, pretrained=published, allow=allow or ())
+        holds_module = images is not None and is_saved(like)  # pictures run through it; else its signature will do
+        old = (model if holds_module else contract)(like, pretrained=published, allow=allow or ())
         pictures = preprocessing_of(old, like) if images is not None and isinstance(old, nn.Module) else None
         batches = _read(images, pictures, count)
         made = {one: one if is_name(one) else model(one, allow=allow or ()) for one in candidates}

@@ -100,7 +100,9 @@ def rank(
     chosen = find_candidates(candidates)
     old = _old(like, pretrained, allow)
     if data is not None and not isinstance(old, nn.Module):
-        fault = Mismatch("like", "the old module, which data is run through", type(old).__name__, "like=old_backbone")
+        fault = Mismatch(
+            "like", "the old module, which data is run through", type(old).__name__, 'like="timm:resnet18"'
+        )
         raise RankingError("a signature alone cannot be calibrated to", [fault])
     module = old if isinstance(old, nn.Module) else None
     fitted, held = _images(data, held_out, module, head, images)

@@ -176,3 +176,13 @@ def test_a_signature_is_no_model_to_calibrate_on(like: str, pictures: Path) -> N
     refused = run("calibrate", "mine.py:narrow", "--like", like, "--images", "pictures")
     assert refused.exit_code == 2
     assert "a model, as its outputs are learned from" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.slow
+def test_a_folder_is_the_old_module_of_a_ranking_on_pictures(made: Path) -> None:
+    ranked = run("rank", "mine.py:narrow", "--like", "net", "--images", "pictures", "--count", "8", "--random")
+    assert ranked.exit_code == 0, ranked.output
+    assert "calibrated on " in ranked.stdout
+    refused = run("rank", "mine.py:narrow", "--like", "f32[B, 8]", "--images", "pictures", *IMAGE)
+    assert refused.exit_code == 2
+    assert "try  --like timm:resnet18" in refused.stderr
