@@ -71,3 +71,12 @@ def test_a_part_of_a_detector_is_swapped_whose_batches_have_names_in_arrays():
     scores, names = model(called(3))
     assert scores.shape == (3, 4, 8, 8)
     assert list(names) == ["frame 0", "frame 1", "frame 2"]
+
+
+def test_a_module_of_tensors_serves_a_dict():
+    torch.manual_seed(0)
+    new = nn.Conv2d(8, 12, 3, 2, 1)
+    net = aa.adapt(new, like=Part(12), inputs=(batch(2),))
+    given = batch(3)
+    torch.testing.assert_close(net(given)["spatial_features_2d"], new(given["spatial_features"]))
+    assert given["batch_size"] == 3

@@ -17,6 +17,7 @@ from autoadapt.contracts.capturing.masks import counts_by_name
 from autoadapt.contracts.capturing.other_ranks import other_ranks
 from autoadapt.contracts.capturing.sizing import is_binary
 from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import refuse_scripts
 from autoadapt.errors import AdaptError, InputError
 
@@ -93,6 +94,7 @@ USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32
 def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
     """Inputs to try besides those given and told, from the most to the least likely."""
     yield partial(_with_truths, first)
+    yield partial(_taken_out, first)
     if other_first := _is_clip_or_of_another_rank(new, first):
         yield from _guesses_of_other_ranks(new, first)
     sized: Iterable[object] = (first,)
@@ -188,6 +190,15 @@ def _with_truths(inputs: object) -> object:
         raise AdaptError("the inputs have no zeros and ones that could be truth values")
     made = given | truths
     return made if isinstance(inputs, Mapping) else tuple(made.values())
+
+
+def _taken_out(inputs: object) -> object:
+    """The tensors of the one dict or object that is given, each as an argument of its own."""
+    given = list(inputs.values()) if isinstance(inputs, Mapping) else [*_as_tuple(inputs)]
+    tensors = [one for one in flatten(given)[1] if one.is_floating_point()]
+    if len(given) != 1 or isinstance(given[0], torch.Tensor) or not tensors:
+        raise AdaptError("the inputs are no one dict that tensors could be taken out of")
+    return tuple(tensors)
 
 
 def _turned_with_channels(new: nn.Module, inputs: object) -> object:
