@@ -67,6 +67,7 @@ INSIDE = {
     ],
     "adapting": [
         "value_operations",
+        "counted",
         "operations",
         "asked_options",
         "effects",

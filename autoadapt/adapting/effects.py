@@ -13,7 +13,7 @@ from autoadapt.adapting.operations import (
     Copy,
     Dims,
     DropPrefix,
-    Invert,
+    Hide,
     Mean,
     Native,
     Ones,
@@ -23,6 +23,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Remask,
     Renormalize,
     Resample,
     Resize,
@@ -51,8 +52,8 @@ def after(operation: Operation, spec: TensorSpec) -> TensorSpec:
             return spec.model_copy(update={"dtype": dtype, "same_as": ""})
         case Copy():
             return spec.model_copy(update={"same_as": ""})
-        case Invert():
-            return spec.model_copy(update={"dtype": "bool", "same_as": ""})
+        case Remask(dtype=dtype, dims=dims):
+            return spec.with_dims(dims).model_copy(update={"dtype": dtype, "same_as": ""})
         case Recover(dtype=dtype, points_axis=axis):
             return TensorSpec(dtype=dtype, dims=(spec.dims[0], spec.dims[axis]), role="index")
         case Thin(axis=axis, source=source, count=count):
@@ -126,7 +127,7 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
             if channels is None or (turned and channels != 3) or {given.channels, wanted.channels} - {None, channels}:
                 raise _refused(operation, spec, "as many channels on axis 1 as the statistics tell of")
             return dims
-        case Cast() | Copy() | Invert() | Native() | Recover() | Restore() | Thin():
+        case Cast() | Copy() | Hide() | Native() | Recover() | Remask() | Restore() | Thin():
             return dims
         case _:
             assert_never(operation)

@@ -5,58 +5,143 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["masked_mean", "thin_mask"]
+__all__ = ["as_mask", "counted", "fit_mask", "hidden", "per_share", "thin_mask", "what_counts"]
 
 # Dimension letters: B batch, N tokens or samples, M frames.
 # Functions stay below 88 columns: they are inlined into files that other people format.
 
 
-def masked_mean(
-    values: torch.Tensor,
-    mask_BN: torch.Tensor | None,
-    axis: int,
+def what_counts(
+    mask: torch.Tensor | None,
+    size: int,
+    form: str = "truth",
     counts: bool = True,
-) -> torch.Tensor:
-    """The mean over an axis of what counts; over all where there is no mask.
+    shared: bool = False,
+) -> torch.Tensor | None:
+    """Where tokens count, in truth values; None where all do, as without a mask.
 
     Args:
-        values: `[B, ...]`, with N at the axis.
-        mask_BN: Zeros and ones, or truth values; None where everything counts.
-        axis: That is averaged over.
+        mask: Zeros and ones, or truth values, or what is added to scores of attention;
+            its last axis lists tokens. Or lengths `[B]`.
+        size: How many tokens there are.
+        form: `truth`, `added` or `lengths`, which are shares of all where they are no
+            integers.
         counts: Whether ones stand at what counts, or at what is hidden.
+        shared: Whether the mask is one for all items, `[N, N]`.
 
     Shape:
-        `[B, ..., N, ...] -> [B, ..., ...]`
-
-    Raises:
-        ValueError: The mask is not one of two axes.
+        `[B, N]`, `[B, ..., N]`, `[N, N]` or `[B] -> [B, N]`; a token counts if any other
+        may read it. Where the mask is shared, B is 1.
     """
-    if mask_BN is None:
-        return values.mean(axis)
-    if mask_BN.dim() != 2:
-        raise ValueError(f"a mask has two axes, [B, N], not {mask_BN.dim()}")
-    hidden_BN = mask_BN == 0 if counts else mask_BN != 0
-    shape = [1] * values.dim()
-    shape[0], shape[axis] = hidden_BN.shape
-    hidden = hidden_BN.view(shape)
-    share = hidden.logical_not().to(values.dtype).mean(axis)
-    least = 1 / values.shape[axis]  # where all is hidden, the mean is zero
-    return values.masked_fill(hidden, 0).mean(axis) / share.clamp(min=least)
+    if mask is None:
+        return None
+    if form == "lengths":
+        lengths = (mask * size).round() if mask.is_floating_point() else mask
+        return torch.arange(size, device=mask.device) < lengths[:, None]
+    if form == "added":
+        mask, counts = mask > -100, True  # what is below adds nothing to a softmax
+    table = mask != 0 if counts else mask == 0
+    table = table[None] if shared else table
+    return table.flatten(1, -2).any(1) if table.dim() > 2 else table
 
 
 def thin_mask(
-    mask_BN: torch.Tensor | None,
-    size: int,
-    counts: bool = True,
+    counting_BN: torch.Tensor | None,
+    first: int,
+    step: int,
 ) -> torch.Tensor | None:
-    """A mask of samples as one of fewer frames: a frame counts if any of its samples does.
+    """What counts among frames: those that there would be without the samples behind.
+
+    Args:
+        counting_BN: Truth values; None where all count.
+        first: The last sample without which there would be no first frame.
+        step: From one frame to the next, in samples.
+
+    Shape:
+        `[B, N] -> [B, M]`, with `M = (N - first - 1) // step + 1`
+    """
+    return None if counting_BN is None else counting_BN[:, first::step]
+
+
+def fit_mask(counting_BN: torch.Tensor | None, size: int) -> torch.Tensor | None:
+    """What counts among frames of another number: those with any sample that does.
 
     Shape:
         `[B, N] -> [B, M]`
     """
-    if mask_BN is None:
+    if counting_BN is None:
         return None
-    counting_BN = mask_BN != 0 if counts else mask_BN == 0
-    counting_BM = F.adaptive_max_pool1d(counting_BN.float()[:, None], size)[:, 0]
-    kept_BM = counting_BM > 0 if counts else counting_BM == 0
-    return kept_BM.to(mask_BN.dtype)
+    return F.adaptive_max_pool1d(counting_BN.float()[:, None], size)[:, 0] > 0
+
+
+def counted(
+    values: torch.Tensor,
+    counting_BN: torch.Tensor | None,
+    axis: int,
+    front: int = 0,
+) -> torch.Tensor:
+    """Ones where values count and zeros elsewhere, to be averaged as the values are.
+
+    Args:
+        values: `[B, ...]`, with N, and tokens in front of these, at the axis.
+        counting_BN: Truth values; None where all count.
+        axis: That lists tokens.
+        front: How many tokens stand in front of them, which count always.
+
+    Shape:
+        As the values, with 1 in the place of all axes but that of tokens, and of B.
+    """
+    shape = [1] * values.dim()
+    shape[0], shape[axis] = values.shape[0], values.shape[axis]
+    if counting_BN is None:
+        return values.new_ones(shape)
+    counting_BN = F.pad(counting_BN, (front, 0), value=True) if front else counting_BN
+    return counting_BN.expand(values.shape[0], -1).to(values.dtype).view(shape)
+
+
+def hidden(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Values with zeros where nothing counts.
+
+    Shape:
+        `[B, ..., N, ...] -> [B, ..., N, ...]`
+    """
+    return values.masked_fill(counted == 0, 0)
+
+
+def per_share(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Averages over what counts, from those that take the rest for zeros.
+
+    Args:
+        values: Averages of values that are zero where nothing counts.
+        share: How much of each average counts; where nothing does, it is zero.
+    """
+    return values / share.clamp(min=1e-6)
+
+
+def as_mask(
+    counting_BN: torch.Tensor | None,
+    sizes: list[int],
+    dtype: torch.dtype,
+    form: str = "truth",
+    counts: bool = True,
+) -> torch.Tensor | None:
+    """What counts as a mask of another form.
+
+    Args:
+        counting_BN: Truth values; None where all count.
+        sizes: Of the mask.
+        dtype: Of the mask.
+        form: `truth` or `added`.
+        counts: Whether ones stand at what counts, or at what is hidden.
+
+    Shape:
+        `[B, N] -> sizes`
+    """
+    if counting_BN is None:
+        return None
+    middle = [1] * (len(sizes) - 2)
+    table = counting_BN.reshape(len(counting_BN), *middle, -1).expand(sizes)
+    if form == "truth":
+        return (table if counts else table.logical_not()).to(dtype)
+    shown = torch.zeros(sizes, dtype=dtype, device=table.device)
+    return shown.masked_fill(table.logical_not(), torch.finfo(dtype).min)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
-from autoadapt.adapting.value_operations import Invert, Restore
+from autoadapt.adapting.counted import Averaging, Counted, Hide, Remask, where_text
+from autoadapt.adapting.value_operations import Restore
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion, met_by_name
 from autoadapt.errors import SignatureError
@@ -18,8 +19,9 @@ __all__ = [
     "Cast",
     "Channels",
     "Copy",
+    "Counted",
     "DropPrefix",
-    "Invert",
+    "Hide",
     "Mean",
     "Native",
     "Ones",
@@ -30,6 +32,7 @@ __all__ = [
     "Projecting",
     "Rearrange",
     "Recover",
+    "Remask",
     "Renormalize",
     "Resample",
     "Resize",
@@ -81,20 +84,14 @@ class Rearrange(_Frozen):
     """Sizes of the names that a merged axis is split into."""
 
 
-class Mean(_Frozen):
+class Mean(Averaging):
     """Average over axes, which go away."""
 
     op: Literal["mean"] = "mean"
     axes: tuple[int, ...]
-    mask: str = Field(default="", exclude_if=lambda mask: not mask)
-    """The old module's argument that hides what does not count; empty where everything does."""
-    counts: bool = Field(default=True, exclude_if=lambda counts: counts)
-    """Whether its ones stand at what counts."""
-    thinned: bool = Field(default=False, exclude_if=lambda thinned: not thinned)
-    """Whether it lies along finer cells: one counts if any of those in it does."""
 
 
-class Pool(_Frozen):
+class Pool(Averaging):
     """Average over cells of a fixed size, the last cell of an axis cut short; `[B, C, *spatial]`."""
 
     op: Literal["pool"] = "pool"
@@ -102,7 +99,7 @@ class Pool(_Frozen):
     """One size for each spatial axis."""
 
 
-class Resize(_Frozen):
+class Resize(Averaging):
     """Linear interpolation of the spatial axes to exact sizes; `[B, C, *spatial]`."""
 
     op: Literal["resize"] = "resize"
@@ -110,7 +107,7 @@ class Resize(_Frozen):
     """One size for each spatial axis."""
 
 
-class Resample(_Frozen):
+class Resample(Averaging):
     """Spatial axes read at other centres, `[B, C, *spatial]`: cell j lies at `first + j*step` of the cells there are.
 
     Linear interpolation; where the step is longer than a cell, a mean over a triangle as wide. Beyond the border the
@@ -300,7 +297,8 @@ Operation: TypeAlias = Annotated[
     | Take
     | Rearrange
     | Mean
-    | Invert
+    | Hide
+    | Remask
     | Pool
     | Resize
     | Resample
@@ -343,17 +341,19 @@ def text(operation: Operation) -> str:
             return "class token"
         case Rearrange(pattern=pattern):
             return pattern
-        case Mean():
-            return _mean_text(operation)
-        case Invert():
-            return "inverted"
-        case Pool(kernel=kernel):
-            return f"pool {shown_sizes(kernel)}"
-        case Resize(dims=dims) | Pad(dims=dims):
-            return f"{operation.op} to {shown_sizes(dims)}"
-        case Resample(first=first, step=step, dims=dims):
+        case Mean(axes=axes, where=where):
+            return f"mean over {', '.join(map(str, axes))}{where_text(where)}"
+        case Hide() | Remask():
+            return str(operation)
+        case Pool(kernel=kernel, where=where):
+            return f"pool {shown_sizes(kernel)}{where_text(where)}"
+        case Resize(dims=dims, where=where):
+            return f"resize to {shown_sizes(dims)}{where_text(where)}"
+        case Pad(dims=dims):
+            return f"pad to {shown_sizes(dims)}"
+        case Resample(first=first, step=step, dims=dims, where=where):
             centres = shown_sizes([f"{start:g} + {by:g} j" for start, by in zip(first, step, strict=True)])
-            return f"resample to {shown_sizes(dims)} at {centres}"
+            return f"resample to {shown_sizes(dims)} at {centres}{where_text(where)}"
         case Restore():
             return str(operation)
         case ResizeTokens(dims=dims):
@@ -379,11 +379,6 @@ def text(operation: Operation) -> str:
             return f"{source} points, {how} {count}"
         case _:
             assert_never(operation)
-
-
-def _mean_text(step: Mean) -> str:
-    where = f" where {step.mask} is {int(step.counts)}" if step.mask else ""
-    return f"mean over {', '.join(map(str, step.axes))}{where}"
 
 
 def channels_text(step: Channels) -> tuple[str, str]:

@@ -6,17 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Invert", "Restore"]
+__all__ = ["Restore"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Invert(_Frozen):
-    """True where there was zero: a mask of what is hidden for one of what counts, or the other way round."""
-
-    op: Literal["invert"] = "invert"
 
 
 class Restore(_Frozen):

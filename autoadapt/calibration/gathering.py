@@ -19,6 +19,7 @@ from autoadapt.calibration.making import Augment, Batch, Making
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.near_copies import DESCRIBED, count_different, descriptors, near_copies
 from autoadapt.calibration.paired_runs import Observation, Pair, explained
+from autoadapt.calibration.paired_tokens import PairedTokens
 from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import IMAGES, Sample, Samples, cut
@@ -166,8 +167,8 @@ class Gathering:
         state.is_whole = False
         for observation, numbers in seen:
             for parts, calls in zip(state.made, observation.tokens, strict=True):
-                for x_BTC, y_BTD in calls:
-                    self._add(parts[batch.part], x_BTC, y_BTD, dict(enumerate(numbers)))
+                for pair in calls:
+                    self._add(parts[batch.part], pair, dict(enumerate(numbers)))
             is_mixed = batch.part in self.folds.numbers
             state.mixed += observation.images if is_mixed else 0
             state.synthetic += 0 if is_mixed else observation.images
@@ -211,29 +212,30 @@ class Gathering:
         self._first = self._first or [one.clone() for one in rows[0]]
         self._differ = not all(torch.equal(*pair) for row in rows for pair in zip(row, self._first, strict=False))
 
-    def _add_tokens(
-        self, parts: Sequence[Moments], calls: Sequence[tuple[torch.Tensor, torch.Tensor]], numbers: Sequence[int]
-    ) -> None:
+    def _add_tokens(self, parts: Sequence[Moments], calls: Sequence[PairedTokens], numbers: Sequence[int]) -> None:
         """Count the tokens of some images, each image in its fold."""
-        for x_BTC, y_BTD in calls:
+        for pair in calls:
             for fold, part in zip(self.folds.numbers, parts, strict=True):
                 mine = {i: number for i, number in enumerate(numbers) if self.folds.of_image(number) == fold}
                 if mine:
-                    self._add(part, x_BTC, y_BTD, mine)
+                    self._add(part, pair, mine)
 
-    def _add(self, part: Moments, x_BTC: torch.Tensor, y_BTD: torch.Tensor, numbers: Mapping[int, int]) -> None:
-        """Count tokens of some images of a batch, by their place and number."""
+    def _add(self, part: Moments, pair: PairedTokens, numbers: Mapping[int, int]) -> None:
+        """Count tokens of some images of a batch, by their place and number; those alone that no mask hides."""
         device = part.mean_x_C.device
-        places = {i: self._places(number, x_BTC.shape[1]) for i, number in numbers.items()}
-        x_NC, y_ND = (torch.cat([side[i, places[i]] for i in numbers]).to(device) for side in (x_BTC, y_BTD))
+        places = {i: self._places(number, i, pair) for i, number in numbers.items()}
+        x_NC, y_ND = (torch.cat([side[i, places[i]] for i in numbers]).to(device) for side in pair[:2])
         part.add_tokens(x_NC, y_ND)
 
-    def _places(self, number: int, count: int) -> torch.Tensor | slice:
-        """Which tokens of an image are looked at; a matter of its number alone."""
+    def _places(self, number: int, row: int, pair: PairedTokens) -> torch.Tensor | slice:
+        """Which tokens of an image are looked at; a matter of its number, and of its mask, alone."""
+        counts = None if pair.counts is None else pair.counts[row].nonzero()[:, 0]
+        count = pair.given.shape[1] if counts is None else len(counts)
         if count <= self._tokens_per_image:
-            return slice(None)
+            return slice(None) if counts is None else counts
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
-        return torch.randperm(count, generator=generator)[: self._tokens_per_image].to(self._pair.device)
+        chosen = torch.randperm(count, generator=generator)[: self._tokens_per_image].to(self._pair.device)
+        return chosen if counts is None else counts[chosen]
 
     def _keep(self, samples: Samples, observation: Observation, numbers: Sequence[int]) -> None:
         """Keep images of a batch for the head; to keep one twice changes nothing."""

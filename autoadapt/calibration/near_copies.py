@@ -29,7 +29,7 @@ REPEATED = 1e-5
 # Dimension letters: B and N images, T tokens of an image, D channels.
 
 
-def descriptors(tokens: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]) -> torch.Tensor:
+def descriptors(tokens: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor, object]]]) -> torch.Tensor:
     """What the old features say of each image: their mean over its places, of the output with most channels.
 
     Args:

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.planning import Plan
+from autoadapt.calibration.paired_tokens import PairedTokens, what_counts_of
 from autoadapt.calibration.projections import Projection, find_projections
 from autoadapt.calibration.samples import Cut, cut
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
@@ -35,9 +36,8 @@ class Observation:
 
     arguments: Arguments
     images: int
-    tokens: tuple[list[tuple[torch.Tensor, torch.Tensor]], ...]
-    """For each projection, and each call of the backbone: what goes in `[B, T, C]`, what should
-    come out `[B, T, D]`."""
+    tokens: tuple[list[PairedTokens], ...]
+    """For each projection, and each call of the backbone."""
     features: list[Any]
     """What the new backbone returned, for each of its calls."""
     answer: Any
@@ -107,7 +107,7 @@ class Pair:
     def _observed(self, arguments: Arguments, number: int | str) -> Observation:
         calls, answer = self._run_old(arguments, number)
         features: list[Any] = []
-        tokens: tuple[list[tuple[torch.Tensor, torch.Tensor]], ...] = tuple([] for _ in self.projections)
+        tokens: tuple[list[PairedTokens], ...] = tuple([] for _ in self.projections)
         images = 1
         for call, returned in calls:
             sizes = _sizes(self.plan, call)
@@ -118,7 +118,8 @@ class Pair:
                 old = projection.wanted(wanted[projection.route.target], sizes)
                 pair = projection.tokens(entering, images), projection.tokens(old, images)
                 _check_pair(pair, projection, number)
-                found.append(pair)
+                counts = what_counts_of(self.plan, projection, _named(call), pair[0], sizes)
+                found.append(PairedTokens(*pair, counts))
         return Observation(arguments, images, tokens, features, answer)
 
     def _bound(self, batch: object, number: int | str) -> Arguments:
@@ -289,6 +290,12 @@ def _fresh_value(value: Any) -> Any:
 
 def _cloned(tensor: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(tensor.detach().clone(), requires_grad=True)
+
+
+def _named(call: Arguments) -> dict[str, torch.Tensor]:
+    """The tensors of a call by path."""
+    tree, tensors = flatten(call.values)
+    return dict(zip(map(path_text, paths(tree)), tensors, strict=True))
 
 
 def _sizes(plan: Plan, call: Arguments) -> dict[str, int]:

@@ -17,6 +17,7 @@ from autoadapt.adapting.effects import axis_groups
 from autoadapt.adapting.layers import resample
 from autoadapt.adapting.operations import (
     Cast,
+    Hide,
     Operation,
     Pool,
     Project,
@@ -213,6 +214,8 @@ def _undone(
             merged = {name: known[name] for names in right if len(names) > 1 for name in names}
             source, _, arranged = pattern.partition("->")
             return einops.rearrange(value, f"{arranged} -> {source}", **merged)
+        case Hide():
+            return value
         case Resize() | Pool():
             return resized(value, before.shape(sizes)[2:])
         case Resample(first=first, step=by):

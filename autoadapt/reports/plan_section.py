@@ -12,7 +12,7 @@ from autoadapt.adapting.operations import (
     Channels,
     Copy,
     DropPrefix,
-    Invert,
+    Hide,
     Mean,
     Native,
     Ones,
@@ -22,6 +22,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Remask,
     Renormalize,
     Resample,
     Resize,
@@ -257,12 +258,14 @@ def _label(operation: Operation) -> str:
             return f"{where} {count}" if axis == 1 else f"{where} {count} of axis {axis}"
         case Take():
             return "first token"
-        case Mean(axes=axes, mask=mask):
+        case Mean(axes=axes, where=where):
             over = f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
-            return f"{over}, where {mask} lets it" if mask else over
+            return f"{over}, where {where.mask.argument} lets it" if where is not None else over
+        case Hide(where=where):
+            return f"where {where.mask.argument} hides it"
         case Restore():
             return text(operation)
-        case Invert():
+        case Remask():
             return "of what is hidden or counts"
         case Native(sizes=sizes):
             return sizes.what

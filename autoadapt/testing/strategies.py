@@ -74,7 +74,7 @@ def _values(
     """Values that the role allows: features and coordinates of unit scale, integers as they were seen."""
     shape = spec.shape(sizes)
     if (mask := mask_at(signature.masks, path)) is not None:
-        return mask.example(shape, generator).to(spec.torch_dtype)
+        return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator)
     if spec.is_floating:
         return torch.randn(shape, generator=generator).to(spec.torch_dtype)
     if spec.dtype == "bool":

@@ -88,3 +88,41 @@ def test_types_of_tokens_are_no_positions():
     expected = net.adapters["last_hidden_state"](new(IDS, MASK).last_hidden_state)
     torch.testing.assert_close(net(IDS, MASK, 1 - MASK).last_hidden_state, expected)
     assert "takes no token_type_ids" in " ".join(str(net.plan).split())
+
+
+class FirstFrame(torch.nn.Module):
+    """A vector of a recording."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = made("wav2vec2")
+
+    def forward(self, input_values, attention_mask=None):
+        return self.model(input_values, attention_mask=attention_mask).last_hidden_state[:, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Support for mismatched")
+@pytest.mark.parametrize("new", ["wavlm", "hubert"])
+def test_what_a_speech_model_says_of_a_recording_does_not_change_with_its_padding(new):
+    waves, mask = torch.randn(2, 400), (torch.arange(400) < torch.tensor([[400], [310]])).long()
+    net = aa.adapt(made(new), like=FirstFrame(), inputs={"input_values": waves, "attention_mask": mask})
+    alone = net(input_values=waves[1:, :310], attention_mask=mask[1:, :310])
+    torch.testing.assert_close(net(waves, mask)[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def heads(name):
+    torch.manual_seed(0)
+    kinds = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "modernbert": "ModernBert"}
+    return getattr(hf, f"{kinds[name]}ForSequenceClassification")(made(name).config).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", ["bert", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("new", ["bert", "roberta", "distilbert", "modernbert"])
+def test_a_language_model_serves_the_classifier_of_another_with_a_mask_and_without(new, old):
+    model, at = heads(old), {"modernbert": "model"}.get(old, old)
+    model = aa.swap(model, at, made(new), inputs={"input_ids": IDS, "attention_mask": MASK}).eval()
+    padded, alone = model(IDS, MASK).logits[1:], model(IDS[1:, :5], MASK[1:, :5]).logits
+    torch.testing.assert_close(padded, alone, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(model(IDS).logits, model(IDS, torch.ones_like(MASK)).logits)

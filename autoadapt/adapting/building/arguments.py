@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from autoadapt.adapting.counted import Remask
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature
@@ -68,11 +69,13 @@ def accepted(target: Signature, name: str) -> list[Any]:
 def handed_on(source: Signature, target: Signature) -> list[str]:
     """Arguments that were no tensors and that the new module takes by the same name, where both started from one value.
 
-    A switch or a text may change what comes out, and so is none of them; nor is a mask whose ones mean the opposite.
+    A switch or a text may change what comes out, and so is none of them; nor is a mask whose ones mean the opposite,
+    or of another form.
     """
     theirs = source.plain_arguments
-    counts = {mask.argument: mask.counts for mask in source.masks}
-    turned = {mask.argument for mask in target.masks if counts.get(mask.argument, mask.counts) != mask.counts}
+    means = {mask.argument: (mask.form, mask.counts) for mask in source.masks}
+    own = {mask.argument: (mask.form, mask.counts) for mask in target.masks}
+    turned = {name for name, meaning in own.items() if means.get(name, meaning) != meaning}
     return [
         name
         for name, mine in target.plain_arguments.items()
@@ -89,7 +92,7 @@ def may_be_absent(plan: Plan, name: str, tree: Tree) -> bool:
     left = {one.name for one in plan.target.parameters if one.default == Constant()}
     theirs = {one.name for one in plan.source.parameters if one.default == Constant()}
     routes = [route for route in plan.inputs if route.target == name]
-    passed = all(route.source == name and not route.steps and name in theirs for route in routes)
+    passed = all(route.source in theirs and all(isinstance(one, Remask) for one in route.steps) for route in routes)
     return isinstance(tree, Slot) and name in left and passed
 
 

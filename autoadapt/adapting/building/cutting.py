@@ -17,8 +17,9 @@ from autoadapt.contracts.leaves import place_of_tap
 from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
+from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.tapping import hand_on_copies, overwritten, takes_what_is_read, tap
-from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Constant, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import backward, copy_module, cut, freeze_unused, on_meta
 
 __all__ = ["MetaRun", "tapped"]
@@ -82,7 +83,13 @@ class MetaRun:
         ]
         arguments = Arguments(rebuild(self._source.inputs.tree, tensors), self._source.positional)
         with undisturbed(None), on_the_meta_device(self._backbone, self._caches), torch.set_grad_enabled(True):
-            tree, returned = flatten(apart(arguments.call, module))
+            try:
+                tree, returned = flatten(apart(arguments.call, module))
+            except Exception:  # the values of a mask were looked at, which there are none of
+                if not (spare := _spare_masks(self._source)):
+                    raise
+                arguments = Arguments(arguments.values | dict.fromkeys(spare), arguments.positional)
+                tree, returned = flatten(apart(arguments.call, module))
         taps = self._plan.taps
         given = taps or map(path_text, paths(tree))  # what hooks collect are fewer levels where the last are cut
         found = dict(zip(given, returned, strict=True))
@@ -97,6 +104,12 @@ class MetaRun:
         if axis is None or axis.step != 1 or axis.smallest > 1:
             return (None,)
         return (None, 1, 11)
+
+
+def _spare_masks(source: Signature) -> list[str]:
+    """Masks that were given and need not be."""
+    optional = {one.name for one in source.parameters if one.default == Constant()}
+    return [mask.argument for mask in source.masks if mask.argument in optional & source.arguments.keys()]
 
 
 def _without_auxiliary(backbone: nn.Module, plan: Plan, run: MetaRun) -> Plan:

@@ -26,6 +26,7 @@ from autoadapt.adapting.building.arguments import (
     where_axis,
     without_entries,
 )
+from autoadapt.adapting.building.mask_nodes import MaskNodes
 from autoadapt.adapting.building.variable_names import as_identifier, variable_names
 from autoadapt.adapting.effects import after, axis_groups, coarse_step
 from autoadapt.adapting.operations import (
@@ -33,7 +34,7 @@ from autoadapt.adapting.operations import (
     Channels,
     Copy,
     DropPrefix,
-    Invert,
+    Hide,
     Mean,
     Native,
     Ones,
@@ -43,6 +44,7 @@ from autoadapt.adapting.operations import (
     Project,
     Rearrange,
     Recover,
+    Remask,
     Renormalize,
     Resample,
     Resize,
@@ -114,6 +116,7 @@ class _Emitter:
         self._choices: dict[Thin, fx.Node] = {}
         self._plain = plain_entries(plan.target)
         self._arguments: dict[str, fx.Node] = {}
+        self._masks = MaskNodes(self._graph, self._given, self._axis)
 
     def graph(self) -> fx.Graph:
         placeholders = self._arguments = self._placeholders()
@@ -233,12 +236,18 @@ class _Emitter:
                 return self._part(node, axis, 0)
             case Rearrange():
                 return self._rearrange(step, node)
-            case Mean():
-                return self._mean(step, node)
+            case Mean() | Pool() | Resize() | Resample() if step.where is not None:
+                return self._averaged(step, node, spec)
+            case Mean(axes=axes):
+                return self._put("call_method", "mean", node, axes)
+            case Hide(where=where):
+                counted = self._masks.counted(where, node)
+                return node if counted is None else self._put("call_function", mask_layers.hidden, node, counted)
+            case Remask(given=given, wanted=wanted, dtype=dtype, dims=dims):
+                options = [*map(self._size, dims)], DTYPES[dtype], wanted.form, wanted.counts
+                return self._put("call_function", mask_layers.as_mask, self._masks.what_counts(given), *options)
             case Restore(what=what, axis=axis):
                 return self._put("call_function", F.normalize if what == "norm 1" else F.softmax, node, dim=axis)
-            case Invert():
-                return self._put("call_method", "logical_not", node)
             case Pool(kernel=kernel):
                 return self._put("call_function", layers.pool, node, [*kernel])
             case Resize(dims=dims) | Pad(dims=dims):
@@ -269,16 +278,15 @@ class _Emitter:
             case Thin(axis=axis):
                 return self._put("call_function", layers.take_points, node, self._choice(step), axis)
 
-    def _mean(self, step: Mean, node: fx.Node) -> fx.Node:
-        if step.mask not in self._given:
-            return self._put("call_method", "mean", node, step.axes)
-        mask, axis, counts = self._given[step.mask], step.axes[0], () if step.counts else (False,)
-        if step.thinned:
-            size = self._graph.call_method("size", (node, axis))
-            mask = self._graph.create_node(
-                "call_function", mask_layers.thin_mask, (mask, size, *counts), name=mask.name
-            )
-        return self._put("call_function", mask_layers.masked_mean, node, mask, axis, *counts)
+    def _averaged(self, step: Mean | Pool | Resize | Resample, node: fx.Node, spec: TensorSpec) -> fx.Node:
+        """A step that averages, over what counts alone where a mask tells that."""
+        plain = step.model_copy(update={"where": None})
+        counted = self._masks.counted(step.where, node) if step.where is not None else None
+        if counted is None:
+            return self._step(plain, node, spec, "")
+        shown = self._put("call_function", mask_layers.hidden, node, counted)
+        values, share = (self._step(plain, one, spec, "") for one in (shown, counted))
+        return self._put("call_function", mask_layers.per_share, values, share)
 
     def _part(self, node: fx.Node, axis: int, part: slice | int) -> fx.Node:
         return self._put("call_function", operator.getitem, node, (*(slice(None),) * axis, part))

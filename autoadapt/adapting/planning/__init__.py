@@ -4,6 +4,7 @@ from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_channels import ToldChannels, source_as_built, with_channels_told
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, Fit
 from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_statistics
+from autoadapt.adapting.planning.masking import counted_along
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Kept, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import source_axes
 from autoadapt.adapting.planning.targets import named_outputs
@@ -20,6 +21,7 @@ __all__ = [
     "Tap",
     "ToldChannels",
     "ToldStatistics",
+    "counted_along",
     "named_outputs",
     "one_sample",
     "plan",

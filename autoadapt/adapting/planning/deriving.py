@@ -27,7 +27,7 @@ from autoadapt.adapting.planning.input_routes import (
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
-from autoadapt.adapting.planning.masking import with_masks
+from autoadapt.adapting.planning.masking import masks_read, with_masks, with_masks_told
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
@@ -176,7 +176,8 @@ def _offer(
     convert_inputs: Collection[Conversion],
     fit: Fit | None,
 ) -> _Offer:
-    wanted = served(with_channels(with_inputs(target, source), source), outputs)
+    wanted = with_masks_told(with_channels(with_inputs(target, source), source), source)
+    wanted = served(wanted, outputs)
     routes = route_inputs(source, wanted, convert_inputs, fit)
     short = too_short(source, wanted, routes)
     wanted = from_size(wanted, {axis: least for axis, (_, least) in short.items()})
@@ -276,7 +277,7 @@ def _derived(
         beside=beside,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
-        remarks=_remarks(offer, source, target, read, convert_inputs),
+        remarks=_remarks(offer, source, target, made, read, convert_inputs),
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )
@@ -286,11 +287,12 @@ def _remarks(
     offer: _Offer,
     source: Signature,
     target: Signature,
+    made: Sequence[Route],
     read: set[str],
     convert_inputs: Collection[Conversion],
 ) -> tuple[str, ...]:
     return (
-        *input_remarks(source, offer.wanted, offer.inputs),
+        *input_remarks(source, offer.wanted, offer.inputs, masks_read(made)),
         *frame_remarks(source, offer.wanted, offer.inputs),
         *size_remarks(source, target, offer.short),
         *value_remarks(source, offer.wanted),
@@ -337,7 +339,8 @@ def _route(
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
     steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, always)
-    steps = with_held(with_masks(steps, tensor.spec, target), tensor.spec, contract)
+    steps = with_masks(steps, tensor.spec, target, pairing.target)
+    steps = with_held(steps, tensor.spec, contract)
     if thin is not None:
         steps = (thin, *steps)
     specs = [spec]

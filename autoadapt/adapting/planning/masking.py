@@ -1,41 +1,77 @@
-"""Masking: means over tokens that leave out what a mask hides, and masks in the meaning that a module gives them."""
+"""Masking: averages over tokens that leave out what a mask hides, and masks in the form that a module takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from autoadapt.adapting.counted import Averaging, Counted, Hide, Remask
 from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Cast, Invert, Mean, Operation
+from autoadapt.adapting.operations import Cast, Mean, Operation
+from autoadapt.adapting.planning.plans import Route
+from autoadapt.contracts.capturing import counts_by_name
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.signature import Mask, Signature, TensorSpec
 
-__all__ = ["as_mask", "with_masks"]
+__all__ = ["as_mask", "counted_along", "masks_read", "with_masks", "with_masks_told"]
 
 
-def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature) -> tuple[Operation, ...]:
-    """The steps of a chain, whose means over an axis that a mask of the old module lies along leave out what it hides.
+def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, path: str) -> tuple[Operation, ...]:
+    """The steps of a chain, whose averages along an axis with a mask of the old module leave out what it hides.
+
+    Where the old output was zero at what is hidden, it is in the end.
 
     Args:
         steps: Of the chain.
         spec: What they begin with.
         target: Signature of the old module.
+        path: Of the old module's output.
     """
-    masks, made = {mask.axis: mask for mask in target.masks}, list[Operation]()
+    made = list[Operation]()
     for step in steps:
-        if isinstance(step, Mean) and len(step.axes) == 1 and str(spec.dims[0]) == "B":
-            averaged = spec.dims[step.axes[0]]
-            mask = masks.get(next(iter(averaged.axes))) if len(averaged.axes) == 1 else None
-            if mask is not None:
-                thinned = averaged != Dim.axis(mask.axis)
-                update = {"mask": mask.argument, "counts": mask.counts, "thinned": thinned}
-                step = step.model_copy(update=update)
+        if isinstance(step, Averaging):
+            axes = step.axes if isinstance(step, Mean) else range(2, len(spec.dims))
+            where = next(counted_along(spec, axes, target.masks), None) if len(axes) == 1 else None
+            step = step.model_copy(update={"where": where}) if where is not None else step
         made.append(step)
         spec = after(step, spec)
-    return tuple(made)
+    zeroed = [mask for mask in target.masks if path in mask.zeroed]
+    return (*made, *(Hide(where=where) for where in counted_along(spec, range(1, len(spec.dims)), zeroed)))
+
+
+def counted_along(spec: TensorSpec, axes: Iterable[int], masks: Sequence[Mask]) -> Iterator[Counted]:
+    """What of an axis counts, by each mask that lies along it; tokens that are more than it knows stand in front."""
+    for axis in axes if str(spec.dims[0]) == "B" else ():
+        dim = spec.dims[axis]
+        for mask in masks:
+            if dim.axes == {mask.axis}:
+                more, frames = (dim - Dim.axis(mask.axis)).constant, _frames(dim, mask.axis)
+                is_fitted = frames is None and (more is None or more < 0)
+                front = more if more is not None and more > 0 else 0
+                yield Counted(mask=mask, axis=axis, front=front, frames=frames, fitted=is_fitted)
+
+
+def _frames(dim: Dim, axis: str) -> tuple[int, int] | None:
+    """The last sample of the first frame, and the step from frame to frame; None where frames are not so."""
+    slope = dim.slope(axis)
+    if slope is None or slope.numerator != 1 or slope == 1:
+        return None
+    step = slope.denominator
+    first = next((size for size in range(_LONGEST) if dim.evaluate({axis: size + 1}) > 0), 0)
+    return (first, step) if dim == (Dim.axis(axis) - (first + 1)) // step + 1 else None
+
+
+_LONGEST = 8192
+"""In samples, that a first frame is looked for."""
+
+
+def masks_read(routes: Iterable[Route]) -> set[str]:
+    """The masks that adapters read."""
+    steps = [step for route in routes for step in route.steps if isinstance(step, Averaging | Hide)]
+    return {step.where.mask.argument for step in steps if step.where is not None}
 
 
 def as_mask(path: str, given: str, source: Signature, target: Signature) -> tuple[Operation, ...]:
-    """The steps that make a mask of the old module one of the new one's, which may hide where it is one.
+    """The steps that make a mask of the old module one of the new one's, which may be of another form or meaning.
 
     Args:
         path: Among the inputs of the new module.
@@ -43,12 +79,41 @@ def as_mask(path: str, given: str, source: Signature, target: Signature) -> tupl
         source: Signature of the new module.
         target: Signature of the old one.
     """
-    known = {mask.argument: mask.counts for mask in source.masks}
-    wanted = {mask.argument: mask.counts for mask in target.masks}
+    known = {mask.argument: mask for mask in source.masks}
+    wanted = {mask.argument: mask for mask in target.masks}
     if path not in known or given not in wanted:
         return ()
-    dtype = source.inputs[path].dtype
-    turned = known[path] != wanted[given]
-    steps: tuple[Operation, ...] = (Invert(),) if turned else ()
-    have = "bool" if turned else target.inputs[given].dtype
-    return (*steps, Cast(dtype=dtype)) if have != dtype else steps
+    have, want = target.inputs[given], source.inputs[path]
+    mine, theirs = wanted[given], known[path]
+    alike = (mine.form, mine.counts, len(have.dims)) == (theirs.form, theirs.counts, len(want.dims))
+    if alike and (have.dtype == want.dtype or not _is_optional(given, target)):
+        return (Cast(dtype=want.dtype),) if have.dtype != want.dtype else ()
+    named = {theirs.axis: Dim.axis(mine.axis), str(want.dims[0]): have.dims[0]}
+    dims = tuple(dim.substitute({name: new for name, new in named.items() if name in dim.axes}) for dim in want.dims)
+    return (Remask(given=mine, wanted=theirs, dtype=want.dtype, dims=dims),)
+
+
+def _is_optional(name: str, signature: Signature) -> bool:
+    return any(one.name == name and one.default is not None for one in signature.parameters)
+
+
+def with_masks_told(target: Signature, source: Signature) -> Signature:
+    """A contract with masks that it has by name alone, as one that was written has them.
+
+    Those are inputs that the new module takes for masks by the same name, and tables `[B, N]` that are called masks.
+
+    Args:
+        target: The contract.
+        source: Signature of the new module.
+    """
+    own, theirs = {mask.argument for mask in target.masks}, {mask.argument: mask for mask in source.masks}
+    told = [theirs.get(path) or _told(path, spec) for path, spec in target.inputs.items() if path not in own]
+    more = [mask.model_copy(update={"zeroed": ()}) for mask in told if mask is not None and mask.axis in target.axes]
+    return target.model_copy(update={"masks": (*target.masks, *more)}) if more else target
+
+
+def _told(path: str, spec: TensorSpec) -> Mask | None:
+    """A mask by its name."""
+    counts = counts_by_name(path)
+    is_table = len(spec.dims) == 2 and counts is not None
+    return Mask(argument=path, axis=str(spec.dims[1]), counts=bool(counts)) if is_table else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.signature import Signature, TensorSpec
@@ -10,15 +10,18 @@ from autoadapt.contracts.signature import Signature, TensorSpec
 __all__ = ["input_remarks", "size_remarks", "value_remarks"]
 
 
-def input_remarks(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
+def input_remarks(
+    source: Signature, target: Signature, routes: Sequence[InputRoute], masks: Collection[str]
+) -> tuple[str, ...]:
     """What to know of the inputs of the new module, in sentences.
 
     Args:
         source: Signature of the new module.
         target: Signature of the old one.
         routes: Where the inputs come from.
+        masks: What adapters read besides.
     """
-    return *_unread(source, target, routes), *_untold_layouts(source, target, routes)
+    return *_unread(source, target, routes, masks), *_untold_layouts(source, target, routes)
 
 
 def size_remarks(source: Signature, target: Signature, short: Mapping[str, tuple[int, int]]) -> list[str]:
@@ -44,15 +47,21 @@ def value_remarks(source: Signature, target: Signature) -> list[str]:
 _DRAWN = "random numbers that it draws in eval mode make other values in every run"
 
 
-def _unread(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
+def _unread(
+    source: Signature, target: Signature, routes: Sequence[InputRoute], masks: Collection[str]
+) -> tuple[str, ...]:
     """What of the old module's inputs the new one never gets, such as a mask, or gets under another name."""
     read = {route.target for route in routes}
-    lost = [path for path in target.inputs.paths if path not in read]
+    late = [path for path in target.inputs.paths if path not in read and path in masks]
+    lost = [path for path in target.inputs.paths if path not in read and path not in masks]
     spare = {one.name for one in source.parameters if one.default is not None}
     renamed = [route for route in routes if route.source in spare and route.source != route.target]
     said = [f"{source.name} takes {route.target} as its {route.source}" for route in renamed]
     if source.inputs.paths and lost:
         said.append(f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing")
+    said += [
+        f"{source.name} takes no {path}: it reads what that hides, which is zero or left out after it" for path in late
+    ]
     return tuple(said)
 
 

@@ -9,12 +9,13 @@ from autoadapt.adapting.verification.compiler_checks import compiled, exported
 from autoadapt.adapting.verification.contract_checks import cells_in_place, plan_follows, signature_again
 from autoadapt.adapting.verification.copy_checks import copies
 from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.mask_checks import masks_hide
 from autoadapt.adapting.verification.precision_checks import autocast, bfloat16, channels_last, float16
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.size_checks import sizes_and_batches
 from autoadapt.adapting.verification.training_checks import checkpointing, gradients, training
 
-__all__ = ["CHECKS", "THOROUGH_CHECKS", "WITHOUT_VALUES"]
+__all__ = ["CHECKS", "MASK_CHECKS", "THOROUGH_CHECKS", "WITHOUT_VALUES"]
 
 CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "signature": signature_again,
@@ -31,6 +32,8 @@ CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "channels_last": channels_last,
     "checkpointing": checkpointing,
 }
+MASK_CHECKS: Mapping[str, Callable[[Session], Findings]] = {"masks": masks_hide}
+"""Those of modules that have masks."""
 THOROUGH_CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "compile": compiled,
     "export": exported,

@@ -49,7 +49,7 @@ def cells_in_place(session: Session) -> Findings:
     net, furthest = session.copy(), 0.0
     for other in telling_sizes(plan, session.signature, sizes):
         full = session.at(**{**other, "B": 1})
-        faults, away = misplaced_cells(net, plan, session.signature, session.arguments(full), full)
+        faults, away = misplaced_cells(net, plan, session.signature, session.shown(full), full)
         furthest = max(furthest, away)
         if faults:
             break

@@ -16,6 +16,7 @@ from autoadapt.adapting.verification.alias_checks import broken_aliases
 from autoadapt.adapting.verification.asked_sizes import checked_batches, checked_sizes
 from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_invented
 from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name, mask_at, range_at
@@ -168,25 +169,37 @@ class Session:
             refuse_invented(self._bytes_at(sizes), "inputs", "inputs=an example call")
         signature, generator = self.signature, torch.Generator().manual_seed(self._seed)
         tensors = [self._tensor(path, spec, sizes, generator) for path, spec in signature.inputs.items()]
+        given = [self._given.get(path, one) for path, one in zip(signature.inputs.paths, tensors, strict=True)]
+        tensors = with_lengths(tensors, given)
         if dtype is not None:
             tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
         for tensor in tensors if requires_grad else ():
             tensor.requires_grad_(tensor.is_floating_point())
         return self.rebuilt(tensors)
 
+    def shown(self, sizes: Mapping[str, int]) -> Arguments:
+        """Inputs at given sizes, with masks that hide nothing."""
+        tensors = flatten(self.arguments(sizes).values)[1]
+        masks = [mask_at(self.signature.masks, path) for path in self.signature.inputs.paths]
+        for i, mask in enumerate(masks):
+            if mask is not None:
+                given, ones = tensors[i], torch.ones(len(tensors[i]), sizes[mask.axis], dtype=torch.bool)
+                tensors[i] = mask.made(ones, given.shape, given.dtype).to(self.device)
+        return self.rebuilt(tensors)
+
     def _tensor(
         self, path: str, spec: TensorSpec, sizes: Mapping[str, int], generator: torch.Generator
     ) -> torch.Tensor:
         shape = spec.shape(sizes)
-        given = self._given.get(path)
+        given, mask = self._given.get(path), mask_at(self.signature.masks, path)
         if given is not None and not (self.is_map(spec) and _is_blank(given)):
             given = given.detach()
             for axis, size in enumerate(shape):
                 rows = torch.arange(size, device=given.device) % given.shape[axis]
                 given = given.index_select(axis, rows)
-            return self._within(given, sizes).clone().to(self.device)
-        if (mask := mask_at(self.signature.masks, path)) is not None:
-            return mask.example(shape, generator).to(self.device, spec.torch_dtype)
+            return (given if mask is not None else self._within(given, sizes)).clone().to(self.device)
+        if mask is not None:
+            return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator).to(self.device)
         if spec.is_floating:
             return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
         low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes)

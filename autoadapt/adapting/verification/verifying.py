@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from autoadapt.adapting.planning.targets import with_inputs
-from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS, WITHOUT_VALUES
+from autoadapt.adapting.verification.checks import CHECKS, MASK_CHECKS, THOROUGH_CHECKS, WITHOUT_VALUES
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
 from autoadapt.adapting.verification.results import Check, Verification, failed
@@ -84,9 +84,10 @@ def verify(
     checks = list[Check]()
     if not signature.inputs.leaves:
         signature = with_inputs(signature, capture(net, inputs))
-    with off_the_meta_device(), telling("verify", len(CHECKS) + len(THOROUGH_CHECKS) * thorough) as tell:
+    quick = {**CHECKS, **(MASK_CHECKS if signature.masks else {})}
+    with off_the_meta_device(), telling("verify", len(quick) + len(THOROUGH_CHECKS) * thorough) as tell:
         session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
-        for name, run in CHECKS.items():
+        for name, run in quick.items():
             tell(name, len(checks))
             checks.append(_check(session, name, run))
         for name, run in THOROUGH_CHECKS.items() if thorough else ():

@@ -13,9 +13,9 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import bind, keyword_only, named_only, names_taken, told_inputs
 from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
+from autoadapt.contracts.capturing.likely_masks import is_binary
 from autoadapt.contracts.capturing.masks import counts_by_name
 from autoadapt.contracts.capturing.other_ranks import other_ranks
-from autoadapt.contracts.capturing.sizing import is_binary
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import refuse_scripts

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from autoadapt.contracts.capturing.probing import Shape
 
-__all__ = ["ENDS", "InputAxes", "graph_axes", "graph_sizes"]
+__all__ = ["ENDS", "ONE", "InputAxes", "graph_axes", "graph_sizes", "settle_edges"]
 
 ENDS = "ends"
 """The axis of the two ends of each edge, which never varies, though much code would take a third."""
+ONE = "one"
+"""The axis of a mask that is one for all that read or attend, which never varies either."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,25 @@ def graph_axes(tensors: Sequence[torch.Tensor], graph: Mapping[str, int]) -> Inp
         example |= dict(zip(row[:1], tensor.shape[:1], strict=True))
         names.append(tuple(row))
     return InputAxes(tuple(names), example)
+
+
+def settle_edges(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
+    """Where there are as many edges as nodes, whatever must be as long as the edges are lists these.
+
+    Args:
+        axes: Axes as `graph_axes` named them.
+        run_shapes: Whether the module runs at such shapes of its inputs.
+    """
+    more = {"E": axes.example.get("E", 0) + 1}
+    if axes.example.get("N") != axes.example.get("E") or run_shapes(axes.shapes(more)):
+        return axes
+    rows = [i for i, names in enumerate(axes.names) if names[:1] == ("N",)][1:]
+    for group in (*([row] for row in rows), rows):
+        names = tuple(("E", *row[1:]) if i in group else row for i, row in enumerate(axes.names))
+        settled = InputAxes(names, axes.example)
+        if run_shapes(settled.shapes(more)):
+            return settled
+    return axes
 
 
 def _is_list(tensor: torch.Tensor) -> bool:

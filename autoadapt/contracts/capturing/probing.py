@@ -17,6 +17,7 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
+from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.run_values import keeps_a_call
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of, tensors_of
@@ -209,7 +210,7 @@ class Probe:
         if invented > MOST_INVENTED:
             raise ProbeError(f"its inputs are not given, and {in_words(invented)} are too much to invent them")
         made = [(tensor, _resized(tensor, shape)) for tensor, shape in pairs]
-        return [new.to(self.device) if old.is_meta else new for old, new in made]
+        return with_lengths([new.to(self.device) if old.is_meta else new for old, new in made], self._tensors)
 
     def _refuse_what_is_left(self, returned: object) -> None:
         """Refuse modules that are not whole before their first call, or that keep what they return in another module.

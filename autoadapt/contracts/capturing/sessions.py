@@ -25,7 +25,9 @@ from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates, 
 from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
+from autoadapt.contracts.capturing.graph_axes import settle_edges
 from autoadapt.contracts.capturing.inside import inner_outputs
+from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.masks import Masks
 from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Ordering, disordered
 from autoadapt.contracts.capturing.point_axes import PointAxes
@@ -48,7 +50,6 @@ from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may
 from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
 from autoadapt.contracts.capturing.sizing import (
     Steps,
-    is_binary,
     name_axes,
     settle_letters,
     untie,
@@ -159,7 +160,8 @@ class Session:
 
     def _solved(self) -> tuple[dict[str, int], Steps, Solution, tuple[str, ...]]:
         """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
-        binary = [position for position, tensor in enumerate(self._tensors) if is_binary(tensor)]
+        binary = [position for position, tensor in enumerate(self._tensors) if may_hide(tensor)]
+        self._runs.axes = settle_edges(self._runs.axes, self._runs.runs_at)
         self._runs.axes = untie(self._runs.axes, self._runs.runs_at, binary)
         self._runs.axes = settle_letters(self._runs.axes, self._runs.run, self._runs.runs_at)
         base = self._runs.base()
@@ -355,7 +357,8 @@ class Session:
 
     def _masks(self, solution: Solution, legal: Collection[str]) -> tuple[Mask, ...]:
         """Which arguments hide tokens or samples, where real runs may tell that."""
-        found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs)
+        names = [path_text(path) for path in paths(self._first.tree)]
+        found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs, names)
         return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
 
     def _input_specs(self, varying: Collection[str], masks: Sequence[Mask]) -> tuple[TensorSpec, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 
-from autoadapt.contracts.capturing.graph_axes import ENDS, InputAxes, graph_axes, graph_sizes
+from autoadapt.contracts.capturing.graph_axes import ENDS, ONE, InputAxes, graph_axes, graph_sizes
+from autoadapt.contracts.capturing.likely_masks import is_binary, is_of_pairs, may_be_lengths
 from autoadapt.contracts.capturing.probing import Observation, Shape
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "find_regular_steps",
     "find_steps",
     "held_out_sizes",
-    "is_binary",
     "name_axes",
     "probing_sizes",
     "settle_letters",
@@ -52,28 +52,22 @@ def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
         return graph_axes(tensors, graph)
     example: dict[str, int] = {}
     names = dict[int, tuple[str, ...]]()
-    for position in sorted(range(len(tensors)), key=lambda i: _is_vague(tensors[i])):
+    pairs = {i for i, tensor in enumerate(tensors) if is_of_pairs(tensor, [*tensors[:i], *tensors[i + 1 :]])}
+    for position in sorted(range(len(tensors)), key=lambda i: (i in pairs, _is_vague(tensors[i]))):
         tensor, taken = tensors[position], list[str]()
+        if position in pairs:
+            *lead, read, size = tensor.shape
+            tokens = _name("N", size, example, ())
+            batch = [_name("B", one, example, ()) for one in lead[:1]]
+            example |= dict(zip([*batch, ONE], [*lead[:1], 1], strict=False))
+            names[position] = (*batch, *[ONE] * (len(lead) - 1), tokens if read == size else ONE, tokens)
+            continue
         letters = "BN" if _is_beside_mask(position, tensors) else _letters(tensor)
         for letter, size in zip(letters, tensor.shape, strict=True):
             taken.append(_name(letter, size, example, taken))
             example[taken[-1]] = size
         names[position] = tuple(taken)
     return InputAxes(tuple(names[position] for position in range(len(tensors))), example)
-
-
-def is_binary(tensor: torch.Tensor) -> bool:
-    """Whether a tensor `[B, N]` may be a mask by its values: truth values, or zeros and ones, but not zeros alone.
-
-    Example:
-        >>> is_binary(torch.tensor([[1, 1, 0]])), is_binary(torch.tensor([[1, 2, 0]]))
-        (True, False)
-    """
-    if tensor.dim() != 2 or tensor.shape[1] < 2:
-        return False
-    if tensor.dtype is torch.bool or tensor.is_meta:
-        return tensor.dtype is torch.bool
-    return not tensor.is_complex() and bool(((tensor == 0) | (tensor == 1)).all() and tensor.any())
 
 
 def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
@@ -83,6 +77,7 @@ def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
         return False
     others = [other for i, other in enumerate(tensors) if i != position]
     masks = any(other.shape == tensor.shape and is_binary(other) for other in others)
+    masks = masks or any(may_be_lengths(one, tensor.shape[1]) and one.max() in (1.0, tensor.shape[1]) for one in others)
     beside = any(other.dim() in (2, 3) and other.shape[:2] == tensor.shape for other in others)
     return masks or (beside and is_binary(tensor))
 
@@ -192,7 +187,7 @@ def _name(letter: str, size: int, example: Mapping[str, int], taken: Sequence[st
 
 
 def untie(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool], binary: Collection[int] = ()) -> InputAxes:
-    """Give later inputs axes of their own where the module lets them vary alone.
+    """Give later inputs axes of their own where the module lets them vary alone, or with others beside them.
 
     A mask stays as long as what it lies along, though much code takes any length of it.
 
@@ -201,29 +196,34 @@ def untie(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool], binary
         run_shapes: Whether the module runs at such shapes of its inputs.
         binary: Inputs that may be masks.
     """
-    for position in range(1, len(axes.names)):
-        before = [row for i, row in enumerate(axes.names[:position]) if not {i, position} & {*binary}]
-        tied = [n for n in axes.names[position] if n[0] not in "BC" and _used(n, before)]
-        shapes = axes.shapes({})
-        for name in tied:
-            axis = axes.names[position].index(name)
-            longer = list(shapes[position])
-            longer[axis] += 1
-            if run_shapes([*shapes[:position], tuple(longer), *shapes[position + 1 :]]):
-                axes = _renamed(axes, position, axis)
+    for position in (i for i in range(1, len(axes.names)) if i not in binary):
+        for name in dict.fromkeys(n for n in axes.names[position] if n[0] not in "BC" and n not in (ENDS, ONE)):
+            rows = [i for i, row in enumerate(axes.names) if name in row]
+            firm = {*rows} - {*binary}
+            if min(firm) == position:
+                continue
+            beside = sorted((i for i in rows if i != position), key=lambda i: (i < position, abs(i - position)))
+            groups = [[position], *([position, i] for i in beside), [i for i in rows if i >= position]]
+            for group in groups:
+                if firm - {*group} and run_shapes(_longer(axes, name, group)):
+                    axes = _renamed(axes, name, group)
+                    break
     return axes
 
 
-def _used(name: str, names: Iterable[tuple[str, ...]]) -> bool:
-    return any(name in row for row in names)
+def _longer(axes: InputAxes, name: str, group: Collection[int]) -> list[Shape]:
+    """The shapes of the inputs with an axis longer by one in some of them."""
+    rows = enumerate(zip(axes.names, axes.shapes({}), strict=True))
+    return [tuple(n + (i in group and one == name) for one, n in zip(*row, strict=True)) for i, row in rows]
 
 
-def _renamed(axes: InputAxes, position: int, axis: int) -> InputAxes:
-    old = axes.names[position][axis]
+def _renamed(axes: InputAxes, old: str, group: Collection[int]) -> InputAxes:
+    """The axes with another name for one of them in some inputs."""
     letter = old.rstrip("0123456789")
     new = next(f"{letter}{i}" for i in range(2, 99) if f"{letter}{i}" not in axes.example)
-    row = tuple(new if i == axis else name for i, name in enumerate(axes.names[position]))
-    names = (*axes.names[:position], row, *axes.names[position + 1 :])
+    names = tuple(
+        tuple(new if i in group and name == old else name for name in row) for i, row in enumerate(axes.names)
+    )
     return replace(axes, names=names, example=axes.example | {new: axes.example[old]})
 
 
@@ -239,12 +239,12 @@ def find_steps(run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_S
         long_steps: Steps to try on an axis that refuses to grow by one.
     """
     example = axes.example
-    likely = [name for name in example if name[0] != "C" and name != ENDS]
+    likely = [name for name in example if name[0] != "C" and name not in (ENDS, ONE)]
     steps: Steps = {}
     if likely and run({**example, **{name: example[name] + 1 for name in likely}}) is not None:
         steps = dict.fromkeys(likely, 1)
     for name in example:
-        if name not in (*steps, ENDS) and run({**example, name: example[name] + 1}) is not None:
+        if name not in (*steps, ENDS, ONE) and run({**example, name: example[name] + 1}) is not None:
             steps[name] = 1
     for name in likely:
         if name not in steps:

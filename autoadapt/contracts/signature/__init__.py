@@ -4,7 +4,7 @@ from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, ran
 from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
 from autoadapt.contracts.signature.channel_names import channel_names, met_by_name
 from autoadapt.contracts.signature.held_values import Held
-from autoadapt.contracts.signature.masks import Mask, mask_at
+from autoadapt.contracts.signature.masks import Form, Mask, mask_at
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.parameters import Parameter
@@ -22,6 +22,7 @@ __all__ = [
     "Centres",
     "ColourOrder",
     "Contradiction",
+    "Form",
     "Gathering",
     "Held",
     "InnerOutput",

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
+from pydantic import Field
 
 from autoadapt.contracts.signature.specs import Frozen
 
-__all__ = ["Mask", "mask_at"]
+__all__ = ["Form", "Mask", "mask_at"]
+
+Form: TypeAlias = Literal["truth", "added", "lengths"]
+"""What a mask holds: zeros and ones; what is added to scores of attention, zero or far below it; or how many of each
+item count, those behind them being hidden, as a number or as a share of all."""
 
 
 class Mask(Frozen):
-    """An argument `[B, N]` of zeros and ones: what it hides changes nothing of what comes out for the rest.
+    """An argument that hides tokens: other values there change nothing of what comes out for the rest.
+
+    Its last axis lists tokens, as in `[B, N]`, `[B, 1, 1, N]` and `[N, N]`, where the one before it lists those that
+    read them; lengths are `[B]`.
 
     Example:
         >>> print(Mask(argument="key_padding_mask", axis="N", counts=False))
         key_padding_mask hides along N where it is 1
+        >>> print(Mask(argument="lengths", axis="N", form="lengths"))
+        lengths hides along N what is behind it
     """
 
     argument: str
@@ -25,20 +36,56 @@ class Mask(Frozen):
     """The input axis that it lies along."""
     counts: bool = True
     """Whether ones stand at what counts, and zeros at what is hidden; else the other way round."""
+    form: Form = Field(default="truth", exclude_if=lambda form: form == "truth")
+    shared: bool = Field(default=False, exclude_if=lambda shared: not shared)
+    """Whether it is one for all items, `[N, N]`."""
+    zeroed: tuple[str, ...] = Field(default=(), exclude_if=lambda zeroed: not zeroed)
+    """Outputs that are zero at what it hides."""
+
+    loose: bool = Field(default=False, exclude_if=lambda loose: not loose)
+    """Whether what it hides still counts a little, as where statistics are taken over all."""
 
     def __str__(self) -> str:
-        return f"{self.argument} hides along {self.axis} where it is {int(not self.counts)}"
+        hidden = {"truth": f"where it is {int(not self.counts)}", "added": "where it is far below 0"}
+        return f"{self.argument} hides along {self.axis} {hidden.get(self.form, 'what is behind it')}"
 
-    def example(self, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    @property
+    def where(self) -> str:
+        """Where it lets tokens count, for tables."""
+        if self.form == "lengths":
+            return f"within {self.argument}"
+        return f"where {self.argument} is {0 if self.form == 'added' else int(self.counts)}"
+
+    def made(self, counting_BN: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """The mask that lets some tokens count, the first ones of each item where it tells lengths.
+
+        Args:
+            counting_BN: Truth values.
+            shape: Of the argument.
+            dtype: Of the argument.
+        """
+        if self.form == "lengths":
+            counted_B = counting_BN.sum(1)
+            return (counted_B / counting_BN.shape[1] if dtype.is_floating_point else counted_B).to(dtype)
+        middle = [1] * (len(shape) - 2)
+        table = counting_BN[:1] if self.shared else counting_BN.view(-1, *middle, counting_BN.shape[1])
+        table = (table if self.counts else ~table).expand(*shape)
+        if self.form == "truth":
+            return table.to(dtype)
+        return torch.zeros(*shape, dtype=dtype).masked_fill(~table, torch.finfo(dtype).min)
+
+    def example(self, shape: Sequence[int], size: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
         """A mask as padding makes it: what is hidden stands behind what counts, and half or more of it counts.
 
-        Shape:
-            `[B, N]`, truth values
+        Args:
+            shape: Of the argument.
+            size: Of the axis that it lies along.
+            dtype: Of the argument.
+            generator: Of random numbers.
         """
-        batch, size = shape
-        least = max((size + 1) // 2, 1)
+        batch, least = shape[0], max((size + 1) // 2, 1)
         counted_B1 = torch.randint(least, max(size, least) + 1, (batch, 1), generator=generator)
-        return (torch.arange(size) < counted_B1) == self.counts
+        return self.made(torch.arange(size) < counted_B1, shape, dtype)
 
 
 def mask_at(masks: Sequence[Mask], path: str) -> Mask | None:

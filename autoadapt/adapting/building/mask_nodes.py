@@ -1,0 +1,61 @@
+"""Mask nodes: what a mask of the old module lets count, in torch.fx nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx
+
+from autoadapt.adapting import mask_layers
+from autoadapt.adapting.counted import Counted
+from autoadapt.contracts.signature import Mask
+
+__all__ = ["MaskNodes"]
+
+
+class MaskNodes:
+    """The nodes of masks in one graph.
+
+    Args:
+        graph: That is being written.
+        given: The node of each input, by path.
+        axis: Gives the node of the size of an input axis.
+    """
+
+    def __init__(self, graph: fx.Graph, given: Mapping[str, fx.Node], axis: Callable[[str], fx.Node]) -> None:
+        self._graph = graph
+        self._given = given
+        self._axis = axis
+        self._made: dict[Mask, fx.Node] = {}
+
+    def what_counts(self, mask: Mask) -> fx.Node | None:
+        """Where tokens count, once for all that asks it; None where the mask cannot be given."""
+        if mask.argument in self._given and mask not in self._made:
+            options: list[Any] = [mask.form, mask.counts, mask.shared]
+            while options and options[-1] == _DEFAULTS[len(options) - 1]:
+                options.pop()
+            arguments = self._given[mask.argument], self._axis(mask.axis), *options
+            self._made[mask] = self._call(mask_layers.what_counts, arguments, "counting")
+        return self._made.get(mask)
+
+    def counted(self, where: Counted, node: fx.Node) -> fx.Node | None:
+        """Ones where tokens of a node count; None where the mask cannot be given."""
+        counting = self.what_counts(where.mask)
+        if counting is None:
+            return None
+        if where.frames is not None:
+            counting = self._call(mask_layers.thin_mask, (counting, *where.frames), "counting")
+        if where.fitted:
+            size = self._graph.call_method("size", (node, where.axis))
+            counting = self._call(mask_layers.fit_mask, (counting, size), "counting")
+        return self._call(
+            mask_layers.counted, (node, counting, where.axis, where.front)[: 3 + bool(where.front)], "counted"
+        )
+
+    def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> fx.Node:
+        return self._graph.create_node("call_function", function, arguments, name=name)
+
+
+_DEFAULTS = ("truth", True, False)
+"""What need not be said of a mask."""

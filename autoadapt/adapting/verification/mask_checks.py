@@ -1,0 +1,70 @@
+"""Checks of masks: what they hide in the old module is hidden in the adapted one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.sessions import Session
+from autoadapt.contracts.capturing.hiding import MOSTLY, STAYS, Trial
+from autoadapt.contracts.capturing.sizing import InputAxes
+from autoadapt.contracts.signature import Mask
+from autoadapt.errors import Mismatch
+
+__all__ = ["masks_hide"]
+
+
+def masks_hide(session: Session) -> Findings:
+    """Change what masks hide, and see what changes of the rest."""
+    masks = session.signature.masks
+    faults = [fault for mask in masks for fault in _shown(session, mask)]
+    names = ", ".join(mask.argument for mask in masks)
+    return Findings(faults, f"what {names} hides changes nothing of the rest")
+
+
+def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
+    """Outputs that change with what a mask hides, or are not zero there, where the backbone is not to blame."""
+    trial, place = _trial(session), _place(session, mask)
+    found = trial.share(place, mask)
+    if found is None:
+        yield Mismatch(mask.argument, "a call with half of the tokens hidden", "it raises", "")
+        return
+    most = MOSTLY if mask.loose else STAYS
+    moved = {path: share for path, share in found.items() if share > most}
+    if moved and _is_loose(session, mask, most):
+        session.blamed.append(f"what {mask.argument} hides")
+        moved = {}
+    for path, share in moved.items():
+        found_text = f"{path} changes, by {100 * share:.3g} % of what it does where nothing is hidden"
+        yield Mismatch(path, f"the same for other values that {mask.argument} hides", found_text, _REMEDY)
+    for path in set(mask.zeroed) - set(trial.zeroed(place, mask)):
+        yield Mismatch(path, f"zeros where {mask.argument} hides", "other values", _REMEDY)
+
+
+_REMEDY = "pairs={...}  # another output of the new module, or mask its values in a wrapper"
+
+
+def _is_loose(session: Session, mask: Mask, most: float) -> bool:
+    """Whether the bare backbone gets no such mask, or lets it count what is hidden."""
+    bare, plan = session.backbone(), session.plan
+    if bare is None or plan is None:
+        return False
+    names = [route.source for route in plan.inputs if route.target == mask.argument] or [mask.argument]
+    own = next((one for one in plan.source.masks if one.argument in names), None)
+    if own is None or own.loose:
+        return True
+    found = _trial(bare).share(_place(bare, own), own)
+    return found is None or any(share > most for share in found.values())
+
+
+def _place(session: Session, mask: Mask) -> int | str:
+    paths = list(session.signature.inputs.paths)
+    return paths.index(mask.argument) if mask.argument in paths else mask.argument
+
+
+def _trial(session: Session) -> Trial:
+    signature, sizes = session.signature, session.at(B=2)
+    names = tuple(tuple(str(dim) if dim.axes else "" for dim in spec.dims) for spec in signature.inputs.leaves)
+    outputs = {path: spec.dims for path, spec in signature.outputs.items()}
+    masks = [i for i, path in enumerate(signature.inputs.paths) if path in {mask.argument for mask in signature.masks}]
+    return Trial(session.net, session.arguments(sizes), InputAxes(names, dict(sizes)), outputs, masks)

@@ -1,0 +1,97 @@
+"""Likely masks: which tensors may hide tokens of others, by their shapes and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+__all__ = ["is_added", "is_binary", "is_of_pairs", "is_table", "may_be_lengths", "may_hide", "with_lengths"]
+
+# Dimension letters: B batch, N tokens or samples.
+
+
+def is_binary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor `[B, N]` may be a mask by its values: truth values, or zeros and ones, but not zeros alone.
+
+    Example:
+        >>> is_binary(torch.tensor([[1, 1, 0]])), is_binary(torch.tensor([[1, 2, 0]]))
+        (True, False)
+    """
+    return tensor.dim() == 2 and is_table(tensor)
+
+
+def is_table(tensor: torch.Tensor) -> bool:
+    """The same of a tensor of more axes, such as one for each pair of tokens."""
+    if tensor.dim() < 2 or tensor.shape[-1] < 2:
+        return False
+    if tensor.dtype is torch.bool or tensor.is_meta:
+        return tensor.dtype is torch.bool
+    return not tensor.is_complex() and bool(((tensor == 0) | (tensor == 1)).all() and tensor.any())
+
+
+def is_added(tensor: torch.Tensor) -> bool:
+    """Whether a tensor may be what is added to scores of attention: zeros, and what is far below them.
+
+    Zeros alone may be where one row serves all tokens, or there is one for each.
+
+    Example:
+        >>> is_added(torch.tensor([[0.0, -1e9]])), is_added(torch.tensor([[0.0, -1.0]])), is_added(torch.zeros(2, 8))
+        (True, False, False)
+    """
+    if not 2 <= tensor.dim() <= 4 or tensor.shape[-1] < 2 or not tensor.is_floating_point() or tensor.is_meta:
+        return False
+    return bool(((tensor == 0) | (tensor <= FAR_BELOW)).all()) and (bool(tensor.any()) or _lists_pairs(tensor))
+
+
+FAR_BELOW = -100
+"""What is below adds nothing to a softmax."""
+
+
+def may_hide(tensor: torch.Tensor) -> bool:
+    """Whether a tensor may be a mask by its shape and values, for tokens or for pairs of them."""
+    return is_binary(tensor) or is_added(tensor) or (_lists_pairs(tensor) and is_table(tensor))
+
+
+def _lists_pairs(tensor: torch.Tensor) -> bool:
+    """Whether a tensor may list tokens that are read beside those that read them, or one for all of these."""
+    shape = tensor.shape
+    return (
+        len(shape) > 1
+        and shape[-2] in (1, shape[-1])
+        and (len(shape) < 4 or shape[1] == 1)
+        and len(shape) + (shape[-2] != 1) > 2
+    )
+
+
+def is_of_pairs(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
+    """Whether a tensor may tell for each two tokens of another whether the one reads the other, or for all of these."""
+    if not may_hide(tensor) or not _lists_pairs(tensor):
+        return False
+    return any(other.dim() in (2, 3) and other.shape[1] == tensor.shape[-1] for other in others)
+
+
+def may_be_lengths(tensor: torch.Tensor, size: int) -> bool:
+    """Whether numbers `[B]` may tell how many tokens of each item count, or which share of them."""
+    if tensor.dim() != 1 or not tensor.numel() or tensor.is_meta or tensor.dtype is torch.bool or tensor.is_complex():
+        return False
+    most = 1 if tensor.is_floating_point() else size
+    return bool((tensor > 0).all() and (tensor <= most).all())
+
+
+def with_lengths(made: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of other sizes, with what may be lengths of the longest as they are then.
+
+    Args:
+        made: The tensors.
+        given: Those that they were made of.
+    """
+    changed = {old.shape[1]: new.shape[1] for old, new in zip(given, made, strict=True) if old.dim() > 1}
+    return [_with_length(one, changed) for one in made]
+
+
+def _with_length(tensor: torch.Tensor, changed: Mapping[int, int]) -> torch.Tensor:
+    for size, wanted in changed.items() if tensor.dim() == 1 and not tensor.is_floating_point() else ():
+        if size != wanted and may_be_lengths(tensor, size) and tensor.max() == size:
+            return torch.where(tensor == size, wanted, tensor.clamp(max=wanted))
+    return tensor
