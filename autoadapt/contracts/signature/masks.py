@@ -75,7 +75,7 @@ class Mask(Frozen):
         return torch.zeros(*shape, dtype=dtype).masked_fill(~table, torch.finfo(dtype).min)
 
     def example(self, shape: Sequence[int], size: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-        """A mask as padding makes it: what is hidden stands behind what counts, and half or more of it counts.
+        """A mask as padding makes it: what is hidden stands behind what counts, half or more, and all of item 0.
 
         Args:
             shape: Of the argument.
@@ -85,6 +85,7 @@ class Mask(Frozen):
         """
         batch, least = shape[0], max((size + 1) // 2, 1)
         counted_B1 = torch.randint(least, max(size, least) + 1, (batch, 1), generator=generator)
+        counted_B1[0] = size
         return self.made(torch.arange(size) < counted_B1, shape, dtype)
 
 
