@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["as_mask", "counted", "fit_mask", "hidden", "per_share", "thin_mask", "what_counts"]
+__all__ = ["as_mask", "counted_tokens", "fit_mask", "per_share", "thin_mask", "what_counts", "without_hidden"]
 
 # Dimension letters: B batch, N tokens or samples, M frames.
 # Functions stay below 88 columns: they are inlined into files that other people format.
@@ -74,7 +74,7 @@ def fit_mask(counting_BN: torch.Tensor | None, size: int) -> torch.Tensor | None
     return F.adaptive_max_pool1d(counting_BN.float()[:, None], size)[:, 0] > 0
 
 
-def counted(
+def counted_tokens(
     values: torch.Tensor,
     counting_BN: torch.Tensor | None,
     axis: int,
@@ -99,13 +99,13 @@ def counted(
     return counting_BN.expand(values.shape[0], -1).to(values.dtype).view(shape)
 
 
-def hidden(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+def without_hidden(values: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
     """Values with zeros where nothing counts.
 
     Shape:
         `[B, ..., N, ...] -> [B, ..., N, ...]`
     """
-    return values.masked_fill(counted == 0, 0)
+    return values.masked_fill(ones == 0, 0)
 
 
 def per_share(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -264,3 +264,22 @@ def test_as_many_edges_as_nodes_vary_apart():
     seen = aa.capture(Passing(4), (torch.randn(6, 3), edges, torch.randn(6, 2), torch.rand(6)))
     assert [str(leaf) for leaf in seen.inputs.leaves] == ["f32[N, 3]", "i64[2, E]", "f32[E, 2]", "f32[E]"]
     assert str(seen.outputs.leaves[0]) == "f32[N, 4]"
+
+
+class Namesake(Pairs):
+    """Arguments that are called as functions are which a file of source may need."""
+
+    def forward(self, ids, pad, resize=None):
+        return super().forward(ids, pad)
+
+
+def test_arguments_may_be_called_like_functions_that_a_file_of_source_does_not_need(tmp_path):
+    new = Namesake(6)
+    net = aa.adapt(new, like=Namesake(4, pooled=True), inputs=(IDS, TABLE))
+    aa.to_source(net, tmp_path / "net.py")
+    space: dict[str, object] = {"__name__": "net"}
+    exec((tmp_path / "net.py").read_text(encoding="utf-8"), space)
+    other = space["Adapted"](new)
+    other.load_state_dict(net.state_dict())
+    for found, expected in zip(other(IDS, TABLE), net(IDS, TABLE), strict=True):
+        assert torch.equal(found, expected)

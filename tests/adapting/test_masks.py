@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.adapting.mask_layers import counted, hidden, per_share
+from autoadapt.adapting.mask_layers import counted_tokens, per_share, without_hidden
 
 IDS = torch.randint(3, 50, (2, 8), generator=torch.Generator().manual_seed(0))
 MASK = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
@@ -148,8 +148,8 @@ def test_a_vector_of_a_recording_does_not_change_with_its_padding():
 
 def test_a_vector_of_what_is_hidden_whole_is_a_number():
     values = torch.randn(2, 3, 5)
-    ones = counted(values, torch.tensor([[False, False, False], [True, False, True]]), 1)
-    found = per_share(hidden(values, ones).mean(1), ones.mean(1))
+    ones = counted_tokens(values, torch.tensor([[False, False, False], [True, False, True]]), 1)
+    found = per_share(without_hidden(values, ones).mean(1), ones.mean(1))
     assert torch.equal(found[0], torch.zeros(5))
     torch.testing.assert_close(found[1], values[1, [0, 2]].mean(0))
 

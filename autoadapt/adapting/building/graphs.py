@@ -242,7 +242,9 @@ class _Emitter:
                 return self._put("call_method", "mean", node, axes)
             case Hide(where=where):
                 counted = self._masks.counted(where, node)
-                return node if counted is None else self._put("call_function", mask_layers.hidden, node, counted)
+                return (
+                    node if counted is None else self._put("call_function", mask_layers.without_hidden, node, counted)
+                )
             case Remask(given=given, wanted=wanted, dtype=dtype, dims=dims):
                 options = [*map(self._size, dims)], DTYPES[dtype], wanted.form, wanted.counts
                 return self._put("call_function", mask_layers.as_mask, self._masks.what_counts(given), *options)
@@ -284,7 +286,7 @@ class _Emitter:
         counted = self._masks.counted(step.where, node) if step.where is not None else None
         if counted is None:
             return self._step(plain, node, spec, "")
-        shown = self._put("call_function", mask_layers.hidden, node, counted)
+        shown = self._put("call_function", mask_layers.without_hidden, node, counted)
         values, share = (self._step(plain, one, spec, "") for one in (shown, counted))
         return self._put("call_function", mask_layers.per_share, values, share)
 

@@ -50,7 +50,7 @@ class MaskNodes:
             size = self._graph.call_method("size", (node, where.axis))
             counting = self._call(mask_layers.fit_mask, (counting, size), "counting")
         return self._call(
-            mask_layers.counted, (node, counting, where.axis, where.front)[: 3 + bool(where.front)], "counted"
+            mask_layers.counted_tokens, (node, counting, where.axis, where.front)[: 3 + bool(where.front)], "counted"
         )
 
     def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> fx.Node:

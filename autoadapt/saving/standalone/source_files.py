@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import keyword
 import sys
 import textwrap
@@ -96,7 +97,7 @@ class _File:
         self._printed: Printed = print_graph(net.graph, calls={"backbone": "self._tapped"} if net.plan.taps else {})
         _refuse_native(net)
         _check_adapters(net)
-        _check_arguments(self._printed)
+        _check_arguments(self._printed, net)
 
     def text(self) -> str:
         body = "\n".join(self._class())
@@ -280,9 +281,10 @@ def _check_adapters(net: AdaptedModule) -> None:
         raise SavingError("the adapters are not those of the plan", faults)
 
 
-def _check_arguments(printed: Printed) -> None:
-    """Refuse names of arguments that stand for something else in the file."""
-    taken = {"F", "OrderedDict", "nn", "torch", *leaves.__all__, *layers.__all__, *mask_layers.__all__}
+def _check_arguments(printed: Printed, net: AdaptedModule) -> None:
+    """Refuse names of arguments that stand for something else in `forward`."""
+    taken = {"F", "OrderedDict", "nn", "torch"}
+    taken |= {node.target.__name__ for node in net.graph.nodes if inspect.isfunction(node.target)}
     faults = [
         Mismatch(f"argument {name}", "a name that is free", name, "rename it")
         for name, _ in printed.arguments
