@@ -24,6 +24,8 @@ class Counted(_Frozen):
     """That lists tokens."""
     front: int = Field(default=0, exclude_if=lambda front: not front)
     """How many tokens stand in front of those that the mask knows; these count always."""
+    behind: int = Field(default=0, exclude_if=lambda behind: not behind)
+    """How many stand behind them."""
     frames: tuple[int, int] | None = Field(default=None, exclude_if=lambda frames: frames is None)
     """Where the mask lies along finer samples: the last one without which there would be no first cell, and how many
     there are from cell to cell."""

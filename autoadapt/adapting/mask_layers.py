@@ -79,6 +79,7 @@ def counted_tokens(
     counting_BN: torch.Tensor | None,
     axis: int,
     front: int = 0,
+    behind: int = 0,
 ) -> torch.Tensor:
     """Ones where values count and zeros elsewhere, to be averaged as the values are.
 
@@ -87,6 +88,7 @@ def counted_tokens(
         counting_BN: Truth values; None where all count.
         axis: That lists tokens.
         front: How many tokens stand in front of them, which count always.
+        behind: How many stand behind them.
 
     Shape:
         As the values, with 1 in the place of all axes but that of tokens, and of B.
@@ -95,7 +97,8 @@ def counted_tokens(
     shape[0], shape[axis] = values.shape[0], values.shape[axis]
     if counting_BN is None:
         return values.new_ones(shape)
-    counting_BN = F.pad(counting_BN, (front, 0), value=True) if front else counting_BN
+    if front or behind:
+        counting_BN = F.pad(counting_BN, (front, behind), value=True)
     return counting_BN.expand(values.shape[0], -1).to(values.dtype).view(shape)
 
 

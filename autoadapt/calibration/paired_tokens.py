@@ -47,5 +47,5 @@ def what_counts_of(
             counting = what_counts(mask, sizes[one.axis], one.form, one.counts, one.shared)
             counting = thin_mask(counting, *where.frames) if where.frames is not None else counting
             counting = fit_mask(counting, x_BTC.shape[1]) if where.fitted else counting
-            return counted_tokens(x_BTC, counting, 1, where.front)[..., 0] > 0
+            return counted_tokens(x_BTC, counting, 1, where.front, where.behind)[..., 0] > 0
     return None

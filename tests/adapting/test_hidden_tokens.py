@@ -202,7 +202,7 @@ def test_masks_of_every_form_are_verified_without_false_alarm(form):
 
 
 class Trailed(Led):
-    """The same behind them, which nothing tells."""
+    """The same behind them."""
 
     def forward(self, ids, mask):
         added = torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, -1e9)
@@ -210,10 +210,24 @@ class Trailed(Led):
         return x + (self.ask(x) @ x.mT + nn.functional.pad(added, (0, 1))[:, None]).softmax(-1) @ x
 
 
+def test_a_mean_over_tokens_in_front_of_another_leaves_out_what_is_hidden_and_nothing_else():
+    new = Trailed(6)
+    net = aa.adapt(new, like=Pooled(4), inputs=(IDS, TABLE))
+    made = new(IDS, TABLE)[1, [0, 1, 2, 3, 4, 8]]
+    torch.testing.assert_close(net(IDS, TABLE)[1], net.adapters["output"](made.mean(0)))
+
+
 @pytest.mark.slow
 def test_a_vector_that_moves_with_what_is_hidden_fails_the_check_of_masks():
     net = aa.adapt(Trailed(6), like=Pooled(4), inputs=(IDS, TABLE))
     (check,) = [one for one in net.verify().checks if one.name == "masks"]
+    assert check.outcome == "passed"
+    (route,) = net.plan.routes
+    mean = route.steps[0].model_copy(
+        update={"where": route.steps[0].where.model_copy(update={"behind": 0, "front": 1})}
+    )
+    plan = net.plan.model_copy(update={"routes": (route.model_copy(update={"steps": (mean, *route.steps[1:])}),)})
+    (check,) = [one for one in aa.build(net.backbone, plan).verify().checks if one.name == "masks"]
     assert check.outcome == "failed"
     assert "changes, by" in str(check.faults[0])
 

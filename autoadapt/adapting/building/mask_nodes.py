@@ -49,9 +49,8 @@ class MaskNodes:
         if where.fitted:
             size = self._graph.call_method("size", (node, where.axis))
             counting = self._call(mask_layers.fit_mask, (counting, size), "counting")
-        return self._call(
-            mask_layers.counted_tokens, (node, counting, where.axis, where.front)[: 3 + bool(where.front)], "counted"
-        )
+        more = [where.front, where.behind][: 2 if where.behind else 1 if where.front else 0]
+        return self._call(mask_layers.counted_tokens, (node, counting, where.axis, *more), "counted")
 
     def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> fx.Node:
         return self._graph.create_node("call_function", function, arguments, name=name)

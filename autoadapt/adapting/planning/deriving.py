@@ -27,7 +27,7 @@ from autoadapt.adapting.planning.input_routes import (
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
-from autoadapt.adapting.planning.masking import masks_read, with_masks, with_masks_told
+from autoadapt.adapting.planning.masking import masks_read, with_masks, with_masks_told, with_tokens_behind
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
@@ -236,6 +236,8 @@ def _routes(offer: _Offer, source: Signature, pairings: Iterable[Pairing], alway
         route.model_copy(update={"remark": _with_branch(route)}) if route.source in branches else route
         for route in made
     ]
+    trailed = {path for mask in source.masks for path in mask.behind}
+    made = [with_tokens_behind(route) if route.source in trailed else route for route in made]
     steady = steady_sources(source, [route.source for route in made])
     return [route.model_copy(update={"source": steady.get(route.source, route.source)}) for route in made]
 

@@ -12,7 +12,7 @@ from autoadapt.contracts.capturing import counts_by_name
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask, Signature, TensorSpec
 
-__all__ = ["as_mask", "counted_along", "masks_read", "with_masks", "with_masks_told"]
+__all__ = ["as_mask", "counted_along", "masks_read", "with_masks", "with_masks_told", "with_tokens_behind"]
 
 
 def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, path: str) -> tuple[Operation, ...]:
@@ -64,6 +64,17 @@ _LONGEST = 8192
 """In samples, that a first frame is looked for."""
 
 
+def with_tokens_behind(route: Route) -> Route:
+    """The route from an output in which tokens that a mask does not know stand behind the others."""
+    steps = [
+        step.model_copy(update={"where": step.where.model_copy(update={"front": 0, "behind": step.where.front})})
+        if isinstance(step, Averaging | Hide) and step.where is not None
+        else step
+        for step in route.steps
+    ]
+    return route.model_copy(update={"steps": tuple(steps)})
+
+
 def masks_read(routes: Iterable[Route]) -> set[str]:
     """The masks that adapters read."""
     steps = [step for route in routes for step in route.steps if isinstance(step, Averaging | Hide)]
@@ -108,7 +119,11 @@ def with_masks_told(target: Signature, source: Signature) -> Signature:
     """
     own, theirs = {mask.argument for mask in target.masks}, {mask.argument: mask for mask in source.masks}
     told = [theirs.get(path) or _told(path, spec) for path, spec in target.inputs.items() if path not in own]
-    more = [mask.model_copy(update={"zeroed": ()}) for mask in told if mask is not None and mask.axis in target.axes]
+    more = [
+        mask.model_copy(update={"zeroed": (), "behind": ()})
+        for mask in told
+        if mask is not None and mask.axis in target.axes
+    ]
     return target.model_copy(update={"masks": (*target.masks, *more)}) if more else target
 
 

@@ -37,7 +37,7 @@ def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
     for path, share in moved.items():
         found_text = f"{path} changes, by {100 * share:.3g} % of what it does where nothing is hidden"
         yield Mismatch(path, f"the same for other values that {mask.argument} hides", found_text, _REMEDY)
-    for path in set(mask.zeroed) - set(trial.zeroed(place, mask)):
+    for path in set(mask.zeroed) - set(trial.described(place, mask).zeroed):
         yield Mismatch(path, f"zeros where {mask.argument} hides", "other values", _REMEDY)
 
 

@@ -72,7 +72,7 @@ class Trial:
             stays, moves, acts = (_apart(*pair) for pair in (kept[:2], kept[2:], (kept[0], kept[2])))
             if moves > 0 and stays <= STAYS * moves:
                 return "wholly" if self._is_as_cut(place, mask, kept[0], moves) else ""
-            if moves == stays == 0 and self.zeroed(place, mask):  # what reads back alone
+            if moves == stays == 0 and self.described(place, mask).zeroed:  # what reads back alone
                 return "wholly"
             return "mostly" if acts > 0 and stays <= MOSTLY * moves else ""
         return ""
@@ -94,17 +94,21 @@ class Trial:
             return {path: stays / moves for path, (stays, moves) in apart.items() if moves > 0}
         return None
 
-    def zeroed(self, place: int | str, mask: Mask) -> tuple[str, ...]:
-        """Outputs that are zero at what is hidden, and not at the rest."""
-        found = list[str]()
+    def described(self, place: int | str, mask: Mask) -> Mask:
+        """A mask with the outputs that are zero at what it hides, and those in which more tokens stand behind."""
+        zeroed, behind, half = list[str](), list[str](), (self._axes.example[mask.axis] + 1) // 2
         for runs in self._runs(place, mask):
-            for (path, dims), hidden, shown in zip(self._outputs.items(), runs[0], runs[2], strict=True):
+            for (path, dims), hidden, other, shown in zip(self._outputs.items(), *runs[:3], strict=True):
                 axis = _along(dims, mask.axis)
-                if hidden.is_floating_point() and axis is not None:
-                    count = hidden.shape[axis] // 4
-                    ends = [one.narrow(axis, one.shape[axis] - count, count) for one in (hidden, shown)]
-                    found += [path] * (count > 0 and not ends[0].any() and bool(ends[1].any()))
-        return tuple(found)
+                if axis is None or not hidden.is_floating_point() or hidden.shape != other.shape:
+                    continue
+                count = hidden.shape[axis] // 4
+                ends = [one.narrow(axis, one.shape[axis] - count, count) for one in (hidden, shown)]
+                zeroed += [path] * (count > 0 and not ends[0].any() and bool(ends[1].any()))
+                moved = (hidden != other).movedim(axis, 0).flatten(1).any(1).nonzero()[:1, 0].tolist()
+                more = (dims[axis] - Dim.axis(mask.axis)).constant or 0
+                behind += [path] * (more > 0 and moved == [half])
+        return mask.model_copy(update={"zeroed": tuple(zeroed), "behind": tuple(behind)})
 
     def _runs(self, place: int | str, mask: Mask) -> Iterator[list[list[torch.Tensor]]]:
         """What comes out where the second half is hidden, with two kinds of values there; and the same with no mask.

@@ -71,7 +71,7 @@ class Masks:
         for mask in likely:
             hides[mask] = tried.hides(place, mask)
             if hides[mask] == "wholly":
-                return mask.model_copy(update={"zeroed": tried.zeroed(place, mask)})
+                return tried.described(place, mask)
         return next((mask.model_copy(update={"loose": True}) for mask in named if hides[mask]), None)
 
     def _likely(self, position: int, name: str, tensor: torch.Tensor) -> list[Mask]:

@@ -42,6 +42,8 @@ class Mask(Frozen):
     zeroed: tuple[str, ...] = Field(default=(), exclude_if=lambda zeroed: not zeroed)
     """Outputs that are zero at what it hides."""
 
+    behind: tuple[str, ...] = Field(default=(), exclude_if=lambda behind: not behind)
+    """Outputs with more tokens than it knows, which stand behind the others; elsewhere they stand in front."""
     loose: bool = Field(default=False, exclude_if=lambda loose: not loose)
     """Whether what it hides still counts a little, as where statistics are taken over all."""
 
