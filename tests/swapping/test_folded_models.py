@@ -14,6 +14,7 @@ from folded_models import (
     worst,
 )
 
+import autoadapt as aa
 from autoadapt.swapping.folding import fold
 
 pytestmark = pytest.mark.slow
@@ -45,3 +46,15 @@ def test_adapters_fold_into_a_real_consumer_and_it_answers_as_before_at_three_si
     assert [one.reader.count("groups=") for one in stays] == [3] * (name == "DeepLabV3Plus")  # depthwise convolutions
     assert bool(list(folded.get_submodule(at).adapters.parameters())) == bool(stays)
     assert worst(model, folded, SIZES) < 1e-5
+
+
+def test_a_folded_decoder_whose_sums_are_rerouted_is_trained_and_exported_for_all_sizes(tmp_path):
+    model, at = segmenter("Linknet")
+    x = torch.randn(2, 3, 64, 64)
+    folded = fold(swapped(model, at, timm.create_model("resnet50", features_only=True), x), at=at, inputs=x)
+    assert folded.get_submodule(at).folded.reroutes
+    for name in ("folded.pt2", "folded.onnx"):
+        aa.export(folded, tmp_path / name, inputs=x)  # compares at the smallest and at odd sizes
+    folded.train()
+    folded(x).mean().backward()
+    assert all(p.grad is not None for p in folded.decoder.parameters())
