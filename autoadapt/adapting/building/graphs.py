@@ -237,7 +237,8 @@ class _Emitter:
             case Rearrange():
                 return self._rearrange(step, node)
             case Mean() | Pool() | Resize() | Resample() if step.where is not None:
-                return self._averaged(step, node, spec)
+                plain = step.model_copy(update={"where": None})
+                return self._masks.averaged(step.where, node, lambda one: self._step(plain, one, spec, ""), self._put)
             case Mean(axes=axes):
                 return self._put("call_method", "mean", node, axes)
             case Hide(where=where):
@@ -279,16 +280,6 @@ class _Emitter:
                 return self._put("call_function", layers.recover_indices, *rows, DTYPES[dtype])
             case Thin(axis=axis):
                 return self._put("call_function", layers.take_points, node, self._choice(step), axis)
-
-    def _averaged(self, step: Mean | Pool | Resize | Resample, node: fx.Node, spec: TensorSpec) -> fx.Node:
-        """A step that averages, over what counts alone where a mask tells that."""
-        plain = step.model_copy(update={"where": None})
-        counted = self._masks.counted(step.where, node) if step.where is not None else None
-        if counted is None:
-            return self._step(plain, node, spec, "")
-        shown = self._put("call_function", mask_layers.without_hidden, node, counted)
-        values, share = (self._step(plain, one, spec, "") for one in (shown, counted))
-        return self._put("call_function", mask_layers.per_share, values, share)
 
     def _part(self, node: fx.Node, axis: int, part: slice | int) -> fx.Node:
         return self._put("call_function", operator.getitem, node, (*(slice(None),) * axis, part))

@@ -52,6 +52,23 @@ class MaskNodes:
         more = [where.front, where.behind][: 2 if where.behind else 1 if where.front else 0]
         return self._call(mask_layers.counted_tokens, (node, counting, where.axis, *more), "counted")
 
+    def averaged(
+        self, where: Counted, node: fx.Node, average: Callable[[fx.Node], fx.Node], put: Callable[..., fx.Node]
+    ) -> fx.Node:
+        """A node averaged over what counts alone; over all where the mask cannot be given.
+
+        Args:
+            where: What counts.
+            node: What is averaged.
+            average: Writes the average of a node.
+            put: Writes a node that goes by the name of the chain at hand.
+        """
+        ones = self.counted(where, node)
+        if ones is None:
+            return average(node)
+        values = average(put("call_function", mask_layers.without_hidden, node, ones))
+        return put("call_function", mask_layers.per_share, values, average(ones))
+
     def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> fx.Node:
         return self._graph.create_node("call_function", function, arguments, name=name)
 
