@@ -22,7 +22,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["Cost", "cost_of", "peak_without_values", "with_values"]
+__all__ = ["Cost", "cost_of", "multiply_adds_of", "peak_without_values", "with_values"]
 
 LONGEST = 3.0
 """Seconds after which a pass is not timed again."""
@@ -66,7 +66,7 @@ def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
         with _LiveBytes([*weights, *flatten(arguments.values)[1]]) as live:
             arguments.call(copied)
         seconds = _timed(copied, arguments, repeats)
-        multiply_adds = _counted(copied, arguments)
+        multiply_adds = multiply_adds_of(copied, arguments)
     return Cost(
         multiply_adds=multiply_adds,
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
@@ -115,8 +115,13 @@ def _filled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
 
-def _counted(module: nn.Module, arguments: Arguments) -> int:
-    """Multiply-adds of one pass, on the meta device where the module runs there."""
+def multiply_adds_of(module: nn.Module, arguments: Arguments) -> int:
+    """Multiply-adds of one pass, on the meta device where the module runs there.
+
+    Args:
+        module: The module, in the mode in which it runs; it runs itself where it looks at values.
+        arguments: An example call.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that few need
 
     tree, tensors = flatten(arguments.values)

@@ -13,6 +13,7 @@ from autoadapt.adapting import adapt
 from autoadapt.swapping.folding import fold
 
 X = torch.randn(2, 3, 16, 16)
+LEVELS = ["0", "1", "2"]  # named, so that they are folded where that makes the model heavier
 
 
 def adapted(program, widths):
@@ -26,7 +27,7 @@ def adapted(program, widths):
 
 def assert_folded(program, widths):
     model = adapted(program, widths)
-    folded = fold(model, inputs=X)
+    folded = fold(model, inputs=X, outputs=LEVELS)
     assert not folded.backbone.folded.stays
     assert not list(folded.backbone.adapters.parameters())
     for size in (16, 24, 40):
@@ -66,7 +67,7 @@ SUMS = [("conv", 0, 0), ("add", 0, 1), ("chunk", 0, 0)]
 
 def test_a_rerouted_module_keeps_its_class_and_is_copied_pickled_and_trained():
     model = adapted(SUMS, (3, 9, 5))
-    folded = fold(model, inputs=X)
+    folded = fold(model, inputs=X, outputs=LEVELS)
     assert {one.does for one in folded.backbone.folded.reroutes[""]} == {"join", "whole"}
     assert isinstance(folded, Decoder)
     assert type(folded).__name__ == "Decoder"
@@ -81,14 +82,14 @@ def test_a_rerouted_module_keeps_its_class_and_is_copied_pickled_and_trained():
 @pytest.mark.slow
 def test_a_rerouted_module_is_compiled_and_exported():
     model = adapted(SUMS, (3, 9, 5))
-    folded = fold(model, inputs=X)
+    folded = fold(model, inputs=X, outputs=LEVELS)
     assert_alike(torch.compile(folded, fullgraph=True, backend="eager"), model, X)
     assert_alike(torch.export.export(folded, (X,)).module(), model, X)
 
 
 def test_a_path_that_was_not_followed_is_refused_where_it_is_taken():
     model = adapted(SUMS, (3, 9, 5))
-    folded = fold(model, inputs=X)
+    folded = fold(model, inputs=X, outputs=LEVELS)
     folded.program = [SUMS[0], ("add", 2, 0)]
     with pytest.raises(RuntimeError, match="fold with inputs= that take this path"):
         folded(X)

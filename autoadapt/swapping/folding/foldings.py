@@ -9,7 +9,7 @@ from torch import nn
 
 from autoadapt.adapting import layers
 from autoadapt.errors import Mismatch
-from autoadapt.swapping.folding.reading_layers import widened
+from autoadapt.swapping.folding.reading_layers import guard, widened
 from autoadapt.swapping.folding.rerouting import Reroute, rerouted
 from autoadapt.swapping.places import set_modules
 
@@ -71,12 +71,19 @@ class Folding(_Frozen):
     reroutes: dict[str, tuple[Reroute, ...]] = Field(default_factory=dict)
     """Calls of functions that do something else, by the module in whose `forward` they stand."""
     stays: tuple[Stay, ...] = ()
+    unseen: tuple[str, ...] = ()
+    """Layers that did not run while the model was followed; they refuse channels that they do not read."""
+    multiply_adds: tuple[int, int] = (0, 0)
+    """Of the whole model at the example, before and after."""
 
     def __str__(self) -> str:
         read = ", ".join(f"{one.paths[0]} reads {one.channels}" for one in self.readers)
         lines = [f"folded: output {', '.join(self.outputs)}; {read}"]
         if self.ones:
             lines.append(f"with a channel of ones, since a border is padded: {', '.join(self.ones)}")
+        before, after = self.multiply_adds
+        if after > before:
+            lines.append(f"the model is heavier than it was: {before:,} multiply-adds became {after:,}")
         return "\n".join([*lines, *map(str, self.fronts), *map(str, self.stays)])
 
 
@@ -84,7 +91,10 @@ def put_layers(model: nn.Module, folding: Folding) -> None:
     """Put the layers of a folding into a model, with weights that are not filled; the model is changed."""
     for reader in folding.readers:
         made = widened(model.get_submodule(reader.paths[0]), reader.channels, has_bias=reader.has_bias)
+        guard(made)
         set_modules(model, dict.fromkeys(reader.paths, made))
+    for path in folding.unseen:
+        guard(model.get_submodule(path))
     for front in folding.fronts:
         read = model.get_submodule(front.path)
         like = next(model.parameters())

@@ -15,7 +15,7 @@ from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
-from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, follow
+from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, drops, follow
 from autoadapt.swapping.folding.reading_layers import is_reader, misfit, why_not_read
 from autoadapt.swapping.folding.rerouting import function_name
 from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
@@ -128,6 +128,8 @@ def readings(
     mode = in_train_mode if in_training else in_eval_mode
     copied = mode(copy_module(model, clone_buffers))
     watch = _Watch(copied, levels, fronts)
+    if in_training:
+        watch.may_drop = {name for name, module in model.named_modules() if not module.training}
 
     def note(_module: nn.Module, _args: object, output: object) -> None:
         watch.begin(output)  # before the hook by which the first module of a region hands on a part of it
@@ -171,6 +173,8 @@ class _Watch(TorchFunctionMode):
         self._called: dict[str, list[tuple[Call, ...]]] = {}
         self._plain_calls: set[str] = set()
         self._before: dict[str, Statement] = {}
+        self.may_drop: set[str] = set()
+        """Paths of modules whose dropout is passed by: they run in train mode here alone."""
 
     def begin(self, output: object) -> None:
         """Note what the adapted module returns."""
@@ -264,6 +268,8 @@ class _Watch(TorchFunctionMode):
         if name == "__get__" and not parts:
             return False
         try:
+            if drops(name, args, kwargs) and (self._frames[-1].path if self._frames else "") not in self.may_drop:
+                raise NotLinearError("it drops channels")
             with torch._C.DisableTorchFunction():
                 done = follow(func, args, kwargs, result, self.statement)
         except NotLinearError as error:
@@ -283,7 +289,7 @@ class _Watch(TorchFunctionMode):
         frame = self._frames[-1] if self._frames else None
         stated = self._stated_in(given)
         module = ""
-        if frame is not None and not frame.module._modules and len(stated) == 1:
+        if frame is not None and not frame.module._modules and len(stated) == 1 and "dropout" not in name:
             tensor = next(one for one in tensors_in(given) if self.statement(one) is not None)
             module = frame.path if frame.given[:1] == [id(tensor)] and _is_plain(stated[0], tensor) else ""
         for one in stated:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.swapping.folding.rerouting import function_name
 from autoadapt.swapping.folding.statements import NotLinearError, Statement, joined, plain_statement, summed
 
-__all__ = ["SHAPE_ONLY", "Followed", "follow"]
+__all__ = ["SHAPE_ONLY", "Followed", "drops", "follow"]
 
 SHAPE_ONLY = frozenset(
     {"size", "dim", "numel", "stride", "is_floating_point", "__len__", "is_contiguous", "get_device", "element_size"}
@@ -56,6 +57,13 @@ class Followed:
     expands: bool = False
 
 
+def drops(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call is one of dropout that drops something."""
+    share = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+    active = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
+    return "dropout" in name and bool(active) and share > 0
+
+
 Known = Callable[[torch.Tensor], Statement | None]
 
 
@@ -79,7 +87,7 @@ def follow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
         return _join(args, kwargs, known)
     if name in _ADDING | _SUBTRACTING:
         return _add(args, kwargs, result, known, -1.0 if name in _SUBTRACTING else 1.0)
-    if name in _SCALING and len(args) > 1:
+    if name in _SCALING and len(args) > 1 and kwargs.get("rounding_mode") is None:
         return _scale(name, args, result, known)
     first = args[0] if args else kwargs.get("input")
     stated = known(first) if isinstance(first, torch.Tensor) else None
@@ -88,6 +96,8 @@ def follow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
     if name == "neg":
         return Followed((stated.without_constants(),))
     if name in _AS_IT_IS and result.shape == first.shape:
+        if not result.is_floating_point():
+            raise NotLinearError("it rounds")
         return Followed((stated,))
     if name not in _TAKING:
         return Followed((_moved(function, args, kwargs, first, stated),))
@@ -162,7 +172,8 @@ def _check_alike(made: torch.Tensor, twice: torch.Tensor, stated: Statement) -> 
 
 
 def _taken(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, stated: Statement) -> Followed:
-    first = args[0] if isinstance(args[0], torch.Tensor) else kwargs["input"]
+    first = args[0] if args else kwargs["input"]
+    _check_told_by_code(function_name(function), args, kwargs, first, stated.axis)
     parts = [result] if isinstance(result, torch.Tensor) else list(result)
     made = _on_shadow(function, args, kwargs, _shadow(first, stated))
     shadows = [made] if isinstance(made, torch.Tensor) else list(made)
@@ -179,6 +190,43 @@ def _taken(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
             raise NotLinearError("it takes channels and places at once")
         statements.append(stated.of_rows(one[1]))
     return Followed(tuple(statements), "whole", (stated,))
+
+
+def _check_told_by_code(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], first: torch.Tensor, axis: int
+) -> None:
+    """Check that the channels that are taken are told by the code.
+
+    Raises:
+        NotLinearError: They are told by a tensor, as by a buffer, which may hold other numbers tomorrow.
+    """
+    if all(one is first for one in tensors_in((args, kwargs))):
+        return
+    if name == "__getitem__" and _index_of(args[1], axis, first.dim()) == slice(None):
+        return
+    told: Any = args[1] if len(args) > 1 else kwargs.get("dim")
+    if name != "index_select" or told % first.dim() == axis:
+        raise NotLinearError("a tensor tells which channels it takes, and may hold other numbers at another call")
+
+
+def _index_of(index: Any, axis: int, dims: int) -> Any:
+    """What an index says of an axis, or None where it is not said for it alone."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    takes = [_axes_of(one) for one in entries]
+    if any(one is Ellipsis for one in entries):
+        at = next(i for i, one in enumerate(entries) if one is Ellipsis)
+        entries[at : at + 1] = [slice(None)] * (dims - sum(takes))
+        takes[at : at + 1] = [1] * (dims - sum(takes))
+    starts = [sum(takes[:i]) for i in range(len(takes))]
+    found = [one for one, start, taken in zip(entries, starts, takes, strict=True) if start <= axis < start + taken]
+    return found[0] if found else slice(None)
+
+
+def _axes_of(entry: Any) -> int:
+    """How many axes an entry of an index stands for; an ellipsis for none of its own."""
+    if entry is None or entry is Ellipsis:
+        return 0
+    return entry.dim() if isinstance(entry, torch.Tensor) and entry.dtype == torch.bool else 1
 
 
 def _others(tensor: torch.Tensor, axis: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,14 +50,32 @@ def runs_of(model: nn.Module, given: Arguments) -> list[Run]:
 
 def _resized(given: Arguments) -> Iterator[Arguments]:
     tree, tensors = flatten(given.values)
-    images = [one for one in tensors if one.is_floating_point() and one.dim() > 2 and min(one.shape[-2:]) > 1]
-    for change in (*((lambda size, step=step: size + step) for step in _STEPS), lambda size: size // 2):
-        made = [_fitted(one, change) if any(one is image for image in images) else one for one in tensors]
-        if images:
-            yield Arguments(rebuild(tree, made), given.positional)
+    images = [one for one in tensors if one.is_floating_point() and one.dim() > 2 and one.numel() > 0]
+    for axes, change in _changes({one.dim() for one in images}):
+        made = [_fitted(one, axes, change) if any(one is image for image in images) else one for one in tensors]
+        yield Arguments(rebuild(tree, made), given.positional)
 
 
-def _fitted(image: torch.Tensor, change: Callable[[int], int]) -> torch.Tensor:
+def _changes(dims: set[int]) -> Iterator[tuple[tuple[int, ...], Callable[[int], int]]]:
+    """Axes and how long they become: height and width together, then each axis alone, as time."""
+    if dims:
+        yield from (((-2, -1), lambda size, step=step: size + step) for step in _STEPS)
+        yield (-2, -1), _half
+    for axis in range(1, max(dims, default=0)):
+        yield (axis,), _half
+        if dims != {4}:
+            yield (axis,), lambda size: size + 1
+
+
+def _half(size: int) -> int:
+    return max(size // 2, 1)
+
+
+def _fitted(image: torch.Tensor, axes: Sequence[int], change: Callable[[int], int]) -> torch.Tensor:
     """An image repeated to another size."""
-    rows, columns = (torch.arange(change(size), device=image.device) % size for size in image.shape[-2:])
-    return image.index_select(-2, rows).index_select(-1, columns)
+    for axis in axes:
+        if axis < image.dim():
+            image = image.index_select(
+                axis, torch.arange(change(image.shape[axis]), device=image.device) % image.shape[axis]
+            )
+    return image

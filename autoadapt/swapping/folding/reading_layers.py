@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,13 +11,16 @@ from torch import nn
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.swapping.folding.statements import Statement
 
-__all__ = ["is_reader", "merged", "misfit", "needs_ones", "why_not_read", "widened"]
+__all__ = ["FOLDED", "guard", "is_reader", "merged", "misfit", "needs_ones", "why_not_read", "widened"]
 
 # Dimension letters: D channels that the layer reads, M that it reads once projections are gone, O that it returns.
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _DEFORMABLE = "torchvision.ops.deform_conv.DeformConv2d"
+
+FOLDED = ": the model was folded"
+"""How the reason goes on where a layer is given other channels than it reads."""
 
 
 def is_reader(module: nn.Module) -> bool:
@@ -101,3 +105,23 @@ def merged(layer: nn.Module, stated: Statement, ones: Collection[str]) -> tuple[
     if isinstance(layer, _TRANSPOSED):
         return torch.einsum("do...,dm->mo...", weight, matrix_DM), weight.flatten(2).sum(2).T @ offset_D
     return torch.einsum("od...,dm->om...", weight, matrix_DM), weight.flatten(2).sum(2) @ offset_D
+
+
+def guard(layer: nn.Module) -> None:
+    """Let a layer say what was folded where it is given other channels than it reads, as on a path that nobody saw."""
+    if _refuse_other_channels not in layer._forward_pre_hooks.values():
+        layer.register_forward_pre_hook(_refuse_other_channels)
+
+
+def _refuse_other_channels(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    is_linear = isinstance(layer, nn.Linear)
+    expected = layer.in_features if is_linear else layer.in_channels
+    axis = -1 if is_linear else 1 - layer.weight.dim()  # type: ignore[operator]
+    if not args or not isinstance(args[0], torch.Tensor) or args[0].dim() < -axis:
+        return
+    given = args[0].shape[axis]
+    if not isinstance(given, torch.Tensor) and given != expected:  # one is, while torch.jit traces
+        raise RuntimeError(
+            f"{layer} is given {given} channels and reads {expected}{FOLDED} for other paths than this one; "
+            "fold with inputs= that take this path, or keep the model unfolded"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -12,13 +13,14 @@ from autoadapt.adapting.building import AdaptedModule, own_attributes, with_plan
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Ones, Operation, Project, text
 from autoadapt.adapting.planning import Plan, Route
+from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, put_layers
 from autoadapt.swapping.folding.following import Call, Obstacle, Readings, readings
 from autoadapt.swapping.folding.other_runs import Run
-from autoadapt.swapping.folding.reading_layers import merged, needs_ones
+from autoadapt.swapping.folding.reading_layers import is_reader, merged, needs_ones
 from autoadapt.swapping.folding.rerouting import Reroute
 from autoadapt.swapping.folding.statements import Statement, level_statement
 from autoadapt.swapping.places import set_modules
@@ -52,12 +54,20 @@ class Settling:
     model: nn.Module
     path: str
     net: AdaptedModule
+    given: Arguments
+    """The example call."""
     runs: Sequence[Run]
 
-    def settle(self, wanted: Collection[str]) -> Settled:
-        """Follow outputs to what reads them, and let those stay that something reads that needs their projections."""
+    def settle(self, wanted: Collection[str], kept: Mapping[str, Stay] = MappingProxyType({})) -> Settled:
+        """Follow outputs to what reads them, and let those stay that something reads that needs their projections.
+
+        Args:
+            wanted: The outputs.
+            kept: Those among them that stay in any case.
+        """
         routes = {route.target: route for route in self.net.plan.routes if route.target in wanted}
-        stays = {target: stay for target, route in routes.items() if (stay := _unfit(route)) is not None}
+        unfit = {target: stay for target, route in routes.items() if (stay := _unfit(route)) is not None}
+        stays = unfit | dict(kept)
         levels = {target: self._statement(route) for target, route in routes.items() if target not in stays}
         fronts: set[str] = set()
         while True:
@@ -111,6 +121,7 @@ class Settling:
                 path: tuple(_reroute(call, ones) for call in calls) for path, calls in settled.found.reroutes.items()
             },
             stays=tuple(settled.stays.values()),
+            unseen=self._unseen(settled.found),
         )
         made = copy_module(self.model, aliased)
         put_layers(made, folding)
@@ -128,6 +139,10 @@ class Settling:
         vars(folded)["folded"] = folding
         set_modules(made, {self.path: folded})
         return made
+
+    def _unseen(self, found: Readings) -> tuple[str, ...]:
+        named = {path: one for path, one in self.model.named_modules() if not f"{path}.".startswith(f"{self.path}.")}
+        return tuple(path for path, one in named.items() if is_reader(one) and path not in found.calls)
 
     def _reader(self, path: str, weight: torch.Tensor, offset_O: torch.Tensor) -> Reader:
         layer = self.model.get_submodule(path)
