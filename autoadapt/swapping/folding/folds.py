@@ -101,17 +101,16 @@ def _made(work: Settling, wanted: Sequence[str], *, may_be_heavier: bool) -> tup
 
 def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
     """What is wrong with a folded model, which is told what it costs; empty for one that is right."""
-    fault = next((why for run in work.runs if (why := _unlike(made, run))), "")
-    if fault:
-        return fault
-    before, after = (
-        multiply_adds_of(in_eval_mode(copy_module(one, clone_buffers)), work.given) for one in (work.model, made)
-    )
+    copies = (in_eval_mode(copy_module(one, clone_buffers)) for one in (work.model, made))
+    try:
+        before, after = (multiply_adds_of(one, work.given) for one in copies)
+    except RuntimeError:  # it does not run, which is said below
+        before, after = 0, 0
     net = made.get_submodule(work.path)
     vars(net)["folded"] = vars(net)["folded"].model_copy(update={"multiply_adds": (before, after)})
-    if after <= before or may_be_heavier:
-        return ""
-    return f"the model would be heavier, {after:,} multiply-adds for {before:,}; name it in outputs= to fold it"
+    if after > before and not may_be_heavier:
+        return f"the model would be heavier, {after:,} multiply-adds for {before:,}; name it in outputs= to fold it"
+    return next((why for run in work.runs if (why := _unlike(made, run))), "")
 
 
 def _place(model: nn.Module, at: str | None) -> str:
