@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Verification
 from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.sources import load
 
@@ -50,7 +51,7 @@ class Decoder(nn.Module):
         return {name: head(merged) for name, head in self.heads.items()}
 
 
-class Swapped(BaseModel):
+class Swapped(MadeByHand):
     """One swap of the demo."""
 
     model_config = ConfigDict(frozen=True)

@@ -20,6 +20,8 @@ __all__ = ["as_signature"]
 
 _LIKE = "a module, a Signature, texts in containers, a model's name, or the path of a saved signature"
 _NUMBERS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
+_ROUND = re.compile(r"\s*[\w.]+\s*\(.*\)\s*")
+"""A spec in brackets of another kind, which is refused as one."""
 
 
 def as_signature(like: object, inputs: object = None) -> Signature:
@@ -47,7 +49,7 @@ def as_signature(like: object, inputs: object = None) -> Signature:
 
 def _of_text(like: str, inputs: object) -> Signature:
     """The signature of a text: outputs, a model's name, or the path of a file."""
-    if "[" in like:
+    if "[" in like or _ROUND.fullmatch(like):
         return Signature.parse(like)
     if _names_a_file(like):
         return _of_file(Path(like))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
 from autoadapt.adapting.counted import Averaging, Counted, Hide, Remask, where_text
 from autoadapt.adapting.value_operations import Restore
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion, met_by_name
 from autoadapt.errors import SignatureError
 
@@ -53,7 +54,7 @@ Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
 """How points are chosen: far from each other, the first, at even steps, at random, or all of them again and again."""
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 

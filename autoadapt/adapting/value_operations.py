@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["Restore"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
 from autoadapt.assembly.python_documents import Keys
-from autoadapt.contracts.facts import MadeByHand
+from autoadapt.contracts.facts import MadeByHand, asked_for
 from autoadapt.contracts.signature import MOST_VALUES, TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, nearest
 from autoadapt.showing import Shown
@@ -321,7 +321,7 @@ def _fault(document: Document, detail: Mapping[str, Any]) -> Mismatch:
             if isinstance(error, AdaptError) and error.mismatches:
                 first = error.mismatches[0]
                 return Mismatch(where, first.expected, first.found, first.remedy)
-            return Mismatch(where, str(detail["msg"]).removeprefix("Input should be "), repr(detail["input"]), "")
+            return Mismatch(where, asked_for(detail), repr(detail["input"]), _example(keys, detail["input"]))
 
 
 def _keys(document: Document, loc: tuple[str | int, ...]) -> Keys:
@@ -333,11 +333,14 @@ def _keys(document: Document, loc: tuple[str | int, ...]) -> Keys:
     return tuple(key for key in keys if not (str(key).startswith(("function-", "str", "dict[", "list["))))
 
 
-def _example(keys: Keys) -> str:
+def _example(keys: Keys, found: object = None) -> str:
     last, first = (str(keys[-1]), str(keys[0])) if keys else ("", "")
     if last == "type" or last in GROUPS:
         parts = {"backbone": "timm:resnet18", "neck": "GlobalAveragePooling", "head": "LinearClsHead"}
         return f"{first}: {{type: {parts.get(first, 'CrossEntropyLoss')}}}"
+    if first == "input":
+        shape = found if isinstance(found, (list, tuple)) and len(found) > 1 else ("B", 3, 224, 224)
+        return f"input: f32[{', '.join(map(str, ['B', *shape[1:]]))}]"
     return "weights: [{from: checkpoint.pth, to: backbone}]" if first == "weights" else ""
 
 

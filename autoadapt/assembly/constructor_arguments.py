@@ -13,6 +13,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from autoadapt.assembly.documents import Document
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
+from autoadapt.contracts.facts import asked_for
 from autoadapt.errors import Mismatch, nearest
 
 __all__ = ["INFERRED", "check_arguments", "inferred_names", "wanted_strides"]
@@ -78,7 +79,7 @@ def _check_type(where: str, annotation: Any, value: Any) -> list[Mismatch]:
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        every = (str(fault["msg"]).removeprefix("Input should be ") for fault in error.errors())
+        every = map(asked_for, error.errors())
         said = " or ".join(dict.fromkeys(every))  # one for each kind that it may be
         expected = _type_name(annotation) if isinstance(annotation, type) else said
         return [Mismatch(where, expected, repr(value), _converted(annotation, value))]

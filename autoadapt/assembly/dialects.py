@@ -12,10 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from autoadapt.assembly.published_backbones import PublishedBackbone, Recipe, made
 from autoadapt.assembly.registry import PARTS, Registry
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import AssemblyError, Mismatch
 
 __all__ = ["DialectName", "read_dialect"]
@@ -24,7 +25,7 @@ _SHARED: Mapping[str, Any] = {"out_indices": None, "frozen_stages": -1, "norm_ev
 """Arguments that every backbone of a dialect takes, with their defaults."""
 
 
-class DialectName(BaseModel):
+class DialectName(MadeByHand):
     """One name of a dialect: the models of a zoo that it stands for, and what its arguments become there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

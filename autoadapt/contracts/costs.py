@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing import Arguments, bind
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
@@ -28,7 +29,7 @@ LONGEST = 3.0
 """Seconds after which a pass is not timed again."""
 
 
-class Cost(BaseModel):
+class Cost(MadeByHand):
     """What one forward pass takes, without gradients."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +14,25 @@ from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.errors.printable import visible
 from autoadapt.versions import VERSION, package_version
 
-__all__ = ["Dated", "Made", "MadeByHand", "first_fault", "interruptible"]
+__all__ = ["Dated", "Made", "MadeByHand", "asked_for", "first_fault", "interruptible"]
 
 _LONGEST = 60
 _WORDS = {"missing": "nothing", "extra_forbidden": "a field that there is not"}
+_KINDS = {
+    "string": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "True or False",
+    "tuple": "a list or tuple",
+    "list": "a list",
+    "dict": "a mapping",
+    "mapping": "a mapping",
+    "model": "a mapping",
+    "missing": "a value",
+    "none": "nothing",
+}
+"""What is expected, by how pydantic's name of a fault begins."""
 
 
 class MadeByHand(BaseModel):
@@ -48,13 +63,25 @@ class MadeByHand(BaseModel):
         def __init__(self, *args: Any, **fields: Any) -> None:
             if args:
                 fault = Mismatch("fields", "names for all of them", visible(repr(args[0])[:_LONGEST]), self.made_by)
-                raise self.malformed(f"a {type(self).__name__} is not made like this", [fault])
+                raise _not_made(type(self), [fault], self.malformed)
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                raise _told(type(self), error) from None
+                raise _not_made(type(self), list(_told(type(self), error)), self.malformed) from None
 
         __init__.__pydantic_base_init__ = True  # facts that are read, or stand in another, go past it, as by default
+
+        def __setattr__(self, name: str, value: object) -> None:
+            try:
+                super().__setattr__(name, value)
+            except ValidationError:
+                raise _frozen(self, name, repr(value), self.malformed) from None
+
+        def __delattr__(self, name: str) -> None:
+            try:
+                super().__delattr__(name)
+            except ValidationError:
+                raise _frozen(self, name, "nothing", self.malformed) from None
 
         def model_dump_json(self, **options: Any) -> str:
             with interruptible():
@@ -110,30 +137,59 @@ class Dated(MadeByHand):
         return hash(tuple(value for name, value in self if name != "made"))
 
 
-def _told(kind: type[MadeByHand], error: ValidationError) -> AdaptError:
-    faults = []
-    for one in error.errors(include_url=False, include_context=False):
+def _not_made(kind: type[BaseModel], faults: Sequence[Mismatch], error: type[AdaptError]) -> AdaptError:
+    return error(f"a {kind.__name__} is not made like this", faults)
+
+
+def _frozen(fact: MadeByHand, name: str, found: str, error: type[AdaptError]) -> AdaptError:
+    remedy = fact.made_by or 'fact.model_copy(update={"name": value}) makes another'
+    told = visible(repr(getattr(fact, name)))[:_LONGEST] if hasattr(fact, name) else "no such field"
+    fault = Mismatch(name, told, visible(found)[:_LONGEST], remedy)
+    return error(f"a {type(fact).__name__} does not change", [fault])
+
+
+def _told(kind: type[MadeByHand], error: ValidationError) -> Iterator[Mismatch]:
+    for one in error.errors(include_url=False):
         place = _place(one["loc"]) or kind.__name__
-        expected = "a value" if one["type"] == "missing" else _expected(one["msg"])
+        is_own = one["type"] == "extra_forbidden" and len(one["loc"]) == 1
+        expected = f"one of {', '.join(kind.model_fields)}" if is_own else asked_for(one)
         found = _WORDS.get(one["type"]) or repr(one["input"])[:_LONGEST]
-        faults.append(Mismatch(visible(place), visible(expected), visible(found), kind.made_by))
-    return kind.malformed(f"a {kind.__name__} is not made like this", faults)
+        yield Mismatch(visible(place), visible(expected), visible(found), kind.made_by)
+
+
+def asked_for(fault: Mapping[str, Any]) -> str:
+    """What should stand where pydantic found a fault, in words of this package.
+
+    Args:
+        fault: One of `ValidationError.errors()`.
+
+    Example:
+        >>> asked_for({"type": "string_type", "msg": "Input should be a valid string", "ctx": {}})
+        'a text'
+    """
+    context, kind = fault.get("ctx", {}), str(fault["type"])
+    if kind in ("extra_forbidden", "no_such_attribute"):
+        return "no such field"
+    if (kind in ("model_type", "is_instance_of") and "class_name" in context) or kind == "is_instance_of":
+        return f"a {context.get('class_name') or context.get('class')}"
+    if kind in ("too_short", "too_long"):
+        most = context.get("min_length", context.get("max_length"))
+        return f"at {'least' if kind == 'too_short' else 'most'} {most} of them"
+    said = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return _KINDS.get(kind.partition("_")[0], said.removeprefix("Input should be "))
 
 
 def first_fault(error: ValidationError) -> str:
     """What is wrong first in what was read, in a line."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     place = _place(first["loc"])
     if first["type"] in _WORDS:
         return visible(f"{_WORDS[first['type']]} at {place}")
-    said = first["msg"].removeprefix("Value error, ")
-    said = f"{repr(first['input'])[:_LONGEST]} in place of {_expected(said)}" if said != _expected(said) else said
+    said = asked_for(first)
+    if first["msg"].startswith("Input should be "):
+        said = f"{repr(first['input'])[:_LONGEST]} in place of {said}"
     return visible(f"{place}: {said}" if place else said)
 
 
 def _place(path: tuple[int | str, ...]) -> str:
     return ".".join(map(str, path))
-
-
-def _expected(message: str) -> str:
-    return message.removeprefix("Input should be ")

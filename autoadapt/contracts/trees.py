@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from autoadapt.contracts import leaves
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.registered import is_registered, registered_items
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import is_python_name
@@ -59,7 +60,7 @@ can be read, by key or by name, but that their class does not make anew.
 """
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 

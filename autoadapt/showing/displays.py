@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from functools import singledispatch
 from importlib import import_module
@@ -41,7 +42,7 @@ class Shown:
     def __repr__(self) -> str:
         """One short line; `str()` is the whole table."""
         said = " ".join(self.gist().split())
-        return f"<{type(self).__name__} {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}…'}>"
+        return f"<{type(self).__name__} {textwrap.shorten(said, _LONGEST, placeholder=' …')}>"
 
     def _repr_html_(self) -> str:
         return str(fragment(section_of(self)))

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch.fx import Proxy
 
 from autoadapt.contracts.dims.forms import Axis, Floor, Form
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["Blank", "blank_of", "not_a_number"]
@@ -20,7 +21,7 @@ Sum: TypeAlias = tuple[tuple[int, tuple[Any, ...]], ...]
 `("floor", sum, divisor)` or `("max", sum, low)`."""
 
 
-class Blank(BaseModel):
+class Blank(MadeByHand):
     """A tensor of NaN, or zeros, of the shape of a leaf of which nobody reads the values but functions take it.
 
     The functions between the modules of a region still run, as they stand in the model's own code; with the shapes

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import nn
 from torch.fx import Proxy
 from torch.utils._pytree import tree_leaves
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.capturing.regions import Form, Region, Returned, form_of, form_text, is_like
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.leaves import RunningCalls, leaf
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot, rebuild
@@ -27,7 +28,7 @@ from autoadapt.swapping.unread import PARTING, Known, Unread, unread, unread_sha
 __all__ = ["Handing", "Passes", "take_off"]
 
 
-class Handing(BaseModel):
+class Handing(MadeByHand):
     """What each module of a swapped region hands on, as data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

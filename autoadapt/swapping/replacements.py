@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import nn
 from typing_extensions import assert_never
 
 from autoadapt.adapting import layers
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch, SwapError, nearest
 from autoadapt.sources import near_names
 
@@ -21,7 +22,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Shape: TypeAlias = tuple[int, ...]
 
 
-class Replacement(BaseModel):
+class Replacement(MadeByHand):
     """A layer to be generated, as data: from one shape to another, both without the batch axis.
 
     Example:

@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["DIALECTS", "PLAIN", "WRAPPERS", "Dialect", "Rule", "rewrite"]
 
 
-class Rule(BaseModel):
+class Rule(MadeByHand):
     """One rewrite: a regex and its replacement, as in `re.sub`."""
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +44,7 @@ def rewrite(names: Iterable[str], rules: Iterable[Rule]) -> list[str]:
     return rewritten
 
 
-class Dialect(BaseModel):
+class Dialect(MadeByHand):
     """Rewrite rules to the common spelling, and what stands where the common spelling has a dot.
 
     Args:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["ModelBucket", "ModelEntry", "SourceBucket", "SourceEntry"]
 
@@ -13,7 +15,7 @@ ModelBucket: TypeAlias = Literal["loaded", "missing", "mismatched", "held"]
 """Held: it fits, but what it belongs to does not come."""
 
 
-class SourceEntry(BaseModel):
+class SourceEntry(MadeByHand):
     """What became of a tensor of the checkpoint.
 
     Args:
@@ -39,7 +41,7 @@ class SourceEntry(BaseModel):
     expected: bool = False
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(MadeByHand):
     """What became of a tensor of the model.
 
     Args:

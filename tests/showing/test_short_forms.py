@@ -167,7 +167,7 @@ def test_to_source_gives_the_path_it_wrote_and_without_one_the_text(net: aa.Adap
         (
             lambda: aa.TensorSpec(dtype="f32", dims=3),
             "SignatureError",
-            "a valid tuple\n  found     3",
+            "a list or tuple\n  found     3",
             "TensorSpec.parse",
         ),
         (lambda: aa.Plan(), "AdaptError", "routes\n  expected  a value", "plan(capture(new, inputs, inner=True)"),

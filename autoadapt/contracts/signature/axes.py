@@ -5,14 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["AxisSizes", "equal_where_legal", "range_at", "smallest_size"]
 
 
-class AxisSizes(BaseModel):
+class AxisSizes(MadeByHand):
     """Which sizes of an input axis are legal: those from `smallest` on that leave `offset` over `step`.
 
     A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run, and

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["Held"]
 
@@ -15,7 +17,7 @@ CLOSE = 1e-5
 """How far norms and sums may be from 1, in single precision; lower precisions are allowed a few of their own steps."""
 
 
-class Held(BaseModel):
+class Held(MadeByHand):
     """What holds of the vectors along an axis.
 
     Example:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["NativeSizes"]
 
 _PRINTABLE = r"^[\x20-\x7e]{0,300}$"
 
 
-class NativeSizes(BaseModel):
+class NativeSizes(MadeByHand):
     """How a view of a module takes images of other sizes than the one that it was built for, or why it does not.
 
     Example:

@@ -124,18 +124,18 @@ class TensorSpec(Frozen):
     def _known_dtype(cls, name: str) -> str:
         if name not in DTYPES:
             known = ", ".join(DTYPES)
-            raise SignatureError("unknown dtype", [Mismatch(name, known, name, _did_you_mean(name, DTYPES))])
+            raise SignatureError("unknown dtype", [Mismatch(name, known, name, _did_you_mean(name, DTYPES) or "f32")])
         return name
 
     @field_validator("dims")
     @classmethod
     def _possible(cls, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
         if len(dims) > MOST_AXES:
-            fault = Mismatch("dims", f"at most {MOST_AXES} axes, as torch has it", f"{len(dims):,}")
+            fault = Mismatch("dims", f"at most {MOST_AXES} axes, as torch has it", f"{len(dims):,}", cls.made_by)
             raise SignatureError("a tensor has too many axes", [fault])
         negative = [str(dim) for dim in dims if dim.constant is not None and dim.constant < 0]
         if negative:
-            fault = Mismatch(negative[0], "a size of 0 or more", negative[0])
+            fault = Mismatch(negative[0], "a size of 0 or more", negative[0], cls.made_by)
             raise SignatureError("a tensor has no negative size", [fault])
         return dims
 
@@ -154,7 +154,9 @@ class TensorSpec(Frozen):
         """
         found = _SPEC.match(text)
         if found is None:
-            fault = Mismatch(repr(text), "dtype[dim, dim, ...]", text, '"f32[B, 256, ceil(H/4), ceil(W/4)]"')
+            squared = re.sub(r"^(\s*[\w.]+\s*)\((.*)\)\s*$", r"\1[\2]", text)
+            remedy = squared if _SPEC.match(squared) else "f32[B, 256, ceil(H/4), ceil(W/4)]"
+            fault = Mismatch(repr(text), "dtype[dim, dim, ...]", text, f'"{remedy}"')
             raise SignatureError(f"{text!r} is no tensor spec", [fault])
         cells = cast(Cells, found["cells"] or "rows")
         dtype, role = _LONG_NAMES.get(found["dtype"], found["dtype"]), found["role"]
@@ -322,5 +324,5 @@ def _split(text: str) -> list[str]:
 
 
 def _did_you_mean(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    found = nearest(name, names, count=1)
+    found = nearest(name.lower(), names, count=1)
     return found[0] if found else ""

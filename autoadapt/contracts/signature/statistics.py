@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature.values import Values
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import visible
@@ -29,7 +30,7 @@ def _no_text(value: object) -> object:
 _Number: TypeAlias = Annotated[float, BeforeValidator(_no_text)]
 
 
-class Statistics(BaseModel):
+class Statistics(MadeByHand):
     """How pixels become what a module is given: `(pixel - mean)/std`, for pixels from 0 to `range`.
 
     A mean or standard deviation of one number goes for all channels.
@@ -58,7 +59,7 @@ class Statistics(BaseModel):
         """Take single numbers for all channels."""
         single = {name: (told[name],) for name in ("mean", "std") if isinstance(told.get(name), (int, float))}
         try:
-            super().__init__(**(told | single))
+            BaseModel.__init__(self, **(told | single))
         except ValidationError as error:
             raise SignatureError("these are no statistics of images", _faults(error)) from None
 

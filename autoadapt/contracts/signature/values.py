@@ -7,10 +7,13 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic import model_validator
+from torch import nn
 
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature.specs import Frozen, TensorSpec
 from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_text, paths
 from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.errors.printable import visible
 
 __all__ = ["Values", "describe"]
 
@@ -101,7 +104,7 @@ def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
             leaves.append(value)
             return Slot()
         case str():
-            leaves.append(TensorSpec.parse(value))
+            leaves.append(_written(value))
             return Slot()
         case None | bool() | int() | float():
             return Constant(value=value)
@@ -119,13 +122,25 @@ def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
                 children=tuple(_parse_tree(child, leaves) for child in value),
             )
         case _:
+            is_module = isinstance(value, nn.Module)
             fault = Mismatch(
                 type(value).__name__,
                 "a text, or a mapping, list or tuple of them",
-                repr(value)[:60],
-                '{"c4": "f32[B, 1024, ceil(H/16), ceil(W/16)]"}',
+                "a module" if is_module else visible(repr(value))[:60],
+                "like=old  # the module itself" if is_module else '{"c4": "f32[B, 1024, ceil(H/16), ceil(W/16)]"}',
             )
             raise SignatureError("a signature is made of texts", [fault])
+
+
+def _written(text: str) -> TensorSpec:
+    """A spec that a person wrote; a module may return nothing in a tensor, but nobody asks for it."""
+    spec = TensorSpec.parse(text)
+    if Dim.parse("0") in spec.dims:
+        remedy = "f32[B, 256, ceil(H/4), ceil(W/4)]"
+        raise SignatureError(
+            f"{text!r} has no values", [Mismatch(repr(text), "sizes of 1 or more", "0", f'"{remedy}"')]
+        )
+    return spec
 
 
 def _check_keys(value: Mapping[Any, Any]) -> None:

@@ -101,8 +101,14 @@ def _written(outputs: object) -> str:
 
 
 def _is_pair(value: object) -> bool:
-    """Whether it is a number of channels and a stride."""
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(one) is int and one > 0 for one in value)
+    """Whether it is a number of channels and a stride: a power of two, of at most 64."""
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 2
+        or not all(type(one) is int and one > 0 for one in value)
+    ):
+        return False
+    return value[1] in (1, 2, 4, 8, 16, 32, 64)
 
 
 def _level(number: Any, stride: int) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import AxisSizes, Signature, smallest_size
 from autoadapt.errors import ExportError, Mismatch, nearest
 
@@ -25,7 +26,7 @@ _LARGEST = 8192
 """An axis that does not have two cells at this size never will."""
 
 
-class SizeRange(BaseModel):
+class SizeRange(MadeByHand):
     """The sizes of one input axis at which a program holds.
 
     Example:

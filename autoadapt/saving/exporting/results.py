@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-from autoadapt.contracts.facts import Dated
+from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, headline, human_count
@@ -14,7 +14,7 @@ from autoadapt.showing.tables import columns, hanging, headline, human_count
 __all__ = ["Compared", "Exported"]
 
 
-class Compared(BaseModel):
+class Compared(MadeByHand):
     """One run of the program beside the module."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

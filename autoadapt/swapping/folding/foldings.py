@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from autoadapt.adapting import layers
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch
 from autoadapt.swapping.folding.reading_layers import guard, widened
 from autoadapt.swapping.folding.rerouting import Reroute, rerouted
@@ -16,7 +17,7 @@ from autoadapt.swapping.places import set_modules
 __all__ = ["Folding", "Front", "Reader", "Stay", "put_layers"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["Reroute", "function_name", "rerouted"]
 
 
-class Reroute(BaseModel):
+class Reroute(MadeByHand):
     """One call of a function and what is done in its place, as data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

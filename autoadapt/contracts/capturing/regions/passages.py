@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from autoadapt.contracts.capturing.regions.forms import Form
 from autoadapt.contracts.capturing.regions.traces import Call
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.trees import Tree
 
 __all__ = ["Region", "Returned", "names_of"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
