@@ -44,13 +44,13 @@ class Document:
 
 
 def read_document(config: object) -> Document:
-    """Read a config: a mapping, a YAML, JSON or Python file, or a YAML text of more than one line.
+    """Read a config: a mapping, a YAML, JSON or Python file, or a YAML text.
 
     Raises:
         AssemblyError: There is no such file, or it is no mapping of plain data.
     """
     match config:
-        case str() if "\n" in config:
+        case str() if "\n" in config or (": " in config and not os.path.exists(config)):
             return _parsed(config, "config", Path())
         case str() | Path():
             path = Path(config)

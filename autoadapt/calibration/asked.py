@@ -63,6 +63,8 @@ def _of_data(data: Any) -> Iterator[Mismatch]:
     elif isinstance(data, (str, bytes)):
         remedy = "data=DataLoader(dataset, batch_size=16)  # of the images in that folder"
         yield Mismatch("`data`", expected, f"the text {data!r}"[:60], remedy)
+    elif isinstance(data, (list, tuple)) and data and all(map(is_whole, data)):
+        yield Mismatch("`data`", expected, f"the shape {tuple(data)}"[:60], "data=[images]")
     elif isinstance(data, dict) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
         found = "nothing, and no own_head=" if data is None else f"{repr(data)[:40]}, of type {type(data).__name__}"
         yield Mismatch("`data`", expected, found, "data=[images]")

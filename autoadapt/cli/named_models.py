@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoadapt.cli.typed_sources import CONFIG, WEIGHTS, WHOLE, checked_source, is_path, is_saved
+from autoadapt.cli.typed_sources import CONFIG, WEIGHTS, WHOLE, checked_source, is_path, is_saved, refuse_missing
 from autoadapt.errors import Mismatch, SourceError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model", "r
 _BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
 _CHANNELS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
 """Channels alone, as timm tells them; refused with the texts to write instead."""
+_CONTRACTS = (".json", ".py", ".pt2")
 _MOST = 1 << 20
 
 
@@ -117,6 +118,7 @@ def contract(like: str, *, pretrained: bool = False, allow: Sequence[str] = ()) 
     like = os.path.expanduser(like) if like.startswith("~") else like
     has_signature = os.path.isfile(like) and Path(like).suffix not in WEIGHTS
     if "[" not in like and not has_signature and (os.path.exists(like) or is_path(like)):
+        refuse_missing(like, "a signature (JSON), a name such as timm:resnet18, or a folder of adapt --out", _CONTRACTS)
         checked_source(like)
     if os.path.isfile(Path(like) / CONFIG):
         return Config.read(Path(like)).plan.target

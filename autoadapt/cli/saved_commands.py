@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,8 +133,10 @@ def check_command(
         elif not faults:
             typer.echo(f"{found.title} has the signature of {lock}")
         if faults and not as_json:
-            again = Mismatch("", "", "", "the same call with --update, if the difference is meant")
-            complain("check", f"{found.title} has not the signature of {lock}", [*faults, again], as_json)
+            meant = "the same call with --update, if the difference is meant"
+            again = Mismatch("", "", "", meant if levels else f"--levels, if {lock} is of feature levels\n{meant}")
+            told = [*(replace(fault, remedy="") for fault in faults), again]  # no old module is at hand
+            complain("check", f"{found.title} does not have the signature of {lock}", told, as_json)
         raise typer.Exit(DOES_NOT_HOLD if faults else HOLDS)
 
 

@@ -70,7 +70,7 @@ def held_by(path: Path) -> Dated:
     if not os.path.exists(path) and not is_path(text) and ":" in text:
         fault = Mismatch(text, _EXPECTED, "the name of a model", f"autoadapt capture {shlex.quote(text)}")
         raise SourceError(f"{path} is not on this disk", [fault])
-    refuse_missing(text, _EXPECTED)
+    refuse_missing(text, _EXPECTED, (".json",))
     _refuse_programs(path)
     try:
         fields = read_json(read_text(path, _EXPECTED, _MAKE, SourceError))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from autoadapt.errors import Mismatch, SourceError, nearest
@@ -19,7 +20,7 @@ WEIGHTS = frozenset((".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar"))
 FILES = WEIGHTS | {".json", ".yaml", ".yml", ".onnx", ".txt", ".pt2", ".npy", ".h5", ".pkl"}
 
 
-def is_saved(source: str) -> bool:
+def is_saved(source: str | Path) -> bool:
     """Whether it is a folder that holds an adapted module, or a whole model with some in it.
 
     Example:
@@ -58,12 +59,13 @@ def checked_source(source: str) -> str:
     return source
 
 
-def refuse_missing(path: str, expected: str) -> None:
+def refuse_missing(path: str, expected: str, kinds: Sequence[str] = (".py", ".pt2")) -> None:
     """Refuse a path of nothing, with what has a similar name there.
 
     Args:
         path: As it was typed.
         expected: What should be there.
+        kinds: What the names of files end in that can stand there; folders that something is saved in always can.
 
     Raises:
         SourceError: There is nothing.
@@ -72,7 +74,8 @@ def refuse_missing(path: str, expected: str) -> None:
         return
     folder, name = os.path.split(path)
     try:
-        there = {Path(other).stem: other for other in os.listdir(folder or ".")}
+        fits = [one for one in os.listdir(folder or ".") if one.endswith(tuple(kinds)) or is_saved(Path(folder) / one)]
+        there = {Path(other).stem: other for other in fits}
         near = [there[one] for one in nearest(Path(name).stem, there)]
     except OSError:
         near = []

@@ -33,7 +33,7 @@ OLD, NEW, X = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2), torch.
         ("resnet5O", "'resnet5O' has no scheme", 'like="timm:resnet50'),
         (nn.Conv2d, "expected  an instance, not a class", "like=Conv2d(...)"),
         (5, "found     5, of type int", "pass the model itself"),
-        (["f32[B, 8, H/4, W/4]"], "'H/4' is not a dim", "floor(H/4) or H//4, which round down; ceil(H/4) rounds up"),
+        (["f32[B, 8, H/4, W/4]"], "'H/4' is not a dim", "H//4, which rounds down, or ceil(H/4), which rounds up"),
         (["f33[B, 8]"], "unknown dtype", "f32"),
         ("no/such/file.json", "cannot be read", 'aa.capture(old, inputs).save("no/such/file.json")'),
         ([np.int64(64)], "a number does not describe a tensor", '["f32[B, 64, ceil(H/4), ceil(W/4)]"]'),

@@ -217,6 +217,7 @@ def test_faults_are_calibration_errors():
     ("options", "text", "remedy"),
     [
         ({"data": IMAGES}, "found     one tensor of (16, 3,", "data=[images]"),
+        ({"data": (2, 3, 64, 64)}, "found     the shape (2, 3, 64, 64)", "data=[images]"),
         ({"data": "folder"}, "found     the text 'folder'", "of the images in that folder"),
         ({"data": None}, "found     nothing", "data=[images]"),
         ({"data": {"x": IMAGES}}, ", of type dict", "data=[images]"),

@@ -136,6 +136,8 @@ def test_a_lock_is_written_kept_and_broken(folder: Path) -> None:
     kept = run(*call)
     assert (kept.exit_code, kept.stdout) == (0, "mine.py:old (Conv2d) has the signature of old.json\n")
     broken = run("check", "mine.py:narrow", *call[2:])
+    assert "does not have the signature of old.json" in " ".join(broken.stderr.split())
+    assert "try  --levels, if old.json is of feature levels" in broken.stderr
     assert broken.exit_code == 1
     assert "output, axis 1: expected 8, found 5" in " ".join(broken.stderr.split())
     assert "the same call with --update" in broken.stderr

@@ -126,6 +126,21 @@ def test_what_cannot_be_shown_is_a_bad_call(path: str, said: str, remedy: str, f
     check(("show", "SOURCE"), path, said, remedy)
 
 
+@pytest.mark.parametrize(
+    ("slot", "path", "said", "remedy"),
+    [
+        (MODEL_SLOTS["plan"], "net.py", "there is no net.py", "mine.py"),  # not net.onnx, which nothing runs
+        (LIKE_SLOTS["verify --like"], "lok.json", "expected a signature (JSON), a name", "lock.json"),
+        (("show", "SOURCE"), "min", "there is no min", "check the path"),  # not mine.py, which show refuses
+        (LIKE_SLOTS["plan --like"], "f32[B, 8, H/4, W/4]", "'H/4' is not a dim", "H//4, which rounds down, or ceil"),
+    ],
+)
+def test_a_remedy_names_what_the_command_takes(
+    slot: tuple[str, ...], path: str, said: str, remedy: str, files: Path
+) -> None:
+    check(slot, path, said, remedy)
+
+
 CODE_SLOTS = MODEL_SLOTS | LIKE_SLOTS
 CODE_SLOTS |= {
     "calibrate --like": ("calibrate", "net", "--like", "SOURCE", "--images", "."),

@@ -105,5 +105,5 @@ def test_a_refusal_says_what_to_write_instead():
         "column 2 of 'H/2'\n"
         "  expected  an operator\n"
         "  found     '/'\n"
-        "  try       floor(H/4) or H//4, which round down; ceil(H/4) rounds up"
+        "  try       H//4, which rounds down, or ceil(H/4), which rounds up"
     )

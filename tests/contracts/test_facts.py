@@ -80,3 +80,7 @@ def test_a_contract_that_is_written_wrongly_is_refused_with_what_to_write(like: 
 def test_a_shape_in_a_config_is_answered_with_its_spec() -> None:
     error = faults_of(lambda: aa.assemble({"input": (1, 3, 64, 64), "backbone": "timm:resnet10t"}))
     assert "input: f32[B, 3, 64, 64]" in str(error)
+
+
+def test_a_config_of_one_line_is_a_text_and_no_path() -> None:
+    assert "cannot be read" not in str(faults_of(lambda: aa.assemble("backbone: 3")))

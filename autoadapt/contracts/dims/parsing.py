@@ -21,7 +21,7 @@ RESERVED = ("ceil", "floor", "max")
 
 TOKEN = re.compile(r"\s*(?:(?P<integer>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z_0-9]*)|(?P<sign>//|[-+*/(),]))")
 DEEPEST = 50
-_ROUNDED = "floor(H/4) or H//4, which round down; ceil(H/4) rounds up"
+_ROUNDED = "H//4, which rounds down, or ceil(H/4), which rounds up"
 LONGEST_TEXT = 2000
 LONGEST_INTEGER = 18
 
