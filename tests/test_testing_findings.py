@@ -2,16 +2,23 @@
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.signature import AxisSizes, Signature
+from autoadapt.contracts.trees import flatten
 from autoadapt.testing import (
     assert_adapts,
     assert_equals,
     assert_gradients_flow,
     assert_same_signature,
+    backbones,
+    inputs_of,
     mutants,
+    signatures,
 )
+from autoadapt.testing.strategies import _largest
 
 X = torch.randn(2, 3, 32, 32)
 
@@ -141,3 +148,62 @@ def test_a_number_that_follows_the_size_is_named_with_both_its_values():
     with pytest.raises(aa.CaptureError, match="the outputs are not the same at every input size") as caught:
         aa.capture(Sized(), X)
     assert "\n1\n  expected  the same outputs at every size (32)\n  found     31, at" in str(caught.value)
+
+
+# Strategies.
+
+
+class WrongWhereLarge(nn.Conv2d):
+    """Cuts the last column of images of more than 100 rows."""
+
+    def forward(self, x):
+        return super().forward(x)[..., : -1 if x.shape[2] > 100 else None]
+
+
+def test_a_fault_at_sizes_beyond_the_example_is_found_and_shrinks_to_the_smallest():
+    signature = aa.capture(nn.Conv2d(3, 4, 1), torch.rand(1, 3, 64, 64))
+
+    @settings(max_examples=15, deadline=None, database=None, derandomize=True, print_blob=False)
+    @given(inputs_of(signature))
+    def keeps_widths(x):
+        assert WrongWhereLarge(3, 4, 1)(x).shape[3] == x.shape[3], tuple(x.shape)
+
+    with pytest.raises(AssertionError, match=rf"\(1, 3, 101, {signature.axes['W'].near(1)}\)"):
+        keeps_widths()
+
+
+@pytest.mark.parametrize(
+    ("text", "example", "asked", "largest"),
+    [
+        ("f32[B, 3, H, W]", {"H": 64, "W": 64}, None, {"H": 320, "W": 320}),
+        ("f32[B, 3, H, W]", {"H": 224, "W": 224}, None, {"H": 448, "W": 448}),
+        ("f32[B, 3, H, W]", {"H": 4096, "W": 4096}, None, {"H": 4096, "W": 4096}),
+        ("f32[B, T, 3]", {"T": 512}, None, {"T": 2048}),
+        ("f32[B, T, 3]", {"T": 512}, 600, {"T": 600}),
+    ],
+)
+def test_sizes_are_drawn_up_to_several_times_the_example(text, example, asked, largest):
+    axes = {name: AxisSizes(example=size) for name, size in example.items()}
+    assert _largest(Signature.parse("f32[B, 4]", inputs=text, axes=axes), 3, asked) == largest
+
+
+@pytest.mark.parametrize("asked", [{"batches": 0}, {"batches": "three"}, {"largest": -1}])
+def test_inputs_that_cannot_be_drawn_are_refused_where_they_are_asked_for(asked):
+    with pytest.raises(aa.SignatureError, match=f"`{next(iter(asked))}`"):
+        inputs_of(aa.capture(nn.Conv2d(3, 4, 1), X), **asked)
+
+
+@settings(max_examples=5, deadline=None, database=None, derandomize=True)
+@given(st.data())
+def test_masks_are_drawn_for_signatures_and_backbones(data):
+    drawn = data.draw(signatures(kinds=("masks",)))
+    assert Signature.model_validate_json(drawn.model_dump_json()) == drawn
+    x, mask = data.draw(inputs_of(drawn, largest=24))
+    assert mask.dtype == torch.bool
+    assert mask.shape == x.shape[:2]
+    assert bool(mask[:, 0].all())  # padding stands behind
+    net = data.draw(backbones(kinds=("masks",), levels=2))
+    hidden = torch.arange(24) >= 12
+    calls = [torch.ones(1, 24, 3), torch.ones(1, 24, 3) + hidden[None, :, None]]
+    kept = [flatten(net(x, ~hidden[None]))[1] for x in calls]
+    assert all(map(torch.equal, *kept))

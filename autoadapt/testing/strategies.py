@@ -3,51 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from autoadapt.contracts.allocations import bytes_of
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.instances import not_a_module
+from autoadapt.contracts.instances import is_whole, not_a_module
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, mask_at, range_at
+from autoadapt.contracts.signature import AxisSizes, Mask, Signature, TensorSpec, mask_at, range_at
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
 __all__ = ["backbones", "inputs_of", "signatures"]
 
-Kind: TypeAlias = Literal["images", "sequences", "points"]
+Kind: TypeAlias = Literal["images", "sequences", "points", "masks"]
 
 _STEPS = 40
-"""How many legal sizes of an axis are drawn from, the smallest first."""
+"""How many of the smallest legal sizes of an axis every second size is drawn from."""
+_BEYOND = 4
+"""How many times the size of the example the others may be."""
+_AT_LEAST = 320
+"""What they may be however small the example is: the usual 224 and 256 are among them."""
+_MOST_BYTES = 1 << 23
+"""Of the inputs of one call; the others stay smaller where these would take more, though not below the example."""
 
 
-def inputs_of(signature: Signature, *, batches: int = 3) -> st.SearchStrategy[Any]:
+def inputs_of(signature: Signature, *, batches: int = 3, largest: int | None = None) -> st.SearchStrategy[Any]:
     """Legal inputs of a signature: sizes, batches and values by role; a failure shrinks to the smallest sizes.
 
+    Each axis has one of its 40 smallest legal sizes, or one of all up to four times the captured size, and at least to
+    320; less where the inputs of a call would take more than 8 MiB, though not below the captured size. So images of
+    64 pixels go to 320, those of 224 to 448. What is wrong beyond is not found.
     Integers that may be indices into another input stay below its size.
 
     Args:
         signature: What is called.
         batches: The largest batch.
+        largest: The largest size of an axis, in place of those above; where no legal one is so small, the smallest.
 
     Returns:
         What `inputs=` takes: a tensor, a tuple of positional or a dict of keyword arguments.
 
     Raises:
-        SignatureError: It is no signature.
+        SignatureError: It is no signature, or `batches` or `largest` is no positive integer.
     """
     if not isinstance(signature, Signature):
         raise not_a_module(signature, "signature", SignatureError, "a Signature")
-    return _inputs_of(signature, batches)
+    asked = {"batches": batches, "largest": 1 if largest is None else largest}
+    faults = [
+        Mismatch(f"`{name}`", "a positive integer", repr(value), f"{name}=1")
+        for name, value in asked.items()
+        if not is_whole(value, 1)
+    ]
+    if faults:
+        raise SignatureError("no inputs can be drawn", faults)
+    return _inputs_of(signature, batches, _largest(signature, batches, largest))
+
+
+def _largest(signature: Signature, batches: int, asked: int | None) -> dict[str, int]:
+    """The largest size of each axis that is drawn."""
+    axes = {name: axis for name, axis in signature.axes.items() if name != "B"}
+    if asked is not None:
+        return dict.fromkeys(axes, asked)
+    sizes = {name: max(_BEYOND * axis.example, _AT_LEAST) if axis.step else axis.example for name, axis in axes.items()}
+    while bytes_of(signature.inputs.leaves, {"B": batches, **sizes}) > _MOST_BYTES:
+        smaller = {name: max(size // 2, axes[name].example) for name, size in sizes.items()}
+        if smaller == sizes:
+            break
+        sizes = smaller
+    return sizes
 
 
 @st.composite
-def _inputs_of(draw: st.DrawFn, signature: Signature, batches: int) -> Any:
-    sizes = {name: draw(_sizes(name, axis, batches)) for name, axis in signature.axes.items()}
+def _inputs_of(draw: st.DrawFn, signature: Signature, batches: int, largest: dict[str, int]) -> Any:
+    largest = {**largest, "B": batches}
+    sizes = {name: draw(_sizes(name, axis, largest[name])) for name, axis in signature.axes.items()}
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
     tensors = [_values(path, spec, sizes, signature, generator) for path, spec in signature.inputs.items()]
     values = rebuild(signature.inputs.tree, tensors)
@@ -59,13 +95,15 @@ def _inputs_of(draw: st.DrawFn, signature: Signature, batches: int) -> Any:
     return found[0] if len(found) == 1 else found
 
 
-def _sizes(name: str, axis: AxisSizes, batches: int) -> st.SearchStrategy[int]:
+def _sizes(name: str, axis: AxisSizes, largest: int) -> st.SearchStrategy[int]:
     if axis.step == 0:
         return st.just(axis.example)
     if name == "B":
-        return st.integers(1, batches)
+        return st.integers(1, largest)
     first = axis.near(1)
-    return st.integers(0, max(_STEPS // axis.step, 3)).map(lambda count: first + count * axis.step)
+    most = max((largest - first) // axis.step, 0)
+    near, all_of_them = st.integers(0, min(max(_STEPS // axis.step, 3), most)), st.integers(0, most)
+    return st.one_of(near, all_of_them).map(lambda count: first + count * axis.step)
 
 
 def _values(
@@ -88,8 +126,8 @@ def signatures(*, levels: int = 4, kinds: Sequence[Kind] = ("images",)) -> st.Se
 
     Args:
         levels: The most that are drawn.
-        kinds: What goes in: `images`; `sequences`, with a mask of the steps that count; or `points`, with the
-            coordinates of those that are kept.
+        kinds: What goes in: `images`; `sequences`, where a mask of the steps that count comes out; `masks`, sequences
+            with such a mask as a second input; or `points`, with the coordinates of those that are kept.
 
     Raises:
         SignatureError: There is no such kind, or no level.
@@ -121,7 +159,10 @@ def _signatures(draw: st.DrawFn, levels: int, kinds: list[Kind]) -> Signature:
         leaves.append(TensorSpec.parse(f"bool[B, ceil(T/{strides[-1]})]"))
     named = {f"c{i + 2}": leaf for i, leaf in enumerate(leaves)}
     outputs = draw(st.sampled_from([leaves, tuple(leaves), named]))
-    return Signature.parse(outputs, inputs={"x": "f32[B, 3, H, W]" if is_image else "f32[B, T, 3]"}, name="drawn")
+    inputs = {"x": "f32[B, 3, H, W]" if is_image else "f32[B, T, 3]"}
+    inputs |= {"mask": "bool[B, T]"} if kind == "masks" else {}
+    found = Signature.parse(outputs, inputs=inputs, name="drawn")
+    return found.model_copy(update={"masks": (Mask(argument="mask", axis="T"),)}) if kind == "masks" else found
 
 
 def _of_points(channels: int, kept: int) -> Signature:
@@ -189,6 +230,26 @@ class SmallSequenceBackbone(nn.Module):
         return contained([*levels, levels[-1].sum(2) > 0], self.container)
 
 
+class SmallMaskedBackbone(nn.Module):
+    """A `SmallSequenceBackbone` for steps of which a mask, true at what counts, hides some: these come out as zeros.
+
+    Shape:
+        `[B, T, 3]`, bool `[B, T]` -> for each level `[B, ceil(T/stride), width]`, and bool `[B, ceil(T/stride)]`
+    """
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], container: str) -> None:
+        super().__init__()
+        self.steps, self.container = SmallSequenceBackbone(widths, strides, "list"), container
+        self.strides = list(accumulate(strides, mul))
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+        masks = [mask[:, ::stride] for stride in self.strides]
+        levels = [level * kept[..., None] for level, kept in zip(self.steps(x), masks, strict=False)]
+        return contained([*levels, masks[-1]], self.container)
+
+
 class SmallPointBackbone(nn.Module):
     """The first points of a cloud with features of their own.
 
@@ -234,5 +295,5 @@ def _backbones(draw: st.DrawFn, levels: int, kinds: list[Kind]) -> nn.Module:
         return in_eval_mode(SmallPointBackbone(draw(st.integers(1, 16)), draw(st.integers(1, 8))))
     strides = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=levels))
     widths = [draw(st.integers(1, 16)) for _ in strides]
-    make = SmallBackbone if kind == "images" else SmallSequenceBackbone
-    return in_eval_mode(make(widths, strides, draw(st.sampled_from(["list", "tuple", "dict"]))))
+    made = {"images": SmallBackbone, "sequences": SmallSequenceBackbone, "masks": SmallMaskedBackbone}
+    return in_eval_mode(made[kind](widths, strides, draw(st.sampled_from(["list", "tuple", "dict"]))))
