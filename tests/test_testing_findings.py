@@ -78,6 +78,17 @@ def test_where_no_formula_holds_the_smallest_counterexample_is_told():
     assert height <= 33
 
 
+@pytest.mark.parametrize("largest", [32, 100])
+def test_a_module_of_no_formula_has_not_the_signature_from_the_smallest_size_on(largest):
+    mine = Mine(cut_if(lambda x: x.shape[2] > largest))
+    with pytest.raises(AssertionError) as caught:
+        assert_same_signature(Old(), mine, X)
+    summary, _, case = str(caught.value).splitlines()
+    assert summary == "Mine does not have the signature of Old"
+    assert case.startswith(f"  signature: c3 at 1x{largest + 1}x")
+    assert "formula" not in case
+
+
 def test_facts_that_repeat_are_told_once_and_a_comma_stands_between_checks_alone():
     said = said_of(lambda out, x: (x.zero_(), out)[1])
     assert said.count("sizes: inputs.x: expected the values that it had, found written to by the call") == 1

@@ -14,6 +14,7 @@ from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification import verify
 from autoadapt.adapting.verification.compiler_checks import exported
+from autoadapt.adapting.verification.more_sizes import smallest_counterexample
 from autoadapt.adapting.verification.results import Fault
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.capturing import bind, capture, told_example
@@ -21,7 +22,7 @@ from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
-from autoadapt.errors import AdaptError, Mismatch
+from autoadapt.errors import AdaptError, CaptureError, Mismatch
 from autoadapt.testing.counterexamples import cases_text, failure_text
 
 __all__ = [
@@ -76,17 +77,34 @@ def assert_same_signature(expected: object, found: object, inputs: object = None
     """Assert that two modules, or saved signatures, take and return the same at every size.
 
     Raises:
-        AssertionError: They differ; every difference is in the text.
+        AssertionError: They differ; every difference is in the text, or the smallest size where the second module
+            follows no formula at all.
+        CaptureError: The first follows none, so that there is nothing to compare with.
 
     Example:
         >>> x = torch.zeros(2, 3, 8, 8)
         >>> assert_same_signature(nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1), inputs=x)
     """
     __tracebackhide__ = True
-    left, right = as_signature(expected, inputs), as_signature(found, inputs)
+    left = as_signature(expected, inputs)
+    try:
+        right = as_signature(found, inputs)
+    except CaptureError as error:
+        raise AssertionError(_without_formula(left, found, inputs, error)) from error
     faults = [replace(fault, remedy="") for fault in left.diff(right)]  # those are for signatures by hand
     if faults:
         raise AssertionError(_text(f"{right.title} does not have the signature of {left.title}", faults))
+
+
+def _without_formula(expected: Signature, found: object, inputs: object, error: CaptureError) -> str:
+    """Where a module whose sizes no formula explains does not keep a signature; else what capturing it says."""
+    name = type(found).__name__
+    cases = smallest_counterexample(Session(found, expected, inputs=inputs)) if isinstance(found, nn.Module) else []
+    summary = f"{name} does not have the signature of {expected.title}"
+    if not cases:
+        return f"{summary}: {error}"
+    rows = [Fault(where=one.where, expected=one.expected, found=one.found) for one in cases]
+    return cases_text(summary, [("signature", row) for row in rows])
 
 
 def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:

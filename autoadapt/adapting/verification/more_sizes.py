@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
 from autoadapt.adapting.verification.sessions import Session
@@ -21,6 +22,8 @@ REMAINDERS = 32
 _BATCHES = 9
 _SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 32, 33, 64, 65)
 _MOST_SMALL = 256
+_DOUBLINGS = 5
+"""How often the example's size is doubled in search of one at which a contract is not kept."""
 
 
 def other_remainders(session: Session) -> list[Mismatch]:
@@ -33,7 +36,20 @@ def other_remainders(session: Session) -> list[Mismatch]:
 
 def smallest_counterexample(session: Session) -> list[Mismatch]:
     """What is not kept at the smallest size at which anything is not; nothing where that is not found."""
-    return _first_broken(session, itertools.chain(_small(session), _remainders(session)))
+    return _first_broken(session, itertools.chain(_small(session), _remainders(session))) or _beyond(session)
+
+
+def _beyond(session: Session) -> list[Mismatch]:
+    """What is not kept from some size of an axis on that is far above the example's."""
+    for name in (name for name, axis in session.signature.axes.items() if name != "B" and axis.step != 0):
+
+        def faults_at(size: int, name: str = name) -> list[Mismatch]:
+            return _first_broken(session, iter([session.at(**{name: session.signature.axes[name].near(size), "B": 1})]))
+
+        for size in (session.at()[name] << i for i in range(_DOUBLINGS)):
+            if faults_at(2 * size):
+                return faults_at(size + bisect_left(range(size, 2 * size), True, key=lambda one: bool(faults_at(one))))
+    return []
 
 
 def _first_broken(session: Session, rows: Iterator[Mapping[str, int]]) -> list[Mismatch]:
