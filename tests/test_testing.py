@@ -253,6 +253,10 @@ def test_a_test_of_ones_own_is_told_what_it_misses(pyramid):
     assert {"batch of one", "one container more"} <= set(found.caught)
     assert str(found).startswith(f"{len(found.caught)} of {len(found.caught) + len(found.missed)} kinds of fault")
     assert caught_by(lambda net: assert_adapts(net, X, like=pyramid.signature), pyramid)
+    covered = {mutant.check for mutant in mutants(pyramid)}
+    assert covered.isdisjoint(found.unasked)
+    assert covered | set(found.unasked) == {check.name for check in pyramid.verify(X).checks}
+    assert str(found).endswith(f" no mutant  for verify's {', '.join(found.unasked)}")
     with pytest.raises(AssertionError, match="fails for the module itself"):
         caught_by(lambda net: assert_shapes(None), pyramid)
 
@@ -264,7 +268,7 @@ def assert_shapes(levels):
 @pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 8, 1), lambda: Listed(OLD), lambda: DictOf(OLD)])
 def test_mutants_of_any_container_differ_from_the_module(make):
     kinds = [mutant.kind for mutant in mutants(make())]
-    assert len(kinds) == len(set(kinds)) == 12
+    assert len(kinds) == len(set(kinds)) == 17
 
 
 class DictOf(Listed):
@@ -370,6 +374,9 @@ class Scores(nn.Module):
         return self.conv(x).mean((2, 3))
 
 
+PRECISION = ("full precision after a cast", "overflow in half precision", "other values under autocast")
+
+
 class Classes(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.argmax(1)
@@ -380,7 +387,7 @@ class Classes(nn.Module):
     [
         (nn.Conv2d(3, 8, 4, stride=4), ()),
         (Scores(), ("cut at odd sizes", "size of the first call")),
-        (Classes(), ("another answer each call", "no gradient")),
+        (Classes(), ("another answer each call", "no gradient", "not a number", *PRECISION)),
     ],
     ids=["convolution", "scores", "classes"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import check_module
@@ -51,6 +53,8 @@ class Caught(Shown):
     missed: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     """Kinds that change nothing about this module, which no test could notice."""
+    unasked: tuple[str, ...] = ()
+    """Checks of `verify` whose faults no mutant has, so that nothing is said of them."""
 
     def __bool__(self) -> bool:
         return not self.missed
@@ -59,11 +63,15 @@ class Caught(Shown):
         count = len(self.caught) + len(self.missed)
         lines = [f"{len(self.caught)} of {count} kinds of fault are noticed"]
         lines += [f" caught  {kind}" for kind in self.caught] + [f" MISSED  {kind}" for kind in self.missed]
-        return "\n".join([*lines, *(f" left out  {kind} (changes nothing here)" for kind in self.left_out)])
+        lines += [f" left out  {kind} (changes nothing here)" for kind in self.left_out]
+        lines += [f" no mutant  for verify's {', '.join(self.unasked)}"] if self.unasked else []
+        return "\n".join(lines)
 
 
 def mutants(net: nn.Module, inputs: object = None) -> Iterator[Mutant]:
-    """Broken copies of a module, one for each kind of fault that `verify` knows.
+    """Broken copies of a module, one for each of many kinds of fault that `verify` knows.
+
+    The report of `caught_by` names the checks that have none. Inputs are left as they are: tests may share theirs.
 
     A kind may change nothing about a module, as a cut at odd sizes where none is odd. An adapted module tells its
     sizes, any other one is captured at `inputs`; then such kinds are left out. Without inputs all are yielded.
@@ -78,7 +86,13 @@ def mutants(net: nn.Module, inputs: object = None) -> Iterator[Mutant]:
     """
     check_module(net, "net", VerificationError)
     session = _session(net, inputs)
-    return (one for one in _all_mutants(net) if session is None or differs(session, one.module))
+    return (one for one in _all_mutants(net) if session is None or _changes(session, one))
+
+
+def _changes(session: Session, one: Mutant) -> bool:
+    if one.check in _OF_PRECISION:
+        return any(spec.is_floating for spec in session.signature.outputs.leaves)
+    return differs(session, one.module)
 
 
 def _session(net: nn.Module, inputs: object) -> Session | None:
@@ -132,7 +146,7 @@ def caught_by(test: Callable[[nn.Module], object], net: nn.Module, inputs: objec
     for mutant in chosen:
         found[_notices(test, mutant.module)].append(mutant.kind)
     left_out = [kind for kind in _KINDS if kind not in [mutant.kind for mutant in chosen]]
-    return Caught(tuple(found[True]), tuple(found[False]), tuple(left_out))
+    return Caught(tuple(found[True]), tuple(found[False]), tuple(left_out), _WITHOUT_MUTANT)
 
 
 def _notices(test: Callable[[nn.Module], object], module: nn.Module) -> bool:
@@ -212,6 +226,27 @@ def _levels_exchanged(module: nn.Module, leaves: Leaves) -> Leaves:
     return leaves[::-1] if len(leaves) > 1 else [leaves[0].transpose(-1, -2)]
 
 
+def _expanded(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [*leaves[:-1], leaves[-1][..., :1].expand_as(leaves[-1])]
+
+
+def _not_numbers(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [leaf * math.nan if leaf.is_floating_point() else leaf for leaf in leaves]
+
+
+def _full_after_a_cast(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
+
+
+def _overflow(module: nn.Module, leaves: Leaves) -> Leaves:
+    return [leaf + math.inf if leaf.dtype == torch.float16 else leaf for leaf in leaves]
+
+
+def _other_under_autocast(module: nn.Module, leaves: Leaves) -> Leaves:
+    is_changed = [leaf.is_floating_point() and torch.is_autocast_enabled(leaf.device.type) for leaf in leaves]
+    return [-leaf if changed else leaf for leaf, changed in zip(leaves, is_changed, strict=True)]
+
+
 _LEAF_FAULTS: dict[str, tuple[str, _Break]] = {
     "cut at odd sizes": ("sizes", _cut_at_odd_sizes),
     "size of the first call": ("sizes", _size_of_the_first_call),
@@ -222,6 +257,11 @@ _LEAF_FAULTS: dict[str, tuple[str, _Break]] = {
     "another answer each call": ("calls", _another_each_call),
     "other sizes in train mode": ("train mode", _other_in_training),
     "no gradient": ("train mode", _detached),
+    "not a number": ("calls", _not_numbers),
+    "places that share memory": ("calls", _expanded),
+    "full precision after a cast": ("bfloat16", _full_after_a_cast),
+    "overflow in half precision": ("float16", _overflow),
+    "other values under autocast": ("autocast", _other_under_autocast),
 }
 
 
@@ -243,3 +283,10 @@ _CONTAINER_FAULTS: dict[str, tuple[str, Callable[[Tree], Tree]]] = {
 
 _UNUSED = "parameter without gradient"
 _KINDS = (*_LEAF_FAULTS, *_CONTAINER_FAULTS, _UNUSED)
+_OF_PRECISION = ("bfloat16", "float16", "autocast")
+"""Checks whose mutants differ in other precisions alone, by values that are no integers."""
+_WITHOUT_MUTANT = tuple(
+    name
+    for name in (*CHECKS, *THOROUGH_CHECKS)
+    if name not in ("gradients", *(check for check, _ in (*_LEAF_FAULTS.values(), *_CONTAINER_FAULTS.values())))
+)
