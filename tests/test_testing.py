@@ -74,12 +74,29 @@ def test_a_parameter_without_gradient_is_named_and_gradients_of_the_module_stay(
     layer = nn.Conv2d(3, 8, 1)
     assert_gradients_flow(layer, X)
     assert layer.weight.grad is None
-    with pytest.raises(AssertionError, match=r"unused\.weight\n  expected  a finite gradient\n  found     none"):
+    with pytest.raises(AssertionError, match=r"\neach line: parameter: its gradient\n  unused\.weight: none\n"):
         assert_gradients_flow(Unused(), X)
     with pytest.raises(AssertionError, match="not finite"):
         assert_gradients_flow(Unused(infinite=True), X)
     with pytest.raises(AssertionError, match="no output"):
         assert_gradients_flow(nn.Identity(), X)
+
+
+class HalfDetached(nn.Sequential):
+    """Of four layers, all but the last get no gradient."""
+
+    def forward(self, x):
+        return self[3](self[2](self[1](self[0](x))).detach())
+
+
+def test_at_most_three_parameters_without_gradient_are_named():
+    layers = [nn.Conv2d(3, 3, 1) for _ in range(4)]
+    with pytest.raises(AssertionError) as caught:
+        assert_gradients_flow(HalfDetached(*layers), X)
+    summary, meaning, *lines = str(caught.value).splitlines()
+    assert summary == "gradients do not flow through HalfDetached: 6 of 8 parameters"
+    assert meaning == "each line: parameter: its gradient"
+    assert lines == ["  0.weight: none", "  0.bias: none", "  1.weight: none", "  and 3 more"]
 
 
 class Branching(nn.Module):

@@ -23,7 +23,7 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
-from autoadapt.testing.counterexamples import cases_text, failure_text
+from autoadapt.testing.counterexamples import MOST, cases_text, failure_text
 
 __all__ = [
     "assert_adapts",
@@ -113,7 +113,7 @@ def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
     A copy is run, so that gradients of the module itself stay as they are.
 
     Raises:
-        AssertionError: A parameter gets no gradient, or one that is not finite.
+        AssertionError: Parameters get no gradient, or one that is not finite; the first three are named.
 
     Example:
         >>> assert_gradients_flow(nn.Conv2d(3, 8, 1), torch.randn(2, 3, 8, 8))
@@ -128,13 +128,16 @@ def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
             raise AssertionError(_without_gradient(net))
         torch.autograd.backward(torch.stack(live).sum())
     trained = {name: parameter for name, parameter in copied.named_parameters() if parameter.requires_grad}
-    faults = [
-        Mismatch(name, "a finite gradient", "none" if parameter.grad is None else "values that are not finite")
+    wrong = {
+        name: "none" if parameter.grad is None else "values that are not finite"
         for name, parameter in trained.items()
         if parameter.grad is None or not bool(parameter.grad.isfinite().all())
-    ]
-    if faults:
-        raise AssertionError(_text(f"gradients do not flow through {type(net).__name__}", faults))
+    }
+    if wrong:
+        summary = f"gradients do not flow through {type(net).__name__}: {len(wrong)} of {len(trained)} parameters"
+        lines = [f"  {name}: {found}" for name, found in wrong.items()]
+        more = [f"  and {len(wrong) - MOST} more"] if len(wrong) > MOST else []
+        raise AssertionError("\n".join([summary, "each line: parameter: its gradient", *lines[:MOST], *more]))
 
 
 def _without_gradient(net: nn.Module) -> str:
