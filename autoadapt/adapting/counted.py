@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import Mask
 
 __all__ = ["Averaging", "Counted", "Hide", "Remask", "where_text"]
 
 
-class _Frozen(BaseModel):
+class _Frozen(MadeByHand):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
