@@ -48,6 +48,7 @@ _KINDS = {
     "cast": "magenta",
     "remask": "magenta",
     "hide": "bright_black",
+    "restore": "bright_red",
     "native": "bright_green",
     "pad": "bright_cyan",
     "renormalize": "bright_yellow",

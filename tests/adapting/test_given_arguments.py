@@ -50,7 +50,7 @@ OLD, NEW, X = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2), torch.
         ("timm/resnet18", "'timm/resnet18' has no scheme", 'like="timm:resnet18"'),
         ("tim:resnet18", "unknown scheme `tim`", "timm:resnet18"),
         ("foo:bar", "unknown scheme `foo`", 'like=aa.load("foo:bar", allow=["foo"])  # if it is a package of yours'),
-        ("mine.py:build", "mine.py:build may run code", 'like=aa.load("mine.py:build", allow=["mine.py"])'),
+        ("mine.py:build", "there is no file mine.py", "check the path and the working folder"),
         (
             [(64, 4), (128, 8)],
             "a number does",

@@ -60,7 +60,7 @@ def results(net: aa.AdaptedModule) -> dict[str, object]:
         ("ranking", r"<Ranking 1 of 1 candidates fit Conv2d \(tensor\)>"),
         ("assembly", r"<Assembly timm:test_resnet -> GlobalAveragePooling -> LinearClsHead, \d+k parameters>"),
         ("comparison", r"<Comparison 1 of 1 backbones fit>"),
-        ("caught", r"<Caught 0 of 12 kinds of fault are noticed>"),
+        ("caught", r"<Caught 0 of 17 kinds of fault are noticed>"),
     ],
 )
 def test_the_repr_of_a_result_is_one_short_line_and_str_is_the_table(

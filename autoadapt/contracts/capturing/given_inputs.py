@@ -134,14 +134,18 @@ def _shape(inputs: object) -> list[int]:
 
 
 def _converted(module: nn.Module, value: object) -> Any:
-    """Arrays as tensors, in the containers that they stand in; the rest as it is."""
+    """Arrays as tensors, in their containers; names of a batch, in its dict, as a list; the rest as it is."""
     if isinstance(value, np.ndarray):
         return _tensor(module, value)
     if type(value) in (tuple, list) and any(_holds_array(one) for one in value):  # type: ignore[attr-defined]
         return type(value)(_converted(module, one) for one in value)  # type: ignore[call-arg, attr-defined]
     if type(value) is dict and any(_holds_array(one) for one in value.values()):
-        return {key: _converted(module, one) for key, one in value.items()}
+        return {key: one.tolist() if _texts(one) else _converted(module, one) for key, one in value.items()}
     return value
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "U"
 
 
 def _holds_array(value: object) -> bool:
@@ -150,10 +154,7 @@ def _holds_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or (isinstance(value, (tuple, list)) and any(map(_holds_array, value)))
 
 
-def _tensor(module: nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor | list[str]:
-    """An array as a tensor; one of texts, such as the names of a batch, as a list of them."""
-    if array.dtype.kind == "U":
-        return array.tolist()  # type: ignore[no-any-return]
+def _tensor(module: nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
     try:
         made = torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array.copy())
     except (TypeError, ValueError) as error:
