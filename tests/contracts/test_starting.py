@@ -23,6 +23,7 @@ class Points(nn.Module):
         return {"xyz": xyz, "features": features, "inds": index.int()}
 
 
+@pytest.mark.measures  # which of two ways is the quicker
 @pytest.mark.parametrize(("patience", "real"), [(float("inf"), False), (0.0, True)])
 def test_runs_for_real_are_taken_where_those_without_values_are_slow(patience, real):
     net = Points().eval()

@@ -140,8 +140,9 @@ def plain_entries(target: Signature) -> Entries:
     Example:
         >>> from autoadapt.contracts.signature import Values
         >>> batch = Container(kind="dict", keys=("x", "size"), children=(Slot(), Constant(value=2)))
-        >>> inputs = Values(tree=Container(kind="dict", keys=("batch",), children=(batch,)), leaves=())
-        >>> plain_entries(Signature.parse("f32[B]").model_copy(update={"inputs": inputs}))
+        >>> target = Signature.parse("f32[B]")
+        >>> given = Container(kind="dict", keys=("batch",), children=(batch,))
+        >>> plain_entries(target.model_copy(update={"inputs": Values(tree=given, leaves=target.outputs.leaves)}))
         {'size': ('batch', Constant(tree='constant', value=2))}
     """
     return {

@@ -242,7 +242,7 @@ class _Emitter:
             case Mean(axes=axes):
                 return self._put("call_method", "mean", node, axes)
             case Hide(where=where):
-                counted = self._masks.counted(where, node)
+                counted = self._masks.counted_at(where, node)
                 return (
                     node if counted is None else self._put("call_function", mask_layers.without_hidden, node, counted)
                 )

@@ -39,7 +39,7 @@ class MaskNodes:
             self._made[mask] = self._call(mask_layers.what_counts, arguments, "counting")
         return self._made.get(mask)
 
-    def counted(self, where: Counted, node: fx.Node) -> fx.Node | None:
+    def counted_at(self, where: Counted, node: fx.Node) -> fx.Node | None:
         """Ones where tokens of a node count; None where the mask cannot be given."""
         counting = self.what_counts(where.mask)
         if counting is None:
@@ -63,7 +63,7 @@ class MaskNodes:
             average: Writes the average of a node.
             put: Writes a node that goes by the name of the chain at hand.
         """
-        ones = self.counted(where, node)
+        ones = self.counted_at(where, node)
         if ones is None:
             return average(node)
         values = average(put("call_function", mask_layers.without_hidden, node, ones))
