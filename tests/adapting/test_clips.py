@@ -35,6 +35,30 @@ def test_maps_of_a_clip_serve_tokens_in_the_order_of_the_old_ones():
     torch.testing.assert_close(net(clip), einops.rearrange(new(clip.transpose(1, 2)), "b c t h w -> b (h w t) c"))
 
 
+class Placed(torch.nn.Module):
+    """Tokens of 2 frames and 8 x 8 pixels in an order, with a table of positions."""
+
+    def __init__(self, channels, order, count):
+        super().__init__()
+        self.order, self.embed = order, torch.nn.Conv3d(3, channels, (2, 8, 8), (2, 8, 8))
+        self.table = torch.nn.Parameter(torch.randn(count, channels))
+
+    def forward(self, x):
+        return einops.rearrange(self.embed(x), f"b c t h w -> b ({' '.join(self.order)}) c") + self.table
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("cells", [(2, 2, 2), (2, 2, 3), (2, 2, 4), (2, 4, 4)])
+@pytest.mark.parametrize("orders", [("hwt", "thw"), ("thw", "wth")], ids=" ".join)
+def test_the_order_of_tokens_is_found_on_grids_of_two_along_a_side(cells, orders):
+    (frames, rows, columns), count = cells, cells[0] * cells[1] * cells[2]
+    old, new = Placed(8, orders[0], count), Placed(8, orders[1], count)
+    clip = torch.randn(2, 3, 2 * frames, 8 * rows, 8 * columns)
+    net = aa.adapt(new, like=old, inputs=clip)
+    pattern = f"b ({' '.join(orders[1])}) c -> b ({' '.join(orders[0])}) c"
+    torch.testing.assert_close(net(clip), einops.rearrange(new(clip), pattern, t=frames, h=rows, w=columns))
+
+
 def test_a_module_of_images_serves_a_clip_frame_by_frame():
     new, old = Images(), Clip3d(6)
     net = aa.adapt(new, like=old, inputs=torch.randn(CLIP))

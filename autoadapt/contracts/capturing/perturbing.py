@@ -137,8 +137,9 @@ def locate_tokens(tokens_BNC: torch.Tensor, height: int, width: int, frames: int
     return None if best is None else (best.grid, count - best.grid.cells)
 
 
-ORDER_CENTRES: tuple[Centre, ...] = ((0.15, 0.7, 0.35), (0.75, 0.3, 0.9))
-"""Where patches are changed to tell the order of a grid that is known: no two orders have both of them in one place."""
+ORDER_CENTRES: tuple[Centre, ...] = ((0.15, 0.7, 0.35), (0.75, 0.3, 0.9), (0.3, 0.15, 0.9), (0.9, 0.75, 0.35))
+"""Where patches are changed to tell the order of a grid that is known: no two orders have all of them in one place, not
+of a grid of two along each side either."""
 
 
 CORNERS = (0, 1)
