@@ -44,10 +44,11 @@ class MadeByHand(BaseModel):
         >>> class Count(MadeByHand):
         ...     made_by = "count(things)"
         ...     things: int
-        >>> Count()
-        Traceback (most recent call last):
-        autoadapt.errors.AdaptError: a Count is not made like this
-        things
+        >>> try:
+        ...     Count()
+        ... except AdaptError as error:
+        ...     print(error.summary, *error.mismatches, sep=": ")
+        a Count is not made like this: things
           expected  a value
           found     nothing
           try       count(things)

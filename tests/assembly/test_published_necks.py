@@ -229,7 +229,7 @@ def test_an_argument_of_several_kinds_is_told_all_of_them() -> None:
         made(neck={**NECK, "add_extra_convs": "on_inputs"})
     (fault,) = caught.value.mismatches
     assert fault.where == "neck.add_extra_convs"
-    assert fault.expected == "a valid boolean or 'on_input', 'on_lateral' or 'on_output'"
+    assert fault.expected == "True or False or 'on_input', 'on_lateral' or 'on_output'"
 
 
 def test_a_pyramid_over_one_level_for_a_classifier_is_adapted_to_its_strides_as_ever() -> None:
