@@ -168,7 +168,7 @@ def test_a_run_that_was_cut_while_images_were_made_goes_on(tmp_path, monkeypatch
         calibrated(state=path)
     monkeypatch.setattr(Gathering, "_add_made", lambda *given: (counted.append(given[-1]), original(*given))[1])
     found, model = calibrated(state=path)
-    assert len({batch.number for batch in counted}) == len(counted) == 5
+    assert len({batch.number for batch in counted}) == len(counted) == 6
     assert same(weights(expected), weights(model))
     assert found.mixed_images == whole.mixed_images
 
