@@ -60,6 +60,7 @@ NO_MODEL = {
 def files_of_other_kinds(folder: Path) -> Path:
     """The folder of models, and beside these what is no model."""
     (folder / "empty").mkdir()
+    (folder / "pictures").mkdir(exist_ok=True)
     (folder / "weights.pth").write_bytes(b"\x80\x02}q\x00.")
     (folder / "text.txt").write_text("hello")
     (folder / "net.onnx").write_bytes(b"\x08\x07")

@@ -103,7 +103,7 @@ def test_a_ranking_answers_draws_and_goes_on(folder: Path) -> None:
     result = run(*call)
     assert result.exit_code == 0, result.output
     assert [line.split()[0] for line in result.stderr.splitlines()] == ["1/2", "2/2", "wrote"]
-    assert "2 of 2 candidates fit Conv2d" in result.stdout
+    assert "2 of 2 candidates fit mine.py:old (Conv2d)" in result.stdout
     assert "<svg" in (folder / "rank.svg").read_text()
     again = Ranking.model_validate_json(run(*call, "--json").stdout)
     assert again.best_first[0].source == "mine.py:old"
