@@ -112,7 +112,7 @@ class _File:
         plan, kind = self._plan, self._backbone()
         title = f"{plan.source.title} in the contract of {plan.target.title}, as autoadapt {VERSION} built it."
         lines = [
-            *textwrap.wrap(title, WIDTH),
+            *textwrap.wrap(title, WIDTH - 3),  # behind the quotes
             "",
             "    net = Adapted(backbone)",
             "    net.load_state_dict(state)  # of the adapted module",
