@@ -141,7 +141,7 @@ BAD = {
             'try       assemble(config, allow=["my_package"])',
         ],
     ),
-    "an exported file": ("backbone: net.pt2\n", ["backbone.type (line 2)\n  expected  a file that the caller allows"]),
+    "an exported file": ("backbone: net.pt2\n", ["backbone.type (line 2)\n  expected  a file of torch.export.save"]),
     "a model that a zoo does not have": (
         "backbone: timm:resnt18\n",
         ["backbone.type (line 2)", "no such model\n  try       timm:resnet18"],
