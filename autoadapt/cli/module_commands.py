@@ -97,13 +97,7 @@ def plan_command(
     """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
     with running(as_json, debug):
         with working(f"planning {new} like {like}"):
-            read: dict[str, Any] = {
-                "resolution": resolution,
-                "fit": fit,
-                "channels": channels,
-                "statistics": statistics,
-            }
-            options = chosen(pair, project, indices, thin, grid, **read)
+            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
             net = _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
         show(net.plan, as_json, html)
 
@@ -147,13 +141,7 @@ def adapt_command(
         from autoadapt.sources import published
 
         with working(f"adapting {new} like {like}"):
-            read: dict[str, Any] = {
-                "resolution": resolution,
-                "fit": fit,
-                "channels": channels,
-                "statistics": statistics,
-            }
-            options = chosen(pair, project, indices, thin, grid, **read)
+            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
             net = _adapted(
                 new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), out=out, **options
             )
@@ -208,13 +196,7 @@ def verify_command(
     """
     with running(as_json, debug):
         with working(f"verifying {new}" + (f" like {like}" if like else "")):
-            read: dict[str, Any] = {
-                "resolution": resolution,
-                "fit": fit,
-                "channels": channels,
-                "statistics": statistics,
-            }
-            options = chosen(pair, project, indices, thin, grid, **read)
+            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
             parts = saved_parts(new) if like is None else {}
             if parts:
                 _verified(parts, allow or (), thorough=thorough, as_json=as_json, html=html)
@@ -273,13 +255,7 @@ def swap_command(
             from autoadapt.swapping import swap
             from autoadapt.swapping.replacements import Kind
 
-            read: dict[str, Any] = {
-                "resolution": resolution,
-                "fit": fit,
-                "channels": channels,
-                "statistics": statistics,
-            }
-            options = chosen(pair, project, indices, thin, grid, **read)
+            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
             is_layer = new in get_args(Kind)
             old = model(whole, allow=allow or ())
             places = [place.strip() for place in path.split(",")] if "," in path else path

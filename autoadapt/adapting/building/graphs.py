@@ -242,10 +242,7 @@ class _Emitter:
             case Mean(axes=axes):
                 return self._put("call_method", "mean", node, axes)
             case Hide(where=where):
-                counted = self._masks.counted_at(where, node)
-                return (
-                    node if counted is None else self._put("call_function", mask_layers.without_hidden, node, counted)
-                )
+                return self._masks.hidden(where, node, self._put)
             case Remask(given=given, wanted=wanted, dtype=dtype, dims=dims):
                 options = [*map(self._size, dims)], DTYPES[dtype], wanted.form, wanted.counts
                 return self._put("call_function", mask_layers.as_mask, self._masks.what_counts(given), *options)

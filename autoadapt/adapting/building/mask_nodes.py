@@ -52,6 +52,11 @@ class MaskNodes:
         more = [where.front, where.behind][: 2 if where.behind else 1 if where.front else 0]
         return self._call(mask_layers.counted_tokens, (node, counting, where.axis, *more), "counted")
 
+    def hidden(self, where: Counted, node: fx.Node, put: Callable[..., fx.Node]) -> fx.Node:
+        """A node with zeros where tokens do not count; as it is where the mask cannot be given."""
+        ones = self.counted_at(where, node)
+        return node if ones is None else put("call_function", mask_layers.without_hidden, node, ones)
+
     def averaged(
         self, where: Counted, node: fx.Node, average: Callable[[fx.Node], fx.Node], put: Callable[..., fx.Node]
     ) -> fx.Node:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature
 
 __all__ = ["unchecked_remarks"]
@@ -24,4 +25,15 @@ def _of(signature: Signature, paths: Collection[str]) -> list[str]:
     unverified = ", ".join(path for path in signature.unverified if path in paths)
     found = [f"sizes of {unverified} of {signature.name} are unchecked: no image size was left to try them at"]
     ran = [f"{signature.name} never ran for real, so that its values are unchecked: {signature.unconfirmed}"]
-    return found * bool(unverified) + ran * bool(signature.unconfirmed)
+    return found * bool(unverified) + ran * bool(signature.unconfirmed) + [*_exchangeable(signature)]
+
+
+def _exchangeable(signature: Signature) -> Iterator[str]:
+    """Clips of which neither their shape nor their sizes tell whether frames or channels come first."""
+    times = signature.axes.get("T")
+    for path, spec in signature.inputs.items():
+        if times is not None and times.step == 0 and {*spec.dims[1:3]} == {Dim.axis("T"), Dim(times.example)}:
+            yield (
+                f"axes 1 and 2 of {path} of {signature.name} are both {times.example} long and take no other size: "
+                f"axis {spec.dims.index(Dim.axis('T'))} is taken for the frames, unchecked"
+            )
