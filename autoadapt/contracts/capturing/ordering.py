@@ -21,6 +21,7 @@ from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.map_axes import MapAxes, map_axes
 from autoadapt.contracts.capturing.perturbing import (
+    CLIP_CENTRES,
     CORNERS,
     ORDER_CENTRES,
     Centre,
@@ -38,15 +39,23 @@ from autoadapt.contracts.signature import AxisSizes, Cells
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["IMAGES", "ImagePass", "Measured", "Order", "Ordering", "disordered", "is_block", "listen", "run_on_images"]
+__all__ = [
+    "ImagePass",
+    "Measured",
+    "Order",
+    "Ordering",
+    "disordered",
+    "images_for",
+    "is_block",
+    "listen",
+    "run_on_images",
+]
 
 Order: TypeAlias = tuple[Cells, int]
 """In which order cells stand, and how many other tokens stand behind them."""
 Key: TypeAlias = InnerKey | int
 """An inner output, or the number of an output of the whole."""
 
-IMAGES = 1 + len(ORDER_CENTRES) + len(CORNERS)
-"""In the batch of the run that tells the order: one, and one for each patch that is changed."""
 FEWEST = (4, 5)
 """Rows and columns that a grid should have where the order is measured."""
 LARGEST_SIZE = 640
@@ -207,26 +216,26 @@ class Ordering:
         return seen
 
     def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
-        seen = _Seen({}, {})
+        seen, images, centres = _Seen({}, {}), images_for(self.axes), _centres(self.axes)
 
         def note(key: Key, tensor: torch.Tensor) -> None:
             if key in maps:
-                seen.maps[key] = maps[key].as_seen(tensor, IMAGES)
+                seen.maps[key] = maps[key].as_seen(tensor, images)
                 return
             token = tokens[key]
             grid = token.grid(sizes)
             listed = tensor.movedim((token.batch, token.axis), (0, 1)).flatten(2)
-            if listed.shape[:2] == (IMAGES, grid.cells + token.extra):
+            if listed.shape[:2] == (images, grid.cells + token.extra):
                 small = min(grid.height, grid.width) < 2
                 seen.orders[key] = (
-                    ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid)
+                    ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid, centres)
                 )
 
         model = in_eval_mode(copy_module(self.module, clone_buffers))
         keys = [*tokens, *maps]
         listen(model, [key for key in keys if not isinstance(key, int)], note)
         cells = _cells_of_a_patch(tokens.values(), sizes) if tokens else min(one.grid.cells for one in maps.values())
-        returned = run_on_images(model, self.arguments, self.axes, sizes, cells, ORDER_CENTRES, corners=len(CORNERS))
+        returned = run_on_images(model, self.arguments, self.axes, sizes, cells, centres, corners=len(CORNERS))
         if returned is None:
             return _Seen({}, {})
         tree, outputs = flatten(returned)
@@ -234,7 +243,7 @@ class Ordering:
             if isinstance(key, int):
                 note(key, outputs[key])
         shapes = tuple(tuple(output.shape) for output in outputs)
-        return _Seen(seen.orders, seen.maps, ImagePass({**sizes, "B": IMAGES}, tree, shapes))
+        return _Seen(seen.orders, seen.maps, ImagePass({**sizes, "B": images}, tree, shapes))
 
     def _sizes(self, tokens: Sequence[TokenAxis]) -> dict[str, int]:
         """The smallest legal sizes at which the coarsest grid has enough cells; the example's where there are none."""
@@ -251,6 +260,15 @@ class Ordering:
                 size = legal.near(size + 1)
             sizes[name] = size
         return sizes
+
+
+def _centres(axes: InputAxes) -> Sequence[Centre]:
+    return CLIP_CENTRES if "T" in axes.example else ORDER_CENTRES
+
+
+def images_for(axes: InputAxes) -> int:
+    """In the batch of the run that tells the order: one, and one for each patch that is changed."""
+    return 1 + len(_centres(axes)) + len(CORNERS)
 
 
 def disordered(module: nn.Module, orders: Mapping[Key, Order]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from autoadapt.contracts.signature import Cells, in_order
 
 __all__ = [
     "CENTRES",
+    "CLIP_CENTRES",
     "CORNERS",
     "ORDER_CENTRES",
     "axes_of_cells",
@@ -137,36 +138,41 @@ def locate_tokens(tokens_BNC: torch.Tensor, height: int, width: int, frames: int
     return None if best is None else (best.grid, count - best.grid.cells)
 
 
-ORDER_CENTRES: tuple[Centre, ...] = ((0.15, 0.7, 0.35), (0.75, 0.3, 0.9), (0.3, 0.15, 0.9), (0.9, 0.75, 0.35))
-"""Where patches are changed to tell the order of a grid that is known: no two orders have all of them in one place, not
-of a grid of two along each side either."""
+ORDER_CENTRES: tuple[Centre, ...] = ((0.15, 0.7, 0.35), (0.75, 0.3, 0.9))
+"""Where patches are changed to tell the order of a grid that is known: no two orders of rows and columns have both of
+them in one place."""
+CLIP_CENTRES: tuple[Centre, ...] = (*ORDER_CENTRES, (0.3, 0.15, 0.9), (0.9, 0.75, 0.35))
+"""The same for the six orders of three axes, also where a grid is of two cells along each."""
 
 
 CORNERS = (0, 1)
 """The first and the last corner of an image: what stands before or behind the cells answers neither as they do."""
 
 
-def order_of_tokens(responses_PN: torch.Tensor, grid: Grid) -> tuple[Cells, int] | None:
+def order_of_tokens(
+    responses_PN: torch.Tensor, grid: Grid, centres: Sequence[Centre] = ORDER_CENTRES
+) -> tuple[Cells, int] | None:
     """In which order cells stand among tokens, and how many others stand behind them.
 
     Args:
-        responses_PN: How strongly the tokens answer to patches at `ORDER_CENTRES`, and then to `CORNERS`, if told.
+        responses_PN: How strongly the tokens answer to patches at the centres, and then to `CORNERS`, if told.
         grid: The cells; the other tokens stand before them, behind them, or on both sides.
+        centres: Where patches were changed.
 
     Returns:
         The order, `unknown` where each patch moves one place most and these are not those of any order that is read;
         None where all tokens move alike, which tells nothing.
     """
-    responses_PN, corners_PN = responses_PN[: len(ORDER_CENTRES)], responses_PN[len(ORDER_CENTRES) :]
+    responses_PN, corners_PN = responses_PN[: len(centres)], responses_PN[len(centres) :]
     extra = responses_PN.shape[1] - grid.cells
     peak = _peak(responses_PN)
     near = False
     for before in (dict.fromkeys([0, extra]), range(extra + 1)):
         readings = [_Reading(grid, count, cells) for count in before for cells in _orders(grid)]
-        scores = {reading: _score(reading, responses_PN, ORDER_CENTRES) for reading in readings}
+        scores = {reading: _score(reading, responses_PN, centres) for reading in readings}
         near = near or NEAR_PEAK * max(scores.values()) >= peak
         best = _by_corners(scores, corners_PN, extra) or _best(scores)
-        if best is not None and NEAR_PEAK * _score(best, responses_PN, ORDER_CENTRES) >= peak:
+        if best is not None and NEAR_PEAK * _score(best, responses_PN, centres) >= peak:
             return best.cells, extra - best.before
     apart = len(set(responses_PN.argmax(1).tolist())) == len(responses_PN)
     return ("unknown", 0) if apart and not near and bool((responses_PN.amax(1) >= STRONG).all()) else None

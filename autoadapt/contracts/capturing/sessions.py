@@ -29,7 +29,7 @@ from autoadapt.contracts.capturing.graph_axes import settle_edges
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.masks import Masks
-from autoadapt.contracts.capturing.ordering import IMAGES, ImagePass, Measured, Ordering, disordered
+from autoadapt.contracts.capturing.ordering import ImagePass, Measured, Ordering, disordered, images_for
 from autoadapt.contracts.capturing.point_axes import PointAxes
 from autoadapt.contracts.capturing.probing import (
     InnerKey,
@@ -323,7 +323,7 @@ class Session:
         dims: dict[InnerKey | int, tuple[Dim, ...]] = {key: solution.inner[key] for key in inner}
         dims |= dict(enumerate(solution.outputs))
         axes = self._runs.axes
-        usual = usual_images(axes, steps, self._probe.work, IMAGES) if self._confirm else None
+        usual = usual_images(axes, steps, self._probe.work, images_for(axes)) if self._confirm else None
         return Ordering(self._module, self._arguments, axes, legal, self._grid, usual).measure(dims, batch)
 
     def _told(
