@@ -130,3 +130,21 @@ def test_a_backbone_that_chooses_its_dtype_itself_is_no_fault_of_the_cast(new, d
     report = net.verify(x)
     assert report.passed, report
     assert report["float16"].detail == f"the bare backbone returns {returns} whatever it is cast to"
+
+
+class ComplexPairs(nn.Module):
+    """Complex numbers, of which pairs of channels are the two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_complex(self.patches(x).unflatten(1, (4, 2)).movedim(2, -1).contiguous())
+
+
+def test_complex_outputs_pass_where_their_cells_lie_and_half_of_their_precision() -> None:
+    module = ComplexPairs().eval()
+    report = aa.adapt(module, like=module, inputs=torch.zeros(1, 3, 64, 64)).verify()
+    assert report.passed, report
+    assert {"centres", "float16"} <= {check.name for check in report.checks if check.outcome == "passed"}

@@ -161,7 +161,6 @@ def test_a_package_that_is_typed_is_not_allowed_by_that(source: str, folder: Pat
 def test_code_is_run_by_no_command_without_allow(files: Path) -> None:
     call = ("adapt", "timm:test_resnet", "--like", "f32[B, 8, H//4, W//4]", *IMAGE)
     assert run(*call, "--out", "net", "--source", "net.py").exit_code == 0
-    (files / "pictures").mkdir()
     (files / "mine.py").write_text("raise SystemExit('this has run')")
     for source, allowed in {"net.py": "net.py", "mine.py:a": "mine.py"}.items():
         for name, slot in CODE_SLOTS.items():

@@ -129,3 +129,22 @@ def test_cells_over_half_a_step_away_are_a_difference():
     faults = left.diff(right)
     assert [fault.where for fault in faults] == ["output, cells along H", "output, cells along W"]
     assert (faults[0].expected, faults[0].found) == ("pixels -2 + 2 i", "pixels 2 + 2 i")
+
+
+class Spectrum(nn.Module):
+    """Amplitudes of frequencies, in the shape of maps; beside what passes the transform by, if asked."""
+
+    def __init__(self, *, residual: bool) -> None:
+        super().__init__()
+        self.patches, self.residual = nn.Conv2d(3, 8, 4, stride=4), residual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.patches(x)
+        amplitudes = torch.fft.fft2(maps).abs()
+        return maps + amplitudes if self.residual else amplitudes
+
+
+@pytest.mark.parametrize(("residual", "places"), [(False, 0), (True, 2)])
+def test_frequencies_lie_at_no_place_of_the_input(residual, places):
+    signature = aa.capture(Spectrum(residual=residual).eval(), torch.zeros(1, 3, 64, 64))
+    assert len(signature.outputs["output"].centres) == places

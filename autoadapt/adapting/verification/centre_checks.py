@@ -101,9 +101,9 @@ def misplaced_cells(
         outputs = dict(zip(signature.outputs.paths, flatten(arguments.call(net))[1], strict=True))
         for target in targets:
             spec = signature.outputs[target]
-            seen = _positions(sources[target], axis, sizes)
+            seen = _positions(sources[target], axis, sizes).real
             seen = seen[~seen.isnan()]  # leading tokens lie nowhere
-            wanted = _positions(spec, axis, sizes).clamp(float(seen.min()), float(seen.max()))
+            wanted = _positions(spec, axis, sizes).real.clamp(float(seen.min()), float(seen.max()))
             away = float((outputs[target].detach() - wanted).abs().nan_to_num(0).max())
             furthest = max(furthest, away)
             centres = next(one for one in spec.centres if one.axis == axis)

@@ -244,7 +244,9 @@ class Session:
         inputs = {f"inputs.{path}": tensor for path, tensor in _named_values(arguments).items()}
         faults = []
         for path, spec in self.signature.outputs.items():
-            wanted = dtype if dtype is not None and self._follows_casts(path, spec) else spec.torch_dtype
+            wanted = spec.torch_dtype
+            if dtype is not None and self._follows_casts(path, spec):
+                wanted = dtype.to_complex() if wanted.is_complex else dtype
             faults += _compare_leaf(path + at, spec.shape(sizes), wanted, leaves[path], self.device)
         faults += broken_aliases(self.signature, leaves, inputs, at)
         if faults or dtype is not None:
@@ -268,7 +270,7 @@ class Session:
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), spec.torch_dtype)
         routes = [route for route in self.plan.routes if route.target == path] if self.plan is not None else []
         chosen = any(isinstance(step, Cast) for route in routes for step in route.steps)
-        return spec.is_floating and spec.torch_dtype == own and not chosen
+        return spec.is_floating and spec.torch_dtype.to_real() == own and not chosen
 
     def _broken_invariants(self, tensors: Mapping[str, torch.Tensor], at: str) -> list[Mismatch]:
         held = {path: spec.holds for path, spec in self.signature.outputs.items() if spec.holds is not None}

@@ -117,6 +117,10 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 grid = self._moved(_SPATIAL[name], given[0], output, named)
             elif name in _ALONG:
                 grid = self._along(_ALONG[name], named, output, number)
+            elif name in _TRANSFORMS:
+                axes, known = _axes(self.grid(given[0]), given[0].shape, range(given[0].dim()))
+                mixed = {axes.get(axis % given[0].dim()) for axis in named["dim"]}
+                grid = {axis: cells for axis, cells in known.items() if axis not in mixed}
             else:
                 grids = [self.grid(tensor) for tensor in given]
                 grid = self._kept(grids, output, mixes=name in ("cat", "stack"))
@@ -365,5 +369,8 @@ _ALONG: dict[str, _Rule | None] = {
 }
 """Operations along one axis; None where it goes away."""
 
-_MOVING = frozenset({*_SPATIAL, *_ALONG, *_PRODUCTS, "cat", "stack"})
+_TRANSFORMS = frozenset({"_fft_r2c", "_fft_c2c", "_fft_c2r"})
+"""Fourier transforms: frequencies lie at no place of the input."""
+
+_MOVING = frozenset({*_SPATIAL, *_ALONG, *_PRODUCTS, *_TRANSFORMS, "cat", "stack"})
 """Operations whose result may have cells elsewhere although its shape is that of what is read."""

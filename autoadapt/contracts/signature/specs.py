@@ -32,6 +32,7 @@ DTYPES: dict[str, torch.dtype] = {
     "i8": torch.int8,
     "u8": torch.uint8,
     "bool": torch.bool,
+    "c32": torch.complex32,
     "c64": torch.complex64,
     "c128": torch.complex128,
 }
@@ -256,7 +257,7 @@ class TensorSpec(Frozen):
         return tuple(int(dim.evaluate(sizes)) for dim in self.dims)
 
 
-_FLOATING = {"f64", "f32", "f16", "bf16", "c64", "c128"}
+_FLOATING = {"f64", "f32", "f16", "bf16", "c32", "c64", "c128"}
 
 
 def _following(axis: str, dims: Iterable[Dim]) -> list[Dim]:
