@@ -18,8 +18,45 @@ __all__ = ["CrossEntropyLoss", "DiceLoss", "FocalLoss", "L1Loss", "LabelSmoothLo
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
+class WeighedLoss(nn.Module):
+    """A loss that is compared value by value, weighed and reduced.
+
+    Args:
+        loss_weight: A factor.
+        reduction: What becomes of the single losses.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compare predictions with targets; a weight `[B]` is one for each sample."""
+        loss = self.compared(prediction, target)
+        if weight is not None and weight.dim() == 1:
+            weight = weight.reshape([-1, *[1] * (loss.dim() - 1)])
+        if avg_factor is None and self.reduction == "mean":
+            avg_factor = self.counted(target)
+        return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+
+    def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The single losses."""
+        raise NotImplementedError
+
+    def counted(self, _target: torch.Tensor) -> torch.Tensor | None:
+        """How many of them a mean is over; None for all."""
+        return None
+
+
 @register("loss")
-class CrossEntropyLoss(nn.Module):
+class CrossEntropyLoss(WeighedLoss):
     """Softmax cross-entropy with class indices or probabilities.
 
     Args:
@@ -45,35 +82,23 @@ class CrossEntropyLoss(nn.Module):
         use_sigmoid: bool = False,
         use_soft: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight, reduction)
         self.class_weight: torch.Tensor | None
         self.use_sigmoid = use_sigmoid
         weights_K = None if class_weight is None else torch.tensor([float(weight) for weight in class_weight])
         self.register_buffer("class_weight", weights_K, persistent=False)
-        self.loss_weight = loss_weight
-        self.reduction: Reduction = reduction
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
 
-    def forward(
-        self,
-        prediction: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Compare predictions with targets."""
-        if self.use_sigmoid:
-            loss = self._each_class(prediction, target)
-            return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
-        loss = self._compared(prediction, target)
-        if avg_factor is not None or self.reduction != "mean" or target.is_floating_point():
-            return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
-        counted = (target != self.ignore_index).sum().clamp(min=1)  # ignored cells do not count
-        return self.loss_weight * reduced(loss, "mean", weight, counted)
+    def counted(self, target: torch.Tensor) -> torch.Tensor | None:
+        """Targets that are not ignored."""
+        by_index = not self.use_sigmoid and not target.is_floating_point()
+        return (target != self.ignore_index).sum().clamp(min=1) if by_index else None
 
-    def _compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """One loss for each target; what torch says of targets that do not fit is of its own numbers."""
+        if self.use_sigmoid:
+            return self._each_class(prediction, target)
         by_index = not target.is_floating_point()
         expected = [*prediction.shape[:1], *prediction.shape[1 + by_index :]]
         if prediction.dim() > 1 and list(target.shape) != expected:
@@ -104,33 +129,21 @@ class CrossEntropyLoss(nn.Module):
 
 
 @register("loss")
-class L1Loss(nn.Module):
+class L1Loss(WeighedLoss):
     """Absolute difference.
 
     Shape:
         prediction, target and weight `[*]` -> a number, or `[*]` unreduced
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
-        self.reduction: Reduction = reduction
-
-    def forward(
-        self,
-        prediction: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | None = None,
-    ) -> torch.Tensor:
-        """Compare predictions with targets."""
+    def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The differences."""
         _refuse_broadcast(prediction, target)
-        loss = F.l1_loss(prediction, target, reduction="none")
-        return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+        return F.l1_loss(prediction, target, reduction="none")
 
 
 @register("loss")
-class SmoothL1Loss(nn.Module):
+class SmoothL1Loss(WeighedLoss):
     """Absolute difference, squared below `beta`; Girshick, Fast R-CNN (2015), equation 3.
 
     Shape:
@@ -138,26 +151,17 @@ class SmoothL1Loss(nn.Module):
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean", beta: float = 1.0) -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
-        self.reduction: Reduction = reduction
+        super().__init__(loss_weight, reduction)
         self.beta = beta
 
-    def forward(
-        self,
-        prediction: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | None = None,
-    ) -> torch.Tensor:
-        """Compare predictions with targets."""
+    def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The differences, squared where they are small."""
         _refuse_broadcast(prediction, target)
-        loss = F.smooth_l1_loss(prediction, target, reduction="none", beta=self.beta)
-        return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+        return F.smooth_l1_loss(prediction, target, reduction="none", beta=self.beta)
 
 
 @register("loss")
-class LabelSmoothLoss(nn.Module):
+class LabelSmoothLoss(CrossEntropyLoss):
     """Cross-entropy against smoothed classes; Szegedy et al. (2016), section 7.
 
     Args:
@@ -182,28 +186,15 @@ class LabelSmoothLoss(nn.Module):
         loss_weight: float = 1.0,
         use_sigmoid: bool | None = None,
     ) -> None:
-        super().__init__()
         share = label_smooth_val / (1 + label_smooth_val) if mode == "classy_vision" else label_smooth_val
-        self.share, self.mode = share, mode
         each = mode == "multi_label" if use_sigmoid is None else use_sigmoid
         plain = not each and mode != "multi_label"
-        self.compared = CrossEntropyLoss(
-            loss_weight, reduction, label_smoothing=share if plain else 0.0, use_sigmoid=each
-        )
-        self.plain = plain
+        super().__init__(loss_weight, reduction, label_smoothing=share if plain else 0.0, use_sigmoid=each)
+        self.share, self.mode, self.plain = share, mode, plain
 
-    def forward(
-        self,
-        prediction: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | None = None,
-    ) -> torch.Tensor:
-        """Compare predictions with targets."""
-        if not self.plain:
-            target = self._smoothed(target, prediction)
-        found: torch.Tensor = self.compared(prediction, target, weight, avg_factor)
-        return found
+    def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The losses against smoothed classes."""
+        return super().compared(prediction, target if self.plain else self._smoothed(target, prediction))
 
     def _smoothed(self, target: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
         """What each class by itself is compared with."""
@@ -215,7 +206,7 @@ class LabelSmoothLoss(nn.Module):
 
 
 @register("loss")
-class FocalLoss(nn.Module):
+class FocalLoss(WeighedLoss):
     """Sigmoid focal loss; Lin et al. (2017), equation 5, for each class by itself.
 
     Args:
@@ -241,21 +232,13 @@ class FocalLoss(nn.Module):
         loss_weight: float = 1.0,
         use_sigmoid: Literal[True] = True,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight, reduction)
         if not use_sigmoid:
             raise ValueError("the focal loss takes each class by itself: use_sigmoid=True")
         self.gamma, self.alpha = gamma, alpha
-        self.reduction: Reduction = reduction
-        self.loss_weight = loss_weight
 
-    def forward(
-        self,
-        prediction: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | None = None,
-    ) -> torch.Tensor:
-        """Compare predictions with targets."""
+    def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The losses of single classes."""
         if not target.is_floating_point() and target.dim() == 1:
             target = F.one_hot(target, prediction.shape[1] + 1)[:, :-1]
         target = target.to(prediction.dtype)
@@ -264,13 +247,11 @@ class FocalLoss(nn.Module):
         loss = F.binary_cross_entropy_with_logits(prediction, target, reduction="none") * wrong**self.gamma
         if self.alpha >= 0:
             loss = loss * (self.alpha * target + (1 - self.alpha) * (1 - target))
-        if weight is not None and weight.dim() == 1:
-            weight = weight[:, None]
-        return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
+        return loss
 
 
 @register("loss")
-class DiceLoss(nn.Module):
+class DiceLoss(WeighedLoss):
     """One less the overlap of masks; Milletari et al. (2016), equation 3; with `naive_dice`, without the squares.
 
     Args:
@@ -295,20 +276,12 @@ class DiceLoss(nn.Module):
         loss_weight: float = 1.0,
         eps: float = 1e-3,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight, reduction)
         self.use_sigmoid, self.activate = use_sigmoid, activate
         self.naive_dice, self.eps = naive_dice, eps
-        self.reduction: Reduction = reduction
-        self.loss_weight = loss_weight
 
-    def forward(
-        self,
-        prediction: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | None = None,
-    ) -> torch.Tensor:
-        """Compare predictions with targets."""
+    def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """What each mask lacks."""
         _refuse_broadcast(prediction, target)
         found = (self._activated(prediction) if self.activate else prediction).flatten(1)
         wanted = target.flatten(1).to(found.dtype)
@@ -317,7 +290,7 @@ class DiceLoss(nn.Module):
             overlap = (2 * both + self.eps) / (found.sum(1) + wanted.sum(1) + self.eps)
         else:
             overlap = 2 * both / (found.square().sum(1) + wanted.square().sum(1) + 2 * self.eps)
-        return self.loss_weight * reduced(1 - overlap, self.reduction, weight, avg_factor)
+        return 1 - overlap
 
     def _activated(self, prediction: torch.Tensor) -> torch.Tensor:
         if self.use_sigmoid:

@@ -23,6 +23,7 @@ from autoadapt.assembly import (
     ResNetCIFAR,
     SmoothL1Loss,
     assemble,
+    losses,
 )
 from autoadapt.assembly.losses import reduced
 from autoadapt.assembly.registry import takes_of
@@ -198,3 +199,13 @@ def test_names_of_parts_are_as_documented() -> None:
     for name in ("FPN", "GlobalAveragePooling", "Identity", "LinearClsHead", "MLPHead", "DenseHead", "L1Loss"):
         assert name in names
     assert "ResNet_CIFAR" in PARTS.names("backbone")
+
+
+@pytest.mark.parametrize("kind", ["CrossEntropyLoss", "L1Loss", "SmoothL1Loss", "FocalLoss"])
+def test_a_weight_for_each_sample_weighs_samples_also_where_an_axis_is_as_long(kind: str) -> None:
+    loss = getattr(losses, kind)(reduction="none")
+    prediction = torch.randn(2, 2, 2)
+    target = torch.tensor([[0, 1], [1, 0]]) if kind == "CrossEntropyLoss" else torch.rand(2, 2, 2)
+    weighed, plain = loss(prediction, target, torch.tensor([1.0, 0.0])), loss(prediction, target)
+    assert torch.equal(weighed[0], plain[0])
+    assert not weighed[1].any()
