@@ -43,14 +43,14 @@ class WeighedLoss(nn.Module):
         if weight is not None and weight.dim() == 1:
             weight = weight.reshape([-1, *[1] * (loss.dim() - 1)])
         if avg_factor is None and self.reduction == "mean":
-            avg_factor = self.counted(target)
+            avg_factor = self.averaged_over(target)
         return self.loss_weight * reduced(loss, self.reduction, weight, avg_factor)
 
     def compared(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The single losses."""
         raise NotImplementedError
 
-    def counted(self, _target: torch.Tensor) -> torch.Tensor | None:
+    def averaged_over(self, _target: torch.Tensor) -> torch.Tensor | None:
         """How many of them a mean is over; None for all."""
         return None
 
@@ -90,7 +90,7 @@ class CrossEntropyLoss(WeighedLoss):
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
 
-    def counted(self, target: torch.Tensor) -> torch.Tensor | None:
+    def averaged_over(self, target: torch.Tensor) -> torch.Tensor | None:
         """Targets that are not ignored."""
         by_index = not self.use_sigmoid and not target.is_floating_point()
         return (target != self.ignore_index).sum().clamp(min=1) if by_index else None
