@@ -7,8 +7,11 @@ import unicodedata
 
 __all__ = ["is_plain_name", "is_python_name", "visible"]
 
-_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of Unicode: controls, formats (with those that turn the direction), surrogates, separators of lines."""
+_UNSAFE = {"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"}
+"""Categories of Unicode: controls, formats (with those that turn the direction), what is unassigned, surrogates,
+separators of lines."""
+_JOINERS = "\u200c\u200d"
+"""Characters without width that words of some scripts, and emoji, are written with."""
 
 
 def visible(text: str) -> str:
@@ -45,6 +48,6 @@ def is_python_name(text: str) -> bool:
 
 
 def _shown(char: str) -> str:
-    if char in "\n\t" or unicodedata.category(char) not in _UNSAFE:
+    if char in "\n\t" + _JOINERS or unicodedata.category(char) not in _UNSAFE:
         return char
     return char.encode("unicode_escape").decode("ascii")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.errors.printable import visible
 from autoadapt.files.writing import check_place, write_file
 from autoadapt.showing import NEAR, Area, Dot, cost_ticks, free_place, line_areas
-from autoadapt.showing.markup import visible
 from autoadapt.versions import install_line
 
 __all__ = ["check_drawable", "draw", "label"]

@@ -2,9 +2,8 @@
 
 from autoadapt.showing.diagrams import svg
 from autoadapt.showing.displays import Shown, section_of
-from autoadapt.showing.hypertext import cell, fragment, section_element
+from autoadapt.showing.hypertext import fragment, page
 from autoadapt.showing.label_places import NEAR, Area, free_place, line_areas
-from autoadapt.showing.markup import Markup, element
 from autoadapt.showing.narrow_diagrams import narrow_svg
 from autoadapt.showing.parts import (
     Badge,
@@ -29,12 +28,9 @@ from autoadapt.showing.parts import (
     Tone,
 )
 from autoadapt.showing.scatters import cost_ticks
-from autoadapt.showing.styles import RULES, SCOPE
 
 __all__ = [
     "NEAR",
-    "RULES",
-    "SCOPE",
     "Area",
     "Badge",
     "Box",
@@ -47,7 +43,6 @@ __all__ = [
     "Faults",
     "Folded",
     "Lane",
-    "Markup",
     "Name",
     "Part",
     "Scatter",
@@ -58,14 +53,12 @@ __all__ = [
     "Steps",
     "Table",
     "Tone",
-    "cell",
     "cost_ticks",
-    "element",
     "fragment",
     "free_place",
     "line_areas",
     "narrow_svg",
-    "section_element",
+    "page",
     "section_of",
     "svg",
 ]

@@ -7,9 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoadapt.showing.markup import Markup, element, visible
+from autoadapt.errors.printable import visible
+from autoadapt.showing.shapes import Group, Rect, Text
 
-__all__ = ["FONTS", "PADDING", "Block", "Font", "cells", "draw_text", "drawing", "fitted", "text_width", "wrapped"]
+__all__ = ["FONTS", "PADDING", "Block", "Font", "cells", "draw_text", "fitted", "text_width", "wrapped"]
 
 
 @dataclass(frozen=True)
@@ -117,51 +118,16 @@ class Block:
         """Of the rectangle, in pixels."""
         return round(sum(FONTS[style].line for style, _ in self.lines) + 1.5 * PADDING, 1)
 
-    def draw(self, left: float, top: float, width: float | None = None) -> Markup:
+    def draw(self, left: float, top: float, width: float | None = None) -> Group:
         """The rectangle and its lines, at a place; wider than its text if that is asked for."""
-        shape = element(
-            "rect", x=_rounded(left), y=_rounded(top), width=_rounded(width or self.width), height=self.height, rx=5
-        )
-        title = [element("title", self.full)] if self.full else []
         lines = draw_text(self.lines, left + PADDING, top + 0.75 * PADDING)
-        return element("g", *title, shape, *lines, class_=self.kind)
+        return Group([Rect(left, top, width or self.width, self.height), *lines], self.kind, self.full)
 
 
-def draw_text(lines: Sequence[tuple[str, str]], left: float, top: float) -> list[Markup]:
+def draw_text(lines: Sequence[tuple[str, str]], left: float, top: float) -> list[Text]:
     """Lines of text below each other, each with its font."""
     drawn = []
     for style, text in lines:
-        font = FONTS[style]
-        baseline = top + font.line * 0.77
-        drawn.append(element("text", text.rstrip(), x=_rounded(left), y=_rounded(baseline), class_=f"aa-{style}"))
-        top += font.line
+        drawn.append(Text(text.rstrip(), left, top + FONTS[style].line * 0.77, f"aa-{style}"))
+        top += FONTS[style].line
     return drawn
-
-
-def drawing(title: str, width: float, height: float, inside: Sequence[Markup], kind: str = "aa-picture") -> Markup:
-    """An SVG.
-
-    Args:
-        title: In a sentence, for who cannot see it.
-        width: In pixels.
-        height: In pixels.
-        inside: What was drawn.
-        kind: Its classes.
-    """
-    across, down = f"{width:.0f}", f"{height:.0f}"
-    return element(
-        "svg",
-        element("title", title),
-        *inside,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {across} {down}",
-        width=across,
-        height=down,
-        role="img",
-        aria_label=title,
-        class_=kind,
-    )
-
-
-def _rounded(number: float) -> str:
-    return f"{number:.1f}".removesuffix(".0")

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autoadapt.showing.blocks import FONTS, PADDING, Block, draw_text, drawing, text_width, wrapped
-from autoadapt.showing.colours import KINDS, kind_class, style_variables
+from autoadapt.showing.blocks import FONTS, PADDING, Block, draw_text, text_width, wrapped
+from autoadapt.showing.colours import KINDS, kind_class
 from autoadapt.showing.flows import GAP, Flow, curve, flow
-from autoadapt.showing.markup import Markup, element
 from autoadapt.showing.parts import Box, Diagram, Lane, Step
+from autoadapt.showing.rendering import svg_of
+from autoadapt.showing.shapes import Group, Path, Rect, Shape
 
 __all__ = [
     "MARGIN",
-    "PICTURE_RULES",
     "SIDE_ROOM",
     "boxed",
     "chained",
@@ -45,30 +45,8 @@ READABLE = 0.75
 OFTEN = 4
 """A remark that so many lanes have stands below once."""
 
-PICTURE_RULES = """
-.aa-picture{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono","Liberation Mono",monospace}
-.aa-picture text{fill:var(--aa-ink);white-space:pre}
-.aa-picture .aa-title{font-family:system-ui,sans-serif;font-size:15px;font-weight:600}
-.aa-picture .aa-name{font-size:12.5px;font-weight:700}
-.aa-picture .aa-label{font-size:12px}
-.aa-picture .aa-spec{font-size:11px;fill:var(--aa-muted)}
-.aa-picture .aa-caption{font-size:10.5px;fill:var(--aa-muted)}
-.aa-picture .aa-remark{font-family:system-ui,sans-serif;font-size:11.5px;fill:var(--aa-muted)}
-.aa-picture .aa-head{font-family:system-ui,sans-serif;font-size:11px;fill:var(--aa-muted)}
-.aa-picture .aa-back{fill:var(--aa-back)}
-.aa-picture .aa-panel{fill:var(--aa-panel);stroke:var(--aa-line)}
-.aa-picture .aa-box rect{fill:var(--aa-back);stroke:var(--aa-wire)}
-.aa-picture .aa-plain rect{fill:var(--aa-back);stroke:var(--aa-line)}
-.aa-picture .aa-unused rect{fill:none;stroke:var(--aa-wire);stroke-dasharray:4 3}
-.aa-picture path{fill:none;stroke:var(--aa-wire);stroke-width:1.4}
-.aa-picture path.aa-tip{fill:var(--aa-wire);stroke:none}
-""" + "\n".join(
-    f".aa-picture .aa-{name} rect{{fill:var(--aa-{name}-fill);stroke:var(--aa-{name}-edge)}}" for name in KINDS
-)
-"""Where the picture stands in a page, the page sets the variables; alone, it does so itself."""
 
-
-def svg(diagram: Diagram, *, alone: bool = False) -> Markup:
+def svg(diagram: Diagram, *, alone: bool = False) -> str:
     """Draw a diagram.
 
     Args:
@@ -79,11 +57,9 @@ def svg(diagram: Diagram, *, alone: bool = False) -> Markup:
     return picture(diagram, laid.width, laid.height, laid.draw(), alone=alone)
 
 
-def picture(diagram: Diagram, width: float, height: float, inside: Sequence[Markup], *, alone: bool) -> Markup:
-    """An SVG around what was drawn; alone it brings its own colours and a ground."""
-    style = [element("style", Markup(style_variables(".aa-picture") + PICTURE_RULES))] if alone else []
-    back = [element("rect", class_="aa-back", width=f"{width:.0f}", height=f"{height:.0f}", rx=8)] if alone else []
-    return drawing(diagram.title, width, height, [*style, *back, *inside])
+def picture(diagram: Diagram, width: float, height: float, shapes: Sequence[Shape], *, alone: bool) -> str:
+    """An SVG of what was drawn; alone it brings its own colours and a ground."""
+    return svg_of(diagram.title, width, height, shapes, alone=alone)
 
 
 def readable_width(diagram: Diagram) -> int:
@@ -215,12 +191,12 @@ class _Layout:
             top = centre + block.height / 2 + GAP
         return centres
 
-    def draw(self) -> list[Markup]:
+    def draw(self) -> list[Shape]:
         """Panels, lines, blocks, titles, legend."""
         target_panel = self.target_left - PADDING - 4
         return [
-            _panel(MARGIN, MARGIN, self.side + 2 * PADDING + 8, self.bottom - MARGIN),
-            _panel(target_panel, MARGIN, self.target_side + 2 * PADDING + 8, self.bottom - MARGIN),
+            Rect(MARGIN, MARGIN, self.side + 2 * PADDING + 8, self.bottom - MARGIN, 8, "aa-panel"),
+            Rect(target_panel, MARGIN, self.target_side + 2 * PADDING + 8, self.bottom - MARGIN, 8, "aa-panel"),
             *self._spine(),
             *(line for i in range(len(self.chains)) for line in self._lines(i)),
             *self._left_side(),
@@ -230,7 +206,7 @@ class _Layout:
             *(shape for place in self.legend for shape in legend_entry(*place)),
         ]
 
-    def _left_side(self) -> Iterator[Markup]:
+    def _left_side(self) -> Iterator[Shape]:
         for (block, steps), top in zip(self.inputs, self.input_tops, strict=True):
             yield block.draw(self.left, top, self.side)
             top += block.height + GAP
@@ -242,7 +218,7 @@ class _Layout:
         if self.unused:
             yield self.unused.draw(self.left, self.unused_top, self.side)
 
-    def _spine(self) -> Iterator[Markup]:
+    def _spine(self) -> Iterator[Shape]:
         """From what is given through the sources in their order."""
         x = self.left + 20
         ends: list[tuple[float, float]] = []
@@ -252,7 +228,7 @@ class _Layout:
                 top += one.height + GAP
         ends += [(c - b.height / 2, c + b.height / 2) for c, b in zip(self.centres, self.sources, strict=True)]
         for (_, above), (below, _) in itertools.pairwise(ends):
-            yield element("path", d=f"M{x:.1f} {above:.1f}V{below:.1f}")
+            yield Path(f"M{x:.1f} {above:.1f}V{below:.1f}")
 
     def _source_at(self, index: int) -> float:
         """The middle of an input or a source."""
@@ -260,14 +236,14 @@ class _Layout:
             return self.input_tops[index] + self.inputs[index][0].height / 2
         return self.centres[index - len(self.inputs)]
 
-    def _lines(self, index: int) -> Iterator[Markup]:
+    def _lines(self, index: int) -> Iterator[Shape]:
         chain, top = self.chains[index], self.lane_tops[index]
         start = self.left + self.side
         yield from curve(start, self._source_at(chain.lane.source), self.chain_left, top + chain.start)
         yield from chain.flow.lines(self.chain_left, top + chain.lead)
         yield from curve(self.chain_left + chain.flow.end, top + chain.end, self.target_left, top + chain.end)
 
-    def _lane(self, index: int) -> Iterator[Markup]:
+    def _lane(self, index: int) -> Iterator[Shape]:
         chain, top = self.chains[index], self.lane_tops[index]
         yield from chain.flow.draw(self.chain_left, top + chain.lead)
         remark = [("remark", line) for line in chain.remark]
@@ -329,14 +305,7 @@ def headed(label: str, named: tuple[str, str], room: float) -> list[tuple[str, s
     return [("head", label), *((style, line) for style, text in styled if text for line in wrapped(text, style, room))]
 
 
-def _panel(left: float, top: float, width: float, height: float) -> Markup:
-    return element(
-        "rect", class_="aa-panel", x=f"{left:.1f}", y=f"{top:.1f}", width=f"{width:.1f}", height=f"{height:.1f}", rx=8
-    )
-
-
-def legend_entry(left: float, top: float, name: str) -> Sequence[Markup]:
+def legend_entry(left: float, top: float, name: str) -> Sequence[Shape]:
     """A swatch and what it means."""
-    swatch = element("rect", x=f"{left:.1f}", y=f"{top + 1:.1f}", width=14, height=12, rx=3)
     words = draw_text([("head", f"{KINDS[name].word}: {KINDS[name].says}")], left + 20, top)
-    return [element("g", swatch, class_=f"{kind_class(name)} aa-swatch"), *words]
+    return [Group([Rect(left, top + 1, 14, 12, 3)], f"{kind_class(name)} aa-swatch"), *words]

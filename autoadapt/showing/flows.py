@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autoadapt.showing.blocks import Block
-from autoadapt.showing.markup import Markup, element
+from autoadapt.showing.shapes import Group, Path
 
 __all__ = ["ARROW", "GAP", "Flow", "curve", "flow"]
 
@@ -62,7 +62,7 @@ class Flow:
         """The right end of the last row."""
         return _width(self.rows[-1])
 
-    def lines(self, left: float, top: float) -> Iterator[Markup]:
+    def lines(self, left: float, top: float) -> Iterator[Path]:
         """From each block to the next."""
         for number, (row, centre) in enumerate(zip(self.rows, self.centres, strict=True)):
             right = left
@@ -74,7 +74,7 @@ class Flow:
                 between = top + centre + self._heights[number] / 2 + GAP / 2
                 yield from _turn(left + _width(row), top + centre, between, left, top + self.centres[number + 1])
 
-    def draw(self, left: float, top: float) -> Iterator[Markup]:
+    def draw(self, left: float, top: float) -> Iterator[Group]:
         """The blocks."""
         for row, centre in zip(self.rows, self.centres, strict=True):
             x = left
@@ -87,7 +87,7 @@ def _width(row: Sequence[Block]) -> float:
     return sum(block.width for block in row) + ARROW * (len(row) - 1)
 
 
-def curve(left: float, top: float, right: float, bottom: float) -> tuple[Markup, Markup]:
+def curve(left: float, top: float, right: float, bottom: float) -> tuple[Path, Path]:
     """A line to the right, with a tip; curved where the ends are not level."""
     end = right - 5
     if abs(top - bottom) < 0.5:
@@ -95,14 +95,14 @@ def curve(left: float, top: float, right: float, bottom: float) -> tuple[Markup,
     else:
         bend = left + (right - left) / 2
         path = f"M{left:.1f} {top:.1f}C{bend:.1f} {top:.1f} {bend:.1f} {bottom:.1f} {end:.1f} {bottom:.1f}"
-    return element("path", d=path), _tip(right, bottom)
+    return Path(path), _tip(right, bottom)
 
 
-def _turn(right: float, top: float, between: float, left: float, bottom: float) -> tuple[Markup, Markup]:
+def _turn(right: float, top: float, between: float, left: float, bottom: float) -> tuple[Path, Path]:
     """A line from the end of one row to the start of the next."""
     path = f"M{right:.1f} {top:.1f}h8V{between:.1f}H{left - 14:.1f}V{bottom:.1f}H{left - 5:.1f}"
-    return element("path", d=path, stroke_linejoin="round"), _tip(left, bottom)
+    return Path(path, "aa-turn"), _tip(left, bottom)
 
 
-def _tip(x: float, y: float) -> Markup:
-    return element("path", class_="aa-tip", d=f"M{x:.1f} {y:.1f}l-7 -3.6v7.2z")
+def _tip(x: float, y: float) -> Path:
+    return Path(f"M{x:.1f} {y:.1f}l-7 -3.6v7.2z", "aa-tip")

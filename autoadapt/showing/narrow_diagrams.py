@@ -19,8 +19,8 @@ from autoadapt.showing.diagrams import (
     unused_block,
 )
 from autoadapt.showing.flows import GAP, Flow, flow
-from autoadapt.showing.markup import Markup
 from autoadapt.showing.parts import Diagram
+from autoadapt.showing.shapes import Shape
 
 __all__ = ["NARROW_WIDTH", "narrow_svg"]
 
@@ -31,9 +31,9 @@ LEFT = 18.0
 ROOM = NARROW_WIDTH - LEFT - MARGIN
 
 
-def narrow_svg(diagram: Diagram, *, alone: bool = False) -> Markup:
+def narrow_svg(diagram: Diagram, *, alone: bool = False) -> str:
     """Draw a diagram with each way from its source to its target in rows; see `diagrams.svg`."""
-    drawn: list[Markup] = []
+    drawn: list[Shape] = []
     top = MARGIN
     for part in _parts(diagram):
         drawn += part.draw(LEFT, top)
@@ -54,7 +54,7 @@ class _Texts:
     def height(self) -> float:
         return sum(FONTS[style].line for style, _ in self.lines)
 
-    def draw(self, left: float, top: float) -> Sequence[Markup]:
+    def draw(self, left: float, top: float) -> Sequence[Shape]:
         return draw_text(self.lines, left, top)
 
 
@@ -69,7 +69,7 @@ class _Way:
     def height(self) -> float:
         return self.flow.height + (4 + self.remark.height if self.remark.lines else 0) + GAP
 
-    def draw(self, left: float, top: float) -> Sequence[Markup]:
+    def draw(self, left: float, top: float) -> Sequence[Shape]:
         remark = self.remark.draw(left, top + self.flow.height + 4)
         return [*self.flow.lines(left, top), *self.flow.draw(left, top), *remark]
 

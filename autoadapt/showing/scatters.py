@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autoadapt.showing.blocks import FONTS, drawing, fitted, text_width
+from autoadapt.errors.printable import visible
+from autoadapt.showing.blocks import FONTS, fitted, text_width
 from autoadapt.showing.label_places import NEAR, Area, corners, free_place, line_areas
-from autoadapt.showing.markup import Markup, element, visible
 from autoadapt.showing.parts import Dot, Scatter
+from autoadapt.showing.rendering import svg_of
+from autoadapt.showing.shapes import Circle, Group, Path, Shape, Text
 
-__all__ = ["READABLE_SCATTER", "SCATTER_RULES", "cost_ticks", "scatter_svg"]
+__all__ = ["READABLE_SCATTER", "cost_ticks", "scatter_svg"]
 
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 20.0, 34.0, 52.0
 LONGEST_NAME = 30
@@ -19,24 +21,14 @@ FEWEST_TICKS, MOST_TICKS = 3, 8
 READABLE_SCATTER = 570
 """Pixels below which the letters would be too small."""
 
-SCATTER_RULES = """
-.aa-scatter circle{fill:var(--aa-wire)}
-.aa-scatter .aa-best circle{fill:var(--aa-good)}
-.aa-scatter .aa-best text{fill:var(--aa-ink);font-weight:700}
-.aa-scatter path.aa-front{stroke:var(--aa-good)}
-.aa-scatter path.aa-rule{stroke:var(--aa-line);stroke-width:1}
-.aa-scatter .aa-spec{paint-order:stroke;stroke:var(--aa-back);stroke-width:3px;stroke-linejoin:round}
-.aa-scatter path.aa-lead{stroke-width:.7}
-"""
 
-
-def scatter_svg(scatter: Scatter, *, width: float = 760.0, height: float = 470.0) -> Markup:
+def scatter_svg(scatter: Scatter, *, width: float = 760.0, height: float = 470.0) -> str:
     """Draw a scatter in the colours of the page around it."""
     across = _logarithmic([dot.across for dot in scatter.dots])
     up = _linear([dot.up for dot in scatter.dots])
     frame = _Frame(across, up, width, height)
-    inside = [element("g", *_grid(scatter, frame)), *_front(scatter.dots, frame), *_dots(scatter.dots, frame)]
-    return drawing(scatter.title, width, height, inside, "aa-picture aa-scatter")
+    shapes = [*_grid(scatter, frame), *_front(scatter.dots, frame), *_dots(scatter.dots, frame)]
+    return svg_of(scatter.title, width, height, shapes, kinds="aa-picture aa-scatter")
 
 
 class _Axis:
@@ -108,15 +100,15 @@ def _steps(low: float, high: float) -> list[float]:
     return [round((first + i) * step, digits) for i in range(9)]
 
 
-def _grid(scatter: Scatter, frame: _Frame) -> list[Markup]:
+def _grid(scatter: Scatter, frame: _Frame) -> list[Shape]:
     left, top, right, bottom = frame.inside
-    drawn = []
+    drawn: list[Shape] = []
     for tick in frame.across.ticks:
         x = frame.x(tick)
-        drawn += [_line(f"M{x:.1f} {top}V{bottom}", "aa-rule"), _text(f"{tick:g}", x, bottom + 18)]
+        drawn += [Path(f"M{x:.1f} {top}V{bottom}", "aa-rule"), _text(f"{tick:g}", x, bottom + 18)]
     for tick in frame.up.ticks:
         y = frame.y(tick)
-        drawn += [_line(f"M{left} {y:.1f}H{right}", "aa-rule")]
+        drawn += [Path(f"M{left} {y:.1f}H{right}", "aa-rule")]
         drawn += [_text(f"{tick:g}", left - 8, y + 4, anchor="end")]
     titles = _text(scatter.across, (left + right) / 2, frame.height - 12), _text(scatter.up, 8, 18, anchor="start")
     return [*drawn, *titles]
@@ -126,30 +118,30 @@ def _best(dots: Sequence[Dot], frame: _Frame) -> list[tuple[float, float]]:
     return sorted((frame.x(dot.across), frame.y(dot.up)) for dot in dots if dot.marked)
 
 
-def _front(dots: Sequence[Dot], frame: _Frame) -> list[Markup]:
+def _front(dots: Sequence[Dot], frame: _Frame) -> list[Shape]:
     """A line in steps through the best."""
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners(_best(dots, frame)))
-    return [_line(f"M{path}", "aa-front")] if "L" in path else []
+    return [Path(f"M{path}", "aa-front")] if "L" in path else []
 
 
-def _dots(dots: Sequence[Dot], frame: _Frame) -> list[Markup]:
+def _dots(dots: Sequence[Dot], frame: _Frame) -> list[Shape]:
     places = [(frame.x(dot.across), frame.y(dot.up)) for dot in dots]
     taken: list[Area] = [*((x - 6, y - 6, x + 6, y + 6) for x, y in places), *line_areas(_best(dots, frame))]
-    drawn = []
+    drawn: list[Shape] = []
     for dot, (x, y) in zip(dots, places, strict=True):
         name = fitted(visible(dot.name), LONGEST_NAME)
         width, height = text_width(name, "spec"), FONTS["spec"].line
         place = free_place(x, y, width, height, taken, frame.inside)
         taken.append(place.box)
         left, top = x + place.dx, y + place.dy
-        lead = [_line(f"M{x:.1f} {y:.1f}L{_nearest(x, left, width):.1f} {top + height / 2:.1f}", "aa-lead")]
-        parts = [
-            element("title", f"{dot.name}: {dot.across:.3g}, {dot.up:.3g}"),
+        lead = [Path(f"M{x:.1f} {y:.1f}L{_nearest(x, left, width):.1f} {top + height / 2:.1f}", "aa-lead")]
+        parts: list[Shape] = [
             *(lead if place.distance > NEAR else []),
-            element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=4.5),
-            _text(name, left, top + height * 0.77, anchor="start", kind="spec"),
+            Circle(x, y, 4.5),
+            Text(name, left, top + height * 0.77, "aa-spec"),
         ]
-        drawn.append(element("g", *parts, class_="aa-best" if dot.marked else "aa-dot"))
+        title = f"{dot.name}: {dot.across:.3g}, {dot.up:.3g}"
+        drawn.append(Group(parts, "aa-best" if dot.marked else "aa-dot", title))
     return drawn
 
 
@@ -157,9 +149,5 @@ def _nearest(x: float, left: float, width: float) -> float:
     return min(max(x, left), left + width)
 
 
-def _line(path: str, kind: str) -> Markup:
-    return element("path", d=path, class_=kind)
-
-
-def _text(text: str, x: float, y: float, *, anchor: str = "middle", kind: str = "head") -> Markup:
-    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, class_=f"aa-{kind}")
+def _text(text: str, x: float, y: float, *, anchor: str = "middle") -> Text:
+    return Text(text, x, y, "aa-head", anchor)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import assert_never
 
-from autoadapt.showing.markup import visible
+from autoadapt.errors.printable import visible
 from autoadapt.showing.parts import (
     Badge,
     Cell,

@@ -16,9 +16,9 @@ from small_models import Mixed, Plain, image
 import autoadapt as aa
 from autoadapt.assembly import Assembly, Comparison, Config
 from autoadapt.calibration import Calibration
+from autoadapt.errors.printable import visible
 from autoadapt.reports import html_report, plan_svg, write_html
 from autoadapt.showing import Section, Shown, section_of
-from autoadapt.showing.markup import visible
 from autoadapt.showing.tables import human_count
 
 IMAGE = "f32[B, 3, H, W]"
@@ -323,3 +323,8 @@ def test_a_new_kind_of_result_joins_by_one_function():
     section_of.register(Ranking, lambda ranking: Section("Ranking", "of two backbones", ()))
     assert "of two backbones" in html_report(Ranking(), result("many kinds"))
     assert "of two backbones" in Ranking()._repr_html_()
+
+
+def test_pages_and_pictures_are_plain_texts(tmp_path):
+    plan = planned([level(4, 5)], [level(4, 8)])
+    assert {type(made) for made in (html_report(plan), plan_svg(plan), plan._repr_html_())} == {str}

@@ -4,11 +4,11 @@ import re
 
 import pytest
 from browser import BROWSER, DARK, asked_for, measured, opened
+from colour_sheets import told_colours
 from shown_results import HOSTILE, PLANS, RESULTS, hostile, result
 
+from autoadapt.errors.printable import visible
 from autoadapt.reports import html_report, plan_svg, write_html
-from autoadapt.showing.colours import DARK as DARK_COLOURS, LIGHT as LIGHT_COLOURS
-from autoadapt.showing.markup import visible
 
 pytestmark = [
     pytest.mark.slow,
@@ -103,7 +103,7 @@ def test_a_report_asks_for_nothing_but_itself(pages, name, tmp_path):
 
 
 def test_the_page_follows_the_reader_in_light_and_dark(light, dark):
-    for found, colours in ((light, LIGHT_COLOURS), (dark, DARK_COLOURS)):
+    for found, colours in ((light, told_colours("light")), (dark, told_colours("dark"))):
         for name in ("five levels", "everything"):
             page = found[f"{name} at {WIDE}"]
             assert (page["ink"], page["back"]) == (rgb(colours["ink"]), rgb(colours["back"]))
@@ -111,13 +111,13 @@ def test_the_page_follows_the_reader_in_light_and_dark(light, dark):
 
 
 def test_a_picture_alone_has_its_own_colours(light, dark):
-    assert light[f"svg at {WIDE}"]["picture_ink"] == rgb(LIGHT_COLOURS["ink"])
-    assert dark[f"svg at {WIDE}"]["picture_ink"] == rgb(DARK_COLOURS["ink"])
+    assert light[f"svg at {WIDE}"]["picture_ink"] == rgb(told_colours("light")["ink"])
+    assert dark[f"svg at {WIDE}"]["picture_ink"] == rgb(told_colours("dark")["ink"])
     assert light[f"svg at {WIDE}"]["picture_faults"] == []
 
 
 def test_in_a_notebook_the_theme_of_the_notebook_decides(light):
-    assert light[f"notebook at {WIDE}"]["ink"] == rgb(DARK_COLOURS["ink"])
+    assert light[f"notebook at {WIDE}"]["ink"] == rgb(told_colours("dark")["ink"])
     assert light[f"notebook at {WIDE}"]["overlaps"] == []
 
 
