@@ -84,7 +84,8 @@ def counted_tokens(
     """Ones where values count and zeros elsewhere, to be averaged as the values are.
 
     Args:
-        values: `[B, ...]`, with N, and tokens in front of these, at the axis.
+        values: `[B, ...]`, with N, and tokens in front of these, at the axis; or
+            `[N, B, ...]` where that is the first.
         counting_BN: Truth values; None where all count.
         axis: That lists tokens.
         front: How many tokens stand in front of them, which count always.
@@ -94,12 +95,14 @@ def counted_tokens(
         As the values, with 1 in the place of all axes but that of tokens, and of B.
     """
     shape = [1] * values.dim()
-    shape[0], shape[axis] = values.shape[0], values.shape[axis]
+    samples = 1 if axis == 0 else 0
+    shape[samples], shape[axis] = values.shape[samples], values.shape[axis]
     if counting_BN is None:
         return values.new_ones(shape)
     if front or behind:
         counting_BN = F.pad(counting_BN, (front, behind), value=True)
-    return counting_BN.expand(values.shape[0], -1).to(values.dtype).view(shape)
+    counted = counting_BN.expand(values.shape[samples], -1).to(values.dtype)
+    return (counted.T if axis == 0 else counted).reshape(shape)
 
 
 def without_hidden(values: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:

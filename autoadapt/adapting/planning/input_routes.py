@@ -250,7 +250,7 @@ def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
     if list(order) == sorted(order):
         return ()
     channel = _channel_axis(dims)
-    cells = iter({3: "n", 4: "hw", 5: "thw"}[len(dims)])
+    cells = iter({2: "n", 3: "n", 4: "hw", 5: "thw"}[len(dims)])
     constants = ["b" if axis == 0 else "c" if axis == channel else next(cells) for axis in range(len(dims))]
     names = [min(dim.axes).lower() if dim.axes else name for dim, name in zip(dims, constants, strict=True)]
     return (Rearrange(pattern=f"{' '.join(names)} -> {' '.join(names[axis] for axis in order)}"),)

@@ -35,15 +35,18 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
         made.append(step)
         spec = after(step, spec)
     zeroed = [mask for mask in target.masks if path in mask.zeroed]
-    return (*made, *(Hide(where=where) for where in counted_along(spec, range(1, len(spec.dims)), zeroed)))
+    return (*made, *(Hide(where=where) for where in counted_along(spec, range(len(spec.dims)), zeroed)))
 
 
 def counted_along(spec: TensorSpec, axes: Iterable[int], masks: Sequence[Mask]) -> Iterator[Counted]:
-    """What of an axis counts, by each mask that lies along it; tokens that are more than it knows stand in front."""
-    for axis in axes if str(spec.dims[0]) == "B" else ():
-        dim = spec.dims[axis]
+    """What of an axis counts, by each mask that lies along it; tokens that are more than it knows stand in front.
+
+    Samples stand on the first axis, or on the second behind tokens.
+    """
+    for axis in axes:
+        dim, samples = spec.dims[axis], spec.dims[int(axis == 0) : int(axis == 0) + 1]
         for mask in masks:
-            if dim.axes == {mask.axis}:
+            if dim.axes == {mask.axis} and samples == (Dim.axis("B"),):
                 more, frames = (dim - Dim.axis(mask.axis)).constant, _frames(dim, mask.axis)
                 is_fitted = frames is None and (more is None or more < 0)
                 front = more if more is not None and more > 0 else 0

@@ -8,6 +8,7 @@ from autoadapt.adapting.verification.more_sizes import smallest_counterexample
 from autoadapt.adapting.verification.route_steps import broken_chain, misread_rows
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.dims import Dim
 from autoadapt.errors import CaptureError
 
 __all__ = ["cells_in_place", "plan_follows", "signature_again"]
@@ -18,8 +19,9 @@ def signature_again(session: Session) -> Findings:
     arguments = session.arguments(session.at())
     values = arguments.values
     inputs: object = values if arguments.positional < len(values) else tuple(values.values())
+    tokens_first = any(Dim.axis("B") in spec.dims[1:2] for spec in session.signature.inputs.leaves)
     try:
-        again = capture(session.net, inputs, confirm=False)
+        again = capture(session.net, inputs, confirm=tokens_first)  # which axis lists samples shows in real runs alone
     except CaptureError:  # it keeps no formula at all: where it does not keep this one says more than that
         if faults := smallest_counterexample(session):
             return Findings(faults)

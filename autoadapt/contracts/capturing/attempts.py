@@ -95,6 +95,7 @@ def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
     """Inputs to try besides those given and told, from the most to the least likely."""
     yield partial(_with_truths, first)
     yield partial(_taken_out, first)
+    yield partial(_samples_exchanged, first)
     if other_first := _is_clip_or_of_another_rank(new, first):
         yield from _guesses_of_other_ranks(new, first)
     sized: Iterable[object] = (first,)
@@ -199,6 +200,20 @@ def _taken_out(inputs: object) -> object:
     if len(given) != 1 or isinstance(given[0], torch.Tensor) or not tensors:
         raise AdaptError("the inputs are no one dict that tensors could be taken out of")
     return tuple(tensors)
+
+
+def _samples_exchanged(inputs: object) -> object:
+    """Sequences with samples and tokens exchanged, beside what lists samples first in either order, as masks do."""
+    given = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(_as_tuple(inputs)))
+    made = {
+        key: value.transpose(0, 1)
+        for key, value in given.items()
+        if isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point()
+    }
+    if not made or len(given) == len(made):
+        raise AdaptError("the inputs are no sequences beside masks")
+    turned = given | made
+    return turned if isinstance(inputs, Mapping) else tuple(turned.values())
 
 
 def _turned_with_channels(new: nn.Module, inputs: object) -> object:

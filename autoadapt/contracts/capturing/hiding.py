@@ -19,7 +19,7 @@ from autoadapt.contracts.signature import Mask
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["MOSTLY", "STAYS", "Trial"]
+__all__ = ["MOSTLY", "STAYS", "Trial", "others", "tokens_of"]
 
 # Dimension letters: B batch, N tokens or samples.
 
@@ -115,7 +115,7 @@ class Trial:
 
         Nothing where it takes no such tensor there, or none that hides so much.
         """
-        batch, size = self._tensors[self._row(mask.axis)].shape[0], self._axes.example[mask.axis]
+        batch, size = self._samples(mask.axis), self._axes.example[mask.axis]
         shown = torch.ones(batch, size, dtype=torch.bool)
         hidden = torch.arange(size).expand(batch, -1) < (size + 1) // 2
         other = self._changed(mask.axis, size)
@@ -130,7 +130,7 @@ class Trial:
         """Whether what is hidden counts no more than if it were not there, where the module runs on so little."""
         rows = zip(self._tensors, self._axes.names, strict=True)
         cut = [_first_half(one, names, mask.axis) for one, names in rows]
-        shown = torch.ones(*(cut[self._row(mask.axis)].shape[0], (self._axes.example[mask.axis] + 1) // 2)).bool()
+        shown = torch.ones(self._samples(mask.axis), (self._axes.example[mask.axis] + 1) // 2).bool()
         where = cut[place] if isinstance(place, int) else shown
         try:
             run = self._run(place, mask.made(shown, where.shape, where.dtype), cut)
@@ -140,9 +140,12 @@ class Trial:
         alike = [left.shape == right.shape for left, right in zip(found, hidden, strict=True)]
         return not all(alike) or _apart(found, hidden) <= _NEARLY * moves
 
-    def _row(self, axis: str) -> int:
-        """Which input lists tokens of an axis behind its items."""
-        return next(i for i, names in enumerate(self._axes.names) if axis in names[1:])
+    def _samples(self, axis: str) -> int:
+        """How many items there are, of which an input lists tokens along an axis, behind them or before."""
+        rows = zip(self._tensors, self._axes.names, strict=True)
+        return next(
+            tensor.shape[names.index("B") if "B" in names else 0] for tensor, names in rows if axis in tokens_of(names)
+        )
 
     def _changed(self, axis: str, size: int) -> list[torch.Tensor]:
         """The inputs with other values in the second half of an axis, but for those that may be masks themselves."""
@@ -151,7 +154,7 @@ class Trial:
             if i not in self._likely and axis in names:
                 tensor = tensor.clone()
                 half = tensor.narrow(names.index(axis), (size + 1) // 2, size // 2)
-                half.copy_(_others(half, tensor))
+                half.copy_(others(half, tensor))
             made.append(tensor)
         return made
 
@@ -182,6 +185,16 @@ class Trial:
             yield tensor
 
 
+def tokens_of(names: Sequence[str]) -> Sequence[str]:
+    """The axes of an input that list tokens of its items: all behind the first, and the first where items stand second.
+
+    Example:
+        >>> tokens_of(["B", "N", "C"]), tokens_of(["N", "B", "C"]), tokens_of(["N", "C"])
+        (['N', 'C'], ['N', 'C'], ['C'])
+    """
+    return [name for name in names if name != "B"] if "B" in names[1:2] else names[1:]
+
+
 def _along(dims: Sequence[Dim], axis: str) -> int | None:
     """Which axis of an output lists tokens or frames of an input axis, and nothing else."""
     return next((i for i, dim in enumerate(dims) if dim.axes == {axis}), None)
@@ -202,7 +215,7 @@ def _values(tensor: torch.Tensor) -> torch.Tensor:
     return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.dtype)
 
 
-def _others(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def others(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """Other values of the same kind."""
     if part.is_floating_point():
         noise = torch.randn(part.shape, generator=torch.Generator().manual_seed(1)).to(part)
@@ -210,6 +223,8 @@ def _others(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     if part.dtype is torch.bool:
         return ~part
     low, high = whole.min(), whole.max()
+    if low == high:
+        return part + (1 if low == 0 else -1)
     return low + (part - low + 1) % (high - low + 1)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, parameters_of
 from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
-from autoadapt.contracts.capturing.hiding import Trial
+from autoadapt.contracts.capturing.hiding import Trial, tokens_of
 from autoadapt.contracts.capturing.likely_masks import is_added, is_table, may_be_lengths
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.sizing import InputAxes
@@ -77,7 +77,7 @@ class Masks:
     def _likely(self, position: int, name: str, tensor: torch.Tensor) -> list[Mask]:
         """What an input may be by its values and axes, as it is usually meant first."""
         row = self.axes.names[position]
-        others = [name for i, names in enumerate(self.axes.names) if i != position for name in names[1:]]
+        others = [name for i, names in enumerate(self.axes.names) if i != position for name in tokens_of(names)]
         if len(row) == 1 and "B" in row:
             along = [
                 axis for axis in dict.fromkeys(others) if axis[0] == "N" and may_be_lengths(tensor, self._size(axis))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, parameters_of
+from autoadapt.contracts.capturing.batch_axes import axes_of
 from autoadapt.contracts.capturing.cells import Run, class_tokens, inner_centres, output_centres
 from autoadapt.contracts.capturing.class_scores import class_scores
 from autoadapt.contracts.capturing.confirming import (
@@ -48,12 +49,7 @@ from autoadapt.contracts.capturing.refusals import (
 )
 from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
 from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
-from autoadapt.contracts.capturing.sizing import (
-    Steps,
-    name_axes,
-    settle_letters,
-    untie,
-)
+from autoadapt.contracts.capturing.sizing import Steps, settle_letters, untie
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.capturing.told_statistics import statistics_told
@@ -95,7 +91,7 @@ class Session:
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
         started = start(self._module, arguments, inner=inner, real=real)
         self._probe, self._first, self._needs_values = started.probe, started.first, started.needs_values
-        axes, followed = name_axes(self._tensors), started.followed
+        axes, followed = axes_of(self._module, arguments, self._probe.work, runs=confirm), started.followed
         self._runs = Runs(self._module, self._probe, axes, self._first, followed=followed, shrinks=self._needs_values)
         self._refuse_stored(self._first)
         check_grids(grid, self._module, self._first)

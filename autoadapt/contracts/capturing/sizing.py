@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 
 from autoadapt.contracts.capturing.graph_axes import ENDS, ONE, InputAxes, graph_axes, graph_sizes
-from autoadapt.contracts.capturing.likely_masks import is_binary, is_of_pairs, may_be_lengths
+from autoadapt.contracts.capturing.likely_masks import is_binary, is_of_pairs, may_be_lengths, may_hide
 from autoadapt.contracts.capturing.probing import Observation, Shape
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "find_regular_steps",
     "find_steps",
     "held_out_sizes",
+    "is_sequence",
     "name_axes",
     "probing_sizes",
     "settle_letters",
@@ -40,13 +41,17 @@ LONG_STEP = 6720  # 2^6 * 3 * 5 * 7: a multiple of nearly every stride, window a
 _LETTERS = {1: "B", 2: "BN", 3: "BNC", 4: "BCHW", 5: "BCTHW"}
 
 
-def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
+def name_axes(tensors: Sequence[torch.Tensor], samples: int = 0) -> InputAxes:
     """Name the axes after the field's habit: `B,C,H,W` for four axes, `B,N,C` for three, `B,H,W` for masks.
 
     What lies along zeros and ones of its own size are tokens or samples, not channels, as a waveform beside its mask.
     Where an input lists edges, `[2, E]` of the rows of another, all that is as long as these is named `N` and `E`.
 
     Axes of several inputs get one name where letter and size agree, or where a size is found again.
+
+    Args:
+        tensors: The inputs.
+        samples: How many there are, where they are known to stand behind tokens: `N,B,C`.
     """
     if graph := graph_sizes(tensors):
         return graph_axes(tensors, graph)
@@ -63,6 +68,8 @@ def name_axes(tensors: Sequence[torch.Tensor]) -> InputAxes:
             names[position] = (*batch, *[ONE] * (len(lead) - 1), tokens if read == size else ONE, tokens)
             continue
         letters = "BN" if _is_beside_mask(position, tensors) else _letters(tensor)
+        if samples and is_sequence(position, tensors) and tensor.shape[1] == samples:
+            letters = "NBC"[: len(letters)]
         for letter, size in zip(letters, tensor.shape, strict=True):
             taken.append(_name(letter, size, example, taken))
             example[taken[-1]] = size
@@ -80,6 +87,13 @@ def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
     masks = masks or any(may_be_lengths(one, tensor.shape[1]) and one.max() in (1.0, tensor.shape[1]) for one in others)
     beside = any(other.dim() in (2, 3) and other.shape[:2] == tensor.shape for other in others)
     return masks or (beside and is_binary(tensor))
+
+
+def is_sequence(position: int, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether an input may be samples of tokens or the other way round: of features, or of indices, and no mask."""
+    tensor = tensors[position]
+    hides = len(tensors) > 1 and may_hide(tensor)
+    return tensor.dim() == (3 if tensor.is_floating_point() else 2) and not hides
 
 
 def _is_vague(tensor: torch.Tensor) -> bool:
