@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from autoadapt.contracts.facts import MadeByHand
+from autoadapt.contracts.signature.held_values import What
 
 __all__ = ["Restore"]
 
@@ -16,11 +17,14 @@ class _Frozen(MadeByHand):
 
 
 class Restore(_Frozen):
-    """Vectors along an axis made to have norm 1, or to be probabilities, by a softmax."""
+    """Vectors along an axis made to have norm 1, or to be probabilities or their logarithms, by a softmax."""
 
     op: Literal["restore"] = "restore"
-    what: Literal["norm 1", "probabilities"]
+    what: What
     axis: int
+    on: bool = Field(default=False, exclude_if=lambda on: not on)
+    """Whether the axes behind it belong to the vectors too."""
 
     def __str__(self) -> str:
-        return f"{'norm 1' if self.what == 'norm 1' else 'softmax'} over axis {self.axis}"
+        made = {"probabilities": "softmax", "log-probabilities": "log softmax"}.get(self.what, self.what)
+        return f"{made} over axis {self.axis}{' on' * self.on}"

@@ -202,7 +202,7 @@ def _undone(
 ) -> torch.Tensor:
     """Bring what stands after a step to the form that stood before it."""
     match step:
-        case Cast() | Restore(what="norm 1"):
+        case Cast() | Restore(what="norm 1" | "log-probabilities"):
             return value
         case Restore():
             return value.clamp_min(torch.finfo(value.dtype).tiny).log()

@@ -22,7 +22,7 @@ class Embedding(nn.Module):
         return values if self.end is None else self.end(values, dim=self.dim)
 
 
-KINDS = {"norm 1": F.normalize, "probabilities": F.softmax}
+KINDS = {"norm 1": F.normalize, "probabilities": F.softmax, "log-probabilities": F.log_softmax}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,3 +83,75 @@ def test_the_norm_stands_in_source_and_in_saved_folders(tmp_path):
     image = torch.randn(IMAGE)
     again = aa.restore(tmp_path / "net", Embedding(8))
     torch.testing.assert_close(again(image), net(image))
+
+
+def heat(maps, dim):
+    """Maps of which each sums to 1."""
+    return maps.flatten(2).softmax(2).view_as(maps)
+
+
+def test_maps_of_places_sum_to_one_at_every_size():
+    old = Embedding(6, heat, pooled=False)
+    held = aa.capture(old, torch.randn(IMAGE)).outputs.leaves[0].holds
+    assert str(held) == "probabilities along axis 2 on"
+    assert aa.TensorSpec.parse("f32[B, 6, H, W] probabilities along axis 2 on").holds == held
+    net = aa.adapt(Embedding(8, pooled=False), like=old, inputs=torch.randn(IMAGE))
+    torch.testing.assert_close(net(torch.randn(3, 3, 64, 48)).sum((2, 3)), torch.ones(3, 6))
+    assert net.verify().passed
+
+
+class Finer(Embedding):
+    """Cells of half the size."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stem = nn.Conv2d(3, self.stem.out_channels, 4, 4)
+
+
+@pytest.mark.parametrize(("end", "expected"), [(F.softmax, ["resample"]), (F.normalize, ["resample", "restore"])])
+def test_means_of_probabilities_over_cells_are_probabilities_and_those_of_norms_are_none(end, expected):
+    old, new = Embedding(8, end, pooled=False), Finer(8, end, pooled=False)
+    net = aa.adapt(new, like=old, inputs=torch.randn(IMAGE))
+    assert [step.op for step in net.plan.routes[0].steps] == expected
+    assert net.verify().passed
+
+
+def test_probabilities_of_places_are_none_of_other_places():
+    net = aa.adapt(Finer(8, heat, pooled=False), like=Embedding(8, heat, pooled=False), inputs=torch.randn(IMAGE))
+    assert [step.op for step in net.plan.routes[0].steps] == ["resample", "restore"]
+
+
+def test_an_example_of_zeros_hides_no_norm():
+    old = Embedding(16, F.normalize)
+    nn.init.zeros_(old.stem.bias)
+    assert str(aa.capture(old, torch.zeros(IMAGE)).outputs.leaves[0].holds) == "norm 1 along axis 1"
+
+
+def test_cells_of_zeros_have_no_norm():
+    def rectified(values, dim):
+        return F.normalize(values.relu() * (values[:, :1] > 0), dim=dim)
+
+    old = Embedding(16, rectified, pooled=False)
+    assert not old(torch.randn(IMAGE)).any(1).all()
+    assert str(aa.capture(old, torch.randn(IMAGE)).outputs.leaves[0].holds) == "norm 1 along axis 1"
+    assert aa.adapt(old, like=old, inputs=torch.randn(IMAGE)).verify().passed
+
+
+def remarks(new, old):
+    return " ".join(aa.adapt(new, like=old, inputs=torch.randn(IMAGE)).plan.remarks)
+
+
+def test_a_softmax_of_what_may_be_probabilities_already_is_said():
+    old, image = aa.capture(Embedding(8, F.softmax), torch.randn(IMAGE)), torch.randn(IMAGE)
+    with torch.device("meta"):
+        new = Embedding(8, F.softmax)
+    told = "no real run told whether it holds probabilities already"
+    assert told in " ".join(aa.plan(aa.capture(new, image), old).remarks)
+    assert told not in remarks(Embedding(8, F.softmax), old)
+    assert told not in remarks(Embedding(8), old)
+    assert "and holds probabilities already" in remarks(Embedding(8, F.softmax), Embedding(8, F.log_softmax))
+
+
+def test_probabilities_in_the_place_of_scores_are_said():
+    assert "output of Embedding holds probabilities along axis 1" in remarks(Embedding(8, F.softmax), Embedding(8))
+    assert "holds" not in remarks(Embedding(6, F.softmax), Embedding(8))

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from autoadapt.adapting import layers, mask_layers
@@ -27,6 +26,7 @@ from autoadapt.adapting.building.arguments import (
     without_entries,
 )
 from autoadapt.adapting.building.mask_nodes import MaskNodes
+from autoadapt.adapting.building.value_nodes import restored
 from autoadapt.adapting.building.variable_names import as_identifier, variable_names
 from autoadapt.adapting.effects import after, axis_groups, coarse_step
 from autoadapt.adapting.operations import (
@@ -246,8 +246,8 @@ class _Emitter:
             case Remask(given=given, wanted=wanted, dtype=dtype, dims=dims):
                 options = [*map(self._size, dims)], DTYPES[dtype], wanted.form, wanted.counts
                 return self._put("call_function", mask_layers.as_mask, self._masks.what_counts(given), *options)
-            case Restore(what=what, axis=axis):
-                return self._put("call_function", F.normalize if what == "norm 1" else F.softmax, node, dim=axis)
+            case Restore():
+                return restored(step, node, self._put)
             case Pool(kernel=kernel):
                 return self._put("call_function", layers.pool, node, [*kernel])
             case Resize(dims=dims) | Pad(dims=dims):

@@ -15,7 +15,7 @@ from autoadapt.adapting.operations import Operation, Projecting, Recover, Thin, 
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.frames import frame_remarks
-from autoadapt.adapting.planning.held_values import with_held
+from autoadapt.adapting.planning.held_values import held_remarks, with_held
 from autoadapt.adapting.planning.input_channels import channel_remarks
 from autoadapt.adapting.planning.input_routes import (
     CONVERSIONS,
@@ -298,6 +298,7 @@ def _remarks(
         *frame_remarks(source, offer.wanted, offer.inputs),
         *size_remarks(source, target, offer.short),
         *value_remarks(source, offer.wanted),
+        *held_remarks(source, offer.wanted, made),
         *train_remarks(source, target),
         *native_remarks(source),
         *unchecked_remarks(source, offer.wanted, read),
@@ -341,8 +342,7 @@ def _route(
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
     steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, always)
-    steps = with_masks(steps, tensor.spec, target, pairing.target)
-    steps = with_held(steps, tensor.spec, contract)
+    steps = with_masks(with_held(steps, tensor.spec, contract), tensor.spec, target, pairing.target)
     if thin is not None:
         steps = (thin, *steps)
     specs = [spec]

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from autoadapt.adapting.operations import Mean, Operation, Pool, Project, Resample, Resize, ResizeTokens, Restore
-from autoadapt.contracts.signature import TensorSpec
+from collections.abc import Iterable
 
-__all__ = ["with_held"]
+from autoadapt.adapting.effects import axis_groups
+from autoadapt.adapting.operations import (
+    Cast,
+    Copy,
+    DropPrefix,
+    Mean,
+    Operation,
+    Pool,
+    Project,
+    Rearrange,
+    Resample,
+    Resize,
+    ResizeTokens,
+    Restore,
+    Take,
+)
+from autoadapt.adapting.planning.plans import Route
+from autoadapt.contracts.signature import Held, Signature, TensorSpec
+
+__all__ = ["held_remarks", "with_held"]
 
 
 def with_held(steps: tuple[Operation, ...], source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...]:
@@ -18,12 +36,53 @@ def with_held(steps: tuple[Operation, ...], source: TensorSpec, target: TensorSp
         source: What it begins with.
         target: What it leads to.
     """
-    held = target.holds
+    held, kept = target.holds, source.holds
     if held is None or not target.is_floating or target.role != "feature":
         return steps
-    mixes: tuple[type, ...] = (Project,)
-    if held.what == "norm 1":
-        mixes = (Project, Mean, Pool, Resize, Resample, ResizeTokens)
-    alike = source.holds is not None and source.holds.what == held.what
-    kept = alike and not any(isinstance(step, mixes) for step in steps)
-    return steps if kept else (*steps, Restore(what=held.what, axis=held.axis))
+    for step in steps:
+        kept = _after(step, kept) if kept is not None else None
+    return steps if kept == held else (*steps, Restore(what=held.what, axis=held.axis, on=held.on))
+
+
+def _after(step: Operation, held: Held) -> Held | None:
+    """What still holds of the values after an operation."""
+    axis, is_mean = held.axis, held.what == "probabilities" and not held.on
+    match step:
+        case Cast() | Copy():
+            return held
+        case Rearrange(pattern=pattern) if not held.on:
+            left, right = axis_groups(pattern)
+            return _at(held, right.index(left[axis])) if left[axis] in right else None
+        case DropPrefix(axis=dropped) | Take(axis=dropped) if dropped != axis and not held.on:
+            return _at(held, axis - (isinstance(step, Take) and dropped < axis))
+        case Mean(axes=axes) if is_mean and axis not in axes:
+            return _at(held, axis - sum(one < axis for one in axes))
+        case Pool() | Resize() | Resample() if is_mean and axis == 1:
+            return held
+        case ResizeTokens() if is_mean and axis == 2:
+            return held
+        case _:
+            return None
+
+
+def _at(held: Held, axis: int) -> Held:
+    return held.model_copy(update={"axis": axis})
+
+
+def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
+    """Outputs of the new module that are read as scores and are probabilities, or may be, for all that was seen."""
+    own, said = dict(source.outputs.items()), []
+    for route in routes:
+        held = own[route.source].holds if route.source in own else None
+        is_seen = route.source in own and not source.unconfirmed
+        softmax = any(isinstance(step, Restore) and step.what != "norm 1" for step in route.steps)
+        if any(isinstance(step, Project) for step in route.steps):
+            continue
+        if softmax and (not is_seen or (held is not None and held.what == "probabilities")):
+            known = (
+                "holds probabilities already" if is_seen else "no real run told whether it holds probabilities already"
+            )
+            said.append(f"{route.source} of {source.name} gets a softmax, and {known}, which a second one flattens")
+        elif held is not None and target.outputs[route.target].holds is None:
+            said.append(f"{route.source} of {source.name} holds {held}, and {route.target} of {target.name} did not")
+    return said

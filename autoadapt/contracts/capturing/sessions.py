@@ -27,6 +27,7 @@ from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.graph_axes import settle_edges
+from autoadapt.contracts.capturing.held_values import telling_outputs, with_held
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.masks import Masks
@@ -58,7 +59,7 @@ from autoadapt.contracts.capturing.trunks import trunk_signature
 from autoadapt.contracts.capturing.usual_sizes import usual_images
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.origins import called
-from autoadapt.contracts.signature import AxisSizes, Centres, Held, Mask, Role, Signature, TensorSpec, Values
+from autoadapt.contracts.signature import AxisSizes, Centres, Mask, Role, Signature, TensorSpec, Values
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors.printable import visible
@@ -108,7 +109,9 @@ class Session:
         masks, depths = self._masks(solution, legal), self._depths(base, steps)
         told = self._told(solution, measured, self._runs.followed(base, steps))
         trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # it may leave things behind
-        leaves = self._with_held(depths.on_outputs(self._output_specs(solution, roles, told)), confirmed.observed)
+        run = self._first if self._needs_values else confirmed.observed
+        leaves = depths.on_outputs(self._output_specs(solution, roles, told))
+        leaves = with_held(leaves, telling_outputs(self._module, self._arguments, run)) if run is not None else leaves
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
         name, origin = called(self._module)
         return Signature(
@@ -342,14 +345,6 @@ class Session:
             key: spec_of(self._first.inner[key].dtype, dims).model_copy(update=told[key])
             for key, dims in solution.inner.items()
         }
-
-    def _with_held(self, leaves: Sequence[TensorSpec], observed: Observation | None) -> tuple[TensorSpec, ...]:
-        """The outputs with what holds of their values in a run for real."""
-        run = self._first if self._needs_values else observed
-        tensors = run.tensors if run is not None else [None] * len(leaves)
-        found = [Held.found_in(tensor) if tensor is not None else None for tensor in tensors]
-        pairs = zip(leaves, found, strict=True)
-        return tuple(leaf if held is None else leaf.model_copy(update={"holds": held}) for leaf, held in pairs)
 
     def _masks(self, solution: Solution, legal: Collection[str]) -> tuple[Mask, ...]:
         """Which arguments hide tokens or samples, where real runs may tell that."""

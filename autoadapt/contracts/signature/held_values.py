@@ -11,51 +11,65 @@ from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["Held"]
 
-What: TypeAlias = Literal["norm 1", "probabilities"]
+What: TypeAlias = Literal["norm 1", "probabilities", "log-probabilities"]
 
 CLOSE = 1e-5
 """How far norms and sums may be from 1, in single precision; lower precisions are allowed a few of their own steps."""
 
 
 class Held(MadeByHand):
-    """What holds of the vectors along an axis.
+    """What holds of the vectors along an axis, but for those of zeros, such as hidden tokens have.
 
     Example:
         >>> print(Held(what="norm 1", axis=1))
         norm 1 along axis 1
+        >>> print(Held(what="probabilities", axis=2, on=True))  # a map of places, whose sum is 1
+        probabilities along axis 2 on
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     what: What
-    """That their Euclidean norm is 1; or that they are not negative and sum to 1."""
+    """That their Euclidean norm is 1; or that they are not negative and sum to 1, or are the logarithms of such."""
     axis: int = Field(ge=1)
+    on: bool = Field(default=False, exclude_if=lambda on: not on)
+    """Whether the axes behind it belong to the vectors too."""
 
     def __str__(self) -> str:
-        return f"{self.what} along axis {self.axis}"
+        return f"{self.what} along axis {self.axis}{' on' * self.on}"
 
     def is_kept_by(self, values: torch.Tensor) -> bool:
         """Whether it holds of all vectors of a tensor.
 
         Example:
-            >>> vectors = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+            >>> vectors = torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, 0.0]])
             >>> Held(what="norm 1", axis=1).is_kept_by(vectors), Held(what="probabilities", axis=1).is_kept_by(vectors)
             (True, False)
         """
-        if not values.numel():
-            return True
         wide = values.detach().double()
-        told = wide.norm(dim=self.axis) if self.what == "norm 1" else wide.sum(self.axis)
-        off = float((told - 1).abs().max())
-        near = off <= max(CLOSE, 4 * torch.finfo(values.dtype).eps)
-        return near and (self.what == "norm 1" or bool((wide >= 0).all()))
+        wide = wide.flatten(self.axis) if self.on else wide
+        if self.what == "norm 1":
+            told, fits = wide.norm(dim=self.axis), True
+        else:
+            shares = wide if self.what == "probabilities" else wide.exp()
+            told, fits = shares.sum(self.axis), bool((shares >= 0).all())
+        off = (told - 1).abs()[(wide != 0).any(self.axis)]
+        return fits and bool((off <= max(CLOSE, 4 * torch.finfo(values.dtype).eps)).all())
 
     @classmethod
     def found_in(cls, values: torch.Tensor) -> Held | None:
-        """What holds of a tensor of samples, along channels on axis 1 or at the end; None where nothing does."""
-        if not values.is_floating_point() or values.is_meta or not values.numel() or values.dim() < 2:
+        """What holds of a tensor of samples: along channels on axis 1 or at the end, or over all cells of each map.
+
+        None where nothing does, or all are zeros.
+        """
+        if not values.is_floating_point() or values.is_meta or values.dim() < 2 or not values.any():
             return None
-        axes = [axis for axis in dict.fromkeys([values.dim() - 1, 1]) if values.shape[axis] > 1]
-        kinds: tuple[What, ...] = ("norm 1", "probabilities")
-        options = [cls(what=what, axis=axis) for axis in axes for what in kinds]
-        return next((one for one in options if one.is_kept_by(values)), None)
+        axes = [(axis, False) for axis in dict.fromkeys([values.dim() - 1, 1])] + [(2, True)] * (values.dim() > 3)
+        kinds: tuple[What, ...] = ("probabilities", "log-probabilities", "norm 1")
+        options = [cls(what=what, axis=axis, on=on) for axis, on in axes if values.shape[axis] > 1 for what in kinds]
+        return next((one for one in options if one.is_kept_by(one._first(values)) and one.is_kept_by(values)), None)
+
+    def _first(self, values: torch.Tensor) -> torch.Tensor:
+        """A single vector, which tells at once that it does not hold."""
+        kept = range(self.axis, values.dim() if self.on else self.axis + 1)
+        return values[tuple(slice(None) if axis in kept else slice(1) for axis in range(values.dim()))]

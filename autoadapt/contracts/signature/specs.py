@@ -51,8 +51,13 @@ _SPEC = re.compile(
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*"
-    r"(?:(?P<held>norm 1|probabilities) along axis (?P<held_axis>\d+)\b)?\s*(?:=\s*(?P<same>\S+))?\s*$"
+    r"(?:(?P<held>norm 1|(?:log-)?probabilities) along axis (?P<held_axis>\d+)\b(?P<held_on> on\b)?)?\s*"
+    r"(?:=\s*(?P<same>\S+))?\s*$"
 )
+
+
+def _read_held(found: re.Match[str]) -> Held:
+    return Held(what=cast(Any, found["held"]), axis=int(found["held_axis"]), on=bool(found["held_on"]))
 
 
 class Frozen(MadeByHand):
@@ -176,7 +181,7 @@ class TensorSpec(Frozen):
             depth=float(found["depth"]) if found["depth"] else None,
             class_token=bool(found["class_token"]),
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
-            holds=Held(what=cast(Any, found["held"]), axis=int(found["held_axis"])) if found["held"] else None,
+            holds=_read_held(found) if found["held"] else None,
             same_as=found["same"] or "",
         )
 

@@ -1,0 +1,41 @@
+"""Held values: what holds of outputs at every input, such as vectors of norm 1, as a real run tells."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
+from autoadapt.contracts.signature import Held, TensorSpec
+from autoadapt.contracts.trees import flatten, rebuild
+
+__all__ = ["telling_outputs", "with_held"]
+
+
+def with_held(leaves: Sequence[TensorSpec], tensors: Sequence[torch.Tensor]) -> tuple[TensorSpec, ...]:
+    """Outputs with what holds of their values in a run."""
+    pairs = zip(leaves, map(Held.found_in, tensors), strict=True)
+    return tuple(leaf if held is None else leaf.model_copy(update={"holds": held}) for leaf, held in pairs)
+
+
+def telling_outputs(module: nn.Module, arguments: Arguments, run: Observation) -> Sequence[torch.Tensor]:
+    """The outputs of a run, or where an example of zeros left one without values, those of noise.
+
+    Args:
+        module: The module; never run itself.
+        arguments: One call that is known to be meant.
+        run: Made for real.
+    """
+    dead = any(one.is_floating_point() and one.numel() and not one.any() for one in run.tensors)
+    if not dead or any(one.is_floating_point() and one.any() for one in run.inputs):
+        return run.tensors
+    tree, tensors = flatten(arguments.values)
+    noise = [torch.empty_like(one, device="meta") if one.is_floating_point() else one for one in tensors]
+    with contextlib.suppress(ProbeError):
+        call = Arguments(rebuild(tree, noise), arguments.positional)
+        return Probe(module, call, real=True, inner=False, forgets=False).run().tensors
+    return run.tensors
