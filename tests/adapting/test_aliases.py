@@ -169,3 +169,22 @@ def test_a_tap_takes_the_tensor_that_its_path_was_noted_for(wrap, taken, taps):
     x = torch.randn(2, 3, 64, 64)
     whole = new.one.second(new.one.first(x))
     assert torch.equal(net(x)[0], net.adapters.get_submodule("0").project(whole))
+
+
+class WithImage(nn.Module):
+    """Levels behind the image itself, as encoders of segmentation models return them."""
+
+    def __init__(self, *channels):
+        super().__init__()
+        self.body = Pyramid(*channels)
+
+    def forward(self, image):
+        return [image, *self.body(image)]
+
+
+@pytest.mark.parametrize("project", ["needed", "always", "places"])
+def test_an_output_that_is_the_input_itself_is_passed_on_whatever_is_projected(project):
+    net = aa.adapt(Pyramid(6, 8), like=WithImage(4, 8), inputs=IMAGE, project=project)
+    assert net(IMAGE)[0] is IMAGE
+    assert net.verify(IMAGE).passed
+    assert [[step.op for step in route.steps] for route in net.plan.routes][0] == []

@@ -341,7 +341,8 @@ def _route(
         return Route(target=pairing.target, source=pairing.source, specs=(spec,), same_as=pairing.same_as)
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
-    steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, always)
+    learned = always and contract.same_as != pairing.source  # what is an input itself is passed on
+    steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, learned)
     steps = with_masks(with_held(steps, tensor.spec, contract), tensor.spec, target, pairing.target)
     if thin is not None:
         steps = (thin, *steps)
