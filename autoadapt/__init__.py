@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autoadapt.adapting.planning import Plan, plan
     from autoadapt.adapting.verification import Verification, verify
     from autoadapt.assembly import assemble, describe, register
-    from autoadapt.calibration import Calibration, calibrate
+    from autoadapt.calibration import Calibration, Distillation, calibrate, distil
     from autoadapt.contracts.capturing import capture
     from autoadapt.contracts.dims import Dim
     from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
@@ -60,6 +60,7 @@ _PLACES = {
     "CalibrationError": "autoadapt.errors",
     "CaptureError": "autoadapt.errors",
     "Dim": "autoadapt.contracts.dims",
+    "Distillation": "autoadapt.calibration",
     "ExportError": "autoadapt.errors",
     "Exported": "autoadapt.saving.exporting",
     "MatchError": "autoadapt.errors",
@@ -87,6 +88,7 @@ _PLACES = {
     "calibrate": "autoadapt.calibration",
     "capture": "autoadapt.contracts.capturing",
     "describe": "autoadapt.assembly",
+    "distil": "autoadapt.calibration",
     "dynamic_shapes": "autoadapt.saving.exporting",
     "export": "autoadapt.saving.exporting",
     "fold": "autoadapt.swapping.folding",
@@ -117,6 +119,7 @@ __all__ = [
     "CalibrationError",
     "CaptureError",
     "Dim",
+    "Distillation",
     "ExportError",
     "Exported",
     "MatchError",
@@ -144,6 +147,7 @@ __all__ = [
     "calibrate",
     "capture",
     "describe",
+    "distil",
     "dynamic_shapes",
     "export",
     "fold",

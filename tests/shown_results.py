@@ -118,6 +118,12 @@ def calibration() -> Calibration:
     return aa.calibrate(net, at="backbone", like=old, data=pictures(8).split(4), images=8, solver="ridge")
 
 
+def distillation() -> aa.Distillation:
+    old = Model((8, 6)).eval()
+    net = model_with(old, Pyramid((6, 5), seed=1))
+    return aa.distil(net, at="backbone", like=old, data=pictures(16).split(4), steps=8, lr=1e-3)
+
+
 def transfer() -> aa.Transfer:
     old, new = timm.create_model("resnet18", num_classes=10), timm.create_model("resnet18", num_classes=7, in_chans=1)
     state = {f"module.{name}": tensor for name, tensor in old.state_dict().items()}
@@ -183,6 +189,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "passing": passing,
     "failing": failing,
     "calibration": calibration,
+    "distillation": distillation,
     "transfer": transfer,
     "swap": swap,
     "refused swap": refused_swap,

@@ -29,7 +29,7 @@ from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["Head", "Judge", "Loss", "Score", "copied_head", "divergence"]
+__all__ = ["Head", "Judge", "Loss", "Score", "copied_head", "divergence", "losses_of"]
 
 Head: TypeAlias = Callable[[Any], Any]
 Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
@@ -80,12 +80,22 @@ class Judge:
         says_nothing: Whether they are boxes, and there is none on any image.
     """
 
-    def __init__(self, pair: Pair, samples: Samples, head: Head | None, loss: Loss | None, report: Progress) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        samples: Samples,
+        head: Head | None,
+        loss: Loss | None,
+        report: Progress,
+        *,
+        replays: bool = True,
+    ) -> None:
         self._pair = pair
         self._head = head
         self._loss = loss
         self._replay = _Replay()
-        pair.adapted.backbone = self._replay
+        if replays:  # the backbone stays as it is
+            pair.adapted.backbone = self._replay
         answers = [sample.answer.value for sample in samples.all]
         self.is_of_detections = loss is None and not summed(not all(map(are_detections, answers)))
         self.says_nothing = self.is_of_detections and not summed(not all(map(found_nothing, answers)))
@@ -111,13 +121,21 @@ class Judge:
         with torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
-                chosen = [n for n in self.numbers([fold]) if on_all or n in self._few]
-                for batch in self._batches(chosen, 1 if self._loss is not None else TOGETHER):
-                    losses, agreements = (values.tolist() for values in self._compare(batch))
-                    found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
-        by_number = dict(sorted(gathered(found).items()))
-        ordered = by_number.values()
-        return Score(tuple(loss for loss, _ in ordered), tuple(share for _, share in ordered), tuple(by_number))
+                found |= self._looked_at([n for n in self.numbers([fold]) if on_all or n in self._few])
+        return _as_score(found)
+
+    def score_as_it_is(self) -> Score:
+        """Try the model as it is, on all images that were kept."""
+        with torch.no_grad():
+            return _as_score(self._looked_at(self.numbers(sorted(set(self._folds.values())))))
+
+    def _looked_at(self, numbers: Sequence[int]) -> dict[int, tuple[float, float]]:
+        """Loss and agreement of each image that is kept here."""
+        found: dict[int, tuple[float, float]] = {}
+        for batch in self._batches(numbers, 1 if self._loss is not None else TOGETHER):
+            losses, agreements = (values.tolist() for values in self._compare(batch))
+            found |= dict(zip(batch.numbers, zip(losses, agreements, strict=True), strict=True))
+        return found
 
     def passes_gradients(self, maps: Maps) -> bool:
         """Whether the loss has a slope by the adapters: not where head or loss detach, or leave torch."""
@@ -160,13 +178,14 @@ class Judge:
         with explained("head", "an answer on adapted features"):
             found = Arguments(batch.arguments.value, batch.positional).call(self._pair.new)
             found = found if self._head is None else self._head(found)
-        if self._loss is None and are_detections(found) and are_detections(batch.answer.value):
-            return compared(found, batch.answer.value)
-        if self._loss is None:
-            return divergence(found, batch.answer.value, len(batch.numbers))
-        with explained("loss", "one number"):
-            given = self._loss(found, batch.answer.value).double().reshape(1)
-            return given.expand(len(batch.numbers)), torch.zeros(len(batch.numbers))
+        return losses_of(found, batch.answer.value, len(batch.numbers), self._loss)
+
+
+def _as_score(found: Mapping[int, tuple[float, float]]) -> Score:
+    """What all workers have found, in the order of images."""
+    by_number = dict(sorted(gathered(found).items()))
+    ordered = by_number.values()
+    return Score(tuple(loss for loss, _ in ordered), tuple(share for _, share in ordered), tuple(by_number))
 
 
 class _Replay(nn.Module):
@@ -209,6 +228,21 @@ def _batches(samples: Sequence[Sample]) -> list[_Batch]:
     arguments, answer, *features = [part for part in parts if part is not None]
     numbers = tuple(sample.number for sample in samples)
     return [_Batch(numbers, first.positional, arguments, tuple(features), answer)]
+
+
+def losses_of(found: Any, expected: Any, images: int, loss: Loss | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far an answer is from the old one, and the share that agrees, for each image; by what the answers are.
+
+    Raises:
+        CalibrationError: They cannot be compared.
+    """
+    if loss is None and are_detections(found) and are_detections(expected):
+        return compared(found, expected)
+    if loss is None:
+        return divergence(found, expected, images)
+    with explained("loss", "one number"):
+        given = loss(found, expected).double().reshape(1)
+        return given.expand(images), torch.zeros(images)
 
 
 def divergence(found: object, expected: object, images: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,11 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.planning import Plan
+from autoadapt.calibration.calls import apart, fields, named_tensors, sizes_of
 from autoadapt.calibration.paired_tokens import PairedTokens, what_counts_of
 from autoadapt.calibration.projections import Projection, find_projections
 from autoadapt.calibration.samples import Cut, cut
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
-from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -25,7 +24,7 @@ from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
 from autoadapt.swapping.passes import Passes
 from autoadapt.swapping.stand_ins import Levels, passes_of
 
-__all__ = ["Observation", "Pair", "explained", "fields", "find_adapted"]
+__all__ = ["Lesson", "Observation", "Pair", "explained", "find_adapted", "fresh"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -49,8 +48,35 @@ class Observation:
         return cut(self.arguments.values, image, self.images), features
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What the old model makes of some images."""
+
+    arguments: Arguments
+    calls: list[Arguments]
+    """Of the backbone."""
+    sizes: list[dict[str, int]]
+    """In each call, by axis."""
+    levels: list[dict[str, torch.Tensor]]
+    """What the old backbone returned in each call, by the names of the plan."""
+    answer: Any
+    """What the old model returned."""
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return self.sizes[-1].get("B", 1)
+
+
 class Pair:
     """The two models as copies over the same weights, with adapters of their own; the caller's are never run.
+
+    Args:
+        net: The new model.
+        like: The old one, or its backbone.
+        at: Path of the adapted module in `net`.
+        device: Where to run.
+        trains: The new backbone has weights of its own, too.
 
     Attributes:
         new: The model with the adapted module in it, or the adapted module itself.
@@ -59,10 +85,18 @@ class Pair:
         given: The caller's adapted module.
     """
 
-    def __init__(self, net: nn.Module, like: nn.Module, at: str | None, device: torch.device | str | None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        like: nn.Module,
+        at: str | None,
+        device: torch.device | str | None,
+        *,
+        trains: bool = False,
+    ) -> None:
         self.given = adapted = find_adapted(net, at)
         self.projections = find_projections(adapted)
-        own = {id(parameter) for parameter in adapted.adapters.parameters()}
+        own = {id(parameter) for parameter in (adapted if trains else adapted.adapters).parameters()}
         self.new = in_eval_mode(copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)))
         self.adapted = find_adapted(self.new, at)
         self._passes = passes_of(adapted)
@@ -102,25 +136,35 @@ class Pair:
             CalibrationError: A model raises, or the old one does not return what the plan was made for, or a feature
                 is not finite.
         """
-        return [self._observed(arguments, number) for arguments in _apart(self._bound(batch, number))]
+        return [self._observed(lesson, number) for lesson in self.lessons(batch, number)]
 
-    def _observed(self, arguments: Arguments, number: int | str) -> Observation:
-        calls, answer = self._run_old(arguments, number)
+    def lessons(self, batch: object, number: int | str) -> list[Lesson]:
+        """Run the old model on a batch; on one image after the other where images are of different sizes.
+
+        Raises:
+            CalibrationError: It raises, or does not return what the plan was made for.
+        """
+        made = []
+        for arguments in apart(self._bound(batch, number)):
+            runs, answer = self._run_old(arguments, number)
+            calls, sizes = [call for call, _ in runs], [sizes_of(self.plan, call) for call, _ in runs]
+            levels = [self._old_leaves(each, size, number) for (_, each), size in zip(runs, sizes, strict=True)]
+            made.append(Lesson(arguments, calls, sizes, levels, answer))
+        return made
+
+    def _observed(self, lesson: Lesson, number: int | str) -> Observation:
         features: list[Any] = []
         tokens: tuple[list[PairedTokens], ...] = tuple([] for _ in self.projections)
-        images = 1
-        for call, returned in calls:
-            sizes = _sizes(self.plan, call)
+        for call, sizes, wanted in zip(lesson.calls, lesson.sizes, lesson.levels, strict=True):
             images = sizes.get("B", 1)
-            wanted = self._old_leaves(returned, sizes, number)
             inputs = self._run_new(call, features, number)
             for found, projection, entering in zip(tokens, self.projections, inputs, strict=True):
                 old = projection.wanted(wanted[projection.route.target], sizes)
                 pair = projection.tokens(entering, images), projection.tokens(old, images)
                 _check_pair(pair, projection, number)
-                counts = what_counts_of(self.plan, projection, _named(call), pair[0], sizes)
+                counts = what_counts_of(self.plan, projection, named_tensors(call), pair[0], sizes)
                 found.append(PairedTokens(*pair, counts))
-        return Observation(arguments, images, tokens, features, answer)
+        return Observation(lesson.arguments, lesson.images, tokens, features, lesson.answer)
 
     def _bound(self, batch: object, number: int | str) -> Arguments:
         with explained(f"batch {number}", "a call of the model", "data=(images for images, labels in loader)"):
@@ -137,7 +181,7 @@ class Pair:
         levels = None if self._passes is None else Levels(self._old, self._passes)
 
         def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given.append(_fresh(bind_call(module, args, kwargs)))
+            given.append(fresh(bind_call(module, args, kwargs)))
 
         def leaving(_module: nn.Module, _args: Any, output: Any) -> None:
             if levels is None:
@@ -149,7 +193,7 @@ class Pair:
         ]
         try:
             with explained(f"batch {number}, old model", "a forward pass"):
-                answer = _fresh(arguments).call(self._old)
+                answer = fresh(arguments).call(self._old)
         finally:
             for handle in handles:
                 handle.remove()
@@ -245,40 +289,7 @@ def _is_whole(net: nn.Module, like: nn.Module, places: Sequence[str]) -> bool:
     return has_place and type(like) is type(net) and around(like) == around(net)
 
 
-def fields(batch: object, model: nn.Module) -> object:
-    """What a loader gives, without labels: of a list of fields those that the model needs."""
-    if type(batch) is not list or not batch or not all(isinstance(field, torch.Tensor) for field in batch):
-        return batch
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    takes_list = bool(parameters) and "list" in str(parameters[0].annotation).lower()
-    if _are_images(batch) and (len(batch) > 1 or takes_list):
-        return batch  # images of their own sizes, for a detector
-    needed = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
-    return tuple(batch[: max(needed, 1)])
-
-
-def _apart(arguments: Arguments) -> list[Arguments]:
-    """A call for each image where a list has images of different sizes: together they would all be padded alike."""
-    lists = {name: value for name, value in arguments.values.items() if isinstance(value, (list, tuple))}
-    shapes = [[tensor.shape for tensor in value] for value in lists.values() if _are_images(value)]
-    if all(len(set(each)) == 1 for each in shapes):
-        return [arguments]
-    count = len(shapes[0])
-    listed = [name for name, value in lists.items() if len(value) == count]
-    return [
-        Arguments(
-            {name: [value[i]] if name in listed else value for name, value in arguments.values.items()},
-            arguments.positional,
-        )
-        for i in range(count)
-    ]
-
-
-def _are_images(values: Sequence[object]) -> bool:
-    return bool(values) and all(isinstance(value, torch.Tensor) and value.dim() == 3 for value in values)
-
-
-def _fresh(arguments: Arguments) -> Arguments:
+def fresh(arguments: Arguments) -> Arguments:
     """The same arguments in containers and tensors of their own: modules may write into what they are given."""
     return Arguments(_fresh_value(arguments.values), arguments.positional)
 
@@ -290,27 +301,6 @@ def _fresh_value(value: Any) -> Any:
 
 def _cloned(tensor: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(tensor.detach().clone(), requires_grad=True)
-
-
-def _named(call: Arguments) -> dict[str, torch.Tensor]:
-    """The tensors of a call by path."""
-    tree, tensors = flatten(call.values)
-    return dict(zip(map(path_text, paths(tree)), tensors, strict=True))
-
-
-def _sizes(plan: Plan, call: Arguments) -> dict[str, int]:
-    """Sizes of the plan's input axes in a call: of inputs by name, then of those of other names in their order."""
-    tree, tensors = flatten(call.values)
-    given = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
-    specs = dict(plan.target.inputs.items())
-    others = iter([tensor for path, tensor in given.items() if path not in specs])
-    found: dict[str, int] = {}
-    for path, spec in specs.items():
-        tensor = given[path] if path in given else next(others, None)
-        if tensor is not None:
-            named = zip(spec.dims, tensor.shape, strict=False)
-            found |= {str(dim): size for dim, size in named if dim.axes and dim == Dim.axis(str(dim))}
-    return found
 
 
 def _served(

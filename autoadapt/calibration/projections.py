@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,13 +186,20 @@ def set_weights(
         maps: Weight and offset.
         places: Which of its layer's maps each is; left out where all layers have one.
     """
-    own = [[(p, p.detach().clone()) for p in layer.parameters(recurse=False)] for layer in layers]
-    try:
+    with all_or_none(parameter for layer in layers for parameter in layer.parameters(recurse=False)):
         for layer, (weight_CD, bias_D), place in zip(layers, maps, places or [None] * len(maps), strict=True):
             set_weight(layer, weight_CD, bias_D, place)
-    except BaseException:  # also an interruption by the user
+
+
+@contextlib.contextmanager
+def all_or_none(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Whatever raises inside, a user's interruption too, leaves these parameters as they were."""
+    own = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    try:
+        yield
+    except BaseException:
         with torch.no_grad():
-            for parameter, before in itertools.chain(*own):
+            for parameter, before in own:
                 parameter.copy_(before)
         raise
 

@@ -22,7 +22,7 @@ from autoadapt.files.reading import hindrance, one_line, read_json
 from autoadapt.files.writing import write_file
 from autoadapt.saving.module_states import checksum_of
 
-__all__ = ["State"]
+__all__ = ["State", "read_state", "write_state"]
 
 _TREE: TypeAdapter[Any] = TypeAdapter(Tree)
 
@@ -98,10 +98,7 @@ class State:
             "made_of": [self.made_of, self.made_batches, self.mixed, self.synthetic],
             "samples": [_noted(sample, tensors) for sample in self.samples.all],
         }
-        kept = {name: t.contiguous() for name, t in tensors.items()}
-        said = json.dumps(noted)
-        facts = {"autoadapt": said, "sha256": _checksum(said, kept)}
-        write_file(path, lambda made: save_file(kept, made, facts))
+        write_state(path, noted, tensors)
 
     def load(self, path: Path, fingerprint: str) -> None:
         """Go on from a file.
@@ -109,23 +106,7 @@ class State:
         Raises:
             CalibrationError: It is no state, or one of another run.
         """
-        try:
-            if said := hindrance(path):
-                raise ValueError(said)
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if _checksum(facts["autoadapt"], tensors) != facts["sha256"]:
-                raise ValueError("its checksum is not that of what it holds: the file is damaged")
-            noted = read_json(facts["autoadapt"])
-            found = str(noted["fingerprint"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            said = one_line(error)
-            fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
-            raise CalibrationError(f"{path} holds no state", [fault]) from error
-        if found != fingerprint:
-            fault = Mismatch(str(path), f"a run {fingerprint}", f"a run {found}", "delete the file")
-            raise CalibrationError(f"{path} is of another run", [fault])
+        noted, tensors = read_state(path, fingerprint)
         try:
             self._take(noted, tensors)
         except (AdaptError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -152,6 +133,44 @@ class State:
         self.made_of, self.made_batches, self.mixed, self.synthetic = noted["made_of"]
         for one in noted["samples"]:
             self.samples.add(_sample(one, tensors))
+
+
+def write_state(path: Path, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write what a run has come to, with a checksum of all of it; `fingerprint` says which run it is.
+
+    Raises:
+        SavingError: It cannot be written; the file of before is as it was.
+    """
+    kept = {name: t.contiguous() for name, t in tensors.items()}
+    said = json.dumps(noted)
+    facts = {"autoadapt": said, "sha256": _checksum(said, kept)}
+    write_file(path, lambda made: save_file(kept, made, facts))
+
+
+def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a run of that fingerprint had come to.
+
+    Raises:
+        CalibrationError: It is no state, or one of another run.
+    """
+    try:
+        if said := hindrance(path):
+            raise ValueError(said)
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _checksum(facts["autoadapt"], tensors) != facts["sha256"]:
+            raise ValueError("its checksum is not that of what it holds: the file is damaged")
+        noted: dict[str, Any] = read_json(facts["autoadapt"])
+        found = str(noted["fingerprint"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        said = one_line(error)
+        fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
+        raise CalibrationError(f"{path} holds no state", [fault]) from error
+    if found != fingerprint:
+        fault = Mismatch(str(path), f"a run {fingerprint}", f"a run {found}", "delete the file")
+        raise CalibrationError(f"{path} is of another run", [fault])
+    return noted, tensors
 
 
 def _checksum(noted: str, tensors: Mapping[str, torch.Tensor]) -> str:

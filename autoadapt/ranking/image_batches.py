@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoadapt.calibration.calls import fields
 from autoadapt.calibration.judging import Head, copied_head, divergence
-from autoadapt.calibration.paired_runs import explained, fields
+from autoadapt.calibration.paired_runs import explained
 from autoadapt.calibration.samples import cut, joined
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.modes import in_eval_mode

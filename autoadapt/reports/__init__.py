@@ -1,7 +1,7 @@
 """Reports: how results look in a notebook, in a rich terminal, and as one HTML file."""
 
 from autoadapt.reports.assembly_section import assembly_section, comparison_section, config_section
-from autoadapt.reports.calibration_section import calibration_section
+from autoadapt.reports.calibration_section import calibration_section, distillation_section
 from autoadapt.reports.pages import html_report, write_html
 from autoadapt.reports.plan_section import plan_section, plan_svg
 from autoadapt.reports.ranking_section import ranking_section
@@ -15,6 +15,7 @@ __all__ = [
     "calibration_section",
     "comparison_section",
     "config_section",
+    "distillation_section",
     "html_report",
     "plan_section",
     "plan_svg",

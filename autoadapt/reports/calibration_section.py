@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from autoadapt.calibration import Calibration
+from collections.abc import Mapping
+
+from autoadapt.calibration import Calibration, Distillation
 from autoadapt.calibration.results import HeadScore, OutputFit
 from autoadapt.showing import Badge, Cell, Column, Facts, Folded, Name, Section, Share, Table, section_of
 from autoadapt.showing.tables import human_count
 
-__all__ = ["calibration_section"]
+__all__ = ["calibration_section", "distillation_section"]
 
 
 @section_of.register
@@ -20,14 +22,34 @@ def calibration_section(made: Calibration) -> Section:
     return Section("Calibration", made.name, (*tables, _facts(made), *trials), verdict)
 
 
+@section_of.register
+def distillation_section(made: Distillation) -> Section:
+    """How the head answers before and after, how it came to that, and what it took."""
+    verdict = Badge("written", "good") if made.written else Badge("left as it was", "bad")
+    course = (Column("step", right=True), Column(made.loss_name, right=True))
+    rows = tuple((str(step), f"{loss:.4f}") for step, loss in made.course)
+    facts: tuple[tuple[str, Cell], ...] = (
+        ("weights", made.verdict),
+        ("learned", f"{human_count(made.parameters)} parameters in {made.steps} steps"),
+        ("judged on", f"{made.held_out_images} images"),
+        ("took", f"{made.seconds:.1f} s"),
+    )
+    scores = _scores({"before": made.before, f"after step {made.best_step}": made.after})
+    on_the_way = Folded("on the way, on images held out", (Table(course, rows),))
+    return Section("Distillation", made.name, (scores, Facts(facts), on_the_way), verdict)
+
+
 def _head(made: Calibration) -> Table:
     scores = {"random adapter": made.random, "mean only": made.mean_only, "calibrated": made.head}
     if made.before_refining is not None:
         scores = {**scores, "calibrated": made.before_refining, "refined": made.head}
-    found = [(label, score) for label, score in scores.items() if score is not None]
-    known = any(score.agreement is not None for _, score in found)
+    return _scores({label: score for label, score in scores.items() if score is not None})
+
+
+def _scores(found: Mapping[str, HeadScore]) -> Table:
+    known = any(score.agreement is not None for score in found.values())
     columns = (Column("held-out head"), Column("agreement"), Column("divergence" if known else "loss", right=True))
-    return Table(columns, tuple((label, _agreement(score), f"{score.loss:.3f}") for label, score in found))
+    return Table(columns, tuple((label, _agreement(score), f"{score.loss:.3f}") for label, score in found.items()))
 
 
 def _agreement(score: HeadScore) -> Cell:

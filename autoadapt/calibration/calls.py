@@ -1,0 +1,70 @@
+"""Calls: what a loader gives, as calls of a model and their sizes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from autoadapt.adapting.planning import Plan
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.trees import flatten, path_text, paths
+
+__all__ = ["apart", "fields", "named_tensors", "sizes_of"]
+
+
+def fields(batch: object, model: nn.Module) -> object:
+    """What a loader gives, without labels: of a list of fields those that the model needs."""
+    if type(batch) is not list or not batch or not all(isinstance(field, torch.Tensor) for field in batch):
+        return batch
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    takes_list = bool(parameters) and "list" in str(parameters[0].annotation).lower()
+    if _are_images(batch) and (len(batch) > 1 or takes_list):
+        return batch  # images of their own sizes, for a detector
+    needed = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    return tuple(batch[: max(needed, 1)])
+
+
+def apart(arguments: Arguments) -> list[Arguments]:
+    """A call for each image where a list has images of different sizes: together they would all be padded alike."""
+    lists = {name: value for name, value in arguments.values.items() if isinstance(value, (list, tuple))}
+    shapes = [[tensor.shape for tensor in value] for value in lists.values() if _are_images(value)]
+    if all(len(set(each)) == 1 for each in shapes):
+        return [arguments]
+    count = len(shapes[0])
+    listed = [name for name, value in lists.items() if len(value) == count]
+    return [
+        Arguments(
+            {name: [value[i]] if name in listed else value for name, value in arguments.values.items()},
+            arguments.positional,
+        )
+        for i in range(count)
+    ]
+
+
+def _are_images(values: Sequence[object]) -> bool:
+    return bool(values) and all(isinstance(value, torch.Tensor) and value.dim() == 3 for value in values)
+
+
+def named_tensors(call: Arguments) -> dict[str, torch.Tensor]:
+    """The tensors of a call by path."""
+    tree, tensors = flatten(call.values)
+    return dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+
+
+def sizes_of(plan: Plan, call: Arguments) -> dict[str, int]:
+    """Sizes of the plan's input axes in a call: of inputs by name, then of those of other names in their order."""
+    tree, tensors = flatten(call.values)
+    given = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+    specs = dict(plan.target.inputs.items())
+    others = iter([tensor for path, tensor in given.items() if path not in specs])
+    found: dict[str, int] = {}
+    for path, spec in specs.items():
+        tensor = given[path] if path in given else next(others, None)
+        if tensor is not None:
+            named = zip(spec.dims, tensor.shape, strict=False)
+            found |= {str(dim): size for dim, size in named if dim.axes and dim == Dim.axis(str(dim))}
+    return found

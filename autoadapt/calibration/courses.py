@@ -1,0 +1,207 @@
+"""Courses: steps in which the old model teaches the new one, and what they have come to on images held out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoadapt.adapting.building import param_groups
+from autoadapt.calibration import workers
+from autoadapt.calibration.judging import Head, Judge, Loss, Score, losses_of
+from autoadapt.calibration.paired_runs import Lesson, Pair, explained, fresh
+from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.run_states import read_state, write_state
+from autoadapt.calibration.samples import Sample, Samples, cut
+from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.errors import CalibrationError, Mismatch
+
+__all__ = ["Course", "Rates"]
+
+JUDGED = 256
+"""Images held out that are looked at, at most."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How far steps go, and what they heed."""
+
+    steps: int
+    lr: float
+    """Of the backbone and of adapters that were calibrated, at the start; it falls to 0 along a cosine."""
+    levels: float
+    """Weight of the levels beside the answer."""
+
+
+class Course:
+    """Lessons of the old model, on copies.
+
+    Steps are AdamW's, without weight decay (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019). Both
+    models are in eval mode: what normalises by the statistics of a batch keeps those that it has.
+
+    Attributes:
+        learned: The parameters that learn, by their name in the adapted module.
+        step: How many steps are done.
+        looks: The step and what images held out score after it, from the start on.
+        best: The weights of the best of them.
+    """
+
+    def __init__(self, pair: Pair, head: Head | None, loss: Loss | None, rates: Rates, *, answers: bool) -> None:
+        self._pair = pair
+        self._head = head
+        self._rates = rates
+        self._answers = answers
+        self._loss: Loss | None = loss if answers else self._apart
+        features = [route for route in pair.plan.routes if route.specs[-1].is_floating and not route.same_as]
+        self._levels = [route.target for route in features if route.specs[-1].role == "feature"]
+        given = dict(pair.given.named_parameters())
+        named = dict(pair.adapted.named_parameters())
+        self.learned = {name: p for name, p in named.items() if name in given and given[name].requires_grad}
+        if not self.learned:
+            fault = Mismatch("net", "parameters that take a gradient", "none", "net.adapters.requires_grad_(True)")
+            raise CalibrationError("there is nothing that could learn", [fault])
+        self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=0.0)
+        self._bases = [group["lr"] for group in self._optimiser.param_groups]
+        self.step = 0
+        self.looks: list[tuple[int, Score]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        facts = [pair.plan.model_dump_json(), asdict(rates), sorted(self.learned), workers.number(), workers.count()]
+        sums = [float(t.detach().double().sum()) for t in (*pair.tensors(), *self.learned.values())]
+        self._fingerprint = hashlib.sha256(json.dumps([facts, sums]).encode()).hexdigest()[:12]
+
+    @property
+    def steps(self) -> int:
+        """How many there are to be."""
+        return self._rates.steps
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """What learns, at the rate of its kind."""
+        mine = {id(parameter) for parameter in self.learned.values()}
+        groups = [{**group} for group in param_groups(self._pair.new, self._rates.lr)]
+        for group in groups:
+            group["params"] = [one for one in group["params"] if id(one) in mine]  # type: ignore[attr-defined]
+        return [group for group in groups if group["params"]]
+
+    def sits(self, held_out: Iterable[object]) -> Judge:
+        """Keep images to judge on.
+
+        Raises:
+            CalibrationError: There are none.
+        """
+        samples, index = Samples(1, 0, JUDGED), 0
+        for number, batch in enumerate(held_out):
+            for lesson in self._pair.lessons(batch, f"{number} of those held out"):
+                expected = self._expected(lesson)
+                for image in range(lesson.images):
+                    mine = index * workers.count() + workers.number()
+                    index += 1
+                    if samples.wants(mine, 0):
+                        arguments = cut(lesson.arguments.values, image, lesson.images)
+                        answer = cut(expected, image, lesson.images)
+                        samples.add(Sample(mine, 0, lesson.arguments.positional, arguments, (), answer))
+        if not workers.summed(index):
+            fault = Mismatch("held_out", "at least one batch", "none", "held_out=[images]")
+            raise CalibrationError("there are no images to judge on", [fault])
+        samples.only(samples.chosen(workers.gathered(samples.numbers)))
+        return Judge(self._pair, samples, self._head, self._loss, Progress(), replays=False)
+
+    def _expected(self, lesson: Lesson) -> Any:
+        """What the new model is to answer; of a backbone alone its levels."""
+        if not self._answers:
+            return lesson.levels[0]
+        with explained("head", "an answer on the old features"):
+            return lesson.answer if self._head is None else self._head(lesson.answer)
+
+    def learn(self, batch: object) -> None:
+        """One step on a batch."""
+        rate = (1 + math.cos(math.pi * self.step / self._rates.steps)) / 2
+        for group, base in zip(self._optimiser.param_groups, self._bases, strict=True):
+            group["lr"] = base * rate
+        lessons = self._pair.lessons(batch, self.step)
+        whole = sum(lesson.images for lesson in lessons)
+        sums = [torch.zeros_like(parameter) for parameter in self.learned.values()]
+        for lesson in lessons:
+            with torch.enable_grad():
+                lost = self._lost(lesson) * (lesson.images / whole)
+                slopes = torch.autograd.grad(
+                    lost, list(self.learned.values()), allow_unused=True, materialize_grads=True
+                )
+            sums = [one + slope for one, slope in zip(sums, slopes, strict=True)]
+        for parameter, slope in zip(self.learned.values(), sums, strict=True):
+            parameter.grad = workers.total(slope) / workers.count()
+        self._optimiser.step()
+        self.step += 1
+
+    def _lost(self, lesson: Lesson) -> torch.Tensor:
+        """How far levels and answer are from those of the old model, a mean over images."""
+        outputs: list[Any] = []
+        handle = self._pair.adapted.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+        try:
+            with explained(f"step {self.step}, new model", "a forward pass"):
+                answer = fresh(lesson.arguments).call(self._pair.new)
+                answer = answer if self._head is None else self._head(answer)
+        finally:
+            handle.remove()
+        apart = [self._apart(made, wanted) for made, wanted in zip(outputs, lesson.levels, strict=True)]
+        lost = self._rates.levels * torch.stack(apart).mean()
+        if not self._answers:
+            return lost
+        with torch.no_grad():
+            expected = self._expected(lesson)
+        return lost + losses_of(answer, expected, lesson.images, self._loss)[0].mean()
+
+    def _apart(self, output: object, wanted: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Squared error of the levels over the variance of the old ones, a mean over levels."""
+        tree, tensors = flatten(output)
+        found = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+        pairs = [(found[name].float(), wanted[name].float()) for name in self._levels]
+        tiny = torch.finfo(torch.float32).tiny
+        errors = [(one - other).square().mean() / other.var(correction=0).clamp(min=tiny) for one, other in pairs]
+        return torch.stack(errors).mean()
+
+    def look(self, judge: Judge) -> Score:
+        """Note what images held out score now, and keep the weights if none were better."""
+        score = judge.score_as_it_is()
+        if not self.looks or score.loss < min(before.loss for _, before in self.looks):
+            self.best = {name: parameter.detach().clone() for name, parameter in self.learned.items()}
+        self.looks.append((self.step, score))
+        return score
+
+    def save(self, path: Path) -> None:
+        """Write all that it takes to go on."""
+        noted = {
+            "fingerprint": self._fingerprint,
+            "step": self.step,
+            "looks": [[step, asdict(score)] for step, score in self.looks],
+        }
+        tensors = {f"now.{name}": parameter.detach() for name, parameter in self.learned.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for number, moments in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        write_state(path, noted, tensors)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a file."""
+        noted, tensors = read_state(path, self._fingerprint)
+        self.step = noted["step"]
+        self.looks = [(step, _score(**score)) for step, score in noted["looks"]]
+        self.best = {name: tensors[f"best.{name}"].to(p.device) for name, p in self.learned.items()}
+        with torch.no_grad():
+            for name, parameter in self.learned.items():
+                parameter.copy_(tensors[f"now.{name}"])
+        state = self._optimiser.state_dict()
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, number, name = key.split(".")
+                state["state"].setdefault(int(number), {})[name] = value
+        self._optimiser.load_state_dict(state)
+
+
+def _score(losses: Sequence[float], agreements: Sequence[float], numbers: Sequence[int]) -> Score:
+    return Score(tuple(losses), tuple(agreements), tuple(numbers))

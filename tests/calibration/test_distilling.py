@@ -1,0 +1,131 @@
+"""Distilling: the old model teaches the new backbone and its adapters, or nothing is changed."""
+
+import copy
+
+import pytest
+import torch
+from calibration_models import Model, Pyramid, model_with, pictures, same, weights
+from torch.utils.data import DataLoader
+
+import autoadapt as aa
+from autoadapt.calibration import distilling
+from autoadapt.errors import CalibrationError
+
+OTHERS = pictures(64, seed=5)
+
+
+@pytest.fixture
+def pair():
+    old = Model((8, 6)).eval()
+    return old, model_with(old, Pyramid((6, 5), seed=1))
+
+
+def taught(pair, data=None, **options):
+    old, model = pair
+    chosen = {"steps": 64, "lr": 3e-3, "data": pictures(64).split(8)}
+    return aa.distil(model, at="backbone", like=old, **chosen | options | ({} if data is None else {"data": data}))
+
+
+@torch.no_grad()
+def error(pair):
+    old, model = pair
+    return float((old(OTHERS).softmax(1) - model(OTHERS).softmax(1)).abs().mean())
+
+
+def test_what_is_learned_is_written_and_nothing_else(pair):
+    old, model = pair
+    before, rest, buffers = error(pair), weights(old, model.head), [b.clone() for b in model.buffers()]
+    backbone = [parameter.clone() for parameter in model.backbone.backbone.parameters()]
+    made = taught(pair)
+    assert made.written
+    assert bool(made)
+    assert made.after.loss < 0.5 * made.before.loss
+    assert error(pair) < 0.6 * before
+    assert same(rest, weights(old, model.head))
+    assert same(buffers, list(model.buffers()))
+    assert not same(backbone, list(model.backbone.backbone.parameters()))
+    assert all(parameter.grad is None for parameter in (*old.parameters(), *model.parameters()))
+    assert made.course[0] == (0, made.before.loss)
+    assert made.held_out_images == 8
+    names = [group["name"] for group in aa.param_groups(model, lr=1e-3)]
+    assert [group["lr"] for group in aa.param_groups(model, lr=1e-3)] == [1e-3] * len(names)  # no longer fresh
+
+
+def test_what_takes_no_gradient_stays(pair):
+    _, model = pair
+    model.backbone.backbone.requires_grad_(False)
+    before, adapters = weights(model.backbone.backbone), weights(model.backbone.adapters)
+    made = taught(pair)
+    assert made.written
+    assert made.parameters == sum(p.numel() for p in model.backbone.adapters.parameters())
+    assert same(before, weights(model.backbone.backbone))
+    assert not same(adapters, weights(model.backbone.adapters))
+    model.requires_grad_(False)
+    with pytest.raises(CalibrationError, match="nothing that could learn"):
+        taught(pair)
+
+
+def test_steps_that_make_it_worse_are_not_written(pair):
+    before = weights(pair[1])
+    aa.calibrate(pair[1], at="backbone", like=pair[0], data=pictures(64).split(8), images=64)
+    before = weights(pair[1])
+    made = taught(pair, lr=10.0, steps=8)
+    assert not made
+    assert made.best_step == 0
+    assert "no better beyond chance" in made.verdict
+    assert same(before, weights(pair[1]))
+
+
+def test_a_run_that_was_cut_goes_on_and_ends_where_one_in_one_piece_does(pair, tmp_path):
+
+    other = copy.deepcopy(pair[1])
+    data, held = pictures(64).split(8)[1:] * 4, pictures(8).split(8)
+    options = {"held_out": held, "steps": 16, "state": tmp_path / "course.safetensors"}
+    with pytest.raises(CalibrationError, match="left to learn from"):
+        taught(pair, data=iter(data[:8]), **options)
+    resumed = taught(pair, data=data[8:], **options)
+    whole = taught((pair[0], other), data=data, **options | {"state": None})
+    assert [step for step, _ in resumed.course] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert resumed.course == whole.course
+    assert same(weights(pair[1]), weights(other))
+    with pytest.raises(CalibrationError, match="is of another run"):
+        taught(pair, data=data, **options | {"lr": 1e-4})
+
+
+def test_images_that_are_held_out_are_not_learned_from(pair):
+    images = pictures(32)
+    loader = DataLoader(images, batch_size=4, shuffle=True)
+    learned, judged = distilling._divided(loader, None)
+    assert {len(batch) for batch in learned} == {4}
+    assert [len(batch) for batch in judged] == [4]
+    seen = torch.cat([*learned, *judged])
+    assert torch.equal(torch.cat(list(judged)), images[::8])
+    assert sorted(seen.flatten(1).sum(1).tolist()) == sorted(images.flatten(1).sum(1).tolist())
+    assert taught(pair, data=loader, steps=8).held_out_images == 4
+    with pytest.raises(CalibrationError, match="held_out=other_batches"):
+        taught(pair, data=iter(images.split(4)))
+    with pytest.raises(CalibrationError, match="no images to judge on"):
+        taught(pair, held_out=[])
+
+
+def test_a_backbone_alone_learns_the_levels():
+    old = Pyramid((8, 6)).eval()
+    net = aa.adapt(Pyramid((6, 5), seed=1), like=old, inputs=torch.zeros(2, 3, 32, 32))
+    made = aa.distil(net, like=old, data=pictures(64).split(8), steps=64, lr=3e-3)
+    assert made.written
+    assert made.loss_name == "error of levels"
+    assert made.after.agreement is None
+    assert made.after.loss < 0.7 * made.before.loss
+    net.eval()
+    errors = [((a - b).square().mean() / b.var()).item() for a, b in zip(net(OTHERS), old(OTHERS), strict=True)]
+    assert abs(sum(errors) / 2 - made.after.loss) < 0.1
+
+
+def test_the_mode_and_the_generators_of_the_caller_stay(pair):
+    pair[1].train()
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    taught(pair, steps=2)
+    assert torch.equal(torch.rand(3), expected)
+    assert pair[1].training
