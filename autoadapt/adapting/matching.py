@@ -14,7 +14,19 @@ from dataclasses import replace
 
 from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
-from autoadapt.adapting.pairings import Pairing, Source, behind_all, cell, fitting, level_of, name_in, spread, words_in
+from autoadapt.adapting.pairings import (
+    Pairing,
+    Source,
+    behind_all,
+    cell,
+    fitting,
+    is_namesake,
+    is_scored,
+    level_of,
+    name_in,
+    named_alike,
+    spread,
+)
 from autoadapt.adapting.refusals import Form, Refusals, check_pairs, most_telling, no_index, refusal, with_batch
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch
@@ -111,12 +123,10 @@ class _Matching:
                 self.found[path] = Pairing(path, source)
 
     def choose_namesakes(self) -> None:
-        """Take the output of the same name and of the same strides, wherever it stands among the outputs."""
+        """Take the output of the same name, wherever it stands among the outputs."""
         closed = {*self.found, *(fault.where for fault in self.faults)}
         for path in self._told_apart().keys() & self.sources.keys() - closed:
-            own, wanted = self.sources[path], self._want(path).tensor
-            named = name_in(path) not in ("", "output")  # "output" is what an output without a name is called
-            if named and not own.tap and own.tensor.strides == wanted.strides and path in self._honest(path):
+            if is_namesake(self.sources[path], self._want(path).tensor) and path in self._honest(path):
                 self.found[path] = Pairing(path, path)
 
     def pairing(self, path: str) -> Pairing:
@@ -241,17 +251,13 @@ class _Matching:
     def _honest(self, path: str) -> list[str]:
         """Sources from which a chain leads to the target."""
         wanted, refuses = self._want(path), self._refusals.refuses
-        offered = self._offered if self._is_scored(path) else self._features
+        offered = self._offered if is_scored(path, self.target) else self._features
         return [path for path, form in offered.items() if not refuses(form, wanted)]
-
-    def _is_scored(self, path: str) -> bool:
-        """Whether an output of the target scores classes itself."""
-        return path in self.target.scores or name_in(path) == "logits"
 
     def _whys(self, path: str) -> list[str]:
         """Why no source of the target's role serves it, if there are any, else why no other does; each kind once."""
         wanted = self._want(path)
-        offered = self._offered if self._is_scored(path) else self._features
+        offered = self._offered if is_scored(path, self.target) else self._features
         kinds = {self._refusals.relation(form, wanted): form.tensor for form in offered.values()}
         alike = [tensor for tensor in kinds.values() if tensor.spec.role == wanted.tensor.spec.role]
         whys = [refusal(tensor, wanted.tensor.spec) for tensor in alike or kinds.values()]
@@ -285,9 +291,7 @@ class _Matching:
             return (named[0],)
         if all(self.sources[option].tap for option in near):
             return tuple(near)
-        alike = {option: len(words_in(option) & words_in(path)) for option in near}
-        most = max(alike.values())
-        return tuple(option for option in near if alike[option] == most)
+        return named_alike(near, path)
 
     def _finest(self, options: list[str]) -> list[str]:
         finest = min(self._cells[option] for option in options)

@@ -11,9 +11,21 @@ from fractions import Fraction
 
 from autoadapt.adapting.aligning import Level, Stage
 from autoadapt.adapting.layouts import Factored, factored
-from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = ["Pairing", "Source", "behind_all", "cell", "fitting", "level_of", "name_in", "spread", "words_in"]
+__all__ = [
+    "Pairing",
+    "Source",
+    "behind_all",
+    "cell",
+    "fitting",
+    "is_namesake",
+    "is_scored",
+    "level_of",
+    "name_in",
+    "named_alike",
+    "spread",
+]
 
 
 @dataclass(frozen=True)
@@ -125,11 +137,32 @@ def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str,
     return [tuple(fitting) for fitting in found]
 
 
+def is_namesake(source: Source, wanted: Factored) -> bool:
+    """Whether an output has its name in common with a target of its path, and its strides too.
+
+    Strides of sequences may differ, whose depth is not known and whose frames are resampled.
+    """
+    named = name_in(source.path) not in ("", "output")  # "output" is what an output without a name is called
+    is_resampled = wanted.spec.depth is None and _is_sequence(wanted.spec)
+    return named and not source.tap and (is_resampled or source.tensor.strides == wanted.strides)
+
+
+def is_scored(path: str, target: Signature) -> bool:
+    """Whether an output of the target scores classes itself."""
+    return path in target.scores or name_in(path) == "logits"
+
+
 @functools.lru_cache(maxsize=8192)
 def name_in(path: str) -> str:
     return next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
 
 
+def named_alike(options: Sequence[str], path: str) -> tuple[str, ...]:
+    """The options whose paths have the most words in common with another."""
+    alike = {option: len(_words_in(option) & _words_in(path)) for option in options}
+    return tuple(option for option in options if alike[option] == max(alike.values()))
+
+
 @functools.lru_cache(maxsize=8192)
-def words_in(path: str) -> frozenset[str]:
+def _words_in(path: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z]+", path.lower()))

@@ -142,3 +142,46 @@ def test_what_serves_a_second_output_for_want_of_one_of_that_name_is_told():
     net = aa.adapt(Swapped("last"), like=Swapped("last", "early"), inputs=torch.randn(2, 7, 6))
     assert [route.source for route in net.plan.routes] == ["last", "last"]
     assert "returns nothing of that name, and last serves `last` too" in " ".join(str(net.plan).split())
+
+
+class Hearing(Speech):
+    """The last hidden state, and what the convolutions made of the wave, where that is asked for."""
+
+    def __init__(self, width: int, strides: tuple[int, ...], *names: str) -> None:
+        super().__init__(width, strides)
+        self.names = names
+
+    def forward(self, wave):
+        features = self.stem(wave[:, None]).mT
+        tokens = features
+        for block in self.blocks:
+            tokens = block(tokens)
+        return {name: {"last": tokens, "features": features}[name] for name in self.names}
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (2, 2, 2)])
+def test_the_last_hidden_state_is_served_by_that_of_its_name_at_any_stride(strides):
+    old, new = Hearing(4, (2, 2), "last", "features"), Hearing(6, strides, "last")
+    routes = aa.adapt(new, like=old, inputs=WAVES).plan.routes
+    assert [route.source for route in routes] == ["last", "last"]
+
+
+class Shared(nn.Module):
+    """One block of attention over embedded tokens, run twice, as ALBERT runs its only layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(5, width)
+        self.block = nn.TransformerEncoderLayer(width, 1, width, batch_first=True)
+        self.pooler = nn.Linear(width, width)
+
+    def forward(self, x):
+        tokens = self.block(self.block(self.embed(x)))
+        return {"last": tokens, "pooled": self.pooler(tokens[:, 0])}
+
+
+def test_a_block_that_runs_twice_serves_a_tensor_without_name_from_its_last_run():
+    new, x = Shared(6).eval(), torch.randn(2, 7, 5)
+    net = aa.adapt(new, like=nn.Linear(5, 8), inputs=x).eval()
+    torch.testing.assert_close(net(x), net.adapters["output"](new(x)["last"]))

@@ -110,17 +110,19 @@ def _on_points(spec: TensorSpec) -> TensorSpec:
 def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> dict[str, Source]:
     """For outputs of the old module, what the trunk of the new one returns under the same name and on the same axes.
 
-    A trunk is an inner module with more than half of the layers, such as the model that a classifier of transformers
-    wraps. What the whole returns under that name itself goes before it.
+    A trunk is an inner module with more than half of the layers that runs once, such as the model that a classifier of
+    transformers wraps. What the whole returns under that name itself goes before it; "output" is no name.
     """
     single = [one for one in source.inner if not one.parent and not one.is_read and one.call == 0]
     half = sum(output.layers for output in single) / 2
-    trunks = [output for output in source.inner if output.parent and output.layers > half and output.call == 0]
+    again = {output.module for output in source.inner if output.call}
+    trunks = [one for one in source.inner if one.parent and one.layers > half and one.module not in again]
     offered = {one.path: one for one in inner_sources(trunks, source, target, routes)}
     found: dict[str, Source] = {}
     for output in sorted(trunks, key=lambda output: output.nesting):
         spec = dict(target.outputs.items()).get(output.path)
-        if spec is None or spec.same_as or output.path in source.outputs.paths or output.path.isdigit():
+        unnamed = output.path.isdigit() or output.path == "output"
+        if spec is None or spec.same_as or output.path in source.outputs.paths or unnamed:
             continue
         trunk = offered[output.name]
         if trunk.spec.dtype == spec.dtype and trunk.spec.dims[:-1] == spec.dims[:-1] and len(spec.dims) > 1:
