@@ -82,6 +82,11 @@ def _count(name: str, value: object) -> Iterator[Mismatch]:
         yield Mismatch(f"`{name}`", "a whole number from 0", _shown(value), f"{name}=10_000_000")
 
 
+def _flag(name: str, value: object) -> Iterator[Mismatch]:
+    if not isinstance(value, bool):
+        yield Mismatch(f"`{name}`", "True or False", _shown(value), f"{name}=False")
+
+
 def _shown(value: object) -> str:
     return repr(value)[:60]
 
@@ -94,6 +99,7 @@ _CHECKS: Mapping[str, Check] = {
     "indices": _one_of("refuse", "recover"),
     "thin": _one_of(*get_args(Thinning)),
     "nondeterministic": _one_of("refuse", "allow"),
+    "project_bias": _flag,
     "grid": _grid,
     "convert_inputs": _collection,
     "max_parameters": _count,

@@ -50,6 +50,7 @@ def adapt(
     resolution: Resolution | None = None,
     fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
+    project_bias: bool = True,
     share: bool = True,
 ) -> AdaptedModule:
     """Give a module the output signature of another, exactly, at every input size.
@@ -94,6 +95,8 @@ def adapt(
             size, where it is known where the old one's cells lie (a contract in texts does not say), else `resize`.
         nondeterministic: `allow` takes modules of which two equal runs returned other values, or a run at a usual size
             other shapes than the signature says.
+        project_bias: False makes projections without offset, which `fold` merges into layers that pad with zeros as
+            they are; `calibrate` then fits weights alone.
         share: Use the storage of `new`'s weights; otherwise copy them.
 
     Returns:
@@ -108,8 +111,9 @@ def adapt(
         >>> net(torch.zeros(1, 3, 96, 32)).shape
         torch.Size([1, 8, 24, 8])
     """
+    choices = {"project": project, "indices": indices, "thin": thin, "nondeterministic": nondeterministic}
     check_asked(AdaptError, pairs=pairs, taps=taps, outputs=outputs, grid=grid, convert_inputs=convert_inputs)
-    check_asked(AdaptError, project=project, indices=indices, thin=thin, nondeterministic=nondeterministic)
+    check_asked(AdaptError, project_bias=project_bias, **choices)
     new = as_module(new, "new")
     _check_devices(new, like)
     given = _inputs(new, like, inputs)
@@ -131,6 +135,7 @@ def adapt(
         convert_inputs=convert_inputs,
         fit=fit,
         nondeterministic=nondeterministic,
+        project_bias=project_bias,
     )
     return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
 

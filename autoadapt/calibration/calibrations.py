@@ -20,10 +20,17 @@ from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
 from autoadapt.calibration.honesty import gain_over
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.making import Augment
+from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.near_copies import count_different, remark_on
 from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
-from autoadapt.calibration.projections import find_projections, left_as_they_are, set_weights
+from autoadapt.calibration.projections import (
+    Projection,
+    find_projections,
+    left_as_they_are,
+    set_weights,
+    weight_and_offset,
+)
 from autoadapt.calibration.refining import Refine, Refined, refined, steps_of
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
@@ -198,7 +205,7 @@ class _Session:
 
     def solve(self, state: State, solver: Solver | Recipe, refine: Refine) -> _Outcome:
         """Choose, fit on everything, and describe it."""
-        moments, made = ([[workers.combined(part) for part in p] for p in m] for m in (state.moments, state.made))
+        moments, made = (list(map(self._fitted_on, self._pair.projections, m)) for m in (state.moments, state.made))
         images, used = workers.summed(state.images), state.bytes
         self._report.does("fitting")
         judge, head_images = self._judge(state.samples)
@@ -243,14 +250,21 @@ class _Session:
         )
         return _Outcome(maps, result)
 
+    def _fitted_on(self, projection: Projection, parts: Sequence[Moments]) -> list[Moments]:
+        """Moments of all workers; around zero where no offset takes a mean along."""
+        found = map(workers.combined, parts)
+        return [one if projection.step.bias else one.about_zero() for one in found]
+
+    @property
+    def _without_offset(self) -> list[str]:
+        return [one.target for one in self._pair.projections if not one.step.bias]
+
     def _instead(self, judge: Judge | None, fitting: Fitting, mean_only: Score | None) -> tuple[list[AffineMap], str]:
         """What to write where the fit is no use: the mean, where that beats what is there beyond chance; or nothing."""
-        if judge is not None and mean_only is not None:  # of what is there nothing is known: it may have been trained
+        # of what is there nothing is known: it may have been trained; and no weight makes a mean without an offset
+        if judge is not None and mean_only is not None and not self._without_offset:
             layers = [(one, self._pair.given.get_submodule(one.module)) for one in self._pair.projections]
-            there = [
-                AffineMap(*one.part(layer.get_parameter("weight"), layer.get_parameter("bias")))
-                for one, layer in layers
-            ]
+            there = [AffineMap(*one.part(*weight_and_offset(layer))) for one, layer in layers]
             if gain_over(mean_only, judge.score(dict.fromkeys(fitting.folds.held_out, there)), self._groups).is_sure:
                 return fitting.means(), "set to the mean of the old features"
         return [], "left as they were"
@@ -314,6 +328,7 @@ class _Session:
         different = remark_on(count_different(self._groups, images), images)
         said = [*self._said_of_made, *([different] if different else [])]
         said += [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
+        said += [f"{target}: fitted without offset, so R2 counts from zero" for target in self._without_offset]
         for projection, fit in enumerate(fits):
             channels, dead = fit.channels[0], fitting.constant_channels(projection)
             if dead:

@@ -39,12 +39,9 @@ def class_anchor(projections: Sequence[Projection], head: Head | None, own_head:
         CalibrationError: There are several projections, or a head is not affine, or they know different classes.
     """
     one = projections[0]
-    if head is None or len(projections) > 1 or one.index + 1 < len(one.route.steps):
-        found = (
-            "no head of the backbone alone"
-            if head is None
-            else f"{len(projections)} projections, steps after the first"
-        )
+    if head is None or len(projections) > 1 or one.index + 1 < len(one.route.steps) or not one.step.bias:
+        others = f"{len(projections)} projections, steps after the first" if one.step.bias else "one without offset"
+        found = "no head of the backbone alone" if head is None else others
         expected = "the old classifier as `head`, and one output that a projection makes"
         remedy = "calibrate(model.backbone, like=old.backbone, head=model.head, own_head=own_head, data=data)"
         fault = Mismatch("own_head", expected, found, remedy)

@@ -18,7 +18,7 @@ from torch import nn
 from autoadapt.calibration.detections import are_detections, compared, found_nothing
 from autoadapt.calibration.paired_runs import Pair, explained
 from autoadapt.calibration.progress import Progress
-from autoadapt.calibration.projections import set_weight
+from autoadapt.calibration.projections import set_weight, weight_and_offset
 from autoadapt.calibration.samples import IMAGES, Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
 from autoadapt.calibration.workers import gathered, summed, total
@@ -152,7 +152,7 @@ class Judge:
         """
         self._set(maps)
         layers = {projection.module: self._pair.layer(projection) for projection in self._pair.projections}
-        parameters = [layer.get_parameter(name) for layer in layers.values() for name in ("weight", "bias")]
+        parameters = [parameter for layer in layers.values() for parameter in weight_and_offset(layer)]
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         with torch.enable_grad():
             for batch in self._batches(numbers):

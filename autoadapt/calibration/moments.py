@@ -85,6 +85,18 @@ class Moments:
         self.xy_CD.add_(other.xy_CD).addr_(step_x_C, step_y_D, alpha=weight)
         self.yy_D += other.yy_D + weight * step_y_D.square()
 
+    def about_zero(self) -> Moments:
+        """The same around zero in place of the means: what is fitted to them has no offset.
+
+        Example:
+            >>> Moments.of(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]])).about_zero().xy_CD.item()
+            14.0
+        """
+        x_C, y_D, count = self.mean_x_C, self.mean_y_D, self.count
+        xx_CC, xy_CD = torch.addr(self.xx_CC, x_C, x_C, alpha=count), torch.addr(self.xy_CD, x_C, y_D, alpha=count)
+        zeros = torch.zeros_like(x_C), torch.zeros_like(y_D)
+        return Moments(count, *zeros, xx_CC, xy_CD, self.yy_D + count * y_D.square())
+
     def _step(
         self, count: int, mean_x_C: torch.Tensor, mean_y_D: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, float]:

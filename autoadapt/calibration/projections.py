@@ -33,7 +33,7 @@ from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight", "set_weights"]
+__all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight", "set_weights", "weight_and_offset"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -102,9 +102,8 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
     routes = [route for route in net.plan.routes if _projected(route)]
     for name, route in zip(names, routes, strict=True):
         steps = [step for step in route.steps if isinstance(step, Project)]
-        if len(steps) > 1 or not steps[0].bias:
-            told = f"{len(steps)} in a row" if len(steps) > 1 else "one without offset"
-            fault = Mismatch(route.target, "one projection, with an offset", told, "let autoadapt.plan derive it")
+        if len(steps) > 1:
+            fault = Mismatch(route.target, "one projection", f"{len(steps)} in a row", "let autoadapt.plan derive it")
             raise CalibrationError(f"`{route.target}` cannot be fitted in closed form", [fault])
         _check_parametrised(net, f"adapters.{name}.project")
         if not _is_thinned(route):
@@ -150,6 +149,14 @@ def _is_thinned(route: Route) -> bool:
 
 def _projected(route: Route) -> list[int]:
     return [index for index, step in enumerate(route.steps) if isinstance(step, Project)]
+
+
+def weight_and_offset(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """The parameters of a layer; an offset of zeros, whose gradient is zero, where it has none."""
+    weight = layer.get_parameter("weight")
+    if layer.bias is None:
+        return weight, weight.new_zeros(weight.shape[0], requires_grad=True)
+    return weight, layer.get_parameter("bias")
 
 
 def set_weight(layer: nn.Module, weight_CD: torch.Tensor, bias_D: torch.Tensor, place: int | None = None) -> None:

@@ -62,6 +62,7 @@ class Options:
     resolution: Resolution | None = None
     fit: Fit | None = None
     nondeterministic: Literal["refuse", "allow"] = "refuse"
+    project_bias: bool = True
     share: bool = True
     dry_run: bool = False
 
@@ -198,6 +199,7 @@ def _served(
             convert_inputs=options.convert_inputs,
             fit=options.fit,
             nondeterministic=options.nondeterministic,
+            project_bias=options.project_bias,
         )
 
     known = target.outputs.paths

@@ -27,13 +27,15 @@ from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
 from autoadapt.swapping.arriving_statistics import channels_at, statistics_at
+from autoadapt.swapping.call_texts import call_text
 from autoadapt.swapping.places import Place, find_places, set_modules
 from autoadapt.swapping.region_refusals import refuse_parts
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
-from autoadapt.swapping.results import Fault, Part, Swap
+from autoadapt.swapping.results import Part, Swap
 from autoadapt.swapping.stage_remarks import with_chain_remark, with_stage_remarks
 from autoadapt.swapping.successors import Options, Successor, prepare
+from autoadapt.swapping.swap_refusals import refusal_of, refused
 from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
 from autoadapt.swapping.watching import Example, Watched, as_example, watch
@@ -58,6 +60,7 @@ class _Options(TypedDict, total=False):
     resolution: Resolution | None
     fit: Fit | None
     nondeterministic: Literal["refuse", "allow"]
+    project_bias: bool
     share: bool
     allow_cost: bool
     max_parameters: int | None
@@ -97,6 +100,7 @@ def swap(
     resolution: Resolution | None = None,
     fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
+    project_bias: bool = True,
     share: bool = True,
     allow_cost: bool = False,
     max_parameters: int | None = None,
@@ -135,6 +139,7 @@ def swap(
         fit: As for `adapt`: `pad` or `resize` to a legal size.
         nondeterministic: `allow` takes modules of which two equal runs did not return the same, or a run at a usual
             size something else than the signature says.
+        project_bias: False makes projections without offset.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
         allow_cost: Consent to generated layers of more parameters than the limit.
         max_parameters: The limit; by default 10 million, and for a generated layer 10 times the old module's.
@@ -157,12 +162,12 @@ def swap(
     """
     check_asked(SwapError, pairs=pairs, taps=taps, outputs=outputs, grid=grid, convert_inputs=convert_inputs)
     choices = {"project": project, "indices": indices, "thin": thin, "nondeterministic": nondeterministic}
-    check_asked(SwapError, max_parameters=max_parameters, **choices)
+    check_asked(SwapError, max_parameters=max_parameters, project_bias=project_bias, **choices)
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
-    told = (input_statistics, channels, resolution, fit, nondeterministic, share, dry_run)
+    told = (input_statistics, channels, resolution, fit, nondeterministic, project_bias, share, dry_run)
     options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)
-    call = _call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
+    call = call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(uncompiled(model)).__name__
     planned: list[Successor] = []
     inner = model
@@ -174,9 +179,9 @@ def swap(
             work = _Work(inner, as_example(inner, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
             made = work.of_places(path, new) if isinstance(path, str) and ":" not in path else work.of_region(path, new)
     except AdaptError as error:
-        refusal = _refusal(region_text(path) if isinstance(path, (str, list, tuple)) else repr(path)[:60], error)
+        refusal = refusal_of(region_text(path) if isinstance(path, (str, list, tuple)) else repr(path)[:60], error)
         if dry_run:
-            return _refused(name, planned, refusal, call)
+            return refused(name, planned, refusal, call)
         raise refusal from error
     parts = tuple(map(_as_built, planned, made.modules))
     done = Swap(model=name, parts=parts, checks=made.checks, call=call)
@@ -331,49 +336,3 @@ def _refuse_cost(planned: list[Successor], allowed: bool, limit: int | None) -> 
     if faults and not allowed:
         total = sum(one.part.generated for one in planned)
         raise SwapError(f"the generated layers have {total:,} parameters, more than the limit", faults)
-
-
-def _refusal(path: str, error: AdaptError) -> SwapError:
-    """The error of a step as one of the swap."""
-    faults = [
-        Mismatch(f.where, f.expected, f.found, f.remedy.replace("adapt(...", "swap(..."), f.why)
-        for f in error.mismatches
-    ]
-    summary = error.summary if isinstance(error, SwapError) else f"`{path}` is not swapped: {error.summary}"
-    return SwapError(summary, faults)
-
-
-def _refused(name: str, planned: list[Successor], refusal: SwapError, call: str) -> Swap:
-    faults = tuple(
-        Fault(where=f.where, expected=f.expected, found=f.found, remedy=f.remedy, why=f.why) for f in refusal.mismatches
-    )
-    parts = tuple(one.part for one in planned)
-    return Swap(model=name, parts=parts, refused=refusal.summary, faults=faults, call=call)
-
-
-def _call_text(
-    path: RegionPath, new: nn.Module | str, options: Options, *, allow_cost: bool, max_parameters: int | None
-) -> str:
-    """The call that does the swap, to paste."""
-    chosen = {
-        "outputs": options.outputs,
-        "pairs": dict(options.pairs) or None,
-        "project": options.project if options.project != "needed" else None,
-        "indices": options.indices if options.indices != "refuse" else None,
-        "thin": options.thin if options.thin != "farthest" else None,
-        "grid": options.grid,
-        "convert_inputs": None if set(options.convert_inputs) == set(CONVERSIONS) else tuple(options.convert_inputs),
-        "input_statistics": options.input_statistics,
-        "channels": options.channels,
-        "resolution": options.resolution,
-        "fit": options.fit,
-        "nondeterministic": options.nondeterministic if options.nondeterministic != "refuse" else None,
-        "share": None if options.share else False,
-        "allow_cost": allow_cost or None,
-        "max_parameters": max_parameters,
-    }
-    shown = repr(new) if isinstance(new, str) else "new"
-    given = "".join(f", {name}={value!r}" for name, value in chosen.items() if value is not None)
-    given = given.replace("Statistics(", "aa.Statistics(")
-    place = f'"{path}"' if isinstance(path, str) else repr(path)
-    return f"model = aa.swap(model, {place}, {shown}, inputs=inputs{given})"

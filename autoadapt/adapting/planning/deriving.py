@@ -29,6 +29,7 @@ from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
 from autoadapt.adapting.planning.masking import masks_read, with_masks, with_masks_told, with_tokens_behind
 from autoadapt.adapting.planning.native_remarks import native_remarks
+from autoadapt.adapting.planning.offsets import without_offsets
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
@@ -69,6 +70,7 @@ def plan(
     convert_inputs: Collection[Conversion] = CONVERSIONS,
     fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
+    project_bias: bool = True,
 ) -> Plan:
     """Find the fewest layers that give a module with one signature another one.
 
@@ -90,6 +92,7 @@ def plan(
             `resize` by interpolation. Left out, `pad` for modules that are freed of their size where the old one
             tells where its cells lie (texts do not), `resize` for others.
         nondeterministic: `allow` takes modules that real runs contradicted, on trust of their signatures.
+        project_bias: Whether projections have an offset.
 
     Raises:
         MatchError: An output, or an input of the new module, has no source, or several equally good ones; or `pad`
@@ -106,7 +109,8 @@ def plan(
         if not isinstance(given, Signature):
             raise not_a_module(given, name, PlanError, "a Signature")
     choices = {"project": project, "indices": indices, "thin": thin, "nondeterministic": nondeterministic}
-    check_asked(PlanError, pairs=pairs, outputs=outputs, convert_inputs=convert_inputs, **choices)
+    asked = {"pairs": pairs, "outputs": outputs, "convert_inputs": convert_inputs, "project_bias": project_bias}
+    check_asked(PlanError, **asked, **choices)
     check_fit(fit)
     if nondeterministic == "refuse":
         _refuse_contradictions(source, target, outputs)
@@ -124,7 +128,9 @@ def plan(
     faults = stretched_over_padding(made)
     if faults and fit == "pad":
         raise MatchError("images cannot be padded for these outputs", faults)
-    return _from_trunk(source, partial(derive, fit="resize")) or derive(source, fit="resize") if faults else made
+    if faults:
+        made = _from_trunk(source, partial(derive, fit="resize")) or derive(source, fit="resize")
+    return made if project_bias else without_offsets(made)
 
 
 def _from_trunk(source: Signature, derive: Callable[[Signature], Plan]) -> Plan | None:

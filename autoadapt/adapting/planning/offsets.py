@@ -1,0 +1,18 @@
+"""Offsets: projections that have a weight alone, so that zeros stay zeros where a reader pads with them."""
+
+from __future__ import annotations
+
+from autoadapt.adapting.operations import Project, parameters
+from autoadapt.adapting.planning.plans import Plan, Route
+
+__all__ = ["without_offsets"]
+
+
+def without_offsets(plan: Plan) -> Plan:
+    """The plan with projections that have no offset."""
+    return plan.model_copy(update={"routes": tuple(map(_bare, plan.routes))})
+
+
+def _bare(route: Route) -> Route:
+    steps = [one.model_copy(update={"bias": False}) if isinstance(one, Project) else one for one in route.steps]
+    return route.model_copy(update={"steps": tuple(steps), "parameters": sum(map(parameters, steps))})
