@@ -87,6 +87,11 @@ def _flag(name: str, value: object) -> Iterator[Mismatch]:
         yield Mismatch(f"`{name}`", "True or False", _shown(value), f"{name}=False")
 
 
+def _refit(name: str, value: object) -> Iterator[Mismatch]:
+    if not (isinstance(value, bool) or value == "shrink"):
+        yield Mismatch(f"`{name}`", "True, False or 'shrink'", _shown(value), f"{name}=True")
+
+
 def _shown(value: object) -> str:
     return repr(value)[:60]
 
@@ -100,6 +105,7 @@ _CHECKS: Mapping[str, Check] = {
     "thin": _one_of(*get_args(Thinning)),
     "nondeterministic": _one_of("refuse", "allow"),
     "project_bias": _flag,
+    "refit": _refit,
     "grid": _grid,
     "convert_inputs": _collection,
     "max_parameters": _count,

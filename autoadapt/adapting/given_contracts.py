@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import Signature, check_written
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.sources import as_module, names_weights, near_names
 
-__all__ = ["as_signature"]
+__all__ = ["as_signature", "settled_already"]
 
 _LIKE = "a module, a Signature, texts in containers, a model's name, or the path of a saved signature"
 _NUMBERS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
@@ -82,3 +83,9 @@ def _names_a_file(text: str) -> bool:
     if path.exists() or path.is_absolute() or has_drive:
         return True
     return ":" not in text and (path.suffix.startswith(".js") or len(path.parts) > 2)
+
+
+def settled_already(new: object, source: Signature, target: Signature) -> dict[str, str]:
+    """Each output by its own name, of an adapted module that returns what is wanted: none of its adapters is cut."""
+    found, wanted = ({path: (one.dtype, one.dims) for path, one in each.outputs.items()} for each in (source, target))
+    return {path: path for path in wanted} if isinstance(new, AdaptedModule) and found == wanted else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["Cost", "cost_of", "multiply_adds_of", "peak_without_values", "with_values"]
+__all__ = ["Cost", "cost_of", "multiply_adds_by_part", "multiply_adds_of", "peak_without_values", "with_values"]
 
 LONGEST = 3.0
 """Seconds after which a pass is not timed again."""
@@ -123,6 +123,17 @@ def multiply_adds_of(module: nn.Module, arguments: Arguments) -> int:
         module: The module, in the mode in which it runs; it runs itself where it looks at values.
         arguments: An example call.
     """
+    return multiply_adds_by_part(module, arguments, ())[""]
+
+
+def multiply_adds_by_part(module: nn.Module, arguments: Arguments, paths: Collection[str]) -> dict[str, int]:
+    """Multiply-adds of one pass, and those that fall into some of its submodules, by path; the whole is the empty one.
+
+    Args:
+        module: The module, in the mode in which it runs; a copy without values runs where it can.
+        arguments: An example call.
+        paths: Submodules; one may stand inside another.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that few need
 
     tree, tensors = flatten(arguments.values)
@@ -130,11 +141,34 @@ def multiply_adds_of(module: nn.Module, arguments: Arguments) -> int:
         copied = copy_module(module, on_meta)
         given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
         with on_the_meta_device(module, OutsideCaches(copied)), FlopCounterMode(display=False) as flops:
-            apart(given.call, copied)
+            found = _counted(copied, paths, flops, lambda: apart(given.call, copied))
     except Exception:  # code that looks at values: for real, with attention as the matrix products that are counted
         with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
-            arguments.call(module)
-    return int(flops.get_total_flops()) // 2
+            found = _counted(module, paths, flops, lambda: arguments.call(module))
+    return found
+
+
+def _counted(module: nn.Module, paths: Collection[str], flops: Any, run: Callable[[], object]) -> dict[str, int]:
+    """What a counter of operations counts in a run: halved, in all and by submodule."""
+    found = dict.fromkeys(paths, 0)
+
+    def count(path: str, sign: int) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            found[path] += sign * int(flops.get_total_flops())
+
+        return hook
+
+    handles = []
+    for path in paths:
+        part = module.get_submodule(path)
+        handles.append(part.register_forward_pre_hook(count(path, -1), prepend=True))
+        handles.append(part.register_forward_hook(count(path, 1)))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: flop // 2 for path, flop in found.items()} | {"": int(flops.get_total_flops()) // 2}
 
 
 def _timed(module: nn.Module, arguments: Arguments, repeats: int) -> float:

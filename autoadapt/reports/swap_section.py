@@ -8,6 +8,7 @@ from autoadapt.reports.verification_section import check_parts
 from autoadapt.showing import Badge, Cell, Code, Column, Facts, Faults, Name, Part as Shown, Section, Table, section_of
 from autoadapt.showing.tables import human_count
 from autoadapt.swapping import Swap
+from autoadapt.swapping.cost_lines import cost_rows
 from autoadapt.swapping.results import Part
 
 __all__ = ["swap_section"]
@@ -21,6 +22,7 @@ def swap_section(swap: Swap) -> Section:
     parts += [Faults(faults)] if faults else []
     parts += [_table(swap.parts)] if swap.parts else []
     parts += [Section("at", part.path, (_facts(part), *_plan(part))) for part in swap.parts if _says_more(part)]
+    parts += [_costs(swap)] if swap.costs else []
     parts += check_parts(swap.checks) if swap.checks else ()
     parts.append(Code(swap.call))
     return Section("Swap", swap.model, tuple(parts), Badge("refused", "bad") if swap.refused else Badge("fits", "good"))
@@ -49,6 +51,16 @@ def _table(parts: tuple[Part, ...]) -> Table:
     return Table(columns, rows)
 
 
+def _costs(swap: Swap) -> Section:
+    """A row for each state of the model: parameters and multiply-adds of each part of it."""
+    named = (
+        "state",
+        *(f"{part} {unit}" for part in ("adapters", "consumer", "whole") for unit in ("params", "mult-adds")),
+    )
+    columns = tuple(Column(name, right=number > 0) for number, name in enumerate(named))
+    return Section("Cost of one sample", "", (Table(columns, tuple(map(tuple, cost_rows(swap.costs)[2:]))),))
+
+
 def _says_more(part: Part) -> bool:
     return part.plan is not None or bool(_rows(part))
 
@@ -61,6 +73,7 @@ def _rows(part: Part) -> list[tuple[str, Cell]]:
     named = (("reads", part.read), ("free", part.free), ("left out", part.left_out), ("says", part.says))
     rows: list[tuple[str, Cell]] = [(label, Name(", ".join(names))) for label, names in named if names]
     rows += [("calls", f"{part.calls} in one run")] if part.calls > 1 else []
+    rows += [("rebuilt", Name(line.strip())) for line in str(part.rebuilt).splitlines()] if part.rebuilt else []
     rows += [("always", Name(str(invariant))) for invariant in part.invariants]
     return rows + [("remark", remark) for remark in part.remarks]
 

@@ -29,6 +29,7 @@ def call_text(
         "fit": options.fit,
         "nondeterministic": options.nondeterministic if options.nondeterministic != "refuse" else None,
         "project_bias": None if options.project_bias else False,
+        "refit": options.refit or None,
         "share": None if options.share else False,
         "allow_cost": allow_cost or None,
         "max_parameters": max_parameters,

@@ -14,6 +14,8 @@ from autoadapt.contracts.signature import Gathering
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
+from autoadapt.swapping.cost_lines import CostLine, cost_text
+from autoadapt.swapping.folding.foldings import Folding
 
 __all__ = ["Part", "Swap"]
 
@@ -48,6 +50,8 @@ class Part(_Frozen):
     generated: int
     """Parameters of generated layers, among those after."""
     remarks: tuple[str, ...] = ()
+    rebuilt: Folding | None = None
+    """Which layers of the model read the new channels themselves, with `refit`."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -62,6 +66,7 @@ class Part(_Frozen):
         lines = [f"{where}: {self.old} -> {self.new}"]
         rows.insert(0, ("cost", f"{cost}, {human_count(self.generated)} of them generated"))
         lines += columns([row for row in rows if row[1]])
+        lines += [f" {line}" for line in str(self.rebuilt).splitlines()] if self.rebuilt is not None else []
         return lines + ([f" {line}" for line in str(self.plan).splitlines()] if self.plan is not None else [])
 
 
@@ -84,6 +89,8 @@ class Swap(Shown, Dated, _Frozen):
     model: str
     parts: tuple[Part, ...] = ()
     checks: tuple[Check, ...] = ()
+    costs: tuple[CostLine, ...] = ()
+    """Of dry runs and refits: the old model, the adapted one, and without adapters."""
     refused: str = ""
     """Why it is refused, in a line; empty where it is not."""
     faults: tuple[Fault, ...] = ()
@@ -128,6 +135,7 @@ class Swap(Shown, Dated, _Frozen):
         if len(self.parts) > 1:
             sums = f"{human_count(self.parameters_before)} -> {human_count(self.parameters_after)} parameters"
             lines += ["", f"{len(self.parts)} places, {sums}"]
+        lines += ["", *cost_text(self.costs)] if self.costs else []
         lines += ["", *columns([(check.name, check.outcome, check.detail) for check in self.checks])]
         for fault in self.faults:
             lines += str(Mismatch(fault.where, fault.expected, fault.found, fault.remedy, fault.why)).splitlines()

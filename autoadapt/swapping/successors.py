@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import build
+from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.given_contracts import settled_already
 from autoadapt.adapting.operations import Cast, DropPrefix, Projecting, Rearrange, Take, Thin, Thinning
 from autoadapt.adapting.planning import (
     CONVERSIONS,
@@ -34,6 +35,7 @@ from autoadapt.contracts.views import duplicate, view
 from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.swapping.device_and_mode import move, take_over
 from autoadapt.swapping.dry_runs import captured_once
+from autoadapt.swapping.folding.refits import Refit
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.read_attributes import Surface, find_surface
 from autoadapt.swapping.readings import Reading
@@ -63,6 +65,7 @@ class Options:
     fit: Fit | None = None
     nondeterministic: Literal["refuse", "allow"] = "refuse"
     project_bias: bool = True
+    refit: Refit = False
     share: bool = True
     dry_run: bool = False
 
@@ -77,11 +80,18 @@ class Successor:
     surface: Surface
     escaped: Mapping[str, Sequence[str]]
     """Where outputs stood in what the whole model returned."""
+    refit: Refit = False
+    is_dry_run: bool = False
 
     @property
     def left_out_places(self) -> list[str]:
         """Where outputs that are left out stood in what the whole model returned."""
         return [place for path in self.part.left_out for place in self.escaped.get(path, ())]
+
+    @property
+    def stands_itself(self) -> bool:
+        """Whether the new module is an adapted one that fits as it is, and keeps its own adapters."""
+        return isinstance(self.new, AdaptedModule) and self.part.plan is not None and _is_bare(self.part.plan)
 
     def build(self) -> nn.Module:
         """Make the module, in the mode, on the device, of the dtype and memory format of the old one."""
@@ -91,6 +101,8 @@ class Successor:
         if isinstance(self.new, Replacement):
             move(module, old)
         net = module if self.part.plan is None else build(module, self.part.plan, like=old)
+        if self.stands_itself:
+            net = net.get_submodule("backbone")
         self.surface.put_on(net)
         take_over(net, old, is_generated=isinstance(self.new, Replacement))
         return net
@@ -131,6 +143,7 @@ def prepare(
         keep=options.dry_run,
         besides=[place.module, str(target.model_dump()), options.grid, options.resolution],
     )
+    options = replace(options, pairs=options.pairs or settled_already(new, source, target))
     source, known = with_statistics(source, target, options.input_statistics)
     source, known = with_channels_told(source, known, options.channels)
     try:
@@ -140,7 +153,7 @@ def prepare(
     after = sum(p.numel() for p in module.parameters()) + made.parameters - made.saved.parameters
     part = _part(place, reading, target, made, type(new).__name__, wanted, free)
     part = part.model_copy(update={"says": surface.names, "parameters_after": after})
-    return Successor(place, part, module, surface, reading.escaped)
+    return Successor(place, part, module, surface, reading.escaped, options.refit, options.dry_run)
 
 
 def _without_disproved(error: MatchError, reading: Reading) -> MatchError:
@@ -306,6 +319,13 @@ def _remarks(old: nn.Module, made: Plan | None) -> list[str]:
     if len(grads) == 2:
         remarks.append("part of the old module was frozen; the new one takes this over where names agree")
     return remarks
+
+
+def _is_bare(made: Plan) -> bool:
+    """Whether a plan changes nothing: every output, and every input, is handed on as it is."""
+    routes = all(route.source == route.target and not route.steps for route in made.routes)
+    inputs = not any(one.steps for one in made.inputs)
+    return routes and inputs and not made.taps and len(made.routes) == len(made.source.outputs.paths)
 
 
 def _generated(

@@ -22,6 +22,7 @@ def refusal_of(path: str, error: AdaptError) -> SwapError:
 
 
 def refused(name: str, planned: Sequence[Successor], refusal: SwapError, call: str) -> Swap:
+    """What a dry run returns of a swap that is refused."""
     faults = tuple(
         Fault(where=f.where, expected=f.expected, found=f.found, remedy=f.remedy, why=f.why) for f in refusal.mismatches
     )

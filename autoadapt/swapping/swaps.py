@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, overload
@@ -15,20 +14,23 @@ from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.adapting.planning import CONVERSIONS, Conversion, Fit, ToldChannels, ToldStatistics
-from autoadapt.adapting.verification import Check
 from autoadapt.contracts.capturing import Resolution, bind
 from autoadapt.contracts.capturing.noted_calls import note_call
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import OwnNumbers
 from autoadapt.contracts.unfit import off_the_meta_device
-from autoadapt.contracts.views import uncompiled, within_wrapper
+from autoadapt.contracts.views import aliased, copy_module, uncompiled, within_wrapper
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import as_module
 from autoadapt.swapping.arriving_statistics import channels_at, statistics_at
 from autoadapt.swapping.call_texts import call_text
+from autoadapt.swapping.cost_lines import CostLine
+from autoadapt.swapping.folding.narrowing import Narrowing
+from autoadapt.swapping.folding.refits import Refit, Refitting
 from autoadapt.swapping.places import Place, find_places, set_modules
+from autoadapt.swapping.rebuilding import Made, rebuilt
 from autoadapt.swapping.region_refusals import refuse_parts
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
@@ -61,6 +63,7 @@ class _Options(TypedDict, total=False):
     fit: Fit | None
     nondeterministic: Literal["refuse", "allow"]
     project_bias: bool
+    refit: Refit
     share: bool
     allow_cost: bool
     max_parameters: int | None
@@ -101,6 +104,7 @@ def swap(
     fit: Fit | None = None,
     nondeterministic: Literal["refuse", "allow"] = "refuse",
     project_bias: bool = True,
+    refit: Refit = False,
     share: bool = True,
     allow_cost: bool = False,
     max_parameters: int | None = None,
@@ -140,6 +144,11 @@ def swap(
         nondeterministic: `allow` takes modules of which two equal runs did not return the same, or a run at a usual
             size something else than the signature says.
         project_bias: False makes projections without offset.
+        refit: True rebuilds the layers that read the module for the channels of the new one, so that no adapter is left
+            between them: as `fold` does where `new` is an adapted module that was calibrated, else with the weights
+            that their classes start from, which have to be trained. `shrink` also narrows what lies behind them, as
+            one would by hand: a layer whose output has the size of a level and as many channels as the old level
+            gets those of the new level. What was rebuilt stands at the new module: `.folded`.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
         allow_cost: Consent to generated layers of more parameters than the limit.
         max_parameters: The limit; by default 10 million, and for a generated layer 10 times the old module's.
@@ -162,10 +171,10 @@ def swap(
     """
     check_asked(SwapError, pairs=pairs, taps=taps, outputs=outputs, grid=grid, convert_inputs=convert_inputs)
     choices = {"project": project, "indices": indices, "thin": thin, "nondeterministic": nondeterministic}
-    check_asked(SwapError, max_parameters=max_parameters, project_bias=project_bias, **choices)
+    check_asked(SwapError, max_parameters=max_parameters, project_bias=project_bias, refit=refit, **choices)
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
     chosen = {**(pairs or {}), **(taps or {})}
-    told = (input_statistics, channels, resolution, fit, nondeterministic, project_bias, share, dry_run)
+    told = (input_statistics, channels, resolution, fit, nondeterministic, project_bias, refit, share, dry_run)
     options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)
     call = call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(uncompiled(model)).__name__
@@ -178,30 +187,26 @@ def swap(
             tell(f"running {name} to see what it reads of {region_text(path)}")
             work = _Work(inner, as_example(inner, inputs), inputs, options, allow_cost, max_parameters, tell, planned)
             made = work.of_places(path, new) if isinstance(path, str) and ":" not in path else work.of_region(path, new)
+            refits, costs = work.rebuilt(made)
     except AdaptError as error:
         refusal = refusal_of(region_text(path) if isinstance(path, (str, list, tuple)) else repr(path)[:60], error)
         if dry_run:
             return refused(name, planned, refusal, call)
         raise refusal from error
     parts = tuple(map(_as_built, planned, made.modules))
-    done = Swap(model=name, parts=parts, checks=made.checks, call=call)
+    if refits is not None:
+        parts = (_as_rebuilt(parts[0], made.modules[0], refits),)
+    done = Swap(model=name, parts=parts, checks=made.checks, costs=costs, call=call)
     if dry_run:
         return done
     for part, module in zip(parts, made.modules, strict=True):
         module.swapped = done.model_copy(update={"parts": (part,)})  # type: ignore[assignment]
     made.put_in(inner)
+    if refits is not None:
+        refits.put_in(inner)
     if inputs is not None and not callable(inputs):
         note_call(inner, bind(inner, inputs))
     return model
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What was made and tried, to be set in the model."""
-
-    modules: Sequence[nn.Module]
-    checks: tuple[Check, ...]
-    put_in: Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,7 @@ class _Work:
         """While new layers are made: those of a dry run draw none of the caller's random numbers."""
         return OwnNumbers() if self.options.dry_run else contextlib.nullcontext()
 
-    def of_places(self, path: str, new: nn.Module | str) -> _Made:
+    def of_places(self, path: str, new: nn.Module | str) -> Made:
         """One module at each place of a path or pattern."""
         places = find_places(self.model, path)
         refuse_parts(self.model, [place.path for place in places])
@@ -243,9 +248,18 @@ class _Work:
         self.tell(f"running {type(self.model).__name__} with the new module")
         self.planned[:] = with_train_reads(self.model, self.example, self.planned, seen)
         checks = try_out(self.model, self.example, self.planned, modules, seen)
-        return _Made(modules, tuple(checks), functools.partial(set_modules, modules=by_path(self.planned, modules)))
 
-    def of_region(self, path: RegionPath, new: nn.Module | str) -> _Made:
+        def put_in(model: nn.Module, modules: Sequence[nn.Module] = modules) -> None:
+            set_modules(model, by_path(self.planned, modules))
+
+        def tried() -> nn.Module:
+            copied = copy_module(self.model, aliased)
+            put_in(copied, [copy_module(module, aliased) for module in modules])
+            return copied
+
+        return Made(modules, tuple(checks), put_in, [one.path for one in places], tried)
+
+    def of_region(self, path: RegionPath, new: nn.Module | str) -> Made:
         """One module in the place of those of a region, and stand-ins."""
         region = plan_region(self.model, path, new, self.example, self.options)
         self.planned.append(region.successor)
@@ -255,13 +269,35 @@ class _Work:
             parts = region.build()
         self.tell(f"running {type(self.model).__name__} with the new module")
         checks = try_region(self.model, self.example, self.inputs, region, parts)
-        return _Made([parts.net], tuple(checks), parts.put_in)
+
+        def tried() -> nn.Module:
+            copied = copy_module(self.model, aliased)
+            parts.copied(lambda module: copy_module(module, aliased)).put_in(copied)
+            return copied
+
+        return Made([parts.net], tuple(checks), parts.put_in, region.region.members, tried)
+
+    def rebuilt(self, made: Made) -> tuple[Refitting | Narrowing | None, tuple[CostLine, ...]]:
+        """What is rebuilt of the rest of the model, if that is asked for, and what all costs."""
+        if self.options.refit:
+            self.tell(f"rebuilding what reads {self.planned[0].part.path}")
+        with self.drawing:
+            return rebuilt(self.model, self.example, self.inputs, self.planned[0], made)
 
 
 def _as_built(successor: Successor, module: nn.Module) -> Part:
     """The part with the plan as it was built, which tells what was cut and what takes no gradient."""
     made = module.plan if isinstance(module, AdaptedModule) else successor.part.plan
     return successor.part.model_copy(update={"plan": made})
+
+
+def _as_rebuilt(part: Part, net: nn.Module, refits: Refitting | Narrowing) -> Part:
+    """The part without the adapters that nothing needs any more."""
+    assert isinstance(net, AdaptedModule), "a refit has one"
+    made = refits.plan(net)
+    fewer = part.generated - made.parameters
+    after = {"generated": made.parameters, "parameters_after": part.parameters_after - fewer}
+    return part.model_copy(update={"plan": made, "rebuilt": refits.folding, **after})
 
 
 def _check_kinds(model: object, path: object, new: object) -> None:

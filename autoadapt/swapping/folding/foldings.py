@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from pydantic import ConfigDict, Field
 from torch import nn
@@ -10,11 +11,11 @@ from torch import nn
 from autoadapt.adapting import layers
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch
-from autoadapt.swapping.folding.reading_layers import guard, widened
+from autoadapt.swapping.folding.reading_layers import guard, is_reader, resize
 from autoadapt.swapping.folding.rerouting import Reroute, rerouted
 from autoadapt.swapping.places import set_modules
 
-__all__ = ["Folding", "Front", "Reader", "Stay", "put_layers"]
+__all__ = ["Folding", "Front", "Reader", "Stay", "put_layers", "start_anew"]
 
 
 class _Frozen(MadeByHand):
@@ -29,6 +30,12 @@ class Reader(_Frozen):
     channels: int = Field(ge=1)
     """How many it reads, or features of a linear layer."""
     has_bias: bool
+    returns: int = Field(default=0, ge=0)
+    """How many it returns, where these are others than before."""
+
+    def __str__(self) -> str:
+        returned = f" and returns {self.returns}" if self.returns else ""
+        return f"{self.paths[0]} reads {self.channels}{returned}"
 
 
 class Front(_Frozen):
@@ -74,12 +81,17 @@ class Folding(_Frozen):
     stays: tuple[Stay, ...] = ()
     unseen: tuple[str, ...] = ()
     """Layers that did not run while the model was followed; they refuse channels that they do not read."""
+    untrained: tuple[str, ...] = ()
+    """Layers that start from the weights that their classes draw."""
     multiply_adds: tuple[int, int] = (0, 0)
     """Of the whole model at the example, before and after."""
 
     def __str__(self) -> str:
-        read = ", ".join(f"{one.paths[0]} reads {one.channels}" for one in self.readers)
-        lines = [f"folded: output {', '.join(self.outputs)}; {read}"]
+        if self.untrained:
+            lines = [f"rebuilt for output {', '.join(self.outputs)}, with new weights, to be trained:"]
+            lines += [f" {reader}" for reader in self.readers]
+        else:
+            lines = [f"folded: output {', '.join(self.outputs)}; {', '.join(map(str, self.readers))}"]
         if self.ones:
             lines.append(f"with a channel of ones, since a border is padded: {', '.join(self.ones)}")
         before, after = self.multiply_adds
@@ -88,12 +100,21 @@ class Folding(_Frozen):
         return "\n".join([*lines, *map(str, self.fronts), *map(str, self.stays)])
 
 
+def start_anew(model: nn.Module, folding: Folding) -> None:
+    """Draw the weights of layers that are to be trained as their classes do; what was frozen of them is no longer."""
+    for path in folding.untrained:
+        layer: Any = model.get_submodule(path)
+        layer.reset_parameters()
+        layer.requires_grad_(True)
+
+
 def put_layers(model: nn.Module, folding: Folding) -> None:
     """Put the layers of a folding into a model, with weights that are not filled; the model is changed."""
     for reader in folding.readers:
-        made = widened(model.get_submodule(reader.paths[0]), reader.channels, has_bias=reader.has_bias)
-        guard(made)
-        set_modules(model, dict.fromkeys(reader.paths, made))
+        layer = model.get_submodule(reader.paths[0])
+        resize(layer, reader.channels, returns=reader.returns, has_bias=reader.has_bias)
+        if is_reader(layer):
+            guard(layer)
     for path in folding.unseen:
         guard(model.get_submodule(path))
     for front in folding.fronts:

@@ -23,7 +23,7 @@ from autoadapt.swapping.folding.reading_layers import FOLDED
 from autoadapt.swapping.folding.settling import Settled, Settling, projected
 from autoadapt.swapping.stand_ins import first_path
 
-__all__ = ["fold"]
+__all__ = ["fold", "folded_as_far"]
 
 _TOLERANCE = 1e-5
 
@@ -75,14 +75,18 @@ def fold(
     with quiet():
         call = bind(model, told_example(model) if inputs is None else inputs)
         work = Settling(model, path, net, call, runs_of(model, call))
-        settled, made = _made(work, wanted, may_be_heavier=outputs is not None)
+        settled, made = folded_as_far(work, wanted, may_be_heavier=outputs is not None)
         if made is None or (outputs is not None and settled.stays):
             raise _refusal(work, settled, wanted)
     return made
 
 
-def _made(work: Settling, wanted: Sequence[str], *, may_be_heavier: bool) -> tuple[Settled, nn.Module | None]:
-    """The folded model, in which those outputs keep their projections alone that it would not do well without."""
+def folded_as_far(work: Settling, wanted: Sequence[str], *, may_be_heavier: bool) -> tuple[Settled, nn.Module | None]:
+    """The folded model, in which those outputs keep their projections alone that it would not do well without.
+
+    Returns:
+        What was folded into what, and the model; None where nothing can be folded.
+    """
     kept: dict[str, Stay] = {}
     while True:
         settled = work.settle(wanted, kept)
@@ -150,7 +154,7 @@ def _wanted(plan: Plan, outputs: Sequence[str] | None) -> list[str]:
 
 def _refusal(work: Settling, settled: Settled, wanted: Sequence[str]) -> BuildError:
     """Why projections cannot be folded, with those that can be."""
-    others = list(_made(work, projected(work.net.plan), may_be_heavier=True)[0].levels)
+    others = list(folded_as_far(work, projected(work.net.plan), may_be_heavier=True)[0].levels)
     remedy = f"fold(..., outputs={others})" if others else _AS_IT_IS
     faults = [stay.mismatch(remedy) for stay in settled.stays.values()]
     said = f"{len(faults)} of {len(wanted)} projections cannot be folded"

@@ -8,15 +8,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.swapping.folding.statements import Statement
 
-__all__ = ["FOLDED", "guard", "is_reader", "merged", "misfit", "needs_ones", "why_not_read", "widened"]
+__all__ = [
+    "FOLDED",
+    "channels_of_each",
+    "guard",
+    "is_reader",
+    "merged",
+    "misfit",
+    "needs_ones",
+    "resize",
+    "why_not_read",
+]
 
 # Dimension letters: D channels that the layer reads, M that it reads once projections are gone, O that it returns.
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _DEFORMABLE = "torchvision.ops.deform_conv.DeformConv2d"
 
 FOLDED = ": the model was folded"
@@ -67,25 +77,58 @@ def needs_ones(layer: nn.Module) -> bool:
     return (pads and getattr(layer, "padding_mode", "zeros") == "zeros") or _kind(layer) == _DEFORMABLE
 
 
-def widened(layer: nn.Module, channels: int, *, has_bias: bool) -> nn.Module:
-    """The same layer for other channels, with weights that are not filled; what is not read of it is shared.
+def resize(layer: nn.Module, channels: int, *, returns: int = 0, has_bias: bool = True) -> None:
+    """Give a layer a weight of zeros for other channels, in place; its hooks stay, and whoever holds it has it.
 
     Args:
-        layer: It is not changed.
+        layer: A layer that can be made anew; or one that treats each channel alone, as a normalisation.
         channels: How many it reads, or features of a linear layer.
-        has_bias: Whether it has an offset.
+        returns: How many it returns; as many as before, if left out.
+        has_bias: Whether it has an offset, where it is one of channels to others.
     """
-    made = copy_module(layer, aliased)
-    weight = layer.weight
-    assert isinstance(weight, nn.Parameter), "it can be made anew"
-    axis = 0 if isinstance(layer, _TRANSPOSED) else 1
-    shape = [*weight.shape[:axis], channels, *weight.shape[axis + 1 :]]
-    made.weight = nn.Parameter(weight.new_zeros(shape), requires_grad=weight.requires_grad)
-    setattr(made, "in_features" if isinstance(layer, nn.Linear) else "in_channels", channels)
-    if has_bias and layer.bias is None:
-        offset = weight.new_zeros(getattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels"))
-        made.bias = nn.Parameter(offset, requires_grad=weight.requires_grad)
-    return made
+    if not is_reader(layer) or getattr(layer, "groups", 1) != 1:
+        _resize_each(layer, channels)
+        return
+    kind = "features" if isinstance(layer, nn.Linear) else "channels"
+    returns = returns or getattr(layer, f"out_{kind}")
+    sizes = (channels, returns) if isinstance(layer, _TRANSPOSED) else (returns, channels)
+    weight = layer.get_parameter("weight")
+    layer.weight = nn.Parameter(weight.new_zeros(*sizes, *weight.shape[2:]), requires_grad=weight.requires_grad)
+    offset = layer.bias if isinstance(layer.bias, nn.Parameter) else weight
+    if has_bias and (offset is weight or len(offset) != returns):
+        layer.bias = nn.Parameter(offset.new_zeros(returns), requires_grad=offset.requires_grad)
+    setattr(layer, f"in_{kind}", channels)
+    setattr(layer, f"out_{kind}", returns)
+
+
+def _resize_each(layer: nn.Module, channels: int) -> None:
+    """A layer that treats each channel alone: its tensors have one entry, or one filter, for each."""
+    before = channels_of_each(layer)
+    if not before:
+        raise TypeError(f"a {type(layer).__name__} has no channels that could be others")
+    for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+        if tensor.dim() and tensor.shape[0] == before:
+            made = tensor.new_zeros(channels, *tensor.shape[1:])
+            is_weight = isinstance(tensor, nn.Parameter)
+            setattr(layer, name, nn.Parameter(made, requires_grad=tensor.requires_grad) if is_weight else made)
+    for name in ("num_features", "num_channels", "num_parameters", "in_channels", "out_channels", "groups"):
+        if getattr(layer, name, None) == before:
+            setattr(layer, name, channels)
+    if isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = (channels,)
+
+
+def channels_of_each(layer: nn.Module) -> int:
+    """How many channels a layer has that treats each alone; zero for any other module."""
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[0] if len(layer.normalized_shape) == 1 else 0
+    if isinstance(layer, _CONVOLUTIONS):
+        return layer.groups if layer.groups == layer.in_channels == layer.out_channels > 1 else 0
+    if isinstance(layer, nn.PReLU):
+        return layer.num_parameters if layer.num_parameters > 1 else 0
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_channels
+    return layer.num_features if isinstance(layer, _NORMS) else 0
 
 
 def merged(layer: nn.Module, stated: Statement, ones: Collection[str]) -> tuple[torch.Tensor, torch.Tensor]:

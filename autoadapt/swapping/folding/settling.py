@@ -26,12 +26,29 @@ from autoadapt.swapping.folding.statements import Statement, level_statement
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.stand_ins import passes_of
 
-__all__ = ["Settled", "Settling", "projected"]
+__all__ = ["Settled", "Settling", "changing_axes", "hand_on", "projected", "without_projections"]
 
 
 def projected(plan: Plan) -> list[str]:
     """The outputs that have a projection."""
     return [route.target for route in plan.routes if _steps_of(route)]
+
+
+def changing_axes(plan: Plan) -> dict[str, tuple[int, int]]:
+    """The outputs that can be handed on without projections: which axis holds channels, and how many there are."""
+    found = {route.target: route for route in plan.routes if _steps_of(route) and _unfit(route) is None}
+    axes = {target: _channel_axis(route) for target, route in found.items()}
+    return {
+        target: (axis, _projects(found[target]).source)
+        for target, axis in axes.items()
+        if axis is not None and _projects(found[target]).source != _projects(found[target]).target
+    }
+
+
+def _projects(route: Route) -> Project:
+    project = route.steps[_steps_of(route)[0]]
+    assert isinstance(project, Project), "found as one"
+    return project
 
 
 def _steps_of(route: Route) -> list[int]:
@@ -57,6 +74,8 @@ class Settling:
     given: Arguments
     """The example call."""
     runs: Sequence[Run]
+    is_untrained: bool = False
+    """Whether readers start from new weights in place of the merged ones."""
 
     def settle(self, wanted: Collection[str], kept: Mapping[str, Stay] = MappingProxyType({})) -> Settled:
         """Follow outputs to what reads them, and let those stay that something reads that needs their projections.
@@ -107,6 +126,17 @@ class Settling:
 
     def made(self, settled: Settled) -> nn.Module:
         """The folded model."""
+        made = copy_module(self.model, aliased)
+        self.put(made, settled)
+        return made
+
+    def put(self, made: nn.Module, settled: Settled) -> Folding:
+        """Fold in place.
+
+        Args:
+            made: A copy of the model, or the one that this is a copy of.
+            settled: What to fold into what.
+        """
         readers = {path: (self.model.get_submodule(path), one) for path, one in settled.found.readers.items()}
         needed = [one for layer, stated in readers.values() for one in _with_ones(stated, needs_ones(layer))]
         needed += [one for stated, _ in settled.found.fronts.values() for one in _with_ones(stated, False)]
@@ -122,23 +152,15 @@ class Settling:
             },
             stays=tuple(settled.stays.values()),
             unseen=self._unseen(settled.found),
+            untrained=(*readers, *(f"{path}.project" for path in settled.found.fronts)) if self.is_untrained else (),
         )
-        made = copy_module(self.model, aliased)
         put_layers(made, folding)
         for path, (weight, offset_O) in weights.items():
             _fill(made.get_submodule(path), weight, offset_O)
         for path, (stated, _) in settled.found.fronts.items():
             _fill(made.get_submodule(f"{path}.project"), *stated.split(ones))
-        before, folded = made.get_submodule(self.path), _without(self.net, settled.levels, ones)
-        assert isinstance(before, AdaptedModule), "a copy of one"
-        passes = passes_of(before)
-        for name, value in own_attributes(before).items():  # as layers in a list know their places
-            vars(folded).setdefault(name, value)
-        if passes is not None:
-            passes.take_over(folded)
-        vars(folded)["folded"] = folding
-        set_modules(made, {self.path: folded})
-        return made
+        hand_on(made, self.path, folding)
+        return folding
 
     def _unseen(self, found: Readings) -> tuple[str, ...]:
         named = {path: one for path, one in self.model.named_modules() if not f"{path}.".startswith(f"{self.path}.")}
@@ -150,6 +172,21 @@ class Settling:
         has_bias = getattr(layer, "bias", None) is not None or bool(offset_O.count_nonzero())
         channels = weight.shape[0 if "Transpose" in type(layer).__name__ else 1]
         return Reader(paths=(path, *(one for one in paths if one != path)), channels=channels, has_bias=has_bias)
+
+
+def hand_on(made: nn.Module, path: str, folding: Folding) -> None:
+    """Let the adapted module of a model hand on some outputs without their projections, and note what was folded."""
+    before = made.get_submodule(path)
+    assert isinstance(before, AdaptedModule), "found as one"
+    folded = without_projections(before, folding)
+    passes = passes_of(before)
+    for name, value in own_attributes(before).items():  # as layers in a list know their places
+        vars(folded).setdefault(name, value)
+    if passes is not None:
+        passes.take_over(folded)
+    vars(folded)["folded"] = folding
+    paths = [name for name, one in made.named_modules(remove_duplicate=False) if one is before]
+    set_modules(made, dict.fromkeys(paths, folded))
 
 
 def _with_ones(stated: Statement, is_padded: bool) -> list[str]:
@@ -227,8 +264,9 @@ def _projection(net: AdaptedModule, target: str) -> nn.Module:
     return layer
 
 
-def _without(net: AdaptedModule, targets: Collection[str], ones: Collection[str]) -> AdaptedModule:
-    """The adapted module without the projections of some outputs; other adapters are kept."""
+def without_projections(net: AdaptedModule, folding: Folding) -> AdaptedModule:
+    """The adapted module without the projections that were folded; other adapters are kept."""
+    targets, ones = folding.outputs, folding.ones
     routes = [
         _route_without(route, route.target in ones) if route.target in targets else route for route in net.plan.routes
     ]
