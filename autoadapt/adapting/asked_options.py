@@ -88,8 +88,8 @@ def _flag(name: str, value: object) -> Iterator[Mismatch]:
 
 
 def _refit(name: str, value: object) -> Iterator[Mismatch]:
-    if not (isinstance(value, bool) or value == "shrink"):
-        yield Mismatch(f"`{name}`", "True, False or 'shrink'", _shown(value), f"{name}=True")
+    if not (isinstance(value, bool) or value in ("readers", "shrink")):
+        yield Mismatch(f"`{name}`", "True, False, 'readers' or 'shrink'", _shown(value), f'{name}="readers"')
 
 
 def _shown(value: object) -> str:

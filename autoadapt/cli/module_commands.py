@@ -28,7 +28,9 @@ from autoadapt.cli.options import (
     Outputs,
     Pairs,
     Project,
+    ProjectBias,
     ProjectChoice,
+    RefitChoice,
     Resolution,
     Statistics,
     Thin,
@@ -116,6 +118,7 @@ def adapt_command(
     fit: Fit = None,
     channels: Channels = None,
     statistics: Statistics = None,
+    project_bias: ProjectBias = True,
     pretrained: Weights = None,
     out: Annotated[
         Path | None,
@@ -142,6 +145,7 @@ def adapt_command(
 
         with working(f"adapting {new} like {like}"):
             options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
+            options |= {"project_bias": project_bias}
             net = _adapted(
                 new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), out=out, **options
             )
@@ -238,6 +242,11 @@ def swap_command(
     fit: Fit = None,
     channels: Channels = None,
     statistics: Statistics = None,
+    project_bias: ProjectBias = True,
+    refit: Annotated[
+        RefitChoice | None,
+        typer.Option(help="what reads it for the new channels; shrink: also what lies behind", show_default=False),
+    ] = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
     out: Annotated[
@@ -262,6 +271,7 @@ def swap_command(
             made = new if is_layer else model(new, allow=allow or ())
             if not isinstance(made, str):
                 refuse_unnamed(made, new, out)
+            options |= {"project_bias": project_bias, "refit": False if refit is None else refit.value}
             options |= {"outputs": outputs, "allow_cost": allow_cost, "max_parameters": max_parameters}
             call = _inputs(old, inputs)
             report = swap(old, places, made, inputs=call, dry_run=True, **options)

@@ -29,8 +29,10 @@ __all__ = [
     "Outputs",
     "Pairs",
     "Project",
+    "ProjectBias",
     "ProjectChoice",
     "Refine",
+    "RefitChoice",
     "Resolution",
     "Statistics",
     "Thin",
@@ -68,6 +70,13 @@ class ThinChoice(str, Enum):
     even = "even"
     random = "random"
     repeat = "repeat"
+
+
+class RefitChoice(str, Enum):
+    """What is rebuilt for the channels of the new module."""
+
+    readers = "readers"
+    shrink = "shrink"
 
 
 class ResolutionChoice(str, Enum):
@@ -188,6 +197,9 @@ Refine = Annotated[
 ]
 Project = Annotated[
     ProjectChoice, typer.Option(help="projections where channels differ, always, or a map for each place")
+]
+ProjectBias = Annotated[
+    bool, typer.Option("--project-bias/--no-project-bias", help="whether projections have an offset")
 ]
 Indices = Annotated[IndicesChoice, typer.Option(help="of points, where the new module gives none")]
 Thin = Annotated[ThinChoice, typer.Option(metavar="HOW", help="of choosing points: farthest, first, even, random")]

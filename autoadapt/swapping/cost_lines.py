@@ -18,6 +18,7 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import aliased, copy_module
+from autoadapt.errors import BuildError
 from autoadapt.showing.tables import columns, human_count
 from autoadapt.swapping.folding.narrowing import narrowing
 from autoadapt.swapping.folding.other_runs import Run
@@ -82,11 +83,18 @@ def cost_lines(
 
 
 def merged(model: nn.Module, path: str, call: Arguments) -> nn.Module:
-    """The model with all adapters merged that can be at the example; what other sizes ask for is not looked at."""
+    """The model with all adapters merged that can be at the example; what other sizes ask for is not looked at.
+
+    Raises:
+        BuildError: There is none.
+    """
     net = model.get_submodule(path)
     assert isinstance(net, AdaptedModule), "built as one"
     work = Settling(model, path, net, call, [Run(call.call)])
-    return work.made(work.settle(projected(net.plan)))
+    settled = work.settle(projected(net.plan))
+    if not settled.levels:
+        raise BuildError("nothing can be merged")
+    return work.made(settled)
 
 
 def narrowed(model: nn.Module, path: str, call: Arguments) -> nn.Module:

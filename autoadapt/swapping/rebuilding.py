@@ -68,4 +68,4 @@ def rebuilt(
     return refits, cost_lines(model, made.members, swapped, path, call, others)
 
 
-_NAMES: dict[Refit, str] = {False: "readers rebuilt", "shrink": "narrowed, as by hand"}
+_NAMES: dict[Refit, str] = {False: "readers rebuilt", "shrink": "as by hand"}

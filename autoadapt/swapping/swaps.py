@@ -144,11 +144,12 @@ def swap(
         nondeterministic: `allow` takes modules of which two equal runs did not return the same, or a run at a usual
             size something else than the signature says.
         project_bias: False makes projections without offset.
-        refit: True rebuilds the layers that read the module for the channels of the new one, so that no adapter is left
-            between them: as `fold` does where `new` is an adapted module that was calibrated, else with the weights
-            that their classes start from, which have to be trained. `shrink` also narrows what lies behind them, as
-            one would by hand: a layer whose output has the size of a level and as many channels as the old level
-            gets those of the new level. What was rebuilt stands at the new module: `.folded`.
+        refit: `readers`, or True, rebuilds the layers that read the module for the channels of the new one, so that no
+            adapter is left between them: as `fold` does where `new` is an adapted module that fits, as one that was
+            calibrated, else with the weights that their classes start from, which have to be trained. `shrink` also
+            narrows what lies behind them, as one would by hand: a layer whose output has the size of a level and as
+            many channels as the old level gets those of the new level. What was rebuilt stands at the new module:
+            `model.get_submodule(path).folded`.
         share: Use the storage of `new`'s weights; otherwise copy them. At several places each has its own.
         allow_cost: Consent to generated layers of more parameters than the limit.
         max_parameters: The limit; by default 10 million, and for a generated layer 10 times the old module's.
@@ -173,6 +174,7 @@ def swap(
     choices = {"project": project, "indices": indices, "thin": thin, "nondeterministic": nondeterministic}
     check_asked(SwapError, max_parameters=max_parameters, project_bias=project_bias, refit=refit, **choices)
     new = as_module(new, "new") if isinstance(new, str) and (":" in new or new.endswith(".pt2")) else new
+    refit = "readers" if refit is True else refit
     chosen = {**(pairs or {}), **(taps or {})}
     told = (input_statistics, channels, resolution, fit, nondeterministic, project_bias, refit, share, dry_run)
     options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)

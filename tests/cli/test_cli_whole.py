@@ -175,3 +175,13 @@ def test_a_model_without_a_region_says_so(folder: Path) -> None:
     none = run("regions", "mine.py:old", *IMAGE)
     assert none.exit_code == 1
     assert none.stderr == "mine.py:old has no region that could be a backbone\n"
+
+
+def test_a_swap_is_saved_with_its_readers_rebuilt(folder: Path) -> None:
+    result = run("swap", "mine.py:Net", "backbone", "mine.py:narrow", *IMAGE, "--refit", "readers", "--out", "refitted")
+    assert result.exit_code == 0, result.output
+    assert "to be trained" in result.stdout
+    assert "--refit readers" in result.stdout
+    back = aa.restore("refitted", model=aa.load("mine.py:Net", allow=["mine.py"]), allow=["mine.py"])
+    assert back.get_submodule("backbone").folded.untrained
+    assert not list(back.get_submodule("backbone").adapters.parameters())

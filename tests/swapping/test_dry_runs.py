@@ -59,12 +59,17 @@ def calls(run: Callable[[], object]) -> dict[str, int]:
     return {name: CALLS.count(name) for name in ("8 wide", "5 wide")}
 
 
+def without_dry_run() -> dict[str, int]:
+    """How often bodies run in a swap of its own."""
+    return calls(lambda: aa.swap(whole(), "0", Body(5), inputs=X))
+
+
 def test_after_a_dry_run_neither_module_is_captured_again():
     model, new = whole(), Body(5)
-    alone = calls(lambda: aa.swap(whole(), "0", Body(5), inputs=X))
+    alone = without_dry_run()
     dry = calls(lambda: aa.swap(model, "0", new, inputs=X, dry_run=True))
     after = calls(lambda: aa.swap(model, "0", new, inputs=X))
-    assert dry == alone
+    assert all(alone[name] <= dry[name] <= alone[name] + 7 for name in dry)  # a few more count what all costs
     assert after["8 wide"] <= alone["8 wide"] - 10
     assert after["5 wide"] <= alone["5 wide"] - 10
     assert new not in _KEPT
@@ -74,7 +79,8 @@ def test_the_swap_is_that_of_a_model_that_had_no_dry_run():
     model, new = whole(), Body(5)
     report = aa.swap(model, "0", new, inputs=X, dry_run=True)
     aa.swap(model, "0", new, inputs=X)
-    assert model[0].swapped == report
+    assert report.costs
+    assert model[0].swapped == report.model_copy(update={"costs": ()})
     assert model[0].plan == aa.swap(whole(), "0", Body(5), inputs=X)[0].plan
     model[0].verify(X).raise_if_failed()
 
@@ -131,7 +137,8 @@ def set_mode(model: nn.Module, new: nn.Module) -> None:
 )
 def test_a_module_that_has_changed_is_captured_again(change):
     model, new = whole(), Body(5)
-    alone = calls(lambda: aa.swap(model, "0", new, inputs=X, dry_run=True))
+    alone = without_dry_run()
+    aa.swap(model, "0", new, inputs=X, dry_run=True)
     try:
         change(model, new)
         after = calls(lambda: aa.swap(model, "0", new, inputs=X))
@@ -142,7 +149,8 @@ def test_a_module_that_has_changed_is_captured_again(change):
 
 def test_an_old_module_that_has_changed_is_captured_again():
     model, new = whole(), Body(5)
-    alone = calls(lambda: aa.swap(model, "0", new, inputs=X, dry_run=True))
+    alone = without_dry_run()
+    aa.swap(model, "0", new, inputs=X, dry_run=True)
     model[0].layer = nn.Conv2d(3, 8, 2, 2)
     model[0].layer.register_forward_pre_hook(partial(note, "8 wide"))
     after = calls(lambda: aa.swap(model, "0", new, inputs=X))
@@ -166,9 +174,9 @@ def test_equal_inputs_in_another_tensor_are_not():
 def test_what_does_not_show_its_state_is_captured_again():
     model, new = whole(), Body(5)
     new.lock = threading.Lock()
-    dry = calls(lambda: aa.swap(model, "0", new, inputs=X, dry_run=True))
+    aa.swap(model, "0", new, inputs=X, dry_run=True)
     assert new not in _KEPT
-    assert calls(lambda: aa.swap(model, "0", new, inputs=X))["5 wide"] == dry["5 wide"]
+    assert calls(lambda: aa.swap(model, "0", new, inputs=X))["5 wide"] == without_dry_run()["5 wide"]
 
 
 def test_nothing_is_kept_of_modules_that_are_gone():

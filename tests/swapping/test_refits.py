@@ -77,6 +77,19 @@ def test_narrowed_by_the_rule_it_is_the_model_that_is_built_for_the_new_widths()
     assert bool(swapped.head.weight.std() > 0)
 
 
+def test_nothing_behind_a_wider_output_is_widened():
+    old = model()
+    swapped = aa.swap(model(), "backbone", Levels(8, 30, 50), inputs=X, refit="shrink")
+    assert (swapped.low[0].in_channels, swapped.low[0].out_channels) == (50, 24)
+    assert (swapped.cat.in_channels, swapped.cat.out_channels) == (30 + 24, 24)
+    assert swapped.head.in_channels == 8
+    with pytest.raises(aa.SwapError, match="no output can be handed on as narrow as it is"):
+        aa.swap(
+            old, "backbone", Levels(20, 24, 40), inputs=X, refit="shrink"
+        )  # its first one is added to narrower maps
+    assert not any(isinstance(one, aa.AdaptedModule) for one in old.modules())
+
+
 def test_what_the_caller_gets_keeps_its_width_and_is_named():
     class Maps(Decoder):
         def forward(self, x):
@@ -150,7 +163,7 @@ def test_a_dry_run_tells_what_each_state_costs_and_changes_nothing():
     assert torch.equal(drawn, torch.get_rng_state())
     assert all(torch.equal(before[name], tensor) for name, tensor in made.state_dict().items())
     lines = {line.state: line for line in found.costs}
-    assert list(lines) == ["old", "adapted", "readers rebuilt", "narrowed, as by hand"]
+    assert list(lines) == ["old", "adapted", "readers rebuilt", "as by hand"]
     plain = model()
     consumer = sum(p.numel() for name, p in plain.named_parameters() if not name.startswith("backbone"))
     assert lines["old"].consumer[0] == lines["adapted"].consumer[0] == consumer
@@ -159,10 +172,10 @@ def test_a_dry_run_tells_what_each_state_costs_and_changes_nothing():
         8 * 16 * 1024 + 12 * 24 * 256 + 20 * 40 * 64,
     )
     hand = Decoder(*NEW)
-    assert lines["narrowed, as by hand"].whole[0] == sum(p.numel() for p in hand.parameters())
-    assert [lines[name].adapters for name in ("old", "readers rebuilt", "narrowed, as by hand")] == [(0, 0)] * 3
+    assert lines["as by hand"].whole[0] == sum(p.numel() for p in hand.parameters())
+    assert [lines[name].adapters for name in ("old", "readers rebuilt", "as by hand")] == [(0, 0)] * 3
     assert "refit='shrink'" in found.call
-    assert "narrowed, as by hand" in str(found)
+    assert "as by hand" in str(found)
     assert found.parts[0].generated == 0
 
 
@@ -176,7 +189,7 @@ def test_a_refit_of_several_places_or_of_a_step_is_refused():
         aa.swap(model(), "backbone", Levels(*NEW), inputs=lambda one: one(X).mean().backward(), refit=True)
     with pytest.raises(aa.SwapError) as caught:
         aa.swap(model(), "backbone", Levels(*NEW), inputs=X, refit="narrow")
-    assert caught.value.mismatches[0].expected == "True, False or 'shrink'"
+    assert caught.value.mismatches[0].expected == "True, False, 'readers' or 'shrink'"
 
 
 class Both(nn.Module):

@@ -1,13 +1,14 @@
 """Narrowing: what lies behind the outputs of an adapted module made as narrow as they are, as one would by hand.
 
 The rule: a layer whose output has the size of an output of the old module, and as many channels, gets as many as that
-output has now. What is added to an output, or multiplied by it, follows it too. Channels that are joined by such
-operations follow together or not at all; what the caller gets, and what is read otherwise, keeps its width.
+output has now, where these are fewer. What is added to an output, or multiplied by it, follows it too. Channels that
+are joined by such operations follow together or not at all; what the caller gets, and what is read otherwise, keeps its
+width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -28,6 +29,8 @@ from autoadapt.swapping.folding.statements import Statement
 from autoadapt.swapping.folding.widths import Widths, widths_of
 
 __all__ = ["Narrowing", "narrowing"]
+
+_ALONE = 'swap(..., refit="readers")  # and nothing behind them'
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def narrowing(model: nn.Module, path: str, call: Arguments, runs: Collection[Run
         new, stays = _new_widths(model, found, {f"output {target}": width for target, (_, width) in axes.items()})
         outputs = tuple(target for target in axes if f"output {target}" in new)
         if not outputs:
-            remedy = "swap(..., refit=True)  # readers alone"
+            remedy = _ALONE
             raise SwapError("no output can be handed on as narrow as it is", [one.mismatch(remedy) for one in stays])
         readers = tuple(_readers(model, found, new))
         drawn = [one.paths[0] for one in readers]
@@ -97,7 +100,7 @@ def _new_widths(model: nn.Module, found: Widths, levels: Mapping[str, int]) -> t
             if width:
                 new |= dict.fromkeys(members, width)
             else:
-                why = frozen.get(name) or "it is added to an output of another width"
+                why = frozen.get(name) or "it is added to what has another width, or would be narrower than it"
                 stays += [Stay(output=one.removeprefix("output "), reader=why) for one in own]
         uneven = [
             stated
@@ -109,11 +112,12 @@ def _new_widths(model: nn.Module, found: Widths, levels: Mapping[str, int]) -> t
         frozen |= {found.of(piece.level): "groups of a normalisation" for one in uneven for piece in one.pieces}
 
 
-def _width(found: Widths, members: Collection[str], own: Collection[str], levels: Mapping[str, int]) -> int:
+def _width(found: Widths, members: Sequence[str], own: Sequence[str], levels: Mapping[str, int]) -> int:
     """The new width of groups that are equally large; zero where they keep theirs."""
     if own:
-        widths = {levels[one] for one in own}
-        return widths.pop() if len(widths) == 1 else 0
+        widths, others = {levels[one] for one in own}, len(members) > len(own)
+        width = widths.pop() if len(widths) == 1 else 0
+        return 0 if others and width > found.channels[own[0]] else width
     wanted = {
         frozenset(
             levels[level]
@@ -123,8 +127,8 @@ def _width(found: Widths, members: Collection[str], own: Collection[str], levels
         for group in members
         for size in found.sizes[group]
     }
-    first = next(iter(wanted))
-    return next(iter(first)) if len(wanted) == 1 and len(first) == 1 else 0
+    told = [next(iter(one)) for one in wanted if len(one) == 1]
+    return told[0] if len(wanted) == len(told) == 1 and told[0] < found.channels[members[0]] else 0
 
 
 def _total(stated: Statement, new: Mapping[str, int]) -> int:
@@ -157,9 +161,9 @@ def _check_runs(trial: nn.Module, runs: Collection[Run]) -> None:
             after = [list(one.shape) for one in run.of(trial)]
         except Exception as error:  # whatever code raises that counts on the old channels
             said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            fault = Mismatch("the narrowed model", "a forward pass", said, "swap(..., refit=True)  # readers alone")
+            fault = Mismatch("the narrowed model", "a forward pass", said, _ALONE)
             raise SwapError("the model does not run once it is narrowed", [fault]) from error
         before = [list(one.shape) for one in run.answer]
         if after != before:
-            fault = Mismatch("the narrowed model", str(before), str(after), "swap(..., refit=True)  # readers alone")
+            fault = Mismatch("the narrowed model", str(before), str(after), _ALONE)
             raise SwapError("the model answers in other shapes once it is narrowed", [fault])

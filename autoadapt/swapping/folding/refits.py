@@ -20,8 +20,8 @@ from autoadapt.swapping.folding.settling import Settled, Settling, projected, wi
 
 __all__ = ["Refit", "Refitting", "refitting"]
 
-Refit: TypeAlias = bool | Literal["shrink"]
-"""Whether readers are rebuilt for the new channels; `shrink` also narrows what lies behind them."""
+Refit: TypeAlias = bool | Literal["readers", "shrink"]
+"""Whether readers are rebuilt for the new channels: `readers`, or True. `shrink` narrows what lies behind them too."""
 
 
 @dataclass(frozen=True)
