@@ -42,6 +42,32 @@ class Attending(nn.Module):
         return made * counts if self.end == "zero" else made
 
 
+class Frames(nn.Module):
+    """Frames that read those before them, `[B, T, C, H, W]` or with frames first."""
+
+    def __init__(self, width: int, *, batch_first: bool) -> None:
+        super().__init__()
+        torch.manual_seed(width)
+        self.cut, self.axis = nn.Conv2d(3, width, 4, 4), int(batch_first)
+
+    def forward(self, x):
+        return self.cut(x.flatten(0, 1)).unflatten(0, x.shape[:2]).cumsum(self.axis)
+
+
+def test_frames_before_samples_are_turned():
+    clips = torch.randn(5, 2, 3, 16, 16)
+    new = Frames(6, batch_first=True)
+    net = aa.adapt(new, like=Frames(4, batch_first=False), inputs=clips)
+    other = clips.clone()
+    other[1, 1] += 1
+    moved = (net(clips) - net(other)).abs().amax((2, 3, 4)) > 1e-4
+    assert moved.T.tolist() == [[False] * 5, [False] + [True] * 4]
+    image = nn.Conv2d(3, 6, 4, 4)
+    net = aa.adapt(image, like=Frames(4, batch_first=False), inputs=clips)
+    made = net.adapters["output"](image(clips.flatten(0, 1)))
+    torch.testing.assert_close(net(clips), made.unflatten(0, (5, 2)))
+
+
 def turned(module, values, *rest):
     return module(values.transpose(0, 1), *rest).transpose(0, 1)
 

@@ -29,8 +29,11 @@ def of_rank(spec: TensorSpec, given: TensorSpec) -> tuple[Rearrange, ...]:
     frames, sides = frames_of(given), iter("chw")
     if not frames:
         frames = next((axis for axis, dim in enumerate(given.dims) if str(dim) == "T"), 2)
-        names = ["b", *("t" if axis == frames else next(sides) for axis in range(1, 5))]
-        return (Rearrange(pattern=f"{' '.join(names)} -> (b t) {' '.join(name for name in names[1:] if name != 't')}"),)
+        leading = {frames: "t", int(frames == 0): "b"}
+        names = [leading.get(axis) or next(sides) for axis in range(5)]
+        return (
+            Rearrange(pattern=f"{' '.join(names)} -> (b t) {' '.join(name for name in names if name not in 'bt')}"),
+        )
     names = ["b", *("chw" if frames == 2 else "hwc")]
     return (Rearrange(pattern=f"{' '.join(names)} -> {' '.join([*names[:frames], '1', *names[frames:]])}"),)
 

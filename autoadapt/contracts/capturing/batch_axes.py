@@ -1,12 +1,14 @@
 """Batch axes: which axis of sequences lists samples, told by what is read across it.
 
-Recurrent layers and transformers of torch take `[N, B, C]`, most others `[B, N, C]`, and sizes do not tell which. Where
+Recurrent layers and transformers of torch take `[N, B, C]`, spiking networks `[T, B, C, H, W]`, most others samples
+first, and sizes do not tell which. Where
 one sample is changed, the others stay as they are; where a token is, others that read it do not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -42,13 +44,17 @@ def axes_of(module: nn.Module, arguments: Arguments, work: Work, *, runs: bool =
     tensors = flatten(arguments.values)[1]
     axes = name_axes(tensors)
     position = next((i for i in range(len(tensors)) if is_sequence(i, tensors)), None)
-    if position is None or not runs or "E" in axes.example or _is_dear(module, work):
+    if position is None or not runs or "E" in axes.example or on_meta_device(module):
         return axes
     turned = name_axes(tensors, samples=tensors[position].shape[1])
     is_cloud = not POINT.isdisjoint(tensors[position].shape)
     for sizes in _sizes(axes.names[position], turned.names[position], is_cloud=is_cloud):
         for one, few in zip((axes, turned), sizes, strict=True):
-            told = _lists_samples_second(module, arguments, one.shapes(few), position)
+            shapes = one.shapes(few)
+            share = math.prod(shapes[position]) / max(tensors[position].numel(), 1)
+            if _is_dear(module, work.multiply_adds * share):
+                return axes
+            told = _lists_samples_second(module, arguments, shapes, position)
             if told is not None:
                 return turned if told else axes
     return axes
@@ -62,10 +68,10 @@ def _sizes(names: Sequence[str], turned: Sequence[str], *, is_cloud: bool) -> It
         yield [{names[0]: SAMPLES}, {turned[1]: SAMPLES}]
 
 
-def _is_dear(module: nn.Module, work: Work) -> bool:
+def _is_dear(module: nn.Module, multiply_adds: float) -> bool:
+    """Whether runs that take so much each take too long."""
     device = next((parameter.device.type for parameter in module.parameters()), "cpu")
-    most = MOST_MULTIPLY_ADDS.get(device, MOST_ELSEWHERE)
-    return on_meta_device(module) or work.multiply_adds * RUNS > most
+    return multiply_adds * RUNS > MOST_MULTIPLY_ADDS.get(device, MOST_ELSEWHERE)
 
 
 def _lists_samples_second(

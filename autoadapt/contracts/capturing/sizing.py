@@ -51,7 +51,7 @@ def name_axes(tensors: Sequence[torch.Tensor], samples: int = 0) -> InputAxes:
 
     Args:
         tensors: The inputs.
-        samples: How many there are, where they are known to stand behind tokens: `N,B,C`.
+        samples: How many there are, where they are known to stand behind tokens or frames: `N,B,C`, `T,B,C,H,W`.
     """
     if graph := graph_sizes(tensors):
         return graph_axes(tensors, graph)
@@ -69,7 +69,7 @@ def name_axes(tensors: Sequence[torch.Tensor], samples: int = 0) -> InputAxes:
             continue
         letters = "BN" if _is_beside_mask(position, tensors) else _letters(tensor)
         if samples and is_sequence(position, tensors) and tensor.shape[1] == samples:
-            letters = "NBC"[: len(letters)]
+            letters = f"TB{letters[2:]}" if len(letters) == 5 else "NBC"[: len(letters)]
         for letter, size in zip(letters, tensor.shape, strict=True):
             taken.append(_name(letter, size, example, taken))
             example[taken[-1]] = size
@@ -90,8 +90,10 @@ def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def is_sequence(position: int, tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether an input may be samples of tokens or the other way round: of features, or of indices, and no mask."""
+    """Whether an input may be samples of tokens or frames, or the other way round: numbers or indices, and no mask."""
     tensor = tensors[position]
+    if tensor.dim() == 5:
+        return _letters(tensor)[:2] == "BT"
     hides = len(tensors) > 1 and may_hide(tensor)
     return tensor.dim() == (3 if tensor.is_floating_point() else 2) and not hides
 
