@@ -144,7 +144,11 @@ def calibrate(
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))
-        class_map = None if own_head is None else class_anchor(projections, None if place else head, own_head)
+        class_map = (
+            class_anchor(projections, None if place else head, own_head, next(layers[0].parameters()))
+            if own_head is not None
+            else None
+        )
         if data is None:
             assert class_map is not None, "asked for without data"
             outcome = _Outcome([class_map], from_classifiers(pair.plan.source.name))

@@ -107,3 +107,31 @@ def test_no_data_without_a_classifier_is_refused():
     old, _, net = pair()
     with pytest.raises(CalibrationError, match="nothing, and no own_head="):
         calibrate(net, like=old, head=classifier(24), data=None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_classifiers_of_other_precisions_tell_as_much_as_they_can(dtype):
+    old, new = Pooled(24, 0).eval().to(dtype), Pooled(16, 1).eval().to(dtype)
+    head, own, images = classifier(24).to(dtype), classifier(16, seed=1).to(dtype), IMAGES.to(dtype)
+    net = adapt(new, like=old, inputs=images[:2], project="always")
+    calibrate(net, like=old, head=head, own_head=own, data=None)
+    near = 8 * torch.finfo(dtype).eps
+    with torch.no_grad():
+        torch.testing.assert_close(head(net(images)).softmax(1), own(new(images)).softmax(1), atol=near, rtol=0)
+
+
+def test_a_single_score_is_kept_as_it_is():
+    old, new, net = pair()
+    head, own = classifier(24, 1), classifier(16, 1, seed=1)
+    calibrate(net, like=old, head=head, own_head=own, data=None)
+    with torch.no_grad():
+        torch.testing.assert_close(head(net(IMAGES)), own(new(IMAGES)), atol=1e-5, rtol=0)
+
+
+def test_an_old_classifier_that_answers_the_same_to_everything_is_refused():
+    old, _, net = pair()
+    head, before = classifier(24), {name: one.clone() for name, one in net.state_dict().items()}
+    nn.init.zeros_(head.weight)
+    with pytest.raises(CalibrationError, match="says nothing of these adapters"):
+        calibrate(net, like=old, head=head, own_head=classifier(16, seed=1), data=None)
+    assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
