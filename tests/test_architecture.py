@@ -53,6 +53,7 @@ INSIDE = {
         "modes",
         "caches",
         "made_tables",
+        "shape_rules",
         "meta_device",
         "randomness",
         "other_threads",

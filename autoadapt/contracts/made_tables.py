@@ -55,10 +55,6 @@ class MadeTables:
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], _Made]] = {}
         self._values = 0
 
-    def holds(self, value: Any) -> bool:
-        """Whether a tensor, or a number that it may once have had, is among those made of sizes alone."""
-        return id(value) in self._made
-
     def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
         """Note a call and what it returned."""
         written = args[0] if func is torch.Tensor.__setitem__ else made

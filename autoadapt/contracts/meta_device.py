@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.caches import OutsideCaches
 from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.made_tables import MadeTables
+from autoadapt.contracts.shape_rules import ShapeRules
 
 __all__ = ["OnMeta", "not_emptied", "on_the_meta_device"]
 
@@ -37,7 +38,7 @@ def on_the_meta_device(module: nn.Module, caches: OutsideCaches) -> Iterator[Non
     with torch._C.DisableTorchFunction():  # who counts the functions of a run is not to count these
         device = next((one.device for one in tensors_of(module) if not one.is_meta), torch.device("cpu"))
     tables = MadeTables(device)
-    with tables.kept(), caches.kept(), torch.device("meta"), OnMeta(tables):
+    with tables.kept(), caches.kept(), ShapeRules(), torch.device("meta"), OnMeta(tables):
         yield
 
 
@@ -62,10 +63,6 @@ class OnMeta(TorchFunctionMode):
         if self._tables is not None:
             self._tables.note(func, args, kwargs or {}, made)
         return made
-
-    def _is_made_of_sizes(self, value: Any) -> bool:
-        """Whether a value is noted as made of sizes alone."""
-        return self._tables is not None and self._tables.holds(value)
 
     def _returned(self, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         try:

@@ -14,6 +14,7 @@ from autoadapt.contracts.closures import Closures
 from autoadapt.contracts.deep_copies import deep_copy
 from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
+from autoadapt.contracts.shape_rules import ShapeRules
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
 from autoadapt.errors import CaptureError, Mismatch
@@ -350,7 +351,7 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
 
 def backward(tensors: Sequence[torch.Tensor]) -> None:
     """Send a gradient through all tensors that take one."""
-    with torch.enable_grad():
+    with torch.enable_grad(), ShapeRules():
         live = [tensor.float().sum() for tensor in tensors if tensor.requires_grad]
         if live:
             torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]

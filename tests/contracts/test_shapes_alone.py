@@ -33,6 +33,11 @@ CALLS = {
     "scaled": lambda x: torch.add(x, x, alpha=2),
     "a number": lambda x: x + 1.5,
     "turned sum": lambda x: x.transpose(2, 3) + x.transpose(2, 3),
+    "norm of tokens": lambda x: F.layer_norm(x, (12,)),
+    "norm of channels": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (6,)),
+    "norm over batches": lambda x: F.batch_norm(x, like(X[0, :, 0, 0], x), like(X[0, :, 0, 0], x)),
+    "of channels last": lambda x: F.batch_norm(x.to(memory_format=torch.channels_last), *[like(X[0, :, 0, 0], x)] * 2),
+    "of turned axes": lambda x: F.batch_norm(x.transpose(1, 3), *[like(X[0, 0, 0], x)] * 2),
     "half": lambda x: x.half() + x.half(),
 }
 WRITING = {

@@ -217,6 +217,7 @@ class Ordering:
 
     def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
         seen, images, centres = _Seen({}, {}), images_for(self.axes), _centres(self.axes)
+        answers: dict[Key, torch.Tensor] = {}  # read after the run: whoever follows its operations is not to wait
 
         def note(key: Key, tensor: torch.Tensor) -> None:
             if key in maps:
@@ -226,10 +227,7 @@ class Ordering:
             grid = token.grid(sizes)
             listed = tensor.movedim((token.batch, token.axis), (0, 1)).flatten(2)
             if listed.shape[:2] == (images, grid.cells + token.extra):
-                small = min(grid.height, grid.width) < 2
-                seen.orders[key] = (
-                    ("rows", 0) if small and not token.extra else order_of_tokens(responses(listed), grid, centres)
-                )
+                answers[key] = responses(listed)
 
         model = in_eval_mode(copy_module(self.module, clone_buffers))
         keys = [*tokens, *maps]
@@ -242,6 +240,11 @@ class Ordering:
         for key in keys:
             if isinstance(key, int):
                 note(key, outputs[key])
+        for key, answer in answers.items():
+            grid = tokens[key].grid(sizes)
+            small = min(grid.height, grid.width) < 2
+            alone = small and not tokens[key].extra
+            seen.orders[key] = ("rows", 0) if alone else order_of_tokens(answer, grid, centres)
         shapes = tuple(tuple(output.shape) for output in outputs)
         return _Seen(seen.orders, seen.maps, ImagePass({**sizes, "B": images}, tree, shapes))
 

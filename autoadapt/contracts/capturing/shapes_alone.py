@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.graph import increment_version
 
 from autoadapt.contracts.made_tables import MadeTables
-from autoadapt.contracts.meta_device import OnMeta, not_emptied
+from autoadapt.contracts.meta_device import OnMeta
+from autoadapt.contracts.shape_rules import ShapeRules
 
 __all__ = ["everywhere_meta"]
 
@@ -22,7 +22,7 @@ def everywhere_meta(active: bool, tables: MadeTables | None = None) -> Iterator[
     if not active:
         yield
         return
-    with torch.device("meta"), _ShapesAlone(tables):
+    with ShapeRules(), torch.device("meta"), _ShapesAlone(tables):
         yield
 
 
@@ -40,19 +40,24 @@ class _ShapesAlone(OnMeta):
                 made = _WITHOUT_VALUES[func](*args)
             if made is not None:
                 return made
-        if func in _QUICK and args and not (types or self._is_made_of_sizes(args[0])):
-            with contextlib.suppress(RuntimeError, NotImplementedError), torch._C.DisableTorchFunction():
-                made = _QUICK[func](*args, **(kwargs or {}))
-                return not_emptied(func, args, func(*args, **(kwargs or {}))) if made is None else made
         return super().__torch_function__(func, types, args, kwargs)
 
 
 def _batch_norm(x: torch.Tensor, mean: torch.Tensor | None = None, *_rest: Any) -> torch.Tensor | None:
-    return _alike(x) if mean is not None and len(mean) == x.shape[1] else None
+    """Contiguous, or with channels last as its input."""
+    if mean is None or len(mean) != x.shape[1]:
+        return None
+    ordered = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.clone(memory_format=torch.preserve_format if ordered else torch.contiguous_format)
 
 
 def _layer_norm(x: torch.Tensor, shape: Sequence[int] = (), *_rest: Any) -> torch.Tensor | None:
-    return _alike(x) if shape and tuple(x.shape[-len(shape) :]) == tuple(shape) else None
+    """Contiguous, however its input lies."""
+    return (
+        x.clone(memory_format=torch.contiguous_format)
+        if shape and tuple(x.shape[-len(shape) :]) == tuple(shape)
+        else None
+    )
 
 
 def _lstm(x: torch.Tensor, states: Any, *rest: Any) -> tuple[torch.Tensor, ...] | None:
@@ -68,64 +73,6 @@ def _recurrent(x: torch.Tensor, states: Sequence[torch.Tensor], *rest: Any) -> t
     return x.new_empty(*x.shape[:-1], channels), *map(torch.empty_like, states)
 
 
-def _alike(x: torch.Tensor) -> torch.Tensor:
-    """As `torch.empty_like`, which asks Python for the strides."""
-    return x.clone()
-
-
-def _activated(x: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor | None:
-    """What an activation gives; None where it may be in place."""
-    plain = not (named.keys() - {"inplace", "approximate"} or named.get("inplace") or any(one is True for one in rest))
-    return _alike(x) if plain and x.is_meta and x.is_floating_point() else None
-
-
-def _added(x: torch.Tensor, y: Any = None, **named: Any) -> torch.Tensor | None:
-    return _alike(x) if not named and _are_alike(x, y) else None
-
-
-def _added_in_place(x: torch.Tensor, y: Any = None, **named: Any) -> torch.Tensor | None:
-    if named or not _are_alike(x, y):
-        return None
-    increment_version(x)
-    return x
-
-
-def _are_alike(x: torch.Tensor, y: Any) -> bool:
-    """Whether nothing is to be found out of two tensors, and nobody follows what torch runs."""
-    if torch._C._len_torch_dispatch_stack() or not (isinstance(y, torch.Tensor) and x.is_meta and y.is_meta):
-        return False
-    return x.shape == y.shape and x.dtype is y.dtype and x.is_contiguous() and y.is_contiguous()
-
-
-def _convolved(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    _bias: torch.Tensor | None = None,
-    stride: Any = (),
-    padding: Any = (),
-    dilation: Any = (),
-    groups: int = 1,
-) -> torch.Tensor | None:
-    """As PyTorch does it in Python, for batches; None where it would refuse, or somebody follows what torch runs."""
-    axes = x.dim() - 2
-    if torch._C._len_torch_dispatch_stack() or not (x.is_meta and weight.is_meta) or weight.dim() != x.dim():
-        return None
-    if any(type(one) is not tuple or len(one) != axes for one in (stride, padding, dilation)):
-        return None
-    if x.shape[1] != weight.shape[1] * groups or x.shape[1] == 0:
-        return None
-    rows = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    left = [(size + 2 * pad - apart * (kernel - 1) - 1, step) for size, kernel, step, pad, apart in rows]
-    if any(over < 0 or step < 1 for over, step in left):
-        return None
-    sizes = [over // step + 1 for over, step in left]
-    return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device="meta")
-
-
-def _as_ever(*_args: Any, **_named: Any) -> None:
-    """PyTorch is quick by itself."""
-
-
 _WITHOUT_VALUES: Mapping[Any, Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
@@ -133,13 +80,3 @@ _WITHOUT_VALUES: Mapping[Any, Callable[..., Any]] = {
     torch.gru: _gru,
 }
 """By function what gives a tensor of the right shape, or None where it does not apply."""
-
-_QUICK: Mapping[Any, Callable[..., Any]] = {
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolved),
-    **dict.fromkeys((F.relu, torch.relu, torch.Tensor.relu, F.gelu, F.silu, F.hardswish, F.leaky_relu), _activated),
-    **dict.fromkeys((torch.sigmoid, torch.Tensor.sigmoid, torch.tanh, torch.Tensor.tanh), _activated),
-    **dict.fromkeys((torch.add, torch.Tensor.add, torch.Tensor.__add__), _added),
-    **dict.fromkeys((torch.Tensor.add_, torch.Tensor.__iadd__), _added_in_place),
-    **dict.fromkeys((F.linear, torch.relu_), _as_ever),
-}
-"""Most of what runs in networks, which makes no tensor but what it returns: what gives that quicker, where it can."""
