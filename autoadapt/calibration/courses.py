@@ -68,10 +68,11 @@ class Course:
             raise CalibrationError("there is nothing that could learn", [fault])
         self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=0.0)
         self._bases = [group["lr"] for group in self._optimiser.param_groups]
+        self._variances: dict[str, float] = {}
         self.step = 0
         self.looks: list[tuple[int, Score]] = []
         self.best: dict[str, torch.Tensor] = {}
-        facts = [pair.plan.model_dump_json(), asdict(rates), sorted(self.learned), workers.number(), workers.count()]
+        facts = [pair.plan.model_dump_json(), asdict(rates), sorted(self.learned), workers.count()]
         sums = [float(t.detach().double().sum()) for t in (*pair.tensors(), *self.learned.values())]
         self._fingerprint = hashlib.sha256(json.dumps([facts, sums]).encode()).hexdigest()[:12]
 
@@ -89,15 +90,20 @@ class Course:
         return [group for group in groups if group["params"]]
 
     def sits(self, held_out: Iterable[object]) -> Judge:
-        """Keep images to judge on.
+        """Keep images to judge on, and note how far the old levels vary on them.
 
         Raises:
             CalibrationError: There are none.
         """
         samples, index = Samples(1, 0, JUDGED), 0
+        sums = {name: torch.zeros(3, dtype=torch.float64) for name in self._levels}
         for number, batch in enumerate(held_out):
             for lesson in self._pair.lessons(batch, f"{number} of those held out"):
                 expected = self._expected(lesson)
+                for level in lesson.levels:
+                    for name, total in sums.items():
+                        value = level[name].double()
+                        total += torch.stack([torch.ones_like(value).sum(), value.sum(), value.square().sum()]).cpu()
                 for image in range(lesson.images):
                     mine = index * workers.count() + workers.number()
                     index += 1
@@ -108,6 +114,9 @@ class Course:
         if not workers.summed(index):
             fault = Mismatch("held_out", "at least one batch", "none", "held_out=[images]")
             raise CalibrationError("there are no images to judge on", [fault])
+        for name, total in sums.items():
+            count, whole, squares = workers.total(total).tolist()
+            self._variances[name] = max(squares / count - (whole / count) ** 2, 0.0)
         samples.only(samples.chosen(workers.gathered(samples.numbers)))
         return Judge(self._pair, samples, self._head, self._loss, Progress(), replays=False)
 
@@ -157,12 +166,12 @@ class Course:
         return lost + losses_of(answer, expected, lesson.images, self._loss)[0].mean()
 
     def _apart(self, output: object, wanted: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Squared error of the levels over the variance of the old ones, a mean over levels."""
+        """Squared error of the levels over the variance that the old ones have on the images held out, a mean."""
         tree, tensors = flatten(output)
         found = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
-        pairs = [(found[name].float(), wanted[name].float()) for name in self._levels]
-        tiny = torch.finfo(torch.float32).tiny
-        errors = [(one - other).square().mean() / other.var(correction=0).clamp(min=tiny) for one, other in pairs]
+        apart = {name: found[name] - wanted[name] for name in self._levels}
+        apart = {name: gap.to(torch.promote_types(gap.dtype, torch.float32)) for name, gap in apart.items()}
+        errors = [gap.square().mean() / (self._variances[name] or 1.0) for name, gap in apart.items()]
         return torch.stack(errors).mean()
 
     def look(self, judge: Judge) -> Score:
@@ -174,7 +183,9 @@ class Course:
         return score
 
     def save(self, path: Path) -> None:
-        """Write all that it takes to go on."""
+        """Write all that it takes to go on; the first worker does, since all have the same."""
+        if workers.number():
+            return
         noted = {
             "fingerprint": self._fingerprint,
             "step": self.step,

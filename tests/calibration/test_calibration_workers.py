@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from calibration_models import Model, Pyramid, model_with, pictures
 
-from autoadapt.calibration import calibrate, making
+from autoadapt.calibration import calibrate, distil, making
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.workers import combined
 from autoadapt.errors import CalibrationError
@@ -23,12 +23,21 @@ def calibrated(data, **options):
     return found, model.backbone.adapters.state_dict()
 
 
+def distilled(data):
+    torch.manual_seed(3)
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    model, old = model_with(old, new).double(), old.double()
+    found = distil(model, at="backbone", like=old, data=data, steps=8, lr=1e-2)
+    return found.course, model.backbone.state_dict()
+
+
 def worker(rank, count, store, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
     images = pictures(IMAGES, dtype=torch.float64)
     moments = combined(Moments.of(images[rank::count].flatten(2)[..., 0], images[rank::count].flatten(2)[..., 1]))
     found, adapters = calibrated(images[rank::count].split(3), refine=3, augment=0)
+    learned = distilled(images[rank::count].split(3))
     making.MADE, making.BATCH = 12, 2
     shared, made = calibrated(images[rank::count].split(3))
     try:
@@ -37,7 +46,7 @@ def worker(rank, count, store, folder):
     except CalibrationError as error:
         failed = error.summary
     told = found.model_dump_json(), shared.model_dump_json(exclude={"seconds", "solver_seconds", "bytes"})
-    torch.save((told, adapters, made, moments.tensors, failed), f"{folder}/{rank}.pt")
+    torch.save((told, adapters, made, moments.tensors, failed, learned), f"{folder}/{rank}.pt")
     dist.barrier()  # a process that leaves early takes the connection with it
     dist.destroy_process_group()
 
@@ -50,13 +59,14 @@ def test_two_gloo_processes_give_the_answer_of_one(tmp_path):
     made, said = [], []
     whole = Moments.of(images.flatten(2)[..., 0], images.flatten(2)[..., 1])
     for rank in range(2):
-        (told, shared), written, own, moments, failed = torch.load(tmp_path / f"{rank}.pt")
+        (told, shared), written, own, moments, failed, learned = torch.load(tmp_path / f"{rank}.pt")
         made.append(own)
         said.append(shared)
         for name, tensor in whole.tensors.items():
             torch.testing.assert_close(moments[name], tensor, rtol=1e-10, atol=1e-10)
         for name, tensor in adapters.items():
             torch.testing.assert_close(written[name], tensor, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(learned, distilled(images.split(6)), rtol=1e-6, atol=1e-8)
         assert f'"solver":"{alone.solver}"' in told
         assert '"images":24' in told
         assert failed == ("features of `0` are not finite" if rank == 0 else "another worker failed")

@@ -1,0 +1,104 @@
+"""Distilled: EfficientNet-Lite0 under Lite2's head, calibrated on unlabelled photographs, then taught by Lite2.
+
+Run as `OMP_NUM_THREADS=1 python -m benchmarks.distilled`. The seam and the photographs are those of
+`benchmarks/few_images.py`. What learns are the adapters and the last blocks of Lite0; what comes before is frozen and
+made once for each photograph, which keeps a run to minutes of one core. Each photograph is there mirrored, too; every
+eighth is held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import sys
+import time
+
+import torch
+from torch import nn
+
+from autoadapt.adapting import adapt
+from autoadapt.calibration import calibrate, distil
+from autoadapt.calibration.judging import divergence
+from autoadapt.contracts.modes import in_eval_mode
+from benchmarks.few_images import BATCH, Whole, accuracy, answers, fitted_images, whole
+from benchmarks.photograph_sets import photographs, read, split
+from benchmarks.photographs import lite
+
+FROM = 4
+"""The block of Lite0 from which on it learns, of 7."""
+
+
+class Begun(nn.Module):
+    """The first blocks, frozen and remembered for each image, and the last ones."""
+
+    def __init__(self, pyramid: nn.Module, known: dict[str, torch.Tensor] | None = None) -> None:
+        super().__init__()
+        self.first = nn.Sequential(pyramid.conv_stem, pyramid.bn1, *pyramid.blocks[:FROM]).requires_grad_(False)
+        self.last = nn.Sequential(*pyramid.blocks[FROM:])
+        self._known = {} if known is None else known
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape: `[B, 3, H, W] -> [B, 320, H/32, W/32]`."""
+        if x.device.type != "cpu":  # probed without values
+            made: torch.Tensor = self.last(self.first(x))
+            return made
+        keys = [hashlib.sha256(image.detach().numpy().tobytes()).hexdigest() for image in x.contiguous()]
+        unknown = [index for index, key in enumerate(keys) if key not in self._known]
+        if unknown:
+            with torch.no_grad():
+                for index, begun in zip(unknown, self.first(x[unknown]), strict=True):
+                    self._known[keys[index]] = begun.clone()
+        learned: torch.Tensor = self.last(torch.stack([self._known[key] for key in keys]))
+        return learned
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Begun:
+        twin = copy.copy(self)
+        twin.__dict__ = {**self.__dict__, "_modules": copy.deepcopy(self._modules, memo), "_known": self._known}
+        return twin
+
+
+def main() -> None:
+    """Print what each stage is worth on photographs that nothing has seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--levels", type=float, default=1.0)
+    asked = parser.parse_args()
+    sets = split(photographs(), asked.seed)
+    fitted, judged = fitted_images(sets[0], asked.count), read(sets[1])
+    old: Whole = whole(2, {})
+    new = in_eval_mode(Begun(lite(0).backbone))
+    expected = answers(old, judged)
+    model = copy.deepcopy(old)
+    model.backbone = adapt(new, like=old.backbone, inputs=torch.zeros(1, 3, 224, 224), project="always")
+
+    def tell(stage: str, started: float) -> None:
+        logits = answers(model, judged)
+        loss, agreement = (float(each.mean()) for each in divergence(logits, expected, len(judged)))
+        right = accuracy(logits, sets[1])
+        seconds = time.process_time() - started
+        print(f"{stage}: agreement {agreement:.3f}, KL {loss:.2f}, labels {right:.2f}, {seconds:.0f} s", flush=True)
+
+    options = {"like": old.backbone, "head": old.head}
+    started = time.process_time()
+    calibrate(model.backbone, data=fitted.split(BATCH), images=len(fitted), augment=0, seed=asked.seed, **options)  # type: ignore[arg-type]
+    tell("calibrated", started)
+    held, taught = fitted[::8], torch.stack([one for index, one in enumerate(fitted) if index % 8])
+    generator = torch.Generator().manual_seed(asked.seed)
+    loader = torch.utils.data.DataLoader(
+        torch.cat([taught, taught.flip(-1)]), batch_size=16, shuffle=True, generator=generator, drop_last=True
+    )  # type: ignore[var-annotated]
+    started = time.process_time()
+    made = distil(
+        model.backbone, data=loader, held_out=held.split(BATCH), steps=asked.steps, lr=asked.lr, levels=asked.levels,
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+    print(made, file=sys.stderr)
+    tell(f"distilled, {asked.steps} steps", started)
+
+
+if __name__ == "__main__":
+    main()
