@@ -95,7 +95,17 @@ INSIDE = {
 FACADE = {"__init__", "__main__"}
 """They re-export, and hand over to the command line; nothing imports them."""
 
-OPTIONAL = ("timm", "torchvision", "transformers", "rich", "segmentation_models_pytorch", "matplotlib", "typer")
+OPTIONAL = (
+    "timm",
+    "torchvision",
+    "transformers",
+    "rich",
+    "segmentation_models_pytorch",
+    "matplotlib",
+    "typer",
+    "joblib",
+    "cloudpickle",
+)
 
 EXPORTED = [
     "AdaptError",

@@ -43,6 +43,7 @@ SLOW = (
         f"docs/{page}.md"
         for page in (
             "how-it-works",
+            "more-than-one-machine",
             "tutorials/detector",
             "tutorials/hugging-face",
             "tutorials/segmentation",

@@ -35,6 +35,14 @@ class CostChoice(str, Enum):
     memory = "memory"
 
 
+class Backend(str, Enum):
+    """Who tries candidates beside this process."""
+
+    loky = "loky"
+    dask = "dask"
+    ray = "ray"
+
+
 def rank_command(
     candidates: Annotated[
         list[str],
@@ -63,6 +71,12 @@ def rank_command(
     picture: Annotated[
         Path | None, typer.Option(help="draw cost against agreement: .svg, .png", show_default=False)
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="candidates tried at once, one thread each; -1: all cores", show_default=False)
+    ] = None,
+    backend: Annotated[
+        Backend, typer.Option(help="who tries them: processes of this machine, or a cluster")
+    ] = Backend.loky,
     cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
     allow: Allow = None,
     html: Html = None,
@@ -70,7 +84,7 @@ def rank_command(
     debug: Debug = False,
 ) -> None:
     """Which backbone should I take? Costs and, with --images, agreement. Exit code 1 if none fits."""
-    with running(as_json, debug), _resumable(state):
+    with running(as_json, debug), _resumable(state), _workers(backend, jobs):
         from torch import nn
 
         from autoadapt.cli.example_inputs import read_inputs
@@ -100,6 +114,7 @@ def rank_command(
             allow=allow or (),
             state=state,
             report=_say,
+            jobs=jobs,
             **reading(resolution, fit),
         )
         if pictures is not None:
@@ -130,6 +145,18 @@ def _resumable(state: Path | None) -> Iterator[None]:
         if state is not None:
             typer.echo(f"the same call goes on from {state}", err=True)
         raise
+
+
+@contextlib.contextmanager
+def _workers(backend: Backend, jobs: int | None) -> Iterator[None]:
+    """A cluster as DASK_SCHEDULER_ADDRESS or RAY_ADDRESS name it, else one of this machine's cores."""
+    if backend is Backend.loky:
+        yield
+        return
+    from autoadapt.ranking.clusters import dask_workers, ray_workers
+
+    with (dask_workers if backend is Backend.dask else ray_workers)(jobs):
+        yield
 
 
 def _read(path: Path | None, pictures: Preprocessing | None, count: int) -> Iterable[object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,10 +23,12 @@ from autoadapt.errors import Mismatch, RankingError
 from autoadapt.errors.given import check_callable
 from autoadapt.files.writing import check_place
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
+from autoadapt.ranking.engines import Engine, find_engine
 from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
-from autoadapt.ranking.trials import Place, tried
+from autoadapt.ranking.rounds import carried_out
+from autoadapt.ranking.trials import Place
 from autoadapt.showing.progress import telling
 from autoadapt.sources import load_backbone, published
 
@@ -51,6 +54,7 @@ def rank(
     state: str | Path | None = None,
     seed: int = 0,
     report: Report | None = None,
+    jobs: int | None = None,
 ) -> Ranking:
     """Try many backbones in the place of one: what each costs there and how well it serves.
 
@@ -77,13 +81,16 @@ def rank(
             were refused are tried again.
         seed: For random weights, and the choice of images.
         report: Called after each candidate with its row, the number done, and the number of all.
+        jobs: How many candidates are tried at once, with one thread each; -1 for all cores. They run in processes of
+            this machine, or where `joblib.parallel_config` says: `backend="dask"`, `"ray"`. Needs the extra
+            `cluster`. A candidate whose process dies costs itself alone, and is tried once more.
 
     Returns:
         The ranking: `print` it; `.picture("rank.svg")` sets cost against agreement.
 
     Raises:
-        RankingError: There are no candidates, data was given without the old module, or `state` is of another
-            ranking.
+        RankingError: There are no candidates, data was given without the old module, `state` is of another ranking,
+            or the old backbone or the head cannot be pickled for other processes.
         AdaptError: The old backbone cannot be loaded or captured.
 
     Example:
@@ -97,7 +104,7 @@ def rank(
         check_place(state, "state", RankingError)
     if report is not None:
         check_callable(report, ("row", "done", "of"), "report", "report=print", RankingError)
-    chosen = find_candidates(candidates)
+    chosen, engine = find_candidates(candidates), find_engine(jobs)
     old = _old(like, pretrained, allow)
     if data is not None and not isinstance(old, nn.Module):
         fault = Mismatch(
@@ -110,14 +117,15 @@ def rank(
     signature = as_signature(old, example)
     example = _from(signature) if example is None else example
     reading = (resolution, fit)
-    place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed, *reading)
-    rows = _rows(chosen, place, Journal(None if state is None else Path(state), _run(place)), report)
+    threads = torch.get_num_threads() if engine is None else 1
+    place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed, *reading, threads)
+    rows = _rows(chosen, place, Journal(None if state is None else Path(state), _run(place)), engine, report)
     return Ranking(
         like=f"{signature.title} ({describe(signature.outputs.tree)})",
         inputs=", ".join(_input_texts(example)),
         images=sum(batch.images for batch in fitted),
         held_out=0 if held is None else held.images,
-        threads=torch.get_num_threads(),
+        threads=place.threads,
         rows=tuple(rows),
         remarks=_remarks(chosen, place),
     )
@@ -169,29 +177,18 @@ def _images(
     return fitted, HeldOut(held, old, head)
 
 
-def _rows(candidates: Sequence[Candidate], place: Place, journal: Journal, report: Report | None) -> list[Ranked]:
-    rows = list[Ranked]()
+def _rows(
+    candidates: Sequence[Candidate], place: Place, journal: Journal, engine: Engine | None, report: Report | None
+) -> list[Ranked]:
+    rows = dict[str, Ranked]()
     with telling("rank", len(candidates)) as tell:
-        for candidate in candidates:
-            tell(candidate.name, len(rows))
-            row = journal.row(candidate)
-            if row is None:
-                row = _noted(candidate, place, journal)
-            rows.append(row)
-            if report is not None:
-                report(row, len(rows), len(candidates))
-    return rows
-
-
-def _noted(candidate: Candidate, place: Place, journal: Journal) -> Ranked:
-    journal.begin(candidate)
-    try:
-        row = tried(candidate, place)
-        journal.end(candidate, row)
-    except BaseException:
-        journal.take_back()
-        raise
-    return row
+        found = carried_out(candidates, place, journal, engine, lambda text: tell(text, len(rows)))
+        with contextlib.closing(found):  # where `report` raises, workers stop at once
+            for row in found:
+                rows[row.source] = row
+                if report is not None:
+                    report(row, len(rows), len(candidates))
+    return [rows[candidate.name] for candidate in candidates]
 
 
 def _run(place: Place) -> dict[str, Any]:
@@ -206,7 +203,7 @@ def _run(place: Place) -> dict[str, Any]:
         "pretrained": place.pretrained,
         "reading": [place.resolution, place.fit],
         "seed": place.seed,
-        "threads": torch.get_num_threads(),
+        "threads": place.threads,
     }
 
 

@@ -27,7 +27,7 @@ from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.image_batches import Batch, HeldOut
 from autoadapt.ranking.results import Ranked
 
-__all__ = ["Place", "tried"]
+__all__ = ["Place", "refused", "tried"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Place:
         seed: For random weights and the choice of images.
         resolution: How candidates that were built for one image size read images.
         fit: How images get a size that they take.
+        threads: Of torch, in each process that tries candidates.
     """
 
     signature: Signature
@@ -59,6 +60,7 @@ class Place:
     seed: int
     resolution: Resolution | None = None
     fit: Fit | None = None
+    threads: int = 1
 
 
 def tried(candidate: Candidate, place: Place) -> Ranked:
@@ -69,7 +71,7 @@ def tried(candidate: Candidate, place: Place) -> Ranked:
             torch.manual_seed(place.seed)
             row = _weighed(candidate, place)
     except AdaptError as error:
-        row = _refused(candidate, error)
+        row = refused(candidate, error)
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
         row = Ranked(source=candidate.name, refused=said)
@@ -115,7 +117,8 @@ def _judged(net: AdaptedModule, place: Place) -> dict[str, Any]:
     return fields
 
 
-def _refused(candidate: Candidate, error: AdaptError) -> Ranked:
+def refused(candidate: Candidate, error: AdaptError) -> Ranked:
+    """The row of a candidate that is not ranked, with the first fault."""
     first = next(iter(error.mismatches), None)
     if first is None:
         return Ranked(source=candidate.name, refused=error.summary)

@@ -1,0 +1,93 @@
+"""Rounds: every candidate tried once, here or by workers; those whose worker died once more, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+from autoadapt.errors import RankingError
+from autoadapt.ranking.candidates import Candidate
+from autoadapt.ranking.engines import Engine, Lost, Task
+from autoadapt.ranking.journals import Journal
+from autoadapt.ranking.results import Ranked
+from autoadapt.ranking.trials import Place, refused, tried
+
+__all__ = ["carried_out"]
+
+
+def carried_out(
+    candidates: Sequence[Candidate],
+    place: Place,
+    journal: Journal,
+    engine: Engine | None,
+    tell: Callable[[str], None] = lambda _text: None,
+) -> Generator[Ranked, None, None]:
+    """The row of each candidate as soon as it is there; what the journal knows comes first, and is not tried.
+
+    Args:
+        candidates: What is to be tried.
+        place: Where.
+        journal: Written to by this process alone.
+        engine: Who tries them; the caller's own process where None.
+        tell: Told what begins.
+    """
+    known = {candidate: journal.row(candidate) for candidate in candidates}
+    yield from (row for row in known.values() if row is not None)
+    unknown = _told((candidate for candidate, row in known.items() if row is None), tell)
+    if engine is None:
+        yield from (_noted(candidate, place, journal) for candidate in unknown)
+        return
+    by_name = {candidate.name: candidate for candidate in candidates}
+    for row in _by_workers(unknown, place, engine, tell):
+        journal.end(by_name[row.source], row)
+        yield row
+
+
+def _told(candidates: Iterable[Candidate], tell: Callable[[str], None]) -> Iterator[Candidate]:
+    for candidate in candidates:
+        tell(candidate.name)
+        yield candidate
+
+
+def _noted(candidate: Candidate, place: Place, journal: Journal) -> Ranked:
+    journal.begin(candidate)
+    try:
+        row = tried(candidate, place)
+        journal.end(candidate, row)
+    except BaseException:
+        journal.take_back()
+        raise
+    return row
+
+
+def _by_workers(
+    candidates: Iterable[Candidate], place: Place, engine: Engine, tell: Callable[[str], None]
+) -> Iterator[Ranked]:
+    """All of them, then those whose worker died; a death may have taken neighbours with it, so alone from then on."""
+    lost, staying = list[Task](), list[Ranked]()
+    for task, outcome in engine.outcomes(place, _packed(candidates, staying)):
+        if isinstance(outcome, Ranked):
+            yield outcome
+        elif outcome.again:
+            tell(f"the worker that tried {task.name} died: {outcome.said}")
+            lost.append(task)
+        else:
+            yield _deadly(task, outcome)
+    yield from staying
+    for one in lost:
+        tell(f"{one.name} once more")
+        for task, outcome in engine.outcomes(place, [one]):
+            yield outcome if isinstance(outcome, Ranked) else _deadly(task, outcome)
+
+
+def _packed(candidates: Iterable[Candidate], staying: list[Ranked]) -> Iterator[Task]:
+    """Those that can travel; why the others cannot is noted."""
+    for candidate in candidates:
+        try:
+            yield Task.of(candidate)
+        except RankingError as error:
+            staying.append(refused(candidate, error))
+
+
+def _deadly(task: Task, lost: Lost) -> Ranked:
+    said = f"its worker died each time it was tried: {lost.said}"
+    return Ranked(source=task.name, refused=said, remedy="rank it alone, or with more memory for each worker")
