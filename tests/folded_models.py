@@ -1,5 +1,7 @@
 """Consumers that adapters are folded into: libraries' decoders and detectors, one with the contract of BBAVectors."""
 
+import copy
+
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -7,6 +9,7 @@ import torchvision
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.calibration.solvers import Recipe
 
 SMP = ["Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "DeepLabV3", "MAnet", "PAN", "Linknet"]
 
@@ -81,14 +84,32 @@ class WithImage(nn.Module):
         return [images, *self.net(images)]
 
 
-def swapped(model, at, new, x, spread=0.1):
-    """With adapters whose weights and offsets are those of a fitted one: none of them zero."""
+def lived_in(model):
+    """With running statistics as of a trained model."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    made = aa.swap(model.eval(), at, new, inputs=x)
+    return model.eval()
+
+
+def calibrated(model, at, new, x, images=16):
+    """With adapters that are fitted on a few images; of projections with an offset one at least is not zero."""
+    old = copy.deepcopy(lived_in(model).get_submodule(at))
+    made = aa.swap(model, at, new, inputs=x)
+    net = made.get_submodule(at)
+    noise = torch.randn(images, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    coarse = nn.functional.interpolate(noise, size=96, mode="bilinear")
+    found = aa.calibrate(net, like=old, data=[coarse[:8], coarse[8:]], augment=0, solver=Recipe(30.0))
+    assert found.written, found
+    assert all(bool(p.detach().abs().max() > 1e-3) for p in net.adapters.parameters())
+    return made
+
+
+def swapped(model, at, new, x, spread=0.1):
+    """With adapters whose weights and offsets are those of a fitted one: none of them zero."""
+    made = aa.swap(lived_in(model), at, new, inputs=x)
     for parameter in made.get_submodule(at).adapters.parameters():
         nn.init.normal_(parameter, std=spread if parameter.dim() == 1 else parameter.shape[1] ** -0.5)
     return made

@@ -35,6 +35,7 @@ from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight", "set_weights", "weight_and_offset"]
 
+_ALWAYS = 'adapt(..., project="always")'
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
 
@@ -111,7 +112,10 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
             places = range(steps[0].groups) if steps[0].groups > 1 else (None,)
             found += [Projection(route, module, index, place) for place in places]
     if not found:
-        fault = Mismatch("adapters", "a projection to fit", "none in the plan", 'adapt(..., project="always")')
+        folded = vars(net).get("folded") is not None
+        found_none = "none: they were folded, or rebuilt without" if folded else "none in the plan"
+        before = "swap without refit, calibrate, and fold then"
+        fault = Mismatch("adapters", "a projection to fit", found_none, before if folded else _ALWAYS)
         raise CalibrationError("there is nothing to calibrate", [fault])
     return tuple(found)
 

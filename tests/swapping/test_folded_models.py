@@ -7,13 +7,18 @@ from folded_models import (
     SMP,
     Oriented,
     WithImage,
+    calibrated,
+    lived_in,
     segmenter,
-    swapped,
+    tensors,
     torchvision_detector,
     torchvision_segmenter,
     worst,
 )
 
+import autoadapt as aa
+from autoadapt.contracts.capturing import bind
+from autoadapt.contracts.costs import multiply_adds_by_part, multiply_adds_of
 from autoadapt.errors import BuildError
 from autoadapt.swapping.folding import fold
 from autoadapt.swapping.folding.settling import projected
@@ -41,11 +46,62 @@ def test_adapters_fold_into_a_real_consumer_and_it_answers_as_before_at_three_si
     torch.manual_seed(0)
     model, at = MODELS[name]()
     x = torch.randn(1, 3, 128, 128)
-    model = swapped(model, at, timm.create_model(NEW[width][name], features_only=True), x)
+    model = calibrated(model, at, timm.create_model(NEW[width][name], features_only=True), x)
     folded, stays = folded_whole(model, at, x)
     assert [one.count("groups=") for one in stays] == [3] * (name == "DeepLabV3Plus")  # depthwise convolutions
     assert bool(list(folded.get_submodule(at).adapters.parameters())) == bool(stays)
     assert worst(model, folded, SIZES) < 1e-5
+
+
+def oriented():
+    return Oriented(WithImage("resnet101"))
+
+
+def test_the_first_layers_of_a_folded_decoder_cost_what_they_cost_by_hand_and_a_channel_of_ones():
+    x, new = torch.randn(1, 3, 128, 128), timm.create_model("resnet18", features_only=True)
+    folded = fold(calibrated(oriented(), "base_network", new, x), inputs=x)
+    first = {one.paths[0]: one for one in folded.base_network.folded.readers}
+    assert list(first) == ["dec_c4.up.0", "dec_c4.cat.0", "dec_c3.cat.0", "dec_c2.cat.0"]
+    by_hand = aa.swap(oriented(), "base_network", new, inputs=x, refit=True)
+    channels = [by_hand.get_submodule(path).in_channels for path in first]
+    assert channels == [512, 1024 + 256, 512 + 128, 256 + 64]  # the numbers that one edits
+    counted, expected = (multiply_adds_by_part(one, bind(one, x), first) for one in (folded, by_hand))
+    for path, reader in first.items():
+        assert counted[path] == expected[path] * reader.channels // (reader.channels - reader.ones)
+    assert {path: one.ones for path, one in first.items()} == dict.fromkeys(first, 0) | {"dec_c4.up.0": 1}
+    assert counted[""] - expected[""] == folded.base_network.folded.multiply_adds_of_ones
+
+
+def test_the_narrowed_decoder_costs_what_the_one_costs_that_is_edited_by_hand():
+    x, new = torch.randn(1, 3, 128, 128), timm.create_model("resnet18", features_only=True)
+    narrowed = aa.swap(oriented(), "base_network", new, inputs=x, refit="shrink")
+    by_hand = Oriented(WithImage("resnet18"), (64, 128, 256, 512)).eval()
+    shapes = [
+        {name: p.shape for name, p in one.named_parameters() if "base" not in name} for one in (narrowed, by_hand)
+    ]
+    assert shapes[0] == shapes[1]
+    costs = {line.state: line.whole[1] for line in narrowed.base_network.swapped.costs}
+    assert costs["as by hand"] == multiply_adds_of(by_hand, bind(by_hand, x))
+    assert costs["as by hand"] < costs["readers rebuilt"] < costs["adapted"] < costs["old"]
+
+
+@pytest.mark.parametrize("refit", [True, "shrink"])
+@pytest.mark.parametrize("name", ["Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "MAnet", "PAN", "Linknet", "fcn"])
+def test_a_real_consumer_is_refitted_and_trains(name, refit):
+    model, at = MODELS[name]()
+    x = torch.randn(2, 3, 128, 128)
+    model = aa.swap(
+        lived_in(model), at, timm.create_model(NEW["narrower"][name], features_only=True), inputs=x, refit=refit
+    )
+    found = model.get_submodule(at).folded
+    assert found.outputs
+    assert found.untrained
+    for size in SIZES:
+        assert all(one.isfinite().all() for one in tensors(model(torch.randn(1, 3, *size))))
+    model.train()
+    sum(one.float().mean() for one in tensors(model(x))).backward()
+    named = dict(model.named_parameters())
+    assert all(named[f"{path}.weight"].grad is not None for path in found.untrained)
 
 
 def folded_whole(model, at, x):

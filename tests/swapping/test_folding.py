@@ -116,6 +116,9 @@ def test_an_offset_reaches_padded_borders_by_a_channel_of_ones(options):
     pads_zeros = "padding_mode" not in options
     assert folded.backbone.folded.ones == ("1",) * pads_zeros
     assert [layer.in_channels for layer in folded.consumers] == [6, 7 + pads_zeros]
+    of_ones = 2 * 5 * 9 * 8 * 8  # two samples, five channels made of one by 3 x 3 at 8 x 8 places
+    assert folded.backbone.folded.multiply_adds_of_ones == of_ones * pads_zeros
+    assert ("project_bias=False need none" in str(folded.backbone.folded)) == pads_zeros
     nn.init.zeros_(model.backbone.get_parameter("adapters.1.project.bias"))
     folded = fold(model, inputs=X)
     assert folded.consumers[1].in_channels == 7

@@ -32,6 +32,8 @@ class Reader(_Frozen):
     has_bias: bool
     returns: int = Field(default=0, ge=0)
     """How many it returns, where these are others than before."""
+    ones: int = Field(default=0, ge=0)
+    """How many of the channels that it reads are of ones."""
 
     def __str__(self) -> str:
         returned = f" and returns {self.returns}" if self.returns else ""
@@ -85,6 +87,8 @@ class Folding(_Frozen):
     """Layers that start from the weights that their classes draw."""
     multiply_adds: tuple[int, int] = (0, 0)
     """Of the whole model at the example, before and after."""
+    multiply_adds_of_ones: int = Field(default=0, ge=0)
+    """What channels of ones take of those after."""
 
     def __str__(self) -> str:
         if self.untrained:
@@ -95,6 +99,9 @@ class Folding(_Frozen):
         if self.ones:
             lines.append(f"with a channel of ones, since a border is padded: {', '.join(self.ones)}")
         before, after = self.multiply_adds
+        if self.multiply_adds_of_ones:
+            share = f"{self.multiply_adds_of_ones / after:.2%}"
+            lines.append(f"which takes {share} of all multiply-adds; projections of project_bias=False need none")
         if after > before:
             lines.append(f"the model is heavier than it was: {before:,} multiply-adds became {after:,}")
         return "\n".join([*lines, *map(str, self.fronts), *map(str, self.stays)])

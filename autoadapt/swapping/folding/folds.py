@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import bind, told_example
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
-from autoadapt.contracts.costs import multiply_adds_of
+from autoadapt.contracts.costs import multiply_adds_by_part, multiply_adds_of
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
@@ -105,13 +106,16 @@ def folded_as_far(work: Settling, wanted: Sequence[str], *, may_be_heavier: bool
 
 def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
     """What is wrong with a folded model, which is told what it costs; empty for one that is right."""
-    copies = (in_eval_mode(copy_module(one, clone_buffers)) for one in (work.model, made))
+    net: Any = made.get_submodule(work.path)
+    readers = {one.paths[0]: one for one in net.folded.readers}
+    plain, folded = (in_eval_mode(copy_module(one, clone_buffers)) for one in (work.model, made))
     try:
-        before, after = (multiply_adds_of(one, work.given) for one in copies)
+        before, parts = multiply_adds_of(plain, work.given), multiply_adds_by_part(folded, work.given, readers)
     except RuntimeError:  # it does not run, which is said below
-        before, after = 0, 0
-    net = made.get_submodule(work.path)
-    vars(net)["folded"] = vars(net)["folded"].model_copy(update={"multiply_adds": (before, after)})
+        before, parts = 0, dict.fromkeys(("", *readers), 0)
+    after, of_ones = parts[""], sum(parts[path] * one.ones // one.channels for path, one in readers.items())
+    told = {"multiply_adds": (before, after), "multiply_adds_of_ones": of_ones}
+    vars(net)["folded"] = net.folded.model_copy(update=told)
     if after > before and not may_be_heavier:
         return f"the model would be heavier, {after:,} multiply-adds for {before:,}; name it in outputs= to fold it"
     return next((why for run in work.runs if (why := _unlike(made, run))), "")

@@ -298,4 +298,4 @@ class _Watch(TorchFunctionMode):
 
 def _is_plain(stated: Statement, tensor: torch.Tensor) -> bool:
     """Whether a projection could make the channels of a tensor anew."""
-    return stated.outer == stated.inner == 1 and stated.axis in (1, tensor.dim() - 1)
+    return stated.outer == stated.inner == 1 and stated.shuffle is None and stated.axis in (1, tensor.dim() - 1)

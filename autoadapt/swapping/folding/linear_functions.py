@@ -10,6 +10,7 @@ import torch
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.swapping.folding.rerouting import function_name
+from autoadapt.swapping.folding.shuffles import ORDERING, shuffled
 from autoadapt.swapping.folding.statements import NotLinearError, Statement, joined, plain_statement, summed
 
 __all__ = ["SHAPE_ONLY", "Followed", "drops", "follow"]
@@ -81,6 +82,8 @@ def follow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
         NotLinearError: It is not linear over channels, or no function that is known to be.
     """
     name = function_name(function)
+    if any(one is not None and one.shuffle is not None for one in map(known, tensors_in((args, kwargs)))):
+        return _shuffled(function, args, kwargs, result, known)
     if "out" in kwargs and kwargs["out"] is not None:
         raise NotLinearError("out=")
     if name in _JOINING:
@@ -99,9 +102,26 @@ def follow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
         if not result.is_floating_point():
             raise NotLinearError("it rounds")
         return Followed((stated,))
+    if name in ORDERING - _TAKING:
+        try:
+            return Followed((_moved(function, args, kwargs, first, stated),))
+        except NotLinearError:
+            return _shuffled(function, args, kwargs, result, known)
     if name not in _TAKING:
         return Followed((_moved(function, args, kwargs, first, stated),))
     return _taken(function, args, kwargs, result, stated)
+
+
+def _shuffled(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, known: Known) -> Followed:
+    """Channels are spread over axes, or on the way back: the tensor as it was is handed on in place of the call."""
+    first = args[0] if args and isinstance(args[0], torch.Tensor) else kwargs.get("input")
+    stated = known(first) if isinstance(first, torch.Tensor) else None
+    if first is None or stated is None or function_name(function) not in ORDERING:
+        raise NotLinearError("channels are spread over several axes")
+    if any(one is not first for one in tensors_in((args, kwargs))):
+        raise NotLinearError("a tensor tells which channels it takes, and may hold other numbers at another call")
+    made = shuffled(stated, first, lambda numbers: _on_shadow(function, args, kwargs, numbers))
+    return Followed(made, "whole", (stated,))
 
 
 def _shadow(tensor: torch.Tensor, stated: Statement) -> torch.Tensor:

@@ -57,6 +57,8 @@ def why_not_read(model: nn.Module, path: str) -> str:
 
 def misfit(layer: nn.Module, stated: Statement, tensor: torch.Tensor) -> str:
     """Why a layer does not read the channels of a tensor; empty where it does."""
+    if stated.shuffle is not None:
+        return "channels spread over several axes"
     if isinstance(layer, nn.Linear):
         return "" if stated.axis == tensor.dim() - 1 else f"channels on axis {stated.axis}, and it reads the last"
     spatial = layer.weight.dim() - 2  # type: ignore[operator]

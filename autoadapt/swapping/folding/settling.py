@@ -145,7 +145,7 @@ class Settling:
         folding = Folding(
             outputs=tuple(settled.levels),
             ones=ones,
-            readers=tuple(self._reader(path, *weights[path]) for path in readers),
+            readers=tuple(self._reader(path, readers[path][1], ones, *weights[path]) for path in readers),
             fronts=tuple(_front(path, *front, ones) for path, front in settled.found.fronts.items()),
             reroutes={
                 path: tuple(_reroute(call, ones) for call in calls) for path, calls in settled.found.reroutes.items()
@@ -166,12 +166,16 @@ class Settling:
         named = {path: one for path, one in self.model.named_modules() if not f"{path}.".startswith(f"{self.path}.")}
         return tuple(path for path, one in named.items() if is_reader(one) and path not in found.calls)
 
-    def _reader(self, path: str, weight: torch.Tensor, offset_O: torch.Tensor) -> Reader:
+    def _reader(
+        self, path: str, stated: Statement, ones: Collection[str], weight: torch.Tensor, offset_O: torch.Tensor
+    ) -> Reader:
         layer = self.model.get_submodule(path)
         paths = [name for name, one in self.model.named_modules(remove_duplicate=False) if one is layer]
         has_bias = getattr(layer, "bias", None) is not None or bool(offset_O.count_nonzero())
         channels = weight.shape[0 if "Transpose" in type(layer).__name__ else 1]
-        return Reader(paths=(path, *(one for one in paths if one != path)), channels=channels, has_bias=has_bias)
+        of_ones = stated.outer * stated.inner * sum(piece.level in ones for piece in stated.pieces)
+        others = (one for one in paths if one != path)
+        return Reader(paths=(path, *others), channels=channels, has_bias=has_bias, ones=of_ones)
 
 
 def hand_on(made: nn.Module, path: str, folding: Folding) -> None:

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import torch
 
-__all__ = ["NotLinearError", "Piece", "Statement", "joined", "level_statement", "plain_statement", "summed"]
+__all__ = ["NotLinearError", "Piece", "Shuffle", "Statement", "joined", "level_statement", "plain_statement", "summed"]
 
 # Dimension letters: D channels that the model reads, M channels that are handed on in their place.
 
@@ -34,6 +34,16 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
+class Shuffle:
+    """Channels that are spread over several axes: where each value of a tensor stood before."""
+
+    shape: tuple[int, ...]
+    """Of that tensor."""
+    numbers: torch.Tensor
+    """Of its places, in the order of the tensor that there is now."""
+
+
+@dataclass(frozen=True, eq=False)
 class Statement:
     """A tensor as the model has it is `matrix` times the pieces, one after the other on the same axis."""
 
@@ -46,6 +56,8 @@ class Statement:
     """How many places stand before the channels on that axis, where it is merged with others."""
     inner: int = 1
     """How many stand after them."""
+    shuffle: Shuffle | None = None
+    """Where channels stand until they are on one axis again; the axis and the matrix are those of before."""
 
     @property
     def levels(self) -> list[str]:
@@ -68,7 +80,11 @@ class Statement:
     def is_like(self, other: Statement) -> bool:
         """Whether both say the same."""
         mine, others = ((one.axis, one.outer, one.inner, one.pieces) for one in (self, other))
-        return mine == others and torch.equal(self.matrix, other.matrix)
+        if mine != others or (self.shuffle is None) != (other.shuffle is None):
+            return False
+        return torch.equal(self.matrix, other.matrix) and (
+            self.shuffle is None or other.shuffle is None or torch.equal(self.shuffle.numbers, other.shuffle.numbers)
+        )
 
     def of_rows(self, rows: Sequence[int]) -> Statement:
         """Of some of its channels; the same are handed on."""
