@@ -104,12 +104,12 @@ def _lead(values: Sequence[Any]) -> Tensor | None:
 
 
 def _goes_with(lead: Tensor, other: Tensor) -> bool:
+    """Whether a tensor says nothing else about the strides than the widest: one row of values says nothing."""
     if other.shape == lead.shape:
         return other.stride() == lead.stride() or (other.is_contiguous() and lead.is_contiguous())
-    if other.dim() == 0:
-        return True
-    sizes = zip(reversed(other.shape), reversed(lead.shape), strict=False)
-    return lead.is_contiguous() and other.is_contiguous() and all(size in (1, most) for size, most in sizes)
+    sizes = list(zip(reversed(other.shape), reversed(lead.shape), strict=False))
+    row = sum(size > 1 for size, _ in sizes) <= 1
+    return (row or (lead.is_contiguous() and other.is_contiguous())) and all(size in (1, most) for size, most in sizes)
 
 
 def _along(x: Tensor, dim: int, *_dtype: Any) -> Tensor | None:
@@ -246,8 +246,10 @@ def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: S
 
 def _layer_norm_backward(gradient: Tensor, x: Tensor, shape: Sequence[int], *rest: Any) -> Any:
     _mean, _rstd, weight, bias, wanted = rest
-    fits = shape and list(x.shape[-len(shape) :]) == list(shape)
-    return _norm_backward(gradient, x, shape, (weight, bias), wanted) if fits else None
+    if not (_is_single(x) and _are_alike(gradient, x) and shape and list(x.shape[-len(shape) :]) == list(shape)):
+        return None
+    plain = _made(x, *x.shape)  # however both lie
+    return _norm_backward(plain if gradient.shape == x.shape else gradient, plain, shape, (weight, bias), wanted)
 
 
 def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Any, *rest: Any) -> Any:

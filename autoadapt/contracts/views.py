@@ -273,7 +273,7 @@ def cut(
     """Replace inner modules of a view by identities, those with which it still runs.
 
     Args:
-        module: A view; it is changed.
+        module: A view that runs; it is changed.
         paths: The modules to replace, in the order in which they run.
         runs: Whether a module runs, asked after each change.
         stays: Which hooks before a call the identities get too.
@@ -281,9 +281,7 @@ def cut(
     Returns:
         The paths that were replaced.
     """
-    if not paths or not runs(module):
-        return []
-    return _cut_halves(module, list(paths), runs, stays)
+    return _cut_halves(module, list(paths), runs, stays) if paths else []
 
 
 def _cut_halves(

@@ -124,17 +124,22 @@ def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: MetaRun) -> tuple[str
     """What was cut: what follows the last tap, then side branches before it."""
     if not plan.cut:
         return ()
-    trial = _trial(backbone, taps, run)
+    trial, whole = _trial(backbone, taps, run)
+    if not whole:
+        return ()
     late = [path for path in plan.cut if path not in plan.beside]
-    done = cut(backbone, late, trial, takes_what_is_read) if late else []
+    done = cut(backbone, late, trial, takes_what_is_read)
     if plan.beside:
         alone = leaves_the_rest_alone(backbone, plan.beside, run, run.batches())
-        done += cut(backbone, plan.beside, lambda module: trial(module) and alone(module))
+        if alone(backbone):
+            done += cut(backbone, plan.beside, lambda module: trial(module) and alone(module))
     return tuple(path for path in plan.cut if path in done)
 
 
-def _trial(backbone: nn.Module, taps: Taps, run: MetaRun) -> Callable[[nn.Module], bool]:
+def _trial(backbone: nn.Module, taps: Taps, run: MetaRun) -> tuple[Callable[[nn.Module], bool], bool]:
     """Whether a view runs; and whether it can be trained, and runs in train mode, if that was so at first.
+
+    Also whether it does before anything is cut.
 
     What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it, or
     before an auxiliary head that runs in train mode.
@@ -158,7 +163,7 @@ def _trial(backbone: nn.Module, taps: Taps, run: MetaRun) -> Callable[[nn.Module
     def both(module: nn.Module) -> bool:
         return runs(module, trains=trains) and (not in_training or runs(module, trains=False, in_mode=in_train_mode))
 
-    return both
+    return both, trains or both(backbone)
 
 
 def _overwritten(backbone: nn.Module, taps: Taps, run: MetaRun) -> set[tuple[str, int, str]]:

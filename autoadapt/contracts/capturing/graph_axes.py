@@ -73,8 +73,9 @@ def settle_edges(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool])
         axes: Axes as `graph_axes` named them.
         run_shapes: Whether the module runs at such shapes of its inputs.
     """
-    more = {"E": axes.example.get("E", 0) + 1}
-    if axes.example.get("N") != axes.example.get("E") or run_shapes(axes.shapes(more)):
+    edges = axes.example.get("E")
+    more = {"E": (edges or 0) + 1}
+    if edges is None or axes.example.get("N") != edges or run_shapes(axes.shapes(more)):
         return axes
     rows = [i for i, names in enumerate(axes.names) if names[:1] == ("N",)][1:]
     for group in (*([row] for row in rows), rows):

@@ -22,7 +22,7 @@ from autoadapt.contracts.capturing.sizing import (
     probing_sizes,
 )
 from autoadapt.contracts.capturing.solving import Solution, solve
-from autoadapt.contracts.instances import parameters_of_parts
+from autoadapt.contracts.instances import parameters_of_parts, parts_of
 
 __all__ = ["Runs", "ValuesNeededError"]
 
@@ -118,7 +118,7 @@ class Runs:
         """
         around = InputAxes(self.axes.names, dict(base))
         long_steps = (96, 70) if self._shrinks else (LONG_STEP,)
-        steps = find_steps(self.run, around, long_steps=long_steps)
+        steps = find_steps(self.run, around, long_steps=long_steps, likely_steps=_patches(self._module))
         self.followed(base, steps)
         near = all(self.run(sizes) is not None for sizes in self.schedule(base, steps))
         if near and self.run(held_out_sizes(base, steps)[1][0]) is not None:
@@ -177,6 +177,13 @@ class Runs:
         if not images or "H" in steps or "W" in steps:
             return {}
         return {name: 0 for name in ("T", "H", "W") if name in images[0] and name not in steps}
+
+
+def _patches(module: nn.Module) -> list[int]:
+    """Sides of the patches that layers cut their input into, the largest first, and one of all of them in a row."""
+    layers = [part for part in parts_of(module) if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    found = [one.stride[-1] for one in layers if one.stride[-1] > 1 and one.stride == one.kernel_size]
+    return [*sorted({*found}, reverse=True), math.prod(found)]
 
 
 _REACH_FOR_REAL = 1024

@@ -243,7 +243,9 @@ def _renamed(axes: InputAxes, old: str, group: Collection[int]) -> InputAxes:
     return replace(axes, names=names, example=axes.example | {new: axes.example[old]})
 
 
-def find_steps(run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_STEP,)) -> Steps:
+def find_steps(
+    run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_STEP,), likely_steps: Sequence[int] = ()
+) -> Steps:
     """Which axes may vary, and in which steps.
 
     First all but the channels are made longer by one together, which settles most models in one run; then
@@ -253,6 +255,7 @@ def find_steps(run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_S
         run: Runs the module.
         axes: Its input axes.
         long_steps: Steps to try on an axis that refuses to grow by one.
+        likely_steps: Steps to try before, such as sizes of patches; they too are divided while that runs.
     """
     example = axes.example
     likely = [name for name in example if name[0] != "C" and name not in (ENDS, ONE)]
@@ -264,7 +267,7 @@ def find_steps(run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_S
             steps[name] = 1
     for name in likely:
         if name not in steps:
-            step = _find_step(run, name, example, [*dict.fromkeys(steps.values()), *long_steps])
+            step = _find_step(run, name, example, [*dict.fromkeys((*steps.values(), *likely_steps)), *long_steps])
             if step is not None:
                 steps[name] = step
     return {name: steps[name] for name in example if name in steps}
