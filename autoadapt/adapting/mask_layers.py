@@ -137,7 +137,8 @@ def as_mask(
         counting_BN: Truth values; None where all count.
         sizes: Of the mask.
         dtype: Of the mask.
-        form: `truth` or `added`.
+        form: `truth`, `added` or `lengths`, which are shares of all where they are no
+            integers.
         counts: Whether ones stand at what counts, or at what is hidden.
 
     Shape:
@@ -145,6 +146,11 @@ def as_mask(
     """
     if counting_BN is None:
         return None
+    if form == "lengths":
+        counted = counting_BN.sum(1).to(dtype)
+        if counted.is_floating_point():
+            return counted / counting_BN.shape[1]
+        return counted
     middle = [1] * (len(sizes) - 2)
     table = counting_BN.reshape(len(counting_BN), *middle, -1).expand(sizes)
     if form == "truth":

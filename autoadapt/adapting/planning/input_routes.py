@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Renormalize, Resize
+from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Remask, Renormalize, Resize
 from autoadapt.adapting.planning.frames import frames_of, is_image_or_clip, of_rank
 from autoadapt.adapting.planning.input_channels import matched_channels
 from autoadapt.adapting.planning.input_statistics import renormalized
@@ -55,13 +55,16 @@ def route_inputs(
         if isinstance(chosen, Mismatch):
             faults.append(chosen)
             continue
-        steps = _fitted(path, spec, wanted[chosen], source, target, changes_values="statistics" in convert, fit=fit)
+        masked = as_mask(path, chosen, source, target)
+        steps: tuple[Operation, ...] | Mismatch = ()
+        if not any(isinstance(step, Remask) for step in masked):
+            steps = _fitted(path, spec, wanted[chosen], source, target, changes_values="statistics" in convert, fit=fit)
         if isinstance(steps, Mismatch):
             faults.append(steps)
             continue
         forbidden = [kind for kind in _conversions(steps) if kind not in convert]
         faults += [_not_allowed(path, chosen, source, target, kind) for kind in forbidden]
-        steps = (*steps, *as_mask(path, chosen, source, target))
+        steps = (*steps, *masked)
         if path in source.written and chosen not in target.written:
             steps = (*steps, Copy())
         routes.append(InputRoute(source=path, target=chosen, steps=steps))
@@ -283,7 +286,7 @@ def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec]
 def _same_kind(left: TensorSpec, right: TensorSpec) -> bool:
     both_hide = left.role == right.role == "mask"
     alike = len(left.dims) == len(right.dims) or (left.is_floating and is_image_or_clip(left, right))
-    return (both_hide or left.is_floating == right.is_floating) and alike
+    return both_hide or (left.is_floating == right.is_floating and alike)
 
 
 def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
@@ -336,7 +339,7 @@ def too_short(source: Signature, target: Signature, routes: Sequence[InputRoute]
     """
     found: dict[str, tuple[int, int]] = {}
     for route in routes:
-        if any(isinstance(step, (Resize, Pad, Rearrange)) for step in route.steps):
+        if any(isinstance(step, (Resize, Pad, Rearrange, Remask)) for step in route.steps):
             continue
         for have, given in zip(source.inputs[route.source].dims, target.inputs[route.target].dims, strict=True):
             if str(have) in source.axes and str(given) in target.axes and str(given)[0] != "B":

@@ -100,6 +100,8 @@ def as_mask(path: str, given: str, source: Signature, target: Signature) -> tupl
     have, want = target.inputs[given], source.inputs[path]
     mine, theirs = wanted[given], known[path]
     alike = (mine.form, mine.counts, len(have.dims)) == (theirs.form, theirs.counts, len(want.dims))
+    if mine.form == "lengths":  # numbers, or shares of all
+        alike = alike and have.is_floating == want.is_floating
     if alike and (have.dtype == want.dtype or not _is_optional(given, target)):
         return (Cast(dtype=want.dtype),) if have.dtype != want.dtype else ()
     named = {theirs.axis: Dim.axis(mine.axis), str(want.dims[0]): have.dims[0]}

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import factored
-from autoadapt.adapting.operations import Pad, Rearrange
+from autoadapt.adapting.operations import Pad, Rearrange, Remask
 from autoadapt.adapting.pairings import Source
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.contracts.dims import Dim
@@ -230,7 +230,7 @@ def _axes(
         given = reached = wanted[route.target]
         for step in route.steps:
             reached = after(step, reached)
-            given = after(step, given) if isinstance(step, Rearrange) else given
+            given = after(step, given) if isinstance(step, (Rearrange, Remask)) else given
         for dim, left, made in zip(have[route.source].dims, given.dims, reached.dims, strict=True):
             if dim.axes:
                 axes[str(dim)] = made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.capturing.likely_masks import is_binary
 from autoadapt.contracts.capturing.masks import counts_by_name
+from autoadapt.contracts.capturing.other_masks import hides_nothing, masks_otherwise
 from autoadapt.contracts.capturing.other_ranks import other_ranks
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
@@ -45,13 +47,12 @@ def capture_source(
     first = _trimmed(new, _by_name(new, target, inputs if inputs is not None else _from_signature(target)))
     refused: AdaptError | None = None
     known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]
-    for options in (known, _guesses(new, first)):
+    captured = partial(_without_strangers, new, target, inner=inner, grid=grid)
+    for options in (known, _guesses(new, first, target)):
         for option in options:
             try:
                 given = option()
-                found = capture_as_given(new, given, inner=inner, grid=grid)
-                known_alone = _without_strangers(found, target, given)
-                return found if known_alone is None else capture_as_given(new, known_alone, inner=inner, grid=grid)
+                return _with_masks(captured(given), target, given, captured)
             except AdaptError as error:
                 refused = refused or error
         if not isinstance(refused, InputError):
@@ -60,14 +61,29 @@ def capture_source(
     raise _refused_everywhere(refused, first)
 
 
-def _without_strangers(found: Signature, target: Signature, given: object) -> dict[str, object] | None:
-    """The call by name, without what the new module was given by its place alone and need not be given.
+def _with_masks(
+    found: Signature, target: Signature, given: object, captured: Callable[[object], Signature]
+) -> Signature:
+    """The signature on the old module's masks in a form in which they hide something; as found where none does."""
+    for other in masks_otherwise(target, given) if hides_nothing(found, target, given) else ():
+        with contextlib.suppress(AdaptError):
+            again = captured(other)
+            if not hides_nothing(again, target, other):
+                return again
+    return found
+
+
+def _without_strangers(
+    new: nn.Module, target: Signature, given: object, *, inner: bool, grid: Mapping[str, tuple[int, ...]] | None
+) -> Signature:
+    """The signature, without what the new module was given by its place alone and need not be given.
 
     An optional argument of another name may mean anything at all, such as positions where types of tokens stood; only
-    two that are known to be masks, or are called so, mean the same. None where there is nothing to leave out.
+    two that are known to be masks, or are called so, mean the same.
     """
+    found = capture_as_given(new, given, inner=inner, grid=grid)
     if not isinstance(given, tuple):
-        return None
+        return found
     optional = {one.name for one in found.parameters if one.default is not None}
     masks, theirs = ({mask.argument for mask in one.masks} for one in (found, target))
     pairs = list(zip(found.arguments, target.arguments, strict=False))
@@ -78,7 +94,7 @@ def _without_strangers(found: Signature, target: Signature, given: object) -> di
         if not (mine in masks and other in theirs) and not _are_called_alike(mine, other)
     }
     kept = {name: value for name, value in zip(found.arguments, given, strict=False) if name not in strangers}
-    return kept if strangers else None
+    return capture_as_given(new, kept, inner=inner, grid=grid) if strangers else found
 
 
 def _are_called_alike(mine: str, other: str) -> bool:
@@ -91,11 +107,12 @@ USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32
 """Heights and widths of images that networks are built for, the commonest first."""
 
 
-def _guesses(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
+def _guesses(new: nn.Module, first: object, target: Signature) -> Iterator[Callable[[], object]]:
     """Inputs to try besides those given and told, from the most to the least likely."""
     yield partial(_with_truths, first)
     yield partial(_taken_out, first)
     yield partial(_samples_exchanged, first)
+    yield from (partial(_same, other) for other in masks_otherwise(target, first))
     if other_first := _is_clip_or_of_another_rank(new, first):
         yield from _guesses_of_other_ranks(new, first)
     sized: Iterable[object] = (first,)

@@ -60,8 +60,10 @@ class Trial:
         device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
         self._tensors = [_values(tensor).to(device) for tensor in tensors]
 
-    def hides(self, place: int | str, mask: Mask) -> Literal["wholly", "mostly", ""]:
-        """Whether other values change nothing where an argument hides them, or little.
+    def hides(self, place: int | str, mask: Mask) -> Literal["wholly", "mostly", "in front", ""]:
+        """Whether other values change nothing where an argument hides them, or little; or only in front of the rest.
+
+        Where no token reads those behind it, as in language models, nothing that stands there tells.
 
         Args:
             place: Which input, or the name of one more.
@@ -74,7 +76,16 @@ class Trial:
                 return "wholly" if self._is_as_cut(place, mask, kept[0], moves) else ""
             if moves == stays == 0 and self.described(place, mask).zeroed:  # what reads back alone
                 return "wholly"
+            if moves == stays == 0 and mask.form != "lengths":
+                return self._hides_in_front(place, mask)
             return "mostly" if acts > 0 and stays <= MOSTLY * moves else ""
+        return ""
+
+    def _hides_in_front(self, place: int | str, mask: Mask) -> Literal["in front", ""]:
+        for runs in self._runs(place, mask, front=True):
+            kept = [list(self._counting(run, mask.axis, last=True)) for run in runs]
+            stays, moves = _apart(*kept[:2]), _apart(*kept[2:])
+            return "in front" if moves > 0 and stays <= STAYS * moves else ""
         return ""
 
     def share(self, place: int | str, mask: Mask) -> dict[str, float] | None:
@@ -110,15 +121,18 @@ class Trial:
                 behind += [path] * (more > 0 and moved == [half])
         return mask.model_copy(update={"zeroed": tuple(zeroed), "behind": tuple(behind)})
 
-    def _runs(self, place: int | str, mask: Mask) -> Iterator[list[list[torch.Tensor]]]:
+    def _runs(self, place: int | str, mask: Mask, *, front: bool = False) -> Iterator[list[list[torch.Tensor]]]:
         """What comes out where the second half is hidden, with two kinds of values there; and the same with no mask.
+
+        Or where the first half is.
 
         Nothing where it takes no such tensor there, or none that hides so much.
         """
         batch, size = self._samples(mask.axis), self._axes.example[mask.axis]
         shown = torch.ones(batch, size, dtype=torch.bool)
-        hidden = torch.arange(size).expand(batch, -1) < (size + 1) // 2
-        other = self._changed(mask.axis, size)
+        half = (size + 1) // 2
+        hidden = (torch.arange(size).expand(batch, -1) < half) != front
+        other = self._changed(mask.axis, 0 if front else half, half if front else size - half)
         for dtype in (self._tensors[place].dtype,) if isinstance(place, int) else (torch.int64, torch.bool):
             shape = self._tensors[place].shape if isinstance(place, int) else shown.shape
             with contextlib.suppress(Exception):
@@ -147,14 +161,14 @@ class Trial:
             tensor.shape[names.index("B") if "B" in names else 0] for tensor, names in rows if axis in tokens_of(names)
         )
 
-    def _changed(self, axis: str, size: int) -> list[torch.Tensor]:
-        """The inputs with other values in the second half of an axis, but for those that may be masks themselves."""
+    def _changed(self, axis: str, start: int, count: int) -> list[torch.Tensor]:
+        """The inputs with other values in a part of an axis, but for those that may be masks themselves."""
         made = []
         for i, (tensor, names) in enumerate(zip(self._tensors, self._axes.names, strict=True)):
             if i not in self._likely and axis in names:
                 tensor = tensor.clone()
-                half = tensor.narrow(names.index(axis), (size + 1) // 2, size // 2)
-                half.copy_(others(half, tensor))
+                part = tensor.narrow(names.index(axis), start, count)
+                part.copy_(others(part, tensor))
             made.append(tensor)
         return made
 
@@ -168,8 +182,8 @@ class Trial:
         with undisturbed():
             return flatten(Arguments(values, self._positional).call(self._model))[1]
 
-    def _counting(self, outputs: Sequence[torch.Tensor], axis: str) -> Iterator[torch.Tensor]:
-        """What stands in the first quarter of an axis of tokens or frames; vectors as they are, and no integers.
+    def _counting(self, outputs: Sequence[torch.Tensor], axis: str, *, last: bool = False) -> Iterator[torch.Tensor]:
+        """What stands in the first or last quarter of an axis of tokens or frames; vectors as they are, no integers.
 
         Args:
             outputs: At the example, or at less along the axis.
@@ -181,7 +195,8 @@ class Trial:
                 tensor = tensor.new_zeros(0)
             elif along is not None:
                 whole = dims[along].evaluate({axis: self._axes.example[axis]})
-                tensor = tensor.narrow(along, 0, min(max(whole // 4, 1), tensor.shape[along]))
+                count = min(max(whole // 4, 1), tensor.shape[along])
+                tensor = tensor.narrow(along, tensor.shape[along] - count if last else 0, count)
             yield tensor
 
 

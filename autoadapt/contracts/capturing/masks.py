@@ -72,7 +72,8 @@ class Masks:
             hides[mask] = tried.hides(place, mask)
             if hides[mask] == "wholly":
                 return tried.described(place, mask)
-        return next((mask.model_copy(update={"loose": True}) for mask in named if hides[mask]), None)
+        loose = [mask.model_copy(update={"loose": hides[mask] == "mostly"}) for mask in named if hides[mask]]
+        return next(iter(loose), None)
 
     def _likely(self, position: int, name: str, tensor: torch.Tensor) -> list[Mask]:
         """What an input may be by its values and axes, as it is usually meant first."""

@@ -1,0 +1,119 @@
+"""Masks of one form for a module that takes another: truth values, what is added to scores, tables, lengths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import autoadapt as aa
+
+TOKENS = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([8, 5, 3])
+COUNTS = torch.arange(8) < LENGTHS[:, None]
+ADDED = torch.zeros(3, 8).masked_fill(~COUNTS, -1e9)
+
+MASKS = {
+    "numbers": COUNTS.long(),
+    "inverted": ~COUNTS,
+    "added": ADDED[:, None, None],
+    "added to rows": ADDED[:, None].expand(3, 8, 8),
+    "table": COUNTS[:, None].expand(3, 8, 8),
+    "heads": COUNTS[:, None, None],
+    "lengths": LENGTHS,
+    "shares": LENGTHS / 8,
+}
+
+
+def counted(form, mask, tokens):
+    """Where a mask lets tokens count, `[B, N]`; raises where it is of another form."""
+    ranks = {"numbers": 2, "inverted": 2, "added": 4, "added to rows": 3, "table": 3, "heads": 4}
+    if mask.dim() != ranks.get(form, 1) or (form.startswith("added") and not mask.is_floating_point()):
+        raise ValueError("another mask is taken")
+    if form in ("lengths", "shares"):
+        return torch.arange(tokens) < (mask * tokens if form == "shares" else mask).round()[:, None]
+    told = {"inverted": mask == 0, "added": mask > -100, "added to rows": mask > -100}.get(form, mask != 0)
+    return told.flatten(1, -2).any(1) if told.dim() > 2 else told
+
+
+class Attending(nn.Module):
+    """Tokens that read each other but for hidden ones; or their mean."""
+
+    def __init__(self, width, form, *, pooled=False):
+        super().__init__()
+        torch.manual_seed(width)
+        self.embed, self.mix = nn.Linear(5, width), nn.MultiheadAttention(width, 1, batch_first=True)
+        self.form, self.pooled = form, pooled
+
+    def forward(self, x, mask):
+        y, counts = self.embed(x), counted(self.form, mask, x.shape[1])
+        y = y + self.mix(y, y, y, key_padding_mask=~counts, need_weights=False)[0]
+        weights = counts[..., None].to(y)
+        return (y * weights).sum(1) / weights.sum(1) if self.pooled else y
+
+
+class Scored(Attending):
+    """What is given is added to scores, whatever it is."""
+
+    def forward(self, x, mask):
+        y = self.embed(x)
+        return y + (y @ y.mT / 2 + (mask[:, None] if mask.dim() == 2 else mask.flatten(1, -2)[:, :1])).softmax(-1) @ y
+
+
+def by_hand(net, new, mask):
+    """The mean over what counts of what the new module makes of its own form of the mask."""
+    weights = COUNTS[..., None].float()
+    return net.adapters["output"]((new(TOKENS, mask) * weights).sum(1) / weights.sum(1))
+
+
+@pytest.mark.parametrize("own", ["numbers", "inverted", "added", "table"])
+@pytest.mark.parametrize("given", ["numbers", "added", "added to rows", "heads", "lengths"])
+def test_what_one_form_hides_is_hidden_in_the_other(given, own):
+    new = Attending(6, own)
+    net = aa.adapt(new, like=Attending(4, given, pooled=True), inputs=(TOKENS, MASKS[given]))
+    torch.testing.assert_close(net(TOKENS, MASKS[given]), by_hand(net, new, MASKS[own]))
+
+
+@pytest.mark.parametrize(("given", "own"), [("lengths", "shares"), ("shares", "lengths")])
+def test_lengths_and_shares_serve_each_other(given, own):
+    new = Attending(6, own)
+    net = aa.adapt(new, like=Attending(4, given, pooled=True), inputs=(TOKENS, MASKS[given]))
+    torch.testing.assert_close(net(TOKENS, MASKS[given]), by_hand(net, new, MASKS[own]))
+
+
+def test_tables_are_not_counted_to_lengths_since_they_may_hide_what_stands_in_front():
+    with pytest.raises(aa.AdaptError, match=r"cannot be called|raises at the given input"):
+        aa.adapt(Attending(6, "lengths"), like=Attending(4, "numbers"), inputs=(TOKENS, MASKS["numbers"]))
+
+
+@pytest.mark.parametrize("given", ["numbers", "inverted", "heads"])
+def test_zeros_and_ones_are_not_added_to_scores(given):
+    new = Scored(6, "")
+    net = aa.adapt(new, like=Attending(4, given, pooled=True), inputs=(TOKENS, MASKS[given]))
+    torch.testing.assert_close(net(TOKENS, MASKS[given]), by_hand(net, new, ADDED))
+
+
+class Ignoring(Attending):
+    def forward(self, x, mask):
+        return self.embed(x) + 0 * mask.float().sum()
+
+
+class Causal(Attending):
+    """No token reads those behind it."""
+
+    def forward(self, x, mask):
+        y = self.embed(x)
+        late = torch.ones(x.shape[1], x.shape[1]).triu(1).bool() | (mask == 0)[:, None]
+        return y + (y @ y.mT / 2).masked_fill(late, -1e9).softmax(-1) @ y
+
+
+def test_a_mask_that_is_taken_and_hides_nothing_is_said():
+    told = "Ignoring takes mask, and no run showed it hide by that"
+    for kind, expected in ((Ignoring, True), (Attending, False), (Causal, False)):
+        net = aa.adapt(kind(6, "numbers"), like=Attending(4, "numbers"), inputs=(TOKENS, MASKS["numbers"]))
+        assert (told in " ".join(net.plan.remarks)) is expected
+
+
+def test_a_mask_of_tokens_that_read_only_those_before_them_is_found_by_what_it_hides_in_front():
+    seen = aa.capture(Causal(4, "numbers"), {"x": TOKENS, "mask": MASKS["numbers"]})
+    assert [str(mask) for mask in seen.masks] == ["mask hides along N where it is 0"]
