@@ -1,5 +1,7 @@
 """A capture runs a module no more often than it takes to tell its sizes."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ import autoadapt as aa
 class Counting(nn.Module):
     """Patches of images, and how often all copies of it ran, with values and without."""
 
-    ran: list[str] = []
+    ran: ClassVar[list[str]] = []
 
     def __init__(self, patch, also=1):
         super().__init__()
