@@ -45,7 +45,7 @@ _COMMANDS = {
 """By function: the command, and what stands for the arguments that are no texts."""
 _WHOLE = {
     "pretrained=False, then aa.transfer(file, model)  # with a file that you have": (
-        "--random, or a file that you have: --new-weights and --like-weights of calibrate"
+        "--random\n{new_weights} FILE --like-weights FILE  # with files that you have"
     ),
     "inputs=tensor, inputs=(first, second) or inputs={'name': tensor}": (
         "--input SPEC, one for each argument, or --input NAME=SPEC"
@@ -88,8 +88,10 @@ def in_shell(remedy: str) -> str:
         >>> in_shell('aa.swap(model, "backbone", new, inputs=x)'), in_shell("numpy.save(path, array)")
         ('autoadapt swap MODEL backbone NEW --out FOLDER', 'in Python: numpy.save(path, array)')
     """
-    if remedy in _WHOLE or remedy.startswith("in Python: "):
-        return _WHOLE.get(remedy, remedy)
+    if remedy.startswith("in Python: "):
+        return remedy
+    if remedy in _WHOLE:
+        return _WHOLE[remedy].format_map({"new_weights": "".join(_flags("new_weights")[:2])})
     call, gap, note = re.match(r"(.*?)(\s{2,}|$)(.*)", remedy, re.DOTALL).groups()  # type: ignore[union-attr]
     if _WRITTEN.match(call):
         single = _value(call)

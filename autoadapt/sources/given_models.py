@@ -9,7 +9,7 @@ from torch import nn
 
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.errors import Mismatch, SourceError
-from autoadapt.sources.loading import load, load_backbone
+from autoadapt.sources.loading import WITHOUT_WEIGHTS, load, load_backbone
 
 __all__ = ["as_module"]
 
@@ -51,6 +51,8 @@ def _handed_over(fault: Mismatch, value: str, argument: str) -> Mismatch:
     """What `load` says to do, for who handed the name over to another verb."""
 
     def line(text: str) -> str:
+        if text == WITHOUT_WEIGHTS:
+            return f'{argument}=model  # of aa.load("{value}"), then aa.transfer(file, model), with a file that you have'
         loaded = _LOADED.fullmatch(text)
         if loaded is not None:
             return f"{argument}={loaded['name']}"

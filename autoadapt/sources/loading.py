@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from torch import nn
 
@@ -15,6 +16,7 @@ from autoadapt.contracts.origins import note_origin
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import EXPORTED, load_export
+from autoadapt.sources.reach import offline_if_unreached
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
 __all__ = [
@@ -26,6 +28,9 @@ __all__ = [
     "published",
     "refuse_unknown",
 ]
+
+WITHOUT_WEIGHTS = "pretrained=False, then aa.transfer(file, model)  # with a file that you have"
+"""What to do where published weights cannot be loaded."""
 
 
 def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any) -> nn.Module:
@@ -217,13 +222,16 @@ def _explained(source: str, zoo: Source, name: str, pretrained: bool) -> Iterato
     """Whatever a zoo raises becomes one kind of error with something to do."""
     if not name:
         raise SourceError("the name is empty", [Mismatch(source, "a model", "nothing", f'list_models("{source}*")')])
-    try:
-        yield
-    except SourceError:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise _zoo_error(source, zoo, name, pretrained, said) from error
+    with offline_if_unreached(name) if pretrained else nullcontext("") as unreached:
+        try:
+            yield
+        except SourceError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if unreached and isinstance(error, OSError) and not isinstance(error, URLError):  # which is no hub's
+                said = unreached
+            raise _zoo_error(source, zoo, name, pretrained, said) from error
 
 
 def _is_unknown(name: str, known: Sequence[str]) -> bool:
@@ -240,7 +248,7 @@ def _zoo_error(source: str, zoo: Source, name: str, pretrained: bool, said: str)
         fault = Mismatch(source, f"one of the {len(known)} models of {scheme}", "no such model", remedy)
         return SourceError(f"{scheme} has no model `{name}`", [fault])
     if pretrained:
-        remedy = "pretrained=False, then aa.transfer(file, model)  # with a file that you have"
+        remedy = WITHOUT_WEIGHTS
         fault = Mismatch(source, "published weights, in the cache or from the network", said, remedy)
         return SourceError(f"the weights of {source} cannot be loaded", [fault])
     fault = Mismatch(source, "options that the model takes", said, "leave out what the message names")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.sources.reach import offline_if_unreached
 from autoadapt.versions import install_line
 
 __all__ = ["Source", "names_if_any", "nothing_fetched", "package", "schemes", "zoo_of"]
@@ -191,7 +192,7 @@ def _config(name: str) -> Any:
     tries: tuple[Callable[[], Any], ...] = (
         lambda: _cached_config(transformers, name),
         lambda: _shipped_config(transformers, name),
-        lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False),
+        lambda: _fetched_config(transformers, name),
     )
     if not _FETCHES.get():
         tries = tries[:2]
@@ -228,6 +229,14 @@ def _shipped_config(transformers: ModuleType, name: str) -> Any:
         if wanted in (config.__doc__ or ""):
             return config()
     raise LookupError(f"transformers ships no config of {name}")
+
+
+def _fetched_config(transformers: ModuleType, name: str) -> Any:
+    with offline_if_unreached(name) as unreached:
+        try:
+            return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        except OSError as error:
+            raise OSError(unreached or str(error)) from error
 
 
 def _refuse_unknown_options(name: str, config: Any, options: Mapping[str, Any]) -> None:
