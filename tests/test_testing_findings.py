@@ -6,11 +6,13 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.adapting.verification.results import Fault
 from autoadapt.contracts.signature import AxisSizes, Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.testing import (
     assert_adapts,
     assert_equals,
+    assert_exports,
     assert_gradients_flow,
     assert_same_signature,
     backbones,
@@ -18,6 +20,7 @@ from autoadapt.testing import (
     mutants,
     signatures,
 )
+from autoadapt.testing.counterexamples import cases_text
 from autoadapt.testing.strategies import _largest
 
 X = torch.randn(2, 3, 32, 32)
@@ -91,8 +94,11 @@ def test_a_module_of_no_formula_has_not_the_signature_from_the_smallest_size_on(
 
 def test_facts_that_repeat_are_told_once_and_a_comma_stands_between_checks_alone():
     said = said_of(lambda out, x: (x.zero_(), out)[1])
-    assert said.count("sizes: inputs.x: expected the values that it had, found written to by the call") == 1
-    assert " times)" in said
+    lines = said.splitlines()[2:5]
+    assert len({line.partition(" at ")[2] for line in lines if line.startswith("  sizes: inputs.x at ")}) == 3
+    twice = Fault(where="inputs.x", expected="its values", found="others")
+    told = cases_text("Mine differs", [("calls", twice), ("calls", twice)])
+    assert told.splitlines()[2:] == ["  calls: inputs.x: expected its values, found others (2 times)"]
     assert "deepcopy and pickle" in said.splitlines()[0]  # a lambda cannot be pickled
     assert "deepcopy, pickle: deepcopy, pickle" not in said
 
@@ -159,6 +165,45 @@ def test_a_number_that_follows_the_size_is_named_with_both_its_values():
     with pytest.raises(aa.CaptureError, match="the outputs are not the same at every input size") as caught:
         aa.capture(Sized(), X)
     assert "\n1\n  expected  the same outputs at every size (32)\n  found     31, at" in str(caught.value)
+
+
+class Branching(nn.Conv2d):
+    """Chooses by values."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        if bool(y.sum() > 0):
+            y = y + 1
+        return y
+
+
+def test_what_does_not_export_is_told_by_its_line_with_what_to_write_and_nothing_of_torch_is_printed(capfd):
+    with pytest.raises(AssertionError) as caught:
+        assert_exports(Branching(3, 4, 1), X)
+    said = str(caught.value).splitlines()
+    assert said[0] == "Branching does not export"
+    assert said[1].startswith("test_testing_findings.py:")
+    assert said[2:4] == [
+        "  expected  code that depends on sizes, dtypes and settings alone",
+        "  found     if bool(y.sum() > 0):",
+    ]
+    assert said[-1].startswith("  try       torch.where(condition, a, b), or torch.cond(...), in place of if")
+    assert capfd.readouterr() == ("", "")
+
+
+class WritesTheSame(nn.Conv2d):
+    """Writes to its input, though no other values."""
+
+    def forward(self, x):
+        return super().forward(x.mul_(1.0))
+
+
+def test_a_write_that_changes_no_value_is_found_at_the_smallest_sizes():
+    with pytest.raises(AssertionError) as caught:
+        assert_adapts(WritesTheSame(3, 4, 1), X, like=nn.Conv2d(3, 4, 1))
+    first = str(caught.value).splitlines()[2]
+    assert "expected the values that it had, found written to by the call" in first
+    assert max(map(int, first.partition(" at ")[2].partition(":")[0].split("x"))) < 64
 
 
 # Strategies.

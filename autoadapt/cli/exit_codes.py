@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from autoadapt.contracts.facts import Dated
+    from autoadapt.contracts.signature import Signature
 
-__all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "running", "show", "working", "wrote"]
+__all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "keep", "running", "show", "working", "wrote"]
 
 HOLDS = 0
 DOES_NOT_HOLD = 1
@@ -48,8 +49,11 @@ _MOST_REMEDIES = 3
 @contextlib.contextmanager
 def running(as_json: bool, debug: bool) -> Iterator[None]:
     """Errors become a line and a remedy, and an exit code; the traceback is there for who asks."""
+    from autoadapt.contracts.facts import commanded
+
     try:
-        yield
+        with commanded(shlex.join(["autoadapt", *sys.argv[1:]])):
+            yield
     except AdaptError as error:
         if debug:
             traceback.print_exc()
@@ -145,7 +149,7 @@ def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence
     if as_json:
         from autoadapt.contracts.facts import Made
 
-        told = result.model_copy(update={"made": result.made or Made.now(called())})
+        told = result.model_copy(update={"made": result.made or Made.now()})
         typer.echo(json.dumps(told.model_dump(mode="json"), indent=1))  # escapes what a terminal would obey
     elif sys.stdout.isatty():
         from rich.console import Console
@@ -162,13 +166,16 @@ def write_page(html: Path | None, *shown: BaseModel) -> None:
     if html is not None:
         from autoadapt.reports import write_html
 
-        write_html(html, *shown, command=called())
+        write_html(html, *shown)
         wrote(html)
 
 
-def called() -> str:
-    """The command line, to stand on pages."""
-    return shlex.join(["autoadapt", *sys.argv[1:]])
+def keep(signature: Signature, path: Path) -> None:
+    """Save a signature, with when and with what it was made."""
+    from autoadapt.contracts.facts import Made
+
+    signature.model_copy(update={"made": Made.now()}).save(path)
+    wrote(path)
 
 
 def wrote(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
+from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, keep, running, show, working, write_page, wrote
 from autoadapt.cli.named_models import backbone, contract, example, model, refuse_unnamed, saved_parts
 from autoadapt.cli.options import (
     Allow,
@@ -41,6 +41,7 @@ from autoadapt.cli.options import (
     writable,
     writable_folder,
 )
+from autoadapt.cli.remedies import keeping
 from autoadapt.errors import Mismatch, SourceError
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def capture_command(
             signature = capture(made, _inputs(made, inputs), at=at)
         show(signature, as_json, html)
         if out is not None:
-            signature.save(out)
-            wrote(out)
+            keep(signature, out)
 
 
 def plan_command(
@@ -152,7 +152,8 @@ def adapt_command(
             report = net.verify()
         from autoadapt.cli.results import Adapted
 
-        show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
+        with keeping(out if report.passed and not adapters_only else None):
+            show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
         if report.passed:
             _kept(net, out, source, adapters_only=adapters_only)
             if out is not None and not adapters_only and published(new) and not pretrained:

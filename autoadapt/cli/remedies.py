@@ -8,17 +8,20 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-__all__ = ["Options", "in_shell", "sentence", "speaking_for", "told_in_shell"]
+__all__ = ["Options", "in_shell", "keeping", "sentence", "speaking_for", "told_in_shell"]
 
 Options: TypeAlias = Mapping[str, Mapping[str, tuple[str, str]]]
 """Of all commands by name: of each parameter the option that sets it, and the one that unsets it where there is one."""
 
 _HERE: ContextVar[tuple[str, Options] | None] = ContextVar("here", default=None)
 """The command at hand and the options of all; None outside of one."""
+_FOLDER = ContextVar("folder", default="...")
+"""What other commands are told to take: the folder that the one at hand writes."""
 _PARAMETERS = {"pairs": "pair", "taps": "pair", "input_statistics": "statistics", "data": "images"}
 """Arguments of functions that have another name in commands."""
 _FLAGS = {"inputs": "--input", "input_statistics": "--statistics", "pretrained": "--pretrained"}
@@ -71,6 +74,16 @@ def speaking_for(command: str, options: Options) -> Iterator[None]:
         yield
     finally:
         _HERE.reset(token)
+
+
+@contextlib.contextmanager
+def keeping(folder: Path | None) -> Iterator[None]:
+    """In the block, remedies of other commands take a folder; None where there is none."""
+    token = _FOLDER.set("..." if folder is None else shlex.quote(str(folder)))
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
 
 
 def in_shell(remedy: str) -> str:
@@ -241,7 +254,7 @@ def _flags(name: str) -> tuple[str, str, str]:
     name = _PARAMETERS.get(name, name)
     for other in (command, "adapt", "swap", *options):
         if name in options.get(other, {}):
-            return "" if other == command else f"autoadapt {other} ... ", *options[other][name]
+            return "" if other == command else f"autoadapt {other} {_FOLDER.get()} ", *options[other][name]
     return "", "", ""
 
 

@@ -11,11 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, complain, running, show, working, write_page, wrote
+from autoadapt.cli.exit_codes import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    complain,
+    fitted,
+    keep,
+    running,
+    show,
+    working,
+    write_page,
+    wrote,
+)
 from autoadapt.cli.model_names import known_names
 from autoadapt.cli.named_models import contract, example, model
 from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, Outputs, at_home, writable
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.showing.tables import hanging
 
 if TYPE_CHECKING:
     from torch import nn
@@ -124,8 +136,7 @@ def check_command(
             made = (backbone if levels else model)(source, allow=allow or ())
             found = capture(made, read_inputs(inputs) if inputs else example(made), at=at)
         if expected is None:
-            found.save(lock)
-            wrote(lock)
+            keep(found, lock)
             return
         faults = expected.diff(found)
         if as_json:
@@ -194,20 +205,27 @@ def show_command(
     path: Annotated[
         Path,
         typer.Argument(
-            help="a folder of adapt --out or swap --out, or a result (JSON)", callback=at_home, show_default=False
+            help="a folder of adapt --out or swap --out, a file of export, or a result (JSON)",
+            callback=at_home,
+            show_default=False,
         ),
     ],
     html: Html = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a folder, a signature, a plan or another result holds; nothing of it is run."""
+    """Say what a folder, an exported file, a signature, a plan or another result holds; nothing of it is run."""
     with running(as_json, debug):
         from autoadapt.cli.shown_files import held_by, whole_of
 
         whole = whole_of(path)
-        if whole is None:
-            show(held_by(path), as_json, html)
-        else:
-            show(whole, as_json)
+        held = held_by(path) if whole is None else whole
+        show(held, as_json, html if whole is None else None)
+        if held.made is not None and not as_json:
+            typer.echo(fitted("\n".join(["", *hanging("made", str(held.made)), *_by(held.made.command)])))
+        if whole is not None:
             write_page(html, *whole.parts.values())
+
+
+def _by(command: str) -> list[str]:
+    return [f" call  {command}"] if command else []

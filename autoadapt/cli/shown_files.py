@@ -1,4 +1,4 @@
-"""Shown files: what a folder or a JSON file holds, told by its fields; no code of it is run."""
+"""Shown files: what a folder, an exported program or a JSON file holds, told by its fields; no code of it is run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoadapt.cli.named_models import saved_parts
 from autoadapt.cli.typed_sources import CONFIG, WEIGHTS, WHOLE, checked_source, is_path, is_saved, refuse_missing
-from autoadapt.errors import Mismatch, SourceError
+from autoadapt.errors import ExportError, Mismatch, SourceError
 
 if TYPE_CHECKING:
     from autoadapt.cli.results import Whole
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["held_by", "whole_of"]
 
-_EXPECTED = "a folder of adapt --out, or a signature, plan or other result (JSON)"
+_EXPECTED = "a folder of adapt --out, a file of export, or a signature, plan or other result (JSON)"
+_PROGRAMS = (".pt2", ".onnx", ".ts", ".pt")
 _MAKE = "autoadapt capture MODEL --out signature.json"
 _KINDS = {
     "routes": "autoadapt.adapting.planning:Plan",
@@ -49,12 +50,13 @@ def whole_of(folder: Path) -> Whole | None:
     if not parts:
         return None
     config = read_whole(folder)
-    plans = {place: Config.read(inside).plan for place, inside in parts.items()}
-    return Whole(model=config.model, source=config.source, parts=plans)
+    plans = {place: Config.read(inside).shown for place, inside in parts.items()}
+    made = next((plan.made for plan in plans.values()), None)
+    return Whole(made=made, model=config.model, source=config.source, parts=plans)
 
 
 def held_by(path: Path) -> Dated:
-    """The plan of a folder, or the result in a JSON file.
+    """The plan of a folder, what a file of `export` says of itself, or the result in a JSON file.
 
     Raises:
         AdaptError: There is nothing that can be shown.
@@ -64,13 +66,15 @@ def held_by(path: Path) -> Dated:
 
     text = str(path)
     if is_saved(text):
-        return Config.read(path).plan
+        return Config.read(path).shown
     if os.path.isdir(path):
         checked_source(text)
     if not os.path.exists(path) and not is_path(text) and ":" in text:
         fault = Mismatch(text, _EXPECTED, "the name of a model", f"autoadapt capture {shlex.quote(text)}")
         raise SourceError(f"{path} is not on this disk", [fault])
-    refuse_missing(text, _EXPECTED, (".json",))
+    refuse_missing(text, _EXPECTED, (".json", *_PROGRAMS))
+    if path.suffix in _PROGRAMS:
+        return _recorded(path)
     _refuse_programs(path)
     try:
         fields = read_json(read_text(path, _EXPECTED, _MAKE, SourceError))
@@ -82,6 +86,17 @@ def held_by(path: Path) -> Dated:
         remedy = f"autoadapt show {shlex.quote(str(path.parent))}" if path.name in (CONFIG, WHOLE) else _MAKE
         fault = Mismatch(text, _EXPECTED, "something else", remedy)
         raise SourceError(f"{path} holds nothing that can be shown", [fault]) from error
+
+
+def _recorded(path: Path) -> Dated:
+    """What a program says of itself; one that says nothing is refused for what it is."""
+    from autoadapt.saving.exporting.records import record_of
+
+    try:
+        return record_of(path)
+    except ExportError:
+        _refuse_programs(path)
+        raise
 
 
 def _read(path: Path, fields: Mapping[str, Any], kind: str) -> Dated:
@@ -97,11 +112,11 @@ def _refuse_programs(path: Path) -> None:
     if path.suffix in WEIGHTS:
         fault = Mismatch(str(path), _EXPECTED, "weights", f"autoadapt transfer {shlex.quote(str(path))} MODEL")
         raise SourceError(f"{path} is not data that can be shown", [fault])
-    if path.suffix not in (".pt2", ".py", ".onnx"):
+    if path.suffix not in (".pt2", ".py"):
         return
     source = shlex.quote(f"{path}:NAME" if path.suffix == ".py" and not _is_of_adapt(path) else str(path))
     allowed = f" --allow {shlex.quote(str(path))}" if path.suffix == ".py" else ""
-    remedy = f"autoadapt capture {source}{allowed} --input 'f32[2, 3, 224, 224]'" if path.suffix != ".onnx" else ""
+    remedy = f"autoadapt capture {source}{allowed} --input 'f32[2, 3, 224, 224]'"
     raise SourceError(
         f"{path} is not data that can be shown", [Mismatch(str(path), _EXPECTED, "a program or code", remedy)]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,7 @@ from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.errors.printable import visible
 from autoadapt.versions import VERSION, package_version
 
-__all__ = ["Dated", "Made", "MadeByHand", "asked_for", "first_fault", "interruptible"]
+__all__ = ["Dated", "Made", "MadeByHand", "asked_for", "commanded", "first_fault", "interruptible"]
 
 _LONGEST = 60
 _WORDS = {"missing": "nothing", "extra_forbidden": "a field that there is not"}
@@ -104,7 +105,8 @@ class Made(BaseModel):
     """When a result was made, with what, and by which command.
 
     Example:
-        >>> Made.now("autoadapt plan a --like b").command
+        >>> with commanded("autoadapt plan a --like b"):
+        ...     Made.now().command
         'autoadapt plan a --like b'
     """
 
@@ -117,12 +119,28 @@ class Made(BaseModel):
     command: str = ""
     """The command line; empty where it was no command."""
 
+    def __str__(self) -> str:
+        return f"{self.date} UTC with {', '.join(f'{name} {version}' for name, version in self.versions.items())}"
+
     @classmethod
-    def now(cls, command: str = "") -> Made:
+    def now(cls) -> Made:
         """What is true at this moment."""
         versions = {"autoadapt": VERSION} | {name: package_version(name) for name in ("torch", "timm", "torchvision")}
         known = {name: version for name, version in versions.items() if version}
-        return cls(date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}", versions=known, command=command)
+        return cls(date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}", versions=known, command=_COMMAND.get())
+
+
+_COMMAND = ContextVar("command", default="")
+
+
+@contextlib.contextmanager
+def commanded(line: str) -> Iterator[None]:
+    """In the block, what is made is made by a command."""
+    token = _COMMAND.set(line)
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
 
 
 class Dated(MadeByHand):

@@ -42,7 +42,8 @@ def html_report(*results: object, title: str = "", command: str = "") -> str:
     sections = [section_of(result) for result in results]
     heading = title or " · ".join(dict.fromkeys(section.title for section in sections))
     alone = len(sections) == 1 and not title
-    return str(page(sections, heading=heading, alone=alone, made=Made.now(command), command=command))
+    made = Made.now()
+    return str(page(sections, heading=heading, alone=alone, made=made, command=command or made.command))
 
 
 def write_html(path: str | Path, *results: object, title: str = "", command: str = "") -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.contracts.facts import first_fault, interruptible
+from autoadapt.contracts.facts import Made, first_fault, interruptible
 from autoadapt.contracts.origins import Verb
 from autoadapt.contracts.trees import Container, Tree, rebuild
 from autoadapt.errors import AdaptError, Mismatch, SavingError
@@ -122,6 +122,8 @@ class Config(_Frozen):
     """Parameters, and parts with all their parameters, that take no gradient."""
     facts: dict[str, Fact] = Field(default_factory=dict)
     witness: Witness | None = None
+    made: Made | None = Field(default=None, exclude_if=lambda made: made is None)
+    """When it was saved, and by which command; None in folders of older versions."""
     plan: Plan
 
     def text(self) -> str:
@@ -130,6 +132,17 @@ class Config(_Frozen):
             content = json.loads(self.model_dump_json())
         rows = {**content, "checksum": checksum(content)}
         return "{\n" + ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in rows.items()) + "\n}\n"
+
+    @property
+    def shown(self) -> Plan:
+        """Its plan, with when it was saved and whose weights are in the folder."""
+        source = self.source
+        told = (
+            f"weights of {source.name} in this folder: made without published ones, so random unless trained or loaded"
+            if source is not None and not source.pretrained and self.weights.scope == "all"
+            else ""
+        )
+        return self.plan.model_copy(update={"made": self.made, "remarks": (*self.plan.remarks, *filter(None, [told]))})
 
     @classmethod
     def read(cls, folder: Path) -> Config:

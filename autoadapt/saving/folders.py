@@ -17,6 +17,7 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.facts import Made
 from autoadapt.contracts.origins import Origin, origin_of
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild, type_path
@@ -133,6 +134,7 @@ class _Written:
             frozen=frozen_parts(net),
             facts=facts,
             witness=self._witness() if check else None,
+            made=Made.now(),
             plan=_as_read(net.plan),
         )
 

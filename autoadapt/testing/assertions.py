@@ -16,7 +16,8 @@ from autoadapt.adapting.verification import verify
 from autoadapt.adapting.verification.compiler_checks import exported
 from autoadapt.adapting.verification.more_sizes import smallest_counterexample
 from autoadapt.adapting.verification.results import Fault
-from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session
+from autoadapt.adapting.verification.unexported import no_logs, untraced
 from autoadapt.contracts.capturing import bind, capture, told_example
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.signature import Signature
@@ -167,12 +168,15 @@ def assert_exports(net: nn.Module, inputs: object = None, *, like: object = None
     own = net.signature if isinstance(net, AdaptedModule) and like is None else as_signature(like or net, inputs)
     session = Session(net, own, inputs=inputs)
     try:
-        with quiet():
+        with quiet(), no_logs():
             faults = exported(session).faults
     except NotApplicableError as reason:
-        raise AssertionError(f"{type(net).__name__} does not export: {reason}") from reason
+        cause = reason.__cause__
+        faults = [untraced(type(net).__name__, cause)] if isinstance(cause, Exception) else []
+        raise AssertionError(_text(f"{type(net).__name__} does not export: {reason}", faults)) from reason
     except Exception as error:
-        raise AssertionError(f"{type(net).__name__} does not export: {said(error)}") from error
+        text = _text(f"{type(net).__name__} does not export", [untraced(type(net).__name__, error)])
+        raise AssertionError(text) from error
     if faults:
         cases = [("export", Fault(where=one.where, expected=one.expected, found=one.found)) for one in faults]
         raise AssertionError(cases_text(f"the exported {type(net).__name__} returns something else", cases))

@@ -42,6 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "net.py",
         )
     assert result.exit_code == 0, result.output
+    assert "(autoadapt verify net --thorough)" in result.stdout
     assert "the weights of timm:test_resnet in net are random; --pretrained" in " ".join(result.stderr.split())
     return folder
 
@@ -118,6 +119,11 @@ def test_a_program_of_torch_is_exported_and_read_back(folder: Path) -> None:
     assert "wrote net.pt2" in result.stderr
     again = run("capture", "net.pt2", "--input", "f32[2, 3, 64, 64]")
     assert again.exit_code == 0, again.output
+    shown = run("show", "net.pt2")
+    assert shown.exit_code == 0, shown.output
+    assert "in the contract of module (tensor)" in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith(" call  autoadapt ")
+    assert json.loads(run("show", "net.pt2", "--json").stdout)["ranges"][0]["axis"] == "B"
 
 
 def test_a_model_that_nobody_adapted_is_exported_as_itself(folder: Path) -> None:
@@ -150,11 +156,17 @@ def test_folders_signatures_plans_and_verifications_are_shown(folder: Path) -> N
     shown = run("show", "net")
     assert shown.exit_code == 0
     assert shown.stdout.startswith("timm:test_resnet (ResNet)  ->  contract of")
+    assert re.search(r"\n made  \d{4}-\d\d-\d\d \d\d:\d\d UTC with autoadapt ", shown.stdout)
+    assert shown.stdout.splitlines()[-1].startswith(" call  autoadapt ")
+    assert "so random unless trained or loaded" in " ".join(shown.stdout.split())
     plan = aa.Plan.model_validate_json(run("show", "net", "--json").stdout)
+    assert plan.made is not None
     (folder / "plan.json").write_text(plan.model_dump_json())
     assert run("show", "plan.json").stdout == shown.stdout
     plan.target.save("signature.json")
-    assert "f32[B, 8, ceil(H/4), ceil(W/4)]" in run("show", "signature.json").stdout
+    assert run("show", "signature.json").stdout.rstrip().endswith("f32[B, 8, ceil(H/4), ceil(W/4)]")
+    run("capture", "net", "--out", "captured.json")
+    assert "\n call  autoadapt " in run("show", "captured.json").stdout
     (folder / "report.json").write_text(run("verify", "net", "--json").stdout)
     assert "keeps its signature" in run("show", "report.json").stdout
     (folder / "other.json").write_text("[1]")

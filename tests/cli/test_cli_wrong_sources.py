@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from command_runs import model_folder, run  # noqa: F401 (a fixture)
 
 import autoadapt as aa
@@ -116,6 +117,9 @@ def test_a_lock_that_is_no_signature_is_a_bad_call(lock: str, said: str, remedy:
         ("empty", "empty holds no model", "autoadapt adapt MODEL --like OLD --out empty"),
         ("mine.py", "found a program or code", "autoadapt capture mine.py:NAME --allow mine.py --input"),
         ("weights.pth", "found weights", "autoadapt transfer weights.pth MODEL"),
+        ("weights.pt", "found weights", "autoadapt transfer weights.pt MODEL"),
+        ("other.pt2", "found a program or code", "autoadapt capture other.pt2 --input"),
+        ("other.ts", "a program of another maker", "export it anew"),
         ("text.txt", "holds nothing that can be shown", "autoadapt capture MODEL --out signature.json"),
         ("list.json", "holds nothing that can be shown", "autoadapt capture MODEL --out signature.json"),
         ("ranking.json", "holds nothing that can be shown", "autoadapt capture MODEL --out signature.json"),
@@ -124,6 +128,8 @@ def test_a_lock_that_is_no_signature_is_a_bad_call(lock: str, said: str, remedy:
 def test_what_cannot_be_shown_is_a_bad_call(path: str, said: str, remedy: str, files: Path) -> None:
     (files / "list.json").write_text("[1, 2]")
     (files / "ranking.json").write_text(json.dumps({"schema_version": 1, "rows": 3}))
+    for name in ("weights.pt", "other.pt2", "other.ts"):
+        torch.save({}, files / name)
     check(("show", "SOURCE"), path, said, remedy)
 
 

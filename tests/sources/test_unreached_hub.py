@@ -38,10 +38,16 @@ def _of_calibrate() -> None:
 @pytest.mark.parametrize(
     ("verb", "expected"),
     [
-        (lambda: load("timm:test_resnet", pretrained=True), "try       pretrained=False, then aa.transfer(file, model)"),
+        (
+            lambda: load("timm:test_resnet", pretrained=True),
+            "try       pretrained=False, then aa.transfer(file, model)",
+        ),
         (lambda: load("hf:microsoft/resnet-50", pretrained=True), "the weights of hf:microsoft/resnet-50 cannot"),
         (lambda: load("hf:nobody/nothing-resnet"), "the config of hf:nobody/nothing-resnet cannot be loaded"),
-        (_of_calibrate, 'try       like=model  # of aa.load("timm:test_resnet.r160_in1k"), then aa.transfer(file, model)'),
+        (
+            _of_calibrate,
+            'try       like=model  # of aa.load("timm:test_resnet.r160_in1k"), then aa.transfer(file, model)',
+        ),
     ],
 )
 def test_weights_by_name_fail_at_once_without_the_retries_of_the_hub(

@@ -13,8 +13,9 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoadapt.adapting.verification.comparing import TRIES, Leaves, differing, no_numbers, written_inputs
+from autoadapt.adapting.verification.comparing import TRIES, Leaves, differing, no_numbers
 from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.given_values import written_inputs
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.adapting.verification.setting_checks import changed_settings
 from autoadapt.contracts.capturing import Arguments
@@ -99,7 +100,7 @@ def _numbers(session: Session) -> list[Mismatch]:
 def _unwritten_inputs(session: Session) -> list[Mismatch]:
     """The inputs are as they were."""
     before, after, _ = session.small_call
-    return written_inputs(session, before, after)
+    return written_inputs(session.signature, before, after)
 
 
 def _writable_outputs(session: Session) -> list[Mismatch]:
@@ -186,7 +187,7 @@ def _one_item(session: Session) -> list[Mismatch]:
         return []
     before, _, expected = session.small_call
     specs = session.signature.inputs.leaves
-    single = [_first_item(tensor, _batch_axis(spec.dims)) for tensor, spec in zip(before, specs, strict=True)]
+    single = [_first_item(tensor, _batch_axis(spec.dims)) for (tensor, _), spec in zip(before, specs, strict=True)]
     found = _called(session, session.shared, session.rebuilt(single))
     axes = {path: _batch_axis(spec.dims) for path, spec in session.signature.outputs.items()}
     return _expanded(found, " at batch 1") or differing(

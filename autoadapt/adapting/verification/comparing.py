@@ -10,7 +10,7 @@ import torch
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.errors import Mismatch
 
-__all__ = ["TRIES", "Leaves", "close", "differing", "distance", "no_numbers", "not_excused", "written_inputs"]
+__all__ = ["TRIES", "Leaves", "close", "differing", "distance", "no_numbers", "not_excused"]
 
 Leaves: TypeAlias = Mapping[str, torch.Tensor]
 NAN = "NaN"
@@ -87,17 +87,3 @@ def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismat
 
 def _holds_nan(tensor: torch.Tensor) -> bool:
     return bool(tensor.sum().isnan()) and bool(tensor.isnan().any())  # a sum is quick, and may be that of infinities
-
-
-def written_inputs(session: Session, before: list[torch.Tensor], after: list[torch.Tensor]) -> list[Mismatch]:
-    """Inputs that are not as they were before a call, though the contract has no such."""
-    names = session.signature.inputs.paths
-    return [
-        Mismatch(f"inputs.{name}", "the values that it had", "written to by the call", "clone it first")
-        for name, old, tensor in zip(names, before, after, strict=False)
-        if name not in session.signature.written and not _same(old, tensor.detach())
-    ]
-
-
-def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
-    return torch.equal(left, right) or torch.equal(left.nan_to_num(), right.nan_to_num())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from autoadapt.adapting.operations import Cast
 from autoadapt.adapting.planning import Plan, source_as_built
 from autoadapt.adapting.verification.alias_checks import broken_aliases
 from autoadapt.adapting.verification.asked_sizes import checked_batches, checked_sizes
+from autoadapt.adapting.verification.given_values import Before, as_given
 from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_invented
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.likely_masks import with_lengths
@@ -100,11 +102,11 @@ class Session:
         return self.copy()
 
     @functools.cached_property
-    def small_call(self) -> tuple[list[torch.Tensor], list[torch.Tensor], dict[str, torch.Tensor]]:
+    def small_call(self) -> tuple[Before, list[torch.Tensor], dict[str, torch.Tensor]]:
         """The inputs of a call at a small size as they were before, the same after it, and the outputs."""
         arguments = self.arguments(self.small(B=2))
         given = flatten(arguments.values)[1]
-        before = [tensor.clone() for tensor in given]
+        before = as_given(given)
         return before, given, self.leaves(arguments.call(self.shared))
 
     @property
@@ -306,7 +308,7 @@ class Session:
         except AdaptError:  # what is wrong with its taps is no fault of its own
             return
         except Exception as error:
-            raise NotApplicableError(f"the bare backbone fails {reason}: {said(error)[:60]}") from error
+            raise NotApplicableError(f"the bare backbone fails {reason}: {said(error, 60)}") from error
 
 
 def _is_known(spec: TensorSpec, sizes: Mapping[str, int]) -> bool:
@@ -319,10 +321,10 @@ def _is_blank(image: torch.Tensor) -> bool:
     return bool((image == image.flatten()[:1]).all())
 
 
-def said(error: Exception) -> str:
-    """What an exception says, in one line."""
+def said(error: Exception, most: int = 1000) -> str:
+    """What an exception says, in one line of so many characters, cut between words."""
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
+    return textwrap.shorten(f"{type(error).__name__}: {text[0] if text else ''}", most, placeholder=" …")
 
 
 def _named_values(arguments: Arguments) -> dict[str, torch.Tensor]:

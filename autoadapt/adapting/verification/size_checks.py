@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, not_excused, written_inputs
+from autoadapt.adapting.verification.comparing import Leaves, differing, no_numbers, not_excused
 from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.given_values import as_given, written_inputs
 from autoadapt.adapting.verification.more_sizes import REMAINDERS, other_remainders
 from autoadapt.adapting.verification.sessions import Session, said
 from autoadapt.contracts.capturing import Arguments
@@ -122,10 +123,11 @@ def _run(session: Session, module: nn.Module, full: Mapping[str, int]) -> tuple[
     """What is wrong with the shapes of a call, and its outputs."""
     arguments = _arguments(session, full)
     given = flatten(arguments.values)[1]
-    before = [tensor.clone() for tensor in given]
+    before = as_given(given)
     try:
         returned = arguments.call(module)
-        faults = session.compare(arguments, returned, full) + written_inputs(session, before, given)
+        written = written_inputs(session.signature, before, given, f" at {_by(full)}")
+        faults = session.compare(arguments, returned, full) + written
         return faults, {} if faults else session.leaves(returned)
     except Exception as error:
         return [Mismatch(_by(full), "outputs", said(error))], {}

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from autoadapt.adapting.verification.comparing import differing, no_numbers, not_excused, written_inputs
+from autoadapt.adapting.verification.comparing import differing, no_numbers, not_excused
 from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.given_values import as_given, written_inputs
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import AdaptError, Mismatch
@@ -139,7 +140,7 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
     with torch.enable_grad():
         arguments = session.arguments(sizes, requires_grad=True)
         given = flatten(arguments.values)[1]
-        before = [tensor.detach().clone() for tensor in given]
+        before = as_given(given)
         if session.signature.written:  # as its caller may: a leaf that requires gradients cannot be written to
             arguments = session.rebuilt([tensor.clone() for tensor in given])
         returned = arguments.call(copied)
@@ -149,7 +150,7 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
         if faults:
             return _Step(faults)
         leaves = session.leaves(returned)
-        faults = written_inputs(session, before, given) + no_numbers(session, leaves, " in training" * train)
+        faults = written_inputs(session.signature, before, given) + no_numbers(session, leaves, " in training" * train)
         if not train and sizes == session.small(B=2):
             without = session.small_call[2]
             faults += differing(session, without, leaves, "with gradients", "the values without", "other values")
@@ -245,7 +246,7 @@ def checkpointing(session: Session) -> Findings:
     try:
         method(True)
     except (AssertionError, NotImplementedError) as error:
-        raise NotApplicableError(f"the backbone refuses it: {said(error)[:60]}") from error
+        raise NotApplicableError(f"the backbone refuses it: {said(error, 60)}") from error
     sizes = session.small(B=2)
     arguments = session.arguments(sizes)
     copied.train()

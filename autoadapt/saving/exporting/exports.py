@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,8 +14,10 @@ from torch import nn
 from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.sessions import Session
+from autoadapt.adapting.verification.unexported import no_logs
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.solving import UnexplainedError
+from autoadapt.contracts.facts import Made
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import CaptureError, ExportError, MatchError, Mismatch
 from autoadapt.files.writing import check_place, folder_of, refuse_empty, sweep, temporary_name
@@ -85,10 +85,10 @@ def export(
     _refuse_opset(target, format_, opset_version)
     check_place(target, "path", ExportError)
     adapted = _adapted(net, inputs)
-    made = _Export(adapted, format_, inputs, ranges)
+    made = _Export(adapted, format_, target.name, inputs, ranges)
     try:
         sweep(target.parent, target.name)
-        with _folder_beside(target) as folder, quiet(), _no_logs(), telling("export") as tell:
+        with _folder_beside(target) as folder, quiet(), no_logs(), telling("export") as tell:
             written = folder / target.name
             tell(f"writing {target.name} by {made.format.name}")
             made.write(written, opset_version)
@@ -98,17 +98,8 @@ def export(
     except OSError as error:
         fault = Mismatch(str(target), "a path that can be written to", f"{type(error).__name__}: {error.strerror}")
         raise ExportError(f"{target} could not be written", [fault]) from error
-    return Exported(
-        path=str(target),
-        name=adapted.plan.source.title,
-        contract=f"{adapted.signature.title} ({describe(adapted.signature.outputs.tree)})",
-        format=made.format.name,
-        file_bytes=sum(file.stat().st_size for file in files),
-        example=made.example,
-        ranges=tuple(made.ranges.values()),
-        compared=tuple(compared),
-        runtime=made.format.runtime,
-    )
+    size = sum(file.stat().st_size for file in files)
+    return made.told.model_copy(update={"path": str(target), "file_bytes": size, "compared": tuple(compared)})
 
 
 def _failed_file(error: BaseException | None) -> OSError | None:
@@ -177,27 +168,15 @@ def _refuse_opset(path: Path, format_: Format, opset_version: int | None) -> Non
         raise ExportError("only ONNX has an opset_version", [fault])
 
 
-@contextlib.contextmanager
-def _no_logs() -> Iterator[None]:
-    """Nothing logged or printed: torch writes whole graphs to the terminal before it raises."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
 class _Export:
     """One module on its way into one format."""
 
-    def __init__(self, net: AdaptedModule, format_: Format, inputs: object, ranges: Given | None) -> None:
+    def __init__(self, net: AdaptedModule, format_: Format, name: str, inputs: object, ranges: Given | None) -> None:
         if net.signature.filled:
             raise _filled(net)
         if net.plan.untraced:
             _refuse_untraced(net, size_ranges(net.plan, ranges))
-        self.format = format_
+        self.net, self.format, self.name = net, format_, name
         self.session = Session(net, net.signature, inputs=inputs)
         self.ranges = size_ranges(net.plan, ranges, partial(above_lone_cells, self.session))
 
@@ -215,6 +194,22 @@ class _Export:
             other = smaller if name in steps and size % steps[name] == 0 else larger
             found[name] = other if size in found.values() and other != size else size
         return found
+
+    @property
+    def told(self) -> Exported:
+        """What is written, before it is: the file holds this itself."""
+        target = self.net.signature
+        return Exported(
+            made=Made.now(),
+            path=self.name,
+            name=self.net.plan.source.title,
+            contract=f"{target.title} ({describe(target.outputs.tree)})",
+            format=self.format.name,
+            file_bytes=0,
+            example=self.example,
+            ranges=tuple(self.ranges.values()),
+            runtime=self.format.runtime,
+        )
 
     def write(self, path: Path, opset_version: int | None) -> None:
         """Export; where torch says that it could for fewer sizes, for these.
@@ -243,6 +238,7 @@ class _Export:
             shapes=shapes_of(session.signature, self.ranges),
             signature=session.signature,
             opset_version=opset_version,
+            record=self.told.model_dump_json(),
         )
 
 

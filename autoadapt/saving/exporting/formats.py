@@ -16,6 +16,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import ExportError, Mismatch
+from autoadapt.saving.exporting.results import RECORD
 from autoadapt.versions import install_line
 
 __all__ = ["FORMATS", "Call", "Format", "Runner", "program_of"]
@@ -32,6 +33,8 @@ class Call:
     shapes: Mapping[str, Any]
     signature: Signature
     opset_version: int | None = None
+    record: str = ""
+    """What the file says of itself, as `record_of` reads it."""
 
     @property
     def positional(self) -> tuple[Any, ...]:
@@ -68,7 +71,7 @@ def program_of(call: Call) -> torch.export.ExportedProgram:
 
 def _write_program(call: Call, path: Path) -> None:
     made = io.BytesIO()  # written by torch itself, a full disk would end the process
-    torch.export.save(program_of(call), made)
+    torch.export.save(program_of(call), made, extra_files={RECORD: call.record})
     path.write_bytes(made.getbuffer())
 
 
@@ -99,6 +102,7 @@ def _write_onnx(call: Call, path: Path) -> None:
             "`opset_version`", f"opset {call.opset_version}", f"opset {written}", f"opset_version={written}"
         )
         raise ExportError("this opset of ONNX is not written by torch for this module", [fault])
+    made.model.metadata_props[RECORD] = call.record
     made.save(path)
 
 
@@ -136,7 +140,7 @@ def _write_script(call: Call, path: Path) -> None:
         call.module, call.positional or None, strict=False, check_trace=False, **given
     )
     made = io.BytesIO()  # as above
-    torch.jit.save(traced, made)
+    torch.jit.save(traced, made, _extra_files={RECORD: call.record})
     path.write_bytes(made.getbuffer())
 
 

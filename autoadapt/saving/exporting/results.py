@@ -11,7 +11,10 @@ from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, headline, human_count
 
-__all__ = ["Compared", "Exported"]
+__all__ = ["RECORD", "Compared", "Exported"]
+
+RECORD = "autoadapt.json"
+"""What the result is called inside the file: among those of a program of torch, or in the metadata of ONNX."""
 
 
 class Compared(MadeByHand):
@@ -48,11 +51,13 @@ class Exported(Shown, Dated):
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = headline(self.name, f"in the contract of {self.contract}", f" ->  {self.path}")
+        own = self.contract.removeprefix(f"{self.name} ")  # a model that stays as it is has its own contract
+        held = own if own != self.contract else f"in the contract of {self.contract}"
+        lines = headline(self.name, held, f" ->  {self.path}")
         lines += [f" {self.format}, {human_count(self.file_bytes)}B, exported at {_at(self.example)}"]
         lines += columns([(one.axis, str(one), "asked for" if one.asked else one.why) for one in self.ranges])
         rows = [(_at(one.sizes), f"differs by {one.difference:.1e}") for one in self.compared]
-        lines += [f" run in {self.runtime} beside the module"] if rows else []
+        lines += [f" run in {self.runtime} beside the module"] if self.runtime else []
         lines += columns(rows, indent=2)
         for remark in self.remarks:
             lines += hanging("remark", remark)

@@ -1,0 +1,44 @@
+"""Given values: what a call was given, and whether it wrote to that."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+
+from autoadapt.contracts.signature import Signature
+from autoadapt.errors import Mismatch
+
+__all__ = ["Before", "as_given", "written_inputs"]
+
+Before: TypeAlias = list[tuple[torch.Tensor, int]]
+"""Copies of tensors, with how often each was written to until then."""
+
+
+def as_given(tensors: list[torch.Tensor]) -> Before:
+    """What a call is given, to be kept before it."""
+    return [(tensor.detach().clone(), _version(tensor)) for tensor in tensors]
+
+
+def written_inputs(signature: Signature, before: Before, after: list[torch.Tensor], where: str = "") -> list[Mismatch]:
+    """Inputs that a call has written to, also the values that they had, though the contract has no such.
+
+    Args:
+        signature: The contract.
+        before: What was given.
+        after: The same tensors after the call.
+        where: What stands behind their names, such as the sizes.
+    """
+    return [
+        Mismatch(f"inputs.{name}{where}", "the values that it had", "written to by the call", "clone it first")
+        for name, (old, version), tensor in zip(signature.inputs.paths, before, after, strict=False)
+        if name not in signature.written and (version != _version(tensor) or not _same(old, tensor.detach()))
+    ]
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return torch.equal(left, right) or torch.equal(left.nan_to_num(), right.nan_to_num())

@@ -1,0 +1,60 @@
+"""Unexported: which line of a module torch could not trace, why, and what to write in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import linecache
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from autoadapt.adapting.verification.sessions import said
+from autoadapt.errors import Mismatch
+
+__all__ = ["no_logs", "untraced"]
+
+_TORCH, _OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
+_ON_SIZES = "code that depends on sizes, dtypes and settings alone"
+_REMEDIES = {
+    "data-dependent": "torch.where(condition, a, b), or torch.cond(...), in place of if and int() on values",
+    "numpy": "operations of torch in place of numpy",
+}
+"""By what stands in the message of torch."""
+
+
+@contextlib.contextmanager
+def no_logs() -> Iterator[None]:
+    """Nothing logged or printed: torch writes whole graphs to the terminal before it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def untraced(name: str, error: Exception) -> Mismatch:
+    """What `torch.export` raised, as the line of the module that it stopped at.
+
+    Args:
+        name: Of the module, where no line of it is in the traceback.
+        error: What was raised.
+    """
+    told = said(error, 160)
+    remedy = next((text for sign, text in _REMEDIES.items() if sign in str(error)), "")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_foreign(frame.filename)]
+    if not frames:
+        return Mismatch(name, _ON_SIZES, told, remedy)
+    last = frames[-1]
+    where = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
+    line = linecache.getline(last.filename, last.lineno or 0).strip()
+    return Mismatch(where, _ON_SIZES, "\n".join(filter(None, [line, told])), remedy)
+
+
+def _is_foreign(file: str) -> bool:
+    return file.startswith((_TORCH, _OWN, "<"))
