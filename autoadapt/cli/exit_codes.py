@@ -145,11 +145,11 @@ def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence
         html: Where a page of it goes as well.
         parts: What a result of several parts is made of, each of which shows itself.
     """
-    shown = tuple(map(told_in_shell, parts or (result,)))
+    told, shown = told_in_shell(result), tuple(map(told_in_shell, parts or (result,)))
     if as_json:
         from autoadapt.contracts.facts import Made
 
-        told = result.model_copy(update={"made": result.made or Made.now()})
+        told = told.model_copy(update={"made": result.made or Made.now()})
         typer.echo(json.dumps(told.model_dump(mode="json"), indent=1))  # escapes what a terminal would obey
     elif sys.stdout.isatty():
         from rich.console import Console
@@ -157,7 +157,7 @@ def show(result: Dated, as_json: bool, html: Path | None = None, parts: Sequence
         for number, part in enumerate(shown):
             Console().print(*([""] if number else []), part, sep="\n")
     else:
-        typer.echo(fitted(str(told_in_shell(result))))
+        typer.echo(fitted(str(told)))
     write_page(html, *shown)  # last: whatever fails, the result is told
 
 

@@ -60,6 +60,11 @@ _SAID = re.compile(
     r"""(?<![\w.])(?:(?:aa\.)?(?P<verb>[a-z_]+)\(|[a-z_]+=(?=["'({\[]|True\b|False\b|\d|aa\.|torch\.))"""
 )
 """Where a call or an argument begins in a sentence."""
+_SENTENCES = frozenset(
+    ("call", "cut_remark", "detail", "expected", "fault", "found", "hint", "raises_in_training", "refused", "remark")
+    + ("remarks", "remedy", "says", "untraced", "verdict", "where", "why")
+)
+"""The fields of results that are read by people."""
 _PYTHON = re.compile(r"""[\w.]+\(.*\)|[\w.]+ ?=[^=]""")
 """What no shell takes."""
 
@@ -118,21 +123,21 @@ def in_shell(remedy: str) -> str:
 
 
 def told_in_shell(value: _Model) -> _Model:
-    """A result whose sentences name options in place of arguments; for reading, no longer for being read back."""
-    changed = {name: new for name, old in value if (new := _spoken(old)) != old}
+    """A result whose sentences name options in place of arguments; names, paths and other data stay as they are."""
+    changed = {name: new for name, old in value if (new := _spoken(old, name in _SENTENCES)) != old}
     return value.model_copy(update=changed) if changed else value
 
 
-def _spoken(value: object) -> object:
+def _spoken(value: object, is_told: bool) -> object:
     match value:
-        case str():
+        case str() if is_told:
             return _translated(value) or sentence(value)
         case BaseModel():
             return told_in_shell(value)
         case tuple() if type(value) is tuple:
-            return tuple(map(_spoken, value))
+            return tuple(_spoken(child, is_told) for child in value)
         case dict():
-            return {key: _spoken(child) for key, child in value.items()}
+            return {key: _spoken(child, is_told) for key, child in value.items()}
         case _:
             return value
 

@@ -138,16 +138,17 @@ def check_command(
         if expected is None:
             keep(found, lock)
             return
-        faults = expected.diff(found)
+        faults = [replace(fault, remedy="") for fault in expected.diff(found)]  # no old module is at hand
+        meant = "the same call with --update, if the difference is meant"
+        remedy = meant if levels else f"--levels, if {lock} is of feature levels\n{meant}"
         if as_json:
-            typer.echo(json.dumps({"same": not faults, "differences": [vars(fault) for fault in faults]}, indent=1))
+            told = {"same": not faults, "differences": list(map(vars, faults)), "remedy": remedy if faults else ""}
+            typer.echo(json.dumps(told, indent=1))
         elif not faults:
             typer.echo(f"{found.title} has the signature of {lock}")
         if faults and not as_json:
-            meant = "the same call with --update, if the difference is meant"
-            again = Mismatch("", "", "", meant if levels else f"--levels, if {lock} is of feature levels\n{meant}")
-            told = [*(replace(fault, remedy="") for fault in faults), again]  # no old module is at hand
-            complain("check", f"{found.title} does not have the signature of {lock}", told, as_json)
+            again = [*faults, Mismatch("", "", "", remedy)]
+            complain("check", f"{found.title} does not have the signature of {lock}", again, as_json)
         raise typer.Exit(DOES_NOT_HOLD if faults else HOLDS)
 
 

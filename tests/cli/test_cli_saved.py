@@ -16,8 +16,9 @@ from command_runs import MODELS, ROOT, run
 
 import autoadapt as aa
 from autoadapt.cli.model_names import complete_source
-from autoadapt.cli.remedies import in_shell
+from autoadapt.cli.remedies import in_shell, told_in_shell
 
+IMAGE = ("--input", "f32[1, 3, 64, 64]")
 LIKE = "f32[B, 8, ceil(H/4), ceil(W/4)]"
 
 
@@ -150,6 +151,8 @@ def test_a_lock_is_written_kept_and_broken(folder: Path) -> None:
     data = json.loads(run("check", "mine.py:narrow", *call[2:], "--json").stdout)
     assert data["same"] is False
     assert data["differences"][0]["expected"] == "8"
+    assert data["differences"][0]["remedy"] == ""
+    assert data["remedy"].splitlines()[-1] == "the same call with --update, if the difference is meant"
 
 
 def test_folders_signatures_plans_and_verifications_are_shown(folder: Path) -> None:
@@ -172,6 +175,18 @@ def test_folders_signatures_plans_and_verifications_are_shown(folder: Path) -> N
     (folder / "other.json").write_text("[1]")
     for path in ("other.json", "none.json", "mine.py"):
         assert run("show", path).exit_code == 2
+
+
+def test_json_speaks_of_options_as_the_text_does_and_leaves_data_as_it_is(folder: Path) -> None:
+    told = json.loads(run("adapt", "timm:test_vit", "--like", "timm:test_resnet", *IMAGE, "--json").stdout)
+    details = {check["name"]: check["detail"] for check in told["verification"]["checks"]}
+    assert details["export"] == "autoadapt verify ... --thorough"
+    swapped = run("swap", "mine.py:Net", "backbone", "timm:test_vit", *IMAGE, "--json")
+    said = json.loads(swapped.stdout)["call"]
+    assert said.startswith("autoadapt swap MODEL backbone NEW")
+    plan = aa.Plan.model_validate(told["plan"])
+    named = plan.model_copy(update={"source": plan.source.model_copy(update={"name": "adapt(thorough=True)"})})
+    assert told_in_shell(named) == named
 
 
 def test_models_are_listed_and_searched(folder: Path) -> None:
