@@ -60,10 +60,10 @@ _SAID = re.compile(
     r"""(?<![\w.])(?:(?:aa\.)?(?P<verb>[a-z_]+)\(|[a-z_]+=(?=["'({\[]|True\b|False\b|\d|aa\.|torch\.))"""
 )
 """Where a call or an argument begins in a sentence."""
-_SENTENCES = frozenset(
-    ("call", "cut_remark", "detail", "expected", "fault", "found", "hint", "raises_in_training", "refused", "remark")
-    + ("remarks", "remedy", "says", "untraced", "verdict", "where", "why")
-)
+_SENTENCES = {
+    *("call", "cut_remark", "detail", "expected", "fault", "found", "hint", "raises_in_training", "refused", "remark"),
+    *("remarks", "remedy", "says", "untraced", "verdict", "where", "why"),
+}
 """The fields of results that are read by people."""
 _PYTHON = re.compile(r"""[\w.]+\(.*\)|[\w.]+ ?=[^=]""")
 """What no shell takes."""

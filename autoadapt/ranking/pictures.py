@@ -25,7 +25,8 @@ def check_drawable(path: str | Path) -> None:
             written.
     """
     if Path(path).suffix not in ENDINGS:
-        fault = Mismatch(str(path), f"one of the endings {', '.join(ENDINGS)}", Path(path).suffix or "none", "rank.svg")
+        remedy = str(Path(path).parent / f"{Path(path).stem or 'picture'}.svg")
+        fault = Mismatch(str(path), f"one of the endings {', '.join(ENDINGS)}", Path(path).suffix or "none", remedy)
         raise RankingError(f"{path} is no picture", [fault])
     try:
         import matplotlib.figure  # noqa: F401  # only whether it is there

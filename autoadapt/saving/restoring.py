@@ -164,10 +164,16 @@ def _made(config: Config, folder: Path, allow: Sequence[str | Path], tensors: Ma
 
 
 def _new_is_missing(config: Config, folder: Path) -> Mismatch:
-    shown = config.source.call() if config.source is not None else f"{config.backbone.rpartition(':')[2]}(...)"
+    kind, title = config.backbone.rpartition(":")[2], config.plan.source.title
+    is_made = "<locals>" in kind  # a class that nobody can name, as that of what was adapted already
+    shown = config.source.call() if config.source is not None else "backbone" if is_made else f"{kind}(...)"
     kept = "the adapters alone are saved" if config.weights.scope == "adapters" else "autoadapt did not load it by name"
     return Mismatch(
-        "new", f"the module that was adapted, a {config.backbone}", "None", f'aa.restore("{folder}", new={shown})', kept
+        "new",
+        f"the module that was adapted, {title if is_made else f'a {config.backbone}'}",
+        "None",
+        f'aa.restore("{folder}", new={shown})',
+        kept,
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -195,3 +198,17 @@ class Deaf(nn.Module):
     def forward(self, x):
         return self.conv(x)
 """
+
+
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(6, marks=pytest.mark.slow)])
+def test_an_interrupt_ends_a_command_without_a_traceback_and_with_nothing_half_written(seconds: float, folder: Path):
+    call = [sys.executable, "-m", "autoadapt", "adapt", "mine.py:narrow", "--like", "mine.py:old", "--allow", "mine.py"]
+    call += ["--input", "f32[1, 3, 64, 64]", "--out", "net"]
+    running = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        running.wait(seconds)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate()
+    assert running.returncode in (130, -signal.SIGINT), said  # both are 130 to a shell
+    assert "Traceback" not in said
+    assert not (folder / "net").exists()

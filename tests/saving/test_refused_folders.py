@@ -384,3 +384,15 @@ def test_saving_again_replaces_both_files_and_leaves_others_alone(saved):
     aa.save(net, saved)
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert torch.equal(aa.restore(saved, allow=ALLOW)(image())["c4"], net(image())["c4"])
+
+
+def test_what_was_adapted_twice_is_asked_for_by_its_name(tmp_path):
+    x = torch.zeros(1, 3, 16, 16)
+    once = aa.adapt(nn.Conv2d(3, 5, 2, 2), like=nn.Conv2d(3, 8, 2, 2), inputs=x)
+    twice = aa.adapt(once, like=nn.Conv2d(3, 4, 4, 4), inputs=x)
+    aa.save(twice, tmp_path)
+    with pytest.raises(aa.SavingError) as caught:
+        aa.restore(tmp_path)
+    assert "expected  the module that was adapted, Conv2d, adapted\n" in str(caught.value)
+    assert str(caught.value).endswith(f'aa.restore("{tmp_path}", new=backbone)')
+    assert torch.equal(aa.restore(tmp_path, new=once)(x), twice(x))
