@@ -309,3 +309,27 @@ def test_a_mask_of_numbers_is_made_one_of_truth_values_where_the_new_module_take
 def test_tokens_are_not_mixed_where_a_new_module_adds_one(behind):
     with pytest.raises(aa.MatchError, match=r"it has N \+ 1 tokens where N are wanted"):
         aa.adapt(Classed(6, behind=behind), like=Attending(4), inputs=IDS)
+
+
+class Swallowing(Attending):
+    """Whatever else is given is not read."""
+
+    def forward(self, ids, mask=None, **rest):
+        return self.attend(ids, mask)
+
+
+class TypedAndMasked(Typed):
+    def forward(self, ids, mask=None, kinds=None):
+        x = self.embed(ids) + (0 if kinds is None else self.kinds(kinds))
+        return self.mix(x, x, x, key_padding_mask=None if mask is None else mask == 0, need_weights=False)[0]
+
+
+def test_what_is_taken_among_others_and_not_read_is_said():
+    kinds = torch.arange(8).expand(2, -1) % 2
+    old, given = TypedAndMasked(4), {"ids": IDS, "mask": MASK, "kinds": kinds}
+    net = aa.adapt(Swallowing(6), like=old, inputs=given)
+    assert "Swallowing takes no kinds: what is given there changes nothing" in " ".join(str(net.plan).split())
+    torch.testing.assert_close(net(**given), net(IDS, MASK))
+    net = aa.adapt(TypedAndMasked(6), like=old, inputs=given)
+    assert "takes no" not in str(net.plan)
+    assert not torch.allclose(net(**given), net(IDS, MASK))

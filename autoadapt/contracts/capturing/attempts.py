@@ -18,6 +18,7 @@ from autoadapt.contracts.capturing.likely_masks import is_binary
 from autoadapt.contracts.capturing.masks import counts_by_name
 from autoadapt.contracts.capturing.other_masks import hides_nothing, masks_otherwise
 from autoadapt.contracts.capturing.other_ranks import other_ranks
+from autoadapt.contracts.capturing.read_inputs import is_read
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import refuse_scripts
@@ -76,24 +77,27 @@ def _with_masks(
 def _without_strangers(
     new: nn.Module, target: Signature, given: object, *, inner: bool, grid: Mapping[str, tuple[int, ...]] | None
 ) -> Signature:
-    """The signature, without what the new module was given by its place alone and need not be given.
+    """The signature, without what the new module was given and need not be, where that means nothing to it.
 
     An optional argument of another name may mean anything at all, such as positions where types of tokens stood; only
-    two that are known to be masks, or are called so, mean the same.
+    two that are known to be masks, or are called so, mean the same. What is no mask and changes nothing is not read.
     """
     found = capture_as_given(new, given, inner=inner, grid=grid)
-    if not isinstance(given, tuple):
+    if not isinstance(given, (tuple, Mapping)) or len(given) < 2:
         return found
-    optional = {one.name for one in found.parameters if one.default is not None}
+    by_name = dict(given) if isinstance(given, Mapping) else dict(zip(found.arguments, given, strict=False))
+    taken, optional = names_taken(new), {one.name for one in found.parameters if one.default is not None}
     masks, theirs = ({mask.argument for mask in one.masks} for one in (found, target))
-    pairs = list(zip(found.arguments, target.arguments, strict=False))
+    pairs = list(zip(found.arguments, target.arguments, strict=False)) if isinstance(given, tuple) else []
     strangers = {
         mine
         for mine, other in pairs[1:]
         if mine in optional and mine in found.inputs.paths and mine not in target.arguments
         if not (mine in masks and other in theirs) and not _are_called_alike(mine, other)
     }
-    kept = {name: value for name, value in zip(found.arguments, given, strict=False) if name not in strangers}
+    spare = [name for name in [*by_name][1:] if name in optional or name not in taken]
+    strangers |= {name for name in spare if name not in masks | theirs and not is_read(new, by_name, name)}
+    kept = {name: value for name, value in by_name.items() if name not in strangers}
     return capture_as_given(new, kept, inner=inner, grid=grid) if strangers else found
 
 

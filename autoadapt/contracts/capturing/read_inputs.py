@@ -1,0 +1,41 @@
+"""Read inputs: whether a module reads what it is given, or takes it among `**kwargs` and leaves it there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import bind
+from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.hiding import others
+from autoadapt.contracts.capturing.probing import Probe, ProbeError
+from autoadapt.errors import AdaptError
+
+__all__ = ["is_read"]
+
+
+def is_read(module: nn.Module, inputs: Mapping[str, object], name: str) -> bool:
+    """Whether other values of an input change anything of what comes out, to the last bit; true where no run can tell.
+
+    Args:
+        module: The module; never run itself.
+        inputs: One call, by keyword.
+        name: Of a tensor among them.
+    """
+    given = inputs[name]
+    if not isinstance(given, torch.Tensor) or given.is_meta or not given.numel() or on_meta_device(module):
+        return True
+    changed = given.detach().clone()
+    changed.copy_(others(changed, given))
+    with contextlib.suppress(AdaptError, ProbeError):
+        calls = [bind(module, {**inputs, name: one}) for one in (given, changed)]
+        least = Probe(module, calls[0], real=False, inner=False)
+        least.run()
+        if least.work.multiply_adds > MOST_MULTIPLY_ADDS.get(least.device.type, MOST_ELSEWHERE):
+            return True
+        left, right = (Probe(module, call, real=True, inner=False, forgets=False).run().tensors for call in calls)
+        return len(left) != len(right) or not all(map(torch.equal, left, right))
+    return True
