@@ -17,7 +17,7 @@ from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
 from autoadapt.calibration.class_anchors import class_anchor, from_classifiers
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
-from autoadapt.calibration.honesty import gain_over
+from autoadapt.calibration.honesty import gain_over, honest_after
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.making import Augment
 from autoadapt.calibration.moments import Moments
@@ -34,7 +34,7 @@ from autoadapt.calibration.projections import (
 from autoadapt.calibration.refining import Refine, Refined, refined, steps_of
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
-from autoadapt.calibration.samples import IMAGES, Samples
+from autoadapt.calibration.samples import REPORTED, Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, condition
 from autoadapt.calibration.with_made import choose_fit
 from autoadapt.contracts.capturing.probing import quiet
@@ -161,7 +161,7 @@ def calibrate(
                 images=images,
                 seed=seed,
                 augment=augment,
-                kept=max(images, IMAGES) if refine else IMAGES,
+                kept=max(images, REPORTED) if refine else REPORTED,
             )
             gathered = gathering.run(data, None if state is None else Path(state), report)
             outcome = _Session(pair, gathering, head, loss, seed, report, class_map).solve(gathered, solver, refine)
@@ -212,18 +212,19 @@ class _Session:
         moments, made = (list(map(self._fitted_on, self._pair.projections, m)) for m in (state.moments, state.made))
         images, used = workers.summed(state.images), state.bytes
         self._report.does("fitting")
-        judge, head_images = self._judge(state.samples)
+        judge = self._judge(state.samples)
         asked = judge, solver, self._groups, self._layers, self._class_map
         fitting, choice, honest = choose_fit(moments, made, self._folds, *asked)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
-        scores = [None if judge is None else judge.score(maps) for maps in floors]
         held_out_maps = fitting.held_out_maps(choice.recipes)
+        scores = [None if judge is None else judge.score(maps, on_all=True) for maps in (*floors, held_out_maps)]
         fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], images) for p in fitting.projections]
         maps = fitting.maps(choice.recipes)
         slopes = not refine or judge is None or judge.passes_gradients(maps)
         further = self._further(judge, fitting, choice, held_out_maps, refine) if slopes else None
-        before, score = (None, honest) if further is None else further.honest(choice.score, honest)
-        failing = _below_floors(score, scores, fits, self._groups)
+        score = None if scores[2] is None else honest_after(scores[2], choice.score, honest)
+        before, score = (None, score) if further is None else further.honest(choice.score, honest)
+        failing = _below_floors(score, scores[:2], fits, self._groups)
         maps, verdict = (maps if further is None else further.maps), "written"
         if failing:
             maps, instead = self._instead(judge, fitting, scores[1])
@@ -246,7 +247,7 @@ class _Session:
             images=images,
             mixed_images=workers.summed(state.mixed) if fitting.has_mixed else 0,
             synthetic_images=workers.summed(state.synthetic) if fitting.has_synthetic else 0,
-            head_images=head_images,
+            head_images=0 if scores[2] is None else len(scores[2].losses),
             tokens=sum(map(fitting.count, fitting.projections)),
             seconds=0.0,
             solver_seconds=fitting.seconds,
@@ -281,14 +282,13 @@ class _Session:
             return None
         return refined(judge, fitting, choice, held_out_maps, refine, self._seed)
 
-    def _judge(self, samples: Samples) -> tuple[Judge | None, int]:
-        """What tries maps, and on how many images."""
+    def _judge(self, samples: Samples) -> Judge | None:
+        """What tries maps."""
         if not self._judged:
-            return None, 0
-        chosen = samples.chosen(workers.gathered(samples.numbers))
-        samples.only(chosen)
+            return None
+        samples.only(samples.chosen(workers.gathered(samples.numbers)))
         judge = Judge(self._pair, samples, self._head, self._loss, self._report)
-        return None if judge.says_nothing else judge, len(chosen)
+        return None if judge.says_nothing else judge
 
     def _loss_name(self, judge: Judge | None) -> str:
         if self._loss is not None:

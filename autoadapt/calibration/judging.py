@@ -73,7 +73,7 @@ class Score:
 class Judge:
     """Tries maps on the images that were kept, through the very modules that will run.
 
-    Recipes are many and are tried on at most 64 images; steps are taken on, and judged on, all that were kept.
+    Recipes are many and are tried on at most 64 images; what is reported, and steps, are judged on all that were kept.
 
     Attributes:
         is_of_detections: Whether the answers are boxes.

@@ -95,7 +95,7 @@ class Calibration(Shown, Dated, _Frozen):
     synthetic_images: int = 0
     """Pictures out of nothing that were fitted on as well."""
     head_images: int = 0
-    """How many of them the head was tried on."""
+    """Of how many of them, held out, the head's figures are."""
     tokens: int
     seconds: float
     solver_seconds: float

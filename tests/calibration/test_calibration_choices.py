@@ -179,13 +179,25 @@ def test_the_state_of_another_run_is_refused(tmp_path):
         calibrate(model_with(old, new), at="backbone", like=old, data=BATCHES, state=state)
 
 
-def test_memory_of_the_state_does_not_depend_on_the_number_of_images():
+def test_memory_of_the_state_does_not_depend_on_the_number_of_images(monkeypatch):
+    monkeypatch.setattr("autoadapt.calibration.calibrations.REPORTED", 64)
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
     few, many = (
         calibrate(model_with(old, new), at="backbone", like=old, data=pictures(n).split(16), images=n).bytes
         for n in (64, 160)
     )
     assert few == many
+
+
+def test_recipes_are_tried_on_few_images_and_figures_are_of_many():
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    images = pictures(160)
+    model = model_with(old, new)
+    found = calibrate(model, at="backbone", like=old, data=images.split(16), images=160)
+    assert found.head_images == 160
+    others = pictures(512, seed=9)
+    agrees = (model(others).argmax(1) == old(others).argmax(1)).float().mean().item()
+    assert abs(found.head.agreement - agrees) < 3 * (agrees * (1 - agrees) / 160) ** 0.5
 
 
 def test_the_result_is_a_table_and_an_artefact_and_a_plot(tmp_path):

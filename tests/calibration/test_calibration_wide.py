@@ -51,9 +51,9 @@ def test_only_one_fold_is_held_out_and_only_two_sets_of_moments_are_kept():
     assert len(found.outputs[0].eigenvalues) == WIDTH
 
 
-def test_half_of_the_kept_images_are_held_out():
+def test_a_quarter_of_the_images_are_held_out_and_all_of_these_are_judged():
     found, _ = calibrated(Wide(1), Wide(0), pictures(128, size=16), head=head)
-    assert found.head_images == 64
+    assert found.head_images == 32
     assert found.head.loss < min(found.random.loss, found.mean_only.loss)
 
 
