@@ -74,6 +74,7 @@ INSIDE = {
         "effects",
         "layers",
         "mask_layers",
+        "token_layers",
         "layouts",
         "streams",
         "trunks",

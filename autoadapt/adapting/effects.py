@@ -14,6 +14,7 @@ from autoadapt.adapting.operations import (
     Dims,
     DropPrefix,
     Hide,
+    Lead,
     Mean,
     Native,
     Ones,
@@ -35,7 +36,7 @@ from autoadapt.adapting.operations import (
     text,
 )
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import TensorSpec, cells_in
+from autoadapt.contracts.signature import TensorSpec, cells_in, in_order
 from autoadapt.errors import Mismatch, PlanError
 
 __all__ = ["after", "axis_groups", "coarse_step", "multiply_adds", "stays_contiguous"]
@@ -86,6 +87,9 @@ def _order_after(operation: Operation, spec: TensorSpec) -> tuple[str, int]:
             return ("rows", 0) if any(len(names) > 1 for names in left) else spec.order
         case Mean() | Take():
             return "rows", 0
+        case ResizeTokens(order=order) if order:
+            sides = in_order("THW" if len(order) == 3 else "HW", spec.cells)
+            return cells_in([sides[side] for side in order]), 0
         case _:
             return spec.order
 
@@ -113,6 +117,8 @@ def _dims_after(operation: Operation, spec: TensorSpec) -> Dims:
                     operation, spec, f"{prefix} tokens before a grid of {shown_sizes(grid)}, and channels last"
                 )
             return (dims[0], math.prod(sizes, start=Dim(1)) + prefix, dims[2])
+        case Lead():
+            return (dims[0], dims[1] + 1, *dims[2:])
         case Project(source=source, target=target) | Channels(source=source, target=target):
             axis = len(dims) - 1 if isinstance(operation, Project) and operation.form != "conv" else 1
             groups = operation.groups if isinstance(operation, Project) else 1

@@ -27,7 +27,6 @@ __all__ = [
     "renormalize",
     "resample",
     "resize",
-    "resize_tokens",
     "spread_channels",
     "take_points",
     "unchanged",
@@ -224,25 +223,6 @@ def pool(values: torch.Tensor, kernel: list[int]) -> torch.Tensor:
     rows = F.avg_pool1d(lines, kernel[:1], ceil_mode=True, count_include_pad=False)
     cells = [values.shape[1], frames.shape[3], frames.shape[4]]
     return torch.unflatten(rows, 1, cells).movedim(-1, 2)
-
-
-def resize_tokens(
-    tokens_BNC: torch.Tensor,
-    leading: int,
-    grid: list[int],
-    sizes: list[int],
-    kernel: list[int] | None = None,
-) -> torch.Tensor:
-    """Linear interpolation of the cells behind leading tokens; those stay as they are.
-
-    Shape:
-        `[B, leading + prod(grid), C] -> [B, leading + prod(sizes), C]`
-    """
-    cells = torch.unflatten(tokens_BNC[:, leading:].transpose(1, 2), 2, grid)
-    if kernel is not None:
-        cells = pool(cells, kernel)
-    cells = resize(cells, sizes).flatten(2).transpose(1, 2)
-    return torch.cat([tokens_BNC[:, :leading], cells], 1)
 
 
 def channel_shares(met: list[int], channels: int) -> list[list[float]]:

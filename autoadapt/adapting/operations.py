@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import assert_never
 
 from autoadapt.adapting.counted import Averaging, Counted, Hide, Remask, where_text
-from autoadapt.adapting.value_operations import Restore
+from autoadapt.adapting.value_operations import Lead, Restore
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import NativeSizes, Statistics, channel_names, conversion, met_by_name
@@ -23,6 +23,7 @@ __all__ = [
     "Counted",
     "DropPrefix",
     "Hide",
+    "Lead",
     "Mean",
     "Native",
     "Ones",
@@ -139,6 +140,8 @@ class ResizeTokens(_Frozen):
     """The grid that is wanted."""
     kernel: tuple[int, ...] = ()
     """Cells a side that are averaged before, where there are many more than are wanted."""
+    order: tuple[int, ...] = Field(default=(), exclude_if=lambda order: not order)
+    """Which side of the grid each wanted side is, where cells stand in another order."""
 
 
 class Project(_Frozen):
@@ -299,6 +302,7 @@ Operation: TypeAlias = Annotated[
     | Rearrange
     | Mean
     | Hide
+    | Lead
     | Remask
     | Pool
     | Resize
@@ -344,7 +348,7 @@ def text(operation: Operation) -> str:
             return pattern
         case Mean(axes=axes, where=where):
             return f"mean over {', '.join(map(str, axes))}{where_text(where)}"
-        case Hide() | Remask():
+        case Hide() | Lead() | Remask() | Restore():
             return str(operation)
         case Pool(kernel=kernel, where=where):
             return f"pool {shown_sizes(kernel)}{where_text(where)}"
@@ -355,8 +359,6 @@ def text(operation: Operation) -> str:
         case Resample(first=first, step=step, dims=dims, where=where):
             centres = shown_sizes([f"{start:g} + {by:g} j" for start, by in zip(first, step, strict=True)])
             return f"resample to {shown_sizes(dims)} at {centres}{where_text(where)}"
-        case Restore():
-            return str(operation)
         case ResizeTokens(dims=dims):
             return f"resize tokens to {shown_sizes(dims)}"
         case Project(source=source, target=target, groups=groups):

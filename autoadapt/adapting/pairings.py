@@ -101,7 +101,7 @@ def level_of(tensor: Factored) -> Level | None:
 def behind_all(
     options: Sequence[str], sources: Mapping[str, Source], wanted: TensorSpec, others: Iterable[TensorSpec]
 ) -> list[str]:
-    """For a sequence the options at the strides of what the new module itself returns, if it returns one.
+    """The options that have class tokens if the target has, of sequences those at the strides of the outputs, if any.
 
     What a sequence model makes finer than its outputs stands in front of its transformer, and has seen next to nothing;
     its outputs are resampled instead. Levels of several strides are served as those of a pyramid are.
@@ -112,11 +112,18 @@ def behind_all(
         wanted: The target.
         others: All targets.
     """
+    options = _led(options, sources, factored(wanted))
     strides = [factored(one).strides for one in others if _is_sequence(one)]
     if not _is_sequence(wanted) or any(one != strides[0] for one in strides):
         return [*options]
     offered = [sources[option].tensor.strides for option in options if not sources[option].tap]
     return [option for option in options if sources[option].tensor.strides in offered] or [*options]
+
+
+def _led(options: Sequence[str], sources: Mapping[str, Source], wanted: Factored) -> Sequence[str]:
+    """The options that have tokens besides cells, if the target has and there are any: the others make them up."""
+    led = [option for option in options if any((*sources[option].tensor.prefixes, *sources[option].tensor.suffixes))]
+    return led if led and any((*wanted.prefixes, *wanted.suffixes)) else options
 
 
 def _is_sequence(spec: TensorSpec) -> bool:

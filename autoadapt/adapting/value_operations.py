@@ -1,4 +1,4 @@
-"""Operations on values, which leave the axes of a tensor as they are."""
+"""Operations on values: what holds of them is restored, and a token is made of others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature.held_values import What
 
-__all__ = ["Restore"]
+__all__ = ["Lead", "Restore"]
 
 
 class _Frozen(MadeByHand):
@@ -28,3 +28,12 @@ class Restore(_Frozen):
     def __str__(self) -> str:
         made = {"probabilities": "softmax", "log-probabilities": "log softmax"}.get(self.what, self.what)
         return f"{made} over axis {self.axis}{' on' * self.on}"
+
+
+class Lead(_Frozen):
+    """The mean of all cells before them, `[B, N, C] -> [B, 1 + N, C]`: a class token where there is none."""
+
+    op: Literal["lead"] = "lead"
+
+    def __str__(self) -> str:
+        return "mean of cells first"

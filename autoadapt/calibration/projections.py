@@ -18,6 +18,7 @@ from autoadapt.adapting.layers import resample
 from autoadapt.adapting.operations import (
     Cast,
     Hide,
+    Lead,
     Operation,
     Pool,
     Project,
@@ -239,9 +240,13 @@ def _undone(
         case Resample(first=first, step=by):
             inverse = tuple(-start / one for start, one in zip(first, by, strict=True))
             return resample(value, [*inverse], [1 / one for one in by], [*before.shape(sizes)[2:]])
-        case ResizeTokens(prefix=prefix, source=grid, dims=dims):
+        case Lead():
+            return value[:, 1:]
+        case ResizeTokens(prefix=prefix, source=grid, dims=dims, order=order):
             have, want = (tuple(dim.evaluate(sizes) for dim in sides) for sides in (dims, grid))
-            cells = resized(torch.unflatten(value[:, prefix:].transpose(1, 2), 2, have), want)
+            cells = torch.unflatten(value[:, prefix:].transpose(1, 2), 2, have)
+            cells = cells.permute(0, 1, *(2 + order.index(side) for side in range(len(order)))) if order else cells
+            cells = resized(cells, want)
             return torch.cat([value[:, :prefix], cells.flatten(2).transpose(1, 2)], 1)
         case _:
             fault = Mismatch(target, "rearranging and resizing", text(step), "calibrate before editing the plan")

@@ -13,6 +13,7 @@ from autoadapt.adapting.operations import (
     Copy,
     DropPrefix,
     Hide,
+    Lead,
     Mean,
     Native,
     Ones,
@@ -263,7 +264,7 @@ def _label(operation: Operation) -> str:
             return f"{over}, where {where.mask.argument} lets it" if where is not None else over
         case Hide(where=where):
             return f"where {where.mask.argument} hides it"
-        case Restore():
+        case Restore() | Lead():
             return text(operation)
         case Remask():
             return "of what is hidden or counts"

@@ -29,6 +29,7 @@ KINDS = {
     "remask": Kind("remask", "a mask of another form"),
     "hide": Kind("hide", "zeros where a mask hides"),
     "restore": Kind("restore", "norm 1 or sum 1 as before"),
+    "lead": Kind("lead", "a class token of the mean"),
     "native": Kind("native", "reads images at their own size"),
     "pad": Kind("pad", "zeros below and to the right"),
     "renormalize": Kind("renormalize", "other mean, range, order"),

@@ -49,6 +49,7 @@ _KINDS = {
     "remask": "magenta",
     "hide": "bright_black",
     "restore": "bright_red",
+    "lead": "bright_black",
     "native": "bright_green",
     "pad": "bright_cyan",
     "renormalize": "bright_yellow",

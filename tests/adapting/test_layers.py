@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from autoadapt.adapting.layers import conv1x1, least_multiple, linear, pool, recover_indices, resize_tokens
+from autoadapt.adapting.layers import conv1x1, least_multiple, linear, pool, recover_indices
+from autoadapt.adapting.token_layers import resize_tokens
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 

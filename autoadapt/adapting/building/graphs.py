@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from autoadapt.adapting import layers, mask_layers
+from autoadapt.adapting import layers, mask_layers, token_layers
 from autoadapt.adapting.building.arguments import (
     accepted,
     arguments_of,
@@ -35,6 +35,7 @@ from autoadapt.adapting.operations import (
     Copy,
     DropPrefix,
     Hide,
+    Lead,
     Mean,
     Native,
     Ones,
@@ -217,9 +218,7 @@ class _Emitter:
         is_input = route.source.startswith("inputs.")
         node = self._given[route.source.removeprefix("inputs.")] if is_input else self._features[route.source]
         learned = learned_steps(route)
-        modules = {id(step): f"adapters.{name}.{called}" for called, step, _ in learned}
-        if len(learned) == 1:
-            modules = {id(learned[0][1]): f"adapters.{name}"}
+        modules = {id(step): f"adapters.{name}" + f".{called}" * (len(learned) > 1) for called, step, _ in learned}
         for step, spec in zip(route.steps, route.specs, strict=False):
             is_whole = route.target == "output" and step is not route.steps[-1]
             self._name = "values" if is_whole else self._names[route.target]
@@ -254,9 +253,12 @@ class _Emitter:
                 return self._put("call_function", getattr(layers, step.op), node, [*map(self._size, dims)])
             case Resample(first=first, step=by, dims=dims):
                 return self._put("call_function", layers.resample, node, [*first], [*by], [*map(self._size, dims)])
-            case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel):
+            case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel, order=order):
                 sides = [[*map(self._size, side)] for side in (grid, dims)] + [[*kernel]] * bool(kernel)
-                return self._put("call_function", layers.resize_tokens, node, prefix, *sides)
+                more = {"order": [*order]} if order else {}
+                return self._put("call_function", token_layers.resize_tokens, node, prefix, *sides, **more)
+            case Lead():
+                return self._put("call_function", token_layers.lead_with_mean, node)
             case Project():
                 return self._put("call_module", module, node)
             case Channels(stem="", target=channels):

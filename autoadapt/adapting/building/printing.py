@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from autoadapt.adapting import layers, mask_layers
+from autoadapt.adapting import layers, mask_layers, token_layers
 from autoadapt.adapting.building.expressions import (
     INDENT,
     WIDTH,
@@ -306,7 +306,7 @@ class _Printer:
 
 
 _IN_FILES = {"Adapted", "Any", "Conv", "OrderedDict", "TAPS", "UNUSED", "partial"}  # see `standalone`
-_OURS = {*leaves.__all__, *layers.__all__, *mask_layers.__all__}
+_OURS = {*leaves.__all__, *layers.__all__, *mask_layers.__all__, *token_layers.__all__}
 _RESERVED = {"self", "F", "nn", "torch", *_IN_FILES, *dir(builtins), *_OURS}
 
 

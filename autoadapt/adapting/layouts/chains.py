@@ -16,7 +16,7 @@ from autoadapt.adapting.layouts.extra_tokens import (
 from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, whole
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded
-from autoadapt.adapting.operations import Cast, DropPrefix, Operation, Take
+from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Take
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 
@@ -91,6 +91,10 @@ def _with_extra(
     if drops:
         rest = chain(without_entries(have, drops), target, project=project)
         return rest if isinstance(rest, Refusal) else (*drops, *rest)
+    if not found and _is_class_token_of_image(want):
+        cells = without_entries(want, (DropPrefix(axis=1, count=1),)).spec
+        rest = chain(have, cells, project=project)
+        return rest if isinstance(rest, Refusal) else (*rest, Lead())
     if told != found:
         why = f"and the source {found}" if found else "that the source lacks"
         return Refusal(f"the target has {told} {why}")
@@ -98,6 +102,12 @@ def _with_extra(
     if steps is None or not learned:
         return Refusal(f"the target has {told} beside cells that are not interpolated")
     return cast if isinstance(cast, Refusal) else (*steps, *cast)
+
+
+def _is_class_token_of_image(tensor: Factored) -> bool:
+    """Whether tokens `[B, 1 + N, C]` are cells of an image or clip behind one that is none."""
+    extras = [*zip(tensor.prefixes, tensor.suffixes, strict=True)]
+    return extras == [(0, 0), (1, 0), (0, 0)] and {"H", "W"} <= tensor.strides.keys()
 
 
 def _differing_points(assigned: Assignment) -> str:

@@ -22,17 +22,20 @@ def regridded(have: Factored, want: Factored, *, project: bool) -> tuple[Operati
         return None
     if have.prefixes != want.prefixes or len(have.spec.dims) != 3 or any(have.prefixes[::2]):
         return None
-    cells = list(zip(have.atoms[1], want.atoms[1], strict=False))
-    alike = [left.kind for left in have.atoms[1]] == [right.kind for right in want.atoms[1]]
+    sides, wanted = ([atom.kind for atom in tensor.atoms[1]] for tensor in (have, want))
+    alike = sorted(map(sorted, sides)) == sorted(map(sorted, wanted)) and len({*sides}) == len(sides)
+    order = tuple(sides.index(kind) for kind in wanted) if alike else ()
+    cells = [(have.atoms[1][side], right) for side, right in zip(order, want.atoms[1], strict=False)]
     source, target = have.spec.dims[2].constant, want.spec.dims[2].constant
     if not (alike and 1 <= len(cells) <= 3) or have.spec.dims[0] != want.spec.dims[0] or not (source and target):
         return None
     kernel = tuple(kernel_of(left, right) for left, right in cells)
     resized = ResizeTokens(
         prefix=have.prefixes[1],
-        source=tuple(left.dim for left, _ in cells),
+        source=tuple(left.dim for left in have.atoms[1]),
         dims=tuple(right.dim for _, right in cells),
         kernel=kernel if max(kernel) > 1 else (),
+        order=order if [*order] != sorted(order) else (),
     )
     if source == target and not project:
         return (resized,)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoadapt.adapting.layouts import IN_PLACE, Factored, factored, shift
-from autoadapt.adapting.operations import Operation, Resample, Resize
+from autoadapt.adapting.operations import Lead, Operation, Resample, Resize
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Centres, TensorSpec
 
@@ -17,7 +17,8 @@ __all__ = ["what_is_lost"]
 
 def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
-    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps)]
+    made = "its class token is made, as the mean of the cells" if any(isinstance(one, Lead) for one in steps) else ""
+    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps), made]
     return "; ".join(filter(None, told))
 
 

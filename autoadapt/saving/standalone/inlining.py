@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from autoadapt.adapting import layers, mask_layers
+from autoadapt.adapting import layers, mask_layers, token_layers
 from autoadapt.contracts import leaves
 
 __all__ = ["import_lines", "inlined", "names_in"]
@@ -53,9 +53,9 @@ def inlined(names: Collection[str]) -> tuple[list[str], list[str]]:
 
 @cache
 def _definitions() -> dict[str, str]:
-    """What `leaves`, `layers` and `mask_layers` define, by name, as text."""
+    """What `leaves` and the files of layers define, by name, as text."""
     found: dict[str, str] = {}
-    for text in map(inspect.getsource, (leaves, layers, mask_layers)):
+    for text in map(inspect.getsource, (leaves, layers, mask_layers, token_layers)):
         found |= _defined(text)
     return found
 

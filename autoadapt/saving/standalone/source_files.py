@@ -14,7 +14,7 @@ from typing import overload
 import torch
 from torch import nn
 
-from autoadapt.adapting import layers, mask_layers
+from autoadapt.adapting import layers, mask_layers, token_layers
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.building.arguments import arguments_of
 from autoadapt.adapting.building.expressions import (
@@ -208,7 +208,7 @@ class _File:
         """The imports of classes that are not torch's, by the names that they have in the file."""
         lines, faults = {}, []
         for name, found in self._printed.objects.items():
-            if found in [getattr(one, name, None) for one in (layers, mask_layers, leaves)]:
+            if found in [getattr(one, name, None) for one in (layers, mask_layers, token_layers, leaves)]:
                 continue
             real = found.__qualname__.partition(".")[0]
             parts = [*found.__module__.split("."), *found.__qualname__.split(".")]

@@ -1,0 +1,50 @@
+"""Layers of tokens `[B, N, C]` that are cells of an image or clip behind leading ones. Source can inline them."""
+
+from __future__ import annotations
+
+import torch
+
+from autoadapt.adapting.layers import pool, resize
+
+__all__ = ["lead_with_mean", "resize_tokens"]
+
+# Functions stay below 88 columns: they are inlined into files that other people format.
+
+
+def resize_tokens(
+    tokens_BNC: torch.Tensor,
+    leading: int,
+    grid: list[int],
+    sizes: list[int],
+    kernel: list[int] | None = None,
+    order: list[int] | None = None,
+) -> torch.Tensor:
+    """Linear interpolation of the cells behind leading tokens; those stay as they are.
+
+    Args:
+        tokens_BNC: The tokens.
+        leading: How many stand before the cells.
+        grid: Cells along each side, from the slowest to the fastest.
+        sizes: Cells along each side that are wanted, also in that order.
+        kernel: Cells along each wanted side that are averaged before.
+        order: Which side of the grid each wanted side is, where cells stand in another.
+
+    Shape:
+        `[B, leading + prod(grid), C] -> [B, leading + prod(sizes), C]`
+    """
+    cells = torch.unflatten(tokens_BNC[:, leading:].transpose(1, 2), 2, grid)
+    if order is not None:
+        cells = cells.permute(0, 1, *[2 + side for side in order])
+    if kernel is not None:
+        cells = pool(cells, kernel)
+    cells = resize(cells, sizes).flatten(2).transpose(1, 2)
+    return torch.cat([tokens_BNC[:, :leading], cells], 1)
+
+
+def lead_with_mean(tokens_BNC: torch.Tensor) -> torch.Tensor:
+    """The mean of all tokens before them, as a class token.
+
+    Shape:
+        `[B, N, C] -> [B, 1 + N, C]`
+    """
+    return torch.cat([tokens_BNC.mean(1, keepdim=True), tokens_BNC], 1)
