@@ -27,7 +27,7 @@ from autoadapt.adapting.pairings import (
     named_alike,
     spread,
 )
-from autoadapt.adapting.refusals import Form, Refusals, check_pairs, most_telling, no_index, refusal, with_batch
+from autoadapt.adapting.refusals import Form, Refusals, by_hand, check_pairs, most_telling, no_index, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch
 
@@ -370,7 +370,7 @@ class _Matching:
     def _dishonest(self, path: str, spec: TensorSpec, why: str) -> Mismatch:
         role = f", {spec.role} values" if spec.role != "feature" else ""
         specs = [source.spec for source in self.sources.values()]
-        remedy = with_batch(spec, self.target.outputs.leaves, specs) or self._remedy(path)
+        remedy = by_hand(spec, self.target.outputs.leaves, specs) or self._remedy(path)
         return Mismatch(path, f"{spec}{role}", self._offer(spec), remedy, why)
 
     def _offer(self, spec: TensorSpec) -> str:

@@ -12,7 +12,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Gathering, TensorSpec
 from autoadapt.errors import Mismatch, PlanError, nearest
 
-__all__ = ["Form", "Refusals", "check_pairs", "most_telling", "no_index", "refusal", "with_batch"]
+__all__ = ["Form", "Refusals", "by_hand", "check_pairs", "most_telling", "no_index", "refusal"]
 
 
 def check_pairs(pairs: Mapping[str, str], targets: Sequence[str], sources: Sequence[str]) -> None:
@@ -79,12 +79,13 @@ class Refusals:
         if _is_plain(tensor) and not (extended and len(constants) > 1):
             kinds = tuple(tuple((atom.kind, atom.dim.constant is None) for atom in axis) for axis in tensor.atoms)
             batch = self._numbered(atom.dim for atom in atoms if "B" in atom.kind)
-            facts = (spec.dtype, spec.order, spec.class_token, extra, kinds, batch)
+            facts = (spec.dtype, spec.order, spec.class_token, spec.map_axis, extra, kinds, batch)
         else:
             facts = (
                 spec,
                 spec.centres,
                 spec.class_token,
+                spec.map_axis,
                 extra,
                 tuple((atom.kind, atom.stride, atom.centres) for atom in atoms),
             )
@@ -147,19 +148,26 @@ def most_telling(whys: Sequence[str]) -> str:
     return max(alike, key=alike.count) if alike else "it returns nothing"
 
 
-def with_batch(spec: TensorSpec, targets: Iterable[TensorSpec], sources: Iterable[TensorSpec]) -> str:
-    """A spec that was written with a number of samples, with an axis for them; empty where that is no remedy.
+def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[TensorSpec]) -> str:
+    """What to write instead of a spec, or around the new module; empty where nothing helps.
+
+    A spec with a number of samples gets an axis for them; a map of fixed size that no run told to be one is resized by
+    whoever knows it.
 
     Args:
         spec: The one that is refused.
-        targets: All of the contract, of which none has an axis for samples.
-        sources: What the new module offers, some of which has.
+        targets: All of the contract.
+        sources: What the new module offers.
 
     Example:
         >>> spec, source = TensorSpec.parse("f32[2, 64, 8, 8]"), TensorSpec.parse("f32[B, 8, H, W]")
-        >>> with_batch(spec, [spec], [source])
+        >>> by_hand(spec, [spec], [source])
         '"f32[B, 64, 8, 8]"  # B for the number of samples'
     """
+    sides = [one.dims[2:] for one in (spec, *sources) if len(one.dims) == 4 and not any(d.axes for d in one.dims[1:])]
+    if len(targets) == 1 and len(sides) > 1 and sides[0] == spec.dims[2:] != sides[1]:
+        size = ", ".join(map(str, sides[0]))
+        return f"nn.Sequential(new, nn.AdaptiveAvgPool2d(({size})))  # for new, if both list rows and columns last"
     batched = any("B" in dim.axes for one in sources for dim in one.dims)
     if not batched or any("B" in dim.axes for one in targets for dim in one.dims) or len(spec.dims) < 2:
         return ""

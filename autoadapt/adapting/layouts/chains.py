@@ -13,7 +13,7 @@ from autoadapt.adapting.layouts.extra_tokens import (
     without_axis,
     without_entries,
 )
-from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, whole
+from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, unmapped, whole
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded
 from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Take
@@ -40,6 +40,8 @@ def chain(
     spec = have.spec
     learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
     want = factored(target)
+    if None in (spec.map_axis, target.map_axis) and len(spec.dims) == len(target.dims):
+        have, want = unmapped(have), want if have.strides else unmapped(want)
     moved = learned and _is_moved(have, want)
     alike = (spec.dims, spec.order, spec.points) == (target.dims, target.order, target.points)
     if alike and not (project and learned) and not moved:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.signature import TensorSpec, in_order
 
-__all__ = ["LARGE", "POINTS", "Atom", "Factored", "distance", "factored", "kernel_of", "size_of", "whole"]
+__all__ = ["LARGE", "POINTS", "Atom", "Factored", "distance", "factored", "kernel_of", "size_of", "unmapped", "whole"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,9 @@ def factored(
         return Atom(dim, kind, 1 / slope if slope else None, _centres(spec, factor, resized), even)
 
     def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
+        if spec.map_axis is not None and axis - spec.map_axis in (0, 1):  # of fixed size, as rows or columns
+            side = "HW"[axis - spec.map_axis]
+            return (Atom(spec.dims[axis], frozenset({called.get(side, side)}), None),)
         if axis == spec.points and all(factor.constant is not None for factor in factors):
             return tuple(Atom(factor, POINTS, None) for factor in factors)
         return tuple(atom(factor) for factor in factors)
@@ -164,6 +167,13 @@ def whole(tensor: Factored, other: Factored) -> Factored:
     )
 
 
+def unmapped(tensor: Factored) -> Factored:
+    """A map of fixed size without knowledge of its rows and columns; all else as it is."""
+    if tensor.spec.map_axis is None:
+        return tensor
+    return factored(tensor.spec.model_copy(update={"map_axis": None}))
+
+
 def size_of(atom: Atom) -> int:
     """The size of a constant; 0 for what follows the input."""
     return int(atom.dim.constant or 0)
@@ -184,7 +194,7 @@ def kernel_of(source: Atom, target: Atom) -> int:
     resolution: its target may turn out larger or smaller.
     """
     if source.stride is None or target.stride is None:
-        return 1
+        return max(int(size_of(source) / size_of(target)), 1) if size_of(source) and size_of(target) else 1
     ratio = target.stride / source.stride
     if source.dim.axes != target.dim.axes:
         ratio /= 2

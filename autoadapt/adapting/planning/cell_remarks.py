@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoadapt.adapting.layouts import IN_PLACE, Factored, factored, shift
-from autoadapt.adapting.operations import Lead, Operation, Resample, Resize
+from autoadapt.adapting.operations import Lead, Operation, Resample, Resize, shown_sizes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Centres, TensorSpec
 
@@ -18,8 +18,15 @@ __all__ = ["what_is_lost"]
 def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
     made = "its class token is made, as the mean of the cells" if any(isinstance(one, Lead) for one in steps) else ""
-    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps), made]
+    told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps), _fixed(target, steps), made]
     return "; ".join(filter(None, told))
+
+
+def _fixed(target: TensorSpec, steps: Sequence[Operation]) -> str:
+    """That a map of fixed size is resized, which covers the image that its source covers."""
+    sizes = [step.dims for step in steps if isinstance(step, Resize)]
+    told = sizes and target.map_axis is not None
+    return f"resized to its fixed {shown_sizes(sizes[-1])} cells a side" if told else ""
 
 
 def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:

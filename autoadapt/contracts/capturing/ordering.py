@@ -113,7 +113,15 @@ class Measured:
     """Dims of maps whose sizes alone do not tell rows from columns or channels."""
     points: Mapping[Key, int] = field(default_factory=dict)
     """Which axes list points, of tensors of clouds."""
+    rows: Mapping[int, int] = field(default_factory=dict)
+    """Which axes list rows, before columns, of maps of fixed sizes."""
     ran: ImagePass | None = None
+
+    def told(self, key: Key) -> dict[str, object]:
+        """What the spec of a tensor says of it."""
+        order = dict(zip(("cells", "trailing"), self.orders[key], strict=True)) if key in self.orders else {}
+        rows = self.rows.get(key) if isinstance(key, int) else None
+        return {"point_axis": self.points.get(key), "map_axis": rows, **order}
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ __all__ = [
     "CORNERS",
     "ORDER_CENTRES",
     "axes_of_cells",
+    "axis_of_rows",
     "locate_tokens",
     "order_of_tokens",
     "patches",
@@ -192,6 +193,24 @@ def axes_of_cells(map_BXYZ: torch.Tensor, taken: tuple[int, int], grid: Grid) ->
     if best == taken or scores[best] < CLEAR * max(1.0, scores.get(taken, 0.0)):
         return taken
     return best if AT_PEAK * scores[best] >= _peak(_cell_responses(map_BXYZ, best)) else taken
+
+
+def axis_of_rows(map_BXYZ: torch.Tensor) -> int | None:
+    """Which axis of a map lists rows, before columns: behind the channels, or in front of them.
+
+    Args:
+        map_BXYZ: Maps of the images that `patches` makes.
+
+    Returns:
+        The axis; None where no cells answer clearly most at the places of the patches.
+    """
+    scores = dict[int, float]()
+    for axis in (1, 2):
+        cells_BNC = map_BXYZ.movedim((axis, axis + 1), (1, 2)).flatten(1, 2)
+        grid = Grid(*map_BXYZ.shape[axis : axis + 2])
+        scores[axis] = _score(_Reading(grid, 0), responses(cells_BNC), CENTRES)
+    best = max(scores, key=lambda axis: scores[axis])
+    return best if scores[best] >= CLEAR * max(1.0, scores[3 - best]) else None
 
 
 def _sizes_at(tensor: torch.Tensor, pair: tuple[int, int]) -> Grid:

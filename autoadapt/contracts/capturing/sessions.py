@@ -25,6 +25,7 @@ from autoadapt.contracts.capturing.confirming import (
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates, sizes_for_depths
 from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
+from autoadapt.contracts.capturing.fixed_maps import rows_of_fixed_maps
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.graph_axes import settle_edges
 from autoadapt.contracts.capturing.held_values import telling_outputs, with_held
@@ -323,7 +324,9 @@ class Session:
         dims |= dict(enumerate(solution.outputs))
         axes = self._runs.axes
         usual = usual_images(axes, steps, self._probe.work, images_for(axes)) if self._confirm else None
-        return Ordering(self._module, self._arguments, axes, legal, self._grid, usual).measure(dims, batch)
+        found = Ordering(self._module, self._arguments, axes, legal, self._grid, usual).measure(dims, batch)
+        outputs = dict(enumerate(solution.outputs)) if self._confirm and "B" in legal else dict[int, tuple[Dim, ...]]()
+        return replace(found, rows=rows_of_fixed_maps(self._module, self._arguments, axes, outputs))
 
     def _told(
         self, solution: Solution, measured: Measured, followed: Sequence[Run]
@@ -331,14 +334,9 @@ class Session:
         """What is known of a leaf besides its size: which axis lists points, how cells stand and where."""
         outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
-        order = {key: {"cells": cells, "trailing": trailing} for key, (cells, trailing) in measured.orders.items()}
         dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
-        vectors, points = class_tokens(dims, followed), measured.points
-        return {
-            key: {"centres": centres[key], "class_token": key in vectors, "point_axis": points.get(key)}
-            | order.get(key, {})
-            for key in centres
-        }
+        vectors = class_tokens(dims, followed)
+        return {key: {"centres": centres[key], "class_token": key in vectors, **measured.told(key)} for key in centres}
 
     def _inner_specs(self, solution: Solution, told: Told) -> dict[InnerKey, TensorSpec]:
         return {

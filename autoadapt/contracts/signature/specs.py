@@ -47,10 +47,11 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """Names of torch, which are read as well."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points|norm|probabilities)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points|rows|norm|probabilities)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*"
+    r"(?:rows on axis (?P<map_axis>[12])\b)?\s*"
     r"(?:(?P<held>norm 1|(?:log-)?probabilities) along axis (?P<held_axis>\d+)\b(?P<held_on> on\b)?)?\s*"
     r"(?:=\s*(?P<same>\S+))?\s*$"
 )
@@ -120,6 +121,8 @@ class TensorSpec(Frozen):
     No part of equality."""
     point_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
     """Which of two axes of fixed sizes lists points, where a real run told it and sizes do not. No part of equality."""
+    map_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
+    """Which axis of a map of fixed size lists rows, before columns, where a real run told it. No part of equality."""
     holds: Held | None = Field(default=None, exclude_if=lambda held: held is None, repr=False)
     """What a real run told of its values, such as vectors of norm 1. No part of equality."""
     points: int | None = Field(default=None, exclude=True, repr=False)
@@ -181,6 +184,7 @@ class TensorSpec(Frozen):
             depth=float(found["depth"]) if found["depth"] else None,
             class_token=bool(found["class_token"]),
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
+            map_axis=int(found["map_axis"]) if found["map_axis"] else None,
             holds=_read_held(found) if found["held"] else None,
             same_as=found["same"] or "",
         )
@@ -215,6 +219,8 @@ class TensorSpec(Frozen):
             yield "class token"
         if self.point_axis is not None:
             yield f"points on axis {self.point_axis}"
+        if self.map_axis is not None:
+            yield f"rows on axis {self.map_axis}"
         if self.holds is not None:
             yield str(self.holds)
 

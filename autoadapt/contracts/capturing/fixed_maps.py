@@ -1,0 +1,58 @@
+"""Maps of fixed sizes: which axes of one list rows and columns, though no size follows the image.
+
+A pooling to 45 x 45 cells, or a table of as many, makes `[B, 256, 45, 45]` of any image. Patches of an image
+are changed in one run for real, and the cells that answer tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.ordering import run_on_images
+from autoadapt.contracts.capturing.perturbing import CENTRES, axis_of_rows
+from autoadapt.contracts.capturing.sizing import InputAxes
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.views import clone_buffers, copy_module
+
+__all__ = ["rows_of_fixed_maps"]
+
+
+def rows_of_fixed_maps(
+    module: nn.Module, arguments: Arguments, axes: InputAxes, outputs: Mapping[int, Sequence[Dim]]
+) -> dict[int, int]:
+    """For each output that is a map of fixed size which axis lists its rows, before its columns.
+
+    Args:
+        module: The module; a copy of it is run.
+        arguments: Its example call, with an image.
+        axes: Its input axes.
+        outputs: Dims of its outputs, by number.
+
+    Returns:
+        Nothing of outputs whose cells do not answer where patches are changed, or where nothing can be run.
+    """
+    maps = {i: dims for i, dims in outputs.items() if _is_fixed_map(dims)}
+    if not maps or any(parameter.is_meta for parameter in module.parameters()):
+        return {}
+    model = in_eval_mode(copy_module(module, clone_buffers))
+    cells = min(min(int(dim.constant or 1) for dim in dims[1:]) ** 2 for dims in maps.values())
+    returned = run_on_images(model, arguments, axes, axes.example, max(cells, 16), CENTRES)
+    if returned is None:
+        return {}
+    tensors = flatten(returned)[1]
+    found = {i: axis_of_rows(tensors[i]) for i in maps if _answers(tensors[i])}
+    return {i: axis for i, axis in found.items() if axis is not None}
+
+
+def _is_fixed_map(dims: Sequence[Dim]) -> bool:
+    return len(dims) == 4 and dims[0] == Dim.axis("B") and all((dim.constant or 0) > 1 for dim in dims[1:])
+
+
+def _answers(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and len(tensor) == 1 + len(CENTRES)
