@@ -6,12 +6,12 @@ Code may keep a table by size wherever it likes. Where it stays reachable, it ge
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.weak import TensorWeakRef
 
 __all__ = ["MadeTables"]
 
@@ -52,7 +52,7 @@ class MadeTables:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._calls: list[tuple[Callable[..., Any], Any, Any]] = []
-        self._made: dict[int, tuple[weakref.ref[torch.Tensor], _Made]] = {}
+        self._made: dict[int, tuple[TensorWeakRef, _Made]] = {}
         self._values = 0
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
@@ -79,7 +79,7 @@ class MadeTables:
             return
         self._calls.append(call)
         for place, tensor in enumerate(made):
-            self._made[id(tensor)] = weakref.ref(tensor), _Made(len(self._calls) - 1, place)
+            self._made[id(tensor)] = TensorWeakRef(tensor), _Made(len(self._calls) - 1, place)
             self._values += tensor.numel()
 
     def _read(self, value: Any, *, like: bool = False) -> Any:

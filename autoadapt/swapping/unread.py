@@ -94,7 +94,7 @@ class Unread(torch.Tensor):
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
             values = torch.Tensor.as_subclass(self, torch.Tensor)
         return functools.partial(_made, is_shaped=self.is_shaped, known=self.known), (values, self.place)
 
@@ -133,7 +133,8 @@ def unread_shapeless(place: str, device: torch.device) -> torch.Tensor:
     """
     empty = _empty(device)
     try:
-        made = torch.Tensor.as_subclass(empty, Unread)
+        with torch._C._DisableTorchDispatch():  # below a mode torch 2.5 refuses it
+            made = torch.Tensor.as_subclass(empty, Unread)
     except RuntimeError:
         return empty
     made.place = place
@@ -147,7 +148,7 @@ def _empty(device: torch.device) -> torch.Tensor:
 
 
 def _made(values: torch.Tensor, place: str, *, is_shaped: bool, known: Known, mixed: str = "") -> Unread:
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
         made = torch.Tensor.as_subclass(values.detach(), Unread)
     made.place, made.is_shaped, made.known, made.mixed = place, is_shaped, known, mixed
     return made

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from region_models import by_hand
 from small_models import Pyramid, image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import autoadapt as aa
 
@@ -70,6 +71,17 @@ class Taken(nn.Module):
         return (found, self.low(b.as_subclass(torch.Tensor))) if past else found
 
 
+def refuses_kinds_below_modes():
+    """Whether this torch, as 2.5 does, lets no model call `as_subclass` while it is followed."""
+    try:
+        with FlopCounterMode(display=False):
+            torch.ones(1).as_subclass(torch.Tensor)
+    except RuntimeError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(refuses_kinds_below_modes(), reason="this torch refuses as_subclass below a dispatch mode")
 def test_a_level_that_is_taken_as_another_kind_of_tensor_is_served():
     torch.manual_seed(0)
     old, x = Taken(), image(2, 64, 64)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import operator
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 
@@ -34,18 +34,18 @@ class Attending(TorchFunctionMode):
         self.added: set[int] = set()
         """Which of the tensors that modules returned, counted from 1, a function added to what they were made of."""
         self._outputs = 0
-        self._made_of: dict[int, tuple[weakref.ref[torch.Tensor], frozenset[int]]] = {}
+        self._made_of: dict[int, tuple[TensorWeakRef, frozenset[int]]] = {}
         self._behind: dict[int, int] = {}
         """For each of these tensors, as bits, which of the earlier ones its module was given, or those that were."""
-        self._numbers: dict[int, tuple[weakref.ref[torch.Tensor], tuple[int, ...]]] = {}
+        self._numbers: dict[int, tuple[TensorWeakRef, tuple[int, ...]]] = {}
         """For each tensor that modules returned, the numbers of all: a layer, and what ends with it."""
 
     def returned(self, tensor: torch.Tensor, given: object) -> int:
         """A module returned a tensor, made of what it was given; gives its number."""
         self._outputs += 1
         self._behind[self._outputs] = self._all_behind(frozenset().union(*map(self._parts, tensors_in(given))))
-        self._made_of[id(tensor)] = (weakref.ref(tensor), frozenset([self._outputs]))
-        self._numbers[id(tensor)] = (weakref.ref(tensor), (*self._returned_as(tensor), self._outputs))
+        self._made_of[id(tensor)] = (TensorWeakRef(tensor), frozenset([self._outputs]))
+        self._numbers[id(tensor)] = (TensorWeakRef(tensor), (*self._returned_as(tensor), self._outputs))
         return self._outputs
 
     def is_sum(self, tensor: torch.Tensor) -> bool:
@@ -94,7 +94,7 @@ class Attending(TorchFunctionMode):
         if isinstance(made, (torch.Tensor, tuple, list)):
             parts = frozenset().union(*map(self._parts, given))
             for tensor in tensors_in(made) if parts else ():
-                self._made_of[id(tensor)] = (weakref.ref(tensor), parts)
+                self._made_of[id(tensor)] = (TensorWeakRef(tensor), parts)
 
 
 def _of_matrices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

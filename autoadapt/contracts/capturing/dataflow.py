@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.leaves import READ
@@ -63,7 +63,7 @@ class Dataflow(TorchFunctionMode):
         super().__init__()
         self.nodes: list[Node] = []
         self._bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], Behind]] = {}
+        self._known: dict[int, tuple[TensorWeakRef, Behind]] = {}
         self._calls: dict[str, int] = {}
         self._begun: dict[str, int] = {}
         self.read: dict[Key, tuple[tuple[int, ...], Behind]] = {}
@@ -118,7 +118,7 @@ class Dataflow(TorchFunctionMode):
 
     def _note(self, tensor: torch.Tensor, behind: Behind) -> None:
         if id(tensor) not in self._bits:
-            self._known[id(tensor)] = (weakref.ref(tensor), behind)
+            self._known[id(tensor)] = (TensorWeakRef(tensor), behind)
 
     def _held(self, module: nn.Module) -> Behind:
         """The parameters that a module holds."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.masked import MaskedTensor
+from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.centres import CentresFollowed
@@ -54,8 +54,8 @@ class Watcher:
         self._began: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
         self._reads: dict[str, list[InnerKey | None]] = {}
-        self._seen: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
-        self._last: dict[int, tuple[weakref.ref[torch.Tensor], InnerKey]] = {}
+        self._seen: dict[int, tuple[TensorWeakRef, InnerKey]] = {}
+        self._last: dict[int, tuple[TensorWeakRef, InnerKey]] = {}
 
     def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         holds, linear = any(True for _ in module.children()), is_linear(module)
@@ -127,10 +127,10 @@ class Watcher:
                 continue
             known = self._seen.get(id(tensor))
             if known is None or known[0]() is not tensor:
-                known = self._seen[id(tensor)] = (weakref.ref(tensor), key)
+                known = self._seen[id(tensor)] = (TensorWeakRef(tensor), key)
             first = known[1]
             self._numbers[self.attending.returned(tensor, args)] = key
-            self._last[id(tensor)] = (weakref.ref(tensor), key)
+            self._last[id(tensor)] = (TensorWeakRef(tensor), key)
             self.noted[key] = self._leaf(tensor, began, None if first == key else first, reads)
 
     def _leaf(self, tensor: torch.Tensor, began: int, same_as: InnerKey | None, reads: InnerKey | None) -> InnerLeaf:

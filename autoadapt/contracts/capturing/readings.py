@@ -6,10 +6,10 @@ hands on, no module returns: it is what the next one reads.
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.leaves import READ
@@ -39,7 +39,7 @@ class Readings:
 
     def __init__(self) -> None:
         self._calls: dict[str, int] = {}
-        self._seen: dict[tuple[str, int], tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._seen: dict[tuple[str, int], tuple[TensorWeakRef, int]] = {}
         self._callers: dict[str, _Caller] = {}
 
     def begin(self, name: str, caller: str, value: object, leaf: InnerLeaf | None) -> None:
@@ -78,7 +78,7 @@ class Readings:
     def _was_read(self, caller: str, tensor: torch.Tensor, version: int) -> bool:
         """Whether a module that this one calls read it before, and it was not written to since."""
         known = self._seen.get((caller, id(tensor)))
-        self._seen[caller, id(tensor)] = (weakref.ref(tensor), version)
+        self._seen[caller, id(tensor)] = (TensorWeakRef(tensor), version)
         return known is not None and known[0]() is tensor and known[1] == version
 
 

@@ -139,8 +139,9 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
     """A tensor without what a class of its own makes of it, as stand-ins hand on what tells no values."""
     if type(value) in (torch.Tensor, nn.Parameter):
         return value
-    with torch._C.DisableTorchFunctionSubclass():
-        return torch.Tensor.as_subclass(value, torch.Tensor)
+    with torch._C.DisableTorchFunctionSubclass():  # below a mode torch 2.5 refuses as_subclass
+        made: torch.Tensor = torch.ops.aten.alias.default(value)
+    return made
 
 
 class _PassedError(BaseException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.capturing.regions.forms import Form, form_of
@@ -152,10 +152,10 @@ class _Tracer(TorchFunctionMode):
         self._module = module
         self.trace = Trace()
         self._running: list[int] = []
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
-        self._memory: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._known: dict[int, tuple[TensorWeakRef, int]] = {}
+        self._memory: dict[int, tuple[TensorWeakRef, int]] = {}
         """The same by the memory that it lies in, for what is made past all functions, as by `as_subclass`."""
-        self._aliases: list[list[weakref.ref[torch.Tensor]]] = []
+        self._aliases: list[list[TensorWeakRef]] = []
         """Tensors that one call after the other returned as they were given them, each beside the alias of it."""
         self._count = 0
         for name, parameter in module.named_parameters():
@@ -200,7 +200,7 @@ class _Tracer(TorchFunctionMode):
     def _renamed(self, tensor: torch.Tensor) -> int:
         """A new number for a tensor."""
         self._count += 1
-        self._known[id(tensor)] = weakref.ref(tensor), self._count
+        self._known[id(tensor)] = TensorWeakRef(tensor), self._count
         if (place := _memory_of(tensor)) is not None:
             self._memory[place] = self._known[id(tensor)]
         return self._count
@@ -279,9 +279,9 @@ class _Tracer(TorchFunctionMode):
             if is_old:
                 group = next((group for group in self._aliases if any(other() is one for other in group)), None)
                 if group is None:
-                    group = [weakref.ref(one)]
+                    group = [TensorWeakRef(one)]
                     self._aliases.append(group)
-                group.append(weakref.ref(alias))
+                group.append(TensorWeakRef(alias))
         return made, handed_on
 
     def end(self, returned: object) -> None:
