@@ -294,9 +294,7 @@ def names_in(picture: str) -> list[tuple[float, float, float]]:
     """Left, baseline and width of each name."""
     return [
         (float(x), float(y), text_width(html.unescape(name), "spec"))
-        for x, y, name in re.findall(
-            r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="aa-spec">(.*?)<', picture
-        )
+        for x, y, name in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="aa-spec">(.*?)<', picture)
     ]
 
 
