@@ -224,7 +224,7 @@ def test_several_inputs_are_several_arguments(folder: Path) -> None:
         (["assemble", "none.yaml"], "AssemblyError: none.yaml cannot be read", "check the path"),
         (["assemble", "a.yaml", "b.yaml"], "AssemblyError: several configs make no model", "--compare"),
         (["rank", "timm:rasnet*", "--like", "timm:resnet18"], "no model fits timm:rasnet*", "timm:resnet"),
-        (["rank", "timm:resnet18", "--like", "timm:resnet18", "--picture", "a.txt"], "is no picture", "rank.svg"),
+        (["rank", "timm:resnet18", "--like", "timm:resnet18", "--picture", "a.txt"], "is no picture", "a.svg"),
     ],
 )
 def test_what_is_wrong_is_a_line_and_a_remedy_and_the_code_is_two(
