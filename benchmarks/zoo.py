@@ -4,6 +4,7 @@
     python -m benchmarks.zoo --sample 60 --seed 1  # some of it
     python -m benchmarks.zoo --family torchvision
     python -m benchmarks.zoo --family unlisted --most 10 --models 'transformers/*'
+    python -m benchmarks.zoo --family text         # or video, audio, graph, volume: small models in each other's place
 
 Models are built without weights on the meta device where they can be; each ends as `exact` (container, order and
 shapes equal at four sizes and two batch sizes, and those of the sources as planned), `refused` (with the reason) or

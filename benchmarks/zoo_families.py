@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks import modalities
 from benchmarks.judged_levels import judged_taps
 from benchmarks.unlisted_models import create_unlisted
 
@@ -39,6 +41,7 @@ FAMILIES: dict[str, Callable[[], list[str]]] = {
     "torchvision": torchvision_names,
     "hf": transformers_names,
     "unlisted": lambda: list(judged_taps()),
+    **{family: partial(modalities.pair_names, family) for family in modalities.FAMILIES},
 }
 
 

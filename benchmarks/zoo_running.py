@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import modalities
 from benchmarks.zoo_judging import said, trial
+from benchmarks.zoo_pairs import pair_trial
 
 __all__ = ["rows_of"]
 
@@ -24,7 +26,8 @@ def serve(connection: Connection, family: str, like: str) -> None:
     torch.set_num_threads(1)
     while (name := connection.recv()) is not None:
         try:
-            connection.send(trial(family, name, like))
+            is_pair = family in modalities.FAMILIES
+            connection.send(pair_trial(family, name) if is_pair else trial(family, name, like))
         except Exception as error:  # a benchmark of strangers' code: whatever it raises is a row
             connection.send({"name": name, "outcome": "wrong", "reason": said(error)})
 

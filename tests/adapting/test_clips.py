@@ -91,6 +91,13 @@ def test_a_module_of_clips_serves_an_image_as_a_clip_of_one_frame():
     assert net.verify().passed
 
 
+def test_an_image_that_is_given_by_name_is_tried_as_a_clip_and_with_other_channels_too():
+    image = {"x": torch.randn(2, 3, 32, 48)}
+    assert aa.adapt(Clip3d(), like=Images(), inputs=image)(**image)[0].shape == (2, 6, 16, 24)
+    grey = aa.adapt(torch.nn.Conv2d(1, 6, 2, 2), like=Images(), inputs=image, outputs=["0"])
+    assert grey(**image)[0].shape == (2, 6, 16, 24)
+
+
 @pytest.mark.slow
 def test_a_module_of_clips_of_8_frames_is_given_an_image_8_times():
     new = ListedClip(size=(8, 32, 32))

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from guests import guest
 from torch import nn
 
 import autoadapt as aa
@@ -185,3 +186,27 @@ def test_a_turned_map_is_not_taken_for_one_of_other_axes():
     turned.register_forward_hook(lambda _module, _args, made: torch.rot90(made, 1, (2, 3)))
     spec = aa.capture(turned, torch.randn(2, 3, 112, 112)).outputs.leaves[0]
     assert list(map(str, spec.dims)) == ["B", "7", "floor(H/16)", "floor(W/16)"]
+
+
+class Regrouping(torch.nn.Module):
+    """A stack of convolutions and a classifier that reads `reshape(-1, K)`, as CREPE has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = torch.nn.Conv1d(1, 4, 8, 8), torch.nn.Linear(32, 5)
+
+    def forward(self, wave):
+        return self.head(self.stem(wave[:, None]).transpose(1, 2).reshape(-1, 32))
+
+
+def test_samples_are_samples_where_longer_inputs_would_give_more_of_them():
+    found = aa.capture(Regrouping(), torch.randn(2, 64))
+    assert [str(leaf) for leaf in (*found.inputs.leaves, *found.outputs.leaves)] == ["f32[B, 64]", "f32[B, 5]"]
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_pitch_network_crepe_is_captured_as_it_is_shipped(batch):
+    network = guest("torchcrepe").Crepe("tiny").eval()
+    found = aa.capture(network, torch.randn(batch, 1024))
+    assert [str(leaf) for leaf in (*found.inputs.leaves, *found.outputs.leaves)] == ["f32[B, 1024]", "f32[B, 360]"]

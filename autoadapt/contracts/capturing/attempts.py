@@ -112,7 +112,9 @@ USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32
 
 
 def _guesses(new: nn.Module, first: object, target: Signature) -> Iterator[Callable[[], object]]:
-    """Inputs to try besides those given and told, from the most to the least likely."""
+    """Inputs to try besides those given and told, from the most to the least likely; one tensor by name is one."""
+    if isinstance(first, Mapping) and len(first) == 1:
+        first = tuple(first.values())
     yield partial(_with_truths, first)
     yield partial(_taken_out, first)
     yield partial(_samples_exchanged, first)

@@ -21,7 +21,7 @@ from autoadapt.contracts.capturing.sizing import (
     held_out_sizes,
     probing_sizes,
 )
-from autoadapt.contracts.capturing.solving import Solution, solve
+from autoadapt.contracts.capturing.solving import Solution, UnexplainedError, solve
 from autoadapt.contracts.instances import parameters_of_parts, parts_of
 
 __all__ = ["Runs", "ValuesNeededError"]
@@ -136,6 +136,28 @@ class Runs:
         image = any(len(names) > 3 for names in self.axes.names)
         long_step = 64 if self._shrinks else LONG_STEP if image else LONG_STEP // 16
         return probing_sizes(base, steps, long_step=long_step)
+
+    def solved(self, base: dict[str, int], steps: Steps) -> tuple[Steps, Solution]:
+        """Which axes may vary, and dims that hold at every size seen.
+
+        Axes of which longer ones would give more samples, as `reshape(-1, K)` of a module of one size lets them, do
+        not count among those that may vary.
+        """
+        try:
+            return steps, self.solution(base, steps)
+        except UnexplainedError:
+            kept = {name: step for name, step in steps.items() if name == "B" or not self._regroups(base, name)}
+            if kept == steps:
+                raise
+            return kept, self.solution(base, kept)
+
+    def _regroups(self, base: Mapping[str, int], name: str) -> bool:
+        """Whether outputs of as many samples as there are have others where an axis is twice as long."""
+        first, longer = self.run(base), self.run({**base, name: 2 * base[name]})
+        samples = base.get("B")
+        if first is None or longer is None or any(shape[:1] != (samples,) for shape in first.shapes):
+            return False
+        return any(shape[:1] != (samples,) for shape in longer.shapes)
 
     def solution(self, base: dict[str, int], steps: Steps) -> Solution:
         """Dims that hold at every size seen."""

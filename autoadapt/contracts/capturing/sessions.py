@@ -167,7 +167,7 @@ class Session:
         base = self._runs.base()
         steps = self._runs.steps(base)
         base = self._runs.at_step(base, steps)
-        solution = self._runs.solution(base, steps)
+        steps, solution = self._runs.solved(base, steps)
         if self._resizes_itself(solution):
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
         if not self._runs.fixed_image(steps):
