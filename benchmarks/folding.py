@@ -1,6 +1,7 @@
 """What folding saves: time, peak memory, parameters and multiply-adds of whole models, adapted, folded, edited by hand.
 
-python -m benchmarks.folding    # three consumers, 256 x 256, one thread; a table
+python -m benchmarks.folding            # three consumers, 256 x 256, one thread; a table
+python -m benchmarks.folding --counted  # what the dry run of the swap says of each, without running them for time
 
 By hand means: the same consumer built for the widths of the new backbone, its own layers as wide as before where its
 class has numbers for them (smp), narrowed with the levels where those are its only numbers (the oriented detector).
@@ -17,6 +18,7 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.costs import cost_of
+from autoadapt.swapping.cost_lines import cost_text
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from folded_models import Oriented, WithImage, swapped
@@ -57,9 +59,21 @@ def row(name: str, kind: str, model: nn.Module, x: torch.Tensor) -> str:
     return f"| {name} | {kind} | {numbers} | {cost.seconds * 1000:.0f} |"
 
 
+def counted() -> None:
+    """Print the costs that dry runs tell."""
+    for name, (wide, _) in CONSUMERS.items():
+        old, at = wide()
+        new = timm.create_model("resnet18", features_only=True)
+        found = aa.swap(old.eval(), at, new, inputs=torch.randn(*IMAGE), dry_run=True)
+        print(f"{name}\n" + "\n".join(cost_text(found.costs)), flush=True)
+
+
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
+    if "--counted" in sys.argv:
+        counted()
+        return
     x = torch.randn(*IMAGE)
     print("| consumer | kind | M parameters | G multiply-adds | peak MiB | ms |\n|---|---|---|---|---|---|")
     for name, (wide, by_hand) in CONSUMERS.items():

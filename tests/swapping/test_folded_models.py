@@ -48,7 +48,10 @@ def test_adapters_fold_into_a_real_consumer_and_it_answers_as_before_at_three_si
     x = torch.randn(1, 3, 128, 128)
     model = calibrated(model, at, timm.create_model(NEW[width][name], features_only=True), x)
     folded, stays = folded_whole(model, at, x)
-    assert [one.count("groups=") for one in stays] == [3] * (name == "DeepLabV3Plus")  # depthwise convolutions
+    if name == "MAnet" and stays:  # large scores in the softmax of its attention make more of rounding than 1e-5
+        assert [("decoder.center" in one, "answers otherwise" in why) for one, why in stays] == [(True, True)]
+    else:  # depthwise convolutions
+        assert [one.count("groups=") for one, _ in stays] == [3] * (name == "DeepLabV3Plus")
     assert bool(list(folded.get_submodule(at).adapters.parameters())) == bool(stays)
     assert worst(model, folded, SIZES) < 1e-5
 
@@ -110,6 +113,6 @@ def folded_whole(model, at, x):
     try:
         return fold(model, at=at, inputs=x, outputs=names), []
     except BuildError as error:
-        stays = {fault.where.removeprefix("output "): fault.found for fault in error.mismatches}
+        stays = {fault.where.removeprefix("output "): (fault.found, fault.why) for fault in error.mismatches}
         names = [name for name in names if name not in stays]
         return fold(model, at=at, inputs=x, outputs=names), list(stays.values())

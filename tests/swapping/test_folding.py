@@ -465,3 +465,23 @@ def test_a_layer_that_was_never_seen_refuses_channels_that_it_does_not_read():
         one(X)
         with pytest.raises(RuntimeError, match=r"given 7 channels and reads 10: the model was folded"):
             one(torch.randn(1, 3, 32, 512))
+
+
+class Aliased(Model):
+    """Calls its backbone by another of its names."""
+
+    def __init__(self, consumers):
+        super().__init__(consumers)
+        self.alias = self.backbone
+
+    def forward(self, x):
+        levels = self.alias(x)
+        return [consumer(level) for consumer, level in zip(self.consumers, levels, strict=True)]
+
+
+def test_an_adapted_module_of_several_names_is_folded_at_all_of_them():
+    model = swap(Aliased(consumers()).eval(), "backbone", Levels(6, 7), inputs=X)
+    folded = fold(model, inputs=X)
+    assert folded.alias is folded.backbone
+    assert [layer.in_channels for layer in folded.consumers] == [6, 7]
+    assert_alike(folded(X), model(X))

@@ -146,6 +146,50 @@ def test_it_trains_and_is_copied_pickled_saved_and_exported(refit, tmp_path):
     assert all(p.grad is not None for name, p in swapped.named_parameters())
 
 
+class Auxiliary(Decoder):
+    """With a head of its own while it trains, dropout, a hook, and code that counts on a width."""
+
+    def __init__(self, *widths):
+        super().__init__(*widths)
+        self.auxiliary = nn.Sequential(nn.Dropout2d(0.5), nn.Conv2d(widths[1], 7, 1))
+        self.calls = []
+        self.cat.register_forward_hook(lambda module, args, output: self.calls.append(args[0].shape[1]))
+
+    def forward(self, x):
+        made = super().forward(x)
+        return (made, self.auxiliary(self.backbone(x)[1])) if self.training else made
+
+
+@pytest.mark.parametrize("refit", [True, "shrink"])
+def test_heads_that_only_train_and_hooks_of_readers_follow(refit):
+    torch.manual_seed(0)
+    swapped = aa.swap(Auxiliary(*OLD).train(), "backbone", Levels(*NEW), inputs=X, refit=refit)
+    assert swapped.auxiliary[1].in_channels == 12
+    assert "auxiliary.1" in swapped.backbone.folded.untrained
+    made, auxiliary = swapped(X)
+    assert (made.shape[1], auxiliary.shape[1]) == (5, 7)
+    assert swapped.calls[-1] == swapped.cat.in_channels
+    (made.mean() + auxiliary.mean()).backward()
+    assert swapped.auxiliary[1].weight.grad is not None
+
+
+class Heads(Decoder):
+    """Splits channels into heads by a number of its own."""
+
+    def forward(self, x):
+        p1, p2, p3 = self.backbone(x)
+        low = self.low(p3)
+        heads = low.view(len(x), 4, -1, *low.shape[2:]).softmax(2).flatten(1, 2)
+        return self.head(self.up(self.cat(torch.cat([p2, nn.functional.interpolate(heads, p2.shape[2:])], 1))) + p1)
+
+
+def test_channels_that_are_split_into_heads_keep_their_width():
+    torch.manual_seed(0)
+    swapped = aa.swap(Heads(*OLD).eval(), "backbone", Levels(*NEW), inputs=X, refit="shrink")
+    assert (swapped.low[0].in_channels, swapped.low[0].out_channels) == (20, 24)
+    assert (swapped.cat.in_channels, swapped.cat.out_channels, swapped.head.in_channels) == (12 + 24, 12, 8)
+
+
 def test_layers_that_start_anew_train_although_they_were_frozen():
     frozen = model()
     frozen.low.requires_grad_(False)
@@ -199,3 +243,13 @@ class Both(nn.Module):
 
     def forward(self, x):
         return self.head(torch.cat([part(x) for part in self.parts], 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refit", [True, "shrink"])
+def test_it_is_compiled_and_written_as_onnx(refit, tmp_path):
+    swapped = aa.swap(model(), "backbone", Levels(*NEW), inputs=X, refit=refit)
+    done = aa.export(swapped, tmp_path / "model.onnx", X)
+    assert done.compared  # with what the runtime answers
+    compiled = torch.compile(swapped, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(X), swapped(X), rtol=1e-5, atol=1e-5)

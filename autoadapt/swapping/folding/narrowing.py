@@ -71,7 +71,11 @@ def narrowing(model: nn.Module, path: str, call: Arguments, runs: Collection[Run
     assert isinstance(net, AdaptedModule), "built as one"
     axes = changing_axes(net.plan)
     with quiet():
-        found = widths_of(model, path, call.call, {target: axis for target, (axis, _) in axes.items()})
+        levels = {target: axis for target, (axis, _) in axes.items()}
+        found = widths_of(model, path, call.call, levels)
+        for run in runs:
+            if run.in_training:  # heads that only train
+                found = widths_of(model, path, run.call, levels, found=found, in_training=True)
         new, stays = _new_widths(model, found, {f"output {target}": width for target, (_, width) in axes.items()})
         outputs = tuple(target for target in axes if f"output {target}" in new)
         if not outputs:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, follow
@@ -88,7 +88,15 @@ class Widths:
         return found
 
 
-def widths_of(model: nn.Module, path: str, call: Callable[[nn.Module], Any], levels: Mapping[str, int]) -> Widths:
+def widths_of(
+    model: nn.Module,
+    path: str,
+    call: Callable[[nn.Module], Any],
+    levels: Mapping[str, int],
+    *,
+    found: Widths | None = None,
+    in_training: bool = False,
+) -> Widths:
     """Run a copy of a model and follow the channels of its adapted module, and of all that is made of them.
 
     Args:
@@ -96,9 +104,12 @@ def widths_of(model: nn.Module, path: str, call: Callable[[nn.Module], Any], lev
         path: Where the adapted module stands.
         call: Runs the model.
         levels: Outputs of it whose number of channels may change, and which axis holds them.
+        found: What was seen in another run; what is seen in this one is added.
+        in_training: Whether it runs in train mode.
     """
-    copied = in_eval_mode(copy_module(model, clone_buffers))
-    watch = _Watch(copied, levels)
+    mode = in_train_mode if in_training else in_eval_mode
+    copied = mode(copy_module(model, clone_buffers))
+    watch = _Watch(copied, levels, Widths() if found is None else found)
 
     def note(_module: nn.Module, _args: object, output: object) -> None:
         watch.begin(output)
@@ -120,9 +131,9 @@ def widths_of(model: nn.Module, path: str, call: Callable[[nn.Module], Any], lev
 class _Watch(TorchFunctionMode):
     """Follows channels by their number and place alone."""
 
-    def __init__(self, model: nn.Module, levels: Mapping[str, int]) -> None:
+    def __init__(self, model: nn.Module, levels: Mapping[str, int], found: Widths) -> None:
         super().__init__()
-        self.found = Widths()
+        self.found = found
         self._model, self._levels = model, levels
         self._known: dict[int, tuple[torch.Tensor, Statement]] = {}
         self._frames: list[tuple[str, nn.Module, Statement | None, bool]] = []
