@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from autoadapt.ranking.candidates import Candidate
@@ -66,7 +67,7 @@ class Sleepers:
 def wall(workers: int, seconds: dict[str, float], folder: Path) -> float:
     """Seconds of a whole run."""
     candidates = [Candidate(name, name) for name in seconds]
-    place: Any = None
+    place: Any = SimpleNamespace(images=0)
     with ThreadPoolExecutor(workers) as pool:
         started = time.perf_counter()
         journal, engine = Journal(folder / f"{workers}.jsonl", {}), _Futures(Sleepers(pool, workers, seconds))

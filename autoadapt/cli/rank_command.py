@@ -77,6 +77,12 @@ def rank_command(
     backend: Annotated[
         Backend, typer.Option(help="who tries them: processes of this machine, or a cluster")
     ] = Backend.loky,
+    halving: Annotated[
+        bool, typer.Option("--halving", help="all by plan and cost, then the better ones on ever more --images")
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option(help="time after which no other is begun: 90min, 2h", show_default=False)
+    ] = None,
     cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
     allow: Allow = None,
     html: Html = None,
@@ -115,6 +121,8 @@ def rank_command(
             state=state,
             report=_say,
             jobs=jobs,
+            halving=halving,
+            budget=budget,
             **reading(resolution, fit),
         )
         if pictures is not None:

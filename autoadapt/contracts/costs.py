@@ -23,7 +23,15 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 
-__all__ = ["Cost", "cost_of", "multiply_adds_by_part", "multiply_adds_of", "peak_without_values", "with_values"]
+__all__ = [
+    "Cost",
+    "cost_of",
+    "cost_without_values",
+    "multiply_adds_by_part",
+    "multiply_adds_of",
+    "peak_without_values",
+    "with_values",
+]
 
 LONGEST = 3.0
 """Seconds after which a pass is not timed again."""
@@ -76,6 +84,27 @@ def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
     )
 
 
+def cost_without_values(module: nn.Module, inputs: object) -> Cost:
+    """What one forward pass takes as far as no pass of values is needed to tell: the time is zero.
+
+    Args:
+        module: The module, which may stand on the meta device.
+        inputs: An example call, as for `capture`.
+
+    Example:
+        >>> found = cost_without_values(nn.Conv2d(3, 8, 3, padding=1, device="meta"), torch.zeros(1, 3, 10, 10))
+        >>> found.multiply_adds, found.peak_bytes, found.weight_bytes, found.seconds
+        (21600, 3200, 896, 0.0)
+    """
+    weights = [*module.parameters(), *module.buffers()]
+    return Cost(
+        multiply_adds=multiply_adds_of(in_eval_mode(copy_module(module, on_meta)), bind(module, inputs)),
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
+        peak_bytes=peak_without_values(module, inputs),
+        seconds=0.0,
+    )
+
+
 def peak_without_values(module: nn.Module, inputs: object) -> int:
     """The most bytes that a pass would keep alive at once beside weights and inputs, told by a pass without values.
 
@@ -91,8 +120,11 @@ def peak_without_values(module: nn.Module, inputs: object) -> int:
         3200
     """
     copied = in_eval_mode(copy_module(module, on_meta))
-    arguments = bind(copied, inputs)
-    live = _LiveBytes([*copied.parameters(), *copied.buffers(), *flatten(arguments.values)[1]])
+    given = bind(copied, inputs)
+    tree, tensors = flatten(given.values)
+    tensors = [tensor.to("meta") for tensor in tensors]
+    arguments = Arguments(rebuild(tree, tensors), given.positional)
+    live = _LiveBytes([*copied.parameters(), *copied.buffers(), *tensors])
     try:
         with torch.no_grad(), on_the_meta_device(module, OutsideCaches(copied)), live:
             apart(arguments.call, copied)

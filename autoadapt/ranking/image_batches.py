@@ -18,7 +18,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["Batch", "HeldOut", "gathered", "split"]
+__all__ = ["Batch", "HeldOut", "first_of", "gathered", "split"]
 
 EVERY = 4
 """One image of so many is held out."""
@@ -41,6 +41,16 @@ class Batch:
     def checksum(self) -> float:
         """What tells these images from others."""
         return sum(float(tensor.double().sum()) for tensor in flatten(self.arguments.values)[1])
+
+
+def first_of(batches: Sequence[Batch], images: int) -> list[Batch]:
+    """The first so many images."""
+    found, seen = list[Batch](), 0
+    for batch in batches:
+        part = batch if seen + batch.images <= images else batch.part(range(images - seen))
+        found += [part] if part is not None and seen < images else []
+        seen += batch.images
+    return found
 
 
 def gathered(data: Iterable[object], old: nn.Module, images: int) -> list[Batch]:

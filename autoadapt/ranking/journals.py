@@ -48,7 +48,7 @@ class Journal:
 
     def __init__(self, path: Path | None, run: Mapping[str, Any]) -> None:
         self._path = path
-        self._rows: dict[tuple[str, str], Ranked] = {}
+        self._rows: dict[tuple[str, str, int], Ranked] = {}
         self._begun: Counter[tuple[str, str]] = Counter()
         self._open: tuple[int, int] | None = None
         if path is None:
@@ -94,15 +94,16 @@ class Journal:
                 self._begun[key] = 0
             case _:
                 self._begun[key] = 0
-                self._rows[key] = Ranked.model_validate(entry["row"])
+                row = Ranked.model_validate(entry["row"])
+                self._rows[key[0], key[1], row.images] = row
 
-    def row(self, candidate: Candidate) -> Ranked | None:
-        """What is known of a candidate already; those that were refused are tried again."""
+    def row(self, candidate: Candidate, images: int = 0) -> Ranked | None:
+        """What is known of a candidate on so many images already; those that were refused are tried again."""
         key = candidate.name, candidate.fingerprint
         if self._begun[key] >= MOST_BEGINNINGS:
             said = f"the process ended {self._begun[key]} times while it was tried"
             return Ranked(source=candidate.name, refused=said, remedy=f"rank it alone, or delete {self._path}")
-        found = self._rows.get(key)
+        found = self._rows.get((*key, images))
         return None if found is None or found.refused else found
 
     def begin(self, candidate: Candidate) -> None:

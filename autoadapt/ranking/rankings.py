@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,8 +28,9 @@ from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
 from autoadapt.ranking.rounds import carried_out
+from autoadapt.ranking.rungs import Clock, better, rungs
 from autoadapt.ranking.trials import Place
-from autoadapt.showing.progress import telling
+from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import load_backbone, published
 
 __all__ = ["Report", "rank"]
@@ -55,6 +56,8 @@ def rank(
     seed: int = 0,
     report: Report | None = None,
     jobs: int | None = None,
+    halving: bool = False,
+    budget: str | float | None = None,
 ) -> Ranking:
     """Try many backbones in the place of one: what each costs there and how well it serves.
 
@@ -84,6 +87,12 @@ def rank(
         jobs: How many candidates are tried at once, with one thread each; -1 for all cores. They run in processes of
             this machine, or where `joblib.parallel_config` says: `backend="dask"`, `"ray"`. Needs the extra
             `cluster`. A candidate whose process dies costs itself alone, and is tried once more.
+        halving: Try all candidates by plan and cost, without their weights, then on 8 images, and the better ones on
+            ever four times as many up to all; those that were left behind follow, and tell on how many images they
+            were judged. The published weights of those that do not fit are never loaded. `report` counts anew each
+            time. Needs `data`.
+        budget: Seconds, or a text such as `2h`, after which no other candidate is begun; with `halving` each of its
+            steps gets its share, the better candidates first.
 
     Returns:
         The ranking: `print` it; `.picture("rank.svg")` sets cost against agreement.
@@ -104,7 +113,7 @@ def rank(
         check_place(state, "state", RankingError)
     if report is not None:
         check_callable(report, ("row", "done", "of"), "report", "report=print", RankingError)
-    chosen, engine = find_candidates(candidates), find_engine(jobs)
+    chosen, engine, clock = find_candidates(candidates), find_engine(jobs), Clock.of(budget)
     old = _old(like, pretrained, allow)
     if data is not None and not isinstance(old, nn.Module):
         fault = Mismatch(
@@ -113,17 +122,21 @@ def rank(
         raise RankingError("a signature alone cannot be calibrated to", [fault])
     module = old if isinstance(old, nn.Module) else None
     fitted, held = _images(data, held_out, module, head, images)
+    if halving and not fitted:
+        fault = Mismatch("halving", "images to halve by", "no data", "data=photographs, or halving=False")
+        raise RankingError("without data nothing tells the better half", [fault])
     example = _example(old, inputs, fitted)
     signature = as_signature(old, example)
     example = _from(signature) if example is None else example
     reading = (resolution, fit)
     threads = torch.get_num_threads() if engine is None else 1
     place = Place(signature, example, module, fitted, head, held, pretrained, allow, seed, *reading, threads)
-    rows = _rows(chosen, place, Journal(None if state is None else Path(state), _run(place)), engine, report)
+    journal = Journal(None if state is None else Path(state), _run(place))
+    rows = _rows(chosen, rungs(place.images) if halving else (place.images,), place, journal, engine, report, clock)
     return Ranking(
         like=f"{signature.title} ({describe(signature.outputs.tree)})",
         inputs=", ".join(_input_texts(example)),
-        images=sum(batch.images for batch in fitted),
+        images=place.images,
         held_out=0 if held is None else held.images,
         threads=place.threads,
         rows=tuple(rows),
@@ -178,17 +191,38 @@ def _images(
 
 
 def _rows(
-    candidates: Sequence[Candidate], place: Place, journal: Journal, engine: Engine | None, report: Report | None
+    candidates: Sequence[Candidate],
+    steps: Sequence[int],
+    place: Place,
+    journal: Journal,
+    engine: Engine | None,
+    report: Report | None,
+    clock: Clock,
 ) -> list[Ranked]:
-    rows = dict[str, Ranked]()
-    with telling("rank", len(candidates)) as tell:
-        found = carried_out(candidates, place, journal, engine, lambda text: tell(text, len(rows)))
-        with contextlib.closing(found):  # where `report` raises, workers stop at once
-            for row in found:
-                rows[row.source] = row
-                if report is not None:
-                    report(row, len(rows), len(candidates))
-    return [rows[candidate.name] for candidate in candidates]
+    """The row of each candidate on the last step that it came to."""
+    rows, by_name = dict[str, Ranked](), {candidate.name: candidate for candidate in candidates}
+    climbing = tuple(by_name)
+    for step, images in enumerate(steps):
+        here, now = place if images == place.images else place.of(images), dict[str, Ranked]()
+        with telling("rank", len(climbing)) as tell:
+            tried, until = [by_name[name] for name in climbing], clock.until(len(steps) - step)
+
+            def told(text: str, done: Sized = now, tell: Tell = tell) -> None:
+                tell(text, len(done))
+
+            with contextlib.closing(carried_out(tried, here, journal, engine, told, until)) as found:
+                for row in found:
+                    now[row.source] = row
+                    if report is not None:
+                        report(row, len(now), len(climbing))
+        known = images or len(steps) == 1  # else what fits has a cost and no quality
+        rows |= {name: row for name, row in now.items() if known or row.refused}
+        climbing = better([now[name] for name in climbing if name in now])
+    return [rows.get(name) or _late(name) for name in by_name]
+
+
+def _late(name: str) -> Ranked:
+    return Ranked(source=name, refused="not tried: the time was up", remedy="a longer budget, with state= to go on")
 
 
 def _run(place: Place) -> dict[str, Any]:
@@ -198,7 +232,7 @@ def _run(place: Place) -> dict[str, Any]:
     return {
         "like": hashlib.sha256("".join(texts).encode()).hexdigest()[:12],
         "inputs": _input_texts(place.inputs),
-        "images": [sum(batch.images for batch in place.fitted), sum(batch.checksum for batch in place.fitted)],
+        "images": [place.images, sum(batch.checksum for batch in place.fitted)],
         "held out": [0, 0] if place.held_out is None else [place.held_out.images, place.held_out.checksum],
         "pretrained": place.pretrained,
         "reading": [place.resolution, place.fit],

@@ -15,7 +15,7 @@ from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
 from autoadapt.showing.tables import columns, hanging, human_count, page_width, shorten
 
-__all__ = ["Costs", "Ranked", "Ranking"]
+__all__ = ["Costs", "Ranked", "Ranking", "front_of"]
 
 
 Costs: TypeAlias = Literal["seconds", "multiply_adds", "parameters", "memory"]
@@ -51,6 +51,8 @@ class Ranked(_Frozen):
     """Share of places where the head's likeliest class is as with the old backbone, on images not fitted on."""
     divergence: float | None = None
     """Kullback-Leibler divergence of the head's answers from the old ones, nats, on images not fitted on."""
+    images: int = 0
+    """Those that it was calibrated on; under `halving` fewer, where others were better on these."""
     r2: float | None = None
     """Share of the old features' variance explained on images not fitted on, mean over outputs."""
     fitted: bool = True
@@ -68,6 +70,13 @@ class Ranked(_Frozen):
     def quality(self) -> float | None:
         """Agreement where a head was there, else the variance explained, else None."""
         return self.r2 if self.agreement is None else self.agreement
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """What sorts the best first: those that came to the most images, by quality, ties by time."""
+        if self.agreement is not None:
+            return (0, -self.images, -self.agreement, self.divergence or 0.0, self.seconds)
+        return (1, -self.images, -self.r2, self.seconds) if self.r2 is not None else (2, self.seconds)
 
 
 class Ranking(Shown, Dated, _Frozen):
@@ -92,7 +101,7 @@ class Ranking(Shown, Dated, _Frozen):
     @property
     def best_first(self) -> tuple[Ranked, ...]:
         """Those that fit: by agreement, then divergence; without a head by variance explained; without data by time."""
-        return tuple(sorted((row for row in self.rows if not row.refused), key=_order))
+        return tuple(sorted((row for row in self.rows if not row.refused), key=lambda row: row.order))
 
     @property
     def refused(self) -> tuple[Ranked, ...]:
@@ -107,11 +116,14 @@ class Ranking(Shown, Dated, _Frozen):
     def front(self, cost: Costs = "seconds") -> tuple[str, ...]:
         """The candidates that no other one beats in one of cost and quality without losing in the other.
 
+        Under `halving` those that came to all images; the others are known less well.
+
         Args:
             cost: What counts as cost.
         """
-        judged = [row for row in self.best_first if row.quality is not None and row.fitted]
-        return tuple(row.source for row in judged if not any(_beats(other, row, cost) for other in judged))
+        most = max((row.images for row in self.best_first), default=0)
+        judged = [row for row in self.best_first if row.quality is not None and row.fitted and row.images == most]
+        return front_of(judged, cost)
 
     def __bool__(self) -> bool:
         return bool(self.best_first)
@@ -175,6 +187,8 @@ class Ranking(Shown, Dated, _Frozen):
         if not rows:
             return []
         shown = [(title, text) for title, text in _COLUMNS if any(text(row) for row in rows)]
+        if len({row.images for row in rows}) > 1:
+            shown.append(("images", lambda row: str(row.images)))
         marked = self.front()
         cells = [tuple(text(row) for _, text in shown) for row in rows]
         titles = tuple(title for title, _ in shown)
@@ -201,11 +215,9 @@ class Ranking(Shown, Dated, _Frozen):
         return textwrap.wrap(said, page_width(), initial_indent=" ", subsequent_indent="   ")
 
 
-def _order(row: Ranked) -> tuple[float, ...]:
-    """Best first, ties by time."""
-    if row.agreement is not None:
-        return (0, -row.agreement, row.divergence or 0.0, row.seconds)
-    return (1, -row.r2, row.seconds) if row.r2 is not None else (2, row.seconds)
+def front_of(rows: Sequence[Ranked], cost: Costs) -> tuple[str, ...]:
+    """Of candidates of a known quality, those that no other beats in one of cost and quality, losing in neither."""
+    return tuple(row.source for row in rows if not any(_beats(other, row, cost) for other in rows))
 
 
 def _beats(other: Ranked, row: Ranked, cost: Costs) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from autoadapt.errors import RankingError
@@ -20,6 +21,7 @@ def carried_out(
     journal: Journal,
     engine: Engine | None,
     tell: Callable[[str], None] = lambda _text: None,
+    until: float = float("inf"),
 ) -> Generator[Ranked, None, None]:
     """The row of each candidate as soon as it is there; what the journal knows comes first, and is not tried.
 
@@ -29,10 +31,11 @@ def carried_out(
         journal: Written to by this process alone.
         engine: Who tries them; the caller's own process where None.
         tell: Told what begins.
+        until: On the clock of `monotonic`, when no other candidate is begun; those that are left have no row.
     """
-    known = {candidate: journal.row(candidate) for candidate in candidates}
+    known = {candidate: journal.row(candidate, place.images) for candidate in candidates}
     yield from (row for row in known.values() if row is not None)
-    unknown = _told((candidate for candidate, row in known.items() if row is None), tell)
+    unknown = _told((candidate for candidate, row in known.items() if row is None), tell, until)
     if engine is None:
         yield from (_noted(candidate, place, journal) for candidate in unknown)
         return
@@ -42,8 +45,10 @@ def carried_out(
         yield row
 
 
-def _told(candidates: Iterable[Candidate], tell: Callable[[str], None]) -> Iterator[Candidate]:
+def _told(candidates: Iterable[Candidate], tell: Callable[[str], None], until: float) -> Iterator[Candidate]:
     for candidate in candidates:
+        if time.monotonic() >= until:
+            return
         tell(candidate.name)
         yield candidate
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,12 +20,13 @@ from autoadapt.adapting.planning import Fit
 from autoadapt.calibration import calibrate
 from autoadapt.calibration.judging import Head
 from autoadapt.contracts.capturing import Resolution
-from autoadapt.contracts.costs import cost_of
+from autoadapt.contracts.costs import Cost, cost_of, cost_without_values
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.views import copy_module, on_meta
 from autoadapt.errors import AdaptError
 from autoadapt.ranking.candidates import Candidate
-from autoadapt.ranking.image_batches import Batch, HeldOut
+from autoadapt.ranking.image_batches import Batch, HeldOut, first_of
 from autoadapt.ranking.results import Ranked
 
 __all__ = ["Place", "refused", "tried"]
@@ -47,6 +49,7 @@ class Place:
         resolution: How candidates that were built for one image size read images.
         fit: How images get a size that they take.
         threads: Of torch, in each process that tries candidates.
+        weightless: Whether nothing is run but plan and cost are told, on the meta device; nothing is downloaded.
     """
 
     signature: Signature
@@ -61,6 +64,18 @@ class Place:
     resolution: Resolution | None = None
     fit: Fit | None = None
     threads: int = 1
+    weightless: bool = False
+
+    @property
+    def images(self) -> int:
+        """How many there are to calibrate on."""
+        return sum(batch.images for batch in self.fitted)
+
+    def of(self, images: int) -> Place:
+        """The same place with the first images only to calibrate on; without any, weightless."""
+        if not images:
+            return replace(self, fitted=(), head=None, held_out=None, old=None, weightless=True)
+        return replace(self, fitted=first_of(self.fitted, images))
 
 
 def tried(candidate: Candidate, place: Place) -> Ranked:
@@ -81,22 +96,35 @@ def tried(candidate: Candidate, place: Place) -> Ranked:
 
 
 def _weighed(candidate: Candidate, place: Place) -> Ranked:
-    module = candidate.module(pretrained=place.pretrained, allow=place.allow)
-    project: Any = "always" if place.fitted else "needed"
+    if not place.weightless:
+        module = candidate.module(pretrained=place.pretrained, allow=place.allow)
+        net, row = _adapted(module, place, cost_of)
+        return row.model_copy(update={"source": candidate.name} | (_judged(net, place) if place.fitted else {}))
+    try:
+        with torch.device("meta") if isinstance(candidate.what, str) else contextlib.nullcontext():
+            module = candidate.module(pretrained=False, allow=place.allow)
+        _, row = _adapted(copy_module(module, on_meta), place, cost_without_values)
+    except Exception:  # be it code that looks at values; random weights will do for that
+        _, row = _adapted(candidate.module(pretrained=False, allow=place.allow), place, cost_of)
+    return row.model_copy(update={"source": candidate.name})
+
+
+def _adapted(
+    module: nn.Module, place: Place, told: Callable[[nn.Module, object], Cost]
+) -> tuple[AdaptedModule, Ranked]:
+    """A candidate in the old backbone's place, and what it costs there, in a row without a name."""
+    project: Any = "always" if place.fitted or place.weightless else "needed"
     reading: Any = {"resolution": place.resolution, "fit": place.fit}
     net = adapt(module, like=place.signature, inputs=place.inputs, project=project, **reading)
-    cost = cost_of(net, place.inputs)
-    row = Ranked(
-        source=candidate.name,
+    cost = told(net, place.inputs)
+    return net, Ranked(
+        source="",
         parameters=_count(net.get_submodule("backbone")),
         kept=None if net.plan.kept is None else net.plan.kept.share,
         adapter_parameters=_count(net.adapters),
-        multiply_adds=cost.multiply_adds,
-        seconds=cost.seconds,
-        weight_bytes=cost.weight_bytes,
-        peak_bytes=cost.peak_bytes,
+        images=place.images,
+        **cost.model_dump(),
     )
-    return row.model_copy(update=_judged(net, place)) if place.fitted else row
 
 
 def _count(module: nn.Module) -> int:
@@ -106,9 +134,8 @@ def _count(module: nn.Module) -> int:
 def _judged(net: AdaptedModule, place: Place) -> dict[str, Any]:
     """How well the calibrated candidate serves, as fields of its row."""
     assert place.old is not None, "checked at the door"
-    images = sum(batch.images for batch in place.fitted)
     data = [batch.arguments for batch in place.fitted]
-    found = calibrate(net, like=place.old, data=data, head=place.head, images=images, augment=0, seed=place.seed)
+    found = calibrate(net, like=place.old, data=data, head=place.head, images=place.images, augment=0, seed=place.seed)
     fields: dict[str, Any] = {"r2": fmean(fit.r2 for fit in found.outputs), "fitted": found.written}
     if not found.written:
         fields["remark"] = f"no use: {found.verdict.partition(': ')[2]}"

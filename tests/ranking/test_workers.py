@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import deadly_models
@@ -53,7 +54,7 @@ class FakeEngine:
 
 
 def carried(engine: FakeEngine, state: Path | None = None) -> dict[str, str]:
-    place: Any = None
+    place: Any = SimpleNamespace(images=0)
     candidates = find_candidates([f"timm:{name}" for name in ("a", "b", "c")])
     return {row.source: row.refused for row in carried_out(candidates, place, Journal(state, {}), engine)}
 
