@@ -83,11 +83,10 @@ def test_nothing_behind_a_wider_output_is_widened():
     assert (swapped.low[0].in_channels, swapped.low[0].out_channels) == (50, 24)
     assert (swapped.cat.in_channels, swapped.cat.out_channels) == (30 + 24, 24)
     assert swapped.head.in_channels == 8
-    with pytest.raises(aa.SwapError, match="no output can be handed on as narrow as it is"):
-        aa.swap(
-            old, "backbone", Levels(20, 24, 40), inputs=X, refit="shrink"
-        )  # its first one is added to narrower maps
-    assert not any(isinstance(one, aa.AdaptedModule) for one in old.modules())
+    wider = aa.swap(old, "backbone", Levels(20, 30, 50), inputs=X, refit="shrink")
+    (stay,) = wider.backbone.folded.stays
+    assert (stay.output, "would be narrower" in stay.reader) == ("0", True)  # it is added to sixteen channels
+    assert (wider.up.out_channels, wider.head.in_channels) == (16, 16)
 
 
 def test_what_the_caller_gets_keeps_its_width_and_is_named():
