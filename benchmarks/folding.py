@@ -64,7 +64,8 @@ def counted() -> None:
     for name, (wide, _) in CONSUMERS.items():
         old, at = wide()
         new = timm.create_model("resnet18", features_only=True)
-        found = aa.swap(old.eval(), at, new, inputs=torch.randn(*IMAGE), dry_run=True)
+        old.eval()
+        found = aa.swap(old, at, new, inputs=torch.randn(*IMAGE), dry_run=True)
         print(f"{name}\n" + "\n".join(cost_text(found.costs)), flush=True)
 
 
