@@ -67,8 +67,8 @@ def distil(
         net: What `adapt` returned, or a bigger model that has it at `at`; best after `calibrate`.
         like: The old backbone, or the old bigger model; or the name of a backbone, `timm:resnet18`.
         data: Batches of images as the model takes them, as for `calibrate`; passed over again and again.
-        held_out: Batches to judge on. If left out, every eighth image of a `DataLoader`'s dataset, or batch of a list,
-            which then is not learned from.
+        held_out: Batches to judge on, none that `calibrate` was fitted on: these flatter the start. If left out, every
+            eighth image of a `DataLoader`'s dataset, or batch of a list, which then is not learned from.
         steps: How many, of a batch each.
         lr: The rate of the backbone and of adapters that were calibrated, at the start, falling to 0 along a cosine;
             fresh adapters have ten times as much.
