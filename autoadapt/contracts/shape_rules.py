@@ -246,10 +246,8 @@ def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: S
 
 def _layer_norm_backward(gradient: Tensor, x: Tensor, shape: Sequence[int], *rest: Any) -> Any:
     _mean, _rstd, weight, bias, wanted = rest
-    if not (_is_single(x) and _are_alike(gradient, x) and shape and list(x.shape[-len(shape) :]) == list(shape)):
-        return None
-    plain = _made(x, *x.shape)  # however both lie
-    return _norm_backward(plain if gradient.shape == x.shape else gradient, plain, shape, (weight, bias), wanted)
+    fits = shape and list(x.shape[-len(shape) :]) == list(shape)
+    return _norm_backward(gradient, x, shape, (weight, bias), wanted) if fits else None
 
 
 def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Any, *rest: Any) -> Any:
