@@ -34,7 +34,7 @@ def resize_tokens(
     """
     cells = torch.unflatten(tokens_BNC[:, leading:].transpose(1, 2), 2, grid)
     if order is not None:
-        cells = cells.permute(0, 1, *[2 + side for side in order])
+        cells = cells.permute([0, 1] + [2 + side for side in order])
     if kernel is not None:
         cells = pool(cells, kernel)
     cells = resize(cells, sizes).flatten(2).transpose(1, 2)

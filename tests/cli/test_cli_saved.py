@@ -123,7 +123,7 @@ def test_a_program_of_torch_is_exported_and_read_back(folder: Path) -> None:
     shown = run("show", "net.pt2")
     assert shown.exit_code == 0, shown.output
     assert "in the contract of module (tensor)" in shown.stdout
-    assert shown.stdout.splitlines()[-1].startswith(" call  autoadapt ")
+    assert shown.stdout.splitlines()[-1].startswith(" call  autoadapt")
     assert json.loads(run("show", "net.pt2", "--json").stdout)["ranges"][0]["axis"] == "B"
 
 
@@ -160,7 +160,7 @@ def test_folders_signatures_plans_and_verifications_are_shown(folder: Path) -> N
     assert shown.exit_code == 0
     assert shown.stdout.startswith("timm:test_resnet (ResNet)  ->  contract of")
     assert re.search(r"\n made  \d{4}-\d\d-\d\d \d\d:\d\d UTC with autoadapt ", shown.stdout)
-    assert shown.stdout.splitlines()[-1].startswith(" call  autoadapt ")
+    assert shown.stdout.splitlines()[-1].startswith(" call  autoadapt")
     assert "so random unless trained or loaded" in " ".join(shown.stdout.split())
     plan = aa.Plan.model_validate_json(run("show", "net", "--json").stdout)
     assert plan.made is not None

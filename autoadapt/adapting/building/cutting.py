@@ -21,6 +21,7 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.tapping import hand_on_copies, overwritten, takes_what_is_read, tap
 from autoadapt.contracts.trees import Constant, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import backward, copy_module, cut, freeze_unused, on_meta
+from autoadapt.errors import BuildError, Mismatch
 
 __all__ = ["MetaRun", "tapped"]
 
@@ -120,10 +121,16 @@ def _without_auxiliary(backbone: nn.Module, plan: Plan, run: MetaRun) -> Plan:
     return plan.model_copy(update={"cut": (*plan.cut, *new), "cut_costs": plan.cut_costs | costs})
 
 
+_OWN = "build(the module that was planned for, plan)"
+
+
 def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: MetaRun) -> tuple[str, ...]:
     """What was cut: what follows the last tap, then side branches before it."""
     if not plan.cut:
         return ()
+    known = dict(backbone.named_modules(remove_duplicate=False))
+    if faults := [Mismatch(f"`{path}`", "a part that is cut", "none", _OWN) for path in plan.cut if path not in known]:
+        raise BuildError(f"the plan is not one of {type(backbone).__name__}", faults[:3])
     trial, whole = _trial(backbone, taps, run)
     if not whole:
         return ()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, bind_call
@@ -83,7 +84,7 @@ def first_sentence(said: str) -> str:
     return (said.splitlines() or [""])[0].removesuffix(", but expected one of:")
 
 
-def raised(model: nn.Module, error: BaseException | None, said: str) -> InputError:
+def raised(model: nn.Module, error: BaseException | None, said: str, inputs: Sequence[torch.Tensor] = ()) -> InputError:
     """The error of a model that raises at the inputs that it was given, or that one of its hooks stops."""
     name = type(model).__name__
     hook = stopped_by_hook(error) if error is not None else ""
@@ -94,7 +95,16 @@ def raised(model: nn.Module, error: BaseException | None, said: str) -> InputErr
         )
         fault = Mismatch(hook, "a hook that lets the forward pass end", found, f'{remedy}: capture(..., at="{hook}")')
         return InputError(f"{name} is stopped by a hook of `{hook}`", [fault])
-    fault = Mismatch(
-        f"{name}(inputs)", "a forward pass", first_sentence(said), "call the model with these inputs first"
-    )
+    fault = Mismatch(f"{name}(inputs)", "a forward pass", first_sentence(said), _remedy(model, inputs))
     return InputError(f"{name} raises at the given input", [fault])
+
+
+def _remedy(model: nn.Module, inputs: Sequence[torch.Tensor]) -> str:
+    """Other inputs, where their dtype is what is wrong."""
+    own = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    given = {tensor.dtype for tensor in inputs if tensor.is_floating_point()}
+    if len(own) == len(given) == 1 and own != given:
+        return f"module.to({next(iter(given))}), or inputs of {next(iter(own))}"
+    if own and any(tensor.dtype == torch.uint8 and tensor.dim() > 2 for tensor in inputs):
+        return "inputs=x.float() / 255  # images as floating-point numbers"
+    return "call the model with these inputs first"

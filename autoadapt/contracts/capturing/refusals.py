@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from autoadapt.errors import CaptureError, Mismatch, PlanError, nearest
 __all__ = [
     "check_names",
     "check_taps",
-    "raised_for_real",
     "refuse_empty",
     "refuse_object_inputs",
     "refuse_objects",
@@ -79,20 +78,6 @@ def refuse_object_inputs(tree: Tree, path: tuple[Any, ...] = ()) -> None:
                 refuse_object_inputs(child, (*path, key))
         case _:
             return
-
-
-def raised_for_real(module: nn.Module, inputs: Sequence[torch.Tensor], said: str) -> CaptureError:
-    """The error of a module that runs as shapes alone and raises as soon as there are values."""
-    name = type(module).__name__
-    own = {p.dtype for p in module.parameters() if p.is_floating_point()}
-    given = {tensor.dtype for tensor in inputs if tensor.is_floating_point()}
-    remedy = "call the model with these inputs first"
-    if len(own) == len(given) == 1 and own != given:
-        remedy = f"module.to({next(iter(given))}), or inputs of {next(iter(own))}"
-    elif own and any(tensor.dtype == torch.uint8 and tensor.dim() > 2 for tensor in inputs):
-        remedy = "inputs=x.float() / 255  # images as floating-point numbers"
-    fault = Mismatch(f"{name}(inputs)", "a forward pass", said.splitlines()[0], remedy)
-    return CaptureError(f"{name} raises at the given input", [fault])
 
 
 def refuse_empty(arguments: Arguments) -> None:

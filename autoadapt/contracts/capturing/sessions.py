@@ -29,6 +29,7 @@ from autoadapt.contracts.capturing.fixed_maps import rows_of_fixed_maps
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.graph_axes import settle_edges
 from autoadapt.contracts.capturing.held_values import telling_outputs, with_held
+from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.masks import Masks
@@ -44,7 +45,6 @@ from autoadapt.contracts.capturing.probing import (
 )
 from autoadapt.contracts.capturing.refusals import (
     check_names,
-    raised_for_real,
     refuse_object_inputs,
     refuse_objects,
     refuse_stored,
@@ -221,7 +221,7 @@ class Session:
         invented = any(tensor.is_meta and not tensor.is_floating_point() for tensor in self._tensors)
         if invented or "not implemented for" in found.raised:
             return Confirmation(unconfirmed=f"it raises here: {found.raised}")
-        raise raised_for_real(self._module, self._tensors, found.raised)
+        raise raised(self._module, None, found.raised, self._tensors)
 
     def _resizes_itself(self, solution: Solution) -> bool:
         """Whether nothing inside follows the size of the image, as where a module resizes its input first.

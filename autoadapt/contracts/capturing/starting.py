@@ -67,7 +67,7 @@ def start(module: nn.Module, arguments: Arguments, *, inner: bool, real: bool, p
     try:
         return Start(probe, probe.run(), (), needs_values=True)
     except ProbeError as error:
-        raise raised(module, error.__cause__, str(error)) from error
+        raise raised(module, error.__cause__, str(error), flatten(arguments.values)[1]) from error
 
 
 def _likely_to_vary(arguments: Arguments) -> Names:
