@@ -385,7 +385,7 @@ import json, time
 start = time.perf_counter()
 import torch
 then = time.perf_counter()
-from autoadapt import *
+from autoadapt import adapt, calibrate, capture, swap, transfer, verify
 print(json.dumps([then - start, time.perf_counter() - then]))
 """
 

@@ -169,7 +169,7 @@ def test_folders_signatures_plans_and_verifications_are_shown(folder: Path) -> N
     plan.target.save("signature.json")
     assert run("show", "signature.json").stdout.rstrip().endswith("f32[B, 8, ceil(H/4), ceil(W/4)]")
     run("capture", "net", "--out", "captured.json")
-    assert "\n call  autoadapt " in run("show", "captured.json").stdout
+    assert "\n call  autoadapt" in run("show", "captured.json").stdout
     (folder / "report.json").write_text(run("verify", "net", "--json").stdout)
     assert "keeps its signature" in run("show", "report.json").stdout
     (folder / "other.json").write_text("[1]")
