@@ -105,6 +105,8 @@ def in_shell(remedy: str) -> str:
         ('--pair c5=layer4', '--allow-cost', 'pad to 224x256')
         >>> in_shell('aa.swap(model, "backbone", new, inputs=x)'), in_shell("numpy.save(path, array)")
         ('autoadapt swap MODEL backbone NEW --out FOLDER', 'in Python: numpy.save(path, array)')
+        >>> in_shell('model = aa.swap(model, "backbone", new, inputs=x, refit="shrink")')
+        'autoadapt swap MODEL backbone NEW --out FOLDER --refit shrink'
     """
     if remedy.startswith("in Python: "):
         return remedy
@@ -185,7 +187,7 @@ def _translated(call: str) -> str:
         (statement,) = ast.parse(call.removesuffix(".")).body
         node = getattr(statement, "value", None)
         if isinstance(node, ast.Call) and not (isinstance(statement, ast.Assign) and len(call.split(" = ")) == 1):
-            return _command(node)
+            return _command(node, is_whole=isinstance(statement, ast.Assign))
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         pass
     arguments = _value(f"_({call})")
@@ -202,8 +204,8 @@ def _value(text: str) -> ast.expr | None:
         return None
 
 
-def _command(call: ast.Call) -> str:
-    """A call of this package as a command, or as the options that it adds to the one at hand."""
+def _command(call: ast.Call, *, is_whole: bool = False) -> str:
+    """A call of this package as a command; where it is not all that is to be typed, as the options that it adds."""
     verb, root = (call.func.attr, call.func.value) if isinstance(call.func, ast.Attribute) else ("", call.func)
     if isinstance(root, ast.Call) and verb == "save":  # aa.capture(...).save(path)
         return f"{_command(root)} --out {_text(call.args[0], 'signature.json')}"
@@ -217,7 +219,7 @@ def _command(call: ast.Call) -> str:
     options = " ".join(filter(None, found))
     if verb in ("load", "restore") and not all(found):
         return ""  # a folder alone is not what these make
-    if options and verb not in ("load", "restore"):
+    if options and not is_whole and verb not in ("load", "restore"):
         return options
     template, *names = _COMMANDS[verb]
     given = [*call.args, *[None] * len(names)]

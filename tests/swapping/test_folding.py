@@ -181,7 +181,7 @@ def test_anything_in_between_is_named(consumer, reason):
 
 def test_an_output_that_nothing_reads_or_that_the_caller_gets_is_refused():
     model = adapted(Model([nn.Conv2d(8, 4, 1)]), 6, 7)
-    with pytest.raises(BuildError, match="nothing reads it"):
+    with pytest.raises(BuildError, match="no value of it is used"):
         fold(model, inputs=X, outputs=["1"])
     sequential = nn.Sequential(adapt(nn.Conv2d(3, 4, 1), like=nn.Conv2d(3, 8, 1), inputs=X))
     with pytest.raises(BuildError, match="the caller of the model"):
@@ -332,6 +332,38 @@ def test_other_lengths_of_sound_and_clips_are_followed_too(dims):
         fold(model, at="0", inputs=x)
 
 
+class Fuse(nn.Module):
+    """Adds a level to another; without weights, so that nothing keeps people from sharing it."""
+
+    def forward(self, level, other):
+        return level + torch.nn.functional.interpolate(other, level.shape[-2:])
+
+
+class Fusing(nn.Module):
+    """Fuses the same levels the other way round, with one module; the third has a reader of its own."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.fuse = backbone, Fuse()
+        self.first, self.second, self.own = (nn.Conv2d(8, 4, 1) for _ in range(3))
+
+    def forward(self, x):
+        one, two, three = self.backbone(x)
+        return self.first(self.fuse(one, two)), self.second(self.fuse(two, one)), self.own(three)
+
+
+def test_what_a_shared_module_keeps_from_folding_is_what_it_is_given_alone():
+    backbone = adapt(Levels(5, 6, 7), like=Levels(8, 8, 8), inputs=X)
+    model = Fusing(backbone).eval()
+    folded = fold(model, inputs=X)
+    assert [(stay.output, stay.reader.endswith("another call of fuse")) for stay in folded.backbone.folded.stays] == [
+        ("0", True),
+        ("1", True),
+    ]
+    assert folded.own.in_channels == 7
+    assert_alike(folded(X), model(X))
+
+
 class AtTimes(nn.Module):
     """Cuts what is negative off at some sizes, or while it trains."""
 
@@ -345,8 +377,14 @@ class AtTimes(nn.Module):
 
 @pytest.mark.parametrize(
     "when",
-    [lambda _, level: level.shape[-1] % 2 == 1, lambda _, level: level.shape[-1] < 8, lambda self, _: self.training],
-    ids=["odd", "small", "training"],
+    [
+        lambda _, level: level.shape[-1] % 2 == 1,
+        lambda _, level: level.shape[-1] < 8,
+        lambda self, _: self.training,
+        lambda _, level: len(level) == 1,
+        lambda _, level: len(level) % 2,
+    ],
+    ids=["odd", "small", "training", "one sample", "odd samples"],
 )
 def test_what_is_not_linear_at_another_size_or_in_training_keeps_its_adapter(when):
     model = adapted(Model([nn.Conv2d(8, 4, 1), AtTimes(nn.Conv2d(10, 5, 1), when)]), 6, 7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,12 @@ class Call:
     expands: bool
 
 
+def _levels_of(calls: Iterable[Iterable[Call]]) -> list[str]:
+    """The outputs that are in what the functions of several calls are given."""
+    operands = (operand for call in calls for one in call for operand in one.operands)
+    return list(dict.fromkeys(piece.level for _, pieces in operands for piece in pieces if piece.level))
+
+
 @dataclass
 class Readings:
     """What reads the outputs of an adapted module.
@@ -84,8 +90,9 @@ class Readings:
                 self.refuse(stated, Obstacle(f"another call of {path}", "at another size it reads something else"))
             self.fronts[path] = both or stated, dims
         for path in self.calls.keys() & other.calls.keys():
-            for stated in self.levels.values() if self.calls[path] != other.calls[path] else ():
-                self.refuse(stated, Obstacle(f"another call of {path}", "at another size it does something else"))
+            both_calls = (self.calls[path], other.calls[path])
+            for level in _levels_of(both_calls) if both_calls[0] != both_calls[1] else ():
+                self.refuse(self.levels[level], Obstacle(f"another call of {path}", "elsewhere it does something else"))
         self.calls |= other.calls
         for level, obstacles in other.obstacles.items():
             self.obstacles.setdefault(level, []).extend(obstacles)
@@ -189,8 +196,8 @@ class _Watch(TorchFunctionMode):
             self.found.refuse(stated, Obstacle("the caller of the model"))
         for path, calls in self._called.items():
             if any(one != calls[0] for one in calls):
-                for stated in self._levels.values():
-                    self.found.refuse(stated, Obstacle(f"another call of {path}"))
+                for level in _levels_of(calls):
+                    self.found.refuse(self._levels[level], Obstacle(f"another call of {path}"))
             self.found.calls[path] = calls[0]
         fronts = {path: stated for path, (stated, _) in self.found.fronts.items()}
         for path, stated in (self.found.readers | fronts).items():

@@ -1,4 +1,4 @@
-"""Other runs: the example call at other sizes and in train mode, since a model may take another path there."""
+"""Other runs: the example call at other sizes, batches and in train mode, since a model may take another path there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Run:
 
 
 def runs_of(model: nn.Module, given: Arguments) -> list[Run]:
-    """The example call, and those of others that the model takes: other sizes of images, and train mode."""
+    """The example call, and those of others that the model takes: other sizes of images, batches, and train mode."""
     others = [Run(one.call) for one in _resized(given)] + [Run(given.call, in_training=True)]
     found = [Run(given.call)]
     found[0].answer.extend(found[0].of(model))
@@ -54,6 +54,11 @@ def _resized(given: Arguments) -> Iterator[Arguments]:
     for axes, change in _changes({one.dim() for one in images}):
         made = [_fitted(one, axes, change) if any(one is image for image in images) else one for one in tensors]
         yield Arguments(rebuild(tree, made), given.positional)
+    for samples in {one.shape[0] for one in tensors if one.dim() > 1}:
+        for count in {1, samples + 1} - {samples}:
+            chosen = torch.arange(count) % samples
+            made = [one[chosen] if one.dim() and one.shape[0] == samples else one for one in tensors]
+            yield Arguments(rebuild(tree, made), given.positional)
 
 
 def _changes(dims: set[int]) -> Iterator[tuple[tuple[int, ...], Callable[[int], int]]]:

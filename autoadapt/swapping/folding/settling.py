@@ -91,7 +91,9 @@ class Settling:
         fronts: set[str] = set()
         while True:
             found = self._readings(levels, fronts)
-            unread = {level: [Obstacle("nothing reads it")] for level in levels if not found.read[level]}
+            unread = {
+                level: [Obstacle("nothing", "no value of it is used")] for level in levels if not found.read[level]
+            }
             obstacles = unread | found.obstacles
             if not obstacles:
                 return Settled(levels, found, stays)
@@ -101,7 +103,7 @@ class Settling:
                 if module and is_read and module not in fronts:
                     fronts.add(module)
                     continue
-                named = ", ".join(found.read.get(level) or ["nothing reads it"])
+                named = ", ".join(found.read.get(level) or ["nothing"])
                 stays[level] = Stay(output=level, reader=named, why=next((one.why for one in met if one.why), ""))
                 del levels[level]
 
