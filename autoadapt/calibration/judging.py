@@ -234,8 +234,13 @@ def losses_of(found: Any, expected: Any, images: int, loss: Loss | None) -> tupl
     """How far an answer is from the old one, and the share that agrees, for each image; by what the answers are.
 
     Raises:
-        CalibrationError: They cannot be compared.
+        CalibrationError: They cannot be compared, as where the old answer holds NaN.
     """
+    if any(one.is_floating_point() and bool(one.isnan().any()) for one in flatten(expected)[1]):
+        fault = Mismatch(
+            "head", "numbers as the answers to old features", "NaN", "look at its weights, or run in float32"
+        )
+        raise CalibrationError("the head's answers cannot be compared", [fault])
     if loss is None and are_detections(found) and are_detections(expected):
         return compared(found, expected)
     if loss is None:

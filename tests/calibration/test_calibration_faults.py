@@ -129,6 +129,13 @@ def test_a_head_without_logits():
     assert "loss=lambda found, expected" in text
 
 
+def test_a_head_that_answers_with_nan():
+    old, model = setup()
+    net = model.backbone
+    text = refused(net, old.backbone, "cannot be compared", at=None, head=lambda levels: old.head(levels) * torch.nan)
+    assert "look at its weights" in text
+
+
 def test_a_backbone_that_raises_and_batches_that_do_not_fit():
     old, model = setup()
     text = refused(model, old, "old model failed", data=[IMAGES[:, :2]])
