@@ -71,12 +71,12 @@ def on_post_template(output_content: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Names and keyboard focus that the theme leaves out: of search, switches, and code that scrolls."""
+    """Names and keyboard focus that the theme leaves out: of search, switches, and code and tables that scroll."""
     output = output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
     output = re.sub(r'(<input class="[^"]*md-toggle[^"]*")', r'\1 aria-label="Open"', output)
-    return output.replace("<pre>", '<pre tabindex="0">')
+    return output.replace("<pre>", '<pre tabindex="0">').replace("<table>", '<table tabindex="0">')
 
 
 def command_line() -> str:
