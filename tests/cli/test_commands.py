@@ -200,7 +200,7 @@ class Deaf(nn.Module):
 """
 
 
-@pytest.mark.parametrize("seconds", [0.5, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_interrupt_ends_a_command_without_a_traceback_and_with_nothing_half_written(seconds: float, folder: Path):
     call = [sys.executable, "-m", "autoadapt", "adapt", "mine.py:narrow", "--like", "mine.py:old", "--allow", "mine.py"]
     call += ["--input", "f32[1, 3, 64, 64]", "--out", "net"]
@@ -209,6 +209,7 @@ def test_an_interrupt_ends_a_command_without_a_traceback_and_with_nothing_half_w
         running.wait(seconds)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate()
-    assert running.returncode in (130, -signal.SIGINT), said  # both are 130 to a shell
     assert "Traceback" not in said
-    assert not (folder / "net").exists()
+    done = 0 if "wrote net" in said else 130  # a quick machine may have done it before
+    assert running.returncode in (done, 130, -signal.SIGINT), said  # the last two are 130 to a shell
+    assert not (folder / "net").exists() or run("show", "net").exit_code == 0  # whole, if it is there

@@ -1,5 +1,7 @@
 """Real decoders take a narrower and a wider backbone, and nothing of the adapters is left at run time."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -42,16 +44,16 @@ NEW = {
 
 @pytest.mark.parametrize("width", NEW)
 @pytest.mark.parametrize("name", MODELS)
-def test_adapters_fold_into_a_real_consumer_and_it_answers_as_before_at_three_sizes(name, width):
+def test_adapters_fold_into_a_real_consumer_and_it_answers_as_before_at_three_sizes(name, width, monkeypatch):
     torch.manual_seed(0)
     model, at = MODELS[name]()
     x = torch.randn(1, 3, 128, 128)
     model = calibrated(model, at, timm.create_model(NEW[width][name], features_only=True), x)
-    folded, stays = folded_whole(model, at, x)
-    if name == "MAnet" and stays:  # large scores in the softmax of its attention make more of rounding than 1e-5
-        assert [("decoder.center" in one, "answers otherwise" in why) for one, why in stays] == [(True, True)]
-    else:  # depthwise convolutions
-        assert [one.count("groups=") for one, _ in stays] == [3] * (name == "DeepLabV3Plus")
+    if name == "MAnet":  # large scores in the softmax of its attention make more of rounding than 1e-5 in 32 bits
+        monkeypatch.setattr(torch, "randn", partial(torch.randn, dtype=torch.float64))
+        model, x = model.double(), x.double()
+    folded, stays = folded_whole(model, at, x)  # depthwise convolutions keep theirs
+    assert [one.count("groups=") for one, _ in stays] == [3] * (name == "DeepLabV3Plus")
     assert bool(list(folded.get_submodule(at).adapters.parameters())) == bool(stays)
     assert worst(model, folded, SIZES) < 1e-5
 
