@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, path_text, paths
-from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, drops, follow
 from autoadapt.swapping.folding.reading_layers import is_reader, misfit, why_not_read
 from autoadapt.swapping.folding.rerouting import function_name
 from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
+from autoadapt.swapping.folding.watched_runs import Watch, watched
 
 __all__ = ["Call", "Obstacle", "Readings", "readings"]
 
@@ -132,27 +130,14 @@ def readings(
         fronts: Modules in front of which the projection is put, which read it whole.
         in_training: Whether it runs in train mode.
     """
-    mode = in_train_mode if in_training else in_eval_mode
-    copied = mode(copy_module(model, clone_buffers))
-    watch = _Watch(copied, levels, fronts)
-    if in_training:
-        watch.may_drop = {name for name, module in model.named_modules() if not module.training}
 
-    def note(_module: nn.Module, _args: object, output: object) -> None:
-        watch.begin(output)  # before the hook by which the first module of a region hands on a part of it
+    def start(copied: nn.Module) -> _Watch:
+        watch = _Watch(copied, levels, fronts)
+        if in_training:
+            watch.may_drop = {name for name, module in model.named_modules() if not module.training}
+        return watch
 
-    handles = [copied.get_submodule(path).register_forward_hook(note, prepend=True)]
-    for name, module in copied.named_modules():
-        if name != path and not name.startswith(f"{path}."):
-            handles.append(module.register_forward_pre_hook(watch.entering(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(watch.leaving, always_call=True))
-    try:
-        with watch:
-            watch.end(call(copied))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return watch.found
+    return watched(model, path, call, start, in_training=in_training).found
 
 
 @dataclass(eq=False)
@@ -168,14 +153,13 @@ class _Frame:
     rerouted: list[Call] = field(default_factory=list)
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(Watch):
     """Follows everything that is made of the outputs of the adapted module."""
 
     def __init__(self, model: nn.Module, levels: Mapping[str, Statement], fronts: Collection[str]) -> None:
         super().__init__()
         self.found = Readings(read={level: [] for level in levels}, levels=levels)
         self._model, self._levels, self._fronts = model, levels, set(fronts)
-        self._known: dict[int, tuple[torch.Tensor, Statement]] = {}
         self._frames: list[_Frame] = []
         self._called: dict[str, list[tuple[Call, ...]]] = {}
         self._plain_calls: set[str] = set()
@@ -192,7 +176,7 @@ class _Watch(TorchFunctionMode):
 
     def end(self, output: object) -> None:
         """Note what the model returns, and settle what was seen in several calls."""
-        for stated in self._stated_in(output):
+        for stated in self.stated_in(output):
             self.found.refuse(stated, Obstacle("the caller of the model"))
         for path, calls in self._called.items():
             if any(one != calls[0] for one in calls):
@@ -203,15 +187,6 @@ class _Watch(TorchFunctionMode):
         for path, stated in (self.found.readers | fronts).items():
             if path in self._plain_calls:
                 self.found.refuse(stated, Obstacle(f"another call of {path}"))
-
-    def statement(self, tensor: torch.Tensor) -> Statement | None:
-        """What is known of a tensor."""
-        found = self._known.get(id(tensor))
-        return None if found is None else found[1]
-
-    def _stated_in(self, value: object) -> list[Statement]:
-        found = (self.statement(tensor) for tensor in tensors_in(value))
-        return [one for one in found if one is not None]
 
     @property
     def _is_inside(self) -> bool:
@@ -237,7 +212,7 @@ class _Watch(TorchFunctionMode):
 
     def _read(self, name: str, module: nn.Module, given: list[Any]) -> bool:
         """Note what a layer reads."""
-        stated = self._stated_in(given)
+        stated = self.stated_in(given)
         if not stated:
             self._plain_calls.add(name)
             return False
@@ -263,7 +238,7 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = function_name(func)
-        told = not self._is_inside and name not in SHAPE_ONLY and self._stated_in((args, kwargs))
+        told = not self._is_inside and name not in SHAPE_ONLY and self.stated_in((args, kwargs))
         frames = self._frames[-1:] if told and self._follow(name, func, args, kwargs or {}, result) else self._frames
         for frame in frames:
             frame.calls[name] += 1
@@ -294,7 +269,7 @@ class _Watch(TorchFunctionMode):
 
     def _refuse(self, name: str, why: str, given: object) -> None:
         frame = self._frames[-1] if self._frames else None
-        stated = self._stated_in(given)
+        stated = self.stated_in(given)
         module = ""
         if frame is not None and not frame.module._modules and len(stated) == 1 and "dropout" not in name:
             tensor = next(one for one in tensors_in(given) if self.statement(one) is not None)

@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, path_text, paths
-from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, follow
 from autoadapt.swapping.folding.reading_layers import channels_of_each, is_reader, misfit, why_not_read
 from autoadapt.swapping.folding.rerouting import function_name
 from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
+from autoadapt.swapping.folding.watched_runs import Watch, watched
 
 __all__ = ["Widths", "widths_of"]
 
@@ -107,35 +105,17 @@ def widths_of(
         found: What was seen in another run; what is seen in this one is added.
         in_training: Whether it runs in train mode.
     """
-    mode = in_train_mode if in_training else in_eval_mode
-    copied = mode(copy_module(model, clone_buffers))
-    watch = _Watch(copied, levels, Widths() if found is None else found)
-
-    def note(_module: nn.Module, _args: object, output: object) -> None:
-        watch.begin(output)
-
-    handles = [copied.get_submodule(path).register_forward_hook(note, prepend=True)]
-    for name, module in copied.named_modules():
-        if name != path and not name.startswith(f"{path}."):
-            handles.append(module.register_forward_pre_hook(watch.entering(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(watch.leaving, always_call=True))
-    try:
-        with watch:
-            watch.end(call(copied))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return watch.found
+    start = Widths() if found is None else found
+    return watched(model, path, call, lambda copied: _Watch(copied, levels, start), in_training=in_training).found
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(Watch):
     """Follows channels by their number and place alone."""
 
     def __init__(self, model: nn.Module, levels: Mapping[str, int], found: Widths) -> None:
         super().__init__()
         self.found = found
         self._model, self._levels = model, levels
-        self._known: dict[int, tuple[torch.Tensor, Statement]] = {}
         self._frames: list[tuple[str, nn.Module, Statement | None, bool]] = []
         self._plain_calls: set[str] = set()
 
@@ -148,7 +128,7 @@ class _Watch(TorchFunctionMode):
 
     def end(self, output: object) -> None:
         """Note what the model returns."""
-        for stated in self._stated_in(output):
+        for stated in self.stated_in(output):
             self.found.freeze(stated, "the caller of the model")
         for path in self._plain_calls & self.found.reads.keys():
             self.found.freeze(self.found.reads[path], f"another call of {path}")
@@ -161,18 +141,11 @@ class _Watch(TorchFunctionMode):
         self.found.sizes.setdefault(group, set()).add(_others(tensor, axis))
         self._known[id(tensor)] = tensor, _stated(axis, (Piece(group, size),))
 
-    def _of(self, tensor: object) -> Statement | None:
-        known = self._known.get(id(tensor))
-        return None if known is None else known[1]
-
-    def _stated_in(self, value: object) -> list[Statement]:
-        return [one for tensor in tensors_in(value) if (one := self._of(tensor)) is not None]
-
     def entering(self, name: str) -> Callable[..., None]:
         """A forward pre-hook of a module."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            stated = self._of(args[0]) if args else None
+            stated = self.statement(args[0]) if args else None
             is_whole = not self._is_inside and (is_reader(module) or channels_of_each(module) > 0)
             if is_whole:
                 stated = self._read(name, module, stated, [*args, *kwargs.values()])
@@ -186,7 +159,7 @@ class _Watch(TorchFunctionMode):
 
     def _read(self, name: str, module: nn.Module, stated: Statement | None, given: list[Any]) -> Statement | None:
         """Note what a layer reads, and what of it comes out at the same places: all, or nothing of a reader."""
-        others = self._stated_in(given[1:])
+        others = self.stated_in(given[1:])
         if stated is None:
             self._plain_calls.add(name)
         each = channels_of_each(module)
@@ -223,7 +196,7 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = function_name(func)
-        told = [] if self._is_inside or name in SHAPE_ONLY else self._stated_in((args, kwargs))
+        told = [] if self._is_inside or name in SHAPE_ONLY else self.stated_in((args, kwargs))
         parts = [result] if isinstance(result, torch.Tensor) else list(tensors_in(result))
         if not told or (name == "__get__" and not parts):
             return result
@@ -248,17 +221,17 @@ class _Watch(TorchFunctionMode):
         """
         if name in _TWO and len(args) == 2:
             return (self._of_two(args, result),)
-        stated = self._of(args[0]) if args else None
+        stated = self.statement(args[0]) if args else None
         if name in _EACH and stated is not None and isinstance(result, torch.Tensor):
             return (stated,)
-        done = follow(func, args, kwargs, result, self._of)
+        done = follow(func, args, kwargs, result, self.statement)
         if done.does:
             raise NotLinearError("it takes some of the channels")
         return done.statements
 
     def _of_two(self, args: tuple[Any, ...], result: torch.Tensor) -> Statement:
         """Two tensors of as many channels; or one, and what is the same for all of them."""
-        known = [(self._of(one), one) for one in args]
+        known = [(self.statement(one), one) for one in args]
         told = [(stated, one) for stated, one in known if stated is not None]
         wide = [
             (stated, one) for stated, one in told if one.dim() == result.dim() and one.shape == result.shape
