@@ -1,8 +1,8 @@
 """Batch axes: which axis of sequences lists samples, told by what is read across it.
 
 Recurrent layers and transformers of torch take `[N, B, C]`, spiking networks `[T, B, C, H, W]`, most others samples
-first, and sizes do not tell which. Where
-one sample is changed, the others stay as they are; where a token is, others that read it do not.
+first, and sizes do not tell which. Where one sample is changed, the others stay as they are; where a token is, others
+that read it do not.
 """
 
 from __future__ import annotations
