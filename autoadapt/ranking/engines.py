@@ -37,10 +37,12 @@ class Lost:
     Attributes:
         said: How it ended.
         again: Whether the candidate may be tried once more; Dask may have done so by itself.
+        neighbours: Whether others ran beside it, any of which may have been the one that ended them all.
     """
 
     said: str
     again: bool = True
+    neighbours: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class _Processes:
                         yield running.pop(number), Ranked.model_validate_json(text)
                 return
             except BrokenProcessPool as error:
-                yield from ((task, Lost(one_line(error))) for task in list(running.values()))
+                lost = Lost(one_line(error), neighbours=len(running) > 1)
+                yield from ((task, lost) for task in list(running.values()))
 
 
 def _tried_on_dask(task: Task) -> str:

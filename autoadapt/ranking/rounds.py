@@ -67,21 +67,33 @@ def _noted(candidate: Candidate, place: Place, journal: Journal) -> Ranked:
 def _by_workers(
     candidates: Iterable[Candidate], place: Place, engine: Engine, tell: Callable[[str], None]
 ) -> Iterator[Ranked]:
-    """All of them, then those whose worker died; a death may have taken neighbours with it, so alone from then on."""
-    lost, staying = list[Task](), list[Ranked]()
+    """All of them, then those whose worker died, one at a time.
+
+    A death that may have been a neighbour's does not count: such a candidate has its two tries alone.
+    """
+    lost, staying = list[tuple[Task, int]](), list[Ranked]()
     for task, outcome in engine.outcomes(place, _packed(candidates, staying)):
         if isinstance(outcome, Ranked):
             yield outcome
         elif outcome.again:
             tell(f"the worker that tried {task.name} died: {outcome.said}")
-            lost.append(task)
+            lost.append((task, 1 + outcome.neighbours))
         else:
             yield _deadly(task, outcome)
     yield from staying
-    for one in lost:
-        tell(f"{one.name} once more")
-        for task, outcome in engine.outcomes(place, [one]):
-            yield outcome if isinstance(outcome, Ranked) else _deadly(task, outcome)
+    for one, tries in lost:
+        yield _alone(one, tries, place, engine, tell)
+
+
+def _alone(task: Task, tries: int, place: Place, engine: Engine, tell: Callable[[str], None]) -> Ranked:
+    while True:
+        tell(f"{task.name} once more")
+        [(_, outcome)] = engine.outcomes(place, [task])
+        tries -= 1
+        if isinstance(outcome, Ranked):
+            return outcome
+        if not tries:
+            return _deadly(task, outcome)
 
 
 def _packed(candidates: Iterable[Candidate], staying: list[Ranked]) -> Iterator[Task]:

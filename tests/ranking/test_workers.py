@@ -38,7 +38,10 @@ LIKE = ["f32[B, 8, ceil(H/4), ceil(W/4)]"]
 
 
 class FakeEngine:
-    """Loses candidates as it is told, a letter for each time that one comes by: o for a row, x for a death."""
+    """Loses candidates as it is told, a letter for each time that one comes by.
+
+    o gives a row, x is a death, and n one that may have been a neighbour's.
+    """
 
     def __init__(self, fates: dict[str, str], *, again: bool = True) -> None:
         self.fates = {name: iter(fate) for name, fate in fates.items()}
@@ -49,8 +52,9 @@ class FakeEngine:
         self.rounds.append([])
         for task in tasks:
             self.rounds[-1].append(task.name)
-            dies = next(self.fates[task.name]) == "x"
-            yield task, Lost("SIGKILL(-9)", self.again) if dies else Ranked(source=task.name)
+            fate = next(self.fates[task.name])
+            lost = Lost("SIGKILL(-9)", self.again, neighbours=fate == "n")
+            yield task, Ranked(source=task.name) if fate == "o" else lost
 
 
 def carried(engine: FakeEngine, state: Path | None = None) -> dict[str, str]:
@@ -67,6 +71,13 @@ def test_a_lost_candidate_is_tried_once_more_alone_and_then_given_up(tmp_path: P
     again = FakeEngine({"timm:b": "o"})
     assert carried(again, tmp_path / "s.jsonl") == {"timm:a": "", "timm:b": "", "timm:c": ""}
     assert again.rounds == [["timm:b"]]
+
+
+def test_a_death_that_may_be_a_neighbours_leaves_a_candidate_its_two_tries() -> None:
+    engine = FakeEngine({"timm:a": "nxo", "timm:b": "nxx", "timm:c": "no"})
+    said = "its worker died each time it was tried: SIGKILL(-9)"
+    assert carried(engine) == {"timm:a": "", "timm:b": said, "timm:c": ""}
+    assert engine.rounds[1:] == [["timm:a"], ["timm:a"], ["timm:b"], ["timm:b"], ["timm:c"]]
 
 
 def test_what_an_engine_has_tried_again_itself_is_not_tried_once_more() -> None:
