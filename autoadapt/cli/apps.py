@@ -19,6 +19,7 @@ from autoadapt.cli.module_commands import (
     swap_command,
     verify_command,
 )
+from autoadapt.cli.options import spread
 from autoadapt.cli.rank_command import rank_command
 from autoadapt.cli.saved_commands import check_command, export_command, fold_command, models_command, show_command
 from autoadapt.cli.weight_commands import transfer_command
@@ -59,7 +60,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 }
 
 for _name, (_command, _example) in _COMMANDS.items():
-    app.command(_name, cls=Command, epilog=f"Example: {_example}")(_command)
+    app.command(_name, cls=Command, epilog=f"Example: {_example}")(spread(_command))
 
 
 def _say_version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
 from autoadapt.cli.named_models import backbone, model, refuse_unnamed
-from autoadapt.cli.options import Allow, AsJson, Debug, Html, Like, Model, Refine, Weights, at_home, writable
+from autoadapt.cli.options import Answer, Like, Model, Refine, Weights, at_home, writable
 from autoadapt.cli.typed_sources import CONFIG, FILES
 from autoadapt.errors import Mismatch, SourceError
 
@@ -63,16 +63,14 @@ def calibrate_command(
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="draw how it went: .svg, .png", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="for the choice of images and random weights")] = 0,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    answer: Answer,
 ) -> None:
     """Fit the adapters on pictures, so that the old head keeps working. Exit code 1 if that is of no use.
 
     A folder of adapt --out is calibrated as it is, and so is the part --at of a folder of swap --out.
     """
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         from autoadapt.adapting.building import AdaptedModule
         from autoadapt.calibration import calibrate
         from autoadapt.contracts.modes import in_eval_mode
@@ -85,11 +83,11 @@ def calibrate_command(
         with working(f"calibrating {new} like {like}"):
             _refuse_signature(like)
             asked = pretrained is not False
-            old = _weighted(model if at else backbone, like, like_weights, asked, allow or ())
-            made = _weighted(backbone, new, new_weights, asked, allow or ())
+            old = _weighted(model if at else backbone, like, like_weights, asked, answer.allowed)
+            made = _weighted(backbone, new, new_weights, asked, answer.allowed)
             if not any(isinstance(part, AdaptedModule) for part in made.modules()):
                 refuse_unnamed(made, new, out if out is None or out.suffix != ADAPTERS else None)
-            reader = in_eval_mode(model(head, allow=allow or ())) if head else None
+            reader = in_eval_mode(model(head, allow=answer.allowed)) if head else None
             pictures = preprocessing_of(old, name_of(old))
             batches = read_images(images, pictures, count=count, batch=batch, seed=seed)
             net = _adapted(made, old, at, batches.shape, seed)
@@ -105,7 +103,7 @@ def calibrate_command(
                 seed=seed,
             )
         found = found.model_copy(update={"remarks": (*found.remarks, str(pictures), *batches.remarks())})
-        show(found, as_json)
+        show(found, answer.as_json)
         if out is not None and found.written:
             _keep(net, at, out, {"new": new, "like": like, "at": at, "solver": found.solver})
         if picture is not None:
@@ -113,7 +111,7 @@ def calibrate_command(
         for path in (picture, out if found.written else None):
             if path is not None:
                 wrote(path)
-        write_page(html, found)
+        write_page(answer.html, found)
         raise typer.Exit(HOLDS if found.written else DOES_NOT_HOLD)
 
 

@@ -13,30 +13,17 @@ from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, keep, running, show, 
 from autoadapt.cli.named_models import backbone, contract, example, model, refuse_unnamed, saved_parts
 from autoadapt.cli.options import (
     Allow,
+    Answer,
     AsJson,
-    Channels,
     Debug,
-    Fit,
-    Grid,
-    Html,
-    Indices,
-    IndicesChoice,
     Inputs,
     Like,
+    Matching,
     MaybeLike,
     Model,
-    Outputs,
-    Pairs,
-    Project,
     ProjectBias,
-    ProjectChoice,
     RefitChoice,
-    Resolution,
-    Statistics,
-    Thin,
-    ThinChoice,
     Weights,
-    chosen,
     named_path,
     writable,
     writable_folder,
@@ -60,19 +47,17 @@ def capture_command(
     out: Annotated[
         Path | None, typer.Option(help="save the signature to this file", callback=writable, show_default=False)
     ] = None,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    answer: Answer,
 ) -> None:
     """Say what goes into a model and what comes out, at every input size."""
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         with working(f"capturing {source}"):
             from autoadapt.contracts.capturing import capture
 
-            made = (backbone if levels else model)(source, allow=allow or ())
+            made = (backbone if levels else model)(source, allow=answer.allowed)
             signature = capture(made, _inputs(made, inputs), at=at)
-        show(signature, as_json, html)
+        show(signature, answer.as_json, answer.html)
         if out is not None:
             keep(signature, out)
 
@@ -81,43 +66,23 @@ def plan_command(
     new: Model,
     like: Like,
     inputs: Inputs = None,
-    outputs: Outputs = None,
-    pair: Pairs = None,
-    project: Project = ProjectChoice.needed,
-    indices: Indices = IndicesChoice.refuse,
-    thin: Thin = ThinChoice.farthest,
-    grid: Grid = None,
-    resolution: Resolution = None,
-    fit: Fit = None,
-    channels: Channels = None,
-    statistics: Statistics = None,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    matching: Matching,
+    answer: Answer,
 ) -> None:
     """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         with working(f"planning {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
-            net = _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
-        show(net.plan, as_json, html)
+            net = _adapted(new, like, inputs, answer.allowed, **matching.arguments())
+        show(net.plan, answer.as_json, answer.html)
 
 
 def adapt_command(
     new: Model,
     like: Like,
     inputs: Inputs = None,
-    outputs: Outputs = None,
-    pair: Pairs = None,
-    project: Project = ProjectChoice.needed,
-    indices: Indices = IndicesChoice.refuse,
-    thin: Thin = ThinChoice.farthest,
-    grid: Grid = None,
-    resolution: Resolution = None,
-    fit: Fit = None,
-    channels: Channels = None,
-    statistics: Statistics = None,
+    *,
+    matching: Matching,
     project_bias: ProjectBias = True,
     pretrained: Weights = None,
     out: Annotated[
@@ -134,26 +99,20 @@ def adapt_command(
     source: Annotated[
         Path | None, typer.Option(help="write it as one file of plain PyTorch", callback=writable, show_default=False)
     ] = None,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Adapt a model to another one's outputs, and prove it. Exit code 1 if it does not hold; then nothing is saved."""
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         from autoadapt.sources import published
 
         with working(f"adapting {new} like {like}"):
-            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
-            options |= {"project_bias": project_bias}
-            net = _adapted(
-                new, like, inputs, allow or (), outputs=outputs, pretrained=bool(pretrained), out=out, **options
-            )
+            options = {**matching.arguments(), "project_bias": project_bias, "pretrained": bool(pretrained)}
+            net = _adapted(new, like, inputs, answer.allowed, out=out, **options)
             report = net.verify()
         from autoadapt.cli.results import Adapted
 
         with keeping(out if report.passed and not adapters_only else None):
-            show(Adapted(plan=net.plan, verification=report), as_json, html, (net.plan, report))
+            show(Adapted(plan=net.plan, verification=report), answer.as_json, answer.html, (net.plan, report))
         if report.passed:
             _kept(net, out, source, adapters_only=adapters_only)
             if out is not None and not adapters_only and published(new) and not pretrained:
@@ -178,40 +137,29 @@ def verify_command(
     new: Model,
     like: MaybeLike = None,
     inputs: Inputs = None,
-    outputs: Outputs = None,
-    pair: Pairs = None,
-    project: Project = ProjectChoice.needed,
-    indices: Indices = IndicesChoice.refuse,
-    thin: Thin = ThinChoice.farthest,
-    grid: Grid = None,
-    resolution: Resolution = None,
-    fit: Fit = None,
-    channels: Channels = None,
-    statistics: Statistics = None,
+    *,
+    matching: Matching,
     thorough: Annotated[bool, typer.Option("--thorough", help="also compile and export: minutes")] = False,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Prove that a model, adapted to another, keeps its signature. Exit code 1 if it does not.
 
     A folder of adapt --out needs no --like: it is verified against the contract that it was saved with. Of a folder
     of swap --out this is done for each part that was swapped.
     """
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         with working(f"verifying {new}" + (f" like {like}" if like else "")):
-            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
+            options = matching.arguments()
             parts = saved_parts(new) if like is None else {}
             if parts:
-                _verified(parts, allow or (), thorough=thorough, as_json=as_json, html=html)
+                _verified(parts, answer.allowed, thorough=thorough, as_json=answer.as_json, html=answer.html)
             net = (
-                _adapted(new, like, inputs, allow or (), outputs=outputs, **options)
+                _adapted(new, like, inputs, answer.allowed, **options)
                 if like is not None
-                else _saved(new, allow or ())
+                else _saved(new, answer.allowed)
             )
             report = net.verify(thorough=thorough)
-        show(report, as_json, html)
+        show(report, answer.as_json, answer.html)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
 
 
@@ -233,16 +181,8 @@ def swap_command(
     path: Annotated[str, typer.Argument(help="submodule, pattern 'heads.*', span 'conv1:layer4' or list 'conv1,bn1'")],
     new: Annotated[str, typer.Argument(help="a model, or linear, channel_linear, conv1x1, mlp, identity")],
     inputs: Inputs = None,
-    outputs: Outputs = None,
-    pair: Pairs = None,
-    project: Project = ProjectChoice.needed,
-    indices: Indices = IndicesChoice.refuse,
-    thin: Thin = ThinChoice.farthest,
-    grid: Grid = None,
-    resolution: Resolution = None,
-    fit: Fit = None,
-    channels: Channels = None,
-    statistics: Statistics = None,
+    *,
+    matching: Matching,
     project_bias: ProjectBias = True,
     refit: Annotated[
         RefitChoice | None,
@@ -254,29 +194,26 @@ def swap_command(
         Path | None,
         typer.Option(help="swap, and save the model to this folder", callback=writable_folder, show_default=False),
     ] = None,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Say what replacing a submodule of a bigger model would do, or do it (--out). Exit code 1 if it is refused."""
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         with working(f"swapping {path} of {whole}"):
             from autoadapt.swapping import swap
             from autoadapt.swapping.replacements import Kind
 
-            options = chosen(pair, project, indices, thin, grid, resolution, fit, channels, statistics)
+            options = matching.arguments()
             is_layer = new in get_args(Kind)
-            old = model(whole, allow=allow or ())
+            old = model(whole, allow=answer.allowed)
             places = [place.strip() for place in path.split(",")] if "," in path else path
-            made = new if is_layer else model(new, allow=allow or ())
+            made = new if is_layer else model(new, allow=answer.allowed)
             if not isinstance(made, str):
                 refuse_unnamed(made, new, out)
             options |= {"project_bias": project_bias, "refit": False if refit is None else refit.value}
-            options |= {"outputs": outputs, "allow_cost": allow_cost, "max_parameters": max_parameters}
+            options |= {"allow_cost": allow_cost, "max_parameters": max_parameters}
             call = _inputs(old, inputs)
             report = swap(old, places, made, inputs=call, dry_run=True, **options)
-        show(report, as_json, html)
+        show(report, answer.as_json, answer.html)
         if report.passed and out is not None:
             from autoadapt.saving import save
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +18,7 @@ from autoadapt.files.writing import check_place
 
 __all__ = [
     "Allow",
+    "Answer",
     "AsJson",
     "Channels",
     "Debug",
@@ -24,6 +29,7 @@ __all__ = [
     "IndicesChoice",
     "Inputs",
     "Like",
+    "Matching",
     "MaybeLike",
     "Model",
     "Outputs",
@@ -39,11 +45,11 @@ __all__ = [
     "ThinChoice",
     "Weights",
     "at_home",
-    "chosen",
     "read_grid",
     "read_pairs",
     "read_statistics",
     "reading",
+    "spread",
 ]
 
 
@@ -297,28 +303,34 @@ def _parted(text: str, example: str) -> tuple[str, str]:
     return left, right
 
 
-def chosen(
-    pairs: list[str] | None,
-    project: ProjectChoice,
-    indices: IndicesChoice,
-    thin: ThinChoice,
-    grid: list[str] | None,
-    resolution: ResolutionChoice | None,
-    fit: FitChoice | None,
-    channels: str | None,
-    statistics: list[str] | None,
-) -> dict[str, Any]:
-    """The options that `adapt` and `swap` share, as their keyword arguments."""
-    return {
-        "pairs": read_pairs(pairs),
-        "project": project.value,
-        "indices": indices.value,
-        "thin": thin.value,
-        "grid": read_grid(grid),
-        "channels": None if channels is None else channels.split(","),
-        "input_statistics": read_statistics(statistics),
-        **reading(resolution, fit),
-    }
+@dataclass(frozen=True)
+class Matching:
+    """What `adapt` and `swap` are told of how outputs are served; each an option of its own of every command."""
+
+    outputs: Outputs = None
+    pair: Pairs = None
+    project: Project = ProjectChoice.needed
+    indices: Indices = IndicesChoice.refuse
+    thin: Thin = ThinChoice.farthest
+    grid: Grid = None
+    resolution: Resolution = None
+    fit: Fit = None
+    channels: Channels = None
+    statistics: Statistics = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments of `adapt` and `swap`."""
+        return {
+            "outputs": self.outputs,
+            "pairs": read_pairs(self.pair),
+            "project": self.project.value,
+            "indices": self.indices.value,
+            "thin": self.thin.value,
+            "grid": read_grid(self.grid),
+            "channels": None if self.channels is None else self.channels.split(","),
+            "input_statistics": read_statistics(self.statistics),
+            **reading(self.resolution, self.fit),
+        }
 
 
 def reading(resolution: ResolutionChoice | None, fit: FitChoice | None) -> dict[str, Any]:
@@ -327,3 +339,49 @@ def reading(resolution: ResolutionChoice | None, fit: FitChoice | None) -> dict[
         "resolution": None if resolution is None else resolution.value,
         "fit": None if fit is None else fit.value,
     }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whose code may run, and how a command answers; each an option of its own."""
+
+    allow: Allow = None
+    html: Html = None
+    as_json: AsJson = False
+    debug: Debug = False
+
+    @property
+    def allowed(self) -> Sequence[str]:
+        """Files and packages whose code may run."""
+        return self.allow or ()
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer takes it: in place of a dataclass among its arguments stand that class's fields.
+
+    Example:
+        >>> def command(name: str, *, answer: Answer) -> None:
+        ...     print(name, answer.as_json)
+        >>> list(inspect.signature(spread(command)).parameters)
+        ['name', 'allow', 'html', 'as_json', 'debug']
+        >>> spread(command)(name="a", as_json=True)
+        a True
+    """
+    parameters, kinds = list[inspect.Parameter](), dict[str, Any]()
+    for one in inspect.signature(command, eval_str=True).parameters.values():
+        if is_dataclass(one.annotation):
+            kinds[one.name] = one.annotation
+            parameters += inspect.signature(kinds[one.name], eval_str=True).parameters.values()
+        else:
+            parameters.append(one)
+    parameters = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, kind in kinds.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind) if field.name in given})
+        command(**given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run

@@ -13,7 +13,7 @@ import typer
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.model_names import complete_source
 from autoadapt.cli.named_models import contract, is_name, model
-from autoadapt.cli.options import SOURCES, Allow, AsJson, Debug, Fit, Html, Inputs, Like, Resolution, Weights, reading
+from autoadapt.cli.options import SOURCES, Answer, Fit, Inputs, Like, Resolution, Weights, reading
 from autoadapt.cli.typed_sources import checked_source, is_saved
 from autoadapt.showing.tables import shorten
 
@@ -84,13 +84,11 @@ def rank_command(
         str | None, typer.Option(help="time after which no other is begun: 90min, 2h", show_default=False)
     ] = None,
     cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    answer: Answer,
 ) -> None:
     """Which backbone should I take? Costs and, with --images, agreement. Exit code 1 if none fits."""
-    with running(as_json, debug), _resumable(state), _workers(backend, jobs):
+    with running(answer.as_json, answer.debug), _resumable(state), _workers(backend, jobs):
         from torch import nn
 
         from autoadapt.cli.example_inputs import read_inputs
@@ -101,23 +99,23 @@ def rank_command(
 
         if picture is not None:
             check_drawable(picture)
-        _check_names(candidates, allow or ())
+        _check_names(candidates, answer.allowed)
         published = pretrained if pretrained is not None else images is not None
         holds_module = images is not None and is_saved(like)  # pictures run through it; else its signature will do
-        old = (model if holds_module else contract)(like, pretrained=published, allow=allow or ())
+        old = (model if holds_module else contract)(like, pretrained=published, allow=answer.allowed)
         pictures = preprocessing_of(old, like) if images is not None and isinstance(old, nn.Module) else None
         batches = _read(images, pictures, count)
-        made = {one: one if is_name(one) else model(one, allow=allow or ()) for one in candidates}
+        made = {one: one if is_name(one) else model(one, allow=answer.allowed) for one in candidates}
         found = rank(
             made,
             old,
             inputs=read_inputs(inputs or ()),
             data=batches,
-            head=None if head is None else in_eval_mode(model(head, allow=allow or ())),
+            head=None if head is None else in_eval_mode(model(head, allow=answer.allowed)),
             held_out=_read(held_out, pictures, count),
             images=count,
             pretrained=published,
-            allow=allow or (),
+            allow=answer.allowed,
             state=state,
             report=_say,
             jobs=jobs,
@@ -127,7 +125,7 @@ def rank_command(
         )
         if pictures is not None:
             found = found.model_copy(update={"remarks": (*found.remarks, str(pictures), *_skipped(batches))})
-        show(found, as_json, html)
+        show(found, answer.as_json, answer.html)
         if picture is not None and found:
             found.picture(picture, cost=cost.value)
             wrote(picture)

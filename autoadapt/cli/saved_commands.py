@@ -25,7 +25,19 @@ from autoadapt.cli.exit_codes import (
 )
 from autoadapt.cli.model_names import known_names
 from autoadapt.cli.named_models import contract, example, model
-from autoadapt.cli.options import Allow, AsJson, Debug, Html, Inputs, MaybeLike, Model, Outputs, at_home, writable
+from autoadapt.cli.options import (
+    Allow,
+    Answer,
+    AsJson,
+    Debug,
+    Html,
+    Inputs,
+    MaybeLike,
+    Model,
+    Outputs,
+    at_home,
+    writable,
+)
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.showing.tables import hanging
 
@@ -42,21 +54,19 @@ def export_command(
     out: Annotated[Path, typer.Argument(help="the file: .onnx, .pt2 or .pt", callback=writable, show_default=False)],
     like: MaybeLike = None,
     inputs: Inputs = None,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    answer: Answer,
 ) -> None:
     """Write a model for other runtimes, at every legal size, and compare it with the model as it runs.
 
     A folder of adapt --out is written as it is; any other model is first adapted to --like, or to itself.
     """
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         from autoadapt.saving.exporting import export
 
         with working(f"exporting {source}"):
-            found = export(_adapted(source, like, inputs, allow or ()), out)
-        show(found, as_json, html)
+            found = export(_adapted(source, like, inputs, answer.allowed), out)
+        show(found, answer.as_json, answer.html)
         wrote(out)
 
 
@@ -66,28 +76,26 @@ def fold_command(
     at: Annotated[str, typer.Option(help="where the adapted module stands, if there are several")] = "",
     outputs: Outputs = None,
     inputs: Inputs = None,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    answer: Answer,
 ) -> None:
     """Merge adapters into the layers that read them, and write the model for other runtimes, compared as by export.
 
     It takes whole models, as swap --out writes them: what reads the adapters must be in the model.
     """
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         from autoadapt.cli.example_inputs import read_inputs
         from autoadapt.contracts.capturing.arguments import told_example
         from autoadapt.saving.exporting import export
         from autoadapt.swapping.folding import fold
 
         with working(f"folding {source}"):
-            made = model(source, allow=allow or ())
+            made = model(source, allow=answer.allowed)
             call = read_inputs(inputs) if inputs else example(made)
             call = told_example(made) if call is None else call
             folded = fold(made, at=at or None, inputs=call, outputs=outputs)
             found = export(folded, out, inputs=call)
-        show(found, as_json, html)
+        show(found, answer.as_json, answer.html)
         typer.echo(f"folded: {_count(made)} parameters became {_count(folded)}", err=True)
         wrote(out)
 

@@ -10,7 +10,7 @@ import typer
 
 from autoadapt.cli.exit_codes import running, show, working, write_page, wrote
 from autoadapt.cli.named_models import model
-from autoadapt.cli.options import Allow, AsJson, Debug, Html, Model
+from autoadapt.cli.options import Answer, Model
 
 __all__ = ["transfer_command"]
 
@@ -61,19 +61,17 @@ def transfer_command(
         Path | None, typer.Option(help="save the loaded weights (.safetensors); else a dry run", show_default=False)
     ] = None,
     report: Annotated[Path | None, typer.Option(help="save the report (JSON)", show_default=False)] = None,
-    allow: Allow = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    answer: Answer,
 ) -> None:
     """Say which weights of a checkpoint fit a model. Exit code 1 if less than --min-coverage do, or none."""
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         from autoadapt.weights import transfer_command as run_transfer
 
         with working(f"reading {checkpoint}"):
             found = run_transfer(
                 checkpoint,
-                model(target, allow=allow or ()),
+                model(target, allow=answer.allowed),
                 scope=scope,
                 include=include or (),
                 exclude=exclude or (),
@@ -88,9 +86,9 @@ def transfer_command(
                 expect_unexpected=expect_unexpected or (),
                 output=output,
                 report=report,
-                told=lambda result: show(result, as_json),
+                told=lambda result: show(result, answer.as_json),
             )
         for path in (output, report):
             if path is not None:
                 wrote(path)
-        write_page(html, found)
+        write_page(answer.html, found)
