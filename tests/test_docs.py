@@ -28,6 +28,7 @@ from autoadapt.reports import plan_svg
 DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))  # where the hooks of the site stand
 
+import architecture_picture  # noqa: E402
 import depth_picture  # noqa: E402
 import error_codes  # noqa: E402
 import error_texts  # noqa: E402
@@ -120,6 +121,7 @@ def test_no_block_is_left_out() -> None:
 
 def test_the_picture_of_depth_is_what_its_script_draws() -> None:
     assert (DOCS / "depth.svg").read_text(encoding="utf-8") == depth_picture.picture()
+    assert (DOCS / "architecture.svg").read_text(encoding="utf-8") == architecture_picture.picture()
 
 
 def test_the_gallery_has_twelve_pictures_and_each_is_what_its_script_draws() -> None:
