@@ -13,7 +13,7 @@ from torch import nn
 from autoadapt.adapting.building import mark_calibrated
 from autoadapt.calibration import workers
 from autoadapt.calibration.asked import check_asked, check_old
-from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
+from autoadapt.calibration.choosing import Solver, has_few_tokens
 from autoadapt.calibration.class_anchors import class_anchor, from_classifiers
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
@@ -31,7 +31,7 @@ from autoadapt.calibration.projections import (
     set_weights,
     weight_and_offset,
 )
-from autoadapt.calibration.refining import Refine, Refined, refined, steps_of
+from autoadapt.calibration.refining import Refine, Refined, refined, stepped, steps_of
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import REPORTED, Samples
@@ -219,21 +219,19 @@ class _Session:
         held_out_maps = fitting.held_out_maps(choice.recipes)
         scores = [None if judge is None else judge.score(maps, on_all=True) for maps in (*floors, held_out_maps)]
         fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], images) for p in fitting.projections]
-        maps = fitting.maps(choice.recipes)
-        slopes = not refine or judge is None or judge.passes_gradients(maps)
-        further = self._further(judge, fitting, choice, held_out_maps, refine) if slopes else None
+        slopes = not refine or judge is None or judge.passes_gradients(next(iter(held_out_maps.values())))
+        further = None
+        if refine and judge is not None and slopes:
+            further = refined(judge, fitting, held_out_maps, refine, self._seed)
         score = None if scores[2] is None else honest_after(scores[2], choice.score, honest)
         before, score = (None, score) if further is None else further.honest(choice.score, honest)
         failing = _below_floors(score, scores[:2], fits, self._groups)
-        maps, verdict = (maps if further is None else further.maps), "written"
-        if failing:
-            maps, instead = self._instead(judge, fitting, scores[1])
-            verdict = f"{instead}: {failing}"
+        instead, verdict = self._instead(judge, fitting, scores[1]) if failing else ([], "written")
         remarks_on_head = self._remarks_on_head(judge, refine, further, images, slopes=slopes)
         result = Calibration(
             name=self._pair.plan.source.title,
             written=not failing,
-            verdict=verdict,
+            verdict=f"{verdict}: {failing}" if failing else verdict,
             solver=choice.text + (f", {further.steps} steps on the head" if further is not None else ""),
             chosen_by=choice.reason,
             outputs=tuple(fits),
@@ -250,10 +248,13 @@ class _Session:
             head_images=0 if scores[2] is None else len(scores[2].losses),
             tokens=sum(map(fitting.count, fitting.projections)),
             seconds=0.0,
-            solver_seconds=fitting.seconds,
+            solver_seconds=0.0,
             bytes=used,
         )
-        return _Outcome(maps, result)
+        maps = instead if failing else fitting.last_maps(choice.recipes)
+        if judge is not None and further is not None and not failing:
+            maps = stepped(judge, fitting, maps, further, self._seed)
+        return _Outcome(maps, result.model_copy(update={"solver_seconds": fitting.seconds}))
 
     def _fitted_on(self, projection: Projection, parts: Sequence[Moments]) -> list[Moments]:
         """Moments of all workers; around zero where no offset takes a mean along."""
@@ -273,14 +274,6 @@ class _Session:
             if gain_over(mean_only, judge.score(dict.fromkeys(fitting.folds.held_out, there)), self._groups).is_sure:
                 return fitting.means(), "set to the mean of the old features"
         return [], "left as they were"
-
-    def _further(
-        self, judge: Judge | None, fitting: Fitting, choice: Choice, held_out_maps: HeldOutMaps, refine: Refine
-    ) -> Refined | None:
-        """What steps on the head's answer made of the maps, where these are better."""
-        if not refine or judge is None:
-            return None
-        return refined(judge, fitting, choice, held_out_maps, refine, self._seed)
 
     def _judge(self, samples: Samples) -> Judge | None:
         """What tries maps."""

@@ -98,8 +98,8 @@ class Fitting:
         if self._made:
             made = self._made[projection]
             without_parents = made[len(self.folds.numbers) :]
-            parts += [part for part in (*(made[fold] for fold in given), *without_parents) if part.count]
-        return parts
+            parts += [*(made[fold] for fold in given), *without_parents]
+        return [part for part in parts if part.count] or parts[:1]
 
     def spectrum(self, projection: int, folds: Sequence[int] | None = None, *, shared: bool = False) -> Spectrum:
         """Decomposition of some folds, or of all; if shared, one for all places of the layer."""
@@ -138,6 +138,18 @@ class Fitting:
     def maps(self, recipes: Sequence[Recipe], folds: Sequence[int] | None = None) -> list[AffineMap]:
         """The maps of all projections."""
         return [self.map(projection, recipe, folds) for projection, recipe in enumerate(recipes)]
+
+    def last_maps(self, recipes: Sequence[Recipe]) -> list[AffineMap]:
+        """The maps of all projections, fitted on everything; nothing can be held out after it.
+
+        All folds are put together in the memory of the first, since with many channels a sum beside them is dear.
+        """
+        self._known.clear()
+        for projection in self.projections:
+            first, *others = self._parts(projection, None)
+            for other in others:
+                first.absorb(other)
+        return self.maps(recipes)
 
     def held_out_map(self, projection: int, recipe: Recipe) -> dict[int, AffineMap]:
         """The map of one projection for each fold that is held out, fitted on the others."""

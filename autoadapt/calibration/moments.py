@@ -85,6 +85,18 @@ class Moments:
         self.xy_CD.add_(other.xy_CD).addr_(step_x_C, step_y_D, alpha=weight)
         self.yy_D += other.yy_D + weight * step_y_D.square()
 
+    def absorb(self, other: Moments) -> None:
+        """Count the tokens of others, whose memory is given back: they count none after it.
+
+        Example:
+            >>> one, other = (Moments.of(torch.ones(n, 1), torch.ones(n, 1)) for n in (2, 3))
+            >>> one.absorb(other)
+            >>> one.count, other.count, other.bytes
+            (5, 0, 0)
+        """
+        self.add(other)
+        vars(other).update(vars(Moments.zeros(0, 0)))
+
     def about_zero(self) -> Moments:
         """The same around zero in place of the means: what is fitted to them has no offset.
 

@@ -10,13 +10,12 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from autoadapt.calibration.choosing import Choice
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
 from autoadapt.calibration.honesty import honest_after
 from autoadapt.calibration.judging import TOGETHER, Judge, Score
 from autoadapt.calibration.solvers import AffineMap, deviations
 
-__all__ = ["Refine", "Refined", "refined", "steps_of"]
+__all__ = ["Refine", "Refined", "refined", "stepped", "steps_of"]
 
 Refine: TypeAlias = Literal["auto"] | int
 """At most so many steps; `auto` decides whether to take any."""
@@ -33,11 +32,12 @@ WIDTH = 64
 
 @dataclass(frozen=True)
 class Refined:
-    """Maps after some steps on the head, and the head's loss before and after on the same held-out images."""
+    """How many steps on the head are best, and its loss before and after on the same held-out images."""
 
     steps: int
+    limit: int
+    """Of steps, for which the rate was to fall to zero."""
     images: int
-    maps: list[AffineMap]
     before: Score
     after: Score
 
@@ -51,18 +51,15 @@ def steps_of(refine: Refine) -> int:
     return LIMITS[-1] if refine == "auto" else refine
 
 
-def refined(
-    judge: Judge, fitting: Fitting, choice: Choice, start: HeldOutMaps, refine: Refine, seed: int
-) -> Refined | None:
-    """Steps on the head, as many as are best for held-out images; None if they gain no more than a standard error.
+def refined(judge: Judge, fitting: Fitting, start: HeldOutMaps, refine: Refine, seed: int) -> Refined | None:
+    """How many steps on the head are best for held-out images; None if they gain no more than a standard error.
 
-    For each fold that is held out steps go over the images of the others; then as many go over all images as were best.
+    For each fold that is held out steps go over the images of the others.
 
     Args:
         judge: Tries maps, and says which way is down.
         fitting: What the closed form came from.
-        choice: The closed form to start from.
-        start: Its maps, by the fold that is held out.
+        start: The maps to start from, by the fold that is held out.
         refine: At most how many steps.
         seed: For the order of images.
     """
@@ -76,10 +73,13 @@ def refined(
             break
     if best is None or not best.score.loss < before.loss or before.is_as_good_as(best.score):
         return None
-    everything = _Descent(judge, fitting, fitting.folds.numbers, seed)
-    path = everything.steps(fitting.maps(choice.recipes), _counts(best.limit))
-    maps = next(reached for count, reached in path if count == best.steps)
-    return Refined(best.steps, everything.images, maps, before, best.score)
+    return Refined(best.steps, best.limit, len(judge.numbers(fitting.folds.numbers)), before, best.score)
+
+
+def stepped(judge: Judge, fitting: Fitting, maps: Sequence[AffineMap], found: Refined, seed: int) -> list[AffineMap]:
+    """The maps of all images after as many steps over all of them as were found best."""
+    path = _Descent(judge, fitting, fitting.folds.numbers, seed).steps(maps, _counts(found.limit))
+    return next(reached for count, reached in path if count == found.steps)
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,6 @@ class _Descent:
         self._numbers = judge.numbers(folds)
         self._seed = seed
         self._scales = [_Scales.of(fitting, projection, folds) for projection in fitting.projections]
-
-    @property
-    def images(self) -> int:
-        """How many the steps go over."""
-        return len(self._numbers)
 
     def steps(self, maps: Sequence[AffineMap], counts: Sequence[int]) -> Iterator[tuple[int, list[AffineMap]]]:
         """Maps after so many steps each."""

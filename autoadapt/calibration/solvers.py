@@ -103,8 +103,9 @@ def _scale(moments: Moments) -> torch.Tensor:
     return deviations(moments.xx_CC.diagonal(), moments.count)
 
 
-def _correlation(moments: Moments, scale_C: torch.Tensor) -> torch.Tensor:
-    return (moments.xx_CC / (scale_C * moments.count)).div_(scale_C[:, None])
+def _correlation(moments: Moments, scale_C: torch.Tensor, precision: torch.dtype = torch.float64) -> torch.Tensor:
+    made_CC = moments.xx_CC.to(precision, copy=True)
+    return made_CC.div_(scale_C * moments.count).div_(scale_C[:, None])
 
 
 def _restoring(made_D: torch.Tensor, moments: Moments) -> torch.Tensor:
@@ -114,8 +115,8 @@ def _restoring(made_D: torch.Tensor, moments: Moments) -> torch.Tensor:
     return torch.where(alive_D, wanted_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
 
 
-def _covariance(moments: Moments, scale_C: torch.Tensor) -> torch.Tensor:
-    return (moments.xy_CD / moments.count).div_(scale_C[:, None])
+def _covariance(moments: Moments, scale_C: torch.Tensor, precision: torch.dtype = torch.float64) -> torch.Tensor:
+    return moments.xy_CD.to(precision, copy=True).div_(moments.count).div_(scale_C[:, None])
 
 
 def spectral_values(moments: Moments) -> torch.Tensor:
@@ -155,10 +156,10 @@ class Factored:
             rotation_CD, made_D = self._rotation
             weight_CD = rotation_CD.clone()
         else:
-            wanted_CD = _covariance(self.moments, self._scale_C).to(precision)
+            wanted_CD = _covariance(self.moments, self._scale_C, precision)
             if recipe.anchored:
-                wanted_CD += recipe.penalty * self._rotation[0]
-            penalised_CC = _correlation(self.moments, self._scale_C).to(precision)
+                wanted_CD.add_(self._rotation[0], alpha=recipe.penalty)
+            penalised_CC = _correlation(self.moments, self._scale_C, precision)
             penalised_CC.diagonal().add_(recipe.penalty)
             weight_CD = torch.cholesky_solve(wanted_CD, torch.linalg.cholesky(penalised_CC))
             made_D = (weight_CD * wanted_CD.sub_(weight_CD, alpha=recipe.penalty)).sum(0, dtype=torch.float64)
@@ -170,9 +171,12 @@ class Factored:
     def _rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The scaled rotation of standardised channels, and the variance of what it makes."""
         rotation_CD = _polar_factor(self.moments.xy_CD)
-        product = float(torch.tensordot(rotation_CD, self.moments.xy_CD)) / self.moments.count
+        product = float((rotation_CD * self.moments.xy_CD).sum()) / self.moments.count
         rotation_CD *= self._scale_C[:, None]
-        made_D = (_correlation(self.moments, self._scale_C) @ rotation_CD).mul_(rotation_CD).sum(0)
+        precision = torch.float32 if self.moments.source > MANY_CHANNELS else torch.float64
+        rotation_CD = rotation_CD.to(precision)
+        made_CD = _correlation(self.moments, self._scale_C, precision) @ rotation_CD
+        made_D = made_CD.mul_(rotation_CD).sum(0, dtype=torch.float64)
         size = float(made_D.sum())
         scale = product / size if size else 0.0
         return rotation_CD.mul_(scale), made_D * scale**2

@@ -9,6 +9,8 @@ from autoadapt.adapting import adapt
 from autoadapt.calibration import Recipe, calibrate
 from autoadapt.calibration.choosing import descend
 from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.held_out_maps import Fitting
+from autoadapt.calibration.moments import Moments
 
 WIDTH = 520
 IMAGES = pictures(32)
@@ -55,6 +57,22 @@ def test_a_quarter_of_the_images_are_held_out_and_all_of_these_are_judged():
     found, _ = calibrated(Wide(1), Wide(0), pictures(128, size=16), head=head)
     assert found.head_images == 32
     assert found.head.loss < min(found.random.loss, found.mean_only.loss)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(10.0, anchored=True, restored=True), Recipe()])
+def test_the_last_maps_are_those_of_all_folds_and_keep_no_sum_beside_them(recipe):
+    folds = Folds.of_channels(WIDTH)
+    generator = torch.Generator().manual_seed(0)
+    tokens = [torch.randn(count, 2 * WIDTH, generator=generator).chunk(2, 1) for count in (600, 1800, 700)]
+    parts = [[Moments.of(*both)] for both in tokens]
+    fitting = Fitting([[parts[0][0], parts[1][0]]], folds, [[Moments.zeros(WIDTH, WIDTH), parts[2][0]]])
+    (expected,) = fitting.maps([recipe])
+    before = sum(part.bytes for (part,) in parts)
+    (found,) = fitting.last_maps([recipe])
+    torch.testing.assert_close(found.weight_CD, expected.weight_CD, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.bias_D, expected.bias_D, rtol=0, atol=1e-6)
+    assert sum(part.bytes for (part,) in parts) == before // 3
+    assert parts[0][0].count == 3100
 
 
 def test_penalties_are_walked_along_and_not_all_tried():
