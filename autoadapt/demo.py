@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict
 from torch import nn
 
 from autoadapt.adapting import adapt
@@ -53,8 +52,6 @@ class Decoder(nn.Module):
 
 class Swapped(MadeByHand):
     """One swap of the demo."""
-
-    model_config = ConfigDict(frozen=True)
 
     source: str
     plan: Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
@@ -13,11 +13,7 @@ from autoadapt.contracts.signature import Mask
 __all__ = ["Averaging", "Counted", "Hide", "Remask", "where_text"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Counted(_Frozen):
+class Counted(MadeByHand):
     """Which tokens of an axis count: those that a mask of the old module does not hide."""
 
     mask: Mask
@@ -34,14 +30,14 @@ class Counted(_Frozen):
     """Whether cells are so many that the mask is stretched over them: one counts if any sample in it does."""
 
 
-class Averaging(_Frozen):
+class Averaging(MadeByHand):
     """What averages."""
 
     where: Counted | None = Field(default=None, exclude_if=lambda where: where is None)
     """What of it counts; None where everything does."""
 
 
-class Hide(_Frozen):
+class Hide(MadeByHand):
     """Zeros where a mask hides tokens, as the old module had them."""
 
     op: Literal["hide"] = "hide"
@@ -51,7 +47,7 @@ class Hide(_Frozen):
         return f"zero but{where_text(self.where)}"
 
 
-class Remask(_Frozen):
+class Remask(MadeByHand):
     """A mask of the old module in the form and with the meaning of the new one's."""
 
     op: Literal["remask"] = "remask"

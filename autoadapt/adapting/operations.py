@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import assert_never
 
 from autoadapt.adapting.counted import Averaging, Counted, Hide, Remask, where_text
@@ -55,11 +55,7 @@ Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
 """How points are chosen: far from each other, the first, at even steps, at random, or all of them again and again."""
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class DropPrefix(_Frozen):
+class DropPrefix(MadeByHand):
     """Leave the first entries of an axis out, such as class and register tokens; or the last ones."""
 
     op: Literal["drop"] = "drop"
@@ -70,14 +66,14 @@ class DropPrefix(_Frozen):
     """How many entries before them stay, such as the class token before registers."""
 
 
-class Take(_Frozen):
+class Take(MadeByHand):
     """The first entry of an axis, which goes away: the class token."""
 
     op: Literal["take"] = "take"
     axis: int
 
 
-class Rearrange(_Frozen):
+class Rearrange(MadeByHand):
     """Split, permute and merge axes, in einops notation."""
 
     op: Literal["rearrange"] = "rearrange"
@@ -129,7 +125,7 @@ class Resample(Averaging):
         return set(self.step) == {1.0} and all(first.is_integer() for first in self.first)
 
 
-class ResizeTokens(_Frozen):
+class ResizeTokens(MadeByHand):
     """Linear interpolation of tokens on their grid, `[B, prefix + cells, C]`; the leading tokens stay as they are."""
 
     op: Literal["resize tokens"] = "resize tokens"
@@ -144,7 +140,7 @@ class ResizeTokens(_Frozen):
     """Which side of the grid each wanted side is, where cells stand in another order."""
 
 
-class Project(_Frozen):
+class Project(MadeByHand):
     """A learned map of channels: a 1x1 convolution on axis 1, or a linear layer on the last axis."""
 
     op: Literal["project"] = "project"
@@ -156,7 +152,7 @@ class Project(_Frozen):
     """How many maps stand side by side, each from `source` channels to `target` of its own: one for each place."""
 
 
-class Ones(_Frozen):
+class Ones(MadeByHand):
     """One more channel, of ones: it carries the offset of a projection to where borders are padded."""
 
     op: Literal["ones"] = "ones"
@@ -164,20 +160,20 @@ class Ones(_Frozen):
     """Which axis holds channels."""
 
 
-class Cast(_Frozen):
+class Cast(MadeByHand):
     """Another dtype."""
 
     op: Literal["cast"] = "cast"
     dtype: str
 
 
-class Copy(_Frozen):
+class Copy(MadeByHand):
     """A tensor of its own, since what comes next writes to it."""
 
     op: Literal["copy"] = "copy"
 
 
-class Channels(_Frozen):
+class Channels(MadeByHand):
     """Read other image channels: by the weights of the first convolution, or mixed before it.
 
     The response to an image that is the same in all channels is kept.
@@ -232,14 +228,14 @@ FEATURE_CHANNELS = 16
 """What has as many channels or more is no image, nor a stack of a few."""
 
 
-class Native(_Frozen):
+class Native(MadeByHand):
     """Images are read at their own size: the view of the module is freed of the size that it was built for."""
 
     op: Literal["native"] = "native"
     sizes: NativeSizes
 
 
-class Pad(_Frozen):
+class Pad(MadeByHand):
     """Zeros below and to the right, up to exact sizes, so that cells stay where they are; `[B, C, *spatial]`.
 
     Where a size is below that of the input, what is beyond it is left out: the old module did not read it either.
@@ -250,7 +246,7 @@ class Pad(_Frozen):
     """One size for each spatial axis."""
 
 
-class Renormalize(_Frozen):
+class Renormalize(MadeByHand):
     """Values of images, `[B, C, *spatial]`, in other statistics: mean, spread, range and order of colours.
 
     It stands in the graph and is not folded into the first convolution, also where that pads nothing and it could be
@@ -267,7 +263,7 @@ class Renormalize(_Frozen):
         return *conversion(self.given, self.wanted, channels), self.given.order != self.wanted.order
 
 
-class Recover(_Frozen):
+class Recover(MadeByHand):
     """For each point its place in an input, where points stand bit for bit: `[B, M, K] -> [B, M]`."""
 
     op: Literal["recover"] = "recover"
@@ -280,7 +276,7 @@ class Recover(_Frozen):
     """Which axis of the coordinates lists points."""
 
 
-class Thin(_Frozen):
+class Thin(MadeByHand):
     """Take some points of a set, by one choice for every leaf that lies on it; with `repeat`, some of them twice."""
 
     op: Literal["thin"] = "thin"

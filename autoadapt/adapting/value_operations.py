@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature.held_values import What
@@ -12,11 +12,7 @@ from autoadapt.contracts.signature.held_values import What
 __all__ = ["Lead", "Restore"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Restore(_Frozen):
+class Restore(MadeByHand):
     """Vectors along an axis made to have norm 1, or to be probabilities or their logarithms, by a softmax."""
 
     op: Literal["restore"] = "restore"
@@ -30,7 +26,7 @@ class Restore(_Frozen):
         return f"{made} over axis {self.axis}{' on' * self.on}"
 
 
-class Lead(_Frozen):
+class Lead(MadeByHand):
     """The mean of all cells before them, `[B, N, C] -> [B, 1 + N, C]`: a class token where there is none."""
 
     op: Literal["lead"] = "lead"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict
 
 from autoadapt.assembly.assembling import assemble_document
 from autoadapt.assembly.configs import Config, parse_config
@@ -30,11 +29,7 @@ _MOST_PEAK = 1 << 29
 """Bytes of inputs and of what is alive at once of one sample, where it is measured."""
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Measured(_Frozen):
+class Measured(MadeByHand):
     """One backbone in the config: what it costs for one sample, or why it does not fit."""
 
     backbone: str
@@ -50,7 +45,7 @@ class Measured(_Frozen):
     fault: str = ""
 
 
-class Comparison(Shown, Dated, _Frozen):
+class Comparison(Shown, Dated, MadeByHand):
     """The same config with several backbones. `str()` is a table."""
 
     schema_version: Literal[1] = 1

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
@@ -36,11 +36,7 @@ FREE = 224
 _RESERVED = ("type", "from", "expects", "target")
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class PartConfig(_Frozen):
+class PartConfig(MadeByHand):
     """One part: its type, where its input comes from, and the arguments of its constructor."""
 
     type: str
@@ -71,7 +67,7 @@ class PartConfig(_Frozen):
         return given | self.arguments
 
 
-class WeightsConfig(_Frozen):
+class WeightsConfig(MadeByHand):
     """One file of weights, loaded by `autoadapt.transfer`, whose arguments these are but `from` and `to`.
 
     `rename` is none of them: a pattern of a stranger's file could take for ever.
@@ -93,7 +89,7 @@ class WeightsConfig(_Frozen):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
-class AdaptConfig(_Frozen):
+class AdaptConfig(MadeByHand):
     """Whether adapters may be put between parts, a fixed contract for the backbone, and how it reads images."""
 
     enabled: bool = True
@@ -110,7 +106,7 @@ class AdaptConfig(_Frozen):
         return (told | ({} if self.enabled else {"enabled": False})) if told else self.enabled
 
 
-class Config(Shown, _Frozen):
+class Config(Shown, MadeByHand):
     """A whole model. `flat()` is what a YAML file of it holds."""
 
     schema_version: Literal[1] = 1

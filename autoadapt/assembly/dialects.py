@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.assembly.published_backbones import PublishedBackbone, Recipe, made
 from autoadapt.assembly.registry import PARTS, Registry
@@ -27,8 +27,6 @@ _SHARED: Mapping[str, Any] = {"out_indices": None, "frozen_stages": -1, "norm_ev
 
 class DialectName(MadeByHand):
     """One name of a dialect: the models of a zoo that it stands for, and what its arguments become there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Literal["timm", "torchvision"]
     model: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.assembly.levels import stride_of
@@ -17,11 +17,7 @@ from autoadapt.showing.tables import columns, hanging, human_count
 __all__ = ["Assembly", "Given", "PartReport"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Given(_Frozen):
+class Given(MadeByHand):
     """One tensor that a part is given."""
 
     source: str
@@ -39,7 +35,7 @@ class Given(_Frozen):
         return f"{self.spec}, stride {self.stride}, {self.cells} cells" if self.cells else str(self.spec)
 
 
-class PartReport(_Frozen):
+class PartReport(MadeByHand):
     """One part: what it is, what it is given, what it costs."""
 
     name: str
@@ -48,7 +44,7 @@ class PartReport(_Frozen):
     parameters: int = 0
 
 
-class Assembly(Shown, Dated, _Frozen):
+class Assembly(Shown, Dated, MadeByHand):
     """What a config became. `str()` is a table."""
 
     schema_version: Literal[1] = 1

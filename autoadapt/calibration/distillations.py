@@ -17,7 +17,7 @@ __all__ = ["Distillation"]
 class Distillation(Shown, Dated, MadeByHand):
     """What images held out say of the model before and after it was taught."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
     made_by = "distil(net, like=old, data=batches)"
 
     schema_version: Literal[1] = 1

@@ -6,8 +6,6 @@ import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files.writing import write_file
@@ -18,11 +16,7 @@ from autoadapt.versions import install_line
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
-
-
-class OutputFit(_Frozen):
+class OutputFit(MadeByHand):
     """How well one output is explained, on images that it was not fitted on."""
 
     target: str
@@ -49,7 +43,7 @@ class OutputFit(_Frozen):
     """Number of images fitted on, and R2 on others."""
 
 
-class HeadScore(_Frozen):
+class HeadScore(MadeByHand):
     """How far an answer of the head is from the old one, on images that were not fitted on."""
 
     loss: float
@@ -58,7 +52,7 @@ class HeadScore(_Frozen):
     """Share of places where the likeliest class is the same; None with a loss of the caller's."""
 
 
-class Trial(_Frozen):
+class Trial(MadeByHand):
     """One of the solvers that were tried."""
 
     solver: str
@@ -67,7 +61,7 @@ class Trial(_Frozen):
     agreement: float | None = None
 
 
-class Calibration(Shown, Dated, _Frozen):
+class Calibration(Shown, Dated, MadeByHand):
     """The adapters fitted, or not, and how good they are on images that were not fitted on."""
 
     made_by = "calibrate(net, like=old, data=batches)"

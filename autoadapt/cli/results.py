@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict
-
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Verification
 from autoadapt.assembly import Assembly
@@ -17,8 +15,6 @@ __all__ = ["Adapted", "Assembled", "Verified", "Whole"]
 class Adapted(Dated):
     """What `adapt` did, and the proof that it holds."""
 
-    model_config = ConfigDict(frozen=True)
-
     plan: Plan
     verification: Verification
 
@@ -28,8 +24,6 @@ class Adapted(Dated):
 
 class Whole(Dated):
     """A folder of a whole model: what it is, and how each of its adapted parts is made."""
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     """Python path of its class."""
@@ -45,8 +39,6 @@ class Whole(Dated):
 class Verified(Dated):
     """The adapted parts of a whole model, each held against the contract that it was saved with."""
 
-    model_config = ConfigDict(frozen=True)
-
     parts: dict[str, Verification]
 
     @property
@@ -60,8 +52,6 @@ class Verified(Dated):
 
 class Assembled(Dated):
     """A config with every number filled in, and what its parts are given."""
-
-    model_config = ConfigDict(frozen=True)
 
     config: dict[str, Any]
     report: Assembly

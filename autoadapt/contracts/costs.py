@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from pydantic import ConfigDict
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,8 +38,6 @@ LONGEST = 3.0
 
 class Cost(MadeByHand):
     """What one forward pass takes, without gradients."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     multiply_adds: int
     """Of convolutions, linear layers, matrix products and attention."""

@@ -55,6 +55,8 @@ class MadeByHand(BaseModel):
           try       count(things)
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
     made_by: ClassVar[str] = ""
     """The call that makes one, as it is typed."""
     malformed: ClassVar[type[AdaptError]] = AdaptError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from autoadapt.contracts import leaves
@@ -60,17 +60,13 @@ can be read, by key or by name, but that their class does not make anew.
 """
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Slot(_Frozen):
+class Slot(MadeByHand):
     """The place of a tensor; the tensors themselves are listed beside the tree."""
 
     tree: Literal["tensor"] = "tensor"
 
 
-class Constant(_Frozen):
+class Constant(MadeByHand):
     """A value that is not a tensor: None, a number, a text."""
 
     tree: Literal["constant"] = "constant"
@@ -83,14 +79,14 @@ class Constant(_Frozen):
         return hash((type(self.value), self.value))
 
 
-class Opaque(_Frozen):
+class Opaque(MadeByHand):
     """An object autoadapt cannot look into; it can be handed through, never made."""
 
     tree: Literal["object"] = "object"
     type: str
 
 
-class LeftOut(_Frozen):
+class LeftOut(MadeByHand):
     """A place where nothing is returned because nobody reads it."""
 
     tree: Literal["left_out"] = "left_out"
@@ -98,7 +94,7 @@ class LeftOut(_Frozen):
     """What stood there."""
 
 
-class Container(_Frozen):
+class Container(MadeByHand):
     """A container: its kind, the class where the kind alone does not say it, its keys and children."""
 
     tree: Literal["container"] = "container"

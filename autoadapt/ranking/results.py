@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.pictures import draw
@@ -22,11 +20,7 @@ Costs: TypeAlias = Literal["seconds", "multiply_adds", "parameters", "memory"]
 """What can stand against the agreement."""
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="strings")
-
-
-class Ranked(_Frozen):
+class Ranked(MadeByHand):
     """One candidate: what it costs in the old backbone's place, and how well it serves, or why it does not fit."""
 
     source: str
@@ -79,7 +73,7 @@ class Ranked(_Frozen):
         return (1, -self.images, -self.r2, self.seconds) if self.r2 is not None else (2, self.seconds)
 
 
-class Ranking(Shown, Dated, _Frozen):
+class Ranking(Shown, Dated, MadeByHand):
     """Candidates for one place. `str()` is a table, best first; `picture()` sets cost against agreement."""
 
     made_by = "rank(candidates, like=old)"

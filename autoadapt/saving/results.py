@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import Dated
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
@@ -18,8 +16,6 @@ class Saved(Shown, Dated):
     """What `save` wrote, and what it could not."""
 
     made_by = "save(net, folder)"
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     folder: str

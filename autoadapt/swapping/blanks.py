@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
-from pydantic import ConfigDict
 from torch.fx import Proxy
 
 from autoadapt.contracts.dims.forms import Axis, Floor, Form
@@ -27,8 +26,6 @@ class Blank(MadeByHand):
     The functions between the modules of a region still run, as they stand in the model's own code; with the shapes
     that they always had they run at every size at which they did.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     shape: tuple[Any, ...]
     """For each axis a `Sum`."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import ConfigDict
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
@@ -29,8 +28,6 @@ __all__ = ["CostLine", "Folded", "cost_lines", "cost_rows", "cost_text", "merged
 
 class CostLine(MadeByHand):
     """What one state of a model takes: parameters, and multiply-adds of one sample of the example."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     state: str
     """`old`, `adapted`, `folded`, or what was rebuilt."""

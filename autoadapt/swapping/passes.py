@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.fx import Proxy
 from torch.utils._pytree import tree_leaves
@@ -30,8 +30,6 @@ __all__ = ["Handing", "Passes", "take_off"]
 
 class Handing(MadeByHand):
     """What each module of a swapped region hands on, as data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     order: tuple[Returned, ...] = Field(min_length=1)
     served: tuple[str, ...]

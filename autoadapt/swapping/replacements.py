@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias, get_args
 
-from pydantic import ConfigDict
 from torch import nn
 from typing_extensions import assert_never
 
@@ -30,8 +29,6 @@ class Replacement(MadeByHand):
         >>> layer.parameters, str(layer)
         (37754880, 'linear 6144->6144')
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Kind
     source: Shape

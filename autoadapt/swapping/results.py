@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Check
 from autoadapt.contracts.facts import Dated, MadeByHand
@@ -20,11 +18,7 @@ from autoadapt.swapping.folding.foldings import Folding
 __all__ = ["Part", "Swap"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Part(_Frozen):
+class Part(MadeByHand):
     """One place: what stood there, what stands there now, and how it was made to fit."""
 
     path: str
@@ -70,7 +64,7 @@ class Part(_Frozen):
         return lines + ([f" {line}" for line in str(self.plan).splitlines()] if self.plan is not None else [])
 
 
-class Fault(_Frozen):
+class Fault(MadeByHand):
     """A mismatch, in a result."""
 
     where: str
@@ -80,7 +74,7 @@ class Fault(_Frozen):
     why: str = ""
 
 
-class Swap(Shown, Dated, _Frozen):
+class Swap(Shown, Dated, MadeByHand):
     """A swap: its parts, what was checked, and the call that does it."""
 
     made_by = "swap(model, path, new, inputs=inputs, dry_run=True)"

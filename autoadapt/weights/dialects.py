@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["DIALECTS", "PLAIN", "WRAPPERS", "Dialect", "Rule", "rewrite"]
@@ -19,8 +17,6 @@ __all__ = ["DIALECTS", "PLAIN", "WRAPPERS", "Dialect", "Rule", "rewrite"]
 
 class Rule(MadeByHand):
     """One rewrite: a regex and its replacement, as in `re.sub`."""
-
-    model_config = ConfigDict(frozen=True)
 
     pattern: str
     replacement: str
@@ -59,8 +55,6 @@ class Dialect(MadeByHand):
         >>> Dialect(name="flat", joiner="_").common(["layer1.0.running_mean"])
         ['layer1_0_running_mean']
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     rules: tuple[Rule, ...] = ()

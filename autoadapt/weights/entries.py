@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["ModelBucket", "ModelEntry", "SourceBucket", "SourceEntry"]
@@ -28,8 +26,6 @@ class SourceEntry(MadeByHand):
         how: How it was converted, or why it was not taken.
         expected: Whether the caller, or common sense, knew that it would not be taken.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     shape: tuple[int, ...]
@@ -56,8 +52,6 @@ class ModelEntry(MadeByHand):
         how: How it was converted, what it is tied to, or why it was left.
         expected: Whether it was known that it would be left.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     shape: tuple[int, ...]

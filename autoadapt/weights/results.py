@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import Dated
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.showing import Shown
@@ -50,8 +48,6 @@ class Transfer(Shown, Dated):
     """
 
     made_by = "transfer(checkpoint, model)"
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: Literal[1] = 1
     source: str

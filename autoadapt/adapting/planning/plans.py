@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from autoadapt.adapting.effects import coarse_step
 from autoadapt.adapting.operations import (
@@ -28,11 +28,7 @@ from autoadapt.showing.tables import columns, hanging, headline, human_count, pa
 __all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap", "one_sample"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class InputRoute(_Frozen):
+class InputRoute(MadeByHand):
     """Where one input tensor of the new module comes from."""
 
     source: str
@@ -42,7 +38,7 @@ class InputRoute(_Frozen):
     steps: tuple[Operation, ...] = ()
 
 
-class Route(_Frozen):
+class Route(MadeByHand):
     """The chain that serves one output."""
 
     target: str
@@ -65,7 +61,7 @@ class Route(_Frozen):
     """The output that is this very tensor; it is made there, and nothing is left to do here."""
 
 
-class Tap(_Frozen):
+class Tap(MadeByHand):
     """An inner output of the new module that is taken."""
 
     module: str
@@ -75,7 +71,7 @@ class Tap(_Frozen):
     """Whether the rest of the new module writes over it, so that it is handed a copy; found when it is built."""
 
 
-class CutCost(_Frozen):
+class CutCost(MadeByHand):
     """What a module that no longer runs would cost."""
 
     parameters: int = 0
@@ -83,7 +79,7 @@ class CutCost(_Frozen):
     """Of its convolutions and linear layers, at the probed size, for one sample."""
 
 
-class Kept(_Frozen):
+class Kept(MadeByHand):
     """How much of the new module stands behind what is read of it.
 
     Example:
@@ -113,7 +109,7 @@ def _percent(share: float) -> str:
     return "100" if share == 1 else f"{min(int(1000 * share + 0.5) / 10, 99.9):g}"
 
 
-class Plan(Shown, Dated, _Frozen):
+class Plan(Shown, Dated, MadeByHand):
     """How the new module is made to keep the old one's signature: data that can be read, edited, compared."""
 
     made_by = "plan(capture(new, inputs, inner=True), capture(old, inputs))"

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import Mismatch, VerificationError
 from autoadapt.showing import Shown
@@ -18,11 +16,7 @@ __all__ = ["Check", "Fault", "Outcome", "Verification", "failed"]
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable", "not run"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Fault(_Frozen):
+class Fault(MadeByHand):
     """A mismatch, in a report."""
 
     where: str
@@ -31,7 +25,7 @@ class Fault(_Frozen):
     remedy: str = ""
 
 
-class Check(_Frozen):
+class Check(MadeByHand):
     """One row: what was checked, how it ended, and the faults."""
 
     name: str
@@ -40,7 +34,7 @@ class Check(_Frozen):
     faults: tuple[Fault, ...] = ()
 
 
-class Verification(Shown, Dated, _Frozen):
+class Verification(Shown, Dated, MadeByHand):
     """All checks of one module. It passed when none failed and at least one passed."""
 
     made_by = "verify(net, signature, inputs=inputs)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
@@ -23,8 +23,6 @@ class AxisSizes(MadeByHand):
         >>> str(AxisSizes(step=32, example=224)), str(AxisSizes(step=0, example=224))
         ('multiples of 32', '224 only')
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     step: int = 1
     offset: int = 0

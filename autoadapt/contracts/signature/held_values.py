@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.contracts.facts import MadeByHand
 
@@ -26,8 +26,6 @@ class Held(MadeByHand):
         >>> print(Held(what="probabilities", axis=2, on=True))  # a map of places, whose sum is 1
         probabilities along axis 2 on
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     what: What
     """That their Euclidean norm is 1; or that they are not negative and sum to 1, or are the logarithms of such."""

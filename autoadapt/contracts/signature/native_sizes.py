@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.contracts.facts import MadeByHand
 
@@ -18,8 +18,6 @@ class NativeSizes(MadeByHand):
         >>> print(NativeSizes(what="position embedding 14x14 resampled", size=(224, 224)))
         position embedding 14x14 resampled
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     what: str = Field(pattern=_PRINTABLE)
     """What follows the size of the image, such as `position embedding 14x14 resampled`."""

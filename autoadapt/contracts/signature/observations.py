@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.leaves import READ
@@ -13,11 +13,7 @@ from autoadapt.contracts.signature.specs import TensorSpec
 __all__ = ["Contradiction", "Gathering", "InnerOutput", "tap_name"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Gathering(_Frozen):
+class Gathering(MadeByHand):
     """An invariant: points of an input, taken by an index leaf, are a coordinate leaf, bit for bit.
 
     Example:
@@ -44,7 +40,7 @@ class Gathering(_Frozen):
         return f"gather({self.values}{columns}, {self.index}) == {self.result}{turned}"
 
 
-class Contradiction(_Frozen):
+class Contradiction(MadeByHand):
     """Where a real run showed something else than a module's signature says, or two equal runs did not agree."""
 
     path: str = ""
@@ -65,7 +61,7 @@ class Contradiction(_Frozen):
         return f"{self.path} at {self.at}".strip()
 
 
-class InnerOutput(_Frozen):
+class InnerOutput(MadeByHand):
     """What an inner module returned while the whole ran, or what it read of a stream that no module returned."""
 
     module: str

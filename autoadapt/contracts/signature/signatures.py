@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from autoadapt.contracts.facts import Dated, first_fault
 from autoadapt.contracts.signature.axes import AxisSizes
@@ -58,8 +58,6 @@ class Signature(Shown, Dated):
          output  list of 1
            [0]   f32[B, 64, ceil(H/4), ceil(W/4)]
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     made_by = 'capture(model, inputs), or Signature.parse("f32[B, 256, ceil(H/4), ceil(W/4)]")'
     malformed = SignatureError

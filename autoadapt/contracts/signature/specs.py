@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
@@ -65,8 +65,6 @@ class Frozen(MadeByHand):
     """A fact: it does not change, and takes no unknown fields."""
 
     malformed = SignatureError
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Centres(Frozen):

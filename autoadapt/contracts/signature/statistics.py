@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature.values import Values
@@ -46,8 +46,6 @@ class Statistics(MadeByHand):
     Raises:
         SignatureError: Numbers are missing or not finite, or a range or standard deviation is not above zero.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     mean: tuple[_Number, ...] = (0.0,)
     std: tuple[_Number, ...] = (1.0,)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from pydantic import ConfigDict
-
 from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
@@ -33,8 +31,6 @@ class SizeRange(MadeByHand):
         >>> print(SizeRange(axis="H", low=42, step=14), "|", SizeRange(axis="B", low=1, high=8))
         multiples of 14 from 42 | 1 to 8
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     axis: str
     low: int

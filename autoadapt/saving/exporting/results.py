@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
@@ -20,8 +18,6 @@ RECORD = "autoadapt.json"
 class Compared(MadeByHand):
     """One run of the program beside the module."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
     sizes: dict[str, int]
     difference: float
     """The largest over all outputs, of one with values above 1 in units of the largest of these."""
@@ -31,8 +27,6 @@ class Exported(Shown, Dated):
     """What `export` wrote."""
 
     made_by = "export(net, path)"
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     path: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from autoadapt.adapting import layers
@@ -18,11 +18,7 @@ from autoadapt.swapping.places import set_modules
 __all__ = ["Folding", "Front", "Reader", "Stay", "put_layers", "start_anew"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Reader(_Frozen):
+class Reader(MadeByHand):
     """A layer that reads other channels now."""
 
     paths: tuple[str, ...] = Field(min_length=1)
@@ -40,7 +36,7 @@ class Reader(_Frozen):
         return f"{self.paths[0]} reads {self.channels}{returned}"
 
 
-class Front(_Frozen):
+class Front(MadeByHand):
     """A module that cannot read other channels, and has a projection in front of it."""
 
     path: str
@@ -54,7 +50,7 @@ class Front(_Frozen):
         return f"in front of {self.path}, which needs all channels: {self.source}->{self.target}"
 
 
-class Stay(_Frozen):
+class Stay(MadeByHand):
     """An output that keeps its projection."""
 
     output: str
@@ -70,7 +66,7 @@ class Stay(_Frozen):
         return Mismatch(f"output {self.output}", expected, self.reader, remedy, why=self.why)
 
 
-class Folding(_Frozen):
+class Folding(MadeByHand):
     """What `fold` did: which outputs are handed on without projections, what reads them, and what stays as it was."""
 
     outputs: tuple[str, ...]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,8 +17,6 @@ __all__ = ["Reroute", "function_name", "rerouted"]
 
 class Reroute(MadeByHand):
     """One call of a function and what is done in its place, as data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     function: str
     number: int = Field(ge=0)

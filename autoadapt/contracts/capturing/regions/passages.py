@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pydantic import ConfigDict
-
 from autoadapt.contracts.capturing.regions.forms import Form
 from autoadapt.contracts.capturing.regions.traces import Call
 from autoadapt.contracts.facts import MadeByHand
@@ -15,11 +13,7 @@ from autoadapt.contracts.trees import Tree
 __all__ = ["Region", "Returned", "names_of"]
 
 
-class _Frozen(MadeByHand):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Returned(_Frozen):
+class Returned(MadeByHand):
     """What one call of a member returns, and who takes it."""
 
     path: str
@@ -38,7 +32,7 @@ class Returned(_Frozen):
     """Whether it is always given what comes of members before it."""
 
 
-class Region(_Frozen):
+class Region(MadeByHand):
     """Modules of a model that are run one after the other, and what passes between them and the rest."""
 
     members: tuple[str, ...]
