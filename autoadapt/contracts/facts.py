@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime, timezone
@@ -115,7 +116,7 @@ class Made(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     date: str
-    """In UTC, to the minute."""
+    """In UTC, to the minute: now, or what `SOURCE_DATE_EPOCH` says, with which equal files are made at any time."""
     versions: dict[str, str]
     """Of this package, and of those that models come from, by name."""
     command: str = ""
@@ -129,7 +130,14 @@ class Made(BaseModel):
         """What is true at this moment."""
         versions = {"autoadapt": VERSION} | {name: package_version(name) for name in ("torch", "timm", "torchvision")}
         known = {name: version for name, version in versions.items() if version}
-        return cls(date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}", versions=known, command=_COMMAND.get())
+        return cls(date=f"{_moment():%Y-%m-%d %H:%M}", versions=known, command=_COMMAND.get())
+
+
+def _moment() -> datetime:
+    """Now, or the seconds since 1970 that the environment tells, as <https://reproducible-builds.org> defines them."""
+    told = os.environ.get("SOURCE_DATE_EPOCH", "")
+    is_told = told.isdecimal() and len(told) < 12  # a year of four digits
+    return datetime.fromtimestamp(int(told), timezone.utc) if is_told else datetime.now(timezone.utc)
 
 
 _COMMAND = ContextVar("command", default="")

@@ -184,11 +184,11 @@ class AssemblyError(AdaptError):
     """A config is faulty."""
 
 
-def nearest(name: str, names: Iterable[str], *, count: int = 3) -> list[str]:
-    """The names most like a misspelt one, best first.
+def nearest(name: str, names: Iterable[str], *, count: int = 3, least: float = 0.5) -> list[str]:
+    """The names most like a misspelt one, best first, of at least this similarity (from 0 to 1).
 
     Example:
         >>> nearest("layer5", ["stem", "layer1", "layer4"], count=2)
         ['layer4', 'layer1']
     """
-    return difflib.get_close_matches(name, list(dict.fromkeys(names)), n=count, cutoff=0.5)
+    return difflib.get_close_matches(name, list(dict.fromkeys(names)), n=count, cutoff=least)

@@ -202,8 +202,10 @@ def _config(name: str) -> Any:
             return attempt()
         except (OSError, LookupError, ValueError) as error:
             said = str(error).splitlines()[0]
-    near = nearest(name.rpartition("/")[2], transformers.CONFIG_MAPPING)
+    near = nearest(name.rpartition("/")[2], transformers.CONFIG_MAPPING, least=0.6)
     remedies = [f"hf:{other}  # this architecture as it is by default" for other in near]
+    if not near:
+        remedies = ["hf:microsoft/resnet-50  # a model of huggingface.co", "hf:resnet  # an architecture by default"]
     if not _FETCHES.get():
         remedies.insert(0, f"allow=[{name!r}]  # a file asks for it, and nothing is fetched because a file asks for it")
     fault = Mismatch(f"hf:{name}", "a config: cached, shipped or from the network", said, "\n".join(remedies))

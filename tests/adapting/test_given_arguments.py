@@ -57,6 +57,12 @@ OLD, NEW, X = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 5, 2, stride=2), torch.
             '["f32[B, 64, ceil(H/4), ceil(W/4)]", "f32[B, 128, ceil(H/8), ceil(W/8)]"]',
         ),
         (torch.Size([2, 8, 16, 16]), "a number does not describe a tensor", '"f32[B, 8, ceil(H/4), ceil(W/4)]"'),
+        ([(1, 8, 56, 56), (1, 16, 28, 28)], "\n0, 1\n", '["f32[B, 8, ceil(H/4), ceil(W/4)]", "f32[B, 16, ceil(H/8)'),
+        ([torch.Size([1, 8, 4, 6])], "\n0\n", '["f32[B, 8, ceil(H/4), ceil(W/4)]"]'),
+        ({"c2": (64, 8)}, "\nc2\n", '{"c2": "f32[B, 64, ceil(H/8), ceil(W/8)]"}'),
+        ([{"num_chs": 64, "reduction": 2, "module": "act1"}], "\n0\n", '["f32[B, 64, ceil(H/2), ceil(W/2)]"]'),
+        ([[64, 128]], "\n0.0, 0.1\n", '["f32[B, 64, ceil(H/4), ceil(W/4)]", "f32[B, 128, ceil(H/8), ceil(W/8)]"]'),
+        ([64] * 5, "\n0, 1, 2, ...\n", '["f32[B, 64, ceil(H/2), ceil(W/2)]"'),
         ("tests", "tests is a folder", 'like=aa.restore("tests")'),
     ],
 )

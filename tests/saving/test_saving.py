@@ -308,6 +308,16 @@ def test_a_backbone_that_no_longer_is_what_its_name_makes_has_to_be_given(tmp_pa
     assert torch.equal(aa.restore(tmp_path, new=new).eval()(x)[0], net.eval()(x)[0])
 
 
+def test_folders_of_one_module_are_equal_byte_by_byte_where_the_environment_tells_the_date(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    one = made("vit with taps, at one size")
+    for name in ("first", "second"):
+        aa.save(one.net, tmp_path / name)
+    first, second = ({file.name: file.read_bytes() for file in (tmp_path / n).iterdir()} for n in ("first", "second"))
+    assert first == second
+    assert b"1970-01-02 00:00" in b"".join(first.values())
+
+
 def test_saving_changes_nothing_of_the_module_nor_of_the_random_numbers(tmp_path):
     net = loaded().train()
     before = {name: tensor.clone() for name, tensor in all_tensors(net).items()}

@@ -76,6 +76,7 @@ def test_a_local_folder_is_a_checkpoint_with_its_weights(tmp_path: Path) -> None
         ("timm:resnet18", {"foo": 1}, "unexpected keyword argument 'foo'"),
         ("hf:resnet", {"depth": [1]}, "try       depths"),
         ("hf:nobody/nothing-resnet", {}, "the config of hf:nobody/nothing-resnet cannot be loaded"),
+        ("hf:foo", {}, "try       hf:microsoft/resnet-50  # a model of huggingface.co"),
         ("hf:nobody/nothing-resnet", {}, "hf:resnet  # this architecture as it is by default"),
         ("torchvision:resnet18", {"features_only": True}, "torchvision:resnet18 has no feature levels"),
         ("timm:resnet18", {"pretrained": True}, "the weights of timm:resnet18 cannot be loaded"),

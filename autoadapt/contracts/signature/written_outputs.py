@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Number
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,10 +32,11 @@ def check_written(outputs: object) -> None:
     """
     leaves = list(_leaves(outputs, ()))
     _refuse_tensors(leaves)
-    numbers = [".".join(path) for path, leaf in leaves if _is_number(leaf)]
+    numbers = [".".join(path) for path, leaf in leaves if isinstance(leaf, _Level)]
     expected = "a text with dtype and sizes for each output"
     if numbers:
-        fault = Mismatch(", ".join(numbers) or "output", expected, repr(outputs)[:60], _written(outputs))
+        where = ", ".join(numbers[:3]) + ", ..." * (len(numbers) > 3)
+        fault = Mismatch(where or "output", expected, repr(outputs)[:60], _written(outputs, leaves))
         raise SignatureError("a number does not describe a tensor", [fault])
     if all(leaf is None for _, leaf in leaves):
         remedy = '["f32[B, 256, ceil(H/4), ceil(W/4)]", "f32[B, 512, ceil(H/8), ceil(W/8)]"]'
@@ -58,19 +59,19 @@ def _shape(tensor: torch.Tensor | np.ndarray) -> str:
     return f"a tensor of the shape {tuple(tensor.shape)}"
 
 
-def _is_number(leaf: object) -> bool:
-    """Whether it is a number, of numpy and as a text too."""
-    return isinstance(leaf, Number) or (isinstance(leaf, str) and leaf.strip().isdecimal())
+class _Level(NamedTuple):
+    """What is told of one map by numbers."""
 
-
-def _is_whole(number: Any) -> bool:
-    """Whether it is a float that says a count, as 128.0."""
-    return isinstance(number, (float, np.floating)) and float(number).is_integer()
+    channels: Any
+    stride: int | None = None
+    """`None` where channels are told alone, or a shape: the sizes at one input do not tell the stride."""
 
 
 def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """What is no container, by its path."""
-    if isinstance(value, Mapping):
+    """What is no container, by its path; a number, or numbers that describe one map together, as a level."""
+    if level := _level(value, is_inside=bool(path)):
+        yield path, level
+    elif isinstance(value, Mapping):
         for key, child in value.items():
             yield from _leaves(child, (*path, str(key)))
     elif isinstance(value, (list, tuple)):
@@ -80,39 +81,59 @@ def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
         yield path, value
 
 
-def _written(outputs: object) -> str:
-    """Channels as the levels of a pyramid, whose last stride is 32 where there are four or five; texts as they are.
+def _level(value: Any, *, is_inside: bool) -> _Level | None:
+    """Channels; a pair of channels and stride, or both by the names that timm gives them; a shape.
 
-    Pairs of numbers are channels and strides, and a shape is that of one map.
+    Numbers that are not inside of a container are the channels of levels, as timm tells them.
     """
-    if isinstance(outputs, torch.Size):
-        return _level(outputs[1] if len(outputs) > 1 else 0, 4)
-    if isinstance(outputs, (list, tuple)) and all(map(_is_pair, outputs)):
-        return "[" + ", ".join(_level(channels, int(stride)) for channels, stride in outputs[:6]) + "]"
-    channels = [leaf for _, leaf in _leaves(outputs, ())]
-    first = 4 if len(channels) <= 4 else 2
-    texts = [
-        _level(leaf, first << number) if _is_number(leaf) else repr(leaf) for number, leaf in enumerate(channels[:6])
+    if _is_number(value):
+        return _Level(value)
+    if isinstance(value, Mapping):
+        channels = next((value[name] for name in ("num_chs", "channels") if name in value), None)
+        stride = next((value[name] for name in ("reduction", "stride") if name in value), None)
+        return _Level(channels, stride) if _is_count(channels) and _is_count(stride) else None
+    if isinstance(value, torch.Size) and value:
+        return _Level(value[1 if len(value) > 1 else 0])
+    if not is_inside or not isinstance(value, (list, tuple)) or not all(map(_is_count, value)):
+        return None
+    if len(value) == 2 and value[1] in (1, 2, 4, 8, 16, 32, 64):
+        return _Level(*value)
+    is_shape = len(value) in (3, 4) and (value[-1] == value[-2] or list(value) != sorted(value))
+    return _Level(value[-3]) if is_shape else None
+
+
+def _is_number(leaf: object) -> bool:
+    """Whether it is a number, of numpy and as a text too."""
+    return isinstance(leaf, Number) or (isinstance(leaf, str) and leaf.strip().isdecimal())
+
+
+def _is_count(number: Any) -> bool:
+    """Whether it is a whole number of something."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and int(number) > 0
+
+
+def _is_whole(number: Any) -> bool:
+    """Whether it is a float that says a count, as 128.0."""
+    return isinstance(number, (float, np.floating)) and float(number).is_integer()
+
+
+def _written(outputs: object, leaves: Sequence[tuple[tuple[str, ...], object]]) -> str:
+    """Levels of a pyramid, as strides are told; else the last is 32 where there are four or five. Texts as they are."""
+    first = 4 if len(leaves) <= 4 else 2
+    shown = [
+        _text(leaf, first << number) if isinstance(leaf, _Level) else repr(leaf).replace("'", '"')
+        for number, (_, leaf) in enumerate(leaves[:6])
     ]
-    shown = [text.replace("'", '"') for text in texts]
-    if isinstance(outputs, Mapping) and len(outputs) == len(channels):
+    if leaves[0][0] == ():
+        return shown[0]
+    if isinstance(outputs, Mapping) and len(outputs) == len(leaves):
         return "{" + ", ".join(f'"{key}": {text}' for key, text in zip(outputs, shown, strict=False)) + "}"
     return "[" + ", ".join(shown) + "]"
 
 
-def _is_pair(value: object) -> bool:
-    """Whether it is a number of channels and a stride: a power of two, of at most 64."""
-    if (
-        not isinstance(value, (list, tuple))
-        or len(value) != 2
-        or not all(type(one) is int and one > 0 for one in value)
-    ):
-        return False
-    return value[1] in (1, 2, 4, 8, 16, 32, 64)
-
-
-def _level(number: Any, stride: int) -> str:
-    """A level of so many channels; of 256 where the number can be no count."""
-    written = int(number) if isinstance(number, str) or _is_whole(number) else number
-    is_count = isinstance(written, (int, np.integer)) and not isinstance(written, bool) and written > 0
-    return f'"f32[B, {written if is_count else 256}, ceil(H/{stride}), ceil(W/{stride})]"'
+def _text(level: _Level, stride: int) -> str:
+    """A level as a contract says it; of 256 channels where what is told can be no count."""
+    told = level.channels
+    channels = int(told) if isinstance(told, str) or _is_whole(told) else told
+    stride = level.stride or stride
+    return f'"f32[B, {channels if _is_count(channels) else 256}, ceil(H/{stride}), ceil(W/{stride})]"'
