@@ -167,7 +167,7 @@ def multiply_adds_by_part(module: nn.Module, arguments: Arguments, paths: Collec
 
     tree, tensors = flatten(arguments.values)
     try:
-        copied = copy_module(module, on_meta)
+        copied = copy_module(module, on_meta).requires_grad_(False)  # the counter's hooks fail at views of parameters
         given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
         with on_the_meta_device(module, OutsideCaches(copied)), FlopCounterMode(display=False) as flops:
             found = _counted(copied, paths, flops, lambda: apart(given.call, copied))

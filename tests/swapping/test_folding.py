@@ -179,10 +179,11 @@ def test_anything_in_between_is_named(consumer, reason):
     assert_alike(folded(X), model(X))
 
 
-def test_an_output_that_nothing_reads_or_that_the_caller_gets_is_refused():
+def test_an_output_that_nothing_reads_loses_its_adapter_and_one_that_the_caller_gets_keeps_it():
     model = adapted(Model([nn.Conv2d(8, 4, 1)]), 6, 7)
-    with pytest.raises(BuildError, match="no value of it is used"):
-        fold(model, inputs=X, outputs=["1"])
+    folded = fold(model, inputs=X, outputs=["1"])
+    assert str(folded.backbone.folded) == "folded: output 1\nnothing reads a value of output 1"
+    assert_alike(folded(X), model(X))
     sequential = nn.Sequential(adapt(nn.Conv2d(3, 4, 1), like=nn.Conv2d(3, 8, 1), inputs=X))
     with pytest.raises(BuildError, match="the caller of the model"):
         fold(sequential, inputs=X, at="0")

@@ -11,6 +11,7 @@ from torch import nn
 from autoadapt.adapting import layers
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch
+from autoadapt.swapping.folding.attention import open_attention
 from autoadapt.swapping.folding.reading_layers import guard, is_reader, resize
 from autoadapt.swapping.folding.rerouting import Reroute, rerouted
 from autoadapt.swapping.places import set_modules
@@ -74,9 +75,13 @@ class Folding(MadeByHand):
     """Outputs that are handed on with a channel of ones, which carries the offset to where borders are padded."""
     readers: tuple[Reader, ...] = ()
     fronts: tuple[Front, ...] = ()
+    opened: tuple[str, ...] = ()
+    """Attention that has layers of its own for queries, keys and values now."""
     reroutes: dict[str, tuple[Reroute, ...]] = Field(default_factory=dict)
     """Calls of functions that do something else, by the module in whose `forward` they stand."""
     stays: tuple[Stay, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Those of the outputs of which no value is read, at most the shape."""
     unseen: tuple[str, ...] = ()
     """Layers that did not run while the model was followed; they refuse channels that they do not read."""
     untrained: tuple[str, ...] = ()
@@ -91,7 +96,11 @@ class Folding(MadeByHand):
             lines = [f"rebuilt for output {', '.join(self.outputs)}, with new weights, to be trained:"]
             lines += [f" {reader}" for reader in self.readers]
         else:
-            lines = [f"folded: output {', '.join(self.outputs)}; {', '.join(map(str, self.readers))}"]
+            lines = [
+                "; ".join([f"folded: output {', '.join(self.outputs)}", ", ".join(map(str, self.readers))]).strip("; ")
+            ]
+        if self.unread:
+            lines.append(f"nothing reads a value of output {', '.join(self.unread)}")
         if self.ones:
             lines.append(f"with a channel of ones, since a border is padded: {', '.join(self.ones)}")
         before, after = self.multiply_adds
@@ -113,6 +122,8 @@ def start_anew(model: nn.Module, folding: Folding) -> None:
 
 def put_layers(model: nn.Module, folding: Folding) -> None:
     """Put the layers of a folding into a model, with weights that are not filled; the model is changed."""
+    for path in folding.opened:
+        open_attention(model.get_submodule(path))
     for reader in folding.readers:
         layer = model.get_submodule(reader.paths[0])
         resize(layer, reader.channels, returns=reader.returns, has_bias=reader.has_bias)

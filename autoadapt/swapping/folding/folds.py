@@ -27,6 +27,8 @@ from autoadapt.swapping.stand_ins import first_path
 __all__ = ["fold", "folded_as_far"]
 
 _TOLERANCE = 1e-5
+_SHAPE = "what reads its shape"
+"""The reader of an output none of whose values is read."""
 
 
 def fold(
@@ -101,7 +103,9 @@ def folded_as_far(work: Settling, wanted: Sequence[str], *, may_be_heavier: bool
         found = {level: _fault(work, work.made(one), may_be_heavier) for level, one in alone.items() if one.levels}
         faults = {level: why for level, why in found.items() if why} or dict.fromkeys(settled.levels, fault)
         read = settled.found.read
-        kept |= {level: Stay(output=level, reader=", ".join(read[level]), why=why) for level, why in faults.items()}
+        kept |= {
+            level: Stay(output=level, reader=", ".join(read[level]) or _SHAPE, why=why) for level, why in faults.items()
+        }
 
 
 def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:

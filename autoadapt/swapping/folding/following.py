@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -239,16 +239,24 @@ class _Watch(Watch):
         result = func(*args, **(kwargs or {}))
         name = function_name(func)
         told = not self._is_inside and name not in SHAPE_ONLY and self.stated_in((args, kwargs))
-        frames = self._frames[-1:] if told and self._follow(name, func, args, kwargs or {}, result) else self._frames
-        for frame in frames:
+        does = self._follow(name, func, args, kwargs or {}, result) if told else ""
+        for frame in self._frames[-1:] if does else self._frames:
             frame.calls[name] += 1
-        return result
+        return self._renamed(result) if does == "join" and any(result is one for one in args) else result
 
-    def _follow(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
-        """Follow a call; whether it is rerouted."""
+    def _renamed(self, result: torch.Tensor) -> torch.Tensor:
+        """The result of a sum in place as a tensor of its own, so that it is told whether its old name is read."""
+        stated = self._known[id(result)][1]
+        self._known[id(result)] = result, replace(stated, is_stale=True)
+        made = result.view_as(result)
+        self._known[id(made)] = made, stated
+        return made
+
+    def _follow(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> str:
+        """Follow a call; what has to be done in its place, if anything."""
         parts = [result] if isinstance(result, torch.Tensor) else list(tensors_in(result))
         if name == "__get__" and not parts:
-            return False
+            return ""
         try:
             if drops(name, args, kwargs) and (self._frames[-1].path if self._frames else "") not in self.may_drop:
                 raise NotLinearError("it drops channels")
@@ -256,7 +264,7 @@ class _Watch(Watch):
                 done = follow(func, args, kwargs, result, self.statement)
         except NotLinearError as error:
             self._refuse(name, str(error), (args, kwargs))
-            return False
+            return ""
         for tensor, stated in zip(parts, done.statements, strict=True):
             if stated is not None:
                 self._known[id(tensor)] = tensor, stated
@@ -265,7 +273,7 @@ class _Watch(Watch):
             results = 0 if isinstance(result, torch.Tensor) else len(parts)
             operands = tuple((one.axis, one.pieces) for one in done.operands)
             frame.rerouted.append(Call(name, frame.calls[name], done.does, operands, results, done.expands))
-        return bool(done.does)
+        return done.does
 
     def _refuse(self, name: str, why: str, given: object) -> None:
         frame = self._frames[-1] if self._frames else None
@@ -280,4 +288,5 @@ class _Watch(Watch):
 
 def _is_plain(stated: Statement, tensor: torch.Tensor) -> bool:
     """Whether a projection could make the channels of a tensor anew."""
-    return stated.outer == stated.inner == 1 and stated.shuffle is None and stated.axis in (1, tensor.dim() - 1)
+    is_whole = stated.outer == stated.inner == 1 and stated.shuffle is None and not stated.is_stale
+    return is_whole and stated.axis in (1, tensor.dim() - 1)

@@ -7,18 +7,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.swapping.folding.rerouting import function_name
 from autoadapt.swapping.folding.shuffles import ORDERING, shuffled
-from autoadapt.swapping.folding.statements import NotLinearError, Statement, joined, plain_statement, summed
+from autoadapt.swapping.folding.statements import STALE, NotLinearError, Statement, joined, plain_statement, summed
 
 __all__ = ["SHAPE_ONLY", "Followed", "drops", "follow"]
 
 SHAPE_ONLY = frozenset(
     {"size", "dim", "numel", "stride", "is_floating_point", "__len__", "is_contiguous", "get_device", "element_size"}
+    | {f"new_{name}" for name in ("empty", "full", "ones", "tensor", "zeros")}
+    | {f"{name}_like" for name in ("empty", "full", "ones", "rand", "randn", "zeros")}
 )
 """Functions that read no values; the getters of attributes are others."""
+_SHAPED_LIKE = frozenset({"to", "type_as", "view_as", "reshape_as", "expand_as"})
+"""They read values of their first tensor alone."""
 
 _AS_IT_IS = frozenset(
     {"clone", "contiguous", "detach", "to", "float", "half", "bfloat16", "double", "type", "type_as", "cpu", "cuda"}
@@ -26,13 +31,16 @@ _AS_IT_IS = frozenset(
 )
 """They return the same channels at the same places, dropout in eval mode."""
 
-_MOVING = frozenset(
+_OF_PLACES = frozenset(
     {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"}
     | {"squeeze", "unsqueeze", "view_as", "reshape_as", "expand", "expand_as", "repeat", "tile", "__get__", "adjoint"}
-    | {"interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "pad", "mean", "unfold", "_adaptive_pool"}
+    | {"interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "pad", "unfold", "fold", "grid_sample"}
+    | {"mean", "sum", "cumsum", "_adaptive_pool", "pixel_shuffle", "pixel_unshuffle", "rot90", "masked_fill", "where"}
     | {f"{name}{n}d" for name in ("avg_pool", "adaptive_avg_pool") for n in (1, 2, 3)}
+    | {"matmul", "__matmul__", "__rmatmul__", "bmm", "einsum", "neg", "__neg__", "mul", "multiply", "mul_", "__mul__"}
+    | {"__rmul__", "__imul__", "div", "divide", "true_divide", "div_", "__truediv__", "__itruediv__"}
 )
-"""They move places, or mix them the same way for every channel."""
+"""Of one tensor among their arguments they move, mix or scale places, which has to be the same for every channel."""
 
 _TAKING = frozenset(
     {"__getitem__", "chunk", "split", "split_with_sizes", "tensor_split", "narrow", "index_select", "flip", "roll"}
@@ -40,10 +48,9 @@ _TAKING = frozenset(
 )
 """They take some channels, or some places."""
 
-_JOINING = frozenset({"cat", "concat", "concatenate"})
+_JOINING = frozenset({"cat", "concat", "concatenate", "stack"})
 _ADDING = frozenset({"add", "__add__", "__radd__", "__iadd__", "add_"})
 _SUBTRACTING = frozenset({"sub", "subtract", "__sub__", "__isub__", "sub_"})
-_SCALING = frozenset({"mul", "multiply", "__mul__", "__rmul__", "div", "true_divide", "divide", "__truediv__"})
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Followed:
 
     statements: tuple[Statement | None, ...]
     does: str = ""
-    """`join` or `whole`, as a `Reroute` does; empty where the call stays as it is."""
+    """`join`, `beside` or `whole`, as a `Reroute` does; empty where the call stays as it is."""
     operands: tuple[Statement, ...] = ()
     """Of the tensors that a rerouted call is given."""
     expands: bool = False
@@ -82,34 +89,34 @@ def follow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
         NotLinearError: It is not linear over channels, or no function that is known to be.
     """
     name = function_name(function)
-    if any(one is not None and one.shuffle is not None for one in map(known, tensors_in((args, kwargs)))):
+    told = {id(one): (one, stated) for one in tensors_in((args, kwargs)) if (stated := known(one)) is not None}
+    if any(stated.is_stale for _, stated in told.values()):
+        raise NotLinearError(STALE)
+    if any(stated.shuffle is not None for _, stated in told.values()):
         return _shuffled(function, args, kwargs, result, known)
     if "out" in kwargs and kwargs["out"] is not None:
         raise NotLinearError("out=")
     if name in _JOINING:
-        return _join(args, kwargs, known)
+        return _join(name, args, kwargs, result, known)
     if name in _ADDING | _SUBTRACTING:
         return _add(args, kwargs, result, known, -1.0 if name in _SUBTRACTING else 1.0)
-    if name in _SCALING and len(args) > 1 and kwargs.get("rounding_mode") is None:
-        return _scale(name, args, result, known)
-    first = args[0] if args else kwargs.get("input")
-    stated = known(first) if isinstance(first, torch.Tensor) else None
-    if first is None or stated is None or name not in _AS_IT_IS | _MOVING | _TAKING | {"neg"}:
+    if name in _SHAPED_LIKE and id(args[0]) not in told:
+        return Followed((None,))
+    if len(told) != 1 or name not in _AS_IT_IS | _OF_PLACES | _TAKING or kwargs.get("rounding_mode") is not None:
         raise NotLinearError("")
-    if name == "neg":
-        return Followed((stated.without_constants(),))
+    ((first, stated),) = told.values()
     if name in _AS_IT_IS and result.shape == first.shape:
         if not result.is_floating_point():
             raise NotLinearError("it rounds")
         return Followed((stated,))
-    if name in ORDERING - _TAKING:
-        try:
-            return Followed((_moved(function, args, kwargs, first, stated),))
-        except NotLinearError:
-            return _shuffled(function, args, kwargs, result, known)
-    if name not in _TAKING:
-        return Followed((_moved(function, args, kwargs, first, stated),))
-    return _taken(function, args, kwargs, result, stated)
+    if name in _TAKING:
+        return _taken(function, args, kwargs, result, first, stated)
+    try:
+        return Followed((_of_places(function, args, kwargs, first, stated),))
+    except NotLinearError:
+        if name not in ORDERING:
+            raise
+        return _shuffled(function, args, kwargs, result, known)
 
 
 def _shuffled(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, known: Known) -> Followed:
@@ -120,23 +127,28 @@ def _shuffled(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], res
         raise NotLinearError("channels are spread over several axes")
     if any(one is not first for one in tensors_in((args, kwargs))):
         raise NotLinearError("a tensor tells which channels it takes, and may hold other numbers at another call")
-    made = shuffled(stated, first, lambda numbers: _on_shadow(function, args, kwargs, numbers))
+    made = shuffled(stated, first, lambda numbers: _with_another(function, args, kwargs, {id(first): numbers}))
     return Followed(made, "whole", (stated,))
 
 
 def _shadow(tensor: torch.Tensor, stated: Statement) -> torch.Tensor:
     """A tensor of the same shape that holds for each place the number of its channel, from 1."""
-    numbers = torch.arange(1.0, stated.channels + 1, device=tensor.device)
-    along = numbers.repeat_interleave(stated.inner).repeat(stated.outer)
     shape = [1] * tensor.dim()
     shape[stated.axis] = -1
-    return along.reshape(shape).expand(tensor.shape).clone()
+    return _numbers(stated, tensor.device).reshape(shape).expand(tensor.shape).clone()
 
 
-def _on_shadow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shadow: torch.Tensor) -> Any:
-    if args and isinstance(args[0], torch.Tensor):
-        return function(shadow, *args[1:], **kwargs)
-    return function(*args, **{**kwargs, "input": shadow})
+def _numbers(stated: Statement, device: torch.device) -> torch.Tensor:
+    numbers = torch.arange(1.0, stated.channels + 1, device=device, dtype=torch.float64)
+    return numbers.repeat_interleave(stated.inner).repeat(stated.outer)
+
+
+def _with_another(
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], instead: Mapping[int, torch.Tensor]
+) -> Any:
+    """What a function returns when it is given other tensors, by the identity of those in whose place they are."""
+    made = tree_map_only(torch.Tensor, lambda one: instead.get(id(one), one), (tuple(args), dict(kwargs)))
+    return function(*made[0], **made[1])
 
 
 def _rows(made: torch.Tensor, prefer: int) -> tuple[int, list[int]] | None:
@@ -152,50 +164,59 @@ def _rows(made: torch.Tensor, prefer: int) -> tuple[int, list[int]] | None:
     return None
 
 
-def _moved(
+def _of_places(
     function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], first: torch.Tensor, stated: Statement
 ) -> Statement:
-    made = _on_shadow(function, args, kwargs, _shadow(first, stated))
-    if not isinstance(made, torch.Tensor):
-        raise NotLinearError("")
-    found = _rows(made, stated.axis)
-    if found is None:  # ones do not stay ones: padding with zeros
-        twice = _on_shadow(function, args, kwargs, 2 * _shadow(first, stated))
-        _check_alike(made, twice, stated)
-        return stated.without_constants()
-    axis, rows = found
-    inner = next((i for i, row in enumerate(rows) if row != rows[0]), len(rows))
-    outer = len(rows) // (inner * stated.channels) if stated.channels > 1 else 1
-    order = [channel for _ in range(outer) for channel in range(stated.channels) for _ in range(inner)]
-    if rows != order:
-        raise NotLinearError("it mixes channels with places")
-    return replace(stated, axis=axis, outer=outer, inner=inner)
+    """The statement after a function that does the same to every channel, which numbers in the tensor's stead show.
 
-
-def _check_alike(made: torch.Tensor, twice: torch.Tensor, stated: Statement) -> None:
-    """Check that a shadow came out with the same factors for all channels, and twice it twice as large.
+    Other tensors that it is given are others in each call: they do not tell channels apart whatever they hold.
 
     Raises:
-        NotLinearError: It did not.
+        NotLinearError: It does something else.
     """
-    if made.dim() <= stated.axis or made.shape[stated.axis] != stated.outer * stated.channels * stated.inner:
-        raise NotLinearError("it mixes channels with places")
-    numbers = torch.arange(1.0, stated.channels + 1, device=made.device)
-    along = numbers.repeat_interleave(stated.inner).repeat(stated.outer)
-    factors = made.movedim(stated.axis, -1) / along
-    if stated.inner == stated.outer == 1:
-        spread = float((factors.amax(-1) - factors.amin(-1)).max())
-        if not spread < 1e-3 * max(float(factors.abs().max()), 1e-30):
-            raise NotLinearError("it mixes channels with places")
-    if not torch.allclose(twice, 2 * made, rtol=1e-4):
-        raise NotLinearError("it adds a number")
+    drawn = torch.Generator().manual_seed(0)
+    others = {id(one): _drawn(one, drawn) for one in tensors_in((args, kwargs)) if one is not first}
+    numbers = _shadow(first, stated)
+    ones, made, scaled = (
+        _with_another(function, args, kwargs, {**others, id(first): given})
+        for given in (torch.ones_like(numbers), numbers, -2.5 * numbers)
+    )
+    if not isinstance(made, torch.Tensor) or not made.is_floating_point():
+        raise NotLinearError("")
+    if not torch.allclose(scaled, -2.5 * made):
+        raise NotLinearError("it adds a number, or is not linear")
+    for axis in sorted(range(made.dim()), key=lambda one: one != stated.axis):
+        merged, rest = divmod(made.shape[axis], stated.channels)
+        for inner in (one for one in range(1, merged + 1) if not rest and merged % one == 0):
+            after = replace(stated, axis=axis, inner=inner, outer=merged // inner)
+            along = ones.movedim(axis, -1)
+            each = along.unflatten(-1, (after.outer, stated.channels, inner))
+            alike = torch.allclose(each, each[..., :1, :].expand_as(each))
+            if alike and torch.allclose(made.movedim(axis, -1), along * _numbers(after, made.device)):
+                is_constant = not others and torch.allclose(ones, torch.ones_like(ones))
+                return after if is_constant else after.without_constants()
+    raise NotLinearError("it is not the same for all channels, or mixes them with places")
 
 
-def _taken(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, stated: Statement) -> Followed:
-    first = args[0] if args else kwargs["input"]
+def _drawn(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Random numbers in the place of a tensor of numbers or truth values; others, as indexes, stay."""
+    if not (tensor.is_floating_point() or tensor.dtype == torch.bool):
+        return tensor
+    made = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+    return made if tensor.is_floating_point() else made < 0.5
+
+
+def _taken(
+    function: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    result: Any,
+    first: torch.Tensor,
+    stated: Statement,
+) -> Followed:
     _check_told_by_code(function_name(function), args, kwargs, first, stated.axis)
     parts = [result] if isinstance(result, torch.Tensor) else list(result)
-    made = _on_shadow(function, args, kwargs, _shadow(first, stated))
+    made = _with_another(function, args, kwargs, {id(first): _shadow(first, stated)})
     shadows = [made] if isinstance(made, torch.Tensor) else list(made)
     found = [_rows(one, stated.axis) for one in shadows]
     everything = [row for _ in range(stated.outer) for row in range(stated.channels) for _ in range(stated.inner)]
@@ -253,16 +274,14 @@ def _others(tensor: torch.Tensor, axis: int) -> list[int]:
     return [size for number, size in enumerate(tensor.shape) if number != axis]
 
 
-def _join(args: Sequence[Any], kwargs: Mapping[str, Any], known: Known) -> Followed:
+def _join(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor, known: Known) -> Followed:
     tensors = list(args[0] if args else kwargs["tensors"])
     axis = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
-    axis = axis % tensors[0].dim()
+    axis = axis % result.dim()
     found = [known(one) for one in tensors]
     told = [one for one in found if one is not None]
-    if all(axis != one.axis for one in told):
-        if len(told) == len(tensors) and all(one.is_like(told[0]) for one in told):
-            return Followed((told[0],))
-        raise NotLinearError("it puts other places beside those of an adapted output")
+    if name == "stack" or axis != told[0].axis:
+        return _beside(found, tensors, name == "stack" and axis <= told[0].axis)
     parts = []
     for one, tensor in zip(found, tensors, strict=True):
         size = tensor.shape[axis]
@@ -274,6 +293,18 @@ def _join(args: Sequence[Any], kwargs: Mapping[str, Any], known: Known) -> Follo
     if len(parts) < len(tensors):
         raise NotLinearError("channels stand on different axes, or merged with places")
     return Followed((joined(parts),))
+
+
+def _beside(found: Sequence[Statement | None], tensors: Sequence[torch.Tensor], is_new_before: bool) -> Followed:
+    """Places beside places: where channels are made in several ways, each way keeps channels of its own."""
+    first = next(one for one in found if one is not None)
+    after = first.axis + is_new_before
+    if all(one is not None and one.is_like(first) for one in found):
+        return Followed((replace(first, axis=after),))
+    sizes = [one.shape[first.axis] for one in tensors]
+    parts = [one or plain_statement(first.axis, first.channels, size) for one, size in zip(found, sizes, strict=True)]
+    made = summed(parts, [1.0] * len(parts)).without_constants()
+    return Followed((replace(made, axis=after),), "beside", tuple(parts))
 
 
 def _add(args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor, known: Known, sign: float) -> Followed:
@@ -299,18 +330,3 @@ def _summand(stated: Statement | None, tensor: torch.Tensor, result: torch.Tenso
         return stated
     at = axis - (result.dim() - tensor.dim())
     return plain_statement(axis, result.shape[axis], tensor.shape[at] if at >= 0 else 1)
-
-
-def _scale(name: str, args: Sequence[Any], result: torch.Tensor, known: Known) -> Followed:
-    """A factor that is the same for all channels."""
-    stated = [known(one) if isinstance(one, torch.Tensor) else None for one in args[:2]]
-    told = [one for one in stated if one is not None]
-    if len(args) != 2 or len(told) != 1 or ("div" in name and stated[0] is None):
-        raise NotLinearError("")
-    at = 0 if stated[0] is not None else 1
-    tensor, factor = args[at], args[1 - at]
-    if isinstance(factor, torch.Tensor):
-        axis = told[0].axis - (result.dim() - factor.dim())
-        if tensor.shape != result.shape or (axis >= 0 and factor.shape[axis] != 1):
-            raise NotLinearError("it multiplies each channel by another value")
-    return Followed((told[0].without_constants(),))

@@ -21,6 +21,7 @@ from autoadapt.contracts.costs import multiply_adds_of
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.swapping.folding.attention import attention_of, opened
 from autoadapt.swapping.folding.foldings import Folding, Reader, Stay, put_layers, start_anew
 from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.reading_layers import is_reader
@@ -71,20 +72,22 @@ def narrowing(model: nn.Module, path: str, call: Arguments, runs: Collection[Run
     assert isinstance(net, AdaptedModule), "built as one"
     axes = changing_axes(net.plan)
     with quiet():
+        whole = opened(copy_module(model, aliased), path)
         levels = {target: axis for target, (axis, _) in axes.items()}
-        found = widths_of(model, path, call.call, levels)
+        found = widths_of(whole, path, call.call, levels)
         for run in runs:
             if run.in_training:  # heads that only train
-                found = widths_of(model, path, run.call, levels, found=found, in_training=True)
-        new, stays = _new_widths(model, found, {f"output {target}": width for target, (_, width) in axes.items()})
+                found = widths_of(whole, path, run.call, levels, found=found, in_training=True)
+        new, stays = _new_widths(whole, found, {f"output {target}": width for target, (_, width) in axes.items()})
         outputs = tuple(target for target in axes if f"output {target}" in new)
         if not outputs:
             remedy = _ALONE
             raise SwapError("no output can be handed on as narrow as it is", [one.mismatch(remedy) for one in stays])
-        readers = tuple(_readers(model, found, new))
+        readers = tuple(_readers(whole, found, new))
         drawn = [one.paths[0] for one in readers]
-        untrained = tuple(one for one in drawn if hasattr(model.get_submodule(one), "reset_parameters"))
-        made = Narrowing(path, Folding(outputs=outputs, readers=readers, stays=tuple(stays), untrained=untrained))
+        untrained = tuple(one for one in drawn if hasattr(whole.get_submodule(one), "reset_parameters"))
+        told = {"outputs": outputs, "readers": readers, "stays": tuple(stays), "untrained": untrained}
+        made = Narrowing(path, Folding.model_validate({**told, "opened": attention_of(model, drawn)}))
         trial = copy_module(model, aliased)
         made.put_layers(trial)
         _check_runs(trial, runs)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.swapping.folding.statements import Statement
+from autoadapt.swapping.folding.attention import AttentionProjection
+from autoadapt.swapping.folding.statements import STALE, Statement
 
 __all__ = [
     "FOLDED",
@@ -45,7 +46,10 @@ def _kind(module: nn.Module) -> str:
 def why_not_read(model: nn.Module, path: str) -> str:
     """Why a layer cannot be made anew for other channels; empty where it can."""
     layer = model.get_submodule(path)
-    if type(layer) not in (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED) and _kind(layer) != _DEFORMABLE:
+    if (
+        type(layer) not in (nn.Linear, AttentionProjection, *_CONVOLUTIONS, *_TRANSPOSED)
+        and _kind(layer) != _DEFORMABLE
+    ):
         return f"{path}, a {type(layer).__name__}"
     if getattr(layer, "groups", 1) != 1:
         return f"{path} with groups={layer.groups}"
@@ -59,13 +63,10 @@ def misfit(layer: nn.Module, stated: Statement, tensor: torch.Tensor) -> str:
     """Why a layer does not read the channels of a tensor; empty where it does."""
     if stated.shuffle is not None:
         return "channels spread over several axes"
-    if isinstance(layer, nn.Linear):
-        return "" if stated.axis == tensor.dim() - 1 else f"channels on axis {stated.axis}, and it reads the last"
-    spatial = layer.weight.dim() - 2  # type: ignore[operator]
-    axis = tensor.dim() - spatial - 1
-    if stated.axis != axis:
-        return f"channels on axis {stated.axis}, and it reads axis {axis}"
-    return "" if stated.inner == stated.outer == 1 else "channels merged with places"
+    if stated.is_stale:
+        return STALE
+    axis = tensor.dim() - (1 if isinstance(layer, nn.Linear) else layer.weight.dim() - 1)  # type: ignore[operator]
+    return "" if stated.axis == axis else f"channels on axis {stated.axis}, and it reads axis {axis}"
 
 
 def needs_ones(layer: nn.Module) -> bool:
@@ -143,13 +144,10 @@ def merged(layer: nn.Module, stated: Statement, ones: Collection[str]) -> tuple[
     """
     weight = layer.weight.detach().double()  # type: ignore[operator]
     matrix_DM, offset_D = (one.to(weight.device) for one in stated.split(ones))
-    if isinstance(layer, nn.Linear):
-        cells = weight.unflatten(1, (stated.outer, stated.channels, stated.inner))
-        made = torch.einsum("oadi,dm->oami", cells, matrix_DM).flatten(1)
-        return made, torch.einsum("oadi,d->o", cells, offset_D)
-    if isinstance(layer, _TRANSPOSED):
-        return torch.einsum("do...,dm->mo...", weight, matrix_DM), weight.flatten(2).sum(2).T @ offset_D
-    return torch.einsum("od...,dm->om...", weight, matrix_DM), weight.flatten(2).sum(2) @ offset_D
+    reads = 0 if isinstance(layer, _TRANSPOSED) else 1
+    cells = weight.movedim(reads, 0).unflatten(0, (stated.outer, stated.channels, stated.inner))
+    made = torch.einsum("adi...,dm->ami...", cells, matrix_DM).flatten(0, 2).movedim(0, reads)
+    return made, torch.einsum("adio...,d->o", cells, offset_D)
 
 
 def guard(layer: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.facts import MadeByHand
 
 __all__ = ["Reroute", "function_name", "rerouted"]
@@ -21,8 +22,9 @@ class Reroute(MadeByHand):
     function: str
     number: int = Field(ge=0)
     """Which call of the function it is, in one call of the module."""
-    does: Literal["join", "whole"]
-    """`join` hands on the summands one after the other, `whole` all channels in place of some."""
+    does: Literal["join", "beside", "whole"]
+    """`join` hands on the summands one after the other, `whole` all channels in place of some; `beside` gives each of
+    the tensors that are put beside each other channels of its own, and zeros for those of the others."""
     axis: int = Field(ge=0)
     """Which axis holds channels."""
     channels: tuple[int, ...]
@@ -32,13 +34,13 @@ class Reroute(MadeByHand):
     expands: bool = False
     """Whether summands are of different sizes."""
 
-    def __call__(self, args: Sequence[Any]) -> Any:
+    def __call__(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What is done in place of the function.
 
         Raises:
             RuntimeError: The tensors have other channels than when the model was folded.
         """
-        given = [one for one in args[: len(self.channels)] if isinstance(one, torch.Tensor)]
+        given = list(tensors_in((args, kwargs)))[: len(self.channels)]
         if self.expands:
             given = _of_one_size(given, self.axis)
         found = tuple(one.shape[self.axis] for one in given)
@@ -49,7 +51,15 @@ class Reroute(MadeByHand):
             )
         if self.does == "join":
             return torch.cat(given, self.axis)
+        if self.does == "beside":
+            beside = [self._among_zeros(number, one) for number, one in enumerate(given)]
+            return function(beside, *args[1:], **{name: one for name, one in kwargs.items() if name != "tensors"})
         return (given[0],) * self.results if self.results else given[0]
+
+    def _among_zeros(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
+        behind = [0] * (2 * (tensor.dim() - 1 - self.axis))
+        sides = sum(self.channels[:number]), sum(self.channels[number + 1 :])
+        return nn.functional.pad(tensor, [*behind, *sides])
 
 
 def _of_one_size(tensors: Sequence[torch.Tensor], axis: int) -> list[torch.Tensor]:
@@ -84,7 +94,7 @@ class _Rerouting(TorchFunctionMode):
             self._calls[name] = number + 1
             if (name, number) in self._reroutes:
                 with torch._C.DisableTorchFunction():  # a module around does not count what is done instead
-                    return self._reroutes[name, number](args)
+                    return self._reroutes[name, number](func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import torch
@@ -17,8 +18,9 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import AdaptError
+from autoadapt.swapping.folding.attention import attention_of, opened
 from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, put_layers
-from autoadapt.swapping.folding.following import Call, Obstacle, Readings, readings
+from autoadapt.swapping.folding.following import Call, Readings, readings
 from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.reading_layers import is_reader, merged, needs_ones
 from autoadapt.swapping.folding.rerouting import Reroute
@@ -77,6 +79,11 @@ class Settling:
     is_untrained: bool = False
     """Whether readers start from new weights in place of the merged ones."""
 
+    @cached_property
+    def opened(self) -> nn.Module:
+        """The model with its attention opened, in which outputs are followed to layers."""
+        return opened(copy_module(self.model, aliased), self.path)
+
     def settle(self, wanted: Collection[str], kept: Mapping[str, Stay] = MappingProxyType({})) -> Settled:
         """Follow outputs to what reads them, and let those stay that something reads that needs their projections.
 
@@ -91,26 +98,22 @@ class Settling:
         fronts: set[str] = set()
         while True:
             found = self._readings(levels, fronts)
-            unread = {
-                level: [Obstacle("nothing", "no value of it is used")] for level in levels if not found.read[level]
-            }
-            obstacles = unread | found.obstacles
-            if not obstacles:
+            if not found.obstacles:
                 return Settled(levels, found, stays)
-            for level, met in obstacles.items():
+            for level, met in found.obstacles.items():
                 module = met[0].module if {one.module for one in met} == {met[0].module} else ""
                 is_read = any(level in stated.levels for stated in found.readers.values())
                 if module and is_read and module not in fronts:
                     fronts.add(module)
                     continue
-                named = ", ".join(found.read.get(level) or ["nothing"])
+                named = ", ".join(found.read[level])
                 stays[level] = Stay(output=level, reader=named, why=next((one.why for one in met if one.why), ""))
                 del levels[level]
 
     def _readings(self, levels: Mapping[str, Statement], fronts: Collection[str]) -> Readings:
         found: Readings | None = None
         for run in self.runs:
-            seen = readings(self.model, self.path, run.call, levels, fronts, in_training=run.in_training)
+            seen = readings(self.opened, self.path, run.call, levels, fronts, in_training=run.in_training)
             if found is None:
                 found = seen
             else:
@@ -139,7 +142,7 @@ class Settling:
             made: A copy of the model, or the one that this is a copy of.
             settled: What to fold into what.
         """
-        readers = {path: (self.model.get_submodule(path), one) for path, one in settled.found.readers.items()}
+        readers = {path: (self.opened.get_submodule(path), one) for path, one in settled.found.readers.items()}
         needed = [one for layer, stated in readers.values() for one in _with_ones(stated, needs_ones(layer))]
         needed += [one for stated, _ in settled.found.fronts.values() for one in _with_ones(stated, False)]
         ones = tuple(level for level in settled.levels if level in needed)
@@ -148,11 +151,13 @@ class Settling:
             outputs=tuple(settled.levels),
             ones=ones,
             readers=tuple(self._reader(path, readers[path][1], ones, *weights[path]) for path in readers),
+            opened=attention_of(self.model, readers),
             fronts=tuple(_front(path, *front, ones) for path, front in settled.found.fronts.items()),
             reroutes={
                 path: tuple(_reroute(call, ones) for call in calls) for path, calls in settled.found.reroutes.items()
             },
             stays=tuple(settled.stays.values()),
+            unread=tuple(level for level in settled.levels if not settled.found.read[level]),
             unseen=self._unseen(settled.found),
             untrained=(*readers, *(f"{path}.project" for path in settled.found.fronts)) if self.is_untrained else (),
         )
@@ -171,8 +176,8 @@ class Settling:
     def _reader(
         self, path: str, stated: Statement, ones: Collection[str], weight: torch.Tensor, offset_O: torch.Tensor
     ) -> Reader:
-        layer = self.model.get_submodule(path)
-        paths = [name for name, one in self.model.named_modules(remove_duplicate=False) if one is layer]
+        layer = self.opened.get_submodule(path)
+        paths = [name for name, one in self.opened.named_modules(remove_duplicate=False) if one is layer]
         has_bias = getattr(layer, "bias", None) is not None or bool(offset_O.count_nonzero())
         channels = weight.shape[0 if "Transpose" in type(layer).__name__ else 1]
         of_ones = stated.outer * stated.inner * sum(piece.level in ones for piece in stated.pieces)

@@ -8,7 +8,20 @@ from itertools import accumulate
 
 import torch
 
-__all__ = ["NotLinearError", "Piece", "Shuffle", "Statement", "joined", "level_statement", "plain_statement", "summed"]
+__all__ = [
+    "STALE",
+    "NotLinearError",
+    "Piece",
+    "Shuffle",
+    "Statement",
+    "joined",
+    "level_statement",
+    "plain_statement",
+    "summed",
+]
+
+STALE = "it was added to in place, and is read by its old name; `a = a.add_(b)` in place of `a.add_(b)` folds"
+"""Why a tensor cannot be read that is another one in the folded model, where sums are made anew."""
 
 # Dimension letters: D channels that the model reads, M channels that are handed on in their place.
 
@@ -58,6 +71,8 @@ class Statement:
     """How many stand after them."""
     shuffle: Shuffle | None = None
     """Where channels stand until they are on one axis again; the axis and the matrix are those of before."""
+    is_stale: bool = False
+    """Whether the tensor was changed in place to what a folded model makes anew; see `STALE`."""
 
     @property
     def levels(self) -> list[str]:

@@ -1,0 +1,183 @@
+"""Functions between an output and its reader: those that are linear over channels fold, and the others are named."""
+
+import pytest
+import torch
+from test_folding import Between, Model, X, adapted, assert_alike
+from torch import nn
+from torch.nn import functional
+
+from autoadapt.errors import BuildError
+from autoadapt.swapping.folding import fold
+
+SIZES = (32, 36, 52)
+
+
+class Through(Between):
+    """Its layer reads a map, or features of each sample."""
+
+    def forward(self, level):
+        made = super().forward(level)
+        return made if made.dim() == 4 else made[..., None, None]
+
+
+def built(function, shape=(2, 10, 8, 8)):
+    """A model whose level of ten channels goes through a function to a layer for what that returns, which pads."""
+    torch.manual_seed(0)
+    made = function(torch.randn(shape))
+    reader = nn.Linear(made.shape[1], 4) if made.dim() == 2 else nn.Conv2d(made.shape[1], 4, 3, padding=1)
+    return adapted(Model([nn.Conv2d(8, 4, 1), Through(reader, function)]), 6, 7)
+
+
+def is_folded(model):
+    folded = fold(model, inputs=X, outputs=["1"])
+    assert [name for name, _ in folded.backbone.adapters.named_children()] == ["0"]
+    for size in SIZES:
+        x = torch.randn(1, 3, size, size)
+        assert_alike(folded(x), model(x))
+    return folded
+
+
+def mixed_places(level):
+    weights = torch.arange(level.shape[2] * level.shape[3] + 0.0).softmax(0)
+    return level.flatten(2) @ weights
+
+
+def moved(level):
+    """As a flow field moves a map."""
+    grid = functional.affine_grid(torch.tensor([[[0.9, 0.1, 0.3], [0.0, 1.2, 0.0]]]), (1, 1, *level.shape[2:]), False)
+    return functional.grid_sample(level, grid.expand(len(level), -1, -1, -1), align_corners=False)
+
+
+def attended(level):
+    """As object regions take features of places, with weights that the image tells."""
+    weights = torch.linspace(-2, 2, level.shape[2] * level.shape[3]).repeat(len(level), 3, 1).softmax(2)
+    return torch.einsum("bkn,bcn->bck", weights, level.flatten(2))[..., None]
+
+
+def masked(level):
+    return level.masked_fill(torch.arange(level.shape[-1]) > 3, 0.0)
+
+
+def added(level):
+    made = 1.0 * level
+    return made.add_(level.flip(2), alpha=2)
+
+
+FUNCTIONS = {
+    "sum": lambda level: level.sum((2, 3)),
+    "mixed places": mixed_places,
+    "grid_sample": moved,
+    "einsum": attended,
+    "masked": masked,
+    "where": lambda level: torch.where(torch.arange(level.shape[-1]) > 3, level, 0.0),
+    "unfold": lambda level: functional.unfold(level, 3, padding=1)[..., None],
+    "folded back": lambda level: functional.fold(functional.unfold(level, 2), level.shape[2:], 2),
+    "pixel_unshuffle": lambda level: functional.pixel_unshuffle(level[:, :, :8, :8], 2),
+    "focus": lambda level: torch.cat([level[..., ::2, :8:2], level[..., ::2, 1:8:2]], 1),
+    "shuffled back": lambda level: functional.pixel_shuffle(functional.pixel_unshuffle(level[..., :8, :8], 2), 2),
+    "roll": lambda level: level.roll((1, 2), (2, 3)),
+    "flip": lambda level: level.flip(3),
+    "reflect": lambda level: functional.pad(level, (1, 2, 2, 1), mode="reflect"),
+    "replicate": lambda level: functional.pad(level, (1, 2, 2, 1), mode="replicate"),
+    "circular": lambda level: functional.pad(level, (1, 2, 2, 1), mode="circular"),
+    "number": lambda level: 0.3 * level / 2,
+    "in place": lambda level: (1.0 * level).mul_(0.5),
+    "map": lambda level: level * torch.linspace(0, 1, level.shape[-1]),
+    "pooled times map": lambda level: level.mean((2, 3), keepdim=True) * torch.linspace(0, 1, 8),
+    "cumsum": lambda level: level.cumsum(2),
+    "beside itself": lambda level: torch.cat([level, level.flip(3)], 2),
+    "beside another": lambda level: torch.cat([level, -level, torch.ones(len(level), 10, 2, level.shape[3])], 2),
+    "stacked": lambda level: torch.stack([level, 2 * level.roll(1, 3)], 2).flatten(2, 3),
+    "added in place": added,
+    "read for its shape": lambda level: level * level.new_ones(level.shape[-2:]),
+    "like another": lambda level: torch.ones(1, dtype=torch.float64).to(level) * level,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_that_does_the_same_to_every_channel_is_folded(name):
+    is_folded(built(FUNCTIONS[name]))
+
+
+def added_unseen(level):
+    made = 1.0 * level
+    made.add_(level.flip(2), alpha=2)
+    return made
+
+
+NOT_LINEAR = {
+    "a factor for each": (lambda level: level * torch.ones(10, 1, 1), "it is not the same for all channels"),
+    "a mask for each": (lambda level: level.masked_fill(torch.zeros(10, 1, 1, dtype=torch.bool), 0.0), "not the same"),
+    "channels made places": (lambda level: functional.pixel_shuffle(level[:, :8], 2), "mixes them with places"),
+    "a number": (lambda level: functional.pad(level, (1, 1), value=2.0), "adds a number"),
+    "over channels": (lambda level: level.sum(1, keepdim=True).expand(-1, 10, -1, -1), "mixes them with places"),
+    "itself": (lambda level: level * level, "torch.mul"),
+    "division": (lambda level: 1 / (3 + level), "it adds a number"),
+    "read by its old name": (added_unseen, "`a = a.add_(b)` in place of `a.add_(b)` folds"),
+    "whole numbers": (lambda level: torch.div(level, 3, rounding_mode="floor"), "torch.div"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_one_that_does_not_is_named(name):
+    function, why = NOT_LINEAR[name]
+    with pytest.raises(BuildError, match="cannot be folded") as caught:
+        fold(built(function), inputs=X, outputs=["1"])
+    assert why in str(caught.value)
+
+
+class ShapeOnly(nn.Module):
+    """Reads the second level for its size alone."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.consumer, self.function = nn.Conv2d(8, 4, 1), function
+
+    def forward(self, levels):
+        return self.consumer(functional.interpolate(levels[0], levels[1].shape[2:])) * self.function(levels[1])
+
+
+class OfAll(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.backbone, self.head = Model([]).backbone, ShapeOnly(function)
+
+    def forward(self, x):
+        return [self.head(self.backbone(x))]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda level: 1.0,
+        lambda level: level.new_ones(level.shape[2:]),
+        lambda level: torch.zeros_like(level)[:, :1] + 1,
+        lambda level: torch.ones(1).to(level),
+        lambda level: torch.ones(1, 1, 1, 1).expand_as(level).mean(),
+    ],
+)
+def test_a_level_of_which_only_the_shape_is_read_has_no_adapter(function):
+    model = adapted(OfAll(function), 6, 7)
+    folded = fold(model, inputs=X)
+    assert not list(folded.backbone.adapters.children())
+    assert folded.backbone.folded.unread == ("1",)
+    assert "nothing reads a value of output 1" in str(folded.backbone.folded)
+    for size in SIZES:
+        x = torch.randn(1, 3, size, size)
+        assert_alike(folded(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda level: level.shape[1] / 10, "answers otherwise"),
+        (lambda level: torch.ones(10).expand(level.shape[1]).sum(), "does not run"),
+    ],
+)
+def test_a_level_whose_number_of_channels_is_read_keeps_it(function, why):
+    model = adapted(OfAll(function), 6, 7)
+    folded = fold(model, inputs=X)
+    (stay,) = folded.backbone.folded.stays
+    assert (stay.output, stay.reader) == ("1", "what reads its shape")
+    assert why in stay.why
+    assert_alike(folded(X), model(X))
