@@ -206,13 +206,17 @@ def _broken(line: str, width: int) -> list[str]:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """Say on a terminal what is being done, while it is; elsewhere nothing."""
+    """Say on a terminal what is being done and how much of it is, as it stands; elsewhere nothing."""
     if not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
     from autoadapt.showing.progress import progress
 
-    with Console(stderr=True).status(what) as status, progress(lambda event: status.update(f"{what}: {event.text}")):
+    with (
+        Console(stderr=True).status(Text(what)) as status,  # as a Text, so that brackets in names are no markup
+        progress(lambda event: status.update(Text(f"{what}: {event.counted}"))),
+    ):
         yield

@@ -16,11 +16,13 @@ from autoadapt.versions import VERSION, install_line, package_version
 
 __all__ = ["EXTRAS", "demo_command", "doctor_command"]
 
-REQUIRED = ("numpy", "einops", "pydantic", "rich", "typer", "safetensors", "pyyaml")
+REQUIRED = ("numpy", "einops", "pydantic", "rich", "typer", "safetensors", "pyyaml", "jinja2")
 EXTRAS = {
     "zoo": ("timm", "torchvision", "transformers", "segmentation-models-pytorch", "huggingface_hub"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "plot": ("matplotlib",),
+    "cluster": ("joblib", "cloudpickle"),
+    "demo": ("timm", "torchvision", "scikit-learn"),
 }
 """Packages that not every command needs, by the extra that brings them."""
 

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -37,8 +38,13 @@ class Event:
     """How much of `total` is done, where that is known."""
     total: int | None = None
 
+    @property
+    def counted(self) -> str:
+        """The text, and how much is done of how much."""
+        return self.text + (f" ({self.done}/{self.total})" if self.total and self.done else "")
+
     def __str__(self) -> str:
-        return f"{self.verb}: {self.text}" + (f" ({self.done}/{self.total})" if self.total and self.done else "")
+        return f"{self.verb}: {self.counted}"
 
 
 Listener: TypeAlias = Callable[[Event], object]
@@ -148,17 +154,20 @@ def _in_notebook() -> bool:
 
 @contextlib.contextmanager
 def _bar(verb: str, total: int | None) -> Iterator[Listener]:
-    """A bar of tqdm, where that is installed."""
+    """A bar of tqdm, where that is installed; a line with the time where nothing tells how much there is."""
     try:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets it draws in text, and says so
+            from tqdm.auto import tqdm
     except ImportError:
         yield lambda _event: None
         return
-    bar = tqdm(total=total, desc=verb, leave=False)
+    bar = tqdm(total=total, desc=verb, leave=False, bar_format=None if total else "{desc}{postfix} [{elapsed}]")
 
     def show(event: Event) -> None:
         bar.set_postfix_str(event.text, refresh=False)
-        bar.update((event.done or 0) - bar.n if total else 1)
+        bar.n = bar.n if event.done is None else event.done
+        bar.refresh()  # at once: the step that begins may take long
 
     try:
         yield show

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.cli.exit_codes import working
 from autoadapt.showing.progress import Event, telling
 
 OLD, X = nn.Conv2d(3, 8, 4, stride=4), torch.zeros(2, 3, 16, 16)
@@ -35,6 +39,7 @@ def told(work: object) -> list[Event]:
         ("swap", "running Sequential to see what it reads of 0"),
         ("verify", "signature"),
         ("calibrate", "128 tokens"),
+        ("distil", "old model on the images held out"),
         ("rank", "Conv2d"),
         ("transfer", "reading the checkpoint"),
         ("export", "writing net.pt2 by torch.export"),
@@ -47,6 +52,7 @@ def test_every_verb_that_takes_long_tells_what_it_does(verb: str, first: str, tm
         "swap": lambda: aa.swap(nn.Sequential(OLD, nn.ReLU()), "0", new(), inputs=X),
         "verify": lambda: net.verify(),
         "calibrate": lambda: aa.calibrate(net, like=OLD, data=[torch.randn(8, 3, 16, 16)]),
+        "distil": lambda: aa.distil(net, like=OLD, data=[torch.randn(8, 3, 16, 16) for _ in range(4)], steps=2),
         "rank": lambda: aa.rank([new()], like=OLD, inputs=X),
         "transfer": lambda: aa.transfer(OLD.state_dict(), nn.Conv2d(3, 8, 4, stride=4)),
         "export": lambda: aa.export(net, tmp_path / "net.pt2"),
@@ -93,29 +99,45 @@ def test_what_a_listener_raises_stops_the_work_and_the_model_is_as_it_was() -> N
     assert told(lambda: aa.capture(OLD, X)), "another listener is heard afterwards"
 
 
-def test_in_a_notebook_a_bar_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[object] = []
+def test_on_a_terminal_a_command_shows_names_with_brackets_and_how_much_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with working("capturing [/x].py"), telling("capture", 4) as tell:
+        tell("f32[B, 3]", 2)
+        time.sleep(0.2)  # rich draws eight times a second
+    assert "capturing [/x].py: f32[B, 3] (2/4)" in terminal.getvalue()
 
-    class Bar:
-        n = 0
 
+def drawn_in_a_notebook(monkeypatch: pytest.MonkeyPatch, total: int | None, *told: tuple[str, int | None]) -> str:
+    """What stands in the output of a cell after each step, by tqdm in text."""
+    tqdm = pytest.importorskip("tqdm")
+    cell = io.StringIO()
+
+    class Bar(tqdm.tqdm):
         def __init__(self, **options: object) -> None:
-            drawn.append(options)
-
-        def set_postfix_str(self, text: str, refresh: bool) -> None:
-            drawn.append(text)
-
-        def update(self, count: int) -> None:
-            self.n += count
-            drawn.append(self.n)
-
-        def close(self) -> None:
-            drawn.append("closed")
+            super().__init__(**options, file=cell, ncols=60)
 
     shell = types.SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))  # type: ignore[arg-type]
-    with telling("verify", 2) as tell:
-        tell("sizes", 0)
-        tell("calls", 1)
-    assert drawn == [{"total": 2, "desc": "verify", "leave": False}, "sizes", 0, "calls", 1, "closed"]
+    with telling("verify", total) as tell:
+        for text, done in told:
+            tell(text, done)
+    return cell.getvalue()
+
+
+def test_in_a_notebook_a_bar_is_drawn_as_each_step_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = drawn_in_a_notebook(monkeypatch, 4, ("sizes", 0), ("calls", 1), ("capture: running", None))
+    assert re.findall(r"verify: +(\d+)%[^\r]*?(\d)/4 [^\r]*, ([a-z]+)", drawn) == [
+        ("0", "0", "sizes"),
+        ("25", "1", "calls"),
+        ("25", "1", "capture"),
+    ]
+
+
+def test_in_a_notebook_work_of_unknown_length_has_a_line_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "verify, reading [00:00]" in drawn_in_a_notebook(monkeypatch, None, ("reading", None))
