@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,21 @@ class Course:
         Raises:
             CalibrationError: There are none.
         """
-        samples, index = Samples(1, 0, JUDGED), 0
-        sums = {name: torch.zeros(3, dtype=torch.float64) for name in self._levels}
+        samples, sums = Samples(1, 0, JUDGED), {name: torch.zeros(3, dtype=torch.float64) for name in self._levels}
+        with workers.together():
+            index = self._keep(held_out, samples, sums)
+        if not workers.summed(index):
+            fault = Mismatch("held_out", "at least one batch", "none", "held_out=[images]")
+            raise CalibrationError("there are no images to judge on", [fault])
+        for name, total in sums.items():
+            count, whole, squares = workers.total(total).tolist()
+            self._variances[name] = max(squares / count - (whole / count) ** 2, 0.0)
+        samples.only(samples.chosen(workers.gathered(samples.numbers)))
+        return Judge(self._pair, samples, self._head, self._loss, Progress(), replays=False)
+
+    def _keep(self, held_out: Iterable[object], samples: Samples, sums: Mapping[str, torch.Tensor]) -> int:
+        """Keep images of this process, and add up count, values and squares of the old levels; how many there are."""
+        index = 0
         for number, batch in enumerate(held_out):
             for lesson in self._pair.lessons(batch, f"{number} of those held out"):
                 expected = self._expected(lesson)
@@ -111,14 +124,7 @@ class Course:
                         arguments = cut(lesson.arguments.values, image, lesson.images)
                         answer = cut(expected, image, lesson.images)
                         samples.add(Sample(mine, 0, lesson.arguments.positional, arguments, (), answer))
-        if not workers.summed(index):
-            fault = Mismatch("held_out", "at least one batch", "none", "held_out=[images]")
-            raise CalibrationError("there are no images to judge on", [fault])
-        for name, total in sums.items():
-            count, whole, squares = workers.total(total).tolist()
-            self._variances[name] = max(squares / count - (whole / count) ** 2, 0.0)
-        samples.only(samples.chosen(workers.gathered(samples.numbers)))
-        return Judge(self._pair, samples, self._head, self._loss, Progress(), replays=False)
+        return index
 
     def _expected(self, lesson: Lesson) -> Any:
         """What the new model is to answer; of a backbone alone its levels."""
@@ -127,11 +133,24 @@ class Course:
         with explained("head", "an answer on the old features"):
             return lesson.answer if self._head is None else self._head(lesson.answer)
 
-    def learn(self, batch: object) -> None:
-        """One step on a batch."""
+    def learn(self, batches: Iterator[object]) -> None:
+        """One step on the next batch.
+
+        Raises:
+            CalibrationError: The batch is faulty, here or in another process.
+        """
         rate = (1 + math.cos(math.pi * self.step / self._rates.steps)) / 2
         for group, base in zip(self._optimiser.param_groups, self._bases, strict=True):
             group["lr"] = base * rate
+        with workers.together():
+            slopes = self._slopes(next(batches))
+        for parameter, slope in zip(self.learned.values(), slopes, strict=True):
+            parameter.grad = workers.total(slope) / workers.count()
+        self._optimiser.step()
+        self.step += 1
+
+    def _slopes(self, batch: object) -> list[torch.Tensor]:
+        """By each parameter that learns, of the mean loss of a batch of this process."""
         lessons = self._pair.lessons(batch, self.step)
         whole = sum(lesson.images for lesson in lessons)
         sums = [torch.zeros_like(parameter) for parameter in self.learned.values()]
@@ -142,10 +161,7 @@ class Course:
                     lost, list(self.learned.values()), allow_unused=True, materialize_grads=True
                 )
             sums = [one + slope for one, slope in zip(sums, slopes, strict=True)]
-        for parameter, slope in zip(self.learned.values(), sums, strict=True):
-            parameter.grad = workers.total(slope) / workers.count()
-        self._optimiser.step()
-        self.step += 1
+        return sums
 
     def _lost(self, lesson: Lesson) -> torch.Tensor:
         """How far levels and answer are from those of the old model, a mean over images."""

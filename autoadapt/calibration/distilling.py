@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,15 @@ LOOKS = 8
 """How often the images held out are looked at on the way, beside the start."""
 EVERY = 8
 """Of the data one batch or image in so many is held out."""
+_ALIKE = (
+    "batch_size",
+    "num_workers",
+    "collate_fn",
+    "generator",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+)
 
 
 def distil(
@@ -140,22 +149,27 @@ def _take(course: Course, taught: Iterable[object], judged: Iterable[object], pa
         course.resume(path)
     if not course.looks:
         course.look(judge)
-    steps, every = course.steps, max(1, course.steps // LOOKS)
-    while course.step < steps:
-        before = course.step
+    batches, every = _again_and_again(taught, course.steps), max(1, course.steps // LOOKS)
+    while course.step < course.steps:
+        course.learn(batches)
+        tell(f"held-out loss {course.looks[-1][1].loss:.3g}", course.step)
+        if course.step % every == 0 or course.step == course.steps:
+            course.look(judge)
+            if path is not None:
+                course.save(path)
+
+
+def _again_and_again(taught: Iterable[object], steps: int) -> Iterator[object]:
+    """All batches, and all once more as long as there are any."""
+    count, before = 0, -1
+    while count > before:
+        before = count
         for batch in taught:
-            if course.step >= steps:
-                break
-            course.learn(batch)
-            tell(f"held-out loss {course.looks[-1][1].loss:.3g}", course.step)
-            if course.step % every == 0 or course.step == steps:
-                course.look(judge)
-                if path is not None:
-                    course.save(path)
-        if course.step == before:
-            remedy = "data=[images]; a generator can be used up once"
-            fault = Mismatch("data", f"batches for {steps} steps", f"none after {before}", remedy)
-            raise CalibrationError("there are no images left to learn from", [fault])
+            count += 1
+            yield batch
+    remedy = "data=[images]; a generator can be used up once"
+    fault = Mismatch("data", f"batches for {steps} steps", f"none after {count}", remedy)
+    raise CalibrationError("there are no images left to learn from", [fault])
 
 
 def _divided(data: Iterable[Any], held_out: Iterable[object] | None) -> tuple[Iterable[object], Iterable[object]]:
@@ -174,13 +188,9 @@ def _divided(data: Iterable[Any], held_out: Iterable[object] | None) -> tuple[It
 
 def _loader(whole: DataLoader[Any], numbers: Sequence[int], *, shuffled: bool = True) -> DataLoader[Any]:
     """A loader of some of the images, otherwise alike."""
+    shuffle = shuffled and isinstance(whole.sampler, RandomSampler)
     return DataLoader(
-        Subset(whole.dataset, numbers),
-        batch_size=whole.batch_size,
-        shuffle=shuffled and isinstance(whole.sampler, RandomSampler),
-        num_workers=whole.num_workers,
-        collate_fn=whole.collate_fn,
-        generator=whole.generator,
+        Subset(whole.dataset, numbers), shuffle=shuffle, **{name: getattr(whole, name) for name in _ALIKE}
     )
 
 

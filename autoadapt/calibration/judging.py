@@ -21,7 +21,7 @@ from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.projections import set_weight, weight_and_offset
 from autoadapt.calibration.samples import IMAGES, Cut, Sample, Samples, joined
 from autoadapt.calibration.solvers import AffineMap
-from autoadapt.calibration.workers import gathered, summed, total
+from autoadapt.calibration.workers import gathered, summed, together, total
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.kept_weights import kept_weights
 from autoadapt.contracts.modes import in_eval_mode
@@ -118,7 +118,7 @@ class Judge:
         self._tried += 1
         self._report.does(f"fitting, {self._tried} tried on the head")
         found: dict[int, tuple[float, float]] = {}
-        with torch.no_grad():
+        with together(), torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
                 found |= self._looked_at([n for n in self.numbers([fold]) if on_all or n in self._few])
@@ -126,8 +126,9 @@ class Judge:
 
     def score_as_it_is(self) -> Score:
         """Try the model as it is, on all images that were kept."""
-        with torch.no_grad():
-            return _as_score(self._looked_at(self.numbers(sorted(set(self._folds.values())))))
+        with together(), torch.no_grad():
+            found = self._looked_at(self.numbers(sorted(set(self._folds.values()))))
+        return _as_score(found)
 
     def _looked_at(self, numbers: Sequence[int]) -> dict[int, tuple[float, float]]:
         """Loss and agreement of each image that is kept here."""
@@ -140,7 +141,7 @@ class Judge:
     def passes_gradients(self, maps: Maps) -> bool:
         """Whether the loss has a slope by the adapters: not where head or loss detach, or leave torch."""
         self._set(maps)
-        with torch.enable_grad():
+        with together(), torch.enable_grad():
             batches = self._batches(self.numbers(sorted(set(self._folds.values())))[:1])
             flat = any(not self._compare(batch)[0].requires_grad for batch in batches)
         return not summed(flat)
@@ -154,7 +155,7 @@ class Judge:
         layers = {projection.module: self._pair.layer(projection) for projection in self._pair.projections}
         parameters = [parameter for layer in layers.values() for parameter in weight_and_offset(layer)]
         sums = [torch.zeros_like(parameter) for parameter in parameters]
-        with torch.enable_grad():
+        with together(), torch.enable_grad():
             for batch in self._batches(numbers):
                 loss = self._compare(batch)[0].sum() / len(numbers)
                 parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)

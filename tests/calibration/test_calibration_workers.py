@@ -45,8 +45,14 @@ def worker(rank, count, store, folder):
         failed = ""
     except CalibrationError as error:
         failed = error.summary
+    lost = []
+    for data in ([images[:3], images[3:6], images[:3] * float("nan")], [images[:3] * float("nan"), images[:3]]):
+        try:
+            distilled(data if rank else images[:9].split(3))
+        except CalibrationError as error:
+            lost.append(error.summary)
     told = found.model_dump_json(), shared.model_dump_json(exclude={"seconds", "solver_seconds", "bytes"})
-    torch.save((told, adapters, made, moments.tensors, failed, learned), f"{folder}/{rank}.pt")
+    torch.save((told, adapters, made, moments.tensors, failed, learned, lost), f"{folder}/{rank}.pt")
     dist.barrier()  # a process that leaves early takes the connection with it
     dist.destroy_process_group()
 
@@ -59,7 +65,7 @@ def test_two_gloo_processes_give_the_answer_of_one(tmp_path):
     made, said = [], []
     whole = Moments.of(images.flatten(2)[..., 0], images.flatten(2)[..., 1])
     for rank in range(2):
-        (told, shared), written, own, moments, failed, learned = torch.load(tmp_path / f"{rank}.pt")
+        (told, shared), written, own, moments, failed, learned, lost = torch.load(tmp_path / f"{rank}.pt")
         made.append(own)
         said.append(shared)
         for name, tensor in whole.tensors.items():
@@ -70,6 +76,7 @@ def test_two_gloo_processes_give_the_answer_of_one(tmp_path):
         assert f'"solver":"{alone.solver}"' in told
         assert '"images":24' in told
         assert failed == ("features of `0` are not finite" if rank == 0 else "another worker failed")
+        assert lost == ["the head's answers cannot be compared" if rank else "another worker failed"] * 2
     assert said[0] == said[1]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 

@@ -94,8 +94,9 @@ def test_a_run_that_was_cut_goes_on_and_ends_where_one_in_one_piece_does(pair, t
 
 def test_images_that_are_held_out_are_not_learned_from(pair):
     images = pictures(32)
-    loader = DataLoader(images, batch_size=4, shuffle=True)
+    loader = DataLoader(images, batch_size=4, shuffle=True, num_workers=1, timeout=50, worker_init_fn=torch.manual_seed)
     learned, judged = distilling._divided(loader, None)
+    assert all((one.timeout, one.worker_init_fn) == (50, torch.manual_seed) for one in (learned, judged))
     assert {len(batch) for batch in learned} == {4}
     assert [len(batch) for batch in judged] == [4]
     seen = torch.cat([*learned, *judged])
