@@ -161,7 +161,12 @@ class Reader:
         """What a name holds, or a call of the package returns."""
         if isinstance(node, ast.Name):
             return [*self._put_into(node)] or [*self._handed_over(node)]
-        found = self.functions.get(_name(node), [])
+        is_method = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        found = [
+            one
+            for one in self.functions.get(_name(node), [])
+            if is_method or not isinstance(self.parent[one], ast.ClassDef)
+        ]
         here = [one for one in found if self.file[one] == self.file[node]]
         functions = here if len(here) == 1 else found if len(found) == 1 else []
         returned = [one for function in functions for one in ast.walk(function)]
