@@ -89,9 +89,16 @@ def describe(model: AssembledModel) -> dict[str, Any]:
     """The resolved config of a model as plain data, ready for `yaml.safe_dump`; it assembles to the same model.
 
     Raises:
-        AssemblyError: It is no model that `assemble` made.
+        AssemblyError: It is no model that `assemble` made, or it was swapped, refitted or folded since.
     """
     check_type(model, AssembledModel, "model", "model = aa.assemble(config); aa.describe(model)", AssemblyError)
+    changed = [path for path, one in model.named_modules() if vars(one).keys() & {"swapped", "folded"}]
+    if changed:
+        remedy = 'aa.save(model, "folder")  # and aa.restore("folder", model=aa.assemble(config), new=new)'
+        faults = [
+            Mismatch(path, "as the config builds it", "another module or other layers", remedy) for path in changed
+        ]
+        raise AssemblyError("no config describes what was swapped, refitted or folded after the model was made", faults)
     return model.config.flat()
 
 

@@ -71,6 +71,12 @@ class WholeConfig(_Frozen):
     training: dict[str, bool]
     frozen: tuple[str, ...] = ()
 
+    @property
+    def foldings(self) -> list[tuple[str, Folding]]:
+        """What was folded at which part, in the order in which it was."""
+        found = [(one.path, one.folding) for one in self.parts if one.folding is not None]
+        return sorted(found, key=lambda one: one[1].number)
+
     @model_validator(mode="after")
     def _name_each_once(self) -> WholeConfig:
         for named in ([one.path for one in self.parts], [one.folder for one in self.parts]):

@@ -175,10 +175,9 @@ def restore_whole(
             model.set_submodule(place.path, made[place.path])
         else:
             put_region(model, made[place.path], place.region)
-    for place in config.parts:
-        if place.folding is not None:
-            put_layers(model, place.folding)
-            vars(made[place.path])["folded"] = place.folding
+    for path, folding in config.foldings:
+        put_layers(model, folding)
+        vars(made[path])["folded"] = folding
     put_tensors(model, tensors)
     put_modes(model, config.training)
     set_frozen(model, config.frozen)
@@ -193,13 +192,12 @@ def _with_folded_layers(model: nn.Module, config: WholeConfig) -> nn.Module:
     Raises:
         SavingError: It has no such layers.
     """
-    foldings = [place.folding for place in config.parts if place.folding is not None]
-    if not foldings:
+    if not config.foldings:
         return model
     shaped = copy_module(model, on_meta)
     try:
         with torch.device("meta"):
-            for folding in foldings:
+            for _, folding in config.foldings:
                 put_layers(shaped, folding)
     except (AttributeError, AssertionError, RuntimeError, TypeError) as error:
         fault = Mismatch("model", "layers that adapters were folded into", str(error), "build the model as it was")

@@ -23,7 +23,10 @@ from autoadapt.swapping.folding.narrowing import narrowing
 from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.settling import Settling, projected
 
-__all__ = ["CostLine", "Folded", "cost_lines", "cost_rows", "cost_text", "merged", "narrowed"]
+__all__ = ["FITTED", "CostLine", "Folded", "cost_lines", "cost_rows", "cost_text", "merged", "narrowed"]
+
+FITTED = "calibrated, folded"
+"""The state of a model whose adapters were fitted before they were merged."""
 
 
 class CostLine(MadeByHand):
@@ -76,17 +79,28 @@ def cost_lines(
     """
     given = _one_sample(call)
     states = [Folded("old", lambda: old), Folded("adapted", lambda: swapped), *others]
-    return tuple(line for one in states for line in _lines(one, members if one.state == "old" else [path], given))
+    lines = [line for one in states for line in _lines(one, members if one.state == "old" else [path], given)]
+    before = [None, *(line.whole for line in lines)]  # without ones a fitted model costs what any folded one does
+    return tuple(one for one, last in zip(lines, before, strict=False) if (one.state, one.whole) != (FITTED, last))
 
 
-def merged(model: nn.Module, path: str, call: Arguments) -> nn.Module:
+def merged(model: nn.Module, path: str, call: Arguments, *, is_fitted: bool = False) -> nn.Module:
     """The model with all adapters merged that can be at the example; what other sizes ask for is not looked at.
+
+    Args:
+        model: With the adapted module in it; it is not changed.
+        path: Where that stands.
+        call: An example call.
+        is_fitted: Whether its projections count as fitted: with offsets, which channels of ones carry to borders.
 
     Raises:
         BuildError: There is none.
     """
+    model = copy_module(model, aliased)
     net = model.get_submodule(path)
     assert isinstance(net, AdaptedModule), "built as one"
+    for offset in (one for one in net.adapters.parameters() if is_fitted and one.dim() == 1):
+        offset.data = torch.ones_like(offset)
     work = Settling(model, path, net, call, [Run(call.call)])
     settled = work.settle(projected(net.plan))
     if not settled.levels:

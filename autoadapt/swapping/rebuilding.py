@@ -13,7 +13,7 @@ from autoadapt.contracts.capturing import bind
 from autoadapt.contracts.capturing.arguments import told_example
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.errors import Mismatch, SwapError
-from autoadapt.swapping.cost_lines import CostLine, Folded, cost_lines, merged, narrowed
+from autoadapt.swapping.cost_lines import FITTED, CostLine, Folded, cost_lines, merged, narrowed
 from autoadapt.swapping.folding.narrowing import Narrowing
 from autoadapt.swapping.folding.refits import Refit, Refitting, refitting
 from autoadapt.swapping.successors import Successor
@@ -64,6 +64,7 @@ def rebuilt(
         trial = swapped if keeps else in_eval_mode(made.tried())
         refits = refitting(trial, path, call, how=refit, is_untrained=not keeps)
     others = [Folded(_NAMES[False], lambda: merged(swapped, path, call))]
+    others.append(Folded(FITTED, lambda: merged(swapped, path, call, is_fitted=True)))
     others.append(Folded(_NAMES["shrink"], lambda: narrowed(swapped, path, call)))
     return refits, cost_lines(model, made.members, swapped, path, call, others)
 

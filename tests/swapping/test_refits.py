@@ -206,7 +206,11 @@ def test_a_dry_run_tells_what_each_state_costs_and_changes_nothing():
     assert torch.equal(drawn, torch.get_rng_state())
     assert all(torch.equal(before[name], tensor) for name, tensor in made.state_dict().items())
     lines = {line.state: line for line in found.costs}
-    assert list(lines) == ["old", "adapted", "readers rebuilt", "as by hand"]
+    assert list(lines) == ["old", "adapted", "readers rebuilt", "calibrated, folded", "as by hand"]
+    ones = 24 * 9 * 256  # of the first convolution, which pads, at the 16 x 16 places of the second level
+    assert lines["calibrated, folded"].whole[1] == lines["readers rebuilt"].whole[1] + ones
+    without = aa.swap(made, "backbone", new, inputs=X, dry_run=True, project_bias=False)
+    assert [line.state for line in without.costs] == ["old", "adapted", "readers rebuilt", "as by hand"]
     plain = model()
     consumer = sum(p.numel() for name, p in plain.named_parameters() if not name.startswith("backbone"))
     assert lines["old"].consumer[0] == lines["adapted"].consumer[0] == consumer
@@ -233,6 +237,20 @@ def test_a_refit_of_several_places_or_of_a_step_is_refused():
     with pytest.raises(aa.SwapError) as caught:
         aa.swap(model(), "backbone", Levels(*NEW), inputs=X, refit="narrow")
     assert caught.value.mismatches[0].expected == "True, False, 'readers' or 'shrink'"
+
+
+def test_no_config_describes_an_assembled_model_that_was_refitted_since():
+    head = {"type": "LinearClsHead", "num_classes": 10}
+    backbone = {"type": "ResNet_CIFAR", "depth": 18}
+    model = aa.assemble(
+        {"input": "f32[B, 3, 32, 32]", "backbone": backbone, "neck": "GlobalAveragePooling", "head": head}
+    )
+    assert aa.describe(model)["head"]["in_channels"] == 512
+    aa.swap(model, "backbone", nn.Sequential(nn.Conv2d(3, 100, 8, stride=8)), inputs=X, refit=True)
+    assert model.get_submodule("head.fc").in_features == 100
+    with pytest.raises(aa.AssemblyError, match="no config describes what was swapped") as caught:
+        aa.describe(model)
+    assert caught.value.mismatches[0].where == "backbone"
 
 
 class Both(nn.Module):

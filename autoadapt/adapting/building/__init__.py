@@ -2,6 +2,15 @@
 
 from autoadapt.adapting.building.facts import Said
 from autoadapt.adapting.building.modules import AdaptedModule, build, own_attributes, with_plan
-from autoadapt.adapting.building.parameter_groups import mark_calibrated, param_groups
+from autoadapt.adapting.building.parameter_groups import mark_calibrated, mark_rebuilt, param_groups
 
-__all__ = ["AdaptedModule", "Said", "build", "mark_calibrated", "own_attributes", "param_groups", "with_plan"]
+__all__ = [
+    "AdaptedModule",
+    "Said",
+    "build",
+    "mark_calibrated",
+    "mark_rebuilt",
+    "own_attributes",
+    "param_groups",
+    "with_plan",
+]

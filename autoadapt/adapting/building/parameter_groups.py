@@ -12,12 +12,13 @@ from autoadapt.adapting.building.modules import AdaptedModule
 from autoadapt.contracts.instances import check_module
 from autoadapt.errors import BuildError, Mismatch
 
-__all__ = ["ParameterGroup", "mark_calibrated", "param_groups"]
+__all__ = ["ParameterGroup", "mark_calibrated", "mark_rebuilt", "param_groups"]
 
-_CAREFUL = ("backbone", "calibrated_adapters", "adapters", "rest")
+_CAREFUL = ("backbone", "calibrated_adapters", "adapters", "rebuilt", "rest")
 """A parameter that several parts share is in the first of these that it belongs to."""
 
 _CALIBRATED = "calibrated"
+_REBUILT = "rebuilt"
 
 
 class ParameterGroup(TypedDict):
@@ -45,18 +46,19 @@ def param_groups(
     `torch.compile`, a `LightningModule`). Adapters start from random weights and learn ten times as fast as the
     backbone by default; those that `calibrate` has fitted are no longer random and learn as fast as it. A parameter
     that takes no gradient is in its group too, so that it trains once it is no longer frozen. One that a backbone
-    shares with another part is in `backbone`.
+    shares with another part is in `backbone`. Layers that `swap(refit=)` has given new weights are a group `rebuilt`,
+    as fast as fresh adapters; those that adapters were merged into are in the rest.
 
     Args:
         model: An adapted module, or a bigger model with adapted modules in it; it is not changed.
         lr: Learning rate of the backbones and of the rest.
-        fresh: Times `lr` is the rate of adapters that were not calibrated.
+        fresh: Times `lr` is the rate of adapters that were not calibrated, and of layers with new weights.
         calibrated: Times `lr` is the rate of those that were.
 
     Returns:
-        With `lr` a list for an optimiser: `{"name", "params", "lr"}` for each of `backbone`, `adapters`, `rest` that
-        has parameters. Calibrated adapters are `calibrated_adapters` beside others that are not. Without `lr` the
-        three lists by name, with all adapters in one.
+        With `lr` a list for an optimiser: `{"name", "params", "lr"}` for each of `backbone`, `adapters`, `rebuilt`,
+        `rest` that has parameters. Calibrated adapters are `calibrated_adapters` beside others that are not. Without
+        `lr` the lists by name, with all adapters in one, and `rebuilt` where there are such layers.
 
     Raises:
         BuildError: There is no adapted module in the model, FSDP keeps the parameters of several groups in one
@@ -81,9 +83,10 @@ def param_groups(
     if lr is None:
         adapters = {*map(id, found["adapters"]), *map(id, found["calibrated_adapters"])}
         in_order = [parameter for parameter in model.parameters() if id(parameter) in adapters]
-        return {"backbone": found["backbone"], "adapters": in_order, "rest": found["rest"]}
+        rebuilt = {_REBUILT: found[_REBUILT]} if found[_REBUILT] else {}
+        return {"backbone": found["backbone"], "adapters": in_order, **rebuilt, "rest": found["rest"]}
     _check_rates(lr=lr, fresh=fresh, calibrated=calibrated)
-    rates = {"backbone": 1.0, "adapters": fresh, "calibrated_adapters": calibrated, "rest": 1.0}
+    rates = {"backbone": 1.0, "adapters": fresh, "calibrated_adapters": calibrated, _REBUILT: fresh, "rest": 1.0}
     names = {"calibrated_adapters": "calibrated_adapters" if found["adapters"] else "adapters"}
     return [
         ParameterGroup(name=names.get(kind, kind), params=found[kind], lr=lr * rate)
@@ -101,6 +104,11 @@ def mark_calibrated(net: AdaptedModule, layers: Iterable[str]) -> None:
     """
     named = {path.split(".")[1] for path in layers}
     net.__dict__[_CALIBRATED] = tuple(sorted(named | set(_calibrated(net))))
+
+
+def mark_rebuilt(layer: nn.Module) -> None:
+    """Note that a layer was given new weights for other channels; copies know it too."""
+    layer.__dict__[_REBUILT] = True
 
 
 def _calibrated(net: AdaptedModule) -> tuple[str, ...]:
@@ -132,7 +140,9 @@ def _grouped(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def _parts(module: nn.Module, kind: str) -> list[tuple[nn.Module, str]]:
     """The children of a module, and what their parameters are."""
     if not isinstance(module, AdaptedModule):
-        return [(child, kind) for child in module.children()]
+        return [
+            (child, _REBUILT if kind == "rest" and vars(child).get(_REBUILT) else kind) for child in module.children()
+        ]
     own = {"backbone": "backbone", "adapters": "adapters"}
     parts = [(child, own.get(name, kind)) for name, child in module.named_children() if name != "adapters"]
     fitted = _calibrated(module)

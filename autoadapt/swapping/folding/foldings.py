@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from autoadapt.adapting import layers
+from autoadapt.adapting.building import mark_rebuilt
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch
 from autoadapt.swapping.folding.attention import open_attention
@@ -16,7 +17,7 @@ from autoadapt.swapping.folding.reading_layers import guard, is_reader, resize
 from autoadapt.swapping.folding.rerouting import Reroute, rerouted
 from autoadapt.swapping.places import set_modules
 
-__all__ = ["Folding", "Front", "Reader", "Stay", "put_layers", "start_anew"]
+__all__ = ["Folding", "Front", "Reader", "Stay", "next_number", "put_layers", "start_anew"]
 
 
 class Reader(MadeByHand):
@@ -70,6 +71,8 @@ class Stay(MadeByHand):
 class Folding(MadeByHand):
     """What `fold` did: which outputs are handed on without projections, what reads them, and what stays as it was."""
 
+    number: int = Field(default=0, ge=0)
+    """How many there were in the model before."""
     outputs: tuple[str, ...]
     ones: tuple[str, ...] = ()
     """Outputs that are handed on with a channel of ones, which carries the offset to where borders are padded."""
@@ -120,6 +123,11 @@ def start_anew(model: nn.Module, folding: Folding) -> None:
         layer.requires_grad_(True)
 
 
+def next_number(model: nn.Module) -> int:
+    """The number of the next folding of a model."""
+    return sum(isinstance(vars(one).get("folded"), Folding) for one in model.modules())
+
+
 def put_layers(model: nn.Module, folding: Folding) -> None:
     """Put the layers of a folding into a model, with weights that are not filled; the model is changed."""
     for path in folding.opened:
@@ -142,5 +150,7 @@ def put_layers(model: nn.Module, folding: Folding) -> None:
         both = nn.Sequential(OrderedDict(project=project.to(like.device, like.dtype), read=read))
         both.training = read.training
         set_modules(model, {front.path: both})
+    for path in folding.untrained:
+        mark_rebuilt(model.get_submodule(path))
     for path, reroutes in folding.reroutes.items():
         rerouted(model.get_submodule(path), reroutes)

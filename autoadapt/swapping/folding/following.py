@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, drops, follow
 from autoadapt.swapping.folding.reading_layers import is_reader, misfit, why_not_read
-from autoadapt.swapping.folding.rerouting import function_name
+from autoadapt.swapping.folding.rerouting import function_name, instead
 from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
 from autoadapt.swapping.folding.watched_runs import Watch, watched
 
@@ -31,6 +31,10 @@ class Obstacle:
     """Path of the module without children that does it with this tensor alone, if one does."""
 
 
+Operand: TypeAlias = tuple[int, tuple[Piece, ...]]
+"""The axis of channels and the pieces of a tensor that a function is given."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A call of a function that has to be rerouted; see `Reroute`."""
@@ -38,15 +42,31 @@ class Call:
     function: str
     number: int
     does: str
-    operands: tuple[tuple[int, tuple[Piece, ...]], ...]
-    """The axis of channels and the pieces of each tensor that it is given."""
+    given: tuple[tuple[Operand, ...], ...]
+    """The tensors that it is given, at each call of its module."""
     results: int
     expands: bool
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """What has to be the same at each call of its module."""
+        return self.function, self.number, self.does, self.results, self.given[0][0][0], len(self.given[0])
+
+
+def _both(calls: tuple[Call, ...], others: tuple[Call, ...]) -> tuple[Call, ...] | None:
+    """What is rerouted in two calls of a module, as one; None where these do different things."""
+    if [one.what for one in calls] != [one.what for one in others]:
+        return None
+    pairs = zip(calls, others, strict=True)
+    return tuple(
+        replace(one, given=tuple(dict.fromkeys(one.given + other.given)), expands=one.expands or other.expands)
+        for one, other in pairs
+    )
 
 
 def _levels_of(calls: Iterable[Iterable[Call]]) -> list[str]:
     """The outputs that are in what the functions of several calls are given."""
-    operands = (operand for call in calls for one in call for operand in one.operands)
+    operands = (operand for call in calls for one in call for given in one.given for operand in given)
     return list(dict.fromkeys(piece.level for _, pieces in operands for piece in pieces if piece.level))
 
 
@@ -87,11 +107,8 @@ class Readings:
             if both is None:
                 self.refuse(stated, Obstacle(f"another call of {path}", "at another size it reads something else"))
             self.fronts[path] = both or stated, dims
-        for path in self.calls.keys() & other.calls.keys():
-            both_calls = (self.calls[path], other.calls[path])
-            for level in _levels_of(both_calls) if both_calls[0] != both_calls[1] else ():
-                self.refuse(self.levels[level], Obstacle(f"another call of {path}", "elsewhere it does something else"))
-        self.calls |= other.calls
+        for path, calls in other.calls.items():
+            self.note_calls(path, calls, "elsewhere it does something else")
         for level, obstacles in other.obstacles.items():
             self.obstacles.setdefault(level, []).extend(obstacles)
         for level, named in other.read.items():
@@ -103,6 +120,14 @@ class Readings:
         for level in stated.levels:
             self.obstacles.setdefault(level, []).append(obstacle)
             self.note(level, obstacle.reader)
+
+    def note_calls(self, path: str, calls: tuple[Call, ...], why: str = "") -> None:
+        """Note what has to be rerouted in a call of a module, which has to agree with its other calls."""
+        before = self.calls.get(path, calls)
+        both = _both(before, calls)
+        for level in _levels_of((before, calls)) if both is None else ():
+            self.refuse(self.levels[level], Obstacle(f"another call of {path}", why))
+        self.calls[path] = both or before
 
     def note(self, level: str, reader: str) -> None:
         """Note a reader."""
@@ -161,7 +186,6 @@ class _Watch(Watch):
         self.found = Readings(read={level: [] for level in levels}, levels=levels)
         self._model, self._levels, self._fronts = model, levels, set(fronts)
         self._frames: list[_Frame] = []
-        self._called: dict[str, list[tuple[Call, ...]]] = {}
         self._plain_calls: set[str] = set()
         self._before: dict[str, Statement] = {}
         self.may_drop: set[str] = set()
@@ -178,11 +202,6 @@ class _Watch(Watch):
         """Note what the model returns, and settle what was seen in several calls."""
         for stated in self.stated_in(output):
             self.found.refuse(stated, Obstacle("the caller of the model"))
-        for path, calls in self._called.items():
-            if any(one != calls[0] for one in calls):
-                for level in _levels_of(calls):
-                    self.found.refuse(self._levels[level], Obstacle(f"another call of {path}"))
-            self.found.calls[path] = calls[0]
         fronts = {path: stated for path, (stated, _) in self.found.fronts.items()}
         for path, stated in (self.found.readers | fronts).items():
             if path in self._plain_calls:
@@ -208,7 +227,7 @@ class _Watch(Watch):
         """A forward hook of a module, also where it raises."""
         if self._frames and self._frames[-1].module is module:
             frame = self._frames.pop()
-            self._called.setdefault(frame.path, []).append(tuple(frame.rerouted))
+            self.found.note_calls(frame.path, tuple(frame.rerouted))
 
     def _read(self, name: str, module: nn.Module, given: list[Any]) -> bool:
         """Note what a layer reads."""
@@ -237,10 +256,11 @@ class _Watch(Watch):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = function_name(func)
+        is_again = func is instead
+        name = args[0].function if is_again else function_name(func)
         told = not self._is_inside and name not in SHAPE_ONLY and self.stated_in((args, kwargs))
         does = self._follow(name, func, args, kwargs or {}, result) if told else ""
-        for frame in self._frames[-1:] if does else self._frames:
+        for frame in self._frames[-1:] if does or is_again else self._frames:
             frame.calls[name] += 1
         return self._renamed(result) if does == "join" and any(result is one for one in args) else result
 
@@ -272,7 +292,7 @@ class _Watch(Watch):
             frame = self._frames[-1]
             results = 0 if isinstance(result, torch.Tensor) else len(parts)
             operands = tuple((one.axis, one.pieces) for one in done.operands)
-            frame.rerouted.append(Call(name, frame.calls[name], done.does, operands, results, done.expands))
+            frame.rerouted.append(Call(name, frame.calls[name], done.does, (operands,), results, done.expands))
         return done.does
 
     def _refuse(self, name: str, why: str, given: object) -> None:

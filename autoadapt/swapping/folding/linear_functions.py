@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.swapping.folding.rerouting import function_name
+from autoadapt.swapping.folding.rerouting import Reroute, function_name, instead
 from autoadapt.swapping.folding.shuffles import ORDERING, shuffled
 from autoadapt.swapping.folding.statements import STALE, NotLinearError, Statement, joined, plain_statement, summed
 
@@ -96,6 +96,8 @@ def follow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
         return _shuffled(function, args, kwargs, result, known)
     if "out" in kwargs and kwargs["out"] is not None:
         raise NotLinearError("out=")
+    if function is instead:
+        return _again(args, known)
     if name in _JOINING:
         return _join(name, args, kwargs, result, known)
     if name in _ADDING | _SUBTRACTING:
@@ -276,8 +278,7 @@ def _others(tensor: torch.Tensor, axis: int) -> list[int]:
 
 def _join(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor, known: Known) -> Followed:
     tensors = list(args[0] if args else kwargs["tensors"])
-    axis = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
-    axis = axis % result.dim()
+    axis = _joined_axis(args, kwargs) % result.dim()
     found = [known(one) for one in tensors]
     told = [one for one in found if one is not None]
     if name == "stack" or axis != told[0].axis:
@@ -293,6 +294,29 @@ def _join(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: tor
     if len(parts) < len(tensors):
         raise NotLinearError("channels stand on different axes, or merged with places")
     return Followed((joined(parts),))
+
+
+def _joined_axis(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    axis: int = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    return axis
+
+
+def _again(given: Sequence[Any], known: Known) -> Followed:
+    """A call that was rerouted already, when another output was folded."""
+    reroute: Reroute = given[0]
+    _, _, args, kwargs = given
+    tensors = list(tensors_in((args, kwargs)))[: len(reroute.channels)]
+    widths = [one.shape[reroute.axis] for one in tensors]
+    pairs = zip(tensors, widths, strict=True)
+    parts = [known(one) or plain_statement(reroute.axis, width, width) for one, width in pairs]
+    if reroute.does == "whole":
+        return Followed((parts[0],) * max(reroute.results, 1), "whole", tuple(parts))
+    made = joined(parts)
+    if reroute.does == "beside":
+        dims = tensors[0].dim() + 1
+        is_new_before = reroute.function == "stack" and _joined_axis(args, kwargs) % dims <= reroute.axis
+        made = replace(made.without_constants(), axis=reroute.axis + is_new_before)
+    return Followed((made,), reroute.does, tuple(parts), reroute.expands)
 
 
 def _beside(found: Sequence[Statement | None], tensors: Sequence[torch.Tensor], is_new_before: bool) -> Followed:

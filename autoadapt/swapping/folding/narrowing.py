@@ -22,7 +22,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.folding.attention import attention_of, opened
-from autoadapt.swapping.folding.foldings import Folding, Reader, Stay, put_layers, start_anew
+from autoadapt.swapping.folding.foldings import Folding, Reader, Stay, next_number, put_layers, start_anew
 from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.reading_layers import is_reader
 from autoadapt.swapping.folding.settling import changing_axes, hand_on, without_projections
@@ -87,7 +87,9 @@ def narrowing(model: nn.Module, path: str, call: Arguments, runs: Collection[Run
         drawn = [one.paths[0] for one in readers]
         untrained = tuple(one for one in drawn if hasattr(whole.get_submodule(one), "reset_parameters"))
         told = {"outputs": outputs, "readers": readers, "stays": tuple(stays), "untrained": untrained}
-        made = Narrowing(path, Folding.model_validate({**told, "opened": attention_of(model, drawn)}))
+        made = Narrowing(
+            path, Folding.model_validate({**told, "opened": attention_of(model, drawn), "number": next_number(model)})
+        )
         trial = copy_module(model, aliased)
         made.put_layers(trial)
         _check_runs(trial, runs)

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["Reroute", "function_name", "rerouted"]
+__all__ = ["Reroute", "function_name", "instead", "rerouted"]
 
 
 class Reroute(MadeByHand):
@@ -29,6 +29,8 @@ class Reroute(MadeByHand):
     """Which axis holds channels."""
     channels: tuple[int, ...]
     """How many channels the tensors have that it is given."""
+    also: tuple[tuple[int, ...], ...] = ()
+    """How many they have at other calls of the module."""
     results: int = Field(default=0, ge=0)
     """How many tensors it returns; 0 for one without a container."""
     expands: bool = False
@@ -44,7 +46,7 @@ class Reroute(MadeByHand):
         if self.expands:
             given = _of_one_size(given, self.axis)
         found = tuple(one.shape[self.axis] for one in given)
-        if found != self.channels:
+        if found not in (self.channels, *self.also):
             raise RuntimeError(
                 f"torch.{self.function} is given tensors of {found} channels, and was given {self.channels} when the "
                 f"model was folded; fold with inputs= that take this path"
@@ -52,14 +54,22 @@ class Reroute(MadeByHand):
         if self.does == "join":
             return torch.cat(given, self.axis)
         if self.does == "beside":
-            beside = [self._among_zeros(number, one) for number, one in enumerate(given)]
+            beside = [_among_zeros(one, self.axis, sum(found[:i]), sum(found[i + 1 :])) for i, one in enumerate(given)]
             return function(beside, *args[1:], **{name: one for name, one in kwargs.items() if name != "tensors"})
         return (given[0],) * self.results if self.results else given[0]
 
-    def _among_zeros(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
-        behind = [0] * (2 * (tensor.dim() - 1 - self.axis))
-        sides = sum(self.channels[:number]), sum(self.channels[number + 1 :])
-        return nn.functional.pad(tensor, [*behind, *sides])
+
+def instead(reroute: Reroute, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What is done in place of a call; modes around see that it is, and no call of the functions that do it."""
+    given = tuple(tensors_in((args, kwargs)))
+    if not torch.compiler.is_compiling() and has_torch_function(given):
+        return handle_torch_function(instead, given, reroute, function, args, kwargs)
+    with torch._C.DisableTorchFunction():
+        return reroute(function, args, kwargs)
+
+
+def _among_zeros(tensor: torch.Tensor, axis: int, before: int, after: int) -> torch.Tensor:
+    return nn.functional.pad(tensor, [*[0] * (2 * (tensor.dim() - 1 - axis)), before, after])
 
 
 def _of_one_size(tensors: Sequence[torch.Tensor], axis: int) -> list[torch.Tensor]:
@@ -93,8 +103,7 @@ class _Rerouting(TorchFunctionMode):
             number = self._calls[name]
             self._calls[name] = number + 1
             if (name, number) in self._reroutes:
-                with torch._C.DisableTorchFunction():  # a module around does not count what is done instead
-                    return self._reroutes[name, number](func, args, kwargs or {})
+                return instead(self._reroutes[name, number], func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 
@@ -126,8 +135,9 @@ def _empty(kind: type[nn.Module]) -> nn.Module:
 
 
 def rerouted(module: nn.Module, reroutes: Sequence[Reroute]) -> nn.Module:
-    """The module itself, with some calls of functions rerouted from now on."""
-    module.__dict__["rerouted"] = tuple(reroutes)
+    """The module itself, with some calls of functions rerouted from now on, beside those that were before."""
+    every = {(one.function, one.number): one for one in (*module.__dict__.get("rerouted", ()), *reroutes)}
+    module.__dict__["rerouted"] = tuple(every.values())
     if not isinstance(module, Rerouted):
         module.__class__ = _class_over(type(module))
     return module

@@ -19,7 +19,7 @@ from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.folding.attention import attention_of, opened
-from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, put_layers
+from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, next_number, put_layers
 from autoadapt.swapping.folding.following import Call, Readings, readings
 from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.reading_layers import is_reader, merged, needs_ones
@@ -148,6 +148,7 @@ class Settling:
         ones = tuple(level for level in settled.levels if level in needed)
         weights = {path: merged(layer, stated, ones) for path, (layer, stated) in readers.items()}
         folding = Folding(
+            number=next_number(self.model),
             outputs=tuple(settled.levels),
             ones=ones,
             readers=tuple(self._reader(path, readers[path][1], ones, *weights[path]) for path in readers),
@@ -212,14 +213,18 @@ def _front(path: str, stated: Statement, dims: int, ones: Collection[str]) -> Fr
 
 
 def _reroute(call: Call, ones: Collection[str]) -> Reroute:
-    channels = tuple(sum(piece.channels + (piece.level in ones) for piece in pieces) for _, pieces in call.operands)
+    channels, *also = (
+        tuple(sum(piece.channels + (piece.level in ones) for piece in pieces) for _, pieces in given)
+        for given in call.given
+    )
     return Reroute.model_validate(
         {
             "function": call.function,
             "number": call.number,
             "does": call.does,
-            "axis": call.operands[0][0],
+            "axis": call.given[0][0][0],
             "channels": channels,
+            "also": also,
             "results": call.results,
             "expands": call.expands,
         }
