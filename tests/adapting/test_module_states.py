@@ -213,9 +213,8 @@ def one_process():
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of processes without GPUs
 def test_a_sharded_module_is_refused_and_an_adapted_one_can_be_sharded(one_process):
-    fully_shard = pytest.importorskip("torch.distributed.fsdp").__dict__.get("fully_shard")
-    if fully_shard is None:
-        pytest.skip("torch 2.6 has fully_shard, older ones have not")
+    from sharding import fully_shard
+
     mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
     new = fully_shard(Plain(), mesh=mesh)
     with pytest.raises(CaptureError) as raised:

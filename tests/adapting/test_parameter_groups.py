@@ -226,8 +226,9 @@ def alone():
 @pytest.mark.usefixtures("alone")
 @pytest.mark.filterwarnings("ignore")  # torch's own, of its older wrapper
 def test_distributed_wrappers_are_looked_into(model):
+    from sharding import fully_shard
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+    from torch.distributed.fsdp import FullyShardedDataParallel
 
     ddp = nn.parallel.DistributedDataParallel(copy.deepcopy(model))
     assert [len(group) for group in names_of(ddp).values()] == [4, 4, 4]

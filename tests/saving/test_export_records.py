@@ -23,6 +23,8 @@ def test_a_file_says_what_export_said(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"net{ending}"
     told = aa.export(net, path, X, ranges={"H": (8, 64), "W": 16})
     assert record_of(path) == told.model_copy(update={"compared": ()})
+    assert "beside the module" in str(told)
+    assert "beside the module" not in str(record_of(path))  # a file holds no comparisons
     assert str(tmp_path) not in path.read_bytes().decode(errors="replace").partition("autoadapt.json")[2][:4000]
     assert record_of(path).made is not None
 

@@ -51,7 +51,7 @@ class Exported(Shown, Dated):
         lines += [f" {self.format}, {human_count(self.file_bytes)}B, exported at {_at(self.example)}"]
         lines += columns([(one.axis, str(one), "asked for" if one.asked else one.why) for one in self.ranges])
         rows = [(_at(one.sizes), f"differs by {one.difference:.1e}") for one in self.compared]
-        lines += [f" run in {self.runtime} beside the module"] if self.runtime else []
+        lines += [f" run in {self.runtime} beside the module"] if self.compared else []
         lines += columns(rows, indent=2)
         for remark in self.remarks:
             lines += hanging("remark", remark)
