@@ -25,7 +25,7 @@ from autoadapt.adapting.pairings import (
     level_of,
     name_in,
     named_alike,
-    spread,
+    shared_out,
 )
 from autoadapt.adapting.refusals import Form, Refusals, by_hand, check_pairs, most_telling, no_index, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
@@ -321,8 +321,8 @@ class _Matching:
         taken = {pairing.source for pairing in self.found.values()}
         if ordered:
             listed = [option for option in options if self.sources[option].listed]
-            chosen = spread(listed if len(listed) >= len(paths) else options, len(paths))
-            for path, option, found in zip(paths, chosen, spread(options, len(paths)), strict=True):
+            chosen = shared_out(listed if len(listed) >= len(paths) else options, len(paths), self.sources)
+            for path, option, found in zip(paths, chosen, shared_out(options, len(paths), self.sources), strict=True):
                 others = tuple(other for other in options if other != option)
                 remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
                 if option in taken and name_in(path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from autoadapt.adapting.aligning import Level, Stage
-from autoadapt.adapting.layouts import Factored, factored
+from autoadapt.adapting.layouts import Factored, factored, is_state
 from autoadapt.contracts.signature import Signature, TensorSpec
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "level_of",
     "name_in",
     "named_alike",
+    "shared_out",
     "spread",
 ]
 
@@ -47,6 +48,8 @@ class Source:
     """Which parameters of the new module it depends on, one bit each; 0 where that is not known."""
     scores: bool = False
     """Whether it scores classes; then it serves nothing but such scores."""
+    eval_only: bool = False
+    """Whether nothing returns it in train mode; then it serves what no other output does."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -84,6 +87,13 @@ def spread(options: Sequence[str], count: int) -> list[str]:
     return [options[-(-(i + 1) * len(options) // count) - 1] for i in range(count)]
 
 
+def shared_out(options: Sequence[str], count: int, sources: Mapping[str, Source]) -> list[str]:
+    """As many options as wanted: of recurrent states the first, `h` of `(h, c)`, and of others as they are spread."""
+    if all(is_state(sources[option].spec) for option in options):
+        return [options[min(i, len(options) - 1)] for i in range(count)]
+    return spread(options, count)
+
+
 def cell(tensor: Factored) -> Fraction:
     """Input cells per cell: of a finer and a coarser map equally far away, the finer has seen what is wanted."""
     return math.prod(tensor.strides.values(), start=Fraction(1))
@@ -101,7 +111,8 @@ def level_of(tensor: Factored) -> Level | None:
 def behind_all(
     options: Sequence[str], sources: Mapping[str, Source], wanted: TensorSpec, others: Iterable[TensorSpec]
 ) -> list[str]:
-    """The options that have class tokens if the target has, of sequences those at the strides of the outputs, if any.
+    """The options that train mode has too, that have class tokens if the target has, of sequences at the strides of
+    the outputs, if any.
 
     What a sequence model makes finer than its outputs stands in front of its transformer, and has seen next to nothing;
     its outputs are resampled instead. Levels of several strides are served as those of a pyramid are.
@@ -112,7 +123,9 @@ def behind_all(
         wanted: The target.
         others: All targets.
     """
-    options = _led(options, sources, factored(wanted))
+    steady = [option for option in options if not sources[option].eval_only]
+    steady = steady if any(not sources[option].tap for option in steady) else [*options]
+    options = _led(steady, sources, factored(wanted))
     strides = [factored(one).strides for one in others if _is_sequence(one)]
     if not _is_sequence(wanted) or any(one != strides[0] for one in strides):
         return [*options]

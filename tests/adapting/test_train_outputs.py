@@ -195,3 +195,30 @@ def test_that_a_module_raises_in_train_mode_is_said():
     assert plan.remarks == (f"AsksForTargets raises in train mode, as the adapted one will: {said}",)
     plan = aa.adapt(Plain(), like=AsksForTargets(), inputs=image()).plan
     assert plan.remarks == (f"AsksForTargets raises in train mode, and the adapted one may not: {said}",)
+
+
+class Remembering(nn.Module):
+    """Tokens, and in eval mode what the next call may read, as XLNet's `mems`."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(20, width), nn.Linear(width, width)
+
+    def forward(self, ids):
+        tokens = self.embed(ids)
+        read = self.layer(tokens)
+        return {"tokens": read} if self.training else {"tokens": read, "memory": read.detach() + 1}
+
+
+def test_what_only_eval_mode_returns_serves_nothing_that_something_else_does():
+    class Pooled(Remembering):
+        def forward(self, ids):
+            tokens = self.layer(self.embed(ids))
+            return {"tokens": tokens, "vector": tokens.mean(1)}
+
+    ids = torch.randint(20, (2, 7))
+    net = aa.adapt(Remembering(6), like=Pooled(4), inputs=ids)
+    assert [route.source for route in net.plan.routes] == ["tokens", "tokens"]
+    assert net.train()(ids)["vector"].shape == (2, 4)
+    with pytest.raises(aa.PlanError, match="returns something else in train mode"):
+        aa.adapt(Remembering(6), like=Pooled(4), inputs=ids, pairs={"vector": "memory"})

@@ -5,7 +5,7 @@ the target at least cost; what differs then is dropped, rearranged, pooled, proj
 """
 
 from autoadapt.adapting.layouts.assigning import Refusal
-from autoadapt.adapting.layouts.chains import chain
+from autoadapt.adapting.layouts.chains import chain, is_state
 from autoadapt.adapting.layouts.extra_tokens import class_token_axis
 from autoadapt.adapting.layouts.factors import POINTS, Atom, Factored, distance, factored
 from autoadapt.adapting.layouts.placing import IN_PLACE, shift
@@ -20,5 +20,6 @@ __all__ = [
     "class_token_axis",
     "distance",
     "factored",
+    "is_state",
     "shift",
 ]

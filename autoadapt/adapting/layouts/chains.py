@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts.arranging import arranged
 from autoadapt.adapting.layouts.assigning import Assignment, Refusal, assign
 from autoadapt.adapting.layouts.extra_tokens import (
@@ -16,11 +17,11 @@ from autoadapt.adapting.layouts.extra_tokens import (
 from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, unmapped, whole
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded
-from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Take
+from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Rearrange, Take
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["chain"]
+__all__ = ["chain", "is_state"]
 
 
 def chain(
@@ -48,6 +49,12 @@ def chain(
         return _cast(spec, target)
     if spec.is_floating != target.is_floating:
         return Refusal(f"{spec.dtype} values are no {target.dtype} values")
+    first = _of_state(spec, target)
+    if isinstance(first, Refusal):
+        return first
+    if first is not None:
+        rest = chain(after(first, spec), target, project=project)
+        return rest if isinstance(rest, Refusal) else (first, *rest)
     axis = class_token_axis(have) if target.class_token else None
     if axis is not None and not want.strides:
         rest = chain(without_axis(have, axis), target, project=project)
@@ -71,6 +78,24 @@ def chain(
         return cast
     steps = arranged(assigned, project=project and learned)
     return steps if isinstance(steps, Refusal) else (*drops, *steps, *cast)
+
+
+def is_state(spec: TensorSpec) -> bool:
+    """Whether a tensor may be a state of recurrent layers, `[layers and directions, B, C]`."""
+    shape = [dim == Dim.axis("B") or dim.constant is not None for dim in spec.dims]
+    return spec.is_floating and len(shape) == 3 and all(shape) and spec.dims[1] == Dim.axis("B") != spec.dims[0]
+
+
+def _of_state(spec: TensorSpec, target: TensorSpec) -> DropPrefix | Rearrange | Refusal | None:
+    """The first step from a state: to the last of its layers and directions, or to all of them in one vector."""
+    if not is_state(spec) or not (is_state(target) or [str(dim) for dim in target.dims[:-1]] == ["B"]):
+        return None
+    held, wanted = spec.dims[0].constant or 0, target.dims[0].constant or 0
+    if wanted == 0:
+        return Rearrange(pattern="l b c -> b (l c)")
+    if held < wanted:
+        return Refusal(f"it holds the state of {held} layers and directions, and that of {wanted} is wanted")
+    return DropPrefix(axis=0, count=held - wanted) if held > wanted else None
 
 
 def _is_moved(have: Factored, want: Factored) -> bool:

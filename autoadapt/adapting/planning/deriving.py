@@ -45,6 +45,7 @@ from autoadapt.adapting.planning.sources import (
     translated,
     trunk_sources,
 )
+from autoadapt.adapting.planning.states import state_remarks
 from autoadapt.adapting.planning.targets import from_size, served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.planning.unchecked import unchecked_remarks
@@ -305,6 +306,7 @@ def _remarks(
         *size_remarks(source, target, offer.short),
         *value_remarks(source, offer.wanted),
         *held_remarks(source, offer.wanted, made),
+        *state_remarks(source, offer.wanted, made),
         *train_remarks(source, target),
         *native_remarks(source),
         *unchecked_remarks(source, offer.wanted, read),

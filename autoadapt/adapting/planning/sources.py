@@ -12,6 +12,7 @@ from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.operations import Pad, Rearrange, Remask
 from autoadapt.adapting.pairings import Source
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
+from autoadapt.adapting.planning.train_outputs import eval_only_outputs
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Gathering, InnerOutput, Signature, TensorSpec
 
@@ -41,6 +42,7 @@ def output_sources(
         again: Those that are inputs or earlier outputs once more, instead of those that are tensors of their own.
     """
     axes, names, padded = _axes(source, target, routes)
+    lost = eval_only_outputs(source)
     reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
     weights = {inner.output: int(inner.weights, 16) for inner in source.inner if inner.output and inner.weights}
     found = []
@@ -59,6 +61,7 @@ def output_sources(
                 reads=read,
                 weights=weights.get(path, 0),
                 scores=path in source.scores,
+                eval_only=path in lost,
             )
         )
     return found

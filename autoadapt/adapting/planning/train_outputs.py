@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, describe
 from autoadapt.contracts.trees import Container, Path, Slot, Tree, path_text
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["steady_sources", "train_remarks"]
+__all__ = ["eval_only_outputs", "steady_sources", "train_remarks"]
 
 
-def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
+def steady_sources(source: Signature, read: Collection[str]) -> dict[str, str]:
     """Inner outputs to tap instead of outputs that stand elsewhere in train mode, by the path of the output.
 
     Args:
@@ -21,22 +21,33 @@ def steady_sources(source: Signature, read: Iterable[str]) -> dict[str, str]:
     Raises:
         PlanError: No inner module returns such an output.
     """
-    if source.train_outputs is None:
-        return {}
-    makers = {
-        inner.output: maker for inner in reversed(source.inner) if inner.output and (maker := _steady(inner, source))
-    }
-    outputs, in_train = dict(source.outputs.items()), dict(source.train_outputs.items())
-    same = set(_same_places(source.outputs.tree, source.train_outputs.tree))
-    moved = [path for path in read if path in outputs and not (path in same and _alike(outputs[path], in_train[path]))]
+    makers = _makers(source)
     faults = [
-        Mismatch(path, str(outputs[path]), _found(source), "taps={...} names an inner module that returns it")
-        for path in moved
-        if path not in makers
+        Mismatch(path, str(spec), _found(source), "taps={...} names an inner module that returns it")
+        for path, spec in source.outputs.items()
+        if path in read and makers.get(path) == ""
     ]
     if faults:
         raise PlanError(f"{source.name} returns something else in train mode", faults)
-    return {path: makers[path] for path in moved}
+    return {path: makers[path] for path in read if path in makers}
+
+
+def eval_only_outputs(source: Signature) -> list[str]:
+    """The outputs of the new module that nothing returns in train mode."""
+    return [path for path, maker in _makers(source).items() if not maker]
+
+
+def _makers(source: Signature) -> dict[str, str]:
+    """The outputs that stand elsewhere in train mode, and the inner output that each is in both; empty if none is."""
+    if source.train_outputs is None:
+        return {}
+    known = {
+        inner.output: maker for inner in reversed(source.inner) if inner.output and (maker := _steady(inner, source))
+    }
+    in_train = dict(source.train_outputs.items())
+    same = set(_same_places(source.outputs.tree, source.train_outputs.tree))
+    moved = [path for path, spec in source.outputs.items() if not (path in same and _alike(spec, in_train[path]))]
+    return {path: known.get(path, "") for path in moved}
 
 
 def _steady(inner: InnerOutput, source: Signature) -> str:

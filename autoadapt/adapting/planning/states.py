@@ -1,0 +1,52 @@
+"""States: what is to be known of those of recurrent layers, whose axes nothing but their number tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autoadapt.adapting.layouts import is_state
+from autoadapt.adapting.planning.plans import Route
+from autoadapt.contracts.signature import Signature, TensorSpec
+
+__all__ = ["state_remarks"]
+
+
+def state_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
+    """Which states are made of the same one, and which are of other layers and directions, in sentences.
+
+    Args:
+        source: Signature of the new module.
+        target: Signature of the old one.
+        routes: What serves each output.
+    """
+    served, said = dict[str, list[str]](), list[str]()
+    own = dict(source.outputs.items())
+    for route in routes:
+        wanted = target.outputs[route.target]
+        if not is_state(wanted) or route.same_as:
+            continue
+        served.setdefault(route.source, []).append(route.target)
+        held = own.get(route.source)
+        if held is not None and is_state(held):
+            pair = _described(held, source), _described(wanted, target)
+            if pair[0] != pair[1]:
+                last = " the last of" if held.dims[0] != wanted.dims[0] else ""
+                said.append(f"{route.target} of {target.name} was of {pair[1]}: served by{last} {pair[0]}")
+    return said + [
+        f"{path} of {source.name} serves {' and '.join(paths)} alike, which were states of their own in {target.name}"
+        for path, paths in served.items()
+        if len(paths) > 1
+    ]
+
+
+def _described(state: TensorSpec, signature: Signature) -> str:
+    """Layers and directions of a state, where the tokens beside it tell how many directions are joined in these."""
+    count, width = state.dims[0].constant or 1, state.dims[2].constant or 1
+    tokens = [
+        one.dims[-1].constant or 0 for one in signature.outputs.leaves if len(one.dims) == 3 and not is_state(one)
+    ]
+    directions = next((wide // width for wide in tokens if wide in (width, 2 * width)), 0)
+    if not directions or count % directions:
+        return f"{count} layers and directions"
+    layers = count // directions
+    return f"{layers} layer{'s' * (layers > 1)}{' in both directions' * (directions == 2)}"
