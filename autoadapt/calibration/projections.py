@@ -216,6 +216,10 @@ def all_or_none(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         raise
 
 
+_SATURATED = 1e-3
+"""So near their bounds, values of a sigmoid or of tanh tell no more of what went in."""
+
+
 def _undone(
     step: Operation, value: torch.Tensor, before: TensorSpec, sizes: Mapping[str, int], target: str
 ) -> torch.Tensor:
@@ -223,6 +227,10 @@ def _undone(
     match step:
         case Cast() | Restore(what="norm 1" | "log-probabilities"):
             return value
+        case Restore(what="between 0 and 1"):
+            return torch.logit(value, eps=_SATURATED)
+        case Restore(what="between -1 and 1"):
+            return torch.atanh(value.clamp(_SATURATED - 1, 1 - _SATURATED))
         case Restore():
             return value.clamp_min(torch.finfo(value.dtype).tiny).log()
         case Rearrange(pattern=pattern):

@@ -155,3 +155,58 @@ def test_a_softmax_of_what_may_be_probabilities_already_is_said():
 def test_probabilities_in_the_place_of_scores_are_said():
     assert "output of Embedding holds probabilities along axis 1" in remarks(Embedding(8, F.softmax), Embedding(8))
     assert "holds" not in remarks(Embedding(6, F.softmax), Embedding(8))
+
+
+class Activated(nn.Module):
+    """A map behind an activation."""
+
+    def __init__(self, channels, end):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.end = nn.Conv2d(3, channels, 8, 8), end
+
+    def forward(self, x):
+        return self.end(self.stem(x)).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "held", "step"), [(torch.sigmoid, "between 0 and 1", "sigmoid"), (torch.tanh, "between -1 and 1", "tanh")]
+)
+def test_values_within_bounds_of_an_activation_stay_within_them(end, held, step):
+    old, images = Activated(16, end), torch.randn(IMAGE)
+    spec = aa.capture(old, images).outputs.leaves[0]
+    assert str(spec.holds) == held
+    assert aa.TensorSpec.parse(spec.in_full).holds == spec.holds
+    net = aa.adapt(Activated(8, nn.Identity()), like=old, inputs=images)
+    assert step in str(net.plan)
+    assert spec.holds.is_kept_by(net(100 * torch.randn(1, 3, 40, 64)))
+    assert net.verify().passed
+    assert not aa.verify(Activated(16, lambda x: 2 * x), aa.capture(old, 9 * images), inputs=9 * images).passed
+    pictures = [torch.randn(32, 3, 32, 32) for _ in range(4)]
+    before = F.mse_loss(net(images), old(images))
+    aa.calibrate(net, like=old, data=pictures)
+    assert F.mse_loss(net(images), old(images)) < before / 2
+
+
+def test_an_activation_of_ones_own_that_keeps_the_bounds_gets_no_second_one():
+    old, new = Activated(8, torch.tanh), Activated(8, torch.sigmoid)
+    assert aa.adapt(new, like=old, inputs=torch.randn(IMAGE)).plan.routes[0].steps == ()
+
+
+def test_what_a_relu_leaves_is_noted_and_what_may_be_negative_instead_is_said():
+    old, images = Activated(16, torch.relu), torch.randn(IMAGE)
+    assert str(aa.capture(old, images).outputs.leaves[0].holds) == "never negative"
+    net = aa.adapt(Activated(8, torch.relu), like=old, inputs=images)
+    assert net.plan.remarks == ("output of Activated is never negative, and what serves it may be",)
+    assert net.verify().passed
+    assert aa.adapt(Activated(16, torch.relu), like=old, inputs=images).plan.remarks == ()
+
+
+def test_small_values_are_within_no_bounds_by_chance():
+    assert aa.capture(Activated(8, lambda x: x * x), 1e-3 * torch.randn(IMAGE)).outputs.leaves[0].holds is None
+
+
+def test_without_a_real_run_it_is_said_that_probabilities_may_get_a_second_softmax():
+    softmax = aa.capture(Embedding(8, F.softmax), torch.randn(IMAGE))
+    plan = aa.plan(aa.capture(Embedding(8, F.softmax), torch.randn(IMAGE), confirm=False), softmax)
+    assert any("no real run told whether it holds probabilities already" in remark for remark in plan.remarks)

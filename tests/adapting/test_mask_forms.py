@@ -117,3 +117,20 @@ def test_a_mask_that_is_taken_and_hides_nothing_is_said():
 def test_a_mask_of_tokens_that_read_only_those_before_them_is_found_by_what_it_hides_in_front():
     seen = aa.capture(Causal(4, "numbers"), {"x": TOKENS, "mask": MASKS["numbers"]})
     assert [str(mask) for mask in seen.masks] == ["mask hides along N where it is 0"]
+
+
+class OfPairs(Attending):
+    """Takes one mask for all items, of which token reads which."""
+
+    def forward(self, x, mask):
+        y = self.embed(x)
+        return y + self.mix(y, y, y, attn_mask=mask == 0, need_weights=False)[0]
+
+
+@pytest.mark.parametrize(("kind", "dims"), [(Attending, "[B, N]"), (OfPairs, "[N, N]")])
+def test_as_many_items_as_tokens_hide_neither_what_is_a_mask_nor_how_it_lies(kind, dims):
+    tokens, mask = torch.randn(8, 8, 5), torch.ones(8, 8).tril().long()
+    seen = aa.capture(kind(4, "numbers"), (tokens, mask))
+    assert [str(spec) for spec in seen.inputs.leaves] == ["f32[B, N, 5]", f"i64{dims}"]
+    assert str(seen.outputs.leaves[0]) == "f32[B, N, 4]"
+    assert [(one.argument, one.shared) for one in seen.masks] == [("mask", dims == "[N, N]")]

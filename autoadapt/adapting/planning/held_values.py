@@ -37,15 +37,22 @@ def with_held(steps: tuple[Operation, ...], source: TensorSpec, target: TensorSp
         target: What it leads to.
     """
     held, kept = target.holds, source.holds
-    if held is None or not target.is_floating or target.role != "feature":
+    if held is None or not target.is_restored or not target.is_floating or target.role != "feature":
         return steps
+    return steps if _is_kept(held, kept, steps) else (*steps, Restore(what=held.what, axis=held.axis, on=held.on))
+
+
+def _is_kept(held: Held, kept: Held | None, steps: Iterable[Operation]) -> bool:
+    """Whether something holds at the end of a chain, of what another holds at its beginning."""
     for step in steps:
         kept = _after(step, kept) if kept is not None else None
-    return steps if kept == held else (*steps, Restore(what=held.what, axis=held.axis, on=held.on))
+    return kept is not None and kept.implies(held)
 
 
 def _after(step: Operation, held: Held) -> Held | None:
     """What still holds of the values after an operation."""
+    if held.bounds is not None:
+        return None if isinstance(step, Project) else held
     axis, is_mean = held.axis, held.what == "probabilities" and not held.on
     match step:
         case Cast() | Copy():
@@ -70,12 +77,17 @@ def _at(held: Held, axis: int) -> Held:
 
 
 def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
-    """Outputs of the new module that are read as scores and are probabilities, or may be, for all that was seen."""
+    """What holds of outputs of the new module and did not, or may hold already, and what no longer does.
+
+    After a ReLU, which would stand between a projection and what reads it, nothing is restored.
+    """
     own, said = dict(source.outputs.items()), []
+    routes = [*routes]
+    below = [one.target for one in routes if _may_be_negative(one, target)]
     for route in routes:
         held = own[route.source].holds if route.source in own else None
         is_seen = route.source in own and not source.unconfirmed
-        softmax = any(isinstance(step, Restore) and step.what != "norm 1" for step in route.steps)
+        softmax = any(isinstance(step, Restore) and "probabilities" in step.what for step in route.steps)
         if any(isinstance(step, Project) for step in route.steps):
             continue
         if softmax and (not is_seen or (held is not None and held.what == "probabilities")):
@@ -83,6 +95,16 @@ def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) 
                 "holds probabilities already" if is_seen else "no real run told whether it holds probabilities already"
             )
             said.append(f"{route.source} of {source.name} gets a softmax, and {known}, which a second one flattens")
-        elif held is not None and target.outputs[route.target].holds is None:
+        elif held is not None and target.outputs[route.target].holds is None and held.what != "never negative":
             said.append(f"{route.source} of {source.name} holds {held}, and {route.target} of {target.name} did not")
-    return said
+    are, them = ("is", "it") if len(below) == 1 else ("are", "them")
+    return said + [f"{', '.join(below)} of {target.name} {are} never negative, and what serves {them} may be"] * bool(
+        below
+    )
+
+
+def _may_be_negative(route: Route, target: Signature) -> bool:
+    """Whether the old module ended in a ReLU, and what serves its output does not."""
+    held = target.outputs[route.target].holds
+    is_bounded = held is not None and held.what == "never negative" and not route.same_as
+    return is_bounded and held is not None and not _is_kept(held, route.specs[0].holds, route.steps)

@@ -275,9 +275,14 @@ class Session:
         return spec.is_floating and spec.torch_dtype.to_real() == own and not chosen
 
     def _broken_invariants(self, tensors: Mapping[str, torch.Tensor], at: str) -> list[Mismatch]:
-        held = {path: spec.holds for path, spec in self.signature.outputs.items() if spec.holds is not None}
+        held = {path: spec.holds for path, spec in self.signature.outputs.items() if spec.holds and spec.is_restored}
         faults = [
-            Mismatch(path + at, str(one), "other values", "torch.nn.functional.normalize or softmax at the end")
+            Mismatch(
+                path + at,
+                str(one),
+                "other values",
+                "torch.nn.functional.normalize, softmax, sigmoid or tanh at the end",
+            )
             for path, one in held.items()
             if not (tensors[path].is_meta or one.is_kept_by(tensors[path]))
         ]

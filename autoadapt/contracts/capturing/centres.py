@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.class_tokens import ClassTokens
+from autoadapt.contracts.capturing.value_bounds import ValueBounds
 
 __all__ = ["Cells", "CentresFollowed", "Grid"]
 
@@ -61,6 +62,8 @@ class Cells:
 Grid: TypeAlias = Mapping[str, Cells]
 """The cells of a tensor, by the input axis that they follow."""
 
+Tensors: TypeAlias = Sequence[torch.Tensor]
+
 _Rule: TypeAlias = Callable[[Cells, int, Mapping[str, Any], int], Cells]
 """From the cells that are read along an axis: which one that is, counted from the end, the arguments, the new count."""
 
@@ -75,7 +78,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._grids = ByTensor[Grid]()
-        self.class_tokens = ClassTokens()
+        self.class_tokens, self.bounds = ClassTokens(), ValueBounds()
         for tensor, names in inputs:
             sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
             self._grids.put(tensor, {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()})
@@ -98,12 +101,16 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and (grid := self._grids.get(given[0])) is not None
         ):
             self._grids.put(returned, grid)  # most of what runs, so it must cost little
-            self.class_tokens.note(name, {}, self._moving(given), [returned])
+            self._note_kinds(name, {}, self._moving(given), [returned])
         elif moving := self._moving(given):
             named, made = _named(func, args, kwargs or {}), list(_tensors([returned]))
-            self.class_tokens.note(name, named, moving, made)
+            self._note_kinds(name, named, moving, made)
             self._note(name, named, given, made)
         return returned
+
+    def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
+        self.class_tokens.note(name, named, moving, made)
+        self.bounds.note(name, moving, made)
 
     def _moving(self, given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The tensors that depend on the input."""

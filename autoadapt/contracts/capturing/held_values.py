@@ -10,16 +10,32 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
-from autoadapt.contracts.signature import Held, TensorSpec
+from autoadapt.contracts.signature import Bound, Held, TensorSpec
 from autoadapt.contracts.trees import flatten, rebuild
 
-__all__ = ["telling_outputs", "with_held"]
+__all__ = ["agreed_bounds", "telling_outputs", "with_held"]
 
 
-def with_held(leaves: Sequence[TensorSpec], tensors: Sequence[torch.Tensor]) -> tuple[TensorSpec, ...]:
-    """Outputs with what holds of their values in a run."""
-    pairs = zip(leaves, map(Held.found_in, tensors), strict=True)
-    return tuple(leaf if held is None else leaf.model_copy(update={"holds": held}) for leaf, held in pairs)
+def with_held(
+    leaves: Sequence[TensorSpec], tensors: Sequence[torch.Tensor], bounds: Sequence[Bound | None]
+) -> tuple[TensorSpec, ...]:
+    """Outputs with what holds of their values.
+
+    Args:
+        leaves: The outputs.
+        tensors: What they were in a run; empty where there was none.
+        bounds: Within which an activation left them.
+    """
+    found = [*map(Held.found_in, tensors)] or [None] * len(leaves)
+    told = [held or (Held(what=bound) if bound else None) for held, bound in zip(found, bounds, strict=True)]
+    rows = zip(leaves, told, strict=True)
+    return tuple(leaf if held is None else leaf.model_copy(update={"holds": held}) for leaf, held in rows)
+
+
+def agreed_bounds(runs: Sequence[Observation], count: int) -> list[Bound | None]:
+    """Within which bounds activations left each output, where all runs agree."""
+    rows = zip(*(run.bounds for run in runs), strict=True) if runs else [()] * count
+    return [told[0] if len(set(told)) == 1 else None for told in rows]
 
 
 def telling_outputs(module: nn.Module, arguments: Arguments, run: Observation) -> Sequence[torch.Tensor]:

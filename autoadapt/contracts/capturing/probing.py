@@ -25,6 +25,7 @@ from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
+from autoadapt.contracts.signature import Bound
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 from autoadapt.errors import CaptureError, Mismatch
@@ -66,6 +67,8 @@ class Observation:
     """Where the cells of each output lie, if that was followed."""
     class_tokens: tuple[bool, ...] = ()
     """For each output whether it is made of class tokens alone, if that was followed."""
+    bounds: tuple[Bound | None, ...] = ()
+    """Within which bounds an activation leaves each output, if that was followed."""
     behind: tuple[Behind | None, ...] = ()
     """What each output depends on, where that was traced."""
 
@@ -270,6 +273,7 @@ class Probe:
             contiguous=tuple(not kind_of(output) and output.is_contiguous() for output in outputs),
             grids=tuple(map(followed.grid, outputs)),
             class_tokens=tuple(map(followed.class_tokens.is_one, outputs)),
+            bounds=tuple(map(followed.bounds.of, outputs)),
         )
 
 

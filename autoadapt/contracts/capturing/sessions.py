@@ -28,7 +28,7 @@ from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.fixed_maps import rows_of_fixed_maps
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.graph_axes import settle_edges
-from autoadapt.contracts.capturing.held_values import telling_outputs, with_held
+from autoadapt.contracts.capturing.held_values import agreed_bounds, telling_outputs, with_held
 from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.likely_masks import may_hide
@@ -51,7 +51,7 @@ from autoadapt.contracts.capturing.refusals import (
 )
 from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
 from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
-from autoadapt.contracts.capturing.sizing import Steps, settle_letters, untie
+from autoadapt.contracts.capturing.sizing import Steps, settle_letters, settle_pairs, untie
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.capturing.told_statistics import statistics_told
@@ -108,11 +108,12 @@ class Session:
         replaced = self._replaced_when_empty()
         roles = find_roles(tensors_in, tensors_out, gatherings := find_gatherings(tensors_in, tensors_out))
         masks, depths = self._masks(solution, legal), self._depths(base, steps)
-        told = self._told(solution, measured, self._runs.followed(base, steps))
+        told = self._told(solution, measured, followed := self._runs.followed(base, steps))
         trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # it may leave things behind
         run = self._first if self._needs_values else confirmed.observed
         leaves = depths.on_outputs(self._output_specs(solution, roles, told))
-        leaves = with_held(leaves, telling_outputs(self._module, self._arguments, run)) if run is not None else leaves
+        seen = telling_outputs(self._module, self._arguments, run) if run is not None else ()
+        leaves = with_held(leaves, seen, agreed_bounds([found for _, found in followed], len(leaves)))
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
         name, origin = called(self._module)
         return Signature(
@@ -154,7 +155,8 @@ class Session:
             return None
 
         def again(module: nn.Module, arguments: Arguments) -> Signature:
-            return Session(module, arguments, inner=True, grid=self._grid, confirm=False).signature()
+            found = Session(module, arguments, inner=True, grid=self._grid, confirm=False).signature()
+            return found.model_copy(update={"unconfirmed": ""})  # the whole is what was confirmed
 
         return trunk_signature(self._module, self._arguments, self._first.inner, again)
 
@@ -162,6 +164,7 @@ class Session:
         """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
         binary = [position for position, tensor in enumerate(self._tensors) if may_hide(tensor)]
         self._runs.axes = settle_edges(self._runs.axes, self._runs.runs_at)
+        self._runs.axes = settle_pairs(self._runs.axes, self._runs.runs_at)
         self._runs.axes = untie(self._runs.axes, self._runs.runs_at, binary)
         self._runs.axes = settle_letters(self._runs.axes, self._runs.run, self._runs.runs_at)
         base = self._runs.base()
@@ -186,7 +189,7 @@ class Session:
             ValuesNeededError: Its containers or dtypes are others then.
         """
         if not self._confirm:
-            return Confirmation()
+            return Confirmation(unconfirmed="confirm=False")
         self._probe.forget()
         try:
             found = self._run_for_real(contract, base, ran)

@@ -3,7 +3,7 @@
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, range_at, smallest_size
 from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
 from autoadapt.contracts.signature.channel_names import channel_names, met_by_name
-from autoadapt.contracts.signature.held_values import Held
+from autoadapt.contracts.signature.held_values import Bound, Held
 from autoadapt.contracts.signature.masks import Form, Mask, mask_at
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
@@ -18,6 +18,7 @@ __all__ = [
     "DTYPES",
     "MOST_VALUES",
     "AxisSizes",
+    "Bound",
     "Cells",
     "Centres",
     "ColourOrder",

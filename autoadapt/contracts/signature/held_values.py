@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -9,16 +10,23 @@ from pydantic import Field
 
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["Held"]
+__all__ = ["Bound", "Held", "What"]
 
-What: TypeAlias = Literal["norm 1", "probabilities", "log-probabilities"]
+Bound: TypeAlias = Literal["never negative", "between 0 and 1", "between -1 and 1"]
+"""What holds of each value alone, as after ReLU, a sigmoid, or tanh."""
+What: TypeAlias = Literal["norm 1", "probabilities", "log-probabilities"] | Bound
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "never negative": (0, math.inf),
+    "between 0 and 1": (0, 1),
+    "between -1 and 1": (-1, 1),
+}
 
 CLOSE = 1e-5
 """How far norms and sums may be from 1, in single precision; lower precisions are allowed a few of their own steps."""
 
 
 class Held(MadeByHand):
-    """What holds of the vectors along an axis, but for those of zeros, such as hidden tokens have.
+    """What holds of the vectors along an axis, but for those of zeros, such as hidden tokens have, or of each value.
 
     Example:
         >>> print(Held(what="norm 1", axis=1))
@@ -28,13 +36,29 @@ class Held(MadeByHand):
     """
 
     what: What
-    """That their Euclidean norm is 1; or that they are not negative and sum to 1, or are the logarithms of such."""
-    axis: int = Field(ge=1)
+    """That their Euclidean norm is 1; or that they are not negative and sum to 1, or are the logarithms of such; or
+    within which bounds each value lies, whatever the axis."""
+    axis: int = Field(default=1, ge=1)
     on: bool = Field(default=False, exclude_if=lambda on: not on)
     """Whether the axes behind it belong to the vectors too."""
 
     def __str__(self) -> str:
-        return f"{self.what} along axis {self.axis}{' on' * self.on}"
+        return self.what if self.bounds else f"{self.what} along axis {self.axis}{' on' * self.on}"
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between which numbers each value lies; None where it holds of vectors."""
+        return _BOUNDS.get(self.what)
+
+    def implies(self, other: Held) -> bool:
+        """Whether the other holds wherever this does.
+
+        Example:
+            >>> Held(what="between 0 and 1").implies(Held(what="between -1 and 1"))
+            True
+        """
+        own, theirs = self.bounds, other.bounds
+        return self == other or (own is not None and theirs is not None and theirs[0] <= own[0] <= own[1] <= theirs[1])
 
     def is_kept_by(self, values: torch.Tensor) -> bool:
         """Whether it holds of all vectors of a tensor.
@@ -45,6 +69,8 @@ class Held(MadeByHand):
             (True, False)
         """
         wide = values.detach().double()
+        if self.bounds is not None:
+            return bool(((wide >= self.bounds[0]) & (wide <= self.bounds[1])).all())
         wide = wide.flatten(self.axis) if self.on else wide
         if self.what == "norm 1":
             told, fits = wide.norm(dim=self.axis), True

@@ -47,18 +47,19 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """Names of torch, which are read as well."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points|rows|norm|probabilities)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*"
     r"(?:rows on axis (?P<map_axis>[12])\b)?\s*"
-    r"(?:(?P<held>norm 1|(?:log-)?probabilities) along axis (?P<held_axis>\d+)\b(?P<held_on> on\b)?)?\s*"
+    r"(?:(?P<held>norm 1|(?:log-)?probabilities|never negative|between (?:0|-1) and 1)"
+    r"(?: along axis (?P<held_axis>\d+)\b(?P<held_on> on\b)?)?)?\s*"
     r"(?:=\s*(?P<same>\S+))?\s*$"
 )
 
 
 def _read_held(found: re.Match[str]) -> Held:
-    return Held(what=cast(Any, found["held"]), axis=int(found["held_axis"]), on=bool(found["held_on"]))
+    return Held(what=cast(Any, found["held"]), axis=int(found["held_axis"] or 1), on=bool(found["held_on"]))
 
 
 class Frozen(MadeByHand):
@@ -221,6 +222,11 @@ class TensorSpec(Frozen):
             yield f"rows on axis {self.map_axis}"
         if self.holds is not None:
             yield str(self.holds)
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether something holds of its values that adapters restore; after a ReLU they are left as they are."""
+        return self.holds is not None and self.holds.what != "never negative"
 
     @property
     def order(self) -> tuple[Cells, int]:
