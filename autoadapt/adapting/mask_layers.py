@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["as_mask", "counted_tokens", "fit_mask", "per_share", "thin_mask", "what_counts", "without_hidden"]
+__all__ = [
+    "as_mask",
+    "counted_tokens",
+    "fit_mask",
+    "last_counted",
+    "per_share",
+    "thin_mask",
+    "what_counts",
+    "without_hidden",
+]
 
 # Dimension letters: B batch, N tokens or samples, M frames.
 # Functions stay below 88 columns: they are inlined into files that other people format.
@@ -112,6 +121,31 @@ def without_hidden(values: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
         `[B, ..., N, ...] -> [B, ..., N, ...]`
     """
     return values.masked_fill(ones == 0, 0)
+
+
+def last_counted(
+    values: torch.Tensor,
+    ones: torch.Tensor,
+    axis: int,
+) -> torch.Tensor:
+    """The last of each sample's tokens that counts; the first where none does.
+
+    Args:
+        values: Tokens.
+        ones: Ones where they count and zeros elsewhere, with 1 in the place of all axes
+            but those of samples and tokens.
+        axis: That lists tokens.
+
+    Shape:
+        `[B, ..., N, ...] -> [B, ..., ...]`
+    """
+    places = torch.arange(1, values.shape[axis] + 1, device=values.device)
+    shape = [1] * values.dim()
+    shape[axis] = -1
+    index = (ones.bool() * places.view(shape)).argmax(axis, keepdim=True)
+    sizes = [*values.shape]
+    sizes[axis] = 1
+    return values.gather(axis, index.expand(sizes)).squeeze(axis)
 
 
 def per_share(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -67,10 +67,13 @@ class DropPrefix(MadeByHand):
 
 
 class Take(MadeByHand):
-    """The first entry of an axis, which goes away: the class token."""
+    """The first entry of an axis, which goes away: the class token. Or the last one that counts."""
 
     op: Literal["take"] = "take"
     axis: int
+    last: bool = Field(default=False, exclude_if=lambda last: not last)
+    where: Counted | None = Field(default=None, exclude_if=lambda where: where is None)
+    """What counts, of the last ones; None where everything does."""
 
 
 class Rearrange(MadeByHand):
@@ -338,8 +341,8 @@ def text(operation: Operation) -> str:
     match operation:
         case DropPrefix(count=count, at_end=at_end, after=after):
             return f"drop last {count}" if at_end else f"drop {count}" + (f" after {after}" if after else "")
-        case Take():
-            return "class token"
+        case Take(last=last, where=where):
+            return f"last token{where_text(where)}" if last else "class token"
         case Rearrange(pattern=pattern):
             return pattern
         case Mean(axes=axes, where=where):

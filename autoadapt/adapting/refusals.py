@@ -79,12 +79,13 @@ class Refusals:
         if _is_plain(tensor) and not (extended and len(constants) > 1):
             kinds = tuple(tuple((atom.kind, atom.dim.constant is None) for atom in axis) for axis in tensor.atoms)
             batch = self._numbered(atom.dim for atom in atoms if "B" in atom.kind)
-            facts = (spec.dtype, spec.order, spec.class_token, spec.map_axis, extra, kinds, batch)
+            facts = (spec.dtype, spec.order, spec.class_token, spec.last_token, spec.map_axis, extra, kinds, batch)
         else:
             facts = (
                 spec,
                 spec.centres,
                 spec.class_token,
+                spec.last_token,
                 spec.map_axis,
                 extra,
                 tuple((atom.kind, atom.stride, atom.centres) for atom in atoms),

@@ -8,12 +8,17 @@ from torch.utils import _pytree as pytree
 
 from autoadapt.errors.printable import is_python_name
 
-__all__ = ["is_registered", "registered_items"]
+__all__ = ["is_registered", "registered_class", "registered_items"]
 
 
 def is_registered(cls: type) -> bool:
     """Whether torch was told how to take objects of a class apart."""
     return cls in pytree.SUPPORTED_NODES
+
+
+def registered_class(module: str, name: str) -> type | None:
+    """The registered class of that name, also where it was made at run time and stands in no module."""
+    return next((one for one in pytree.SUPPORTED_NODES if (one.__module__, one.__qualname__) == (module, name)), None)
 
 
 def registered_items(value: object) -> list[tuple[str, Any]] | None:

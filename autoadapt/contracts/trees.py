@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -14,7 +14,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from autoadapt.contracts import leaves
 from autoadapt.contracts.facts import MadeByHand
-from autoadapt.contracts.registered import is_registered, registered_items
+from autoadapt.contracts.registered import is_registered, registered_class, registered_items
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import is_python_name
 
@@ -266,7 +266,10 @@ def build_container(container: Container, children: Sequence[Any]) -> Any:
         case "positional":
             return constructor(*children)
         case "keywords":
-            return constructor(**dict(zip(map(str, container.keys), children, strict=True)))
+            parts = dict(zip(map(str, container.keys), children, strict=True))
+            # a metaclass may make another class when it is called, as that of torch_geometric's batches does
+            is_own = container.kind == "registered"
+            return type.__call__(cast(type, constructor), **parts) if is_own else constructor(**parts)
 
 
 Form: TypeAlias = Literal["sequence", "pairs", "positional", "keywords"]
@@ -385,6 +388,7 @@ def find_type(name: str) -> type[Any]:
     found: Any = sys.modules.get(module)
     for part in qualified.split("."):
         found = getattr(found, part, None)
+    found = found or registered_class(module, qualified)
     if not isinstance(found, type):
         fault = Mismatch(name, "a class that is imported", "nothing of that name", f"import {module}  # first")
         raise SignatureError(f"the container class {qualified} is not known", [fault])

@@ -257,8 +257,8 @@ def _label(operation: Operation) -> str:
         case DropPrefix(axis=axis, count=count, at_end=at_end, after=after):
             where = f"after {after}:" if after else "last" if at_end else "first"
             return f"{where} {count}" if axis == 1 else f"{where} {count} of axis {axis}"
-        case Take():
-            return "first token"
+        case Take(last=last, where=where):
+            return "last token that counts" if where else "last token" if last else "first token"
         case Mean(axes=axes, where=where):
             over = f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
             return f"{over}, where {where.mask.argument} lets it" if where is not None else over

@@ -160,13 +160,14 @@ def test_probabilities_in_the_place_of_scores_are_said():
 class Activated(nn.Module):
     """A map behind an activation."""
 
-    def __init__(self, channels, end):
+    def __init__(self, channels, end, pooled=False):
         super().__init__()
         torch.manual_seed(0)
-        self.stem, self.end = nn.Conv2d(3, channels, 8, 8), end
+        self.stem, self.end, self.pooled = nn.Conv2d(3, channels, 8, 8), end, pooled
 
     def forward(self, x):
-        return self.end(self.stem(x)).permute(0, 2, 3, 1)
+        maps = self.end(self.stem(x)).permute(0, 2, 3, 1)
+        return maps.mean((1, 2)) if self.pooled else maps
 
 
 @pytest.mark.parametrize(
@@ -193,13 +194,16 @@ def test_an_activation_of_ones_own_that_keeps_the_bounds_gets_no_second_one():
     assert aa.adapt(new, like=old, inputs=torch.randn(IMAGE)).plan.routes[0].steps == ()
 
 
-def test_what_a_relu_leaves_is_noted_and_what_may_be_negative_instead_is_said():
-    old, images = Activated(16, torch.relu), torch.randn(IMAGE)
+def test_what_a_relu_leaves_is_noted_and_of_vectors_it_is_said_that_they_may_be_negative_then():
+    old, images = Activated(16, torch.relu, pooled=True), torch.randn(IMAGE)
     assert str(aa.capture(old, images).outputs.leaves[0].holds) == "never negative"
     net = aa.adapt(Activated(8, torch.relu), like=old, inputs=images)
     assert net.plan.remarks == ("output of Activated is never negative, and what serves it may be",)
     assert net.verify().passed
-    assert aa.adapt(Activated(16, torch.relu), like=old, inputs=images).plan.remarks == ()
+    assert aa.adapt(Activated(16, torch.relu, pooled=True), like=old, inputs=images).plan.remarks == ()
+    maps = Activated(16, torch.relu)
+    assert str(aa.capture(maps, images).outputs.leaves[0].holds) == "never negative"
+    assert aa.adapt(Activated(8, torch.relu), like=maps, inputs=images).plan.remarks == ()
 
 
 def test_small_values_are_within_no_bounds_by_chance():

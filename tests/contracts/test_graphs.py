@@ -90,3 +90,15 @@ def test_encoders_of_torch_geometric_serve_each_other():
     other = torch.randn(7, 6), LIST[:, :19] % 7, ATTRIBUTES[:19]
     torch.testing.assert_close(net(*other), net.adapters["output"](new(*other)))
     net.verify().raise_if_failed()
+
+
+@pytest.mark.parametrize("first", ["attributes", "nodes"])
+def test_attributes_of_edges_that_come_first_are_no_nodes(first):
+    class Any(nn.Module):
+        def forward(self, one, edges, other):
+            nodes, attributes = (other, one) if first == "attributes" else (one, other)
+            return nodes.index_add(0, edges[1], nodes[edges[0]] * attributes.mean(1, keepdim=True))
+
+    edges, nodes, attributes = torch.randint(0, 12, (2, 30)), torch.randn(12, 6), torch.randn(30, 3)
+    given = (attributes, edges, nodes) if first == "attributes" else (nodes, edges, attributes)
+    assert dims(aa.capture(Any(), given))[-1].startswith("f32[N, C")

@@ -103,3 +103,80 @@ def test_graphs_of_torch_geometric_are_taken_apart_once_they_are_registered():
     net = aa.adapt(new, like=old, inputs=(example(data.Data),))
     graph = example(data.Data, 17, 44)
     torch.testing.assert_close(net(graph), net.adapters["output"](new(graph)))
+
+
+def register_graphs(cls):
+    def names(graph):
+        return [name for name in ("edge_attr", "edge_index", "x", "batch") if name in graph]
+
+    def parts(graph):
+        return [(pytree.GetAttrKey(name), graph[name]) for name in names(graph)], names(graph)
+
+    if cls not in pytree.SUPPORTED_NODES:
+        pytree.register_pytree_node(
+            cls, lambda graph: ([graph[name] for name in names(graph)], names(graph)), None, flatten_with_keys_fn=parts
+        )
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+@pytest.mark.parametrize("pooled", [False, True])
+def test_batches_of_graphs_with_attributes_of_edges_are_given_as_they_are(pooled):
+    data, layers = guest("torch_geometric.data"), guest("torch_geometric.nn")
+
+    class Pooled(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.layer = layers.GATv2Conv(6, channels, edge_dim=3)
+
+        def forward(self, graph):
+            nodes = self.layer(graph.x, graph.edge_index, graph.edge_attr)
+            return layers.global_mean_pool(nodes, graph.batch) if pooled else nodes
+
+    def graphs(count):
+        edges = [torch.randint(0, 5, (2, 9)) for _ in range(count)]
+        return data.Batch.from_data_list(
+            [data.Data(edge_attr=torch.randn(9, 3), edge_index=one, x=torch.randn(5, 6)) for one in edges]
+        )
+
+    register_graphs(type(graphs(1)))
+    new = Pooled(10).eval()
+    net = aa.adapt(new, like=Pooled(8).eval(), inputs=graphs(3))
+    assert str(net.signature.inputs["graph.x"]) == "f32[N, 6]"
+    other = graphs(4)
+    torch.testing.assert_close(net(other), net.adapters["output"](new(other)))
+    net.verify().raise_if_failed()
+
+
+def test_an_object_that_can_be_called_is_no_function():
+    class Called(Graph):
+        def __call__(self):
+            return self.x
+
+    for inputs in (example(Called), (example(Called),)):
+        with pytest.raises(aa.CaptureError, match=r"nothing tells the tensors of a .*Called"):
+            aa.capture(Encoder(8), inputs)
+    assert aa.capture(Encoder(8), example(Graph)).inputs.paths == ("graph.x", "graph.edge_index")
+
+
+class Renaming(type):
+    """Makes another class when it is called, as that of torch_geometric's batches does."""
+
+    def __call__(cls, *args, **kwargs):
+        made = type(f"Other{cls.__name__}", (), dict(cls.__dict__))
+        return type.__call__(made, *args, **kwargs)
+
+
+class Batched(metaclass=Renaming):
+    def __init__(self, x, edge_index):
+        self.x, self.edge_index = x, edge_index
+
+
+def test_an_object_whose_class_makes_others_and_stands_in_no_module_is_made_anew():
+    made = Batched
+    made.__module__ = "nowhere"
+    if made not in pytree.SUPPORTED_NODES:
+        register(made)
+    graph = type.__call__(made, torch.randn(10, 6), torch.randint(0, 10, (2, 30)))
+    net = aa.adapt(Encoder(4), like=Encoder(8), inputs=graph)
+    torch.testing.assert_close(net(graph), net.adapters["output"](Encoder(4)(graph)))

@@ -231,8 +231,8 @@ class _Emitter:
                 ends = [slice(after)] * bool(after) + [slice(None, -count) if at_end else slice(after + count, None)]
                 parts = [self._part(node, axis, part) for part in ends]
                 return self._put("call_function", torch.cat, parts, axis) if after else parts[0]
-            case Take(axis=axis):
-                return self._part(node, axis, 0)
+            case Take(axis=axis, last=last, where=where):
+                return self._masks.last(where, node, self._put) if where else self._part(node, axis, -int(last))
             case Rearrange():
                 return self._rearrange(step, node)
             case Mean() | Pool() | Resize() | Resample() if step.where is not None:

@@ -57,6 +57,13 @@ class MaskNodes:
         ones = self.counted_at(where, node)
         return node if ones is None else put("call_function", mask_layers.without_hidden, node, ones)
 
+    def last(self, where: Counted, node: fx.Node, put: Callable[..., fx.Node]) -> fx.Node:
+        """The last token of a node that counts; the last of all where the mask cannot be given."""
+        ones = self.counted_at(where, node)
+        if ones is None:
+            return put("call_method", "select", node, where.axis, -1)
+        return put("call_function", mask_layers.last_counted, node, ones, where.axis)
+
     def averaged(
         self, where: Counted, node: fx.Node, average: Callable[[fx.Node], fx.Node], put: Callable[..., fx.Node]
     ) -> fx.Node:

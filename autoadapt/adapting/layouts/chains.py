@@ -11,6 +11,7 @@ from autoadapt.adapting.layouts.extra_tokens import (
     class_token_axis,
     in_words,
     registers,
+    token_axis,
     without_axis,
     without_entries,
 )
@@ -55,10 +56,10 @@ def chain(
     if first is not None:
         rest = chain(after(first, spec), target, project=project)
         return rest if isinstance(rest, Refusal) else (first, *rest)
-    axis = class_token_axis(have) if target.class_token else None
+    axis = class_token_axis(have) if target.class_token else token_axis(have) if target.last_token else None
     if axis is not None and not want.strides:
         rest = chain(without_axis(have, axis), target, project=project)
-        return rest if isinstance(rest, Refusal) else (Take(axis=axis), *rest)
+        return rest if isinstance(rest, Refusal) else (Take(axis=axis, last=target.last_token), *rest)
     have, want = whole(have, want), whole(want, have)
     if any((*want.prefixes, *want.suffixes)):
         return _with_extra(have, want, target, project=project, learned=learned)

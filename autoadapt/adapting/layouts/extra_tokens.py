@@ -8,7 +8,7 @@ from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts.factors import Factored
 from autoadapt.adapting.operations import DropPrefix
 
-__all__ = ["class_token_axis", "in_words", "registers", "without_axis", "without_entries"]
+__all__ = ["class_token_axis", "in_words", "registers", "token_axis", "without_axis", "without_entries"]
 
 
 def class_token_axis(tensor: Factored) -> int | None:
@@ -16,6 +16,13 @@ def class_token_axis(tensor: Factored) -> int | None:
     found = (axis for axis, count in enumerate(tensor.prefixes) if count)
     axis = next(found, None) if tensor.spec.is_floating and tensor.strides else None
     return axis if axis is not None and any(len(atom.kind - {"B"}) for atom in tensor.atoms[axis]) else None
+
+
+def token_axis(tensor: Factored) -> int | None:
+    """Which axis lists the tokens of a sequence; None where none does, or axes of an image do."""
+    along = [axis for axis, atoms in enumerate(tensor.atoms) if any(atom.kind - {"B"} for atom in atoms)]
+    is_sequence = tensor.spec.is_floating and len(along) == 1 and not {"H", "W"} & tensor.strides.keys()
+    return along[0] if is_sequence else None
 
 
 def without_axis(tensor: Factored, axis: int) -> Factored:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoadapt.adapting.layouts import IN_PLACE, Factored, factored, shift
-from autoadapt.adapting.operations import Lead, Operation, Resample, Resize, shown_sizes
+from autoadapt.adapting.operations import Lead, Operation, Resample, Resize, Take, shown_sizes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Centres, TensorSpec
 
@@ -65,7 +65,7 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
     if finer:
         lost = f"finer than its source (stride {have[finer[0]]}): detail is interpolated, not seen"
         return "; ".join(filter(None, [lost, _dilating(int(want[finer[0]]), target, dilated_by)]))
-    if set(have) - set(want):
+    if set(have) - set(want) and not any(isinstance(step, Take) for step in steps):
         return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
     if have != want:
         return ""

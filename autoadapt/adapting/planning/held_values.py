@@ -79,7 +79,8 @@ def _at(held: Held, axis: int) -> Held:
 def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
     """What holds of outputs of the new module and did not, or may hold already, and what no longer does.
 
-    After a ReLU, which would stand between a projection and what reads it, nothing is restored.
+    After a ReLU, which would stand between a projection and what reads it, nothing is restored; of maps, most of which
+    come after one and are read by convolutions, that is not said.
     """
     own, said = dict(source.outputs.items()), []
     routes = [*routes]
@@ -106,5 +107,6 @@ def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) 
 def _may_be_negative(route: Route, target: Signature) -> bool:
     """Whether the old module ended in a ReLU, and what serves its output does not."""
     held = target.outputs[route.target].holds
-    is_bounded = held is not None and held.what == "never negative" and not route.same_as
+    is_map = {"H", "W"} <= {axis for dim in target.outputs[route.target].dims for axis in dim.axes}
+    is_bounded = held is not None and held.what == "never negative" and not (route.same_as or is_map)
     return is_bounded and held is not None and not _is_kept(held, route.specs[0].holds, route.steps)

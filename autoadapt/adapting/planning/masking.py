@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from autoadapt.adapting.counted import Averaging, Counted, Hide, Remask
 from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Cast, Mean, Operation
+from autoadapt.adapting.operations import Cast, Mean, Operation, Take
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.capturing import counts_by_name
 from autoadapt.contracts.dims import Dim
@@ -18,6 +18,8 @@ __all__ = ["as_mask", "counted_along", "masks_read", "with_masks", "with_masks_t
 def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, path: str) -> tuple[Operation, ...]:
     """The steps of a chain, whose averages along an axis with a mask of the old module leave out what it hides.
 
+    So does what takes the last token.
+
     Where the old output was zero at what is hidden, it is in the end.
 
     Args:
@@ -28,14 +30,21 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
     """
     made = list[Operation]()
     for step in steps:
-        if isinstance(step, Averaging):
-            axes = step.axes if isinstance(step, Mean) else range(2, len(spec.dims))
+        if isinstance(step, Averaging | Take):
+            axes = _axes_of(step, spec)
             where = next(counted_along(spec, axes, target.masks), None) if len(axes) == 1 else None
             step = step.model_copy(update={"where": where}) if where is not None else step
         made.append(step)
         spec = after(step, spec)
     zeroed = [mask for mask in target.masks if path in mask.zeroed]
     return (*made, *(Hide(where=where) for where in counted_along(spec, range(len(spec.dims)), zeroed)))
+
+
+def _axes_of(step: Averaging | Take, spec: TensorSpec) -> Sequence[int]:
+    """Along which axes a step averages or takes the last."""
+    if isinstance(step, Take):
+        return (step.axis,) if step.last else ()
+    return step.axes if isinstance(step, Mean) else range(2, len(spec.dims))
 
 
 def counted_along(spec: TensorSpec, axes: Iterable[int], masks: Sequence[Mask]) -> Iterator[Counted]:
@@ -71,7 +80,7 @@ def with_tokens_behind(route: Route) -> Route:
     """The route from an output in which tokens that a mask does not know stand behind the others."""
     steps = [
         step.model_copy(update={"where": step.where.model_copy(update={"front": 0, "behind": step.where.front})})
-        if isinstance(step, Averaging | Hide) and step.where is not None
+        if isinstance(step, Averaging | Hide | Take) and step.where is not None
         else step
         for step in route.steps
     ]
@@ -80,7 +89,7 @@ def with_tokens_behind(route: Route) -> Route:
 
 def masks_read(routes: Iterable[Route]) -> set[str]:
     """The masks that adapters read."""
-    steps = [step for route in routes for step in route.steps if isinstance(step, Averaging | Hide)]
+    steps = [step for route in routes for step in route.steps if isinstance(step, Averaging | Hide | Take)]
     return {step.where.mask.argument for step in steps if step.where is not None}
 
 

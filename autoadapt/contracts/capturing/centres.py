@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.class_tokens import ClassTokens
+from autoadapt.contracts.capturing.last_tokens import LastTokens
 from autoadapt.contracts.capturing.value_bounds import ValueBounds
 
 __all__ = ["Cells", "CentresFollowed", "Grid"]
@@ -78,10 +79,12 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._grids = ByTensor[Grid]()
-        self.class_tokens, self.bounds = ClassTokens(), ValueBounds()
+        self.class_tokens, self.bounds, self.last_tokens = ClassTokens(), ValueBounds(), LastTokens(self._sequence)
+        self._lengths: set[int] = set()
         for tensor, names in inputs:
             sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
             self._grids.put(tensor, {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()})
+            self._lengths |= {size for name, size in sizes.items() if name[0] in "NT" and "H" not in sizes}
 
     def grid(self, tensor: torch.Tensor) -> Grid:
         """The cells of a tensor; empty for what is made of no input."""
@@ -111,6 +114,13 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
         self.class_tokens.note(name, named, moving, made)
         self.bounds.note(name, moving, made)
+        self.last_tokens.note(name, named, moving, made)
+
+    def _sequence(self, tensor: torch.Tensor) -> list[int]:
+        """The axes that list tokens or frames, also where they were read one by one, as by recurrent layers."""
+        axes, _ = _axes(self.grid(tensor), tensor.shape, range(tensor.dim()))
+        known = [axis for axis, name in axes.items() if name[0] in "NT"]
+        return known or [axis for axis, size in enumerate(tensor.shape) if size in self._lengths]
 
     def _moving(self, given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The tensors that depend on the input."""

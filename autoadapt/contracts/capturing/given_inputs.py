@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -70,8 +72,10 @@ def _no_input(inputs: object) -> str:
         return "a truth value"
     if _gives_batches(inputs):
         return f"a {type(inputs).__name__}"
-    if callable(inputs):
-        return "a module" if isinstance(inputs, nn.Module) else "a function"
+    if isinstance(inputs, nn.Module):
+        return "a module"
+    if inspect.isroutine(inputs) or isinstance(inputs, functools.partial):
+        return "a function"
     if isinstance(inputs, (int, float, np.number)):
         return "a size"
     if _is_shape(inputs):
@@ -88,8 +92,12 @@ def _no_input(inputs: object) -> str:
 
 
 def _is_unread(inputs: object) -> bool:
-    """Whether it is an object that is no tensor or container, such as a picture of another package or a device."""
-    return not isinstance(inputs, np.ndarray) and isinstance(flatten(inputs)[0], Opaque)
+    """Whether it is an object that holds no tensors, such as a picture of another package or a device.
+
+    Of others, such as a graph, it is told later how they are taken apart.
+    """
+    is_other = hasattr(inputs, "__dict__") and not type(inputs).__module__.startswith("PIL.")
+    return not (is_other or isinstance(inputs, np.ndarray)) and isinstance(flatten(inputs)[0], Opaque)
 
 
 def _gives_batches(inputs: object) -> bool:

@@ -33,17 +33,20 @@ class InputAxes:
 def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
     """How many nodes and edges a graph has; empty where nothing lists edges as `[2, E]` indices of the rows of another.
 
-    Two sentences of token ids list none: what else there is of them has two rows too.
+    Two sentences of token ids list none: what else there is of them has two rows too. What has as many rows as there
+    are edges lists attributes of these, if anything else may list nodes; which are numbers, or else integers.
 
     Example:
         >>> graph_sizes([torch.randn(5, 3), torch.tensor([[0, 1, 4], [1, 2, 0]])])
         {'N': 5, 'E': 3}
     """
-    nodes = [one.shape[0] for one in tensors if one.dim() == 2 and one.is_floating_point() and one.shape[0] != 2]
+    tables = sorted((one for one in tensors if one.dim() == 2), key=lambda one: not one.is_floating_point())
+    nodes = [one.shape[0] for one in tables if one.shape[0] != 2]
     for edges in tensors:
-        known = nodes and _is_list(edges) and not edges.is_meta and edges.numel()
-        if known and int(edges.min()) >= 0 and int(edges.max()) < nodes[0]:
-            return {"N": nodes[0], "E": edges.shape[1]}
+        if nodes and _is_list(edges) and not edges.is_meta and edges.numel():
+            count = next((one for one in nodes if one != edges.shape[1]), nodes[0])
+            if int(edges.min()) >= 0 and int(edges.max()) < count:
+                return {"N": count, "E": edges.shape[1]}
     return {}
 
 

@@ -67,6 +67,8 @@ class Observation:
     """Where the cells of each output lie, if that was followed."""
     class_tokens: tuple[bool, ...] = ()
     """For each output whether it is made of class tokens alone, if that was followed."""
+    last_tokens: tuple[bool, ...] = ()
+    """For each output whether it is made of the last token alone, if that was followed."""
     bounds: tuple[Bound | None, ...] = ()
     """Within which bounds an activation leaves each output, if that was followed."""
     behind: tuple[Behind | None, ...] = ()
@@ -274,6 +276,7 @@ class Probe:
             grids=tuple(map(followed.grid, outputs)),
             class_tokens=tuple(map(followed.class_tokens.is_one, outputs)),
             bounds=tuple(map(followed.bounds.of, outputs)),
+            last_tokens=tuple(map(followed.last_tokens.is_one, outputs)),
         )
 
 

@@ -31,6 +31,7 @@ from autoadapt.contracts.capturing.graph_axes import settle_edges
 from autoadapt.contracts.capturing.held_values import agreed_bounds, telling_outputs, with_held
 from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.inside import inner_outputs
+from autoadapt.contracts.capturing.last_tokens import last_tokens
 from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.masks import Masks
 from autoadapt.contracts.capturing.ordering import ImagePass, Measured, Ordering, disordered, images_for
@@ -51,8 +52,9 @@ from autoadapt.contracts.capturing.refusals import (
 )
 from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
 from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
-from autoadapt.contracts.capturing.sizing import Steps, settle_letters, settle_pairs, untie
+from autoadapt.contracts.capturing.sizing import Steps, settle_letters, untie
 from autoadapt.contracts.capturing.solving import Solution
+from autoadapt.contracts.capturing.square_masks import settle_pairs
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.capturing.told_statistics import statistics_told
 from autoadapt.contracts.capturing.train_runs import in_train_mode, spec_of, train_outputs
@@ -339,7 +341,12 @@ class Session:
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
         dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
         vectors = class_tokens(dims, followed)
-        return {key: {"centres": centres[key], "class_token": key in vectors, **measured.told(key)} for key in centres}
+        last = last_tokens(solution.outputs, [run.last_tokens for _, run in followed])
+        return {
+            key: {"centres": centres[key], "class_token": key in vectors, "last_token": key in last}
+            | measured.told(key)
+            for key in centres
+        }
 
     def _inner_specs(self, solution: Solution, told: Told) -> dict[InnerKey, TensorSpec]:
         return {

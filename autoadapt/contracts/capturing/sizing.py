@@ -25,7 +25,6 @@ __all__ = [
     "name_axes",
     "probing_sizes",
     "settle_letters",
-    "settle_pairs",
     "untie",
 ]
 
@@ -103,21 +102,6 @@ def _is_vague(tensor: torch.Tensor) -> bool:
     """Whether either of two axes may list channels; such inputs are named by what others beside them list."""
     axes = tensor.shape[1:]
     return tensor.dim() == 3 and tensor.is_floating_point() and not (_few(axes[0], axes[1:]) or _few(axes[1], axes[:1]))
-
-
-def settle_pairs(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
-    """As many samples as tokens: a mask `[N, N]` of all pairs is one of samples, where the module takes no other.
-
-    Args:
-        axes: Axes as `name_axes` named them.
-        run_shapes: Whether the module runs at such shapes of its inputs.
-    """
-    example, pairs = axes.example, {("N", "N"), ("N2", "N2")}
-    if example.get("B") is None or not pairs & {*axes.names} or run_shapes(axes.shapes({"B": example["B"] + 1})):
-        return axes
-    rows = [("B", row[1]) if row in pairs and example[row[1]] == example["B"] else row for row in axes.names]
-    other = replace(axes, names=tuple(rows))
-    return other if run_shapes(other.shapes({"B": example["B"] + 1})) else axes
 
 
 def settle_letters(axes: InputAxes, run: Run, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:

@@ -47,10 +47,10 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """Names of torch, which are read as well."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
-    r"(?P<class_token>class token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*"
+    r"(?P<class_token>class token)?\s*(?P<last_token>last token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*"
     r"(?:rows on axis (?P<map_axis>[12])\b)?\s*"
     r"(?:(?P<held>norm 1|(?:log-)?probabilities|never negative|between (?:0|-1) and 1)"
     r"(?: along axis (?P<held_axis>\d+)\b(?P<held_on> on\b)?)?)?\s*"
@@ -118,6 +118,9 @@ class TensorSpec(Frozen):
     class_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
     """Whether it is made of a token that stands before the cells of an image, as classifiers read it, and of no cell.
     No part of equality."""
+    last_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
+    """Whether it is made of the token at the end of a sequence, the last that counts, and of no other. No part of
+    equality."""
     point_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
     """Which of two axes of fixed sizes lists points, where a real run told it and sizes do not. No part of equality."""
     map_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
@@ -182,6 +185,7 @@ class TensorSpec(Frozen):
             centres=_read_centres(found["centres"], dims) if found["centres"] else (),
             depth=float(found["depth"]) if found["depth"] else None,
             class_token=bool(found["class_token"]),
+            last_token=bool(found["last_token"]),
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
             map_axis=int(found["map_axis"]) if found["map_axis"] else None,
             holds=_read_held(found) if found["held"] else None,
@@ -216,6 +220,8 @@ class TensorSpec(Frozen):
             yield f"depth {_number(self.depth)}"
         if self.class_token:
             yield "class token"
+        if self.last_token:
+            yield "last token"
         if self.point_axis is not None:
             yield f"points on axis {self.point_axis}"
         if self.map_axis is not None:
