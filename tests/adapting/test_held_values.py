@@ -214,3 +214,12 @@ def test_without_a_real_run_it_is_said_that_probabilities_may_get_a_second_softm
     softmax = aa.capture(Embedding(8, F.softmax), torch.randn(IMAGE))
     plan = aa.plan(aa.capture(Embedding(8, F.softmax), torch.randn(IMAGE), confirm=False), softmax)
     assert any("no real run told whether it holds probabilities already" in remark for remark in plan.remarks)
+
+
+def test_what_is_written_to_behind_an_activation_is_within_no_bounds():
+    def overwritten(x):
+        values = torch.relu(x)
+        values[:, 0] = -1
+        return values
+
+    assert aa.capture(Activated(8, overwritten), torch.randn(IMAGE)).outputs.leaves[0].holds is None

@@ -123,3 +123,4 @@ def test_the_last_frame_of_a_recurrent_network_is_served_by_the_last_of_convolut
     given = x if batch_first else x.transpose(0, 1)
     net = aa.adapt(new, like=old, inputs=given)
     torch.testing.assert_close(net(given), net.adapters["output"](new(x)[:, -1]))
+    assert net.plan.routes[0].remark == "its last token is read, padding or not, since no mask tells which count"

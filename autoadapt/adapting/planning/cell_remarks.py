@@ -18,6 +18,8 @@ __all__ = ["what_is_lost"]
 def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
     made = "its class token is made, as the mean of the cells" if any(isinstance(one, Lead) for one in steps) else ""
+    last = any(isinstance(one, Take) and one.last and one.where is None for one in steps)
+    made = "its last token is read, padding or not, since no mask tells which count" if last else made
     told = [_coarser(source, target, steps, dilated_by), _elsewhere(source, target, steps), _fixed(target, steps), made]
     return "; ".join(filter(None, told))
 

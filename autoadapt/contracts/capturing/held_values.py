@@ -26,10 +26,20 @@ def with_held(
         tensors: What they were in a run; empty where there was none.
         bounds: Within which an activation left them.
     """
-    found = [*map(Held.found_in, tensors)] or [None] * len(leaves)
-    told = [held or (Held(what=bound) if bound else None) for held, bound in zip(found, bounds, strict=True)]
+    seen: list[torch.Tensor | None] = [*tensors] if tensors else [None] * len(leaves)
+    told = [
+        _held(one, bound if leaf.is_floating else None) for leaf, one, bound in zip(leaves, seen, bounds, strict=True)
+    ]
     rows = zip(leaves, told, strict=True)
     return tuple(leaf if held is None else leaf.model_copy(update={"holds": held}) for leaf, held in rows)
+
+
+def _held(seen: torch.Tensor | None, bound: Bound | None) -> Held | None:
+    """What holds of an output, which may have been written to behind an activation."""
+    held = Held(what=bound) if bound is not None else None
+    if seen is None or seen.is_meta:
+        return held
+    return Held.found_in(seen) or (held if held is not None and held.is_kept_by(seen) else None)
 
 
 def agreed_bounds(runs: Sequence[Observation], count: int) -> list[Bound | None]:
