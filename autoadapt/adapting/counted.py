@@ -8,7 +8,7 @@ from pydantic import Field
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
-from autoadapt.contracts.signature import Mask
+from autoadapt.contracts.signature import Mask, Returned
 
 __all__ = ["Averaging", "Counted", "Hide", "Remask", "where_text"]
 
@@ -55,6 +55,8 @@ class Remask(MadeByHand):
     wanted: Mask
     dtype: str
     dims: tuple[Dim, ...]
+    returned: Returned | None = Field(default=None, exclude_if=lambda returned: returned is None)
+    """How the old module returned it, for its frames, also where it was not given one; None where it is taken."""
 
     def __str__(self) -> str:
         same = (self.given.form, self.given.counts) == (self.wanted.form, self.wanted.counts)

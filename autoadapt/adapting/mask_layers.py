@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 __all__ = [
+    "all_counted",
     "as_mask",
     "counted_tokens",
     "fit_mask",
@@ -70,6 +71,23 @@ def thin_mask(
         `[B, N] -> [B, M]`, with `M = (N - first - 1) // step + 1`
     """
     return None if counting_BN is None else counting_BN[:, first::step]
+
+
+def all_counted(
+    counting_BN: torch.Tensor | None,
+    like: torch.Tensor,
+    sizes: list[int],
+) -> torch.Tensor:
+    """What counts, which is everything where there is no mask.
+
+    Args:
+        counting_BN: Truth values; None where all count.
+        like: Any tensor on the device.
+        sizes: How many samples and tokens there are.
+    """
+    if counting_BN is None:
+        return torch.ones(sizes, dtype=torch.bool, device=like.device)
+    return counting_BN
 
 
 def fit_mask(counting_BN: torch.Tensor | None, size: int) -> torch.Tensor | None:

@@ -242,9 +242,9 @@ class _Emitter:
                 return self._put("call_method", "mean", node, axes)
             case Hide(where=where):
                 return self._masks.hidden(where, node, self._put)
-            case Remask(given=given, wanted=wanted, dtype=dtype, dims=dims):
+            case Remask(given=given, wanted=wanted, dtype=dtype, dims=dims, returned=returned):
                 options = [*map(self._size, dims)], DTYPES[dtype], wanted.form, wanted.counts
-                return self._put("call_function", mask_layers.as_mask, self._masks.what_counts(given), *options)
+                return self._put("call_function", mask_layers.as_mask, self._masks.returned(given, returned), *options)
             case Restore():
                 return restored(step, node, self._put)
             case Pool(kernel=kernel):

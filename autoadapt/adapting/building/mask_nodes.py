@@ -9,7 +9,7 @@ from torch import fx
 
 from autoadapt.adapting import mask_layers
 from autoadapt.adapting.counted import Counted
-from autoadapt.contracts.signature import Mask
+from autoadapt.contracts.signature import Mask, Returned
 
 __all__ = ["MaskNodes"]
 
@@ -39,13 +39,27 @@ class MaskNodes:
             self._made[mask] = self._call(mask_layers.what_counts, arguments, "counting")
         return self._made.get(mask)
 
+    def of_frames(self, mask: Mask, frames: tuple[int, int] | None) -> fx.Node | None:
+        """Where tokens count, or frames of them; None where the mask cannot be given."""
+        counting = self.what_counts(mask)
+        if counting is None or frames is None:
+            return counting
+        return self._call(mask_layers.thin_mask, (counting, *frames), "counting")
+
+    def returned(self, mask: Mask, told: Returned | None) -> fx.Node | None:
+        """A mask for the frames that the old module returned it for, all of which count where none is given."""
+        if told is None:
+            return self.what_counts(mask)
+        like = next(node for path, node in self._given.items() if path != mask.argument)
+        sizes = self._axis("B"), self._axis(mask.axis)
+        counting = self._call(mask_layers.all_counted, (self.what_counts(mask), like, sizes), "counting")
+        return self._call(mask_layers.thin_mask, (counting, *told.frames), "counting") if told.frames else counting
+
     def counted_at(self, where: Counted, node: fx.Node) -> fx.Node | None:
         """Ones where tokens of a node count; None where the mask cannot be given."""
-        counting = self.what_counts(where.mask)
+        counting = self.of_frames(where.mask, where.frames)
         if counting is None:
             return None
-        if where.frames is not None:
-            counting = self._call(mask_layers.thin_mask, (counting, *where.frames), "counting")
         if where.fitted:
             size = self._graph.call_method("size", (node, where.axis))
             counting = self._call(mask_layers.fit_mask, (counting, size), "counting")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoadapt.adapting.layouts import IN_PLACE, Factored, factored, shift
-from autoadapt.adapting.operations import Lead, Operation, Resample, Resize, Take, shown_sizes
+from autoadapt.adapting.operations import Lead, Operation, Remask, Resample, Resize, Take, shown_sizes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Centres, TensorSpec
 
@@ -17,6 +17,8 @@ __all__ = ["what_is_lost"]
 
 def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """What resampling loses, and how cells come to lie where the old ones lay, in words."""
+    if any(isinstance(one, Remask) for one in steps):
+        return ""
     made = "its class token is made, as the mean of the cells" if any(isinstance(one, Lead) for one in steps) else ""
     last = any(isinstance(one, Take) and one.last and one.where is None for one in steps)
     made = "its last token is read, padding or not, since no mask tells which count" if last else made

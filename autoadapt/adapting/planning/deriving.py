@@ -27,7 +27,13 @@ from autoadapt.adapting.planning.input_routes import (
 )
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
-from autoadapt.adapting.planning.masking import masks_read, with_masks, with_masks_told, with_tokens_behind
+from autoadapt.adapting.planning.masking import (
+    masks_read,
+    returned_masks,
+    with_masks,
+    with_masks_told,
+    with_tokens_behind,
+)
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.offsets import without_offsets
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
@@ -48,13 +54,13 @@ from autoadapt.adapting.planning.sources import (
 from autoadapt.adapting.planning.states import state_remarks
 from autoadapt.adapting.planning.targets import from_size, served, with_channels, with_inputs
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
-from autoadapt.adapting.planning.unchecked import unchecked_remarks
+from autoadapt.adapting.planning.unchecked import refuse_contradictions, unchecked_remarks
 from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
 from autoadapt.adapting.taps import last_map, worth_taking
 from autoadapt.adapting.thinning import marked_alike, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, Values
-from autoadapt.errors import AdaptError, MatchError, Mismatch, PlanError
+from autoadapt.errors import AdaptError, MatchError, PlanError
 
 __all__ = ["plan"]
 
@@ -114,7 +120,7 @@ def plan(
     check_asked(PlanError, **asked, **choices)
     check_fit(fit)
     if nondeterministic == "refuse":
-        _refuse_contradictions(source, target, outputs)
+        refuse_contradictions(source, target, outputs)
     derive = partial(
         _derived,
         target=target,
@@ -213,9 +219,13 @@ def _offer(
 def _pairings(
     offer: _Offer, source: Signature, pairs: Mapping[str, str] | None, indices: Literal["refuse", "recover"]
 ) -> Sequence[Pairing]:
+    wanted, masks = offer.wanted.model_copy(update={"outputs": offer.marked}), returned_masks(offer.wanted)
+    if masks:
+        wanted = served(wanted, [path for path in wanted.outputs.paths if path not in masks])
+    given = [Pairing(path, found, remark="the mask that is given, for its frames") for path, found in masks.items()]
     try:
-        return match(
-            offer.wanted.model_copy(update={"outputs": offer.marked}),
+        made = match(
+            wanted,
             offer.sources,
             invariants=translated(source.invariants, offer.inputs),
             pairs=pairs,
@@ -224,6 +234,7 @@ def _pairings(
             indices=indices,
             name=source.name,
         )
+        return sorted([*made, *given], key=lambda one: offer.wanted.outputs.paths.index(one.target))
     except MatchError as error:
         if source.unread_tokens and not pairs:
             raise ask_for_grid(source) from error
@@ -315,19 +326,6 @@ def _remarks(
     )
 
 
-def _refuse_contradictions(source: Signature, target: Signature, outputs: Sequence[str] | None) -> None:
-    """Refuse modules that are no functions of their input; what the contract leaves out does not count."""
-    kept = ["", *(target.outputs.paths if outputs is None else outputs)]
-    found = [(source.name, one) for one in source.contradictions]
-    found += [(target.name, one) for one in target.contradictions if one.path in kept]
-    faults = [
-        Mismatch(f"{name}, {one.where}", one.expected, one.found, 'adapt(..., nondeterministic="allow")')
-        for name, one in found
-    ]
-    if faults:
-        raise PlanError(f"{found[0][0]} is not deterministic, or is another function at another size", faults)
-
-
 def _read(routes: Iterable[Route], taken: Mapping[str, Tap]) -> set[str]:
     """What of the new module is read: all taps, or the outputs that routes begin with or choose points by."""
     points = {step.points for route in routes for step in route.steps if isinstance(step, Thin)}
@@ -350,7 +348,9 @@ def _route(
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
     learned = always and contract.same_as != pairing.source  # what is an input itself is passed on
-    steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else _chained(tensor, contract, learned)
+    is_mask = pairing.target in returned_masks(target)
+    steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else ()
+    steps = steps if pairing.recover or is_mask else _chained(tensor, contract, learned)
     steps = with_masks(with_held(steps, tensor.spec, contract), tensor.spec, target, pairing.target)
     if thin is not None:
         steps = (thin, *steps)

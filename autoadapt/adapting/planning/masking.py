@@ -10,9 +10,17 @@ from autoadapt.adapting.operations import Cast, Mean, Operation, Take
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.capturing import counts_by_name
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Mask, Signature, TensorSpec
+from autoadapt.contracts.signature import Mask, Returned, Signature, TensorSpec, frames_of
 
-__all__ = ["as_mask", "counted_along", "masks_read", "with_masks", "with_masks_told", "with_tokens_behind"]
+__all__ = [
+    "as_mask",
+    "counted_along",
+    "masks_read",
+    "returned_masks",
+    "with_masks",
+    "with_masks_told",
+    "with_tokens_behind",
+]
 
 
 def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, path: str) -> tuple[Operation, ...]:
@@ -20,7 +28,8 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
 
     So does what takes the last token.
 
-    Where the old output was zero at what is hidden, it is in the end.
+    Where the old output was zero at what is hidden, it is in the end; where it was the mask itself, for its own frames,
+    it is made of that.
 
     Args:
         steps: Of the chain.
@@ -28,6 +37,10 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
         target: Signature of the old module.
         path: Of the old module's output.
     """
+    for mask, told in _returned(target):
+        if told.path == path:
+            want, form = target.outputs[path], Mask(argument=path, axis=mask.axis, form=told.form, counts=told.counts)
+            return (Remask(given=mask, wanted=form, dtype=want.dtype, dims=want.dims, returned=told),)
     made = list[Operation]()
     for step in steps:
         if isinstance(step, Averaging | Take):
@@ -38,6 +51,16 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
         spec = after(step, spec)
     zeroed = [mask for mask in target.masks if path in mask.zeroed]
     return (*made, *(Hide(where=where) for where in counted_along(spec, range(len(spec.dims)), zeroed)))
+
+
+def returned_masks(target: Signature) -> dict[str, str]:
+    """The outputs of the old module that are one of its masks for their own frames, and where that stands."""
+    return {told.path: f"inputs.{mask.argument}" for mask, told in _returned(target)}
+
+
+def _returned(target: Signature) -> list[tuple[Mask, Returned]]:
+    given = [mask for mask in target.masks if mask.argument in target.inputs.paths]
+    return [(mask, told) for mask in given for told in mask.returned if told.path in target.outputs.paths]
 
 
 def _axes_of(step: Averaging | Take, spec: TensorSpec) -> Sequence[int]:
@@ -56,24 +79,10 @@ def counted_along(spec: TensorSpec, axes: Iterable[int], masks: Sequence[Mask]) 
         dim, samples = spec.dims[axis], spec.dims[int(axis == 0) : int(axis == 0) + 1]
         for mask in masks:
             if dim.axes == {mask.axis} and samples == (Dim.axis("B"),):
-                more, frames = (dim - Dim.axis(mask.axis)).constant, _frames(dim, mask.axis)
+                more, frames = (dim - Dim.axis(mask.axis)).constant, frames_of(dim, mask.axis)
                 is_fitted = frames is None and (more is None or more < 0)
                 front = more if more is not None and more > 0 else 0
                 yield Counted(mask=mask, axis=axis, front=front, frames=frames, fitted=is_fitted)
-
-
-def _frames(dim: Dim, axis: str) -> tuple[int, int] | None:
-    """The last sample of the first frame, and the step from frame to frame; None where frames are not so."""
-    slope = dim.slope(axis)
-    if slope is None or slope.numerator != 1 or slope == 1:
-        return None
-    step = slope.denominator
-    first = next((size for size in range(_LONGEST) if dim.evaluate({axis: size + 1}) > 0), 0)
-    return (first, step) if dim == (Dim.axis(axis) - (first + 1)) // step + 1 else None
-
-
-_LONGEST = 8192
-"""In samples, that a first frame is looked for."""
 
 
 def with_tokens_behind(route: Route) -> Route:
@@ -89,8 +98,9 @@ def with_tokens_behind(route: Route) -> Route:
 
 def masks_read(routes: Iterable[Route]) -> set[str]:
     """The masks that adapters read."""
-    steps = [step for route in routes for step in route.steps if isinstance(step, Averaging | Hide | Take)]
-    return {step.where.mask.argument for step in steps if step.where is not None}
+    steps = [step for route in routes for step in route.steps]
+    read = {step.where.mask.argument for step in steps if isinstance(step, Averaging | Hide | Take) and step.where}
+    return read | {step.given.argument for step in steps if isinstance(step, Remask)}
 
 
 def as_mask(path: str, given: str, source: Signature, target: Signature) -> tuple[Operation, ...]:
@@ -134,7 +144,7 @@ def with_masks_told(target: Signature, source: Signature) -> Signature:
     own, theirs = {mask.argument for mask in target.masks}, {mask.argument: mask for mask in source.masks}
     told = [theirs.get(path) or _told(path, spec) for path, spec in target.inputs.items() if path not in own]
     more = [
-        mask.model_copy(update={"zeroed": (), "behind": ()})
+        mask.model_copy(update={"zeroed": (), "behind": (), "returned": ()})
         for mask in told
         if mask is not None and mask.axis in target.axes
     ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature
+from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["unchecked_remarks"]
+__all__ = ["refuse_contradictions", "unchecked_remarks"]
 
 
 def unchecked_remarks(source: Signature, target: Signature, read: Collection[str]) -> list[str]:
@@ -37,3 +38,16 @@ def _exchangeable(signature: Signature) -> Iterator[str]:
                 f"axes 1 and 2 of {path} of {signature.name} are both {times.example} long and take no other size: "
                 f"axis {spec.dims.index(Dim.axis('T'))} is taken for the frames, unchecked"
             )
+
+
+def refuse_contradictions(source: Signature, target: Signature, outputs: Sequence[str] | None) -> None:
+    """Refuse modules that are no functions of their input; what the contract leaves out does not count."""
+    kept = ["", *(target.outputs.paths if outputs is None else outputs)]
+    found = [(source.name, one) for one in source.contradictions]
+    found += [(target.name, one) for one in target.contradictions if one.path in kept]
+    faults = [
+        Mismatch(f"{name}, {one.where}", one.expected, one.found, 'adapt(..., nondeterministic="allow")')
+        for name, one in found
+    ]
+    if faults:
+        raise PlanError(f"{found[0][0]} is not deterministic, or is another function at another size", faults)

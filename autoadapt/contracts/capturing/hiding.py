@@ -12,10 +12,11 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.graph_axes import InputAxes
+from autoadapt.contracts.capturing.returned_masks import returned_mask
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
-from autoadapt.contracts.signature import Mask
+from autoadapt.contracts.signature import Mask, Returned
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
@@ -106,7 +107,7 @@ class Trial:
         return None
 
     def described(self, place: int | str, mask: Mask) -> Mask:
-        """A mask with the outputs that are zero at what it hides, and those in which more tokens stand behind."""
+        """A mask with the outputs that are zero at what it hides, have more tokens behind, or are the mask itself."""
         zeroed, behind, half = list[str](), list[str](), (self._axes.example[mask.axis] + 1) // 2
         for runs in self._runs(place, mask):
             for (path, dims), hidden, other, shown in zip(self._outputs.items(), *runs[:3], strict=True):
@@ -119,7 +120,21 @@ class Trial:
                 moved = (hidden != other).movedim(axis, 0).flatten(1).any(1).nonzero()[:1, 0].tolist()
                 more = (dims[axis] - Dim.axis(mask.axis)).constant or 0
                 behind += [path] * (more > 0 and moved == [half])
-        return mask.model_copy(update={"zeroed": tuple(zeroed), "behind": tuple(behind)})
+            returned = self._returned(mask, half, runs)
+            return mask.model_copy(update={"zeroed": tuple(zeroed), "behind": tuple(behind), "returned": returned})
+        return mask
+
+    def _returned(self, mask: Mask, half: int, runs: Sequence[Sequence[torch.Tensor]]) -> tuple[Returned, ...]:
+        """The outputs that are the mask, by runs with the second half hidden and with nothing hidden."""
+        batch, size = self._samples(mask.axis), self._axes.example[mask.axis]
+        counting = [(torch.arange(size) < count).expand(batch, -1) for count in (half, size)]
+        lengths = [dim for dims in self._outputs.values() for dim in dims]
+        found = [
+            returned_mask(path, mask, dims[1:] or lengths, list(zip(counting, outputs, strict=True)))
+            for (path, dims), *outputs in zip(self._outputs.items(), runs[0], runs[2], strict=True)
+            if not outputs[0].is_floating_point()
+        ]
+        return tuple(one for one in found if one is not None)
 
     def _runs(self, place: int | str, mask: Mask, *, front: bool = False) -> Iterator[list[list[torch.Tensor]]]:
         """What comes out where the second half is hidden, with two kinds of values there; and the same with no mask.

@@ -4,7 +4,7 @@ from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, ran
 from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
 from autoadapt.contracts.signature.channel_names import channel_names, met_by_name
 from autoadapt.contracts.signature.held_values import Bound, Held
-from autoadapt.contracts.signature.masks import Form, Mask, mask_at
+from autoadapt.contracts.signature.masks import Form, Mask, Returned, frames_of, mask_at
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.parameters import Parameter
@@ -30,6 +30,7 @@ __all__ = [
     "Mask",
     "NativeSizes",
     "Parameter",
+    "Returned",
     "Role",
     "Signature",
     "Statistics",
@@ -43,6 +44,7 @@ __all__ = [
     "describe",
     "dtype_name",
     "equal_where_legal",
+    "frames_of",
     "image_of",
     "in_order",
     "mask_at",

@@ -8,13 +8,44 @@ from typing import Literal, TypeAlias
 import torch
 from pydantic import Field
 
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature.specs import Frozen
 
-__all__ = ["Form", "Mask", "mask_at"]
+__all__ = ["Form", "Mask", "Returned", "frames_of", "mask_at"]
 
 Form: TypeAlias = Literal["truth", "added", "lengths"]
 """What a mask holds: zeros and ones; what is added to scores of attention, zero or far below it; or how many of each
 item count, those behind them being hidden, as a number or as a share of all."""
+
+
+class Returned(Frozen):
+    """An output that tells which frames count, as a mask tells it of samples."""
+
+    path: str
+    form: Form = "truth"
+    counts: bool = True
+    """Whether ones stand at what counts."""
+    frames: tuple[int, int] | None = None
+    """The last sample of the first frame, and the step from frame to frame; None where frames are samples."""
+
+
+def frames_of(dim: Dim, axis: str) -> tuple[int, int] | None:
+    """The last sample of the first frame, and the step from frame to frame; None where frames are not so.
+
+    Example:
+        >>> frames_of(Dim.parse("floor(N/4) - 1"), "N")
+        (7, 4)
+    """
+    slope = dim.slope(axis)
+    if slope is None or slope.numerator != 1 or slope == 1:
+        return None
+    step = slope.denominator
+    first = next((size for size in range(_LONGEST) if dim.evaluate({axis: size + 1}) > 0), 0)
+    return (first, step) if dim == (Dim.axis(axis) - (first + 1)) // step + 1 else None
+
+
+_LONGEST = 8192
+"""In samples, that a first frame is looked for."""
 
 
 class Mask(Frozen):
@@ -44,6 +75,8 @@ class Mask(Frozen):
 
     behind: tuple[str, ...] = Field(default=(), exclude_if=lambda behind: not behind)
     """Outputs with more tokens than it knows, which stand behind the others; elsewhere they stand in front."""
+    returned: tuple[Returned, ...] = Field(default=(), exclude_if=lambda returned: not returned)
+    """Outputs that are this mask for their own frames."""
     loose: bool = Field(default=False, exclude_if=lambda loose: not loose)
     """Whether what it hides still counts a little, as where statistics are taken over all."""
 

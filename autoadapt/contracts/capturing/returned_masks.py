@@ -1,0 +1,49 @@
+"""Returned masks: outputs that tell which frames count, as an input tells it of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Form, Mask, Returned, frames_of
+
+__all__ = ["returned_mask"]
+
+# Dimension letters: B batch, N tokens or samples, M frames.
+
+
+def returned_mask(
+    path: str,
+    mask: Mask,
+    lengths: Sequence[Dim],
+    runs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> Returned | None:
+    """How an output tells what a mask lets count; None where it tells something else.
+
+    Args:
+        path: Of the output.
+        mask: The mask.
+        lengths: How many frames there may be.
+        runs: What the mask let count in two runs or more, `[B, N]`, and the output there.
+    """
+    kinds: tuple[tuple[Form, bool], ...] = (("truth", True), ("truth", False), ("lengths", True))
+    for dim in dict.fromkeys(one for one in lengths if one.axes == {mask.axis}):
+        frames = frames_of(dim, mask.axis)
+        if frames is None and dim != Dim.axis(mask.axis):
+            continue
+        for form, counts in kinds:
+            made = Returned(path=path, form=form, counts=counts, frames=frames)
+            if all(_is(made, counting_BN, output) for counting_BN, output in runs):
+                return made
+    return None
+
+
+def _is(told: Returned, counting_BN: torch.Tensor, output: torch.Tensor) -> bool:
+    first, step = told.frames or (0, 1)
+    counting_BM = counting_BN[:, first::step]
+    if told.form == "lengths":
+        return output.shape == counting_BM.shape[:1] and bool((output.cpu() == counting_BM.sum(1)).all())
+    expected_BM = counting_BM if told.counts else ~counting_BM
+    return output.shape == expected_BM.shape and bool((output.cpu() == expected_BM.to(output.dtype)).all())
