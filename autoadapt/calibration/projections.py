@@ -216,7 +216,7 @@ def all_or_none(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         raise
 
 
-_SATURATED = 1e-3
+_SATURATED = 1e-6
 """So near their bounds, values of a sigmoid or of tanh tell no more of what went in."""
 
 

@@ -84,7 +84,10 @@ def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) 
     """
     own, said = dict(source.outputs.items()), []
     routes = [*routes]
-    below = [one.target for one in routes if _may_be_negative(one, target)]
+    beyond: dict[str, list[str]] = {}
+    for route in routes:
+        if told := _no_longer(route, target):
+            beyond.setdefault(told, []).append(route.target)
     for route in routes:
         held = own[route.source].holds if route.source in own else None
         is_seen = route.source in own and not source.unconfirmed
@@ -98,15 +101,18 @@ def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) 
             said.append(f"{route.source} of {source.name} gets a softmax, and {known}, which a second one flattens")
         elif held is not None and target.outputs[route.target].holds is None and held.what != "never negative":
             said.append(f"{route.source} of {source.name} holds {held}, and {route.target} of {target.name} did not")
-    are, them = ("is", "it") if len(below) == 1 else ("are", "them")
-    return said + [f"{', '.join(below)} of {target.name} {are} never negative, and what serves {them} may be"] * bool(
-        below
-    )
+    return said + [
+        f"{', '.join(paths)} of {target.name} {'are' if len(paths) > 1 else 'is'} {told}, and what serves"
+        f" {'them' if len(paths) > 1 else 'it'} need not be"
+        for told, paths in beyond.items()
+    ]
 
 
-def _may_be_negative(route: Route, target: Signature) -> bool:
-    """Whether the old module ended in a ReLU, and what serves its output does not."""
-    held = target.outputs[route.target].holds
-    is_map = {"H", "W"} <= {axis for dim in target.outputs[route.target].dims for axis in dim.axes}
-    is_bounded = held is not None and held.what == "never negative" and not (route.same_as or is_map)
-    return is_bounded and held is not None and not _is_kept(held, route.specs[0].holds, route.steps)
+def _no_longer(route: Route, target: Signature) -> str:
+    """Within which bounds the old module left an output whose values may leave them; empty where there is none."""
+    spec = target.outputs[route.target]
+    is_map = {"H", "W"} <= {axis for dim in spec.dims for axis in dim.axes}
+    held = None if spec.is_restored or route.same_as else spec.holds
+    if held is None or (is_map and held.what == "never negative") or _is_kept(held, route.specs[0].holds, route.steps):
+        return ""
+    return held.what

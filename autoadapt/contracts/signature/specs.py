@@ -231,8 +231,13 @@ class TensorSpec(Frozen):
 
     @property
     def is_restored(self) -> bool:
-        """Whether something holds of its values that adapters restore; after a ReLU they are left as they are."""
-        return self.holds is not None and self.holds.what != "never negative"
+        """Whether something holds of its values that adapters restore.
+
+        After a ReLU they are left as they are, and so are maps after tanh, which a linear fit then meets best.
+        """
+        is_map = {"H", "W"} <= {axis for dim in self.dims for axis in dim.axes}
+        left = ("never negative", *["between -1 and 1"] * is_map)
+        return self.holds is not None and self.holds.what not in left
 
     @property
     def order(self) -> tuple[Cells, int]:
