@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ MODEL = """model = dict(
     head=dict(type='LinearClsHead', num_classes=10, loss=dict(type='CrossEntropyLoss')))
 """
 
+
+def spelt(code: str) -> str:
+    """An expression as an error quotes it, in the spelling of this Python."""
+    return f"`{ast.unparse(ast.parse(code, mode='eval'))}`"
+
+
 MALFORMED = {
     "an import": ("import os\n", 1, "`import os`"),
     "a call": ("x = 1\nopen('TRACE', 'w')\n", 2, "`open('TRACE', 'w')`"),
@@ -34,7 +41,7 @@ MALFORMED = {
     "a call that a comprehension reads": ("x = [i for i in open('TRACE')]\n", 1, "`open('TRACE')`"),
     "a comprehension with a condition": ("x = [i for i in (1, 2) if i]\n", 1, "`[i for i in (1, 2) if i]`"),
     "a comprehension of a number": ("x = [i for i in 3]\n", 1, "`[i for i in 3]`"),
-    "a comprehension of unequal pairs": ("x = [a for a, b in [(1, 2, 3)]]\n", 1, "`[a for a, b in [(1, 2, 3)]]`"),
+    "a comprehension of unequal pairs": ("x = [a for a, b in [(1, 2, 3)]]\n", 1, spelt("[a for a, b in [(1, 2, 3)]]")),
     "a comprehension's name behind it": ("x = [i for i in (1, 2)]\ny = i\n", 2, "`i`"),
     "a comprehension that grows": ("x = [0 for i in range(9) for j in range(999999)]\n", 1, "`range(999999)`"),
     "a slice by a text": ("x = [1, 2]['a':]\n", 1, "`[1, 2]['a':]`"),
@@ -79,7 +86,7 @@ MALFORMED = {
     "a with": ("with open('TRACE', 'w') as f:\n    x = 1\n", 1, "`with open('TRACE', 'w') as f:`"),
     "an exec": ("exec(\"open('TRACE', 'w')\")\n", 1, "exec("),
     "several targets": ("a = b = 1\n", 1, "`a = b = 1`"),
-    "a lambda": ("x = lambda: open('TRACE', 'w')\n", 1, "`lambda: open('TRACE', 'w')`"),
+    "a lambda": ("x = lambda: open('TRACE', 'w')\n", 1, spelt("lambda: open('TRACE', 'w')")),
     "a decorated dict": ("dict = open\nx = dict(file='TRACE')\n", 1, "`open`"),
     "no Python": ("x = (1,\n", 1, "never closed"),
     "a base that is not there": ("_base_ = './nothing.py'\n", 1, "nothing.py"),

@@ -26,8 +26,8 @@ from autoadapt.weights.tensor_specs import Spec
 
 def save(state: dict[str, object], folder: Path) -> Path:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*assuming the intent is to save in a single process")
-        dcp.save(state, checkpoint_id=folder, no_dist=True)
+        warnings.simplefilter("ignore")  # torch's own: of a single process, of its storages
+        dcp.save(state, checkpoint_id=folder)
     return folder
 
 
