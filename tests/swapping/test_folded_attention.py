@@ -37,7 +37,7 @@ class Attending(nn.Module):
 
     def forward(self, x):
         fine, coarse = self.backbone(x)
-        queries = {"probe": self.probe.expand(len(x), -1, -1), "values": self.probe.expand(len(x), -1, -1)}
+        queries = {"probe": self.probe.expand(x.shape[0], -1, -1), "values": self.probe.expand(x.shape[0], -1, -1)}
         keys = fine if self.kind in ("cross", "probe") else coarse
         made, weights = self.attention(queries.get(self.kind, coarse), keys, keys)
         return [self.head(made), weights]

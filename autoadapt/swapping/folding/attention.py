@@ -79,7 +79,7 @@ class OpenedAttention(nn.MultiheadAttention):
     def _lengthened(self, key_BSE: torch.Tensor, value_BSE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values with the learned one, and the one of zeros, where the attention has these."""
         if self.bias_k is not None and self.bias_v is not None:
-            learned = (one.expand(len(key_BSE), -1, -1) for one in (self.bias_k, self.bias_v))
+            learned = (one.expand(key_BSE.shape[0], -1, -1) for one in (self.bias_k, self.bias_v))
             pairs = zip((key_BSE, value_BSE), learned, strict=True)
             key_BSE, value_BSE = (torch.cat([one, other], 1) for one, other in pairs)
         longer = (0, 0, 0, int(self.add_zero_attn))
