@@ -82,6 +82,14 @@ def test_a_folded_attention_trains_and_is_saved_and_exported(tmp_path):
     assert all(p.grad is not None for name, p in folded.named_parameters() if name != "probe")
 
 
+def test_attention_whose_weight_another_one_has_is_left_as_it_is():
+    model = adapted("self")
+    model.other = nn.MultiheadAttention(16, 4)
+    model.other.in_proj_weight = model.attention.in_proj_weight
+    with pytest.raises(aa.BuildError, match="multi_head_attention_forward"):
+        aa.fold(model, inputs=X, outputs=["1"])
+
+
 @pytest.mark.parametrize("refit", [True, "shrink"])
 def test_attention_is_rebuilt_for_other_channels(refit):
     torch.manual_seed(0)

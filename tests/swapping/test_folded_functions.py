@@ -54,6 +54,19 @@ def attended(level):
     return torch.einsum("bkn,bcn->bck", weights, level.flatten(2))[..., None]
 
 
+def gathered(level):
+    """The three places of the largest mean, as of key points."""
+    places = torch.tensor([[[5, 0, 3]]]).expand(len(level), level.shape[1], -1)
+    return level.flatten(2).gather(2, places)[..., None]
+
+
+def valued(level):
+    """Values of an attention whose scores come from elsewhere."""
+    keys = torch.linspace(-1, 1, level.shape[2] * level.shape[3] * 4).reshape(1, -1, 4).expand(len(level), -1, -1)
+    values = level.flatten(2).transpose(1, 2)
+    return functional.scaled_dot_product_attention(keys[:, :3], keys, values).transpose(1, 2)[..., None]
+
+
 def masked(level):
     return level.masked_fill(torch.arange(level.shape[-1]) > 3, 0.0)
 
@@ -69,6 +82,8 @@ FUNCTIONS = {
     "grid_sample": moved,
     "einsum": attended,
     "masked": masked,
+    "gathered": gathered,
+    "values of attention": valued,
     "where": lambda level: torch.where(torch.arange(level.shape[-1]) > 3, level, 0.0),
     "unfold": lambda level: functional.unfold(level, 3, padding=1)[..., None],
     "folded back": lambda level: functional.fold(functional.unfold(level, 2), level.shape[2:], 2),
@@ -109,6 +124,7 @@ NOT_LINEAR = {
     "a factor for each": (lambda level: level * torch.ones(10, 1, 1), "it is not the same for all channels"),
     "a mask for each": (lambda level: level.masked_fill(torch.zeros(10, 1, 1, dtype=torch.bool), 0.0), "not the same"),
     "channels made places": (lambda level: functional.pixel_shuffle(level[:, :8], 2), "mixes them with places"),
+    "places of each": (lambda level: level.gather(2, level.argsort(2)), "other places of each channel"),
     "a number": (lambda level: functional.pad(level, (1, 1), value=2.0), "adds a number"),
     "over channels": (lambda level: level.sum(1, keepdim=True).expand(-1, 10, -1, -1), "mixes them with places"),
     "itself": (lambda level: level * level, "torch.mul"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
@@ -12,6 +13,7 @@ __all__ = ["AttentionProjection", "attention_of", "open_attention", "opened"]
 # Dimension letters: B samples, L queries, S keys, H heads, E channels of the attention.
 
 _PARTS = ("q", "k", "v")
+_WEIGHTS = {"in_proj_weight", "in_proj_bias", "bias_k", "bias_v", *(f"{part}_proj_weight" for part in _PARTS)}
 
 
 class AttentionProjection(nn.Linear):
@@ -109,8 +111,13 @@ def _turn(is_batched: bool, batch_first: bool) -> Callable[[torch.Tensor], torch
     return (lambda tensor: tensor) if batch_first else (lambda tensor: tensor.transpose(0, 1))
 
 
-def open_attention(module: nn.Module) -> None:
-    """Give an `nn.MultiheadAttention` layers for queries, keys and values, in place; the values are copied."""
+def open_attention(module: nn.Module, *, is_shared: bool = False) -> None:
+    """Give an `nn.MultiheadAttention` layers for queries, keys and values, in place.
+
+    Args:
+        module: The attention; any other module is left as it is.
+        is_shared: Whether the layers share memory with the joint weight.
+    """
     if type(module) is not nn.MultiheadAttention:
         return
     joint, offset = module.in_proj_weight, module.in_proj_bias
@@ -119,9 +126,9 @@ def open_attention(module: nn.Module) -> None:
     source = module.q_proj_weight if joint is None else joint
     for part, weight, own in zip(_PARTS, weights, offsets, strict=True):
         layer = AttentionProjection(weight.shape[1], len(weight), bias=own is not None, device="meta")
-        layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=source.requires_grad)
+        layer.weight = nn.Parameter(_own(weight, is_shared), requires_grad=source.requires_grad)
         if own is not None:
-            layer.bias = nn.Parameter(own.detach().clone(), requires_grad=offset.requires_grad)
+            layer.bias = nn.Parameter(_own(own, is_shared), requires_grad=offset.requires_grad)
         layer.training = module.training
         setattr(module, f"{part}_proj", layer)
         setattr(module, f"{part}_proj_weight", None)
@@ -131,11 +138,22 @@ def open_attention(module: nn.Module) -> None:
     module.__class__ = OpenedAttention
 
 
+def _own(tensor: torch.Tensor, is_shared: bool) -> torch.Tensor:
+    return tensor.detach() if is_shared else tensor.detach().clone()
+
+
 def opened(model: nn.Module, without: str) -> nn.Module:
-    """A model all of whose attention is opened, in place, but for what stands inside one of its modules."""
-    for path, module in list(model.named_modules()):
-        if not f"{path}.".startswith(f"{without}."):
-            open_attention(module)
+    """A model all of whose attention is opened, in place, but for what stands inside one of its modules.
+
+    Attention whose weights another module has too, or that are computed from others, is left as it is.
+    """
+    named = list(model.named_modules())
+    owners = Counter(id(one) for _, module in named for one in module._parameters.values())
+    for path, module in named:
+        own = {name: one for name, one in module._parameters.items() if one is not None}
+        is_plain = own.keys() <= _WEIGHTS and all(owners[id(one)] == 1 for one in own.values())
+        if is_plain and not f"{path}.".startswith(f"{without}."):
+            open_attention(module, is_shared=True)
     return model
 
 

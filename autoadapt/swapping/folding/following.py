@@ -236,10 +236,11 @@ class _Watch(Watch):
             self._plain_calls.add(name)
             return False
         first = self.statement(given[0]) if isinstance(given[0], torch.Tensor) else None
-        why = "" if first is not None else f"{name}, by another argument"
+        reader, why = ("" if first is not None else f"{name}, by another argument"), ""
         if first is not None and name not in self._fronts:
-            why = why_not_read(self._model, name) or misfit(module, first, given[0])
-        if self._before.setdefault(name, stated[0]).is_like(stated[0]) and not why and first is not None:
+            reader, why = why_not_read(self._model, name), misfit(module, first, given[0])
+        is_refused = reader or why
+        if self._before.setdefault(name, stated[0]).is_like(stated[0]) and not is_refused and first is not None:
             if name in self._fronts:
                 self.found.fronts[name] = first, given[0].dim()
             else:
@@ -247,9 +248,10 @@ class _Watch(Watch):
             for level in first.levels:
                 self.found.note(level, name)
         else:
-            alone = name if why and first is not None and len(stated) == 1 and _is_plain(first, given[0]) else ""
+            is_alone = is_refused and first is not None and len(stated) == 1 and _is_plain(first, given[0])
+            refused = reader or (name if why else f"another call of {name}")
             for one in stated:
-                self.found.refuse(one, Obstacle(why or f"another call of {name}", module=alone))
+                self.found.refuse(one, Obstacle(refused, why, module=name if is_alone else ""))
         return True
 
     def __torch_function__(

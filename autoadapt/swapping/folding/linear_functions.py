@@ -37,7 +37,21 @@ _OF_PLACES = frozenset(
     | {"interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "pad", "unfold", "fold", "grid_sample"}
     | {"mean", "sum", "cumsum", "_adaptive_pool", "pixel_shuffle", "pixel_unshuffle", "rot90", "masked_fill", "where"}
     | {f"{name}{n}d" for name in ("avg_pool", "adaptive_avg_pool") for n in (1, 2, 3)}
-    | {"matmul", "__matmul__", "__rmatmul__", "bmm", "einsum", "neg", "__neg__", "mul", "multiply", "mul_", "__mul__"}
+    | {
+        "gather",
+        "scaled_dot_product_attention",
+        "matmul",
+        "__matmul__",
+        "__rmatmul__",
+        "bmm",
+        "einsum",
+        "neg",
+        "__neg__",
+        "mul",
+        "multiply",
+        "mul_",
+        "__mul__",
+    }
     | {"__rmul__", "__imul__", "div", "divide", "true_divide", "div_", "__truediv__", "__itruediv__"}
 )
 """Of one tensor among their arguments they move, mix or scale places, which has to be the same for every channel."""
@@ -150,7 +164,10 @@ def _with_another(
 ) -> Any:
     """What a function returns when it is given other tensors, by the identity of those in whose place they are."""
     made = tree_map_only(torch.Tensor, lambda one: instead.get(id(one), one), (tuple(args), dict(kwargs)))
-    return function(*made[0], **made[1])
+    try:
+        return function(*made[0], **made[1])
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise NotLinearError("it takes no other numbers") from error
 
 
 def _rows(made: torch.Tensor, prefer: int) -> tuple[int, list[int]] | None:
@@ -176,6 +193,9 @@ def _of_places(
     Raises:
         NotLinearError: It does something else.
     """
+    index = next((one for one in tensors_in((args[2:], kwargs)) if function_name(function) == "gather"), None)
+    if index is not None and index.shape[stated.axis] > 1 and index.stride(stated.axis) != 0:
+        raise NotLinearError("it takes other places of each channel; an index that is expanded takes the same")
     drawn = torch.Generator().manual_seed(0)
     others = {id(one): _drawn(one, drawn) for one in tensors_in((args, kwargs)) if one is not first}
     numbers = _shadow(first, stated)
