@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,16 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.contracts.capturing import capture
+from autoadapt.adapting.planning import with_inputs
+from autoadapt.contracts.capturing import bind, capture
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.instances import not_a_module
-from autoadapt.contracts.signature import Signature, check_written
-from autoadapt.errors import Mismatch, SignatureError
+from autoadapt.contracts.signature import Signature, TensorSpec, check_written, image_of
+from autoadapt.contracts.trees import flatten
+from autoadapt.errors import InputError, Mismatch, SignatureError
 from autoadapt.sources import as_module, names_weights, near_names
 
-__all__ = ["as_signature", "settled_already"]
+__all__ = ["as_signature", "settled_already", "with_given_inputs"]
 
 _LIKE = "a module, a Signature, texts in containers, a model's name, or the path of a saved signature"
 _NUMBERS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
@@ -83,6 +86,60 @@ def _names_a_file(text: str) -> bool:
     if path.exists() or path.is_absolute() or has_drive:
         return True
     return ":" not in text and (path.suffix.startswith(".js") or len(path.parts) > 2)
+
+
+def with_given_inputs(target: Signature, source: Signature, new: nn.Module, inputs: object) -> Signature:
+    """A contract that says nothing of what goes in, such as one in texts, with the inputs that the caller gives.
+
+    Those that `new` takes as they are say nothing more; one image of other channels is the input of the contract.
+
+    Raises:
+        CaptureError: `new` takes others, and the given ones are no image either.
+        SignatureError: An output of the contract would be empty at their size.
+    """
+    if target.inputs.leaves or inputs is None:
+        return target
+    specs, tensors = source.inputs.leaves, flatten(bind(new, inputs).values)[1]
+    if len(specs) == len(tensors) and all(map(_takes, specs, tensors)):
+        _refuse_empty(target, specs, tensors)
+        return target
+    image = image_of(source.inputs)
+    if image is not None and len(specs) == len(tensors) == 1 and _is_image_like(specs[0], tensors[0], image[1]):
+        dims = [dim if dim.axes else Dim(size) for dim, size in zip(specs[0].dims, tensors[0].shape, strict=True)]
+        given = source.inputs.model_copy(update={"leaves": (specs[0].with_dims(dims),)})
+        return with_inputs(target, source.model_copy(update={"inputs": given}))
+    found = ", ".join(f"{list(one.shape)} of {str(one.dtype).removeprefix('torch.')}" for one in tensors)
+    sizes = {axis: allowed.example for axis, allowed in source.axes.items()}
+    calls = ", ".join(f"torch.zeros{spec.shape(sizes)}" for spec in specs)
+    remedy = f"inputs={calls if len(specs) == 1 else f'({calls})'}, or like= the old module itself"
+    fault = Mismatch("inputs", ", ".join(map(str, specs)), found or "no tensor", remedy)
+    raise InputError("a contract in texts says nothing of the inputs, and the new module takes others", [fault])
+
+
+def _refuse_empty(target: Signature, specs: Sequence[TensorSpec], tensors: Sequence[torch.Tensor]) -> None:
+    pairs = [pair for spec, one in zip(specs, tensors, strict=True) for pair in zip(spec.dims, one.shape, strict=True)]
+    sizes = {str(dim): size for dim, size in pairs if dim.axes}
+    at = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    faults = [
+        Mismatch(path, f"sizes of 1 or more at {at}", f"{spec}, which is {list(spec.shape(sizes))}", "larger inputs")
+        for path, spec in target.outputs.items()
+        if {axis for dim in spec.dims for axis in dim.axes} <= sizes.keys() and min(spec.shape(sizes), default=1) < 1
+    ]
+    if faults:
+        raise SignatureError("a contract in texts is empty at the size of the inputs", faults)
+
+
+def _takes(spec: TensorSpec, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of a spec: its kind of numbers, its number of axes, and those of them that are fixed."""
+    fixed = [(dim.constant, size) for dim, size in zip(spec.dims, tensor.shape, strict=False) if not dim.axes]
+    is_alike = len(spec.dims) == tensor.dim() and spec.is_floating == tensor.is_floating_point()
+    return is_alike and all(wanted == size for wanted, size in fixed)
+
+
+def _is_image_like(spec: TensorSpec, tensor: torch.Tensor, channels: int) -> bool:
+    """Whether a tensor is an image as a spec says, with other channels; not one with its channels elsewhere."""
+    is_alike = spec.is_floating == tensor.is_floating_point() and len(spec.dims) == tensor.dim()
+    return is_alike and tensor.shape[-1] != channels and all(dim.axes or dim == channels for dim in spec.dims)
 
 
 def settled_already(new: object, source: Signature, target: Signature) -> dict[str, str]:

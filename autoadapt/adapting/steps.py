@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.building import AdaptedModule, build
-from autoadapt.adapting.given_contracts import as_signature, settled_already
+from autoadapt.adapting.given_contracts import as_signature, settled_already, with_given_inputs
 from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.adapting.planning import (
     CONVERSIONS,
@@ -120,6 +120,7 @@ def adapt(
     target = as_signature(like, given)
     capturing = partial(capture_source, target=target, inputs=given, inner=True, grid=grid)
     source = capture_native(new, target, capturing, resolution=resolution)
+    target = with_given_inputs(target, source, new, given)
     check_taps(new, source, taps or {})
     chosen = {**(pairs or {}), **(taps or {})} or settled_already(new, source, target)
     source, target = with_statistics(source, target, input_statistics)

@@ -123,15 +123,15 @@ def _centres(spec: TensorSpec, factor: Dim, given: Mapping[str, Dim]) -> tuple[f
 def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -> tuple[int, int, tuple[Dim, ...]]:
     """Entries before and behind the cells of an axis, and its factors in the order in which cells stand on it.
 
-    An axis of cells whose order is not known stays whole.
+    An axis of cells whose order is not known stays whole, and so does one with a side twice.
     """
     cells = [factor for factor in factors if factor.axes and "B" not in factor.axes]
     if len(cells) < 2:
         return extra, 0, factors
-    if spec.cells == "unknown":
+    axes = {min(factor.axes): factor for factor in cells}
+    if spec.cells == "unknown" or len(axes) < len(cells):
         return 0, 0, (dim,)
     trailing = min(spec.trailing, extra)
-    axes = {min(factor.axes): factor for factor in cells}
     turned = (axes[axis] for axis in in_order(axes, spec.cells))
     factors = tuple(next(turned) if factor in cells else factor for factor in factors)
     return extra - trailing, trailing, factors

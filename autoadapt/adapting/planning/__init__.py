@@ -7,7 +7,7 @@ from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_st
 from autoadapt.adapting.planning.masking import counted_along
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Kept, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.sources import source_axes
-from autoadapt.adapting.planning.targets import named_outputs
+from autoadapt.adapting.planning.targets import named_outputs, with_inputs
 
 __all__ = [
     "CONVERSIONS",
@@ -28,5 +28,6 @@ __all__ = [
     "source_as_built",
     "source_axes",
     "with_channels_told",
+    "with_inputs",
     "with_statistics",
 ]
