@@ -159,6 +159,21 @@ def test_exports_are_told_by_at_most_three_cases_the_smallest_first():
     assert len([line for line in lines if line.startswith("  export: ")]) <= 3
 
 
+class Renamed(nn.Module):
+    """Takes by other names what `OLD` takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, image, mask=None):
+        return self.conv(image)
+
+
+def test_an_adapter_whose_arguments_have_other_names_is_exported():
+    assert_exports(Renamed(), torch.randn(2, 3, 16, 24), like=OLD)
+
+
 def test_a_lock_tells_scripts_how_it_is_written(tmp_path):
     with pytest.raises(AssertionError, match=r"assert_signature_locked\(\.\.\., update=True\) once"):
         assert_signature_locked(OLD, tmp_path / "old.json", X)

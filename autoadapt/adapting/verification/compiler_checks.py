@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,8 +89,10 @@ def any_size_program(session: Session) -> nn.Module:
     values = arguments.values
     positional = tuple(list(values.values())[: arguments.positional])
     keywords = dict(list(values.items())[arguments.positional :])
-    shapes = {name: torch.utils._pytree.tree_map(_auto_dims, value) for name, value in values.items()}
-    program = torch.export.export(session.copy(), positional, keywords, dynamic_shapes=shapes, strict=False)
+    module = session.copy()
+    taken = inspect.signature(module.forward).bind(*positional, **keywords).arguments  # by the names of this module
+    shapes = {name: torch.utils._pytree.tree_map(_auto_dims, value) for name, value in taken.items()}
+    program = torch.export.export(module, positional, keywords, dynamic_shapes=shapes, strict=False)
     return program.module()
 
 
