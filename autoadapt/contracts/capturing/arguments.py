@@ -170,7 +170,8 @@ def told_inputs(module: nn.Module) -> torch.Tensor:
     """An input of the size the module itself tells, on the meta device.
 
     Read from `patch_embed.img_size` or `pretrained_cfg["input_size"]` (timm), or from `config.image_size`,
-    `config.num_channels` and `config.num_frames` (transformers).
+    `config.num_channels` and `config.num_frames` (transformers), or from `config.num_mel_bins` and how many frames
+    are taken, which stand behind these where a convolution halves them, as in Whisper, and before them in AST.
 
     Raises:
         CaptureError: The module tells nothing.
@@ -187,6 +188,11 @@ def told_inputs(module: nn.Module) -> torch.Tensor:
         size = (getattr(config, "num_channels", 3), height, width)
         if getattr(config, "num_frames", None):
             return torch.empty(2, config.num_frames, *size, device="meta")
+    if size is None and (bands := getattr(config, "num_mel_bins", None)):
+        positions = getattr(config, "max_source_positions", None)
+        frames = 2 * positions if positions else getattr(config, "max_length", None)
+        if frames:
+            return torch.empty(2, *((bands, frames) if positions else (frames, bands)), device="meta")
     if size is None:
         name = type(module).__name__
         fault = Mismatch(name, "a model that tells its input size", "none", "inputs=torch.randn(2, 3, 224, 224)")

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from autoadapt.contracts.capturing.cells import Run
+from autoadapt.contracts.capturing.fixed_sequences import FRAMES, in_frames, with_frames
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Shape
 from autoadapt.contracts.capturing.sizing import (
     LONG_STEP,
@@ -60,6 +61,7 @@ class Runs:
         self._shrinks = shrinks
         self.probe = probe
         self.axes = axes
+        self.of_one_length = False
         self._cache: dict[_Sizes, Observation | None] = {_full(axes, {}): first}
         self._grids: dict[tuple[_Sizes, Names], Observation | None] = {(_full(axes, {}), followed): first}
 
@@ -193,11 +195,26 @@ class Runs:
                 break
         return [(sizes, found) for sizes, found in runs if found is not None]
 
+    def in_frames(self, steps: Steps, solution: Solution) -> Solution | None:
+        """What was found of a module of one length in terms of its frames, which are told from channels from then on.
+
+        None where it is none, or nothing tells frames from channels.
+        """
+        named = with_frames(self.axes, self._module) if {*steps} == {"B"} and not self._shrinks else None
+        if named is None:
+            return None
+        self.axes, self.of_one_length = named, True
+        seen = [run for _, run in self.followed(named.example, steps)]
+        return in_frames(solution, seen[:1], named.example[FRAMES])
+
     def fixed_image(self, steps: Steps) -> Steps:
-        """Height and width, with a step of 0, where the module takes one size only; time as well, if it is fixed."""
+        """Height and width, with a step of 0, where the module takes one size only; time as well, if it is fixed.
+
+        Or the frames of a module of one length.
+        """
         images = [names for names in self.axes.names if {"H", "W"} <= set(names)]
         if not images or "H" in steps or "W" in steps:
-            return {}
+            return {FRAMES: 0} if self.of_one_length and FRAMES not in steps else {}
         return {name: 0 for name in ("T", "H", "W") if name in images[0] and name not in steps}
 
 
