@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from ranked_models import INPUTS, OLD, Pyramid
 from torch import nn
 
@@ -21,6 +21,7 @@ QUALITIES = st.floats(0, 1)
 ROWS = st.lists(st.tuples(QUALITIES, st.integers(1, 100)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)  # what else the machine does is not measured
 @given(st.integers(1, 10_000))
 def test_each_step_has_four_times_as_many_images_and_the_last_has_all(images: int) -> None:
     none, *others, last = rungs(images)
@@ -30,6 +31,7 @@ def test_each_step_has_four_times_as_many_images_and_the_last_has_all(images: in
     assert 4 * (others[-1] if others else 2) >= last
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_a_quarter_climbs_the_best_among_them_and_nobody_that_no_other_beats_is_left(
     made: list[tuple[float, int]],
