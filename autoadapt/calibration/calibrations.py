@@ -79,14 +79,15 @@ def calibrate(
     they are, or left alone. Nothing else is ever changed.
 
     Under `torch.distributed` every process passes over its own part of the images (the j-th of process r counts as
-    number `j * processes + r`, as `DistributedSampler` deals them) and all write the same weights.
+    number `j * processes + r`, as `DistributedSampler` deals them) and all write the same weights. Modules sharded by
+    FSDP2 are run as they are, in eval mode.
 
     Args:
         net: What `adapt` returned, or a bigger model that has it at `at`.
         like: The old backbone, or the old bigger model; or the name of a backbone, `timm:resnet18`, which is loaded
             with its published weights.
-        data: Batches of images as the model takes them: tensors, tuples or dicts; of the lists that a `DataLoader`
-            gives, only the fields that the model needs are taken. None, where `own_head` says enough.
+        data: Batches of images as the model takes them: tensors, tuples or dicts; of dicts, and of the lists that a
+            `DataLoader` gives, only the fields that the model needs are taken. None, where `own_head` says enough.
         head: What makes the answer of the backbone's output. In a bigger model the rest of it is the head, and this
             comes after. Modules run as copies in eval mode, also those that a function names.
         own_head: The new model's own classifier, of the same classes in the same order, where both it and `head` are
@@ -110,7 +111,8 @@ def calibrate(
             all of whose images are of one fold: `augment=lambda images: images.flip(-1)`.
         device: Where to run; where the model is, if left out.
         seed: For the choice of places and images, and the random floor.
-        state: A `.safetensors` file to go on from if it exists, and to write to now and then.
+        state: A `.safetensors` file to go on from if it exists, and to write to now and then; each of several
+            processes writes one beside it, and another number of them goes on from these.
 
     Returns:
         What was fitted and how good it is on images that it was not fitted on.
@@ -132,15 +134,15 @@ def calibrate(
     check_module(net, "net", CalibrationError)
     numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (steps_of(refine), 0)}
     check_asked(data, device, augment, without_data=own_head is not None, **numbers)
-    net, at = within_wrapper(net, at)
-    place = first_path(net, at)
-    adapted = find_adapted(net, place)
-    like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
-    check_old(like, adapted)
-    projections = find_projections(adapted)
-    fitted = [projection.module for projection in projections]
-    layers = [adapted.get_submodule(path) for path in fitted]
-    with quiet(), off_the_meta_device(), progress(images) as report:
+    with quiet(), off_the_meta_device(), progress(images) as report, workers.together():
+        net, at = within_wrapper(net, at)
+        place = first_path(net, at)
+        adapted = find_adapted(net, place)
+        like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
+        check_old(like, adapted)
+        projections = find_projections(adapted)
+        fitted = [projection.module for projection in projections]
+        layers = [adapted.get_submodule(path) for path in fitted]
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +18,9 @@ __all__ = ["apart", "fields", "named_tensors", "sizes_of"]
 
 
 def fields(batch: object, model: nn.Module) -> object:
-    """What a loader gives, without labels: of a list of fields those that the model needs."""
+    """What a loader gives, without labels: of a list or dict of fields those that the model needs or knows."""
+    if isinstance(batch, dict):
+        return _known(batch, model)
     if type(batch) is not list or not batch or not all(isinstance(field, torch.Tensor) for field in batch):
         return batch
     parameters = list(inspect.signature(model.forward).parameters.values())
@@ -26,6 +29,18 @@ def fields(batch: object, model: nn.Module) -> object:
         return batch  # images of their own sizes, for a detector
     needed = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
     return tuple(batch[: max(needed, 1)])
+
+
+def _known(batch: dict[Any, Any], model: nn.Module) -> dict[Any, Any]:
+    """The fields that a model has arguments for; all of them where it takes any, or lacks one that it needs."""
+    parameters = inspect.signature(model.forward).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    needed = {
+        name for name, one in parameters.items() if one.default is one.empty and one.kind is not one.VAR_POSITIONAL
+    }
+    if takes_any or not needed or not needed <= batch.keys():
+        return batch
+    return {name: value for name, value in batch.items() if name in parameters}
 
 
 def apart(arguments: Arguments) -> list[Arguments]:

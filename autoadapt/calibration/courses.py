@@ -144,8 +144,8 @@ class Course:
             group["lr"] = base * rate
         with workers.together():
             slopes = self._slopes(next(batches))
-        for parameter, slope in zip(self.learned.values(), slopes, strict=True):
-            parameter.grad = workers.total(slope) / workers.count()
+        for parameter, slope in zip(self.learned.values(), workers.totals(slopes), strict=True):
+            parameter.grad = slope / workers.count()
         self._optimiser.step()
         self.step += 1
 

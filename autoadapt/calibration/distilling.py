@@ -21,6 +21,7 @@ from autoadapt.calibration.judging import Head, Loss, Score, copied_head
 from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.projections import all_or_none
 from autoadapt.calibration.results import HeadScore
+from autoadapt.calibration.workers import together
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.randomness import quiet
@@ -108,12 +109,12 @@ def distil(
     check_module(net, "net", CalibrationError)
     check_asked(data, device, 0, steps=(steps, 1))
     taught, judged = _divided(data, held_out)
-    net, at = within_wrapper(net, at)
-    place = first_path(net, at)
-    adapted = find_adapted(net, place)
-    like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
-    check_old(like, adapted)
-    with quiet(), off_the_meta_device(), telling("distil", steps) as tell:
+    with quiet(), off_the_meta_device(), telling("distil", steps) as tell, together():
+        net, at = within_wrapper(net, at)
+        place = first_path(net, at)
+        adapted = find_adapted(net, place)
+        like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
+        check_old(like, adapted)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head = None if head is None else copied_head(head)
         pair = Pair(net, like, place, device, trains=True)

@@ -19,8 +19,8 @@ class Folds:
     Example:
         >>> Folds.of_channels(64).numbers, Folds.of_channels(2048).numbers
         ((0, 1, 2, 3), (0, 1))
-        >>> [Folds(holds_one_out=True).of_image(number) for number in range(6)]
-        [0, 1, 1, 1, 0, 1]
+        >>> [Folds().of_image(number) for number in range(12)]
+        [0, 1, 2, 3, 1, 2, 3, 0, 2, 3, 0, 1]
     """
 
     holds_one_out: bool = False
@@ -46,8 +46,15 @@ class Folds:
         return EVERY
 
     def of_image(self, number: int) -> int:
-        """The fold of an image."""
-        fold = number % EVERY
+        """The fold of an image: one of each among the first four, the next four and so on.
+
+        By the sum of its digits to that base, so that every other image, or every fourth, as one of several workers has
+        them, come into all folds as well.
+        """
+        fold = 0
+        while number:
+            number, digit = divmod(number, EVERY)
+            fold = (fold + digit) % EVERY
         return min(fold, 1) if self.holds_one_out else fold
 
     def others(self, fold: int) -> tuple[int, ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from autoadapt.calibration import workers
+from autoadapt.calibration.dealing import checksum, dealt, refuse_another, rows_of, shared_images
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Head
@@ -21,9 +23,12 @@ from autoadapt.calibration.near_copies import DESCRIBED, count_different, descri
 from autoadapt.calibration.paired_runs import Observation, Pair, explained
 from autoadapt.calibration.paired_tokens import PairedTokens
 from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.resuming import own_file, resume
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import IMAGES, Sample, Samples, cut
+from autoadapt.calibration.sharded import whole
 from autoadapt.calibration.solvers import HeldOut, Recipe
+from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CalibrationError, Mismatch
 
@@ -33,7 +38,20 @@ _SECONDS_BETWEEN_SAVES = 10.0
 _FIRST_MADE = 1 << 40
 """Numbers of made images, for the choice of their places; the caller's have smaller ones."""
 
+Unit = TypeVar("Unit")
+
 # Dimension letters: B images, T tokens of an image, N tokens, C and D channels.
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A call of the models, and what is known of it before it is run."""
+
+    batch: int
+    call: Arguments
+    images: int | None
+    fresh: dict[int, tuple[int, int]]
+    """Number and checksum of each image that is not counted yet, by its row; of so many images."""
 
 
 class Gathering:
@@ -72,7 +90,9 @@ class Gathering:
         self.groups: dict[int, int] = {}
         self._first: list[torch.Tensor] = []
         self._differ = False
-        self._resumed = False
+        self._resumed = self._checks = False
+        self._position = 0
+        self._rows_are_images = False
 
     def run(self, data: Iterable[object], path: Path | None, report: Progress) -> State:
         """Pass over the data once.
@@ -86,20 +106,20 @@ class Gathering:
             CalibrationError: There is none, or a batch is faulty.
         """
         state, fingerprint = self._empty(), self._fingerprint()
+        self._images = dealt(data, self._images)
+        self._checks = path is not None or workers.count() > 1
         if path is not None:
-            path = path if workers.count() == 1 else path.with_suffix(f".{workers.number()}{path.suffix}")
-            if os.path.exists(path):
-                state.load(path, fingerprint)
-                self._resumed = True
-        save = _Saving(state, path, fingerprint)
-        with workers.together():
-            self._pass(data, state, report, save)
+            resume(state, self._empty, path, fingerprint)
+            self._resumed = bool(state.images)
+        save = _Saving(state, None if path is None else own_file(path), fingerprint)
+        self._pass(data, state, report, save)
         self._check_images(state)
+        said = shared_images(state.counted)
+        self.remarks += [said] if said else []
         self.groups = near_copies(workers.gathered(state.descriptors))
         different = count_different(self.groups, workers.summed(state.images))
         making = Making(self._augment, state.samples, self.folds, different, self._seed, state.together)
-        with workers.together():
-            self._make(making, state, report, save)
+        self._make(making, state, report, save)
         return state
 
     def _empty(self) -> State:
@@ -115,24 +135,59 @@ class Gathering:
         """What two runs must have in common for one to go on where the other stopped."""
         facts = [
             self._pair.plan.model_dump_json(),
-            [float(t.double().sum()) for t in self._pair.tensors()],
+            [float(whole(t).double().sum()) for t in self._pair.tensors()],
             [len(self.folds.numbers), self._tokens_per_image, self._seed, self.keeps_images, self._kept],
             self._augment if isinstance(self._augment, (str, int)) else getattr(self._augment, "__qualname__", "made"),
-            [workers.number(), workers.count()],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def _pass(self, data: Iterable[object], state: State, report: Progress, save: _Saving) -> None:
         with save:
-            for number, batch in enumerate(data):
-                if self._number(state.images) >= self._images:
-                    break
-                if number < state.batches:
-                    continue
-                self._add_batch(state, batch, number)
-                done = min(state.images * workers.count(), self._images)
-                report.sees(done, state.tokens, lambda: self._error_so_far(state))
-                save.now_and_then()
+            for unit, is_own in self._in_step(self._units(data, state)):
+                observation = self._pair.observed(unit.call, unit.batch)
+                if is_own:
+                    self._count(state, unit, observation)
+                    done = min(self._position * workers.count(), self._images)
+                    report.sees(done, state.tokens, lambda: self._error_so_far(state))
+                    save.now_and_then()
+
+    def _in_step(self, units: Iterable[Unit]) -> Iterable[tuple[Unit, bool]]:
+        """What is run, and whether it counts; a sharded model is run by all workers at once."""
+        return workers.in_step(units) if self._pair.is_sharded else ((unit, True) for unit in units)
+
+    def _units(self, data: Iterable[object], state: State) -> Iterator[_Unit]:
+        """Calls with images that are not counted yet; each is counted before the next is asked for."""
+        self._position = state.passed
+        if self._number(self._position) >= self._images:
+            return
+        for number, batch in enumerate(data):
+            if number < state.batches:
+                continue
+            for call in self._pair.calls(batch, number):
+                images = rows_of(call) if self._rows_are_images else None
+                fresh = self._fresh(state, call, images or 0)
+                if fresh or not images:
+                    yield _Unit(number, call, images, fresh)
+                else:
+                    self._position += images
+            state.batches, state.passed = number + 1, self._position
+            if self._number(self._position) >= self._images:
+                return
+
+    def _fresh(self, state: State, call: Arguments, images: int) -> dict[int, tuple[int, int]]:
+        """Number and checksum of each image of a call that is not counted yet, by its row."""
+        found = {}
+        for row in range(images):
+            number = self._number(self._position + row)
+            if number >= self._images:
+                break
+            said = checksum(cut(call.values, row, images)) if self._checks else 0
+            known = state.counted.get(number, state.before.get(number))
+            if known is None:
+                found[row] = number, said
+            else:
+                refuse_another(number, said, known)
+        return found
 
     def _make(self, making: Making, state: State, report: Progress, save: _Saving) -> None:
         """Run both on images that are made, and count these beside the others."""
@@ -145,31 +200,38 @@ class Gathering:
             state.restart_making(making.digest, self._empty_moments(len(self.folds.numbers) + 1))
         try:
             with save:
-                for batch in batches[state.made_batches :]:
-                    self._add_made(state, making, batch)
-                    done = state.mixed + state.synthetic
-                    report.does(f"made images, {done} of {sum(each.count for each in batches)}")
-                    save.now_and_then()
+                self._pass_over_made(making, state, report, save)
         except CalibrationError as error:
-            if callable(self._augment):
+            if callable(self._augment) or self._pair.is_sharded:
                 raise
             state.restart_making(making.digest, self._empty_moments(len(self.folds.numbers) + 1))
             self.remarks.append(f"images that were made were of no use: {error.summary}")
 
-    def _add_made(self, state: State, making: Making, batch: Batch) -> None:
+    def _pass_over_made(self, making: Making, state: State, report: Progress, save: _Saving) -> None:
+        left, seen = making.batches[state.made_batches :], list[Observation]()
+        calls = ((batch, *each) for batch in left for each in _with_last(making.calls(batch)))
+        for (batch, call, is_last), is_own in self._in_step(calls):
+            observation = self._pair.observed(call, f"{batch.number} of made images")
+            if is_own:
+                seen.append(observation)
+            if is_own and is_last:
+                self._add_made(state, batch, seen)
+                seen = []
+                done = state.mixed + state.synthetic
+                report.does(f"made images, {done} of {sum(each.count for each in making.batches)}")
+                save.now_and_then()
+
+    def _add_made(self, state: State, batch: Batch, seen: Sequence[Observation]) -> None:
         """Count one more batch of made images, all in the part of their fold."""
-        seen, first = [], _FIRST_MADE + (batch.part << 20) + batch.first
-        for call in making.calls(batch):
-            for observation in self._pair.observe(call, f"{batch.number} of made images"):
-                numbers = range(first, first + observation.images)
-                first += observation.images
-                seen.append((observation, numbers))
+        first = _FIRST_MADE + (batch.part << 20) + batch.first
+        is_mixed = batch.part in self.folds.numbers
         state.is_whole = False
-        for observation, numbers in seen:
+        for observation in seen:
+            numbers = range(first, first + observation.images)
+            first += observation.images
             for parts, calls in zip(state.made, observation.tokens, strict=True):
                 for pair in calls:
                     self._add(parts[batch.part], pair, dict(enumerate(numbers)))
-            is_mixed = batch.part in self.folds.numbers
             state.mixed += observation.images if is_mixed else 0
             state.synthetic += 0 if is_mixed else observation.images
         state.made_batches = batch.number + 1
@@ -178,26 +240,23 @@ class Gathering:
     def _number(self, index: int) -> int:
         return index * workers.count() + workers.number()
 
-    def _add_batch(self, state: State, batch: object, number: int) -> None:
-        """Count one more batch. Whatever raises while moments grow leaves a state that says so."""
-        first, seen, described = state.images, [], dict[int, torch.Tensor]()
-        for observation in self._pair.observe(batch, number):
-            numbers = [self._number(first + i) for i in range(observation.images)]
-            numbers = [one for one in numbers if one < self._images]
-            state.together = max(state.together, observation.images)
-            self._compare(observation)
-            if self.keeps_images or self._augment:
-                self._keep(state.samples, observation, numbers)
-            said_BD = descriptors(observation.tokens)
-            described |= {number: said_BD[i].clone() for i, number in enumerate(numbers) if number < DESCRIBED}
-            seen.append((observation, numbers))
-            first += len(numbers)
+    def _count(self, state: State, unit: _Unit, observation: Observation) -> None:
+        """Count the images of one more call. What raises while moments grow leaves a state that says so."""
+        images = observation.images
+        fresh = unit.fresh if unit.images == images else self._fresh(state, unit.call, images)
+        numbers = {row: number for row, (number, _) in fresh.items()}
+        self._rows_are_images = rows_of(unit.call) == images
+        state.together = max(state.together, images)
+        self._compare(observation)
+        if self.keeps_images or self._augment:
+            self._keep(state.samples, observation, numbers)
+        said_BD = descriptors(observation.tokens)
         state.is_whole = False
-        state.descriptors |= described
-        for observation, numbers in seen:
-            for parts, calls in zip(state.moments, observation.tokens, strict=True):
-                self._add_tokens(parts, calls, numbers)
-        state.batches, state.images = number + 1, first
+        state.descriptors |= {number: said_BD[row].clone() for row, number in numbers.items() if number < DESCRIBED}
+        for parts, calls in zip(state.moments, observation.tokens, strict=True):
+            self._add_tokens(parts, calls, numbers)
+        state.counted |= dict(fresh.values())
+        self._position += images
         state.is_whole = True
 
     def _compare(self, observation: Observation) -> None:
@@ -212,11 +271,11 @@ class Gathering:
         self._first = self._first or [one.clone() for one in rows[0]]
         self._differ = not all(torch.equal(*pair) for row in rows for pair in zip(row, self._first, strict=False))
 
-    def _add_tokens(self, parts: Sequence[Moments], calls: Sequence[PairedTokens], numbers: Sequence[int]) -> None:
+    def _add_tokens(self, parts: Sequence[Moments], calls: Sequence[PairedTokens], numbers: Mapping[int, int]) -> None:
         """Count the tokens of some images, each image in its fold."""
         for pair in calls:
             for fold, part in zip(self.folds.numbers, parts, strict=True):
-                mine = {i: number for i, number in enumerate(numbers) if self.folds.of_image(number) == fold}
+                mine = {i: number for i, number in numbers.items() if self.folds.of_image(number) == fold}
                 if mine:
                     self._add(part, pair, mine)
 
@@ -237,10 +296,10 @@ class Gathering:
         chosen = torch.randperm(count, generator=generator)[: self._tokens_per_image].to(self._pair.device)
         return chosen if counts is None else counts[chosen]
 
-    def _keep(self, samples: Samples, observation: Observation, numbers: Sequence[int]) -> None:
+    def _keep(self, samples: Samples, observation: Observation, numbers: Mapping[int, int]) -> None:
         """Keep images of a batch for the head; to keep one twice changes nothing."""
-        folds = {number: self.folds.of_image(number) for number in numbers}
-        wanted = [(i, number) for i, number in enumerate(numbers) if samples.wants(number, folds[number])]
+        folds = {number: self.folds.of_image(number) for number in numbers.values()}
+        wanted = [(i, number) for i, number in numbers.items() if samples.wants(number, folds[number])]
         if not wanted:
             return
         if not self.keeps_images:  # only to make others of them
@@ -259,12 +318,15 @@ class Gathering:
             samples.add(Sample(number, folds[number], observation.arguments.positional, arguments, features, one))
 
     def _check_images(self, state: State) -> None:
-        seen, fewest = workers.summed(state.images), self.folds.fewest_images
+        held = [self.folds.of_image(number) for number in state.counted]
+        sizes = workers.total(torch.tensor([held.count(fold) for fold in self.folds.numbers], dtype=torch.float64))
+        seen, fewest = int(sizes.sum()), self.folds.fewest_images
         if not seen:
             fault = Mismatch("data", "at least one batch", "none", "data=[images]; a generator can be used up once")
             raise CalibrationError("there are no images to calibrate on", [fault])
-        if seen < fewest:
-            fault = Mismatch("data", f"at least {fewest} images, one a fold", str(seen), "data= more images")
+        if seen < fewest or not sizes.all():
+            found = f"{seen}" if seen < fewest else f"{seen}, none of them in one of {len(sizes)} folds"
+            fault = Mismatch("data", f"at least {fewest} images, one a fold", found, "data= more images")
             raise CalibrationError("too few images to hold any out", [fault])
         if self._first and not self._differ and not self._resumed and workers.count() == 1:
             fault = Mismatch(
@@ -281,6 +343,16 @@ class Gathering:
         used = self.folds.others(0)
         fitted = fitting.map(0, Recipe(1e-2), used)
         return 1 - HeldOut.of(fitted, fitting.moments(0, used).mean_y_D, parts[0]).r2
+
+
+def _with_last(values: Iterable[Unit]) -> Iterator[tuple[Unit, bool]]:
+    """Values, and whether each is the last one."""
+    left = iter(values)
+    value = next(left, None)
+    while value is not None:
+        after = next(left, None)
+        yield value, after is None
+        value = after
 
 
 class _Saving:
@@ -301,5 +373,5 @@ class _Saving:
         self._saved = time.monotonic()
 
     def __exit__(self, *_error: object) -> None:
-        if self._path is not None and self._state.batches and self._state.is_whole:
+        if self._path is not None and self._state.counted and self._state.is_whole:
             self._state.save(self._path, self._fingerprint)

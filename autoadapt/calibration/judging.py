@@ -20,13 +20,13 @@ from autoadapt.calibration.paired_runs import Pair, explained
 from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.projections import set_weight, weight_and_offset
 from autoadapt.calibration.samples import IMAGES, Cut, Sample, Samples, joined
+from autoadapt.calibration.sharded import copied as copied_module
 from autoadapt.calibration.solvers import AffineMap
-from autoadapt.calibration.workers import gathered, summed, together, total
+from autoadapt.calibration.workers import gathered, summed, together, totals
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.kept_weights import kept_weights
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
-from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["Head", "Judge", "Loss", "Score", "copied_head", "divergence", "losses_of"]
@@ -160,8 +160,8 @@ class Judge:
                 loss = self._compare(batch)[0].sum() / len(numbers)
                 parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
                 sums = [one + part for one, part in zip(sums, parts, strict=True)]
-        totals = map(total, sums)
-        found = dict(zip(layers, zip(totals, totals, strict=True), strict=True))
+        pairs = iter(totals(sums))
+        found = dict(zip(layers, zip(pairs, pairs, strict=True), strict=True))
         return [AffineMap(*projection.part(*found[projection.module])) for projection in self._pair.projections]
 
     def _batches(self, numbers: Sequence[int], most: int = TOGETHER) -> list[_Batch]:
@@ -301,7 +301,7 @@ def copied_head(head: Head) -> Head:
     owner = head if isinstance(head, nn.Module) else getattr(head, "__self__", None)
     if not isinstance(owner, nn.Module):
         return head
-    copied = in_eval_mode(copy_module(owner, clone_buffers))
+    copied = in_eval_mode(copied_module(owner))
     return _keeping(copied if head is owner else getattr(copied, head.__name__), [copied])
 
 
@@ -313,7 +313,7 @@ def _copied_function(head: FunctionType) -> Head:
         if not isinstance(value, nn.Module):
             return value
         if id(value) not in copies:
-            copies[id(value)] = in_eval_mode(copy_module(value, clone_buffers))
+            copies[id(value)] = in_eval_mode(copied_module(value))
         return copies[id(value)]
 
     known = {**head.__globals__, **{n: copied(head.__globals__.get(n)) for n in _global_names(head)}}

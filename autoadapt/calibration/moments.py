@@ -9,6 +9,9 @@ import torch
 
 __all__ = ["Moments"]
 
+BYTES = 64 << 20
+"""Of tokens in double precision that are multiplied at once, so that they fit beside the models."""
+
 # ruff: noqa: N815 - shapes stand in the names of tensors
 # Dimension letters: N tokens, C channels of the new features, D channels of the old ones.
 
@@ -63,10 +66,13 @@ class Moments:
         return made
 
     def add_tokens(self, x_NC: torch.Tensor, y_ND: torch.Tensor) -> None:
-        """Count more tokens.
+        """Count more tokens, on the device that they are on."""
+        rows = max(1, BYTES // (8 * (x_NC.shape[1] + y_ND.shape[1])))
+        for chunk in zip(torch.split(x_NC, rows), torch.split(y_ND, rows), strict=True):
+            self._add_chunk(*chunk)
 
-        The step from the old mean to the new one is one more row of the product, so that no second matrix is made.
-        """
+    def _add_chunk(self, x_NC: torch.Tensor, y_ND: torch.Tensor) -> None:
+        """The step from the old mean to the new one is one more row of the product: no second matrix is made."""
         x_NC, y_ND = x_NC.double(), y_ND.double()
         mean_x_C, mean_y_D = x_NC.mean(0), y_ND.mean(0)
         step_x_C, step_y_D, weight = self._step(x_NC.shape[0], mean_x_C, mean_y_D)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,13 @@ from autoadapt.calibration.calls import apart, fields, named_tensors, sizes_of
 from autoadapt.calibration.paired_tokens import PairedTokens, what_counts_of
 from autoadapt.calibration.projections import Projection, find_projections
 from autoadapt.calibration.samples import Cut, cut
+from autoadapt.calibration.sharded import calling, is_sharded, refuse_sharded, undisturbed, whole_copy
+from autoadapt.calibration.workers import all_are_well
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
-from autoadapt.errors import AdaptError, CalibrationError, Mismatch, nearest
+from autoadapt.errors import AdaptError, CalibrationError, CaptureError, Mismatch, nearest
 from autoadapt.swapping.passes import Passes
 from autoadapt.swapping.stand_ins import Levels, passes_of
 
@@ -71,6 +73,9 @@ class Lesson:
 class Pair:
     """The two models as copies over the same weights, with adapters of their own; the caller's are never run.
 
+    Sharded ones are, in eval mode, since no process could hold a copy; what they wrote to their buffers is put back.
+    All but their backbones is copied whole.
+
     Args:
         net: The new model.
         like: The old one, or its backbone.
@@ -83,6 +88,11 @@ class Pair:
         adapted: The adapted module in it.
         projections: What there is to fit.
         given: The caller's adapted module.
+        is_sharded: Whether each process holds a part of a model, so that all run it at once.
+
+    Raises:
+        CalibrationError: There is nothing to fit, or the old module is compiled, or sharded ones were to be moved or
+            trained.
     """
 
     def __init__(
@@ -96,11 +106,21 @@ class Pair:
     ) -> None:
         self.given = adapted = find_adapted(net, at)
         self.projections = find_projections(adapted)
+        self._run_as_they_are = [one for one in (net, like) if is_sharded(one)]
+        self.is_sharded = bool(self._run_as_they_are)
+        refuse_sharded(self._run_as_they_are, device, trains)
         own = {id(parameter) for parameter in (adapted if trains else adapted.adapters).parameters()}
-        self.new = in_eval_mode(copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t)))
+        if net in self._run_as_they_are:
+            self.new = whole_copy(net, without=adapted.backbone)
+        else:
+            self.new = copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t))
+        in_eval_mode(self.new)
         self.adapted = find_adapted(self.new, at)
+        self._whole, self._at = (net if net in self._run_as_they_are else self.new), at or ""
+        self._running = find_adapted(self._whole, at)
+        self._has_run_whole = not at or not self.is_sharded
         self._passes = passes_of(adapted)
-        self._old = in_eval_mode(_with_old(net, like, at, self._passes))
+        self._old = _with_old(net, like, at, self._passes)
         self._old_backbone = self._old.get_submodule(at) if at else self._old
         if isinstance(self._old_backbone, torch.jit.ScriptModule):
             fault = Mismatch(
@@ -122,21 +142,12 @@ class Pair:
 
     def tensors(self) -> list[torch.Tensor]:
         """All weights and buffers that have a say in features."""
-        backbone = self.adapted.get_submodule("backbone")
+        backbone = self._running.get_submodule("backbone")
         return [*self._old.state_dict().values(), *backbone.state_dict().values()]
 
     def layer(self, projection: Projection) -> nn.Module:
         """A projection's layer, in the copy."""
         return self.adapted.get_submodule(projection.module)
-
-    def observe(self, batch: object, number: int | str) -> list[Observation]:
-        """Run both on a batch; on one image after the other where images are of different sizes.
-
-        Raises:
-            CalibrationError: A model raises, or the old one does not return what the plan was made for, or a feature
-                is not finite.
-        """
-        return [self._observed(lesson, number) for lesson in self.lessons(batch, number)]
 
     def lessons(self, batch: object, number: int | str) -> list[Lesson]:
         """Run the old model on a batch; on one image after the other where images are of different sizes.
@@ -144,15 +155,26 @@ class Pair:
         Raises:
             CalibrationError: It raises, or does not return what the plan was made for.
         """
-        made = []
-        for arguments in apart(self._bound(batch, number)):
-            runs, answer = self._run_old(arguments, number)
-            calls, sizes = [call for call, _ in runs], [sizes_of(self.plan, call) for call, _ in runs]
-            levels = [self._old_leaves(each, size, number) for (_, each), size in zip(runs, sizes, strict=True)]
-            made.append(Lesson(arguments, calls, sizes, levels, answer))
-        return made
+        return [self._lesson(arguments, number) for arguments in self.calls(batch, number)]
 
-    def _observed(self, lesson: Lesson, number: int | str) -> Observation:
+    def _lesson(self, arguments: Arguments, number: int | str) -> Lesson:
+        runs, answer = self._run_old(arguments, number)
+        calls, sizes = [call for call, _ in runs], [sizes_of(self.plan, call) for call, _ in runs]
+        levels = [self._old_leaves(each, size, number) for (_, each), size in zip(runs, sizes, strict=True)]
+        return Lesson(arguments, calls, sizes, levels, answer)
+
+    def observed(self, arguments: Arguments, number: int | str) -> Observation:
+        """Run both on a call of the model.
+
+        Raises:
+            CalibrationError: A model raises, or the old one does not return what the plan was made for, or a feature
+                is not finite.
+        """
+        if not self._has_run_whole:  # FSDP takes what runs first for the root
+            with undisturbed(self._run_as_they_are), explained(f"batch {number}, new model", "a forward pass"):
+                fresh(arguments).call(calling(self._whole))
+            self._has_run_whole = True
+        lesson = self._lesson(arguments, number)
         features: list[Any] = []
         tokens: tuple[list[PairedTokens], ...] = tuple([] for _ in self.projections)
         for call, sizes, wanted in zip(lesson.calls, lesson.sizes, lesson.levels, strict=True):
@@ -166,14 +188,25 @@ class Pair:
                 found.append(PairedTokens(*pair, counts))
         return Observation(lesson.arguments, lesson.images, tokens, features, lesson.answer)
 
-    def _bound(self, batch: object, number: int | str) -> Arguments:
-        with explained(f"batch {number}", "a call of the model", "data=(images for images, labels in loader)"):
-            arguments = bind(self._old, fields(batch, self._old))
+    def calls(self, batch: object, number: int | str) -> list[Arguments]:
+        """A batch as calls of the model: one, or one for each image where these are of different sizes.
+
+        Raises:
+            CalibrationError: It is no call of the model.
+        """
+        field = f"batch[{next(iter(batch), 'image')!r}]" if isinstance(batch, dict) else "batch[0]"
+        remedy = f"data=({field} for batch in loader)"
+        with explained(f"batch {number}", "a call of the model", remedy):
+            try:
+                arguments = bind(self._old, fields(batch, self._old))
+            except CaptureError as error:
+                faults = [replace(one, where=f"batch {number}", remedy=remedy) for one in error.mismatches]
+                raise CalibrationError(f"batch {number} failed", faults) from error
             tree, tensors = flatten(arguments.values)
             moved = [tensor.to(self.device) for tensor in tensors]
             if not moved or not all(tensor.numel() for tensor in moved):
                 raise ValueError("no tensors with values in it")
-            return Arguments(rebuild(tree, moved), arguments.positional)
+            return apart(Arguments(rebuild(tree, moved), arguments.positional))
 
     def _run_old(self, arguments: Arguments, number: int | str) -> tuple[list[tuple[Arguments, Any]], Any]:
         given: list[Arguments] = []
@@ -192,8 +225,8 @@ class Pair:
             self._old_backbone.register_forward_hook(leaving),
         ]
         try:
-            with explained(f"batch {number}, old model", "a forward pass"):
-                answer = fresh(arguments).call(self._old)
+            with self._undisturbed(), explained(f"batch {number}, old model", "a forward pass"):
+                answer = fresh(arguments).call(calling(self._old) if self.is_sharded else self._old)
         finally:
             for handle in handles:
                 handle.remove()
@@ -214,18 +247,25 @@ class Pair:
 
             return hook
 
-        backbone = self.adapted.get_submodule("backbone")
+        running, backbone = self._running, self._running.get_submodule("backbone")
         handles = [backbone.register_forward_hook(lambda _module, _args, output: features.append(output))]
         for projection in self.projections:
             hook = note(projection.module)
-            handles.append(self.layer(projection).register_forward_pre_hook(hook))
+            handles.append(running.get_submodule(projection.module).register_forward_pre_hook(hook))
         try:
-            with explained(f"batch {number}, new backbone", "a forward pass"):
-                call.call(self.adapted)
+            with self._undisturbed(), explained(f"batch {number}, new backbone", "a forward pass"):
+                call.call(calling(running, self._whole, self._at) if self.is_sharded else running)
         finally:
             for handle in handles:
                 handle.remove()
         return [inputs[projection.module] for projection in self.projections]
+
+    def _undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """All processes are well, and what they run together is left as it was."""
+        if not self.is_sharded:
+            return contextlib.nullcontext()
+        all_are_well()
+        return undisturbed(self._run_as_they_are)
 
     def _old_leaves(self, returned: object, sizes: Mapping[str, int], number: int | str) -> dict[str, torch.Tensor]:
         """The old outputs by the names they have in the plan."""
@@ -267,14 +307,15 @@ def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
 
 
 def _with_old(net: nn.Module, like: nn.Module, at: str | None, passes: Passes | None) -> nn.Module:
-    """The old model: `like` itself, or the bigger model with `like` where the adapted module is."""
+    """The old model: `like`, or the bigger model with it where the adapted module is; copies in eval mode."""
     if not at or _is_whole(net, like, [at] if passes is None else passes.handing.paths):
-        return copy_module(like, clone_buffers)
+        return like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers))
     if passes is not None:
         fault = Mismatch("like", "the whole old model", f"a {type(like).__name__}", "like=old_model")
         raise CalibrationError("a region is calibrated with the model that it was a part of", [fault])
-    model = copy_module(net, clone_buffers)
-    model.set_submodule(at, copy_module(like, clone_buffers))
+    around = whole_copy(net, without=find_adapted(net, at)) if is_sharded(net) else copy_module(net, clone_buffers)
+    model = in_eval_mode(around)
+    model.set_submodule(at, like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers)))
     return model
 
 

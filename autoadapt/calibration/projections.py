@@ -31,6 +31,7 @@ from autoadapt.adapting.operations import (
     text,
 )
 from autoadapt.adapting.planning import Plan, Route
+from autoadapt.calibration.sharded import whole, write_whole
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import CalibrationError, Mismatch
 
@@ -158,10 +159,10 @@ def _projected(route: Route) -> list[int]:
 
 def weight_and_offset(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """The parameters of a layer; an offset of zeros, whose gradient is zero, where it has none."""
-    weight = layer.get_parameter("weight")
+    weight = whole(layer.get_parameter("weight"))
     if layer.bias is None:
         return weight, weight.new_zeros(weight.shape[0], requires_grad=True)
-    return weight, layer.get_parameter("bias")
+    return weight, whole(layer.get_parameter("bias"))
 
 
 def set_weight(layer: nn.Module, weight_CD: torch.Tensor, bias_D: torch.Tensor, place: int | None = None) -> None:
@@ -176,8 +177,11 @@ def set_weight(layer: nn.Module, weight_CD: torch.Tensor, bias_D: torch.Tensor, 
     with torch.no_grad():
         for tensor, values in ((layer.weight, weight_CD.T), (layer.bias, bias_D)):
             if isinstance(tensor, torch.Tensor):
-                part = tensor if place is None else _of_place(tensor, place, layer.groups)
+                given = whole(tensor)
+                part = given if place is None else _of_place(given, place, layer.groups)
                 part.copy_(values.reshape(part.shape))
+                if given is not tensor:
+                    write_whole(tensor, given)
 
 
 def _of_place(tensor: torch.Tensor, place: int, places: Any) -> torch.Tensor:

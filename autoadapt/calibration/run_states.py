@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from autoadapt.files.reading import hindrance, one_line, read_json
 from autoadapt.files.writing import write_file
 from autoadapt.saving.module_states import checksum_of
 
-__all__ = ["State", "read_state", "write_state"]
+__all__ = ["State", "read_state", "write_state", "written_by"]
 
 _TREE: TypeAdapter[Any] = TypeAdapter(Tree)
 
@@ -35,7 +36,11 @@ class State:
         moments: For each projection and each fold.
         samples: Images for the head.
         batches: How many batches are counted.
-        images: How many images are counted, on this worker.
+        passed: How many images they had, those that were not counted too.
+        counted: The images that are counted here: a checksum of each, by its number.
+        before: Those that other workers have counted, which were there before these, alike.
+        generation: How often the run was taken up by another number of workers.
+        workers: Number of this worker, and how many there are.
         together: How many of them came at once, at most.
         made: Moments of made images: for each projection and each fold, and once more for those without parents.
         made_of: What they were made of, in short.
@@ -49,7 +54,11 @@ class State:
     moments: list[list[Moments]]
     samples: Samples
     batches: int = 0
-    images: int = 0
+    passed: int = 0
+    counted: dict[int, int] = field(default_factory=dict)
+    before: dict[int, int] = field(default_factory=dict)
+    generation: int = 0
+    workers: tuple[int, int] = (0, 1)
     together: int = 1
     made: list[list[Moments]] = field(default_factory=list)
     descriptors: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -64,6 +73,22 @@ class State:
         self.made, self.made_of = empty, made_of
         self.made_batches = self.mixed = self.synthetic = 0
         self.is_whole = True
+
+    def absorb(self, other: State) -> None:
+        """Count what another worker has counted; images that were made are made anew."""
+        for folds, others in zip(self.moments, other.moments, strict=True):
+            for part, more in zip(folds, others, strict=True):
+                part.add(more)
+        for sample in other.samples.all:
+            self.samples.add(sample)
+        self.counted |= other.counted
+        self.descriptors |= other.descriptors
+        self.together = max(self.together, other.together)
+
+    @property
+    def images(self) -> int:
+        """How many images are counted, on this worker."""
+        return len(self.counted)
 
     @property
     def tokens(self) -> int:
@@ -87,11 +112,15 @@ class State:
                 for fold, part in enumerate(folds):
                     tensors |= {f"{kind}.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
         tensors |= {f"descriptor.{number}": tensor for number, tensor in self.descriptors.items()}
+        for name, images in (("counted", self.counted), ("before", self.before)):
+            tensors[name] = torch.tensor([*images.items()], dtype=torch.int64).reshape(-1, 2)
         noted = {
             "described": list(self.descriptors),
             "fingerprint": fingerprint,
             "batches": self.batches,
-            "images": self.images,
+            "passed": self.passed,
+            "generation": self.generation,
+            "workers": self.workers,
             "together": self.together,
             "counts": [[part.count for part in folds] for folds in self.moments],
             "made": [[part.count for part in folds] for folds in self.made],
@@ -116,7 +145,9 @@ class State:
 
     def _take(self, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Become what was noted."""
-        self.batches, self.images, self.together = noted["batches"], noted["images"], noted["together"]
+        self.batches, self.passed, self.together = noted["batches"], noted["passed"], noted["together"]
+        self.generation = noted["generation"]
+        self.counted, self.before = (dict(tensors[name].tolist()) for name in ("counted", "before"))
         self.descriptors = {number: tensors[f"descriptor.{number}"] for number in noted["described"]}
         names = list(self.moments[0][0].tensors)
         for projection, folds in enumerate(self.moments):
@@ -153,24 +184,43 @@ def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, 
     Raises:
         CalibrationError: It is no state, or one of another run.
     """
-    try:
-        if said := hindrance(path):
-            raise ValueError(said)
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with _opened(path) as file:
+        facts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if _checksum(facts["autoadapt"], tensors) != facts["sha256"]:
             raise ValueError("its checksum is not that of what it holds: the file is damaged")
         noted: dict[str, Any] = read_json(facts["autoadapt"])
         found = str(noted["fingerprint"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        said = one_line(error)
-        fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
-        raise CalibrationError(f"{path} holds no state", [fault]) from error
     if found != fingerprint:
         fault = Mismatch(str(path), f"a run {fingerprint}", f"a run {found}", "delete the file")
         raise CalibrationError(f"{path} is of another run", [fault])
     return noted, tensors
+
+
+def written_by(path: Path) -> tuple[int, tuple[int, int]]:
+    """The generation of a state, the number of the worker that wrote it, and how many workers there were.
+
+    Raises:
+        CalibrationError: It is no state.
+    """
+    with _opened(path) as file:
+        noted = read_json((file.metadata() or {})["autoadapt"])
+        generation, (number, count) = noted["generation"], noted["workers"]
+        return int(generation), (int(number), int(count))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file that is read; whatever is wrong with it is a fault that names it."""
+    try:
+        if said := hindrance(path):
+            raise ValueError(said)
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        said = one_line(error)
+        fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
+        raise CalibrationError(f"{path} holds no state", [fault]) from error
 
 
 def _checksum(noted: str, tensors: Mapping[str, torch.Tensor]) -> str:

@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given, settings, strategies as st
 
+from autoadapt.calibration import moments
 from autoadapt.calibration.moments import Moments
 
 
@@ -33,6 +34,16 @@ def test_variance_survives_a_mean_that_float32_drowns_it_in():
     made = Moments.sum(Moments.of(part, part) for part in x.split(100))
     expected = torch.logspace(0, -10, 3, dtype=torch.float64)
     torch.testing.assert_close(made.xx_CC.diagonal() / made.count, expected, rtol=0.05, atol=0)
+
+
+def test_many_tokens_are_multiplied_in_chunks_that_fit(monkeypatch):
+    x_NC, y_ND = torch.randn(100, 5), torch.randn(100, 3)
+    whole = Moments.of(x_NC, y_ND)
+    monkeypatch.setattr(moments, "BYTES", 8 * 8 * 7)
+    parts = Moments.of(x_NC, y_ND)
+    assert parts.count == 100
+    for name, tensor in whole.tensors.items():
+        torch.testing.assert_close(parts.tensors[name], tensor, rtol=1e-12, atol=1e-12)
 
 
 def test_memory_does_not_grow_with_tokens():

@@ -168,7 +168,7 @@ def commands() -> list[str]:
         line
         for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
         for line in block.split("\n")
-        if line
+        if line.startswith("autoadapt")
     ]
 
 
