@@ -63,7 +63,7 @@ def test_the_same_backbone_finds_the_same_boxes(pair, data):
     found = calibrate(model, at=AT, like=old, data=data)
     assert (found.images, found.head_images) == (8, 2)  # with many channels a quarter is held out
     assert found.loss_name == "boxes lost"
-    assert found.head.loss < 0.6 * min(found.random.loss, found.mean_only.loss)
+    assert found.head.loss < 0.75 * min(found.random.loss, found.mean_only.loss)  # on two images
     assert found.head.agreement > max(found.random.agreement, found.mean_only.agreement)
     assert "boxes lost" in str(found)
     with torch.no_grad():

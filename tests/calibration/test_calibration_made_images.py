@@ -157,16 +157,16 @@ def test_a_run_that_was_cut_while_images_were_made_goes_on(tmp_path, monkeypatch
     counted = []
     original = Gathering._add_made
 
-    def stopping(self, state, made, batch):
+    def stopping(self, state, batch, seen):
         if len(counted) == 3:
             raise KeyboardInterrupt
         counted.append(batch)
-        original(self, state, made, batch)
+        original(self, state, batch, seen)
 
     monkeypatch.setattr(Gathering, "_add_made", stopping)
     with pytest.raises(KeyboardInterrupt):
         calibrated(state=path)
-    monkeypatch.setattr(Gathering, "_add_made", lambda *given: (counted.append(given[-1]), original(*given))[1])
+    monkeypatch.setattr(Gathering, "_add_made", lambda *given: (counted.append(given[-2]), original(*given))[1])
     found, model = calibrated(state=path)
     assert len({batch.number for batch in counted}) == len(counted) == 6
     assert same(weights(expected), weights(model))

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 from sharding import fully_shard
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -42,6 +43,19 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
     return {name: getattr(t, "full_tensor", lambda t=t: t)() for name, t in model.state_dict().items()}
 
 
+def in_two_files(model: nn.Module, folder: Path, rank: int) -> Path:
+    """A safetensors index over two files, which the first rank writes."""
+    index = folder / "model.safetensors.index.json"
+    if rank == 0:
+        names = list(model.state_dict())
+        files = {name: f"part{number % 2}.safetensors" for number, name in enumerate(names)}
+        for file in sorted(set(files.values())):
+            save_file({name: t for name, t in model.state_dict().items() if files[name] == file}, folder / file)
+        index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    dist.barrier()
+    return index
+
+
 def main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     found: dict[str, object] = {}
@@ -53,6 +67,12 @@ def main(rank: int, folder: Path) -> None:
     sliced = sharded(randomised(Net(rows=4), 3))
     transfer(folder / "saved", sliced, keep={"head": [6, None, 1, 3]})
     torch.save(whole(sliced), folder / f"kept{rank}.pth")
+
+    with torch.device("meta"):
+        empty = Net()
+    empty = sharded(empty).to_empty(device="cpu")
+    transfer(in_two_files(randomised(Net(), 1), folder, rank), empty)
+    torch.save(whole(empty), folder / f"filled{rank}.pth")
 
     before = whole(model)
     source = randomised(Net(), 4).state_dict() if rank == 0 else folder / "nothing.pth"

@@ -62,6 +62,14 @@ def test_two_ranks_load_a_distributed_checkpoint_with_the_report_of_one(two_rank
         assert equal(loaded, dict(source.state_dict()))
 
 
+@pytest.mark.slow
+def test_a_sharded_model_that_was_made_on_the_meta_device_is_filled_from_a_checkpoint_in_files(two_ranks: Path) -> None:
+    source = randomised(Net(), 1)
+    for rank in range(2):
+        filled = torch.load(two_ranks / f"filled{rank}.pth", weights_only=True)
+        assert equal(filled, dict(source.state_dict()))
+
+
 def test_rows_that_are_kept_go_to_the_rank_that_holds_them(two_ranks: Path) -> None:
     source, model = randomised(Net(), 1), randomised(Net(rows=4), 3)
     transfer(source, model, keep={"head": [6, None, 1, 3]})
