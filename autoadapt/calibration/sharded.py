@@ -26,6 +26,9 @@ __all__ = [
     "write_whole",
 ]
 
+_FSDP = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
+"""Where it stands; the second in torch 2.5."""
+
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether each process holds a part of its parameters."""
@@ -92,7 +95,7 @@ def undisturbed(modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
     except BaseException:
         for root in (one for module in modules for one in _managed(module)[:1]):
-            root.reset_iter_state()
+            getattr(root, "reset_iter_state", int)()  # new in torch 2.14
         raise
     finally:
         _reshard(modules)
@@ -129,8 +132,8 @@ def _unsharded(model: nn.Module, path: str) -> Iterator[None]:
 
 def _managed(module: nn.Module) -> list[Any]:
     """Modules inside that FSDP2 gathers before they run."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    return [] if fsdp is None else [part for part in module.modules() if isinstance(part, fsdp.FSDPModule)]
+    kinds = tuple({kind for name in _FSDP if (kind := getattr(sys.modules.get(name), "FSDPModule", None))})
+    return [part for part in module.modules() if isinstance(part, kinds)]
 
 
 def _reshard(modules: Sequence[nn.Module]) -> None:
@@ -191,4 +194,4 @@ def _without_fsdp(hooks: Any) -> Any:
 
 
 def _is_fsdp(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.fsdp")
+    return str(getattr(hook, "__module__", "")).startswith(_FSDP)

@@ -12,11 +12,15 @@ import torch
 import torch.distributed as dist
 from calibration_models import Model, Pyramid, model_with, pictures
 from rank_children import meet
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
 from autoadapt.calibration import calibrate
 from autoadapt.errors import CalibrationError
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # torch 2.5
+    from torch.distributed._composable.fsdp import fully_shard
 
 IMAGES = 25
 FIRST = 12
