@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import autoadapt as aa
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CaptureError
+from autoadapt.versions import version_key
 
 
 class Whole(nn.Module):
@@ -212,6 +213,7 @@ def one_process():
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of processes without GPUs
+@pytest.mark.skipif(version_key(torch.__version__) < (2, 6), reason="torch 2.5 runs no sharded module without a GPU")
 def test_a_sharded_module_is_refused_and_an_adapted_one_can_be_sharded(one_process):
     from sharding import fully_shard
 
