@@ -67,6 +67,13 @@ def valued(level):
     return functional.scaled_dot_product_attention(keys[:, :3], keys, values).transpose(1, 2)[..., None]
 
 
+def reorganised(level):
+    """As the passthrough layer of YOLOv2: four places become channels, before those of the level."""
+    batch, channels, height, width = level.shape
+    cells = level.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 3, 5, 1, 2, 4)
+    return cells.reshape(batch, -1, height // 2, width // 2)
+
+
 def masked(level):
     return level.masked_fill(torch.arange(level.shape[-1]) > 3, 0.0)
 
@@ -88,6 +95,20 @@ FUNCTIONS = {
     "unfold": lambda level: functional.unfold(level, 3, padding=1)[..., None],
     "folded back": lambda level: functional.fold(functional.unfold(level, 2), level.shape[2:], 2),
     "pixel_unshuffle": lambda level: functional.pixel_unshuffle(level[:, :, :8, :8], 2),
+    "unshuffled beside": lambda level: torch.cat(
+        [functional.pixel_unshuffle(level[:, :, :8, :8], 2), level[..., :4, :4]], 1
+    ),
+    "half of unshuffled": lambda level: functional.pixel_unshuffle(level[:, :, :8, :8], 2).chunk(2, 1)[1],
+    "unshuffled added": lambda level: (
+        functional.pixel_unshuffle(level[..., :8, :8], 2) + torch.linspace(0, 1, 40)[:, None, None]
+    ),
+    "reorganised": lambda level: torch.cat([reorganised(level[..., :8, :8]), level[..., :4, :4]], 1),
+    "unshuffled and stacked": lambda level: torch.stack(
+        [reorganised(level[..., :8, :8]), reorganised(2 * level[..., :8, :8])], 2
+    )[:, :, 1],
+    "unshuffled beside another": lambda level: torch.cat(
+        [reorganised(level[..., :8, :8]), torch.ones(len(level), 40, 2, 4)], 2
+    ),
     "focus": lambda level: torch.cat([level[..., ::2, :8:2], level[..., ::2, 1:8:2]], 1),
     "shuffled back": lambda level: functional.pixel_shuffle(functional.pixel_unshuffle(level[..., :8, :8], 2), 2),
     "roll": lambda level: level.roll((1, 2), (2, 3)),
@@ -183,11 +204,17 @@ def test_a_level_of_which_only_the_shape_is_read_has_no_adapter(function):
         assert_alike(folded(x), model(x))
 
 
+def has_ten(level):
+    assert level.shape[1] == 10
+    return 1.0
+
+
 @pytest.mark.parametrize(
     ("function", "why"),
     [
         (lambda level: level.shape[1] / 10, "answers otherwise"),
         (lambda level: torch.ones(10).expand(level.shape[1]).sum(), "does not run"),
+        (has_ten, "the folded model does not run"),
     ],
 )
 def test_a_level_whose_number_of_channels_is_read_keeps_it(function, why):

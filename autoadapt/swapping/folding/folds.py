@@ -115,7 +115,7 @@ def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
     plain, folded = (in_eval_mode(copy_module(one, clone_buffers)) for one in (work.model, made))
     try:
         before, parts = multiply_adds_of(plain, work.given), multiply_adds_by_part(folded, work.given, readers)
-    except RuntimeError:  # it does not run, which is said below
+    except Exception:  # it does not run, which is said below
         before, parts = 0, dict.fromkeys(("", *readers), 0)
     after, of_ones = parts[""], sum(parts[path] * one.ones // one.channels for path, one in readers.items())
     told = {"multiply_adds": (before, after), "multiply_adds_of_ones": of_ones}
@@ -173,8 +173,9 @@ def _unlike(made: nn.Module, run: Run) -> str:
     """How a folded model answers otherwise; in train mode only that it runs, since dropout draws for each channel."""
     try:
         after = run.of(made)
-    except RuntimeError as error:  # as where a size is written into the code
-        return f"the folded model does not run: {str(error).splitlines()[0].split(FOLDED)[0]}"
+    except Exception as error:  # whatever code raises that counts on the old channels
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"the folded model does not run: {said.split(FOLDED)[0]}"
     if run.in_training:
         return ""
     for left, right in zip(run.answer, after, strict=True):

@@ -245,7 +245,7 @@ def _taken(
     if all(one is not None and one[1] == everything for one in found):
         return Followed(tuple(replace(stated, axis=one[0]) for one in found if one is not None))
     if stated.outer != 1 or stated.inner != 1:
-        raise NotLinearError("it takes some channels where they are merged with places")
+        return _taken(function, args, kwargs, result, first, stated.flat())
     statements = []
     for one, part in zip(found, parts, strict=True):
         sizes = [size for axis, size in enumerate(part.shape) if axis != stated.axis]
@@ -303,17 +303,11 @@ def _join(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: tor
     told = [one for one in found if one is not None]
     if name == "stack" or axis != told[0].axis:
         return _beside(found, tensors, name == "stack" and axis <= told[0].axis)
-    parts = []
-    for one, tensor in zip(found, tensors, strict=True):
-        size = tensor.shape[axis]
-        inner = told[0].inner
-        if one is None and size % inner == 0:
-            parts.append(replace(plain_statement(axis, size // inner, size // inner), inner=inner))
-        elif one is not None:
-            parts.append(one)
-    if len(parts) < len(tensors):
-        raise NotLinearError("channels stand on different axes, or merged with places")
-    return Followed((joined(parts),))
+    inner = told[0].inner if all((one.outer, one.inner) == (1, told[0].inner) for one in told) else 1
+    sizes = [one.shape[axis] for one in tensors]
+    inner = inner if all(size % inner == 0 for size in sizes) else 1
+    plain = (replace(plain_statement(axis, size // inner, size // inner), inner=inner) for size in sizes)
+    return Followed((joined([one or other for one, other in zip(found, plain, strict=True)]),))
 
 
 def _joined_axis(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
@@ -346,7 +340,8 @@ def _beside(found: Sequence[Statement | None], tensors: Sequence[torch.Tensor], 
     if all(one is not None and one.is_like(first) for one in found):
         return Followed((replace(first, axis=after),))
     sizes = [one.shape[first.axis] for one in tensors]
-    parts = [one or plain_statement(first.axis, first.channels, size) for one, size in zip(found, sizes, strict=True)]
+    pairs = zip(found, sizes, strict=True)
+    parts = [one.flat() if one else plain_statement(first.axis, first.flat().channels, size) for one, size in pairs]
     made = summed(parts, [1.0] * len(parts)).without_constants()
     return Followed((replace(made, axis=after),), "beside", tuple(parts))
 
@@ -369,8 +364,8 @@ def _add(args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor, k
 
 def _summand(stated: Statement | None, tensor: torch.Tensor, result: torch.Tensor, axis: int) -> Statement:
     if stated is not None:
-        if tensor.dim() != result.dim() or stated.channels != result.shape[axis]:
-            raise NotLinearError("it adds a tensor of more axes")
-        return stated
+        if tensor.dim() != result.dim() or tensor.shape[axis] != result.shape[axis]:
+            raise NotLinearError("it adds a tensor of more axes or channels")
+        return stated.flat()
     at = axis - (result.dim() - tensor.dim())
     return plain_statement(axis, result.shape[axis], tensor.shape[at] if at >= 0 else 1)

@@ -141,7 +141,11 @@ def _width(found: Widths, members: Sequence[str], own: Sequence[str], levels: Ma
 
 
 def _total(stated: Statement, new: Mapping[str, int]) -> int:
-    return stated.outer * stated.inner * sum(new.get(piece.level, piece.channels) for piece in stated.pieces)
+    return (
+        stated.outer
+        * stated.inner
+        * sum(new.get(piece.level, piece.channels) * piece.merged for piece in stated.pieces)
+    )
 
 
 def _readers(model: nn.Module, found: Widths, new: Mapping[str, int]) -> list[Reader]:

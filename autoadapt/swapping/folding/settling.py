@@ -181,7 +181,7 @@ class Settling:
         paths = [name for name, one in self.opened.named_modules(remove_duplicate=False) if one is layer]
         has_bias = getattr(layer, "bias", None) is not None or bool(offset_O.count_nonzero())
         channels = weight.shape[0 if "Transpose" in type(layer).__name__ else 1]
-        of_ones = stated.outer * stated.inner * sum(piece.level in ones for piece in stated.pieces)
+        of_ones = stated.outer * stated.inner * sum(piece.merged for piece in stated.pieces if piece.level in ones)
         others = (one for one in paths if one != path)
         return Reader(paths=(path, *others), channels=channels, has_bias=has_bias, ones=of_ones)
 
@@ -214,7 +214,7 @@ def _front(path: str, stated: Statement, dims: int, ones: Collection[str]) -> Fr
 
 def _reroute(call: Call, ones: Collection[str]) -> Reroute:
     channels, *also = (
-        tuple(sum(piece.channels + (piece.level in ones) for piece in pieces) for _, pieces in given)
+        tuple(sum((piece.channels + (piece.level in ones)) * piece.merged for piece in pieces) for _, pieces in given)
         for given in call.given
     )
     return Reroute.model_validate(

@@ -23,6 +23,9 @@ __all__ = [
 STALE = "it was added to in place, and is read by its old name; `a = a.add_(b)` in place of `a.add_(b)` folds"
 """Why a tensor cannot be read that is another one in the folded model, where sums are made anew."""
 
+_MOST = 2**26
+"""The largest matrix that is made."""
+
 # Dimension letters: D channels that the model reads, M channels that are handed on in their place.
 
 
@@ -40,10 +43,13 @@ class Piece:
     is_constant: bool = True
     """Whether a channel of ones comes out as ones at every place: no padding on the way, no factor."""
 
+    merged: int = 1
+    """How many places stand after each of its channels, on the same axis."""
+
     @property
     def columns(self) -> int:
         """How many columns of the matrix are its own: a level has one more, for the offset of its projection."""
-        return self.channels + bool(self.level)
+        return (self.channels + bool(self.level)) * self.merged
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +107,20 @@ class Statement:
             self.shuffle is None or other.shuffle is None or torch.equal(self.shuffle.numbers, other.shuffle.numbers)
         )
 
+    def flat(self) -> Statement:
+        """The same where places that are merged with channels count as channels of their own.
+
+        Raises:
+            NotLinearError: That would be too many.
+        """
+        times = self.outer * self.inner
+        if self.matrix.numel() * times**2 > _MOST:
+            raise NotLinearError("channels merged with too many places")
+        outer, inner = (torch.eye(size, dtype=self.matrix.dtype) for size in (self.outer, self.inner))
+        pieces = tuple(replace(piece, merged=piece.merged * self.inner) for piece in self.pieces)
+        matrix = torch.kron(outer, torch.kron(self.matrix, inner))
+        return replace(self, pieces=pieces * self.outer, matrix=matrix, outer=1, inner=1)
+
     def of_rows(self, rows: Sequence[int]) -> Statement:
         """Of some of its channels; the same are handed on."""
         return replace(self, matrix=self.matrix[list(rows)])
@@ -129,8 +149,8 @@ class Statement:
         return self.matrix[:, kept], self.matrix[:, gone].sum(1)
 
     def _offset_columns(self) -> list[tuple[Piece, int]]:
-        ends = accumulate(piece.columns for piece in self.pieces)
-        return [(piece, end - 1) for piece, end in zip(self.pieces, ends, strict=True) if piece.level]
+        found = zip(self.pieces, accumulate(piece.columns for piece in self.pieces), strict=True)
+        return [(piece, column) for piece, end in found if piece.level for column in range(end - piece.merged, end)]
 
 
 def level_statement(level: str, axis: int, weight_DC: torch.Tensor, offset_D: torch.Tensor) -> Statement:
@@ -157,9 +177,9 @@ def joined(parts: Sequence[Statement]) -> Statement:
     Raises:
         NotLinearError: Their channels do not stand alike.
     """
-    first = _alike(parts)
+    parts = _alike(parts)
     matrix = torch.block_diag(*(one.matrix for one in parts))  # type: ignore[no-untyped-call]
-    return replace(first, pieces=tuple(piece for one in parts for piece in one.pieces), matrix=matrix)
+    return replace(parts[0], pieces=tuple(piece for one in parts for piece in one.pieces), matrix=matrix)
 
 
 def summed(parts: Sequence[Statement], signs: Sequence[float]) -> Statement:
@@ -168,13 +188,13 @@ def summed(parts: Sequence[Statement], signs: Sequence[float]) -> Statement:
     Raises:
         NotLinearError: Their channels do not stand alike.
     """
-    first = _alike(parts)
+    parts = _alike(parts)
     matrix = torch.cat([sign * one.matrix for sign, one in zip(signs, parts, strict=True)], 1)
-    return replace(first, pieces=tuple(piece for one in parts for piece in one.pieces), matrix=matrix)
+    return replace(parts[0], pieces=tuple(piece for one in parts for piece in one.pieces), matrix=matrix)
 
 
-def _alike(parts: Sequence[Statement]) -> Statement:
-    first = parts[0]
-    if any((one.axis, one.outer, one.inner) != (first.axis, 1, first.inner) for one in parts):
-        raise NotLinearError("channels stand on different axes, or merged with places")
-    return first
+def _alike(parts: Sequence[Statement]) -> Sequence[Statement]:
+    if len({one.axis for one in parts}) > 1:
+        raise NotLinearError("channels stand on different axes")
+    is_alike = {(one.outer, one.inner) for one in parts} == {(1, parts[0].inner)}
+    return parts if is_alike else [one.flat() for one in parts]

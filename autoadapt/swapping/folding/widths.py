@@ -253,7 +253,7 @@ class _Watch(Watch):
 
 
 def _sizes(stated: Statement) -> tuple[object, ...]:
-    return stated.outer, stated.inner, *(piece.channels for piece in stated.pieces)
+    return stated.outer, stated.inner, *((piece.channels, piece.merged) for piece in stated.pieces)
 
 
 def _stated(axis: int, pieces: Collection[Piece]) -> Statement:
