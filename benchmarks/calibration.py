@@ -216,7 +216,8 @@ def digit_rows(seeds: int) -> list[Row]:
         "8 images",
         "8, best ridge by hindsight",
         "32 images",
-        "32, at most 64 steps",
+        "8, steps",
+        "32, steps",
         "own head",
     )
     found: list[dict[str, float]] = []
@@ -237,13 +238,13 @@ def digit_rows(seeds: int) -> list[Row]:
         row["8 images"], row["32 images"] = accuracy(8), accuracy(32)
         penalties = [10.0 ** (exponent / 2) for exponent in range(-8, 3)]
         row["8, best ridge by hindsight"] = max(accuracy(8, solver=Recipe(penalty)) for penalty in penalties)
-        row["32, at most 64 steps"] = accuracy(32, refine=64)
+        row["8, steps"], row["32, steps"] = (accuracy(count, refine="auto") for count in (8, 32))
         row["own head"] = digits.accuracy(new, *held_out)
         found.append(row)
     rows: list[Row] = [("digits, seed", *names)]
     rows += [(str(seed), *(f"{row[name]:.3f}" for name in names)) for seed, row in enumerate(found)]
     rows.append(("median", *(f"{median(row[name] for row in found):.3f}" for name in names)))
-    for name in ("32 images", "32, at most 64 steps"):
+    for name in ("8 images", "8, steps", "32 images", "32, steps"):
         shares = [row[name] / row["before"] for row in found]
         rows.append((f"{name} over before: median {median(shares):.3f}, worst {min(shares):.3f}",))
     return rows
@@ -282,7 +283,7 @@ def main() -> None:
     if arguments.only in (None, "cost"):
         print("\n".join(columns(cost(arguments.rounds), align="lrrrr")), "\n", flush=True)
     if arguments.only in (None, "digits"):
-        print("\n".join(columns(digit_rows(arguments.seeds), align="l" + "r" * 7)), "\n", flush=True)
+        print("\n".join(columns(digit_rows(arguments.seeds), align="l" + "r" * 8)), "\n", flush=True)
     if arguments.only in (None, "said"):
         print("\n".join(columns(said_rows(arguments.seeds), align="lrrrr")), "\n", flush=True)
     if arguments.only in (None, "quality"):

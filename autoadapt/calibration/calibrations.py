@@ -101,9 +101,10 @@ def calibrate(
         solver: `auto`, or one family: `least_squares`, `ridge`, `restored` (ridge with the variance restored),
             `procrustes`, `anchored` (ridge towards procrustes), `reduced_rank`; or the one `Recipe` to take.
         refine: At most so many steps on the head's loss after the closed form, adapters only, over minibatches of all
-            images that fit into 128 MiB. As many are taken as are best for held-out images, and none where these gain
-            no more than chance would give. `auto` takes at most 64, or 512 where after these the loss still
-            falls, and gives up where a first part of the images gains nothing.
+            images that fit into 128 MiB: of the whole maps, or of nothing but the scales of their channels, whichever
+            is better for held-out images, and as many as are; none where these gain no more than chance would give.
+            `auto` takes at most 64, or 512 of whole maps where after these the loss still falls, and gives up where a
+            first part of the images gains nothing.
         augment: `auto` makes images where there are fewer than 256 that differ: mixes of them (other colours, turned,
             cropped, mosaics, patches of others), and pictures out of nothing; of waveforms shifts and sums. Twice as
             many forward passes or more; they are fitted on only where that is better for images that were held out,
@@ -234,7 +235,7 @@ class _Session:
             name=self._pair.plan.source.title,
             written=not failing,
             verdict=f"{verdict}: {failing}" if failing else verdict,
-            solver=choice.text + (f", {further.steps} steps on the head" if further is not None else ""),
+            solver=choice.text + (f", {further.text}" if further is not None else ""),
             chosen_by=choice.reason,
             outputs=tuple(fits),
             head=self._said(score),

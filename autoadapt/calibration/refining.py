@@ -25,6 +25,7 @@ LIMITS = (64, 512)
 RATE = 5e-3
 WIDTH = 64
 """Channels for which the rate holds; the more there are, the less each has to move."""
+RATE_OF_SCALES = 0.02
 
 # ruff: noqa: N815 - shapes stand in the names of tensors
 # Dimension letters: C channels of the new features, D channels of the old ones.
@@ -34,16 +35,20 @@ WIDTH = 64
 class Refined:
     """How many steps on the head are best, and its loss before and after on the same held-out images."""
 
-    steps: int
-    limit: int
-    """Of steps, for which the rate was to fall to zero."""
+    tried: _Tried
     images: int
     before: Score
-    after: Score
+
+    @property
+    def text(self) -> str:
+        """What was done, in words."""
+        return f"{self.tried.steps} steps on the head" + (
+            ", scales of channels alone" if self.tried.only_scales else ""
+        )
 
     def honest(self, chosen: Score | None, honest: Score | None) -> tuple[Score, Score]:
         """The score before and after, less what the choice of the maps had flattered itself with."""
-        return honest_after(self.before, chosen, honest), honest_after(self.after, chosen, honest)
+        return honest_after(self.before, chosen, honest), honest_after(self.tried.score, chosen, honest)
 
 
 def steps_of(refine: Refine) -> int:
@@ -54,7 +59,10 @@ def steps_of(refine: Refine) -> int:
 def refined(judge: Judge, fitting: Fitting, start: HeldOutMaps, refine: Refine, seed: int) -> Refined | None:
     """How many steps on the head are best for held-out images; None if they gain no more than a standard error.
 
-    For each fold that is held out steps go over the images of the others.
+    For each fold that is held out steps go over the images of the others: steps of whole maps, and steps of nothing but
+    the scale of each old channel around its mean, for which few images tell enough. On digits, 32 of which leave the
+    closed form at a KL of 0.07 to 0.15 on others, scales bring it to 0.06 to 0.11; offsets are worse where a class is
+    missing among the few.
 
     Args:
         judge: Tries maps, and says which way is down.
@@ -65,21 +73,24 @@ def refined(judge: Judge, fitting: Fitting, start: HeldOutMaps, refine: Refine, 
     """
     before = judge.score(start, on_all=True)
     best: _Tried | None = None
-    for limit in LIMITS if refine == "auto" else (refine,):
-        tried = _tried(judge, fitting, start, limit, seed, gives_up=refine == "auto")
-        if tried is not None and (best is None or tried.score.loss < best.score.loss):
-            best = tried
-        if tried is None or tried.steps < limit:
-            break
+    limits = LIMITS if refine == "auto" else (refine,)
+    for only_scales, path in ((True, limits[:1]), (False, limits)):
+        for limit in path:
+            tried = _tried(judge, fitting, start, limit, seed, only_scales=only_scales, gives_up=refine == "auto")
+            if tried is not None and (best is None or tried.score.loss < best.score.loss):
+                best = tried
+            if tried is None or tried.steps < limit:
+                break
     if best is None or not best.score.loss < before.loss or before.is_as_good_as(best.score):
         return None
-    return Refined(best.steps, best.limit, len(judge.numbers(fitting.folds.numbers)), before, best.score)
+    return Refined(best, len(judge.numbers(fitting.folds.numbers)), before)
 
 
 def stepped(judge: Judge, fitting: Fitting, maps: Sequence[AffineMap], found: Refined, seed: int) -> list[AffineMap]:
     """The maps of all images after as many steps over all of them as were found best."""
-    path = _Descent(judge, fitting, fitting.folds.numbers, seed).steps(maps, _counts(found.limit))
-    return next(reached for count, reached in path if count == found.steps)
+    descent, tried = _Descent(judge, fitting, fitting.folds.numbers, seed), found.tried
+    path = descent.steps(maps, _counts(tried.limit), only_scales=tried.only_scales)
+    return next(reached for count, reached in path if count == tried.steps)
 
 
 @dataclass(frozen=True)
@@ -87,25 +98,28 @@ class _Tried:
     """How good steps are on the images that they have not seen: as many as are best, of those that a limit allows."""
 
     limit: int
+    """For which the rate was to fall to zero."""
     steps: int
     score: Score
+    only_scales: bool
 
 
 def _tried(
-    judge: Judge, fitting: Fitting, start: HeldOutMaps, limit: int, seed: int, *, gives_up: bool
+    judge: Judge, fitting: Fitting, start: HeldOutMaps, limit: int, seed: int, *, only_scales: bool, gives_up: bool
 ) -> _Tried | None:
     """Steps for each fold that is held out; None where one gives up after the first fold, since nothing is gained."""
     counts = _counts(limit)
     paths: dict[int, dict[int, list[AffineMap]]] = {}
     for fold, maps in start.items():
-        paths[fold] = dict(_Descent(judge, fitting, fitting.folds.others(fold), seed).steps(maps, counts))
+        descent = _Descent(judge, fitting, fitting.folds.others(fold), seed)
+        paths[fold] = dict(descent.steps(maps, counts, only_scales=only_scales))
         if gives_up and len(paths) == 1:
             before = judge.score({fold: maps}, on_all=True).loss
             if not any(judge.score({fold: one}, on_all=True).loss < before for one in paths[fold].values()):
                 return None
     scores = {count: judge.score({fold: path[count] for fold, path in paths.items()}, on_all=True) for count in counts}
     best = min(counts, key=lambda count: scores[count].loss)
-    return _Tried(limit, best, scores[best])
+    return _Tried(limit, best, scores[best], only_scales)
 
 
 def _counts(limit: int) -> list[int]:
@@ -126,24 +140,27 @@ class _Descent:
         self._seed = seed
         self._scales = [_Scales.of(fitting, projection, folds) for projection in fitting.projections]
 
-    def steps(self, maps: Sequence[AffineMap], counts: Sequence[int]) -> Iterator[tuple[int, list[AffineMap]]]:
+    def steps(
+        self, maps: Sequence[AffineMap], counts: Sequence[int], *, only_scales: bool
+    ) -> Iterator[tuple[int, list[AffineMap]]]:
         """Maps after so many steps each."""
-        free = [scales.standardised(fitted) for scales, fitted in zip(self._scales, maps, strict=True)]
-        leaves = [tensor.requires_grad_() for one in free for tensor in (one.weight_CD, one.bias_D)]
-        rates = [RATE * min(1.0, (WIDTH / one.weight_CD.shape[0]) ** 0.5) for one in free for _ in range(2)]
-        groups = [{"params": [leaf], "lr": rate} for leaf, rate in zip(leaves, rates, strict=True)]
-        optimiser = torch.optim.Adam(groups)
-        minibatches = self._minibatches()
+        starts = [scales.standardised(fitted) for scales, fitted in zip(self._scales, maps, strict=True)]
+        moves = [_Move.of(one, only_scales=only_scales) for one in starts]
+        rates = [move.rate for move in moves]
+        groups = [{"params": list(move.learned), "lr": move.rate} for move in moves]
+        optimiser, minibatches = torch.optim.Adam(groups), self._minibatches()
         for step in range(1, counts[-1] + 1):
             self._judge.says(f"refining, step {step} of {counts[-1]}")
+            free = [move.moved(one) for move, one in zip(moves, starts, strict=True)]
             slopes = self._judge.gradients(self._plain(free), next(minibatches))
-            for scales, one, slope in zip(self._scales, free, slopes, strict=True):
-                one.weight_CD.grad, one.bias_D.grad = scales.slopes(slope)
+            optimiser.zero_grad()
+            for move, scales, one, slope in zip(moves, self._scales, free, slopes, strict=True):
+                move.learn(one, scales.slopes(slope))
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 + math.cos(math.pi * (step - 1) / counts[-1])) / 2
             optimiser.step()
             if step in counts:
-                yield step, self._plain(free)
+                yield step, self._plain([move.moved(one) for move, one in zip(moves, starts, strict=True)])
 
     def _plain(self, free: Sequence[AffineMap]) -> list[AffineMap]:
         """The maps in the features' own channels."""
@@ -156,6 +173,33 @@ class _Descent:
         while True:
             order = shuffle(self._numbers, len(self._numbers))
             yield from (order[part::parts] for part in range(parts))
+
+
+@dataclass(frozen=True)
+class _Move:
+    """What is learned of a standardised map: how far it is to move, or logarithms of what to scale its channels by."""
+
+    learned: tuple[torch.Tensor, ...]
+    """Of weight and offset, or the scale of each channel around its mean."""
+    rate: float
+
+    @classmethod
+    def of(cls, start: AffineMap, *, only_scales: bool) -> _Move:
+        rate = RATE_OF_SCALES if only_scales else RATE * min(1.0, (WIDTH / start.weight_CD.shape[0]) ** 0.5)
+        like = (start.bias_D,) if only_scales else (start.weight_CD, start.bias_D)
+        return cls(tuple(torch.zeros_like(one).requires_grad_() for one in like), rate)
+
+    @torch.enable_grad()
+    def moved(self, start: AffineMap) -> AffineMap:
+        if len(self.learned) == 1:
+            return AffineMap(start.weight_CD * self.learned[0].exp(), start.bias_D)
+        weight_CD, bias_D = self.learned
+        return AffineMap(start.weight_CD + weight_CD, start.bias_D + bias_D)
+
+    def learn(self, moved: AffineMap, slopes: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Take the gradients by a moved map as those by what is learned."""
+        tensors = (moved.weight_CD, moved.bias_D)[: len(self.learned)]
+        torch.autograd.backward(tensors, slopes[: len(self.learned)])
 
 
 @dataclass(frozen=True)

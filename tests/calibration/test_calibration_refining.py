@@ -9,7 +9,7 @@ from calibration_pairs import BATCHES, same_twice
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.calibration import Recipe, calibrate, samples
+from autoadapt.calibration import Recipe, calibrate, refining, samples
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.judging import TOGETHER, Judge
 
@@ -51,10 +51,10 @@ def test_images_beyond_the_memory_are_not_gone_over_and_a_remark_says_so(monkeyp
     assert found.head_images < 32
 
 
-def test_auto_gives_up_after_one_fold_that_gains_nothing(minibatches):
+def test_auto_gives_up_scales_and_whole_maps_after_one_fold_that_gains_nothing(minibatches):
     old, model = same_twice()
     found = calibrate(model, at="backbone", like=old, data=BATCHES, refine="auto")
-    assert len(minibatches) == 64
+    assert len(minibatches) == 2 * 64
     assert found.before_refining is None
 
 
@@ -65,11 +65,32 @@ def test_auto_goes_on_where_the_head_still_gains():
     data = pictures(64, size=16).split(32)
     calibrate(plain, at="backbone", like=old, data=data)
     found = calibrate(further, at="backbone", like=old, data=data, refine="auto")
-    assert int(found.solver.rpartition(", ")[2].split()[0]) > 64
+    assert int(found.solver.rpartition(" steps on the head")[0].rpartition(" ")[2]) > 64
     fresh = pictures(64, size=16, seed=9)
     expected = old(fresh).softmax(1)
     errors = [float((model(fresh).softmax(1) - expected).detach().square().mean()) for model in (plain, further)]
     assert errors[1] < 0.9 * errors[0]
+
+
+def test_scales_of_channels_leave_their_means_and_mix_nothing_anew(monkeypatch):
+    monkeypatch.setattr(refining, "RATE", 0.0)  # whole maps stay where they are
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=2)
+    images = pictures(12, size=16)
+    models = []
+    for refine in (0, 16):
+        models.append(model_with(old, new))
+        options = {"solver": Recipe(1.0), "augment": 0, "refine": refine}
+        found = calibrate(models[-1], at="backbone", like=old, data=[images], **options)
+    assert found.solver == "ridge 1, 16 steps on the head, scales of channels alone"
+    assert found.head.loss < 0.9 * found.before_refining.loss
+    closed, scaled = (model.backbone for model in models)
+    for one, other in zip(closed.adapters.parameters(), scaled.adapters.parameters(), strict=True):
+        if one.dim() > 1:
+            ratio = (other / one).detach().flatten(1)
+            torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=0)
+    assert float((ratio - 1).abs().min()) > 0.01
+    for one, other in zip(closed(2 * images), scaled(2 * images), strict=True):
+        torch.testing.assert_close(one.mean((0, 2, 3)), other.mean((0, 2, 3)), rtol=0, atol=1e-4)
 
 
 class Scaled(nn.Module):
