@@ -102,6 +102,8 @@ class Row:
     """That the report's agreement is a mean over."""
     agreements: tuple[float, ...]
     """On photographs that calibration never saw."""
+    weights: tuple[float, ...]
+    """Of these photographs, so that those with a name have the share that they have among those that are fitted on."""
     loss: float
     accuracy: float
     solver: str
@@ -112,11 +114,17 @@ class Row:
         return fmean(self.agreements)
 
     @property
+    def alike(self) -> float:
+        """Mean over photographs of the kinds that the report is of: those with a name are easier."""
+        return sum(w * a for w, a in zip(self.weights, self.agreements, strict=True)) / sum(self.weights)
+
+    @property
     def errors_apart(self) -> float:
         """How far said and real are apart, in standard errors of both."""
-        spread = stdev(self.agreements)
-        standard_error = spread * (1 / max(self.images, 1) + 1 / len(self.agreements)) ** 0.5
-        return abs(self.said - self.agreement) / max(standard_error, 1e-9)
+        here, whole = self.alike, sum(self.weights)
+        error = sum((w * (a - here)) ** 2 for w, a in zip(self.weights, self.agreements, strict=True)) / whole**2
+        error += max(here * (1 - here), stdev(self.agreements) ** 2 / len(self.agreements)) / max(self.images, 1)
+        return abs(self.said - here) / max(error**0.5, 1e-9)
 
 
 def whole(size: int, known: Features, *, pooled: bool = False) -> Whole:
@@ -137,6 +145,13 @@ def accuracy(logits: torch.Tensor, judged: Sequence[Photograph]) -> float:
     """Share of the photographs with a name that are given a class of that name."""
     right = [int(one.argmax()) in photo.classes for one, photo in zip(logits, judged, strict=True) if photo.classes]
     return fmean(right) if right else float("nan")
+
+
+def weights_like(fitted: Sequence[Photograph], judged: Sequence[Photograph]) -> tuple[float, ...]:
+    """Weights of the judged photographs under which as many have a name as among the fitted."""
+    shares = [fmean(bool(one.classes) for one in some) for some in (fitted, judged)]
+    ratios = {True: shares[0] / shares[1], False: (1 - shares[0]) / (1 - shares[1])}
+    return tuple(ratios[bool(one.classes)] for one in judged)
 
 
 def fitted_images(found: Sequence[Photograph], count: int) -> torch.Tensor:
@@ -184,14 +199,15 @@ def measured(
         told = found.head if found.written else found.random  # of what the adapters hold
         said = told.agreement if told is not None and told.agreement is not None else float("nan")
         shown = Row(
-            pair, count, seed, str(augment), said, found.head_images, tuple(agreement.tolist()), float(loss.mean()),
-            accuracy(logits, sets[1]), found.solver,
+            pair, count, seed, str(augment), said, found.head_images, tuple(agreement.tolist()), weights_like(*sets),
+            float(loss.mean()), accuracy(logits, sets[1]), found.solver,
         )  # fmt: skip
         rows.append(shown)
         seconds = time.perf_counter() - started
         print(
             f"Lite{new} -> Lite{old}, {count:3d} images, seed {seed}, augment {augment}: said {said:.2f}, agreement "
-            f"{shown.agreement:.3f}, KL {shown.loss:.2f}, labels {shown.accuracy:.2f}, {found.solver}, {seconds:.0f} s",
+            f"{shown.agreement:.3f} ({shown.alike:.3f} of photographs like the fitted), KL {shown.loss:.2f}, "
+            f"labels {shown.accuracy:.2f}, {found.solver}, {seconds:.0f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -211,7 +227,8 @@ def table(rows: Sequence[Row]) -> list[str]:
             shown.append((f"Lite{pair[0]} -> Lite{pair[1]}, {count}", *cells))
     told = [row for row in rows if row.images]
     near = sum(row.errors_apart <= 2 for row in told)
-    return [*columns(shown, align="lrr"), f"said within two standard errors of the truth: {near} of {len(told)}"]
+    truth = "the truth about photographs of the same kinds"
+    return [*columns(shown, align="lrr"), f"said within two standard errors of {truth}: {near} of {len(told)}"]
 
 
 def main() -> None:
