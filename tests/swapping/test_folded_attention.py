@@ -90,6 +90,37 @@ def test_attention_whose_weight_another_one_has_is_left_as_it_is():
         aa.fold(model, inputs=X, outputs=["1"])
 
 
+def test_a_joint_weight_that_is_read_elsewhere_stays_joint():
+    model = adapted("self")
+    model.head.register_forward_hook(lambda _, args, made: made + model.attention.in_proj_weight.sum())
+    with pytest.raises(aa.BuildError, match="multi_head_attention_forward"):
+        aa.fold(model, inputs=X, outputs=["1"])
+
+
+class Encoder(nn.Module):
+    """Layers of PyTorch, which read the weights of their parts by name where they take padded sentences."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Tokens(12, 16)
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(12, 5)
+
+    def forward(self, x, padding=None):
+        fine, coarse = self.backbone(x)
+        return [self.head(fine), self.encoder(coarse, src_key_padding_mask=padding)]
+
+
+def test_no_projection_is_put_in_front_of_what_an_encoder_of_torch_reads_by_name():
+    model = Encoder().eval()
+    model.backbone = aa.adapt(Tokens(7, 9), like=model.backbone, inputs=X)
+    folded = aa.fold(model.eval(), inputs=X)
+    assert [stay.output for stay in folded.backbone.folded.stays] == ["1"]
+    padding = torch.arange(16) > torch.tensor([[9], [12]])
+    with torch.no_grad():
+        assert_alike(folded(X, padding), model(X, padding))
+
+
 @pytest.mark.parametrize("refit", [True, "shrink"])
 def test_attention_is_rebuilt_for_other_channels(refit):
     torch.manual_seed(0)

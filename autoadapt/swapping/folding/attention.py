@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from autoadapt.contracts.views import aliased, copy_module
+
 __all__ = ["AttentionProjection", "attention_of", "open_attention", "opened"]
 
 # Dimension letters: B samples, L queries, S keys, H heads, E channels of the attention.
@@ -142,19 +144,30 @@ def _own(tensor: torch.Tensor, is_shared: bool) -> torch.Tensor:
     return tensor.detach() if is_shared else tensor.detach().clone()
 
 
-def opened(model: nn.Module, without: str) -> nn.Module:
-    """A model all of whose attention is opened, in place, but for what stands inside one of its modules.
+def opened(model: nn.Module, without: str, run: Callable[[nn.Module], object]) -> nn.Module:
+    """A copy of a model with its attention opened; the model itself where it does not run so: it reads a joint weight.
 
     Attention whose weights another module has too, or that are computed from others, is left as it is.
+
+    Args:
+        model: It is not changed.
+        without: Path of a module whose inside is left as it is.
+        run: Runs a model.
     """
-    named = list(model.named_modules())
+    made = copy_module(model, aliased)
+    named = list(made.named_modules())
     owners = Counter(id(one) for _, module in named for one in module._parameters.values())
     for path, module in named:
         own = {name: one for name, one in module._parameters.items() if one is not None}
         is_plain = own.keys() <= _WEIGHTS and all(owners[id(one)] == 1 for one in own.values())
         if is_plain and not f"{path}.".startswith(f"{without}."):
             open_attention(module, is_shared=True)
-    return model
+    if any(isinstance(module, OpenedAttention) for _, module in named):
+        try:
+            run(made)
+        except Exception:  # whatever code raises that reads what is gone
+            return model
+    return made
 
 
 def attention_of(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:

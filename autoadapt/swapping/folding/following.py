@@ -301,11 +301,16 @@ class _Watch(Watch):
         frame = self._frames[-1] if self._frames else None
         stated = self.stated_in(given)
         module = ""
-        if frame is not None and not frame.module._modules and len(stated) == 1 and "dropout" not in name:
+        if frame is not None and self._may_stand_behind(frame) and len(stated) == 1 and "dropout" not in name:
             tensor = next(one for one in tensors_in(given) if self.statement(one) is not None)
             module = frame.path if frame.given[:1] == [id(tensor)] and _is_plain(stated[0], tensor) else ""
         for one in stated:
             self.found.refuse(one, Obstacle(f"torch.{name}", why, module))
+
+    def _may_stand_behind(self, frame: _Frame) -> bool:
+        """Whether a projection may be put in front of a module: not where PyTorch reads its weight by name."""
+        around = self._model.get_submodule(frame.path.rpartition(".")[0])
+        return not frame.module._modules and not isinstance(around, nn.TransformerEncoderLayer)
 
 
 def _is_plain(stated: Statement, tensor: torch.Tensor) -> bool:

@@ -72,7 +72,7 @@ def narrowing(model: nn.Module, path: str, call: Arguments, runs: Collection[Run
     assert isinstance(net, AdaptedModule), "built as one"
     axes = changing_axes(net.plan)
     with quiet():
-        whole = opened(copy_module(model, aliased), path)
+        whole = opened(model, path, Run(call.call).of)
         levels = {target: axis for target, (axis, _) in axes.items()}
         found = widths_of(whole, path, call.call, levels)
         for run in runs:

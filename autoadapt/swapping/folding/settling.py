@@ -82,7 +82,7 @@ class Settling:
     @cached_property
     def opened(self) -> nn.Module:
         """The model with its attention opened, in which outputs are followed to layers."""
-        return opened(copy_module(self.model, aliased), self.path)
+        return opened(self.model, self.path, self.runs[0].of)
 
     def settle(self, wanted: Collection[str], kept: Mapping[str, Stay] = MappingProxyType({})) -> Settled:
         """Follow outputs to what reads them, and let those stay that something reads that needs their projections.
