@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -41,7 +42,8 @@ def sizes_and_batches(session: Session) -> Findings:
         return Findings(_shapes_alone(session), f"{_spread(session)}, shapes alone")
     copied, faults = session.copy(), list[Mismatch]()
     noted, started = _watch_backbone(copied, session.plan), time.perf_counter()
-    for sizes in itertools.chain(session.sizes, _usual_image(session, started)):
+    cheapest_first = sorted(session.sizes, key=lambda sizes: math.prod(sizes.values()))
+    for sizes in itertools.chain(cheapest_first, _usual_image(session, started)):
         seen = list[Leaves]()
         for batch in session.batches:
             full = session.at(**sizes, B=batch)
