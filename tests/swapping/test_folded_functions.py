@@ -146,6 +146,7 @@ NOT_LINEAR = {
     "a mask for each": (lambda level: level.masked_fill(torch.zeros(10, 1, 1, dtype=torch.bool), 0.0), "not the same"),
     "channels made places": (lambda level: functional.pixel_shuffle(level[:, :8], 2), "mixes them with places"),
     "places of each": (lambda level: level.gather(2, level.argsort(2)), "other places of each channel"),
+    "channels and places": (lambda level: level.flip((1, 2)), "channels and places at once"),
     "a number": (lambda level: functional.pad(level, (1, 1), value=2.0), "adds a number"),
     "over channels": (lambda level: level.sum(1, keepdim=True).expand(-1, 10, -1, -1), "mixes them with places"),
     "itself": (lambda level: level * level, "torch.mul"),

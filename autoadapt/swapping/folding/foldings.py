@@ -105,7 +105,9 @@ class Folding(MadeByHand):
         if self.unread:
             lines.append(f"nothing reads a value of output {', '.join(self.unread)}")
         if self.ones:
-            lines.append(f"with a channel of ones, since a border is padded: {', '.join(self.ones)}")
+            lines.append(
+                f"with a channel of ones, since offsets are not the same at every place: {', '.join(self.ones)}"
+            )
         before, after = self.multiply_adds
         if self.multiply_adds_of_ones:
             share = f"{self.multiply_adds_of_ones / after:.2%}"

@@ -126,7 +126,7 @@ def follow(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
             raise NotLinearError("it rounds")
         return Followed((stated,))
     if name in _TAKING:
-        return _taken(function, args, kwargs, result, first, stated)
+        return _taken(function, args, kwargs, first, stated)
     try:
         return Followed((_of_places(function, args, kwargs, first, stated),))
     except NotLinearError:
@@ -232,12 +232,10 @@ def _taken(
     function: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    result: Any,
     first: torch.Tensor,
     stated: Statement,
 ) -> Followed:
     _check_told_by_code(function_name(function), args, kwargs, first, stated.axis)
-    parts = [result] if isinstance(result, torch.Tensor) else list(result)
     made = _with_another(function, args, kwargs, {id(first): _shadow(first, stated)})
     shadows = [made] if isinstance(made, torch.Tensor) else list(made)
     found = [_rows(one, stated.axis) for one in shadows]
@@ -245,11 +243,15 @@ def _taken(
     if all(one is not None and one[1] == everything for one in found):
         return Followed(tuple(replace(stated, axis=one[0]) for one in found if one is not None))
     if stated.outer != 1 or stated.inner != 1:
-        return _taken(function, args, kwargs, result, first, stated.flat())
+        return _taken(function, args, kwargs, first, stated.flat())
+    order = torch.arange(first.numel(), device=first.device, dtype=torch.float64).reshape(first.shape)
+    places = order.narrow(stated.axis, 0, 1)
+    moved = _with_another(function, args, kwargs, {id(first): places.expand_as(first)})
     statements = []
-    for one, part in zip(found, parts, strict=True):
+    for one, part in zip(found, [moved] if isinstance(moved, torch.Tensor) else moved, strict=True):
         sizes = [size for axis, size in enumerate(part.shape) if axis != stated.axis]
-        if one is None or part.dim() != first.dim() or one[0] != stated.axis or sizes != _others(first, stated.axis):
+        is_there = one is not None and part.dim() == first.dim() and sizes == _others(first, stated.axis)
+        if one is None or not is_there or one[0] != stated.axis or not torch.equal(part, places.expand_as(part)):
             raise NotLinearError("it takes channels and places at once")
         statements.append(stated.of_rows(one[1]))
     return Followed(tuple(statements), "whole", (stated,))
