@@ -51,6 +51,14 @@ def no_numbers(maps):
     maps["p3"] = maps["p3"] * float("nan")
 
 
+def infinite(maps):
+    maps["p3"] = maps["p3"] + float("inf")
+
+
+def detach_some(maps):
+    maps["p3"] = torch.cat([maps["p3"][:, :3].detach(), maps["p3"][:, 3:]], 1)
+
+
 def shift(maps):
     maps["p2"] = maps["p2"] + 1
 
@@ -185,6 +193,11 @@ FAULTS = {
     "NaN in training": Planted(spoiled_where(trains, no_numbers), "train mode", "1.p3 in training: expected numbers"),
     "NaN with gradients": Planted(spoiled_where(learns_in_eval, no_numbers), "gradients", "1.p3: expected numbers"),
     "NaN at one size": Planted(spoiled_where(large, no_numbers), "sizes", "1.p3 at 40x56: expected numbers, found NaN"),
+    "infinite": Planted(spoiled_where(always, infinite), "sizes", "1.p3 at 40x56: expected numbers, found infinity"),
+    "channels detached": Planted(spoiled_where(always, detach_some), "gradients", "1.p3, channels 0, 1, 2 of 16"),
+    "channels detached in training": Planted(
+        spoiled_where(trains, detach_some), "train mode", "1.p3, channels 0, 1, 2 of 16"
+    ),
     "values of one item": Planted(
         spoiled_where(single, shift), "calls", "1.p2 of one item: expected the values it has in a batch"
     ),

@@ -224,7 +224,7 @@ def test_a_fault_at_sizes_beyond_the_example_is_found_and_shrinks_to_the_smalles
     def keeps_widths(x):
         assert WrongWhereLarge(3, 4, 1)(x).shape[3] == x.shape[3], tuple(x.shape)
 
-    with pytest.raises(AssertionError, match=rf"\(1, 3, 101, {signature.axes['W'].near(1)}\)"):
+    with pytest.raises(AssertionError, match=r"\(1, 3, 101, 1\)"):
         keeps_widths()
 
 

@@ -14,7 +14,7 @@ from autoadapt.adapting import as_signature
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification import verify
 from autoadapt.adapting.verification.compiler_checks import exported
-from autoadapt.adapting.verification.more_sizes import smallest_counterexample
+from autoadapt.adapting.verification.more_sizes import refused_by_one, smallest_counterexample
 from autoadapt.adapting.verification.results import Fault
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.adapting.verification.unexported import no_logs, untraced
@@ -92,7 +92,10 @@ def assert_same_signature(expected: object, found: object, inputs: object = None
         right = as_signature(found, inputs)
     except CaptureError as error:
         raise AssertionError(_without_formula(left, found, inputs, error)) from error
-    faults = [replace(fault, remedy="") for fault in left.diff(right)]  # those are for signatures by hand
+    faults = left.diff(right) or [replace(one, expected=one.found, found=one.expected) for one in right.diff(left)]
+    if not faults and isinstance(expected, nn.Module) and isinstance(found, nn.Module):
+        faults = refused_by_one(Session(found, left, inputs=inputs), expected)
+    faults = [replace(fault, remedy="") for fault in faults]  # those are for signatures by hand
     if faults:
         raise AssertionError(_text(f"{right.title} does not have the signature of {left.title}", faults))
 

@@ -16,7 +16,7 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.instances import is_whole, not_a_module
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.signature import AxisSizes, Mask, Signature, TensorSpec, mask_at, range_at
+from autoadapt.contracts.signature import AxisSizes, Mask, Signature, TensorSpec, first_legal, mask_at, range_at
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
@@ -39,7 +39,8 @@ def inputs_of(signature: Signature, *, batches: int = 3, largest: int | None = N
 
     Each axis has one of its 40 smallest legal sizes, or one of all up to four times the captured size, and at least to
     320; less where the inputs of a call would take more than 8 MiB, though not below the captured size. So images of
-    64 pixels go to 320, those of 224 to 448. What is wrong beyond is not found.
+    64 pixels go to 320, those of 224 to 448. What is wrong beyond is not found. The smallest legal
+    images are those at which every output has a cell, unless `capture` saw such refused.
     Integers that may be indices into another input stay below its size.
 
     Args:
@@ -83,7 +84,9 @@ def _largest(signature: Signature, batches: int, asked: int | None) -> dict[str,
 @st.composite
 def _inputs_of(draw: st.DrawFn, signature: Signature, batches: int, largest: dict[str, int]) -> Any:
     largest = {**largest, "B": batches}
-    sizes = {name: draw(_sizes(name, axis, largest[name])) for name, axis in signature.axes.items()}
+    dims = [dim for spec in signature.outputs.leaves for dim in spec.dims]
+    first = {name: first_legal(name, signature.axes, dims) for name in signature.axes}
+    sizes = {name: draw(_sizes(name, axis, first[name], largest[name])) for name, axis in signature.axes.items()}
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
     tensors = [_values(path, spec, sizes, signature, generator) for path, spec in signature.inputs.items()]
     values = rebuild(signature.inputs.tree, tensors)
@@ -95,12 +98,11 @@ def _inputs_of(draw: st.DrawFn, signature: Signature, batches: int, largest: dic
     return found[0] if len(found) == 1 else found
 
 
-def _sizes(name: str, axis: AxisSizes, largest: int) -> st.SearchStrategy[int]:
+def _sizes(name: str, axis: AxisSizes, first: int, largest: int) -> st.SearchStrategy[int]:
     if axis.step == 0:
         return st.just(axis.example)
     if name == "B":
         return st.integers(1, largest)
-    first = axis.near(1)
     most = max((largest - first) // axis.step, 0)
     near, all_of_them = st.integers(0, min(max(_STEPS // axis.step, 3), most)), st.integers(0, most)
     return st.one_of(near, all_of_them).map(lambda count: first + count * axis.step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -78,12 +78,17 @@ def distance(expected: torch.Tensor, found: torch.Tensor) -> float:
 
 
 def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismatch]:
-    """Outputs of features that hold NaN, unless those of the module that made the contract did."""
+    """Outputs of features that hold NaN or infinity, unless those of the module that made the contract did."""
     known = session.signature.not_finite
     outputs = session.signature.outputs.items()
     paths = [path for path, spec in outputs if spec.is_floating and spec.role == "feature" and path not in known]
-    return [Mismatch(path + where, "numbers", NAN) for path in paths if _holds_nan(leaves[path])]
+    return [Mismatch(path + where, "numbers", one) for path in paths for one in _no_number(leaves[path].detach())]
 
 
-def _holds_nan(tensor: torch.Tensor) -> bool:
-    return bool(tensor.sum().isnan()) and bool(tensor.isnan().any())  # a sum is quick, and may be that of infinities
+def _no_number(tensor: torch.Tensor) -> Iterator[str]:
+    if bool(tensor.sum().isfinite()):  # quick; a sum of large numbers may be infinite
+        return
+    if bool(tensor.isnan().any()):
+        yield NAN
+    elif not bool(tensor.isfinite().all()):
+        yield "infinity"

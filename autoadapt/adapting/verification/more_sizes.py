@@ -9,16 +9,21 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import nn
 
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
+from autoadapt.contracts.signature import first_legal
 from autoadapt.errors import Mismatch
 
-__all__ = ["other_remainders", "smallest_counterexample"]
+__all__ = ["other_remainders", "refused_by_one", "smallest_counterexample"]
 
 REMAINDERS = 32
 """Sizes in a row that every axis goes through: what is left over by any stride up to this."""
+_SMALLEST = 8
+"""How many of the smallest legal sizes of an image are looked at."""
 _BATCHES = 9
 _SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 32, 33, 64, 65)
 _MOST_SMALL = 256
@@ -27,11 +32,37 @@ _DOUBLINGS = 5
 
 
 def other_remainders(session: Session) -> list[Mismatch]:
-    """Shapes at sizes that leave every remainder, with one to nine samples.
+    """Shapes at the smallest legal sizes, and at such as leave every remainder, with one to nine samples.
 
     Nothing where the module runs with values alone. Sizes at which it raises say nothing: nobody asked for them.
     """
-    return _first_broken(session, _remainders(session))
+    return _first_broken(session, _asked(session))
+
+
+def refused_by_one(session: Session, reference: nn.Module) -> list[Mismatch]:
+    """The first of these sizes at which one of two modules raises and the other runs."""
+    arguments, inputs = session.arguments(session.at()), session.signature.inputs.leaves
+    probes = [Probe(one, arguments, real=False, inner=False) for one in (reference, session.net)]
+    if any(_raised(probe, None) for probe in probes):
+        return []
+    for sizes in _asked(session):
+        expected, found = (_raised(probe, [spec.shape(sizes) for spec in inputs]) for probe in probes)
+        if bool(expected) != bool(found):
+            return [Mismatch("at " + "x".join(map(str, sizes.values())), expected or "outputs", found or "outputs")]
+    return []
+
+
+def _raised(probe: Probe, shapes: Sequence[tuple[int, ...]] | None) -> str:
+    """What a run without values raises."""
+    try:
+        probe.run() if shapes is None else probe.run(shapes)
+    except ProbeError as error:
+        return str(error) or "an error"
+    return ""
+
+
+def _asked(session: Session) -> Iterator[dict[str, int]]:
+    return itertools.chain(_smallest(session), _remainders(session))
 
 
 def smallest_counterexample(session: Session) -> list[Mismatch]:
@@ -79,6 +110,14 @@ def _remainders(session: Session) -> Iterator[dict[str, int]]:
         steps = {name: (i * (2 * k + 1) + 5 * k) % REMAINDERS for k, name in enumerate(varying)}
         sizes = {name: axes[name].near(example[name] + step * max(axes[name].step, 1)) for name, step in steps.items()}
         yield session.at(**sizes, B=1 + i % _BATCHES)
+
+
+def _smallest(session: Session) -> Iterator[dict[str, int]]:
+    """One sample of the smallest legal images."""
+    axes, dims = session.signature.axes, [dim for spec in session.signature.outputs.leaves for dim in spec.dims]
+    first = {name: first_legal(name, axes, dims) for name in axes if name != "B"}
+    for i in range(_SMALLEST if first.keys() & {"H", "W"} else 0):
+        yield session.at(**{name: size + i * axes[name].step for name, size in first.items()}, B=1)
 
 
 def _small(session: Session) -> Iterator[dict[str, int]]:

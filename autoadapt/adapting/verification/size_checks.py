@@ -56,7 +56,10 @@ def sizes_and_batches(session: Session) -> Findings:
         faults = _usual_sizes(session, copied) or _turned_squares(session, copied)
     if session.plan is not None:  # whose sizes are proven
         return Findings(faults, _spread(session))
-    return Findings(faults or other_remainders(session), f"{_spread(session)}, {REMAINDERS} more for shapes alone")
+    return Findings(
+        faults or other_remainders(session),
+        f"{_spread(session)}, {REMAINDERS} more, and the smallest, for shapes alone",
+    )
 
 
 def _usual_image(session: Session, started: float) -> Iterator[dict[str, int]]:

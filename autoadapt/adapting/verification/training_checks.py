@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from autoadapt.adapting.verification.channel_gradients import cut_channels
 from autoadapt.adapting.verification.comparing import differing, no_numbers, not_excused
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.given_values import as_given, written_inputs
@@ -39,7 +40,7 @@ def training(session: Session) -> Findings:
         step = _trained(session, row, each=number == len(rows))
         if step is not None and (faults := _own_faults(session, step, train=True)):
             return Findings(faults)
-    return Findings(detail=f"forward and backward, {len(rows)} shapes of the input")
+    return Findings(_cut_channels(session, train=True), f"forward and backward, {len(rows)} shapes of the input")
 
 
 def _trained(session: Session, row: Mapping[str, int], *, each: bool) -> _Step | None:
@@ -75,7 +76,8 @@ def gradients(session: Session) -> Findings:
     unused = [Mismatch(name, "a gradient", "none: it is not used") for name in new]
     count = len(step.unused)
     detail = f"{count} parameters that the backbone itself does not use" if count else "no unused parameter"
-    return Findings(_own_faults(session, step, train=False) + unused, detail)
+    faults = _own_faults(session, step, train=False) + unused
+    return Findings(faults or _cut_channels(session, train=False), detail)
 
 
 def _refuse_writing(session: Session, error: Exception) -> None:
@@ -118,6 +120,14 @@ def _newly_unused(session: Session, step: _Step, *, train: bool) -> list[str]:
 def _own_faults(session: Session, step: _Step, *, train: bool) -> list[Mismatch]:
     """The faults without those that the bare backbone shows as well."""
     return not_excused(session, step.faults, lambda: _bare_step(session, train=train).faults)
+
+
+def _cut_channels(session: Session, *, train: bool) -> list[Mismatch]:
+    """Channels that no gradient leaves, unless the bare backbone has such as well."""
+    bare = session.backbone()
+    return not_excused(
+        session, cut_channels(session, train=train), lambda: cut_channels(bare, train=train) if bare else []
+    )
 
 
 def _bare_step(session: Session, *, train: bool) -> _Step:

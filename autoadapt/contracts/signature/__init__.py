@@ -1,6 +1,6 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
-from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, range_at, smallest_size
+from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, first_legal, range_at, smallest_size
 from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
 from autoadapt.contracts.signature.channel_names import channel_names, met_by_name
 from autoadapt.contracts.signature.held_values import Bound, Held
@@ -44,6 +44,7 @@ __all__ = [
     "describe",
     "dtype_name",
     "equal_where_legal",
+    "first_legal",
     "frames_of",
     "image_of",
     "in_order",

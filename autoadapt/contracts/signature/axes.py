@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import Field
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["AxisSizes", "equal_where_legal", "range_at", "smallest_size"]
+__all__ = ["AxisSizes", "equal_where_legal", "first_legal", "range_at", "smallest_size"]
 
 
 class AxisSizes(MadeByHand):
@@ -104,3 +104,24 @@ def smallest_size(dim: Dim, cells: int, axis: str, sizes: Mapping[str, int], *, 
     """
     enough = lambda size: bool(dim.evaluate({**sizes, axis: size}) >= cells)  # noqa: E731
     return bisect_left(range(1, below), True, key=enough) + 1
+
+
+def first_legal(name: str, axes: Mapping[str, AxisSizes], dims: Iterable[Dim]) -> int:
+    """The smallest legal size of an axis: of images at which each output has a cell, though it was not seen to run.
+
+    Args:
+        name: The axis.
+        axes: All of the input.
+        dims: Of all outputs.
+
+    Example:
+        >>> first_legal("H", {"H": AxisSizes(example=64, smallest=6)}, [Dim.parse("floor(H/4)")])
+        4
+    """
+    axis, example = axes[name], {other: sizes.example for other, sizes in axes.items()}
+    first = axis.near(1)
+    if axis.step == 0 or axis.bounded or name not in ("H", "W"):
+        return first
+    seen = [dim for dim in dims if name in dim.axes]
+    least = max([smallest_size(dim, 1, name, example, below=first) for dim in seen], default=1)
+    return least + (axis.offset - least) % axis.step
