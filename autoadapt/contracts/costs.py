@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
+from autoadapt.contracts.views import aliased, clone_buffers, copy_module, on_meta
 
 __all__ = [
     "Cost",
@@ -149,7 +150,7 @@ def multiply_adds_of(module: nn.Module, arguments: Arguments) -> int:
     """Multiply-adds of one pass, on the meta device where the module runs there.
 
     Args:
-        module: The module, in the mode in which it runs; it runs itself where it looks at values.
+        module: The module, in the mode in which it runs; a copy runs for real where it looks at values.
         arguments: An example call.
     """
     return multiply_adds_by_part(module, arguments, ())[""]
@@ -159,22 +160,37 @@ def multiply_adds_by_part(module: nn.Module, arguments: Arguments, paths: Collec
     """Multiply-adds of one pass, and those that fall into some of its submodules, by path; the whole is the empty one.
 
     Args:
-        module: The module, in the mode in which it runs; a copy without values runs where it can.
+        module: The module, in the mode in which it runs; a copy runs, without values where it can.
         arguments: An example call.
         paths: Submodules; one may stand inside another.
     """
     from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that few need
 
     tree, tensors = flatten(arguments.values)
+    given = [tensor.detach() for tensor in tensors]  # the counter's hooks fail at leaves, and at views of parameters
     try:
-        copied = copy_module(module, on_meta).requires_grad_(False)  # the counter's hooks fail at views of parameters
-        given = Arguments(rebuild(tree, [tensor.to("meta") for tensor in tensors]), arguments.positional)
+        copied = copy_module(module, on_meta).requires_grad_(False)
+        call = Arguments(rebuild(tree, [tensor.to("meta") for tensor in given]), arguments.positional).call
         with on_the_meta_device(module, OutsideCaches(copied)), FlopCounterMode(display=False) as flops:
-            found = _counted(copied, paths, flops, lambda: apart(given.call, copied))
-    except Exception:  # code that looks at values: for real, with attention as the matrix products that are counted
-        with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
-            found = _counted(module, paths, flops, lambda: arguments.call(module))
+            found = _counted(copied, paths, flops, lambda: apart(call, copied))
+    except Exception:  # code that looks at values: for real
+        copied = copy_module(module, aliased).requires_grad_(False)
+        call = Arguments(rebuild(tree, given), arguments.positional).call
+        with _plain_attention(), FlopCounterMode(display=False) as flops:
+            found = _counted(copied, paths, flops, lambda: call(copied))
     return found
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as matrix products, and none of PyTorch's fused encoder layers, in which nothing is counted."""
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fast)
 
 
 def _counted(module: nn.Module, paths: Collection[str], flops: Any, run: Callable[[], object]) -> dict[str, int]:

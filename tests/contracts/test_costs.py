@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing import bind
-from autoadapt.contracts.costs import cost_of, with_values
+from autoadapt.contracts.costs import cost_of, multiply_adds_of, with_values
 
 
 def test_multiply_adds_of_known_models_are_those_that_are_published() -> None:
@@ -35,6 +35,33 @@ class Attending(nn.Module):
 def test_attention_counts_also_where_the_module_runs_only_for_real(looks: bool) -> None:
     found = cost_of(Attending(looks), torch.randn(2, 4, 50, 16), repeats=1)
     assert found.multiply_adds == 2 * (2 * 4 * 50 * 50 * 16)
+
+
+class Sentences(nn.Module):
+    """Queries that are learned and an encoder layer of PyTorch, and, as a choice, code that looks at values."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.looks, self.queries = looks, nn.Parameter(torch.randn(5, 8))
+        self.encode = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.decode = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        queries = self.queries.expand(len(x), -1, -1)
+        made: torch.Tensor = self.decode(queries, self.encode(x))
+        return made * 2 if self.looks and float(made.sum()) == 12345.0 else made
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_transformers_count_alike_whether_they_are_trained_or_look_at_values(looks: bool, is_trained: bool) -> None:
+    module, x = Sentences(looks).eval().requires_grad_(is_trained), torch.randn(2, 6, 8, requires_grad=is_trained)
+    attention = 4 * 8 * 8
+    found = multiply_adds_of(module, bind(module, x))
+    encoder = 6 * (attention + 2 * 6 * 8 + 2 * 8 * 16)
+    decoder = 5 * (attention + 2 * 5 * 8 + 2 * 8 * 8 + 2 * 6 * 8 + 2 * 8 * 16) + 6 * 2 * 8 * 8
+    assert found == 2 * (encoder + decoder) == cost_of(module, x, repeats=1).multiply_adds
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_the_peak_counts_what_is_alive_at_once_and_not_what_is_gone() -> None:
