@@ -1,5 +1,7 @@
 """Functions between an output and its reader: those that are linear over channels fold, and the others are named."""
 
+import copy
+
 import pytest
 import torch
 from test_folding import Between, Model, X, adapted, assert_alike
@@ -175,6 +177,11 @@ class ShapeOnly(nn.Module):
         return self.consumer(functional.interpolate(levels[0], levels[1].shape[2:])) * self.function(levels[1])
 
 
+def has_ten(level):
+    assert level.shape[1] == 10
+    return 1.0
+
+
 class OfAll(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -192,6 +199,11 @@ class OfAll(nn.Module):
         lambda level: torch.zeros_like(level)[:, :1] + 1,
         lambda level: torch.ones(1).to(level),
         lambda level: torch.ones(1, 1, 1, 1).expand_as(level).mean(),
+        lambda level: torch.ones_like(level).sum(),
+        lambda level: level.shape[1] / 10,
+        lambda level: level.size(1) + level[0].numel() + len(level[0]),
+        lambda level: torch.ones(10).expand(level.shape[1]).sum(),
+        has_ten,
     ],
 )
 def test_a_level_of_which_only_the_shape_is_read_has_no_adapter(function):
@@ -205,23 +217,71 @@ def test_a_level_of_which_only_the_shape_is_read_has_no_adapter(function):
         assert_alike(folded(x), model(x))
 
 
-def has_ten(level):
-    assert level.shape[1] == 10
-    return 1.0
-
-
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (lambda level: level.shape[1] / 10, "answers otherwise"),
-        (lambda level: torch.ones(10).expand(level.shape[1]).sum(), "does not run"),
-        (has_ten, "the folded model does not run"),
+        (lambda level: level.stride(0) / level.stride(1), "answers otherwise"),
+        (lambda level: torch.ones(10).expand(level.stride(0) // level.stride(1)).sum(), "does not run"),
     ],
 )
-def test_a_level_whose_number_of_channels_is_read_keeps_it(function, why):
+def test_a_level_whose_number_of_channels_is_read_otherwise_keeps_it(function, why):
     model = adapted(OfAll(function), 6, 7)
     folded = fold(model, inputs=X)
     (stay,) = folded.backbone.folded.stays
     assert (stay.output, stay.reader) == ("1", "what reads its shape")
     assert why in stay.why
     assert_alike(folded(X), model(X))
+
+
+class Placed(nn.Module):
+    """Adds what it makes for each channel and place, and puts ones beside places."""
+
+    def __init__(self, function=lambda level: level.shape[1]):
+        super().__init__()
+        self.function, self.read = function, nn.Conv2d(10, 4, 3, padding=1)
+
+    def forward(self, level):
+        rates = torch.arange(1.0, 1 + self.function(level), device=level.device)[:, None, None]
+        places = torch.arange(level.shape[2] * 1.0, device=level.device)[:, None]
+        beside = torch.ones_like(level[:, :, :1])
+        return self.read(torch.cat([level + torch.sin(places / rates), beside], 2))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda level: level.shape[1], lambda level: level.size()[1], lambda level: level.size(1)]
+)
+def test_tensors_that_are_made_from_a_shape_keep_their_channels(function):
+    model = adapted(Model([nn.Conv2d(8, 4, 1), Placed(function)]), 6, 7)
+    folded = is_folded(model)
+    assert_alike(torch.compile(folded, backend="eager")(X), model(X))
+    assert_alike(copy.deepcopy(folded)(X), model(X))
+    twice = fold(fold(model, inputs=X, outputs=["1"]), inputs=X, outputs=["0"])
+    assert_alike(twice(X), model(X))
+
+
+def test_a_shape_that_is_read_for_channels_and_for_a_view_keeps_the_adapter_and_advises_nothing_that_does_not_help():
+    def function(level):
+        samples, channels, height, width = level.shape
+        return level.view(samples, channels, height * width).sum(2)[..., None, None] + torch.ones(channels, 1, 1)
+
+    with pytest.raises(BuildError, match=r"torch.add is given tensors of \(8, 8\) channels") as met:
+        fold(built(function), inputs=X, outputs=["1"])
+    assert "fold with inputs=" not in str(met.value)
+
+
+class Queried(nn.Module):
+    """Attention of PyTorch with learned queries behind a level, and code that looks at values."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(3, 4))
+        self.read, self.decode = nn.Conv2d(10, 4, 1), nn.TransformerDecoderLayer(4, 2, 8, batch_first=True)
+
+    def forward(self, level):
+        made = self.decode(self.queries.expand(len(level), -1, -1), self.read(level).flatten(2).mT)
+        return made[..., None] * (1.0 if float(made.detach().sum()) < 1e9 else 0.0)
+
+
+def test_a_trained_transformer_that_looks_at_values_is_folded_and_its_cost_is_told():
+    before, after = is_folded(adapted(Model([nn.Conv2d(8, 4, 1), Queried()]), 6, 7)).backbone.folded.multiply_adds
+    assert 0 < after < before

@@ -19,14 +19,17 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.swapping.folding.foldings import Stay
+from autoadapt.swapping.folding.linear_functions import LIKE, SHAPES
 from autoadapt.swapping.folding.other_runs import Run, runs_of
 from autoadapt.swapping.folding.reading_layers import FOLDED
+from autoadapt.swapping.folding.rerouting import UNSEEN
 from autoadapt.swapping.folding.settling import Settled, Settling, projected
 from autoadapt.swapping.stand_ins import first_path
 
 __all__ = ["fold", "folded_as_far"]
 
 _TOLERANCE = 1e-5
+_HEAVIER = "the model would be heavier"
 _SHAPE = "what reads its shape"
 """The reader of an output none of whose values is read."""
 
@@ -91,21 +94,42 @@ def folded_as_far(work: Settling, wanted: Sequence[str], *, may_be_heavier: bool
         What was folded into what, and the model; None where nothing can be folded.
     """
     kept: dict[str, Stay] = {}
+    wide: dict[str, frozenset[str]] = {}
     while True:
-        settled = work.settle(wanted, kept)
+        settled = work.settle(wanted, kept, wide)
         if not settled.levels:
             return settled, None
         made = work.made(settled)
         fault = _fault(work, made, may_be_heavier)
         if not fault:
             return settled, made
-        alone = {level: work.settle([level]) for level in settled.levels} if len(settled.levels) > 1 else {}
-        found = {level: _fault(work, work.made(one), may_be_heavier) for level, one in alone.items() if one.levels}
-        faults = {level: why for level, why in found.items() if why} or dict.fromkeys(settled.levels, fault)
+        found = {level: _alone(work, level, may_be_heavier) for level in settled.levels}
+        before = dict(wide)
+        wide |= {level: names for level, (names, why) in found.items() if names and not why}
+        if wide != before:
+            continue
+        faults = {level: why for level, (_, why) in found.items() if why} or dict.fromkeys(settled.levels, fault)
         read = settled.found.read
         kept |= {
             level: Stay(output=level, reader=", ".join(read[level]) or _SHAPE, why=why) for level, why in faults.items()
         }
+
+
+def _alone(work: Settling, level: str, may_be_heavier: bool) -> tuple[frozenset[str], str]:
+    """What is wrong with folding one output alone, and which functions have to see as many channels as before."""
+    first, before = "", None
+    for names in (frozenset[str](), LIKE, LIKE | SHAPES):
+        settled = work.settle([level], wide={level: names})
+        if not settled.levels or settled.found.calls == before:
+            continue
+        before = settled.found.calls
+        fault = _fault(work, work.made(settled), may_be_heavier)
+        if not fault:
+            return names, ""
+        if fault.startswith(_HEAVIER):
+            return names, fault
+        first = first or fault
+    return frozenset(), first
 
 
 def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
@@ -121,7 +145,7 @@ def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
     told = {"multiply_adds": (before, after), "multiply_adds_of_ones": of_ones}
     vars(net)["folded"] = net.folded.model_copy(update=told)
     if after > before and not may_be_heavier:
-        return f"the model would be heavier, {after:,} multiply-adds for {before:,}; name it in outputs= to fold it"
+        return f"{_HEAVIER}, {after:,} multiply-adds for {before:,}; name it in outputs= to fold it"
     return next((why for run in work.runs if (why := _unlike(made, run))), "")
 
 
@@ -175,7 +199,7 @@ def _unlike(made: nn.Module, run: Run) -> str:
         after = run.of(made)
     except Exception as error:  # whatever code raises that counts on the old channels
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"the folded model does not run: {said.split(FOLDED)[0]}"
+        return f"the folded model does not run: {said.split(FOLDED)[0].split(UNSEEN)[0]}"
     if run.in_training:
         return ""
     for left, right in zip(run.answer, after, strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -14,11 +15,11 @@ from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, drops, follow
 from autoadapt.swapping.folding.reading_layers import is_reader, misfit, why_not_read
-from autoadapt.swapping.folding.rerouting import function_name, instead
+from autoadapt.swapping.folding.rerouting import Reroute, function_name, instead
 from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
 from autoadapt.swapping.folding.watched_runs import Watch, watched
 
-__all__ = ["Call", "Obstacle", "Readings", "readings"]
+__all__ = ["NONE_WIDE", "Call", "Obstacle", "Readings", "Wide", "readings"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Obstacle:
     module: str = ""
     """Path of the module without children that does it with this tensor alone, if one does."""
 
+
+Wide: TypeAlias = Mapping[str, Collection[str]]
+"""Names of functions that read a shape and see as many channels as before, by output."""
+NONE_WIDE: Wide = MappingProxyType({})
 
 Operand: TypeAlias = tuple[int, tuple[Piece, ...]]
 """The axis of channels and the pieces of a tensor that a function is given."""
@@ -46,11 +51,13 @@ class Call:
     """The tensors that it is given, at each call of its module."""
     results: int
     expands: bool
+    width: int = 0
 
     @property
     def what(self) -> tuple[object, ...]:
         """What has to be the same at each call of its module."""
-        return self.function, self.number, self.does, self.results, self.given[0][0][0], len(self.given[0])
+        axis = self.given[0][0][0]
+        return self.function, self.number, self.does, self.results, self.width, axis, len(self.given[0])
 
 
 def _both(calls: tuple[Call, ...], others: tuple[Call, ...]) -> tuple[Call, ...] | None:
@@ -143,6 +150,7 @@ def readings(
     levels: Mapping[str, Statement],
     fronts: Collection[str] = (),
     *,
+    wide: Wide = NONE_WIDE,
     in_training: bool = False,
 ) -> Readings:
     """Run a copy of a model and follow the outputs of its adapted module.
@@ -153,11 +161,12 @@ def readings(
         call: Runs the model.
         levels: What is known of its outputs; those left out count as any other tensor.
         fronts: Modules in front of which the projection is put, which read it whole.
+        wide: Functions that see as many channels as before in a shape, by the output that it is made of.
         in_training: Whether it runs in train mode.
     """
 
     def start(copied: nn.Module) -> _Watch:
-        watch = _Watch(copied, levels, fronts)
+        watch = _Watch(copied, levels, fronts, wide)
         if in_training:
             watch.may_drop = {name for name, module in model.named_modules() if not module.training}
         return watch
@@ -181,10 +190,10 @@ class _Frame:
 class _Watch(Watch):
     """Follows everything that is made of the outputs of the adapted module."""
 
-    def __init__(self, model: nn.Module, levels: Mapping[str, Statement], fronts: Collection[str]) -> None:
+    def __init__(self, model: nn.Module, levels: Mapping[str, Statement], fronts: Collection[str], wide: Wide) -> None:
         super().__init__()
         self.found = Readings(read={level: [] for level in levels}, levels=levels)
-        self._model, self._levels, self._fronts = model, levels, set(fronts)
+        self._model, self._levels, self._fronts, self._wide = model, levels, set(fronts), wide
         self._frames: list[_Frame] = []
         self._plain_calls: set[str] = set()
         self._before: dict[str, Statement] = {}
@@ -260,8 +269,11 @@ class _Watch(Watch):
         result = func(*args, **(kwargs or {}))
         is_again = func is instead
         name = args[0].function if is_again else function_name(func)
-        told = not self._is_inside and name not in SHAPE_ONLY and self.stated_in((args, kwargs))
-        does = self._follow(name, func, args, kwargs or {}, result) if told else ""
+        told = [] if self._is_inside else self.stated_in((args, kwargs))
+        if name in SHAPE_ONLY:
+            does = self._widen(name, told, args) if told else ""
+        else:
+            does = self._follow(name, func, args, kwargs or {}, result) if told else ""
         for frame in self._frames[-1:] if does or is_again else self._frames:
             frame.calls[name] += 1
         return self._renamed(result) if does == "join" and any(result is one for one in args) else result
@@ -296,6 +308,17 @@ class _Watch(Watch):
             operands = tuple((one.axis, one.pieces) for one in done.operands)
             frame.rerouted.append(Call(name, frame.calls[name], done.does, (operands,), results, done.expands))
         return done.does
+
+    def _widen(self, name: str, told: Sequence[Statement], args: tuple[Any, ...]) -> str:
+        """Let a function that reads a shape see as many channels as before, if it is one of those that shall."""
+        stated, again = told[0], args[0] if args and isinstance(args[0], Reroute) else None
+        is_wide = any(name in self._wide.get(level, ()) for level in stated.levels)
+        if not (is_wide and self._frames and stated.shuffle is None and stated.outer == stated.inner == 1):
+            return ""
+        frame, width = self._frames[-1], stated.channels if again is None else again.width
+        operand = stated.axis, stated.pieces
+        frame.rerouted.append(Call(name, frame.calls[name], "wide", ((operand,),), 0, False, width))
+        return "wide"
 
     def _refuse(self, name: str, why: str, given: object) -> None:
         frame = self._frames[-1] if self._frames else None

@@ -14,14 +14,19 @@ from autoadapt.swapping.folding.rerouting import Reroute, function_name, instead
 from autoadapt.swapping.folding.shuffles import ORDERING, shuffled
 from autoadapt.swapping.folding.statements import STALE, NotLinearError, Statement, joined, plain_statement, summed
 
-__all__ = ["SHAPE_ONLY", "Followed", "drops", "follow"]
+__all__ = ["LIKE", "SHAPES", "SHAPE_ONLY", "Followed", "drops", "follow"]
 
-SHAPE_ONLY = frozenset(
-    {"size", "dim", "numel", "stride", "is_floating_point", "__len__", "is_contiguous", "get_device", "element_size"}
+LIKE = frozenset(f"{name}_like" for name in ("empty", "full", "ones", "rand", "randn", "zeros"))
+"""Functions that make a tensor of another's shape."""
+SHAPES = frozenset({"shape", "size", "numel", "__len__"})
+"""Functions that tell a shape."""
+SHAPE_ONLY = (
+    frozenset({"dim", "stride", "is_floating_point", "is_contiguous", "get_device", "element_size"})
     | {f"new_{name}" for name in ("empty", "full", "ones", "tensor", "zeros")}
-    | {f"{name}_like" for name in ("empty", "full", "ones", "rand", "randn", "zeros")}
+    | LIKE
+    | SHAPES
 )
-"""Functions that read no values; the getters of attributes are others."""
+"""Functions that read no values; the getters of other attributes are others."""
 _SHAPED_LIKE = frozenset({"to", "type_as", "view_as", "reshape_as", "expand_as"})
 """They read values of their first tensor alone."""
 
@@ -325,6 +330,8 @@ def _again(given: Sequence[Any], known: Known) -> Followed:
     widths = [one.shape[reroute.axis] for one in tensors]
     pairs = zip(tensors, widths, strict=True)
     parts = [known(one) or plain_statement(reroute.axis, width, width) for one, width in pairs]
+    if reroute.does == "wide":
+        raise NotLinearError("it tells a number of channels")
     if reroute.does == "whole":
         return Followed((parts[0],) * max(reroute.results, 1), "whole", tuple(parts))
     made = joined(parts)

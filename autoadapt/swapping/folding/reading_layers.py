@@ -162,7 +162,8 @@ def _refuse_other_channels(layer: nn.Module, args: tuple[Any, ...]) -> None:
     axis = -1 if is_linear else 1 - layer.weight.dim()  # type: ignore[operator]
     if not args or not isinstance(args[0], torch.Tensor) or args[0].dim() < -axis:
         return
-    given = args[0].shape[axis]
+    with torch._C.DisableTorchFunction():  # it is no call of the model's code, which `Reroute` counts
+        given = args[0].shape[axis]
     if not isinstance(given, torch.Tensor) and given != expected:  # one is, while torch.jit traces
         raise RuntimeError(
             f"{layer} is given {given} channels and reads {expected}{FOLDED} for other paths than this one; "

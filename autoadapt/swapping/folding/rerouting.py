@@ -13,7 +13,10 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["Reroute", "function_name", "instead", "rerouted"]
+__all__ = ["UNSEEN", "Reroute", "function_name", "instead", "rerouted"]
+
+UNSEEN = "; fold with inputs= that take this path"
+"""What helps where a call was not seen; in the runs of `fold` itself nothing of it."""
 
 
 class Reroute(MadeByHand):
@@ -22,9 +25,10 @@ class Reroute(MadeByHand):
     function: str
     number: int = Field(ge=0)
     """Which call of the function it is, in one call of the module."""
-    does: Literal["join", "beside", "whole"]
+    does: Literal["join", "beside", "whole", "wide"]
     """`join` hands on the summands one after the other, `whole` all channels in place of some; `beside` gives each of
-    the tensors that are put beside each other channels of its own, and zeros for those of the others."""
+    the tensors that are put beside each other channels of its own, and zeros for those of the others; `wide` lets a
+    function that reads a shape alone see as many channels as before."""
     axis: int = Field(ge=0)
     """Which axis holds channels."""
     channels: tuple[int, ...]
@@ -35,6 +39,8 @@ class Reroute(MadeByHand):
     """How many tensors it returns; 0 for one without a container."""
     expands: bool = False
     """Whether summands are of different sizes."""
+    width: int = Field(default=0, ge=0)
+    """How many channels there were before, for `wide`."""
 
     def __call__(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What is done in place of the function.
@@ -49,10 +55,14 @@ class Reroute(MadeByHand):
         if found not in (self.channels, *self.also):
             raise RuntimeError(
                 f"torch.{self.function} is given tensors of {found} channels, and was given {self.channels} when the "
-                f"model was folded; fold with inputs= that take this path"
+                f"model was folded{UNSEEN}"
             )
         if self.does == "join":
             return torch.cat(given, self.axis)
+        if self.does == "wide":
+            wide = given[0].narrow(self.axis, 0, 1)
+            wide = wide.expand(*wide.shape[: self.axis], self.width, *wide.shape[self.axis + 1 :])
+            return function(wide, *args[1:], **{name: one for name, one in kwargs.items() if one is not given[0]})
         if self.does == "beside":
             beside = [_among_zeros(one, self.axis, sum(found[:i]), sum(found[i + 1 :])) for i, one in enumerate(given)]
             return function(beside, *args[1:], **{name: one for name, one in kwargs.items() if name != "tensors"})
@@ -83,7 +93,8 @@ def _of_one_size(tensors: Sequence[torch.Tensor], axis: int) -> list[torch.Tenso
 
 def function_name(function: Any) -> str:
     """The name by which calls of a function are told and counted."""
-    return str(getattr(function, "__name__", function))
+    name = str(getattr(function, "__name__", function))
+    return "shape" if name == "__get__" and getattr(function, "__self__", None) is torch.Tensor.shape else name
 
 
 class _Rerouting(TorchFunctionMode):
@@ -116,21 +127,27 @@ class Rerouted(nn.Module):
             return super().forward(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _empty, (type(self).__mro__[2],), self.__dict__
+        return _empty, (type(self).__mro__[2], _is_compiled(self.__dict__["rerouted"])), self.__dict__
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+def _is_compiled(reroutes: Sequence[Reroute]) -> bool:
+    """Whether PyTorch's compiler sees all calls that are rerouted: it reads `tensor.shape` without asking any mode."""
+    return all(one.function != "shape" for one in reroutes)
 
 
-def _class_over(kind: type[nn.Module]) -> type[nn.Module]:
-    if kind not in _CLASSES:
-        named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        _CLASSES[kind] = type(kind.__name__, (Rerouted, kind), named)
-    return _CLASSES[kind]
+_CLASSES: dict[tuple[type[nn.Module], bool], type[nn.Module]] = {}
 
 
-def _empty(kind: type[nn.Module]) -> nn.Module:
-    made = _class_over(kind)
+def _class_over(kind: type[nn.Module], is_compiled: bool) -> type[nn.Module]:
+    if (kind, is_compiled) not in _CLASSES:
+        named: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        own = {} if is_compiled else {"forward": torch.compiler.disable(Rerouted.forward)}  # type: ignore[no-untyped-call]
+        _CLASSES[kind, is_compiled] = type(kind.__name__, (Rerouted, kind), named | own)
+    return _CLASSES[kind, is_compiled]
+
+
+def _empty(kind: type[nn.Module], is_compiled: bool) -> nn.Module:
+    made = _class_over(kind, is_compiled)
     return made.__new__(made)
 
 
@@ -138,6 +155,6 @@ def rerouted(module: nn.Module, reroutes: Sequence[Reroute]) -> nn.Module:
     """The module itself, with some calls of functions rerouted from now on, beside those that were before."""
     every = {(one.function, one.number): one for one in (*module.__dict__.get("rerouted", ()), *reroutes)}
     module.__dict__["rerouted"] = tuple(every.values())
-    if not isinstance(module, Rerouted):
-        module.__class__ = _class_over(type(module))
+    kind = type(module).__mro__[2] if isinstance(module, Rerouted) else type(module)
+    module.__class__ = _class_over(kind, _is_compiled(module.__dict__["rerouted"]))
     return module

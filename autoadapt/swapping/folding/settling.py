@@ -20,7 +20,7 @@ from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.folding.attention import attention_of, opened
 from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, next_number, put_layers
-from autoadapt.swapping.folding.following import Call, Readings, readings
+from autoadapt.swapping.folding.following import NONE_WIDE, Call, Readings, Wide, readings
 from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.reading_layers import is_reader, merged, needs_ones
 from autoadapt.swapping.folding.rerouting import Reroute
@@ -84,12 +84,15 @@ class Settling:
         """The model with its attention opened, in which outputs are followed to layers."""
         return opened(self.model, self.path, self.runs[0].of)
 
-    def settle(self, wanted: Collection[str], kept: Mapping[str, Stay] = MappingProxyType({})) -> Settled:
+    def settle(
+        self, wanted: Collection[str], kept: Mapping[str, Stay] = MappingProxyType({}), wide: Wide = NONE_WIDE
+    ) -> Settled:
         """Follow outputs to what reads them, and let those stay that something reads that needs their projections.
 
         Args:
             wanted: The outputs.
             kept: Those among them that stay in any case.
+            wide: Functions that see as many channels as before in a shape, by output.
         """
         routes = {route.target: route for route in self.net.plan.routes if route.target in wanted}
         unfit = {target: stay for target, route in routes.items() if (stay := _unfit(route)) is not None}
@@ -97,7 +100,7 @@ class Settling:
         levels = {target: self._statement(route) for target, route in routes.items() if target not in stays}
         fronts: set[str] = set()
         while True:
-            found = self._readings(levels, fronts)
+            found = self._readings(levels, fronts, wide)
             if not found.obstacles:
                 return Settled(levels, found, stays)
             for level, met in found.obstacles.items():
@@ -110,10 +113,10 @@ class Settling:
                 stays[level] = Stay(output=level, reader=named, why=next((one.why for one in met if one.why), ""))
                 del levels[level]
 
-    def _readings(self, levels: Mapping[str, Statement], fronts: Collection[str]) -> Readings:
+    def _readings(self, levels: Mapping[str, Statement], fronts: Collection[str], wide: Wide) -> Readings:
         found: Readings | None = None
         for run in self.runs:
-            seen = readings(self.opened, self.path, run.call, levels, fronts, in_training=run.in_training)
+            seen = readings(self.opened, self.path, run.call, levels, fronts, wide=wide, in_training=run.in_training)
             if found is None:
                 found = seen
             else:
@@ -227,6 +230,7 @@ def _reroute(call: Call, ones: Collection[str]) -> Reroute:
             "also": also,
             "results": call.results,
             "expands": call.expands,
+            "width": call.width,
         }
     )
 
