@@ -123,11 +123,8 @@ def _own_faults(session: Session, step: _Step, *, train: bool) -> list[Mismatch]
 
 
 def _cut_channels(session: Session, *, train: bool) -> list[Mismatch]:
-    """Channels that no gradient leaves, unless the bare backbone has such as well."""
-    bare = session.backbone()
-    return not_excused(
-        session, cut_channels(session, train=train), lambda: cut_channels(bare, train=train) if bare else []
-    )
+    """Channels that no gradient leaves; what a plan was built into cuts none but those of the backbone itself."""
+    return [] if session.plan is not None else cut_channels(session, train=train)
 
 
 def _bare_step(session: Session, *, train: bool) -> _Step:
