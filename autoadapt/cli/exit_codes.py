@@ -14,7 +14,6 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +88,8 @@ def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: b
 def _in_shell(fault: Mismatch) -> Mismatch:
     """A fault in the words of the command at hand."""
     remedy = "\n".join(in_shell(line) for line in fault.remedy.splitlines())
-    where, expected, found = map(sentence, (fault.where, fault.expected, fault.found))
-    return replace(fault, where=where, expected=expected, found=found, remedy=remedy)
+    where, expected, found, why = map(sentence, (fault.where, fault.expected, fault.found, fault.why))
+    return Mismatch(where, expected, found, remedy, why)
 
 
 def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]:
@@ -104,6 +103,8 @@ def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]
             lines += _wrapped(_difference(fault, with_place=True), "  ", "    ")
         if len(mismatches) > _MOST_FAULTS:
             lines.append(f"  and {len(mismatches) - _MOST_FAULTS} more, which --json shows")
+    for why in dict.fromkeys(fault.why for fault in mismatches[:_MOST_FAULTS] if fault.why):
+        lines += _wrapped(why, "  why  ", "       ")
     remedies = [line for fault in mismatches for line in fault.remedy.splitlines() if line]
     labels = ["try", *[""] * _MOST_REMEDIES]
     shown = list(dict.fromkeys(remedies))[:_MOST_REMEDIES]

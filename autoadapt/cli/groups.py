@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from autoadapt.cli.exit_codes import BAD_CALL, STOPPED, complain
 from autoadapt.cli.remedies import Options, speaking_for
+from autoadapt.cli.repeated_options import refuse_repeated
 from autoadapt.errors import Mismatch
 from autoadapt.showing.tables import fitting
 
@@ -60,6 +61,13 @@ class Group(TyperGroup):
 
 class Command(TyperCommand):
     """A command, whose errors and results say what to do by its own options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read its words; an option that takes one value may be given once."""
+        if not ctx.resilient_parsing:
+            given = self.make_parser(ctx).parse_args(list(args))[2]
+            refuse_repeated(self.params, given, args, ctx)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
@@ -129,5 +137,5 @@ def _complain_of_call(error: Any, args: Sequence[str] | None) -> None:
         names.insert(0, context.info_name)
         context = context.parent
     command = " ".join(["autoadapt", *names])
-    fault = Mismatch(command, "", "", f"{command} --help")
+    fault = Mismatch(command, "", "", getattr(error, "remedy", f"{command} --help"))
     complain(command, error.format_message().rstrip("."), [fault], "--json" in given)
