@@ -247,6 +247,28 @@ class Placed(nn.Module):
         return self.read(torch.cat([level + torch.sin(places / rates), beside], 2))
 
 
+class Cached(nn.Module):
+    """Adds positions that the first call makes, by additions and from shapes, and further ones find."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.read, self.cached, self.width = nn.Conv2d(10, 4, 1), None, width
+
+    def forward(self, level):
+        if self.cached is None or self.cached.shape[-2:] != level.shape[-2:]:
+            self.cached = torch.linspace(0, 1, self.width(level)).add(1.0)[:, None, None].expand(level.shape[1:])
+        return self.read(level.add(self.cached))
+
+
+@pytest.mark.parametrize("width", [lambda level: 10, lambda level: level.shape[1]])
+def test_a_model_that_keeps_what_its_first_call_made_answers_at_the_second_one_too(width):
+    model = adapted(Model([nn.Conv2d(8, 4, 1), Cached(width)]), 6, 7)
+    model.consumers[1].cached = None
+    folded = fold(model, inputs=X)
+    for x in (X, X, torch.randn(1, 3, 36, 36), X):
+        assert_alike(folded(x), model(x))
+
+
 @pytest.mark.parametrize(
     "function", [lambda level: level.shape[1], lambda level: level.size()[1], lambda level: level.size(1)]
 )
