@@ -247,6 +247,24 @@ class Placed(nn.Module):
         return self.read(torch.cat([level + torch.sin(places / rates), beside], 2))
 
 
+def test_a_compiled_part_is_followed_and_stays_compiled():
+    between = torch.compile(nn.Sequential(nn.Conv2d(10, 4, 1), nn.ReLU()), backend="eager")
+    model = adapted(Model([nn.Conv2d(8, 4, 1), between]), 6, 7)
+    folded = fold(model, inputs=X)
+    assert not folded.backbone.folded.stays
+    assert type(folded.consumers[1]) is type(between)
+    with torch.no_grad():
+        assert_alike(folded(X), model(X))
+
+
+def test_a_traced_graph_whose_additions_cannot_be_rerouted_keeps_the_adapter():
+    graph = torch.fx.symbolic_trace(Placed(lambda level: 10))
+    model = adapted(Model([nn.Conv2d(8, 4, 1), graph]), 6, 7)
+    folded = fold(model, inputs=X)
+    assert [stay.output for stay in folded.backbone.folded.stays] == ["1"]
+    assert_alike(folded(X), model(X))
+
+
 class Cached(nn.Module):
     """Adds positions that the first call makes, by additions and from shapes, and further ones find."""
 

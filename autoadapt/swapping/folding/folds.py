@@ -20,7 +20,7 @@ from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.swapping.folding.foldings import Stay
 from autoadapt.swapping.folding.linear_functions import LIKE, SHAPES
-from autoadapt.swapping.folding.other_runs import Run, runs_of
+from autoadapt.swapping.folding.other_runs import Run, runs_of, uncompiled_parts
 from autoadapt.swapping.folding.reading_layers import FOLDED
 from autoadapt.swapping.folding.rerouting import UNSEEN
 from autoadapt.swapping.folding.settling import Settled, Settling, projected
@@ -78,7 +78,7 @@ def fold(
     net = model.get_submodule(path)
     assert isinstance(net, AdaptedModule), "found as one"
     wanted = _wanted(net.plan, outputs)
-    with quiet():
+    with quiet(), uncompiled_parts():
         call = bind(model, told_example(model) if inputs is None else inputs)
         work = Settling(model, path, net, call, runs_of(model, call))
         settled, made = folded_as_far(work, wanted, may_be_heavier=outputs is not None)
@@ -136,8 +136,8 @@ def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
     """What is wrong with a folded model, which is told what it costs; empty for one that is right."""
     net: Any = made.get_submodule(work.path)
     readers = {one.paths[0]: one for one in net.folded.readers}
-    plain, folded = (in_eval_mode(copy_module(one, clone_buffers)) for one in (work.model, made))
     try:
+        plain, folded = (in_eval_mode(copy_module(one, clone_buffers)) for one in (work.model, made))
         before, parts = multiply_adds_of(plain, work.given), multiply_adds_by_part(folded, work.given, readers)
     except Exception:  # it does not run, which is said below
         before, parts = 0, dict.fromkeys(("", *readers), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["Run", "runs_of"]
+__all__ = ["Run", "runs_of", "uncompiled_parts"]
 
 _STEPS = (1, 2, 4, 8, 16, 32)
 """By how many pixels images are enlarged: each makes levels of that stride odd, and one all those that round up."""
@@ -34,6 +35,15 @@ class Run:
         """What a copy of the model returns."""
         mode = in_train_mode if self.in_training else in_eval_mode
         return flatten(self.call(mode(copy_module(model, clone_buffers))))[1]
+
+
+def uncompiled_parts() -> contextlib.AbstractContextManager[object]:
+    """A context in which compiled parts of a model run as they were before, so that what they call is seen.
+
+    Older versions of torch than 2.6 compile them all the same.
+    """
+    is_there = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")  # else nothing is compiled
+    return torch.compiler.set_stance("force_eager") if is_there else contextlib.nullcontext()
 
 
 def runs_of(model: nn.Module, given: Arguments) -> list[Run]:

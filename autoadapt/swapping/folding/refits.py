@@ -15,7 +15,7 @@ from autoadapt.errors import SwapError
 from autoadapt.swapping.folding.foldings import Folding, start_anew
 from autoadapt.swapping.folding.folds import folded_as_far
 from autoadapt.swapping.folding.narrowing import Narrowing, narrowing
-from autoadapt.swapping.folding.other_runs import runs_of
+from autoadapt.swapping.folding.other_runs import runs_of, uncompiled_parts
 from autoadapt.swapping.folding.settling import Settled, Settling, projected, without_projections
 
 __all__ = ["Refit", "Refitting", "refitting"]
@@ -65,7 +65,7 @@ def refitting(
     wanted = projected(net.plan)
     if not wanted:
         return None
-    with quiet():
+    with quiet(), uncompiled_parts():
         runs = runs_of(model, call)
         if how == "shrink":
             return narrowing(model, path, call, runs)
