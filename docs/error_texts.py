@@ -56,7 +56,7 @@ def error_texts(package: Path = PACKAGE) -> tuple[ErrorText, ...]:
     found: dict[tuple[str, str], list[Fault]] = {}
     for call in reader.raised:
         faults = list(reader.faults(call.args[1], DEPTH)) if len(call.args) > 1 else []
-        kind = _name(call) if _name(call) in CLASSES else "AdaptError"
+        kind = _name(call) if _name(call) in CLASSES else reader.inside.get(_name(call), "AdaptError")
         for summary in filter(_says, reader.texts(call.args[0], DEPTH)):
             found.setdefault((kind, summary), []).extend(faults)
     order = list(CLASSES)
@@ -89,7 +89,15 @@ class Reader:
         self.calls: dict[str, list[ast.Call]] = {}
         for path in sorted(package.rglob("*.py")):
             self._read(path)
-        made = [call for name in CLASSES for call in self.calls.get(name, [])]
+        self.inside = {
+            node.name: base.id
+            for node in self.file
+            if isinstance(node, ast.ClassDef)
+            for base in node.bases
+            if isinstance(base, ast.Name) and base.id in CLASSES and node.name not in CLASSES
+        }
+        """Classes of errors that stand beside what raises them, and what they are to a caller."""
+        made = [call for name in (*CLASSES, *self.inside) for call in self.calls.get(name, [])]
         made += [call for call in self.calls.get("error", []) if self._is_handed_over(call)]
         self.raised = [call for call in made if isinstance(call.func, ast.Name) and call.args]
 

@@ -193,7 +193,7 @@ FAULTS = {
     "NaN in training": Planted(spoiled_where(trains, no_numbers), "train mode", "1.p3 in training: expected numbers"),
     "NaN with gradients": Planted(spoiled_where(learns_in_eval, no_numbers), "gradients", "1.p3: expected numbers"),
     "NaN at one size": Planted(spoiled_where(large, no_numbers), "sizes", "1.p3 at 40x56: expected numbers, found NaN"),
-    "infinite": Planted(spoiled_where(always, infinite), "sizes", "1.p3 at 40x56: expected numbers, found infinity"),
+    "infinite": Planted(spoiled_where(always, infinite), "sizes", ": expected numbers, found infinity"),
     "channels detached": Planted(spoiled_where(always, detach_some), "gradients", "1.p3, channels 0, 1, 2 of 16"),
     "channels detached in training": Planted(
         spoiled_where(trains, detach_some), "train mode", "1.p3, channels 0, 1, 2 of 16"

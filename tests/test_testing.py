@@ -209,7 +209,7 @@ def test_a_failure_says_what_the_numbers_mean_and_shows_three_cases_the_smallest
     assert "checks failed (" in first
     assert meaning.startswith("each line: check, output and axis")
     assert len([case for case in cases if ": expected " in case]) == 3
-    assert cases[-1].endswith("more, which print(verify(net, aa.capture(old, inputs), inputs=inputs)) shows")
+    assert cases[-1].endswith("more, which print(aa.verify(net, aa.capture(like, inputs), inputs=inputs)) shows")
 
 
 def test_inputs_may_stand_behind_the_module_in_every_helper(tmp_path):

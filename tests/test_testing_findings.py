@@ -154,7 +154,7 @@ def test_signatures_are_named_by_their_zoo_and_mutants_in_a_line():
 def test_verify_of_a_module_in_place_of_a_signature_says_how_one_is_made():
     with pytest.raises(aa.VerificationError, match="`signature` is a module") as caught:
         aa.verify(Old(), Old(), inputs=X)
-    assert "aa.verify(net, aa.capture(old, inputs), ...)" in str(caught.value)
+    assert "aa.verify(net, aa.capture(old, inputs), inputs=inputs)" in str(caught.value)
 
 
 def test_a_number_that_follows_the_size_is_named_with_both_its_values():

@@ -28,12 +28,16 @@ def check_pairs(pairs: Mapping[str, str], targets: Sequence[str], sources: Seque
     """
     faults = []
     for path, source in pairs.items():
-        for unknown, known in ((path, targets), (source, sources)):
+        sides = (
+            (path, targets, "an output of the old module"),
+            (source, sources, "an output or module of the new one"),
+        )
+        for unknown, known, expected in sides:
             if unknown not in known:
                 near = nearest(unknown, known) or list(known)[:3]
                 told = [(path if known is sources else one, one if known is sources else source) for one in near]
                 remedy = "\n".join(f"pairs={{{target!r}: {other!r}}}" for target, other in told)
-                faults.append(Mismatch(f"pairs[{path!r}]", "a path that exists", unknown, remedy))
+                faults.append(Mismatch(f"pairs, {unknown}", expected, "nothing of that name", remedy))
     if faults:
         raise PlanError("pairs names what there is not", faults)
 
@@ -164,6 +168,9 @@ def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[T
         >>> spec, source = TensorSpec.parse("f32[2, 64, 8, 8]"), TensorSpec.parse("f32[B, 8, H, W]")
         >>> by_hand(spec, [spec], [source])
         '"f32[B, 64, 8, 8]"  # B for the number of samples'
+        >>> without = TensorSpec.parse("f32[64, 8, 8]")
+        >>> by_hand(without, [without], [source])
+        '"f32[B, 64, 8, 8]"  # B for the number of samples'
     """
     sides = [one.dims[2:] for one in (spec, *sources) if len(one.dims) == 4 and not any(d.axes for d in one.dims[1:])]
     if len(targets) == 1 and len(sides) > 1 and sides[0] == spec.dims[2:] != sides[1]:
@@ -172,7 +179,9 @@ def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[T
     batched = any("B" in dim.axes for one in sources for dim in one.dims)
     if not batched or any("B" in dim.axes for one in targets for dim in one.dims) or len(spec.dims) < 2:
         return ""
-    return f'"{spec.with_dims([Dim.axis("B"), *spec.dims[1:]])}"  # B for the number of samples'
+    ranks = {len(one.dims) - len(spec.dims) for one in sources}  # 1 where the axis of samples is left out
+    dims = spec.dims if 1 in ranks and 0 not in ranks else spec.dims[1:]
+    return f'"{spec.with_dims([Dim.axis("B"), *dims])}"  # B for the number of samples'
 
 
 def no_index(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.asked_options import check_asked
-from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.building import AdaptedModule, built
 from autoadapt.adapting.given_contracts import as_signature, settled_already, with_given_inputs
 from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.adapting.planning import (
@@ -138,7 +138,7 @@ def adapt(
         nondeterministic=nondeterministic,
         project_bias=project_bias,
     )
-    return build(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
+    return built(new, made, like=like if isinstance(like, nn.Module) else None, share=share)
 
 
 def _inputs(new: nn.Module, like: object, inputs: object) -> object:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting import as_signature
-from autoadapt.adapting.building import build
+from autoadapt.adapting.building import built
 from autoadapt.adapting.planning import Plan, plan
 from autoadapt.assembly.assembly_sessions import Session
 from autoadapt.assembly.configs import FREE, PartConfig
@@ -73,7 +73,7 @@ def build_backbone(session: Session, part: Part, scopes: Scopes) -> Backbone | N
         if like is not None:
             own = _captured(module, spec, inner=True, resolution=session.config.adapt.resolution)
             found.plan = plan(own, like, fit=session.config.adapt.fit)
-            adapted, signature = build(module, found.plan), found.plan.target
+            adapted, signature = built(module, found.plan), found.plan.target
         producer = producer_of(adapted, spec, signature, resolution=session.config.adapt.resolution)
         _refuse_input(session, producer.signature, spec)
         session.producers["backbone"] = producer

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import build
+from autoadapt.adapting.building import built
 from autoadapt.adapting.planning import Fit, Plan, plan
 from autoadapt.assembly.levels import Level, coarsest, distinct, levels_of, nearest_level, octave_of, with_stride
 from autoadapt.assembly.models import Pick
@@ -161,7 +161,7 @@ class Producer:
         )
         pairs = {key: demand.level.path for key, demand in self.demands.items()}
         self.plan = _unremarked(plan(signature, contract, pairs=pairs, fit=fit if self.name == "backbone" else None))
-        self.module = build(self.module, self.plan)
+        self.module = built(self.module, self.plan)
 
     def _own(self, demand: Demand) -> TensorSpec:
         """What is asked for in terms of the module's own input axes."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from autoadapt.adapting.building import build
+from autoadapt.adapting.building import built
 from autoadapt.adapting.planning import Plan, plan
 from autoadapt.assembly.assembly_sessions import Session, Taken, said_by
 from autoadapt.assembly.levels import Level, channels_of, distinct
@@ -126,7 +126,7 @@ def adapt_to_whole(session: Session, producer: Producer) -> Plan | None:
     contract = contract.model_copy(update={"inputs": signature.inputs, "positional": signature.positional})
     pairs = {str(i): level.path for i, level in enumerate(levels)}
     made = plan(signature, contract, pairs=pairs, fit=session.config.adapt.fit)
-    producer.plan, producer.module = made, build(producer.module, made)
+    producer.plan, producer.module = made, built(producer.module, made)
     said = ", ".join(f"{level.name} (stride {level.stride})" for level in levels)
     session.remarks.append(
         f"the whole is given {said} of backbone; where the old one's strides were others, "

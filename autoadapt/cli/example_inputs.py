@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from autoadapt.contracts.signature import TensorSpec
-from autoadapt.errors import Mismatch, SourceError
+from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.files.reading import hindrance, one_line
 
 __all__ = ["read_inputs"]
@@ -74,6 +75,7 @@ def _read(text: str, generator: torch.Generator) -> torch.Tensor | dict[str, tor
 
 
 def _array(path: Path) -> torch.Tensor:
+    _refuse_missing(path)
     try:
         if said := hindrance(path):
             raise ValueError(said)
@@ -85,7 +87,21 @@ def _array(path: Path) -> torch.Tensor:
         raise SourceError(f"{path} cannot be read", [fault]) from error
 
 
+def _refuse_missing(path: Path) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        SourceError: It is not.
+    """
+    if not path.exists():
+        near = nearest(path.name, [one.name for one in path.parent.glob(f"*{path.suffix}")])
+        files = [f"--input {shlex.quote(str(path.with_name(name)))}" for name in near]
+        remedy = "\n".join(files) or "--input 'f32[2, 3, 224, 224]'"
+        raise SourceError(f"there is no file {path}", [Mismatch(str(path), "a file", "no such file", remedy)])
+
+
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    _refuse_missing(path)
     try:
         if said := hindrance(path):
             raise OSError(0, said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ __all__ = ["Command", "Group"]
 
 NARROWEST = 40
 """Columns below which nothing is narrowed further."""
+_PYDANTIC = re.compile(r"\bInput should be\b")
+"""How some versions of typer have it, by which nobody knows what the input is."""
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 """Whatever is wrong with a call, by the name that every version of typer has for it."""
 
@@ -138,4 +141,9 @@ def _complain_of_call(error: Any, args: Sequence[str] | None) -> None:
         context = context.parent
     command = " ".join(["autoadapt", *names])
     fault = Mismatch(command, "", "", getattr(error, "remedy", f"{command} --help"))
-    complain(command, error.format_message().rstrip("."), [fault], "--json" in given)
+    complain(
+        command,
+        _PYDANTIC.sub("it should be", error.format_message().replace("Value error, ", "")).rstrip("."),
+        [fault],
+        "--json" in given,
+    )

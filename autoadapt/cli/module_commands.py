@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -29,7 +31,7 @@ from autoadapt.cli.options import (
     writable_folder,
 )
 from autoadapt.cli.remedies import keeping
-from autoadapt.errors import Mismatch, SourceError
+from autoadapt.errors import Mismatch, SourceError, SwapError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -206,6 +208,8 @@ def swap_command(
             is_layer = new in get_args(Kind)
             old = model(whole, allow=answer.allowed)
             places = [place.strip() for place in path.split(",")] if "," in path else path
+            for named in places if isinstance(places, list) else places.split(":"):
+                _check_place(old, named, path, (whole, new))
             made = new if is_layer else model(new, allow=answer.allowed)
             if not isinstance(made, str):
                 refuse_unnamed(made, new, out)
@@ -220,6 +224,29 @@ def swap_command(
             save(swap(old, places, made, inputs=call, **options), out)
             wrote(out)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
+
+
+def _check_place(old: nn.Module, named: str, path: str, call: tuple[str, str]) -> None:
+    """Refuse a path that is misspelt, which makes the call a wrong one, with the call that is meant.
+
+    Args:
+        old: The model.
+        named: A part of the path: all of it, an end of a span, or one of a list.
+        path: As it was typed.
+        call: What is typed for the model and the new module.
+
+    Raises:
+        SwapError: No submodule stands there.
+    """
+    from autoadapt.swapping.places import named_paths
+
+    try:
+        named_paths(old, named.strip())
+    except SwapError as error:
+        near = nearest(named, [place for place, _ in old.named_modules() if place], count=1)
+        remedy = shlex.join(["autoadapt", "swap", call[0], path.replace(named, near[0]), call[1]]) if near else ""
+        told = replace(error.mismatches[0], expected="the path of a submodule", remedy=remedy)
+        raise SwapError(error.summary, [told]) from error
 
 
 def regions_command(

@@ -170,6 +170,8 @@ def writable_folder(context: typer.Context, parameter: typer.CallbackParam, path
     """A folder that files can be written into; as `writable`."""
     path = at_home(path)
     if path is not None:
+        if path.is_file():
+            raise typer.BadParameter(f"{path} is a file, where a folder is to be written")
         writable(context, parameter, path / "config.json")
     return path
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from torch import nn
 
-from autoadapt.errors import Mismatch, RankingError, nearest
+from autoadapt.errors import Mismatch, RankingError, SourceError, nearest
 from autoadapt.sources import list_models, load, published, schemes
 
 __all__ = ["Candidate", "Candidates", "find_candidates"]
 
 Candidates: TypeAlias = "str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module]"
+
+
+_LOADED = re.compile(r"""\bload\(("[^"]*")\)""")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,11 @@ class Candidate:
         """
         if isinstance(self.what, nn.Module):
             return self.what
-        return load(self.what, pretrained=pretrained and published(self.what), allow=allow)
+        try:
+            return load(self.what, pretrained=pretrained and published(self.what), allow=allow)
+        except SourceError as error:  # whose remedies load one model, where a list of names is given here
+            faults = [replace(one, remedy=_LOADED.sub(r"\1", one.remedy)) for one in error.mismatches]
+            raise type(error)(error.summary, faults) from error
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from typing import overload
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.building import AdaptedModule, built
 from autoadapt.adapting.verification.contract_checks import plan_follows
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.trees import Container, container_type, rebuild
@@ -97,6 +97,10 @@ def restore(
         fault = Mismatch("folder", "a path", repr(folder)[:60], 'aa.restore("folder")')
         raise SavingError("`folder` is no path", [fault])
     folder = Path(folder)
+    if os.path.isfile(folder):
+        build = ", model=build()" if is_whole(folder.parent) else ""
+        fault = Mismatch(str(folder), "the folder that was saved", "a file", f'aa.restore("{folder.parent}"{build})')
+        raise SavingError(f"{folder} is a file, and no folder", [fault])
     if is_whole(folder):
         return restore_whole(folder, model, new, lambda inside, one: restore(inside, one, allow=allow, strict=strict))
     if model is not None or isinstance(new, Mapping):
@@ -180,7 +184,7 @@ def _new_is_missing(config: Config, folder: Path) -> Mismatch:
 def _built(config: Config, backbone: nn.Module, folder: Path, limits: SizeLimits) -> AdaptedModule:
     """The plan on the backbone."""
     try:
-        net = made_within(limits, functools.partial(build, backbone, config.plan))
+        net = made_within(limits, functools.partial(built, backbone, config.plan))
         faults = plan_follows(Session(net, net.signature)).faults
         if faults:
             raise SavingError("its steps do not follow from one another", faults)

@@ -12,7 +12,7 @@ from torch import nn
 from autoadapt.contracts.plain_modules import registering, replace_plain
 from autoadapt.errors import Mismatch, SwapError, nearest
 
-__all__ = ["Place", "find_places", "set_modules"]
+__all__ = ["Place", "find_places", "named_paths", "set_modules"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,23 @@ def find_places(model: nn.Module, pattern: str) -> list[Place]:
         >>> [place.path for place in find_places(nn.ModuleDict({"heads": heads}), "heads.*")]
         ['heads.a', 'heads.b']
     """
+    named = {path: module for path, module in model.named_modules(remove_duplicate=False) if path}
+    places: dict[int, Place] = {}
+    for path in named_paths(model, pattern):
+        module = named[path]
+        others = tuple(other for other, same in named.items() if same is module and other != path)
+        places.setdefault(id(module), Place(path, module, others))
+    _refuse_nested(list(places.values()))
+    _refuse_scripts(model, list(places.values()))
+    return list(places.values())
+
+
+def named_paths(model: nn.Module, pattern: str) -> list[str]:
+    """The paths that a path or pattern names.
+
+    Raises:
+        SwapError: Nothing has that path.
+    """
     if not pattern:
         fault = Mismatch("path", "the path of a submodule", "''", "aa.adapt(new, like=model, inputs=x)")
         raise SwapError("the whole model cannot be swapped inside itself", [fault])
@@ -53,14 +70,7 @@ def find_places(model: nn.Module, pattern: str) -> list[Place]:
     ]
     if not found:
         raise _misspelt(pattern, named, registering(model, pattern))
-    places: dict[int, Place] = {}
-    for path in found:
-        module = named[path]
-        others = tuple(other for other, same in named.items() if same is module and other != path)
-        places.setdefault(id(module), Place(path, module, others))
-    _refuse_nested(list(places.values()))
-    _refuse_scripts(model, list(places.values()))
-    return list(places.values())
+    return found
 
 
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict)

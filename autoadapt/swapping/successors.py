@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule, build
+from autoadapt.adapting.building import AdaptedModule, built
 from autoadapt.adapting.given_contracts import settled_already
 from autoadapt.adapting.operations import Cast, DropPrefix, Projecting, Rearrange, Take, Thin, Thinning
 from autoadapt.adapting.planning import (
@@ -100,7 +100,7 @@ class Successor:
             module = self.new.build() if isinstance(self.new, Replacement) else self.new
         if isinstance(self.new, Replacement):
             move(module, old)
-        net = module if self.part.plan is None else build(module, self.part.plan, like=old)
+        net = module if self.part.plan is None else built(module, self.part.plan, like=old)
         if self.stands_itself:
             net = net.get_submodule("backbone")
         self.surface.put_on(net)

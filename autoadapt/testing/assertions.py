@@ -24,6 +24,7 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
+from autoadapt.errors.given import check_type
 from autoadapt.testing.counterexamples import MOST, cases_text, failure_text
 
 __all__ = [
@@ -71,7 +72,19 @@ def assert_adapts(
     contract = as_signature(like, inputs)
     report = verify(net, contract, inputs=inputs, sizes=sizes, batches=batches)
     if not report.passed:
-        raise AssertionError(failure_text(type(net).__name__, contract.title, report))
+        raise AssertionError(failure_text(type(net).__name__, contract.title, report, _made_of(like)))
+
+
+def _made_of(like: object) -> str:
+    """How a caller gets the signature that `like=` means, to be pasted."""
+    if isinstance(like, nn.Module):
+        return "aa.capture(like, inputs)"
+    is_file = isinstance(like, Path) or (isinstance(like, str) and Path(like).suffix == ".json")
+    if is_file:
+        return f'aa.Signature.load("{like}")'
+    if isinstance(like, str) and "[" not in like:
+        return f'aa.capture(aa.load("{like}"), inputs)'
+    return "like" if isinstance(like, Signature) else f"aa.Signature.parse({like!r})"
 
 
 def assert_same_signature(expected: object, found: object, inputs: object = None) -> None:
@@ -130,7 +143,11 @@ def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
         live = [output.float().square().mean() for output in outputs if output.requires_grad]
         if not live:
             raise AssertionError(_without_gradient(net))
-        torch.autograd.backward(torch.stack(live).sum())
+        try:
+            torch.autograd.backward(torch.stack(live).sum())
+        except RuntimeError as error:
+            reason = str(error).partition("; expected")[0].partition(": [")[0].splitlines()[0]
+            raise AssertionError(f"gradients do not flow through {type(net).__name__}: {reason}") from error
     trained = {name: parameter for name, parameter in copied.named_parameters() if parameter.requires_grad}
     wrong = {
         name: "none" if parameter.grad is None else "values that are not finite"
@@ -200,7 +217,11 @@ def assert_signature_locked(
         AssertionError: There is no such file, or the signature differs from it.
     """
     __tracebackhide__ = True
+    check_type(name, (str, Path), "name", 'assert_signature_locked(model, "backbone", inputs)')
     file = Path(name)
+    if not file.name or (not file.suffix and (file.is_absolute() or ".." in file.parts)):
+        fault = Mismatch("name", "a name, or a path that ends in .json", repr(str(name)), 'name="backbone"')
+        raise AdaptError("this is no name of a locked signature", [fault])
     if not file.suffix:
         file = Path(sys._getframe(1).f_code.co_filename).parent / "signatures" / f"{name}.json"
     found = capture(model, inputs)

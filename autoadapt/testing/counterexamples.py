@@ -13,11 +13,12 @@ from autoadapt.adapting.verification.results import Fault
 __all__ = ["cases_text", "failure_text"]
 
 MOST = 3
+_CAPTURED = "aa.capture(like, inputs)"
 _MEANING = "each line: check, output and axis (at input sizes): expected (old), found (new)"
 _SIZES = re.compile(r"\b[A-Z]\w*=(\d+)|\b(?<=\bat )(\d+(?:x\d+)*)")
 
 
-def failure_text(net: str, contract: str, report: Verification) -> str:
+def failure_text(net: str, contract: str, report: Verification, made: str = _CAPTURED) -> str:
     """What failed, in a line, what the lines below mean, and at most three cases, those of the smallest inputs first.
 
     Example:
@@ -30,17 +31,17 @@ def failure_text(net: str, contract: str, report: Verification) -> str:
     failed = [check for check in report.checks if check.outcome == "failed"]
     names = ", ".join(check.name.replace(", ", " and ") for check in failed)  # a comma stands between two checks
     summary = f"{net} does not keep the signature of {contract}: {_count(failed, report)} checks failed ({names})"
-    return cases_text(summary, [(check.name, fault) for check in failed for fault in check.faults])
+    return cases_text(summary, [(check.name, fault) for check in failed for fault in check.faults], made)
 
 
-def cases_text(summary: str, cases: Sequence[tuple[str, Fault]]) -> str:
+def cases_text(summary: str, cases: Sequence[tuple[str, Fault]], made: str = _CAPTURED) -> str:
     """A summary over what differs at every size and the cases of the smallest inputs, by the checks that failed."""
     counts = Counter(map(_line, cases))  # what was found in several calls alike is told once
     ordered = sorted(dict.fromkeys(cases), key=lambda case: (case[0] != "signature", _extent(case[1].where)))
     shown = list(dict.fromkeys(map(_line, ordered)))
     lines = [f"  {line}" + (f" ({counts[line]} times)" if counts[line] > 1 else "") for line in shown[:MOST]]
     left = len(shown) - MOST
-    more = [f"  and {left} more, which print(verify(net, aa.capture(old, inputs), inputs=inputs)) shows"]
+    more = [f"  and {left} more, which print(aa.verify(net, {made}, inputs=inputs)) shows"]
     more = more if left > 0 else []
     return "\n".join([summary, *([_MEANING] if cases else []), *lines, *more])
 

@@ -145,7 +145,7 @@ REFUSED = {
     "a pair that names no source": (
         lambda: aa.adapt(Plain(), like=texts({"c": stages(4)[0]}), inputs=image(), pairs={"c": "map.0"}),
         aa.PlanError,
-        ["pairs['c']", "a path that exists", "found     map.0", "maps.0"],
+        ["pairs, map.0", "an output or module of the new one", "pairs={'c': 'maps.0'}"],
     ),
     "outputs that do not exist": (
         lambda: aa.adapt(Plain(), like=Mixed(), inputs=image(), outputs=["1.p5"]),

@@ -206,8 +206,8 @@ def test_several_inputs_are_several_arguments(folder: Path) -> None:
         (["capture", "timm:resnet18", "--input", "f23[1, 3, 8, 8]"], "SignatureError: unknown dtype", "f32"),
         (
             ["capture", "timm:resnet18", "--input", "x.npy"],
-            "SourceError: x.npy cannot be read",
-            "in Python: numpy.save",
+            "SourceError: there is no file x.npy",
+            "--input 'f32[2, 3, 224, 224]'",
         ),
         (["capture", "timm:resnet18", "--input", "photo"], "SourceError: photo is no input", "--input 'f32[2,"),
         (["capture", "mine.py:Two", "--input", "left=f32[1, 4]", "--input", "f32[1, 4]"], "are mixed", "--input NAME="),

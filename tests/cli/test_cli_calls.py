@@ -45,3 +45,35 @@ def test_why_something_is_refused_is_said(folder):
     text, code = said("plan", NEW, "--like", "f32[8, ceil(H/4), ceil(W/4)]", *IMAGE)
     assert code == 1
     assert "why samples of a batch are not averaged, and the target has no axis B for them try --like" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("plan", NEW, *OLD, "--input", "x.npy"), "there is no file x.npy: expected a file, found no such file"),
+        (("plan", NEW, *OLD, "--input", "x.safetensors"), "try --input 'f32[2, 3, 224, 224]'"),
+        (
+            ("adapt", NEW, *OLD, *IMAGE, "--channels", "b,g"),
+            "expected 3 names, found 2 (b, g) try --channels b,g,r see",
+        ),
+        (("adapt", NEW, *OLD, *IMAGE, "--out", "mine.py"), "mine.py is a file, where a folder is to be written"),
+        (
+            ("swap", "mine.py:Net", "bakbone", NEW, *IMAGE),
+            "there is no module at `bakbone`: expected the path of a submodule, found no module of that name; nearest: "
+            "backbone, backbone.1, backbone.0 try autoadapt swap mine.py:Net backbone mine.py:narrow",
+        ),
+        (("swap", "mine.py:Net", "bakbone:head", NEW, *IMAGE), "try autoadapt swap mine.py:Net backbone:head"),
+    ],
+)
+def test_a_call_with_a_wrong_name_exits_with_two_and_says_what_was_meant(folder, words, says):
+    text, code = said(*words)
+    assert code == 2
+    assert says in text
+
+
+@pytest.mark.parametrize("words", [("adapt", NEW, *OLD, "--resolution", "huge"), ("models", "--count", "-1")])
+def test_no_words_of_pydantic_are_said(folder, words):
+    text, code = said(*words)
+    assert code == 2
+    assert "Value error" not in text
+    assert "Input should" not in text

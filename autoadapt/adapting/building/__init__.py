@@ -1,13 +1,15 @@
 """Building: a plan made into a torch.fx module."""
 
+from autoadapt.adapting.building.asked_builds import build
 from autoadapt.adapting.building.facts import Said
-from autoadapt.adapting.building.modules import AdaptedModule, build, own_attributes, with_plan
+from autoadapt.adapting.building.modules import AdaptedModule, built, own_attributes, with_plan
 from autoadapt.adapting.building.parameter_groups import mark_calibrated, mark_rebuilt, param_groups
 
 __all__ = [
     "AdaptedModule",
     "Said",
     "build",
+    "built",
     "mark_calibrated",
     "mark_rebuilt",
     "own_attributes",

@@ -38,9 +38,8 @@ from autoadapt.contracts.views import (
 )
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.errors.given import check_type
-from autoadapt.sources import as_module
 
-__all__ = ["AdaptedModule", "build", "own_attributes", "with_plan"]
+__all__ = ["AdaptedModule", "built", "own_attributes", "with_plan"]
 
 
 _ADAPTED = ", adapted"
@@ -220,28 +219,8 @@ def _of_adapted(module: nn.Module) -> Statistics | None:
 
 
 @torch.inference_mode(False)
-def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
-    """Make a plan into a module.
-
-    Parameters of the backbone that reach none of the outputs that are read take no gradient in the result, so that
-    distributed training does not wait for them.
-
-    Args:
-        new: The module that the plan's source signature was captured from, which is not changed; or its name.
-        plan: What to build.
-        like: The old module; what consumers read off it (`out_channels`, `strides`, ...) is said by the new one too.
-        share: Use the storage of `new`'s weights; otherwise copy them.
-
-    Returns:
-        A torch.fx module on the device of `new`. Each part is in the mode that it has in `new`, the generated layers
-        in that of the whole. Each of these layers has the dtype that it reads, as `new` returns it.
-
-    Raises:
-        BuildError: The plan needs a container class that is not imported, two outputs have one name, or its layers
-            would hold more than 134 million values.
-    """
-    new = as_module(new, "new")
-    check_type(plan, Plan, "plan", "aa.build(new, aa.plan(new_signature, old_signature))", BuildError)
+def built(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
+    """As `build`, of the very module that the plan was made for."""
     check_type(share, bool, "share", "share=False", BuildError)
     refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)

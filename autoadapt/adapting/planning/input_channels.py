@@ -25,6 +25,7 @@ __all__ = [
 ToldChannels: TypeAlias = Sequence[str] | Mapping[Literal["old", "new"], Sequence[str]]
 """What is in the channels that the old module is given; or in those of each module, by `old` and `new`."""
 
+_KNOWN = ("r", "g", "b", "nir")
 _REMEDY = "channels=('b', 'g', 'r', 'nir')  # or {'old': ..., 'new': ...}"
 
 
@@ -79,7 +80,9 @@ def _named(signature: Signature, told: object, image: Signature, side: str) -> t
     except SignatureError as error:
         raise PlanError(error.summary, error.mismatches) from error
     if len(names) != found[1]:
-        fault = Mismatch(where, f"{found[1]} names", f"{len(names)} ({', '.join(names)})", _REMEDY)
+        known = [*dict.fromkeys([*names, *_KNOWN])][: found[1]]
+        remedy = f"channels={tuple(known + ['other'] * (found[1] - len(known)))}"
+        fault = Mismatch(where, f"{found[1]} names", f"{len(names)} ({', '.join(names)})", remedy)
         raise PlanError(f"{len(names)} names of channels do not fit an image of {found[1]}", [fault])
     return names
 

@@ -40,7 +40,8 @@ def plan_follows(session: Session) -> Findings:
         for route in plan.routes
         for fault in (*broken_chain(route, contract[route.target], plan.target.axes), *misread_rows(route))
     ]
-    return Findings(faults, f"{sum(len(route.steps) for route in plan.routes)} steps, each fits the one before")
+    count = sum(len(route.steps) for route in plan.routes)
+    return Findings(faults, "1 step" if count == 1 else f"{count} steps, each fits the one before")
 
 
 def cells_in_place(session: Session) -> Findings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -74,11 +75,16 @@ def verify(
     """
     check_module(net, "net", VerificationError)
     if not isinstance(signature, Signature):
-        if isinstance(signature, nn.Module):
-            found, remedy = f"the module {type(signature).__name__}", "aa.verify(net, aa.capture(old, inputs), ...)"
-            fault = Mismatch("`signature`", "a Signature, which `capture` makes of a module", found, remedy)
-            raise VerificationError("`signature` is a module", [fault])
-        raise not_a_module(signature, "signature", VerificationError, "a Signature")
+        refused = not_a_module(
+            signature, "signature", VerificationError, "a Signature, which `capture` makes of a module"
+        )
+        remedy = "aa.verify(net, aa.capture(old, inputs), inputs=inputs)"
+        told = refused.mismatches  # a text tells itself what makes a signature of it
+        raise (
+            refused
+            if isinstance(signature, str)
+            else VerificationError(refused.summary, [replace(fault, remedy=remedy) for fault in told])
+        )
     started = time.perf_counter()
     refuse_unfit(net)
     checks = list[Check]()
@@ -95,7 +101,9 @@ def verify(
             checks.append(_check_in_time(session, name, run, seconds))
     if not thorough:
         checks += [Check(name=name, outcome="not run", detail="thorough=True") for name in THOROUGH_CHECKS]
-    return Verification(name=signature.title, checks=tuple(checks), seconds=time.perf_counter() - started)
+    unnamed = signature.title == Signature.model_fields["name"].default  # one in texts
+    name = type(net).__name__ if unnamed else signature.title
+    return Verification(name=name, checks=tuple(checks), seconds=time.perf_counter() - started)
 
 
 def verify_step(net: nn.Module, signature: Signature, *, inputs: object = None) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -146,7 +147,7 @@ class TensorSpec(Frozen):
             raise SignatureError("a tensor has too many axes", [fault])
         negative = [str(dim) for dim in dims if dim.constant is not None and dim.constant < 0]
         if negative:
-            fault = Mismatch(negative[0], "a size of 0 or more", negative[0], cls.made_by)
+            fault = Mismatch(negative[0], "a size of 1 or more", negative[0], negative[0].lstrip("-"))
             raise SignatureError("a tensor has no negative size", [fault])
         return dims
 
@@ -164,6 +165,10 @@ class TensorSpec(Frozen):
             SignatureError: The text is malformed.
         """
         found = _SPEC.match(text)
+        several = re.findall(r"[\w.]+\s*\[[^\[\]]*\]", text)
+        if len(several) > 1 and (found is None or "]" in found["dims"]):
+            fault = Mismatch(repr(text), "one spec in a text", f"{len(several)} specs", json.dumps(several))
+            raise SignatureError("a text holds several specs", [fault])
         if found is None:
             squared = re.sub(r"^(\s*[\w.]+\s*)\((.*)\)\s*$", r"\1[\2]", text)
             remedy = squared if _SPEC.match(squared) else "f32[B, 256, ceil(H/4), ceil(W/4)]"

@@ -6,14 +6,17 @@ import keyword
 import re
 from collections.abc import Mapping
 
+from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.compiler_checks import any_size_program
 from autoadapt.adapting.verification.sessions import Session, said
+from autoadapt.adapting.verification.unexported import untraced
 from autoadapt.contracts.trees import Container, Tree
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.errors.printable import visible
 from autoadapt.saving.exporting.formats import Call, Format, program_of
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.saving.exporting.shapes import UNITS, shapes_of
+from autoadapt.saving.whole_models import adapted_parts
 
 __all__ = ["narrowed", "refusal", "unread"]
 
@@ -101,9 +104,28 @@ def _place(
     narrower = suggested or _fewer(session, example, ranges)
     remedy = f"ranges={narrower}" if narrower else classes
     alone = _backbone_alone(session)
+    parts = adapted_parts(session.net.get_submodule("backbone")) if alone else {}
+    if parts:  # a bigger model, in the place of a backbone
+        return _in_whole(type(session.net.get_submodule("backbone")).__name__, parts, error, remedy)
     if alone:
         return "backbone", "the backbone alone fails as well" + ("" if alone in str(error) else f": {alone}"), remedy
     return "module", "the backbone alone goes through torch.export", remedy
+
+
+def _in_whole(name: str, parts: Mapping[str, AdaptedModule], error: Exception, remedy: str) -> tuple[str, str, str]:
+    """Where an exporter stops in a bigger model: at the part that was swapped, or at code that was there before it."""
+    for path, part in parts.items():
+        try:
+            any_size_program(Session(part, part.signature))
+        except Exception as inner:
+            return path, f"`{path}`, which was swapped, fails alone as well: {said(inner, 120)}", remedy
+    line, first = untraced(name, _first(error)), next(iter(parts))
+    own = f'aa.export(model.get_submodule("{first}"), "backbone.onnx")  # the part that was swapped'
+    shown = line.found.partition("\n")[0]
+    why = (
+        f"`{first}`, which was swapped, goes through alone; {name} itself does not, with its old module either: {shown}"
+    )
+    return line.where, why, "\n".join(filter(None, [remedy or line.remedy, own]))
 
 
 def _unknown_classes(tree: Tree) -> str:
