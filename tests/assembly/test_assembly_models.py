@@ -93,7 +93,7 @@ def test_a_resolved_config_says_where_cells_lie_and_they_come_to_lie_there() -> 
     )
     model = assemble(dense)
     (told,) = model.config.head[""].expects
-    assert told == "f32[B, 128, ceil(H/8), ceil(W/8)] centres 0 + 8 i depth 3"
+    assert told == "f32[B, 128, ceil(H/8), ceil(W/8)] centres 0 + 8 i depth 3 never negative"
     pinned = yaml.safe_load(write_yaml(model.config))
     pinned["head"]["expects"] = "f32[B, 128, ceil((H - 14)/8), ceil((W - 14)/8)] centres 7 + 8 i"
     moved = assemble(pinned)
