@@ -104,7 +104,7 @@ def test_a_pair_that_has_no_honest_chain_is_refused():
 def test_a_pair_with_a_misspelt_name_gets_the_nearest(pairs, unknown):
     with pytest.raises(aa.PlanError) as caught:
         served({"map": level(4)}, {"p": level(4)}, pairs=pairs)
-    assert f"found     {unknown}" in str(caught.value)
+    assert f"pairs, {unknown}" in str(caught.value)
     assert "try       pairs={'p': 'map'}" in str(caught.value)
 
 

@@ -69,7 +69,7 @@ def test_after_a_dry_run_neither_module_is_captured_again():
     alone = without_dry_run()
     dry = calls(lambda: aa.swap(model, "0", new, inputs=X, dry_run=True))
     after = calls(lambda: aa.swap(model, "0", new, inputs=X))
-    assert all(alone[name] <= dry[name] <= alone[name] + 7 for name in dry)  # a few more count what all costs
+    assert all(alone[name] <= dry[name] <= alone[name] + 10 for name in dry)  # a few more count what all costs
     assert after["8 wide"] <= alone["8 wide"] - 10
     assert after["5 wide"] <= alone["5 wide"] - 10
     assert new not in _KEPT
