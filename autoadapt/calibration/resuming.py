@@ -8,6 +8,8 @@ from pathlib import Path
 
 from autoadapt.calibration import workers
 from autoadapt.calibration.run_states import State, written_by
+from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.files.reading import one_line
 
 __all__ = ["own_file", "resume"]
 
@@ -62,7 +64,15 @@ def resume(state: State, empty: Callable[[], State], path: Path, fingerprint: st
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself and those beside it that have a worker's number."""
+    """The file itself and those beside it that have a worker's number.
+
+    Raises:
+        CalibrationError: The folder cannot be read.
+    """
     name = re.compile(rf"{re.escape(path.stem)}(\.\d+)?{re.escape(path.suffix)}")
-    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    try:
+        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    except OSError as error:
+        fault = Mismatch(str(path.parent), "a folder that can be read", one_line(error), "another folder for state=")
+        raise CalibrationError(f"what {path} holds cannot be looked up", [fault]) from error
     return [one for one in beside if name.fullmatch(one.name)]
