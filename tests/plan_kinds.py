@@ -25,7 +25,6 @@ from autoadapt.adapting.operations import (
     Resize,
     ResizeTokens,
     Take,
-    text,
 )
 
 IMAGE = "f32[B, 3, H, W]"
@@ -102,9 +101,9 @@ def spoiled_plans(plan: aa.Plan) -> Iterator[tuple[str, aa.Plan]]:
 
 def _spoiled_steps(steps: tuple[Operation, ...]) -> Iterator[tuple[str, tuple[Operation, ...]]]:
     for i, step in enumerate(steps):
-        yield f"without {text(step)}", (*steps[:i], *steps[i + 1 :])
+        yield f"without {step}", (*steps[:i], *steps[i + 1 :])
         for altered in _altered(step):
-            yield f"{text(step)} as {text(altered)}", (*steps[:i], altered, *steps[i + 1 :])
+            yield f"{step} as {altered}", (*steps[:i], altered, *steps[i + 1 :])
 
 
 def _altered(step: Operation) -> Iterator[Operation]:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.operations import Thin, Thinning
 from autoadapt.adapting.pairings import Source
@@ -144,4 +143,4 @@ def _steps(group: Sequence[Source], source: int, count: int, how: Thinning, seed
 
 def _after(source: Source, step: Thin | None) -> Source:
     """A source after it was thinned; its strides are lost with its axes, as points have none."""
-    return source if step is None else replace(source, tensor=factored(after(step, source.spec)))
+    return source if step is None else replace(source, tensor=factored(step.gives(source.spec)))

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.adapting.effects import axis_groups
 from autoadapt.adapting.layers import resample
 from autoadapt.adapting.operations import (
     Cast,
@@ -28,7 +27,7 @@ from autoadapt.adapting.operations import (
     ResizeTokens,
     Restore,
     Thin,
-    text,
+    axis_groups,
 )
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.calibration.sharded import whole, write_whole
@@ -261,7 +260,7 @@ def _undone(
             cells = resized(cells, want)
             return torch.cat([value[:, :prefix], cells.flatten(2).transpose(1, 2)], 1)
         case _:
-            fault = Mismatch(target, "rearranging and resizing", text(step), "calibrate before editing the plan")
+            fault = Mismatch(target, "rearranging and resizing", str(step), "calibrate before editing the plan")
             raise CalibrationError(f"`{target}`: what follows the projection cannot be undone", [fault])
 
 

@@ -4,36 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from typing_extensions import assert_never
-
-from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import (
-    Cast,
-    Channels,
-    Copy,
-    DropPrefix,
-    Hide,
-    Lead,
-    Mean,
-    Native,
-    Ones,
     Operation,
-    Pad,
-    Pool,
-    Project,
-    Rearrange,
-    Recover,
-    Remask,
-    Renormalize,
-    Resample,
     Resize,
-    ResizeTokens,
-    Restore,
-    Take,
-    Thin,
-    channels_text,
-    parameters,
-    text,
 )
 from autoadapt.adapting.planning import InputRoute, Plan, Route, one_sample
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
@@ -106,7 +79,7 @@ def _facts(plan: Plan) -> Facts:
     wanted = dict(plan.target.inputs.items())
     rows: list[tuple[str, Name | str]] = []
     for i, route in enumerate(plan.inputs):
-        done = "".join(f", {text(step)}" for step in route.steps)
+        done = "".join(f", {step}" for step in route.steps)
         renamed = f" as {route.source}" if route.source != route.target else ""
         rows.append(("" if i else "input", Name(f"{route.target}  {wanted.get(route.target, '')}{renamed}{done}")))
     rows.append(("adapters", ", ".join(_costs(plan))))
@@ -201,7 +174,7 @@ def _given(route: InputRoute, target: Signature) -> tuple[Box, tuple[Step, ...]]
 def _after(step: Operation, spec: TensorSpec) -> TensorSpec | None:
     """What an operation gives; a plan that was edited by hand may ask for what cannot be, and is shown all the same."""
     try:
-        return after(step, spec)
+        return step.gives(spec)
     except PlanError:
         return None
 
@@ -232,13 +205,13 @@ def _chain(route: Route) -> tuple[Step, ...]:
 
 
 def _step(operation: Operation, *, gives: TensorSpec | None = None, last: bool = False) -> Step:
-    cost = parameters(operation)
     to_target = last and isinstance(operation, Resize)
     return Step(
         kind=operation.op.partition(" ")[0],
-        text="resize" if to_target else text(operation).replace("->", "→"),
-        label="to target size" if to_target else _label(operation),
-        note=human_count(cost) if cost else "",
+        text="resize" if to_target else str(operation).replace("->", "→"),
+        label="to target size" if to_target else operation.label,
+        says=operation.says,
+        note=human_count(operation.parameters) if operation.parameters else "",
         gives=_abbreviated(gives).removeprefix(gives.dtype) if gives is not None else "",
     )
 
@@ -249,49 +222,3 @@ def _abbreviated(spec: TensorSpec) -> str:
     if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
         return f"{spec.dtype}[{', '.join(dims[:-1])}, ..]"
     return str(spec)
-
-
-def _label(operation: Operation) -> str:
-    """An operation where its name stands above it already."""
-    match operation:
-        case DropPrefix(axis=axis, count=count, at_end=at_end, after=after):
-            where = f"after {after}:" if after else "last" if at_end else "first"
-            return f"{where} {count}" if axis == 1 else f"{where} {count} of axis {axis}"
-        case Take(last=last, where=where):
-            return "last token that counts" if where else "last token" if last else "first token"
-        case Mean(axes=axes, where=where):
-            over = f"axes {', '.join(map(str, axes))}" if len(axes) > 1 else f"axis {axes[0]}"
-            return f"{over}, where {where.mask.argument} lets it" if where is not None else over
-        case Hide(where=where):
-            return f"where {where.mask.argument} hides it"
-        case Restore() | Lead():
-            return text(operation)
-        case Remask():
-            return "of what is hidden or counts"
-        case Native(sizes=sizes):
-            return sizes.what
-        case Pool() | Resize() | Resample() | Pad():
-            return text(operation).removeprefix(f"{operation.op} ")
-        case ResizeTokens(prefix=prefix):
-            return text(operation).removeprefix("resize tokens ") + f", first {prefix} as they are"
-        case Rearrange(pattern=pattern):
-            return pattern.replace("->", "→")
-        case Project(source=source, target=target, groups=groups):
-            return f"{groups} × {source}→{target}" if groups > 1 else f"{source}→{target}"
-        case Channels():
-            given, wanted = channels_text(operation)
-            return f"{given}, not {wanted}"
-        case Ones():
-            return "of ones, for the offset"
-        case Cast(dtype=dtype):
-            return f"to {dtype}"
-        case Copy():
-            return "before it is written to"
-        case Renormalize(given=given, wanted=wanted):
-            return f"{given} → {wanted}"
-        case Recover(values=values):
-            return f"in {values}"
-        case Thin(source=source, count=count, how=how):
-            return f"{source}→{count}, {how}"
-        case _:
-            assert_never(operation)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autoadapt.showing.blocks import FONTS, PADDING, Block, draw_text, text_width, wrapped
-from autoadapt.showing.colours import KINDS, kind_class
+from autoadapt.showing.colours import COLOURS, kind_class
 from autoadapt.showing.flows import GAP, Flow, curve, flow
 from autoadapt.showing.parts import Box, Diagram, Lane, Step
 from autoadapt.showing.rendering import svg_of
@@ -268,7 +268,7 @@ def unused_block(diagram: Diagram) -> Block | None:
 
 def step_block(step: Step) -> Block:
     """One operation: its kind, what it does, and what comes out."""
-    caption = f"{KINDS[step.kind].word if step.kind in KINDS else step.kind}  {step.note}".rstrip()
+    caption = f"{step.kind}  {step.note}".rstrip()
     lines = [("caption", caption), *(("label", line) for line in wrapped(step.label, "label", 220))]
     lines += [("spec", line) for line in wrapped(step.gives, "spec", 220)] if step.gives else []
     return Block(tuple(lines), kind_class(step.kind), full=f"{step.text}  {step.gives}".rstrip())
@@ -286,16 +286,16 @@ def shared_remarks(lanes: Sequence[Lane]) -> dict[str, str]:
     return {remark: f"note {i}" for i, remark in enumerate(often, 1)}
 
 
-def legend(diagram: Diagram, start: float, top: float, width: float) -> Iterator[tuple[float, float, str]]:
-    """Where each operation that occurs is explained: left, top, and its kind."""
+def legend(diagram: Diagram, start: float, top: float, width: float) -> Iterator[tuple[float, float, Step]]:
+    """Where each kind of operation that occurs is explained: left, top, and one of it."""
     steps = [step for _, done in diagram.inputs for step in done]
-    used = {step.kind for step in (*steps, *(step for lane in diagram.lanes for step in lane.steps))}
+    used = {step.kind: step for step in (*steps, *(step for lane in diagram.lanes for step in lane.steps))}
     left = start
-    for name in (name for name in KINDS if name in used):
-        taken = 22 + text_width(f"{KINDS[name].word}: {KINDS[name].says}", "head") + 14
+    for step in (used[name] for name in COLOURS if name in used):
+        taken = 22 + text_width(f"{step.kind}: {step.says}", "head") + 14
         if left > start and left + taken > width - MARGIN:
             left, top = start, top + 20
-        yield left, top, name
+        yield left, top, step
         left += taken
 
 
@@ -305,7 +305,7 @@ def headed(label: str, named: tuple[str, str], room: float) -> list[tuple[str, s
     return [("head", label), *((style, line) for style, text in styled if text for line in wrapped(text, style, room))]
 
 
-def legend_entry(left: float, top: float, name: str) -> Sequence[Shape]:
+def legend_entry(left: float, top: float, step: Step) -> Sequence[Shape]:
     """A swatch and what it means."""
-    words = draw_text([("head", f"{KINDS[name].word}: {KINDS[name].says}")], left + 20, top)
-    return [Group([Rect(left, top + 1, 14, 12, 3)], f"{kind_class(name)} aa-swatch"), *words]
+    words = draw_text([("head", f"{step.kind}: {step.says}")], left + 20, top)
+    return [Group([Rect(left, top + 1, 14, 12, 3)], f"{kind_class(step.kind)} aa-swatch"), *words]

@@ -69,6 +69,8 @@ class Step:
     """The operation in a line."""
     label: str
     """What beside the kind there is to say."""
+    says: str = ""
+    """What operations of the kind do."""
     note: str = ""
     """What it costs."""
     gives: str = ""

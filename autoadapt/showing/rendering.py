@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoadapt.errors.printable import visible
-from autoadapt.showing.colours import KINDS, kind_class
+from autoadapt.showing.colours import COLOURS, kind_class
 from autoadapt.showing.shapes import Shape
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["operations"] = list(KINDS)
+    made.globals["operations"] = list(COLOURS)
     made.filters.update(class_name=lambda value: type(value).__name__, kind_class=kind_class, pixels=_pixels)
     return made
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import assert_never
 
 from autoadapt.errors.printable import visible
+from autoadapt.showing.colours import COLOURS
 from autoadapt.showing.parts import (
     Badge,
     Cell,
@@ -36,28 +37,6 @@ __all__ = ["rendered"]
 _TONES = {"good": "green", "bad": "bold red", "quiet": "dim"}
 _FIRM = 0.6
 """Share of the width for columns that are not broken; what is long gives way to what is short."""
-_KINDS = {
-    "drop": "bright_black",
-    "take": "bright_black",
-    "rearrange": "blue",
-    "mean": "yellow",
-    "pool": "green",
-    "resize": "cyan",
-    "project": "bold yellow",
-    "ones": "yellow",
-    "cast": "magenta",
-    "remask": "magenta",
-    "hide": "bright_black",
-    "restore": "bright_red",
-    "lead": "bright_black",
-    "native": "bright_green",
-    "pad": "bright_cyan",
-    "renormalize": "bright_yellow",
-    "copy": "white",
-    "channels": "red",
-    "recover": "bright_blue",
-    "thin": "bright_magenta",
-}
 
 
 def rendered(section: Section, width: int) -> Iterator[RenderableType]:
@@ -185,6 +164,6 @@ def _cell(content: Cell) -> RenderableType:
         case Steps(steps=()):
             return Text("as it is", style="dim")
         case Steps(steps=steps):
-            return _Chain([Text(visible(step.text), style=_KINDS.get(step.kind, "")) for step in steps])
+            return _Chain([Text(visible(step.text), style=COLOURS.get(step.kind, "")) for step in steps])
         case _:
             assert_never(content)

@@ -5,9 +5,8 @@ import math
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import Refusal, chain, distance, factored
-from autoadapt.adapting.operations import Project, parameters, text
+from autoadapt.adapting.operations import Project
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 
@@ -46,7 +45,7 @@ targets = st.builds(spec, st.sampled_from((*LAYOUTS, *VECTORS)), grids, st.sampl
 
 def texts(found):
     assert not isinstance(found, Refusal), found
-    return [text(step) for step in found]
+    return [str(step) for step in found]
 
 
 @SETTINGS
@@ -58,7 +57,7 @@ def test_a_chain_leads_from_its_source_exactly_to_its_target(source, target):
         return
     made = source
     for step in found:
-        made = after(step, made)
+        made = step.gives(made)
     assert (made.dtype, made.dims) == (target.dtype, target.dims)
 
 
@@ -76,7 +75,7 @@ def test_channels_are_projected_once_and_only_where_they_differ(source, target):
         learned = [step for step in found if isinstance(step, Project)]
         have, want = ({dim.constant for dim in one.dims} - {None, 1} for one in (source, target))
         assert len(learned) == (have != want)
-        assert sum(map(parameters, learned)) == (math.prod((*have, *want)) + want.pop() if learned else 0)
+        assert sum(step.parameters for step in learned) == (math.prod((*have, *want)) + want.pop() if learned else 0)
 
 
 @SETTINGS

@@ -10,8 +10,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoadapt as aa
-from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import text
 from autoadapt.contracts.signature import AxisSizes
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60, database=None)
@@ -46,7 +44,7 @@ def test_the_specs_of_a_route_follow_from_its_steps_and_end_in_the_contract(kind
     for route in plan.routes:
         spec = route.specs[0]
         for step, noted in zip(route.steps, route.specs[1:], strict=True):
-            spec = after(step, spec)
+            spec = step.gives(spec)
             assert spec == noted
         assert (spec.dtype, spec.dims) == (contract[route.target].dtype, contract[route.target].dims)
 
@@ -117,7 +115,7 @@ def test_a_legal_size_at_which_nothing_is_left_is_passed_over():
 def test_inputs_are_brought_to_sizes_that_the_new_module_takes(name):
     changes, steps = LEGAL[name]
     plan = planned([level(32, 5)], [level(32)], new_axes=ANY | changes)
-    assert [text(step) for step in plan.inputs[0].steps] == steps
+    assert [str(step) for step in plan.inputs[0].steps] == steps
 
 
 @SETTINGS
@@ -125,7 +123,7 @@ def test_inputs_are_brought_to_sizes_that_the_new_module_takes(name):
 def test_resized_inputs_are_legal_and_never_smaller_than_given(step, offset, size):
     legal = AxisSizes(step=step, offset=offset % step, example=step * 4 + offset % step)
     plan = planned([level(4, 5)], [level(4)], new_axes=ANY | {"H": legal})
-    reached = after(plan.inputs[0].steps[0], plan.target.inputs["x"]).dims[2] if plan.inputs[0].steps else None
+    reached = plan.inputs[0].steps[0].gives(plan.target.inputs["x"]).dims[2] if plan.inputs[0].steps else None
     made = size if reached is None else reached.evaluate({"B": 1, "H": size, "W": 9})
     assert made % step == offset % step
     assert size <= made < size + step or made < step + offset
@@ -180,7 +178,7 @@ def test_a_contract_without_inputs_takes_those_of_the_new_module():
     source = aa.Signature.parse([level(8, 5)], inputs=IMAGE)
     plan = aa.plan(source, aa.Signature.parse({"p3": level(8)}))
     assert plan.target.inputs == source.inputs
-    assert [text(step) for step in plan.routes[0].steps] == ["5->8"]
+    assert [str(step) for step in plan.routes[0].steps] == ["5->8"]
 
 
 @SETTINGS

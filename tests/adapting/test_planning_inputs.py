@@ -7,7 +7,6 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.adapting.layers import resize
-from autoadapt.adapting.operations import text
 from autoadapt.errors import AdaptError, MatchError
 
 
@@ -110,7 +109,7 @@ def test_each_conversion_can_be_switched_off_and_the_refusal_says_which_it_was(k
 def test_images_too_small_for_the_new_module_are_enlarged_and_others_are_left_alone():
     old, new = pyramid("resnet18"), timm.create_model("inception_v3")
     net = aa.adapt(new, like=old, inputs=torch.randn(1, 3, 96, 128)).eval()
-    assert text(net.plan.inputs[0].steps[-1]) == "resize to max(75, H) x max(75, W)"
+    assert str(net.plan.inputs[0].steps[-1]) == "resize to max(75, H) x max(75, W)"
     with torch.no_grad():
         for height, width in ((34, 49), (74, 97), (75, 75), (131, 97)):
             x = torch.randn(2, 3, height, width)
@@ -147,7 +146,7 @@ class Patches(nn.Module):
 def test_an_image_is_resized_to_the_legal_size_at_which_the_levels_have_the_wanted_cells(old, resized):
     new = timm.create_model("vit_small_patch14_dinov2", img_size=56, dynamic_img_size=True, depth=1)
     net = aa.adapt(new, like=old(), inputs=torch.zeros(2, 3, 56, 70)).eval()
-    assert resized in text(net.plan.inputs[0].steps[0])
+    assert resized in str(net.plan.inputs[0].steps[0])
     assert not any(step.op == "resize" for route in net.plan.routes for step in route.steps)
     assert net.verify(sizes=[{"H": 75, "W": 97}, {"H": 84, "W": 55}]).passed
 
@@ -173,7 +172,7 @@ class Clips(nn.Module):
 def test_clips_too_small_for_a_backbone_are_enlarged():
     old = nn.Conv3d(3, 4, (2, 8, 8), (2, 8, 8))
     net = aa.adapt(Clips(), like=old, inputs=torch.zeros(2, 3, 4, 48, 40))
-    assert text(net.plan.inputs[0].steps[0]) == "resize to T x max(64, H) x max(64, W)"
+    assert str(net.plan.inputs[0].steps[0]) == "resize to T x max(64, H) x max(64, W)"
     assert net(torch.zeros(1, 3, 6, 57, 33)).shape == (1, 4, 3, 7, 4)
     assert net.verify().passed
 
@@ -217,7 +216,7 @@ def test_a_module_that_runs_but_cannot_be_explained_is_not_run_at_guessed_sizes(
 def test_verification_runs_at_sizes_that_need_to_be_enlarged():
     old, new, x = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 6, 16, 16), torch.randn(2, 3, 64, 96)
     net = aa.adapt(new, like=old, inputs=x)
-    assert [text(step) for step in net.plan.inputs[0].steps] == ["resize to max(16, H) x max(16, W)"]
+    assert [str(step) for step in net.plan.inputs[0].steps] == ["resize to max(16, H) x max(16, W)"]
     assert net.verify().passed
     bare = net.plan.model_copy(update={"inputs": (net.plan.inputs[0].model_copy(update={"steps": ()}),)})
     assert "Kernel size" in str(aa.verify(aa.build(new, bare), net.signature, inputs=x)["sizes"].faults)

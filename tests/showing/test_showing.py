@@ -37,7 +37,7 @@ from autoadapt.showing import (
     svg,
 )
 from autoadapt.showing.blocks import FONTS, text_width, wrapped
-from autoadapt.showing.colours import KINDS
+from autoadapt.showing.colours import COLOURS
 from autoadapt.showing.rendering import svg_of
 from autoadapt.showing.shapes import Text
 
@@ -112,9 +112,10 @@ names = st.one_of(st.text(string.ascii_lowercase + "._", min_size=1, max_size=80
 steps = st.lists(
     st.builds(
         Step,
-        kind=st.sampled_from([*KINDS, "unheard of"]),
+        kind=st.sampled_from([*COLOURS, "unheard of"]),
         text=names,
         label=names,
+        says=st.just("what it does"),
         note=st.sampled_from(["", "24.6k"]),
         gives=st.one_of(st.just(""), names),
     ),
@@ -215,11 +216,12 @@ def test_a_remark_of_many_lanes_is_written_out_once():
 
 
 def test_every_operation_has_a_word_and_colours_of_its_own():
-    operations = {kind.model_fields["op"].default.split()[0] for kind in get_args(get_args(Operation)[0])}
-    assert operations == set(KINDS)
+    kinds = get_args(get_args(Operation)[0])
+    assert {kind.model_fields["op"].default.split()[0] for kind in kinds} == set(COLOURS)
+    assert all(kind.says for kind in kinds)
     for which in ("light", "dark"):
         told = told_colours(which)
-        assert len({(told[f"{name}-fill"], told[f"{name}-edge"]) for name in KINDS}) == len(KINDS)
+        assert len({(told[f"{name}-fill"], told[f"{name}-edge"]) for name in COLOURS}) == len(COLOURS)
 
 
 def luminance(colour):
@@ -239,12 +241,12 @@ def contrast(one, other):
 @pytest.mark.parametrize("which", ["light", "dark"])
 def test_texts_and_edges_stand_out_from_what_is_behind_them(which):
     told = told_colours(which)
-    for behind in (told["back"], told["panel"], *(told[f"{name}-fill"] for name in KINDS)):
+    for behind in (told["back"], told["panel"], *(told[f"{name}-fill"] for name in COLOURS)):
         assert contrast(told["ink"], behind) >= 7
         assert contrast(told["muted"], behind) >= 4.5
     for name in ("good", "bad"):
         assert contrast(told[name], told["back"]) >= 4.5
-    for name in KINDS:
+    for name in COLOURS:
         assert contrast(told[f"{name}-edge"], told["back"]) >= 3
     assert contrast(told["wire"], told["panel"]) >= 2.5
 

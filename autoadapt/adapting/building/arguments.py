@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from autoadapt.adapting.counted import Remask
+from autoadapt.adapting.operations import Remask
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature

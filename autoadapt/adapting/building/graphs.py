@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from autoadapt.adapting import layers, mask_layers, token_layers
+from autoadapt.adapting import layers
 from autoadapt.adapting.building.arguments import (
     accepted,
     arguments_of,
@@ -25,39 +25,16 @@ from autoadapt.adapting.building.arguments import (
     where_axis,
     without_entries,
 )
-from autoadapt.adapting.building.mask_nodes import MaskNodes
-from autoadapt.adapting.building.value_nodes import restored
 from autoadapt.adapting.building.variable_names import as_identifier, variable_names
-from autoadapt.adapting.effects import after, axis_groups, coarse_step
+from autoadapt.adapting.coarse_steps import coarse_step
 from autoadapt.adapting.operations import (
-    Cast,
-    Channels,
-    Copy,
-    DropPrefix,
-    Hide,
-    Lead,
-    Mean,
-    Native,
-    Ones,
-    Operation,
-    Pad,
-    Pool,
     Project,
-    Rearrange,
-    Recover,
-    Remask,
-    Renormalize,
-    Resample,
-    Resize,
-    ResizeTokens,
-    Restore,
-    Take,
-    Thin,
 )
+from autoadapt.adapting.operations.mask_nodes import MaskNodes
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts import leaves
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import DTYPES, TensorSpec
+from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import (
     NAMED,
     Constant,
@@ -109,15 +86,15 @@ class _Emitter:
         self._plan = plan
         self._graph = fx.Graph()
         self._names = variable_names(plan)
-        self._name = ""
+        self._name = self.module = ""
         self._head: fx.Node | None = None
         self._sizes: dict[str, fx.Node] = {}
-        self._given: dict[str, fx.Node] = {}
+        self.given: dict[str, fx.Node] = {}
         self._features: dict[str, fx.Node] = {}
-        self._choices: dict[Thin, fx.Node] = {}
+        self._shared: dict[object, fx.Node] = {}
         self._plain = plain_entries(plan.target)
         self._arguments: dict[str, fx.Node] = {}
-        self._masks = MaskNodes(self._graph, self._given, self._axis)
+        self.masks = MaskNodes(self._graph, self.given, self._axis)
 
     def graph(self) -> fx.Graph:
         placeholders = self._arguments = self._placeholders()
@@ -131,7 +108,7 @@ class _Emitter:
         self._graph.lint()
         return self._graph
 
-    def _put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A node whose value goes by the name of the chain at hand."""
         node = self._graph.create_node(op, target, args, kwargs, name=self._name)
         node.meta["name"] = self._name
@@ -150,7 +127,7 @@ class _Emitter:
             annotation = None if optional else container_annotation(tree)
             node = self._graph.create_node("placeholder", name, args=default, name=name, type_expr=annotation)
             found[name] = node
-            self._take_apart(tree, node, (name,), self._given)
+            self._take_apart(tree, node, (name,), self.given)
         return found
 
     def _hand_on(self, placeholders: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
@@ -162,7 +139,7 @@ class _Emitter:
             arguments = (name, placeholders[name], *accepted(target, name))
             self._name = name
             if name in passed:
-                found[name] = self._given[name] = self._put("call_function", layers.hand_on, *arguments)
+                found[name] = self.given[name] = self.put("call_function", layers.hand_on, *arguments)
             elif name not in target.filled:
                 self._graph.call_function(layers.unchanged, arguments)
         return found
@@ -194,10 +171,10 @@ class _Emitter:
         source = self._plan.source
         routed = {}
         for route in self._plan.inputs:
-            node, spec = self._given[route.target], self._plan.target.inputs[route.target]
+            node, spec = self.given[route.target], self._plan.target.inputs[route.target]
             self._name = node.name
             for step in route.steps:
-                spec, node = after(step, spec), self._step(step, node, spec, "")
+                spec, node = step.gives(spec), step.node(node, spec, self)
             routed[route.source] = node
         nodes = iter([routed[path] for path in source.inputs.paths])
         arguments = {name: self._argument(tree, nodes) for name, tree in source.arguments.items()} | dict(plain)
@@ -205,7 +182,7 @@ class _Emitter:
         keywords = dict(list(arguments.items())[source.positional :])
         check_names(keywords)
         self._name = "features"
-        features = self._put("call_module", "backbone", *values, **keywords)
+        features = self.put("call_module", "backbone", *values, **keywords)
         if self._plan.taps:
             features.meta["comment"] = ", ".join(self._plan.taps)
             names = enumerate(self._plan.taps)
@@ -216,104 +193,26 @@ class _Emitter:
 
     def _route(self, name: str, route: Route) -> fx.Node:
         is_input = route.source.startswith("inputs.")
-        node = self._given[route.source.removeprefix("inputs.")] if is_input else self._features[route.source]
+        node = self.given[route.source.removeprefix("inputs.")] if is_input else self._features[route.source]
         learned = learned_steps(route)
         modules = {id(step): f"adapters.{name}" + f".{called}" * (len(learned) > 1) for called, step, _ in learned}
         for step, spec in zip(route.steps, route.specs, strict=False):
             is_whole = route.target == "output" and step is not route.steps[-1]
             self._name = "values" if is_whole else self._names[route.target]
-            node = self._step(step, node, spec, modules.get(id(step), ""))
-        return self._put("call_method", "contiguous", node) if route.made_contiguous else node
+            self.module = modules.get(id(step), "")
+            node = step.node(node, spec, self)
+        return self.put("call_method", "contiguous", node) if route.made_contiguous else node
 
-    def _step(self, step: Operation, node: fx.Node, spec: TensorSpec, module: str) -> fx.Node:
-        match step:
-            case DropPrefix(axis=axis, count=count, at_end=at_end, after=after):
-                ends = [slice(after)] * bool(after) + [slice(None, -count) if at_end else slice(after + count, None)]
-                parts = [self._part(node, axis, part) for part in ends]
-                return self._put("call_function", torch.cat, parts, axis) if after else parts[0]
-            case Take(axis=axis, last=last, where=where):
-                return self._masks.last(where, node, self._put) if where else self._part(node, axis, -int(last))
-            case Rearrange():
-                return self._rearrange(step, node)
-            case Mean() | Pool() | Resize() | Resample() if step.where is not None:
-                plain = step.model_copy(update={"where": None})
-                return self._masks.averaged(step.where, node, lambda one: self._step(plain, one, spec, ""), self._put)
-            case Mean(axes=axes):
-                return self._put("call_method", "mean", node, axes)
-            case Hide(where=where):
-                return self._masks.hidden(where, node, self._put)
-            case Remask(given=given, wanted=wanted, dtype=dtype, dims=dims, returned=returned):
-                options = [*map(self._size, dims)], DTYPES[dtype], wanted.form, wanted.counts
-                return self._put("call_function", mask_layers.as_mask, self._masks.returned(given, returned), *options)
-            case Restore():
-                return restored(step, node, self._put)
-            case Pool(kernel=kernel):
-                return self._put("call_function", layers.pool, node, [*kernel])
-            case Resize(dims=dims) | Pad(dims=dims):
-                return self._put("call_function", getattr(layers, step.op), node, [*map(self._size, dims)])
-            case Resample(first=first, step=by, dims=dims):
-                return self._put("call_function", layers.resample, node, [*first], [*by], [*map(self._size, dims)])
-            case ResizeTokens(prefix=prefix, source=grid, dims=dims, kernel=kernel, order=order):
-                sides = [[*map(self._size, side)] for side in (grid, dims)] + [[*kernel]] * bool(kernel)
-                more = {"order": [*order]} if order else {}
-                return self._put("call_function", token_layers.resize_tokens, node, prefix, *sides, **more)
-            case Lead():
-                return self._put("call_function", token_layers.lead_with_mean, node)
-            case Project():
-                return self._put("call_module", module, node)
-            case Channels(stem="", target=channels):
-                return self._put("call_function", layers.mix_channels, node, step.met, channels)
-            case Channels() | Native():
-                return node  # the backbone's own weights were changed
-            case Renormalize():
-                return self._put("call_function", layers.renormalize, node, *step.numbers(spec.dims[1].constant or 3))
-            case Ones(axis=axis):
-                sizes = (0, 0) * (len(spec.dims) - 1 - axis) + (0, 1)
-                return self._put("call_function", torch.nn.functional.pad, node, sizes, value=1.0)
-            case Cast(dtype=dtype):
-                return self._put("call_method", "to", node, DTYPES[dtype])
-            case Copy():
-                return self._put("call_method", "clone", node)
-            case Recover(values=values, dtype=dtype):
-                rows = self._in_rows(node, step.points_axis), self._in_rows(self._given[values], step.values_axis)
-                return self._put("call_function", layers.recover_indices, *rows, DTYPES[dtype])
-            case Thin(axis=axis):
-                return self._put("call_function", layers.take_points, node, self._choice(step), axis)
+    def sizes(self, dims: Sequence[Dim]) -> list[Any]:
+        """Sizes as numbers, or as arithmetic on the sizes of the inputs."""
+        return [self._size(dim) for dim in dims]
 
-    def _part(self, node: fx.Node, axis: int, part: slice | int) -> fx.Node:
-        return self._put("call_function", operator.getitem, node, (*(slice(None),) * axis, part))
-
-    def _in_rows(self, node: fx.Node, axis: int) -> fx.Node:
-        return node if axis == 1 else self._put("call_method", "transpose", node, 1, 2)
-
-    def _choice(self, step: Thin) -> fx.Node:
-        """Which points are taken: one choice for all leaves on a set."""
-        key = step.model_copy(update={"axis": 0})
-        if key not in self._choices:
-            points = self._features[step.points]
-            arguments = (points, step.count, step.how, step.points_axis, step.seed)
-            choice = self._graph.create_node("call_function", layers.choose_points, arguments, name="chosen")
-            self._choices[key] = choice
-        return self._choices[key]
-
-    def _rearrange(self, step: Rearrange, node: fx.Node) -> fx.Node:
-        """An einops pattern in torch's own words: unflatten, permute, flatten."""
-        left, right = axis_groups(step.pattern)
-        for axis in reversed(range(len(left))):
-            if len(left[axis]) > 1:
-                sizes = tuple(self._size(step.sizes[name]) for name in left[axis])
-                node = self._put("call_method", "unflatten", node, axis, sizes)
-            elif not left[axis]:
-                node = self._put("call_method", "squeeze", node, axis)
-        have, want = ([name for names in side for name in names] for side in (left, right))
-        if have != want:
-            node = self._put("call_method", "permute", node, *[have.index(name) for name in want])
-        for axis, names in enumerate(right):
-            if len(names) > 1:
-                node = self._put("call_method", "flatten", node, axis, axis + len(names) - 1)
-            elif not names:
-                node = self._put("call_method", "unsqueeze", node, axis)
-        return node
+    def once(self, key: object, name: str, function: Any, source: str, *args: Any) -> fx.Node:
+        """A call on a feature of the new module, by its path: one node for all that ask with the same key."""
+        if key not in self._shared:
+            arguments = (self._features[source], *args)
+            self._shared[key] = self._graph.create_node("call_function", function, arguments, name=name)
+        return self._shared[key]
 
     def _size(self, dim: Dim) -> Any:
         """A size as a number, or as arithmetic on the sizes of the inputs."""
@@ -334,7 +233,7 @@ class _Emitter:
             path, position = where_axis(axis, self._plan.target)
             name = {"B": "batch", "H": "height", "W": "width"}.get(axis, f"size_{axis}")
             with self._graph.inserting_after(self._head):
-                shape = self._graph.call_function(getattr, (self._given[path], "shape"))
+                shape = self._graph.call_function(getattr, (self.given[path], "shape"))
             with self._graph.inserting_after(shape):
                 self._head = self._graph.create_node("call_function", operator.getitem, (shape, position), name=name)
             self._head.meta |= {"name": name, "shape": True}

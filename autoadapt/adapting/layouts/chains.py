@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts.arranging import arranged
 from autoadapt.adapting.layouts.assigning import Assignment, Refusal, assign
 from autoadapt.adapting.layouts.extra_tokens import (
@@ -54,7 +53,7 @@ def chain(
     if isinstance(first, Refusal):
         return first
     if first is not None:
-        rest = chain(after(first, spec), target, project=project)
+        rest = chain(first.gives(spec), target, project=project)
         return rest if isinstance(rest, Refusal) else (first, *rest)
     axis = class_token_axis(have) if target.class_token else token_axis(have) if target.last_token else None
     if axis is not None and not want.strides:

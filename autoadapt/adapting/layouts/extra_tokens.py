@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts.factors import Factored
 from autoadapt.adapting.operations import DropPrefix
 
@@ -52,7 +51,7 @@ def without_entries(tensor: Factored, drops: tuple[DropPrefix, ...]) -> Factored
     prefixes, suffixes, spec = [*tensor.prefixes], [*tensor.suffixes], tensor.spec
     for drop in drops:
         (suffixes if drop.at_end else prefixes)[drop.axis] -= drop.count
-        spec = after(drop, spec)
+        spec = drop.gives(spec)
     return replace(tensor, spec=spec, prefixes=tuple(prefixes), suffixes=tuple(suffixes))
 
 

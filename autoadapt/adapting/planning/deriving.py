@@ -8,10 +8,9 @@ from functools import partial
 from typing import Literal
 
 from autoadapt.adapting.asked_options import check_asked
-from autoadapt.adapting.effects import after, multiply_adds, stays_contiguous
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.adapting.matching import match
-from autoadapt.adapting.operations import Operation, Projecting, Recover, Thin, Thinning, parameters
+from autoadapt.adapting.operations import Operation, Projecting, Recover, Thin, Thinning
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.frames import frame_remarks
@@ -356,15 +355,15 @@ def _route(
         steps = (thin, *steps)
     specs = [spec]
     for step in steps:
-        specs.append(after(step, specs[-1]))
+        specs.append(step.gives(specs[-1]))
     sizes = one_sample(target.sizes())
     return Route(
         target=pairing.target,
         source=pairing.source,
         steps=steps,
         specs=tuple(specs),
-        parameters=sum(map(parameters, steps)),
-        multiply_adds=sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
+        parameters=sum(step.parameters for step in steps),
+        multiply_adds=sum(step.multiply_adds(left, sizes) for step, left in zip(steps, specs, strict=False)),
         octaves=0.0 if pairing.recover else round(distance(tensor, factored(contract)), 3),
         others=pairing.others,
         remark="; ".join(filter(None, [pairing.remark, what_is_lost(tensor, contract, steps, dilated_by)])),
@@ -394,7 +393,7 @@ def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     inner = {output.name: output.contiguous for output in source.inner}
     contiguous = route.source in source.contiguous or inner.get(route.source, False)
     for step in route.steps:
-        contiguous = stays_contiguous(step, contiguous)
+        contiguous = step.stays_contiguous(contiguous)
     if contiguous or route.target not in target.contiguous or route.source.startswith("inputs."):
         return route
     return route.model_copy(update={"made_contiguous": True})

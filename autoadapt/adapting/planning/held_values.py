@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autoadapt.adapting.effects import axis_groups
 from autoadapt.adapting.operations import (
     Cast,
     Copy,
@@ -19,6 +18,7 @@ from autoadapt.adapting.operations import (
     ResizeTokens,
     Restore,
     Take,
+    axis_groups,
 )
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.signature import Held, Signature, TensorSpec

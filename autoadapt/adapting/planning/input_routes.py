@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from autoadapt.adapting.effects import after
 from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Remask, Renormalize, Resize
 from autoadapt.adapting.planning.frames import frames_of, is_image_or_clip, of_rank
 from autoadapt.adapting.planning.input_channels import matched_channels
@@ -144,7 +143,7 @@ def _fitted(
     ranked = of_rank(spec, given)
     frames = frames_of(given) if ranked else -1
     for turn in ranked:
-        given = after(turn, given)
+        given = turn.gives(given)
     order = _positions(spec.dims, [Dim.axis("T") if axis == frames else dim for axis, dim in enumerate(given.dims)])
     dims = tuple(given.dims[i] for i in order)
     channel = _channel_axis(spec.dims)
@@ -174,7 +173,7 @@ def _fitted(
     work = (*_turned(given.dims, [order[axis] for axis in first]), *values, *channels, *resized)
     at = given
     for step in work:
-        at = after(step, at)
+        at = step.gives(at)
     return (*native, *ranked, *work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
 
 

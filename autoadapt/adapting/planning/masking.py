@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from autoadapt.adapting.counted import Averaging, Counted, Hide, Remask
-from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Cast, Mean, Operation, Take
+from autoadapt.adapting.operations import Averaging, Cast, Counted, Hide, Mean, Operation, Remask, Take
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.capturing import counts_by_name
 from autoadapt.contracts.dims import Dim
@@ -48,7 +46,7 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
             where = next(counted_along(spec, axes, target.masks), None) if len(axes) == 1 else None
             step = step.model_copy(update={"where": where}) if where is not None else step
         made.append(step)
-        spec = after(step, spec)
+        spec = step.gives(spec)
     zeroed = [mask for mask in target.masks if path in mask.zeroed]
     return (*made, *(Hide(where=where) for where in counted_along(spec, range(len(spec.dims)), zeroed)))
 

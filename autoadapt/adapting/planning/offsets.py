@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoadapt.adapting.operations import Project, parameters
+from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning.plans import Plan, Route
 
 __all__ = ["without_offsets"]
@@ -15,4 +15,4 @@ def without_offsets(plan: Plan) -> Plan:
 
 def _bare(route: Route) -> Route:
     steps = [one.model_copy(update={"bias": False}) if isinstance(one, Project) else one for one in route.steps]
-    return route.model_copy(update={"steps": tuple(steps), "parameters": sum(map(parameters, steps))})
+    return route.model_copy(update={"steps": tuple(steps), "parameters": sum(step.parameters for step in steps)})

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from autoadapt.adapting.effects import after, multiply_adds
-from autoadapt.adapting.operations import Operation, Project, Rearrange, parameters
+from autoadapt.adapting.operations import Operation, Project, Rearrange
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, TensorSpec
@@ -30,7 +29,7 @@ def by_places(route: Route, sizes: Mapping[str, int], axes: Mapping[str, AxisSiz
     Example:
         >>> spec = TensorSpec(dtype="f32", dims=(Dim.axis("B"), Dim(8), Dim(4)))
         >>> project = Project(form="conv", source=8, target=6)
-        >>> route = Route(target="", source="", steps=(project,), specs=(spec, after(project, spec)))
+        >>> route = Route(target="", source="", steps=(project,), specs=(spec, project.gives(spec)))
         >>> [getattr(step, "pattern", None) or step.groups for step in by_places(route, {"B": 1}, {}).steps]
         ['b c x -> b (x c) 1', 4, 'b (x c) 1 -> b c x']
     """
@@ -40,18 +39,18 @@ def by_places(route: Route, sizes: Mapping[str, int], axes: Mapping[str, AxisSiz
     for step in route.steps:
         found = _Places.of(step, spec) if isinstance(step, Project) and step.groups == 1 else None
         steps += [step] if found is None else found.steps
-        spec = after(step, spec)
+        spec = step.gives(spec)
     if len(steps) == len(route.steps):
         return route
     specs = [spec_before]
     for step in steps:
-        specs.append(after(step, specs[-1]))
+        specs.append(step.gives(specs[-1]))
     return route.model_copy(
         update={
             "steps": tuple(steps),
             "specs": tuple(specs),
-            "parameters": sum(map(parameters, steps)),
-            "multiply_adds": sum(multiply_adds(step, left, sizes) for step, left in zip(steps, specs, strict=False)),
+            "parameters": sum(step.parameters for step in steps),
+            "multiply_adds": sum(step.multiply_adds(left, sizes) for step, left in zip(steps, specs, strict=False)),
         }
     )
 

@@ -7,17 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from autoadapt.adapting.effects import coarse_step
-from autoadapt.adapting.operations import (
-    Native,
-    Operation,
-    Pad,
-    Renormalize,
-    Resample,
-    Resize,
-    ResizeTokens,
-    text,
-)
+from autoadapt.adapting.coarse_steps import coarse_step
+from autoadapt.adapting.operations import Native, Operation, Pad, Renormalize, Resample, Resize, ResizeTokens
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
@@ -261,9 +252,9 @@ def _input_lines(steps: Sequence[Operation]) -> list[str]:
         if isinstance(step, Renormalize):
             lines += [str(step.given), f"  -> {step.wanted}"]
         elif is_open:
-            lines[-1] += f"  ·  {text(step)}"
+            lines[-1] += f"  ·  {step}"
         else:
-            lines.append(text(step))
+            lines.append(str(step))
         is_open = not isinstance(step, (Native, Renormalize))
     return lines or [""]
 
@@ -289,7 +280,7 @@ def _chain_texts(route: Route) -> list[str]:
     """The steps of a route; a last resizing goes to the target's own size, which stands beside it, and so do tokens."""
     if route.same_as:
         return [f"is {route.same_as}"]
-    shown = ["resize tokens" if isinstance(step, ResizeTokens) else text(step) for step in route.steps]
+    shown = ["resize tokens" if isinstance(step, ResizeTokens) else str(step) for step in route.steps]
     if route.steps and isinstance(route.steps[-1], (Resize, Resample)):
         shown[-1] = route.steps[-1].op
     return shown

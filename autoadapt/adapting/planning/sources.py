@@ -7,7 +7,6 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from autoadapt.adapting.effects import after
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.operations import Pad, Rearrange, Remask
 from autoadapt.adapting.pairings import Source
@@ -232,8 +231,8 @@ def _axes(
     for route in routes:
         given = reached = wanted[route.target]
         for step in route.steps:
-            reached = after(step, reached)
-            given = after(step, given) if isinstance(step, (Rearrange, Remask)) else given
+            reached = step.gives(reached)
+            given = step.gives(given) if isinstance(step, (Rearrange, Remask)) else given
         for dim, left, made in zip(have[route.source].dims, given.dims, reached.dims, strict=True):
             if dim.axes:
                 axes[str(dim)] = made

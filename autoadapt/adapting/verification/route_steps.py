@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from autoadapt.adapting.effects import after, axis_groups
-from autoadapt.adapting.operations import Operation, Rearrange, ResizeTokens, parameters, text
+from autoadapt.adapting.operations import Operation, Rearrange, ResizeTokens, axis_groups
 from autoadapt.adapting.planning import Route
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, TensorSpec, equal_where_legal, in_order
@@ -20,7 +19,7 @@ def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSize
         return [Mismatch(route.target, f"{len(route.specs) - 1} steps", f"{len(route.steps)} steps")]
     faults, spec = [], route.specs[0]
     for step, noted in zip(route.steps, route.specs[1:], strict=True):
-        spec = after(step, spec)
+        spec = step.gives(spec)
         if spec != noted:
             faults.append(Mismatch(route.target, str(noted), f"{spec} after {step.op}"))
     alike = len(spec.dims) == len(contract.dims) and all(
@@ -28,7 +27,7 @@ def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSize
     )
     if not alike or (spec.dtype, spec.order) != (contract.dtype, contract.order):
         faults.append(Mismatch(route.target, str(contract), str(spec)))
-    counted = sum(map(parameters, route.steps))
+    counted = sum(step.parameters for step in route.steps)
     if counted != route.parameters:
         faults.append(Mismatch(route.target, f"{route.parameters} parameters", f"{counted} parameters"))
     return faults
@@ -62,6 +61,6 @@ def _merged(step: Operation, spec: TensorSpec, made: TensorSpec) -> Iterator[tup
                     yield f"({' '.join(names)}) in {pattern}", cells, [dims[name] for name in names]
         case ResizeTokens(source=have, dims=want):
             for sides in (have, want):
-                yield f"{' x '.join(map(str, sides))} in {text(step)}", spec.cells, list(sides)
+                yield f"{' x '.join(map(str, sides))} in {step}", spec.cells, list(sides)
         case _:
             return

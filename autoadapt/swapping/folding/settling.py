@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, own_attributes, with_plan
-from autoadapt.adapting.effects import after
-from autoadapt.adapting.operations import Ones, Operation, Project, text
+from autoadapt.adapting.operations import Ones, Operation, Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.signature import TensorSpec
@@ -251,7 +250,7 @@ def _unfit(route: Route) -> Stay | None:
     assert isinstance(project, Project), "found as one"
     if project.groups > 1:
         why = "its reader has one weight"
-        return Stay(output=route.target, reader=f"{text(project)}, a map for each place", why=why)
+        return Stay(output=route.target, reader=f"{project}, a map for each place", why=why)
     if _channel_axis(route) is None:
         return Stay(output=route.target, reader="channels merged with another axis")
     return None
@@ -272,9 +271,9 @@ def _specs(route: Route, index: int, extra: int) -> TensorSpec:
     """The output of a route if its projection had some channels more."""
     project = route.steps[index]
     assert isinstance(project, Project), "found as one"
-    spec = after(project.model_copy(update={"target": project.target + extra}), route.specs[index])
+    spec = project.model_copy(update={"target": project.target + extra}).gives(route.specs[index])
     for step in route.steps[index + 1 :]:
-        spec = after(step, spec)
+        spec = step.gives(spec)
     return spec
 
 
@@ -307,7 +306,7 @@ def _route_without(route: Route, has_ones: bool) -> Route:
     steps = (*route.steps[:index], *instead, *route.steps[index + 1 :])
     specs = [route.specs[0]]
     for step in steps:
-        specs.append(after(step, specs[-1]))
+        specs.append(step.gives(specs[-1]))
     return route.model_copy(
         update={
             "steps": steps,

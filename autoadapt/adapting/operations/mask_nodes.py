@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from autoadapt.adapting import mask_layers
-from autoadapt.adapting.counted import Counted
+from autoadapt.adapting.operations.counted import Counted
 from autoadapt.contracts.signature import Mask, Returned
 
 __all__ = ["MaskNodes"]

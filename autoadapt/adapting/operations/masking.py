@@ -1,0 +1,64 @@
+"""Masking: what a mask of the old module hides in outputs, and such masks in another form."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import fx
+
+from autoadapt.adapting import mask_layers
+from autoadapt.adapting.operations.counted import Counted, where_text
+from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer
+from autoadapt.contracts.signature import DTYPES, Mask, Returned, TensorSpec
+
+__all__ = ["Hide", "Remask"]
+
+
+class Hide(BaseOperation):
+    """Zeros where a mask hides tokens, as the old module had them."""
+
+    says: ClassVar[str] = "zeros where a mask hides"
+    op: Literal["hide"] = "hide"
+    where: Counted
+
+    def __str__(self) -> str:
+        return f"zero but{where_text(self.where)}"
+
+    @property
+    def label(self) -> str:
+        return f"where {self.where.mask.argument} hides it"
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        return graph.masks.hidden(self.where, node, graph.put)
+
+
+class Remask(BaseOperation):
+    """A mask of the old module in the form and with the meaning of the new one's."""
+
+    says: ClassVar[str] = "a mask of another form"
+    op: Literal["remask"] = "remask"
+    given: Mask
+    wanted: Mask
+    dtype: str
+    dims: Dims
+    returned: Returned | None = Field(default=None, exclude_if=lambda returned: returned is None)
+    """How the old module returned it, for its frames, also where it was not given one; None where it is taken."""
+
+    def __str__(self) -> str:
+        same = (self.given.form, self.given.counts) == (self.wanted.form, self.wanted.counts)
+        turned = self.given.form == self.wanted.form == "truth" and not same
+        return "inverted" if turned else f"{self.wanted.argument} {self.given.where}"
+
+    @property
+    def label(self) -> str:
+        return "of what is hidden or counts"
+
+    def gives(self, spec: TensorSpec) -> TensorSpec:
+        return spec.with_dims(self.dims).model_copy(update={"dtype": self.dtype, "same_as": ""})
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        options = graph.sizes(self.dims), DTYPES[self.dtype], self.wanted.form, self.wanted.counts
+        return graph.put(
+            "call_function", mask_layers.as_mask, graph.masks.returned(self.given, self.returned), *options
+        )

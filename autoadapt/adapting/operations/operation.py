@@ -1,0 +1,143 @@
+"""One operation: what each says, makes of a tensor, costs and writes; a new one answers where it differs."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from torch import fx
+
+from autoadapt.adapting.operations.mask_nodes import MaskNodes
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.facts import MadeByHand
+from autoadapt.contracts.signature import TensorSpec
+from autoadapt.errors import Mismatch, PlanError
+
+__all__ = ["BaseOperation", "Dims", "Writer", "entries", "shown_sizes", "values_in"]
+
+Dims: TypeAlias = tuple[Dim, ...]
+
+
+class Writer(Protocol):
+    """The graph that is being written, as operations see it."""
+
+    masks: MaskNodes
+    module: str
+    """Path of the layer that was made for the operation at hand, if it is learned."""
+
+    @property
+    def given(self) -> Mapping[str, fx.Node]:
+        """The node of each input of the old module, by path."""
+
+    def put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node, as `torch.fx.Graph.create_node` makes it."""
+
+    def sizes(self, dims: Sequence[Dim]) -> list[Any]:
+        """Sizes as numbers, or as arithmetic on the sizes of the inputs."""
+
+    def once(self, key: object, name: str, function: Any, source: str, *args: Any) -> fx.Node:
+        """A call on a feature of the new module, by its path: one node for all that ask with the same key."""
+
+
+class BaseOperation(MadeByHand):
+    """What each operation answers; `str` of one stands in a plan's table."""
+
+    if TYPE_CHECKING:  # each class has it as a field, at the place where its JSON lists it
+        op: str
+    says: ClassVar[str]
+    """What it does, where a picture explains its operations."""
+    takes_any: ClassVar[bool] = False
+    """Whether also values that are not floating-point numbers may go in."""
+    moves_cells: ClassVar[bool] = False
+    """Whether cells that come out lie elsewhere, so that centres that were known are not any longer."""
+
+    @abc.abstractmethod
+    def __str__(self) -> str: ...
+
+    @property
+    def label(self) -> str:
+        """What there is to say where its name stands above it already."""
+        return str(self)
+
+    @property
+    def parameters(self) -> int:
+        """How many it has."""
+        return 0
+
+    def gives(self, spec: TensorSpec) -> TensorSpec:
+        """What comes out when a tensor of a spec goes in.
+
+        Raises:
+            PlanError: It does not fit the tensor.
+        """
+        if not spec.is_floating and not self.takes_any:
+            raise self.refused(spec, "floating-point values")
+        cells, trailing = self.order_after(spec)
+        update = {"same_as": "", "cells": cells, "trailing": trailing}
+        centres = () if self.moves_cells else spec.centres
+        return spec.model_copy(update={"dims": self.dims_after(spec), "centres": centres, **update})
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        """The dims that come out.
+
+        Raises:
+            PlanError: It does not fit the tensor.
+        """
+        return spec.dims
+
+    def order_after(self, spec: TensorSpec) -> tuple[str, int]:
+        """How cells stand among the tokens that come out."""
+        return spec.order
+
+    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+        """Multiplications with addition that it takes at given sizes of the input axes."""
+        return 0
+
+    def stays_contiguous(self, before: bool) -> bool:
+        """Whether what comes out lies in memory in the order of its axes, where what goes in does or does not.
+
+        Convolutions, poolings and interpolation hand on the order of what they read (channels last stays channels
+        last).
+        """
+        return True
+
+    @abc.abstractmethod
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        """Writes it.
+
+        Args:
+            node: What goes in.
+            spec: What that is.
+            graph: That is being written.
+        """
+
+    def refused(self, spec: TensorSpec, expected: str) -> PlanError:
+        """The error of an operation that does not fit its input."""
+        fault = Mismatch(str(self), expected, str(spec), "let autoadapt.plan derive the chain")
+        return PlanError(f"`{self}` does not fit its input", [fault])
+
+    def check_spatial(self, spec: TensorSpec, count: int) -> None:
+        """Refuse what has not as many spatial axes, behind a batch and a channel axis.
+
+        Raises:
+            PlanError: It has not.
+        """
+        if len(spec.dims) != count + 2:
+            raise self.refused(spec, f"a batch axis, a channel axis and {count} spatial axes")
+
+
+def entries(axis: int, part: slice | int) -> tuple[slice | int, ...]:
+    """The index of a part of an axis."""
+    return (*(slice(None),) * axis, part)
+
+
+def shown_sizes(sizes: Sequence[object]) -> str:
+    """Sizes as a table shows them: once where they are equal."""
+    return str(sizes[0]) if len(set(map(str, sizes))) == 1 else " x ".join(map(str, sizes))
+
+
+def values_in(spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+    """How many values a tensor has at given sizes of the input axes."""
+    return math.prod(spec.shape(sizes))

@@ -1,0 +1,83 @@
+"""Points: which of a set are taken, and where points stand in an input."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias
+
+from torch import fx
+
+from autoadapt.adapting import layers
+from autoadapt.adapting.operations.operation import BaseOperation, Writer
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import DTYPES, TensorSpec
+
+__all__ = ["Recover", "Thin", "Thinning"]
+
+Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
+"""How points are chosen: far from each other, the first, at even steps, at random, or all of them again and again."""
+
+
+class Recover(BaseOperation):
+    """For each point its place in an input, where points stand bit for bit: `[B, M, K] -> [B, M]`."""
+
+    says: ClassVar[str] = "finds rows in an input"
+    op: Literal["recover"] = "recover"
+    values: str
+    """Path of the input, `[B, N, >= K]`, or `[B, >= K, N]` where its axis 2 lists points."""
+    dtype: str
+    values_axis: Literal[1, 2] = 1
+    """Which axis of the input lists points."""
+    points_axis: Literal[1, 2] = 1
+    """Which axis of the coordinates lists points."""
+
+    def __str__(self) -> str:
+        return f"find in {self.values}"
+
+    @property
+    def label(self) -> str:
+        return f"in {self.values}"
+
+    def gives(self, spec: TensorSpec) -> TensorSpec:
+        return TensorSpec(dtype=self.dtype, dims=(spec.dims[0], spec.dims[self.points_axis]), role="index")
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        points, values = (
+            one if axis == 1 else graph.put("call_method", "transpose", one, 1, 2)
+            for one, axis in ((node, self.points_axis), (graph.given[self.values], self.values_axis))
+        )
+        return graph.put("call_function", layers.recover_indices, points, values, DTYPES[self.dtype])
+
+
+class Thin(BaseOperation):
+    """Take some points of a set, by one choice for every leaf that lies on it; with `repeat`, some of them twice."""
+
+    says: ClassVar[str] = "takes some of the points"
+    op: Literal["thin"] = "thin"
+    axis: int
+    """Which axis of the leaf lists points."""
+    source: int
+    count: int
+    how: Thinning
+    points: str
+    """Path of the coordinates among the new module's outputs, `[B, N, K]`, or of any other leaf of the set."""
+    points_axis: int = 1
+    """Which axis of that leaf lists points."""
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source} points, {self.how} {self.count}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.source}→{self.count}, {self.how}"
+
+    def gives(self, spec: TensorSpec) -> TensorSpec:
+        if spec.dims[self.axis] != self.source:
+            raise self.refused(spec, f"{self.source} points on axis {self.axis}")
+        dims = (*spec.dims[: self.axis], Dim(self.count), *spec.dims[self.axis + 1 :])
+        return spec.with_dims(dims).model_copy(update={"same_as": ""})
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        key, how = self.model_copy(update={"axis": 0}), (self.count, self.how, self.points_axis, self.seed)
+        chosen = graph.once(key, "chosen", layers.choose_points, self.points, *how)
+        return graph.put("call_function", layers.take_points, node, chosen, self.axis)

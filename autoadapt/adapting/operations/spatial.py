@@ -1,0 +1,202 @@
+"""Spatial: averages, sizes and places of cells, `[B, C, *spatial]`."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import fx
+
+from autoadapt.adapting import layers
+from autoadapt.adapting.operations.counted import Counted, where_text
+from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer, shown_sizes, values_in
+from autoadapt.contracts.signature import TensorSpec
+
+__all__ = ["Averaging", "Mean", "Pad", "Pool", "Resample", "Resize"]
+
+
+class Averaging(BaseOperation):
+    """What averages."""
+
+    moves_cells: ClassVar[bool] = True
+    where: Counted | None = Field(default=None, exclude_if=lambda where: where is None)
+    """What of it counts; None where everything does."""
+
+    def __str__(self) -> str:
+        return f"{self.op} {self._over}{where_text(self.where)}"
+
+    @property
+    def label(self) -> str:
+        return f"{self._over}{where_text(self.where)}"
+
+    @property
+    @abc.abstractmethod
+    def _over(self) -> str:
+        """Over what it averages."""
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        if self.where is None:
+            return self._average(node, graph)
+        return graph.masks.averaged(self.where, node, lambda one: self._average(one, graph), graph.put)
+
+    @abc.abstractmethod
+    def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
+        """Writes an average over everything."""
+
+
+class Mean(Averaging):
+    """Average over axes, which go away."""
+
+    says: ClassVar[str] = "averages whole axes"
+    op: Literal["mean"] = "mean"
+    axes: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        over = f"axes {', '.join(map(str, self.axes))}" if len(self.axes) > 1 else f"axis {self.axes[0]}"
+        return f"{over}, where {self.where.mask.argument} lets it" if self.where is not None else over
+
+    @property
+    def _over(self) -> str:
+        return f"over {', '.join(map(str, self.axes))}"
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        return tuple(dim for axis, dim in enumerate(spec.dims) if axis not in self.axes)
+
+    def order_after(self, spec: TensorSpec) -> tuple[str, int]:
+        return "rows", 0
+
+    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+        return values_in(spec, sizes)
+
+    def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
+        return graph.put("call_method", "mean", node, self.axes)
+
+
+class Pool(Averaging):
+    """Average over cells of a fixed size, the last cell of an axis cut short; `[B, C, *spatial]`."""
+
+    says: ClassVar[str] = "averages cells"
+    op: Literal["pool"] = "pool"
+    kernel: tuple[int, ...]
+    """One size for each spatial axis."""
+
+    @property
+    def _over(self) -> str:
+        return shown_sizes(self.kernel)
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        self.check_spatial(spec, len(self.kernel))
+        spatial = zip(spec.dims[2:], self.kernel, strict=True)
+        return spec.dims[:2] + tuple(dim.ceildiv(size) for dim, size in spatial)
+
+    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+        return values_in(spec, sizes)
+
+    def stays_contiguous(self, before: bool) -> bool:
+        return before
+
+    def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
+        return graph.put("call_function", layers.pool, node, [*self.kernel])
+
+
+class Resize(Averaging):
+    """Linear interpolation of the spatial axes to exact sizes; `[B, C, *spatial]`."""
+
+    says: ClassVar[str] = "interpolates to exact sizes"
+    op: Literal["resize"] = "resize"
+    dims: Dims
+    """One size for each spatial axis."""
+
+    @property
+    def _over(self) -> str:
+        return f"to {shown_sizes(self.dims)}"
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        self.check_spatial(spec, len(self.dims))
+        return spec.dims[:2] + self.dims
+
+    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+        return values_in(self.gives(spec), sizes) << len(self.dims)  # linear interpolation reads two cells a side
+
+    def stays_contiguous(self, before: bool) -> bool:
+        return before
+
+    def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
+        return graph.put("call_function", layers.resize, node, graph.sizes(self.dims))
+
+
+class Resample(Averaging):
+    """Spatial axes read at other centres, `[B, C, *spatial]`: cell j lies at `first + j*step` of the cells there are.
+
+    Linear interpolation; where the step is longer than a cell, a mean over a triangle as wide. Beyond the border the
+    last cell counts. Whole numbers of cells are exact.
+    """
+
+    says: ClassVar[str] = "samples at old cell centres"
+    op: Literal["resample"] = "resample"
+    first: tuple[float, ...]
+    """Where the first cell lies, in cells of the source, for each spatial axis."""
+    step: tuple[float, ...]
+    dims: Dims
+    """How many cells there are, for each spatial axis."""
+
+    @property
+    def picks(self) -> bool:
+        """Whether cells are taken as they are."""
+        return set(self.step) == {1.0} and all(first.is_integer() for first in self.first)
+
+    @property
+    def _over(self) -> str:
+        centres = [f"{start:g} + {by:g} j" for start, by in zip(self.first, self.step, strict=True)]
+        return f"to {shown_sizes(self.dims)} at {shown_sizes(centres)}"
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        self.check_spatial(spec, len(self.dims))
+        return spec.dims[:2] + self.dims
+
+    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+        shape = spec.shape(sizes)
+        cells = zip(shape[2:], (int(dim.evaluate(sizes)) for dim in self.dims), strict=True)
+        return 0 if self.picks else _separable(math.prod(shape[:2]), list(cells))
+
+    def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
+        return graph.put("call_function", layers.resample, node, [*self.first], [*self.step], graph.sizes(self.dims))
+
+
+class Pad(BaseOperation):
+    """Zeros below and to the right, up to exact sizes, so that cells stay where they are; `[B, C, *spatial]`.
+
+    Where a size is below that of the input, what is beyond it is left out: the old module did not read it either.
+    """
+
+    says: ClassVar[str] = "zeros below and to the right"
+    op: Literal["pad"] = "pad"
+    dims: Dims
+    """One size for each spatial axis."""
+
+    def __str__(self) -> str:
+        return f"pad {self.label}"
+
+    @property
+    def label(self) -> str:
+        return f"to {shown_sizes(self.dims)}"
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        self.check_spatial(spec, len(self.dims))
+        return spec.dims[:2] + self.dims
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        return graph.put("call_function", layers.pad, node, graph.sizes(self.dims))
+
+
+def _separable(maps: int, cells: Sequence[tuple[int, int]]) -> int:
+    """Multiply-adds of one matrix product an axis, one after the other."""
+    total, left = 0, [before for before, _ in cells]
+    for axis, (before, then) in enumerate(cells):
+        left[axis] = then
+        total += maps * math.prod(left) * before
+    return total

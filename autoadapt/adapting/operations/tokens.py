@@ -1,0 +1,153 @@
+"""Tokens: entries of an axis that are left out, taken or made, and tokens on another grid."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import fx
+
+from autoadapt.adapting import token_layers
+from autoadapt.adapting.operations.counted import Counted, where_text
+from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer, entries, shown_sizes, values_in
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import TensorSpec, cells_in, in_order
+
+__all__ = ["DropPrefix", "Lead", "ResizeTokens", "Take"]
+
+
+class DropPrefix(BaseOperation):
+    """Leave the first entries of an axis out, such as class and register tokens; or the last ones."""
+
+    says: ClassVar[str] = "leaves leading entries out"
+    takes_any: ClassVar[bool] = True
+    op: Literal["drop"] = "drop"
+    axis: int
+    count: int
+    at_end: bool = False
+    after: int = Field(default=0, exclude_if=lambda after: not after)
+    """How many entries before them stay, such as the class token before registers."""
+
+    def __str__(self) -> str:
+        after = f" after {self.after}" if self.after else ""
+        return f"drop last {self.count}" if self.at_end else f"drop {self.count}{after}"
+
+    @property
+    def label(self) -> str:
+        where = f"after {self.after}:" if self.after else "last" if self.at_end else "first"
+        return f"{where} {self.count}" + (f" of axis {self.axis}" if self.axis != 1 else "")
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        dims = spec.dims
+        return (*dims[: self.axis], dims[self.axis] - self.count, *dims[self.axis + 1 :])
+
+    def order_after(self, spec: TensorSpec) -> tuple[str, int]:
+        return (spec.cells, max(spec.trailing - self.count, 0)) if self.at_end else spec.order
+
+    def stays_contiguous(self, before: bool) -> bool:
+        return before and self.after > 0
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        kept = slice(None, -self.count) if self.at_end else slice(self.after + self.count, None)
+        ends = [slice(self.after)] * bool(self.after) + [kept]
+        parts = [graph.put("call_function", operator.getitem, node, entries(self.axis, part)) for part in ends]
+        return graph.put("call_function", torch.cat, parts, self.axis) if self.after else parts[0]
+
+
+class Take(BaseOperation):
+    """The first entry of an axis, which goes away: the class token. Or the last one that counts."""
+
+    says: ClassVar[str] = "takes the class token"
+    moves_cells: ClassVar[bool] = True
+    op: Literal["take"] = "take"
+    axis: int
+    last: bool = Field(default=False, exclude_if=lambda last: not last)
+    where: Counted | None = Field(default=None, exclude_if=lambda where: where is None)
+    """What counts, of the last ones; None where everything does."""
+
+    def __str__(self) -> str:
+        return f"last token{where_text(self.where)}" if self.last else "class token"
+
+    @property
+    def label(self) -> str:
+        return "last token that counts" if self.where else "last token" if self.last else "first token"
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        return (*spec.dims[: self.axis], *spec.dims[self.axis + 1 :])
+
+    def order_after(self, spec: TensorSpec) -> tuple[str, int]:
+        return "rows", 0
+
+    def stays_contiguous(self, before: bool) -> bool:
+        return False
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        if self.where:
+            return graph.masks.last(self.where, node, graph.put)
+        return graph.put("call_function", operator.getitem, node, entries(self.axis, -int(self.last)))
+
+
+class Lead(BaseOperation):
+    """The mean of all cells before them, `[B, N, C] -> [B, 1 + N, C]`: a class token where there is none."""
+
+    says: ClassVar[str] = "a class token of the mean"
+    op: Literal["lead"] = "lead"
+
+    def __str__(self) -> str:
+        return "mean of cells first"
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        return (spec.dims[0], spec.dims[1] + 1, *spec.dims[2:])
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        return graph.put("call_function", token_layers.lead_with_mean, node)
+
+
+class ResizeTokens(BaseOperation):
+    """Linear interpolation of tokens on their grid, `[B, prefix + cells, C]`; the leading tokens stay as they are."""
+
+    says: ClassVar[str] = "interpolates to exact sizes"
+    moves_cells: ClassVar[bool] = True
+    op: Literal["resize tokens"] = "resize tokens"
+    prefix: int
+    source: Dims
+    """The grid, one size for each side."""
+    dims: Dims
+    """The grid that is wanted."""
+    kernel: tuple[int, ...] = ()
+    """Cells a side that are averaged before, where there are many more than are wanted."""
+    order: tuple[int, ...] = Field(default=(), exclude_if=lambda order: not order)
+    """Which side of the grid each wanted side is, where cells stand in another order."""
+
+    def __str__(self) -> str:
+        return f"resize tokens to {shown_sizes(self.dims)}"
+
+    @property
+    def label(self) -> str:
+        return f"to {shown_sizes(self.dims)}, first {self.prefix} as they are"
+
+    def dims_after(self, spec: TensorSpec) -> Dims:
+        dims, grid = spec.dims, math.prod(self.source, start=Dim(1))
+        if len(dims) != 3 or dims[1] != grid + self.prefix:
+            sides = shown_sizes(self.source)
+            raise self.refused(spec, f"{self.prefix} tokens before a grid of {sides}, and channels last")
+        return (dims[0], math.prod(self.dims, start=Dim(1)) + self.prefix, dims[2])
+
+    def order_after(self, spec: TensorSpec) -> tuple[str, int]:
+        if not self.order:
+            return spec.order
+        sides = in_order("THW" if len(self.order) == 3 else "HW", spec.cells)
+        return cells_in([sides[side] for side in self.order]), 0
+
+    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+        made = values_in(self.gives(spec), sizes)
+        return (made << len(self.dims)) + (values_in(spec, sizes) if self.kernel else 0)
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        sides = [graph.sizes(side) for side in (self.source, self.dims)] + [[*self.kernel]] * bool(self.kernel)
+        more = {"order": [*self.order]} if self.order else {}
+        return graph.put("call_function", token_layers.resize_tokens, node, self.prefix, *sides, **more)
