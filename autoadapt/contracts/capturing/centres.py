@@ -21,9 +21,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoadapt.contracts.capturing.by_tensor import ByTensor
-from autoadapt.contracts.capturing.class_tokens import ClassTokens
-from autoadapt.contracts.capturing.last_tokens import LastTokens
-from autoadapt.contracts.capturing.value_bounds import ValueBounds
+from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
+from autoadapt.contracts.capturing.last_tokens import last_tokens_followed
+from autoadapt.contracts.capturing.value_bounds import value_bounds_followed
 
 __all__ = ["Cells", "CentresFollowed", "Grid"]
 
@@ -79,7 +79,8 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._grids = ByTensor[Grid]()
-        self.class_tokens, self.bounds, self.last_tokens = ClassTokens(), ValueBounds(), LastTokens(self._sequence)
+        self.class_tokens, self.bounds = class_tokens_followed(), value_bounds_followed()
+        self.last_tokens = last_tokens_followed(self._sequence)
         self._lengths: set[int] = set()
         for tensor, names in inputs:
             sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
@@ -112,9 +113,8 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return returned
 
     def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
-        self.class_tokens.note(name, named, moving, made)
-        self.bounds.note(name, moving, made)
-        self.last_tokens.note(name, named, moving, made)
+        for follower in (self.class_tokens, self.bounds, self.last_tokens):
+            follower.note(name, named, moving, made)
 
     def _sequence(self, tensor: torch.Tensor) -> list[int]:
         """The axes that list tokens or frames, also where they were read one by one, as by recurrent layers."""

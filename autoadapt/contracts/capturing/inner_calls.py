@@ -14,6 +14,7 @@ from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.centres import CentresFollowed
+from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.classifier_heads import is_linear
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.readings import Readings
@@ -144,7 +145,7 @@ class Watcher:
             version=times_written(tensor),
             contiguous=tensor.is_contiguous(),
             grid=self._followed.grid(tensor),
-            class_token=self._followed.class_tokens.is_one(tensor),
+            class_token=self._followed.class_tokens.of(tensor) is ALONE,
         )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:

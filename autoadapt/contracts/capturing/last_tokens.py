@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 
-from autoadapt.contracts.capturing.by_tensor import ByTensor
+from autoadapt.contracts.capturing.followers import Follower, Made
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["LastTokens", "last_tokens"]
+__all__ = ["last_tokens", "last_tokens_followed"]
 
 
-class LastTokens:
-    """Follows them through what torch runs: from where one of each sample's tokens is picked.
+def last_tokens_followed(tokens: Callable[[torch.Tensor], Collection[int]]) -> Follower[bool]:
+    """Follows them from where one of each sample's tokens is picked.
 
     It is the last one where it is picked by -1 or by the size, as with padding in front, and where a tensor tells which
     for each sample, as with padding behind: of lengths, or of where the end is found. What is made of picked ones
@@ -24,51 +23,31 @@ class LastTokens:
         tokens: Gives the axes of a tensor that list tokens.
     """
 
-    def __init__(self, tokens: Callable[[torch.Tensor], Collection[int]]) -> None:
-        self._tokens = tokens
-        self._found = ByTensor[bool]()
+    def picked(made: Made[bool]) -> bool | None:
+        return True if made.named and _picks_last(made, tokens) else _alone(made)
 
-    def is_one(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is made of such tokens alone."""
-        return bool(self._found.get(tensor))
-
-    def note(
-        self, name: str, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]
-    ) -> None:
-        """Note what an operation makes.
-
-        Args:
-            name: Of the operation.
-            named: Its arguments.
-            given: The tensors among these that depend on the input of the module.
-            made: What it returns.
-        """
-        picks = name in _PICKING and bool(named) and self._picks_last(name, named, given, made[0])
-        if picks or self._found:
-            told = True if picks or (given and all(map(self.is_one, given))) else None
-            for tensor in made:
-                self._found.put(tensor, told)
-
-    def _picks_last(
-        self, name: str, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: torch.Tensor
-    ) -> bool:
-        read: torch.Tensor = named["self"]
-        if read.dim() != 3 or not read.is_floating_point():
-            return False
-        if name == "index":
-            indices = [one for one in named["indices"] if one is not None]
-            is_one_each = len(indices) == 2 and made.dim() == 2 and all(one.dim() == 1 for one in indices)
-            return is_one_each and any(one is other for one in indices for other in given)
-        axis = named["dim"] % 3
-        if axis not in self._tokens(read):
-            return False
-        if name == "gather":
-            return made.shape[axis] == 1 and any(named["index"] is one for one in given)
-        first = named["index"] if name == "select" else named.get("start") or 0
-        return bool((first - read.shape[axis]) % read.shape[axis] == read.shape[axis] - 1)
+    return Follower(dict.fromkeys(("select", "slice", "index", "gather"), picked), _alone)
 
 
-_PICKING = frozenset({"select", "slice", "index", "gather"})
+def _alone(made: Made[bool]) -> bool | None:
+    return True if made.given and all(made.told) else None
+
+
+def _picks_last(made: Made[bool], tokens: Callable[[torch.Tensor], Collection[int]]) -> bool:
+    named, read = made.named, made.named["self"]
+    if read.dim() != 3 or not read.is_floating_point():
+        return False
+    if "indices" in named:
+        indices = [one for one in named["indices"] if one is not None]
+        is_one_each = len(indices) == 2 and made.tensor.dim() == 2 and all(one.dim() == 1 for one in indices)
+        return is_one_each and any(one is other for one in indices for other in made.given)
+    axis = named["dim"] % 3
+    if axis not in tokens(read):
+        return False
+    index = named["index"] if "index" in named else named["start"] or 0
+    if isinstance(index, torch.Tensor):
+        return made.tensor.shape[axis] == 1 and any(index is one for one in made.given)
+    return bool((index - read.shape[axis]) % read.shape[axis] == read.shape[axis] - 1)
 
 
 def last_tokens(outputs: Sequence[Sequence[Dim]], told: Sequence[Sequence[bool]]) -> set[int]:

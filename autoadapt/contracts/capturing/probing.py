@@ -15,6 +15,7 @@ from autoadapt.contracts.allocations import MOST_INVENTED, in_words
 from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
+from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.likely_masks import with_lengths
@@ -274,9 +275,9 @@ class Probe:
             inputs=tuple(tensors) if self.real else (),
             contiguous=tuple(not kind_of(output) and output.is_contiguous() for output in outputs),
             grids=tuple(map(followed.grid, outputs)),
-            class_tokens=tuple(map(followed.class_tokens.is_one, outputs)),
+            class_tokens=tuple(followed.class_tokens.of(output) is ALONE for output in outputs),
             bounds=tuple(map(followed.bounds.of, outputs)),
-            last_tokens=tuple(map(followed.last_tokens.is_one, outputs)),
+            last_tokens=tuple(bool(followed.last_tokens.of(output)) for output in outputs),
         )
 
 

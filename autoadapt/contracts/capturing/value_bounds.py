@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
-
-from autoadapt.contracts.capturing.by_tensor import ByTensor
+from autoadapt.contracts.capturing.followers import Follower, Made, Rule
 from autoadapt.contracts.signature import Bound
 
-__all__ = ["ValueBounds"]
+__all__ = ["value_bounds_followed"]
 
 
-class ValueBounds:
-    """Follows them through what torch runs: from activations through what moves or averages values.
+def value_bounds_followed() -> Follower[Bound]:
+    """Follows them from activations through what moves or averages values.
 
     Values alone do not tell: small ones lie between 0 and 1 by chance.
     """
-
-    def __init__(self) -> None:
-        self._found = ByTensor[Bound]()
-
-    def of(self, tensor: torch.Tensor) -> Bound | None:
-        """The bounds of a tensor; None where none are known."""
-        return self._found.get(tensor)
-
-    def note(self, name: str, given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) -> None:
-        """Note what an operation makes.
-
-        Args:
-            name: Of the operation.
-            given: The tensors among its arguments that depend on the input of the module.
-            made: What it returns.
-        """
-        bound = _MADE.get(name)
-        if bound is None and name in _KEEPING:
-            told = {self._found.get(tensor) for tensor in given}
-            bound = told.pop() if len(told) == 1 else None
-        if bound is not None or self._found:
-            for tensor in made:
-                self._found.put(tensor, bound)
+    made = {name: _always(bound) for bound, names in _MADE.items() for name in names}
+    return Follower({**dict.fromkeys(_KEEPING, _kept), **made}, _always(None))
 
 
-_MADE: Mapping[str, Bound] = {
-    **dict.fromkeys(("relu", "abs", "exp", "softplus", "square"), "never negative"),
-    **dict.fromkeys(("sigmoid", "hardsigmoid"), "between 0 and 1"),
-    "tanh": "between -1 and 1",
+def _always(bound: Bound | None) -> Rule[Bound]:
+    return lambda _: bound
+
+
+def _kept(made: Made[Bound]) -> Bound | None:
+    told = {*made.told}
+    return told.pop() if len(told) == 1 else None
+
+
+_MADE: dict[Bound, tuple[str, ...]] = {
+    "never negative": ("relu", "abs", "exp", "softplus", "square"),
+    "between 0 and 1": ("sigmoid", "hardsigmoid"),
+    "between -1 and 1": ("tanh",),
 }
-"""Activations, and the bounds of what they return."""
+"""Activations, by the bounds of what they return."""
 
 _KEEPING = frozenset(
     {
