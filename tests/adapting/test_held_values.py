@@ -66,6 +66,27 @@ def test_a_contract_by_hand_may_ask_for_it():
     torch.testing.assert_close(net(torch.randn(IMAGE)).norm(dim=1), torch.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("f32[B, N, 16] norm 1", '"f32[B, N, 16] norm 1 along axis 2"'),
+        ("f32[B, 16, H, W] log-probabilities = a", '"f32[B, 16, H, W] log-probabilities along axis 1 = a"'),
+        ("f32[B, N, 16] class token norm 1 along axis 3 on", '"f32[B, N, 16] class token norm 1 along axis 2 on"'),
+        ("f32[B, H, W] probabilities", '"f32[B, H, W] probabilities along axis 1"'),
+    ],
+)
+def test_vectors_of_which_the_axis_is_not_told_are_refused_with_what_to_write(text, remedy):
+    with pytest.raises(aa.SignatureError, match="holds along one axis") as caught:
+        aa.TensorSpec.parse(text)
+    assert caught.value.mismatches[0].remedy == remedy
+    aa.TensorSpec.parse(remedy.strip('"'))
+
+
+def test_vectors_that_have_one_axis_alone_need_not_name_it_nor_do_bounds():
+    assert aa.TensorSpec.parse("f32[B, 16] norm 1").holds == aa.TensorSpec.parse("f32[B, 16] norm 1 along axis 1").holds
+    assert aa.TensorSpec.parse("f32[B, N, 16] never negative").holds is not None
+
+
 def test_calibration_fits_what_stands_before_the_norm():
     old, new = Embedding(16, F.normalize), Embedding(24)
     net = aa.adapt(new, like=old, inputs=torch.randn(IMAGE))

@@ -59,8 +59,24 @@ _SPEC = re.compile(
 )
 
 
-def _read_held(found: re.Match[str]) -> Held:
-    return Held(what=cast(Any, found["held"]), axis=int(found["held_axis"] or 1), on=bool(found["held_on"]))
+def _read_held(found: re.Match[str], dims: Sequence[Dim]) -> Held:
+    """What holds of its values; of vectors, along which axis, unless there is only one.
+
+    Raises:
+        SignatureError: The axis is not told, or there is none of that number.
+    """
+    told = int(found["held_axis"] or 1)
+    held = Held(what=cast(Any, found["held"]), axis=told, on=bool(found["held_on"]))
+    is_clear = told < len(dims) and (found["held_axis"] or len(dims) == 2)
+    if held.bounds is None and not is_clear:
+        text, axes = found.string, [*range(1, len(dims))]
+        axis = next((axis for axis in axes if not dims[axis].axes), 1)
+        rest = text[max(found.end("held"), found.end("held_axis")) :]
+        remedy = f'"{text[: found.end("held")]} along axis {axis}{rest}"' if axes else "leave it out"
+        expected = f"which axis its vectors lie along, of {axes}"
+        fault = Mismatch(repr(text), expected, found["held_axis"] or "none", remedy)
+        raise SignatureError(f"`{held.what}` holds along one axis", [fault])
+    return held
 
 
 class Frozen(MadeByHand):
@@ -193,7 +209,7 @@ class TensorSpec(Frozen):
             last_token=bool(found["last_token"]),
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
             map_axis=int(found["map_axis"]) if found["map_axis"] else None,
-            holds=_read_held(found) if found["held"] else None,
+            holds=_read_held(found, dims) if found["held"] else None,
             same_as=found["same"] or "",
         )
 
