@@ -49,16 +49,13 @@ def chain(
         return _cast(spec, target)
     if spec.is_floating != target.is_floating:
         return Refusal(f"{spec.dtype} values are no {target.dtype} values")
-    first = _of_state(spec, target)
+    first = _first(have, want, target)
     if isinstance(first, Refusal):
         return first
     if first is not None:
-        rest = chain(first.gives(spec), target, project=project)
-        return rest if isinstance(rest, Refusal) else (first, *rest)
-    axis = class_token_axis(have) if target.class_token else token_axis(have) if target.last_token else None
-    if axis is not None and not want.strides:
-        rest = chain(without_axis(have, axis), target, project=project)
-        return rest if isinstance(rest, Refusal) else (Take(axis=axis, last=target.last_token), *rest)
+        step, left = first
+        rest = chain(left, target, project=project)
+        return rest if isinstance(rest, Refusal) else (step, *rest)
     have, want = whole(have, want), whole(want, have)
     if any((*want.prefixes, *want.suffixes)):
         return _with_extra(have, want, target, project=project, learned=learned)
@@ -78,6 +75,19 @@ def chain(
         return cast
     steps = arranged(assigned, project=project and learned)
     return steps if isinstance(steps, Refusal) else (*drops, *steps, *cast)
+
+
+def _first(
+    have: Factored, want: Factored, target: TensorSpec
+) -> tuple[Operation, TensorSpec | Factored] | Refusal | None:
+    """A step that everything else stands behind, and what it leaves: of a state, or to the token that is wanted."""
+    step = _of_state(have.spec, target)
+    if step is not None:
+        return step if isinstance(step, Refusal) else (step, step.gives(have.spec))
+    axis = class_token_axis(have) if target.class_token else token_axis(have) if target.last_token else None
+    if axis is None or want.strides:
+        return None
+    return Take(axis=axis, last=target.last_token), without_axis(have, axis)
 
 
 def is_state(spec: TensorSpec) -> bool:
