@@ -83,14 +83,12 @@ class Refusals:
         if _is_plain(tensor) and not (extended and len(constants) > 1):
             kinds = tuple(tuple((atom.kind, atom.dim.constant is None) for atom in axis) for axis in tensor.atoms)
             batch = self._numbered(atom.dim for atom in atoms if "B" in atom.kind)
-            facts = (spec.dtype, spec.order, spec.class_token, spec.last_token, spec.map_axis, extra, kinds, batch)
+            facts = (spec.dtype, spec.order, *_told(spec), extra, kinds, batch)
         else:
             facts = (
                 spec,
                 spec.centres,
-                spec.class_token,
-                spec.last_token,
-                spec.map_axis,
+                _told(spec),
                 extra,
                 tuple((atom.kind, atom.stride, atom.centres) for atom in atoms),
             )
@@ -116,6 +114,11 @@ class Refusals:
 
     def _number(self, fact: Hashable) -> int:
         return self._numbers.setdefault(fact, len(self._numbers))
+
+
+def _told(spec: TensorSpec) -> tuple[Hashable, ...]:
+    """What runs for real told of a tensor, which two of one order and size may differ in."""
+    return spec.class_token, spec.last_token, spec.map_axis, spec.point_axis
 
 
 def _is_plain(tensor: Factored) -> bool:

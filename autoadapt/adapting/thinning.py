@@ -9,28 +9,33 @@ from dataclasses import replace
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.operations import Thin, Thinning
 from autoadapt.adapting.pairings import Source
-from autoadapt.contracts.signature import TensorSpec, Values
+from autoadapt.contracts.capturing.point_axes import POINT
+from autoadapt.contracts.signature import Signature, TensorSpec, Values
 
-__all__ = ["mark_points", "marked_alike", "thinned", "unmark_points"]
+__all__ = ["in_order", "mark_points", "marked_alike", "thinned", "unmark_points"]
 
 
-def mark_points(values: Values) -> Values:
+def mark_points(values: Values, *, told: bool = True) -> Values:
     """Note on each leaf which of its axes lists points.
 
     That is the axis that a real run told. Else coordinates `[B, M, K]` or `[B, K, M]` tell the numbers of points that
     occur, and a leaf lies on such a set where one of its axes has that size; where two have, the axis that lists points
     in the other leaves is taken, else the last. Values that are marked already are left as they are.
 
+    Args:
+        values: The leaves.
+        told: Whether what real runs told counts.
+
     Example:
         >>> marked = mark_points(Values.parse(["f32[B, 16, 3] coordinate", "f32[B, 8, 16]", "f32[B, 16, 16]"]))
         >>> [leaf.points for leaf in marked.leaves]
         [1, 2, 2]
     """
-    if any(leaf.points is not None for leaf in values.leaves):
+    if _is_marked(values):
         return values
     sets = [spec for spec in values.leaves if spec.role == "coordinate" and len(spec.dims) == 3]
     counts = {spec.dims[_point_axis(spec)].constant for spec in sets}
-    candidates = [_candidates(spec, counts) for spec in values.leaves]
+    candidates = [_candidates(spec, counts, told=told) for spec in values.leaves]
     clear = Counter(axes[0] for spec, axes in zip(values.leaves, candidates, strict=True) if _is_clear(spec, axes))
     usual = clear.most_common(1)[0][0] if clear else 2
     leaves = tuple(
@@ -41,27 +46,34 @@ def mark_points(values: Values) -> Values:
 
 
 def marked_alike(source: Values, target: Values) -> tuple[Values, Values]:
-    """Both with their points marked; where nothing is known of the points of one, real runs tell nothing of the other.
+    """Both with their points marked; where nothing is known of the points of one, not by what real runs told.
 
-    Sizes alone then say what serves what, as for any tensors.
+    Sizes alone then say what serves what, as for any tensors, as long as no axis that is told is projected.
     """
     marked = mark_points(source), mark_points(target)
-    if all(any(leaf.points is not None for leaf in values.leaves) for values in marked):
+    if all(map(_is_marked, marked)):
         return marked
-    return mark_points(_by_sizes(source)), mark_points(_by_sizes(target))
+    return mark_points(_by_sizes(source), told=False), mark_points(_by_sizes(target), told=False)
+
+
+def _is_marked(values: Values) -> bool:
+    return any(leaf.points is not None for leaf in values.leaves)
 
 
 def _by_sizes(values: Values) -> Values:
-    """The same leaves without what real runs told of their points."""
-    leaves = (
-        leaf.model_copy(update={"point_axis": None} | ({"points": None} if leaf.point_axis is not None else {}))
-        for leaf in values.leaves
-    )
+    """The same leaves without marks that real runs told."""
+    leaves = (leaf if leaf.point_axis is None else _marked(leaf, None) for leaf in values.leaves)
     return values.model_copy(update={"leaves": tuple(leaves)})
 
 
-def _marked(spec: TensorSpec, axis: int) -> TensorSpec:
+def _marked(spec: TensorSpec, axis: int | None) -> TensorSpec:
     return spec.model_copy(update={"points": axis})
+
+
+def in_order(signature: Signature) -> bool:
+    """Whether what has tokens has them of frames of one length, and not of a cloud of points."""
+    sizes = {dim.constant for spec in signature.inputs.leaves for dim in spec.dims}
+    return signature.axes.keys() <= {"B"} and POINT.isdisjoint(sizes)
 
 
 def unmark_points(values: Values) -> Values:
@@ -71,8 +83,8 @@ def unmark_points(values: Values) -> Values:
     )
 
 
-def _candidates(spec: TensorSpec, counts: Iterable[int | None]) -> list[int]:
-    if spec.point_axis is not None:
+def _candidates(spec: TensorSpec, counts: Iterable[int | None], *, told: bool) -> list[int]:
+    if told and spec.point_axis is not None:
         return [spec.point_axis]
     if spec.role == "coordinate":
         return [i for i in [_point_axis(spec)] if spec.dims[i].constant is not None] if len(spec.dims) == 3 else []
@@ -90,7 +102,7 @@ def _is_clear(spec: TensorSpec, axes: Sequence[int]) -> bool:
 
 
 def thinned(
-    sources: Sequence[Source], wanted: Values, how: Thinning, *, seed: int = 0
+    sources: Sequence[Source], wanted: Values, how: Thinning, *, seed: int = 0, sequence: bool = False
 ) -> tuple[list[Source], dict[str, Thin]]:
     """The sources with as many points as are wanted, and the step that brings each there.
 
@@ -101,6 +113,7 @@ def thinned(
         wanted: The contract, its point axes marked.
         how: How points are chosen.
         seed: For a random choice.
+        sequence: What has no coordinates lists tokens one behind the other, of which none is left out unasked.
     """
     have = {_count(source.spec) for source in sources} - {None}
     want = {_count(spec) for spec in wanted.leaves} - {None}
@@ -108,8 +121,9 @@ def thinned(
     for count in sorted(size for size in want - have if size is not None):
         spare = sorted(size for size in have - want if size is not None and not _is_taken(size, steps))
         larger = [size for size in spare if size > count] or (spare[-1:] if how == "repeat" else [])
-        if larger:
-            group = [source for source in sources if _count(source.spec) == larger[0]]
+        group = [source for source in sources if _count(source.spec) in larger[:1]]
+        told = how != "farthest" or not sequence or any(source.spec.role == "coordinate" for source in group)
+        if group and told:
             steps |= _steps(group, larger[0], count, how, seed)
     return [_after(source, steps.get(source.path)) for source in sources], steps
 

@@ -102,3 +102,73 @@ def test_whisper_tells_its_length_and_serves_frames_of_any_other():
     net = aa.adapt(new, like=AnyLength(), inputs=torch.randn(2, BANDS, 64))
     assert net(torch.randn(1, BANDS, 37)).shape == (1, 10, 12)
     net.verify().raise_if_failed()
+
+
+class Patches(nn.Module):
+    """Tokens of so many frames of all bands each, of one length, behind a layer that does not tell frames."""
+
+    def __init__(self, tokens, width):
+        super().__init__()
+        torch.manual_seed(tokens + width)
+        self.cut = nn.Conv2d(1, width, (BANDS, 48 // tokens), stride=(BANDS, 48 // tokens))
+        self.places = nn.Parameter(torch.randn(tokens, width))
+        self.mix = nn.TransformerEncoderLayer(width, 2, width, batch_first=True, dropout=0)
+
+    def forward(self, features):
+        return self.mix(self.cut(features[:, None]).flatten(2).mT + self.places)
+
+
+@pytest.mark.parametrize("width", [16, 24])
+@pytest.mark.parametrize("bands", [20, 48])
+@pytest.mark.parametrize("turned", [False, True])
+def test_frames_are_told_from_as_many_channels_or_bands_by_what_answers_to_them(width, bands, turned):
+    class Equal(OneLength):
+        def __init__(self):
+            super().__init__(width=width)
+            self.conv = nn.Conv1d(bands, width, 3, stride=2, padding=1)
+
+        def forward(self, features):
+            return super().forward(features.mT if turned else features)
+
+    seen = aa.capture(Equal().eval(), torch.randn(2, *([48, bands] if turned else [bands, 48])))
+    given = f"f32[B, N, {bands}]" if turned else f"f32[B, {bands}, N]"
+    assert [str(spec) for spec in (*seen.inputs.leaves, *seen.outputs.leaves)] == [
+        given,
+        f"f32[B, floor(N/2), {width}]",
+    ]
+
+
+def test_as_many_frames_as_channels_keep_their_places():
+    new, old = OneLength(width=24).eval(), AnyLength()
+    net = aa.adapt(new, like=old, inputs=torch.randn(2, BANDS, 48)).eval()
+    quiet = torch.zeros(1, BANDS, 96)
+    loud = quiet.clone()
+    loud[:, :, 60:64] = 5
+    moved = (net(loud) - net(quiet)).norm(dim=2)[0]
+    assert int(moved.argmax()) in (14, 15, 16)
+
+
+@pytest.mark.parametrize(
+    ("new", "old"),
+    [
+        ((12, 16), (24, 16)),
+        ((24, 16), (12, 16)),
+        ((24, 24), (12, 24)),
+    ],
+)
+def test_tokens_are_not_projected_to_another_number_of_them_where_channels_agree(new, old):
+    x = torch.randn(2, BANDS, 48)
+    with pytest.raises(aa.MatchError, match=rf"there are {new[0]} points or tokens and {old[0]} are wanted"):
+        aa.adapt(Patches(*new).eval(), like=Patches(*old).eval(), inputs=x)
+    with pytest.raises(aa.MatchError, match=rf"there are {new[0]} points or tokens and {old[0]} are wanted"):
+        aa.adapt(Patches(*new).eval(), like=[f"f32[B, {old[0]}, {old[1]}]"], inputs=x)
+
+
+def test_tokens_of_one_number_serve_each_other_and_a_wider_one_is_projected():
+    x = torch.randn(2, BANDS, 48)
+    new, old = Patches(24, 16).eval(), Patches(24, 24).eval()
+    net = aa.adapt(new, like=old, inputs=x).eval()
+    loud = x.clone()
+    loud[:, :, 20:22] += 1
+    assert [*(net(loud) - net(x)).norm(dim=2).argmax(1)] == [10, 10]
+    assert aa.adapt(Patches(24, 24).eval(), like=old, inputs=x).plan.routes[0].steps == ()

@@ -64,7 +64,7 @@ def test_entries_are_taken_on_any_axis():
 
 
 def test_fewer_points_than_wanted_are_refused_with_the_option_to_repeat():
-    with pytest.raises(SwapError, match='there are 12 points and 16 are wanted; thin="repeat"'):
+    with pytest.raises(SwapError, match='there are 12 points or tokens and 16 are wanted; thin="repeat"'):
         swap(PointDetector(), "backbone_net", PointTransformer(count=12), inputs=SCENE)
     detector = swap(PointDetector(), "backbone_net", PointTransformer(count=12), inputs=SCENE, thin="repeat")
     points = cloud(3, 80)
@@ -123,7 +123,7 @@ def test_each_leaf_is_refused_for_a_reason_of_its_own():
     with pytest.raises(SwapError) as refused:
         swap(PointDetector(), "backbone_net", ChannelFirst(count=12), inputs=SCENE, indices="recover")
     whys = {fault.where: fault.why for fault in refused.value.mismatches}
-    told = 'there are 12 points and 16 are wanted; thin="repeat" takes some of them again'
+    told = 'there are 12 points or tokens and 16 are wanted; thin="repeat" takes some of them again'
     assert whys["fp2_features"] == whys["fp2_xyz"] == told
 
 

@@ -87,7 +87,7 @@ def test_a_loss_outside_the_model_counts_where_a_training_step_is_given():
     report = swap(PointDetector(), "backbone_net", PointTransformer(), inputs=step, dry_run=True)
     assert not report.passed
     assert [(fault.where, fault.why) for fault in report.faults] == [
-        ("sa1_features", 'there are 16 points and 32 are wanted; thin="repeat" takes some of them again')
+        ("sa1_features", 'there are 16 points or tokens and 32 are wanted; thin="repeat" takes some of them again')
     ]
 
 

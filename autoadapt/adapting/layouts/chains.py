@@ -66,7 +66,7 @@ def chain(
     assigned = assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
         return Refusal(_NO_ORDER) if "unknown" in (spec.cells, target.cells) else assigned
-    if why := _differing_points(assigned) or _untold_tokens(assigned):
+    if why := _differing_points(assigned) or _mixed_points(assigned, spec, target) or _untold_tokens(assigned):
         return Refusal(why)
     if not learned and not assigned.is_exact:
         return Refusal(f"a {target.role} is passed on or picked from, never projected or interpolated")
@@ -153,7 +153,17 @@ def _differing_points(assigned: Assignment) -> str:
         if assigned.then[name].kind == POINTS:
             have, want = size_of(assigned.before[name]), size_of(assigned.then[name])
             told = '; thin="repeat" takes some of them again' if have < want else ""
-            return f"there are {have} points and {want} are wanted{told}"
+            return f"there are {have} points or tokens and {want} are wanted{told}"
+    return ""
+
+
+def _mixed_points(assigned: Assignment, source: TensorSpec, target: TensorSpec) -> str:
+    """Why an axis that is known to list points or tokens is not projected, though the other one has the same size."""
+    told = (source.point_axis, assigned.source), (target.point_axis, assigned.target)
+    for name in assigned.projected:
+        if any(axis is not None and name in layout[axis] for axis, layout in told):
+            have, want = size_of(assigned.before[name]), size_of(assigned.then[name])
+            return f"there are {have} points or tokens and {want} are wanted, and these are not mixed as channels are"
     return ""
 
 

@@ -56,7 +56,7 @@ from autoadapt.adapting.planning.train_outputs import steady_sources, train_rema
 from autoadapt.adapting.planning.unchecked import refuse_contradictions, unchecked_remarks
 from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
 from autoadapt.adapting.taps import last_map, worth_taking
-from autoadapt.adapting.thinning import marked_alike, thinned, unmark_points
+from autoadapt.adapting.thinning import in_order, marked_alike, thinned, unmark_points
 from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, Values
 from autoadapt.errors import AdaptError, MatchError, PlanError
@@ -196,7 +196,7 @@ def _offer(
     found, marked = marked_alike(source.outputs, wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": found})
-    sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin)
+    sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin, sequence=in_order(source))
     blocks = worth_taking(source.inner, source.sizes(), source.scores)
     last = last_map([one for one in source.inner if one.name not in source.scores])
     if not source.outputs.leaves and not any(factored(spec).strides for spec in wanted.outputs.leaves):

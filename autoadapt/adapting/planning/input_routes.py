@@ -56,6 +56,9 @@ def route_inputs(
             continue
         masked = as_mask(path, chosen, source, target)
         steps: tuple[Operation, ...] | Mismatch = ()
+        if isinstance(masked, Mismatch):
+            faults.append(masked)
+            continue
         if not any(isinstance(step, Remask) for step in masked):
             steps = _fitted(path, spec, wanted[chosen], source, target, changes_values="statistics" in convert, fit=fit)
         if isinstance(steps, Mismatch):

@@ -9,6 +9,7 @@ from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.capturing import counts_by_name
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask, Returned, Signature, TensorSpec, frames_of
+from autoadapt.errors import Mismatch
 
 __all__ = [
     "as_mask",
@@ -101,8 +102,10 @@ def masks_read(routes: Iterable[Route]) -> set[str]:
     return read | {step.given.argument for step in steps if isinstance(step, Remask)}
 
 
-def as_mask(path: str, given: str, source: Signature, target: Signature) -> tuple[Operation, ...]:
+def as_mask(path: str, given: str, source: Signature, target: Signature) -> tuple[Operation, ...] | Mismatch:
     """The steps that make a mask of the old module one of the new one's, which may be of another form or meaning.
+
+    One for each item is none that all items share.
 
     Args:
         path: Among the inputs of the new module.
@@ -116,7 +119,11 @@ def as_mask(path: str, given: str, source: Signature, target: Signature) -> tupl
         return ()
     have, want = target.inputs[given], source.inputs[path]
     mine, theirs = wanted[given], known[path]
-    alike = (mine.form, mine.counts, len(have.dims)) == (theirs.form, theirs.counts, len(want.dims))
+    if theirs.shared and not mine.shared:
+        remedy = "wrap the new module so that it takes a mask for each item, such as src_key_padding_mask"
+        return Mismatch(f"inputs.{path}", f"{have}, a mask for each item", f"{want}, one for all items", remedy)
+    forms = [(mask.form, mask.counts, mask.shared, len(spec.dims)) for mask, spec in ((mine, have), (theirs, want))]
+    alike = forms[0] == forms[1]
     if mine.form == "lengths":  # numbers, or shares of all
         alike = alike and have.is_floating == want.is_floating
     if alike and (have.dtype == want.dtype or not _is_optional(given, target)):

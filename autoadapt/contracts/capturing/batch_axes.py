@@ -17,6 +17,7 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
 from autoadapt.contracts.capturing.hiding import others
+from autoadapt.contracts.capturing.point_axes import POINT
 from autoadapt.contracts.capturing.probing import Probe, ProbeError, Shape, Work
 from autoadapt.contracts.capturing.sizing import InputAxes, is_sequence, name_axes
 from autoadapt.contracts.trees import flatten, rebuild
@@ -28,8 +29,6 @@ RUNS = 3
 SAMPLES = 3
 TOKENS = 7
 """So few do: no two axes of an output are then alike by accident."""
-POINT = {3, 4, 6}
-"""Columns of a point: xyz, with intensity, with normals."""
 
 
 def axes_of(module: nn.Module, arguments: Arguments, work: Work, *, runs: bool = True) -> InputAxes:

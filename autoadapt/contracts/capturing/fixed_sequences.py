@@ -13,14 +13,16 @@ from autoadapt.contracts.capturing.probing import InnerKey, Observation
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["FRAMES", "in_frames", "with_frames"]
+__all__ = ["FRAMES", "in_frames", "unread_frames", "with_frames"]
 
 FRAMES = "N"
 """The axis that lists frames."""
 
 
-def with_frames(axes: InputAxes, module: nn.Module) -> InputAxes | None:
-    """The axes of a module of one length, with frames told from channels by its first layer; None where it does not.
+def with_frames(axes: InputAxes, module: nn.Module) -> list[InputAxes]:
+    """The axes of a module of one length, with frames told from channels by its first layer.
+
+    Two readings where there are as many frames as channels; none where the layer takes another number.
 
     Args:
         axes: Of its inputs, of which only the batch varies.
@@ -29,45 +31,62 @@ def with_frames(axes: InputAxes, module: nn.Module) -> InputAxes | None:
     sequences = [i for i, names in enumerate(axes.names) if len(names) == 3 and names[0] == "B"]
     first = next((one for one in module.modules() if isinstance(one, (nn.Conv1d, nn.Linear))), None)
     if len(sequences) != 1 or first is None:
-        return None
+        return []
     names = axes.names[sequences[0]]
     taken = first.in_channels if isinstance(first, nn.Conv1d) else first.in_features
-    channels = [axis for axis in (1, 2) if axes.example[names[axis]] == taken]
-    row = ("B", "C", FRAMES) if channels == [1] else ("B", FRAMES, "C")
     kept = {name: size for name, size in axes.example.items() if name not in names}
-    if len(channels) != 1 or kept.keys() & {*row}:
-        return None
-    sizes = {new: axes.example[old] for new, old in zip(row, names, strict=True)}
-    rows = tuple(row if i == sequences[0] else one for i, one in enumerate(axes.names))
-    return InputAxes(rows, sizes | kept)
+    if kept.keys() & {"B", "C", FRAMES}:
+        return []
+
+    def reading(row: tuple[str, ...]) -> InputAxes:
+        sizes = {new: axes.example[old] for new, old in zip(row, names, strict=True)}
+        return InputAxes(tuple(row if i == sequences[0] else one for i, one in enumerate(axes.names)), sizes | kept)
+
+    rows = {1: ("B", "C", FRAMES), 2: ("B", FRAMES, "C")}
+    return [reading(row) for axis, row in rows.items() if axes.example[names[axis]] == taken]
 
 
-def in_frames(solution: Solution, seen: Sequence[Observation], size: int) -> Solution:
+def unread_frames(solution: Solution, seen: Observation, size: int) -> list[InnerKey | int]:
+    """The tensors of samples, frames and channels whose frames are not told by their number alone.
+
+    Args:
+        solution: What was found so far.
+        seen: A run in which frames were followed.
+        size: How many the module takes.
+    """
+    dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
+    fixed = [key for key, one in dims.items() if len(one) == 3 and all(dim.constant is not None for dim in one[1:])]
+    return [key for key in fixed if _read(dims[key], _cells(seen, key), size) == tuple(dims[key])]
+
+
+def in_frames(solution: Solution, seen: Observation, size: int, told: Mapping[InnerKey | int, int]) -> Solution:
     """Constants that count frames, as functions of how many the module takes.
 
     Args:
         solution: What was found so far.
-        seen: A run in which frames were followed; none where they cannot be.
+        seen: A run in which frames were followed.
         size: How many it takes.
+        told: Which axis lists frames, of tensors that were seen to answer to these.
     """
-    if not seen:
-        return solution
-    run = seen[0]
-    outputs = [_read(dims, grid.get(FRAMES), size) for dims, grid in zip(solution.outputs, run.grids, strict=True)]
-    inner: Mapping[InnerKey, tuple[Dim, ...]] = {
-        key: _read(dims, run.inner[key].grid.get(FRAMES) if key in run.inner else None, size)
-        for key, dims in solution.inner.items()
-    }
-    return replace(solution, outputs=tuple(outputs), inner=dict(inner))
+    outputs = [_read(dims, _cells(seen, i), size, told.get(i)) for i, dims in enumerate(solution.outputs)]
+    inner = {key: _read(dims, _cells(seen, key), size, told.get(key)) for key, dims in solution.inner.items()}
+    return replace(solution, outputs=tuple(outputs), inner=inner)
 
 
-def _read(dims: Sequence[Dim], cells: Cells | None, size: int) -> tuple[Dim, ...]:
-    """The dims of a tensor whose frames stand on the one axis that is as long as there are frames."""
+def _cells(seen: Observation, key: InnerKey | int) -> Cells | None:
+    grid = seen.grids[key] if isinstance(key, int) else seen.inner[key].grid if key in seen.inner else {}
+    return grid.get(FRAMES)
+
+
+def _read(dims: Sequence[Dim], cells: Cells | None, size: int, told: int | None = None) -> tuple[Dim, ...]:
+    """The dims of a tensor whose frames stand on the one axis that is as long as there are frames, or that is told."""
     found = [axis for axis, dim in enumerate(dims) if cells is not None and dim.constant == cells.count]
-    if cells is None or len(found) != 1 or cells.step.denominator != 1:
+    axis = told if told is not None else found[0] if len(found) == 1 else None
+    count = int(dims[axis].constant or 0) if axis is not None else 0
+    if not 0 < count <= size or (cells is not None and cells.count == count and cells.step.denominator != 1):
         return tuple(dims)
-    step, frames = int(cells.step), Dim.axis(FRAMES)
-    lost = size // step - cells.count
+    step, frames = int(cells.step) if cells is not None and cells.count == count else size // count, Dim.axis(FRAMES)
+    lost = size // step - count
     options = [frames // step, frames.ceildiv(step), (frames - max(lost, 0) * step) // step]
-    right = [one for one in options if one.evaluate({FRAMES: size}) == cells.count]
-    return tuple(right[0] if axis == found[0] and right else dim for axis, dim in enumerate(dims))
+    right = [one for one in options if one.evaluate({FRAMES: size}) == count]
+    return tuple(right[0] if i == axis and right else dim for i, dim in enumerate(dims))

@@ -2,7 +2,8 @@
 
 Of `[B, 256, 256]` features of 256 points, sizes do not tell whether points stand in rows or in columns, nor of
 `[B, 128, 256]` how many points there are. Some points of a cloud are moved a little: what lists points answers in other
-places for each part of the cloud, and what lists channels in the same ones.
+places for each part of the cloud, and what lists channels in the same ones. So it is with the tokens of a module that
+takes frames of one length only; parts are then parts of its frames, or of its bands.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["CLOUDS", "PointAxes", "clouds", "point_axis", "untold"]
+__all__ = ["CLOUDS", "POINT", "PointAxes", "clouds", "point_axis", "untold"]
 
 # Dimension letters: R clouds (the first one, and one for each part that is moved), N points, K columns of a point.
 Key: TypeAlias = InnerKey | int
@@ -38,6 +39,10 @@ CLOUDS = 1 + PARTS
 """In the batch of the run: one, and one for each part that is moved."""
 MOVED = 1e-3
 """How far points are moved, in spreads of a column: so little that the same ones are sampled as before."""
+CHANGED = 1.0
+"""How far frames are, of which none is sampled: so much that half precision shows it."""
+POINT = {3, 4, 6}
+"""Columns of a point: xyz, with intensity, with normals."""
 CLEAR = 0.8
 """How alike the answers along the axis of points may be at most, in shares of how alike those along the other are."""
 
@@ -76,6 +81,8 @@ class PointAxes:
     axes: InputAxes
     work: Work
     """Of one pass at the example, as far as it is known."""
+    is_fixed: bool = False
+    """Whether neither axis of the cloud may vary."""
 
     def measure(
         self,
@@ -95,15 +102,34 @@ class PointAxes:
         """
         rows = enumerate(zip(outputs, dtypes, strict=True))
         batch, floating = Dim.axis("B"), {i: dims for i, (dims, dtype) in rows if dtype.is_floating_point}
-        cloud, wanted = self._cloud(), untold(floating, batch)
-        if not wanted or cloud is None or self._is_dear():
+        wanted = untold(floating, batch)
+        if not wanted or self._cloud() is None or self._is_dear():
             return None
         named = dict(self.module.named_modules())
         blocks = {key: dims for key, dims in inner.items() if key[2] != READ and is_block(named[key[0]])}
-        keys = [*wanted, *untold(blocks, batch)]
-        seen = self._seen(keys, cloud)
-        found = {key: point_axis(tensor) for key, tensor in seen.items() if len(tensor) == CLOUDS}
-        return {key: axis for key, axis in found.items() if axis is not None}
+        return self.told([*wanted, *untold(blocks, batch)])
+
+    def told(self, keys: Sequence[Key], letters: str = "NC") -> dict[Key, int]:
+        """The axis of points or frames of each of some tensors that tells it.
+
+        Args:
+            keys: Which tensors.
+            letters: What the axes of a sequence are called of which parts are changed; of a cloud it is `N`.
+        """
+        position, found = self._cloud(), dict[Key, int]()
+        if position is None or self._is_dear():
+            return {}
+        for letter in letters if self.lists_frames else "N":
+            seen = self._seen(keys, position, letter)
+            axes = {key: point_axis(tensor) for key, tensor in seen.items() if len(tensor) == CLOUDS}
+            found = {key: axis for key, axis in axes.items() if axis is not None} | found
+        return found
+
+    @property
+    def lists_frames(self) -> bool:
+        """Whether what is called a cloud is a sequence of one length."""
+        position = self._cloud()
+        return self.is_fixed and position is not None and POINT.isdisjoint(self.axes.shapes({})[position][1:])
 
     def _is_dear(self) -> bool:
         """Whether there are no values to run on, or a run takes too long."""
@@ -119,17 +145,17 @@ class PointAxes:
                 return position
         return None
 
-    def _seen(self, keys: Sequence[Key], position: int) -> dict[Key, torch.Tensor]:
+    def _seen(self, keys: Sequence[Key], position: int, letter: str) -> dict[Key, torch.Tensor]:
         """The tensors for each cloud; nothing where the module does not run on them."""
         seen: dict[Key, torch.Tensor] = {}
         tree, tensors = flatten(self.arguments.values)
         given, names = tensors[position], self.axes.names[position]
-        axis = next(i for i, name in enumerate(names) if name[0] == "N")
+        axis = next(i for i, name in enumerate(names) if name[0] == letter)
         model = in_eval_mode(copy_module(self.module, clone_buffers))
         listen(model, [key for key in keys if not isinstance(key, int)], lambda key, found: seen.update({key: found}))
         device = next((parameter.device for parameter in model.parameters()), given.device)
         with undisturbed():
-            moved = clouds(_example(given, 3 - axis)).to(device=device, dtype=given.dtype)
+            moved = clouds(_example(given, 3 - axis), in_order=self.lists_frames).to(device=device, dtype=given.dtype)
             filled = [tensor[:1].expand(CLOUDS, *tensor.shape[1:]) if tensor.dim() else tensor for tensor in tensors]
             filled[position] = moved if axis == 1 else moved.transpose(1, 2).contiguous()
             try:
@@ -147,11 +173,17 @@ def _example(cloud: torch.Tensor, columns: int) -> torch.Tensor:
     return torch.randn(rows_NK.shape, generator=torch.Generator().manual_seed(0))
 
 
-def clouds(points_NK: torch.Tensor) -> torch.Tensor:
-    """A cloud and copies of it with one part moved a little, `[R, N, K]`; parts lie apart along the widest column."""
+def clouds(points_NK: torch.Tensor, *, in_order: bool = False) -> torch.Tensor:
+    """A cloud and copies of it with one part moved a little, `[R, N, K]`; parts lie apart along the widest column.
+
+    Args:
+        points_NK: The cloud.
+        in_order: It lists frames: parts are the first of them, those behind and the last ones, changed the more.
+    """
     spread_K = points_NK.std(0).nan_to_num()
-    order_N = points_NK[:, int(spread_K.argmax())].argsort()
-    noise_NK = torch.randn(points_NK.shape, generator=torch.Generator().manual_seed(1)) * spread_K * MOVED
+    order_N = torch.arange(len(points_NK)) if in_order else points_NK[:, int(spread_K.argmax())].argsort()
+    noise_NK = torch.randn(points_NK.shape, generator=torch.Generator().manual_seed(1)) * spread_K
+    noise_NK = noise_NK * (CHANGED if in_order else MOVED)
     moved = points_NK.expand(CLOUDS, *points_NK.shape).clone()
     for cloud_NK, part in zip(moved[1:], order_N.tensor_split(PARTS), strict=True):
         cloud_NK[part] += noise_NK[part]

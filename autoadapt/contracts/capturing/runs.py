@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
 
+from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.cells import Run
-from autoadapt.contracts.capturing.fixed_sequences import FRAMES, in_frames, with_frames
-from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Shape
+from autoadapt.contracts.capturing.fixed_sequences import FRAMES, in_frames, unread_frames, with_frames
+from autoadapt.contracts.capturing.point_axes import PointAxes
+from autoadapt.contracts.capturing.probing import InnerKey, Observation, Probe, ProbeError, Shape
 from autoadapt.contracts.capturing.sizing import (
     LONG_STEP,
     InputAxes,
@@ -195,17 +197,33 @@ class Runs:
                 break
         return [(sizes, found) for sizes, found in runs if found is not None]
 
-    def in_frames(self, steps: Steps, solution: Solution) -> Solution | None:
+    def in_frames(self, steps: Steps, solution: Solution, arguments: Arguments | None) -> Solution | None:
         """What was found of a module of one length in terms of its frames, which are told from channels from then on.
 
         None where it is none, or nothing tells frames from channels.
+
+        Args:
+            steps: Which axes may vary.
+            solution: What was found so far.
+            arguments: A call to run it for real with, where numbers do not tell; None where that is not wanted.
         """
-        named = with_frames(self.axes, self._module) if {*steps} == {"B"} and not self._shrinks else None
-        if named is None:
+
+        def told(axes: InputAxes, keys: Sequence[InnerKey | int]) -> Mapping[InnerKey | int, int]:
+            """Which axis of each of some tensors lists frames, where the input is read so."""
+            found = PointAxes(self._module, arguments, axes, self.probe.work, is_fixed=True) if arguments else None
+            return found.told(keys, FRAMES) if found is not None and found.lists_frames else {}
+
+        readings = with_frames(self.axes, self._module) if {*steps} == {"B"} and not self._shrinks else []
+        if len(readings) > 1:  # as many frames as channels: those are frames that are answered one by one
+            readings = [one for one in readings if told(one, range(len(solution.outputs)))]
+        if len(readings) != 1:
             return None
-        self.axes, self.of_one_length = named, True
-        seen = [run for _, run in self.followed(named.example, steps)]
-        return in_frames(solution, seen[:1], named.example[FRAMES])
+        self.axes, self.of_one_length = readings[0], True
+        size = self.axes.example[FRAMES]
+        for _, seen in self.followed(self.axes.example, steps)[:1]:
+            unread = unread_frames(solution, seen, size)
+            return in_frames(solution, seen, size, told(self.axes, unread) if unread else {})
+        return solution
 
     def fixed_image(self, steps: Steps) -> Steps:
         """Height and width, with a step of 0, where the module takes one size only; time as well, if it is fixed.

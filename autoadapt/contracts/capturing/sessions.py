@@ -175,7 +175,7 @@ class Session:
         steps, solution = self._runs.solved(base, steps)
         if self._resizes_itself(solution):
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
-        if (told := self._runs.in_frames(steps, solution)) is not None:
+        if (told := self._runs.in_frames(steps, solution, self._arguments if self._confirm else None)) is not None:
             return self._runs.axes.example, steps, told, ()
         if not self._runs.fixed_image(steps):
             return base, steps, solution, ()
@@ -320,7 +320,7 @@ class Session:
     def _measured(self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps) -> Measured:
         """How cells or points stand in outputs and in what inner modules return, where sizes do not tell."""
         if not {"H", "W"} <= set(legal):
-            cloud = PointAxes(self._module, self._arguments, self._runs.axes, self._probe.work)
+            cloud = PointAxes(self._module, self._arguments, self._runs.axes, self._probe.work, steps.keys() <= {"B"})
             dtypes = self._first.dtypes
             run = cloud.measure(solution.outputs, dtypes, solution.inner) if self._confirm and "B" in legal else None
             self._perturbed = self._perturbed or run is not None

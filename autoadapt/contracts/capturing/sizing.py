@@ -57,7 +57,10 @@ def name_axes(tensors: Sequence[torch.Tensor], samples: int = 0) -> InputAxes:
         return graph_axes(tensors, graph)
     example: dict[str, int] = {}
     names = dict[int, tuple[str, ...]]()
-    pairs = {i for i, tensor in enumerate(tensors) if is_of_pairs(tensor, [*tensors[:i], *tensors[i + 1 :]])}
+    pairs = set[int]()
+    for i, tensor in reversed([*enumerate(tensors)]):
+        if is_of_pairs(tensor, [one for j, one in enumerate(tensors) if j != i and j not in pairs]):
+            pairs.add(i)
     for position in sorted(range(len(tensors)), key=lambda i: (i in pairs, _is_vague(tensors[i]))):
         tensor, taken = tensors[position], list[str]()
         if position in pairs:

@@ -12,14 +12,16 @@ __all__ = ["settle_pairs"]
 
 
 def settle_pairs(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
-    """As many samples as tokens: a mask `[N, N]` of all pairs is one of samples, where the module takes no other.
+    """As many samples as tokens: a mask `[N, N]` of all pairs is one of samples, unless the module refuses that.
+
+    Many take no notice of a mask that hides nothing, and so run with either.
 
     Args:
         axes: Axes as `name_axes` named them.
         run_shapes: Whether the module runs at such shapes of its inputs.
     """
     example, pairs = axes.example, {("N", "N"), ("N2", "N2")}
-    if example.get("B") is None or not pairs & {*axes.names} or run_shapes(axes.shapes({"B": example["B"] + 1})):
+    if example.get("B") is None or not pairs & {*axes.names}:
         return axes
     rows = [("B", row[1]) if row in pairs and example[row[1]] == example["B"] else row for row in axes.names]
     other = replace(axes, names=tuple(rows))
