@@ -251,7 +251,10 @@ def digit_rows(seeds: int) -> list[Row]:
 
 
 def said_rows(seeds: int) -> list[Row]:
-    """What reports on digits say of the agreement with the old network, beside that on digits not looked at."""
+    """What reports on digits say of the agreement with the old network, beside that on digits not looked at.
+
+    How far they are apart is counted in standard errors of their difference.
+    """
     rows: list[Row] = [("digits, seed", "images", "said", "real", "standard errors apart")]
     for seed in range(seeds):
         images = digits.digits(seed)[0]
@@ -261,10 +264,14 @@ def said_rows(seeds: int) -> list[Row]:
             net = digits.swapped(old, new)
             found = calibrate(net, at="backbone", like=old, data=images[:count].split(16), images=count)
             told = found.head if found.written else found.random
-            said = float("nan") if told is None or told.agreement is None else told.agreement
+            assert told is not None
+            assert told.agreement is not None
+            assert told.agreement_error is not None
             real = compared(answers(net, held_out), answers(old, held_out))[1]
-            apart = abs(said - real) / max((real * (1 - real) / found.head_images) ** 0.5, 1e-9)
-            rows.append((str(seed), str(count), f"{said:.3f}", f"{real:.3f}", f"{apart:.1f}"))
+            error = (told.agreement_error**2 + real * (1 - real) / len(held_out)) ** 0.5
+            apart = abs(told.agreement - real) / error
+            said = f"{told.agreement:.3f} ± {told.agreement_error:.3f}"
+            rows.append((str(seed), str(count), said, f"{real:.3f}", f"{apart:.1f}"))
     near = sum(float(row[-1]) <= 2 for row in rows[1:])
     return [*rows, (f"within two standard errors: {near} of {len(rows) - 1}", "", "", "", "")]
 

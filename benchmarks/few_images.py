@@ -17,14 +17,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 
 import torch
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.calibration import calibrate
+from autoadapt.calibration import Calibration, calibrate
 from autoadapt.calibration.judging import divergence
+from autoadapt.calibration.results import HeadScore
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.showing.tables import columns
 from benchmarks.photograph_sets import Photograph, photographs, read, split
@@ -97,9 +98,8 @@ class Row:
     count: int
     seed: int
     augment: str
-    said: float
-    images: int
-    """That the report's agreement is a mean over."""
+    said: HeadScore | None
+    """What the report says of what the adapters hold."""
     agreements: tuple[float, ...]
     """On photographs that calibration never saw."""
     weights: tuple[float, ...]
@@ -123,8 +123,22 @@ class Row:
         """How far said and real are apart, in standard errors of both."""
         here, whole = self.alike, sum(self.weights)
         error = sum((w * (a - here)) ** 2 for w, a in zip(self.weights, self.agreements, strict=True)) / whole**2
-        error += max(here * (1 - here), stdev(self.agreements) ** 2 / len(self.agreements)) / max(self.images, 1)
-        return abs(self.said - here) / max(error**0.5, 1e-9)
+        assert self.said is not None
+        assert self.said.agreement is not None
+        assert self.said.agreement_error is not None
+        return abs(self.said.agreement - here) / (error + self.said.agreement_error**2) ** 0.5
+
+
+def held(found: Calibration) -> HeadScore | None:
+    """What a report says of what the adapters hold: the fit, the mean, or what they were before."""
+    if found.written:
+        return found.head
+    return found.mean_only if found.verdict.startswith("set to the mean") else found.random
+
+
+def told(said: HeadScore | None) -> str:
+    """An agreement and its standard error."""
+    return "nothing" if said is None else f"{said.agreement:.2f} ± {said.agreement_error:.2f}"
 
 
 def whole(size: int, known: Features, *, pooled: bool = False) -> Whole:
@@ -196,16 +210,15 @@ def measured(
         )
         logits = answers(model, judged)
         loss, agreement = divergence(logits, expected, len(judged))
-        told = found.head if found.written else found.random  # of what the adapters hold
-        said = told.agreement if told is not None and told.agreement is not None else float("nan")
+        said = held(found)
         shown = Row(
-            pair, count, seed, str(augment), said, found.head_images, tuple(agreement.tolist()), weights_like(*sets),
+            pair, count, seed, str(augment), said, tuple(agreement.tolist()), weights_like(*sets),
             float(loss.mean()), accuracy(logits, sets[1]), found.solver,
         )  # fmt: skip
         rows.append(shown)
         seconds = time.perf_counter() - started
         print(
-            f"Lite{new} -> Lite{old}, {count:3d} images, seed {seed}, augment {augment}: said {said:.2f}, agreement "
+            f"Lite{new} -> Lite{old}, {count:3d} images, seed {seed}, augment {augment}: said {told(said)}, agreement "
             f"{shown.agreement:.3f} ({shown.alike:.3f} of photographs like the fitted), KL {shown.loss:.2f}, "
             f"labels {shown.accuracy:.2f}, {found.solver}, {seconds:.0f} s",
             file=sys.stderr,
@@ -225,10 +238,10 @@ def table(rows: Sequence[Row]) -> list[str]:
                 figures = (median(getattr(row, name) for row in mine) for name in ("agreement", "loss", "accuracy"))
                 cells.append(" ".join(f"{figure:.2f}" for figure in figures))
             shown.append((f"Lite{pair[0]} -> Lite{pair[1]}, {count}", *cells))
-    told = [row for row in rows if row.images]
-    near = sum(row.errors_apart <= 2 for row in told)
-    truth = "the truth about photographs of the same kinds"
-    return [*columns(shown, align="lrr"), f"said within two standard errors of {truth}: {near} of {len(told)}"]
+    judged = [row for row in rows if row.said is not None]
+    near = sum(row.errors_apart <= 2 for row in judged)
+    truth = "(of the difference) of the truth about photographs of the same kinds"
+    return [*columns(shown, align="lrr"), f"said within two standard errors {truth}: {near} of {len(judged)}"]
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from autoadapt.calibration.choosing import Solver, has_few_tokens
 from autoadapt.calibration.class_anchors import class_anchor, from_classifiers
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
-from autoadapt.calibration.honesty import gain_over, honest_after
+from autoadapt.calibration.honesty import gain_over, honest_after, standard_errors
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.making import Augment
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.near_copies import count_different, remark_on
+from autoadapt.calibration.near_copies import count_different, remark_on, seen
 from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
 from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import (
@@ -50,6 +50,7 @@ from autoadapt.swapping.stand_ins import first_path
 __all__ = ["calibrate"]
 
 EXPLAINS_LITTLE = 0.5
+SEEN = "the images judged on have near copies among those fitted on, so that figures say too much"
 
 
 def calibrate(
@@ -203,6 +204,7 @@ class _Session:
         self._judged = gathering.keeps_images
         self._said_of_made = gathering.remarks
         self._groups = gathering.groups
+        self._folds_of_images = gathering.folds_of_images
         self._layers = [one.module for one in pair.projections]
         self._head = head
         self._loss = loss
@@ -283,7 +285,8 @@ class _Session:
         if not self._judged:
             return None
         samples.only(samples.chosen(workers.gathered(samples.numbers)))
-        judge = Judge(self._pair, samples, self._head, self._loss, self._report)
+        copies = seen(self._groups, self._folds_of_images)
+        judge = Judge(self._pair, samples, self._head, self._loss, self._report, seen=copies)
         return None if judge.says_nothing else judge
 
     def _loss_name(self, judge: Judge | None) -> str:
@@ -316,13 +319,15 @@ class _Session:
             penalty=recipe.penalty,
             condition=condition(values_C),
             eigenvalues=tuple(values_C.flip(0).tolist()),
-            by_images=fitting.error_by_images(projection, recipe, self._folds.sizes(images), errors[0]),
+            by_images=fitting.error_by_images(projection, recipe, self._folds.sizes(self._folds_of_images), errors[0]),
         )
 
     def _said(self, score: Score | None) -> HeadScore | None:
         if score is None:
             return None
-        return HeadScore(loss=score.loss, agreement=None if self._loss is not None else score.agreement)
+        of_loss, of_agreement = standard_errors(score, self._groups)
+        known = {} if self._loss is not None else {"agreement": score.agreement, "agreement_error": of_agreement}
+        return HeadScore.model_validate({"loss": score.loss, "loss_error": of_loss, "agreement": None} | known)
 
     def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], images: int) -> list[str]:
         different = remark_on(count_different(self._groups, images), images)
@@ -344,7 +349,7 @@ class _Session:
     def _remarks_on_head(
         self, judge: Judge | None, refine: Refine, further: Refined | None, images: int, *, slopes: bool
     ) -> list[str]:
-        said = []
+        said = [SEEN] if judge is not None and judge.judges_seen else []
         if self._judged and judge is None:
             said.append("the old model finds no boxes on these images, so the features decided alone")
         if refine and judge is None:

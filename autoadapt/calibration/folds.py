@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import torch
+
+from autoadapt.calibration.near_copies import copied_from
 
 __all__ = ["MANY_CHANNELS", "Folds"]
 
@@ -57,11 +62,34 @@ class Folds:
             fold = (fold + digit) % EVERY
         return min(fold, 1) if self.holds_one_out else fold
 
+    def of_images(
+        self,
+        numbers: Iterable[int],
+        known: Mapping[int, int],
+        described: Mapping[int, torch.Tensor],
+    ) -> dict[int, int]:
+        """The folds of some more images: a near copy comes to what it is a copy of, others by their number.
+
+        So nothing is judged that was fitted on in another rendering. The first few never follow, that no fold is empty.
+
+        Args:
+            numbers: Of the images.
+            known: The folds of images before them.
+            described: What is said of these and of the new ones; of those beyond the first hundreds nothing is.
+        """
+        found, before = dict[int, int](), {number: described[number] for number in known.keys() & described.keys()}
+        for number in sorted(numbers):
+            before |= {number: described[number]} if number in described else {}
+            follows = number >= self.fewest_images and number in described
+            first = copied_from(number, before) if follows else number
+            found[number] = ({**known, **found}).get(first, self.of_image(number))
+        return found
+
     def others(self, fold: int) -> tuple[int, ...]:
         """What is fitted on while one is held out."""
         return tuple(other for other in self.numbers if other != fold)
 
-    def sizes(self, images: int) -> list[int]:
-        """How many of the first so many images each fold has."""
-        found = [self.of_image(number) for number in range(images)]
+    def sizes(self, of_images: Mapping[int, int]) -> list[int]:
+        """How many images each fold has, by the fold of each."""
+        found = [*of_images.values()]
         return [found.count(fold) for fold in self.numbers]

@@ -62,6 +62,7 @@ class Gathering:
         keeps_images: Whether some images are kept for a head.
         remarks: What is to be said of the images that were made.
         groups: For each image, the first that it is a near copy of; known after the pass.
+        folds_of_images: The fold of each image of all workers; known after the pass.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Gathering:
         self.remarks: list[str] = []
         self._kept = kept
         self.groups: dict[int, int] = {}
+        self.folds_of_images: dict[int, int] = {}
         self._first: list[torch.Tensor] = []
         self._differ = False
         self._resumed = self._checks = False
@@ -116,7 +118,10 @@ class Gathering:
         self._check_images(state)
         said = shared_images(state.counted)
         self.remarks += [said] if said else []
-        self.groups = near_copies(workers.gathered(state.descriptors))
+        self.groups, self.folds_of_images = (
+            near_copies(workers.gathered(state.descriptors)),
+            workers.gathered(state.folds),
+        )
         different = count_different(self.groups, workers.summed(state.images))
         making = Making(self._augment, state.samples, self.folds, different, self._seed, state.together)
         self._make(making, state, report, save)
@@ -248,13 +253,16 @@ class Gathering:
         self._rows_are_images = rows_of(unit.call) == images
         state.together = max(state.together, images)
         self._compare(observation)
-        if self.keeps_images or self._augment:
-            self._keep(state.samples, observation, numbers)
         said_BD = descriptors(observation.tokens)
+        said = {number: said_BD[row].clone() for row, number in numbers.items() if number < DESCRIBED}
+        folds = self.folds.of_images(numbers.values(), state.folds, state.descriptors | said)
+        if self.keeps_images or self._augment:
+            self._keep(state.samples, observation, numbers, folds)
         state.is_whole = False
-        state.descriptors |= {number: said_BD[row].clone() for row, number in numbers.items() if number < DESCRIBED}
+        state.descriptors |= said
+        state.folds |= folds
         for parts, calls in zip(state.moments, observation.tokens, strict=True):
-            self._add_tokens(parts, calls, numbers)
+            self._add_tokens(parts, calls, numbers, folds)
         state.counted |= dict(fresh.values())
         self._position += images
         state.is_whole = True
@@ -271,11 +279,17 @@ class Gathering:
         self._first = self._first or [one.clone() for one in rows[0]]
         self._differ = not all(torch.equal(*pair) for row in rows for pair in zip(row, self._first, strict=False))
 
-    def _add_tokens(self, parts: Sequence[Moments], calls: Sequence[PairedTokens], numbers: Mapping[int, int]) -> None:
+    def _add_tokens(
+        self,
+        parts: Sequence[Moments],
+        calls: Sequence[PairedTokens],
+        numbers: Mapping[int, int],
+        folds: Mapping[int, int],
+    ) -> None:
         """Count the tokens of some images, each image in its fold."""
         for pair in calls:
             for fold, part in zip(self.folds.numbers, parts, strict=True):
-                mine = {i: number for i, number in numbers.items() if self.folds.of_image(number) == fold}
+                mine = {i: number for i, number in numbers.items() if folds[number] == fold}
                 if mine:
                     self._add(part, pair, mine)
 
@@ -296,9 +310,10 @@ class Gathering:
         chosen = torch.randperm(count, generator=generator)[: self._tokens_per_image].to(self._pair.device)
         return chosen if counts is None else counts[chosen]
 
-    def _keep(self, samples: Samples, observation: Observation, numbers: Mapping[int, int]) -> None:
+    def _keep(
+        self, samples: Samples, observation: Observation, numbers: Mapping[int, int], folds: Mapping[int, int]
+    ) -> None:
         """Keep images of a batch for the head; to keep one twice changes nothing."""
-        folds = {number: self.folds.of_image(number) for number in numbers.values()}
         wanted = [(i, number) for i, number in numbers.items() if samples.wants(number, folds[number])]
         if not wanted:
             return
@@ -318,8 +333,7 @@ class Gathering:
             samples.add(Sample(number, folds[number], observation.arguments.positional, arguments, features, one))
 
     def _check_images(self, state: State) -> None:
-        held = [self.folds.of_image(number) for number in state.counted]
-        sizes = workers.total(torch.tensor([held.count(fold) for fold in self.folds.numbers], dtype=torch.float64))
+        sizes = workers.total(torch.tensor(self.folds.sizes(state.folds), dtype=torch.float64))
         seen, fewest = int(sizes.sum()), self.folds.fewest_images
         if not seen:
             fault = Mismatch("data", "at least one batch", "none", "data=[images]; a generator can be used up once")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
-from statistics import fmean, stdev
+from statistics import fmean, pstdev, stdev
 
 from autoadapt.calibration.judging import Score
 
-__all__ = ["Gain", "gain_over", "honest_after", "on_others"]
+__all__ = ["Gain", "gain_over", "honest_after", "on_others", "standard_errors"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,9 @@ def gain_over(score: Score, other: Score, groups: Mapping[int, int]) -> Gain:
         >>> gain_over(one, other, {0: 0, 1: 0}).mean, gain_over(one, other, {0: 0, 1: 0}).is_sure
         (0.75, True)
     """
-    theirs, gains = _by_number(other), dict[int, list[float]]()
-    for number, mine in _by_number(score).items():
-        if number in theirs:
-            gains.setdefault(groups.get(number, number), []).append(theirs[number] - mine)
-    means = [fmean(each) for each in gains.values()]
+    theirs = _by_number(other)
+    gains = {number: theirs[number] - mine for number, mine in _by_number(score).items() if number in theirs}
+    means = _by_group(gains, groups)
     if not means or not all(map(isfinite, means)):
         return Gain(other.loss - score.loss, 0.0)
     return Gain(fmean(means), stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0)
@@ -92,6 +90,37 @@ def honest_after(later: Score, chosen: Score | None, honest: Score | None) -> Sc
         losses=tuple(one + loss for one in later.losses),
         agreements=tuple(one + agreement for one in later.agreements),
     )
+
+
+def standard_errors(score: Score, groups: Mapping[int, int]) -> tuple[float | None, float]:
+    """Standard errors of the mean loss and of the mean agreement, near copies counted once.
+
+    That of the agreement is taken as if two more images had agreed and two had not: where all of a few do, the next one
+    need not (Agresti and Coull, Approximate is better than "exact" for interval estimation of binomial proportions,
+    1998).
+
+    Args:
+        score: What images lost, and the share that agreed on each.
+        groups: For each image the first that it is a near copy of.
+
+    Example:
+        >>> eight = Score((1.0, 3.0) * 4, (1.0,) * 8)
+        >>> [round(error, 3) for error in standard_errors(eight, {})]
+        [0.378, 0.108]
+    """
+    means = _by_group(_by_number(score), groups)
+    shares = _by_group(dict(zip(_by_number(score), score.agreements, strict=True)), groups)
+    shares += [0.0, 0.0, 1.0, 1.0]
+    known = len(means) > 1 and all(map(isfinite, means))
+    return stdev(means) / len(means) ** 0.5 if known else None, pstdev(shares) / len(shares) ** 0.5
+
+
+def _by_group(values: Mapping[int, float], groups: Mapping[int, int]) -> list[float]:
+    """Means over near copies."""
+    found: dict[int, list[float]] = {}
+    for number, value in values.items():
+        found.setdefault(groups.get(number, number), []).append(value)
+    return [*map(fmean, found.values())]
 
 
 def _by_number(score: Score) -> dict[int, float]:

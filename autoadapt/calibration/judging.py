@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean, stdev
@@ -36,6 +36,8 @@ Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
 Maps: TypeAlias = Sequence[AffineMap]
 """One for each projection."""
 
+FEWEST_UNSEEN = 8
+"""With fewer images without near copies in other folds, those that have some are judged on as well."""
 TOGETHER = 32
 """Images that run at once."""
 
@@ -78,6 +80,7 @@ class Judge:
     Attributes:
         is_of_detections: Whether the answers are boxes.
         says_nothing: Whether they are boxes, and there is none on any image.
+        judges_seen: Whether images are judged on that have a near copy among those fitted on, for want of others.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Judge:
         report: Progress,
         *,
         replays: bool = True,
+        seen: Collection[int] = (),
     ) -> None:
         self._pair = pair
         self._head = head
@@ -103,7 +107,10 @@ class Judge:
         self._report = report
         self._tried = 0
         self._folds = dict(sorted(gathered(samples.numbers).items()))
-        self._few = set(samples.chosen(self._folds, IMAGES))
+        unseen = {number: fold for number, fold in self._folds.items() if number not in seen}
+        self.judges_seen = len(unseen) < FEWEST_UNSEEN and len(unseen) < len(self._folds)
+        self._judged = self._folds if self.judges_seen else unseen
+        self._few = set(samples.chosen(self._judged, IMAGES))
 
     def says(self, doing: str) -> None:
         """Tell the user what is going on."""
@@ -121,7 +128,8 @@ class Judge:
         with together(), torch.no_grad():
             for fold, fitted in maps.items():
                 self._set(fitted)
-                found |= self._looked_at([n for n in self.numbers([fold]) if on_all or n in self._few])
+                mine = [number for number in self.numbers([fold]) if number in self._judged]
+                found |= self._looked_at([number for number in mine if on_all or number in self._few])
         return _as_score(found)
 
     def score_as_it_is(self) -> Score:

@@ -50,6 +50,17 @@ class HeadScore(MadeByHand):
     """Kullback-Leibler divergence in nats, the share of boxes that does not overlap, or the caller's loss."""
     agreement: float | None
     """Share of places where the likeliest class is the same; None with a loss of the caller's."""
+    loss_error: float | None = None
+    """Standard error of the loss over these images, near copies counted once; None where it is not known."""
+    agreement_error: float | None = None
+    """The same of the agreement: that of images by chance is within two of them in 19 of 20 cases."""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The agreement, if there is one, and the loss, each with its standard error."""
+        shown = [(self.agreement, self.agreement_error), (self.loss, self.loss_error)]
+        known = [(value, "" if error is None else f" ± {error:.3f}") for value, error in shown if value is not None]
+        return tuple(f"{value:.3f}{error}" for value, error in known)
 
 
 class Trial(MadeByHand):
@@ -167,7 +178,7 @@ class Calibration(Shown, Dated, MadeByHand):
         ]
         if self.head is None:
             return shown
-        agreement = "agreement: share of places where the head still says the same; "
+        agreement = "agreement: share of places where the head still says the same; ±: a standard error; "
         loss = {"KL": "KL: divergence of its answers in nats; less is better"}.get(
             self.loss_name, "less loss is better"
         )
@@ -182,13 +193,7 @@ class Calibration(Shown, Dated, MadeByHand):
             return []
         has_agreement = found[0][1].agreement is not None
         title = ("held-out head", *(["agreement"] if has_agreement else []), self.loss_name)
-        return [
-            title,
-            *(
-                (label, *([f"{s.agreement:.3f}"] if s.agreement is not None else []), f"{s.loss:.3f}")
-                for label, s in found
-            ),
-        ]
+        return [title, *((label, *score.cells) for label, score in found)]
 
     def _output_rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("held-out output", "channels", "R2", "cosine", "variance", "condition")]

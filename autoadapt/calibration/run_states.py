@@ -38,6 +38,7 @@ class State:
         batches: How many batches are counted.
         passed: How many images they had, those that were not counted too.
         counted: The images that are counted here: a checksum of each, by its number.
+        folds: The fold of each of them.
         before: Those that other workers have counted, which were there before these, alike.
         generation: How often the run was taken up by another number of workers.
         workers: Number of this worker, and how many there are.
@@ -56,6 +57,7 @@ class State:
     batches: int = 0
     passed: int = 0
     counted: dict[int, int] = field(default_factory=dict)
+    folds: dict[int, int] = field(default_factory=dict)
     before: dict[int, int] = field(default_factory=dict)
     generation: int = 0
     workers: tuple[int, int] = (0, 1)
@@ -82,6 +84,7 @@ class State:
         for sample in other.samples.all:
             self.samples.add(sample)
         self.counted |= other.counted
+        self.folds |= other.folds
         self.descriptors |= other.descriptors
         self.together = max(self.together, other.together)
 
@@ -112,7 +115,7 @@ class State:
                 for fold, part in enumerate(folds):
                     tensors |= {f"{kind}.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
         tensors |= {f"descriptor.{number}": tensor for number, tensor in self.descriptors.items()}
-        for name, images in (("counted", self.counted), ("before", self.before)):
+        for name, images in (("counted", self.counted), ("folds", self.folds), ("before", self.before)):
             tensors[name] = torch.tensor([*images.items()], dtype=torch.int64).reshape(-1, 2)
         noted = {
             "described": list(self.descriptors),
@@ -147,16 +150,17 @@ class State:
         """Become what was noted."""
         self.batches, self.passed, self.together = noted["batches"], noted["passed"], noted["together"]
         self.generation = noted["generation"]
-        self.counted, self.before = (dict(tensors[name].tolist()) for name in ("counted", "before"))
+        names = "counted", "folds", "before"
+        self.counted, self.folds, self.before = (dict(tensors[name].tolist()) for name in names)
         self.descriptors = {number: tensors[f"descriptor.{number}"] for number in noted["described"]}
-        names = list(self.moments[0][0].tensors)
+        tensors_of_moments = list(self.moments[0][0].tensors)
         for projection, folds in enumerate(self.moments):
             for fold, part in enumerate(folds):
                 read = {name: tensors[f"moments.{projection}.{fold}.{name}"] for name in part.tensors}
                 folds[fold] = Moments(noted["counts"][projection][fold], **read)
         self.made = [
             [
-                Moments(count, **{name: tensors[f"made.{projection}.{part}.{name}"] for name in names})
+                Moments(count, **{name: tensors[f"made.{projection}.{part}.{name}"] for name in tensors_of_moments})
                 for part, count in enumerate(counts)
             ]
             for projection, counts in enumerate(noted["made"])

@@ -4,14 +4,15 @@ import random
 
 import pytest
 import torch
-from calibration_models import pictures, same, weights
+from calibration_models import pictures
 from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.calibration import calibrate
-from autoadapt.calibration.honesty import Gain, gain_over, honest_after, on_others
-from autoadapt.calibration.judging import Score
-from autoadapt.calibration.near_copies import count_different, descriptors, near_copies, remark_on
+from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.honesty import Gain, gain_over, honest_after, on_others, standard_errors
+from autoadapt.calibration.judging import Score, divergence
+from autoadapt.calibration.near_copies import count_different, descriptors, near_copies, remark_on, seen
 
 
 def score(*losses, numbers=()):
@@ -30,20 +31,36 @@ class Wide(nn.Module):
         return self.layers(x)
 
 
-def renderings(count, each):
+def renderings(count, each, seed=0):
     """Each picture several times, a little brighter or darker, with other noise."""
-    found = pictures(count)
+    found = pictures(count, seed=seed)
     return torch.cat([(1 + 0.1 * i) * found + 0.05 * torch.randn_like(found) for i in range(each)])
 
 
-def calibrated(images, **options):
-    old, new = Wide(0), Wide(1)
+class Vector(nn.Module):
+    """One place, of which another of its kind explains little."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.Conv2d(3, 40, 12, stride=10), nn.Tanh(), nn.Conv2d(40, 40, 3), nn.Tanh())
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(2)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def fitted(images, backbone=Wide):
+    old, new = backbone(0), backbone(1)
     net = adapt(new, like=old, inputs=images[:1], project="always")
     torch.manual_seed(9)
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 5))
-    before = weights(net)
-    found = calibrate(net, like=old, head=head, data=images.split(4), augment=0, **options)
-    return found, same(before, weights(net))
+    classes = nn.Linear(40, 5)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), classes)
+    if backbone is Vector:
+        classes.weight.data.mul_(8)
+    return calibrate(net, like=old, head=head, data=images.split(4), augment=0), net, old, head
 
 
 def test_of_recipes_that_are_all_noise_the_honest_score_is_that_of_noise():
@@ -137,13 +154,64 @@ def test_more_images_than_are_described_are_counted_by_their_share():
 
 
 def test_the_report_says_how_many_different_images_are_wanted():
-    few, _ = calibrated(renderings(8, 4))
+    few, *_ = fitted(renderings(8, 4))
     assert any(remark.startswith("8 different images (of 32; near copies") for remark in few.remarks)
-    many, _ = calibrated(pictures(96))
+    many, *_ = fitted(pictures(96))
     assert not any("different images" in remark for remark in many.remarks)
     assert "about 64" in remark_on(12, 12)
     assert not remark_on(60, 64)
     assert "near copies" not in remark_on(12, 12)
+
+
+def test_a_near_copy_comes_to_the_fold_of_what_it_is_a_copy_of_but_the_first_four_go_by_number():
+    with torch.no_grad():
+        features = Wide(0)(renderings(16, 4)).flatten(2).transpose(1, 2)
+    said = dict(enumerate(descriptors([[(features, features)]])))
+    folds = Folds().of_images(range(64), {}, said)
+    assert all(folds[number] == folds[number % 16] for number in range(64))
+    assert [folds[number] for number in range(16)] == [Folds().of_image(number) for number in range(16)]
+    one_after_the_other = {4 * (number % 16) + number // 16: each for number, each in said.items()}
+    adjacent = Folds().of_images(range(64), {}, one_after_the_other)
+    assert [adjacent[number] for number in range(4)] == [0, 1, 2, 3]
+    groups = near_copies(one_after_the_other)
+    assert seen(groups, adjacent) <= set(range(8))
+    halves = Folds().of_images(range(32), {}, said)
+    assert halves | Folds().of_images(range(32, 64), halves, said) == folds
+
+
+def test_what_is_good_for_other_renderings_of_the_same_pictures_alone_is_not_written():
+    """One vector a picture, 24 pictures: 96 renderings determine a map that says nothing of other pictures."""
+    torch.manual_seed(4)
+    images, others = renderings(24, 4)[torch.randperm(96)], renderings(64, 4, seed=77)
+    found, net, old, head = fitted(images, Vector)
+    with torch.no_grad():
+        real = divergence(head(net(others)), head(old(others)), 256)[0].mean()
+    assert not found.written
+    assert found.head.loss + found.head.loss_error > real
+
+
+def test_where_all_have_copies_in_other_folds_they_are_judged_on_and_a_remark_says_so(monkeypatch):
+    images, said = renderings(16, 4), "the images judged on have near copies among those fitted on"
+    found, *_ = fitted(images)
+    assert not any(remark.startswith(said) for remark in found.remarks)
+    monkeypatch.setattr(Folds, "of_images", lambda self, numbers, *_: {n: self.of_image(n) for n in numbers})
+    flattered, *_ = fitted(images)
+    assert any(remark.startswith(said) for remark in flattered.remarks)
+    assert flattered.head_images == 64
+
+
+def test_standard_errors_count_copies_once_and_are_not_nothing_where_all_agree():
+    of_loss, of_agreement = standard_errors(Score((1.0, 2.0, 3.0, 3.0), (1.0,) * 4, (0, 1, 2, 3)), {3: 2})
+    assert of_loss == pytest.approx(3**-0.5)
+    assert of_agreement == pytest.approx((5 / 7 * 2 / 7 / 7) ** 0.5)
+    assert standard_errors(score(float("inf"), 1.0), {})[0] is None
+    assert standard_errors(score(1.0), {})[0] is None
+
+
+def test_the_report_shows_standard_errors():
+    found, *_ = fitted(pictures(32))
+    assert f"{found.head.agreement:.3f} ± {found.head.agreement_error:.3f}" in str(found)
+    assert f"{found.head.loss:.3f} ± {found.head.loss_error:.3f}" in str(found)
 
 
 def test_what_is_no_better_than_the_mean_beyond_chance_is_not_written():

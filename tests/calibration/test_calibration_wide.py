@@ -55,7 +55,7 @@ def test_only_one_fold_is_held_out_and_only_two_sets_of_moments_are_kept():
 
 def test_a_quarter_of_the_images_are_held_out_and_all_of_these_are_judged():
     found, _ = calibrated(Wide(1), Wide(0), pictures(128, size=16), head=head)
-    assert found.head_images == 32
+    assert abs(found.head_images - 32) <= 4  # a few are alike by chance, and follow one another
     assert found.head.loss < min(found.random.loss, found.mean_only.loss)
 
 
@@ -113,6 +113,8 @@ def test_the_walk_ends_at_the_best_penalty_wherever_that_is(best):
 def test_folds_count_images_as_they_hold_them():
     for folds in (Folds(), Folds(holds_one_out=True)):
         for images in (4, 7, 32):
-            numbers = [folds.of_image(number) for number in range(images)]
-            assert folds.sizes(images) == [numbers.count(fold) for fold in folds.numbers]
-            assert min(folds.sizes(images)) > 0
+            of_images = folds.of_images(range(images), {}, {})
+            assert of_images == {number: folds.of_image(number) for number in range(images)}
+            sizes = folds.sizes(of_images)
+            assert sizes == [[*of_images.values()].count(fold) for fold in folds.numbers]
+            assert min(sizes) > 0
