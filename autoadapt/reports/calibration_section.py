@@ -49,11 +49,11 @@ def _head(made: Calibration) -> Table:
 def _scores(found: Mapping[str, HeadScore]) -> Table:
     known = any(score.agreement is not None for score in found.values())
     columns = (Column("held-out head"), Column("agreement"), Column("divergence" if known else "loss", right=True))
-    return Table(columns, tuple((label, _agreement(score), f"{score.loss:.3f}") for label, score in found.items()))
+    return Table(columns, tuple((label, _agreement(score), score.cells[-1]) for label, score in found.items()))
 
 
 def _agreement(score: HeadScore) -> Cell:
-    return "" if score.agreement is None else Share(score.agreement, f"{score.agreement:.3f}")
+    return "" if score.agreement is None else Share(score.agreement, score.cells[0])
 
 
 def _outputs(made: Calibration) -> Table:

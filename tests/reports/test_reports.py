@@ -252,7 +252,7 @@ def test_a_calibration_shows_the_floors_beside_the_fit():
     made = result("calibration")
     text = Page(html_report(made)).text
     for label, score in (("random adapter", made.random), ("mean only", made.mean_only), ("calibrated", made.head)):
-        assert f"{label}{score.agreement:.3f}{score.loss:.3f}" in text
+        assert f"{label}{score.agreement:.3f} ± {score.agreement_error:.3f}{score.loss:.3f} ±" in text
     assert f"{len(made.trials)} solvers tried" in text
     assert ("written" if made.written else "left as it was") in text
 
