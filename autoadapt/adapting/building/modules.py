@@ -109,11 +109,12 @@ class AdaptedModule(fx.GraphModule):
         batches: Sequence[int] = (1, 3),
         thorough: bool = False,
         seconds: float = 600,
+        memory: int = 8 << 30,
         seed: int = 0,
     ) -> Verification:
         """Prove that it keeps its contract; the arguments are those of `autoadapt.verify`."""
-        options: dict[str, Any] = {"sizes": sizes, "batches": batches, "seconds": seconds, "seed": seed}
-        return verify(self.alone(), self.signature, inputs=inputs, thorough=thorough, **options)
+        options: dict[str, Any] = {"sizes": sizes, "batches": batches, "thorough": thorough, "seconds": seconds}
+        return verify(self.alone(), self.signature, inputs=inputs, memory=memory, seed=seed, **options)
 
     def alone(self) -> AdaptedModule:
         """It with all that it returns, over the same parts.

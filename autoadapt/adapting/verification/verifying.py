@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from autoadapt.adapting.planning.targets import with_inputs
-from autoadapt.adapting.verification.checks import CHECKS, MASK_CHECKS, THOROUGH_CHECKS, WITHOUT_VALUES
-from autoadapt.adapting.verification.findings import Findings
+from autoadapt.adapting.verification.checks import CHECKS, MASK_CHECKS, THOROUGH_CHECKS
+from autoadapt.adapting.verification.children import UnstartedError, in_children, stopped
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
-from autoadapt.adapting.verification.results import Check, Verification, failed
-from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
+from autoadapt.adapting.verification.outcomes import checked
+from autoadapt.adapting.verification.results import Check, Verification
+from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.training_checks import one_step
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import check_module, not_a_module
-from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.unfit import off_the_meta_device, refuse_unfit
-from autoadapt.errors import AdaptError, Mismatch, VerificationError
-from autoadapt.showing.progress import telling
+from autoadapt.errors import VerificationError
+from autoadapt.showing.progress import Tell, telling
 
 __all__ = ["verify", "verify_step"]
 
@@ -35,6 +36,7 @@ def verify(
     batches: Sequence[int] = (1, 3),
     thorough: bool = False,
     seconds: float = 600,
+    memory: int = 8 << 30,
     seed: int = 0,
 ) -> Verification:
     """Run a module in many ways and compare with a signature.
@@ -51,8 +53,11 @@ def verify(
         inputs: An example call, as for `capture`; invented where left out.
         sizes: Sizes of the input axes to run at; chosen from the legal ones where left out.
         batches: Batch sizes to run at.
-        thorough: Also compile and export, which takes seconds to minutes.
+        thorough: Also compile and export, which takes seconds to minutes, in a process of its own that ends with it: a
+            crash there is one failed check. A module that does not pickle, or whose class stands in the script that
+            runs, is compiled and exported in this process, and its row says so.
         seconds: How long each of these two may take; torch never ends its proofs about sizes in some backbones.
+        memory: Bytes that they may allocate beyond the module; Linux alone keeps that limit.
         seed: For the sizes and the invented inputs.
 
     Returns:
@@ -74,31 +79,23 @@ def verify(
         True
     """
     check_module(net, "net", VerificationError)
-    if not isinstance(signature, Signature):
-        refused = not_a_module(
-            signature, "signature", VerificationError, "a Signature, which `capture` makes of a module"
-        )
-        remedy = "aa.verify(net, aa.capture(old, inputs), inputs=inputs)"
-        told = refused.mismatches  # a text tells itself what makes a signature of it
-        raise (
-            refused
-            if isinstance(signature, str)
-            else VerificationError(refused.summary, [replace(fault, remedy=remedy) for fault in told])
-        )
+    _check_signature(signature)
     started = time.perf_counter()
     refuse_unfit(net)
     checks = list[Check]()
     if not signature.inputs.leaves:
         signature = with_inputs(signature, capture(net, inputs))
     quick = {**CHECKS, **(MASK_CHECKS if signature.masks else {})}
+    asked: dict[str, Any] = {"net": net, "signature": signature, "inputs": inputs}
+    asked |= {"sizes": sizes, "batches": batches, "seed": seed}
     with off_the_meta_device(), telling("verify", len(quick) + len(THOROUGH_CHECKS) * thorough) as tell:
-        session = Session(net, signature, inputs=inputs, sizes=sizes, batches=batches, seed=seed)
+        session = Session(**asked)
         for name, run in quick.items():
             tell(name, len(checks))
-            checks.append(_check(session, name, run))
-        for name, run in THOROUGH_CHECKS.items() if thorough else ():
-            tell(name, len(checks))
-            checks.append(_check_in_time(session, name, run, seconds))
+            checks.append(checked(session, name, run))
+        if thorough:
+            tell(", ".join(THOROUGH_CHECKS), len(checks))
+            checks += _thorough(session, asked, seconds, memory, tell)
     if not thorough:
         checks += [Check(name=name, outcome="not run", detail="thorough=True") for name in THOROUGH_CHECKS]
     unnamed = signature.title == Signature.model_fields["name"].default  # one in texts
@@ -115,34 +112,38 @@ def verify_step(net: nn.Module, signature: Signature, *, inputs: object = None) 
         inputs: An example call, as for `capture`; invented where left out.
     """
     with off_the_meta_device():
-        return _check(Session(net, signature, inputs=inputs), "training step", one_step)
+        return checked(Session(net, signature, inputs=inputs), "training step", one_step)
 
 
-def _check_in_time(session: Session, name: str, run: Callable[[Session], Findings], seconds: float) -> Check:
-    """Run one check; one that takes too long says nothing."""
+def _check_signature(signature: object) -> None:
+    if isinstance(signature, Signature):
+        return
+    refused = not_a_module(signature, "signature", VerificationError, "a Signature, which `capture` makes of a module")
+    if isinstance(signature, str):  # it tells itself what makes a signature of it
+        raise refused
+    remedy = "aa.verify(net, aa.capture(old, inputs), inputs=inputs)"
+    raise VerificationError(refused.summary, [replace(fault, remedy=remedy) for fault in refused.mismatches])
+
+
+def _thorough(session: Session, asked: Mapping[str, Any], seconds: float, memory: int, tell: Tell) -> Iterator[Check]:
+    """Run the thorough checks in a child, or here what cannot be handed to one."""
+    left = list(THOROUGH_CHECKS)
+    try:
+        for check in in_children(asked, left, seconds=seconds, memory=memory, tell=tell) if session.has_values else ():
+            left.remove(check.name)
+            yield check
+        reason = ""
+    except UnstartedError as error:
+        reason = f"in this process, without a limit of memory: {error}"
+    for name in left:
+        found = _in_time(session, name, seconds)
+        yield found.model_copy(update={"detail": "; ".join(filter(None, [found.detail, reason]))})
+
+
+def _in_time(session: Session, name: str, seconds: float) -> Check:
+    """Run one thorough check here; one that takes too long says nothing."""
     try:
         with at_most(seconds):
-            return _check(session, name, run)
+            return checked(session, name, THOROUGH_CHECKS[name])
     except OutOfTime:
-        return Check(name=name, outcome="not run", detail=f"stopped after {seconds:g} s; verify(..., seconds=)")
-
-
-def _check(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
-    """Run one check; whatever it raises is a failure, unless it says that it does not apply."""
-    session.blamed.clear()
-    if not session.has_values and name not in WITHOUT_VALUES:
-        return Check(name=name, outcome="not applicable", detail="the module is on the meta device and has no values")
-    try:
-        with undisturbed(None if name in THOROUGH_CHECKS else 0):
-            findings = run(session)
-    except NotApplicableError as reason:
-        return Check(name=name, outcome="not applicable", detail=str(reason))
-    except AdaptError as error:
-        return failed(name, error.mismatches or [Mismatch(name, "", error.summary)])
-    except Exception as error:
-        return failed(name, [Mismatch(name, "a run without error", said(error))])
-    if findings.faults:
-        return failed(name, findings.faults)
-    blamed = ", ".join(dict.fromkeys(session.blamed))
-    also = f"; the bare backbone does not keep: {blamed}" if blamed else ""
-    return Check(name=name, outcome="passed", detail=findings.detail + also)
+        return stopped(name, seconds)
