@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -38,16 +38,22 @@ TAPS = {
 
 
 class Passes:
-    """Counts the passes of a module, and times those with values, by hooks that its copies share."""
+    """Counts the passes of a module, and times those with values, by hooks that its copies share, pickled ones too."""
+
+    made: ClassVar[dict[int, Passes]] = {}
 
     def __init__(self, module: nn.Module) -> None:
         self.real, self.without, self.seconds, self._began = 0, 0, 0.0, 0.0
         self.places: Counter[tuple[str, str]] = Counter()
+        self.made[id(self)] = self
         module.register_forward_pre_hook(self.begin)
         module.register_forward_hook(self.end)
 
     def __deepcopy__(self, memo: object) -> Passes:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _counting, (id(self),)
 
     def begin(self, _module: nn.Module, _args: object) -> None:
         self._began = time.process_time()
@@ -64,6 +70,10 @@ class Passes:
         """Count from 0."""
         self.real, self.without, self.seconds = 0, 0, 0.0
         self.places.clear()
+
+
+def _counting(number: int) -> Passes:
+    return Passes.made[number]
 
 
 def _asked_by() -> str:

@@ -66,3 +66,21 @@ def test_a_module_made_where_the_default_device_is_meta_is_verified_as_one_on_it
         assert aa.adapt(new, like=old, inputs=x).verify(x).passed
     finally:
         torch.set_default_device(None)
+
+
+class Counted(Pyramid):
+    """Counts the passes with values of all its copies."""
+
+    passes = 0
+
+    def forward(self, x):
+        Counted.passes += not x.is_meta
+        return super().forward(x)
+
+
+def test_a_default_verification_makes_at_most_forty_passes_with_values(monkeypatch):
+    x = torch.randn(2, 3, 224, 224)
+    net = aa.adapt(Counted(4, 8), like=Pyramid(6, 8), inputs=x)
+    monkeypatch.setattr(Counted, "passes", 0)
+    assert net.verify(x).passed
+    assert 30 < Counted.passes <= 40

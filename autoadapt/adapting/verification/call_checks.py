@@ -67,28 +67,30 @@ def _repeated(session: Session) -> list[Mismatch]:
     first = _called(session, module, arguments)
     kept = {path: tensor.clone() for path, tensor in first.items()}
     with OwnNumbers(1):
-        _called(session, module, session.rebuilt([_other(tensor, -1) for tensor in _values(arguments)]))
-        faults = differing(session, kept, first, "after another call", "memory of its own", "values of the later call")
+        faults = _with_other_values(session, module, -1)
+        faults += differing(session, kept, first, "after another call", "memory of its own", "values of the later call")
         again = _called(session, module, arguments)
     return faults or differing(session, kept, again, "of equal inputs", "equal values in eval mode", "other values")
 
 
 def _other(tensor: torch.Tensor, factor: float) -> torch.Tensor:
-    return tensor * factor if tensor.is_floating_point() else tensor
+    return tensor * factor if tensor.is_floating_point() else tensor.clone()
+
+
+def _with_other_values(session: Session, module: nn.Module, factor: float) -> list[Mismatch]:
+    """Containers and shapes that are others when the inputs are multiplied."""
+    sizes = session.small(B=2)
+    changed = session.rebuilt([_other(tensor, factor) for tensor in _values(session.arguments(sizes))])
+    found = session.compare(changed, changed.call(module), sizes)
+    return [Mismatch(f"{one.where}, inputs times {factor:g}", one.expected, one.found) for one in found]
 
 
 def _other_values(session: Session) -> list[Mismatch]:
-    """The containers and shapes do not depend on values."""
-    module, sizes = session.shared, session.small(B=2)
-    arguments, faults = session.arguments(sizes), list[Mismatch]()
-    for factor in (-1.0, 8.0, 0.0):
-        changed = session.rebuilt([_other(tensor, factor) for tensor in _values(arguments)])
-        try:
-            returned = changed.call(module)
-        except Exception:  # some refuse values that are no picture's
-            continue
-        found = session.compare(changed, returned, sizes)
-        faults += [Mismatch(f"{one.where}, inputs times {factor:g}", one.expected, one.found) for one in found]
+    """The containers and shapes do not depend on values; those of another sign are asked for between equal calls."""
+    faults = list[Mismatch]()
+    for factor in (8.0, 0.0):
+        with contextlib.suppress(Exception):  # some refuse values that are no picture's
+            faults += _with_other_values(session, session.shared, factor)
     return faults
 
 
@@ -160,8 +162,7 @@ def _moved(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
 def _inference(session: Session) -> list[Mismatch]:
     """Runs under `inference_mode`, with the same outputs, and can be trained on afterwards."""
     module, sizes = session.copy(), session.small(B=2)
-    arguments = session.arguments(sizes)
-    expected = _called(session, session.shared, arguments)
+    arguments, expected = session.arguments(sizes), session.small_call[2]
     with torch.inference_mode():
         try:
             found = {path: tensor.clone() for path, tensor in _called(session, module, arguments).items()}
@@ -205,8 +206,9 @@ def _first_item(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
 
 
 def _settings(session: Session) -> list[Mismatch]:
-    """What torch keeps for the whole process is as it was."""
-    return changed_settings(lambda: _called(session, session.shared, session.arguments(session.small(B=1))))
+    """What torch keeps for the whole process is as it was after the call whose outputs other checks look at."""
+    vars(session).pop("small_call", None)
+    return changed_settings(lambda: session.small_call)
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates it in part

@@ -25,7 +25,8 @@ from autoadapt.errors import Mismatch
 
 __all__ = ["sizes_and_batches"]
 
-USUAL = ((224, 224), (256, 256), (384, 384), (512, 512), (640, 640), (480, 640), (299, 299))
+_IN_USE = ((224, 224), (256, 256), (384, 384), (512, 512), (640, 640), (480, 640), (299, 299))
+USUAL = tuple({"H": height, "W": width} for height, width in _IN_USE)
 """Heights and widths that people use: squares, multiples of 32, both, and neither."""
 _AFFORDABLE = 1 << 16
 """Pixels of the largest image that is run for real where the meta device will not do."""
@@ -69,11 +70,10 @@ def _usual_image(session: Session, started: float) -> Iterator[dict[str, int]]:
         session: The module.
         started: When the runs at the session's own sizes began; these are to be over when this is asked.
     """
-    size = {"H": USUAL[0][0], "W": USUAL[0][1]}
-    done = [(sizes.get("H"), sizes.get("W")) for sizes in (session.at(**one) for one in session.sizes)]
+    size, done = USUAL[0], [{name: session.at(**one).get(name, 0) for name in "HW"} for one in session.sizes]
     if not session.is_image or any(one in USUAL for one in done) or not size.items() <= session.at(**size).items():
         return
-    pixels = sum(height * width for height, width in done if height and width)
+    pixels = sum(math.prod(one.values()) for one in done)
     seconds = (time.perf_counter() - started) / max(pixels, 1)
     if seconds * size["H"] * size["W"] < _MOST_SECONDS:
         yield size
@@ -179,8 +179,8 @@ def _other_sources(plan: Plan | None, noted: Mapping[str, tuple[int, ...]], size
 
 def _usual_sizes(session: Session, copied: nn.Module) -> list[Mismatch]:
     """Shapes at the usual sizes, whatever the example's are: on the meta device, where a large image costs nothing."""
-    rows = [session.at(H=height, W=width, B=2) for height, width in USUAL]
-    rows = [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows if row not in session.sizes)]
+    rows, done = ([session.at(**one, B=2) for one in sizes] for sizes in (USUAL, session.sizes))
+    rows = [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows if row not in done)]
     probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
     try:
         dtypes = probe.run().dtypes
@@ -193,7 +193,7 @@ def _usual_sizes(session: Session, copied: nn.Module) -> list[Mismatch]:
 def _shapes_alone(session: Session) -> list[Mismatch]:
     """As `sizes_and_batches` for a module on the meta device."""
     probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
-    usual = [{"H": height, "W": width} for height, width in USUAL] if session.is_image else []
+    usual = USUAL if session.is_image else ()
     rows = [session.at(**sizes, B=batch) for sizes in (*session.sizes, *usual) for batch in session.batches]
     dtypes = [spec.torch_dtype for spec in session.signature.outputs.leaves]
     return [fault for row in rows for fault in _shapes(session, probe, row, dtypes)]
