@@ -25,10 +25,16 @@ def input_remarks(
 
 
 def size_remarks(source: Signature, target: Signature, short: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Along which axes the new module takes no inputs as short as the old one took."""
+    """Along which axes the new module takes no inputs as short or as long as the old one took."""
+    longer = {axis: sizes for axis, sizes in target.axes.items() if sizes.step and axis in source.axes}
+    most = {axis: source.axes[axis].largest for axis in longer}
     return [
         f"{source.name} takes {axis} from {least} on and raises below, {target.name} from {smallest} on"
         for axis, (smallest, least) in short.items()
+    ] + [
+        f"{source.name} takes {axis} up to {largest} and raises above, {target.name} {longer[axis]}"
+        for axis, largest in most.items()
+        if largest is not None and (longer[axis].largest or largest + 1) > largest
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from autoadapt.contracts.capturing.sizing import (
 )
 from autoadapt.contracts.capturing.solving import Solution, UnexplainedError, solve
 from autoadapt.contracts.instances import parameters_of_parts, parts_of
+from autoadapt.contracts.signature import AxisSizes
 
 __all__ = ["Runs", "ValuesNeededError"]
 
@@ -64,6 +66,7 @@ class Runs:
         self.probe = probe
         self.axes = axes
         self.of_one_length = False
+        self._far = self._far_steps()[0]
         self._cache: dict[_Sizes, Observation | None] = {_full(axes, {}): first}
         self._grids: dict[tuple[_Sizes, Names], Observation | None] = {(_full(axes, {}), followed): first}
 
@@ -103,16 +106,55 @@ class Runs:
         if not (without_values or self.probe.real) and "meta" in str(error):
             raise ValuesNeededError from error
 
-    def base(self) -> dict[str, int]:
-        """Where to probe: the given sizes, or where values are needed the smallest part of them that still runs."""
+    def where_to_probe(self) -> tuple[dict[str, int], Steps]:
+        """Sizes to probe beside, and which axes may vary there, by how much at least.
+
+        Those are the given sizes; but where values are needed the smallest part of them that still runs, and of tokens
+        of which there may be no more, as where there are no more positions.
+        """
         example = self.axes.example
-        if not self._shrinks:
-            return example
-        for part in (8, 4, 2):
-            sizes = {name: _shrunk(name, size, part) for name, size in example.items()}
+        steps = {} if self._shrinks else self.steps(example)
+        shrinking = [name for name in example if self._shrinks or (name[0] == "N" and name not in steps)]
+        for part in (8, 4, 2) if shrinking and "E" not in steps else ():
+            sizes = {name: _shrunk(name, size, part) if name in shrinking else size for name, size in example.items()}
             if self.run(sizes) is not None:
-                return sizes
-        return example
+                return sizes, self.steps(sizes)
+        return example, steps or self.steps(example)
+
+    def legal(self, varying: Mapping[str, int], solution: Solution, base: Mapping[str, int]) -> dict[str, AxisSizes]:
+        """Which sizes of each axis that may vary are legal, or the only one.
+
+        Args:
+            varying: These axes, and by how much at least.
+            solution: What was found.
+            base: Sizes that were probed beside.
+        """
+        return {
+            name: AxisSizes(
+                step=varying[name],
+                offset=example % varying[name] if varying[name] else 0,
+                smallest=solution.smallest.get(name, example),
+                example=example,
+                bounded=solution.bounded and name in ("H", "W") and varying[name] > 0,
+                largest=self._largest(name, base, varying[name]),
+            )
+            for name, example in self.axes.example.items()
+            if name in varying
+        }
+
+    def _largest(self, name: str, base: Mapping[str, int], step: int) -> int | None:
+        """The largest number of tokens, by halving; None where many more run, or where that was not in question.
+
+        Where values are needed, which may take long, of words alone.
+        """
+        given, far = self.axes.example[name], self._far_steps()[0]
+        rows = zip(self.axes.names, self.probe.dtypes, strict=True)
+        is_costly = self._shrinks and any(name in row and dtype.is_floating_point for row, dtype in rows)
+        if name[0] != "N" or not step or (self._far == far and (is_costly or base[name] == given)):
+            return None
+        more = range(1, far // step + 1)
+        refused = bisect.bisect_left(more, True, key=lambda i: self.run({**base, name: given + i * step}) is None)
+        return None if refused == len(more) else given + refused * step
 
     def steps(self, base: Mapping[str, int]) -> Steps:
         """Which axes may vary, and by how much at least.
@@ -124,7 +166,7 @@ class Runs:
         long_steps = (96, 70) if self._shrinks else (LONG_STEP,)
         steps = find_steps(self.run, around, long_steps=long_steps, likely_steps=_patches(self._module))
         self.followed(base, steps)
-        near = all(self.run(sizes) is not None for sizes in self.schedule(base, steps))
+        near = any(self._runs_far(base, steps, far) for far in self._far_steps())
         if near and self.run(held_out_sizes(base, steps)[1][0]) is not None:
             return steps
         return (steps if near else {}) | find_regular_steps(self.run, around, steps)
@@ -137,9 +179,19 @@ class Runs:
 
     def schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
         """Sizes to probe, legal ones if the steps are right."""
-        image = any(len(names) > 3 for names in self.axes.names)
-        long_step = 64 if self._shrinks else LONG_STEP if image else LONG_STEP // 16
-        return probing_sizes(base, steps, long_step=long_step)
+        return probing_sizes(base, steps, long_step=self._far)
+
+    def _far_steps(self) -> tuple[int, ...]:
+        """Long steps to probe with, the best first; of tokens there may be few more than are given."""
+        if any(len(names) > 3 for names in self.axes.names):
+            return (64 if self._shrinks else LONG_STEP,)
+        return (64 if self._shrinks else LONG_STEP // 16, 16, 5)
+
+    def _runs_far(self, base: Mapping[str, int], steps: Steps, far: int) -> bool:
+        """Whether all sizes to probe with a long step run, which is kept then."""
+        chosen = probing_sizes(base, steps, long_step=far)
+        self._far = far if (run := all(self.run(sizes) is not None for sizes in chosen)) else self._far
+        return run
 
     def solved(self, base: dict[str, int], steps: Steps) -> tuple[Steps, Solution]:
         """Which axes may vary, and dims that hold at every size seen.

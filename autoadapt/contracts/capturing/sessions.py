@@ -102,7 +102,7 @@ class Session:
 
     def signature(self) -> Signature:
         base, steps, solution, unread = self._solved()
-        legal = self._legal(varying := steps | self._runs.fixed_image(steps), solution)
+        legal = self._runs.legal(varying := steps | self._runs.fixed_image(steps), solution, base)
         measured = self._measured(solution, legal, steps)
         solution = solution.as_seen(measured.maps)
         confirmed = self._confirmed(Contract(self._runs.axes, steps, solution.outputs, self._first), base, measured.ran)
@@ -169,8 +169,7 @@ class Session:
         self._runs.axes = settle_pairs(self._runs.axes, self._runs.runs_at)
         self._runs.axes = untie(self._runs.axes, self._runs.runs_at, binary)
         self._runs.axes = settle_letters(self._runs.axes, self._runs.run, self._runs.runs_at)
-        base = self._runs.base()
-        steps = self._runs.steps(base)
+        base, steps = self._runs.where_to_probe()
         base = self._runs.at_step(base, steps)
         steps, solution = self._runs.solved(base, steps)
         if self._resizes_itself(solution):
@@ -384,16 +383,6 @@ class Session:
             spec_of(dtype, dims, roles.get(name), same).model_copy(update=told[i])
             for i, (name, dtype, dims, same) in enumerate(rows)
         )
-
-    def _legal(self, varying: Mapping[str, int], solution: Solution) -> dict[str, AxisSizes]:
-        return {name: self._sizes(name, varying[name], solution) for name in self._runs.axes.example if name in varying}
-
-    def _sizes(self, name: str, step: int, solution: Solution) -> AxisSizes:
-        example = self._runs.axes.example[name]
-        smallest = solution.smallest.get(name, example)
-        offset = example % step if step else 0
-        bounded = solution.bounded and name in ("H", "W") and step > 0
-        return AxisSizes(step=step, offset=offset, smallest=smallest, example=example, bounded=bounded)
 
 
 Told: TypeAlias = Mapping[InnerKey | int, Mapping[str, object]]

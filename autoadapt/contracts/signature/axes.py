@@ -17,7 +17,8 @@ class AxisSizes(MadeByHand):
     """Which sizes of an input axis are legal: those from `smallest` on that leave `offset` over `step`.
 
     A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run, and
-    a bound only if `bounded` says that smaller ones were refused.
+    a bound only if `bounded` says that smaller ones were refused. `largest` is the last one before those that are
+    refused, as of tokens that have no more positions; it is looked for near the example alone.
 
     Example:
         >>> str(AxisSizes(step=32, example=224)), str(AxisSizes(step=0, example=224))
@@ -29,8 +30,12 @@ class AxisSizes(MadeByHand):
     smallest: int = 1
     example: int = Field(ge=0)
     bounded: bool = Field(default=False, exclude_if=lambda bounded: not bounded)
+    largest: int | None = Field(default=None, exclude_if=lambda largest: largest is None)
 
     def __str__(self) -> str:
+        return self._text() + (f" up to {self.largest}" if self.largest is not None else "")
+
+    def _text(self) -> str:
         if self.step == 0:
             return f"{self.example} only"
         if self.step == 1:
@@ -42,17 +47,19 @@ class AxisSizes(MadeByHand):
     def __contains__(self, size: int) -> bool:
         if self.step == 0:
             return size == self.example
-        return size >= self.smallest and size % self.step == self.offset
+        is_within = self.smallest <= size and (self.largest is None or size <= self.largest)
+        return is_within and size % self.step == self.offset
 
     def near(self, size: int) -> int:
-        """The smallest legal size that is not below a size; the only one where there is but one."""
+        """The smallest legal size that is not below a size, or the largest; the only one where there is but one."""
         if self.step == 0:
             return self.example
         size = max(size, self.smallest)
-        return size + (self.offset - size) % self.step
+        reached = size + (self.offset - size) % self.step
+        return reached if self.largest is None else min(reached, self.largest)
 
     def covers(self, other: AxisSizes) -> bool:
-        """Whether every size that another axis allows is legal here; smallest sizes are not compared."""
+        """Whether every size that another axis allows is legal here; smallest and largest ones are not compared."""
         if self.step == 0:
             return other.step == 0 and other.example == self.example
         return other.example % self.step == self.offset and other.step % self.step == 0
