@@ -148,14 +148,14 @@ def calibrate(
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))
-        class_map = (
+        anchor = (
             class_anchor(projections, None if place else head, own_head, next(layers[0].parameters()))
             if own_head is not None
             else None
         )
         if data is None:
-            assert class_map is not None, "asked for without data"
-            outcome = _Outcome([class_map], from_classifiers(pair.plan.source.name))
+            assert anchor is not None, "asked for without data"
+            outcome = _Outcome([anchor.map], from_classifiers(pair.plan.source.name, anchor))
         else:
             gathering = Gathering(
                 pair,
@@ -168,6 +168,7 @@ def calibrate(
                 kept=max(images, REPORTED) if refine else REPORTED,
             )
             gathered = gathering.run(data, None if state is None else Path(state), report)
+            class_map = None if anchor is None else anchor.map
             outcome = _Session(pair, gathering, head, loss, seed, report, class_map).solve(gathered, solver, refine)
         if outcome.maps:
             written = [(made.weight_CD, made.bias_D) for made in outcome.maps]

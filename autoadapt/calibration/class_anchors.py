@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -14,19 +15,32 @@ from autoadapt.calibration.solvers import AffineMap
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["class_anchor", "from_classifiers"]
+__all__ = ["ClassAnchor", "class_anchor", "from_classifiers"]
 
 _AFFINE = 1e-4
 """How far from affine a classifier may answer, in the largest of its answers."""
+_SIDE = 3
+"""Places along each axis of a map that a classifier is tried on."""
+_WHOLE = 0.99
+"""Share of the new classifier's weights below which a remark says what the old one can reach."""
 _RANK = 1e-5
 """Directions of a classifier that are weaker than this share of its strongest are rounding."""
 
-# Dimension letters: C channels of the new features, D of the old ones, K classes.
+# Dimension letters: B answers, C channels of the new features, D of the old ones, K classes, P places.
+
+
+@dataclass(frozen=True)
+class ClassAnchor:
+    """A map, and how far it goes."""
+
+    map: AffineMap
+    reached: float
+    """Share of the new classifier's squared weights that the old one can say; less than 1 with few channels."""
 
 
 def class_anchor(
     projections: Sequence[Projection], head: Head | None, own_head: Head, weight: torch.Tensor
-) -> AffineMap:
+) -> ClassAnchor:
     """The affine map with which the old head's answers are nearest to those of the new model's own head.
 
     With `head(y) = y @ A_DK + a_K` and `own_head(x) = x @ B_CK + b_K` it is `(x @ B_CK + b_K - a_K) @ pinv(A_DK)`; what
@@ -50,9 +64,9 @@ def class_anchor(
         remedy = "calibrate(model.backbone, like=old.backbone, head=model.head, own_head=own_head, data=data)"
         fault = Mismatch("own_head", expected, found, remedy)
         raise CalibrationError("classifiers say nothing of these adapters", [fault])
-    old_DK, old_K = _affine(head, "head", one.route.specs[-1], one.step.target, one.step.form, weight)
-    spec = one.route.specs[one.index]
-    new_CK, new_K = _affine(own_head, "own_head", spec, one.step.source, one.step.form, weight)
+    old = _Classifier(head, "head", one.route.specs[-1], one.step.target, one.step.form, weight)
+    own = _Classifier(own_head, "own_head", one.route.specs[one.index], one.step.source, one.step.form, weight)
+    old_DK, old_K, new_CK, new_K = old.weight_CK, old.offset_K, own.weight_CK, own.offset_K
     if len(old_K) != len(new_K):
         fault = Mismatch(
             "own_head", f"{len(old_K)} classes, as the old head has", str(len(new_K)), "leave own_head out"
@@ -62,7 +76,9 @@ def class_anchor(
         fault = Mismatch("head", "answers that depend on the features", "the same to all of them", "leave own_head out")
         raise CalibrationError("the old classifier says nothing of these adapters", [fault])
     inverse_KD = torch.linalg.pinv(old_DK, rtol=_near(weight, _RANK))
-    return AffineMap(new_CK @ inverse_KD, (new_K - old_K) @ inverse_KD)
+    weight_CD = new_CK @ inverse_KD
+    reached = float((weight_CD @ old_DK).square().sum() / new_CK.square().sum().clamp_min(1e-300))
+    return ClassAnchor(AffineMap(weight_CD, (new_K - old_K) @ inverse_KD), reached)
 
 
 def _near(weight: torch.Tensor, share: float) -> float:
@@ -70,8 +86,9 @@ def _near(weight: torch.Tensor, share: float) -> float:
     return max(share, 4 * torch.finfo(weight.dtype).eps)
 
 
-def from_classifiers(name: str) -> Calibration:
+def from_classifiers(name: str, anchor: ClassAnchor) -> Calibration:
     """What there is to say of a map that no image had a say in."""
+    far = f"the old classifier can say {anchor.reached:.0%} of what the new one's weights do: too few channels"
     return Calibration(
         name=name,
         written=True,
@@ -81,6 +98,7 @@ def from_classifiers(name: str) -> Calibration:
         outputs=(),
         remarks=(
             "from the weights of both classifiers alone: nothing was run, and nothing is known of how good it is",
+            *([far] if anchor.reached < _WHOLE else []),
         ),
         images=0,
         tokens=0,
@@ -90,27 +108,61 @@ def from_classifiers(name: str) -> Calibration:
     )
 
 
-def _affine(
-    head: Head, name: str, spec: TensorSpec, channels: int, form: str, weight: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and offset of a head, found by what it answers to one channel after the other; centred over classes."""
-    generator = torch.Generator().manual_seed(0)
-    given = torch.cat([torch.zeros(1, channels), torch.eye(channels), torch.rand(2, channels, generator=generator)])
-    shape = (
-        (-1, channels, *[1] * (len(spec.dims) - 2)) if form == "conv" else (-1, *[1] * (len(spec.dims) - 2), channels)
-    )
-    with torch.no_grad(), explained(name, f"an answer on {channels} channels at one place"):
-        answers = torch.as_tensor(head(given.reshape(shape).to(weight))).double().cpu().reshape(len(given), -1)
-    offset_K, weight_CK = answers[0], answers[1:-2] - answers[0]
-    gap = (given[-2:].double() @ weight_CK + offset_K - answers[-2:]).abs().max()
-    if not bool(gap <= _near(weight, _AFFINE) * answers.abs().max()):
-        fault = Mismatch(
-            name,
-            "answers that are affine in the features, as of a linear layer",
-            f"{gap:.2g} away",
-            "leave own_head out",
+class _Classifier:
+    """A head that is affine in its features, found by what it answers.
+
+    Attributes:
+        weight_CK: Centred over classes.
+        offset_K: The same.
+    """
+
+    def __init__(self, head: Head, name: str, spec: TensorSpec, channels: int, form: str, weight: torch.Tensor) -> None:
+        self._head = head
+        self._name = name
+        self._axes = len(spec.dims) - 2
+        self._is_conv = form == "conv"
+        self._weight = weight
+        generator = torch.Generator().manual_seed(0)
+        drawn = [size * torch.randn(2, channels, generator=generator) for size in (1.0, 10.0)]
+        given_BC = torch.cat([torch.zeros(1, channels), torch.eye(channels), *drawn])
+        answers_BK = self._answers(given_BC[:, None], 1)
+        self.offset_K, self.weight_CK = answers_BK[0], answers_BK[1 : channels + 1] - answers_BK[0]
+        expected_BK = given_BC.double() @ self.weight_CK + self.offset_K
+        self._check(answers_BK, expected_BK, "answers that are affine in the features, as of a linear layer")
+        if self._axes:
+            self._check_places(given_BC[-4:-2])
+        if len(self.offset_K) > 1:  # else a score of its own
+            self.weight_CK -= self.weight_CK.mean(1, keepdim=True)
+            self.offset_K -= self.offset_K.mean()
+
+    def _check_places(self, vectors_BC: torch.Tensor) -> None:
+        """Whether answers to several places are a mean of those to each, whatever the weight of each is."""
+        places = _SIDE**self._axes
+        given_PBPC = torch.einsum("pq,bc->pbqc", torch.eye(places), vectors_BC)
+        answers_PBK = (
+            self._answers(given_PBPC.flatten(0, 1), _SIDE).reshape(places, len(vectors_BC), -1) - self.offset_K
         )
-        raise CalibrationError("classifiers say nothing of these adapters", [fault])
-    if len(offset_K) == 1:  # a score of its own
-        return weight_CK, offset_K
-    return weight_CK - weight_CK.mean(1, keepdim=True), offset_K - offset_K.mean()
+        alone_BK = vectors_BC.double() @ self.weight_CK
+        shares_P = (answers_PBK * alone_BK).sum((1, 2)) / alone_BK.square().sum().clamp_min(1e-300)
+        self._check(
+            torch.cat([answers_PBK.flatten(0, 1), answers_PBK.sum(0)]),
+            torch.cat([(shares_P[:, None, None] * alone_BK).flatten(0, 1), alone_BK]),
+            "answers to a map that are a mean of those to its places",
+        )
+
+    def _answers(self, given_BPC: torch.Tensor, side: int) -> torch.Tensor:
+        """What it says of so many places along each axis, `[B, K]`."""
+        count, _, channels = given_BPC.shape
+        places = [side] * self._axes
+        given = given_BPC.reshape(count, *places, channels)
+        given = given.movedim(-1, 1) if self._is_conv else given
+        told = f"an answer on {channels} channels at {'one place' if side == 1 else f'{given_BPC.shape[1]} places'}"
+        with torch.no_grad(), explained(self._name, told):
+            answers = torch.as_tensor(self._head(given.to(self._weight)))
+            return answers.double().cpu().reshape(count, -1)
+
+    def _check(self, found: torch.Tensor, expected: torch.Tensor, wanted: str) -> None:
+        gap = (found - expected).abs().max()
+        if not bool(gap <= _near(self._weight, _AFFINE) * found.abs().max()):
+            fault = Mismatch(self._name, wanted, f"{gap:.2g} away", "leave own_head out")
+            raise CalibrationError("classifiers say nothing of these adapters", [fault])

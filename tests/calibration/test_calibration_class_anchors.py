@@ -42,7 +42,7 @@ def test_without_data_the_old_classifier_answers_as_the_new_models_own_does():
     head, own = classifier(24), classifier(16, seed=1)
     found = calibrate(net, like=old, head=head, own_head=own, data=None)
     assert (found.written, found.images, found.solver) == (True, 0, "class anchors")
-    assert "nothing is known of how good it is" in str(found)
+    assert "nothing is known of how good it is" in found.remarks[-1]
     assert found.gist().endswith("written, from the classifiers alone")
     with torch.no_grad():
         torch.testing.assert_close(head(net(IMAGES)).softmax(1), own(new(IMAGES)).softmax(1), atol=1e-5, rtol=0)
@@ -51,13 +51,17 @@ def test_without_data_the_old_classifier_answers_as_the_new_models_own_does():
 def test_of_more_classes_than_channels_the_answers_are_as_near_as_they_can_be():
     old, new, net = pair()
     head, own = classifier(24, 60), classifier(16, 60, seed=1)
-    calibrate(net, like=old, head=head, own_head=own, data=None)
+    result = calibrate(net, like=old, head=head, own_head=own, data=None)
     with torch.no_grad():
         found, wanted = (x - x.mean(1, keepdim=True) for x in (head(net(IMAGES)), own(new(IMAGES))))
         centred = (head.weight - head.weight.mean(0)).double()
         left = (found - wanted).double()
+        own_centred = (own.weight - own.weight.mean(0)).double()
+        within = own_centred.T @ torch.linalg.pinv(centred.T) @ centred.T
+        share = within.square().sum() / own_centred.square().sum()
     assert float((left @ centred).abs().max()) < 1e-4  # what is left is out of the old classifier's reach
     assert float(left.square().mean()) < float(wanted.square().mean())
+    assert f"the old classifier can say {float(share):.0%} of what" in result.remarks[-1]
 
 
 def test_heads_that_pool_maps_first_are_as_good():
@@ -107,6 +111,48 @@ def test_no_data_without_a_classifier_is_refused():
     old, _, net = pair()
     with pytest.raises(CalibrationError, match="nothing, and no own_head="):
         calibrate(net, like=old, head=classifier(24), data=None)
+
+
+POOL = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-2, 2), nn.LeakyReLU(), nn.Softshrink(0.1)],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_classifier_that_cuts_features_off_is_not_affine(before):
+    old, _, net = pair()
+    with pytest.raises(CalibrationError, match="affine in the features"):
+        calibrate(net, like=old, head=nn.Sequential(before, classifier(24)), own_head=classifier(16), data=None)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        [nn.Conv2d(24, 24, 3, padding=1), *POOL, classifier(24)],
+        [nn.AdaptiveAvgPool2d(2), nn.Flatten(), classifier(96)],
+        [nn.AdaptiveMaxPool2d(1), nn.Flatten(), classifier(24)],
+    ],
+    ids=["convolution", "four places", "maximum"],
+)
+def test_a_classifier_that_reads_places_together_is_refused(pool):
+    old, _, net = pair(keeps_map=True)
+    own = nn.Sequential(*POOL, classifier(16, seed=1))
+    with pytest.raises(CalibrationError, match="a mean of those to its places"):
+        calibrate(net, like=old, head=nn.Sequential(*pool), own_head=own, data=None)
+
+
+def test_a_classifier_that_reads_one_place_or_weighs_them_is_served():
+    class First(nn.Module):
+        def forward(self, x):
+            return 0.7 * x[:, :, 0, 0] + 0.3 * x[:, :, -1, -1]
+
+    old, new, net = pair(keeps_map=True)
+    head, own = nn.Sequential(First(), classifier(24)), nn.Sequential(First(), classifier(16, seed=1))
+    calibrate(net, like=old, head=head, own_head=own, data=None)
+    with torch.no_grad():
+        torch.testing.assert_close(head(net(IMAGES)).softmax(1), own(new(IMAGES)).softmax(1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
