@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -112,3 +114,27 @@ class Whole(nn.Module):
 
     def forward(self, x):
         return self.model.forward_features(x)
+
+
+@pytest.mark.parametrize("words", [12, 32])
+def test_an_output_as_wide_as_there_are_words_is_no_score_where_layers_read_that_many(words):
+    class Speech(nn.Module):
+        """Convolutions to what is returned too, and layers behind them that keep the width."""
+
+        def __init__(self, width):
+            super().__init__()
+            self.config = SimpleNamespace(vocab_size=words)
+            self.convolutions = nn.Conv1d(1, 12, 8, 4)
+            self.project = nn.Linear(12, width)
+            self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+        def forward(self, wave):
+            features = self.convolutions(wave[:, None]).mT
+            tokens = self.project(features)
+            return {"last_hidden_state": tokens + self.layers(tokens), "extract_features": features}
+
+    net = aa.adapt(Speech(12), like=Speech(20), inputs=torch.randn(2, 64))
+    assert {route.target: route.source for route in net.plan.routes} == {
+        "last_hidden_state": "last_hidden_state",
+        "extract_features": "extract_features",
+    }

@@ -16,7 +16,8 @@ def class_scores(model: nn.Module, outputs: Values, inner: Sequence[InnerOutput]
 
     Those are outputs called `logits`, as transformers calls them; and where a model says how many classes it has,
     tensors of as many channels that a convolution or linear layer makes and nothing learned reads, or that come after
-    the last layer of all. Vectors of scores are left to `read_by_heads`.
+    the last layer of all. Vectors of scores are left to `read_by_heads`. What is as wide as what a layer reads may be
+    features, as where there are as many words as channels: of it layers tell alone.
 
     Args:
         model: The whole.
@@ -24,21 +25,22 @@ def class_scores(model: nn.Module, outputs: Values, inner: Sequence[InnerOutput]
         inner: What inner modules return.
     """
     counts = _classes(model)
+    clear = counts - {_width(part) for part in model.modules()}
     layers = [output for output in inner if output.layers == 1 and not output.parent]
     made = {output.same_as or output.name for output in layers if not output.read_on}
     last = max((output.finished for output in layers), default=0)
     found = [
         output
         for output in inner
-        if counts & _sizes(output.spec.dims)
-        and ((output.same_as or output.name) in made or 0 < last <= output.finished)
+        if (counts & _sizes(output.spec.dims) and (output.same_as or output.name) in made)
+        or (clear & _sizes(output.spec.dims) and 0 < last <= output.finished)
     ]
     dense = {output.output: output for output in inner if output.output}
     named = [
         path
         for path, spec in outputs.items()
         if len(spec.dims) > 2
-        and (path.rpartition(".")[2] == "logits" or (counts & _sizes(spec.dims) and path not in dense))
+        and (path.rpartition(".")[2] == "logits" or (clear & _sizes(spec.dims) and path not in dense))
     ]
     return (*named, *(output.name for output in found), *(output.output for output in found if output.output))
 
@@ -47,6 +49,11 @@ def _sizes(dims: Iterable[object]) -> set[int]:
     """Constant sizes of a tensor that has more axes than samples and channels."""
     listed = list(dims)
     return {size for dim in listed if (size := getattr(dim, "constant", None))} if len(listed) > 2 else set()
+
+
+def _width(part: nn.Module) -> object:
+    """How many channels a layer reads."""
+    return getattr(part, "in_features", getattr(part, "in_channels", None))
 
 
 def _classes(model: nn.Module) -> set[int]:
