@@ -41,15 +41,26 @@ def size_remarks(source: Signature, target: Signature, short: Mapping[str, tuple
 def value_remarks(source: Signature, target: Signature) -> list[str]:
     """That outputs of the new module are no numbers, for which its weights or the example are to blame, or are drawn.
 
-    Where the old one draws random numbers in eval mode, as with dropout that stays on, that is told as well.
+    Where the old one draws random numbers in eval mode, as with dropout that stays on, that is told as well, and where
+    one of them lets tokens depend on those behind them and the other does not.
     """
     found, drawn = ", ".join(source.not_finite), ", ".join(source.drawn)
     said = [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
     said += [f"{source.name} is not deterministic: {_DRAWN} ({drawn}), as in the adapted one"] * bool(drawn)
     drawn = ", ".join(target.drawn)
+    if None not in (source.looks_ahead, target.looks_ahead) and source.looks_ahead != target.looks_ahead:
+        said.append(_AHEAD if source.looks_ahead else _BACK)
     return said + [f"{target.name} is not deterministic: {_DRAWN} ({drawn})"] * bool(drawn)
 
 
+_AHEAD = (
+    "tokens of the new module depend on those behind them, those of the old one did not: where the next token is to be"
+    " told, it is given away"
+)
+_BACK = (
+    "tokens of the new module depend on none behind them, those of the old one did: what is read from the first token"
+    " sees no other"
+)
 _DRAWN = "random numbers that it draws in eval mode make other values in every run"
 
 

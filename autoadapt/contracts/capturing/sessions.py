@@ -33,6 +33,7 @@ from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.last_tokens import last_tokens
 from autoadapt.contracts.capturing.likely_masks import may_hide
+from autoadapt.contracts.capturing.looking_ahead import LookingAhead
 from autoadapt.contracts.capturing.masks import Masks
 from autoadapt.contracts.capturing.ordering import ImagePass, Measured, Ordering, disordered, images_for
 from autoadapt.contracts.capturing.point_axes import PointAxes
@@ -132,6 +133,7 @@ class Session:
             written=self._written(trained),
             invariants=gatherings,
             masks=masks,
+            looks_ahead=self._looks_ahead(solution),
             unverified=solution.unverified,
             contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
@@ -360,6 +362,11 @@ class Session:
         names = [path_text(path) for path in paths(self._first.tree)]
         found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs, names)
         return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
+
+    def _looks_ahead(self, solution: Solution) -> bool | None:
+        """Whether tokens depend on those behind them, where a real run may tell that."""
+        found = LookingAhead(self._module, self._arguments, self._runs.axes, self._probe.work)
+        return found.tell(solution.outputs) if self._confirm else None
 
     def _input_specs(self, varying: Collection[str], masks: Sequence[Mask]) -> tuple[TensorSpec, ...]:
         example, hiding = self._runs.axes.example, {mask.argument for mask in masks}

@@ -89,6 +89,8 @@ class Signature(Shown, Dated):
     """Inputs that the module writes to, in eval or in train mode."""
     invariants: tuple[Gathering, ...] = ()
     masks: tuple[Mask, ...] = Field(default=(), exclude_if=lambda masks: not masks)
+    looks_ahead: bool | None = Field(default=None, exclude_if=lambda ahead: ahead is None)
+    """Whether any token depends on those behind it, as in language models none does; None where that is not known."""
     unverified: tuple[str, ...] = ()
     """Outputs whose dims were fitted, with no legal size left to check them on."""
     contiguous: tuple[str, ...] = ()
