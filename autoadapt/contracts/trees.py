@@ -35,6 +35,7 @@ __all__ = [
     "has_opaque",
     "open_container",
     "path_text",
+    "path_texts",
     "paths",
     "rebuild",
 ]
@@ -137,7 +138,7 @@ def flatten(value: object, *, any_keys: bool = False) -> tuple[Tree, list[torch.
 
     Example:
         >>> tree, tensors = flatten({"c4": torch.zeros(1), "rest": [torch.ones(2), None]})
-        >>> [path_text(path) for path in paths(tree)]
+        >>> path_texts(tree)
         ['c4', 'rest.0']
     """
     tensors: list[torch.Tensor] = []
@@ -350,17 +351,13 @@ def alike(tree: Tree) -> list[str]:
         >>> alike(flatten({1: torch.zeros(1), "1": torch.zeros(1), "2": torch.zeros(1)})[0])
         ['1']
     """
-    counts = Counter(map(path_text, paths(tree)))
+    counts = Counter(path_texts(tree))
     return [text for text, count in counts.items() if count > 1]
 
 
 def has_opaque(tree: Tree) -> bool:
     """Whether a tree holds an object that cannot be made anew."""
-    match tree:
-        case Container(children=children):
-            return any(map(has_opaque, children))
-        case _:
-            return isinstance(tree, Opaque)
+    return isinstance(tree, Opaque) or (isinstance(tree, Container) and any(map(has_opaque, tree.children)))
 
 
 def path_text(path: Path) -> str:
@@ -371,6 +368,11 @@ def path_text(path: Path) -> str:
         ('levels.0', 'output')
     """
     return ".".join(map(str, path)) if path else "output"
+
+
+def path_texts(tree: Tree) -> list[str]:
+    """The path of each tensor in a tree, as people write it."""
+    return [path_text(path) for path in paths(tree)]
 
 
 def type_path(cls: type) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
-from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Tree, flatten, path_texts, rebuild
 
 __all__ = ["Outcome", "Reading", "observed"]
 
@@ -29,7 +29,7 @@ class Outcome:
     @property
     def paths(self) -> tuple[str, ...]:
         """The path of each tensor."""
-        return tuple(map(path_text, paths(self.tree)))
+        return tuple(path_texts(self.tree))
 
 
 @dataclass

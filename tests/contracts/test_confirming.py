@@ -43,7 +43,7 @@ from unsteady_modules import (
 )
 
 import autoadapt as aa
-from autoadapt.contracts.capturing.confirming import MOST_MULTIPLY_ADDS
+from autoadapt.contracts.capturing.devices import MOST_MULTIPLY_ADDS
 
 X = torch.randn(4, 3, 64, 48, generator=torch.Generator().manual_seed(0))
 HALVES = "f32[B, 4, floor(H/2), floor(W/2)]"

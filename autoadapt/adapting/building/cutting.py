@@ -19,7 +19,7 @@ from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.tapping import hand_on_copies, overwritten, takes_what_is_read, tap
-from autoadapt.contracts.trees import Constant, flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Constant, flatten, path_texts, rebuild
 from autoadapt.contracts.views import backward, copy_module, cut, freeze_unused, on_meta
 from autoadapt.errors import BuildError, Mismatch
 
@@ -92,7 +92,7 @@ class MetaRun:
                 arguments = Arguments(arguments.values | dict.fromkeys(spare), arguments.positional)
                 tree, returned = flatten(apart(arguments.call, module))
         taps = self._plan.taps
-        given = taps or map(path_text, paths(tree))  # what hooks collect are fewer levels where the last are cut
+        given = taps or path_texts(tree)  # what hooks collect are fewer levels where the last are cut
         found = dict(zip(given, returned, strict=True))
         shapes = {name: spec.shape(sizes) for name, spec in self._source.outputs.items() if name in self._read}
         if any(found[name].shape != shape for name, shape in shapes.items()):

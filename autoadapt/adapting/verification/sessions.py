@@ -22,7 +22,7 @@ from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name, mask_at, range_at
-from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_texts, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, Mismatch
 
@@ -335,7 +335,7 @@ def said(error: Exception, most: int = 1000) -> str:
 def _named_values(arguments: Arguments) -> dict[str, torch.Tensor]:
     """The tensors of a call by path, those without values left out."""
     tree, tensors = flatten(arguments.values)
-    named = zip(map(path_text, paths(tree)), tensors, strict=True)
+    named = zip(path_texts(tree), tensors, strict=True)
     return {path: tensor for path, tensor in named if tensor.device.type != "meta"}
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.point_axes import POINT
 from autoadapt.contracts.capturing.probing import Probe, ProbeError, Shape, Work
@@ -51,7 +51,7 @@ def axes_of(module: nn.Module, arguments: Arguments, work: Work, *, runs: bool =
         for one, few in zip((axes, turned), sizes, strict=True):
             shapes = one.shapes(few)
             share = math.prod(shapes[position]) / max(tensors[position].numel(), 1)
-            if _is_dear(module, work.multiply_adds * share):
+            if takes_long(device_of(module), work.multiply_adds * share * RUNS):
                 return axes
             told = _lists_samples_second(module, arguments, shapes, position)
             if told is not None:
@@ -65,12 +65,6 @@ def _sizes(names: Sequence[str], turned: Sequence[str], *, is_cloud: bool) -> It
     yield [{**few, names[0]: SAMPLES}, {turned[0]: TOKENS, turned[1]: SAMPLES}]
     if not is_cloud:  # a pass over so many points takes a minute
         yield [{names[0]: SAMPLES}, {turned[1]: SAMPLES}]
-
-
-def _is_dear(module: nn.Module, multiply_adds: float) -> bool:
-    """Whether runs that take so much each take too long."""
-    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
-    return multiply_adds * RUNS > MOST_MULTIPLY_ADDS.get(device, MOST_ELSEWHERE)
 
 
 def _lists_samples_second(

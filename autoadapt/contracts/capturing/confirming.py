@@ -14,21 +14,19 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.allocations import MOST_INVENTED, in_words
+from autoadapt.contracts.capturing.devices import on_meta_device, takes_long
 from autoadapt.contracts.capturing.ordering import ImagePass
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Work
 from autoadapt.contracts.capturing.run_values import are_equal, is_finite
 from autoadapt.contracts.capturing.sizing import InputAxes, Steps
-from autoadapt.contracts.capturing.usual_sizes import MOST_MULTIPLY_ADDS, cells_of, usual_sizes
+from autoadapt.contracts.capturing.usual_sizes import cells_of, usual_sizes
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.other_threads import in_another_thread
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Contradiction
-from autoadapt.contracts.trees import path_text, paths
+from autoadapt.contracts.trees import path_texts
 
 __all__ = [
-    "MOST_ELSEWHERE",
-    "MOST_MULTIPLY_ADDS",
     "MOST_PASSES",
     "Confirmation",
     "Contract",
@@ -36,11 +34,9 @@ __all__ = [
     "confirm",
     "confirm_again",
     "confirm_drawing",
-    "on_meta_device",
     "said",
 ]
 
-MOST_ELSEWHERE = 1e12
 MOST_PASSES = 3
 """Real passes of one capture."""
 MOST_SECONDS = 1.0
@@ -63,7 +59,7 @@ class Contract:
     @property
     def paths(self) -> list[str]:
         """The path of each output."""
-        return [path_text(path) for path in paths(self.first.tree)]
+        return path_texts(self.first.tree)
 
 
 @dataclass(frozen=True)
@@ -193,11 +189,6 @@ def confirm_drawing(probe: Probe, sizes: Mapping[str, int], contract: Contract) 
     return []
 
 
-def on_meta_device(module: nn.Module) -> bool:
-    """Whether a module has no values to run on."""
-    return any(tensor.is_meta for tensor in tensors_of(module))
-
-
 def _not_finite(contract: Contract, observed: Observation) -> tuple[str, ...]:
     """Outputs that hold NaN or infinity, though the inputs do not."""
     if not all(map(is_finite, observed.inputs)):
@@ -246,7 +237,7 @@ class _Runs:
     def hindrance(self, sizes: Mapping[str, int]) -> str:
         """What there is too much of for a run: multiply-adds, or memory where inputs are invented; empty if none."""
         count, memory = self.multiply_adds(sizes), self._bytes(sizes) if self.probe.invents else 0
-        if count > MOST_MULTIPLY_ADDS.get(self.probe.device.type, MOST_ELSEWHERE):
+        if takes_long(self.probe.device, count):
             return f"{count / 1e9:.0f} billion multiply-adds"
         return f"{in_words(memory)} of memory" if memory > MOST_INVENTED else ""
 

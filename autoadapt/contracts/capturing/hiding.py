@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.devices import device_of
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.returned_masks import returned_mask
 from autoadapt.contracts.dims import Dim
@@ -58,7 +59,7 @@ class Trial:
         self._outputs = outputs
         self._likely = likely
         self._tree, tensors = flatten(arguments.values)
-        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+        device = device_of(module)
         self._tensors = [_values(tensor).to(device) for tensor in tensors]
 
     def hides(self, place: int | str, mask: Mask) -> Literal["wholly", "mostly", "in front", ""]:

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, parameters_of
-from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
 from autoadapt.contracts.capturing.hiding import Trial, tokens_of
 from autoadapt.contracts.capturing.likely_masks import is_added, is_table, may_be_lengths
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask
-from autoadapt.contracts.trees import Constant, flatten, path_text, paths
+from autoadapt.contracts.trees import Constant, flatten, path_texts
 
 __all__ = ["Masks", "counts_by_name"]
 
@@ -48,7 +48,7 @@ class Masks:
     def find(self) -> tuple[Mask, ...]:
         """The masks among what is given, and among what could be given besides: those that are called masks."""
         tree, tensors = flatten(self.arguments.values)
-        names = [path_text(path) for path in paths(tree)]
+        names = path_texts(tree)
         given = {i: likely for i, name in enumerate(names) if (likely := self._likely(i, name, tensors[i]))}
         spare = [] if self._is_dear() else self._spare(names)
         if not given and not spare:
@@ -109,9 +109,8 @@ class Masks:
 
     def _is_dear(self) -> bool:
         """Whether there are no values to run on, or the runs take too long."""
-        device = next((parameter.device.type for parameter in self.module.parameters()), "cpu")
-        most = MOST_MULTIPLY_ADDS.get(device, MOST_ELSEWHERE)
-        return on_meta_device(self.module) or self.work.multiply_adds * RUNS > most
+        work = self.work.multiply_adds * RUNS
+        return on_meta_device(self.module) or takes_long(device_of(self.module), work)
 
 
 _COUNTING, _HIDING = (

@@ -18,6 +18,7 @@ from torch import nn
 from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.cell_grid import Grid
+from autoadapt.contracts.capturing.devices import device_of
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.map_axes import MapAxes, map_axes
 from autoadapt.contracts.capturing.perturbing import (
@@ -360,10 +361,9 @@ def run_on_images(
     shape = (example.shape[channels], *(sizes[name] for name in ("T", "H", "W") if name in names))
     if 4 * math.prod(shape) * (1 + len(centres) + corners) > MOST_INVENTED:
         return None
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with undisturbed():
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        images = patches(noise, cells, centres, corners=corners).to(device=device, dtype=example.dtype)
+        images = patches(noise, cells, centres, corners=corners).to(device=device_of(model), dtype=example.dtype)
         given = [_repeated(tensor, len(images)) for tensor in tensors]
         given[position] = images.movedim(1, channels)
         try:

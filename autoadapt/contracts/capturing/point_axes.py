@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
 from autoadapt.contracts.capturing.ordering import is_block, listen
 from autoadapt.contracts.capturing.probing import InnerKey, Work
 from autoadapt.contracts.capturing.sizing import InputAxes
@@ -133,9 +133,8 @@ class PointAxes:
 
     def _is_dear(self) -> bool:
         """Whether there are no values to run on, or a run takes too long."""
-        device = next((parameter.device.type for parameter in self.module.parameters()), "cpu")
-        most = MOST_MULTIPLY_ADDS.get(device, MOST_ELSEWHERE)
-        return on_meta_device(self.module) or self.work.multiply_adds * CLOUDS > most
+        work = self.work.multiply_adds * CLOUDS
+        return on_meta_device(self.module) or takes_long(device_of(self.module), work)
 
     def _cloud(self) -> int | None:
         """Which input is a cloud of points: the first with three axes, one of which is called so."""

@@ -17,17 +17,18 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
+from autoadapt.contracts.capturing.devices import device_of, on_meta_device
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.run_values import keeps_a_call
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
-from autoadapt.contracts.instances import parts_of, tensors_of
+from autoadapt.contracts.instances import parts_of
 from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.signature import Bound
-from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Tree, flatten, path_text, path_texts, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
 from autoadapt.errors import CaptureError, Mismatch
 
@@ -107,7 +108,7 @@ class Probe:
         self._parts = parts_of(self._copy)
         self._plain = [{k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)} for part in self._parts]
         self._inner = inner
-        self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        self.device = device_of(module)
         self.work = Work()
         """Of the first run that did not raise."""
         self.draws = False
@@ -233,7 +234,7 @@ class Probe:
             fault = Mismatch(made[0], "layers that are there before the first call", "made by the call", remedy)
             raise CaptureError(f"{name} makes layers when it is called: run the model once first", [fault])
         without = self.real and any(one.is_meta for one in flatten(returned)[1])
-        if without and not any(tensor.is_meta for tensor in tensors_of(self._copy)):
+        if without and not on_meta_device(self._copy):
             raise ProbeError("a copy returns what another module kept: its hooks or closures hold the original")
 
     def _put_back(self) -> None:
@@ -258,7 +259,7 @@ class Probe:
         tree, outputs = flatten(returned)
         tree = without_unmakeable(returned, tree)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
-        output_paths = [path_text(path) for path in paths(tree)]
+        output_paths = path_texts(tree)
         return Observation(
             tree=tree,
             shapes=tuple(() if output.is_nested else tuple(output.shape) for output in outputs),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import bind
-from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.devices import on_meta_device, takes_long
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.errors import AdaptError
@@ -34,7 +34,7 @@ def is_read(module: nn.Module, inputs: Mapping[str, object], name: str) -> bool:
         calls = [bind(module, {**inputs, name: one}) for one in (given, changed)]
         least = Probe(module, calls[0], real=False, inner=False)
         least.run()
-        if least.work.multiply_adds > MOST_MULTIPLY_ADDS.get(least.device.type, MOST_ELSEWHERE):
+        if takes_long(least.device, least.work.multiply_adds):
             return True
         left, right = (Probe(module, call, real=True, inner=False, forgets=False).run().tensors for call in calls)
         return len(left) != len(right) or not all(map(torch.equal, left, right))

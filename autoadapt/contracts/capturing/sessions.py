@@ -64,7 +64,7 @@ from autoadapt.contracts.capturing.usual_sizes import usual_images
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.origins import called
 from autoadapt.contracts.signature import AxisSizes, Centres, Mask, Role, Signature, TensorSpec, Values
-from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.contracts.trees import flatten, path_text, path_texts, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors.printable import visible
 
@@ -183,7 +183,7 @@ class Session:
         return base, steps, *self._with_grids(solution)
 
     def _refuse_stored(self, observed: Observation) -> None:
-        names = [path_text(path) for path in paths(observed.tree)]
+        names = path_texts(observed.tree)
         refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
 
     def _confirmed(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
@@ -271,15 +271,14 @@ class Session:
         return found
 
     def _may_have_roles(self) -> bool:
-        names_in = [path_text(path) for path in paths(self._tree)]
-        names_out = [path_text(path) for path in paths(self._first.tree)]
         kinds = zip(self._first.shapes, self._first.dtypes, strict=True)
-        return may_have_roles(dict(zip(names_in, self._tensors, strict=True)), dict(zip(names_out, kinds, strict=True)))
+        return may_have_roles(
+            dict(zip(path_texts(self._tree), self._tensors, strict=True)),
+            dict(zip(path_texts(self._first.tree), kinds, strict=True)),
+        )
 
     def _real_values(self, confirmed: Observation | None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Values of inputs and outputs from one real run, where they can tell anything; else empty."""
-        names_in = [path_text(path) for path in paths(self._tree)]
-        names_out = [path_text(path) for path in paths(self._first.tree)]
         observed = self._first if self._needs_values else confirmed
         if not self._needs_values and not self._may_have_roles():
             return {}, {}
@@ -289,12 +288,12 @@ class Session:
             except ProbeError:
                 return {}, {}
         return (
-            dict(zip(names_in, observed.inputs, strict=True)),
-            dict(zip(names_out, observed.tensors, strict=True)),
+            dict(zip(path_texts(self._tree), observed.inputs, strict=True)),
+            dict(zip(path_texts(self._first.tree), observed.tensors, strict=True)),
         )
 
     def _contiguous(self) -> tuple[str, ...]:
-        names = [path_text(path) for path in paths(self._first.tree)]
+        names = path_texts(self._first.tree)
         return tuple(name for name, ordered in zip(names, self._first.contiguous, strict=True) if ordered)
 
     def _depths(self, base: Mapping[str, int], steps: Steps) -> Depths:
@@ -315,7 +314,7 @@ class Session:
 
     def _returned(self) -> dict[InnerKey, str]:
         """Paths of outputs, by the inner call that returned them."""
-        names = [path_text(path) for path in paths(self._first.tree)]
+        names = path_texts(self._first.tree)
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
     def _measured(self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps) -> Measured:
@@ -359,7 +358,7 @@ class Session:
 
     def _masks(self, solution: Solution, legal: Collection[str]) -> tuple[Mask, ...]:
         """Which arguments hide tokens or samples, where real runs may tell that."""
-        names = [path_text(path) for path in paths(self._first.tree)]
+        names = path_texts(self._first.tree)
         found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs, names)
         return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
 
@@ -374,7 +373,7 @@ class Session:
         def dim(name: str) -> Dim:
             return Dim.axis(name) if name in varying else Dim(example[name])
 
-        rows = zip(map(path_text, paths(self._tree)), self._tensors, self._runs.axes.names, strict=True)
+        rows = zip(path_texts(self._tree), self._tensors, self._runs.axes.names, strict=True)
         return tuple(
             spec_of(tensor.dtype, tuple(map(dim, names)), "mask" if path in hiding else None)
             for path, tensor, names in rows
@@ -384,7 +383,7 @@ class Session:
         first = self._first
         if not first.shapes:
             refuse_objects(type(self._module).__name__, first.tree)
-        names = [path_text(path) for path in paths(first.tree)]
+        names = path_texts(first.tree)
         rows = zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
         return tuple(
             spec_of(dtype, dims, roles.get(name), same).model_copy(update=told[i])

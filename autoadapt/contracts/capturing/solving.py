@@ -15,7 +15,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, Observation
 from autoadapt.contracts.capturing.sizing import Run, Steps, held_out_sizes
 from autoadapt.contracts.dims import Dim, distinguishing_size, fit
 from autoadapt.contracts.signature import describe
-from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text, paths
+from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text, path_texts, paths
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["Solution", "UnexplainedError", "solve"]
@@ -330,7 +330,7 @@ def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_siz
 
 
 def _leaf_names(observation: Observation) -> list[str]:
-    return [path_text(path) for path in paths(observation.tree)]
+    return path_texts(observation.tree)
 
 
 def _sizes_text(sizes: Sizes) -> str:

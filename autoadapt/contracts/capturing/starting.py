@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.devices import on_meta_device, takes_long
 from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
 from autoadapt.contracts.capturing.sizing import Names, name_axes
@@ -88,7 +88,7 @@ def _may_run(module: nn.Module, arguments: Arguments, probe: Probe) -> bool:
     _, tensors = flatten(arguments.values)
     if on_meta_device(module) or any(tensor.is_meta or tensor.dim() > 3 for tensor in tensors):
         return False
-    return probe.work.multiply_adds <= MOST_MULTIPLY_ADDS.get(probe.device.type, MOST_ELSEWHERE)
+    return not takes_long(probe.device, probe.work.multiply_adds)
 
 
 def _cheaper(meta: Probe, first: Observation, seconds: float, real: Probe) -> Start:

@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping
 
 from autoadapt.contracts.allocations import MOST_INVENTED
+from autoadapt.contracts.capturing.devices import MOST_MULTIPLY_ADDS
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.sizing import InputAxes, Steps
 
-__all__ = ["MOST_MULTIPLY_ADDS", "cells_of", "usual_images", "usual_sizes"]
+__all__ = ["cells_of", "usual_images", "usual_sizes"]
 
 USUAL_SIZES = (224, 256, 384, 512, 640)
 """Heights and widths, in pixels, of images in use."""
-MOST_MULTIPLY_ADDS = {"cpu": 3e10}
-"""Of one real pass, by the kind of device: a second or two on one core."""
 
 
 def usual_images(axes: InputAxes, steps: Steps, work: Work, images: int) -> dict[str, int] | None:

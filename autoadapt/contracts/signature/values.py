@@ -11,7 +11,7 @@ from torch import nn
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature.specs import Frozen, TensorSpec
-from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_text, paths
+from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_texts, paths
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import visible
 
@@ -41,7 +41,7 @@ class Values(Frozen):
     @property
     def paths(self) -> tuple[str, ...]:
         """The path of each leaf, as text."""
-        return tuple(path_text(path) for path in paths(self.tree))
+        return tuple(path_texts(self.tree))
 
     def items(self) -> Iterator[tuple[str, TensorSpec]]:
         """Path and spec of each leaf, in order."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import tensors_in
-from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.contracts.trees import flatten, path_texts
 from autoadapt.swapping.folding.linear_functions import SHAPE_ONLY, drops, follow
 from autoadapt.swapping.folding.reading_layers import is_reader, misfit, why_not_read
 from autoadapt.swapping.folding.rerouting import Reroute, function_name, instead
@@ -203,7 +203,7 @@ class _Watch(Watch):
     def begin(self, output: object) -> None:
         """Note what the adapted module returns."""
         tree, tensors = flatten(output)
-        for path, tensor in zip(map(path_text, paths(tree)), tensors, strict=True):
+        for path, tensor in zip(path_texts(tree), tensors, strict=True):
             if path in self._levels:
                 self._known[id(tensor)] = tensor, self._levels[path]
 

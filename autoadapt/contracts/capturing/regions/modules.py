@@ -17,7 +17,7 @@ from autoadapt.contracts.capturing.regions.passages import Region, Returned
 from autoadapt.contracts.capturing.regions.traces import Run
 from autoadapt.contracts.leaves import leaf
 from autoadapt.contracts.randomness import quiet
-from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Tree, flatten, path_texts, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
 __all__ = ["RegionModule"]
@@ -110,7 +110,7 @@ class RegionModule(nn.Module):
     def _named(self, values: list[Any]) -> Mapping[str, Any]:
         number, output = values
         one = self._region.order[number]
-        names = map(path_text, paths(one.tree))
+        names = path_texts(one.tree)
         return {name: _plain(as_sizes(leaf(output, path))) for name, path in zip(one.names, names, strict=True) if name}
 
     def _enter(self, path: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from autoadapt.contracts.capturing.regions.numbers import with_numbers
 from autoadapt.contracts.instances import plain_tensors_of, tensors_of
 from autoadapt.contracts.plain_modules import PlainModule, plain_modules
 from autoadapt.contracts.randomness import quiet
-from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Tree, flatten, path_texts, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
 
@@ -69,7 +69,7 @@ class Call:
     @property
     def leaves(self) -> dict[str, int]:
         """What it returned, by path."""
-        names = map(path_text, paths(self.tree)) if self.tree is not None else ()
+        names = path_texts(self.tree) if self.tree is not None else ()
         return dict(zip(names, self.returned, strict=True))
 
 

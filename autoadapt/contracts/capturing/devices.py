@@ -1,0 +1,29 @@
+"""Devices: where a module runs, and what a real pass there may take."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.instances import tensors_of
+
+__all__ = ["MOST_MULTIPLY_ADDS", "device_of", "on_meta_device", "takes_long"]
+
+MOST_MULTIPLY_ADDS = {"cpu": 3e10}
+"""Of one real pass, by the kind of device: a second or two on one core."""
+_ELSEWHERE = 1e12
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the first parameter of a module is; the CPU without any."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def on_meta_device(module: nn.Module) -> bool:
+    """Whether a module has no values to run on."""
+    return any(tensor.is_meta for tensor in tensors_of(module))
+
+
+def takes_long(device: torch.device, multiply_adds: float) -> bool:
+    """Whether real passes of so many multiply-adds together take too long on a device."""
+    return multiply_adds > MOST_MULTIPLY_ADDS.get(device.type, _ELSEWHERE)
