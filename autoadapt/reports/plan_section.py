@@ -108,7 +108,7 @@ def _routes(routes: Sequence[Route]) -> Table:
     rows = tuple(
         (
             Name(route.target, strong=True),
-            Name(str(route.specs[-1]), short=_abbreviated(route.specs[-1])),
+            Name(str(route.specs[-1]), short=route.specs[-1].in_short),
             Name(route.source),
             Steps(_chain(route)),
             human_count(route.parameters) if route.steps else "",
@@ -212,13 +212,5 @@ def _step(operation: Operation, *, gives: TensorSpec | None = None, last: bool =
         label="to target size" if to_target else operation.label,
         says=operation.says,
         note=human_count(operation.parameters) if operation.parameters else "",
-        gives=_abbreviated(gives).removeprefix(gives.dtype) if gives is not None else "",
+        gives=gives.in_short.removeprefix(gives.dtype) if gives is not None else "",
     )
-
-
-def _abbreviated(spec: TensorSpec) -> str:
-    """A spec whose width is left out where it is as the height."""
-    dims = [str(dim) for dim in spec.dims]
-    if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
-        return f"{spec.dtype}[{', '.join(dims[:-1])}, ..]"
-    return str(spec)

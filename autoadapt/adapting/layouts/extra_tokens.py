@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoadapt.adapting.layouts.factors import Factored
-from autoadapt.adapting.operations import DropPrefix
+from autoadapt.adapting.operations import DropPrefix, specs_along
 
 __all__ = ["class_token_axis", "in_words", "registers", "token_axis", "without_axis", "without_entries"]
 
@@ -48,10 +48,9 @@ def registers(have: Factored, want: Factored) -> tuple[DropPrefix, ...]:
 
 def without_entries(tensor: Factored, drops: tuple[DropPrefix, ...]) -> Factored:
     """A tensor without entries of its token axis that are no cells."""
-    prefixes, suffixes, spec = [*tensor.prefixes], [*tensor.suffixes], tensor.spec
+    prefixes, suffixes, spec = [*tensor.prefixes], [*tensor.suffixes], specs_along(tensor.spec, drops)[-1]
     for drop in drops:
         (suffixes if drop.at_end else prefixes)[drop.axis] -= drop.count
-        spec = drop.gives(spec)
     return replace(tensor, spec=spec, prefixes=tuple(prefixes), suffixes=tuple(suffixes))
 
 

@@ -14,7 +14,7 @@ from autoadapt.adapting.operations.closed_set import Operation
 from autoadapt.adapting.operations.counted import Counted
 from autoadapt.adapting.operations.mask_nodes import MaskNodes
 from autoadapt.adapting.operations.masking import Hide, Remask
-from autoadapt.adapting.operations.operation import shown_sizes
+from autoadapt.adapting.operations.operation import shown_sizes, specs_along
 from autoadapt.adapting.operations.patterns import axis_groups
 from autoadapt.adapting.operations.points import Recover, Thin, Thinning
 from autoadapt.adapting.operations.spatial import Averaging, Mean, Pad, Pool, Resample, Resize
@@ -53,4 +53,5 @@ __all__ = [
     "Thinning",
     "axis_groups",
     "shown_sizes",
+    "specs_along",
 ]

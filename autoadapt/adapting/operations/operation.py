@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from torch import fx
@@ -15,7 +16,7 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["BaseOperation", "Dims", "Writer", "entries", "shown_sizes", "values_in"]
+__all__ = ["BaseOperation", "Dims", "Writer", "entries", "shown_sizes", "specs_along", "values_in"]
 
 Dims: TypeAlias = tuple[Dim, ...]
 
@@ -136,6 +137,11 @@ def entries(axis: int, part: slice | int) -> tuple[slice | int, ...]:
 def shown_sizes(sizes: Sequence[object]) -> str:
     """Sizes as a table shows them: once where they are equal."""
     return str(sizes[0]) if len(set(map(str, sizes))) == 1 else " x ".join(map(str, sizes))
+
+
+def specs_along(spec: TensorSpec, steps: Iterable[BaseOperation]) -> tuple[TensorSpec, ...]:
+    """What stands before, between and behind the steps of a chain that begins with a tensor."""
+    return tuple(itertools.accumulate(steps, lambda given, step: step.gives(given), initial=spec))
 
 
 def values_in(spec: TensorSpec, sizes: Mapping[str, int]) -> int:

@@ -353,21 +353,15 @@ def _route(
     steps = with_masks(with_held(steps, tensor.spec, contract), tensor.spec, target, pairing.target)
     if thin is not None:
         steps = (thin, *steps)
-    specs = [spec]
-    for step in steps:
-        specs.append(step.gives(specs[-1]))
-    sizes = one_sample(target.sizes())
-    return Route(
+    made = Route(
         target=pairing.target,
         source=pairing.source,
-        steps=steps,
-        specs=tuple(specs),
-        parameters=sum(step.parameters for step in steps),
-        multiply_adds=sum(step.multiply_adds(left, sizes) for step, left in zip(steps, specs, strict=False)),
+        specs=(spec,),
         octaves=0.0 if pairing.recover else round(distance(tensor, factored(contract)), 3),
         others=pairing.others,
         remark="; ".join(filter(None, [pairing.remark, what_is_lost(tensor, contract, steps, dilated_by)])),
     )
+    return made.with_steps(steps, one_sample(target.sizes()))
 
 
 def _chained(tensor: Factored, contract: TensorSpec, always: bool) -> tuple[Operation, ...]:

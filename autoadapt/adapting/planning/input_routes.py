@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from autoadapt.adapting.operations import Channels, Copy, Native, Operation, Pad, Rearrange, Remask, Renormalize, Resize
+from autoadapt.adapting.operations import (
+    Channels,
+    Copy,
+    Native,
+    Operation,
+    Pad,
+    Rearrange,
+    Remask,
+    Renormalize,
+    Resize,
+    specs_along,
+)
 from autoadapt.adapting.planning.frames import frames_of, is_image_or_clip, of_rank
 from autoadapt.adapting.planning.input_channels import matched_channels
 from autoadapt.adapting.planning.input_statistics import renormalized
@@ -145,8 +156,7 @@ def _fitted(
         return other
     ranked = of_rank(spec, given)
     frames = frames_of(given) if ranked else -1
-    for turn in ranked:
-        given = turn.gives(given)
+    given = specs_along(given, ranked)[-1]
     order = _positions(spec.dims, [Dim.axis("T") if axis == frames else dim for axis, dim in enumerate(given.dims)])
     dims = tuple(given.dims[i] for i in order)
     channel = _channel_axis(spec.dims)
@@ -174,10 +184,8 @@ def _fitted(
     if isinstance(resized, Mismatch):
         return resized
     work = (*_turned(given.dims, [order[axis] for axis in first]), *values, *channels, *resized)
-    at = given
-    for step in work:
-        at = step.gives(at)
-    return (*native, *ranked, *work, *_turned(at.dims, [first.index(axis) for axis in range(len(first))]))
+    dims = specs_along(given, work)[-1].dims
+    return (*native, *ranked, *work, *_turned(dims, [first.index(axis) for axis in range(len(first))]))
 
 
 def _only(path: str, axis: int, wanted: Dim, spec: TensorSpec) -> Mismatch:

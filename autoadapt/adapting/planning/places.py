@@ -42,17 +42,7 @@ def by_places(route: Route, sizes: Mapping[str, int], axes: Mapping[str, AxisSiz
         spec = step.gives(spec)
     if len(steps) == len(route.steps):
         return route
-    specs = [spec_before]
-    for step in steps:
-        specs.append(step.gives(specs[-1]))
-    return route.model_copy(
-        update={
-            "steps": tuple(steps),
-            "specs": tuple(specs),
-            "parameters": sum(step.parameters for step in steps),
-            "multiply_adds": sum(step.multiply_adds(left, sizes) for step, left in zip(steps, specs, strict=False)),
-        }
-    )
+    return route.model_copy(update={"specs": (spec_before,)}).with_steps(steps, sizes)
 
 
 def _constant(dim: Dim, known: Mapping[str, int]) -> Dim:

@@ -8,7 +8,16 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from autoadapt.adapting.coarse_steps import coarse_step
-from autoadapt.adapting.operations import Native, Operation, Pad, Renormalize, Resample, Resize, ResizeTokens
+from autoadapt.adapting.operations import (
+    Native,
+    Operation,
+    Pad,
+    Renormalize,
+    Resample,
+    Resize,
+    ResizeTokens,
+    specs_along,
+)
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import Mismatch, PlanError
@@ -50,6 +59,18 @@ class Route(MadeByHand):
     remark: str = ""
     same_as: str = ""
     """The output that is this very tensor; it is made there, and nothing is left to do here."""
+
+    def with_steps(self, steps: Sequence[Operation], sizes: Mapping[str, int] | None = None) -> Route:
+        """The route by other steps from the same beginning, and what they cost.
+
+        Args:
+            steps: The chain.
+            sizes: Of the input axes, to count multiplications at; without any, none are counted.
+        """
+        specs = specs_along(self.specs[0], steps)
+        adds = [step.multiply_adds(spec, sizes) for step, spec in zip(steps, specs, strict=False)] if sizes else []
+        costs = {"parameters": sum(step.parameters for step in steps), "multiply_adds": sum(adds)}
+        return self.model_copy(update={"steps": tuple(steps), "specs": specs, **costs})
 
 
 class Tap(MadeByHand):
@@ -264,7 +285,7 @@ NARROWEST_CHAIN = 24
 
 def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
     """Target, source, chain and parameters; a chain that is too long for the page goes on in the next row."""
-    targets = [f"{route.target} {_abbreviated(route.specs[-1])}" for route in routes]
+    targets = [f"{route.target} {route.specs[-1].in_short}" for route in routes]
     room = (
         page_width() - max(map(len, targets), default=0) - max((len(route.source) for route in routes), default=0) - 14
     )
@@ -284,14 +305,6 @@ def _chain_texts(route: Route) -> list[str]:
     if route.steps and isinstance(route.steps[-1], (Resize, Resample)):
         shown[-1] = route.steps[-1].op
     return shown
-
-
-def _abbreviated(spec: TensorSpec) -> str:
-    """A spec whose width is as its height, without saying it twice."""
-    dims = [str(dim) for dim in spec.dims]
-    if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
-        return f"{spec.dtype}[{', '.join(dims[:-1])}, ..]"
-    return str(spec)
 
 
 def _wrapped(steps: Sequence[str], room: int) -> list[str]:

@@ -221,6 +221,14 @@ class TensorSpec(Frozen):
         return f"{self.dtype}[{', '.join(map(str, self.dims))}]{shown}{order}{last}{same}"
 
     @property
+    def in_short(self) -> str:
+        """As a text that leaves the width out where it is as the height."""
+        dims = [str(dim) for dim in self.dims]
+        if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
+            return f"{self.dtype}[{', '.join(dims[:-1])}, ..]"
+        return str(self)
+
+    @property
     def in_full(self) -> str:
         """All that is known of it as a text, also where its cells lie and how deep it is; `parse` reads it.
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, own_attributes, with_plan
-from autoadapt.adapting.operations import Ones, Operation, Project
+from autoadapt.adapting.operations import Ones, Operation, Project, specs_along
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.signature import TensorSpec
@@ -271,10 +271,8 @@ def _specs(route: Route, index: int, extra: int) -> TensorSpec:
     """The output of a route if its projection had some channels more."""
     project = route.steps[index]
     assert isinstance(project, Project), "found as one"
-    spec = project.model_copy(update={"target": project.target + extra}).gives(route.specs[index])
-    for step in route.steps[index + 1 :]:
-        spec = step.gives(spec)
-    return spec
+    wider = project.model_copy(update={"target": project.target + extra})
+    return specs_along(route.specs[index], [wider, *route.steps[index + 1 :]])[-1]
 
 
 def _projection(net: AdaptedModule, target: str) -> nn.Module:
@@ -303,15 +301,4 @@ def _route_without(route: Route, has_ones: bool) -> Route:
     assert isinstance(project, Project), "found as one"
     axis = 1 if project.form == "conv" else len(before.dims) - 1
     instead: list[Operation] = [Ones(axis=axis)] if has_ones else []
-    steps = (*route.steps[:index], *instead, *route.steps[index + 1 :])
-    specs = [route.specs[0]]
-    for step in steps:
-        specs.append(step.gives(specs[-1]))
-    return route.model_copy(
-        update={
-            "steps": steps,
-            "specs": tuple(specs),
-            "parameters": 0,
-            "multiply_adds": 0,
-        }
-    )
+    return route.with_steps([*route.steps[:index], *instead, *route.steps[index + 1 :]])
