@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoadapt.adapting.asked_options import check_asked
@@ -120,31 +119,36 @@ def plan(
     check_fit(fit)
     if nondeterministic == "refuse":
         refuse_contradictions(source, target, outputs)
-    derive = partial(
-        _derived,
-        target=target,
-        pairs=pairs,
-        outputs=outputs,
-        project=project,
-        indices=indices,
-        thin=thin,
-        convert_inputs=convert_inputs,
-    )
-    made = _from_trunk(source, partial(derive, fit=fit)) or derive(source, fit=fit)
+    what = _Asked(pairs or {}, outputs, project, indices, thin, convert_inputs, fit)
+    made = _from_trunk(source, target, what) or _derived(source, target, what)
     faults = stretched_over_padding(made)
     if faults and fit == "pad":
         raise MatchError("images cannot be padded for these outputs", faults)
     if faults:
-        made = _from_trunk(source, partial(derive, fit="resize")) or derive(source, fit="resize")
+        what = replace(what, fit="resize")
+        made = _from_trunk(source, target, what) or _derived(source, target, what)
     return made if project_bias else without_offsets(made)
 
 
-def _from_trunk(source: Signature, derive: Callable[[Signature], Plan]) -> Plan | None:
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of `plan` that decide what is made."""
+
+    pairs: Mapping[str, str]
+    outputs: Sequence[str] | None
+    project: Projecting
+    indices: Literal["refuse", "recover"]
+    thin: Thinning
+    convert_inputs: Collection[Conversion]
+    fit: Fit | None
+
+
+def _from_trunk(source: Signature, target: Signature, asked: _Asked) -> Plan | None:
     """The plan that reads feature maps alone, where these are to be had at more sizes than what the head returns."""
     if source.trunk is None:
         return None
     try:
-        made = derive(source.trunk)
+        made = _derived(source.trunk, target, asked)
     except AdaptError:  # the whole may serve it, or says better why not
         return None
     of_maps = all(factored(spec).strides for spec in made.target.outputs.leaves)
@@ -179,24 +183,16 @@ class _Offer:
     """Axes along which the old module takes shorter inputs: its smallest size, and that of the new one."""
 
 
-def _offer(
-    source: Signature,
-    target: Signature,
-    pairs: Mapping[str, str] | None,
-    outputs: Sequence[str] | None,
-    thin: Thinning,
-    convert_inputs: Collection[Conversion],
-    fit: Fit | None,
-) -> _Offer:
+def _offer(source: Signature, target: Signature, asked: _Asked) -> _Offer:
     wanted = with_masks_told(with_channels(with_inputs(target, source), source), source)
-    wanted = served(wanted, outputs)
-    routes = route_inputs(source, wanted, convert_inputs, fit)
+    wanted = served(wanted, asked.outputs)
+    routes = route_inputs(source, wanted, asked.convert_inputs, asked.fit)
     short = too_short(source, wanted, routes)
     wanted = from_size(wanted, {axis: least for axis, (_, least) in short.items()})
     found, marked = marked_alike(source.outputs, wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": found})
-    sources, thinning = thinned(output_sources(offered, wanted, routes), marked, thin, sequence=in_order(source))
+    sources, thinning = thinned(output_sources(offered, wanted, routes), marked, asked.thin, sequence=in_order(source))
     blocks = worth_taking(source.inner, source.sizes(), source.scores)
     last = last_map([one for one in source.inner if one.name not in source.scores])
     if not source.outputs.leaves and not any(factored(spec).strides for spec in wanted.outputs.leaves):
@@ -206,18 +202,16 @@ def _offer(
     on_points = any(leaf.points is not None for leaf in found.leaves)
     taps = inner_sources(blocks, source, wanted, routes, on_points=on_points)
     left = not_among(source.inner, blocks)
-    others = inner_sources(left, source, wanted, routes, on_points=on_points) if pairs else []
-    others += output_sources(offered, wanted, routes, again=True) if pairs else []
-    trunks = {} if pairs else trunk_sources(source, wanted, routes)
+    others = inner_sources(left, source, wanted, routes, on_points=on_points) if asked.pairs else []
+    others += output_sources(offered, wanted, routes, again=True) if asked.pairs else []
+    trunks = {} if asked.pairs else trunk_sources(source, wanted, routes)
     others += trunks.values()
     named = {path: trunk.path for path, trunk in trunks.items()}
     first = {found.path: (found.spec, thinning.get(found.path)) for found in output_sources(source, wanted, routes)}
     return _Offer(wanted, marked, routes, [*sources, *taps], blocks, others, named, first, short)
 
 
-def _pairings(
-    offer: _Offer, source: Signature, pairs: Mapping[str, str] | None, indices: Literal["refuse", "recover"]
-) -> Sequence[Pairing]:
+def _pairings(offer: _Offer, source: Signature, asked: _Asked) -> Sequence[Pairing]:
     wanted, masks = offer.wanted.model_copy(update={"outputs": offer.marked}), returned_masks(offer.wanted)
     if masks:
         wanted = served(wanted, [path for path in wanted.outputs.paths if path not in masks])
@@ -227,15 +221,15 @@ def _pairings(
             wanted,
             offer.sources,
             invariants=translated(source.invariants, offer.inputs),
-            pairs=pairs,
+            pairs=asked.pairs,
             named=offer.named,
             others={other.path: other for other in offer.others},
-            indices=indices,
+            indices=asked.indices,
             name=source.name,
         )
         return sorted([*made, *given], key=lambda one: offer.wanted.outputs.paths.index(one.target))
     except MatchError as error:
-        if source.unread_tokens and not pairs:
+        if source.unread_tokens and not asked.pairs:
             raise ask_for_grid(source) from error
         raise
 
@@ -265,24 +259,13 @@ def _with_branch(route: Route) -> str:
     return "; ".join(filter(None, [route.remark, told]))
 
 
-def _derived(
-    source: Signature,
-    *,
-    target: Signature,
-    pairs: Mapping[str, str] | None,
-    outputs: Sequence[str] | None,
-    project: Projecting,
-    indices: Literal["refuse", "recover"],
-    thin: Thinning,
-    convert_inputs: Collection[Conversion],
-    fit: Fit | None,
-) -> Plan:
-    offer = _offer(source, target, pairs, outputs, thin, convert_inputs, fit)
-    made = _routes(offer, source, _pairings(offer, source, pairs, indices), project != "needed")
-    if project == "places":
+def _derived(source: Signature, target: Signature, asked: _Asked) -> Plan:
+    offer = _offer(source, target, asked)
+    made = _routes(offer, source, _pairings(offer, source, asked), asked.project != "needed")
+    if asked.project == "places":
         made = [by_places(route, one_sample(target.sizes()), offer.wanted.axes) for route in made]
     taken = taps_of([route.source for route in made], source)
-    ask_for_grids(source, taken, pairs or offer.named)
+    ask_for_grids(source, taken, asked.pairs or offer.named)
     read = _read(made, taken)
     late = cut_after(source.inner, taken, read)
     beside = cut_beside(source, read, late)
@@ -296,7 +279,7 @@ def _derived(
         beside=beside,
         cut_costs=costs_of(cut, source.inner, source.sizes().get("B", 1)),
         routes=tuple(_in_order(route, source, offer.wanted) for route in made),
-        remarks=_remarks(offer, source, target, made, read, convert_inputs),
+        remarks=_remarks(offer, source, target, made, read, asked.convert_inputs),
         kept=kept,
         cut_remark=remark_on_cut(kept, source, offer.wanted, offer.blocks),
     )

@@ -15,7 +15,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, Observation
 from autoadapt.contracts.capturing.sizing import Run, Steps, held_out_sizes
 from autoadapt.contracts.dims import Dim, distinguishing_size, fit
 from autoadapt.contracts.signature import describe
-from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text, path_texts, paths
+from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text, path_texts
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["Solution", "UnexplainedError", "solve"]
@@ -292,7 +292,7 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
     missing = [column for leaf in leaves for column in zip(*leaf, strict=True) if final(column) is None]
     if missing:
         raise _unexplained(evidence, missing)
-    names = [path_text(path) for path in paths(evidence.seen[0].tree)]
+    names = path_texts(evidence.seen[0].tree)
     solved_outputs = tuple(leaf for leaf in outputs if leaf is not None)
     varying = [name for name, leaf in zip(names, solved_outputs, strict=True) if any(dim.axes for dim in leaf)]
     inner = {key: solved for key, leaf in evidence.inner_shapes().items() if (solved := axes_of(leaf)) is not None}
