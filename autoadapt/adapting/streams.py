@@ -45,9 +45,8 @@ def _branches(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list
 
 def _is_summed(block: InnerOutput, read: Sequence[InnerOutput]) -> bool:
     """Whether a stream of its dims that is read after it depends on all that it depends on."""
-    behind = int(block.weights or "0", 16)
     later = (one for one in read if one.finished > block.finished and one.spec.dims == block.spec.dims)
-    return any(not behind & ~int(one.weights or "0", 16) for one in later)
+    return any(not block.behind & ~one.behind for one in later)
 
 
 def _list_of(path: str) -> str:

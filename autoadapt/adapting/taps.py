@@ -88,8 +88,8 @@ def worth_taking(
 def last_map(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
     """The map that the head of a classifier averages: the last of those that depend on most parameters."""
     maps = [one for one in inner if not one.is_read and not one.attention and _strides(one.spec)]
-    most = max((int(one.weights or "0", 16).bit_count() for one in maps), default=0)
-    last = [one for one in maps if int(one.weights or "0", 16).bit_count() == most]
+    most = max((one.behind.bit_count() for one in maps), default=0)
+    last = [one for one in maps if one.behind.bit_count() == most]
     return sorted(last, key=lambda one: one.finished)[-1:]
 
 

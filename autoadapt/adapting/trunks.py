@@ -32,7 +32,7 @@ def without_branches(groups: Mapping[Strides, Sequence[InnerOutput]]) -> dict[St
         return dict(groups)
     held = {_cells(strides): _held(outputs) for strides, outputs in groups.items()}
     coarsest = max((cells for cells, own in held.items() if own), default=0)
-    trunk = max((_behind(one) for one in every if _behind(one) & held.get(coarsest, 0)), key=int.bit_count, default=0)
+    trunk = max((one.behind for one in every if one.behind & held.get(coarsest, 0)), key=int.bit_count, default=0)
     found = dict(groups)
     for strides, outputs in groups.items():
         if _cells(strides) < coarsest:
@@ -42,18 +42,13 @@ def without_branches(groups: Mapping[Strides, Sequence[InnerOutput]]) -> dict[St
     return found
 
 
-def _behind(output: InnerOutput) -> int:
-    """The parameters that it depends on, as bits."""
-    return int(output.weights, 16)
-
-
 def _leads_on(output: InnerOutput, trunk: int, coarser: int) -> bool:
-    return not _behind(output) & ~trunk or bool(_behind(output) & coarser)
+    return not output.behind & ~trunk or bool(output.behind & coarser)
 
 
 def _held(outputs: Iterable[InnerOutput]) -> int:
     """The parameters of single layers, as bits."""
-    layers = (int(output.holds, 16) for output in outputs if output.holds and not output.parent)
+    layers = (output.held for output in outputs if not output.parent)
     return functools.reduce(operator.or_, layers, 0)
 
 

@@ -89,8 +89,8 @@ def handed_on(source: Signature, target: Signature) -> list[str]:
 
 def may_be_absent(plan: Plan, name: str, tree: Tree) -> bool:
     """Whether None may be given for a tensor: the old module takes it, and so does the new one, or never gets it."""
-    left = {one.name for one in plan.target.parameters if one.default == Constant()}
-    theirs = {one.name for one in plan.source.parameters if one.default == Constant()}
+    left = {one.name for one in plan.target.parameters if one.takes_none}
+    theirs = {one.name for one in plan.source.parameters if one.takes_none}
     routes = [route for route in plan.inputs if route.target == name]
     passed = all(route.source in theirs and all(isinstance(one, Remask) for one in route.steps) for route in routes)
     return isinstance(tree, Slot) and name in left and passed

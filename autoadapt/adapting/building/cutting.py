@@ -19,7 +19,7 @@ from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.tapping import hand_on_copies, overwritten, takes_what_is_read, tap
-from autoadapt.contracts.trees import Constant, flatten, path_texts, rebuild
+from autoadapt.contracts.trees import flatten, path_texts, rebuild
 from autoadapt.contracts.views import backward, copy_module, cut, freeze_unused, on_meta
 from autoadapt.errors import BuildError, Mismatch
 
@@ -109,7 +109,7 @@ class MetaRun:
 
 def _spare_masks(source: Signature) -> list[str]:
     """Masks that were given and need not be."""
-    optional = {one.name for one in source.parameters if one.default == Constant()}
+    optional = {one.name for one in source.parameters if one.takes_none}
     return [mask.argument for mask in source.masks if mask.argument in optional & source.arguments.keys()]
 
 

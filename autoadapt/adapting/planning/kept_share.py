@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Collection, Iterable, Sequence
 
-from autoadapt.adapting.aligning import levels_in_order
+from autoadapt.adapting.aligning import WHOLE, levels_in_order
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.pairings import level_of
 from autoadapt.adapting.planning.plans import Kept
@@ -14,9 +14,6 @@ from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec
 from autoadapt.showing.tables import human_count
 
 __all__ = ["kept_share", "last_convolution", "remark_on_cut"]
-
-WHOLE = 5.0
-"""The depth of a whole network, in octaves."""
 
 
 def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
@@ -58,7 +55,7 @@ def _behind(source: Signature) -> dict[str, tuple[TensorSpec, int]]:
     """Spec and parameters, as bits, of the outputs and of what inner modules return."""
     outputs = zip(source.outputs.items(), source.output_weights, strict=False)
     found = {path: (spec, int(weights, 16)) for (path, spec), weights in outputs if weights}
-    return found | {one.name: (one.spec, int(one.weights, 16)) for one in source.inner if one.weights}
+    return found | {one.name: (one.spec, one.behind) for one in source.inner if one.weights}
 
 
 def _size(source: Signature, bits: int) -> int:
@@ -104,9 +101,9 @@ def last_convolution(
     wanted = [spec for spec in target.outputs.leaves if factored(spec).strides and not spec.same_as]
     if len(wanted) != 1 or (wanted[0].depth or 0) < WHOLE:
         return []
-    reached = max((_size(source, int(block.weights or "0", 16)) for block in blocks if _is_map(block.spec)), default=0)
+    reached = max((_size(source, block.behind) for block in blocks if _is_map(block.spec)), default=0)
     maps = [one for one in last if not one.attention and all(len(dim.axes) <= 1 for dim in one.spec.dims)]
-    return [one for one in maps if _LEAST * _size(source, int(one.weights or "0", 16)) > reached > 0]
+    return [one for one in maps if _LEAST * _size(source, one.behind) > reached > 0]
 
 
 _LEAST = 0.95

@@ -43,7 +43,7 @@ def output_sources(
     axes, names, padded = _axes(source, target, routes)
     lost = eval_only_outputs(source)
     reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
-    weights = {inner.output: int(inner.weights, 16) for inner in source.inner if inner.output and inner.weights}
+    weights = {inner.output: inner.behind for inner in source.inner if inner.output and inner.weights}
     found = []
     heads = {_flat(inner.spec): inner.reads for inner in source.inner if inner.reads and not inner.output}
     for path, spec in source.outputs.items():
@@ -97,7 +97,7 @@ def inner_sources(
             sequence="taps",
             tap=True,
             listed=output.listed,
-            weights=int(output.weights or "0", 16),
+            weights=output.behind,
             scores=output.name in source.scores,
         )
         for output in sorted(inner, key=lambda output: output.finished)
@@ -197,7 +197,7 @@ def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) 
     if not read or not all(behind.get(name) for name in read):
         return ()
     needed = functools.reduce(operator.or_, (int(behind[name], 16) for name in read))
-    held = {output.module: int(output.holds, 16) for output in source.inner if output.holds}
+    held = {output.module: output.held for output in source.inner if output.holds}
     unused = [module for module, own in held.items() if not own & needed and module not in running]
     known = {*unused, *late}
     return tuple(one for one in unused if one not in late and known.isdisjoint(_modules_above(one)))

@@ -100,7 +100,7 @@ class Depths:
     def on_inner(self, inner: Iterable[InnerOutput]) -> tuple[InnerOutput, ...]:
         """What inner modules return, with depths and the parameters behind it; of what they read, what has any."""
         found = map(self._one, inner)
-        return tuple(output for output in found if not output.is_read or int(output.weights or "0", 16))
+        return tuple(output for output in found if not output.is_read or output.behind)
 
     def _one(self, output: InnerOutput) -> InnerOutput:
         key = (output.module, output.call, output.path)

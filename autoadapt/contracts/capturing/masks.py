@@ -23,7 +23,7 @@ from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask
-from autoadapt.contracts.trees import Constant, flatten, path_texts
+from autoadapt.contracts.trees import flatten, path_texts
 
 __all__ = ["Masks", "counts_by_name"]
 
@@ -101,7 +101,7 @@ class Masks:
         if not tokens:
             return []
         axis = next(name for name in tokens[0] if name[0] == "N")
-        listed = [one.name for one in parameters_of(self.module, self.arguments) if one.default == Constant()]
+        listed = [one.name for one in parameters_of(self.module, self.arguments) if one.takes_none]
         known = [
             (name, counts) for name in listed if name not in names and (counts := counts_by_name(name)) is not None
         ]

@@ -110,6 +110,16 @@ class InnerOutput(MadeByHand):
     """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
 
     @property
+    def behind(self) -> int:
+        """Which parameters it depends on, as bits; none where that is not known."""
+        return int(self.weights or "0", 16)
+
+    @property
+    def held(self) -> int:
+        """Which parameters its module holds, in the same bits."""
+        return int(self.holds or "0", 16)
+
+    @property
     def is_read(self) -> bool:
         """Whether it is what the module reads, not what it returns."""
         return self.path == READ

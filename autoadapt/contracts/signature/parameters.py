@@ -16,3 +16,8 @@ class Parameter(Frozen):
     """What it is where nobody gives it; None where it must be given."""
     told: Constant | None = None
     """What a default of None stands for, where the module's config says that."""
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether it is None where nobody gives it."""
+        return self.default == Constant()
