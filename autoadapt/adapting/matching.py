@@ -101,14 +101,13 @@ class _Matching:
 
     def choose_given(self, pairs: Mapping[str, str], others: Mapping[str, Source]) -> None:
         """Take the caller's word, after checking that both ends exist and fit."""
-        specs = dict(self.target.outputs.items())
         offered = {**others, **self.sources}
-        check_pairs(pairs, list(specs), list(offered))
+        check_pairs(pairs, list(self._specs), list(offered))
         for path, source in pairs.items():
-            found = chain(offered[source].tensor, specs[path])
+            found = chain(offered[source].tensor, self._specs[path])
             place = self._place(path)
             if isinstance(found, Refusal):
-                self.faults.append(self._dishonest(path, specs[path], found.why))
+                self.faults.append(self._dishonest(path, found.why))
             elif place in self.found and self.found[place].source != source:
                 expected = f"{self.found[place].source}, since it is the very tensor {place}"
                 self.faults.append(Mismatch(f"pairs[{path!r}]", expected, source, f"pairs={{{place!r}: {source!r}}}"))
@@ -117,16 +116,15 @@ class _Matching:
 
     def choose_named(self, named: Mapping[str, str], others: Mapping[str, Source]) -> None:
         """Take what has the target's own name, where a chain leads from it to the target."""
-        specs = dict(self.target.outputs.items())
         for path, source in named.items():
-            if path not in self.found and refusal(others[source].tensor, specs[path]) is None:
+            if path not in self.found and refusal(others[source].tensor, self._specs[path]) is None:
                 self.found[path] = Pairing(path, source)
 
     def choose_namesakes(self) -> None:
         """Take the output of the same name, wherever it stands among the outputs."""
-        closed = {*self.found, *(fault.where for fault in self.faults)}
-        for path in self._told_apart().keys() & self.sources.keys() - closed:
-            if is_namesake(self.sources[path], self._want(path).tensor) and path in self._honest(path):
+        for path in self._unpaired():
+            source = self.sources.get(path)
+            if source and is_namesake(source, self._want(path).tensor) and path in self._honest(path):
                 self.found[path] = Pairing(path, path)
 
     def pairing(self, path: str) -> Pairing:
@@ -137,55 +135,53 @@ class _Matching:
 
     def choose_all(self) -> None:
         """Pair what is left: inputs, coordinates, indices, then everything else in groups of equal stride."""
-        failed = {fault.where for fault in self.faults}
-        closed = {*self.found, *failed}
-        open_ = {p: s for p, s in self._told_apart().items() if p not in closed}
-        for path, spec in open_.items():
-            if spec.same_as.startswith("inputs."):
-                self.found[path] = Pairing(path, spec.same_as)
-        rest = {path: spec for path, spec in open_.items() if path not in self.found}
-        indices = {path: spec for path, spec in rest.items() if spec.role == "index"}
-        self._choose_by_stride({path: spec for path, spec in rest.items() if path not in indices})
-        for path, spec in indices.items():
-            self._choose_index(path, spec)
+        for path in self._unpaired():
+            if self._specs[path].same_as.startswith("inputs."):
+                self.found[path] = Pairing(path, self._specs[path].same_as)
+        rest = self._unpaired()
+        indices = [path for path in rest if self._specs[path].role == "index"]
+        self._choose_by_stride([path for path in rest if path not in indices])
+        for path in indices:
+            self._choose_index(path)
 
-    def _told_apart(self) -> dict[str, TensorSpec]:
-        """One output for each tensor: where it stands first, in the order of where it stands last.
+    def _unpaired(self) -> list[str]:
+        """What is neither paired nor refused so far, one output for each tensor.
 
-        The last hidden state stands before the list of all of them, and at the end of that list.
+        It is where it stands first, in the order of where it stands last: the last hidden state stands before the list
+        of all of them, and at the end of that list.
         """
         last = {self._place(path): i for i, path in enumerate(self.target.outputs.paths)}
-        return {path: self._specs[path] for path in sorted(last, key=last.__getitem__)}
+        closed = {*self.found, *(fault.where for fault in self.faults)}
+        return sorted(last.keys() - closed, key=last.__getitem__)
 
     def _place(self, path: str) -> str:
         """The output at which a tensor is served: where it stands first."""
         place = self._specs[path].same_as or path
         return path if place.startswith("inputs.") else place
 
-    def _choose_by_stride(self, targets: Mapping[str, TensorSpec]) -> None:
+    def _choose_by_stride(self, targets: Sequence[str]) -> None:
         """Targets that have the same nearest sources are served together, the deeper from the deeper."""
         groups: dict[tuple[str, ...], list[str]] = {}
         honest: dict[str, list[str]] = {}
-        for path, spec in targets.items():
+        every = [self._specs[path] for path in targets]
+        for path, spec in zip(targets, every, strict=True):
             options = self._honest(path)
             if not options:
-                self.faults.append(self._dishonest(path, spec, most_telling(self._whys(path))))
+                self.faults.append(self._dishonest(path, most_telling(self._whys(path))))
                 continue
-            options = behind_all(self._without_maps_of_others(spec, options), self.sources, spec, targets.values())
+            options = behind_all(self._without_maps_of_others(spec, options), self.sources, spec, every)
             honest[path] = self._class_tokens(options, spec) if spec.class_token else options
-        aligned = self._aligned({path: spec for path, spec in targets.items() if path in honest}, honest)
+        aligned = self._aligned(honest)
         order = {path: i for i, path in enumerate(aligned)}
         for path in sorted(honest, key=lambda path: order.get(path, -1)):
             near = self._nearest(path, aligned.get(path, tuple(honest[path])))
             groups.setdefault(near, []).append(path)
         for near, paths in groups.items():
-            self._share_out(paths, self._with_blocks(near, aligned.get(paths[0], ()), len(paths)), targets)
+            self._share_out(paths, self._with_blocks(near, aligned.get(paths[0], ()), len(paths)))
 
-    def _aligned(
-        self, targets: Mapping[str, TensorSpec], honest: Mapping[str, Sequence[str]]
-    ) -> dict[str, tuple[str, ...]]:
+    def _aligned(self, honest: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """For each feature map, in the order of stride and depth, the honest sources of the stage that serves it."""
-        levels = {path: level for path, spec in targets.items() if (level := level_of(factored(spec)))}
+        levels = {path: level for path in honest if (level := level_of(self._want(path).tensor))}
         known = {path: level for path, source in self.sources.items() if (level := level_of(source.tensor))}
         wanted, offered = levels_in_order(levels), stages(known)
         fits = {path: fitting(offered, honest[path]) for path in wanted}
@@ -199,7 +195,7 @@ class _Matching:
         }
         for stage in (stage for j, stage in enumerate(offered) if stage.even and j in chosen):
             served = {path: wanted[path].depth for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
-            if all(targets[path].depth is not None for path in served):
+            if all(self._specs[path].depth is not None for path in served):
                 shallow = self._no_deeper(stage, max(served.values()))
                 found |= {path: tuple(o for o in found[path] if o in shallow) or found[path] for path in served}
         for stage in (stage for j, stage in enumerate(offered) if not stage.even and j in chosen):
@@ -315,7 +311,7 @@ class _Matching:
         ]
         return (*before[:-1], *near)
 
-    def _share_out(self, paths: list[str], options: tuple[str, ...], targets: Mapping[str, TensorSpec]) -> None:
+    def _share_out(self, paths: list[str], options: tuple[str, ...]) -> None:
         sequences = {self.sources[option].sequence for option in options}
         ordered = len(options) == 1 or (len(sequences) == 1 and "" not in sequences) or "taps" in sequences
         taken = {pairing.source for pairing in self.found.values()}
@@ -334,11 +330,11 @@ class _Matching:
             if len(same) == 1 and len(paths) == 1 and same[0] not in taken:
                 self.found[path] = Pairing(path, same[0], tuple(o for o in options if o != same[0]))
             else:
-                self.faults.append(self._ambiguous(path, targets[path], options))
+                self.faults.append(self._ambiguous(path, options))
 
-    def _choose_index(self, path: str, spec: TensorSpec) -> None:
+    def _choose_index(self, path: str) -> None:
         """An index is served by the index that takes the points which serve its coordinates."""
-        points = self._points_of(path)
+        points, spec = self._points_of(path), self._specs[path]
         proven = [g.index for g in self.invariants if points is None or g.result == points]
         options = [
             option
@@ -355,10 +351,10 @@ class _Matching:
             if len(near) == 1:
                 self.found[path] = Pairing(path, near[0], tuple(o for o in options if o != near[0]))
             else:
-                self.faults.append(self._ambiguous(path, spec, near))
+                self.faults.append(self._ambiguous(path, near))
         else:
             gathering = next((g for g in self.target.invariants if g.index == path), None)
-            self.faults.append(no_index(path, spec, gathering, points, self._offer(spec), self._remedy(path)))
+            self.faults.append(no_index(path, spec, gathering, points, self._offer(), self._remedy(path)))
 
     def _points_of(self, path: str) -> str | None:
         """The source that serves the coordinates which an index of the target takes."""
@@ -367,13 +363,14 @@ class _Matching:
                 return self.found[gathering.result].source
         return None
 
-    def _dishonest(self, path: str, spec: TensorSpec, why: str) -> Mismatch:
+    def _dishonest(self, path: str, why: str) -> Mismatch:
+        spec = self._specs[path]
         role = f", {spec.role} values" if spec.role != "feature" else ""
         specs = [source.spec for source in self.sources.values()]
         remedy = by_hand(spec, self.target.outputs.leaves, specs) or self._remedy(path)
-        return Mismatch(path, f"{spec}{role}", self._offer(spec), remedy, why)
+        return Mismatch(path, f"{spec}{role}", self._offer(), remedy, why)
 
-    def _offer(self, spec: TensorSpec) -> str:
+    def _offer(self) -> str:
         shown = [f"{source.path} {source.spec}" for source in self.sources.values()]
         return "; ".join(shown[:4]) + (f"; and {len(shown) - 4} more" if len(shown) > 4 else "") or "no outputs"
 
@@ -390,10 +387,10 @@ class _Matching:
         shown, unread = (", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for names in (left, faulty))
         return f"outputs=[{shown}]  # if nobody reads {unread}" if left else "another backbone, or a signature by hand"
 
-    def _ambiguous(self, path: str, spec: TensorSpec, options: Sequence[str]) -> Mismatch:
+    def _ambiguous(self, path: str, options: Sequence[str]) -> Mismatch:
         return Mismatch(
             path,
-            f"one best source for {spec}",
+            f"one best source for {self._specs[path]}",
             "equally good: " + ", ".join(f"{option} {self.sources[option].spec}" for option in options[:4]),
             "\n".join(f'pairs={{"{path}": "{option}"}}' for option in options[:3]),
         )
