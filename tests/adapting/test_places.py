@@ -39,7 +39,7 @@ def adapted(old, new, **options):
 def test_the_plan_says_that_each_place_has_its_own_map():
     net = adapted(Maps(6), Maps(5))
     (route,) = net.plan.routes
-    assert [aa.adapting.operations.text(step) for step in route.steps] == [
+    assert [str(step) for step in route.steps] == [
         "b c x y -> b (x y c) 1",
         "6 x 5->6",
         "b (x y c) 1 -> b c x y",
