@@ -148,6 +148,15 @@ def test_different_pictures_are_different_and_few_channels_say_nothing():
     assert len(set(near_copies(dict(enumerate(few.repeat(3, 1)))).values())) == 48
 
 
+def test_a_channel_that_is_wider_than_all_others_does_not_make_copies():
+    with torch.no_grad():
+        said_ND = Wide(0)(pictures(48)).mean((2, 3))
+    alone = near_copies(dict(enumerate(said_ND)))
+    said_ND[:, 3] *= 30
+    assert len(set(alone.values())) >= 44
+    assert len(set(near_copies(dict(enumerate(said_ND))).values())) >= 40
+
+
 def test_more_images_than_are_described_are_counted_by_their_share():
     assert count_different({0: 0, 1: 0, 2: 2, 3: 3}, 400) == 300
     assert count_different({}, 7) == 7
