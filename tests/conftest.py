@@ -1,6 +1,7 @@
 """What all tests need."""
 
 import collections
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Of tests that run side by side each has a core, and so have the processes that it starts; read when torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+# What is compiled is kept, also by the processes that tests start: each would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Explain assertions of tests only: as the package brings a plugin, pytest would rewrite its 500 files as well."""
+    getattr(config.pluginmanager.rewrite_hook, "_must_rewrite", set()).discard("autoadapt")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported and collected, a million objects, out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
