@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.confirming import MOST_ELSEWHERE, MOST_MULTIPLY_ADDS, on_meta_device
+from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.likely_masks import may_hide
@@ -50,7 +50,7 @@ class LookingAhead:
         listed = {i: [str(dim) for dim in dims].index(axis) for i, dims in enumerate(outputs) if _lists(dims, axis)}
         if not rows or not listed or self._is_dear():
             return None
-        device = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+        device = device_of(self.module)
         given = [self._twice(tensor, names) for tensor, names in zip(tensors, self.axes.names, strict=True)]
         middle = self.axes.example[axis] // 2
         for i in rows:
@@ -81,9 +81,7 @@ class LookingAhead:
         return tensor[:1].detach().expand(2, *tensor.shape[1:]).clone()
 
     def _is_dear(self) -> bool:
-        device = next((parameter.device.type for parameter in self.module.parameters()), "cpu")
-        most = MOST_MULTIPLY_ADDS.get(device, MOST_ELSEWHERE)
-        return on_meta_device(self.module) or self.work.multiply_adds * 2 > most
+        return on_meta_device(self.module) or takes_long(device_of(self.module), self.work.multiply_adds * 2)
 
 
 def _lists(dims: Sequence[Dim], axis: str) -> bool:
