@@ -68,3 +68,34 @@ def test_a_vector_is_made_of_the_states_of_all_layers_and_directions_at_the_end(
     hidden = new(TOKENS)[1][0]
     torch.testing.assert_close(net(TOKENS), net.adapters["output"](hidden.transpose(0, 1).flatten(1)))
     assert net(TOKENS[:1, :4]).shape == (1, 8 if "bidirectional" in options else 4)
+
+
+def test_a_state_that_the_new_module_neither_returns_nor_takes_is_said_to_be_made_up():
+    class Remembering(nn.Module):
+        """Tokens, and what is to be given back at the next call."""
+
+        def __init__(self, width):
+            super().__init__()
+            self.embed = nn.Linear(5, width)
+
+        def forward(self, x, mems=None):
+            tokens = self.embed(x) if mems is None else self.embed(x) + mems.transpose(0, 1)
+            return {"tokens": tokens, "mems": tokens.tanh().transpose(0, 1)}
+
+    class Plain(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.embed = nn.Linear(5, width)
+
+        def forward(self, x):
+            return {"tokens": self.embed(x)}
+
+    x = torch.randn(2, 7, 5)
+    net = aa.adapt(Plain(6), like=Remembering(8), inputs=x)
+    told = [remark for remark in net.plan.remarks if "mems" in remark]
+    assert told == [
+        "mems of Remembering, which it takes back at the next call, is no state of Plain, which takes none:"
+        " it is made of tokens"
+    ]
+    same = aa.adapt(Remembering(6), like=Remembering(8), inputs=x)
+    assert not [remark for remark in same.plan.remarks if "takes back" in remark]

@@ -102,3 +102,32 @@ def test_attributes_of_edges_that_come_first_are_no_nodes(first):
     edges, nodes, attributes = torch.randint(0, 12, (2, 30)), torch.randn(12, 6), torch.randn(30, 3)
     given = (attributes, edges, nodes) if first == "attributes" else (nodes, edges, attributes)
     assert dims(aa.capture(Any(), given))[-1].startswith("f32[N, C")
+
+
+class OfGraphs(Encoder):
+    """The mean of the nodes of each graph of a batch."""
+
+    def forward(self, x, edge_index, edge_attr, batch):
+        nodes, count = super().forward(x, edge_index, edge_attr), int(batch.max()) + 1
+        sums = nodes.new_zeros(count, nodes.shape[1]).index_add(0, batch, nodes)
+        return sums / batch.bincount(minlength=count).clamp(min=1)[:, None]
+
+
+@pytest.mark.parametrize("graphs", [2, 3, 5, 6])
+def test_the_number_of_graphs_is_no_function_of_that_of_nodes(graphs):
+    batch = torch.arange(NODES) * graphs // NODES
+    assert dims(aa.capture(OfGraphs(8).eval(), (*GRAPH, batch)))[-1] == f"f32[{graphs}, 8]"
+    new = OfGraphs(graphs).eval()  # as many channels as graphs
+    net = aa.adapt(new, like=OfGraphs(8), inputs=(*GRAPH, batch))
+    for other in (batch, torch.arange(NODES) // 4, torch.arange(NODES) // 2, torch.zeros(NODES, dtype=torch.int64)):
+        torch.testing.assert_close(net(*GRAPH, other), net.adapters["output"](new(*GRAPH, other)))
+    net.verify().raise_if_failed()
+
+
+def test_nodes_are_no_graphs():
+    class OfNodes(Encoder):
+        def forward(self, x, edge_index, edge_attr, batch=None):
+            return super().forward(x, edge_index, edge_attr)
+
+    with pytest.raises(aa.MatchError, match="nothing in OfNodes can serve"):
+        aa.adapt(OfNodes(5), like=OfGraphs(8), inputs=(*GRAPH, torch.arange(NODES) // 6))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from autoadapt.adapting.layouts import is_state
 from autoadapt.adapting.planning.plans import Route
@@ -12,14 +12,16 @@ __all__ = ["state_remarks"]
 
 
 def state_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
-    """Which states are made of the same one, and which are of other layers and directions, in sentences.
+    """Which states are made of the same one, or of what is none, and which are of other layers and directions.
+
+    What a module returns under the name of an argument is given back to it at the next call.
 
     Args:
         source: Signature of the new module.
         target: Signature of the old one.
         routes: What serves each output.
     """
-    served, said = dict[str, list[str]](), list[str]()
+    served, said = dict[str, list[str]](), _made_up(source, target, routes := list(routes))
     own = dict(source.outputs.items())
     for route in routes:
         wanted = target.outputs[route.target]
@@ -36,6 +38,21 @@ def state_remarks(source: Signature, target: Signature, routes: Iterable[Route])
         f"{path} of {source.name} serves {' and '.join(paths)} alike, which were states of their own in {target.name}"
         for path, paths in served.items()
         if len(paths) > 1
+    ]
+
+
+def _made_up(source: Signature, target: Signature, routes: Sequence[Route]) -> list[str]:
+    """What the old module takes back at the next call, and the new one neither returns nor takes."""
+    back = {one.name for one in target.parameters} - {one.name for one in source.parameters}
+    made = dict[str, list[str]]()
+    for route in routes:
+        name = route.target.partition(".")[0]
+        if name in back and route.source.partition(".")[0] != name:
+            made.setdefault(name, []).append(route.source)
+    return [
+        f"{name} of {target.name}, which it takes back at the next call, is no state of {source.name}, which takes"
+        f" none: it is made of {', '.join(dict.fromkeys(sources))}"
+        for name, sources in made.items()
     ]
 
 

@@ -80,14 +80,14 @@ def may_be_lengths(tensor: torch.Tensor, size: int) -> bool:
 
 
 def with_lengths(made: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors of other sizes, with what may be lengths of the longest as they are then.
+    """Tensors of other sizes, with what may be lengths of the longest as they are then, and as many graphs of nodes.
 
     Args:
         made: The tensors.
         given: Those that they were made of.
     """
     changed = {old.shape[1]: new.shape[1] for old, new in zip(given, made, strict=True) if old.dim() > 1}
-    return [_with_length(one, changed) for one in made]
+    return [_with_graphs(_with_length(one, changed), old) for one, old in zip(made, given, strict=True)]
 
 
 def _with_length(tensor: torch.Tensor, changed: Mapping[int, int]) -> torch.Tensor:
@@ -95,3 +95,12 @@ def _with_length(tensor: torch.Tensor, changed: Mapping[int, int]) -> torch.Tens
         if size != wanted and may_be_lengths(tensor, size) and tensor.max() == size:
             return torch.where(tensor == size, wanted, tensor.clamp(max=wanted))
     return tensor
+
+
+def _with_graphs(made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """What tells to which graph of a batch each node belongs, for more or fewer nodes of as many graphs."""
+    if given.dim() != 1 or given.dtype != torch.int64 or given.is_meta or len(made) == len(given) or not given.numel():
+        return made
+    steps, last = given.diff(), int(given[-1])
+    in_order = bool(((steps == 0) | (steps == 1)).all()) and int(given[0]) == 0 < last < len(given) - 1
+    return torch.arange(len(made), device=made.device) * (last + 1) // max(len(made), 1) if in_order else made
