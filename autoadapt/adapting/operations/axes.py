@@ -21,18 +21,12 @@ class Rearrange(BaseOperation):
     """Split, permute and merge axes, in einops notation."""
 
     says: ClassVar[str] = "moves, splits, merges axes"
+    text: ClassVar[str] = "{pattern}"
     takes_any: ClassVar[bool] = True
     op: Literal["rearrange"] = "rearrange"
     pattern: str
     sizes: dict[str, Dim] = Field(default_factory=dict)
     """Sizes of the names that a merged axis is split into."""
-
-    def __str__(self) -> str:
-        return self.pattern
-
-    @property
-    def label(self) -> str:
-        return self.pattern.replace("->", "→")
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         left, right = axis_groups(self.pattern)

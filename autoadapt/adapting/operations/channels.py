@@ -69,16 +69,11 @@ class Ones(BaseOperation):
     """One more channel, of ones: it carries the offset of a projection to where borders are padded."""
 
     says: ClassVar[str] = "one channel for the offset"
+    text: ClassVar[str] = "channel of ones"
+    short: ClassVar[str] = "of ones, for the offset"
     op: Literal["ones"] = "ones"
     axis: int
     """Which axis holds channels."""
-
-    def __str__(self) -> str:
-        return "channel of ones"
-
-    @property
-    def label(self) -> str:
-        return "of ones, for the offset"
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         return (*spec.dims[: self.axis], spec.dims[self.axis] + 1, *spec.dims[self.axis + 1 :])
@@ -173,18 +168,11 @@ class Native(BaseOperation):
     """Images are read at their own size: the view of the module is freed of the size that it was built for."""
 
     says: ClassVar[str] = "reads images at their own size"
+    text: ClassVar[str] = "native: {sizes.what}"
+    short: ClassVar[str] = "{sizes.what}"
+    keeps_memory: ClassVar[bool] = True
     op: Literal["native"] = "native"
     sizes: NativeSizes
-
-    def __str__(self) -> str:
-        return f"native: {self.sizes.what}"
-
-    @property
-    def label(self) -> str:
-        return self.sizes.what
-
-    def stays_contiguous(self, before: bool) -> bool:
-        return before
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         return node  # the view was changed
@@ -199,6 +187,7 @@ class Renormalize(BaseOperation):
     """
 
     says: ClassVar[str] = "other mean, range, order"
+    text: ClassVar[str] = "{given} -> {wanted}"
     op: Literal["renormalize"] = "renormalize"
     given: Statistics
     wanted: Statistics
@@ -206,13 +195,6 @@ class Renormalize(BaseOperation):
     def numbers(self, channels: int) -> tuple[list[float], list[float], bool]:
         """Factor and offset of each channel as it comes out, and whether the order of the channels is turned before."""
         return *conversion(self.given, self.wanted, channels), self.given.order != self.wanted.order
-
-    def __str__(self) -> str:
-        return f"{self.given} -> {self.wanted}"
-
-    @property
-    def label(self) -> str:
-        return f"{self.given} → {self.wanted}"
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         channels = spec.dims[1].constant if len(spec.dims) > 1 else None

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import fx
 
 from autoadapt.adapting import mask_layers
-from autoadapt.adapting.operations.counted import Counted, where_text
+from autoadapt.adapting.operations.counted import Counted
 from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer
 from autoadapt.contracts.signature import DTYPES, Mask, Returned, TensorSpec
 
@@ -19,15 +19,10 @@ class Hide(BaseOperation):
     """Zeros where a mask hides tokens, as the old module had them."""
 
     says: ClassVar[str] = "zeros where a mask hides"
+    text: ClassVar[str] = "zero but {where.mask.where}"
+    short: ClassVar[str] = "where {where.mask.argument} hides it"
     op: Literal["hide"] = "hide"
     where: Counted
-
-    def __str__(self) -> str:
-        return f"zero but{where_text(self.where)}"
-
-    @property
-    def label(self) -> str:
-        return f"where {self.where.mask.argument} hides it"
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         return graph.masks.hidden(self.where, node, graph.put)
@@ -37,6 +32,7 @@ class Remask(BaseOperation):
     """A mask of the old module in the form and with the meaning of the new one's."""
 
     says: ClassVar[str] = "a mask of another form"
+    short: ClassVar[str] = "of what is hidden or counts"
     op: Literal["remask"] = "remask"
     given: Mask
     wanted: Mask
@@ -49,10 +45,6 @@ class Remask(BaseOperation):
         same = (self.given.form, self.given.counts) == (self.wanted.form, self.wanted.counts)
         turned = self.given.form == self.wanted.form == "truth" and not same
         return "inverted" if turned else f"{self.wanted.argument} {self.given.where}"
-
-    @property
-    def label(self) -> str:
-        return "of what is hidden or counts"
 
     def gives(self, spec: TensorSpec) -> TensorSpec:
         return spec.with_dims(self.dims).model_copy(update={"dtype": self.dtype, "same_as": ""})

@@ -54,13 +54,20 @@ class BaseOperation(MadeByHand):
     moves_cells: ClassVar[bool] = False
     """Whether cells that come out lie elsewhere, so that centres that were known are not any longer."""
 
-    @abc.abstractmethod
-    def __str__(self) -> str: ...
+    keeps_memory: ClassVar[bool] = False
+    """Whether what comes out lies in memory as what goes in does, as after convolution, pooling and interpolation."""
+    text: ClassVar[str] = ""
+    """It in a table, with its fields in braces; a class that has to decide has `__str__` instead."""
+    short: ClassVar[str] = ""
+    """The same where its name stands above it already, if that is something else."""
+
+    def __str__(self) -> str:
+        return self.text.format_map(self.__dict__)
 
     @property
     def label(self) -> str:
         """What there is to say where its name stands above it already."""
-        return str(self)
+        return self.short.format_map(self.__dict__) or str(self).replace("->", "→")
 
     @property
     def parameters(self) -> int:
@@ -97,12 +104,8 @@ class BaseOperation(MadeByHand):
         return 0
 
     def stays_contiguous(self, before: bool) -> bool:
-        """Whether what comes out lies in memory in the order of its axes, where what goes in does or does not.
-
-        Convolutions, poolings and interpolation hand on the order of what they read (channels last stays channels
-        last).
-        """
-        return True
+        """Whether what comes out lies in memory in the order of its axes, where what goes in does or does not."""
+        return before or not self.keeps_memory
 
     @abc.abstractmethod
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
@@ -119,14 +122,15 @@ class BaseOperation(MadeByHand):
         fault = Mismatch(str(self), expected, str(spec), "let autoadapt.plan derive the chain")
         return PlanError(f"`{self}` does not fit its input", [fault])
 
-    def check_spatial(self, spec: TensorSpec, count: int) -> None:
-        """Refuse what has not as many spatial axes, behind a batch and a channel axis.
+    def sides_of(self, spec: TensorSpec, count: int) -> tuple[Dims, Dims]:
+        """The first two dims of a tensor, and as many spatial ones behind them.
 
         Raises:
-            PlanError: It has not.
+            PlanError: It has more or fewer.
         """
         if len(spec.dims) != count + 2:
             raise self.refused(spec, f"a batch axis, a channel axis and {count} spatial axes")
+        return spec.dims[:2], spec.dims[2:]
 
 
 def entries(axis: int, part: slice | int) -> tuple[slice | int, ...]:

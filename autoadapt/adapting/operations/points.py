@@ -21,6 +21,8 @@ class Recover(BaseOperation):
     """For each point its place in an input, where points stand bit for bit: `[B, M, K] -> [B, M]`."""
 
     says: ClassVar[str] = "finds rows in an input"
+    text: ClassVar[str] = "find in {values}"
+    short: ClassVar[str] = "in {values}"
     op: Literal["recover"] = "recover"
     values: str
     """Path of the input, `[B, N, >= K]`, or `[B, >= K, N]` where its axis 2 lists points."""
@@ -29,13 +31,6 @@ class Recover(BaseOperation):
     """Which axis of the input lists points."""
     points_axis: Literal[1, 2] = 1
     """Which axis of the coordinates lists points."""
-
-    def __str__(self) -> str:
-        return f"find in {self.values}"
-
-    @property
-    def label(self) -> str:
-        return f"in {self.values}"
 
     def gives(self, spec: TensorSpec) -> TensorSpec:
         return TensorSpec(dtype=self.dtype, dims=(spec.dims[0], spec.dims[self.points_axis]), role="index")
@@ -52,6 +47,8 @@ class Thin(BaseOperation):
     """Take some points of a set, by one choice for every leaf that lies on it; with `repeat`, some of them twice."""
 
     says: ClassVar[str] = "takes some of the points"
+    text: ClassVar[str] = "{source} points, {how} {count}"
+    short: ClassVar[str] = "{source}→{count}, {how}"
     op: Literal["thin"] = "thin"
     axis: int
     """Which axis of the leaf lists points."""
@@ -63,13 +60,6 @@ class Thin(BaseOperation):
     points_axis: int = 1
     """Which axis of that leaf lists points."""
     seed: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.source} points, {self.how} {self.count}"
-
-    @property
-    def label(self) -> str:
-        return f"{self.source}→{self.count}, {self.how}"
 
     def gives(self, spec: TensorSpec) -> TensorSpec:
         if spec.dims[self.axis] != self.source:

@@ -37,6 +37,9 @@ class Averaging(BaseOperation):
     def _over(self) -> str:
         """Over what it averages."""
 
+    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+        return values_in(spec, sizes)
+
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         if self.where is None:
             return self._average(node, graph)
@@ -69,9 +72,6 @@ class Mean(Averaging):
     def order_after(self, spec: TensorSpec) -> tuple[str, int]:
         return "rows", 0
 
-    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
-        return values_in(spec, sizes)
-
     def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
         return graph.put("call_method", "mean", node, self.axes)
 
@@ -80,6 +80,7 @@ class Pool(Averaging):
     """Average over cells of a fixed size, the last cell of an axis cut short; `[B, C, *spatial]`."""
 
     says: ClassVar[str] = "averages cells"
+    keeps_memory: ClassVar[bool] = True
     op: Literal["pool"] = "pool"
     kernel: tuple[int, ...]
     """One size for each spatial axis."""
@@ -89,15 +90,8 @@ class Pool(Averaging):
         return shown_sizes(self.kernel)
 
     def dims_after(self, spec: TensorSpec) -> Dims:
-        self.check_spatial(spec, len(self.kernel))
-        spatial = zip(spec.dims[2:], self.kernel, strict=True)
-        return spec.dims[:2] + tuple(dim.ceildiv(size) for dim, size in spatial)
-
-    def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
-        return values_in(spec, sizes)
-
-    def stays_contiguous(self, before: bool) -> bool:
-        return before
+        front, sides = self.sides_of(spec, len(self.kernel))
+        return front + tuple(dim.ceildiv(size) for dim, size in zip(sides, self.kernel, strict=True))
 
     def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
         return graph.put("call_function", layers.pool, node, [*self.kernel])
@@ -107,6 +101,7 @@ class Resize(Averaging):
     """Linear interpolation of the spatial axes to exact sizes; `[B, C, *spatial]`."""
 
     says: ClassVar[str] = "interpolates to exact sizes"
+    keeps_memory: ClassVar[bool] = True
     op: Literal["resize"] = "resize"
     dims: Dims
     """One size for each spatial axis."""
@@ -116,14 +111,10 @@ class Resize(Averaging):
         return f"to {shown_sizes(self.dims)}"
 
     def dims_after(self, spec: TensorSpec) -> Dims:
-        self.check_spatial(spec, len(self.dims))
-        return spec.dims[:2] + self.dims
+        return self.sides_of(spec, len(self.dims))[0] + self.dims
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
         return values_in(self.gives(spec), sizes) << len(self.dims)  # linear interpolation reads two cells a side
-
-    def stays_contiguous(self, before: bool) -> bool:
-        return before
 
     def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
         return graph.put("call_function", layers.resize, node, graph.sizes(self.dims))
@@ -155,8 +146,7 @@ class Resample(Averaging):
         return f"to {shown_sizes(self.dims)} at {shown_sizes(centres)}"
 
     def dims_after(self, spec: TensorSpec) -> Dims:
-        self.check_spatial(spec, len(self.dims))
-        return spec.dims[:2] + self.dims
+        return self.sides_of(spec, len(self.dims))[0] + self.dims
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
         shape = spec.shape(sizes)
@@ -186,8 +176,7 @@ class Pad(BaseOperation):
         return f"to {shown_sizes(self.dims)}"
 
     def dims_after(self, spec: TensorSpec) -> Dims:
-        self.check_spatial(spec, len(self.dims))
-        return spec.dims[:2] + self.dims
+        return self.sides_of(spec, len(self.dims))[0] + self.dims
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         return graph.put("call_function", layers.pad, node, graph.sizes(self.dims))

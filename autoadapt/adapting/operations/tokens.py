@@ -95,10 +95,8 @@ class Lead(BaseOperation):
     """The mean of all cells before them, `[B, N, C] -> [B, 1 + N, C]`: a class token where there is none."""
 
     says: ClassVar[str] = "a class token of the mean"
+    text: ClassVar[str] = "mean of cells first"
     op: Literal["lead"] = "lead"
-
-    def __str__(self) -> str:
-        return "mean of cells first"
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         return (spec.dims[0], spec.dims[1] + 1, *spec.dims[2:])

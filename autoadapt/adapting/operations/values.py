@@ -50,17 +50,13 @@ class Cast(BaseOperation):
     """Another dtype."""
 
     says: ClassVar[str] = "another dtype"
+    text: ClassVar[str] = "to {dtype}"
+    keeps_memory: ClassVar[bool] = True
     op: Literal["cast"] = "cast"
     dtype: str
 
-    def __str__(self) -> str:
-        return f"to {self.dtype}"
-
     def gives(self, spec: TensorSpec) -> TensorSpec:
         return spec.model_copy(update={"dtype": self.dtype, "same_as": ""})
-
-    def stays_contiguous(self, before: bool) -> bool:
-        return before
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         return graph.put("call_method", "to", node, DTYPES[self.dtype])
@@ -70,20 +66,13 @@ class Copy(BaseOperation):
     """A tensor of its own, since what comes next writes to it."""
 
     says: ClassVar[str] = "keeps the given tensor as it is"
+    text: ClassVar[str] = "copy"
+    short: ClassVar[str] = "before it is written to"
+    keeps_memory: ClassVar[bool] = True
     op: Literal["copy"] = "copy"
-
-    def __str__(self) -> str:
-        return "copy"
-
-    @property
-    def label(self) -> str:
-        return "before it is written to"
 
     def gives(self, spec: TensorSpec) -> TensorSpec:
         return spec.model_copy(update={"same_as": ""})
-
-    def stays_contiguous(self, before: bool) -> bool:
-        return before
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         return graph.put("call_method", "clone", node)

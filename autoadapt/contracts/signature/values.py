@@ -50,10 +50,6 @@ class Values(Frozen):
     def __getitem__(self, path: str) -> TensorSpec:
         return dict(self.items())[path]
 
-    def first_place(self, path: str) -> str:
-        """Where the tensor at a path stands first: an input, an earlier output, or there."""
-        return self[path].same_as or path
-
     def standing(self, kept: Collection[str]) -> tuple[TensorSpec, ...]:
         """The leaves that are kept, each the same tensor as the first one that is kept of those it was the same as.
 
