@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import operator
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,10 +27,7 @@ from autoadapt.adapting.building.arguments import (
 )
 from autoadapt.adapting.building.variable_names import as_identifier, variable_names
 from autoadapt.adapting.coarse_steps import coarse_step
-from autoadapt.adapting.operations import (
-    Project,
-)
-from autoadapt.adapting.operations.mask_nodes import MaskNodes
+from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts import leaves
 from autoadapt.contracts.dims import Dim
@@ -55,7 +52,7 @@ __all__ = ["adapter_names", "graph_of", "learned_steps"]
 
 def graph_of(plan: Plan) -> fx.Graph:
     """The forward pass of a plan, with the backbone at `backbone` and layers at `adapters.<name>.<step>`."""
-    return _Emitter(plan).graph()
+    return _Emitter(plan).written()
 
 
 def adapter_names(plan: Plan) -> dict[str, Route]:
@@ -84,33 +81,32 @@ class _Emitter:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._graph = fx.Graph()
+        self.graph = fx.Graph()
         self._names = variable_names(plan)
         self._name = self.module = ""
         self._head: fx.Node | None = None
         self._sizes: dict[str, fx.Node] = {}
         self.given: dict[str, fx.Node] = {}
-        self._features: dict[str, fx.Node] = {}
+        self.features: dict[str, fx.Node] = {}
         self._shared: dict[object, fx.Node] = {}
         self._plain = plain_entries(plan.target)
         self._arguments: dict[str, fx.Node] = {}
-        self.masks = MaskNodes(self._graph, self.given, self._axis)
 
-    def graph(self) -> fx.Graph:
+    def written(self) -> fx.Graph:
         placeholders = self._arguments = self._placeholders()
-        self._head = next(iter(reversed(self._graph.nodes)), None)
-        self._features = self._call_backbone(self._hand_on(placeholders))
+        self._head = next(iter(reversed(self.graph.nodes)), None)
+        self.features = self._call_backbone(self._hand_on(placeholders))
         named = adapter_names(self._plan)
         made = {route.target: self._route(name, route) for name, route in named.items() if not route.same_as}
         nodes = [made[route.same_as or route.target] for route in self._plan.routes]
-        self._graph.output(self._returned(nodes, placeholders))
+        self.graph.output(self._returned(nodes, placeholders))
         self._forget_unused()
-        self._graph.lint()
-        return self._graph
+        self.graph.lint()
+        return self.graph
 
     def put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A node whose value goes by the name of the chain at hand."""
-        node = self._graph.create_node(op, target, args, kwargs, name=self._name)
+        node = self.graph.create_node(op, target, args, kwargs, name=self._name)
         node.meta["name"] = self._name
         return node
 
@@ -125,7 +121,7 @@ class _Emitter:
             optional = optional or is_plain or is_spare
             default = (default_of(plan.target, name) if is_plain else None,) if optional else ()
             annotation = None if optional else container_annotation(tree)
-            node = self._graph.create_node("placeholder", name, args=default, name=name, type_expr=annotation)
+            node = self.graph.create_node("placeholder", name, args=default, name=name, type_expr=annotation)
             found[name] = node
             self._take_apart(tree, node, (name,), self.given)
         return found
@@ -141,14 +137,14 @@ class _Emitter:
             if name in passed:
                 found[name] = self.given[name] = self.put("call_function", layers.hand_on, *arguments)
             elif name not in target.filled:
-                self._graph.call_function(layers.unchanged, arguments)
+                self.graph.call_function(layers.unchanged, arguments)
         return found
 
     def _forget_unused(self) -> None:
         """Remove what was taken out of a container and is not needed."""
-        for node in reversed(self._graph.nodes):
+        for node in reversed(self.graph.nodes):
             if node.target in (operator.getitem, getattr) and not node.users:
-                self._graph.erase_node(node)
+                self.graph.erase_node(node)
 
     def _take_apart(self, tree: Tree, node: fx.Node, path: Path, found: dict[str, fx.Node]) -> None:
         """Note the node of every tensor in a tree."""
@@ -161,7 +157,7 @@ class _Emitter:
                         by_name = kind in NAMED
                         take = getattr if by_name else operator.getitem
                         name = f"{node.name}_{key}" if isinstance(key, int) else key
-                        taken = self._graph.create_node("call_function", take, (node, key), name=name)
+                        taken = self.graph.create_node("call_function", take, (node, key), name=name)
                         self._take_apart(child, taken, (*path, key), found)
             case Constant() | Opaque() | LeftOut():
                 return
@@ -186,14 +182,14 @@ class _Emitter:
         if self._plan.taps:
             features.meta["comment"] = ", ".join(self._plan.taps)
             names = enumerate(self._plan.taps)
-            return {name: self._graph.call_function(operator.getitem, (features, i)) for i, name in names}
+            return {name: self.graph.call_function(operator.getitem, (features, i)) for i, name in names}
         found: dict[str, fx.Node] = {}
         self._take_apart(source.outputs.tree, features, (), found)
         return found
 
     def _route(self, name: str, route: Route) -> fx.Node:
         is_input = route.source.startswith("inputs.")
-        node = self.given[route.source.removeprefix("inputs.")] if is_input else self._features[route.source]
+        node = self.given[route.source.removeprefix("inputs.")] if is_input else self.features[route.source]
         learned = learned_steps(route)
         modules = {id(step): f"adapters.{name}" + f".{called}" * (len(learned) > 1) for called, step, _ in learned}
         for step, spec in zip(route.steps, route.specs, strict=False):
@@ -207,11 +203,14 @@ class _Emitter:
         """Sizes as numbers, or as arithmetic on the sizes of the inputs."""
         return [self._size(dim) for dim in dims]
 
-    def once(self, key: object, name: str, function: Any, source: str, *args: Any) -> fx.Node:
-        """A call on a feature of the new module, by its path: one node for all that ask with the same key."""
+    def call(self, name: str, function: Callable[..., Any], *args: Any) -> fx.Node:
+        """A call whose value goes by a name of its own."""
+        return self.graph.create_node("call_function", function, args, name=name)
+
+    def once(self, key: object, make: Callable[[], fx.Node]) -> fx.Node:
+        """One node for all that ask with the same key."""
         if key not in self._shared:
-            arguments = (self._features[source], *args)
-            self._shared[key] = self._graph.create_node("call_function", function, arguments, name=name)
+            self._shared[key] = make()
         return self._shared[key]
 
     def _size(self, dim: Dim) -> Any:
@@ -220,32 +219,32 @@ class _Emitter:
             return dim.constant
         if stepped := coarse_step(dim):
             axis, step = stepped
-            return self._graph.call_function(layers.least_multiple, (self._axis(axis), step))
-        known = {axis: fx.Proxy(self._axis(axis)) for axis in sorted(dim.axes)}
+            return self.graph.call_function(layers.least_multiple, (self.axis(axis), step))
+        known = {axis: fx.Proxy(self.axis(axis)) for axis in sorted(dim.axes)}
         value = dim.evaluate(known)
-        for node in self._graph.find_nodes(op="call_function", target=torch.sym_max):
+        for node in self.graph.find_nodes(op="call_function", target=torch.sym_max):
             node.target = layers.larger  # which also a trace and a script can follow
         return value.node if isinstance(value, fx.Proxy) else value
 
-    def _axis(self, axis: str) -> fx.Node:
+    def axis(self, name: str) -> fx.Node:
         """The size of an input axis, read before anything else is done."""
-        if axis not in self._sizes:
-            path, position = where_axis(axis, self._plan.target)
-            name = {"B": "batch", "H": "height", "W": "width"}.get(axis, f"size_{axis}")
-            with self._graph.inserting_after(self._head):
-                shape = self._graph.call_function(getattr, (self.given[path], "shape"))
-            with self._graph.inserting_after(shape):
-                self._head = self._graph.create_node("call_function", operator.getitem, (shape, position), name=name)
-            self._head.meta |= {"name": name, "shape": True}
-            self._sizes[axis] = self._head
-        return self._sizes[axis]
+        if name not in self._sizes:
+            path, position = where_axis(name, self._plan.target)
+            called = {"B": "batch", "H": "height", "W": "width"}.get(name, f"size_{name}")
+            with self.graph.inserting_after(self._head):
+                shape = self.graph.call_function(getattr, (self.given[path], "shape"))
+            with self.graph.inserting_after(shape):
+                self._head = self.call(called, operator.getitem, shape, position)
+            self._head.meta |= {"name": called, "shape": True}
+            self._sizes[name] = self._head
+        return self._sizes[name]
 
     def _argument(self, tree: Tree, nodes: Any) -> Any:
         """An argument of the backbone; what is no tensor in a dict is as the caller gives it, if the old one had it."""
         made = self._container(tree, nodes)
         for key, (name, _) in (shared_entries(tree, self._plain) if isinstance(made, dict) else {}).items():
             given = self._arguments[name], key, made[key]
-            made[key] = self._graph.create_node("call_method", "get", given, name=str(key))
+            made[key] = self.graph.create_node("call_method", "get", given, name=str(key))
         return made
 
     def _returned(self, nodes: Sequence[fx.Node], placeholders: Mapping[str, fx.Node]) -> Any:
@@ -257,8 +256,8 @@ class _Emitter:
             return value
         argument = placeholders[filled[0]]
         if filled[0] in target.replaced_when_empty:
-            return self._graph.call_function(layers.fill_in, (argument, value))
-        self._graph.call_method("update", (argument, value))
+            return self.graph.call_function(layers.fill_in, (argument, value))
+        self.graph.call_method("update", (argument, value))
         return argument
 
     def _container(self, tree: Tree, nodes: Any) -> Any:
@@ -268,7 +267,7 @@ class _Emitter:
             case Constant(value=value):
                 return value
             case LeftOut(name=name):
-                return self._graph.call_function(leaves.LeftOut, (name,))
+                return self.graph.call_function(leaves.LeftOut, (name,))
             case Opaque(type=name):
                 fault = Mismatch(name, "tensors in containers", "an object", "wrap the module")
                 raise BuildError(f"a {name} cannot be made anew", [fault])
@@ -286,13 +285,13 @@ class _Emitter:
             case "dict":
                 return dict(zip(keys, children, strict=True))
             case "ordered_dict":
-                return self._graph.call_function(OrderedDict, (list(zip(keys, children, strict=True)),))
+                return self.graph.call_function(OrderedDict, (list(zip(keys, children, strict=True)),))
             case _ if form == "sequence":
-                return self._graph.call_function(constructor, (children,))
+                return self.graph.call_function(constructor, (children,))
             case _ if form == "positional":
-                return self._graph.call_function(constructor, tuple(children))
+                return self.graph.call_function(constructor, tuple(children))
             case _ if form == "keywords":
                 check_names(keys)
-                return self._graph.call_function(constructor, (), dict(zip(map(str, keys), children, strict=True)))
+                return self.graph.call_function(constructor, (), dict(zip(map(str, keys), children, strict=True)))
             case _:
-                return self._graph.call_function(constructor, (dict(zip(keys, children, strict=True)),))
+                return self.graph.call_function(constructor, (dict(zip(keys, children, strict=True)),))

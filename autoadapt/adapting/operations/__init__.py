@@ -12,7 +12,6 @@ from autoadapt.adapting.operations.channels import (
 )
 from autoadapt.adapting.operations.closed_set import Operation
 from autoadapt.adapting.operations.counted import Counted
-from autoadapt.adapting.operations.mask_nodes import MaskNodes
 from autoadapt.adapting.operations.masking import Hide, Remask
 from autoadapt.adapting.operations.operation import shown_sizes, specs_along
 from autoadapt.adapting.operations.patterns import axis_groups
@@ -31,7 +30,6 @@ __all__ = [
     "DropPrefix",
     "Hide",
     "Lead",
-    "MaskNodes",
     "Mean",
     "Native",
     "Ones",

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import fx
 
-from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer
+from autoadapt.adapting.operations.operation import BaseOperation, Dims
 from autoadapt.adapting.operations.patterns import axis_groups
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec, cells_in
 

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from torch import fx
 
 from autoadapt.adapting import layers
-from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer, values_in
+from autoadapt.adapting.operations.operation import BaseOperation, Dims, values_in
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import NativeSizes, Statistics, TensorSpec, channel_names, conversion, met_by_name
 from autoadapt.errors import SignatureError

@@ -9,7 +9,9 @@ from torch import fx
 
 from autoadapt.adapting import mask_layers
 from autoadapt.adapting.operations.counted import Counted
-from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer
+from autoadapt.adapting.operations.mask_nodes import hidden, returned_mask
+from autoadapt.adapting.operations.operation import BaseOperation, Dims
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import DTYPES, Mask, Returned, TensorSpec
 
 __all__ = ["Hide", "Remask"]
@@ -25,7 +27,7 @@ class Hide(BaseOperation):
     where: Counted
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
-        return graph.masks.hidden(self.where, node, graph.put)
+        return hidden(self.where, node, graph)
 
 
 class Remask(BaseOperation):
@@ -52,5 +54,5 @@ class Remask(BaseOperation):
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         options = graph.sizes(self.dims), DTYPES[self.dtype], self.wanted.form, self.wanted.counts
         return graph.put(
-            "call_function", mask_layers.as_mask, graph.masks.returned(self.given, self.returned), *options
+            "call_function", mask_layers.as_mask, returned_mask(self.given, self.returned, graph), *options
         )

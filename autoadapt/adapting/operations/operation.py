@@ -6,40 +6,19 @@ import abc
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from torch import fx
 
-from autoadapt.adapting.operations.mask_nodes import MaskNodes
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["BaseOperation", "Dims", "Writer", "entries", "shown_sizes", "specs_along", "values_in"]
+__all__ = ["BaseOperation", "Dims", "entries", "shown_sizes", "specs_along", "values_in"]
 
 Dims: TypeAlias = tuple[Dim, ...]
-
-
-class Writer(Protocol):
-    """The graph that is being written, as operations see it."""
-
-    masks: MaskNodes
-    module: str
-    """Path of the layer that was made for the operation at hand, if it is learned."""
-
-    @property
-    def given(self) -> Mapping[str, fx.Node]:
-        """The node of each input of the old module, by path."""
-
-    def put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node, as `torch.fx.Graph.create_node` makes it."""
-
-    def sizes(self, dims: Sequence[Dim]) -> list[Any]:
-        """Sizes as numbers, or as arithmetic on the sizes of the inputs."""
-
-    def once(self, key: object, name: str, function: Any, source: str, *args: Any) -> fx.Node:
-        """A call on a feature of the new module, by its path: one node for all that ask with the same key."""
 
 
 class BaseOperation(MadeByHand):

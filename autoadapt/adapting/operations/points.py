@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, TypeAlias
 from torch import fx
 
 from autoadapt.adapting import layers
-from autoadapt.adapting.operations.operation import BaseOperation, Writer
+from autoadapt.adapting.operations.operation import BaseOperation
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import DTYPES, TensorSpec
 
@@ -69,5 +70,5 @@ class Thin(BaseOperation):
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         key, how = self.model_copy(update={"axis": 0}), (self.count, self.how, self.points_axis, self.seed)
-        chosen = graph.once(key, "chosen", layers.choose_points, self.points, *how)
+        chosen = graph.once(key, lambda: graph.call("chosen", layers.choose_points, graph.features[self.points], *how))
         return graph.put("call_function", layers.take_points, node, chosen, self.axis)

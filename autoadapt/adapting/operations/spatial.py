@@ -12,7 +12,9 @@ from torch import fx
 
 from autoadapt.adapting import layers
 from autoadapt.adapting.operations.counted import Counted, where_text
-from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer, shown_sizes, values_in
+from autoadapt.adapting.operations.mask_nodes import averaged
+from autoadapt.adapting.operations.operation import BaseOperation, Dims, shown_sizes, values_in
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import TensorSpec
 
 __all__ = ["Averaging", "Mean", "Pad", "Pool", "Resample", "Resize"]
@@ -43,7 +45,7 @@ class Averaging(BaseOperation):
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         if self.where is None:
             return self._average(node, graph)
-        return graph.masks.averaged(self.where, node, lambda one: self._average(one, graph), graph.put)
+        return averaged(self.where, node, lambda one: self._average(one, graph), graph)
 
     @abc.abstractmethod
     def _average(self, node: fx.Node, graph: Writer) -> fx.Node:

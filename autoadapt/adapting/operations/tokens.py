@@ -13,7 +13,9 @@ from torch import fx
 
 from autoadapt.adapting import token_layers
 from autoadapt.adapting.operations.counted import Counted, where_text
-from autoadapt.adapting.operations.operation import BaseOperation, Dims, Writer, entries, shown_sizes, values_in
+from autoadapt.adapting.operations.mask_nodes import last
+from autoadapt.adapting.operations.operation import BaseOperation, Dims, entries, shown_sizes, values_in
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec, cells_in, in_order
 
@@ -87,7 +89,7 @@ class Take(BaseOperation):
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         if self.where:
-            return graph.masks.last(self.where, node, graph.put)
+            return last(self.where, node, graph)
         return graph.put("call_function", operator.getitem, node, entries(self.axis, -int(self.last)))
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import fx
 
-from autoadapt.adapting.operations.operation import BaseOperation, Writer
+from autoadapt.adapting.operations.operation import BaseOperation
+from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import DTYPES, TensorSpec
 from autoadapt.contracts.signature.held_values import What
 
