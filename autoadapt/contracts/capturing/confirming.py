@@ -24,7 +24,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.other_threads import in_another_thread
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Contradiction
-from autoadapt.contracts.trees import path_texts
 
 __all__ = [
     "MOST_PASSES",
@@ -55,11 +54,6 @@ class Contract:
     steps: Steps
     dims: tuple[tuple[Dim, ...], ...]
     first: Observation
-
-    @property
-    def paths(self) -> list[str]:
-        """The path of each output."""
-        return path_texts(self.first.tree)
 
 
 @dataclass(frozen=True)
@@ -193,7 +187,7 @@ def _not_finite(contract: Contract, observed: Observation) -> tuple[str, ...]:
     """Outputs that hold NaN or infinity, though the inputs do not."""
     if not all(map(is_finite, observed.inputs)):
         return ()
-    named = zip(contract.paths, observed.tensors, strict=True)
+    named = zip(contract.first.paths, observed.tensors, strict=True)
     return tuple(path for path, tensor in named if not is_finite(tensor))
 
 
@@ -341,7 +335,7 @@ class _Runs:
         return self._wrong(self._batched(sizes), found.shapes)
 
     def _wrong(self, full: Mapping[str, int], shapes: Sequence[tuple[int, ...]]) -> list[Contradiction]:
-        rows = zip(self.contract.paths, self.contract.dims, shapes, strict=True)
+        rows = zip(self.contract.first.paths, self.contract.dims, shapes, strict=True)
         expected = [(path, tuple(int(dim.evaluate(full)) for dim in dims), shape) for path, dims, shape in rows]
         return [
             Contradiction(path=path, at=said(full), expected=str([*by_dims]), found=f"{[*shape]} in a real run")
@@ -352,7 +346,7 @@ class _Runs:
     def _wrong_values(
         self, sizes: Mapping[str, int], before: Sequence[torch.Tensor], found: Observation
     ) -> list[Contradiction]:
-        rows = zip(self.contract.paths, before, found.tensors, strict=True)
+        rows = zip(self.contract.first.paths, before, found.tensors, strict=True)
         return [
             Contradiction(path=path, at=said(sizes), expected=_EQUAL_VALUES, found="other values")
             for path, left, right in rows

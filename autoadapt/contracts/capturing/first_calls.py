@@ -34,7 +34,7 @@ def confirm_first_call(probe: Probe, contract: Contract) -> list[Contradiction]:
         return []
     with contextlib.suppress(ProbeError):
         found = probe.fresh().run(contract.axes.shapes(larger))
-        rows = zip(contract.paths, contract.dims, found.shapes, strict=False)
+        rows = zip(contract.first.paths, contract.dims, found.shapes, strict=False)
         expected = [(path, [int(dim.evaluate(larger)) for dim in dims], [*shape]) for path, dims, shape in rows]
         return [
             Contradiction(path=path, at=said(larger), expected=str(by_dims), found=f"{shape} in a first call")

@@ -21,7 +21,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.tapping import tap
-from autoadapt.contracts.trees import path_texts
 from autoadapt.contracts.views import clone_buffers, copy_module
 
 __all__ = ["FixedImages"]
@@ -71,7 +70,7 @@ class FixedImages:
             if answer is not None:
                 reader.locate(tokens, *answer)
                 unread = []
-        names = path_texts(first.tree)
+        names = first.paths
         outputs = zip(solution.outputs, first.shapes, names, strict=True)
         side = {"H": Dim(height), "W": Dim(width)}
 

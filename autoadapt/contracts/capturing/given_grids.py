@@ -9,7 +9,6 @@ from torch import nn
 
 from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.probing import Observation
-from autoadapt.contracts.trees import path_texts
 from autoadapt.errors import CaptureError, Mismatch, nearest
 
 __all__ = ["TokenGrid", "check_grids", "given_grids"]
@@ -95,7 +94,7 @@ def check_grids(grids: Mapping[str, TokenGrid], module: nn.Module, observed: Obs
     Raises:
         CaptureError: Naming each.
     """
-    outputs = dict(zip(path_texts(observed.tree), observed.shapes, strict=True))
+    outputs = dict(zip(observed.paths, observed.shapes, strict=True))
     inner = {path: leaf.shape for (path, call, _), leaf in reversed(observed.inner.items()) if call == 0}
     known = {*outputs, *(name for name, _ in module.named_modules() if name)}
     faults = []

@@ -12,7 +12,6 @@ from autoadapt.contracts.capturing.classifier_heads import read_by_heads
 from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Shape
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
-from autoadapt.contracts.trees import path_texts
 
 __all__ = ["inner_outputs", "multiply_adds"]
 
@@ -80,7 +79,7 @@ def _head_reads(
     model: nn.Module, observed: Observation, returned: Mapping[InnerKey, str]
 ) -> Mapping[InnerKey, InnerKey]:
     """What the last layer before a score reads, by the tensor that holds the scores."""
-    shapes = dict(zip(path_texts(observed.tree), observed.shapes, strict=True))
+    shapes = dict(zip(observed.paths, observed.shapes, strict=True))
     return read_by_heads(model, observed.inner, returned, shapes)
 
 

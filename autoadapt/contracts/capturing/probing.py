@@ -76,6 +76,11 @@ class Observation:
     behind: tuple[Behind | None, ...] = ()
     """What each output depends on, where that was traced."""
 
+    @property
+    def paths(self) -> list[str]:
+        """The path of each output."""
+        return path_texts(self.tree)
+
 
 @dataclass(frozen=True)
 class Work:

@@ -183,7 +183,7 @@ class Session:
         return base, steps, *self._with_grids(solution)
 
     def _refuse_stored(self, observed: Observation) -> None:
-        names = path_texts(observed.tree)
+        names = observed.paths
         refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
 
     def _confirmed(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
@@ -274,7 +274,7 @@ class Session:
         kinds = zip(self._first.shapes, self._first.dtypes, strict=True)
         return may_have_roles(
             dict(zip(path_texts(self._tree), self._tensors, strict=True)),
-            dict(zip(path_texts(self._first.tree), kinds, strict=True)),
+            dict(zip(self._first.paths, kinds, strict=True)),
         )
 
     def _real_values(self, confirmed: Observation | None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -289,12 +289,11 @@ class Session:
                 return {}, {}
         return (
             dict(zip(path_texts(self._tree), observed.inputs, strict=True)),
-            dict(zip(path_texts(self._first.tree), observed.tensors, strict=True)),
+            dict(zip(self._first.paths, observed.tensors, strict=True)),
         )
 
     def _contiguous(self) -> tuple[str, ...]:
-        names = path_texts(self._first.tree)
-        return tuple(name for name, ordered in zip(names, self._first.contiguous, strict=True) if ordered)
+        return tuple(name for name, ordered in zip(self._first.paths, self._first.contiguous, strict=True) if ordered)
 
     def _depths(self, base: Mapping[str, int], steps: Steps) -> Depths:
         """How deep each tensor lies, at a size where borders count little, or the first one that runs."""
@@ -314,7 +313,7 @@ class Session:
 
     def _returned(self) -> dict[InnerKey, str]:
         """Paths of outputs, by the inner call that returned them."""
-        names = path_texts(self._first.tree)
+        names = self._first.paths
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
     def _measured(self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps) -> Measured:
@@ -358,7 +357,7 @@ class Session:
 
     def _masks(self, solution: Solution, legal: Collection[str]) -> tuple[Mask, ...]:
         """Which arguments hide tokens or samples, where real runs may tell that."""
-        names = path_texts(self._first.tree)
+        names = self._first.paths
         found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs, names)
         return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
 
@@ -383,7 +382,7 @@ class Session:
         first = self._first
         if not first.shapes:
             refuse_objects(type(self._module).__name__, first.tree)
-        names = path_texts(first.tree)
+        names = first.paths
         rows = zip(names, first.dtypes, solution.outputs, first.same_as, strict=True)
         return tuple(
             spec_of(dtype, dims, roles.get(name), same).model_copy(update=told[i])

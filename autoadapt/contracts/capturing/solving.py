@@ -15,7 +15,7 @@ from autoadapt.contracts.capturing.probing import InnerKey, Observation
 from autoadapt.contracts.capturing.sizing import Run, Steps, held_out_sizes
 from autoadapt.contracts.dims import Dim, distinguishing_size, fit
 from autoadapt.contracts.signature import describe
-from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text, path_texts
+from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["Solution", "UnexplainedError", "solve"]
@@ -292,7 +292,7 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
     missing = [column for leaf in leaves for column in zip(*leaf, strict=True) if final(column) is None]
     if missing:
         raise _unexplained(evidence, missing)
-    names = path_texts(evidence.seen[0].tree)
+    names = evidence.seen[0].paths
     solved_outputs = tuple(leaf for leaf in outputs if leaf is not None)
     varying = [name for name, leaf in zip(names, solved_outputs, strict=True) if any(dim.axes for dim in leaf)]
     inner = {key: solved for key, leaf in evidence.inner_shapes().items() if (solved := axes_of(leaf)) is not None}
@@ -310,7 +310,7 @@ def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_siz
     """Trees, ranks and dtypes may not depend on the size."""
     at = f"{_sizes_text(sizes)} against {_sizes_text(other_sizes)}"
     if first.tree != other.tree:
-        expected, found = set(_leaf_names(first)), set(_leaf_names(other))
+        expected, found = set(first.paths), set(other.paths)
         changed = sorted(expected ^ found)
         told, seen = describe(first.tree), describe(other.tree)
         if differing := _other_constant(first.tree, other.tree) if told == seen else None:
@@ -323,14 +323,10 @@ def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_siz
             "return a fixed set of tensors, and numbers that depend on the size as tensors or not at all",
         )
         raise CaptureError("the outputs are not the same at every input size", [fault])
-    for name, left, right in zip(_leaf_names(first), first.shapes, other.shapes, strict=True):
+    for name, left, right in zip(first.paths, first.shapes, other.shapes, strict=True):
         if len(left) != len(right):
             fault = Mismatch(name, f"{len(left)} axes", f"{len(right)} axes, at {at}", "keep the axes apart")
             raise CaptureError(f"`{name}` changes its number of axes with the input size", [fault])
-
-
-def _leaf_names(observation: Observation) -> list[str]:
-    return path_texts(observation.tree)
 
 
 def _sizes_text(sizes: Sizes) -> str:
@@ -339,9 +335,7 @@ def _sizes_text(sizes: Sizes) -> str:
 
 def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError:
     faults = []
-    for name, leaf in zip(
-        _leaf_names(evidence.seen[0]), zip(*[o.shapes for o in evidence.seen], strict=True), strict=True
-    ):
+    for name, leaf in zip(evidence.seen[0].paths, zip(*[o.shapes for o in evidence.seen], strict=True), strict=True):
         for axis, column in enumerate(zip(*leaf, strict=True)):
             if any(column[: len(bad)] == bad for bad in columns):
                 seen = ", ".join(
