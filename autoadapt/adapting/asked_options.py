@@ -62,34 +62,26 @@ def _names(name: str, value: object) -> Iterator[Mismatch]:
         yield Mismatch(f"`{name}`", expected, _shown(value), f"{name}={list(map(str, value))!r}")
 
 
-def _grid(name: str, value: object) -> Iterator[Mismatch]:
-    if value is not None and not (isinstance(value, Mapping) and all(map(_is_grid, value.values()))):
-        expected = "rows, columns and, where there are any, leading and trailing tokens, by path"
-        yield Mismatch(f"`{name}`", expected, _shown(value), f'{name}={{"blocks.11": (14, 14, 1)}}')
-
-
 def _is_grid(value: object) -> bool:
     return isinstance(value, (tuple, list)) and all(isinstance(one, int) for one in value)
 
 
-def _collection(name: str, value: object) -> Iterator[Mismatch]:
-    if not isinstance(value, Collection):
-        yield Mismatch(f"`{name}`", "a tuple of texts", _shown(value), f"{name}=()  # none")
+def _are_grids(value: object) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(map(_is_grid, value.values())))
 
 
-def _count(name: str, value: object) -> Iterator[Mismatch]:
-    if value is not None and not is_whole(value):
-        yield Mismatch(f"`{name}`", "a whole number from 0", _shown(value), f"{name}=10_000_000")
+def _such(fits: Callable[[Any], bool], expected: str, proposed: str) -> Check:
+    """The check of a value by itself."""
+
+    def check(name: str, value: object) -> Iterator[Mismatch]:
+        if not fits(value):
+            yield Mismatch(f"`{name}`", expected, _shown(value), f"{name}={proposed}")
+
+    return check
 
 
-def _flag(name: str, value: object) -> Iterator[Mismatch]:
-    if not isinstance(value, bool):
-        yield Mismatch(f"`{name}`", "True or False", _shown(value), f"{name}=False")
-
-
-def _refit(name: str, value: object) -> Iterator[Mismatch]:
-    if not (isinstance(value, bool) or value in ("readers", "shrink")):
-        yield Mismatch(f"`{name}`", "True, False, 'readers' or 'shrink'", _shown(value), f'{name}="readers"')
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 def _shown(value: object) -> str:
@@ -104,9 +96,17 @@ _CHECKS: Mapping[str, Check] = {
     "indices": _one_of("refuse", "recover"),
     "thin": _one_of(*get_args(Thinning)),
     "nondeterministic": _one_of("refuse", "allow"),
-    "project_bias": _flag,
-    "refit": _refit,
-    "grid": _grid,
-    "convert_inputs": _collection,
-    "max_parameters": _count,
+    "project_bias": _such(_is_flag, "True or False", "False"),
+    "refit": _such(
+        lambda value: _is_flag(value) or value in ("readers", "shrink"),
+        "True, False, 'readers' or 'shrink'",
+        '"readers"',
+    ),
+    "grid": _such(
+        _are_grids,
+        "rows, columns and, where there are any, leading and trailing tokens, by path",
+        '{"blocks.11": (14, 14, 1)}',
+    ),
+    "convert_inputs": _such(lambda value: isinstance(value, Collection), "a tuple of texts", "()  # none"),
+    "max_parameters": _such(lambda value: value is None or is_whole(value), "a whole number from 0", "10_000_000"),
 }

@@ -274,65 +274,71 @@ def _is_filled(value: Any, slot: types.MemberDescriptorType) -> bool:
     return True
 
 
-def _slots_place(value: Any, slots: list[types.MemberDescriptorType]) -> Callable[[], None]:
-    """All slots of an object, as a size stands beside the table that was made for it."""
+def _place(read: Callable[[], Mapping[Any, Any]], put: Callable[[Any, Any], None]) -> Callable[[], None]:
+    """Entries that belong together, as a size stands beside the table that was made for it.
 
-    def content() -> list[Any]:
-        return [slot.__get__(value) if _is_filled(value, slot) else _ABSENT for slot in slots]
-
-    before = content()
+    Args:
+        read: The entries as they are now, by key.
+        put: Puts a value at a key again; takes out what is there for `_ABSENT`.
+    """
+    before = dict(read())
 
     def put_back() -> None:
-        pairs = enumerate(zip(before, content(), strict=True))
-        for place in _gone({i: now for i, (old, now) in pairs if now is not old}, before.__getitem__):
-            if before[place] is _ABSENT:
-                slots[place].__delete__(value)
-            else:
-                slots[place].__set__(value, before[place])
+        now = read()
+        if _same(now, before):
+            return
+        entries = [(key, value) for key, value in now.items() if not isinstance(value, types.ModuleType)]
+        changed = {key: value for key, value in entries if value is not before.get(key, _ABSENT)}
+        for key in _gone(changed, lambda key: before.get(key, _ABSENT)):
+            put(key, before.get(key, _ABSENT))
 
     return put_back
+
+
+def _slots_place(value: Any, slots: list[types.MemberDescriptorType]) -> Callable[[], None]:
+    """All slots of an object."""
+
+    def read() -> dict[int, Any]:
+        return {i: slot.__get__(value) if _is_filled(value, slot) else _ABSENT for i, slot in enumerate(slots)}
+
+    def put(i: int, before: Any) -> None:
+        if before is _ABSENT:
+            slots[i].__delete__(value)
+        else:
+            slots[i].__set__(value, before)
+
+    return _place(read, put)
 
 
 def _cell_place(cell: types.CellType) -> Callable[[], None]:
-    before = contents_of(cell)
+    def put(_: int, before: Any) -> None:
+        if before is _ABSENT:
+            del cell.cell_contents
+        else:
+            cell.cell_contents = before
 
-    def put_back() -> None:
-        now = contents_of(cell)
-        changed = {0: now[0]} if now and (not before or now[0] is not before[0]) else {}
-        if _gone(changed, lambda _: before[0] if before else _ABSENT):
-            if before:
-                cell.cell_contents = before[0]
-            else:
-                del cell.cell_contents
-
-    return put_back
+    return _place(lambda: dict(enumerate(contents_of(cell))), put)
 
 
 def _names_place(namespace: dict[str, Any], names: Iterable[str]) -> Callable[[], None]:
     """Of the globals of a Python module, those with these names."""
-    before = {name: namespace.get(name, _ABSENT) for name in names}
-
-    def put_back() -> None:
-        now = {name: namespace.get(name) for name, old in before.items() if namespace.get(name, _ABSENT) is not old}
-        for name in _gone(now, before.__getitem__):
-            _set_entry(namespace, name, before[name])
-
-    return put_back
+    kept = tuple(names)
+    put = functools.partial(_set_entry, namespace)
+    return _place(lambda: {name: namespace.get(name, _ABSENT) for name in kept}, put)
 
 
 def _mapping_place(mapping: dict[Any, Any]) -> Callable[[], None]:
-    """A whole dict: a size may stand beside the table that was made for it, and they belong together."""
-    before = dict(mapping)
+    return _place(lambda: mapping, functools.partial(_set_entry, mapping))
 
-    def put_back() -> None:
-        if _same(mapping, before):
-            return
-        entries = [(key, now) for key, now in mapping.items() if not isinstance(now, types.ModuleType)]
-        changed = {key: now for key, now in entries if now is not before.get(key, _ABSENT)}
-        for key in _gone(changed, lambda key: before.get(key, _ABSENT)):
-            _set_entry(mapping, key, before.get(key, _ABSENT))
 
-    return put_back
+def _class_place(cls: type) -> Callable[[], None]:
+    def put(name: str, before: Any) -> None:
+        if before is _ABSENT:
+            type.__delattr__(cls, name)
+        else:
+            type.__setattr__(cls, name, before)
+
+    return _place(lambda: vars(cls), put)
 
 
 def _same(mapping: Mapping[Any, Any], before: Mapping[Any, Any]) -> bool:
@@ -356,21 +362,5 @@ def _list_place(values: list[Any]) -> Callable[[], None]:
         came = [index for index, value in others.items() if _holds_meta(value) or (not before and _is_size(value))]
         for index in reversed(came):
             values[index : index + 1] = before[index : index + 1]
-
-    return put_back
-
-
-def _class_place(cls: type) -> Callable[[], None]:
-    before = dict(vars(cls))
-
-    def put_back() -> None:
-        if _same(vars(cls), before):
-            return
-        changed = {name: now for name, now in vars(cls).items() if now is not before.get(name, _ABSENT)}
-        for name in _gone(changed, lambda name: before.get(name, _ABSENT)):
-            if name in before:
-                type.__setattr__(cls, name, before[name])
-            else:
-                type.__delattr__(cls, name)
 
     return put_back

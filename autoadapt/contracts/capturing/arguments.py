@@ -111,10 +111,7 @@ def parameters_of(module: nn.Module, given: Arguments) -> tuple[Parameter, ...]:
 
     What follows any number of positional arguments is left out, since a further one is none of those.
     """
-    try:
-        listed = list(inspect.signature(module.forward).parameters.values())
-    except (TypeError, ValueError):  # compiled code has no signature that Python can read
-        return ()
+    listed = _listed(module)
     takes_any = any(one.kind is one.VAR_POSITIONAL for one in listed)
     others = ("VAR_POSITIONAL", "VAR_KEYWORD", "KEYWORD_ONLY" if takes_any else "")
     found = [_parameter(one, getattr(module, "config", None)) for one in listed if one.kind.name not in others]
@@ -123,30 +120,27 @@ def parameters_of(module: nn.Module, given: Arguments) -> tuple[Parameter, ...]:
     return tuple(found) if known and any(one.default is not None for one in found) else ()
 
 
-def names_taken(module: nn.Module) -> list[str]:
-    """The names of the arguments that `forward` takes, in order."""
+def _listed(module: nn.Module) -> list[inspect.Parameter]:
+    """What `forward` takes, in order; nothing where that cannot be told."""
     try:
-        listed = inspect.signature(module.forward).parameters.values()
+        return list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):  # compiled code has no signature that Python can read
         return []
-    return [one.name for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+
+
+def names_taken(module: nn.Module) -> list[str]:
+    """The names of the arguments that `forward` takes, in order."""
+    return [one.name for one in _listed(module) if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def named_only(module: nn.Module) -> list[str]:
     """The names of the arguments that `forward` takes by name alone."""
-    try:
-        listed = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):  # compiled code has no signature that Python can read
-        return []
-    return [one.name for one in listed if one.kind is one.KEYWORD_ONLY]
+    return [one.name for one in _listed(module) if one.kind is one.KEYWORD_ONLY]
 
 
 def keyword_only(module: nn.Module) -> list[str]:
     """The arguments that `forward` asks for and takes by name alone, where it takes none by place."""
-    try:
-        listed = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):  # compiled code has no signature that Python can read
-        return []
+    listed = _listed(module)
     by_place = [one for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.POSITIONAL_ONLY)]
     return [one.name for one in listed if one.kind is one.KEYWORD_ONLY and one.default is one.empty and not by_place]
 
