@@ -100,17 +100,19 @@ def calibrate(
         images: At most so many are looked at.
         tokens_per_image: At most so many places of each image, chosen by chance.
         solver: `auto`, or one family: `least_squares`, `ridge`, `restored` (ridge with the variance restored),
-            `procrustes`, `anchored` (ridge towards procrustes), `reduced_rank`; or the one `Recipe` to take.
+            `procrustes`, `anchored` (ridge towards procrustes), `coloured` (that with the covariance restored, of at
+            most 512 channels), `reduced_rank`; or the one `Recipe` to take.
         refine: At most so many steps on the head's loss after the closed form, adapters only, over minibatches of all
             images that fit into 128 MiB: of the whole maps, or of nothing but the scales of their channels, whichever
             is better for held-out images, and as many as are; none where these gain no more than chance would give.
             `auto` takes at most 64, or 512 of whole maps where after these the loss still falls, and gives up where a
             first part of the images gains nothing.
-        augment: `auto` makes images where there are fewer than 256 that differ: mixes of them (other colours, turned,
-            cropped, mosaics, patches of others), and pictures out of nothing; of waveforms shifts and sums. Twice as
-            many forward passes or more; they are fitted on only where that is better for images that were held out,
-            and nothing is ever judged on them. 0 makes none. A function makes them of a batch as the model takes it,
-            all of whose images are of one fold: `augment=lambda images: images.flip(-1)`.
+        augment: `auto` makes images where there are fewer than 1,024 that differ: 256 mixes of them, or two of each
+            (other colours, turned, cropped, mosaics, patches of others), and where there are fewer than 256 as many
+            pictures out of nothing; of waveforms shifts and sums. Three times as many forward passes or more; they are
+            fitted on only where that is better for images that were held out, and nothing is ever judged on them. 0
+            makes none. A function makes them of a batch as the model takes it, all of whose images are of one fold:
+            `augment=lambda images: images.flip(-1)`.
         device: Where to run; where the model is, if left out.
         seed: For the choice of places and images, and the random floor.
         state: A `.safetensors` file to go on from if it exists, and to write to now and then; each of several

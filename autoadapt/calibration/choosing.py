@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeAlias, get_args
 
+from autoadapt.calibration.folds import MANY_CHANNELS
 from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.results import Trial
@@ -15,7 +16,9 @@ from autoadapt.errors import CalibrationError, Mismatch, nearest
 
 __all__ = ["Choice", "Solver", "choose", "recipes"]
 
-Solver: TypeAlias = Literal["auto", "least_squares", "ridge", "restored", "procrustes", "anchored", "reduced_rank"]
+Solver: TypeAlias = Literal[
+    "auto", "least_squares", "ridge", "restored", "procrustes", "anchored", "coloured", "reduced_rank"
+]
 
 COARSE = (1e-3, 1e-2, 1e-1, 1.0)
 FINE = tuple(10.0 ** (exponent / 4) for exponent in range(-24, 9))
@@ -56,6 +59,7 @@ def recipes(solver: Solver | Recipe, rank: int) -> list[Recipe]:
         "restored": [Recipe(penalty, restored=True) for penalty in (0.0, *COARSE)],
         "procrustes": [Recipe(INFINITE, anchored=True, restored=restored) for restored in (False, True)],
         "anchored": [Recipe(p, anchored=True, restored=restored) for p in COARSE for restored in (False, True)],
+        "coloured": [Recipe(p, anchored=True, restored=True, coloured=True) for p in (*COARSE, INFINITE)],
         "reduced_rank": [Recipe(p, rank=r) for p in COARSE for r in _ranks(rank)],
     }
     if isinstance(solver, Recipe):
@@ -79,12 +83,20 @@ def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Ch
     named = recipes(solver, smallest)
     if fitting.has_places and not isinstance(solver, Recipe):
         named = [replace(one, shared=shared) for shared in (True, False) for one in named]
+    _check_covariances(fitting, named)
     options = _possible(fitting, named, solver)
     if judge is None and len(options) == 1:
         return Choice((options[0],) * len(fitting.projections), "as asked for", ())
     if judge is not None:
         return _by_head(fitting, judge, options, solver)
     return _by_cosine(fitting) if solver == "auto" else _by_cross_validation(fitting, options)
+
+
+def _check_covariances(fitting: Fitting, named: Sequence[Recipe]) -> None:
+    if any(one.coloured for one in named) and not fitting.has_covariances:
+        widest = max(max(fitting.channels(p)) for p in fitting.projections)
+        fault = Mismatch("solver", f"at most {MANY_CHANNELS} channels", f"{widest}", 'solver="anchored"')
+        raise CalibrationError("the covariance of so many channels is not kept", [fault])
 
 
 def _possible(fitting: Fitting, options: list[Recipe], solver: Solver | Recipe) -> list[Recipe]:
@@ -130,6 +142,9 @@ def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], solver: 
         for shared in (True, False) if fitting.has_places else (False,):
             for path in _walks(bool(has_few_tokens(fitting, shared=shared)), is_dear):
                 descend([replace(one, shared=shared) for one in path], trials.loss)
+        best = trials.best()
+        if fitting.has_covariances and best.restored:
+            best = trials.best([replace(best, coloured=True)])
         best = trials.best([] if fitting.class_map is None else [Recipe(classes=True)])
     else:
         best = trials.best(options)
@@ -181,7 +196,8 @@ def most_cautious(tried: Mapping[Recipe, Score], best: Recipe) -> Recipe:
     The rule of one standard error of Breiman, Friedman, Olshen and Stone, Classification and Regression Trees (1984),
     section 3.4.3.
     """
-    equals = [r for r, s in tried.items() if r.anchored and r.restored and not r.rank and s.is_as_good_as(tried[best])]
+    rotated = [r for r in tried if r.anchored and r.restored and not r.rank and r.coloured == best.coloured]
+    equals = [r for r in rotated if tried[r].is_as_good_as(tried[best])]
     return max(equals, key=lambda recipe: (recipe.penalty, recipe.shared), default=best)
 
 

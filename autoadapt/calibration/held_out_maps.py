@@ -60,6 +60,11 @@ class Fitting:
         return any(len(places) > 1 for places in self._places)
 
     @property
+    def has_covariances(self) -> bool:
+        """Whether the old features can be given the covariance that they had."""
+        return all(parts[0].yy.dim() == 2 for parts in self._moments)
+
+    @property
     def has_mixed(self) -> bool:
         """Whether mixes of images are fitted on."""
         return any(part.count for parts in self._made for part in parts[: len(self.folds.numbers)])

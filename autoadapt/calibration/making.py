@@ -25,10 +25,13 @@ __all__ = ["ENOUGH", "Augment", "Batch", "Making"]
 Augment: TypeAlias = Literal["auto", 0] | Callable[[Any], Any]
 """Which images are made: mixes and synthetic pictures where they help, none, or what a function makes of a batch."""
 
-ENOUGH = 256
-"""Different images from which on made ones gain nothing."""
+ENOUGH = 1024
+"""Different images, with mixes of them, from which on more gain little."""
+FEW = 256
+"""Different images from which on synthetic pictures gain nothing."""
 MADE = 256
-"""Mixes beside very few images, and as many synthetic pictures."""
+"""Mixes beside few images; of more, as many for each as there are of `EACH`."""
+EACH = 2
 BATCH = 16
 """Made images that run at once, or fewer where the caller's come in smaller batches."""
 PARENTS = 4
@@ -83,7 +86,8 @@ class Making:
 
     def _wanted(self) -> int:
         """How many mixes, over all workers."""
-        return MADE if callable(self._augment) else min(max(ENOUGH - self._images, 0), MADE)
+        most = MADE if callable(self._augment) else max(ENOUGH - self._images, 0)
+        return min(most, max(MADE, EACH * self._images)) if MADE else 0
 
     @property
     def digest(self) -> str:
@@ -101,7 +105,8 @@ class Making:
         kept = [fold for fold, parents in self._parents.items() if parents]
         parts = [(fold, len(range(index, share, len(kept)))) for index, fold in enumerate(kept)]
         if kept and self._inputs is not None and self._inputs.can_be_synthetic:
-            parts.append((len(self._folds.numbers), share))
+            pictures = min(share, -(-max(FEW - self._images, 0) // workers.count()))
+            parts.append((len(self._folds.numbers), pictures))
         step = self._together
         spans = [(part, first, min(step, count - first)) for part, count in parts for first in range(0, count, step)]
         return [Batch(number, *span) for number, span in enumerate(spans)]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from autoadapt.calibration.folds import MANY_CHANNELS
+
 __all__ = ["Moments"]
 
 BYTES = 64 << 20
@@ -21,8 +23,8 @@ class Moments:
     """Count, means and centred sums of products of paired tokens; they grow in place.
 
     Tokens are centred before they are multiplied, and parts are put together by Chan, Golub and LeVeque (1979), so
-    that channels with a mean far from zero lose nothing. Memory is `8 * (C*C + C*D + D)` bytes, for any number of
-    tokens.
+    that channels with a mean far from zero lose nothing. Memory is `8 * (C*C + C*D + D*D)` bytes, for any number of
+    tokens; with more than 512 channels `8 * (C*C + C*D)`.
     """
 
     count: int
@@ -30,8 +32,8 @@ class Moments:
     mean_y_D: torch.Tensor
     xx_CC: torch.Tensor
     xy_CD: torch.Tensor
-    yy_D: torch.Tensor
-    """Of the products of targets only those of a channel with itself."""
+    yy: torch.Tensor
+    """`[D, D]`; with many channels only the products of each with itself, `[D]`."""
 
     @classmethod
     def zeros(cls, source: int, target: int, device: torch.device | None = None) -> Moments:
@@ -40,7 +42,8 @@ class Moments:
         def zero(*shape: int) -> torch.Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
-        return cls(0, zero(source), zero(target), zero(source, source), zero(source, target), zero(target))
+        yy = zero(target) if max(source, target) > MANY_CHANNELS else zero(target, target)
+        return cls(0, zero(source), zero(target), zero(source, source), zero(source, target), yy)
 
     @classmethod
     def of(cls, x_NC: torch.Tensor, y_ND: torch.Tensor) -> Moments:
@@ -80,7 +83,7 @@ class Moments:
         y_ND = torch.cat([y_ND - mean_y_D, weight**0.5 * step_y_D[None]])
         self.xx_CC.addmm_(x_NC.T, x_NC)
         self.xy_CD.addmm_(x_NC.T, y_ND)
-        self.yy_D += y_ND.square().sum(0)
+        self.yy += self.squares(y_ND)
 
     def add(self, other: Moments) -> None:
         """Count the tokens of others."""
@@ -89,7 +92,7 @@ class Moments:
         step_x_C, step_y_D, weight = self._step(other.count, other.mean_x_C, other.mean_y_D)
         self.xx_CC.add_(other.xx_CC).addr_(step_x_C, step_x_C, alpha=weight)
         self.xy_CD.add_(other.xy_CD).addr_(step_x_C, step_y_D, alpha=weight)
-        self.yy_D += other.yy_D + weight * step_y_D.square()
+        self.yy += other.yy + weight * self.squares(step_y_D[None])
 
     def absorb(self, other: Moments) -> None:
         """Count the tokens of others, whose memory is given back: they count none after it.
@@ -113,7 +116,7 @@ class Moments:
         x_C, y_D, count = self.mean_x_C, self.mean_y_D, self.count
         xx_CC, xy_CD = torch.addr(self.xx_CC, x_C, x_C, alpha=count), torch.addr(self.xy_CD, x_C, y_D, alpha=count)
         zeros = torch.zeros_like(x_C), torch.zeros_like(y_D)
-        return Moments(count, *zeros, xx_CC, xy_CD, self.yy_D + count * y_D.square())
+        return Moments(count, *zeros, xx_CC, xy_CD, self.yy + count * self.squares(y_D[None]))
 
     def _step(
         self, count: int, mean_x_C: torch.Tensor, mean_y_D: torch.Tensor
@@ -125,6 +128,15 @@ class Moments:
         self.mean_x_C = self.mean_x_C + share * step_x_C
         self.mean_y_D = self.mean_y_D + share * step_y_D
         return step_x_C, step_y_D, before * share
+
+    def squares(self, y_ND: torch.Tensor) -> torch.Tensor:
+        """Sums of products of targets, of as many pairs of them as are kept."""
+        return y_ND.T @ y_ND if self.yy.dim() == 2 else y_ND.square().sum(0)
+
+    @property
+    def yy_D(self) -> torch.Tensor:  # noqa: N802
+        """Sums of squares of the targets."""
+        return self.yy.diagonal() if self.yy.dim() == 2 else self.yy
 
     @property
     def source(self) -> int:

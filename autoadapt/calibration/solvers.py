@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 _ROUNDING = float(torch.finfo(torch.float64).eps)
+NOISE = 0.01
+"""Share of the variance of a channel that is its own: directions in which there is less are not blown up."""
 
 # ruff: noqa: N802, N815 - shapes stand in the names of tensors
 # Dimension letters: C channels of the new features, D channels of the old ones, K the smaller of the two.
@@ -44,6 +46,8 @@ class Recipe:
     """Shrink towards the scaled Procrustes rotation instead of towards zero; an infinite penalty is the rotation."""
     restored: bool = False
     """Scale each target channel to the variance it had: a penalty shrinks, and a head's ReLU then sees less."""
+    coloured: bool = False
+    """Give the targets the covariance that they had, as well: a head adds channels, and errors of several add up."""
     rank: int = 0
     """Channels to go through; 0 for all."""
     shared: bool = False
@@ -61,7 +65,7 @@ class Recipe:
         name += f", rank {self.rank}" if self.rank else ""
         return (
             name
-            + (", variance restored" if self.restored else "")
+            + (", covariance restored" if self.coloured else ", variance restored" if self.restored else "")
             + (", the same at all places" if self.shared else "")
         )
 
@@ -115,6 +119,28 @@ def _restoring(made_D: torch.Tensor, moments: Moments) -> torch.Tensor:
     return torch.where(alive_D, wanted_D / torch.where(alive_D, made_D, 1.0), 1.0).sqrt()
 
 
+def _colouring(made_DD: torch.Tensor, moments: Moments) -> torch.Tensor:
+    """What moves the targets least, on the whole, of all that gives them the covariance that they had.
+
+    Between Gaussians that is optimal transport, `M^-1/2 (M^1/2 Y M^1/2)^1/2 M^-1/2`, here by Cholesky's factor of `M`
+    (Olkin and Pukelsheim, The distance between two random vectors with given dispersion matrices, 1982). After least
+    squares it is the map of least error under that constraint (Freirich, Michaeli and Meir, A theory of the
+    distortion-perception tradeoff in Wasserstein space, 2021).
+    """
+    scale_D = deviations(moments.yy_D, moments.count)
+    wanted_DD = moments.yy / (moments.count * scale_D * scale_D[:, None])
+    made_D = deviations(made_DD.diagonal(), 1)
+    noisy_DD = made_DD / (made_D * made_D[:, None])
+    noisy_DD.diagonal().add_(NOISE)
+    lower_DD = torch.linalg.cholesky(noisy_DD)
+    values_D, vectors_DD = torch.linalg.eigh(lower_DD.T @ wanted_DD @ lower_DD)
+    half_DD = torch.linalg.solve_triangular(lower_DD.T, vectors_DD, upper=True) * values_D.clamp(min=0).sqrt().sqrt()
+    colouring_DD = (half_DD @ half_DD.T) * scale_D / made_D[:, None]
+    restored_D = ((made_DD @ colouring_DD) * colouring_DD).sum(0)
+    restored: torch.Tensor = colouring_DD * _restoring(restored_D, moments)
+    return restored
+
+
 def _covariance(moments: Moments, scale_C: torch.Tensor, precision: torch.dtype = torch.float64) -> torch.Tensor:
     return moments.xy_CD.to(precision, copy=True).div_(moments.count).div_(scale_C[:, None])
 
@@ -165,6 +191,9 @@ class Factored:
             made_D = (weight_CD * wanted_CD.sub_(weight_CD, alpha=recipe.penalty)).sum(0, dtype=torch.float64)
         if recipe.restored:
             weight_CD *= _restoring(made_D, self.moments)
+        if recipe.coloured:
+            made_DD = weight_CD.T @ _correlation(self.moments, self._scale_C, precision) @ weight_CD
+            weight_CD = weight_CD @ _colouring(made_DD, self.moments)
         return AffineMap.through_means(weight_CD.div_(self._scale_C[:, None]), self.moments)
 
     @cached_property
@@ -203,6 +232,9 @@ class Spectrum:
         if recipe.restored:
             made_D = self.values_C @ coefficients_CD.square()
             coefficients_CD *= _restoring(made_D, self.moments)
+        if recipe.coloured:
+            made_DD = coefficients_CD.T @ (self.values_C[:, None] * coefficients_CD)
+            coefficients_CD = coefficients_CD @ _colouring(made_DD, self.moments)
         weight_CD = self._vectors_CC @ coefficients_CD
         return AffineMap.through_means(weight_CD.div_(self._scale_C[:, None]), self.moments)
 

@@ -121,14 +121,14 @@ def combined(moments: Moments) -> Moments:
     sums = totals([moments.count * moments.mean_x_C, moments.count * moments.mean_y_D])
     mean_x_C, mean_y_D = (one / counted for one in sums)
     step_x_C, step_y_D = moments.mean_x_C - mean_x_C, moments.mean_y_D - mean_y_D
-    xx_CC, xy_CD, yy_D = totals(
+    xx_CC, xy_CD, yy = totals(
         [
             moments.xx_CC + moments.count * torch.outer(step_x_C, step_x_C),
             moments.xy_CD + moments.count * torch.outer(step_x_C, step_y_D),
-            moments.yy_D + moments.count * step_y_D.square(),
+            moments.yy + moments.count * moments.squares(step_y_D[None]),
         ]
     )
-    return Moments(counted, mean_x_C, mean_y_D, xx_CC, xy_CD, yy_D)
+    return Moments(counted, mean_x_C, mean_y_D, xx_CC, xy_CD, yy)
 
 
 def summed(number: int) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.calibration import Calibration, Recipe, calibrate
-from autoadapt.calibration.choosing import most_cautious
+from autoadapt.calibration.choosing import Solver, most_cautious
 from autoadapt.calibration.judging import Score, divergence
 from autoadapt.errors import CalibrationError
 
@@ -26,12 +27,24 @@ def test_without_a_head_the_cosine_decides_and_named_families_go_by_cross_valida
     assert reasons["ridge"] == "generalised cross-validation, since no head was given"
 
 
-@pytest.mark.parametrize("solver", ["least_squares", "ridge", "restored", "procrustes", "anchored", "reduced_rank"])
+@pytest.mark.parametrize("solver", [one for one in get_args(Solver) if one != "auto"])
 def test_every_family_can_be_asked_for(solver):
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
     found = calibrate(model_with(old, new), at="backbone", like=old, data=BATCHES, solver=solver)
     words = {"restored": "variance restored", "anchored": "towards procrustes", "reduced_rank": "rank"}
+    words["coloured"] = "covariance restored"
     assert words.get(solver, solver.replace("_", " ")) in found.solver
+
+
+def test_covariances_of_many_channels_are_not_kept_and_that_is_said():
+    old, new = nn.Conv2d(3, 520, 4, stride=4).eval(), nn.Conv2d(3, 4, 4, stride=4).eval()
+    net = adapt(new, like=old, inputs=pictures(1, size=16))
+    with pytest.raises(CalibrationError) as caught:
+        calibrate(net, like=old, data=[pictures(8, size=16)], augment=0, solver="coloured")
+    text = str(caught.value)
+    assert "the covariance of so many channels is not kept" in text
+    assert "expected  at most 512 channels\n  found     520" in text
+    assert 'solver="anchored"' in text
 
 
 def test_one_recipe_can_be_asked_for():

@@ -27,6 +27,7 @@ from autoadapt.errors import CalibrationError
 def few_made_images(monkeypatch, no_made_images):
     """As many as show that they are made; their number is a matter of quality, and of minutes."""
     monkeypatch.setattr(making, "MADE", 8)
+    monkeypatch.setattr(making, "EACH", 0)
 
 
 def pair():
@@ -86,7 +87,16 @@ def test_0_makes_none_and_gives_what_the_images_alone_give():
     assert (found.mixed_images, found.synthetic_images) == (0, 0)
 
 
-def test_from_256_images_on_none_are_made(monkeypatch):
+def test_many_images_have_two_mixes_each_and_no_synthetic_pictures(monkeypatch):
+    monkeypatch.setattr(making, "EACH", 2)
+    monkeypatch.setattr(making, "FEW", 12)
+    state = gathered("auto", 12)[1]
+    assert (state.mixed, state.synthetic) == (24, 0)
+    state = gathered("auto", 10)[1]
+    assert (state.mixed, state.synthetic) == (20, 2)
+
+
+def test_from_1024_images_on_none_are_made(monkeypatch):
     monkeypatch.setattr(making, "ENOUGH", 12)
     assert not gathered("auto", 12)[1].made
     assert gathered("auto", 11)[1].mixed == 1

@@ -46,6 +46,14 @@ def test_many_tokens_are_multiplied_in_chunks_that_fit(monkeypatch):
         torch.testing.assert_close(parts.tensors[name], tensor, rtol=1e-12, atol=1e-12)
 
 
+def test_of_many_channels_only_the_variances_of_targets_are_kept():
+    wide = Moments.of(torch.randn(9, 513), y := torch.randn(9, 3))
+    assert wide.yy.shape == (3,)
+    torch.testing.assert_close(wide.yy_D, Moments.of(torch.randn(9, 2), y).yy.diagonal())
+    wide.add(Moments.of(torch.randn(7, 513), y[:7]))
+    torch.testing.assert_close(wide.yy_D, Moments.of(torch.randn(16, 2), torch.cat([y, y[:7]])).yy_D)
+
+
 def test_memory_does_not_grow_with_tokens():
     few, many = (Moments.of(tokens(count, 8, 0), tokens(count, 6, 1)) for count in (10, 1000))
-    assert few.bytes == many.bytes == 8 * (8 * 8 + 8 * 6 + 8 + 2 * 6)
+    assert few.bytes == many.bytes == 8 * (8 * 8 + 8 * 6 + 8 + 6 + 6 * 6)

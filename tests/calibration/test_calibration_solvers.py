@@ -1,10 +1,12 @@
 """Closed forms find what was planted, and say how good they are on tokens that they have not seen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.solvers import Factored, HeldOut, Recipe, Spectrum, constant
+from autoadapt.calibration.solvers import AffineMap, Factored, HeldOut, Recipe, Spectrum, constant
 
 INFINITE = float("inf")
 FORMS = [
@@ -13,6 +15,7 @@ FORMS = [
     Recipe(0.1, restored=True),
     Recipe(0.1, anchored=True),
     Recipe(INFINITE, anchored=True, restored=True),
+    Recipe(0.1, anchored=True, restored=True, coloured=True),
     Recipe(0.1, rank=2),
 ]
 
@@ -108,6 +111,43 @@ def test_restoring_gives_each_channel_the_variance_it_had():
     assert float((x @ Spectrum(moments).fit(Recipe(1.0)).weight_CD).var(0).sum()) < 0.9 * float(y.var(0).sum())
 
 
+@pytest.mark.parametrize("form", [Spectrum, Factored])
+def test_colouring_gives_the_targets_the_covariance_they_had(form):
+    x, y, _ = planted(noise=4.0)
+    moments = Moments.of(x, y)
+    recipe = Recipe(1.0, restored=True)
+    plain, coloured = (x @ form(moments).fit(one).weight_CD for one in (recipe, replace(recipe, coloured=True)))
+    torch.testing.assert_close(coloured.var(0), y.var(0), rtol=1e-8, atol=0)
+    torch.testing.assert_close(torch.corrcoef(coloured.T), torch.corrcoef(y.T), rtol=0, atol=0.06)
+    assert float((torch.corrcoef(plain.T) - torch.corrcoef(y.T)).abs().max()) > 0.15
+
+
+def test_colouring_after_least_squares_has_the_least_error_of_all_maps_that_restore_the_covariance():
+    x, y, _ = planted(target=4, noise=2.0)
+    y = (y - y.mean(0)) / y.std(0)
+    moments = Moments.of(x, y)
+    found = Spectrum(moments).fit(Recipe(coloured=True))
+    covariance = found.weight_CD.T @ moments.xx_CC @ found.weight_CD
+    half = torch.linalg.cholesky(covariance)
+    for seed in range(20):  # whatever turns in the whitened targets leaves the covariance as it is
+        turn = torch.linalg.qr(torch.eye(4, dtype=torch.float64) + 0.2 * random(4, 4, seed=seed))[0]
+        turn = turn * torch.sign(turn.diagonal())
+        other = AffineMap.through_means(
+            found.weight_CD @ torch.linalg.solve_triangular(half.T, turn @ half.T, upper=True), moments
+        )
+        torch.testing.assert_close(other.weight_CD.T @ moments.xx_CC @ other.weight_CD, covariance)
+        errors = [float((x @ one.weight_CD + one.bias_D - y).square().sum()) for one in (found, other)]
+        assert errors[0] < errors[1]
+
+
+def test_a_channel_that_never_changes_keeps_colouring_finite():
+    x, y, _ = planted(noise=1.0)
+    y[:, 2], x[:, 3] = 4.0, 1.0
+    found = Spectrum(Moments.of(x, y)).fit(Recipe(0.1, restored=True, coloured=True))
+    assert torch.isfinite(found.weight_CD).all()
+    torch.testing.assert_close(x @ found.weight_CD[:, 2] + found.bias_D[2], y[:, 2])
+
+
 def test_reduced_rank_goes_through_so_many_channels():
     x, y, _ = planted(noise=0.1)
     weight = Spectrum(Moments.of(x, y)).fit(Recipe(0.01, rank=2)).weight_CD
@@ -178,5 +218,6 @@ def test_recipes_read_like_what_they_do():
         "ridge 0.1, variance restored",
         "ridge 0.1 towards procrustes",
         "procrustes, variance restored",
+        "ridge 0.1 towards procrustes, covariance restored",
         "ridge 0.1, rank 2",
     ]
