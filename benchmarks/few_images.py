@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
     parser.add_argument("--pooled", action="store_true", help="the seam before the classifier")
+    parser.add_argument("--by-chance", action="store_true", help="split by chance alone, as reports take it")
     parser.add_argument("--cache", type=Path, help="a file that features are kept in, for another run")
     arguments = parser.parse_args()
     known: Features = {}
@@ -258,7 +259,7 @@ def main() -> None:
     nets = {size: whole(size, known, pooled=arguments.pooled) for size in (0, 2)}
     found, rows = photographs(), []
     for seed in arguments.seeds:
-        sets = split(found, seed)
+        sets = split(found, seed, by_chance=arguments.by_chance)
         logits = {size: answers(net, read(sets[1])) for size, net in nets.items()}
         same = float((logits[0].argmax(1) == logits[2].argmax(1)).double().mean())
         right = ", ".join(f"Lite{size} {accuracy(made, sets[1]):.2f}" for size, made in logits.items())

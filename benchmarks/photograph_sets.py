@@ -88,10 +88,17 @@ def photographs(fetch: bool = True) -> list[Photograph]:
     return found
 
 
-def split(found: Sequence[Photograph], seed: int, held_out: int = 120) -> tuple[list[Photograph], list[Photograph]]:
-    """Photographs to fit on and others to judge on; of those that have a class half are always judged on."""
+def split(
+    found: Sequence[Photograph], seed: int, held_out: int = 120, *, by_chance: bool = False
+) -> tuple[list[Photograph], list[Photograph]]:
+    """Photographs to fit on and others to judge on; of those that have a class half are always judged on.
+
+    These are easier than others. By chance alone both are of one kind, as a report takes them to be.
+    """
     order = list(found)
     random.Random(seed).shuffle(order)
+    if by_chance:
+        return order[held_out:], order[:held_out]
     labelled = [one for one in order if one.classes]
     judged = labelled[: len(labelled) // 2]
     judged += [one for one in order if not one.classes][: max(held_out - len(judged), 0)]

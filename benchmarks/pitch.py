@@ -175,7 +175,7 @@ def rows(kind: str, counts: Sequence[int], held_out: int, seeds: int) -> list[tu
         for seed in range(seeds):
             data = tones(count, seed)[0] if kind == "tones" else voiced(VOICES[::2], count, old, head, seed)
             started = time.perf_counter()
-            result = calibrate(net, like=old, head=head, data=data.split(32), images=count, refine="auto", augment=0)
+            result = calibrate(net, like=old, head=head, data=data.split(32), images=count, refine="auto")
             seconds = time.perf_counter() - started
             shares.append(right(answers(net, head, test), cents))
             print(

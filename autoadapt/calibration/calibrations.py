@@ -109,10 +109,10 @@ def calibrate(
             first part of the images gains nothing.
         augment: `auto` makes images where there are fewer than 1,024 that differ: 256 mixes of them, or two of each
             (other colours, turned, cropped, mosaics, patches of others), and where there are fewer than 256 as many
-            pictures out of nothing; of waveforms shifts and sums. Three times as many forward passes or more; they are
-            fitted on only where that is better for images that were held out, and nothing is ever judged on them. 0
-            makes none. A function makes them of a batch as the model takes it, all of whose images are of one fold:
-            `augment=lambda images: images.flip(-1)`.
+            pictures out of nothing; of waveforms shifts, other speeds and sums. Three times as many forward passes or
+            more; they are fitted on only where that is better for images that were held out, and nothing is ever judged
+            on them. 0 makes none. A function makes them of a batch as the model takes it, all of whose images are of
+            one fold: `augment=lambda images: images.flip(-1)`.
         device: Where to run; where the model is, if left out.
         seed: For the choice of places and images, and the random floor.
         state: A `.safetensors` file to go on from if it exists, and to write to now and then; each of several

@@ -8,7 +8,7 @@ from calibration_models import Model, Pyramid, model_with, pictures, same, weigh
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.calibration import calibrate, making
+from autoadapt.calibration import calibrate, making, mixed_sounds
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting
@@ -402,6 +402,18 @@ def test_a_network_of_waveforms_is_calibrated_with_sounds_made_of_them():
     )
     state = gathering.run(waves(8)[:, None].split(4), None, Progress())
     assert [part.count // 16 for part in state.made[0]] == [2, 2, 2, 2, 0]
+
+
+def test_a_sound_that_is_played_faster_is_higher_by_as_much():
+    along = torch.arange(1024)
+    wave = torch.sin(2 * torch.pi * 64 * along / 1024)
+    for speed in (0.75, 1.0, 1.25):
+        made = mixed_sounds._faster(wave, speed)
+        assert made.shape == wave.shape
+        assert int(torch.fft.rfft(made).abs().argmax()) == 64 * speed
+    torch.testing.assert_close(mixed_sounds._faster(wave, 1.0), wave)
+    halves = torch.stack([wave, 2 * wave])
+    torch.testing.assert_close(mixed_sounds._faster(halves, 1.1)[1], 2 * mixed_sounds._faster(wave, 1.1))
 
 
 def test_one_silent_clip_does_not_keep_sounds_from_being_made(seeded):
