@@ -39,13 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `sampled(n)` the first n cases run in `make test`; the others are slow ones."""
-    seen: collections.Counter[str] = collections.Counter()
+    """Make slow ones of the cases that `make test` leaves out, where a test is marked `sampled(n)` or `sampled`."""
+    ran: dict[str, list[set[tuple[str, int]]]] = collections.defaultdict(list)
     for item in items:
         if (mark := item.get_closest_marker("sampled")) is not None:
-            test = item.nodeid.partition("[")[0]
-            seen[test] += 1
-            if seen[test] > mark.args[0]:
+            earlier = ran[item.nodeid.partition("[")[0]]
+            values = {(name, id(value)) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
+            if len(earlier) < mark.args[0] if mark.args else not values <= set().union(*earlier):
+                earlier.append(values)
+            else:
                 item.add_marker(pytest.mark.slow)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -86,6 +87,13 @@ class MultiplesOf8(nn.Module):
 def adapted(kind: Kind) -> aa.AdaptedModule:
     """The new module of a kind with the voice of the old one."""
     return aa.adapt(kind.new, like=kind.like, inputs=kind.inputs, **kind.options)
+
+
+@functools.cache
+def example(kind: str) -> tuple[Kind, aa.AdaptedModule]:
+    """A kind and what `adapt` makes of it, once for all tests that leave both as they are."""
+    made = KINDS[kind]()
+    return made, adapted(made).eval()
 
 
 def spoiled_plans(plan: aa.Plan) -> Iterator[tuple[str, aa.Plan]]:

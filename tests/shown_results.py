@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from calibration_models import Model, Pyramid, model_with, pictures
-from plan_kinds import KINDS, adapted
+from plan_kinds import example
 from planted_faults import FAULTS
 from small_models import Mixed, Plain, image
 from torch import nn
@@ -60,7 +60,7 @@ def plan_of(new: nn.Module, old: nn.Module, size: int) -> aa.Plan:
 
 
 def one_output() -> aa.Plan:
-    return adapted(KINDS["tokens to a vector"]()).plan
+    return example("tokens to a vector")[1].plan
 
 
 def five_levels() -> aa.Plan:
@@ -77,11 +77,11 @@ def twenty_four_outputs() -> aa.Plan:
 
 
 def many_kinds() -> aa.Plan:
-    return adapted(KINDS["levels in other containers"]()).plan
+    return example("levels in other containers")[1].plan
 
 
 def points() -> aa.Plan:
-    return adapted(KINDS["points without indices"]()).plan
+    return example("points without indices")[1].plan
 
 
 class Channels(nn.Module):

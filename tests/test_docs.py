@@ -149,26 +149,47 @@ def test_every_tutorial_is_offered_as_a_notebook_and_a_script_with_the_code_of_t
         compile((site / "tutorials" / f"{page.stem}.py").read_text("utf-8"), page.name, "exec")
 
 
-def test_a_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SHORT = "```python\nwords = ['made', 'up']\n```\n\nand\n\n```python\nprint(*words)\n```\n\n```text\nmade up\n```\n"
+
+
+def tutorials(*names: str) -> pytest.MarkDecorator:
+    """A short page, and pages of the manual, which take long."""
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return pytest.mark.parametrize("tutorial", ["short", *slow], indirect=True)
+
+
+@pytest.fixture
+def tutorial(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page in the working folder."""
     monkeypatch.chdir(tmp_path)
-    made = json.loads(notebooks.notebook((DOCS / "tutorials" / "point-cloud.md").read_text(encoding="utf-8")))
+    text = SHORT if request.param == "short" else (DOCS / "tutorials" / f"{request.param}.md").read_text("utf-8")
+    Path("page.md").write_text(text, encoding="utf-8")
+    return tmp_path / "page.md"
+
+
+@tutorials("point-cloud")
+def test_a_notebook_runs_from_its_first_cell_to_its_last(tutorial: Path) -> None:
+    made = json.loads(notebooks.notebook(tutorial.read_text(encoding="utf-8")))
     names: dict[str, object] = {"__name__": "__notebook__"}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         for cell in made["cells"]:
             if cell["cell_type"] == "code":
                 exec("".join(cell["source"]), names)
-    assert "coordinate" in printed.getvalue()
+    assert printed.getvalue().split() == shown(tutorial)
 
 
-@pytest.mark.parametrize("name", ["point-cloud", pytest.param("test-your-adapters", marks=pytest.mark.slow)])
-def test_a_tutorial_as_a_script_prints_what_its_page_shows(name: str, tmp_path: Path) -> None:
-    page = DOCS / "tutorials" / f"{name}.md"
-    (tmp_path / "page.py").write_text(notebooks.script(page.read_text(encoding="utf-8")), encoding="utf-8")
+@tutorials("point-cloud", "test-your-adapters")
+def test_a_tutorial_as_a_script_prints_what_its_page_shows(tutorial: Path) -> None:
+    Path("page.py").write_text(notebooks.script(tutorial.read_text(encoding="utf-8")), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "page.py"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    shown = "\n".join(block.shown for block in blocks(page) if block.shown)
-    assert done.stdout.split() == shown.split()
+    assert done.stdout.split() == shown(tutorial)
+
+
+def shown(page: Path) -> list[str]:
+    """The words that a page says are printed."""
+    return "\n".join(block.shown for block in blocks(page) if block.shown).split()
 
 
 def test_the_readme_shows_what_the_first_lines_print() -> None:

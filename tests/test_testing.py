@@ -269,13 +269,17 @@ def test_a_test_of_ones_own_is_told_what_it_misses(pyramid):
     assert {"cut at odd sizes", "no gradient", "items of a batch mixed"} <= set(found.missed)
     assert {"batch of one", "one container more"} <= set(found.caught)
     assert str(found).startswith(f"{len(found.caught)} of {len(found.caught) + len(found.missed)} kinds of fault")
-    assert caught_by(lambda net: assert_adapts(net, X, like=pyramid.signature), pyramid)
     covered = {mutant.check for mutant in mutants(pyramid)}
     assert covered.isdisjoint(found.unasked)
     assert covered | set(found.unasked) == {check.name for check in pyramid.verify(X).checks}
     assert str(found).endswith(f" no mutant  for verify's {', '.join(found.unasked)}")
     with pytest.raises(AssertionError, match="fails for the module itself"):
         caught_by(lambda net: assert_shapes(None), pyramid)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_asserted_to_adapt_misses_nothing(pyramid):
+    assert caught_by(lambda net: assert_adapts(net, X, like=pyramid.signature), pyramid)
 
 
 def assert_shapes(levels):

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
-from plan_kinds import KINDS, adapted, texts
+from plan_kinds import KINDS, adapted, example, texts
 from point_clouds import PointTransformer, cloud
 from small_models import Mixed, Pair, Plain, Pyramid, Record, Tokens, Wrapped, image
 from torch import fx, nn
@@ -34,7 +34,7 @@ def test_the_code_is_straight_lines_that_read_the_outputs_by_their_own_names():
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_node_of_the_graph_is_used(kind):
-    graph = adapted(KINDS[kind]()).graph
+    graph = example(kind)[1].graph
     loose = [node for node in graph.nodes if not node.users and node.op not in ("output", "placeholder")]
     assert [node for node in loose if node.target != "update"] == []
 
@@ -92,8 +92,7 @@ TWINS = {
 @pytest.mark.parametrize("how", TWINS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_twin_gives_the_same_outputs_in_the_same_containers(how, kind):
-    made = KINDS[kind]()
-    net = adapted(made).eval()
+    made, net = example(kind)
     twin = TWINS[how](net)
     given = made.inputs if isinstance(made.inputs, tuple) else (made.inputs,)
     expected, found = net(*given), twin(*given)
@@ -203,7 +202,7 @@ def test_arguments_that_were_no_tensors_have_the_defaults_they_had():
 
 
 def test_a_dict_that_counts_as_absent_while_it_is_empty_is_not_touched():
-    plan = adapted(KINDS["points"]()).plan
+    plan = example("points")[1].plan
     target = plan.target.model_copy(update={"replaced_when_empty": ("end_points",)})
     net = aa.build(PointTransformer(), plan.model_copy(update={"target": target}))
     empty, filled = {}, {"before": 1}

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from plan_kinds import KINDS, adapted, texts
+from plan_kinds import KINDS, adapted, example, texts
 from small_models import Pair, Pyramid, Record, Wrapped, image
 from torch import fx, nn
 from transformers.modeling_outputs import BackboneOutput
@@ -27,8 +27,7 @@ def printed_forward(net):
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_printed_code_gives_the_same_bits(kind):
-    made = KINDS[kind]()
-    net = adapted(made).eval()
+    made, net = example(kind)
     given = made.inputs if isinstance(made.inputs, tuple) else (made.inputs,)
     expected, found = net(*given), printed_forward(net)(net, *given)
     assert flatten(found)[0] == flatten(expected)[0]
@@ -156,7 +155,7 @@ def test_the_whole_prints_its_modules_and_this_code():
 
 
 def test_an_argument_of_a_name_that_python_does_not_allow_is_refused():
-    plan = adapted(KINDS["map to a vector"]()).plan
+    plan = example("map to a vector")[1].plan
     tree = plan.target.inputs.tree.model_copy(update={"keys": ("x=print('run')",)})
     target = plan.target.model_copy(update={"inputs": plan.target.inputs.model_copy(update={"tree": tree})})
     with pytest.raises(aa.BuildError, match="an argument has a name that Python does not allow"):

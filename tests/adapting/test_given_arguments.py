@@ -201,6 +201,7 @@ def test_arrays_keep_their_values_and_the_dtype_of_the_model() -> None:
     assert str(aa.capture(nn.Embedding(9, 4), np.array([[1, 2, 3]])).outputs.leaves[0]).startswith("f32[B")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("inputs", "what", "remedy"),
     [

@@ -199,6 +199,7 @@ class Floats(Attending):
         return self.attend(ids, torch.floor(mask) if mask.is_floating_point() else mask[None, None, None])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("new", "own"), [(Truths(6), MASK.bool()), (Floats(6), MASK.float())], ids=["bool", "f32"])
 @pytest.mark.parametrize("given", [MASK, MASK.bool(), MASK.float()], ids=["i64", "bool", "f32"])
 def test_a_mask_is_cast_to_what_the_new_module_takes(new, own, given):

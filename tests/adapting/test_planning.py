@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from plan_kinds import KINDS, adapted
+from plan_kinds import KINDS, example
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,8 +29,7 @@ def level(stride, channels=8):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_comes_back_from_json_and_builds_the_same_module(kind):
-    made = KINDS[kind]()
-    net = adapted(made)
+    made, net = example(kind)
     again = aa.Plan.model_validate(json.loads(net.plan.model_dump_json()))
     assert again == net.plan
     assert str(again) == str(net.plan)
@@ -39,7 +38,7 @@ def test_a_plan_comes_back_from_json_and_builds_the_same_module(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_specs_of_a_route_follow_from_its_steps_and_end_in_the_contract(kind):
-    plan = adapted(KINDS[kind]()).plan
+    plan = example(kind)[1].plan
     contract = dict(plan.target.outputs.items())
     for route in plan.routes:
         spec = route.specs[0]
@@ -51,7 +50,7 @@ def test_the_specs_of_a_route_follow_from_its_steps_and_end_in_the_contract(kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_parameters_of_a_plan_are_those_of_the_layers(kind):
-    net = adapted(KINDS[kind]())
+    _, net = example(kind)
     assert net.plan.parameters == sum(p.numel() for p in aa.param_groups(net)["adapters"])
 
 

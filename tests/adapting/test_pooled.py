@@ -156,6 +156,7 @@ class PooledByFunctions(nn.Module):
         return self.head(self.read(x))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(
     ("head", "tap"),

@@ -38,6 +38,7 @@ class Speech(nn.Module):
         return (read, made[self.form]) if self.form else read
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("form", ["truth", "numbers", "hidden", "lengths"])
 @pytest.mark.parametrize("new", [Speech(), Speech("truth"), Speech("", ((8, 4), (4, 2)))], ids=["none", "own", "other"])
 def test_a_mask_of_frames_is_that_of_the_samples_thinned(form, new):

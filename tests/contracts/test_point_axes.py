@@ -12,6 +12,7 @@ from autoadapt.contracts.capturing.point_axes import CLOUDS, clouds, point_axis
 from autoadapt.contracts.signature import TensorSpec
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("sizes", [(16, 16), (8, 64), (64, 8)])
 @pytest.mark.parametrize("scale", [1.0, 40.0])
 def test_the_axis_is_found_in_either_layout(sizes: tuple[int, int], scale: float) -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import timm
 import torch
-from plan_kinds import KINDS, adapted, spoiled_plans
+from plan_kinds import KINDS, example, spoiled_plans
 from rich.console import Console
 from shown_results import HOSTILE, RESULTS, hostile, result
 from small_models import Mixed, Plain, image
@@ -217,7 +217,7 @@ def test_an_input_that_only_the_old_module_takes_can_be_handed_through():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_that_was_edited_into_nonsense_is_shown_all_the_same(kind):
-    for _, spoiled in spoiled_plans(adapted(KINDS[kind]()).plan):
+    for _, spoiled in spoiled_plans(example(kind)[1].plan):
         assert picture_texts(spoiled)
         assert spoiled._repr_html_()
 

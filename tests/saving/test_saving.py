@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from plan_kinds import KINDS as PLAN_KINDS, adapted, texts
+from plan_kinds import KINDS as PLAN_KINDS, example, texts
 from saved_models import KINDS, Made, contract, images, made, train_a_step
 from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from small_saved import ALLOW, loaded, offline, small  # noqa: F401 (a fixture)
@@ -60,8 +60,7 @@ def test_adapters_come_back_onto_a_backbone_that_is_made_to_read_other_channels(
 
 @pytest.mark.parametrize("kind", PLAN_KINDS)
 def test_every_kind_of_plan_survives(kind, tmp_path):
-    one = PLAN_KINDS[kind]()
-    net = adapted(one).eval()
+    one, net = example(kind)
     aa.save(net, tmp_path)
     inputs = one.inputs if isinstance(one.inputs, tuple) else (one.inputs,)
     assert Made(net, one.new, inputs).same(aa.restore(tmp_path, new=one.new))

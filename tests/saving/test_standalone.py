@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import timm
 import torch
-from plan_kinds import KINDS as PLAN_KINDS, adapted, texts
+from plan_kinds import KINDS as PLAN_KINDS, example, texts
 from saved_models import KINDS, Made, contract, images, made
 from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
 from torch import nn
@@ -58,8 +58,7 @@ def test_the_file_gives_the_same_bits_with_the_same_state_dict(kind, folder):
 
 @pytest.mark.parametrize("kind", PLAN_KINDS)
 def test_every_kind_of_plan_becomes_a_file(kind, folder):
-    one = PLAN_KINDS[kind]()
-    net = adapted(one).eval()
+    one, net = example(kind)
     inputs = one.inputs if isinstance(one.inputs, tuple) else (one.inputs,)
     other = standalone(net, one.new, folder / f"plan_{list(PLAN_KINDS).index(kind)}.py")
     assert Made(net, one.new, inputs).same(other)
@@ -331,7 +330,7 @@ def test_layers_that_are_not_those_of_the_plan_are_refused(tmp_path):
 
 def test_only_adapted_modules_become_files():
     with pytest.raises(aa.SavingError) as caught:
-        aa.to_source(nn.Sequential(adapted(PLAN_KINDS["map to a vector"]())))
+        aa.to_source(nn.Sequential(example("map to a vector")[1]))
     assert caught.value.mismatches[0].remedy == 'aa.to_source(model.get_submodule("0"), ...)'
 
 

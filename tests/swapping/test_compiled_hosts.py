@@ -19,6 +19,7 @@ def compiled():
     return torch.compile(written.PoseNet().eval(), backend="eager")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("has_run", [False, True])
 @pytest.mark.parametrize("region", [SPAN, "_orig_mod.conv1:_orig_mod.layer3"])
 def test_a_region_inside_the_wrapper_is_swapped_there(compiled, region, has_run):

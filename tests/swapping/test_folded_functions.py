@@ -287,6 +287,7 @@ def test_a_model_that_keeps_what_its_first_call_made_answers_at_the_second_one_t
         assert_alike(folded(x), model(x))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "function", [lambda level: level.shape[1], lambda level: level.size()[1], lambda level: level.size(1)]
 )
