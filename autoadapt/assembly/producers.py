@@ -65,11 +65,7 @@ class Producer:
         if self.name == "backbone":
             return levels_of(self.signature)
         found = levels_of(self.signature.model_copy(update={"inner": ()}))
-        given = [self.specs[level.path] for level in found]
-        return [
-            Level(level.path, spec, spec, made.stride, made.channels)
-            for level, spec, made in zip(found, given, map(_alone, found, given), strict=True)
-        ]
+        return [_alone(level.path, self.specs[level.path]) for level in found]
 
     def find(self, name: str) -> Level | None:
         """The level of a name: a path among the outputs, `c4`, or a place; also one that has to be made."""
@@ -183,8 +179,9 @@ class Producer:
         return next(keys for text, keys in known if text == path)
 
 
-def _alone(level: Level, spec: TensorSpec) -> Level:
-    return levels_of(Signature.parse({"x": spec}))[0]
+def _alone(path: str, spec: TensorSpec) -> Level:
+    made = levels_of(Signature.parse({"x": spec}))[0]
+    return Level(path, spec, spec, made.stride, made.channels)
 
 
 def _unremarked(made: Plan) -> Plan:

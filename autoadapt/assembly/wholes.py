@@ -170,7 +170,7 @@ def _indexed(head: Mapping[str, Any]) -> Sequence[tuple[int, int]]:
     return [(index, channels)] if isinstance(index, int) and isinstance(channels, int) else []
 
 
-def taken_by(producer: Producer, spec: Signature | None = None) -> list[Taken]:
+def taken_by(producer: Producer) -> list[Taken]:
     """The levels that a whole is given, for the report."""
-    made = producer.plan.target if producer.plan is not None else spec or producer.signature
+    made = producer.plan.target if producer.plan is not None else producer.signature
     return [Taken(producer, Level(path, each, each, None, None), each) for path, each in made.outputs.items()]

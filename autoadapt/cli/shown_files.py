@@ -81,7 +81,7 @@ def held_by(path: Path) -> Dated:
         kind = next((name for field, name in _KINDS.items() if field in fields), "")
         if not kind or not isinstance(fields, Mapping):
             raise ValueError("none of the fields is known")
-        return _read(path, fields, kind)
+        return _read(path, kind)
     except (ValueError, TypeError, RecursionError) as error:
         remedy = f"autoadapt show {shlex.quote(str(path.parent))}" if path.name in (CONFIG, WHOLE) else _MAKE
         fault = Mismatch(text, _EXPECTED, "something else", remedy)
@@ -99,7 +99,7 @@ def _recorded(path: Path) -> Dated:
         raise
 
 
-def _read(path: Path, fields: Mapping[str, Any], kind: str) -> Dated:
+def _read(path: Path, kind: str) -> Dated:
     from autoadapt.contracts.signature import Signature
 
     module, _, name = kind.partition(":")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from autoadapt.showing import Badge, Cell, Column, Facts, Name, Part, Section, Share, Table, section_of
-from autoadapt.weights import SourceEntry, Transfer
+from autoadapt.weights import Transfer
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.summary import coverage, module_groups, name_stages, notes, percent, shape_groups
 
@@ -60,8 +58,8 @@ def _listed(made: Transfer) -> list[tuple[str, Cell]]:
     missing = [e for e in made.targets if e.bucket == "missing" and e.how != "excluded"]
     here, there = [e.name for e in made.targets], [e.name for e in made.sources]
     groups = (
-        ("only in the checkpoint", _bucket(made, "unexpected", expected=False), there),
-        ("only there, expected", _bucket(made, "unexpected", expected=True), there),
+        ("only in the checkpoint", _unexpected(made, expected=False), there),
+        ("only there, expected", _unexpected(made, expected=True), there),
         ("only in the model", [e.name for e in missing if not e.expected], here),
         ("only here, expected", [e.name for e in missing if e.expected], here),
         ("excluded", [e.name for e in made.sources if e.bucket == "excluded"], there),
@@ -69,9 +67,8 @@ def _listed(made: Transfer) -> list[tuple[str, Cell]]:
     return [(f"{title} ({len(names)})", Name(_patterns(names, among))) for title, names, among in groups if names]
 
 
-def _bucket(made: Transfer, bucket: str, *, expected: bool) -> list[str]:
-    entries: Sequence[SourceEntry] = made.sources
-    return [entry.name for entry in entries if entry.bucket == bucket and entry.expected == expected]
+def _unexpected(made: Transfer, *, expected: bool) -> list[str]:
+    return [entry.name for entry in made.sources if entry.bucket == "unexpected" and entry.expected == expected]
 
 
 def _patterns(names: list[str], among: list[str]) -> str:

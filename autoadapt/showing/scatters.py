@@ -15,6 +15,7 @@ from autoadapt.showing.shapes import Circle, Group, Path, Shape, Text
 
 __all__ = ["READABLE_SCATTER", "cost_ticks", "scatter_svg"]
 
+HEIGHT = 470.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 20.0, 34.0, 52.0
 LONGEST_NAME = 30
 FEWEST_TICKS, MOST_TICKS = 3, 8
@@ -22,13 +23,13 @@ READABLE_SCATTER = 570
 """Pixels below which the letters would be too small."""
 
 
-def scatter_svg(scatter: Scatter, *, width: float = 760.0, height: float = 470.0) -> str:
+def scatter_svg(scatter: Scatter, *, width: float = 760.0) -> str:
     """Draw a scatter in the colours of the page around it."""
     across = _logarithmic([dot.across for dot in scatter.dots])
     up = _linear([dot.up for dot in scatter.dots])
-    frame = _Frame(across, up, width, height)
+    frame = _Frame(across, up, width)
     shapes = [*_grid(scatter, frame), *_front(scatter.dots, frame), *_dots(scatter.dots, frame)]
-    return svg_of(scatter.title, width, height, shapes, kinds="aa-picture aa-scatter")
+    return svg_of(scatter.title, width, HEIGHT, shapes, kinds="aa-picture aa-scatter")
 
 
 class _Axis:
@@ -44,23 +45,22 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Two axes in a picture of a size."""
+    """Two axes in a picture."""
 
     across: _Axis
     up: _Axis
     width: float
-    height: float
 
     @property
     def inside(self) -> Area:
         """Where points stand."""
-        return (LEFT, TOP, self.width - RIGHT, self.height - BOTTOM)
+        return (LEFT, TOP, self.width - RIGHT, HEIGHT - BOTTOM)
 
     def x(self, value: float) -> float:
         return self.across.at(value, LEFT, self.width - RIGHT)
 
     def y(self, value: float) -> float:
-        return self.up.at(value, self.height - BOTTOM, TOP)
+        return self.up.at(value, HEIGHT - BOTTOM, TOP)
 
 
 def _logarithmic(values: Sequence[float]) -> _Axis:
@@ -110,7 +110,7 @@ def _grid(scatter: Scatter, frame: _Frame) -> list[Shape]:
         y = frame.y(tick)
         drawn += [Path(f"M{left} {y:.1f}H{right}", "aa-rule")]
         drawn += [_text(f"{tick:g}", left - 8, y + 4, anchor="end")]
-    titles = _text(scatter.across, (left + right) / 2, frame.height - 12), _text(scatter.up, 8, 18, anchor="start")
+    titles = _text(scatter.across, (left + right) / 2, HEIGHT - 12), _text(scatter.up, 8, 18, anchor="start")
     return [*drawn, *titles]
 
 

@@ -65,12 +65,12 @@ def _entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
     return tuple(importlib.metadata.entry_points(group=GROUP))
 
 
-def package(name: str, extra: str = "zoo") -> ModuleType:
+def package(name: str) -> ModuleType:
     """An optional package."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        fault = Mismatch(name, "an installed package", str(error), install_line(extra))
+        fault = Mismatch(name, "an installed package", str(error), install_line("zoo"))
         raise SourceError(f"{name} is not installed", [fault]) from error
 
 
