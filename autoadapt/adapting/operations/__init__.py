@@ -13,7 +13,7 @@ from autoadapt.adapting.operations.channels import (
 from autoadapt.adapting.operations.closed_set import Operation
 from autoadapt.adapting.operations.counted import Counted
 from autoadapt.adapting.operations.masking import Hide, Remask
-from autoadapt.adapting.operations.operation import shown_sizes, specs_along
+from autoadapt.adapting.operations.operation import Conversion, shown_sizes, specs_along
 from autoadapt.adapting.operations.patterns import axis_groups
 from autoadapt.adapting.operations.points import Recover, Thin, Thinning
 from autoadapt.adapting.operations.spatial import Averaging, Mean, Pad, Pool, Resample, Resize
@@ -25,6 +25,7 @@ __all__ = [
     "Averaging",
     "Cast",
     "Channels",
+    "Conversion",
     "Copy",
     "Counted",
     "DropPrefix",

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import fx
 
-from autoadapt.adapting.operations.operation import BaseOperation, Dims
+from autoadapt.adapting.operations.operation import BaseOperation, Conversion, Dims
 from autoadapt.adapting.operations.patterns import axis_groups
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
@@ -22,6 +22,7 @@ class Rearrange(BaseOperation):
     """Split, permute and merge axes, in einops notation."""
 
     says: ClassVar[str] = "moves, splits, merges axes"
+    converts: ClassVar[Conversion | None] = "layout"
     text: ClassVar[str] = "{pattern}"
     takes_any: ClassVar[bool] = True
     op: Literal["rearrange"] = "rearrange"

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import fx
 
 from autoadapt.adapting import layers
-from autoadapt.adapting.operations.operation import BaseOperation, Dims, values_in
+from autoadapt.adapting.operations.operation import BaseOperation, Conversion, Dims, values_in
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import NativeSizes, Statistics, TensorSpec, channel_names, conversion, met_by_name
@@ -91,6 +91,7 @@ class Channels(BaseOperation):
     """
 
     says: ClassVar[str] = "first layer reads others"
+    converts: ClassVar[Conversion | None] = "channels"
     op: Literal["channels"] = "channels"
     source: int
     """Channels that are given."""
@@ -188,6 +189,7 @@ class Renormalize(BaseOperation):
     """
 
     says: ClassVar[str] = "other mean, range, order"
+    converts: ClassVar[Conversion | None] = "statistics"
     text: ClassVar[str] = "{given} -> {wanted}"
     op: Literal["renormalize"] = "renormalize"
     given: Statistics

@@ -6,7 +6,7 @@ import abc
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from torch import fx
 
@@ -16,8 +16,11 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["BaseOperation", "Dims", "entries", "shown_sizes", "specs_along", "values_in"]
+__all__ = ["BaseOperation", "Conversion", "Dims", "entries", "shown_sizes", "specs_along", "values_in"]
 
+Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
+"""What may be changed of an input: the order of its axes, how many channels are read, height and width, and
+mean, spread, range and order of colours, where these of both modules are known."""
 Dims: TypeAlias = tuple[Dim, ...]
 
 
@@ -30,6 +33,8 @@ class BaseOperation(MadeByHand):
     """What it does, where a picture explains its operations."""
     takes_any: ClassVar[bool] = False
     """Whether also values that are not floating-point numbers may go in."""
+    converts: ClassVar[Conversion | None] = None
+    """What it changes of an input, as `convert_inputs` calls that; None for what needs no leave."""
     moves_cells: ClassVar[bool] = False
     """Whether cells that come out lie elsewhere, so that centres that were known are not any longer."""
 

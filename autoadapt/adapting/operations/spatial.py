@@ -13,7 +13,7 @@ from torch import fx
 from autoadapt.adapting import layers
 from autoadapt.adapting.operations.counted import Counted, where_text
 from autoadapt.adapting.operations.mask_nodes import averaged
-from autoadapt.adapting.operations.operation import BaseOperation, Dims, shown_sizes, values_in
+from autoadapt.adapting.operations.operation import BaseOperation, Conversion, Dims, shown_sizes, values_in
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import TensorSpec
 
@@ -103,6 +103,7 @@ class Resize(Averaging):
     """Linear interpolation of the spatial axes to exact sizes; `[B, C, *spatial]`."""
 
     says: ClassVar[str] = "interpolates to exact sizes"
+    converts: ClassVar[Conversion | None] = "size"
     keeps_memory: ClassVar[bool] = True
     op: Literal["resize"] = "resize"
     dims: Dims
@@ -166,6 +167,7 @@ class Pad(BaseOperation):
     """
 
     says: ClassVar[str] = "zeros below and to the right"
+    converts: ClassVar[Conversion | None] = "size"
     op: Literal["pad"] = "pad"
     dims: Dims
     """One size for each spatial axis."""

@@ -6,14 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.operations import (
-    Channels,
+    Conversion,
     Copy,
     Native,
     Operation,
     Pad,
     Rearrange,
     Remask,
-    Renormalize,
     Resize,
     specs_along,
 )
@@ -27,10 +26,6 @@ from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, imag
 from autoadapt.errors import MatchError, Mismatch
 
 __all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs", "too_short"]
-
-Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
-"""What may be changed of an input: the order of its axes, how many channels are read, height and width, and
-mean, spread, range and order of colours, where these of both modules are known."""
 
 Fit: TypeAlias = Literal["pad", "resize"]
 """How images of a size that the new module refuses become ones of a legal size."""
@@ -75,7 +70,7 @@ def route_inputs(
         if isinstance(steps, Mismatch):
             faults.append(steps)
             continue
-        forbidden = [kind for kind in _conversions(steps) if kind not in convert]
+        forbidden = dict.fromkeys(step.converts for step in steps if step.converts and step.converts not in convert)
         faults += [_not_allowed(path, chosen, source, target, kind) for kind in forbidden]
         steps = (*steps, *masked)
         if path in source.written and chosen not in target.written:
@@ -93,17 +88,6 @@ def _check_conversions(convert: Collection[Conversion]) -> None:
             "convert_inputs", f"some of {', '.join(CONVERSIONS)}", repr(convert), 'convert_inputs=("layout", "size")'
         )
         raise MatchError("there is no such conversion of inputs", [fault])
-
-
-def _conversions(steps: Sequence[Operation]) -> list[Conversion]:
-    kinds: dict[type, Conversion] = {
-        Rearrange: "layout",
-        Channels: "channels",
-        Resize: "size",
-        Pad: "size",
-        Renormalize: "statistics",
-    }
-    return list(dict.fromkeys(kinds[type(step)] for step in steps if not isinstance(step, Native)))
 
 
 def check_fit(fit: object) -> None:
