@@ -142,14 +142,13 @@ def _by_head(fitting: Fitting, judge: Judge, options: Sequence[Recipe], solver: 
         for shared in (True, False) if fitting.has_places else (False,):
             for path in _walks(bool(has_few_tokens(fitting, shared=shared)), is_dear):
                 descend([replace(one, shared=shared) for one in path], trials.loss)
-        best = trials.best()
-        if fitting.has_covariances and best.restored:
-            best = trials.best([replace(best, coloured=True)])
         best = trials.best([] if fitting.class_map is None else [Recipe(classes=True)])
     else:
         best = trials.best(options)
     if len(options) > 1 and not is_dear and 0 < best.penalty < INFINITE:
         best = trials.best(best.at(best.penalty * factor) for factor in (0.3, 3.0))
+    if solver == "auto" and best.restored and fitting.has_covariances:
+        best = trials.best([replace(best, coloured=True)])  # once: of penalties a coloured map depends little
     reason = f"held-out loss of the head, {len(trials.scores)} tried" if len(options) > 1 else "as asked for"
     cautious = most_cautious(trials.scores, best)
     if cautious != best:
