@@ -18,6 +18,7 @@ from autoadapt.adapting.pairings import (
     Pairing,
     Source,
     behind_all,
+    by_names,
     cell,
     fitting,
     is_namesake,
@@ -122,10 +123,11 @@ class _Matching:
 
     def choose_namesakes(self) -> None:
         """Take the output of the same name, wherever it stands among the outputs."""
+        named = by_names(self.sources)
         for path in self._unpaired():
-            source = self.sources.get(path)
-            if source and is_namesake(source, self._want(path).tensor) and path in self._honest(path):
-                self.found[path] = Pairing(path, path)
+            source = named.get(path)
+            if source and is_namesake(source, path, self._want(path).tensor) and source.path in self._honest(path):
+                self.found[path] = Pairing(path, source.path)
 
     def pairing(self, path: str) -> Pairing:
         """What serves an output; one that is the same tensor as another is served by what serves that."""
@@ -287,7 +289,7 @@ class _Matching:
             return (named[0],)
         if all(self.sources[option].tap for option in near):
             return tuple(near)
-        return named_alike(near, path)
+        return named_alike(map(self.sources.__getitem__, near), path)
 
     def _finest(self, options: list[str]) -> list[str]:
         finest = min(self._cells[option] for option in options)

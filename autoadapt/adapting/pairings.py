@@ -17,6 +17,7 @@ __all__ = [
     "Pairing",
     "Source",
     "behind_all",
+    "by_names",
     "cell",
     "fitting",
     "is_namesake",
@@ -48,6 +49,8 @@ class Source:
     """Which parameters of the new module it depends on, one bit each; 0 where that is not known."""
     scores: bool = False
     """Whether it scores classes; then it serves nothing but such scores."""
+    also: tuple[str, ...] = ()
+    """Where the very same tensor stands besides, as the last hidden state does at the end of the list of all."""
     eval_only: bool = False
     """Whether nothing returns it in train mode; then it serves what no other output does."""
 
@@ -157,12 +160,17 @@ def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str,
     return [tuple(fitting) for fitting in found]
 
 
-def is_namesake(source: Source, wanted: Factored) -> bool:
-    """Whether an output has its name in common with a target of its path, and its strides too.
+def by_names(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """Sources by each path at which they stand."""
+    return {path: source for source in sources.values() for path in (*source.also, source.path)}
+
+
+def is_namesake(source: Source, path: str, wanted: Factored) -> bool:
+    """Whether an output has its name in common with a target of one of its paths, and its strides too.
 
     Strides of sequences may differ, whose depth is not known and whose frames are resampled.
     """
-    named = name_in(source.path) not in ("", "output")  # "output" is what an output without a name is called
+    named = name_in(path) not in ("", "output")  # "output" is what an output without a name is called
     is_resampled = wanted.spec.depth is None and _is_sequence(wanted.spec)
     return named and not source.tap and (is_resampled or source.tensor.strides == wanted.strides)
 
@@ -177,10 +185,11 @@ def name_in(path: str) -> str:
     return next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
 
 
-def named_alike(options: Sequence[str], path: str) -> tuple[str, ...]:
-    """The options whose paths have the most words in common with another."""
-    alike = {option: len(_words_in(option) & _words_in(path)) for option in options}
-    return tuple(option for option in options if alike[option] == max(alike.values()))
+def named_alike(options: Iterable[Source], path: str) -> tuple[str, ...]:
+    """The options one of whose paths has the most words in common with another."""
+    wanted = _words_in(path)
+    alike = {one.path: max(len(_words_in(own) & wanted) for own in (one.path, *one.also)) for one in options}
+    return tuple(option for option in alike if alike[option] == max(alike.values()))
 
 
 @functools.lru_cache(maxsize=8192)

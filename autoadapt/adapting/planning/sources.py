@@ -49,8 +49,9 @@ def output_sources(
     for path, spec in source.outputs.items():
         if bool(spec.same_as) != again or any(dim.constant == 0 for dim in spec.dims):
             continue  # an empty one, as segmentation_models_pytorch fills a level in, holds nothing
-        parent, _, last = path.rpartition(".")
-        sequence = f"{parent}." if last.isdigit() else ""
+        also = tuple(other for other, one in source.outputs.items() if one.same_as == path)
+        parents = [parent for parent, _, last in (one.rpartition(".") for one in (path, *also)) if last.isdigit()]
+        sequence = f"{parents[0]}." if parents else ""
         read = reads.get(path, heads.get(_flat(spec), ""))
         found.append(
             Source(
@@ -60,10 +61,12 @@ def output_sources(
                 reads=read,
                 weights=weights.get(path, 0),
                 scores=path in source.scores,
+                also=also,
                 eval_only=path in lost,
             )
         )
-    return found
+    order = source.outputs.paths.index
+    return sorted(found, key=lambda one: order((one.path, *one.also)[-1]))
 
 
 def _flat(spec: TensorSpec) -> tuple[Dim, ...]:
