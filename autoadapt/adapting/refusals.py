@@ -160,7 +160,7 @@ def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[T
     """What to write instead of a spec, or around the new module; empty where nothing helps.
 
     A spec with a number of samples gets an axis for them; a map of fixed size that no run told to be one is resized by
-    whoever knows it.
+    whoever knows it, and tokens that are no frames alone are made frames.
 
     Args:
         spec: The one that is refused.
@@ -179,6 +179,10 @@ def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[T
     if len(targets) == 1 and len(sides) > 1 and sides[0] == spec.dims[2:] != sides[1]:
         size = ", ".join(map(str, sides[0]))
         return f"nn.Sequential(new, nn.AdaptiveAvgPool2d(({size})))  # for new, if both list rows and columns last"
+    listed = any(one.point_axis is not None for one in sources)
+    if listed and any(dim.axes - {"B"} for dim in spec.dims):
+        frames = "tokens[:, others:].unflatten(1, (bands, frames)).mean(1)"
+        return f"return {frames}  # in a module around new: behind the others, bands in rows"
     batched = any("B" in dim.axes for one in sources for dim in one.dims)
     if not batched or any("B" in dim.axes for one in targets for dim in one.dims) or len(spec.dims) < 2:
         return ""

@@ -105,17 +105,19 @@ def test_whisper_tells_its_length_and_serves_frames_of_any_other():
 
 
 class Patches(nn.Module):
-    """Tokens of so many frames of all bands each, of one length, behind a layer that does not tell frames."""
+    """Tokens of so many frames each, of all bands or a part of them, behind others; no layer tells frames."""
 
-    def __init__(self, tokens, width):
+    def __init__(self, tokens, width, *, others=0, rows=1):
         super().__init__()
         torch.manual_seed(tokens + width)
-        self.cut = nn.Conv2d(1, width, (BANDS, 48 // tokens), stride=(BANDS, 48 // tokens))
+        size = (BANDS // rows, 48 * rows // tokens)
+        self.cut, self.others = nn.Conv2d(1, width, size, stride=size), nn.Parameter(torch.randn(1, others, width))
         self.places = nn.Parameter(torch.randn(tokens, width))
         self.mix = nn.TransformerEncoderLayer(width, 2, width, batch_first=True, dropout=0)
 
     def forward(self, features):
-        return self.mix(self.cut(features[:, None]).flatten(2).mT + self.places)
+        tokens = self.cut(features[:, None]).flatten(2).mT + self.places
+        return self.mix(torch.cat([self.others.expand(len(tokens), -1, -1), tokens], 1))
 
 
 @pytest.mark.parametrize("width", [16, 24])
@@ -148,20 +150,55 @@ def test_as_many_frames_as_channels_keep_their_places():
     assert int(moved.argmax()) in (14, 15, 16)
 
 
-@pytest.mark.parametrize(
-    ("new", "old"),
-    [
-        ((12, 16), (24, 16)),
-        ((24, 16), (12, 16)),
-        ((24, 24), (12, 24)),
-    ],
-)
-def test_tokens_are_not_projected_to_another_number_of_them_where_channels_agree(new, old):
-    x = torch.randn(2, BANDS, 48)
-    with pytest.raises(aa.MatchError, match=rf"there are {new[0]} points or tokens and {old[0]} are wanted"):
-        aa.adapt(Patches(*new).eval(), like=Patches(*old).eval(), inputs=x)
-    with pytest.raises(aa.MatchError, match=rf"there are {new[0]} points or tokens and {old[0]} are wanted"):
-        aa.adapt(Patches(*new).eval(), like=[f"f32[B, {old[0]}, {old[1]}]"], inputs=x)
+@pytest.mark.parametrize(("tokens", "frames"), [(24, "floor(N/2)"), (12, "floor(N/4)"), (16, "floor(N/3)")])
+def test_frames_that_no_layer_tells_are_told_by_what_answers_to_them(tokens, frames):
+    seen = aa.capture(Patches(tokens, 16).eval(), torch.randn(2, BANDS, 48))
+    assert [str(*values.leaves) for values in (seen.inputs, seen.outputs)] == ["f32[B, 20, N]", f"f32[B, {frames}, 16]"]
+
+
+def test_frames_of_one_length_serve_those_of_another_rate_where_they_lie():
+    x = torch.zeros(1, BANDS, 48)
+    net = aa.adapt(Patches(24, 16).eval(), like=Patches(12, 16).eval(), inputs=x).eval()
+    loud = x.clone()
+    loud[:, :, 20:24] += 1
+    assert int((net(loud) - net(x)).norm(dim=2).argmax()) == 5
+    net.verify().raise_if_failed()
+
+
+@pytest.mark.parametrize("kinds", [{"others": 1}, {"others": 2}, {"rows": 2}, {"others": 2, "rows": 2}])
+def test_a_grid_of_bands_and_frames_or_tokens_behind_others_are_no_frames(kinds):
+    x, new = torch.randn(2, BANDS, 48), Patches(24, 16, **kinds).eval()
+    count = 24 + kinds.get("others", 0)
+    assert str(*aa.capture(new, x).outputs.leaves) == f"f32[B, {count}, 16]"
+    told = f"its {count} tokens are no frames alone"
+    for old in (Patches(24, 16), OneLength(), AnyLength(16)):
+        with pytest.raises(aa.MatchError, match=told) as caught:
+            aa.adapt(new, like=old.eval(), inputs=x)
+        assert "tokens[:, others:].unflatten(1, (bands, frames)).mean(1)" in str(caught.value)
+    other = Patches(12, 16, **kinds).eval()
+    with pytest.raises(aa.MatchError, match=rf"there are {count - 12} points or tokens and {count} are wanted"):
+        aa.adapt(other, like=new, inputs=x)
+    with pytest.raises(aa.MatchError, match=rf"there are {count - 12} points or tokens and {count} are wanted"):
+        aa.adapt(other, like=[f"f32[B, {count}, 16]"], inputs=x)
+    wider = aa.adapt(new, like=Patches(24, 20, **kinds).eval(), inputs=x)  # as wide as there are bands
+    assert [str(spec) for spec in wider.plan.routes[0].specs] == [f"f32[B, {count}, 16]", f"f32[B, {count}, 20]"]
+
+
+def test_the_proposed_module_around_it_gives_frames():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.new = Patches(24, 16, others=2, rows=2)
+
+        def forward(self, features):
+            tokens, others, bands, frames = self.new(features), 2, 2, 12
+            return tokens[:, others:].unflatten(1, (bands, frames)).mean(1)
+
+    net = aa.adapt(Around().eval(), like=AnyLength(), inputs=torch.randn(2, BANDS, 48)).eval()
+    quiet = torch.zeros(1, BANDS, 96)
+    loud = quiet.clone()
+    loud[:, :, 56:64] = 1
+    assert int((net(loud) - net(quiet)).norm(dim=2).argmax()) in (14, 15)
 
 
 def test_tokens_of_one_number_serve_each_other_and_a_wider_one_is_projected():

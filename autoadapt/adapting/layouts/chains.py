@@ -65,7 +65,7 @@ def chain(
     )
     assigned = assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
-        return Refusal(_NO_ORDER) if "unknown" in (spec.cells, target.cells) else assigned
+        return _untold_order(have, want) or assigned
     if why := _differing_points(assigned) or _mixed_points(assigned, spec, target) or _untold_tokens(assigned):
         return Refusal(why)
     if not learned and not assigned.is_exact:
@@ -116,7 +116,14 @@ def _is_moved(have: Factored, want: Factored) -> bool:
     return any(misplaced(source, target) is not None for source, target in pairs)
 
 
-_NO_ORDER = "in which order cells of the image stand among its tokens is not known"
+def _untold_order(have: Factored, want: Factored) -> Refusal | None:
+    """That it is not known which tokens of a source are cells or frames, where a target needs them."""
+    if "unknown" in (have.spec.cells, want.spec.cells):
+        return Refusal("in which order cells of the image stand among its tokens is not known")
+    if have.spec.point_axis is None or not want.strides:
+        return None
+    count = have.spec.dims[have.spec.point_axis]
+    return Refusal(f"its {count} tokens are no frames alone: they are a grid of bands and frames, or some are neither")
 
 
 def _with_extra(

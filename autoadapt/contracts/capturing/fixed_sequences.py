@@ -22,18 +22,18 @@ FRAMES = "N"
 def with_frames(axes: InputAxes, module: nn.Module) -> list[InputAxes]:
     """The axes of a module of one length, with frames told from channels by its first layer.
 
-    Two readings where there are as many frames as channels; none where the layer takes another number.
+    Two readings where there are as many frames as channels, or where the layer takes another number, or reads maps.
 
     Args:
         axes: Of its inputs, of which only the batch varies.
         module: The module.
     """
     sequences = [i for i, names in enumerate(axes.names) if len(names) == 3 and names[0] == "B"]
-    first = next((one for one in module.modules() if isinstance(one, (nn.Conv1d, nn.Linear))), None)
-    if len(sequences) != 1 or first is None:
+    first = next((one for one in module.modules() if isinstance(one, (nn.Conv1d, nn.Conv2d, nn.Linear))), None)
+    if len(sequences) != 1:
         return []
     names = axes.names[sequences[0]]
-    taken = first.in_channels if isinstance(first, nn.Conv1d) else first.in_features
+    taken = first.in_channels if isinstance(first, nn.Conv1d) else getattr(first, "in_features", 0)
     kept = {name: size for name, size in axes.example.items() if name not in names}
     if kept.keys() & {"B", "C", FRAMES}:
         return []
@@ -43,7 +43,8 @@ def with_frames(axes: InputAxes, module: nn.Module) -> list[InputAxes]:
         return InputAxes(tuple(row if i == sequences[0] else one for i, one in enumerate(axes.names)), sizes | kept)
 
     rows = {1: ("B", "C", FRAMES), 2: ("B", FRAMES, "C")}
-    return [reading(row) for axis, row in rows.items() if axes.example[names[axis]] == taken]
+    fitting = [axis for axis in rows if axes.example[names[axis]] == taken]
+    return [reading(rows[axis]) for axis in fitting or rows]
 
 
 def unread_frames(solution: Solution, seen: Observation, size: int) -> list[InnerKey | int]:
@@ -83,10 +84,11 @@ def _read(dims: Sequence[Dim], cells: Cells | None, size: int, told: int | None 
     found = [axis for axis, dim in enumerate(dims) if cells is not None and dim.constant == cells.count]
     axis = told if told is not None else found[0] if len(found) == 1 else None
     count = int(dims[axis].constant or 0) if axis is not None else 0
-    if not 0 < count <= size or (cells is not None and cells.count == count and cells.step.denominator != 1):
+    known = cells if cells is not None and cells.count == count else None
+    if not 0 < count <= size or (known is not None and known.step.denominator != 1):
         return tuple(dims)
-    step, frames = int(cells.step) if cells is not None and cells.count == count else size // count, Dim.axis(FRAMES)
-    lost = size // step - count
-    options = [frames // step, frames.ceildiv(step), (frames - max(lost, 0) * step) // step]
+    step, frames = int(known.step) if known is not None else size // count, Dim.axis(FRAMES)
+    lost = max(size // step - count, 0) if known is not None else 0
+    options = [frames // step, frames.ceildiv(step), (frames - lost * step) // step]
     right = [one for one in options if one.evaluate({FRAMES: size}) == count]
     return tuple(right[0] if i == axis and right else dim for i, dim in enumerate(dims))

@@ -46,6 +46,10 @@ POINT = {3, 4, 6}
 CLEAR = 0.8
 """How alike the answers along the axis of points may be at most, in shares of how alike those along the other are."""
 
+SAME = 0.75
+"""How alike frames answer to all channels at least."""
+WEAK = 0.3
+"""How much less than the median a frame may answer."""
 APART = 0.6
 """How alike the answers along the axis of points may be at most, as the cosine of two of them."""
 
@@ -116,14 +120,30 @@ class PointAxes:
             keys: Which tensors.
             letters: What the axes of a sequence are called of which parts are changed; of a cloud it is `N`.
         """
-        position, found = self._cloud(), dict[Key, int]()
-        if position is None or self._is_dear():
-            return {}
+        found = dict[Key, int]()
         for letter in letters if self.lists_frames else "N":
-            seen = self._seen(keys, position, letter)
-            axes = {key: point_axis(tensor) for key, tensor in seen.items() if len(tensor) == CLOUDS}
+            axes = {key: point_axis(tensor) for key, tensor in self._answers(keys, letter).items()}
             found = {key: axis for key, axis in axes.items() if axis is not None} | found
         return found
+
+    def frames(self, keys: Sequence[Key], *, alone: bool = False) -> dict[Key, int]:
+        """The axis that lists frames and nothing else of each of some tensors that tells it; nothing of a cloud.
+
+        Args:
+            keys: Which tensors.
+            alone: Only where all of them answer alike to all channels, as those of a grid of bands and frames do not.
+        """
+        seen = self._answers(keys, "N") if self.lists_frames else {}
+        axes = {key: axis for key, tensor in seen.items() if (axis := point_axis(tensor)) is not None}
+        found = {key: axis for key, axis in axes.items() if _answers_in_order(seen[key], axis)}
+        others = self._answers([*found], "C") if alone and found else {}
+        return {key: axis for key, axis in found.items() if not alone or _alike_along(others.get(key), axis) >= SAME}
+
+    def _answers(self, keys: Sequence[Key], letter: str) -> dict[Key, torch.Tensor]:
+        """The tensors for clouds of which parts along an axis are changed; none where a run takes too long."""
+        position = self._cloud()
+        seen = {} if position is None or self._is_dear() else self._seen(keys, position, letter)
+        return {key: tensor for key, tensor in seen.items() if len(tensor) == CLOUDS and tensor.dim() == 3}
 
     @property
     def lists_frames(self) -> bool:
@@ -204,3 +224,17 @@ def _alike(answers_RX: torch.Tensor) -> float:
     unit_RX = nn.functional.normalize(answers_RX, dim=1)
     pairs = list(itertools.combinations(unit_RX, 2))
     return sum(float(left @ right) for left, right in pairs) / len(pairs)
+
+
+def _answers_in_order(tensor_RXY: torch.Tensor, axis: int) -> bool:
+    """Whether each entry along an axis moves much with some part, as no class token does, the first with the first."""
+    answers_RX = (tensor_RXY[1:] - tensor_RXY[:1]).detach().double().norm(dim=3 - axis)
+    most_X, part_X = answers_RX.max(0)
+    return bool((most_X >= WEAK * most_X.median()).all() and (part_X.diff() >= 0).all())
+
+
+def _alike_along(tensor_RXY: torch.Tensor | None, axis: int) -> float:
+    """How alike the answers to different parts are along an axis; not at all where there are none."""
+    if tensor_RXY is None:
+        return 0.0
+    return _alike((tensor_RXY[1:] - tensor_RXY[:1]).detach().double().norm(dim=3 - axis))

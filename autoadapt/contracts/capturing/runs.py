@@ -260,14 +260,16 @@ class Runs:
             arguments: A call to run it for real with, where numbers do not tell; None where that is not wanted.
         """
 
-        def told(axes: InputAxes, keys: Sequence[InnerKey | int]) -> Mapping[InnerKey | int, int]:
+        def told(
+            axes: InputAxes, keys: Sequence[InnerKey | int], *, alone: bool = False
+        ) -> Mapping[InnerKey | int, int]:
             """Which axis of each of some tensors lists frames, where the input is read so."""
             found = PointAxes(self._module, arguments, axes, self.probe.work, is_fixed=True) if arguments else None
-            return found.told(keys, FRAMES) if found is not None and found.lists_frames else {}
+            return found.frames(keys, alone=alone) if found is not None else {}
 
         readings = with_frames(self.axes, self._module) if {*steps} == {"B"} and not self._shrinks else []
-        if len(readings) > 1:  # as many frames as channels: those are frames that are answered one by one
-            readings = [one for one in readings if told(one, range(len(solution.outputs)))]
+        if len(readings) > 1:  # those are frames that are answered one by one
+            readings = [one for one in readings if told(one, range(len(solution.outputs)), alone=True)]
         if len(readings) != 1:
             return None
         self.axes, self.of_one_length = readings[0], True
