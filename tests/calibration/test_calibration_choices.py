@@ -258,3 +258,18 @@ def test_divergence_reads_logits_of_every_form():
     loss, agreement = divergence(torch.tensor([[3.0]]), torch.tensor([[-3.0]]), 1)
     assert loss > 1
     assert agreement == 0
+
+
+@pytest.mark.slow
+def test_what_auto_takes_is_no_worse_on_others_than_any_closed_form_by_name():
+    torch.manual_seed(3)
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=3)
+    images, others = pictures(24, size=16, seed=3), pictures(256, size=16, seed=93)
+    swapped, lost = model_with(old, new), {}
+    for solver in get_args(Solver):
+        model = copy.deepcopy(swapped)
+        calibrate(model, at="backbone", like=old, data=images.split(8), solver=solver, augment=0)
+        with torch.no_grad():
+            lost[solver] = float(divergence(model(others), old(others), 256)[0].mean())
+    assert lost["auto"] <= 1.001 * min(lost.values())
+    assert max(lost.values()) > 1.2 * lost["auto"]
