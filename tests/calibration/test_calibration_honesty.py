@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from calibration_models import pictures
+from calibration_models import pictures, same, weights
 from torch import nn
 
 from autoadapt.adapting import adapt
@@ -52,7 +52,7 @@ class Vector(nn.Module):
         return self.layers(x)
 
 
-def fitted(images, backbone=Wide):
+def fitted(images, backbone=Wide, data=None, **options):
     old, new = backbone(0), backbone(1)
     net = adapt(new, like=old, inputs=images[:1], project="always")
     torch.manual_seed(9)
@@ -60,7 +60,8 @@ def fitted(images, backbone=Wide):
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), classes)
     if backbone is Vector:
         classes.weight.data.mul_(8)
-    return calibrate(net, like=old, head=head, data=images.split(4), augment=0), net, old, head
+    found = calibrate(net, like=old, head=head, data=data or images.split(4), augment=0, **options)
+    return found, net, old, head
 
 
 def test_of_recipes_that_are_all_noise_the_honest_score_is_that_of_noise():
@@ -207,6 +208,21 @@ def test_where_all_have_copies_in_other_folds_they_are_judged_on_and_a_remark_sa
     flattered, *_ = fitted(images)
     assert any(remark.startswith(said) for remark in flattered.remarks)
     assert flattered.head_images == 64
+
+
+def test_copies_are_held_out_together_also_where_a_run_is_cut_off_or_batches_are_of_other_sizes(tmp_path):
+    images = renderings(8, 4)[torch.randperm(32, generator=torch.Generator().manual_seed(2))]
+
+    def cut_off():
+        yield from images.split(4)[:3]
+        raise KeyboardInterrupt
+
+    whole, state = fitted(images), tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(images, data=cut_off(), state=state)
+    for other in (fitted(images, state=state), fitted(images, data=images.split(7))):
+        assert other[0].head == whole[0].head
+        assert same(weights(other[1]), weights(whole[1]))
 
 
 def test_standard_errors_count_copies_once_and_are_not_nothing_where_all_agree():
