@@ -93,45 +93,47 @@ FUNCTIONS = {
     "masked": masked,
     "gathered": gathered,
     "values of attention": valued,
-    "where": lambda level: torch.where(torch.arange(level.shape[-1]) > 3, level, 0.0),
     "unfold": lambda level: functional.unfold(level, 3, padding=1)[..., None],
     "folded back": lambda level: functional.fold(functional.unfold(level, 2), level.shape[2:], 2),
     "pixel_unshuffle": lambda level: functional.pixel_unshuffle(level[:, :, :8, :8], 2),
     "unshuffled beside": lambda level: torch.cat(
         [functional.pixel_unshuffle(level[:, :, :8, :8], 2), level[..., :4, :4]], 1
     ),
-    "half of unshuffled": lambda level: functional.pixel_unshuffle(level[:, :, :8, :8], 2).chunk(2, 1)[1],
     "unshuffled added": lambda level: (
         functional.pixel_unshuffle(level[..., :8, :8], 2) + torch.linspace(0, 1, 40)[:, None, None]
     ),
     "reorganised": lambda level: torch.cat([reorganised(level[..., :8, :8]), level[..., :4, :4]], 1),
+    "focus": lambda level: torch.cat([level[..., ::2, :8:2], level[..., ::2, 1:8:2]], 1),
+    "shuffled back": lambda level: functional.pixel_shuffle(functional.pixel_unshuffle(level[..., :8, :8], 2), 2),
+    "flip": lambda level: level.flip(3),
+    "reflect": lambda level: functional.pad(level, (1, 2, 2, 1), mode="reflect"),
+    "number": lambda level: 0.3 * level / 2,
+    "in place": lambda level: (1.0 * level).mul_(0.5),
+    "map": lambda level: level * torch.linspace(0, 1, level.shape[-1]),
+    "cumsum": lambda level: level.cumsum(2),
+    "beside another": lambda level: torch.cat([level, -level, torch.ones(len(level), 10, 2, level.shape[3])], 2),
+    "stacked": lambda level: torch.stack([level, 2 * level.roll(1, 3)], 2).flatten(2, 3),
+    "added in place": added,
+    "read for its shape": lambda level: level * level.new_ones(level.shape[-2:]),
+    # Near relatives of those above.
+    "where": lambda level: torch.where(torch.arange(level.shape[-1]) > 3, level, 0.0),
+    "half of unshuffled": lambda level: functional.pixel_unshuffle(level[:, :, :8, :8], 2).chunk(2, 1)[1],
     "unshuffled and stacked": lambda level: torch.stack(
         [reorganised(level[..., :8, :8]), reorganised(2 * level[..., :8, :8])], 2
     )[:, :, 1],
     "unshuffled beside another": lambda level: torch.cat(
         [reorganised(level[..., :8, :8]), torch.ones(len(level), 40, 2, 4)], 2
     ),
-    "focus": lambda level: torch.cat([level[..., ::2, :8:2], level[..., ::2, 1:8:2]], 1),
-    "shuffled back": lambda level: functional.pixel_shuffle(functional.pixel_unshuffle(level[..., :8, :8], 2), 2),
     "roll": lambda level: level.roll((1, 2), (2, 3)),
-    "flip": lambda level: level.flip(3),
-    "reflect": lambda level: functional.pad(level, (1, 2, 2, 1), mode="reflect"),
     "replicate": lambda level: functional.pad(level, (1, 2, 2, 1), mode="replicate"),
     "circular": lambda level: functional.pad(level, (1, 2, 2, 1), mode="circular"),
-    "number": lambda level: 0.3 * level / 2,
-    "in place": lambda level: (1.0 * level).mul_(0.5),
-    "map": lambda level: level * torch.linspace(0, 1, level.shape[-1]),
     "pooled times map": lambda level: level.mean((2, 3), keepdim=True) * torch.linspace(0, 1, 8),
-    "cumsum": lambda level: level.cumsum(2),
     "beside itself": lambda level: torch.cat([level, level.flip(3)], 2),
-    "beside another": lambda level: torch.cat([level, -level, torch.ones(len(level), 10, 2, level.shape[3])], 2),
-    "stacked": lambda level: torch.stack([level, 2 * level.roll(1, 3)], 2).flatten(2, 3),
-    "added in place": added,
-    "read for its shape": lambda level: level * level.new_ones(level.shape[-2:]),
     "like another": lambda level: torch.ones(1, dtype=torch.float64).to(level) * level,
 }
 
 
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_that_does_the_same_to_every_channel_is_folded(name):
     is_folded(built(FUNCTIONS[name]))
@@ -191,19 +193,21 @@ class OfAll(nn.Module):
         return [self.head(self.backbone(x))]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "function",
     [
         lambda level: 1.0,
-        lambda level: level.new_ones(level.shape[2:]),
         lambda level: torch.zeros_like(level)[:, :1] + 1,
-        lambda level: torch.ones(1).to(level),
         lambda level: torch.ones(1, 1, 1, 1).expand_as(level).mean(),
-        lambda level: torch.ones_like(level).sum(),
         lambda level: level.shape[1] / 10,
         lambda level: level.size(1) + level[0].numel() + len(level[0]),
-        lambda level: torch.ones(10).expand(level.shape[1]).sum(),
         has_ten,
+        # Near relatives of those above.
+        lambda level: level.new_ones(level.shape[2:]),
+        lambda level: torch.ones(1).to(level),
+        lambda level: torch.ones_like(level).sum(),
+        lambda level: torch.ones(10).expand(level.shape[1]).sum(),
     ],
 )
 def test_a_level_of_which_only_the_shape_is_read_has_no_adapter(function):
