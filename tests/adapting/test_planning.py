@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoadapt as aa
+from autoadapt.adapting.operations import DropPrefix, Ones, Rearrange, Thin
 from autoadapt.contracts.signature import AxisSizes
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60, database=None)
@@ -164,6 +165,24 @@ def test_outputs_may_be_left_out_with_the_containers_that_become_empty():
     plan = planned([level(4), level(8), level(16)], old, outputs=["b"])
     assert plan.target.outputs.paths == ("b.0", "b.1")
     assert plan.target.outputs.tree.keys == ("b", "n")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        DropPrefix(axis=7, count=1),
+        Ones(axis=9),
+        Thin(axis=6, source=4, count=2, how="first", points="output"),
+        Rearrange(pattern="b n c -> b c n"),
+    ],
+)
+def test_a_plan_that_was_edited_to_name_an_axis_that_there_is_not_is_refused_and_shown(step):
+    new = nn.Conv2d(3, 5, 4, 4)
+    plan = aa.adapt(new, like=nn.Conv2d(3, 8, 4, 4), inputs=torch.zeros(1, 3, 32, 32)).plan
+    edited = plan.model_copy(update={"inputs": (plan.inputs[0].model_copy(update={"steps": (step,)}),)})
+    assert str(step).partition(" ")[0] in edited._repr_html_()
+    with pytest.raises(aa.PlanError, match="does not fit its input"):
+        aa.build(new, edited)
 
 
 @pytest.mark.parametrize(("outputs", "said"), [(["p5"], "one of p3"), ([], "outputs=['p3']")])

@@ -34,6 +34,7 @@ class Remask(BaseOperation):
     """A mask of the old module in the form and with the meaning of the new one's."""
 
     says: ClassVar[str] = "a mask of another form"
+    takes_any: ClassVar[bool] = True
     short: ClassVar[str] = "of what is hidden or counts"
     op: Literal["remask"] = "remask"
     given: Mask
@@ -48,7 +49,7 @@ class Remask(BaseOperation):
         turned = self.given.form == self.wanted.form == "truth" and not same
         return "inverted" if turned else f"{self.wanted.argument} {self.given.where}"
 
-    def gives(self, spec: TensorSpec) -> TensorSpec:
+    def made_of(self, spec: TensorSpec) -> TensorSpec:
         return spec.with_dims(self.dims).model_copy(update={"dtype": self.dtype, "same_as": ""})
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:

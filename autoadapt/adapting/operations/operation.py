@@ -66,10 +66,16 @@ class BaseOperation(MadeByHand):
         """
         if not spec.is_floating and not self.takes_any:
             raise self.refused(spec, "floating-point values")
-        cells, trailing = self.order_after(spec)
-        update = {"same_as": "", "cells": cells, "trailing": trailing}
-        centres = () if self.moves_cells else spec.centres
-        return spec.model_copy(update={"dims": self.dims_after(spec), "centres": centres, **update})
+        try:
+            return self.made_of(spec)
+        except LookupError:  # a plan that was edited may name an axis that there is not
+            raise self.refused(spec, "the axes that it names") from None
+
+    def made_of(self, spec: TensorSpec) -> TensorSpec:
+        """The same of values that may go in; an axis that it names may be missing."""
+        dims, (cells, trailing) = self.dims_after(spec), self.order_after(spec)
+        update = {"dims": dims, "same_as": "", "cells": cells, "trailing": trailing}
+        return spec.model_copy(update=update | ({"centres": ()} if self.moves_cells else {}))
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         """The dims that come out.

@@ -22,6 +22,7 @@ class Recover(BaseOperation):
     """For each point its place in an input, where points stand bit for bit: `[B, M, K] -> [B, M]`."""
 
     says: ClassVar[str] = "finds rows in an input"
+    takes_any: ClassVar[bool] = True
     text: ClassVar[str] = "find in {values}"
     short: ClassVar[str] = "in {values}"
     op: Literal["recover"] = "recover"
@@ -33,7 +34,7 @@ class Recover(BaseOperation):
     points_axis: Literal[1, 2] = 1
     """Which axis of the coordinates lists points."""
 
-    def gives(self, spec: TensorSpec) -> TensorSpec:
+    def made_of(self, spec: TensorSpec) -> TensorSpec:
         return TensorSpec(dtype=self.dtype, dims=(spec.dims[0], spec.dims[self.points_axis]), role="index")
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
@@ -48,6 +49,7 @@ class Thin(BaseOperation):
     """Take some points of a set, by one choice for every leaf that lies on it; with `repeat`, some of them twice."""
 
     says: ClassVar[str] = "takes some of the points"
+    takes_any: ClassVar[bool] = True
     text: ClassVar[str] = "{source} points, {how} {count}"
     short: ClassVar[str] = "{source}→{count}, {how}"
     op: Literal["thin"] = "thin"
@@ -62,7 +64,7 @@ class Thin(BaseOperation):
     """Which axis of that leaf lists points."""
     seed: int = 0
 
-    def gives(self, spec: TensorSpec) -> TensorSpec:
+    def made_of(self, spec: TensorSpec) -> TensorSpec:
         if spec.dims[self.axis] != self.source:
             raise self.refused(spec, f"{self.source} points on axis {self.axis}")
         dims = (*spec.dims[: self.axis], Dim(self.count), *spec.dims[self.axis + 1 :])

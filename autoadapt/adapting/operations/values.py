@@ -51,12 +51,13 @@ class Cast(BaseOperation):
     """Another dtype."""
 
     says: ClassVar[str] = "another dtype"
+    takes_any: ClassVar[bool] = True
     text: ClassVar[str] = "to {dtype}"
     keeps_memory: ClassVar[bool] = True
     op: Literal["cast"] = "cast"
     dtype: str
 
-    def gives(self, spec: TensorSpec) -> TensorSpec:
+    def made_of(self, spec: TensorSpec) -> TensorSpec:
         return spec.model_copy(update={"dtype": self.dtype, "same_as": ""})
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
@@ -67,12 +68,13 @@ class Copy(BaseOperation):
     """A tensor of its own, since what comes next writes to it."""
 
     says: ClassVar[str] = "keeps the given tensor as it is"
+    takes_any: ClassVar[bool] = True
     text: ClassVar[str] = "copy"
     short: ClassVar[str] = "before it is written to"
     keeps_memory: ClassVar[bool] = True
     op: Literal["copy"] = "copy"
 
-    def gives(self, spec: TensorSpec) -> TensorSpec:
+    def made_of(self, spec: TensorSpec) -> TensorSpec:
         return spec.model_copy(update={"same_as": ""})
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
