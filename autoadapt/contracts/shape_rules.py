@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["RULES", "ShapeRules"]
+__all__ = ["RULES", "ShapeRules", "are_known", "are_plain"]
 
 aten = torch.ops.aten
 Tensor: TypeAlias = torch.Tensor
@@ -44,7 +44,7 @@ class ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _are_plain(*tensors: Any) -> bool:
+def are_plain(*tensors: Any) -> bool:
     """Whether nothing is to be found out of tensors: they are contiguous, without values and of one dtype."""
     dtype = tensors[0].dtype
     return all(_is_known(one) and one.dtype is dtype and _is_contiguous(one) for one in tensors)
@@ -115,34 +115,35 @@ def _goes_with(lead: Tensor, other: Tensor) -> bool:
 def _along(x: Tensor, dim: int, *_dtype: Any) -> Tensor | None:
     """Softmax, which keeps shapes; of halves it may make another dtype."""
     fits = -x.dim() <= dim < x.dim() and not any(one not in (None, False, x.dtype) for one in _dtype)
-    return _made(x, *x.shape) if fits and _are_plain(x) else None
+    return _made(x, *x.shape) if fits and are_plain(x) else None
 
 
 def _along_backward(gradient: Tensor, x: Tensor, _dim: int, dtype: torch.dtype) -> Tensor | None:
     fits = dtype is x.dtype and gradient.shape == x.shape
-    return _made(x, *x.shape) if fits and _are_plain(gradient, x) else None
+    return _made(x, *x.shape) if fits and are_plain(gradient, x) else None
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_factors: Any) -> Tensor | None:
     made = _mm(left, right)
-    return made if made is not None and _are_plain(left, bias) and bias.shape == made.shape[1:] else None
+    return made if made is not None and are_plain(left, bias) and bias.shape == made.shape[1:] else None
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor | None:
     """Products of matrices, also of turned ones, as the weights of linear layers are."""
-    fits = _are_alike(left, right) and left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
+    fits = are_known(left, right) and left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
     return _made(left, left.shape[0], right.shape[1]) if fits else None
 
 
 def _bmm(left: Tensor, right: Tensor) -> Tensor | None:
-    fits = _are_alike(left, right) and left.dim() == right.dim() == 3
+    fits = are_known(left, right) and left.dim() == right.dim() == 3
     if not fits or left.shape[0] != right.shape[0] or left.shape[2] != right.shape[1]:
         return None
     return _made(left, *left.shape[:2], right.shape[2])
 
 
-def _are_alike(left: Any, right: Any) -> bool:
-    return _is_known(left) and _is_known(right) and left.dtype is right.dtype
+def are_known(*tensors: Any) -> bool:
+    """Whether tensors are floating ones of one dtype on the meta device, and no subclass."""
+    return all(map(_is_known, tensors)) and len({one.dtype for one in tensors}) == 1
 
 
 def _convolved(
@@ -158,7 +159,7 @@ def _convolved(
 ) -> Tensor | None:
     """Convolutions of batches, as `floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1`."""
     axes = x.dim() - 2
-    if transposed or not axes > 0 or not _are_plain(x, weight, *_given(bias)) or weight.dim() != x.dim():
+    if transposed or not axes > 0 or not are_plain(x, weight, *_given(bias)) or weight.dim() != x.dim():
         return None
     if any(len(one) != axes for one in (stride, padding, dilation)) or 0 in (*x.shape, *weight.shape):
         return None
@@ -182,9 +183,7 @@ def _layer_norm(
 ) -> tuple[Tensor, ...] | None:
     """Contiguous, however the axes of the input lie."""
     given, kept = _given(weight, bias), x.dim() - len(shape)
-    if not (
-        _is_single(x) and shape and kept >= 0 and list(x.shape[kept:]) == list(shape) and _are_plain(*given, x[:0])
-    ):
+    if not (_is_single(x) and shape and kept >= 0 and list(x.shape[kept:]) == list(shape) and are_plain(*given, x[:0])):
         return None
     if any(list(one.shape) != list(shape) for one in given):
         return None
@@ -208,7 +207,7 @@ def _batch_norm(
     _eps: float,
 ) -> tuple[Tensor, ...] | None:
     given = _given(weight, bias, mean, variance)
-    if x.dim() < 2 or not _is_single(x) or not _are_plain(x, *given) or 0 in x.shape:
+    if x.dim() < 2 or not _is_single(x) or not are_plain(x, *given) or 0 in x.shape:
         return None
     if (mean is None) != (variance is None) or (x.numel() == x.shape[1] if training else mean is None):
         return None
@@ -228,7 +227,7 @@ def _group_norm(
     _eps: float,
 ) -> tuple[Tensor, ...] | None:
     given = _given(weight, bias)
-    if not _is_single(x) or not _are_plain(x, *given) or any(one.shape != (channels,) for one in given):
+    if not _is_single(x) or not are_plain(x, *given) or any(one.shape != (channels,) for one in given):
         return None
     if tuple(x.shape[:2]) != (count, channels) or groups < 1 or channels % groups:
         return None
@@ -239,7 +238,7 @@ def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: S
     """Gradients of the input, the weight and the bias, where all are wanted."""
     if not all(wanted) or any(one is None or list(one.shape) != list(sizes) for one in weights):
         return None
-    if not _is_single(x) or not _are_plain(x, gradient, *weights) or gradient.shape != x.shape:
+    if not _is_single(x) or not are_plain(x, gradient, *weights) or gradient.shape != x.shape:
         return None
     return _made(x, *x.shape), _made(x, *sizes), _made(x, *sizes)
 
@@ -262,7 +261,7 @@ def _group_norm_backward(gradient: Tensor, x: Tensor, *rest: Any) -> Any:
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     first = tensors[0]
-    if not _are_plain(*tensors) or first.dim() < 2 or not -first.dim() <= dim < first.dim():
+    if not are_plain(*tensors) or first.dim() < 2 or not -first.dim() <= dim < first.dim():
         return None
     at = dim % first.dim()
     others = {(*one.shape[:at], *one.shape[at + 1 :]) for one in tensors}
@@ -273,7 +272,7 @@ def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 
 def _reduced(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Tensor | None:
     axes = x.dim()
-    if not dims or dtype is not None or not _are_plain(x) or not all(-axes <= one < axes for one in dims):
+    if not dims or dtype is not None or not are_plain(x) or not all(-axes <= one < axes for one in dims):
         return None
     left_out = {one % axes for one in dims}
     if len(left_out) < len(dims):
@@ -283,7 +282,7 @@ def _reduced(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dt
 
 
 def _resized(x: Tensor, size: Sequence[int], *_rest: Any) -> Tensor | None:
-    fits = _are_plain(x) and len(size) == x.dim() - 2 and min(size) > 0 and math.prod(x.shape) > 0
+    fits = are_plain(x) and len(size) == x.dim() - 2 and min(size) > 0 and math.prod(x.shape) > 0
     return _made(x, *x.shape[:2], *size) if fits else None
 
 

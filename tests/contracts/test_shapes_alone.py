@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import autoadapt as aa
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
@@ -13,6 +14,7 @@ from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.meta_device import not_emptied
 
 X = torch.randn(2, 6, 9, 12)
+W12 = torch.randn(5, 12)
 W, W1, W3 = torch.randn(4, 3, 3, 2), torch.randn(4, 6, 3), torch.randn(4, 6, 1, 2, 2)
 
 CALLS = {
@@ -39,7 +41,19 @@ CALLS = {
     "of channels last": lambda x: F.batch_norm(x.to(memory_format=torch.channels_last), *[like(X[0, :, 0, 0], x)] * 2),
     "of turned axes": lambda x: F.batch_norm(x.transpose(1, 3), *[like(X[0, 0, 0], x)] * 2),
     "half": lambda x: x.half() + x.half(),
+    "linear": lambda x: F.linear(x, like(W12, x), like(W12[:, 0], x)),
+    "linear without bias": lambda x: F.linear(x, like(W12, x)),
+    "linear of turned axes": lambda x: F.linear(x.transpose(2, 3), like(W12[:, :9], x)),
+    "linear by name": lambda x: F.linear(x, weight=like(W12, x), bias=None),
+    "linear of one row": lambda x: F.linear(x[0, 0, 0], like(W12, x)),
+    "attention": lambda x: attended(x, x, x).contiguous(),
+    "attention to fewer": lambda x: attended(x, x[:, :, :5], x[:, :, :5, :7]).contiguous(),
+    "attention of turned heads": lambda x: attended(*(x.transpose(1, 2),) * 3).contiguous(),
+    "attention with a mask": lambda x: attended(x, x, x, x[..., :9]).contiguous(),
+    "attention with a mask by name": lambda x: attended(x, x, x, attn_mask=x[:1, :1, :, :9]).contiguous(),
+    "attention to what came before": lambda x: attended(x, x, x, None, 0.0, True).contiguous(),
 }
+attended = F.scaled_dot_product_attention
 WRITING = {
     "relu": lambda x: F.relu(x, inplace=True),
     "leaky": lambda x: F.leaky_relu(x, 0.2, True),
@@ -80,6 +94,10 @@ def test_what_is_written_to_counts_as_written_to(name):
         (lambda x: torch.conv2d(x[:, :, :1], W.to("meta"), None, (1, 1), (0, 0), (1, 1), 2), "Kernel size"),
         (lambda x: x + x[:, :2], "(?i)mismatch|must match"),
         (lambda x: x.add_(torch.ones(2, 2, *x.shape)), "shape"),
+        (lambda x: F.linear(x, W12[:, 1:].to("meta")), "reduction dim|shape"),
+        (lambda x: F.linear(x, W12.to("meta"), W12[0].to("meta")), "(?i)size|expand"),
+        (lambda x: attended(x, x[..., :5], x), "(?i)size"),
+        (lambda x: attended(x, x[:, :, :5], x), "(?i)size"),
     ],
 )
 def test_what_is_refused_for_real_is_refused(call, said):
@@ -123,3 +141,21 @@ def test_a_convolution_that_returns_axes_of_0_is_refused_as_with_values(axes: in
     assert not_emptied(convolution, (nothing, kernel), nothing) is nothing
     with everywhere_meta(True), pytest.raises(RuntimeError, match="Kernel size can't be greater"):
         convolution(image, kernel)
+
+
+def test_what_is_followed_or_trained_on_goes_through_every_operation():
+    x, weight = X.to("meta"), W12.to("meta").requires_grad_()
+    with everywhere_meta(True):
+        assert F.linear(x, weight).grad_fn is not None
+    seen = list[str]()
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    for followed in (False, True):
+        seen.clear()
+        with torch.no_grad(), everywhere_meta(True, followed=followed), Seen():
+            F.linear(x, weight), attended(x, x, x)
+        assert any("mm" in name for name in seen) is followed

@@ -43,10 +43,11 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
     if not plan.taps and not run.unread:
         return plan
     taps = [(one.module, one.call, one.path) for one in plan.taps.values()]
+    runs = False
     if taps:
         tap(backbone, taps)
-        plan = _without_auxiliary(backbone, plan, run)
-    done = _cut(backbone, plan, taps, run)
+        plan, runs = _without_auxiliary(backbone, plan, run)
+    done = _cut(backbone, plan, taps, run, known=runs)
     hit = _overwritten(backbone, taps, run)
     hand_on_copies(backbone, hit)
     over = {place_of_tap(path, leaf) for path, _, leaf in hit}
@@ -113,25 +114,28 @@ def _spare_masks(source: Signature) -> list[str]:
     return [mask.argument for mask in source.masks if mask.argument in optional & source.arguments.keys()]
 
 
-def _without_auxiliary(backbone: nn.Module, plan: Plan, run: MetaRun) -> Plan:
-    """The plan with heads that run in train mode alone among what is cut, if anything is: they read what is cut."""
-    found = train_only(backbone, run) if plan.cut else []
-    new = {path: backbone.get_submodule(path) for path in found if path not in plan.cut}
+def _without_auxiliary(backbone: nn.Module, plan: Plan, run: MetaRun) -> tuple[Plan, bool]:
+    """The plan with heads that run in train mode alone among what is cut, if anything is: they read what is cut.
+
+    Also whether the view is known to run, and to train, in both modes.
+    """
+    found = train_only(backbone, run) if plan.cut else None
+    new = {path: backbone.get_submodule(path) for path in found or () if path not in plan.cut}
     costs = {path: CutCost(parameters=sum(p.numel() for p in one.parameters())) for path, one in new.items()}
-    return plan.model_copy(update={"cut": (*plan.cut, *new), "cut_costs": plan.cut_costs | costs})
+    return plan.model_copy(update={"cut": (*plan.cut, *new), "cut_costs": plan.cut_costs | costs}), found is not None
 
 
 _OWN = "build(the module that was planned for, plan)"
 
 
-def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: MetaRun) -> tuple[str, ...]:
+def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: MetaRun, *, known: bool) -> tuple[str, ...]:
     """What was cut: what follows the last tap, then side branches before it."""
     if not plan.cut:
         return ()
-    known = dict(backbone.named_modules(remove_duplicate=False))
-    if faults := [Mismatch(f"`{path}`", "a part that is cut", "none", _OWN) for path in plan.cut if path not in known]:
+    named = dict(backbone.named_modules(remove_duplicate=False))
+    if faults := [Mismatch(f"`{path}`", "a part that is cut", "none", _OWN) for path in plan.cut if path not in named]:
         raise BuildError(f"the plan is not one of {type(backbone).__name__}", faults[:3])
-    trial, whole = _trial(backbone, taps, run)
+    trial, whole = _trial(backbone, taps, run, known=known)
     if not whole:
         return ()
     late = [path for path in plan.cut if path not in plan.beside]
@@ -143,10 +147,11 @@ def _cut(backbone: nn.Module, plan: Plan, taps: Taps, run: MetaRun) -> tuple[str
     return tuple(path for path in plan.cut if path in done)
 
 
-def _trial(backbone: nn.Module, taps: Taps, run: MetaRun) -> tuple[Callable[[nn.Module], bool], bool]:
+def _trial(backbone: nn.Module, taps: Taps, run: MetaRun, *, known: bool) -> tuple[Callable[[nn.Module], bool], bool]:
     """Whether a view runs; and whether it can be trained, and runs in train mode, if that was so at first.
 
-    Also whether it does before anything is cut.
+    Also whether it does before anything is cut, which need not be tried where that is known: a copy of what a tap takes
+    keeps no pass from running.
 
     What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it, or
     before an auxiliary head that runs in train mode.
@@ -165,7 +170,8 @@ def _trial(backbone: nn.Module, taps: Taps, run: MetaRun) -> tuple[Callable[[nn.
             return False
         return True
 
-    trains, in_training = runs(backbone, trains=True), runs(backbone, trains=False, in_mode=in_train_mode)
+    trains = known or runs(backbone, trains=True)
+    in_training = known or runs(backbone, trains=False, in_mode=in_train_mode)
 
     def both(module: nn.Module) -> bool:
         return runs(module, trains=trains) and (not in_training or runs(module, trains=False, in_mode=in_train_mode))

@@ -13,7 +13,7 @@ from autoadapt.contracts.views import backward, copy_module, on_meta
 __all__ = ["train_only"]
 
 
-def train_only(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str]:
+def train_only(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str] | None:
     """Modules with parameters that run in train mode and not in eval mode, and reach nothing that is read.
 
     Args:
@@ -21,7 +21,7 @@ def train_only(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tens
         run: Gives what is read of a copy of it that stands on the meta device.
 
     Returns:
-        Their paths, without those inside others of them; none where it runs in one mode only.
+        Their paths, without those inside others of them; None where it does not run, and train, in both modes.
     """
     copies = [in_mode(copy_module(module, on_meta)) for in_mode in (in_eval_mode, in_train_mode)]
     for parameter in copies[1].parameters():
@@ -29,7 +29,7 @@ def train_only(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tens
     try:
         seldom, often = (_ran(copied, run) for copied in copies)
     except Exception:  # whatever a model raises on meta, it only means that nothing can be said
-        return []
+        return None
     held = {path: [*copies[1].get_submodule(path).parameters()] for path in often if path not in seldom}
     unused = [path for path, own in held.items() if own and all(parameter.grad is None for parameter in own)]
     return [path for path in unused if not any(path.startswith(f"{other}.") for other in unused)]

@@ -96,13 +96,13 @@ def _freed(
     if why:
         return None, why
     sizes = _legal(found, target, lift.size)
-    costs = [multiply_adds_at(freed, size, image[1]) for size in (sizes, lift.size)]
+    costs = {size: multiply_adds_at(freed, size, image[1]) for size in {sizes, lift.size}}
     told = NativeSizes(
         what=lift.what,
         size=lift.size,
         probed=sizes,
-        multiply_adds=costs[0],
-        fixed_multiply_adds=costs[1],
+        multiply_adds=costs[sizes],
+        fixed_multiply_adds=costs[lift.size],
         untraced=lift.untraced,
         settings=lift.settings,
     )

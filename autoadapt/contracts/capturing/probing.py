@@ -192,7 +192,7 @@ class Probe:
             undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,
             tables.kept(),  # what caches that are found put back needs no values
             contextlib.nullcontext() if self.real else self._caches.kept(),
-            everywhere_meta(not self.real, tables),
+            everywhere_meta(not self.real, tables, followed=bool(follow) or flow is not None),
             watch(self._copy, self._inner and not training and flow is None, followed) as watcher,
             followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),

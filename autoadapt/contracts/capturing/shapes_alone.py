@@ -11,18 +11,24 @@ import torch.nn.functional as F
 
 from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.meta_device import OnMeta
-from autoadapt.contracts.shape_rules import ShapeRules
+from autoadapt.contracts.shape_rules import ShapeRules, are_known, are_plain
 
 __all__ = ["everywhere_meta"]
 
 
 @contextlib.contextmanager
-def everywhere_meta(active: bool, tables: MadeTables | None = None) -> Iterator[None]:
-    """Factory functions inside a forward pass make meta tensors, and what only keeps shapes is skipped."""
+def everywhere_meta(active: bool, tables: MadeTables | None = None, *, followed: bool = False) -> Iterator[None]:
+    """Factory functions inside a forward pass make meta tensors, and what only keeps shapes is skipped.
+
+    Args:
+        active: Else nothing is done.
+        tables: Notes what is made of sizes alone.
+        followed: Whether something follows what each tensor is made of, to which all operations have to show.
+    """
     if not active:
         yield
         return
-    with ShapeRules(), torch.device("meta"), _ShapesAlone(tables):
+    with ShapeRules(), torch.device("meta"), _ShapesAlone(tables, followed):
         yield
 
 
@@ -31,6 +37,10 @@ class _ShapesAlone(OnMeta):
 
     A recurrent layer is run step by step there: minutes for the long side of an image.
     """
+
+    def __init__(self, tables: MadeTables | None, followed: bool) -> None:
+        super().__init__(tables)
+        self._followed = followed
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -41,6 +51,14 @@ class _ShapesAlone(OnMeta):
             if made is not None:
                 return made
         return super().__torch_function__(func, types, args, kwargs)
+
+    def _returned(self, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        if func in _PRODUCTS and not self._followed and not torch.is_grad_enabled():
+            with torch._C.DisableTorchFunction():
+                made = _PRODUCTS[func](*args, **given)
+            if made is not None:
+                return made
+        return super()._returned(func, args, given)
 
 
 def _batch_norm(x: torch.Tensor, mean: torch.Tensor | None = None, *_rest: Any) -> torch.Tensor | None:
@@ -73,6 +91,27 @@ def _recurrent(x: torch.Tensor, states: Sequence[torch.Tensor], *rest: Any) -> t
     return x.new_empty(*x.shape[:-1], channels), *map(torch.empty_like, states)
 
 
+def _linear(x: Any = None, weight: Any = None, bias: Any = None, **_by_name: Any) -> torch.Tensor | None:
+    """Of contiguous tensors of one dtype; what is given by name is left to PyTorch."""
+    given = [one for one in (x, weight, bias) if one is not None]
+    if _by_name or len(given) < 2 or not are_plain(*given) or weight.dim() != 2 or x.dim() < 2:
+        return None
+    fits = x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
+    return x.new_empty(*x.shape[:-1], weight.shape[0]) if fits else None
+
+
+def _attention(query: Any = None, key: Any = None, value: Any = None, *rest: Any, **named: Any) -> torch.Tensor | None:
+    """Of queries, keys and values of as many heads, without mask and dropout."""
+    options = (*rest, *(named.get(name) for name in ("attn_mask", "dropout_p", "enable_gqa")))
+    if any(isinstance(one, torch.Tensor) or one for one in options) or not are_known(query, key, value):
+        return None
+    if query.dim() < 3 or query.shape[:-2] != key.shape[:-2] or query.shape[-1] != key.shape[-1]:
+        return None
+    return query.new_empty(*query.shape[:-1], value.shape[-1]) if key.shape[:-1] == value.shape[:-1] else None
+
+
+_PRODUCTS: Mapping[Any, Callable[..., Any]] = {F.linear: _linear, F.scaled_dot_product_attention: _attention}
+"""What torch takes apart into many operations; the rest of their answers is that of `ShapeRules`."""
 _WITHOUT_VALUES: Mapping[Any, Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
