@@ -83,7 +83,7 @@ class Moments:
         y_ND = torch.cat([y_ND - mean_y_D, weight**0.5 * step_y_D[None]])
         self.xx_CC.addmm_(x_NC.T, x_NC)
         self.xy_CD.addmm_(x_NC.T, y_ND)
-        self.yy += self.squares(y_ND)
+        self._add_squares(self.yy, y_ND)
 
     def add(self, other: Moments) -> None:
         """Count the tokens of others."""
@@ -92,7 +92,7 @@ class Moments:
         step_x_C, step_y_D, weight = self._step(other.count, other.mean_x_C, other.mean_y_D)
         self.xx_CC.add_(other.xx_CC).addr_(step_x_C, step_x_C, alpha=weight)
         self.xy_CD.add_(other.xy_CD).addr_(step_x_C, step_y_D, alpha=weight)
-        self.yy += other.yy + weight * self.squares(step_y_D[None])
+        self._add_squares(self.yy.add_(other.yy), weight**0.5 * step_y_D[None])
 
     def absorb(self, other: Moments) -> None:
         """Count the tokens of others, whose memory is given back: they count none after it.
@@ -131,7 +131,11 @@ class Moments:
 
     def squares(self, y_ND: torch.Tensor) -> torch.Tensor:
         """Sums of products of targets, of as many pairs of them as are kept."""
-        return y_ND.T @ y_ND if self.yy.dim() == 2 else y_ND.square().sum(0)
+        return self._add_squares(torch.zeros_like(self.yy), y_ND)
+
+    @staticmethod
+    def _add_squares(yy: torch.Tensor, y_ND: torch.Tensor) -> torch.Tensor:
+        return yy.addmm_(y_ND.T, y_ND) if yy.dim() == 2 else yy.add_(y_ND.square().sum(0))
 
     @property
     def yy_D(self) -> torch.Tensor:  # noqa: N802

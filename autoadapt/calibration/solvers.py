@@ -130,12 +130,12 @@ def _colouring(made_DD: torch.Tensor, moments: Moments) -> torch.Tensor:
     scale_D = deviations(moments.yy_D, moments.count)
     wanted_DD = moments.yy / (moments.count * scale_D * scale_D[:, None])
     made_D = deviations(made_DD.diagonal(), 1)
-    noisy_DD = made_DD / (made_D * made_D[:, None])
+    noisy_DD = (made_DD / (made_D * made_D[:, None])).float()  # the noise keeps it far from singular
     noisy_DD.diagonal().add_(NOISE)
     lower_DD = torch.linalg.cholesky(noisy_DD)
-    values_D, vectors_DD = torch.linalg.eigh(lower_DD.T @ wanted_DD @ lower_DD)
+    values_D, vectors_DD = torch.linalg.eigh(lower_DD.T @ wanted_DD.float() @ lower_DD)
     half_DD = torch.linalg.solve_triangular(lower_DD.T, vectors_DD, upper=True) * values_D.clamp(min=0).sqrt().sqrt()
-    colouring_DD = (half_DD @ half_DD.T) * scale_D / made_D[:, None]
+    colouring_DD = (half_DD @ half_DD.T).double() * scale_D / made_D[:, None]
     restored_D = ((made_DD @ colouring_DD) * colouring_DD).sum(0)
     restored: torch.Tensor = colouring_DD * _restoring(restored_D, moments)
     return restored
