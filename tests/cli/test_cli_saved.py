@@ -178,10 +178,10 @@ def test_folders_signatures_plans_and_verifications_are_shown(folder: Path) -> N
 
 
 def test_json_speaks_of_options_as_the_text_does_and_leaves_data_as_it_is(folder: Path) -> None:
-    told = json.loads(run("adapt", "timm:test_vit", "--like", "timm:test_resnet", *IMAGE, "--json").stdout)
+    told = json.loads(run("adapt", "mine.py:narrow", "--like", "mine.py:old", *IMAGE, "--json").stdout)
     details = {check["name"]: check["detail"] for check in told["verification"]["checks"]}
     assert details["export"] == "autoadapt verify ... --thorough"
-    swapped = run("swap", "mine.py:Net", "backbone", "timm:test_vit", *IMAGE, "--json")
+    swapped = run("swap", "mine.py:Net", "backbone", "mine.py:narrow", *IMAGE, "--json")
     said = json.loads(swapped.stdout)["call"]
     assert said.startswith("autoadapt swap MODEL backbone NEW")
     plan = aa.Plan.model_validate(told["plan"])
