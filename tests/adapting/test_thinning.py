@@ -26,6 +26,7 @@ from autoadapt.swapping import swap
 SCENE = ({"point_clouds": cloud()},)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ["farthest", "first", "even", "random"])
 def test_more_points_than_wanted_are_thinned_by_one_choice(how):
     new = PointTransformer(count=24)
