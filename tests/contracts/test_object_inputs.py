@@ -66,7 +66,43 @@ def test_an_object_that_is_not_registered_is_refused_by_name_and_remedy():
         aa.capture(Encoder(8), (example(Cloud),))
     assert "nothing tells the tensors of a Cloud" in str(caught.value)
     assert "inputs.graph" in str(caught.value)
-    assert "torch.utils._pytree.register_pytree_node(Cloud" in str(caught.value)
+    assert "names = ['edge_index', 'x']" in str(caught.value)
+    assert "pytree.register_pytree_node(" in str(caught.value)
+
+
+def test_the_remedy_can_be_pasted():
+    class Pasted(Graph):
+        """Registered by the remedy, and made in no module."""
+
+    graph = example(Pasted)
+    with pytest.raises(aa.CaptureError) as caught:
+        aa.capture(Encoder(8), graph)
+    exec(caught.value.mismatches[0].remedy, {"graph": graph})
+    assert aa.capture(Encoder(8), graph).inputs.paths == ("graph.edge_index", "graph.x")
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_remedy_can_be_pasted_for_graphs_of_torch_geometric(batched, monkeypatch):
+    data, layers = guest("torch_geometric.data"), guest("torch_geometric.nn")
+
+    class Net(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.layer = layers.GCNConv(6, channels)
+
+        def forward(self, graph):
+            made = self.layer(graph.x, graph.edge_index)
+            return layers.global_mean_pool(made, graph.batch) if batched else made
+
+    graphs = [data.Data(x=torch.randn(5, 6), edge_index=torch.randint(0, 5, (2, 9))) for _ in range(3)]
+    given = data.Batch.from_data_list(graphs) if batched else graphs[0]
+    monkeypatch.delitem(pytree.SUPPORTED_NODES, type(given), raising=False)
+    with pytest.raises(aa.CaptureError) as caught:
+        aa.capture(Net(4), given)
+    pytree.SUPPORTED_NODES.pop(type(given), None)
+    exec(caught.value.mismatches[0].remedy, {"graph": given})
+    assert aa.adapt(Net(4), like=Net(8), inputs=given).verify().passed
 
 
 def test_data_names_no_class_that_is_not_registered():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,25 +61,53 @@ def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
             return
 
 
-def refuse_object_inputs(tree: Tree, path: tuple[Any, ...] = ()) -> None:
+def refuse_object_inputs(tree: Tree, value: Any, path: tuple[Any, ...] = ()) -> None:
     """Refuse inputs that are objects of which nothing tells their tensors.
+
+    Args:
+        tree: Of the inputs.
+        value: The inputs.
+        path: Where they stand.
 
     Raises:
         CaptureError: With the place of the first one, and how it can be taken apart.
     """
     match tree:
         case Opaque(type=kind):
-            name = kind.rpartition(":")[2]
-            keys = "flatten_with_keys_fn=lambda one: ([(GetAttrKey(name), getattr(one, name)) for name in names], None)"
-            remedy = f"torch.utils._pytree.register_pytree_node({name}, flatten, unflatten, {keys})"
             expected = "a tensor, a container of them, or an object of a class that torch can take apart"
-            fault = Mismatch(f"inputs.{path_text(path)}", expected, f"a {kind}", remedy)
-            raise CaptureError(f"nothing tells the tensors of a {name}", [fault])
-        case Container(keys=keys_of, children=children):
-            for key, child in zip(keys_of, children, strict=True):
-                refuse_object_inputs(child, (*path, key))
+            fault = Mismatch(f"inputs.{path_text(path)}", expected, f"a {kind}", _registration(value, path_text(path)))
+            raise CaptureError(f"nothing tells the tensors of a {kind.rpartition(':')[2]}", [fault])
+        case Container(keys=keys, children=children):
+            for key, child in zip(keys, children, strict=True):
+                has_items = isinstance(value, (Mapping, Sequence))
+                part = operator.getitem(value, key) if has_items else getattr(value, str(key), None)
+                refuse_object_inputs(child, part, (*path, key))
         case _:
             return
+
+
+def _registration(value: Any, path: str) -> str:
+    """The lines that tell torch how to take objects of a class apart, by the names of the tensors that one has.
+
+    Args:
+        value: An object of it.
+        path: Where it stands, from which its class is taken where no module has it.
+    """
+    module, name = type(value).__module__, type(value).__name__
+    listed = value.keys() if callable(getattr(value, "keys", None)) else getattr(value, "__dict__", {})
+    names = sorted(str(one) for one in listed if isinstance(getattr(value, str(one), None), torch.Tensor))
+    names = [one for one in names if one != "ptr"]  # where graphs of a batch begin, as `batch` tells too
+    is_there = getattr(sys.modules.get(module), name, None) is type(value)
+    found = f"from {module} import {name}" if is_there else f"{name} = type({path})"
+    return f"""{found}
+from torch.utils import _pytree as pytree
+names = {names}  # of the tensors that the module reads
+pytree.register_pytree_node(
+    {name},
+    lambda one: ([getattr(one, name) for name in names], None),
+    lambda parts, _: {name}(**dict(zip(names, parts))),
+    flatten_with_keys_fn=lambda one: ([(pytree.GetAttrKey(name), getattr(one, name)) for name in names], None),
+)"""
 
 
 def refuse_empty(arguments: Arguments) -> None:

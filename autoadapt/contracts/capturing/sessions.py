@@ -91,7 +91,7 @@ class Session:
         self._perturbed = False  # whether a real pass told a grid
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
-        refuse_object_inputs(self._tree)
+        refuse_object_inputs(self._tree, arguments.values)
         names_in = [f"inputs.{path_text(path)}" for path in paths(self._tree)]
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
         started = start(self._module, arguments, inner=inner, real=real)
