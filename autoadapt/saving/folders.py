@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule, is_edited
 from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.probing import quiet
@@ -230,7 +230,7 @@ def _parameters(net: nn.Module) -> set[str]:
 
 
 def _check_whole(net: AdaptedModule, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse what tensors cannot say: other state, and tensors without values."""
+    """Refuse what plan and tensors cannot say: other state, tensors without values, an edited graph."""
     faults = [
         Mismatch(name, "a parameter or a buffer", f"a {type(value).__name__}", "save it yourself, beside the folder")
         for name, value in net.state_dict().items()
@@ -241,6 +241,8 @@ def _check_whole(net: AdaptedModule, tensors: Mapping[str, torch.Tensor]) -> Non
         for name, tensor in tensors.items()
         if tensor.is_meta
     ]
+    if is_edited(net):
+        faults.append(Mismatch("net.graph", "the graph of its plan", "an edited one", 'aa.export(net, "net.pt2")'))
     if faults:
         raise SavingError(f"{len(faults)} parts of the module cannot be saved", faults[:8])
 

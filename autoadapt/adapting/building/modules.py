@@ -39,7 +39,7 @@ from autoadapt.contracts.views import (
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.errors.given import check_type
 
-__all__ = ["AdaptedModule", "built", "own_attributes", "with_plan"]
+__all__ = ["AdaptedModule", "built", "is_edited", "own_attributes", "with_plan"]
 
 
 _ADAPTED = ", adapted"
@@ -196,7 +196,7 @@ class AdaptedModule(fx.GraphModule):
         closures = Closures(self)
         copied_above = not closures.memo.keys().isdisjoint(memo)
         memo.update({} if copied_above else closures.memo)
-        made = _restored(self.plan, copy.deepcopy(self._modules, memo))
+        made = _restored(self.plan, copy.deepcopy(self._modules, memo), self.graph)
         memo[id(self)] = made
         made.__dict__.update(copy.deepcopy(_extras(self), memo))
         if not copied_above:
@@ -205,12 +205,13 @@ class AdaptedModule(fx.GraphModule):
         return made
 
     def __copy__(self) -> AdaptedModule:
-        made = _restored(self.plan, self._modules)
+        made = _restored(self.plan, self._modules, self.graph)
         made.__dict__.update(_extras(self))
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.plan, self._modules), _extras(self)
+        graph = (copy.deepcopy(self.graph),) if is_edited(self) else ()  # a graph refers to its module; a copy does not
+        return _restored, (self.plan, self._modules, *graph), _extras(self)
 
 
 @statistics_reader
@@ -248,7 +249,13 @@ def with_plan(net: AdaptedModule, plan: Plan) -> AdaptedModule:
     Args:
         net: It is not changed.
         plan: Its own, with layers left out.
+
+    Raises:
+        BuildError: Its graph was edited, and another plan would lose that.
     """
+    if is_edited(net):
+        fault = Mismatch("net.graph", "the graph of its plan", "an edited one", "edit it afterwards")
+        raise BuildError("a module whose graph was edited is not built anew", [fault])
     parts = copy_module(net, aliased)
     names = {name for name, route in adapter_names(plan).items() if learned_steps(route)}
     kept = {name: one for name, one in parts.get_submodule("adapters").named_children() if name in names}
@@ -296,12 +303,17 @@ def own_attributes(net: AdaptedModule) -> dict[str, Any]:
     return {name: value for name, value in _extras(net).items() if name not in vars(nn.Module())}
 
 
-def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedModule:
-    """The graph emitted anew around modules that stand ready; also what pickle calls."""
+def is_edited(net: AdaptedModule) -> bool:
+    """Whether the graph that runs is another than its plan says: passes of torch.fx edit it in place."""
+    return str(net.graph) != str(graph_of(net.plan))
+
+
+def _restored(plan: Plan, modules: Mapping[str, nn.Module | None], graph: fx.Graph | None = None) -> AdaptedModule:
+    """A copy of a graph, or else that of the plan, around modules that stand ready; also what pickle calls."""
     root = nn.Module()
     for name, module in modules.items():
         root.add_module(name, module)
-    net = AdaptedModule(root, graph_of(plan), class_name="AdaptedModule")
+    net = AdaptedModule(root, copy.deepcopy(graph) if graph else graph_of(plan), class_name="AdaptedModule")
     net._modules.update(modules)
     net.__dict__["_plan"] = plan
     return net
