@@ -70,7 +70,9 @@ def thin_mask(
     Shape:
         `[B, N] -> [B, M]`, with `M = (N - first - 1) // step + 1`
     """
-    return None if counting_BN is None else counting_BN[:, first::step]
+    if counting_BN is None:
+        return None
+    return counting_BN[:, first::step].contiguous()
 
 
 def all_counted(

@@ -74,3 +74,18 @@ def test_truth_values_that_are_no_mask_are_passed_on_as_before():
     net = aa.adapt(new, like=Loud(), inputs=(WAVE, MASK))
     assert [route.source for route in net.plan.routes] == ["0", "1"]
     assert torch.equal(net(WAVE, MASK)[1], new(WAVE, MASK)[1])
+
+
+@pytest.mark.parametrize("form", ["truth", "hidden", "lengths"])
+def test_verify_finds_a_returned_mask_that_is_not_the_one_that_is_given(form):
+    net = aa.adapt(Speech(), like=Speech(form), inputs=(WAVE, MASK)).eval()
+    assert net.verify().passed
+    output = next(node for node in net.graph.nodes if node.op == "output")
+    read, told = output.args[0]
+    with net.graph.inserting_before(output):
+        other = net.graph.call_function(torch.logical_not if form != "lengths" else torch.neg, (told,))
+        output.args = ((read, other),)
+    net.recompile()
+    found = net.verify()
+    assert not found.passed
+    assert "what attention_mask says, for its own frames" in str(found)

@@ -23,7 +23,7 @@ def masks_hide(session: Session) -> Findings:
 
 
 def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
-    """Outputs that change with what a mask hides, or are not zero there, where the backbone is not to blame."""
+    """Outputs that change with what a mask hides, are not zero there, or are to be that mask and are not."""
     trial, place = _trial(session), _place(session, mask)
     found = trial.share(place, mask)
     if found is None:
@@ -37,6 +37,8 @@ def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
     for path, share in moved.items():
         found_text = f"{path} changes, by {100 * share:.3g} % of what it does where nothing is hidden"
         yield Mismatch(path, f"the same for other values that {mask.argument} hides", found_text, _REMEDY)
+    for path in trial.silent(place, mask):
+        yield Mismatch(path, f"what {mask.argument} says, for its own frames", "other values", _REMEDY)
     for path in set(mask.zeroed) - set(trial.described(place, mask).zeroed):
         yield Mismatch(path, f"zeros where {mask.argument} hides", "other values", _REMEDY)
 

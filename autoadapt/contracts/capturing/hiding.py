@@ -13,7 +13,7 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.devices import device_of
 from autoadapt.contracts.capturing.graph_axes import InputAxes
-from autoadapt.contracts.capturing.returned_masks import returned_mask
+from autoadapt.contracts.capturing.returned_masks import is_told, returned_mask
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
@@ -127,8 +127,7 @@ class Trial:
 
     def _returned(self, mask: Mask, half: int, runs: Sequence[Sequence[torch.Tensor]]) -> tuple[Returned, ...]:
         """The outputs that are the mask, by runs with the second half hidden and with nothing hidden."""
-        batch, size = self._samples(mask.axis), self._axes.example[mask.axis]
-        counting = [(torch.arange(size) < count).expand(batch, -1) for count in (half, size)]
+        counting = self._shown(mask.axis, half)
         lengths = [dim for dims in self._outputs.values() for dim in dims]
         found = [
             returned_mask(path, mask, dims[1:] or lengths, list(zip(counting, outputs, strict=True)))
@@ -136,6 +135,25 @@ class Trial:
             if not outputs[0].is_floating_point()
         ]
         return tuple(one for one in found if one is not None)
+
+    def silent(self, place: int | str, mask: Mask) -> list[str]:
+        """Outputs that are to be a mask for their frames, and are not.
+
+        Args:
+            place: Which input, or the name of one more.
+            mask: What it is, with what is known of outputs.
+        """
+        counting, names = self._shown(mask.axis, (self._axes.example[mask.axis] + 1) // 2), list(self._outputs)
+        for runs in self._runs(place, mask):
+            pairs = list(zip(counting, (runs[0], runs[2]), strict=True))
+            known = [(told, names.index(told.path)) for told in mask.returned]
+            return [told.path for told, i in known if not all(is_told(told, shown, run[i]) for shown, run in pairs)]
+        return []
+
+    def _shown(self, axis: str, half: int) -> list[torch.Tensor]:
+        """Which tokens count where the second half is hidden, and where nothing is, `[B, N]` each."""
+        size = self._axes.example[axis]
+        return [(torch.arange(size) < count).expand(self._samples(axis), -1) for count in (half, size)]
 
     def _runs(self, place: int | str, mask: Mask, *, front: bool = False) -> Iterator[list[list[torch.Tensor]]]:
         """What comes out where the second half is hidden, with two kinds of values there; and the same with no mask.

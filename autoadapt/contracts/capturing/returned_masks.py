@@ -9,7 +9,7 @@ import torch
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Form, Mask, Returned, frames_of
 
-__all__ = ["returned_mask"]
+__all__ = ["is_told", "returned_mask"]
 
 # Dimension letters: B batch, N tokens or samples, M frames.
 
@@ -35,12 +35,19 @@ def returned_mask(
             continue
         for form, counts in kinds:
             made = Returned(path=path, form=form, counts=counts, frames=frames)
-            if all(_is(made, counting_BN, output) for counting_BN, output in runs):
+            if all(is_told(made, counting_BN, output) for counting_BN, output in runs):
                 return made
     return None
 
 
-def _is(told: Returned, counting_BN: torch.Tensor, output: torch.Tensor) -> bool:
+def is_told(told: Returned, counting_BN: torch.Tensor, output: torch.Tensor) -> bool:
+    """Whether an output tells which frames count.
+
+    Args:
+        told: How it is to tell.
+        counting_BN: Which samples count.
+        output: The output.
+    """
     first, step = told.frames or (0, 1)
     counting_BM = counting_BN[:, first::step]
     if told.form == "lengths":
