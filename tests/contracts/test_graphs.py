@@ -131,3 +131,13 @@ def test_nodes_are_no_graphs():
 
     with pytest.raises(aa.MatchError, match="nothing in OfNodes can serve"):
         aa.adapt(OfNodes(5), like=OfGraphs(8), inputs=(*GRAPH, torch.arange(NODES) // 6))
+
+
+@pytest.mark.parametrize("sizes", [(6, 4, 8), (3, 3, 3), (4,) * 5])
+def test_few_nodes_of_several_graphs_are_enough(sizes):
+    batch, nodes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), sum(sizes)
+    graph = torch.randn(nodes, 6), LIST % nodes, ATTRIBUTES
+    net = aa.adapt(OfGraphs(5).eval(), like=OfGraphs(8), inputs=(*graph, batch))
+    assert dims(net.plan.target)[-1] == f"f32[{len(sizes)}, 8]"
+    assert net.plan.target.axes["N"].smallest >= len(sizes)
+    net.verify().raise_if_failed()

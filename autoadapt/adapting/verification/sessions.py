@@ -205,7 +205,9 @@ class Session:
         if spec.is_floating:
             return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
         low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes)
-        return torch.randint(low, high + 1, shape, generator=generator).to(self.device, spec.torch_dtype)
+        drawn = torch.randint(low, high + 1, shape, generator=generator)
+        spread = low + torch.arange(drawn.numel()) * (high + 1 - low) // max(drawn.numel(), 1)  # each graph has nodes
+        return (spread if drawn.dim() == 1 else drawn).to(self.device, spec.torch_dtype)
 
     def _within(self, given: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
         """Integers that may be indices along an axis, as many as that has at some sizes."""

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-__all__ = ["is_added", "is_binary", "is_of_pairs", "is_table", "may_be_lengths", "may_hide", "with_lengths"]
+__all__ = [
+    "graphs_told",
+    "is_added",
+    "is_binary",
+    "is_of_pairs",
+    "is_table",
+    "may_be_lengths",
+    "may_hide",
+    "with_lengths",
+]
 
 # Dimension letters: B batch, N tokens or samples.
 
@@ -99,8 +108,19 @@ def _with_length(tensor: torch.Tensor, changed: Mapping[int, int]) -> torch.Tens
 
 def _with_graphs(made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """What tells to which graph of a batch each node belongs, for more or fewer nodes of as many graphs."""
-    if given.dim() != 1 or given.dtype != torch.int64 or given.is_meta or len(made) == len(given) or not given.numel():
-        return made
-    steps, last = given.diff(), int(given[-1])
-    in_order = bool(((steps == 0) | (steps == 1)).all()) and int(given[0]) == 0 < last < len(given) - 1
-    return torch.arange(len(made), device=made.device) * (last + 1) // max(len(made), 1) if in_order else made
+    count = graphs_told(given) if len(made) != len(given) else 0
+    return torch.arange(len(made), device=made.device) * count // max(len(made), 1) if count else made
+
+
+def graphs_told(tensor: torch.Tensor) -> int:
+    """How many graphs there are, if a tensor tells to which of them each node belongs; 0 if it does not.
+
+    Example:
+        >>> graphs_told(torch.tensor([0, 0, 1, 2, 2])), graphs_told(torch.tensor([0, 2, 1]))
+        (3, 0)
+    """
+    if tensor.dim() != 1 or tensor.dtype != torch.int64 or tensor.is_meta or not tensor.numel():
+        return 0
+    steps, last = tensor.diff(), int(tensor[-1])
+    in_order = bool(((steps == 0) | (steps == 1)).all()) and int(tensor[0]) == 0 < last < len(tensor) - 1
+    return last + 1 if in_order else 0

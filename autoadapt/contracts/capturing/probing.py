@@ -19,7 +19,7 @@ from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
-from autoadapt.contracts.capturing.likely_masks import with_lengths
+from autoadapt.contracts.capturing.likely_masks import graphs_told, with_lengths
 from autoadapt.contracts.capturing.run_values import keeps_a_call
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of
@@ -134,6 +134,11 @@ class Probe:
     def dtypes(self) -> list[torch.dtype]:
         """Of the input tensors."""
         return [tensor.dtype for tensor in self._tensors]
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs the nodes that are given belong to, if an input tells that; else 0."""
+        return max(map(graphs_told, self._tensors), default=0)
 
     @property
     def invents(self) -> bool:

@@ -73,6 +73,8 @@ class Runs:
     def run(self, sizes: Mapping[str, int]) -> Observation | None:
         """What comes out at sizes of the input axes, the example's where left out; None where the module raises."""
         full = _full(self.axes, sizes)
+        if dict(full).get("N", 0) < self.probe.graphs:  # as many graphs need as many nodes
+            return None
         if full not in self._cache:
             try:
                 self._cache[full] = self.probe.run(self.axes.shapes(sizes))
@@ -117,6 +119,7 @@ class Runs:
         shrinking = [name for name in example if self._shrinks or (name[0] == "N" and name not in steps)]
         for part in (8, 4, 2) if shrinking and "E" not in steps else ():
             sizes = {name: _shrunk(name, size, part) if name in shrinking else size for name, size in example.items()}
+            sizes |= {name: max(sizes[name], min(self.probe.graphs + 1, example[name])) for name in {"N"} & {*sizes}}
             if self.run(sizes) is not None:
                 return sizes, self.steps(sizes)
         return example, steps or self.steps(example)
@@ -133,7 +136,7 @@ class Runs:
             name: AxisSizes(
                 step=varying[name],
                 offset=example % varying[name] if varying[name] else 0,
-                smallest=solution.smallest.get(name, example),
+                smallest=max(solution.smallest.get(name, example), self.probe.graphs if name == "N" else 1),
                 example=example,
                 bounded=solution.bounded and name in ("H", "W") and varying[name] > 0,
                 largest=self._largest(name, base, varying[name]),
