@@ -236,6 +236,24 @@ def test_what_a_relu_leaves_is_noted_and_of_vectors_it_is_said_that_they_may_be_
     assert aa.adapt(Activated(8, torch.relu), like=maps, inputs=images).plan.remarks == ()
 
 
+@pytest.mark.parametrize(
+    ("end", "held"),
+    [
+        (nn.functional.relu6, "never negative"),
+        (nn.ReLU6(inplace=True), "never negative"),
+        (lambda x: x.clamp(min=0), "never negative"),
+        (lambda x: x.clamp(0, 3), "never negative"),
+        (lambda x: x.clamp(max=3), "None"),
+        (nn.functional.hardtanh, "None"),
+    ],
+)
+def test_what_is_cut_off_below_0_is_never_negative_either(end, held):
+    old, images = Activated(16, end, pooled=True), torch.randn(IMAGE)
+    assert str(aa.capture(old, images).outputs.leaves[0].holds) == held
+    told = aa.adapt(Activated(8, torch.relu), like=old, inputs=images).plan.remarks
+    assert any("is never negative, and what serves it need not be" in one for one in told) == (held != "None")
+
+
 def test_small_values_are_within_no_bounds_by_chance():
     assert aa.capture(Activated(8, lambda x: x * x), 1e-3 * torch.randn(IMAGE)).outputs.leaves[0].holds is None
 

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
 from autoadapt.contracts.capturing.last_tokens import last_tokens_followed
-from autoadapt.contracts.capturing.value_bounds import value_bounds_followed
+from autoadapt.contracts.capturing.value_bounds import CLAMPING, value_bounds_followed
 
 __all__ = ["Cells", "CentresFollowed", "Grid"]
 
@@ -105,7 +105,8 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and (grid := self._grids.get(given[0])) is not None
         ):
             self._grids.put(returned, grid)  # most of what runs, so it must cost little
-            self._note_kinds(name, {}, self._moving(given), [returned])
+            named = _named(func, args, kwargs or {}) if name in CLAMPING else {}
+            self._note_kinds(name, named, self._moving(given), [returned])
         elif moving := self._moving(given):
             named, made = _named(func, args, kwargs or {}), list(_tensors([returned]))
             self._note_kinds(name, named, moving, made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoadapt.contracts.capturing.followers import Follower, Made, Rule
 from autoadapt.contracts.signature import Bound
 
-__all__ = ["value_bounds_followed"]
+__all__ = ["CLAMPING", "value_bounds_followed"]
 
 
 def value_bounds_followed() -> Follower[Bound]:
@@ -14,11 +14,18 @@ def value_bounds_followed() -> Follower[Bound]:
     Values alone do not tell: small ones lie between 0 and 1 by chance.
     """
     made = {name: _always(bound) for bound, names in _MADE.items() for name in names}
+    made |= dict.fromkeys(CLAMPING, _clamped)
     return Follower({**dict.fromkeys(_KEEPING, _kept), **made}, _always(None))
 
 
 def _always(bound: Bound | None) -> Rule[Bound]:
     return lambda _: bound
+
+
+def _clamped(made: Made[Bound]) -> Bound | None:
+    """Of what is cut off below 0, as by ReLU6."""
+    least = made.named.get("min", made.named.get("min_val"))
+    return "never negative" if isinstance(least, int | float) and least >= 0 else None
 
 
 def _kept(made: Made[Bound]) -> Bound | None:
@@ -32,6 +39,9 @@ _MADE: dict[Bound, tuple[str, ...]] = {
     "between -1 and 1": ("tanh",),
 }
 """Activations, by the bounds of what they return."""
+
+CLAMPING = frozenset({"hardtanh", "clamp", "clamp_min"})
+"""Operations whose arguments tell the bounds."""
 
 _KEEPING = frozenset(
     {
