@@ -9,7 +9,7 @@ import torch
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.roles import holds
 from autoadapt.contracts.signature import Signature
-from autoadapt.contracts.trees import Constant, Container, Slot, Tree, flatten, path_text, paths
+from autoadapt.contracts.trees import Constant, Container, LeftOut, Opaque, Slot, Tree, flatten, path_text, paths
 from autoadapt.errors import Mismatch
 from autoadapt.swapping.readings import Outcome
 
@@ -79,7 +79,7 @@ def _tree_differences(
     if gone and all(path_text(one) in absent for one in gone):
         return []
     match before, after:
-        case Slot(), Slot():
+        case (Slot(), Slot()) | (Opaque(), LeftOut()):  # no object is left out unless the caller asks for the rest
             return []
         case Constant(value=left), Constant(value=right) if type(left) is type(right) and (
             left == right or isinstance(left, (int, float))

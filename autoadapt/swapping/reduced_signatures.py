@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature, Values
-from autoadapt.contracts.trees import Container, LeftOut, Slot, Tree, path_text, paths
+from autoadapt.contracts.trees import Container, LeftOut, Opaque, Slot, Tree, path_text, paths
 
-__all__ = ["fixed", "reduced"]
+__all__ = ["fixed", "reduced", "without_objects"]
 
 _MAPPINGS = ("dict", "ordered_dict", "mapping")
 
@@ -29,6 +29,27 @@ def reduced(signature: Signature, keep: Collection[str]) -> Signature:
     left = signature.with_outputs(Values(tree=tree, leaves=signature.outputs.standing(keep)))
     invariants = tuple(one for one in left.invariants if _known(one.values, keep))
     return left.model_copy(update={"invariants": invariants, "unverified": ()})
+
+
+def without_objects(signature: Signature) -> Signature:
+    """A signature with a placeholder for each object among the outputs that is no container, such as a cache of keys.
+
+    Whoever reads it is told that it was left out.
+    """
+    tree = _without_objects(signature.outputs.tree, ())
+    return signature.model_copy(update={"outputs": Values(tree=tree, leaves=signature.outputs.leaves)})
+
+
+def _without_objects(tree: Tree, path: tuple[int | str, ...]) -> Tree:
+    match tree:
+        case Opaque():
+            return LeftOut(name=path_text(path))
+        case Container(keys=keys, children=children):
+            rows = zip(keys, children, strict=True)
+            left = tuple(_without_objects(child, (*path, key)) for key, child in rows)
+            return tree.model_copy(update={"children": left})
+        case _:
+            return tree
 
 
 def _known(path: str, keep: Collection[str]) -> bool:

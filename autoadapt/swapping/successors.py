@@ -39,7 +39,7 @@ from autoadapt.swapping.folding.refits import Refit
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.read_attributes import Surface, find_surface
 from autoadapt.swapping.readings import Reading
-from autoadapt.swapping.reduced_signatures import fixed, reduced
+from autoadapt.swapping.reduced_signatures import fixed, reduced, without_objects
 from autoadapt.swapping.replacements import Replacement, as_kind
 from autoadapt.swapping.results import Part
 
@@ -131,6 +131,7 @@ def prepare(
     if target is None:
         target = captured_once(place.module, arguments, lambda: capture(place.module, arguments), keep=options.dry_run)
     target = target.model_copy(update={"outputs": mark_points(target.outputs)})
+    target = target if options.outputs is None else without_objects(target)
     wanted = _wanted(target, reading, options.outputs)
     if isinstance(new, str):
         return _generated(place, reading, as_kind(new), target, wanted, surface)
