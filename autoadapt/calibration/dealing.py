@@ -15,7 +15,7 @@ from autoadapt.calibration.samples import Cut
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["checksum", "dealt", "refuse_another", "rows_of", "shared_images"]
+__all__ = ["checksum", "dealt", "refuse_another", "refuse_unlike", "rows_of", "shared_images"]
 
 
 def dealt(data: Iterable[object], images: int) -> int:
@@ -61,6 +61,21 @@ def refuse_another(number: int, found: int, expected: int) -> None:
         remedy = "start as many processes as before, or delete the files of state="
         fault = Mismatch(f"image {number}", "the one that was counted under that number", "another", remedy)
         raise CalibrationError("the images do not come as in the run before", [fault])
+
+
+def refuse_unlike(fingerprint: str) -> None:
+    """Refuse processes whose models or options are not the same: their sums would be of no model at all.
+
+    Raises:
+        CalibrationError: The fingerprints of two processes differ.
+    """
+    every = workers.gathered({workers.number(): fingerprint})
+    others = [worker for worker, one in every.items() if one != every[0]]
+    if others:
+        found = f"others on process {', '.join(map(str, sorted(others)))} than on process 0"
+        remedy = "the same weights and arguments on all: torch.manual_seed(0) before models are made at random"
+        fault = Mismatch("net, like and options", "the same on every process", found, remedy)
+        raise CalibrationError("the processes do not calibrate the same models", [fault])
 
 
 def shared_images(counted: Mapping[int, int]) -> str:

@@ -38,9 +38,10 @@ def images(count=IMAGES):
     return pictures(count, dtype=torch.float64)
 
 
-def fitted(data, **options):
+def fitted(data, change=lambda model, old: None, **options):
     """What `calibrate` says, and the adapters that it wrote."""
     model, old = models()
+    change(model, old)
     found = calibrate(model, at="backbone", like=old, data=data, tokens_per_image=20, **({"augment": 0} | options))
     return found, model.backbone.adapters.state_dict()
 
@@ -83,6 +84,24 @@ def going_on(rank, count, folder):
 
 def in_another_order(rank, count, folder):
     return fitted(images().flip(0)[rank::count].split(2), state=folder / "fit.safetensors")
+
+
+def other_new(rank, count, _folder):
+    """A backbone made without a seed: one weight is another on the last rank."""
+    return fitted(loader(rank, count), lambda model, _: next(model.backbone.parameters()).data[0].add_(1e-3 * rank))
+
+
+def other_old(rank, count, _folder):
+    return fitted(loader(rank, count), lambda _, old: next(old.parameters()).data[0].add_(1e-3 * rank))
+
+
+def other_seed(rank, count, _folder):
+    return fitted(loader(rank, count), seed=rank)
+
+
+def other_adapters(rank, count, _folder):
+    """Fresh adapters may differ: they are replaced by the same ones."""
+    return fitted(loader(rank, count), lambda model, _: next(model.backbone.adapters.parameters()).data.add_(rank))
 
 
 def same_for_all(_rank, _count, _folder):

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(calibration_ranks.__file__)
 IN_ONE_GROUP = (
     "sampled", "uneven", "without_any", "same_for_all", "faulty", "stopped",
+    "other_new", "other_old", "other_seed", "other_adapters",
     "sharded_pair", "sharded", "sharded_uneven", "sharded_faulty",
 )  # fmt: skip
 
@@ -72,6 +73,18 @@ def test_ranks_that_all_see_the_same_images_are_refused(two_ranks):
     for said in of_each(two_ranks, "same_for_all"):
         assert said.startswith("every process passes over the same images")
         assert "try       DataLoader(dataset, sampler=DistributedSampler(dataset), batch_size=16)" in said
+
+
+@pytest.mark.parametrize("name", ["other_new", "other_old", "other_seed"])
+def test_ranks_with_other_weights_or_options_are_refused_on_all(two_ranks, name):
+    for said in of_each(two_ranks, name):
+        assert said.startswith("the processes do not calibrate the same models")
+        assert "others on process 1 than on process 0" in said
+
+
+def test_ranks_whose_fresh_adapters_differ_write_the_same(two_ranks, alone):
+    for _, adapters in of_each(two_ranks, "other_adapters"):
+        assert_alike(adapters, alone[1], 1e-8)
 
 
 def test_where_one_rank_fails_every_rank_does(two_ranks):
