@@ -23,6 +23,7 @@ __all__ = [
     "checksum_of",
     "facts_of",
     "frozen_parts",
+    "give_memory",
     "modes_of",
     "put_facts",
     "put_modes",
@@ -46,6 +47,20 @@ def unkept_buffers(net: nn.Module) -> set[str]:
     for path, module in net.named_modules(remove_duplicate=False):
         found |= {f"{path}.{name}" if path else name for name in module._non_persistent_buffers_set}
     return found & {name for name, _ in net.named_buffers(remove_duplicate=False)}
+
+
+def give_memory(net: nn.Module) -> None:
+    """Put tensors of the meta device on the CPU, without values; unlike `to_empty`, what was tied stays so."""
+    made: dict[int, torch.Tensor] = {}
+    for module in net.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and tensor.is_meta:
+                    if id(tensor) not in made:
+                        empty = torch.empty_like(tensor, device="cpu")
+                        is_parameter = isinstance(tensor, nn.Parameter)
+                        made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+                    held[name] = made[id(tensor)]  # type: ignore[assignment]
 
 
 def ties_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:

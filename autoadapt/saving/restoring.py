@@ -22,6 +22,7 @@ from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, is_trusted,
 from autoadapt.saving.module_states import (
     all_tensors,
     checksum_of,
+    give_memory,
     put_facts,
     put_modes,
     put_tensors,
@@ -200,7 +201,7 @@ def _built(config: Config, backbone: nn.Module, folder: Path, limits: SizeLimits
         )
         raise SavingError(f"the plan of {folder} does not fit {type(backbone).__name__}", [fault]) from error
     if any(tensor.is_meta for tensor in all_tensors(net).values()) and config.weights.scope == "all":
-        net.to_empty(device="cpu")
+        give_memory(net)
     return net
 
 

@@ -182,15 +182,26 @@ def refuse_unwritable(model: nn.Module, slots: Iterable[Slot]) -> None:
     """
     again = model.state_dict(keep_vars=True)
     slots = list(slots)
-    faults = [fault for slot in slots if (fault := _fault(slot, again[slot.spec.name])) is not None]
+    empty = [
+        Mismatch(slot.spec.name, "memory", "the meta device", _with_memory(model)) for slot in slots if slot.tensor.is_meta
+    ]
+    faults = empty or [fault for slot in slots if (fault := _fault(slot, again[slot.spec.name])) is not None]
     if faults := faults or _overlaps(slots):
         raise TransferError("the model cannot be written to", faults[:10])
 
 
+def _with_memory(model: nn.Module) -> str:
+    """What to do with a model on the meta device, with what neither `to_empty` nor a file puts right."""
+    names = model.state_dict().keys()
+    left = [name for name, _ in model.named_buffers() if name not in names]
+    tied = len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False)))
+    anew = [f"make {', '.join(left[:3])}{' and more' * (len(left) > 3)} anew, which no file holds"] if left else []
+    again = ["tie again what is tied"] if tied else []
+    return "; ".join(['model.to_empty(device="cpu")', *anew, *again])
+
+
 def _fault(slot: Slot, again: Tensor) -> Mismatch | None:
     tensor, name = slot.tensor, slot.spec.name
-    if tensor.is_meta:
-        return Mismatch(name, "memory", "the meta device", 'model.to_empty(device="cpu")')
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return Mismatch(name, "a dense tensor", str(tensor.layout).removeprefix("torch."))
     if tensor.is_inference():

@@ -189,6 +189,30 @@ def test_a_module_without_weights_yet_takes_those_of_the_file(tmp_path):
     assert torch.equal(again(image())["c4"], net(image())["c4"])
 
 
+class Twice(nn.Module):
+    """[B, 4] -> [B, 4], by one weight twice and a buffer that state dicts leave out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.full((4,), 2.0), persistent=False)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x))) * self.scale
+
+
+def test_what_is_tied_stays_so_where_a_module_without_weights_yet_takes_those_of_the_file(tmp_path):
+    x = torch.randn(3, 4)
+    net = aa.adapt(Twice(), like=nn.Linear(4, 8), inputs=x).eval()
+    aa.save(net, tmp_path)
+    with torch.device("meta"):
+        new = Twice()
+    again = aa.restore(tmp_path, new=new).eval()
+    assert again.backbone.first.weight is again.backbone.second.weight
+    assert torch.equal(again(x), net(x))
+
+
 @pytest.mark.parametrize("container", [Pair, Record], ids=lambda cls: cls.__name__)
 def test_classes_of_outputs_need_the_callers_word(container, tmp_path):
     net = aa.adapt(Pyramid(6, 12), like=Wrapped(container), inputs=image()).eval()

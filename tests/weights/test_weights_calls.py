@@ -373,6 +373,10 @@ def test_a_bad_call_is_refused(fault: str) -> None:
 def test_tensors_without_memory_of_their_own_are_refused() -> None:
     with pytest.raises(TransferError, match=r"found     the meta device\n  try       model\.to_empty"):
         transfer(linear(), nn.Linear(3, 2, device="meta"))
+    rotary = nn.Linear(3, 2, device="meta")
+    rotary.register_buffer("frequencies", torch.zeros(2, device="meta"), persistent=False)
+    with pytest.raises(TransferError, match="make frequencies anew, which no file holds"):
+        transfer(linear(), rotary)
     with pytest.raises(TransferError, match="the model has no shapes yet\nweight, bias\n  expected  a shape"):
         transfer(linear(), nn.LazyLinear(2))
     with torch.inference_mode():
