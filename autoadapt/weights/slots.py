@@ -183,7 +183,9 @@ def refuse_unwritable(model: nn.Module, slots: Iterable[Slot]) -> None:
     again = model.state_dict(keep_vars=True)
     slots = list(slots)
     empty = [
-        Mismatch(slot.spec.name, "memory", "the meta device", _with_memory(model)) for slot in slots if slot.tensor.is_meta
+        Mismatch(slot.spec.name, "memory", "the meta device", _with_memory(model))
+        for slot in slots
+        if slot.tensor.is_meta
     ]
     faults = empty or [fault for slot in slots if (fault := _fault(slot, again[slot.spec.name])) is not None]
     if faults := faults or _overlaps(slots):
