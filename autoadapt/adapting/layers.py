@@ -21,6 +21,7 @@ __all__ = [
     "linear",
     "mix_channels",
     "mlp",
+    "nothing_further",
     "pad",
     "pool",
     "recover_indices",
@@ -312,6 +313,12 @@ def unchanged(name: str, value: Any, *expected: Any) -> None:
             f"{name} was {expected[0]!r} when this module was adapted, and another "
             f"{name} would be ignored: leave it so, or adapt it again with inputs that hold the other {name}"
         )
+
+
+def nothing_further(given: dict[str, Any], *on: str) -> None:
+    """Refuse other keyword arguments that would change something: those in `on` are on."""
+    for name, value in given.items() if isinstance(given, dict) else ():
+        unchanged(name, value, None, name in on)
 
 
 def hand_on(name: str, value: Any, *expected: Any) -> Any:

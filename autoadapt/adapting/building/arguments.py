@@ -21,6 +21,7 @@ __all__ = [
     "check_names",
     "container_annotation",
     "default_of",
+    "further_of",
     "handed_on",
     "is_allowed",
     "may_be_absent",
@@ -60,10 +61,17 @@ def accepted(target: Signature, name: str) -> list[Any]:
     """What an argument may be that nothing serves: what it was, and what means the same to the old module."""
     tree = target.plain_arguments[name]
     value = tree.value if isinstance(tree, Constant) else None
-    told = next((one.told for one in target.parameters if one.name == name), None)
+    own = next((one for one in target.parameters if one.name == name), None)
+    further = further_of(target)
+    told = own.told if own else Constant(value=name in further[1]) if further else None
     if told is None or value not in (None, told.value):
         return [value]
     return [value, told.value if value is None else None]
+
+
+def further_of(target: Signature) -> tuple[str, tuple[str, ...]] | None:
+    """The name of the old module's `**kwargs`, and which of them its config sets to True; None where it has none."""
+    return next(((one.name, one.further) for one in target.parameters if one.further is not None), None)
 
 
 def handed_on(source: Signature, target: Signature) -> list[str]:

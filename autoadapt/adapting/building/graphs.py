@@ -18,6 +18,7 @@ from autoadapt.adapting.building.arguments import (
     check_names,
     container_annotation,
     default_of,
+    further_of,
     handed_on,
     may_be_absent,
     plain_entries,
@@ -124,6 +125,9 @@ class _Emitter:
             node = self.graph.create_node("placeholder", name, args=default, name=name, type_expr=annotation)
             found[name] = node
             self._take_apart(tree, node, (name,), self.given)
+        if further := further_of(plan.target):
+            node = self.graph.placeholder(f"**{further[0]}")
+            self.graph.call_function(layers.nothing_further, (node, *further[1]))
         return found
 
     def _hand_on(self, placeholders: Mapping[str, fx.Node]) -> dict[str, fx.Node]:

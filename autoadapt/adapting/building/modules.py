@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
+from autoadapt.adapting.building.arguments import further_of
 from autoadapt.adapting.building.cutting import tapped
 from autoadapt.adapting.building.facts import RECIPES, copy_facts, filtered_call, recipe
 from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
@@ -190,6 +191,10 @@ class AdaptedModule(fx.GraphModule):
                 type(self).__name__, "arguments that are tensors", ", ".join(plain), 'aa.export(net, "net.pt")'
             )
             raise BuildError("an adapted module with optional arguments is not compiled by torch.jit.script", [fault])
+        if further_of(self.plan.target):  # a script takes no further arguments
+            parameters = tuple(one for one in self.plan.target.parameters if one.further is None)
+            target = self.plan.target.model_copy(update={"parameters": parameters})
+            return with_plan(self, self.plan.model_copy(update={"target": target}))
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedModule:

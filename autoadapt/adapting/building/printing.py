@@ -127,8 +127,8 @@ class _Printer:
                 case "placeholder":
                     default = flat(self._value(node.args[0])) if node.args else None
                     arguments.append((str(node.target), default))
-                    self._holders[str(node.target)] = node
-                    self._known[node] = Text(str(node.target))
+                    self._holders[name := _argument(node)] = node
+                    self._known[node] = Text(name)
                 case "output":
                     returned = self._returned(node.args[0])
                 case _ if _is_light(node):
@@ -151,7 +151,7 @@ class _Printer:
             if getattr(module, name, None) is target:
                 return f"{prefix}.{name}" if prefix else name
         head, _, rest = str(getattr(target, "__qualname__", name)).partition(".")
-        arguments = {str(node.target) for node in self._graph.nodes if node.op == "placeholder"}
+        arguments = {_argument(node) for node in self._graph.nodes if node.op == "placeholder"}
         while head in arguments or self._objects.get(head, target) is not target:
             head += "_"
         self._objects[head] = target
@@ -308,6 +308,11 @@ class _Printer:
 _IN_FILES = {"Adapted", "Any", "Conv", "OrderedDict", "TAPS", "UNUSED", "partial"}  # see `standalone`
 _OURS = {*leaves.__all__, *layers.__all__, *mask_layers.__all__, *token_layers.__all__}
 _RESERVED = {"self", "F", "nn", "torch", *_IN_FILES, *dir(builtins), *_OURS}
+
+
+def _argument(node: fx.Node) -> str:
+    """What an argument is read by: `kwargs` for `**kwargs`."""
+    return str(node.target).lstrip("*")
 
 
 def _is_light(node: fx.Node) -> bool:

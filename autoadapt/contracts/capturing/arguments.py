@@ -113,11 +113,11 @@ def parameters_of(module: nn.Module, given: Arguments) -> tuple[Parameter, ...]:
     """
     listed = _listed(module)
     takes_any = any(one.kind is one.VAR_POSITIONAL for one in listed)
-    others = ("VAR_POSITIONAL", "VAR_KEYWORD", "KEYWORD_ONLY" if takes_any else "")
+    others = ("VAR_POSITIONAL", "KEYWORD_ONLY" if takes_any else "")
     found = [_parameter(one, getattr(module, "config", None)) for one in listed if one.kind.name not in others]
     by_place = list(given.values)[: given.positional]
     known = [one.name for one in found[: len(by_place)]] == by_place
-    return tuple(found) if known and any(one.default is not None for one in found) else ()
+    return tuple(found) if known and any(one != Parameter(name=one.name) for one in found) else ()
 
 
 def _listed(module: nn.Module) -> list[inspect.Parameter]:
@@ -146,6 +146,9 @@ def keyword_only(module: nn.Module) -> list[str]:
 
 
 def _parameter(one: inspect.Parameter, config: object) -> Parameter:
+    if one.kind is one.VAR_KEYWORD:
+        names = [name.removeprefix("_") for name in getattr(config, "__dict__", ())]
+        return Parameter(name=one.name, further=tuple(name for name in names if getattr(config, name, None) is True))
     if one.default is one.empty:
         return Parameter(name=one.name)
     if not _is_plain(one.default):

@@ -189,7 +189,7 @@ class _File:
         trees = dict(arguments_of(self._plan.target))
         arguments = ["self"]
         for name, default in self._printed.arguments:
-            kind = argument_annotation(trees[name], default, self._class_name)
+            kind = argument_annotation(trees[name], default, self._class_name) if name in trees else "Any"
             arguments.append(f"{name}: {kind}" + (f" = {default}" if default is not None else ""))
         returned = annotation(tree, self._class_name)
         items: list[tuple[str, Expression]] = [("", Text(argument)) for argument in arguments]
@@ -288,7 +288,7 @@ def _check_arguments(printed: Printed, net: AdaptedModule) -> None:
     faults = [
         Mismatch(f"argument {name}", "a name that is free", name, "rename it")
         for name, _ in printed.arguments
-        if name in taken
+        if name.lstrip("*") in taken
     ]
     if faults:
         raise SavingError("an argument has a name that the file needs", faults)
