@@ -33,7 +33,22 @@ def test_a_layer_whose_own_copy_resets_its_mode_is_no_fault_of_the_module_around
 def test_what_the_bare_backbone_does_between_calls_is_said_and_not_blamed():
     report = aa.adapt(Noisy(4), like=Pyramid(6), inputs=image()).verify()
     assert report["calls"].outcome == "passed", report
-    assert "the bare backbone does not keep: equal values" in report["calls"].detail
+    assert report["calls"].detail.startswith("writable; the bare backbone does not keep: equal values, ")
+    count = sum("the bare backbone does not keep" in check.detail for check in report.checks)
+    assert f" passed, {count} of them but for the backbone, " in report.total()
+
+
+class Mixed(Pyramid):
+    """In a batch, each item has something of the one before."""
+
+    def forward(self, x):
+        return [one + one.roll(1, 0) for one in super().forward(x)]
+
+
+def test_what_the_bare_backbone_does_not_keep_is_not_claimed_beside_it():
+    report = aa.adapt(Mixed(4), like=Pyramid(6), inputs=image()).verify()
+    also = "; the bare backbone does not keep: items alone, one item"
+    assert report["calls"].detail == "repeatable, writable, stateless" + also, report
 
 
 def test_an_output_that_learns_nothing_yet_in_the_bare_backbone_is_no_fault():

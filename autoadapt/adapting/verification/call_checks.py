@@ -40,7 +40,7 @@ def calls(session: Session) -> Findings:
     if excused and not faults and excused == set(_KINDS):
         raise NotApplicableError("the bare backbone fails in each of them")
     session.blamed += sorted(excused)
-    return Findings(faults, "repeatable, writable, stateless, samples independent")
+    return Findings(faults, ", ".join(claim for claim, kinds in _CLAIMS.items() if excused.isdisjoint(kinds)))
 
 
 def _caught(run: Callable[[Session], list[Mismatch]], session: Session) -> list[Mismatch]:
@@ -293,6 +293,13 @@ _KINDS: Mapping[str, Callable[[Session], list[Mismatch]]] = {
     "inference_mode": _inference,
     "memory": _kept_memory,
 }
+_CLAIMS = {
+    "repeatable": ("equal values", "one structure", "inference_mode"),
+    "writable": ("writable outputs",),
+    "stateless": ("equal values",),
+    "samples independent": ("items alone", "one item"),
+}
+"""What is said where none of these kinds is the bare backbone's fault."""
 _HARMING = ("settings of torch", "memory")
 """What harms the program around a module: the bare backbone is blamed for it, and nobody excused."""
 _ITS_OWN = ("unchanged inputs", "numbers")

@@ -18,8 +18,12 @@ def masks_hide(session: Session) -> Findings:
     """Change what masks hide, and see what changes of the rest."""
     masks = session.signature.masks
     faults = [fault for mask in masks for fault in _shown(session, mask)]
-    names = ", ".join(mask.argument for mask in masks)
-    return Findings(faults, f"what {names} hides changes nothing of the rest")
+    hidden = [hides for mask in masks if (hides := _hides(mask)) not in session.blamed]
+    return Findings(faults, f"{', '.join(hidden)} changes nothing of the rest" if hidden else "")
+
+
+def _hides(mask: Mask) -> str:
+    return f"what {mask.argument} hides"
 
 
 def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
@@ -32,7 +36,7 @@ def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
     most = MOSTLY if mask.loose else STAYS
     moved = {path: share for path, share in found.items() if share > most}
     if moved and _is_loose(session, mask, most):
-        session.blamed.append(f"what {mask.argument} hides")
+        session.blamed.append(_hides(mask))
         moved = {}
     for path, share in moved.items():
         found_text = f"{path} changes, by {100 * share:.3g} % of what it does where nothing is hidden"

@@ -30,6 +30,7 @@ def checked(session: Session, name: str, run: Callable[[Session], Findings]) -> 
         return failed(name, [Mismatch(name, "a run without error", said(error))])
     if findings.faults:
         return failed(name, findings.faults)
-    blamed = ", ".join(dict.fromkeys(session.blamed))
-    also = f"; the bare backbone does not keep: {blamed}" if blamed else ""
-    return Check(name=name, outcome="passed", detail=findings.detail + also)
+    blamed = tuple(dict.fromkeys(session.blamed))
+    also = f"the bare backbone does not keep: {', '.join(blamed)}" if blamed else ""
+    detail = "; ".join(filter(None, (findings.detail, also)))
+    return Check(name=name, outcome="passed", detail=detail, blamed=blamed)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
+from pydantic import Field
+
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import Mismatch, VerificationError
 from autoadapt.showing import Shown
@@ -32,6 +34,8 @@ class Check(MadeByHand):
     outcome: Outcome
     detail: str = ""
     faults: tuple[Fault, ...] = ()
+    blamed: tuple[str, ...] = Field(default=(), exclude_if=lambda blamed: not blamed)
+    """What the bare backbone does not keep, and the module therefore neither."""
 
 
 class Verification(Shown, Dated, MadeByHand):
@@ -91,6 +95,8 @@ class Verification(Shown, Dated, MadeByHand):
         counts = Counter(check.outcome for check in self.checks)
         left = {check.detail for check in self.checks if check.outcome == "not run"}
         notes = {"not run": f" ({left.pop()})"} if len(left) == 1 and "thorough" in "".join(left) else {}
+        if but_for := sum(bool(check.blamed) for check in self.checks):
+            notes["passed"] = f", {but_for} of them but for the backbone"
         shown = [f"{counts[one]} {one}{notes.get(one, '')}" for one in get_args(Outcome) if counts[one]]
         return ", ".join([*shown, f"{self.seconds:.1f} s"])
 
