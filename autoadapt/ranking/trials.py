@@ -87,7 +87,7 @@ def tried(candidate: Candidate, place: Place) -> Ranked:
             row = _weighed(candidate, place)
     except AdaptError as error:
         row = refused(candidate, error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself would end the caller
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
         row = Ranked(source=candidate.name, refused=said)
     finally:

@@ -342,3 +342,16 @@ def test_a_picture_shows_names_as_text_and_stays_a_picture(name: str, tmp_path: 
     assert all(line.isprintable() for line in drawn.split("\n"))
     for line in ascii(name)[1:-1].split("\\n"):
         assert drawn.count(line.replace("\\\\", "\\")) >= 2
+
+
+class Leaves(nn.Module):
+    """A script's module, which ends the script where something is not as it wants it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise SystemExit(0)
+
+
+def test_a_candidate_that_ends_the_program_is_a_row_that_says_so() -> None:
+    old, new = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(3, 6, 4, stride=4)
+    found = rank({"leaves": Leaves(), "stays": new}, old, inputs=torch.zeros(1, 3, 16, 16))
+    assert {row.source: row.refused for row in found.rows} == {"leaves": "SystemExit: 0", "stays": ""}
