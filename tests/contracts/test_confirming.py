@@ -2,6 +2,7 @@
 
 import contextvars
 import copy
+import itertools
 import random
 from collections import deque
 
@@ -107,6 +108,12 @@ def test_shapes_that_break_the_contract_in_a_real_run_are_refused(kind):
 def test_a_row_less_on_every_third_call_is_refused():
     with pytest.raises(aa.CaptureError, match="cannot be explained by the input"):
         aa.capture(EveryThird(), X)
+
+
+def test_a_busy_machine_is_no_reason_to_run_less_often(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("autoadapt.contracts.capturing.confirming.time.perf_counter", lambda: next(clock))
+    assert "output at" in str(aa.capture(Counts(), X))
 
 
 @pytest.mark.parametrize("kind", [Counts, CountsForReal, ByThread])

@@ -264,14 +264,14 @@ class _Runs:
         self.batch = min(self.batch, given) if self.contract.steps.get("B") == 1 else given
         for batch in sorted({self.batch, min(max(self.batch, 2), given), given}):
             self.batch = batch
-            start = time.perf_counter()
+            start = _clocks()
             try:
                 found = self.probe.run(self._shapes(sizes))
             except ProbeError:
                 if batch == given:
                     raise
                 continue
-            self.seconds = (time.perf_counter() - start) / max(math.prod(cells_of(self._batched(sizes))), 1)
+            self.seconds = _since(start) / max(math.prod(cells_of(self._batched(sizes))), 1)
             return found
         raise AssertionError("the example's batch is the last that is tried")
 
@@ -298,13 +298,13 @@ class _Runs:
         like: Observation | None = None,
     ) -> list[Contradiction]:
         """What is wrong with another run: with its shapes, and with its values where they are known."""
-        start = time.perf_counter()
+        start = _clocks()
         try:
             found = self.probe.run(self._shapes(sizes), seed=seed, draw_on=draw_on)
         except ProbeError as error:
             return [Contradiction(at=said(sizes), expected=_OUTPUTS, found=str(error))]
         finally:
-            self.spent += time.perf_counter() - start
+            self.spent += _since(start)
         if (found.tree, found.dtypes) != (self.contract.first.tree, self.contract.first.dtypes):
             return [Contradiction(at=said(sizes), expected="the same containers and dtypes", found="others")]
         wrong = self.wrong_shapes(sizes, found)
@@ -362,6 +362,15 @@ class _Runs:
 
 
 _OUTPUTS = "outputs, as in the probes"
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(start: tuple[float, float]) -> float:
+    """Seconds that a run took, without those in which other programs had the processor."""
+    return min(now - then for now, then in zip(_clocks(), start, strict=True))
+
+
 _EQUAL_VALUES = "equal values in two runs on one input"
 
 
