@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 __all__ = ["WHOLE", "Level", "Stage", "align", "levels_in_order", "stages"]
@@ -24,6 +24,8 @@ class Level:
     """Binary logarithm of its stride, to a half."""
     depth: float
     """What lies behind it: as many octaves as its stride has, and more in a dilated network."""
+    tokens: bool = False
+    """Whether it lists all its cells along one axis."""
 
     @property
     def extra(self) -> float:
@@ -82,12 +84,17 @@ def stages(levels: Mapping[str, Level]) -> list[Stage]:
     ]
 
 
-def _even(levels: Iterable[Level]) -> set[float]:
-    """Strides at which blocks of all depths stand; convolutions in front of them have one depth."""
+def _even(levels: Collection[Level]) -> set[float]:
+    """Strides at which blocks of all depths stand: tokens, or maps of which one is less deep than its stride tells.
+
+    Convolutions in front of them have one depth, and dilated ones are as deep as their stride tells, or deeper.
+    """
+    listed = {level.octaves for level in levels if level.tokens}
     depths: dict[float, set[float]] = {}
     for level in levels:
         depths.setdefault(level.octaves, set()).add(level.depth)
-    return {octaves for octaves, found in depths.items() if min(found) < octaves and len(found) > 1}
+    several = {octaves: min(found) for octaves, found in depths.items() if len(found) > 1}
+    return {octaves for octaves, least in several.items() if least < octaves or octaves in listed}
 
 
 def align(

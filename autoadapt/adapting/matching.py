@@ -12,7 +12,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autoadapt.adapting.aligning import WHOLE, Stage, align, levels_in_order, stages
+from autoadapt.adapting.aligning import Stage, align, levels_in_order, stages
 from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distance, factored
 from autoadapt.adapting.pairings import (
     Pairing,
@@ -26,7 +26,9 @@ from autoadapt.adapting.pairings import (
     level_of,
     name_in,
     named_alike,
+    no_deeper,
     shared_out,
+    whole_first,
 )
 from autoadapt.adapting.refusals import Form, Refusals, by_hand, check_pairs, most_telling, no_index, refusal
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
@@ -195,10 +197,12 @@ class _Matching:
             path: self._as_deep(fits[path][j], wanted[path].depth, offered[j])
             for path, j in zip(wanted, chosen, strict=True)
         }
+        if len(wanted) == 1 and offered[chosen[0]].even:
+            found = whole_first(found, wanted, self.sources)
         for stage in (stage for j, stage in enumerate(offered) if stage.even and j in chosen):
             served = {path: wanted[path].depth for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
             if all(self._specs[path].depth is not None for path in served):
-                shallow = self._no_deeper(stage, max(served.values()))
+                shallow = no_deeper(stage, max(served.values()), self.sources)
                 found |= {path: tuple(o for o in found[path] if o in shallow) or found[path] for path in served}
         for stage in (stage for j, stage in enumerate(offered) if not stage.even and j in chosen):
             served = {path: wanted[path].octaves for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
@@ -221,10 +225,6 @@ class _Matching:
             return options
         listed = tuple(option for option in options if self.sources[option].listed)
         return (listed or options)[-1:]
-
-    def _no_deeper(self, stage: Stage, depth: float) -> set[str]:
-        """The sources of a stage without those that lie deeper by more than a block or so."""
-        return {path for path in stage.sources if (self.sources[path].spec.depth or 0) <= depth + WHOLE / 20}
 
     def _octaves(self, options: Sequence[str], path: str) -> float:
         """The least change of stride, in octaves an axis."""
@@ -328,7 +328,7 @@ class _Matching:
                 self.found[path] = Pairing(path, option, others, remark=remark)
             return
         for path in paths:
-            same = [o for o in options if self._offered[o].dims == self._want(path).dims]
+            same = [path] if path in options else [o for o in options if self._offered[o].dims == self._want(path).dims]
             if len(same) == 1 and len(paths) == 1 and same[0] not in taken:
                 self.found[path] = Pairing(path, same[0], tuple(o for o in options if o != same[0]))
             else:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from autoadapt.adapting.aligning import Level, Stage
+from autoadapt.adapting.aligning import WHOLE, Level, Stage
 from autoadapt.adapting.layouts import Factored, factored, is_state
 from autoadapt.contracts.signature import Signature, TensorSpec
 
@@ -25,8 +25,10 @@ __all__ = [
     "level_of",
     "name_in",
     "named_alike",
+    "no_deeper",
     "shared_out",
     "spread",
+    "whole_first",
 ]
 
 
@@ -108,7 +110,8 @@ def level_of(tensor: Factored) -> Level | None:
     if not strides or not tensor.spec.is_floating:
         return None
     octaves = round(2 * sum(map(math.log2, strides)) / len(strides)) / 2
-    return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth)
+    tokens = any(sum(bool(atom.kind - {"B"}) for atom in atoms) > 1 for atoms in tensor.atoms)
+    return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth, tokens)
 
 
 def behind_all(
@@ -158,6 +161,28 @@ def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str,
         if option in stage_of:
             found[stage_of[option]].append(option)
     return [tuple(fitting) for fitting in found]
+
+
+def no_deeper(stage: Stage, depth: float, sources: Mapping[str, Source]) -> set[str]:
+    """The sources of a stage without those that lie deeper by more than a block or so."""
+    return {path for path in stage.sources if (sources[path].spec.depth or 0) <= depth + WHOLE / 20}
+
+
+def whole_first(
+    options: Mapping[str, tuple[str, ...]], levels: Mapping[str, Level], sources: Mapping[str, Source]
+) -> dict[str, tuple[str, ...]]:
+    """For a level that may be the result of a whole network, the outputs in the fewest lists, if there are any.
+
+    That is a single level, in no list, of which nothing but its stride tells a depth. Behind a patch embedding a stride
+    tells none: what a transformer returns comes before its blocks, which serve levels that are known to be shallow.
+    """
+    found = dict(options)
+    for path, level in levels.items():
+        outputs = [option for option in options[path] if not sources[option].tap]
+        if outputs and "." not in path and not level.extra:
+            least = min(option.count(".") for option in outputs)
+            found[path] = tuple(option for option in outputs if option.count(".") == least)
+    return found
 
 
 def by_names(sources: Mapping[str, Source]) -> dict[str, Source]:

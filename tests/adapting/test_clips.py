@@ -157,6 +157,38 @@ def test_a_vit_of_monai_serves_a_volume(kind):
     torch.manual_seed(0)
     vit = nets.ViT(1, (64, 64, 64), proj_type=kind, classification=False, **options).eval()
     like, shape = torch.nn.Conv3d(1, 24, 16, 16), (1, 1, 64, 64, 64)
-    net = aa.adapt(vit, like=like, inputs=torch.randn(shape), pairs={"output": "0"})
+    net = aa.adapt(vit, like=like, inputs=torch.randn(shape))
+    assert net.plan.routes[0].source == "0"
     volume = torch.randn(1, 1, 64, 64, 64)
     torch.testing.assert_close(net(volume), einops.rearrange(vit(volume)[0], "b (t h w) c -> b c t h w", t=4, h=4))
+
+
+def transformer_of_clips(name, hidden):
+    transformers = guest("transformers")
+    options = {"image_size": 32, "patch_size": 16, "num_frames": 8, "num_hidden_layers": 4, "num_attention_heads": 2}
+    config = getattr(transformers, f"{name}Config")(**options, hidden_size=hidden, intermediate_size=48)
+    return getattr(transformers, f"{name}Model")(config).eval()
+
+
+class Cut3d(torch.nn.Module):
+    """A network of clips that ends at stride 8, as the first three stages of a residual one."""
+
+    def __init__(self):
+        super().__init__()
+        strides = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+        self.layers = torch.nn.Sequential(*(torch.nn.LazyConv3d(8, 3, stride, 1) for stride in strides))
+
+    def forward(self, pixel_values):
+        return self.layers(pixel_values.transpose(1, 2))
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+@pytest.mark.parametrize("old", ["Timesformer", "cut"])
+@pytest.mark.parametrize("new", ["VideoMAE", "Vivit"])
+def test_what_a_transformer_of_clips_returns_serves_a_single_result_not_one_of_its_blocks(old, new):
+    x = {"pixel_values": torch.randn(2, 8, 3, 32, 32)}
+    like = Cut3d() if old == "cut" else transformer_of_clips(old, 24)
+    like(**x)
+    net = aa.adapt(transformer_of_clips(new, 20), like=like, inputs=x)
+    assert [route.source for route in net.plan.routes] == ["last_hidden_state"]

@@ -138,3 +138,69 @@ def test_an_output_as_wide_as_there_are_words_is_no_score_where_layers_read_that
         "last_hidden_state": "last_hidden_state",
         "extract_features": "extract_features",
     }
+
+
+class Patches(nn.Module):
+    """Blocks behind a patch embedding, with what is returned after each beside the result, as MONAI's ViT."""
+
+    def __init__(self, blocks: int, width: int, *, listing: bool, patch: int = 8) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 1, 16, 0.0, batch_first=True) for _ in range(blocks)
+        )
+        self.norm, self.listing = nn.LayerNorm(width), listing
+
+    def forward(self, x: torch.Tensor) -> object:
+        tokens, states = self.embed(x).flatten(2).mT, []
+        for block in self.blocks:
+            tokens = block(tokens)
+            states.append(tokens)
+        return (self.norm(tokens), states) if self.listing else self.norm(tokens)
+
+
+def cut_at_8() -> nn.Module:
+    model = timm.create_model("resnet10t")
+    return nn.Sequential(model.conv1, model.bn1, model.act1, model.maxpool, model.layer1, model.layer2)
+
+
+def sources(new: nn.Module, old: nn.Module, x: torch.Tensor) -> dict[str, str]:
+    made = aa.plan(aa.capture(new.eval(), x, inner=True), aa.capture(old.eval(), x))
+    return {route.target: route.source for route in made.routes}
+
+
+@pytest.mark.parametrize("blocks", [2, 6])
+@pytest.mark.parametrize("old", [lambda: nn.Conv2d(3, 8, 8, 8), cut_at_8], ids=["one layer", "cut network"])
+def test_a_single_result_is_served_by_what_a_transformer_returns_not_by_one_of_its_blocks(old, blocks):
+    x = torch.zeros(2, 3, 64, 64)
+    assert sources(Patches(blocks, 12, listing=True), old(), x) == {"output": "0"}
+    assert sources(Patches(blocks, 12, listing=False), old(), x) == {"output": "output"}
+
+
+def test_shallow_levels_of_a_list_are_still_served_by_shallow_blocks():
+    levels = timm.create_model("resnet10t", features_only=True, out_indices=(1, 2))
+    found = sources(Patches(6, 12, listing=False), levels, torch.zeros(2, 3, 64, 64))
+    assert found == {"0": "blocks.1", "1": "blocks.2"}
+
+
+@pytest.mark.parametrize("width", [12, 16])
+def test_a_result_beside_a_list_of_states_is_served_by_the_result_not_by_the_last_state(width):
+    old, new = Patches(2, 16, listing=True), Patches(2, width, listing=True)
+    assert sources(new, old, torch.zeros(2, 3, 64, 64)) == {"0": "0", "1.0": "1.0", "1.1": "1.1"}
+
+
+def test_what_a_transformer_of_clips_returns_is_deepest_where_patches_are_cut_frame_by_frame():
+    class Clips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv3d(3, 16, (1, 8, 8), (1, 8, 8))
+            self.blocks = nn.Sequential(
+                *(nn.TransformerEncoderLayer(16, 1, 16, 0.0, batch_first=True) for _ in range(4))
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.blocks(self.embed(x).flatten(2).mT)
+
+    seen = aa.capture(Clips().eval(), torch.zeros(2, 3, 4, 32, 32), inner=True)
+    assert seen.outputs.leaves[0].depth == 5
+    assert [one.spec.depth for one in seen.inner if one.name.startswith("blocks.") and one.layers > 1] == [2, 3, 4, 5]

@@ -51,8 +51,8 @@ class Depths:
     - where an output is not deeper by that than another of the same stride that it is made of, it is if it is wider, as
       the end of another stage is: only at the coarsest stride that comes out, since nothing tells a stage that is
       wider by half in a dilated network from one in a network cut there;
-    - where all blocks have one stride of 8 or more, as behind a patch embedding, neither tells anything: block `i` of
-      `n` has depth `1 + 4 i / n`.
+    - where all blocks have one stride of 8 or more, or cells of 64 voxels, as behind a patch embedding, neither tells
+      anything: block `i` of `n` has depth `1 + 4 i / n`.
 
     Blocks are the largest modules that hold two or more convolutions or linear layers, but less than half of all, or a
     quarter where there are several strides inside; at a stride that has none, single layers count.
@@ -78,7 +78,7 @@ class Depths:
         nodes = list(self._nodes.values())
         places = [place_of(node.shape, image) for node in nodes]
         self._blocks = {i: place for i in _blocks(module, nodes, places) if (place := places[i]) is not None}
-        self._even = _even(self._blocks)
+        self._even = _even(self._blocks, len(image) - 1)
         self._found = nodes
         self._depth_of = {i: self._block(i, nodes[i].behind) for i in self._blocks}
 
@@ -194,15 +194,18 @@ def sizes_for_depths(
     return [*large, dict(base) if real else given]
 
 
-def _even(blocks: Mapping[int, Place]) -> set[int]:
-    """The blocks, where all have one coarse stride and most of them one width; else none."""
+def _even(blocks: Mapping[int, Place], axes: int) -> set[int]:
+    """The blocks, where all have one coarse stride and most of them one width; else none.
+
+    Coarse is 8 or more, or 64 voxels, as 8 x 8 pixels of a clip that is cut into patches frame by frame.
+    """
     widths = [place.width for place in blocks.values()]
     strides = {place.octaves for place in blocks.values()}
     if len(widths) < 2 or len(strides) > 1:
         return set()
     usual = max(widths, key=widths.count)
     found = {i for i, place in blocks.items() if place.width == usual}
-    return found if min(strides) >= 3 and len(found) > max(len(widths) / 2, 1) else set()
+    return found if min(strides) * max(axes, 2) >= 6 and len(found) > max(len(widths) / 2, 1) else set()
 
 
 def place_of(shape: Shape, image: Shape) -> Place | None:
