@@ -114,7 +114,8 @@ def _values(
     """Values that the role allows: features and coordinates of unit scale, integers as they were seen."""
     shape = spec.shape(sizes)
     if (mask := mask_at(signature.masks, path)) is not None:
-        return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator)
+        least = mask.least(signature.axes, signature.outputs.leaves, sizes)
+        return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator, least=least)
     if spec.is_floating:
         return torch.randn(shape, generator=generator).to(spec.torch_dtype)
     if spec.dtype == "bool":

@@ -5,6 +5,7 @@ import torch
 from noisy_models import Noisy
 from small_models import Pyramid, image
 from torch import nn
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import autoadapt as aa
 
@@ -159,4 +160,18 @@ def test_points_that_are_chosen_otherwise_after_rounding_are_no_fault_of_their_f
     signature = aa.capture(TopPoints(16, 24), torch.randn(2, 64, 3))
     net = aa.adapt(TopPoints(24, 9), like=signature, inputs=torch.randn(2, 64, 3))
     report = aa.verify(net, net.signature, seed=seed)
+    assert report.passed, report
+
+
+def speech(width: int) -> Wav2Vec2Model:
+    sizes = {"hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"conv_dim": (width,) * 3, "conv_stride": (5, 4, 2), "conv_kernel": (10, 8, 4)}
+    return Wav2Vec2Model(Wav2Vec2Config(**sizes, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)).eval()
+
+
+def test_masks_that_are_drawn_leave_each_item_a_frame_of_short_sound():
+    mask = torch.ones(2, 400, dtype=torch.long)
+    mask[1, 300:] = 0
+    net = aa.adapt(speech(16), like=speech(12), inputs={"input_values": torch.randn(2, 400), "attention_mask": mask})
+    report = net.verify()
     assert report.passed, report

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.operations import Cast
-from autoadapt.adapting.planning import Plan, source_as_built
+from autoadapt.adapting.planning import Plan, source_as_built, with_masks_told
 from autoadapt.adapting.verification.alias_checks import broken_aliases
 from autoadapt.adapting.verification.asked_sizes import checked_batches, checked_sizes
 from autoadapt.adapting.verification.given_values import Before, as_given
@@ -201,7 +201,8 @@ class Session:
                 given = given.index_select(axis, rows)
             return (given if mask is not None else self._within(given, sizes)).clone().to(self.device)
         if mask is not None:
-            return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator).to(self.device)
+            least = mask.least(self.signature.axes, self.signature.outputs.leaves, sizes)
+            return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator, least=least).to(self.device)
         if spec.is_floating:
             return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
         low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes)
@@ -303,7 +304,8 @@ class Session:
         inner = getattr(self.net, "backbone", None)
         if not isinstance(inner, nn.Module) or self.plan is None:
             return None
-        return Session(inner, source_as_built(self.plan), seed=self._seed)
+        taken = with_masks_told(source_as_built(self.plan), self.plan.target)
+        return Session(inner, taken, seed=self._seed)
 
     def excuse(self, run: Callable[[Session], object], reason: str) -> None:
         """Raise `NotApplicableError` where the backbone alone fails in the same way; call it when a check raised."""

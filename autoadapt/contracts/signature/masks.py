@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from pydantic import Field
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature.specs import Frozen
+from autoadapt.contracts.signature.axes import AxisSizes, smallest_size
+from autoadapt.contracts.signature.specs import Frozen, TensorSpec
 
 __all__ = ["Form", "Mask", "Returned", "frames_of", "mask_at"]
 
@@ -109,7 +110,21 @@ class Mask(Frozen):
             return table.to(dtype)
         return torch.zeros(*shape, dtype=dtype).masked_fill(~table, torch.finfo(dtype).min)
 
-    def example(self, shape: Sequence[int], size: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    def least(self, axes: Mapping[str, AxisSizes], outputs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> int:
+        """How much of its axis has to count: what leaves every output a cell, and no module refuses.
+
+        Example:
+            >>> frames = TensorSpec.parse("f32[B, floor((N - 80)/320)]")
+            >>> Mask(argument="mask", axis="N").least({"N": AxisSizes(example=4000)}, [frames], {"B": 2, "N": 700})
+            400
+        """
+        dims = {dim for spec in outputs for dim in spec.dims if self.axis in dim.axes}
+        cells = [smallest_size(dim, 1, self.axis, sizes, below=sizes[self.axis]) for dim in dims]
+        return max([axes[self.axis].smallest if axes[self.axis].bounded else 1, *cells])
+
+    def example(
+        self, shape: Sequence[int], size: int, dtype: torch.dtype, generator: torch.Generator, *, least: int = 1
+    ) -> torch.Tensor:
         """A mask as padding makes it: what is hidden stands behind what counts, half or more, and all of item 0.
 
         Args:
@@ -117,8 +132,9 @@ class Mask(Frozen):
             size: Of the axis that it lies along.
             dtype: Of the argument.
             generator: Of random numbers.
+            least: How many have to count, as far as there are so many.
         """
-        batch, least = shape[0], max((size + 1) // 2, 1)
+        batch, least = shape[0], max((size + 1) // 2, min(least, size), 1)
         counted_B1 = torch.randint(least, max(size, least) + 1, (batch, 1), generator=generator)
         counted_B1[0] = size
         return self.made(torch.arange(size) < counted_B1, shape, dtype)
