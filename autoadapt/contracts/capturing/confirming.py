@@ -362,6 +362,8 @@ class _Runs:
 
 
 _OUTPUTS = "outputs, as in the probes"
+
+
 def _clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
