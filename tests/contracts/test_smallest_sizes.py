@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
+from transformers import SEWConfig, SEWModel
 
 import autoadapt as aa
 
@@ -53,3 +55,16 @@ def test_sizes_without_such_a_bound_are_not_enlarged() -> None:
     signature = aa.capture(nn.Conv2d(3, 4, 4, 4), IMAGE)
     assert not any(sizes.bounded for sizes in signature.axes.values())
     assert aa.Signature.model_validate_json(signature.model_dump_json()) == signature
+
+
+def test_sound_whose_frames_are_pooled_is_taken_from_the_length_on_that_runs() -> None:
+    widths = {"hidden_size": 16, "intermediate_size": 16, "conv_dim": (8,) * 13, "num_conv_pos_embeddings": 8}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_conv_pos_embedding_groups": 2}
+    new, sound = SEWModel(SEWConfig(**widths, **layers)).eval(), torch.randn(1, 4000)
+    inputs = {"input_values": sound, "attention_mask": torch.ones(1, 4000, dtype=torch.long)}
+    contract = aa.capture(new, inputs, inner=True)
+    (pool,) = [one for one in contract.inner if one.name == "encoder.pool"]
+    assert str(pool.spec.dims[-1]) == "floor((N - 80)/640)"
+    assert new(sound[:, :720]).last_hidden_state.shape[1] == 2
+    with pytest.raises(RuntimeError, match="size"):
+        new(sound[:, :719])

@@ -99,6 +99,10 @@ class _Evidence:
     def samples(self, column: Column) -> list[tuple[Sizes, int]]:
         return list(zip(self.sizes, column, strict=True))
 
+    def shows(self, dim: Dim, column: Column) -> bool:
+        """Whether a form has the sizes of a column."""
+        return all(dim.evaluate(sizes) == size for sizes, size in self.samples(column))
+
     def fits(self, column: Column, known: Iterable[Dim] = ()) -> list[Dim]:
         if len(set(column)) == 1:
             return [Dim(column[0])]
@@ -275,10 +279,13 @@ def _extended(evidence: _Evidence, columns: Sequence[Column]) -> list[set[int]]:
 def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) -> Solution:
     by_values = {column: evidence.fits(column) for column in evidence.output_columns()}
     known = list(dict.fromkeys(dims.values()))
+    parts = _parts(known)
 
     def final(column: Column) -> Dim | None:
         if column not in by_values:
-            by_values[column] = evidence.fits(column)
+            fits = evidence.fits(column)
+            pooled = [dim for dim in parts if evidence.shows(dim, column)] if len(fits) > 1 else []
+            by_values[column] = pooled or fits
         found = by_values[column] or evidence.fits(column, known)
         by_values[column] = found
         return found[0] if found else None
@@ -298,6 +305,16 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
     inner = {key: solved for key, leaf in evidence.inner_shapes().items() if (solved := axes_of(leaf)) is not None}
     smallest = {name: min(sizes[name] for sizes in evidence.sizes) for name in evidence.steps}
     return Solution(solved_outputs, inner, () if checked else tuple(varying), smallest)
+
+
+def _parts(dims: Iterable[Dim]) -> list[Dim]:
+    """The axes of outputs and what pooling makes of them: of several forms, axes inside have one of these."""
+    varying = [dim for dim in dims if len(dim.axes) == 1]
+    return [part for by in range(1, _MOST_POOLED + 1) for dim in varying for part in (dim // by, dim.ceildiv(by))]
+
+
+_MOST_POOLED = 8
+"""By what cells of an output are pooled at most."""
 
 
 def _called_equally_often(seen: Sequence[Observation]) -> set[str]:
