@@ -192,3 +192,43 @@ def test_what_a_transformer_of_clips_returns_serves_a_single_result_not_one_of_i
     like(**x)
     net = aa.adapt(transformer_of_clips(new, 20), like=like, inputs=x)
     assert [route.source for route in net.plan.routes] == ["last_hidden_state"]
+
+
+class Divided(torch.nn.Module):
+    """Tokens frame by frame, and a sum over groups of as many frames as it was built for, `[B, T, 3, H, W]`."""
+
+    def __init__(self, frames, width):
+        super().__init__()
+        torch.manual_seed(0)
+        self.frames, self.embed = frames, torch.nn.Linear(3 * 8 * 8, width)
+
+    def forward(self, x):
+        patches = einops.rearrange(x, "b t c (h r) (w k) -> b t h w (c r k)", r=8, k=8)
+        tokens = self.embed(patches).unflatten(1, (-1, self.frames))
+        return (tokens + tokens.mean(2, keepdim=True)).flatten(1, 4)
+
+
+@pytest.mark.parametrize("frames", [3, 4, 5])
+def test_a_module_of_as_many_frames_as_colours_takes_multiples_of_them_as_others_do(frames):
+    seen = aa.capture(Divided(frames, 12), torch.randn(2, frames, 3, 32, 32))
+    assert str(seen.inputs.leaves[0]) == "f32[B, T, 3, H, W]"
+    assert seen.axes["T"].step == frames
+    new, old = Divided(frames, 12), Divided(2, 8)
+    clip = torch.randn(2, 2 * frames, 3, 32, 32)
+    net = aa.adapt(new, like=old, inputs=clip)
+    torch.testing.assert_close(net(clip), net.adapters["output"](new(clip)))
+
+
+def test_tokens_of_one_number_alone_are_refused_without_a_word_of_channels():
+    class Words(torch.nn.Linear):
+        def __init__(self, width, count=0):
+            super().__init__(5, width)
+            self.count = count
+
+        def forward(self, x):
+            if self.count not in (0, x.shape[1]):
+                raise ValueError(f"{self.count} words")
+            return super().forward(x)
+
+    with pytest.raises(aa.AdaptError, match=r"build the new module for these inputs, whatever N is"):
+        aa.adapt(Words(6, 9), like=Words(8), inputs=torch.randn(2, 9, 5))

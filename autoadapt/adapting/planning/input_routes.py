@@ -174,7 +174,8 @@ def _fitted(
 
 def _only(path: str, axis: int, wanted: Dim, spec: TensorSpec) -> Mismatch:
     """That an axis takes one size alone, and no layer can change that."""
-    remedy = f"build the new module for these inputs, such as in_chans={wanted}"
+    example = f", such as in_chans={wanted}" if wanted.constant is not None else f", whatever {wanted} is"
+    remedy = f"build the new module for these inputs{example}"
     return Mismatch(f"inputs.{path}, axis {axis}", str(wanted), f"{spec.dims[axis]} only", remedy)
 
 

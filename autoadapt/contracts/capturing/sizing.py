@@ -130,8 +130,10 @@ def settle_letters(axes: InputAxes, run: Run, run_shapes: Callable[[Sequence[Sha
 
 
 def _stand_exchanged(axes: InputAxes, channels: str, points: str, run: Run) -> bool:
-    """Whether what is called channels lists points, of two axes that no other input has."""
+    """Whether what is called channels lists points, of two axes that no other input has; or frames, by multiples."""
     rows = [run({**axes.example, name: axes.example[name] + 1}) for name in (channels, points)]
+    if rows == [None, None]:
+        rows = [run({**axes.example, name: 2 * axes.example[name]}) for name in (channels, points)]
     first = run(axes.example)
     if rows[0] is None or first is None:
         return False
@@ -311,7 +313,8 @@ def find_regular_steps(run: Run, axes: InputAxes, steps: Steps) -> Steps:
         return all(run({**example, name: example[name] + step * units}) is not None for units in (1, 3, 9, 16, 37))
 
     for name in steps:
-        guesses = dict.fromkeys([*(step for step in found.values() if step > 1), *STEP_GUESSES])
+        usual = sorted({*STEP_GUESSES, steps[name]})
+        guesses = dict.fromkeys([*(step for step in found.values() if step > 1), *usual])
         step = next((guess for guess in guesses if legal(name, guess)), None)
         if step is not None:
             found[name] = step
