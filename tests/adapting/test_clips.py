@@ -232,3 +232,20 @@ def test_tokens_of_one_number_alone_are_refused_without_a_word_of_channels():
 
     with pytest.raises(aa.AdaptError, match=r"build the new module for these inputs, whatever N is"):
         aa.adapt(Words(6, 9), like=Words(8), inputs=torch.randn(2, 9, 5))
+
+
+def test_tokens_of_images_serve_those_of_clips_with_the_mean_of_all_cells_as_class_token():
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.first = torch.nn.Conv2d(3, 12, 8, 8), torch.nn.Parameter(torch.randn(1, 1, 12))
+
+        def forward(self, x):
+            return torch.cat([self.first.expand(len(x), -1, -1), self.embed(x).flatten(2).mT], 1)
+
+    new, old = Tokens(), ListedClip("hwt", 1, patch=(1, 8, 8))
+    clip = torch.randn(2, 3, 4, 32, 48)
+    net = aa.adapt(new, like=old, inputs=clip)
+    cells = einops.rearrange(new.embed(clip.transpose(1, 2).flatten(0, 1)), "(b t) c h w -> b (h w t) c", b=2)
+    torch.testing.assert_close(net(clip), torch.cat([cells.mean(1, keepdim=True), cells], 1))

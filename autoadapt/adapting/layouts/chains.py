@@ -132,6 +132,8 @@ def _with_extra(
     """A chain to tokens that are no cells, and cells of another grid."""
     told, found = (in_words(max(tensor.prefixes), max(tensor.suffixes)) for tensor in (want, have))
     drops = registers(have, want)
+    if found and have.spec.dims[0].axes > target.dims[0].axes:  # each frame has a class token of its own
+        drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count)
     if drops:
         rest = chain(without_entries(have, drops), target, project=project)
         return rest if isinstance(rest, Refusal) else (*drops, *rest)
