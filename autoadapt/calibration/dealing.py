@@ -8,14 +8,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from autoadapt.calibration import workers
 from autoadapt.calibration.samples import Cut
+from autoadapt.calibration.sharded import whole
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["checksum", "dealt", "refuse_another", "refuse_unlike", "rows_of", "shared_images"]
+__all__ = ["checksum", "dealt", "facts_of", "refuse_another", "refuse_unlike", "rows_of", "shared_images", "sum_of_bits"]
 
 
 def dealt(data: Iterable[object], images: int) -> int:
@@ -61,6 +63,20 @@ def refuse_another(number: int, found: int, expected: int) -> None:
         remedy = "start as many processes as before, or delete the files of state="
         fault = Mismatch(f"image {number}", "the one that was counted under that number", "another", remedy)
         raise CalibrationError("the images do not come as in the run before", [fault])
+
+
+def facts_of(option: object) -> object:
+    """What of an option has to be the same on every process: the weights of a module, the name of a function."""
+    if isinstance(option, nn.Module):
+        tensors = [one for one in option.state_dict().values() if isinstance(one, torch.Tensor)]
+        return [type(option).__qualname__, *(sum_of_bits(whole(tensor)) for tensor in tensors)]
+    return getattr(option, "__qualname__", None) or (type(option).__qualname__ if callable(option) else repr(option))
+
+
+def sum_of_bits(tensor: torch.Tensor) -> int:
+    """The sum of its elements read as whole numbers: the same on every machine, whatever the order of summing."""
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32}.get(tensor.element_size(), torch.int64)
+    return int(tensor.detach().contiguous().flatten().view(kind).sum())
 
 
 def refuse_unlike(fingerprint: str) -> None:

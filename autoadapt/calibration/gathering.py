@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from autoadapt.calibration import workers
-from autoadapt.calibration.dealing import checksum, dealt, refuse_another, refuse_unlike, rows_of, shared_images
+from autoadapt.calibration.dealing import checksum, dealt, refuse_another, refuse_unlike, rows_of, shared_images, sum_of_bits
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Head
@@ -141,7 +141,7 @@ class Gathering:
         """What two runs must have in common for one to go on where the other stopped."""
         facts = [
             self._pair.plan.model_dump_json(),
-            [_sum_of_bits(whole(t)) for t in self._pair.tensors()],
+            [sum_of_bits(whole(t)) for t in self._pair.tensors()],
             [len(self.folds.numbers), self._tokens_per_image, self._seed, self.keeps_images, self._kept],
             self._augment if isinstance(self._augment, (str, int)) else getattr(self._augment, "__qualname__", "made"),
         ]
@@ -368,12 +368,6 @@ def _with_last(values: Iterable[Unit]) -> Iterator[tuple[Unit, bool]]:
         after = next(left, None)
         yield value, after is None
         value = after
-
-
-def _sum_of_bits(tensor: torch.Tensor) -> int:
-    """The sum of its elements read as whole numbers: the same on every machine, whatever the order of summing."""
-    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32}.get(tensor.element_size(), torch.int64)
-    return int(tensor.detach().contiguous().flatten().view(kind).sum())
 
 
 class _Saving:

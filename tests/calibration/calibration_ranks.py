@@ -99,6 +99,14 @@ def other_seed(rank, count, _folder):
     return fitted(loader(rank, count), seed=rank)
 
 
+def other_solver(rank, count, _folder):
+    return fitted(loader(rank, count), solver=("auto", "ridge")[rank])
+
+
+def other_head(rank, count, _folder):
+    return fitted(loader(rank, count), head=torch.nn.PReLU(init=rank).double())
+
+
 def other_adapters(rank, count, _folder):
     """Fresh adapters may differ: they are replaced by the same ones."""
     return fitted(loader(rank, count), lambda model, _: next(model.backbone.adapters.parameters()).data.add_(rank))

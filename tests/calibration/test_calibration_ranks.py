@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(calibration_ranks.__file__)
 IN_ONE_GROUP = (
     "sampled", "uneven", "without_any", "same_for_all", "faulty", "stopped",
-    "other_new", "other_old", "other_seed", "other_adapters",
+    "other_new", "other_old", "other_seed", "other_solver", "other_head", "other_adapters",
     "sharded_pair", "sharded", "sharded_uneven", "sharded_faulty",
 )  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_ranks_that_all_see_the_same_images_are_refused(two_ranks):
         assert "try       DataLoader(dataset, sampler=DistributedSampler(dataset), batch_size=16)" in said
 
 
-@pytest.mark.parametrize("name", ["other_new", "other_old", "other_seed"])
+@pytest.mark.parametrize("name", ["other_new", "other_old", "other_seed", "other_solver", "other_head"])
 def test_ranks_with_other_weights_or_options_are_refused_on_all(two_ranks, name):
     for said in of_each(two_ranks, name):
         assert said.startswith("the processes do not calibrate the same models")
