@@ -17,7 +17,16 @@ from autoadapt.calibration.sharded import whole
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["checksum", "dealt", "facts_of", "refuse_another", "refuse_unlike", "rows_of", "shared_images", "sum_of_bits"]
+__all__ = [
+    "checksum",
+    "dealt",
+    "facts_of",
+    "refuse_another",
+    "refuse_unlike",
+    "rows_of",
+    "shared_images",
+    "sum_of_bits",
+]
 
 
 def dealt(data: Iterable[object], images: int) -> int:

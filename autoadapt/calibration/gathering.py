@@ -13,7 +13,15 @@ from typing import TypeVar
 import torch
 
 from autoadapt.calibration import workers
-from autoadapt.calibration.dealing import checksum, dealt, refuse_another, refuse_unlike, rows_of, shared_images, sum_of_bits
+from autoadapt.calibration.dealing import (
+    checksum,
+    dealt,
+    refuse_another,
+    refuse_unlike,
+    rows_of,
+    shared_images,
+    sum_of_bits,
+)
 from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.judging import Head
