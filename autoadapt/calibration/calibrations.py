@@ -137,7 +137,7 @@ def calibrate(
     if state is not None:
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
-    asked = str([facts_of(one) for one in (head, own_head, loss, solver, refine)])
+    asked = [facts_of(one) for one in (head, own_head, loss, solver, refine)] if workers.count() > 1 else []
     numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (steps_of(refine), 0)}
     check_asked(data, device, augment, without_data=own_head is not None, **numbers)
     with quiet(), off_the_meta_device(), progress(images) as report, workers.together():
@@ -171,7 +171,7 @@ def calibrate(
                 augment=augment,
                 kept=max(images, REPORTED) if refine else REPORTED,
             )
-            refuse_unlike(asked)
+            refuse_unlike(str(asked))
             gathered = gathering.run(data, None if state is None else Path(state), report)
             class_map = None if anchor is None else anchor.map
             outcome = _Session(pair, gathering, head, loss, seed, report, class_map).solve(gathered, solver, refine)

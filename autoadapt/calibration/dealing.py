@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, DistributedSampler
 
 from autoadapt.calibration import workers
@@ -78,14 +79,15 @@ def facts_of(option: object) -> object:
     """What of an option has to be the same on every process: the weights of a module, the name of a function."""
     if isinstance(option, nn.Module):
         tensors = [one for one in option.state_dict().values() if isinstance(one, torch.Tensor)]
-        return [type(option).__qualname__, *(sum_of_bits(whole(tensor)) for tensor in tensors)]
+        return [type(option).__qualname__, *(sum_of_bits(whole(one)) for one in tensors if not is_lazy(one))]
     return getattr(option, "__qualname__", None) or (type(option).__qualname__ if callable(option) else repr(option))
 
 
 def sum_of_bits(tensor: torch.Tensor) -> int:
     """The sum of its elements read as whole numbers: the same on every machine, whatever the order of summing."""
     kind = {1: torch.int8, 2: torch.int16, 4: torch.int32}.get(tensor.element_size(), torch.int64)
-    return int(tensor.detach().contiguous().flatten().view(kind).sum())
+    dense = tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()
+    return int(dense.contiguous().flatten().view(kind).sum())
 
 
 def refuse_unlike(fingerprint: str) -> None:
