@@ -70,6 +70,33 @@ def test_an_object_that_is_not_registered_is_refused_by_name_and_remedy():
     assert "pytree.register_pytree_node(" in str(caught.value)
 
 
+class Weighed(nn.Module):
+    """Nodes with sums over edges, weighed where a graph has weights."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layer = nn.Linear(6, channels)
+
+    def forward(self, graph):
+        weights = getattr(graph, "weights", None)
+        sent = graph.x[graph.edge_index[0]]
+        sent = sent if weights is None else sent * weights[:, None]
+        return self.layer(graph.x.index_add(0, graph.edge_index[1], sent))
+
+
+def test_a_registration_without_a_tensor_that_the_module_reads_is_refused_by_its_name():
+    graph = example(Graph)
+    graph.labels = torch.zeros(10)
+    assert aa.capture(Weighed(8), graph).inputs.paths == ("graph.x", "graph.edge_index")  # nobody reads these
+    graph.weights = torch.rand(30)
+    with pytest.raises(aa.CaptureError) as caught:
+        aa.capture(Weighed(8), graph)
+    (fault,) = caught.value.mismatches
+    assert (fault.where, fault.found) == ("inputs.graph", "no labels, weights")
+    graph.weights = torch.ones(30)
+    assert aa.capture(Weighed(8), graph).inputs.paths == ("graph.x", "graph.edge_index")
+
+
 def test_the_remedy_can_be_pasted():
     class Pasted(Graph):
         """Registered by the remedy, and made in no module."""

@@ -361,9 +361,6 @@ class _Runs:
         return self.contract.axes.shapes(self._batched(sizes))
 
 
-_OUTPUTS = "outputs, as in the probes"
-
-
 def _clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
@@ -373,6 +370,7 @@ def _since(start: tuple[float, float]) -> float:
     return min(now - then for now, then in zip(_clocks(), start, strict=True))
 
 
+_OUTPUTS = "outputs, as in the probes"
 _EQUAL_VALUES = "equal values in two runs on one input"
 
 

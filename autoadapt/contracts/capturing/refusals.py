@@ -20,10 +20,12 @@ from autoadapt.errors import CaptureError, Mismatch, PlanError, nearest
 __all__ = [
     "check_names",
     "check_taps",
+    "part_of",
     "refuse_empty",
     "refuse_object_inputs",
     "refuse_objects",
     "refuse_stored",
+    "tensor_names",
 ]
 
 
@@ -79,11 +81,20 @@ def refuse_object_inputs(tree: Tree, value: Any, path: tuple[Any, ...] = ()) -> 
             raise CaptureError(f"nothing tells the tensors of a {kind.rpartition(':')[2]}", [fault])
         case Container(keys=keys, children=children):
             for key, child in zip(keys, children, strict=True):
-                has_items = isinstance(value, (Mapping, Sequence))
-                part = operator.getitem(value, key) if has_items else getattr(value, str(key), None)
-                refuse_object_inputs(child, part, (*path, key))
+                refuse_object_inputs(child, part_of(value, key), (*path, key))
         case _:
             return
+
+
+def part_of(value: Any, key: Any) -> Any:
+    """What stands at a key of a container, or in an attribute of an object; None where that has none."""
+    return operator.getitem(value, key) if isinstance(value, (Mapping, Sequence)) else getattr(value, str(key), None)
+
+
+def tensor_names(value: Any) -> list[str]:
+    """The names of the tensors that an object has, sorted."""
+    listed = value.keys() if callable(getattr(value, "keys", None)) else getattr(value, "__dict__", {})
+    return sorted(str(one) for one in listed if isinstance(getattr(value, str(one), None), torch.Tensor))
 
 
 def _registration(value: Any, path: str) -> str:
@@ -94,9 +105,7 @@ def _registration(value: Any, path: str) -> str:
         path: Where it stands, from which its class is taken where no module has it.
     """
     module, name = type(value).__module__, type(value).__name__
-    listed = value.keys() if callable(getattr(value, "keys", None)) else getattr(value, "__dict__", {})
-    names = sorted(str(one) for one in listed if isinstance(getattr(value, str(one), None), torch.Tensor))
-    names = [one for one in names if one != "ptr"]  # where graphs of a batch begin, as `batch` tells too
+    names = [one for one in tensor_names(value) if one != "ptr"]  # where graphs of a batch begin, as `batch` tells too
     is_there = getattr(sys.modules.get(module), name, None) is type(value)
     found = f"from {module} import {name}" if is_there else f"{name} = type({path})"
     return f"""{found}

@@ -32,6 +32,7 @@ from autoadapt.contracts.capturing.held_values import agreed_bounds, telling_out
 from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.last_tokens import last_tokens
+from autoadapt.contracts.capturing.left_out import refuse_left_out
 from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.looking_ahead import LookingAhead
 from autoadapt.contracts.capturing.masks import Masks
@@ -96,6 +97,8 @@ class Session:
         refuse_stored(type(module).__name__, dict(zip(names_in, map(kind_of, self._tensors), strict=True)))
         started = start(self._module, arguments, inner=inner, real=real)
         self._probe, self._first, self._needs_values = started.probe, started.first, started.needs_values
+        if confirm:
+            refuse_left_out(self._module, arguments, self._probe.work)
         axes, followed = axes_of(self._module, arguments, self._probe.work, runs=confirm), started.followed
         self._runs = Runs(self._module, self._probe, axes, self._first, followed=followed, shrinks=self._needs_values)
         self._refuse_stored(self._first)

@@ -1,0 +1,82 @@
+"""Left out: tensors of an input object that its registration does not hand over, and that the module reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.probing import Work
+from autoadapt.contracts.capturing.refusals import part_of, tensor_names
+from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import undisturbed
+from autoadapt.contracts.trees import Container, Tree, flatten, path_text, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.errors import CaptureError, Mismatch
+
+__all__ = ["refuse_left_out"]
+
+
+def refuse_left_out(module: nn.Module, arguments: Arguments, work: Work) -> None:
+    """Refuse inputs of a registered class without whose other tensors something else comes out.
+
+    An object is put together again for each run, with what its registration tells; a graph without the features of its
+    edges would be served as one that has none. What the module does not read may be left out.
+
+    Args:
+        module: The module; never run itself.
+        arguments: One call of it.
+        work: Of one run.
+
+    Raises:
+        CaptureError: With the object and the names of the tensors.
+    """
+    tree, tensors = flatten(arguments.values)
+    left = dict(_left_out(tree, arguments.values, {id(tensor) for tensor in tensors}))
+    if not left or on_meta_device(module) or takes_long(device_of(module), 3 * work.multiply_adds):
+        return
+    again = Arguments(rebuild(tree, tensors), arguments.positional)
+    given, made, repeated = (_outputs(module, call) for call in (arguments, again, arguments))
+    if _alike(given, repeated) and not _alike(given, made):
+        faults = [
+            Mismatch(f"inputs.{path}", "every tensor that the module reads", f"no {', '.join(names)}", _REMEDY)
+            for path, names in left.items()
+        ]
+        raise CaptureError("what is registered of an input object leaves out tensors that the module reads", faults)
+
+
+_REMEDY = "hand them over in the functions of register_pytree_node, flatten and unflatten"
+
+
+def _left_out(tree: Tree, value: Any, known: set[int], path: tuple[Any, ...] = ()) -> Iterator[tuple[str, list[str]]]:
+    """The names of the tensors of each object that are none of those that are known."""
+    if not isinstance(tree, Container):
+        return
+    if not isinstance(value, (Mapping, Sequence)):
+        names = [name for name in tensor_names(value) if id(getattr(value, name)) not in known]
+        if names:
+            yield path_text(path), names
+    for key, child in zip(tree.keys, tree.children, strict=True):
+        yield from _left_out(child, part_of(value, key), known, (*path, key))
+
+
+def _outputs(module: nn.Module, call: Arguments) -> list[torch.Tensor] | None:
+    """What comes out of a copy of a module; None where it raises."""
+    with undisturbed(), torch.no_grad():
+        try:
+            return flatten(call.call(in_eval_mode(copy_module(module, clone_buffers))))[1]
+        except Exception:  # it says itself what is wrong, where it is captured
+            return None
+
+
+def _alike(left: list[torch.Tensor] | None, right: list[torch.Tensor] | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return len(left) == len(right) and all(
+        one.shape == other.shape and torch.allclose(one, other, equal_nan=True)
+        for one, other in zip(left, right, strict=True)
+    )
