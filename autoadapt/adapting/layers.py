@@ -315,10 +315,11 @@ def unchanged(name: str, value: Any, *expected: Any) -> None:
         )
 
 
-def nothing_further(given: dict[str, Any], *on: str) -> None:
-    """Refuse other keyword arguments that would change something: those in `on` are on."""
+def nothing_further(given: dict[str, Any], flags: dict[str, bool]) -> None:
+    """Refuse other keyword arguments that would change something; flags stay as they are."""
     for name, value in given.items() if isinstance(given, dict) else ():
-        unchanged(name, value, None, name in on)
+        is_on = flags.get(name)
+        unchanged(name, value, *([True] if is_on else [None, False][: 1 + (name in flags)]))
 
 
 def hand_on(name: str, value: Any, *expected: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule, edits
 from autoadapt.adapting.layers import resample
 from autoadapt.adapting.operations import (
     Cast,
@@ -97,17 +97,22 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
     """The projections of an adapted module that can be fitted, in the order of its plan.
 
     Raises:
-        CalibrationError: A projection is of another form than plans have, or there is none to fit.
+        CalibrationError: A projection is of another form than plans have, or there is none to fit; or the module was
+            edited, so that its outputs are not those of its plan.
     """
     found = []
     names = [name for name, _ in net.adapters.named_children()]
+    for path, layer in net.named_modules():
+        if path.startswith("adapters.") and path.endswith(".project"):
+            _check_parametrised(layer, path)
+    if faults := edits(net):
+        raise CalibrationError("the module is no longer what its plan says, which alone is fitted", faults)
     routes = [route for route in net.plan.routes if _projected(route)]
     for name, route in zip(names, routes, strict=True):
         steps = [step for step in route.steps if isinstance(step, Project)]
         if len(steps) > 1:
             fault = Mismatch(route.target, "one projection", f"{len(steps)} in a row", "let autoadapt.plan derive it")
             raise CalibrationError(f"`{route.target}` cannot be fitted in closed form", [fault])
-        _check_parametrised(net, f"adapters.{name}.project")
         if not _is_thinned(route):
             module, index = f"adapters.{name}.project", _projected(route)[0]
             places = range(steps[0].groups) if steps[0].groups > 1 else (None,)
@@ -121,9 +126,8 @@ def find_projections(net: AdaptedModule) -> tuple[Projection, ...]:
     return tuple(found)
 
 
-def _check_parametrised(net: AdaptedModule, path: str) -> None:
+def _check_parametrised(layer: nn.Module, path: str) -> None:
     """Refuse a layer whose weight or offset is computed from others: what is written to it is gone at the next call."""
-    layer = net.get_submodule(path)
     own = {name for name, _ in layer.named_parameters(recurse=False)}
     computed = [name for name in ("weight", "bias") if getattr(layer, name, None) is not None and name not in own]
     if computed:

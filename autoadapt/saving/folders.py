@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule, is_edited
+from autoadapt.adapting.building import AdaptedModule, edits
 from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.probing import quiet
@@ -241,8 +241,7 @@ def _check_whole(net: AdaptedModule, tensors: Mapping[str, torch.Tensor]) -> Non
         for name, tensor in tensors.items()
         if tensor.is_meta
     ]
-    if is_edited(net):
-        faults.append(Mismatch("net.graph", "the graph of its plan", "an edited one", 'aa.export(net, "net.pt2")'))
+    faults += edits(net)
     if faults:
         raise SavingError(f"{len(faults)} parts of the module cannot be saved", faults[:8])
 

@@ -42,7 +42,9 @@ X = torch.randn(3, 4)
 
 @pytest.fixture
 def net():
-    return aa.adapt(Scripted(6), like=Body(5, use_cache=True, _hidden=True, dtype=None), inputs=X).eval()
+    return aa.adapt(
+        Scripted(6), like=Body(5, use_cache=True, with_input=False, _hidden=True, dtype=None), inputs=X
+    ).eval()
 
 
 def test_further_arguments_that_change_nothing_pass(net):
@@ -50,7 +52,7 @@ def test_further_arguments_that_change_nothing_pass(net):
         assert torch.equal(net(X, **given), net(X))
 
 
-@pytest.mark.parametrize("given", [{"with_input": True}, {"mask": X}, {"use_cache": False}, {"mode": "sum"}])
+@pytest.mark.parametrize("given", [{"with_input": True}, {"mask": X}, {"mode": "sum"}, {"other": False}])
 def test_further_arguments_that_would_be_ignored_are_refused_with_what_to_do(net, given):
     (name,) = given
     with pytest.raises(ValueError, match=f"^{name} was None when .* inputs that hold the other {name}$"):
@@ -66,13 +68,16 @@ def test_a_further_argument_that_was_given_is_told_apart_from_another_value():
 
 def test_one_that_was_none_may_be_false_and_the_other_way_round():
     for value in (None, False):
-        net = aa.adapt(Scripted(6), like=Body(5, use_cache=True), inputs={"x": X, "with_input": value})
+        net = aa.adapt(Scripted(6), like=Body(5, with_input=False), inputs={"x": X, "with_input": value})
         assert torch.equal(net(X, with_input=None), net(X, with_input=False))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning", "ignore:The TorchScript type:UserWarning")
 def test_the_code_copies_pickles_traces_and_exports_keep_them(net, tmp_path):
-    assert 'def forward(self, x, **kwargs):\n    nothing_further(kwargs, "use_cache")\n' in net.code
+    assert (
+        'def forward(self, x, **kwargs):\n    nothing_further(kwargs, {"use_cache": True, "with_input": False})\n'
+        in net.code
+    )
     aa.save(net, tmp_path / "net")
     plan = aa.Plan.model_validate_json(net.plan.model_dump_json())
     for one in (
@@ -109,3 +114,21 @@ def test_a_tagger_asks_its_swapped_language_model_as_before():
         assert torch.equal(model(input_ids=ids, **given).logits, expected)
     with pytest.raises(ValueError, match="output_hidden_states was None when this module was adapted"):
         model(input_ids=ids, output_hidden_states=True)
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_a_flag_that_the_config_sets_is_not_turned_off_without_a_word(net, value):
+    with pytest.raises(ValueError, match=r"^use_cache was True when"):
+        net(X, use_cache=value)
+
+
+def test_without_a_config_nothing_but_none_passes():
+    class Signed(Body):
+        def forward(self, x, **kwargs):
+            return self.body(x) if kwargs.get("positive", True) else -self.body(x)
+
+    net = aa.adapt(Scripted(6), like=Signed(5), inputs=X)
+    assert torch.equal(net(X, more=None), net(X))
+    for value in (True, False):
+        with pytest.raises(ValueError, match=r"^positive was None when"):
+            net(X, positive=value)

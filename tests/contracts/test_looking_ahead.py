@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import autoadapt as aa
 
@@ -36,8 +38,47 @@ class Reading(nn.Module):
         (nn.Linear(5, 6), False),
     ],
 )
-def test_it_is_told_by_changing_one_token(module: nn.Module, ahead: bool) -> None:
+def test_it_is_told_by_changing_tokens(module: nn.Module, ahead: bool) -> None:
     assert aa.capture(module.eval(), TOKENS).looks_ahead is ahead
+
+
+class Mixing(nn.Module):
+    """Vectors of tokens by a mean over others, whose weights are given."""
+
+    def __init__(self, weights: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.embed, self.weights = nn.Linear(5, 6), weights
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        weights = self.weights(torch.arange(tokens.shape[1])).float().expand(len(tokens), -1, -1)
+        weights = weights if mask is None else weights * mask[:, None]
+        mixed: torch.Tensor = weights / weights.sum(2, keepdim=True).clamp(min=1) @ self.embed(tokens)
+        return mixed
+
+
+@pytest.mark.parametrize(
+    ("weights", "ahead"),
+    [
+        (lambda at: (at == at[-1])[None] | (at == at[:, None]), True),
+        (lambda at: (at == at[-2])[None] | (at == at[:, None]), True),
+        (lambda at: at // 4 == at[:, None] // 4, True),
+        (lambda at: at // 2 == at[:, None] // 2, True),
+        (lambda at: at == at[:, None] + 1, True),
+        (lambda at: at <= at[:, None], False),
+        (lambda at: (at == 0)[None] | (at == at[:, None]), False),
+    ],
+    ids=["the last", "the last but one", "blocks of four", "blocks of two", "the next", "those before", "the first"],
+)
+@pytest.mark.parametrize("count", [8, 9])
+def test_wherever_it_is_that_tokens_look(weights: Callable[[Tensor], Tensor], ahead: bool, count: int) -> None:
+    assert aa.capture(Mixing(weights).eval(), torch.randn(2, count, 5)).looks_ahead is ahead
+
+
+def test_a_mask_that_leaves_one_token_shows_nothing() -> None:
+    module = Mixing(lambda at: at >= 0 * at[:, None]).eval()
+    assert aa.capture(module, {"tokens": TOKENS, "mask": torch.ones(2, 8, dtype=torch.long)}).looks_ahead is True
+    mask = torch.tensor([[1] + [0] * 7] * 2)
+    assert aa.capture(module, {"tokens": TOKENS, "mask": mask}).looks_ahead is None
 
 
 def test_images_and_points_have_nothing_behind_them() -> None:

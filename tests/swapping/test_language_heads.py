@@ -57,3 +57,15 @@ def test_a_head_reads_the_same_of_a_sentence_padded_or_not_and_trains(old, new, 
     model.eval()
     assert model(input_ids=IDS, attention_mask=MASK).logits.isfinite().all()
     model.get_submodule(PARTS[old]).verify().raise_if_failed()
+
+
+def test_an_argument_that_the_new_model_would_drop_is_refused_when_it_comes():
+    torch.manual_seed(0)
+    model = hf.BertForSequenceClassification(CONFIGS["Bert"](16)).eval()
+    other = hf.DistilBertModel(CONFIGS["DistilBert"](12)).eval()
+    aa.swap(model, "bert", other, inputs={"input_ids": IDS, "attention_mask": MASK})
+    places = torch.arange(9).flip(0)[None]
+    assert not torch.equal(model(IDS, MASK, position_ids=places).logits, model(IDS, MASK).logits)  # it takes these
+    assert torch.equal(model(IDS, MASK, token_type_ids=None).logits, model(IDS, MASK).logits)
+    with pytest.raises(ValueError, match="token_type_ids was None when this module was adapted"):
+        model(IDS, MASK, token_type_ids=torch.ones_like(IDS))

@@ -1,8 +1,9 @@
 """Building: a plan made into a torch.fx module."""
 
 from autoadapt.adapting.building.asked_builds import build
+from autoadapt.adapting.building.edits import edits, other_parts
 from autoadapt.adapting.building.facts import Said
-from autoadapt.adapting.building.modules import AdaptedModule, built, is_edited, own_attributes, with_plan
+from autoadapt.adapting.building.modules import AdaptedModule, built, own_attributes, with_plan
 from autoadapt.adapting.building.parameter_groups import mark_calibrated, mark_rebuilt, param_groups
 
 __all__ = [
@@ -10,9 +11,10 @@ __all__ = [
     "Said",
     "build",
     "built",
-    "is_edited",
+    "edits",
     "mark_calibrated",
     "mark_rebuilt",
+    "other_parts",
     "own_attributes",
     "param_groups",
     "with_plan",

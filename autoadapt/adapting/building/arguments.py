@@ -63,23 +63,26 @@ def accepted(target: Signature, name: str) -> list[Any]:
     value = tree.value if isinstance(tree, Constant) else None
     own = next((one for one in target.parameters if one.name == name), None)
     further = further_of(target)
-    told = own.told if own else Constant(value=name in further[1]) if further else None
+    is_off = own is None and further is not None and further[1].get(name) is False
+    told = own.told if own else Constant(value=False) if is_off else None
     if told is None or value not in (None, told.value):
         return [value]
     return [value, told.value if value is None else None]
 
 
-def further_of(target: Signature) -> tuple[str, tuple[str, ...]] | None:
-    """The name of the old module's `**kwargs`, and which of them its config sets to True; None where it has none."""
-    return next(((one.name, one.further) for one in target.parameters if one.further is not None), None)
+def further_of(target: Signature) -> tuple[str, dict[str, bool]] | None:
+    """The name of the old module's `**kwargs`, and the flags that its config knows; None where it has none."""
+    return next(((one.name, dict(one.further)) for one in target.parameters if one.further is not None), None)
 
 
 def handed_on(source: Signature, target: Signature) -> list[str]:
     """Arguments that were no tensors and that the new module takes by the same name, where both started from one value.
 
     A switch or a text may change what comes out, and so is none of them; nor is a mask whose ones mean the opposite,
-    or of another form.
+    or of another form, nor what a module that names others takes in its `**kwargs`, where it may well be dropped.
     """
+    named = {one.name for one in source.parameters if one.further is None}
+    takes_any = further_of(source) is None or not named
     theirs = source.plain_arguments
     means = {mask.argument: (mask.form, mask.counts) for mask in source.masks}
     own = {mask.argument: (mask.form, mask.counts) for mask in target.masks}
@@ -92,6 +95,7 @@ def handed_on(source: Signature, target: Signature) -> list[str]:
         and not isinstance(mine.value, (bool, str))
         and name not in target.filled
         and name not in turned
+        and (takes_any or name in named)
     ]
 
 

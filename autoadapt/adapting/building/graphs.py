@@ -127,7 +127,7 @@ class _Emitter:
             self._take_apart(tree, node, (name,), self.given)
         if further := further_of(plan.target):
             node = self.graph.placeholder(f"**{further[0]}")
-            self.graph.call_function(layers.nothing_further, (node, *further[1]))
+            self.graph.call_function(layers.nothing_further, (node, further[1]))
         return found
 
     def _hand_on(self, placeholders: Mapping[str, fx.Node]) -> dict[str, fx.Node]:

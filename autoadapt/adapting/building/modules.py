@@ -201,22 +201,27 @@ class AdaptedModule(fx.GraphModule):
         closures = Closures(self)
         copied_above = not closures.memo.keys().isdisjoint(memo)
         memo.update({} if copied_above else closures.memo)
-        made = _restored(self.plan, copy.deepcopy(self._modules, memo), self.graph)
+        made = _restored(self.plan, copy.deepcopy(self._modules, memo))
         memo[id(self)] = made
-        made.__dict__.update(copy.deepcopy(_extras(self), memo))
+        made.__setstate__(copy.deepcopy(_extras(self), memo) | _edited(self))
         if not copied_above:
             closures.fill(made, memo)
         keep_modes(self, made)
         return made
 
     def __copy__(self) -> AdaptedModule:
-        made = _restored(self.plan, self._modules, self.graph)
-        made.__dict__.update(_extras(self))
+        made = _restored(self.plan, self._modules)
+        made.__setstate__(_extras(self) | _edited(self))
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        graph = (copy.deepcopy(self.graph),) if is_edited(self) else ()  # a graph refers to its module; a copy does not
-        return _restored, (self.plan, self._modules, *graph), _extras(self)
+        return _restored, (self.plan, self._modules), _extras(self) | _edited(self)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Called where it is copied or unpickled; an edited graph may read what stands in the rest of the state."""
+        self.__dict__.update({name: value for name, value in state.items() if name != _GRAPH})
+        if _GRAPH in state:
+            self.graph = state[_GRAPH]
 
 
 @statistics_reader
@@ -252,15 +257,9 @@ def with_plan(net: AdaptedModule, plan: Plan) -> AdaptedModule:
     """An adapted module with another plan over the same weights: the backbone as it was built, and fewer layers.
 
     Args:
-        net: It is not changed.
+        net: As its plan says; it is not changed.
         plan: Its own, with layers left out.
-
-    Raises:
-        BuildError: Its graph was edited, and another plan would lose that.
     """
-    if is_edited(net):
-        fault = Mismatch("net.graph", "the graph of its plan", "an edited one", "edit it afterwards")
-        raise BuildError("a module whose graph was edited is not built anew", [fault])
     parts = copy_module(net, aliased)
     names = {name for name, route in adapter_names(plan).items() if learned_steps(route)}
     kept = {name: one for name, one in parts.get_submodule("adapters").named_children() if name in names}
@@ -313,12 +312,20 @@ def is_edited(net: AdaptedModule) -> bool:
     return str(net.graph) != str(graph_of(net.plan))
 
 
-def _restored(plan: Plan, modules: Mapping[str, nn.Module | None], graph: fx.Graph | None = None) -> AdaptedModule:
-    """A copy of a graph, or else that of the plan, around modules that stand ready; also what pickle calls."""
+_GRAPH = "edited graph"
+
+
+def _edited(net: AdaptedModule) -> dict[str, fx.Graph]:
+    """A copy of the graph where it was edited; it refers to no module."""
+    return {_GRAPH: copy.deepcopy(net.graph)} if is_edited(net) else {}
+
+
+def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedModule:
+    """The graph emitted anew around modules that stand ready; also what pickle calls."""
     root = nn.Module()
     for name, module in modules.items():
         root.add_module(name, module)
-    net = AdaptedModule(root, copy.deepcopy(graph) if graph else graph_of(plan), class_name="AdaptedModule")
+    net = AdaptedModule(root, graph_of(plan), class_name="AdaptedModule")
     net._modules.update(modules)
     net.__dict__["_plan"] = plan
     return net

@@ -37,7 +37,7 @@ from autoadapt.adapting.planning.offsets import without_offsets
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
-from autoadapt.adapting.planning.remarks import input_remarks, size_remarks, value_remarks
+from autoadapt.adapting.planning.remarks import input_remarks, size_remarks, too_long, value_remarks
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,
@@ -50,7 +50,7 @@ from autoadapt.adapting.planning.sources import (
     trunk_sources,
 )
 from autoadapt.adapting.planning.states import state_remarks
-from autoadapt.adapting.planning.targets import from_size, served, with_channels, with_inputs
+from autoadapt.adapting.planning.targets import served, with_channels, with_inputs, within
 from autoadapt.adapting.planning.train_outputs import steady_sources, train_remarks
 from autoadapt.adapting.planning.unchecked import refuse_contradictions, unchecked_remarks
 from autoadapt.adapting.planning.unread_tokens import ask_for_grid, ask_for_grids
@@ -188,7 +188,8 @@ def _offer(source: Signature, target: Signature, asked: _Asked) -> _Offer:
     wanted = served(wanted, asked.outputs)
     routes = route_inputs(source, wanted, asked.convert_inputs, asked.fit)
     short = too_short(source, wanted, routes)
-    wanted = from_size(wanted, {axis: least for axis, (_, least) in short.items()})
+    longer = {axis: most for axis, most in too_long(source, wanted).items() if wanted.axes[axis].example <= most}
+    wanted = within(wanted, {axis: least for axis, (_, least) in short.items()}, longer)
     found, marked = marked_alike(source.outputs, wanted.outputs)
     wanted = wanted.model_copy(update={"outputs": unmark_points(wanted.outputs)})
     offered = source.model_copy(update={"outputs": found})

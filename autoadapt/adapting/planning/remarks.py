@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = ["input_remarks", "size_remarks", "value_remarks"]
+__all__ = ["input_remarks", "size_remarks", "too_long", "value_remarks"]
 
 
 def input_remarks(
@@ -26,16 +26,24 @@ def input_remarks(
 
 def size_remarks(source: Signature, target: Signature, short: Mapping[str, tuple[int, int]]) -> list[str]:
     """Along which axes the new module takes no inputs as short or as long as the old one took."""
-    longer = {axis: sizes for axis, sizes in target.axes.items() if sizes.step and axis in source.axes}
-    most = {axis: source.axes[axis].largest for axis in longer}
     return [
         f"{source.name} takes {axis} from {least} on and raises below, {target.name} from {smallest} on"
         for axis, (smallest, least) in short.items()
     ] + [
-        f"{source.name} takes {axis} up to {largest} and raises above, {target.name} {longer[axis]}"
+        f"{source.name} takes {axis} up to {largest} and raises above, {target.name} {target.axes[axis]}"
+        for axis, largest in too_long(source, target).items()
+    ]
+
+
+def too_long(source: Signature, target: Signature) -> dict[str, int]:
+    """Axes along which the old module takes longer inputs than the new one, and the largest size of that."""
+    longer = {axis: sizes for axis, sizes in target.axes.items() if sizes.step and axis in source.axes}
+    most = {axis: source.axes[axis].largest for axis in longer}
+    return {
+        axis: largest
         for axis, largest in most.items()
         if largest is not None and (longer[axis].largest or largest + 1) > largest
-    ]
+    }
 
 
 def value_remarks(source: Signature, target: Signature) -> list[str]:

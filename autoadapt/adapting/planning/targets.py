@@ -9,7 +9,7 @@ from autoadapt.contracts.signature import AxisSizes, Signature, Values, image_of
 from autoadapt.contracts.trees import Container, Key, Opaque, Path, Slot, Tree, path_text
 from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
 
-__all__ = ["from_size", "named_outputs", "served", "with_channels", "with_inputs"]
+__all__ = ["named_outputs", "served", "with_channels", "with_inputs", "within"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
@@ -73,17 +73,17 @@ def with_channels(target: Signature, source: Signature) -> Signature:
     return target.model_copy(update=update) if fixed else target
 
 
-def from_size(target: Signature, least: Mapping[str, int]) -> Signature:
-    """The contract for inputs that are long enough for the new module.
+def within(target: Signature, least: Mapping[str, int], most: Mapping[str, int]) -> Signature:
+    """The contract for inputs that are long enough for the new module, and not too long.
 
     Args:
         target: The contract.
         least: The smallest size of each axis along which the old module takes shorter ones.
+        most: The largest size of each along which it takes longer ones.
     """
-    if not least:
-        return target
     axes = {name: _from(axis, least[name]) if name in least else axis for name, axis in target.axes.items()}
-    return target.model_copy(update={"axes": axes})
+    axes |= {name: axes[name].model_copy(update={"largest": size}) for name, size in most.items()}
+    return target.model_copy(update={"axes": axes}) if least or most else target
 
 
 def _from(sizes: AxisSizes, least: int) -> AxisSizes:

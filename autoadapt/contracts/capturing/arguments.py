@@ -148,7 +148,8 @@ def keyword_only(module: nn.Module) -> list[str]:
 def _parameter(one: inspect.Parameter, config: object) -> Parameter:
     if one.kind is one.VAR_KEYWORD:
         names = [name.removeprefix("_") for name in getattr(config, "__dict__", ())]
-        return Parameter(name=one.name, further=tuple(name for name in names if getattr(config, name, None) is True))
+        flags = ((name, on) for name in names if isinstance(on := getattr(config, name, None), bool))
+        return Parameter(name=one.name, further=tuple(flags))
     if one.default is one.empty:
         return Parameter(name=one.name)
     if not _is_plain(one.default):

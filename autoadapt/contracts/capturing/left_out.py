@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.refusals import part_of, tensor_names
 from autoadapt.contracts.modes import in_eval_mode
@@ -41,10 +43,12 @@ def refuse_left_out(module: nn.Module, arguments: Arguments, work: Work) -> None
         return
     again = Arguments(rebuild(tree, tensors), arguments.positional)
     given, made, repeated = (_outputs(module, call) for call in (arguments, again, arguments))
-    if _alike(given, repeated) and not _alike(given, made):
+    with _changed([tensor for held in left.values() for tensor in held.values()]):
+        other = _outputs(module, arguments)
+    if _alike(given, repeated) and not (_alike(given, made) and _alike(given, other)):
         faults = [
-            Mismatch(f"inputs.{path}", "every tensor that the module reads", f"no {', '.join(names)}", _REMEDY)
-            for path, names in left.items()
+            Mismatch(f"inputs.{path}", "every tensor that the module reads", f"no {', '.join(held)}", _REMEDY)
+            for path, held in left.items()
         ]
         raise CaptureError("what is registered of an input object leaves out tensors that the module reads", faults)
 
@@ -52,16 +56,32 @@ def refuse_left_out(module: nn.Module, arguments: Arguments, work: Work) -> None
 _REMEDY = "hand them over in the functions of register_pytree_node, flatten and unflatten"
 
 
-def _left_out(tree: Tree, value: Any, known: set[int], path: tuple[Any, ...] = ()) -> Iterator[tuple[str, list[str]]]:
-    """The names of the tensors of each object that are none of those that are known."""
+def _left_out(
+    tree: Tree, value: Any, known: set[int], path: tuple[Any, ...] = ()
+) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """The tensors of each object that are none of those that are known, by name."""
     if not isinstance(tree, Container):
         return
     if not isinstance(value, (Mapping, Sequence)):
-        names = [name for name in tensor_names(value) if id(getattr(value, name)) not in known]
-        if names:
-            yield path_text(path), names
+        held = {name: getattr(value, name) for name in tensor_names(value)}
+        if left := {name: tensor for name, tensor in held.items() if id(tensor) not in known}:
+            yield path_text(path), left
     for key, child in zip(tree.keys, tree.children, strict=True):
         yield from _left_out(child, part_of(value, key), known, (*path, key))
+
+
+@contextlib.contextmanager
+def _changed(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Other values in tensors meanwhile, since ones and zeros may make no difference where they are read."""
+    with torch.no_grad():
+        before = [tensor.detach().clone() for tensor in tensors]
+        try:
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.detach().copy_(others(value, value))
+            yield
+        finally:
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.detach().copy_(value)
 
 
 def _outputs(module: nn.Module, call: Arguments) -> list[torch.Tensor] | None:

@@ -40,7 +40,8 @@ class LookingAhead:
     def tell(self, outputs: Sequence[Sequence[Dim]]) -> bool | None:
         """Whether any token depends on those behind it; None where there are no tokens, or the run tells nothing.
 
-        The first sample is given twice, once with another token in its middle.
+        The first sample is given three times: as it is, and with other tokens from the middle on, or from one behind
+        it: blocks of tokens end at one of these places at most.
 
         Args:
             outputs: The dims of each output.
@@ -48,15 +49,18 @@ class LookingAhead:
         tree, tensors = flatten(self.arguments.values)
         axis, rows = self._tokens(tensors)
         listed = {i: [str(dim) for dim in dims].index(axis) for i, dims in enumerate(outputs) if _lists(dims, axis)}
-        if not rows or not listed or self._is_dear():
+        if not rows or not listed or self._is_dear() or self._hides_some(tensors, axis):
             return None
         device = device_of(self.module)
-        given = [self._twice(tensor, names) for tensor, names in zip(tensors, self.axes.names, strict=True)]
-        middle = self.axes.example[axis] // 2
+        size = self.axes.example[axis]
+        starts = [start for start in (size // 2, size // 2 + 1) if start < size]
+        rows_in = zip(tensors, self.axes.names, strict=True)
+        given = [self._repeated(tensor, names, 1 + len(starts)) for tensor, names in rows_in]
         for i in rows:
             place = self.axes.names[i].index(axis) - 1
-            token = given[i][1].narrow(place, middle, 1)
-            token.copy_(others(token, tensors[i]))
+            for sample, start in enumerate(starts, 1):
+                tokens = given[i][sample].narrow(place, start, size - start)
+                tokens.copy_(others(tokens, tensors[i]))
         with undisturbed(), torch.no_grad():
             model = in_eval_mode(copy_module(self.module, clone_buffers))
             call = Arguments(rebuild(tree, [one.to(device) for one in given]), self.arguments.positional)
@@ -64,7 +68,7 @@ class LookingAhead:
                 found = flatten(call.call(model))[1]
             except Exception:  # a model of one batch size, or one that needs meaningful values, tells nothing
                 return None
-        return _moves_in_front([found[i].movedim(axis, 1) for i, axis in listed.items()], middle)
+        return _moves_in_front([found[i].movedim(axis, 1) for i, axis in listed.items()], starts)
 
     def _tokens(self, tensors: Sequence[torch.Tensor]) -> tuple[str, list[int]]:
         """The axis of tokens, and the inputs that list these, samples first, and hide none; not of clouds of points."""
@@ -75,13 +79,18 @@ class LookingAhead:
         firm = [i for i in listing if not tensors[i].is_meta and not tensors[i].is_complex()]
         return axis, [i for i in firm if tensors[i].dim() == 2 or POINT.isdisjoint(tensors[i].shape[1:])]
 
-    def _twice(self, tensor: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    def _repeated(self, tensor: torch.Tensor, names: Sequence[str], count: int) -> torch.Tensor:
         if names[:1] != ("B",):
             return tensor
-        return tensor[:1].detach().expand(2, *tensor.shape[1:]).clone()
+        return tensor[:1].detach().expand(count, *tensor.shape[1:]).clone()
+
+    def _hides_some(self, tensors: Sequence[torch.Tensor], axis: str) -> bool:
+        """Whether a mask hides some tokens of the first sample, which then tell nothing."""
+        masks = [one[:1] for one, row in zip(tensors, self.axes.names, strict=True) if axis in row and may_hide(one)]
+        return any(bool((one != one.flatten()[0]).any()) for one in masks if not one.is_meta)
 
     def _is_dear(self) -> bool:
-        return on_meta_device(self.module) or takes_long(device_of(self.module), self.work.multiply_adds * 2)
+        return on_meta_device(self.module) or takes_long(device_of(self.module), self.work.multiply_adds * 3)
 
 
 def _lists(dims: Sequence[Dim], axis: str) -> bool:
@@ -90,8 +99,17 @@ def _lists(dims: Sequence[Dim], axis: str) -> bool:
     return len(dims) == 3 and shown[0] == "B" and shown.count(axis) == 1
 
 
-def _moves_in_front(tokens: Sequence[torch.Tensor], place: int) -> bool | None:
-    """Whether what stands in front of a place moves where the token at that place does; None where that does not."""
-    moved = [(one[1] - one[0]).float().flatten(1).abs().amax(1) for one in tokens if one.is_floating_point()]
-    moved = [one for one in moved if float(one[place]) > 0]
-    return any(bool((one[:place] > STAYS * one[place]).any()) for one in moved) if moved else None
+def _moves_in_front(tokens: Sequence[torch.Tensor], starts: Sequence[int]) -> bool | None:
+    """Whether what stands in front of other tokens moves where these do; None where they do not.
+
+    Args:
+        tokens: What comes out, the samples first.
+        starts: Where the other tokens of each sample behind the first begin.
+    """
+    found = list[bool]()
+    for one in (one for one in tokens if one.is_floating_point()):
+        for sample, start in enumerate(starts, 1):
+            moved_N = (one[sample] - one[0]).float().flatten(1).abs().amax(1)
+            behind = float(moved_N[start:].max())
+            found += [bool((moved_N[:start] > STAYS * behind).any())] if behind > 0 else []
+    return any(found) if found else None

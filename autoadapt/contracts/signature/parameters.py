@@ -18,8 +18,8 @@ class Parameter(Frozen):
     """What it is where nobody gives it; None where it must be given."""
     told: Constant | None = None
     """What a default of None stands for, where the module's config says that."""
-    further: tuple[str, ...] | None = Field(default=None, exclude_if=lambda further: further is None)
-    """Of `**kwargs` alone: what the module's config sets to True, which keyword arguments may go by."""
+    further: tuple[tuple[str, bool], ...] | None = Field(default=None, exclude_if=lambda further: further is None)
+    """Of `**kwargs` alone: what the module's config says of flags, which keyword arguments may go by."""
 
     @property
     def takes_none(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting import layers, mask_layers, token_layers
-from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule, other_parts
 from autoadapt.adapting.building.arguments import arguments_of
 from autoadapt.adapting.building.expressions import (
     INDENT,
@@ -30,7 +30,7 @@ from autoadapt.adapting.building.expressions import (
 )
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
-from autoadapt.adapting.operations import Channels, Native, Project
+from autoadapt.adapting.operations import Channels, Native
 from autoadapt.contracts import leaves
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
@@ -96,7 +96,7 @@ class _File:
         self._plan = net.plan
         self._printed: Printed = print_graph(net.graph, calls={"backbone": "self._tapped"} if net.plan.taps else {})
         _refuse_native(net)
-        _check_adapters(net)
+        _check_parts(net)
         _check_arguments(self._printed, net)
 
     def text(self) -> str:
@@ -263,21 +263,9 @@ def _refuse_native(net: AdaptedModule) -> None:
         raise SavingError("native sizes are not written as plain PyTorch", [fault])
 
 
-def _check_adapters(net: AdaptedModule) -> None:
-    """Refuse layers that are not those that the plan says."""
-    faults = []
-    for name, route in adapter_names(net.plan).items():
-        for called, step, _ in learned_steps(route):
-            path = f"adapters.{name}.{called}"
-            try:
-                found = net.get_submodule(path)
-            except AttributeError:
-                found = nn.Identity()
-            if not _is_as_planned(found, step):
-                shown = str(found).splitlines()[0]
-                remedy = "aa.build(new, net.plan)      the layers of the plan"
-                faults.append(Mismatch(path, f"a map of {step.source} to {step.target} channels", shown, remedy))
-    if faults:
+def _check_parts(net: AdaptedModule) -> None:
+    """Refuse layers and tensors that are not those that the plan says."""
+    if faults := other_parts(net):
         raise SavingError("the adapters are not those of the plan", faults)
 
 
@@ -292,18 +280,6 @@ def _check_arguments(printed: Printed, net: AdaptedModule) -> None:
     ]
     if faults:
         raise SavingError("an argument has a name that the file needs", faults)
-
-
-def _is_as_planned(layer: nn.Module, step: Project) -> bool:
-    kinds = (nn.Linear,) if step.form == "linear" else (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    if type(layer) not in kinds:
-        return False
-    weight = layer.get_parameter("weight")
-    if tuple(weight.shape) != (step.groups * step.target, step.source, *[1] * (weight.dim() - 2)):
-        return False
-    if getattr(layer, "groups", 1) != step.groups:
-        return False
-    return getattr(layer, "bias", None) is not None if step.bias else getattr(layer, "bias", None) is None
 
 
 def _adapter_items(net: AdaptedModule) -> Iterator[tuple[str, Expression]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.building import AdaptedModule, edits
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import bind, told_example
 from autoadapt.contracts.capturing.probing import quiet
@@ -77,6 +77,8 @@ def fold(
     path = _place(model, first_path(model, at))
     net = model.get_submodule(path)
     assert isinstance(net, AdaptedModule), "found as one"
+    if faults := edits(net):
+        raise BuildError("the module is no longer what its plan says, which alone is folded", faults)
     wanted = _wanted(net.plan, outputs)
     with quiet(), uncompiled_parts():
         call = bind(model, told_example(model) if inputs is None else inputs)
