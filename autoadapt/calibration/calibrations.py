@@ -234,6 +234,9 @@ class _Session:
         further = None
         if refine and judge is not None and slopes:
             further = refined(judge, fitting, held_out_maps, refine, self._seed)
+        remarks = self._remarks(fitting, fits, images, "" if further is None else ", before the steps on the head")
+        if further is not None:
+            fits = [self._after(fit, p, fitting, further.held_out_maps) for p, fit in enumerate(fits)]
         score = None if scores[2] is None else honest_after(scores[2], choice.score, honest)
         before, score = (None, score) if further is None else further.honest(choice.score, honest)
         failing = _below_floors(score, scores[:2], fits, self._groups)
@@ -252,7 +255,7 @@ class _Session:
             mean_only=self._said(scores[1]),
             before_refining=self._said(before),
             trials=choice.trials,
-            remarks=(*self._remarks(fitting, fits, images), *remarks_on_head),
+            remarks=(*remarks, *remarks_on_head),
             images=images,
             mixed_images=workers.summed(state.mixed) if fitting.has_mixed else 0,
             synthetic_images=workers.summed(state.synthetic) if fitting.has_synthetic else 0,
@@ -328,6 +331,12 @@ class _Session:
             by_images=fitting.error_by_images(projection, recipe, self._folds.sizes(self._folds_of_images), errors[0]),
         )
 
+    def _after(self, fit: OutputFit, projection: int, fitting: Fitting, maps: HeldOutMaps) -> OutputFit:
+        """The same after steps on the head, which may well be further from the old features."""
+        held = HeldOut.sum(fitting.held_out(projection, _of(projection, maps)))
+        figures = {"r2": held.r2, "cosine": held.cosine, "variance_ratio": held.variance_ratio}
+        return fit.model_copy(update=figures)
+
     def _said(self, score: Score | None) -> HeadScore | None:
         if score is None:
             return None
@@ -335,7 +344,7 @@ class _Session:
         known = {} if self._loss is not None else {"agreement": score.agreement, "agreement_error": of_agreement}
         return HeadScore.model_validate({"loss": score.loss, "loss_error": of_loss, "agreement": None} | known)
 
-    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], images: int) -> list[str]:
+    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], images: int, when: str) -> list[str]:
         different = remark_on(count_different(self._groups, images), images)
         said = [*self._said_of_made, *([different] if different else [])]
         said += [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
@@ -349,7 +358,8 @@ class _Session:
                 said.append(f"{fit.target}: {found}, so only fits with a penalty are tried")
             if fit.r2 < EXPLAINS_LITTLE:
                 share = f"{max(fit.r2, 0):.0%} of the variance"
-                said.append(f"{fit.target}: the new features explain little of the old ones ({share} on other images)")
+                little = f"the new features explain little of the old ones ({share} on other images{when})"
+                said.append(f"{fit.target}: {little}")
         return said
 
     def _remarks_on_head(

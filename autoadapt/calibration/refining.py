@@ -40,6 +40,11 @@ class Refined:
     before: Score
 
     @property
+    def held_out_maps(self) -> HeldOutMaps:
+        """Where the steps end on all folds but one, by the fold that is held out."""
+        return self.tried.maps
+
+    @property
     def text(self) -> str:
         """What was done, in words."""
         return f"{self.tried.steps} steps on the head" + (
@@ -100,6 +105,7 @@ class _Tried:
     limit: int
     """For which the rate was to fall to zero."""
     steps: int
+    maps: HeldOutMaps
     score: Score
     only_scales: bool
 
@@ -117,9 +123,10 @@ def _tried(
             before = judge.score({fold: maps}, on_all=True).loss
             if not any(judge.score({fold: one}, on_all=True).loss < before for one in paths[fold].values()):
                 return None
-    scores = {count: judge.score({fold: path[count] for fold, path in paths.items()}, on_all=True) for count in counts}
+    by_count = {count: {fold: path[count] for fold, path in paths.items()} for count in counts}
+    scores = {count: judge.score(maps, on_all=True) for count, maps in by_count.items()}
     best = min(counts, key=lambda count: scores[count].loss)
-    return _Tried(limit, best, scores[best], only_scales)
+    return _Tried(limit, best, by_count[best], scores[best], only_scales)
 
 
 def _counts(limit: int) -> list[int]:

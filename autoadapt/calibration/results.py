@@ -17,7 +17,7 @@ __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
 
 class OutputFit(MadeByHand):
-    """How well one output is explained, on images that it was not fitted on."""
+    """How well one output is explained, on images that it was not fitted on, by what is written: also after steps."""
 
     target: str
     source: str
@@ -40,7 +40,7 @@ class OutputFit(MadeByHand):
     eigenvalues: tuple[float, ...]
     """Of the standardised new features, largest first."""
     by_images: tuple[tuple[int, float], ...]
-    """Number of images fitted on, and R2 on others."""
+    """Number of images fitted on, and R2 of the closed form on others."""
 
 
 class HeadScore(MadeByHand):

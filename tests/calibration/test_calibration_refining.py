@@ -142,3 +142,36 @@ def test_modules_that_a_function_names_run_as_copies_in_eval_mode():
     assert losses == pytest.approx([losses[0]] * 3)
     assert reader.training
     assert all(torch.equal(*pair) for pair in zip(before, reader.state_dict().values(), strict=True))
+
+
+class Strided(nn.Sequential):
+    """Two convolutions; what it shows of a picture depends on its seed."""
+
+    def __init__(self, channels, seed, *last):
+        torch.manual_seed(seed)
+        super().__init__(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, channels, 3, 2, 1), *last)
+
+
+def test_the_figures_of_features_are_those_of_what_is_written_after_steps_as_well():
+    old, new, fresh = Strided(48, 1, nn.ReLU()).eval(), Strided(24, 2).eval(), pictures(256, size=32, seed=99)
+    with torch.no_grad():
+        wanted = old(fresh)
+        pooled = wanted.amax((2, 3))
+    torch.manual_seed(9)
+    linear = nn.Linear(48, 6)
+
+    def head(features):
+        return linear((features.amax((2, 3)) - pooled.mean(0)) / pooled.std(0)) * 2
+
+    net = adapt(new, like=old, inputs=fresh[:2]).eval()
+    batches = pictures(128, size=32, seed=5).split(32)
+    found = calibrate(net, like=old, data=batches, head=head, augment=0, refine=64, solver="least_squares")
+    assert found.before_refining is not None
+    (fit,) = found.outputs
+    with torch.no_grad():
+        made = net(fresh)
+    variance = ((wanted - wanted.mean((0, 2, 3), keepdim=True)) ** 2).sum()
+    assert fit.r2 == pytest.approx(1 - float(((made - wanted) ** 2).sum() / variance), abs=0.05)
+    real = float(((made - made.mean((0, 2, 3), keepdim=True)) ** 2).sum() / variance)
+    assert fit.variance_ratio == pytest.approx(real, abs=0.05)
+    assert fit.by_images[-1][1] > fit.r2 + 0.02  # of the closed form, which has the smallest error
