@@ -17,6 +17,7 @@ from autoadapt.adapting.layouts import Refusal, chain, class_token_axis, distanc
 from autoadapt.adapting.pairings import (
     Pairing,
     Source,
+    as_wide,
     behind_all,
     by_names,
     cell,
@@ -173,7 +174,8 @@ class _Matching:
             if not options:
                 self.faults.append(self._dishonest(path, most_telling(self._whys(path))))
                 continue
-            options = behind_all(self._without_maps_of_others(spec, options), self.sources, spec, every)
+            options = self._without_maps_of_others(spec, as_wide(options, self.sources, spec))
+            options = behind_all(options, self.sources, spec, every)
             honest[path] = self._class_tokens(options, spec) if spec.class_token else options
         aligned = self._aligned(honest)
         order = {path: i for i, path in enumerate(aligned)}

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from autoadapt.adapting.aligning import WHOLE, Level, Stage
-from autoadapt.adapting.layouts import Factored, factored, is_state
+from autoadapt.adapting.layouts import Factored, factored, has_one_channel, is_state
 from autoadapt.contracts.signature import Signature, TensorSpec
 
 __all__ = [
     "Pairing",
     "Source",
+    "as_wide",
     "behind_all",
     "by_names",
     "cell",
@@ -112,6 +113,17 @@ def level_of(tensor: Factored) -> Level | None:
     octaves = round(2 * sum(map(math.log2, strides)) / len(strides)) / 2
     tokens = any(sum(bool(atom.kind - {"B"}) for atom in atoms) > 1 for atoms in tensor.atoms)
     return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth, tokens)
+
+
+def as_wide(options: Sequence[str], sources: Mapping[str, Source], wanted: TensorSpec) -> list[str]:
+    """The options with more channels than one for a target with more; with one for one, if an output has one.
+
+    A map of one channel is a score, a depth or the gate of an attention, and no features where there are wider ones.
+    """
+    is_one = has_one_channel(factored(wanted))
+    alike = [option for option in options if has_one_channel(sources[option].tensor) == is_one]
+    gates_alone = is_one and all(sources[option].tap for option in alike)
+    return [*options] if gates_alone or not alike else alike
 
 
 def behind_all(

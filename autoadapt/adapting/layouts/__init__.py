@@ -8,6 +8,7 @@ from autoadapt.adapting.layouts.assigning import Refusal
 from autoadapt.adapting.layouts.chains import chain, is_state
 from autoadapt.adapting.layouts.extra_tokens import class_token_axis
 from autoadapt.adapting.layouts.factors import POINTS, Atom, Factored, distance, factored
+from autoadapt.adapting.layouts.one_channel import has_one_channel
 from autoadapt.adapting.layouts.placing import IN_PLACE, shift
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "class_token_axis",
     "distance",
     "factored",
+    "has_one_channel",
     "is_state",
     "shift",
 ]

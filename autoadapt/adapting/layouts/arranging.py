@@ -27,11 +27,12 @@ def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...] | 
         if all(_allows(where, one) for where, one in zip(route, work, strict=True)):
             path = [layout, *route, assigned.target]
             turns = sum(left != right for left, right in itertools.pairwise(path))
-            routes.append((turns, route))
+            deep = sum(len(where) > 4 for where in route)  # such layers take no memory format of images
+            routes.append((turns, deep, route))
     if not routes:
         axes = ", ".join(str(assigned.then[name].dim) for one in work for name in one.then)
         return Refusal(f"torch has no layer that brings axes to {axes} among {len(assigned.target)}")
-    best = min(routes, key=lambda option: option[0])[1]
+    *_, best = min(routes, key=lambda option: option[:2])
     state = _State(layout, {name: atom.dim for name, atom in assigned.before.items()}, [*reduced])
     for where, one in zip(best, work, strict=True):
         state.turn(where)

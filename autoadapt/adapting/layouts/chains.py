@@ -15,6 +15,7 @@ from autoadapt.adapting.layouts.extra_tokens import (
     without_entries,
 )
 from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, unmapped, whole
+from autoadapt.adapting.layouts.one_channel import with_one_channel
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded
 from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Rearrange, Take
@@ -63,6 +64,8 @@ def chain(
         *(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count),
         *(DropPrefix(axis=axis, count=count, at_end=True) for axis, count in enumerate(have.suffixes) if count),
     )
+    forced = project and learned
+    have, want = (with_one_channel(*pair, project=forced) for pair in ((have, want), (want, have)))
     assigned = assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
         return _untold_order(have, want) or assigned
@@ -73,7 +76,7 @@ def chain(
     cast = _cast(spec, target)
     if isinstance(cast, Refusal):
         return cast
-    steps = arranged(assigned, project=project and learned)
+    steps = arranged(assigned, project=forced)
     return steps if isinstance(steps, Refusal) else (*drops, *steps, *cast)
 
 
