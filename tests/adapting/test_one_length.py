@@ -209,3 +209,43 @@ def test_tokens_of_one_number_serve_each_other_and_a_wider_one_is_projected():
     loud[:, :, 20:22] += 1
     assert [*(net(loud) - net(x)).norm(dim=2).argmax(1)] == [10, 10]
     assert aa.adapt(Patches(24, 24).eval(), like=old, inputs=x).plan.routes[0].steps == ()
+
+
+class Turned(nn.Module):
+    """What takes frames first, `[B, N, C]`, of what takes channels first."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, features):
+        return self.module(features.mT)
+
+
+@pytest.mark.parametrize(("first", "given_first"), [(True, True), (True, False), (False, True)])
+def test_frames_first_are_stretched_as_channels_first_are(first, given_first):
+    x = torch.randn(2, BANDS, 48)
+    new, old = OneLength().eval(), AnyLength().eval()
+    plain = aa.adapt(new, like=old, inputs=x).eval()
+    turned = Turned(new) if first else new
+    net = aa.adapt(turned, like=Turned(old) if given_first else old, inputs=x.mT if given_first else x).eval()
+    net.adapters.load_state_dict(plain.adapters.state_dict())
+    for frames in (48, 37, 100):
+        features = torch.randn(3, BANDS, frames)
+        torch.testing.assert_close(net(features.mT if given_first else features), plain(features))
+    net.verify().raise_if_failed()
+
+
+def test_words_of_one_number_are_not_stretched_and_the_number_is_said():
+    class Words(nn.Module):
+        def __init__(self, width, count=0):
+            super().__init__()
+            self.map, self.count = nn.Linear(5, width), count
+
+        def forward(self, x):
+            if self.count not in (0, x.shape[1]):
+                raise ValueError(f"{self.count} words")
+            return self.map(x)
+
+    with pytest.raises(aa.MatchError, match=r"(?s)inputs.x, axis 1.*expected  N.*found     N 9 only.*whatever N is"):
+        aa.adapt(Words(6, 9), like=Words(8), inputs=torch.randn(2, 9, 5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from autoadapt.adapting.operations import (
@@ -150,15 +150,15 @@ def _fitted(
     is_stack = have is not None and want is not None
     channels = matched_channels(source, target, have or 0, want or 0, values) if is_stack else ()
     pads = _pads(source, target, fit)
-    is_image = len(dims) in (4, 5) or (len(dims) == 3 and channel == 1 and order == (0, 1, 2))
-    grows = given.is_floating and is_image
+    is_sound = len(dims) == 3 and ((channel == 1 and order == (0, 1, 2)) or _lists_frames(spec, source, given, target))
+    grows = given.is_floating and (is_sound or len(dims) in (4, 5))
     reached = tuple(
         have if axis == channel and channels else _legal(dim, have, source, target, pads=pads, grows=grows)
         for axis, (dim, have) in enumerate(zip(spec.dims, dims, strict=True))
     )
     changed = [axis for axis, (made, have) in enumerate(zip(reached, dims, strict=True)) if made != have]
     if changed and not (grows and not {0, channel} & set(changed)):
-        return _only(path, changed[0], dims[changed[0]], spec)
+        return _only(path, changed[0], dims[changed[0]], source.axes.get(str(spec.dims[changed[0]])), spec)
     native = _native(path, source)
     if not (channels or changed or values):
         return (*native, *ranked, *_turned(given.dims, order))
@@ -172,11 +172,25 @@ def _fitted(
     return (*native, *ranked, *work, *_turned(dims, [first.index(axis) for axis in range(len(first))]))
 
 
-def _only(path: str, axis: int, wanted: Dim, spec: TensorSpec) -> Mismatch:
-    """That an axis takes one size alone, and no layer can change that."""
+def _lists_frames(spec: TensorSpec, source: Signature, given: TensorSpec, target: Signature) -> bool:
+    """Whether an axis of `[B, N, C]` lists samples of something steady, as steps along it tell: words have none."""
+    made = (*source.outputs.leaves, *(inner.spec for inner in source.inner))
+    return _has_steps(spec, made) or _has_steps(given, target.outputs.leaves)
+
+
+def _has_steps(given: TensorSpec, made: Iterable[TensorSpec]) -> bool:
+    """Whether something lists fewer or more along an axis that is given, such as every other."""
+    axes = {axis for dim in given.dims[1:] for axis in dim.axes}
+    dims = {dim for spec in made for dim in spec.dims if len(dim.axes) == 1 and dim.axes <= axes}
+    return any(dim.slope(min(dim.axes)) not in (None, 1) for dim in dims)
+
+
+def _only(path: str, axis: int, wanted: Dim, legal: AxisSizes | None, spec: TensorSpec) -> Mismatch:
+    """That an axis takes one size alone, or few, and no layer can change that."""
     example = f", such as in_chans={wanted}" if wanted.constant is not None else f", whatever {wanted} is"
     remedy = f"build the new module for these inputs{example}"
-    return Mismatch(f"inputs.{path}, axis {axis}", str(wanted), f"{spec.dims[axis]} only", remedy)
+    found = f"{spec.dims[axis]} only" if legal is None else f"{spec.dims[axis]} {legal}"
+    return Mismatch(f"inputs.{path}, axis {axis}", str(wanted), found, remedy)
 
 
 def _native(path: str, source: Signature) -> tuple[Native, ...]:
