@@ -1,4 +1,4 @@
-"""Facts: values that say what is wrong where they are made by hand, and when and with what they were made."""
+"""Facts: the frozen pydantic models of this package, their error messages, and the record of how a result was made."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _KINDS = {
     "missing": "a value",
     "none": "nothing",
 }
-"""What is expected, by how pydantic's name of a fault begins."""
+"""What was expected, by the first word of pydantic's error type (`string_type`, `int_parsing`)."""
 
 
 class MadeByHand(BaseModel):
-    """A fact whose constructor says what is wrong in the words of this package.
+    """A frozen model whose constructor raises this package's errors in place of pydantic's.
 
-    What is read from JSON is not made here: there pydantic's own error is turned by who knows the file.
+    Only the constructor does: validation from JSON still raises `ValidationError`, for whoever knows the file's name.
 
     Example:
         >>> class Count(MadeByHand):
@@ -59,9 +59,9 @@ class MadeByHand(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     made_by: ClassVar[str] = ""
-    """The call that makes one, as it is typed."""
+    """A call that makes one, for the remedy of errors."""
     malformed: ClassVar[type[AdaptError]] = AdaptError
-    """What is raised."""
+    """The exception that the constructor raises."""
 
     if not TYPE_CHECKING:  # type checkers take the fields
 
@@ -72,9 +72,9 @@ class MadeByHand(BaseModel):
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                raise _not_made(type(self), list(_told(type(self), error)), self.malformed) from None
+                raise _not_made(type(self), list(_faults(type(self), error)), self.malformed) from None
 
-        __init__.__pydantic_base_init__ = True  # facts that are read, or stand in another, go past it, as by default
+        __init__.__pydantic_base_init__ = True  # validation from JSON, and of nested models, does not call `__init__`
 
         def __setattr__(self, name: str, value: object) -> None:
             try:
@@ -95,7 +95,7 @@ class MadeByHand(BaseModel):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C while pydantic writes is Ctrl-C: pydantic makes an error of it, which `except Exception` would swallow."""
+    """Raise `KeyboardInterrupt` where pydantic wraps it in a serialization error, which `except Exception` catches."""
     try:
         yield
     except PydanticSerializationError as error:
@@ -116,25 +116,25 @@ class Made(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     date: str
-    """In UTC, to the minute: now, or what `SOURCE_DATE_EPOCH` says, with which equal files are made at any time."""
+    """In UTC, to the minute: now, or the time in `SOURCE_DATE_EPOCH`, which makes files reproducible."""
     versions: dict[str, str]
-    """Of this package, and of those that models come from, by name."""
+    """Of this package, torch, timm and torchvision, as far as they are installed."""
     command: str = ""
-    """The command line; empty where it was no command."""
+    """The command line; empty where Python called."""
 
     def __str__(self) -> str:
         return f"{self.date} UTC with {', '.join(f'{name} {version}' for name, version in self.versions.items())}"
 
     @classmethod
     def now(cls) -> Made:
-        """What is true at this moment."""
+        """The record for a result that is made now."""
         versions = {"autoadapt": VERSION} | {name: package_version(name) for name in ("torch", "timm", "torchvision")}
         known = {name: version for name, version in versions.items() if version}
         return cls(date=f"{_moment():%Y-%m-%d %H:%M}", versions=known, command=_COMMAND.get())
 
 
 def _moment() -> datetime:
-    """Now, or the seconds since 1970 that the environment tells, as <https://reproducible-builds.org> defines them."""
+    """Now, or the time in `SOURCE_DATE_EPOCH`, in seconds since 1970 (https://reproducible-builds.org)."""
     told = os.environ.get("SOURCE_DATE_EPOCH", "")
     is_told = told.isdecimal() and len(told) < 12  # a year of four digits
     return datetime.fromtimestamp(int(told), timezone.utc) if is_told else datetime.now(timezone.utc)
@@ -145,7 +145,7 @@ _COMMAND = ContextVar("command", default="")
 
 @contextlib.contextmanager
 def commanded(line: str) -> Iterator[None]:
-    """In the block, what is made is made by a command."""
+    """Results made in the block carry this command line."""
     token = _COMMAND.set(line)
     try:
         yield
@@ -154,10 +154,10 @@ def commanded(line: str) -> Iterator[None]:
 
 
 class Dated(MadeByHand):
-    """A result that may carry when and with what it was made, as those that commands print do."""
+    """A result that may carry the record of how it was made."""
 
     made: Made | None = Field(default=None, exclude_if=lambda made: made is None, repr=False)
-    """No part of equality."""
+    """Not compared by `==`."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Dated) and super().__eq__(other.model_copy(update={"made": self.made}))
@@ -177,7 +177,7 @@ def _frozen(fact: MadeByHand, name: str, found: str, error: type[AdaptError]) ->
     return error(f"a {type(fact).__name__} does not change", [fault])
 
 
-def _told(kind: type[MadeByHand], error: ValidationError) -> Iterator[Mismatch]:
+def _faults(kind: type[MadeByHand], error: ValidationError) -> Iterator[Mismatch]:
     for one in error.errors(include_url=False):
         place = _place(one["loc"]) or kind.__name__
         is_own = one["type"] == "extra_forbidden" and len(one["loc"]) == 1
@@ -187,10 +187,10 @@ def _told(kind: type[MadeByHand], error: ValidationError) -> Iterator[Mismatch]:
 
 
 def asked_for(fault: Mapping[str, Any]) -> str:
-    """What should stand where pydantic found a fault, in words of this package.
+    """The `expected` text of one of pydantic's errors.
 
     Args:
-        fault: One of `ValidationError.errors()`.
+        fault: An item of `ValidationError.errors()`.
 
     Example:
         >>> asked_for({"type": "string_type", "msg": "Input should be a valid string", "ctx": {}})
@@ -209,7 +209,7 @@ def asked_for(fault: Mapping[str, Any]) -> str:
 
 
 def first_fault(error: ValidationError) -> str:
-    """What is wrong first in what was read, in a line."""
+    """The first of pydantic's errors, in a line."""
     first = error.errors(include_url=False)[0]
     place = _place(first["loc"])
     if first["type"] in _WORDS:

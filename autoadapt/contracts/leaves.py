@@ -1,5 +1,6 @@
-"""Leaves: how one is read out of an output, where those of a running call are kept, and what stands for one that was
-left out. Imports nothing that source could not inline.
+"""Leaves: reading one tensor out of an output, keeping those of a running call, and the placeholder for one left out.
+
+Standalone source inlines this file, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ __all__ = ["READ", "LeftOut", "RunningCalls", "cloned", "leaf", "place_of_tap"]
 
 
 READ = "inputs.0"
-"""The path that stands for what a module reads, its first argument, instead of for a leaf of what it returns."""
+"""The path of a tap that takes the first argument of a module instead of a leaf of its output."""
 
 
 def place_of_tap(module: str, path: str) -> str:
-    """Under which name a running call keeps what a tap takes: the module, or the module and that it is what it reads.
+    """The key of a tap in `RunningCalls.taken`: the module, with `:inputs.0` for its input.
 
     Example:
         >>> place_of_tap("layers.1", "0"), place_of_tap("layers.1", "inputs.0")
@@ -28,7 +29,7 @@ def place_of_tap(module: str, path: str) -> str:
 
 
 def leaf(value: Any, path: str) -> Any:
-    """The tensor at a path within an output, `levels.0`; `output` is the whole."""
+    """The tensor at a path within an output, `levels.0`; `output` is the output itself."""
     if path == "output":
         return value
     for key in path.split("."):
@@ -37,7 +38,7 @@ def leaf(value: Any, path: str) -> Any:
 
 
 def cloned(value: Any) -> Any:
-    """The same lists, tuples and dicts around clones of the tensors."""
+    """A copy of lists, tuples and dicts in which each tensor is cloned."""
     if isinstance(value, dict):
         return {key: cloned(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -46,9 +47,9 @@ def cloned(value: Any) -> Any:
 
 
 class RunningCalls(threading.local):
-    """What each running call has taken so far, the innermost call last.
+    """What the taps of each running forward call took so far, the innermost call last.
 
-    Every thread has its own, and a copy or a pickle starts without any.
+    Each thread has a list of its own; copies and unpickled objects start empty.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class RunningCalls(threading.local):
 
 
 def _item(value: Any, key: str) -> Any:
-    """What stands at a key, an index or a name; a number may be a key."""
+    """The item at an index or a key, text or integer, or the attribute of that name."""
     if isinstance(value, (list, tuple)) and key.isdigit():
         return value[int(key)]
     if isinstance(value, Mapping):
@@ -68,7 +69,7 @@ def _item(value: Any, key: str) -> Any:
 
 
 class LeftOut:
-    """Stands where an output was left out, and says so when somebody reads it."""
+    """Stands in the place of an output that was left out, and raises when somebody reads it."""
 
     def __init__(self, name: str) -> None:
         self.left_out = name

@@ -1,4 +1,4 @@
-"""Registered classes: objects that torch was told how to take apart, with names for their parts."""
+"""Registered classes: those with `torch.utils._pytree.register_pytree_node`, and the named parts of their objects."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["is_registered", "registered_class", "registered_items"]
 
 
 def is_registered(cls: type) -> bool:
-    """Whether torch was told how to take objects of a class apart."""
+    """Whether a class is registered as a pytree node."""
     return cls in pytree.SUPPORTED_NODES
 
 
 def registered_class(module: str, name: str) -> type | None:
-    """The registered class of that name, also where it was made at run time and stands in no module."""
+    """The registered class of that name, also one made at run time, which no module has as an attribute."""
     return next((one for one in pytree.SUPPORTED_NODES if (one.__module__, one.__qualname__) == (module, name)), None)
 
 

@@ -1,4 +1,4 @@
-"""Remaking: whether a container comes out as it was when its class is given its items."""
+"""Remaking: whether a container's class, called with its items, returns an equal container."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["without_unmakeable"]
 
 
 def without_unmakeable(value: object, tree: Tree) -> Tree:
-    """The tree of a value, in which containers that cannot be made anew are of the kinds `items` or `attributes`.
+    """The tree of a value, with the kinds `items` or `attributes` for containers that cannot be rebuilt.
 
-    Those are a defaultdict, classes whose constructor takes other arguments, dataclasses whose `__post_init__` moves
-    their fields, and what holds more than its items. Each class that is not Python's own is called once to see.
+    These are defaultdicts, classes whose constructor takes other arguments, dataclasses whose `__post_init__` changes
+    fields, and containers that hold more than their items. To find out, each class but Python's own is called once.
 
     Example:
         >>> from collections import defaultdict
@@ -44,7 +44,7 @@ def _comes_out_alike(value: object, tree: Container, items: list[Any]) -> bool:
 
 
 def _description(value: object, tree: Container) -> object:
-    """What a container holds besides its items: kinds and shapes, since their values may be made anew by its class."""
+    """What a container holds besides its items; of tensors shape and dtype, since a constructor may remake them."""
     others = {name: held for name, held in getattr(value, "__dict__", {}).items() if name not in tree.keys}
     described, tensors = flatten(others, any_keys=True)
     return described, [(tensor.shape, tensor.dtype) for tensor in tensors]

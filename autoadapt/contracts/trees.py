@@ -1,4 +1,4 @@
-"""Trees: the containers around tensors, as data. The only file that knows which containers exist."""
+"""Trees: the containers around tensors, as data. Which kinds of containers there are is decided here alone."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ Kind: TypeAlias = Literal[
     "items",
     "attributes",
 ]
-"""`sequence` and `mapping` are classes of their own, made from one iterable; `items` and `attributes` are those that
-can be read, by key or by name, but that their class does not make anew.
+"""`sequence` and `mapping` are subclasses of list, tuple and Mapping whose constructor takes one iterable. `items` and
+`attributes` can be read, by key or by name, but their constructor does not rebuild them.
 """
 
 
@@ -81,22 +81,22 @@ class Constant(MadeByHand):
 
 
 class Opaque(MadeByHand):
-    """An object autoadapt cannot look into; it can be handed through, never made."""
+    """An object of unknown structure: it can be passed through, never made."""
 
     tree: Literal["object"] = "object"
     type: str
 
 
 class LeftOut(MadeByHand):
-    """A place where nothing is returned because nobody reads it."""
+    """The place of an output that is not returned because nobody reads it."""
 
     tree: Literal["left_out"] = "left_out"
     name: str
-    """What stood there."""
+    """Path of the output that stood there."""
 
 
 class Container(MadeByHand):
-    """A container: its kind, the class where the kind alone does not say it, its keys and children."""
+    """A container: its kind, its class (`module:QualifiedName`) where the kind does not imply it, keys and children."""
 
     tree: Literal["container"] = "container"
     kind: Kind
@@ -105,8 +105,8 @@ class Container(MadeByHand):
     children: tuple[Tree, ...]
 
     @model_validator(mode="after")
-    def _of_names(self) -> Container:
-        """Fields of classes are written into code by name, and there is one for each child."""
+    def _keys_fit(self) -> Container:
+        """One key for each child; those of classes become keyword arguments in generated code."""
         by_name = self.kind in ("named_tuple", "dataclass", "model_output", "registered")
         if len(self.keys) != len(self.children):
             fault = Mismatch("keys", f"{len(self.children)}, one for each child", str(len(self.keys)))
@@ -130,8 +130,8 @@ def flatten(value: object, *, any_keys: bool = False) -> tuple[Tree, list[torch.
 
     Args:
         value: Tensors in containers.
-        any_keys: Let keys that no path can name stand as their `repr`; such a tree is for comparing, it does not make
-            the value anew.
+        any_keys: Replace keys that are neither text nor integer by their `repr`. Such a tree can be compared, but not
+            rebuilt.
 
     Raises:
         SignatureError: A key is neither a text nor an integer.
@@ -146,7 +146,7 @@ def flatten(value: object, *, any_keys: bool = False) -> tuple[Tree, list[torch.
 
 
 def _flatten(value: object, tensors: list[torch.Tensor], any_keys: bool, above: tuple[int, ...]) -> Tree:
-    """The tree of a value; `above` are the containers that it stands in, by their `id`."""
+    """The tree of a value; `above` holds the `id` of each container around it, to stop at cycles."""
     if isinstance(value, torch.Tensor) and not _is_nested(value):
         tensors.append(value)
         return Slot()
@@ -170,13 +170,13 @@ def _flatten(value: object, tensors: list[torch.Tensor], any_keys: bool, above: 
 
 
 def _is_nested(tensor: torch.Tensor) -> bool:
-    """Asked past the modes that are active: looking at a tensor is no use of it."""
+    """Asked without the function modes that are active: a mode that follows a run must not see this."""
     with torch._C.DisableTorchFunction():
         return tensor.is_nested
 
 
 PLAIN = frozenset({"tuple", "list", "dict", "ordered_dict"})
-"""The kinds that say their class."""
+"""The kinds that imply their class."""
 
 NAMED = frozenset({"named_tuple", "dataclass", "registered", "attributes"})
 """The kinds whose children are attributes."""
@@ -196,7 +196,7 @@ def _key(container: object, key: Any, any_key: bool) -> Key:
 def open_container(value: object) -> tuple[Kind, list[tuple[Any, Any]]] | None:
     """The kind of a container and its items; None for what is no container.
 
-    Its class is asked, never its attributes: those of some dicts are their items.
+    Only attributes of the class are asked for: some dicts return their items as attributes.
     """
     names = getattr(type(value), "_fields", None)
     if isinstance(value, tuple) and names is not None:
@@ -268,7 +268,7 @@ def build_container(container: Container, children: Sequence[Any]) -> Any:
             return constructor(*children)
         case "keywords":
             parts = dict(zip(map(str, container.keys), children, strict=True))
-            # a metaclass may make another class when it is called, as that of torch_geometric's batches does
+            # past the metaclass, which may make another class when called, as that of torch_geometric's batches does
             is_own = container.kind == "registered"
             return type.__call__(cast(type, constructor), **parts) if is_own else constructor(**parts)
 
@@ -277,7 +277,7 @@ Form: TypeAlias = Literal["sequence", "pairs", "positional", "keywords"]
 
 
 def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
-    """The class of a container, and the form in which it takes its children."""
+    """The class of a container, and how its constructor takes the children."""
     match container.kind:
         case "tuple":
             return tuple, "sequence"
@@ -311,7 +311,7 @@ def _not_made(container: Container) -> SignatureError:
 
 
 def _class_of(container: Container) -> Callable[..., Any]:
-    """The class of a container, if it is one of such containers: data must not name anything else to be called."""
+    """The class that a container names, checked to be of its kind: a file must not make us call anything else."""
     found = find_type(container.type)
     match container.kind:
         case "named_tuple":
@@ -345,7 +345,7 @@ def paths(tree: Tree, prefix: Path = ()) -> list[Path]:
 
 
 def alike(tree: Tree) -> list[str]:
-    """The paths that several tensors have, since keys are told apart by their texts alone.
+    """The paths that several tensors share, as with the keys `1` and `"1"`.
 
     Example:
         >>> alike(flatten({1: torch.zeros(1), "1": torch.zeros(1), "2": torch.zeros(1)})[0])
@@ -381,7 +381,7 @@ def type_path(cls: type) -> str:
 
 
 def find_type(name: str) -> type[Any]:
-    """The class a tree names; only among what is imported, since reading data must not run code.
+    """The class of a `type_path`, looked up among imported modules only: reading a file must not run code.
 
     Raises:
         SignatureError: The module is not imported, or has no such class.

@@ -41,7 +41,7 @@ class Dim:
     __slots__ = ("_axes", "_form")
     _form: Form
     _axes: frozenset[str] | None
-    """Kept when first asked for, which planning does ten thousand times."""
+    """Computed at the first use: planning asks for it ten thousand times."""
 
     def __new__(cls, constant: SupportsIndex | Dim) -> Dim:
         return constant if isinstance(constant, Dim) else cls._of(Form.of(operator.index(constant)))
@@ -137,14 +137,14 @@ class Dim:
 
     @property
     def axes(self) -> frozenset[str]:
-        """The axes the dim is written in; none where it is constant."""
+        """The axes that the dim is written with; none where it is constant."""
         if self._axes is None:
             object.__setattr__(self, "_axes", frozenset() if self.constant is not None else self._form.axes)
         return self._axes or frozenset()
 
     @property
     def terms(self) -> tuple[tuple[int, tuple[Dim, ...]], ...]:
-        """A sum of coefficient * product: most factors first, then by axis, the constant `(c, ())` last.
+        """The terms `(coefficient, factors)` of the sum: most factors first, then by axis, the constant `(c, ())` last.
 
         Example:
             >>> Dim.parse("2*H*floor(W/2) - W + 1").terms
@@ -157,10 +157,9 @@ class Dim:
 
     @property
     def factors(self) -> tuple[Dim, ...] | None:
-        """One product: a constant other than 1, then factors in the order of their axes; None for a sum.
+        """The dim as one product: a constant other than 1, then factors in the order of their axes; None for a sum.
 
-        Each factor depends on one axis, except a floor or a maximum that itself mixes axes. The product of
-        nothing is 1.
+        Each factor depends on one axis, except a floor or a maximum that itself mixes axes. The dim 1 has no factors.
 
         Example:
             >>> Dim.parse("49*B*floor(H/7)*floor(W/7)").factors
@@ -174,10 +173,9 @@ class Dim:
         return None if factors is None else tuple(map(Dim._of, factors))
 
     def evaluate(self, sizes: Mapping[str, Any]) -> Any:
-        """The value at these sizes, by `+ - * //` and a maximum alone.
+        """The value at these sizes: integers, numpy arrays, `torch.SymInt` or `torch.fx.Proxy`.
 
-        So it works on integers, numpy arrays, `torch.SymInt` and `torch.fx.Proxy`, and records the arithmetic
-        that a person would write.
+        Only `+ - * //` and a maximum are used, so that a traced graph holds the arithmetic that a person would write.
 
         Raises:
             SignatureError: An axis of the dim has no size.

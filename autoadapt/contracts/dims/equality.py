@@ -1,8 +1,8 @@
-"""Whether two forms are equal for every input: decided on a set of points that leaves nothing open.
+"""Whether two forms are equal for every input, decided on a finite set of points.
 
-Along one axis a form repeats itself up to a polynomial. With its period (the divisors of nested floors
-multiplied, the least common multiple over the terms), each residue is a polynomial of known degree once the
-axis has passed the thresholds of all maxima. So degree + 1 periods beyond them, and all sizes below, decide.
+Along one axis a form is a quasi-polynomial once the axis has passed the thresholds of all maxima: within one residue
+modulo its period (the product of nested divisors, the least common multiple over the terms) it is a polynomial of
+known degree. So degree + 1 periods beyond the thresholds, and all sizes below, decide: the complete set of points.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from autoadapt.contracts.dims.forms import Atom, Axis, Floor, Form, Max, evaluat
 __all__ = ["always_equal", "constant_value", "fingerprint"]
 
 MOST_POINTS = 4_000_000
-"""Up to this many points the decision is exact."""
+"""The largest complete set that is evaluated whole."""
 
 SAMPLED_POINTS = 200_000
 """Points drawn where the complete set is larger."""
 
 FINGERPRINTS = (100, 1_000, 10_000, 100_000, 10_000_000)
-"""Bounds of the sizes at the points that tell most forms apart."""
+"""The upper bound of the sizes at each of the fixed points of a fingerprint."""
 
 
 @lru_cache(maxsize=8192)
 def fingerprint(form: Form) -> tuple[int, ...]:
-    """Values at a few fixed points; forms that are equal have equal fingerprints."""
+    """Values at a few fixed points: equal for equal forms, and different for most others."""
     return tuple(
         evaluate(form, {axis: _fixed_size(axis, point) for axis in form.axes}, max)
         for point in range(len(FINGERPRINTS))
@@ -46,10 +46,10 @@ def _fixed_size(axis: str, point: int) -> int:
 def always_equal(left: Form, right: Form) -> bool:
     """Whether two forms agree on all non-negative sizes.
 
-    Exact while the complete set has at most `MOST_POINTS` points, no value leaves 64 bits, and each maximum
-    holds one axis (those over several are decided on the same box, twice as wide). Beyond that "no" is
-    certain, and "yes" means that `SAMPLED_POINTS` points of it, always the same, showed no difference; a tenth of
-    them where a coefficient leaves 64 bits.
+    Exact while the complete set has at most `MOST_POINTS` points, no value overflows 64 bits, and each maximum holds
+    one axis (of maxima over several axes, all sizes up to twice the width are taken). Beyond that False is certain, and
+    True means that `SAMPLED_POINTS` points of the set, always the same, showed no difference; a tenth of them where a
+    coefficient overflows 64 bits.
     """
     if left == right:
         return True
@@ -73,7 +73,7 @@ def constant_value(form: Form) -> int | None:
 
 
 def _exact_points(form: Form) -> dict[str, npt.NDArray[np.object_]]:
-    """Some points of the complete set as Python's integers, for coefficients that 64 bits do not hold."""
+    """Some points of the complete set as Python integers, for coefficients that overflow 64 bits."""
     generator = np.random.default_rng(0)
     axes = sorted(form.axes)
     widths = [min(_width(form, axis), 1 << 62) for axis in axes]
@@ -93,6 +93,7 @@ def _complete_points(form: Form) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def _width(form: Form, axis: str) -> int:
+    """How many sizes of the axis, from 0 on, the complete set holds."""
     spread = 2 if _has_wide_maximum(form) else 1
     return spread * (_threshold(form, axis) + (_degree(form, axis) + 1) * _period(form, axis))
 
@@ -126,7 +127,7 @@ def _period(form: Form, axis: str) -> int:
 
 
 def _threshold(form: Form, axis: str) -> int:
-    """A size of the axis from which on no maximum changes sides any more."""
+    """A size of the axis from which on each maximum takes the same one of its two arguments."""
 
     def of_atom(atom: Atom) -> int:
         match atom:
@@ -142,7 +143,7 @@ def _threshold(form: Form, axis: str) -> int:
 
 
 def _wobble(form: Form) -> Fraction:
-    """How far a linear form strays from its straight line at most."""
+    """The largest distance of a linear form from the straight line that it follows."""
 
     def of_atom(atom: Atom) -> Fraction:
         match atom:
@@ -160,6 +161,8 @@ def _wobble(form: Form) -> Fraction:
 
 
 def _has_wide_maximum(form: Form) -> bool:
+    """Whether some maximum holds more than one axis."""
+
     def of_atom(atom: Atom) -> bool:
         match atom:
             case Axis():

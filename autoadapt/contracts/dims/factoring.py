@@ -1,4 +1,4 @@
-"""A form as one product: a constant, then factors of one axis each, as layout search needs them."""
+"""A form as one product: a constant, then factors of one axis each, of which layouts make axes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["factorise"]
 def factorise(form: Form) -> tuple[Form, ...] | None:
     """The factors of a form in the order of its axes, a constant other than 1 first; None for a sum.
 
-    One monomial gives its atoms. A polynomial in several axes is split off one axis at a time: its
-    coefficients, as a matrix of that axis' monomials against the rest, have rank one just when it factors.
+    One monomial gives its atoms. From a polynomial in several axes one axis is split off at a time: it factors exactly
+    where the coefficients, as a matrix of that axis' monomials against the others, have rank one.
     """
     if not form.axes:
         return () if form.constant == 1 else (form,)
@@ -52,7 +52,7 @@ def _split(form: Form) -> tuple[Form, ...] | None:
 
 
 def _halves(form: Form, axis: str) -> tuple[Form, Form] | None:
-    """Factors (of `axis` alone, of the other axes), where the product of the two is the form."""
+    """The factor of `axis` alone and that of the other axes; None where their product is not the form."""
     rows: dict[Monomial, list[tuple[Monomial, int]]] = {}
     for monomial, coefficient in form.terms:
         own = tuple(atom for atom in monomial if axis in atom.axes)

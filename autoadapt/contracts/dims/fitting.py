@@ -1,10 +1,10 @@
-"""From sizes seen to dims: the forms that all samples allow, simplest first, and what tells them apart.
+"""Fitting: the dims that agree with the sizes seen in runs, simplest first, and the size that tells them apart.
 
-The searches run in one order and the first to find anything decides: a constant; a known dim, or a plain or
+The searches run in this order, and the first that finds anything decides: a constant; a known dim, or a plain or
 clamped floor of one axis; a known dim, scaled and shifted; products; sums of products; nested floors; the
-dense form; floors of a stride above 256. Within a search the simplest is what takes the fewest bits to write
-down (a known dim takes none), ties by the order of the axes, then by the numbers themselves. A fit proves
-nothing about sizes that were not sampled: hold some out.
+dense form; floors of a stride above 256. Within a search the simplest takes the fewest bits to write down (a known
+dim takes none), ties by the order of the axes, then by the numbers themselves. A fit proves nothing about sizes that
+were not sampled: check it on held-out ones.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ __all__ = ["distinguishing_size", "fit"]
 Array = npt.NDArray[np.int64]
 Search: TypeAlias = Callable[[str, Samples], list[Candidate]]
 Steps: TypeAlias = Mapping[str, tuple[int, int]]
+"""Axis -> (step, rest), where the legal sizes of the axis are `step*u + rest` for its unit `u` = 0, 1, 2 ..."""
 
 LINE_CANDIDATES = 4
 LEGAL_POINTS = 200
+"""Points at which dims are compared where not all sizes are legal."""
 
 
 def fit(
@@ -53,14 +55,13 @@ def fit(
     known: Iterable[Dim] = (),
     steps: Steps | None = None,
 ) -> list[Dim]:
-    """The dims that agree with all samples, simplest first; none where no form that is searched does.
+    """The dims that agree with all samples, simplest first; none where no search finds any.
 
     Args:
         samples: Sizes of the axes, and the value seen there.
         axes: The axes a dim may depend on, the likeliest first; by default those of the samples, sorted.
-        known: Dims of the same module, that products and sums may be made of.
-        steps: For an axis whose legal sizes are `step*u + rest`, the pair (step, rest). Forms that agree on
-            all legal sizes are one form there, and the simplest stands for it.
+        known: Dims of the same module, from which products and sums may be made.
+        steps: Of axes of which not every size is legal. Of forms that agree on all legal sizes the simplest is kept.
 
     Example:
         >>> fit([({"H": 224}, 7), ({"H": 225}, 8), ({"H": 6944}, 217), ({"H": 223}, 7)])
@@ -95,7 +96,7 @@ def _distinct(dims: Sequence[Dim], steps: Steps) -> list[Dim]:
 
 
 def _searches(sizes: dict[str, Array], values: Array, known: Sequence[Dim], steps: Steps) -> Iterator[list[Candidate]]:
-    """What each search finds, one after the other, run only when asked for."""
+    """What each search finds, in order; a search runs when its item is asked for."""
     plain = _along_each(_plain_or_clamped, sizes, values, steps)
     yield _foremost([dim for dim in known if np.all(dim.evaluate(sizes) == values)], plain)
     if steps:
@@ -113,7 +114,7 @@ def _searches(sizes: dict[str, Array], values: Array, known: Sequence[Dim], step
 
 
 def _foremost(known: Sequence[Dim], others: Sequence[Candidate]) -> list[Candidate]:
-    """Known dims cost nothing, so they stand before all others."""
+    """Known dims, which cost no bits, before all others."""
     rest = [candidate for candidate in others if candidate.dim not in known]
     return [*(Candidate(0.0, dim) for dim in known), *rest]
 
@@ -147,7 +148,7 @@ def _samples_of(sizes: Array, values: Array, step: tuple[int, int]) -> Samples |
 
 
 def _in_sizes(candidate: Candidate, axis: str, steps: Steps) -> Candidate:
-    """A candidate in units of the legal step, written in sizes as shortly as legal ones allow."""
+    """A candidate in units rewritten in sizes, in the shortest spelling that is equal at all legal sizes."""
     step, rest = steps.get(axis, (1, 0))
     if (step, rest) == (1, 0):
         return candidate
@@ -156,7 +157,7 @@ def _in_sizes(candidate: Candidate, axis: str, steps: Steps) -> Candidate:
 
 
 def _unit_for(dim: Dim, axis: str, step: int, rest: int, slack: int) -> Dim:
-    """The dim with `(size - rest)/step` for its axis; slack under one step changes no legal size."""
+    """The dim with `floor((size - rest + slack)/step)` for its axis: slack below one step changes no legal size."""
     size = Dim.axis(axis) - rest
     offset: int = dim.evaluate({axis: 0})
     growth = dim.slope(axis)
@@ -167,7 +168,7 @@ def _unit_for(dim: Dim, axis: str, step: int, rest: int, slack: int) -> Dim:
 
 
 def _line(axis: str, sizes: dict[str, Array], values: Array, steps: Steps) -> list[Dim]:
-    """What the values show along one axis, at those samples where no other axis varies."""
+    """Candidates along one axis alone, from the largest set of samples in which no other axis varies."""
     others = np.stack([sizes[other] for other in sizes if other != axis], axis=1)
     places, group = np.unique(others, axis=0, return_inverse=True)
     counts = np.bincount(group.reshape(-1), minlength=len(places))
@@ -183,7 +184,7 @@ def _line(axis: str, sizes: dict[str, Array], values: Array, steps: Steps) -> li
 
 
 def distinguishing_size(candidates: Sequence[Dim], points: Sequence[Mapping[str, int]]) -> Mapping[str, int] | None:
-    """The point at which the largest set of candidates that still agree is smallest; the first of several.
+    """The first point that tells candidates apart best: whose largest group of candidates of equal value is smallest.
 
     Example:
         >>> candidates = [Dim.parse("ceil(H/32)"), Dim.parse("floor((H + 30)/32)")]

@@ -27,11 +27,11 @@ MOST_FACTORS = 12
 __all__ = ["Atom", "Axis", "Floor", "Form", "Max", "Monomial", "evaluate"]
 
 Key: TypeAlias = tuple[Any, ...]
-"""Nested tuples that put atoms in order: by axes (B before T before H before W), then by kind and content."""
+"""A sort key of nested tuples: by axes (B before T before H before W), then by kind of atom and content."""
 
 
 def _place(axis: str) -> Key:
-    """Where an axis stands among others: by name, but time or depth just before the height."""
+    """The sort key of an axis: its name, but time or depth (`T`) just before the height."""
     return ("H", "", axis) if axis[0] == "T" else (axis[0], axis)
 
 
@@ -116,7 +116,7 @@ class Form:
 
     @cached_property
     def _hash(self) -> int:
-        """Kept, since forms are keys of caches and hold each other many levels deep."""
+        """Computed once: forms are keys of caches, and nested many levels deep."""
         return hash(self.terms)
 
     @classmethod
@@ -166,7 +166,7 @@ class Form:
 
     @cached_property
     def lower_bound(self) -> int | None:
-        """A value the form never falls below, where one is plain to see."""
+        """A value that the form never falls below, by its terms alone; None where these do not show one."""
         total = 0
         for monomial, coefficient in self.terms:
             bounds = [atom.lower_bound for atom in monomial]
@@ -215,7 +215,7 @@ class Form:
 
 
 def _within_limits(terms: Iterable[tuple[Monomial, int]]) -> Iterator[tuple[Monomial, int]]:
-    """Terms, as long as they are not more than any real size has."""
+    """The terms, or an error where there are more than the size of a real network has."""
     for count, (monomial, coefficient) in enumerate(terms, 1):
         if count > MOST_TERMS or len(monomial) > MOST_FACTORS:
             expected = f"at most {MOST_TERMS} terms of {MOST_FACTORS} factors"
@@ -245,10 +245,10 @@ def _floor(variable: Form, constant: int, divisor: int) -> Form:
 
 
 def evaluate(form: Form, sizes: Mapping[str, Any], maximum: Callable[[Any, int], Any]) -> Any:
-    """The value of a form in whatever arithmetic its sizes bring: integers, arrays, symbols, dims.
+    """The value of a form, for sizes of any type with `+ - * //`: integers, arrays, symbolic integers, dims.
 
-    Terms with a positive coefficient come first, so that nothing is negated that can be subtracted; an atom
-    that occurs twice is computed once.
+    Terms with a positive coefficient come first, so that generated code subtracts rather than negates; an atom that
+    occurs twice is computed once.
 
     Raises:
         KeyError: An axis of the form is missing from `sizes`.

@@ -1,4 +1,4 @@
-"""Leading entries: an axis of tokens as those that stand before a grid, and the sides of that grid."""
+"""Leading entries: a token axis as the tokens before a grid, such as class tokens, and the sides of the grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["leading_and_product"]
 
 
 def leading_and_product(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
-    """An axis as leading entries, such as class tokens, and the factors of a product; unit axes have no factors.
+    """How many entries stand before a grid, and the factors of the grid; an axis of size 1 has no factors.
 
     Example:
         >>> leading_and_product(Dim.parse("floor(H/16)*floor(W/16) + 1"))
@@ -21,7 +21,7 @@ def leading_and_product(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
 
 @lru_cache(maxsize=8192)
 def _found(text: str) -> tuple[int, tuple[Dim, ...]]:
-    """By the text, since dims that are equal at all sizes may be written differently."""
+    """Cached by text: dims that are equal at all sizes may be written with other factors."""
     prefix, product = 0, (dim := Dim.parse(text))
     if dim.factors is None:
         constant = sum(coefficient for coefficient, atoms in dim.terms if not atoms)
@@ -32,7 +32,7 @@ def _found(text: str) -> tuple[int, tuple[Dim, ...]]:
 
 
 def _shared_constant(factors: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """A constant belongs to the image axes it multiplies: `2*ceil(H/4)`, and `4*ceil(H/4)*ceil(W/4)` in equal parts."""
+    """The factors with a constant multiplied into the image axes in equal parts: `4*H*W` as `2*H` and `2*W`."""
     constant, spatial = factors[0].constant, factors[1:]
     if constant is None or constant < 1 or not spatial or any("B" in factor.axes for factor in spatial):
         return factors

@@ -1,7 +1,7 @@
-"""Candidates for a size that depends on one axis: `scale*floor((x + shift)/stride) + offset` and its kin.
+"""Candidates for a size that depends on one axis: `scale*floor((x + shift)/stride) + offset`, clamped or nested.
 
-Each candidate has a cost in bits, what it takes to write its numbers down; the cheapest is the simplest.
-Every search here is exhaustive within its bounds and returns only what all samples allow.
+The cost of a candidate is the number of bits that its numbers take; the cheapest is the simplest. Every search here is
+exhaustive within its bounds and returns only forms that agree with all samples.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ Array = npt.NDArray[np.int64]
 LARGEST_STRIDE = 256
 COARSEST_STRIDE = 2048
 MOST_CANDIDATES = 16
-"""Of one search, the simplest are kept."""
+"""The simplest ones of a search that are kept."""
 
 LARGEST_INNER_SCALE = 16
 CLAMP_BITS = 7.0
-"""What a clamp costs beside its number: plain forms that cost less are never doubted."""
+"""Bits of a clamp beside its number; where a plain form costs less, clamped ones are not searched."""
 
 DENSE_BITS = 64.0
+"""Bits of a dense form beside its period."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A form that all samples allow, in units of one axis, and what it costs to write down."""
+    """A dim that agrees with all samples."""
 
     bits: float
+    """What it costs to write down."""
     dim: Dim
 
 
@@ -63,16 +65,16 @@ class Samples:
 def plain_floors(axis: str, samples: Samples) -> list[Candidate]:
     """All `scale*floor((x + shift)/stride) + offset` with a stride up to 256, simplest first.
 
-    The scale divides every difference of values; the longest step then leaves few strides.
+    The scale divides every difference of values; given that, the first and the last sample leave few strides.
     """
     return _floors(axis, samples, range(1, LARGEST_STRIDE + 1))
 
 
 def coarse_floors(axis: str, samples: Samples) -> list[Candidate]:
-    """The same with a stride of 257 to 2048, as the last maps of detectors of small images have.
+    """The same with a stride of 257 to 2048, as the last maps of detectors have at small images.
 
-    So many strides fit a few samples that those which layers make are taken for the simplest: powers of two cost
-    nothing, and what else divides a stride counts.
+    Many such strides fit a few samples. Those of real networks are mostly powers of two, so the largest power of two in
+    a stride costs no bits.
     """
     return _floors(axis, samples, range(LARGEST_STRIDE + 1, COARSEST_STRIDE + 1), halved=True)
 
@@ -102,7 +104,7 @@ def _is_monotone(values: Array) -> bool:
 
 
 def _slopes(samples: Samples, allowed: range) -> Iterator[tuple[int, int]]:
-    """(scale, stride) that the longest step allows."""
+    """The (scale, stride) that agree with the first and the last sample."""
     step = int(samples.sizes[-1] - samples.sizes[0])
     rise = int(samples.values[-1] - samples.values[0])
     for scale in _divisors(math.gcd(*(int(v) for v in samples.values - samples.values[0]))):
@@ -140,7 +142,7 @@ def _floor_dim(inner: Dim, row: Array) -> Dim:
 
 
 def clamped_floors(axis: str, samples: Samples) -> list[Candidate]:
-    """`max(low, plain)` where the lowest value is seen at two sizes or more and others are too."""
+    """`max(low, plain)`, where the lowest value and at least two others were seen, the lowest at two sizes or more."""
     low = int(samples.values.min())
     above = samples.where(samples.values > low)
     if len(samples.sizes) - len(above.sizes) < 2 or len(set(above.values.tolist())) < 2:
@@ -155,7 +157,7 @@ def _agrees(dim: Dim, axis: str, samples: Samples) -> bool:
 
 
 def nested_floors(axis: str, samples: Samples) -> list[Candidate]:
-    """Two levels that do not collapse: `outer*floor((inner*floor((x + a)/stride) + b)/divisor) + offset`."""
+    """Floors of floors that are no single floor: `outer*floor((inner*floor((x + a)/stride) + b)/divisor) + offset`."""
     if not _is_monotone(samples.values):
         return []
     found: list[Candidate] = []
@@ -177,7 +179,7 @@ def _coprime_ratios() -> Iterator[tuple[int, int]]:
 
 
 def _inner_strides(samples: Samples, scale: int, divisor: int) -> range:
-    """The strides whose slope meets the longest step to within two cells."""
+    """The strides whose slope fits the first and the last sample to within two cells."""
     step = int(samples.sizes[-1] - samples.sizes[0])
     rise = abs(int(samples.values[-1] - samples.values[0]))
     slack = 2 * scale
@@ -209,7 +211,7 @@ def _nested(axis: str, samples: Samples, numbers: tuple[int, ...]) -> Candidate:
 
 
 def dense_form(axis: str, samples: Samples) -> list[Candidate]:
-    """The quasi-linear function that consecutive sizes over two periods show: one floor per rise."""
+    """The quasi-linear function that consecutive sizes over two periods show, as a sum of one floor for each rise."""
     run = _longest_run(samples)
     rises = np.diff(run.values)
     period = _period(rises)

@@ -1,4 +1,4 @@
-"""Reading a form from text, by a small grammar of its own: nothing of the text is ever run.
+"""Parsing: a form from text, by this grammar; nothing of the text is ever evaluated as Python.
 
 sum       product (("+" | "-") product)*
 product   factor ("*" factor | "//" integer)*
@@ -17,7 +17,7 @@ from autoadapt.errors import Mismatch, SignatureError
 __all__ = ["RESERVED", "parse_form"]
 
 RESERVED = ("ceil", "floor", "max")
-"""Names of functions, so not of axes."""
+"""Names of functions, which no axis may have."""
 
 TOKEN = re.compile(r"\s*(?:(?P<integer>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z_0-9]*)|(?P<sign>//|[-+*/(),]))")
 DEEPEST = 50
@@ -34,7 +34,7 @@ def parse_form(text: str) -> Form:
         True
 
     Raises:
-        SignatureError: The text is no dim; the column where it stops being one is named.
+        SignatureError: The text is no dim; the message names the column of the first fault.
     """
     if len(text) > LONGEST_TEXT:
         fault = Mismatch(f"{text[:20]!r}...", f"at most {LONGEST_TEXT} characters", f"{len(text):,}", "a shorter dim")
@@ -77,7 +77,7 @@ def _fault(text: str, column: int, expected: str, found: str, remedy: str = "") 
 
 
 class _Reader:
-    """Recursive descent over the tokens of one text."""
+    """A recursive-descent parser over the tokens of one text: a method for each rule of the grammar."""
 
     def __init__(self, text: str, tokens: list[_Token]) -> None:
         self.text = text

@@ -1,7 +1,7 @@
-"""Candidates for a size that depends on several axes: products of factors of one axis, and sums of them.
+"""Candidates for a size that depends on several axes: products of factors of one axis each, and sums of products.
 
-The factors come from dims that are known already, from the values along lines on which one axis alone varies,
-and from the strides that occur in practice, the same on both axes. Coefficients are then solved for exactly.
+The factors come from known dims, from samples in which one axis alone varies, and from the strides in use, the same on
+both axes. Coefficients are then solved for exactly.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ COMMON_FLOORS = np.array(
     ],
     dtype=np.int64,
 )
-"""(stride, shift) that are tried on two axes at once where nothing is known of either."""
+"""The (stride, shift) that are tried on two axes at once, whatever is known of either."""
 
 MOST_SUMMANDS = 10
 MOST_FACTORS = 8
 
 
 def scaled_products(pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], values: Array) -> list[Candidate]:
-    """All `scale*f*g*h + offset` with one factor from two or more of the pools."""
+    """All `scale*f*g + offset` and `scale*f*g*h + offset` with each factor from another pool."""
     found: list[Candidate] = []
     for count in range(2, min(3, len(pools)) + 1):
         for chosen in combinations(pools, count):
@@ -65,7 +65,7 @@ def _values(dim: Dim, sizes: dict[str, Array], count: int) -> Array:
 
 
 def _collinear(tables: Array, values: Array) -> npt.NDArray[np.bool_]:
-    """Which rows of a table are values up to a scale and an offset."""
+    """Which rows of a table equal the values up to a scale and an offset."""
     far = int(np.argmax(np.abs(values - values[0])))
     rise, run = values[far] - values[0], tables[..., far] - tables[..., 0]
     fits = (tables - tables[..., :1]) * rise == (values - values[0]) * run[..., None]
@@ -88,7 +88,7 @@ def _bits(dim: Dim, scale: int, offset: int) -> float:
 
 
 def text_length(dim: Dim) -> int:
-    """Length of the text, a floor as short as a ceil."""
+    """Length of a dim's text, in which `floor` counts as four letters, as `ceil` has."""
     return len(str(dim).replace("floor", "ceil"))
 
 
@@ -104,7 +104,7 @@ def linear_in(known: Iterable[Dim], sizes: dict[str, Array], values: Array) -> l
 
 
 def factors_of(axis: str, known: Iterable[Dim], lines: Iterable[Dim], step: int = 1) -> list[Dim]:
-    """What may multiply along an axis: itself, its legal steps, known dims and their parts, and what its line shows."""
+    """Factors to try for an axis: its size, its unit, and the dims of that axis among `lines` and `known`."""
     sources = [dim for dim in (*lines, *known) if dim.axes == {axis}]
     parts = [part for dim in sources for part in (dim, _primitive(dim))]
     return list(dict.fromkeys([Dim.axis(axis), Dim.axis(axis) // step, *parts]))
@@ -120,13 +120,13 @@ def _primitive(dim: Dim) -> Dim:
 def sums_of_products(
     pools: Sequence[Sequence[Dim]], known: Sequence[Dim], sizes: dict[str, Array], values: Array
 ) -> list[Candidate]:
-    """Multilinear forms of one factor per axis, then sums of products that stand for levels."""
+    """Multilinear forms of one factor per axis, and sums of the products that levels of a pyramid have as tokens."""
     levels = _sums(_levels(pools, known), sizes, values)
     return sorted([*_multilinear(pools, sizes, values), *levels], key=lambda candidate: candidate.bits)
 
 
 def _multilinear(pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], values: Array) -> Iterator[Candidate]:
-    """Sums of scaled sub-products of one factor on each of two axes, all times a third axis or not."""
+    """Bilinear forms of one factor on each of two axes, multiplied by a third axis or not."""
     for chosen in combinations(pools, 2):
         rest = [pool[0] for pool in pools if pool not in chosen]
         for outer in (Dim(1), *rest):
@@ -160,7 +160,7 @@ def _solution(table: Array, values: Array) -> list[int] | None:
 
 
 def _levels(pools: Sequence[Sequence[Dim]], known: Sequence[Dim]) -> list[Dim]:
-    """Products that may be summed: known ones, else the same function on each of two axes."""
+    """Products that may be summed: known ones, and those of the same function on each of two axes."""
     products = [dim for dim in known if len(dim.axes) > 1]
     for first, second in combinations(pools, 2):
         (axis,), (other,) = first[0].axes, second[0].axes
@@ -186,17 +186,17 @@ def _sums(levels: Sequence[Dim], sizes: dict[str, Array], values: Array) -> list
 
 
 def common_products(sizes: dict[str, Array], values: Array) -> list[Candidate]:
-    """Products of one plain floor on one or two axes, alike on both, and at most one more axis as it is."""
+    """Products of one plain floor of one axis, or of two axes in the same way, and at most one more axis."""
     found: list[Candidate] = []
     for floored in (*combinations(sizes, 2), *combinations(sizes, 1)):
         rest = [axis for axis in sizes if axis not in floored]
         for whole in (*combinations(rest, 0), *combinations(rest, 1)):
             if len(floored) + len(whole) > 1:
-                found += _alike(floored, whole, sizes, values)
+                found += _of_common_floors(floored, whole, sizes, values)
     return sorted(found, key=lambda candidate: candidate.bits)
 
 
-def _alike(
+def _of_common_floors(
     floored: tuple[str, ...], whole: tuple[str, ...], sizes: dict[str, Array], values: Array
 ) -> Iterator[Candidate]:
     strides, shifts = COMMON_FLOORS.T[..., None]

@@ -1,4 +1,4 @@
-"""The shortest common text of a form: `ceil(H/32)`, `floor(H/14)*floor(W/14) + 1`, `49*B*floor(H/7)`."""
+"""The text of a form, the shortest of its usual spellings: `ceil(H/32)`, `floor(H/14)*floor(W/14) + 1`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _sums(form: Form) -> Iterator[str]:
 
 
 def _sum(terms: list[tuple[int, str]]) -> str:
-    """Text of a sum: what is added, what is subtracted, the constant, unless it alone is added."""
+    """Text of a sum: positive terms, negative terms, the constant last, unless it is the only positive term."""
     text = ""
     variables_added = any(coefficient > 0 and product for coefficient, product in terms)
     ordered = sorted(terms, key=lambda term: (not term[1] and variables_added, term[0] < 0))
@@ -83,7 +83,7 @@ def _quotient(inner: Form, divisor: int, shift: int) -> str:
 
 
 def _closed(text: str) -> str:
-    """The text in parentheses where it is a sum: where a space stands outside all parentheses."""
+    """The text, in parentheses where it is a sum, which is where a space stands outside all parentheses."""
     outside = text
     while "(" in outside:
         outside = re.sub(r"\([^()]*\)", "", outside)
