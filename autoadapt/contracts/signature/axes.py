@@ -1,4 +1,4 @@
-"""Axes: which sizes of an input axis are legal, and what is equal at all of them."""
+"""Axes: which sizes of an input axis are legal, and which dims are equal at all of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["AxisSizes", "equal_where_legal", "first_legal", "range_at", "smalles
 
 
 class AxisSizes(MadeByHand):
-    """Which sizes of an input axis are legal: those from `smallest` on that leave `offset` over `step`.
+    """Which sizes of an input axis are legal: those from `smallest` on with `size % step == offset`.
 
-    A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run, and
-    a bound only if `bounded` says that smaller ones were refused. `largest` is the last one before those that are
-    refused, as of tokens that have no more positions; it is looked for near the example alone.
+    A step of 0 means that `example` is the only legal size. `smallest` is the smallest size that was seen to run; only
+    if `bounded` is true were smaller ones refused. `largest` is the last size before a refused one, as of tokens that
+    run out of positions; it is searched for near the example only.
 
     Example:
         >>> str(AxisSizes(step=32, example=224)), str(AxisSizes(step=0, example=224))
@@ -51,7 +51,7 @@ class AxisSizes(MadeByHand):
         return is_within and size % self.step == self.offset
 
     def near(self, size: int) -> int:
-        """The smallest legal size that is not below a size, or the largest; the only one where there is but one."""
+        """The smallest legal size from `size` on, or the largest legal one where there is none."""
         if self.step == 0:
             return self.example
         size = max(size, self.smallest)
@@ -65,15 +65,17 @@ class AxisSizes(MadeByHand):
         return other.example % self.step == self.offset and other.step % self.step == 0
 
     def as_dim(self, name: str) -> Dim:
-        """A legal size, as a function of an axis that may take any size."""
+        """The legal sizes as a dim of a free axis: `step*name + offset`, or the one legal size."""
         return Dim(self.example) if self.step == 0 else Dim.axis(name) * self.step + self.offset
 
 
 def range_at(seen: tuple[int, int], axes: Mapping[str, AxisSizes], sizes: Mapping[str, int]) -> tuple[int, int]:
-    """Which integers an input may hold at some sizes: they may be indices along any axis that was long enough for them.
+    """The smallest and largest integer that an input may hold at other sizes.
+
+    The integers may be indices along any axis that was longer than the largest of them, so they stay within each.
 
     Args:
-        seen: The smallest and the largest at the example.
+        seen: The smallest and the largest integer at the example.
         axes: The axes of the input, with the sizes of the example.
         sizes: A size for every axis.
 
@@ -96,14 +98,14 @@ def equal_where_legal(left: Dim, right: Dim, axes: Mapping[str, AxisSizes]) -> b
 
 
 def smallest_size(dim: Dim, cells: int, axis: str, sizes: Mapping[str, int], *, below: int) -> int:
-    """The smallest size of an axis at which a dim has so many cells, by halving: no dim shrinks as its axis grows.
+    """The smallest size of an axis at which a dim is at least `cells`, by bisection: no dim shrinks as its axis grows.
 
     Args:
-        dim: In terms of that axis, and perhaps others.
-        cells: How many are wanted.
-        axis: The axis that varies.
-        sizes: Of the others.
-        below: Where the search ends, and what is returned where no smaller size will do.
+        dim: A function of that axis, and perhaps of others.
+        cells: The size of the output axis that is wanted.
+        axis: The input axis that varies.
+        sizes: Sizes of the other input axes.
+        below: The upper end of the search, returned where no smaller size is enough.
 
     Example:
         >>> smallest_size(Dim.parse("floor((H - 11)/32)"), 1, "H", {}, below=1000)
@@ -114,12 +116,14 @@ def smallest_size(dim: Dim, cells: int, axis: str, sizes: Mapping[str, int], *, 
 
 
 def first_legal(name: str, axes: Mapping[str, AxisSizes], dims: Iterable[Dim]) -> int:
-    """The smallest legal size of an axis: of images at which each output has a cell, though it was not seen to run.
+    """The smallest legal size of an axis; of images the smallest at which each output has a cell.
+
+    Such an image may be smaller than `AxisSizes.smallest`, and was then never seen to run.
 
     Args:
         name: The axis.
-        axes: All of the input.
-        dims: Of all outputs.
+        axes: All axes of the input.
+        dims: The dims of all outputs.
 
     Example:
         >>> first_legal("H", {"H": AxisSizes(example=64, smallest=6)}, [Dim.parse("floor(H/4)")])

@@ -1,4 +1,4 @@
-"""Cell orders: how the cells of an image, a clip or a volume stand on an axis that lists them as tokens."""
+"""Cell orders: in which order a token axis lists the cells of an image, a clip or a volume."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal, TypeAlias, cast
 __all__ = ["Cells", "cells_in", "in_order"]
 
 Cells: TypeAlias = Literal["rows", "columns", "unknown", "HTW", "HWT", "TWH", "WTH"]
-"""`rows`: the width runs fastest, then the height, then time or depth; `columns`: the other way round. With three axes
-there are four other orders, told from the slowest to the fastest axis: in `HWT` all times of one place stand together.
+"""`rows`: the width runs fastest, then the height, then time or depth (row-major); `columns`: the reverse. The four
+other orders of three axes are named from the slowest to the fastest: in `HWT` all frames of one place stand together.
 """
 
 _SLOWEST_FIRST = "THW"
 
 
 def _rank(axis: str) -> tuple[int, str]:
-    """Where an axis stands in rows; those that are none of an image stand before, by name."""
+    """The place of an axis in row-major order; axes that are none of an image come first, by name."""
     return _SLOWEST_FIRST.find(axis[0]), axis
 
 
@@ -33,7 +33,7 @@ def in_order(axes: Iterable[str], cells: str) -> list[str]:
 
 
 def cells_in(axes: Sequence[str]) -> Cells:
-    """The order of cells whose axes are told from the slowest to the fastest.
+    """The name of an order of cells, from its axes, the slowest first.
 
     Example:
         >>> cells_in("THW"), cells_in("WH"), cells_in("HWT")

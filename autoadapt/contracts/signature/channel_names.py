@@ -1,4 +1,4 @@
-"""Channel names: what the channels of an image hold, where a person tells it: colours, infrared, depth."""
+"""Channel names: what the channels of an image hold, as the caller names them: colours, infrared, depth."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _KNOWN = (
 
 
 def channel_names(told: object, where: str = "channels") -> tuple[str, ...]:
-    """The names of channels in one spelling: `r`, `g` and `b` for colours; a number may stand behind a name.
+    """The names of channels in their standard spelling: `r`, `g` and `b` for colours, with or without a number.
 
     Args:
         told: A sequence of names.
-        where: What errors call them.
+        where: The argument's name, for errors.
 
     Raises:
         SignatureError: A name is none of those that are known; `other` stands for anything that is no colour.
@@ -50,7 +50,7 @@ def channel_names(told: object, where: str = "channels") -> tuple[str, ...]:
 
 
 def met_by_name(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """For each given name its place among those that are wanted, each occurrence the next one; -1 for none.
+    """For each given name its index among the wanted ones, repeated names in turn; -1 for none.
 
     Example:
         >>> met_by_name(["b", "g", "r", "nir"], ["r", "g", "b"])
@@ -62,7 +62,7 @@ def met_by_name(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
 
 
 def _spelt(name: object) -> str | None:
-    """A name as it is compared; None where it is none."""
+    """The standard spelling of a name; None where it is unknown."""
     found = (
         re.fullmatch(r"([a-z]+?)([0-9]{0,3})", re.sub(r"[ _-]", "", name.lower())) if isinstance(name, str) else None
     )

@@ -1,4 +1,4 @@
-"""Differences: what one signature promises and another does not keep, part by part."""
+"""Differences: where a signature does not keep what another one promises, as lists of mismatches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["axis_differences", "container_differences", "invariant_differences",
 
 
 def container_differences(expected: Tree, found: Tree, path: Path = ()) -> list[Mismatch]:
-    """Containers, keys and constants that differ, each named by its path."""
+    """Containers, keys and constants that differ, each with its path."""
     where = path_text(path)
     if not isinstance(expected, Container) or not isinstance(found, Container):
         if expected == found:
@@ -37,7 +37,7 @@ def container_differences(expected: Tree, found: Tree, path: Path = ()) -> list[
 
 
 def leaf_differences(expected: Values, found: Values, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
-    """Tensors that differ at a legal size, among those that both have."""
+    """Tensors, of those at paths that both have, that differ at a legal size."""
     other = dict(found.items())
     return [
         fault
@@ -48,7 +48,7 @@ def leaf_differences(expected: Values, found: Values, axes: Mapping[str, AxisSiz
 
 
 def _diff_place(path: str, expected: TensorSpec, found: Mapping[str, TensorSpec]) -> list[Mismatch]:
-    """A leaf that is no longer the same tensor as another one."""
+    """A leaf that should be the very same tensor as another one, and is not."""
     place = expected.same_as
     if place in ("", found[path].same_as) or (place in found and found[place].same_as == found[path].same_as != ""):
         return []
@@ -81,7 +81,7 @@ def _points(spec: TensorSpec) -> str:
 
 
 def _moved_cells(path: str, expected: TensorSpec, found: TensorSpec) -> list[Mismatch]:
-    """Cells whose centres are known to lie more than half a step away, or at other steps."""
+    """Axes whose cells lie more than half a step from the expected ones, or another step apart."""
     other = {one.axis: one for one in found.centres}
     pairs = [(one, other[one.axis]) for one in expected.centres if one.axis in other]
     return [
@@ -92,12 +92,12 @@ def _moved_cells(path: str, expected: TensorSpec, found: TensorSpec) -> list[Mis
 
 
 def axis_differences(expected: Mapping[str, AxisSizes], found: Mapping[str, AxisSizes]) -> list[Mismatch]:
-    """Input axes of which the other cannot take every legal size."""
+    """Input axes with legal sizes that the other signature does not allow."""
     faults = []
     for name, sizes in expected.items():
         other = found.get(name)
         if other is None and sizes.step == 0:
-            continue  # its one size is told by that of the inputs
+            continue  # the input has that size as a constant
         if other is None:
             faults.append(Mismatch(f"input axis {name}", str(sizes), "one size only", "resize the input"))
         elif not other.covers(sizes):
@@ -106,7 +106,7 @@ def axis_differences(expected: Mapping[str, AxisSizes], found: Mapping[str, Axis
 
 
 def invariant_differences(expected: Sequence[Gathering], found: Collection[Gathering]) -> list[Mismatch]:
-    """Invariants that do not hold in the other."""
+    """Invariants that the other signature does not have."""
     return [
         Mismatch(invariant.index, str(invariant), "it does not hold", "take indices and points by one choice")
         for invariant in expected

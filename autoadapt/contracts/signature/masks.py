@@ -1,4 +1,4 @@
-"""Masks: inputs that say which tokens or samples count."""
+"""Masks: inputs that say which tokens, or samples of a waveform, count and which are hidden."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from autoadapt.contracts.signature.specs import Frozen, TensorSpec
 __all__ = ["Form", "Mask", "Returned", "frames_of", "mask_at"]
 
 Form: TypeAlias = Literal["truth", "added", "lengths"]
-"""What a mask holds: zeros and ones; what is added to scores of attention, zero or far below it; or how many of each
-item count, those behind them being hidden, as a number or as a share of all."""
+"""What a mask holds. `truth`: zeros and ones; `added`: what is added to attention scores, 0 or a large negative number;
+`lengths`: how many tokens of each item count, from the first on, as integers or as a share of all."""
 
 
 class Returned(Frozen):
-    """An output that tells which frames count, as a mask tells it of samples."""
+    """An output that is the mask of the output's frames."""
 
     path: str
+    """Of the output."""
     form: Form = "truth"
     counts: bool = True
-    """Whether ones stand at what counts."""
+    """Whether a one means that a frame counts, and not that it is hidden."""
     frames: tuple[int, int] | None = None
-    """The last sample of the first frame, and the step from frame to frame; None where frames are samples."""
+    """Index of the last sample of the first frame, and samples from frame to frame; None where each sample is a
+    frame."""
 
 
 def frames_of(dim: Dim, axis: str) -> tuple[int, int] | None:
-    """The last sample of the first frame, and the step from frame to frame; None where frames are not so.
+    """Index of the last sample of the first frame, and samples from frame to frame; None for dims of another form.
 
     Example:
         >>> frames_of(Dim.parse("floor(N/4) - 1"), "N")
@@ -46,14 +48,13 @@ def frames_of(dim: Dim, axis: str) -> tuple[int, int] | None:
 
 
 _LONGEST = 8192
-"""In samples, that a first frame is looked for."""
+"""The longest first frame that is searched for, in samples."""
 
 
 class Mask(Frozen):
-    """An argument that hides tokens: other values there change nothing of what comes out for the rest.
+    """An argument that hides tokens: their values do not change what comes out for the others.
 
-    Its last axis lists tokens, as in `[B, N]`, `[B, 1, 1, N]` and `[N, N]`, where the one before it lists those that
-    read them; lengths are `[B]`.
+    Its last axis lists tokens, as in `[B, N]`, `[B, 1, 1, N]` and `[N, N]` (queries by keys); lengths are `[B]`.
 
     Example:
         >>> print(Mask(argument="key_padding_mask", axis="N", counts=False))
@@ -65,21 +66,21 @@ class Mask(Frozen):
     argument: str
     """Path among the inputs, or the name of a parameter that was not given."""
     axis: str
-    """The input axis that it lies along."""
+    """The input axis whose entries it hides."""
     counts: bool = True
-    """Whether ones stand at what counts, and zeros at what is hidden; else the other way round."""
+    """Whether a one means that a token counts (`attention_mask`), and not that it is hidden (`key_padding_mask`)."""
     form: Form = Field(default="truth", exclude_if=lambda form: form == "truth")
     shared: bool = Field(default=False, exclude_if=lambda shared: not shared)
-    """Whether it is one for all items, `[N, N]`."""
+    """Whether one mask `[N, N]` goes for all items of the batch."""
     zeroed: tuple[str, ...] = Field(default=(), exclude_if=lambda zeroed: not zeroed)
-    """Outputs that are zero at what it hides."""
+    """Outputs that are zero at hidden tokens."""
 
     behind: tuple[str, ...] = Field(default=(), exclude_if=lambda behind: not behind)
-    """Outputs with more tokens than it knows, which stand behind the others; elsewhere they stand in front."""
+    """Outputs with tokens besides those of the input, behind these; in other outputs such tokens stand in front."""
     returned: tuple[Returned, ...] = Field(default=(), exclude_if=lambda returned: not returned)
-    """Outputs that are this mask for their own frames."""
+    """Outputs that are this mask, for their own frames."""
     loose: bool = Field(default=False, exclude_if=lambda loose: not loose)
-    """Whether what it hides still counts a little, as where statistics are taken over all."""
+    """Whether hidden tokens still have a small effect, as where a norm takes statistics over all."""
 
     def __str__(self) -> str:
         hidden = {"truth": f"where it is {int(not self.counts)}", "added": "where it is far below 0"}
@@ -87,18 +88,18 @@ class Mask(Frozen):
 
     @property
     def where(self) -> str:
-        """Where it lets tokens count, for tables."""
+        """Where tokens count, as a text for tables."""
         if self.form == "lengths":
             return f"within {self.argument}"
         return f"where {self.argument} is {0 if self.form == 'added' else int(self.counts)}"
 
     def made(self, counting_BN: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """The mask that lets some tokens count, the first ones of each item where it tells lengths.
+        """A mask of this form; where it holds lengths, the number of tokens that count.
 
         Args:
-            counting_BN: Truth values.
-            shape: Of the argument.
-            dtype: Of the argument.
+            counting_BN: Which tokens count, as booleans.
+            shape: Shape of the argument.
+            dtype: Dtype of the argument.
         """
         if self.form == "lengths":
             counted_B = counting_BN.sum(1)
@@ -111,7 +112,7 @@ class Mask(Frozen):
         return torch.zeros(*shape, dtype=dtype).masked_fill(~table, torch.finfo(dtype).min)
 
     def least(self, axes: Mapping[str, AxisSizes], outputs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> int:
-        """How much of its axis has to count: what leaves every output a cell, and no module refuses.
+        """How many entries of its axis must count, so that every output has a cell and the module runs.
 
         Example:
             >>> frames = TensorSpec.parse("f32[B, floor((N - 80)/320)]")
@@ -125,14 +126,14 @@ class Mask(Frozen):
     def example(
         self, shape: Sequence[int], size: int, dtype: torch.dtype, generator: torch.Generator, *, least: int = 1
     ) -> torch.Tensor:
-        """A mask as padding makes it: what is hidden stands behind what counts, half or more, and all of item 0.
+        """A mask as padding makes it: hidden tokens at the end, at most half of each item, and none of item 0.
 
         Args:
-            shape: Of the argument.
-            size: Of the axis that it lies along.
-            dtype: Of the argument.
-            generator: Of random numbers.
-            least: How many have to count, as far as there are so many.
+            shape: Shape of the argument.
+            size: Size of its axis.
+            dtype: Dtype of the argument.
+            generator: Draws the lengths.
+            least: How many must count in each item, as far as there are so many.
         """
         batch, least = shape[0], max((size + 1) // 2, min(least, size), 1)
         counted_B1 = torch.randint(least, max(size, least) + 1, (batch, 1), generator=generator)
@@ -141,5 +142,5 @@ class Mask(Frozen):
 
 
 def mask_at(masks: Sequence[Mask], path: str) -> Mask | None:
-    """What is known of an input that hides others; None where it hides nothing."""
+    """The mask that an input is; None where it is none."""
     return next((mask for mask in masks if mask.argument == path), None)

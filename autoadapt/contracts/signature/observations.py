@@ -1,4 +1,4 @@
-"""Observations: what a capture notes besides dims: invariants among values, and what inner modules return."""
+"""Observations: what a capture notes besides dims: invariants, contradictions, and what inner modules return."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Contradiction", "Gathering", "InnerOutput", "tap_name"]
 
 
 class Gathering(MadeByHand):
-    """An invariant: points of an input, taken by an index leaf, are a coordinate leaf, bit for bit.
+    """An invariant: gathering points of an input by an index output gives a coordinate output, bit for bit.
 
     Example:
         >>> print(Gathering(values="inputs.x", stop=3, index="i", result="p", values_axis=2))
@@ -41,12 +41,12 @@ class Gathering(MadeByHand):
 
 
 class Contradiction(MadeByHand):
-    """Where a real run showed something else than a module's signature says, or two equal runs did not agree."""
+    """A real run that does not agree with a module's signature, or with another run on the same input."""
 
     path: str = ""
-    """Of an output; empty where it concerns all of them."""
+    """Path of an output; empty where it concerns all of them."""
     at: str
-    """The size of the input in the run that showed it."""
+    """The size of the input in that run."""
     expected: str
     found: str
 
@@ -62,76 +62,77 @@ class Contradiction(MadeByHand):
 
 
 class InnerOutput(MadeByHand):
-    """What an inner module returned while the whole ran, or what it read of a stream that no module returned."""
+    """A tensor that an inner module returned while the whole ran, or read first where no module returned that."""
 
     module: str
     """Path of the module, as in `named_modules()`."""
     call: int = 0
     """Which of its calls, from 0."""
     path: str = "output"
-    """Where in its output the tensor stands; `inputs.0` for its first argument, where no module returned that."""
+    """The path of the tensor in the module's output; `inputs.0` for its first argument."""
     spec: TensorSpec
     kind: str
-    """Class of the module."""
+    """Name of the module's class."""
     nesting: int
-    """How deep it stands; plain containers do not count."""
+    """How many modules it stands in, without plain containers."""
     parent: bool
-    """Whether it has children."""
+    """Whether the module has children."""
     layers: int
-    """How many convolutions and linear layers it holds."""
+    """How many convolutions and linear layers the module holds."""
     parameters: int = 0
-    """How many parameters it holds."""
+    """How many parameters the module holds."""
     multiply_adds: int = 0
-    """Of this call at the probed sizes, where it is a convolution or a linear layer itself."""
+    """Of this call at the example's sizes, where the module is a convolution or a linear layer itself."""
     started: int = 0
-    """When the call began, counted in calls that began or ended."""
+    """When the call began: the number of calls that had begun or ended before."""
     finished: int = 0
+    """When it ended, in the same count."""
     same_as: str = ""
-    """Name of the inner output that is the very same tensor, where a module returned it before."""
+    """Name of an earlier inner output that is the very same tensor."""
     output: str = ""
-    """Path of the output of the whole that is this tensor, where nothing is done to it after."""
+    """Path of the output of the whole that is this tensor, unchanged."""
     reads: str = ""
-    """For scores in a vector, which a linear layer makes: name of the inner output that this layer reads."""
+    """For a vector of scores that a linear layer makes: name of the inner output that this layer reads."""
     contiguous: bool = True
-    """Whether it lies in memory in the order of its axes, as a permuted view does not."""
+    """As `Tensor.is_contiguous()`."""
     weights: str = Field(default="", exclude_if=lambda weights: not weights)
     """Which parameters it depends on: bit `i` of this hexadecimal number stands for `Signature.weights[i]`."""
     holds: str = Field(default="", exclude_if=lambda holds: not holds)
     """Which parameters its module holds, in the same bits."""
     attention: bool = Field(default=False, exclude_if=lambda inside: not inside)
-    """Whether its module stands inside one that attends: queries, keys, weights of attention, projections."""
+    """Whether its module stands inside an attention module: queries, keys, attention weights, projections."""
     read_on: bool = Field(default=False, exclude_if=lambda read: not read)
-    """Whether a later module outside its own reads it as it is, as blocks do along a residual stream."""
+    """Whether a later module outside of its own reads it unchanged, as the next block reads a residual stream."""
     added: bool = Field(default=False, exclude_if=lambda added: not added)
-    """Whether a function adds it to what it was made of, the residual stream of its caller."""
+    """Whether it is a residual branch: a function adds it to a tensor that it was computed from."""
     in_row: bool = Field(default=False, exclude_if=lambda row: not row)
-    """Whether its module is one of several in a plain list or sequence."""
+    """Whether its module is one of several in a `ModuleList` or `Sequential`."""
     listed: bool = False
-    """Whether the whole model names this tensor in a list of its levels, as timm's `feature_info` is one."""
+    """Whether the model itself lists this tensor as a level, as in timm's `feature_info`."""
 
     @property
     def behind(self) -> int:
-        """Which parameters it depends on, as bits; none where that is not known."""
+        """`weights` as an integer; 0 where they are not known."""
         return int(self.weights or "0", 16)
 
     @property
     def held(self) -> int:
-        """Which parameters its module holds, in the same bits."""
+        """`holds` as an integer."""
         return int(self.holds or "0", 16)
 
     @property
     def is_read(self) -> bool:
-        """Whether it is what the module reads, not what it returns."""
+        """Whether it is the module's input, not its output."""
         return self.path == READ
 
     @property
     def is_branch(self) -> bool:
-        """Whether it is no stream but what is added to one: all that comes of it is a sum with something else."""
+        """Whether it is only added to a residual stream, so that by itself it is no feature."""
         return self.added and not self.read_on
 
     @property
     def name(self) -> str:
-        """How a tap on it is called: the path, then `@call` and `:leaf` where they are needed.
+        """The name of a tap on it, as by `tap_name`.
 
         Example:
             >>> spec = TensorSpec.parse("f32[B, 64]")
@@ -143,5 +144,5 @@ class InnerOutput(MadeByHand):
 
 
 def tap_name(module: str, call: int, path: str) -> str:
-    """How a tap is called: the path of its module, then `@call` and `:leaf` where they are needed."""
+    """The name of a tap: the path of its module, with `@call` after the first call, and `:leaf` within a container."""
     return module + (f"@{call}" if call else "") + (f":{path}" if path != "output" else "")

@@ -1,4 +1,4 @@
-"""Parameters: what a module's `forward` can be called with, given or not."""
+"""Parameters: those of a module's `forward`, with their defaults and what the module's config says of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Parameter(Frozen):
 
     name: str
     default: Constant | Opaque | None = None
-    """What it is where nobody gives it; None where it must be given."""
+    """Its default value; None where it must be given."""
     told: Constant | None = None
-    """What a default of None stands for, where the module's config says that."""
+    """The value in the module's config that is used where the argument is None."""
     further: tuple[tuple[str, bool], ...] | None = Field(default=None, exclude_if=lambda further: further is None)
-    """Of `**kwargs` alone: what the module's config says of flags, which keyword arguments may go by."""
+    """For `**kwargs` only: the flags of the module's config, which may be passed as keyword arguments."""
 
     @property
     def takes_none(self) -> bool:
-        """Whether it is None where nobody gives it."""
+        """Whether its default is None."""
         return self.default == Constant()

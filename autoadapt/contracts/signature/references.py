@@ -1,4 +1,4 @@
-"""References: paths and axes that a signature names, which have to be there where it comes from a file."""
+"""References: paths, axes and ranges that a signature names and does not have, as one read from a file may."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = 1 << 62
 
 
 def loose_identities(outputs: Values, inputs: Values) -> Iterator[Mismatch]:
-    """Outputs that are said to be a tensor which does not stand before them.
+    """Outputs that are said to be the same tensor as one that is no input and no earlier output.
 
     Example:
         >>> outputs, inputs = Values.parse({"a": "f32[B] = b", "b": "f32[B]"}), Values.parse({"x": "f32[B]"})
@@ -31,7 +31,7 @@ def loose_identities(outputs: Values, inputs: Values) -> Iterator[Mismatch]:
 
 
 def containing(paths: Iterable[str]) -> set[str]:
-    """Paths and those of all containers around them; the outermost has the empty text.
+    """The paths and those of all containers around them; the outermost container is `""`.
 
     Example:
         >>> sorted(containing(["a.b.0"]))
@@ -45,7 +45,7 @@ def containing(paths: Iterable[str]) -> set[str]:
 
 
 def loose_paths(field: str, named: Iterable[str], known: Collection[str]) -> Iterator[Mismatch]:
-    """Paths that are named and that nothing has.
+    """Paths that a field names and that are not known.
 
     Example:
         >>> [fault.found for fault in loose_paths("contiguous", ["0", "c5"], ["0", "1"])]
@@ -57,7 +57,7 @@ def loose_paths(field: str, named: Iterable[str], known: Collection[str]) -> Ite
 
 
 def loose_axes(inputs: Values, outputs: Values, axes: Mapping[str, AxisSizes]) -> Iterator[Mismatch]:
-    """Inputs along axes that have no sizes, sizes of axes that nothing has, and examples that are no legal size."""
+    """Axes of inputs without sizes, sizes of axes that no tensor has, and examples that are no legal size."""
     for path, spec in inputs.items():
         if unknown := _axes([spec]).difference(axes):
             yield Mismatch(f"inputs.{path}", "axes that have sizes", ", ".join(sorted(unknown)))
@@ -71,7 +71,7 @@ def loose_axes(inputs: Values, outputs: Values, axes: Mapping[str, AxisSizes]) -
 
 
 def loose_cells(values: Values, sizes: Mapping[str, int]) -> Iterator[Mismatch]:
-    """Centres along axes that a tensor does not follow, or told twice; more tokens behind the cells than it has."""
+    """Centres along axes that a tensor does not follow, or twice along one; more trailing tokens than it has tokens."""
     for path, spec in values.items():
         told, followed = [one.axis for one in spec.centres], spatial_axes(spec.dims)
         if len(told) > len(set(told)) or not set(told) <= set(followed):
@@ -92,7 +92,7 @@ def _axes(specs: Iterable[TensorSpec]) -> set[str]:
 
 
 def loose_ranges(ranges: Mapping[str, tuple[int, int]]) -> Iterator[Mismatch]:
-    """Ranges of values that no integer tensor has."""
+    """Value ranges that are empty, or beyond 64 bits."""
     for path, (low, high) in ranges.items():
         if not -_LARGEST <= low <= high <= _LARGEST:
             yield Mismatch(path, "a smallest and a largest integer of 64 bits", f"{low} to {high}"[:60])

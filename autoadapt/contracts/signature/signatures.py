@@ -65,63 +65,62 @@ class Signature(Shown, Dated):
     schema_version: Literal[1] = 1
     name: str = "module"
     origin: str = Field(default="", exclude_if=lambda origin: not origin)
-    """The model's name in its zoo, `timm:resnet18`, where that is known. No part of what `diff` compares."""
+    """The model's name in its zoo, `timm:resnet18`, where that is known. Not compared by `diff`."""
     inputs: Values
     positional: int = 0
     """How many of the inputs the caller passes by position; the rest go by keyword."""
     parameters: tuple[Parameter, ...] = Field(default=(), exclude_if=lambda parameters: not parameters)
-    """All that its `forward` takes, in order, where some of that need not be given. No part of what `diff` compares."""
+    """All parameters of `forward`, in order, where some are optional. Not compared by `diff`."""
     outputs: Values
     axes: dict[str, AxisSizes] = Field(default_factory=dict)
     statistics: Statistics | None = Field(default=None, exclude_if=lambda told: told is None)
-    """What is expected of the values of the one image among the inputs; None where nothing tells it. No part of what
-    `diff` compares."""
+    """The normalisation of the one image among the inputs; None where it is not known. Not compared by `diff`."""
     channels: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
-    """What the channels of the one image hold, such as `r`, `g`, `b`, `nir`; empty where nobody told it. No part of
-    what `diff` compares."""
+    """The channels of the one image, such as `r`, `g`, `b`, `nir`; empty where nobody named them. Not compared by
+    `diff`."""
     native: NativeSizes | None = Field(default=None, exclude_if=lambda native: native is None)
-    """What lets it take these sizes, where that is a view that is freed of the one that it was built for."""
+    """How it takes images of other sizes than it was built for; None where nothing was changed for that."""
     filled: dict[str, str] = Field(default_factory=dict)
-    """Arguments that the module fills in: path of the argument -> path of the output that it becomes."""
+    """Containers among the arguments that the module fills and returns: path of the argument -> path of the output."""
     replaced_when_empty: tuple[str, ...] = ()
-    """Those among them that count as absent while they are empty: the module returns a new container instead."""
+    """Those of them in whose place the module returns a new container where they are empty."""
     written: tuple[str, ...] = ()
     """Inputs that the module writes to, in eval or in train mode."""
     invariants: tuple[Gathering, ...] = ()
     masks: tuple[Mask, ...] = Field(default=(), exclude_if=lambda masks: not masks)
     looks_ahead: bool | None = Field(default=None, exclude_if=lambda ahead: ahead is None)
-    """Whether any token depends on those behind it, as in language models none does; None where that is not known."""
+    """Whether some token depends on later ones, as under causal attention none does; None where that is not known."""
     unverified: tuple[str, ...] = ()
     """Outputs whose dims were fitted, with no legal size left to check them on."""
     contiguous: tuple[str, ...] = ()
-    """Outputs that lie in memory in the order of their axes, so that `view` may take them apart."""
+    """Outputs that are contiguous, so that `view` works on them."""
     value_ranges: dict[str, tuple[int, int]] = Field(default_factory=dict)
     """Smallest and largest value seen in each integer input."""
     inner: tuple[InnerOutput, ...] = ()
     weights: tuple[int, ...] = Field(default=(), exclude_if=lambda weights: not weights)
-    """How many values each parameter holds, in the order of `parameters()`, where inner outputs are noted."""
+    """`numel()` of each parameter, in the order of `parameters()`, where inner outputs are noted."""
     output_weights: tuple[str, ...] = Field(default=(), exclude_if=lambda weights: not weights)
-    """Which of these each output depends on, as an inner output tells it; empty where that is not known."""
+    """Which of these each output depends on, in the bits of `InnerOutput.weights`; empty where that is not known."""
     dilated_by: str = Field(default="", exclude_if=lambda name: not name)
-    """Argument of the module's class that takes strides away and dilates instead; empty where it has none."""
+    """The constructor argument that replaces strides with dilation; empty where the class has none."""
     scores: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
-    """Paths of outputs and names of inner outputs that score classes in many places, which are no features."""
+    """Paths of outputs and names of inner outputs that are dense class scores, and no features."""
     trunk: Signature | None = Field(default=None, exclude_if=lambda trunk: trunk is None)
     """The module without its head and without outputs, where that takes images of more sizes than the whole."""
     unread_tokens: tuple[str, ...] = ()
-    """Outputs of blocks, at the one legal image size, of which nothing told which grid their tokens are."""
+    """Outputs of blocks whose tokens could not be read as a grid, where only one image size is legal."""
     train_outputs: Values | None = None
-    """What comes out in train mode at the example, where that is something else than in eval mode."""
+    """The outputs in train mode at the example, where they differ from those in eval mode."""
     raises_in_training: str = ""
     """What the module raises in train mode, though it runs in eval mode; empty where it does not."""
     unconfirmed: str = ""
-    """Why no real run confirmed what was found by probing without values; empty where one did."""
+    """Why no real run confirmed what was found on the meta device; empty where one did."""
     contradictions: tuple[Contradiction, ...] = ()
-    """Where the module is no function of its input, or not the one that is written here."""
+    """Real runs that do not agree with this signature, or with each other."""
     not_finite: tuple[str, ...] = ()
     """Outputs that held NaN or infinity in a real run."""
     drawn: tuple[str, ...] = ()
-    """Outputs of which random numbers, drawn in eval mode, make others in every run."""
+    """Outputs that differ from run to run in eval mode, since they depend on random numbers."""
 
     @model_validator(mode="after")
     def _printable(self) -> Signature:
@@ -177,7 +176,7 @@ class Signature(Shown, Dated):
 
     @property
     def title(self) -> str:
-        """What headers call the module.
+        """The module's name in headers.
 
         Example:
             >>> Signature.parse("f32[B]", name="ResNet").model_copy(update={"origin": "timm:resnet18"}).title
@@ -186,7 +185,7 @@ class Signature(Shown, Dated):
         return f"{self.origin} ({self.name})" if self.origin else self.name
 
     def gist(self) -> str:
-        """The signature in a few words."""
+        """The signature in one line."""
         taken = ", ".join(str(spec) for spec in self.inputs.leaves[:2]) or "any inputs"
         given = self.outputs.leaves
         return f"{self.title}: {taken} -> {given[0] if len(given) == 1 else f'{len(given)} outputs'}"
@@ -200,13 +199,13 @@ class Signature(Shown, Dated):
 
     @property
     def plain_arguments(self) -> dict[str, Constant | Opaque]:
-        """The arguments that were no tensor when it was probed, given or left to their defaults."""
+        """The arguments that were no tensors in the capture, given or left to their defaults."""
         left = {one.name: one.default for one in self.parameters if one.default is not None}
         given = {name: tree for name, tree in self.arguments.items() if isinstance(tree, Constant)}
         return {name: tree for name, tree in left.items() if name not in self.arguments} | given
 
     def sizes(self, **changes: int) -> dict[str, int]:
-        """The size of every input axis at the probed input, with changes.
+        """The size of every input axis at the example, with changes.
 
         Example:
             >>> sig = Signature.parse("f32[B]", inputs="f32[B]", axes={"B": AxisSizes(example=2)})
@@ -216,7 +215,7 @@ class Signature(Shown, Dated):
         return {name: axis.example for name, axis in self.axes.items()} | changes
 
     def with_outputs(self, outputs: Values) -> Signature:
-        """The same with some of its outputs, and nothing told of the others.
+        """The same with some of its outputs, and without what is noted of the others.
 
         Example:
             >>> sig = Signature.parse({"a": "f32[B]", "b": "f32[B]"}).model_copy(update={"contiguous": ("a", "b")})
@@ -233,7 +232,7 @@ class Signature(Shown, Dated):
         return self.model_copy(update={"outputs": outputs, "invariants": invariants, "filled": filled, **told})
 
     def diff(self, found: Signature) -> list[Mismatch]:
-        """What another signature does not keep of this one; empty where it keeps everything.
+        """Where another signature differs from this one; empty where it keeps all that this one promises.
 
         Args:
             found: The signature to compare, expected to be equal to this one at every size legal here.
@@ -246,7 +245,7 @@ class Signature(Shown, Dated):
         ]
 
     def loose_references(self) -> list[Mismatch]:
-        """What it names and has not, where it was not captured but read: tensors, axes, ranges of integers.
+        """Paths, axes and ranges that it names and does not have, which only one that was read from a file may.
 
         Example:
             >>> [str(fault.found) for fault in Signature.parse(["f32[B] = c5"], inputs="f32[B]").loose_references()]
@@ -354,11 +353,11 @@ class Signature(Shown, Dated):
 
 
 MOST_VALUES = 1 << 28
-"""Of all inputs at the probed sizes: what is invented for them has to fit into memory, 1 GiB of 32 bits."""
+"""Of all inputs at the example together: invented tensors have to fit into memory, 1 GiB of float32."""
 
 
 def _refuse_large(path: str | FilePath, read: Signature) -> None:
-    """Refuse examples that nobody could run."""
+    """Refuse examples that are too large to run."""
     try:
         count = sum(math.prod(spec.shape(read.sizes())) for spec in read.inputs.leaves)
     except KeyError:
@@ -370,7 +369,7 @@ def _refuse_large(path: str | FilePath, read: Signature) -> None:
 
 
 def _unusual(spec: TensorSpec) -> str:
-    """Where cells lie, in input cells, where that is neither as padded stems have it (0) nor as patches do."""
+    """The centres that are unusual: whose first is neither 0, as with padded stems, nor the middle of a patch."""
     told = {str(one): one.axis for one in spec.centres if one.first not in (0, (one.step - 1) / 2)}
     return ", ".join(f"{centres} along {axis}" for centres, axis in told.items())
 

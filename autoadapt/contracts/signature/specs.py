@@ -1,4 +1,4 @@
-"""Specs: what is known of one tensor."""
+"""Specs: dtype, dims and meaning of one tensor, and their text form."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
     "long": "i64",
     "int": "i32",
 }
-"""Names of torch, which are read as well."""
+"""torch's own names of dtypes, which `parse` takes too."""
 _SPEC = re.compile(
     r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
@@ -60,10 +60,10 @@ _SPEC = re.compile(
 
 
 def _read_held(found: re.Match[str], dims: Sequence[Dim]) -> Held:
-    """What holds of its values; of vectors, along which axis, unless there is only one.
+    """The `holds` field from its text, with the axis of the vectors; of a tensor `[B, C]` that is axis 1.
 
     Raises:
-        SignatureError: The axis is not told, or there is none of that number.
+        SignatureError: The axis is missing, or the tensor has no such axis.
     """
     told = int(found["held_axis"] or 1)
     held = Held(what=cast(Any, found["held"]), axis=told, on=bool(found["held_on"]))
@@ -80,13 +80,13 @@ def _read_held(found: re.Match[str], dims: Sequence[Dim]) -> Held:
 
 
 class Frozen(MadeByHand):
-    """A fact: it does not change, and takes no unknown fields."""
+    """A frozen model whose constructor raises `SignatureError`."""
 
     malformed = SignatureError
 
 
 class Centres(Frozen):
-    """Where the cells along one input axis lie, in cells of the input counted from 0.
+    """Where the cells along one input axis lie: their centres, in cells of the input (pixels) counted from 0.
 
     Example:
         >>> print(Centres(axis="H", first=43, step=8))
@@ -122,30 +122,28 @@ class TensorSpec(Frozen):
     dims: tuple[Dim, ...]
     role: Role = "feature"
     same_as: str = ""
-    """Where the very same tensor stands already: `inputs.x`, or the path of an earlier output."""
+    """The path of the very same tensor: `inputs.x`, or an earlier output."""
     centres: tuple[Centres, ...] = ()
-    """Where cells lie along each input axis, where that is known and the same at every size; no part of equality."""
+    """Where cells lie along each input axis, where that is the same at every size. Not compared by `==`."""
     cells: Cells = "rows"
-    """In which order the cells of a map stand on an axis that lists them as tokens."""
+    """The order of the cells on an axis that lists them as tokens."""
     trailing: int = 0
-    """How many of the tokens that are no cells stand behind the cells; the others stand before them."""
+    """How many tokens that are no cells stand behind the cells; all others stand before them."""
     depth: float | None = Field(default=None, exclude_if=lambda depth: depth is None, repr=False)
-    """How much of the module lies behind it, in octaves, as a capture measures it: 5 is a whole network whose last
-    stride is 32. No part of equality."""
+    """How much of the module it depends on, in octaves (`capturing/depths.py`): 5 is a whole network whose last stride
+    is 32. Not compared by `==`."""
     class_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
-    """Whether it is made of a token that stands before the cells of an image, as classifiers read it, and of no cell.
-    No part of equality."""
+    """Whether it is computed from the class token alone, and not by pooling cells. Not compared by `==`."""
     last_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
-    """Whether it is made of the token at the end of a sequence, the last that counts, and of no other. No part of
-    equality."""
+    """Whether it is computed from the last token of a sequence that counts, and from no other. Not compared by `==`."""
     point_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
-    """Which of two axes of fixed sizes lists points, where a real run told it and sizes do not. No part of equality."""
+    """Which axis lists points, where both that may are of fixed size and a real run showed it. Not compared by `==`."""
     map_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
-    """Which axis of a map of fixed size lists rows, before columns, where a real run told it. No part of equality."""
+    """Which axis of a map of fixed size lists rows, where a real run showed it. Not compared by `==`."""
     holds: Held | None = Field(default=None, exclude_if=lambda held: held is None, repr=False)
-    """What a real run told of its values, such as vectors of norm 1. No part of equality."""
+    """A property of its values that a real run showed, such as vectors of norm 1. Not compared by `==`."""
     points: int | None = Field(default=None, exclude=True, repr=False)
-    """Which axis lists points that other leaves lie on too; noted while planning."""
+    """Which axis lists the points that several leaves share; set while planning, and never saved."""
 
     @field_validator("dtype")
     @classmethod
@@ -171,11 +169,8 @@ class TensorSpec(Frozen):
     def parse(cls, text: str) -> TensorSpec:
         """Read `dtype[dims] role centres 43 + 8 i depth 5 class token points on axis 1 norm 1 along axis 1 = path`.
 
-        All but dtype and dims may be left out.
-
-        Centres hold for all spatial axes, where these are not named: `centres 43 + 8 i along H, 3.5 + 8 i along W`.
-
-        A dtype may have torch's name: `float32[B, 8]` is `f32[B, 8]`.
+        All but dtype and dims may be left out. A dtype may have torch's name: `float32[B, 8]` is `f32[B, 8]`. Centres
+        hold for all spatial axes, unless they name one: `centres 43 + 8 i along H, 3.5 + 8 i along W`.
 
         Raises:
             SignatureError: The text is malformed.
@@ -222,7 +217,7 @@ class TensorSpec(Frozen):
 
     @property
     def in_short(self) -> str:
-        """As a text that leaves the width out where it is as the height."""
+        """The text with `..` in place of the width where it is the same function of W as the height is of H."""
         dims = [str(dim) for dim in self.dims]
         if len(dims) > 3 and dims[-1] == dims[-2].replace("H", "W") != dims[-2]:
             return f"{self.dtype}[{', '.join(dims[:-1])}, ..]"
@@ -230,7 +225,7 @@ class TensorSpec(Frozen):
 
     @property
     def in_full(self) -> str:
-        """All that is known of it as a text, also where its cells lie and how deep it is; `parse` reads it.
+        """The text with all fields, which `parse` reads.
 
         Example:
             >>> print(TensorSpec.parse("f32[B, 8, ceil(H/8), ceil(W/8)] centres 3.5 + 8 i").in_full)
@@ -240,6 +235,7 @@ class TensorSpec(Frozen):
         return text + "".join(map(" {}".format, self._known())) + equals + same
 
     def _known(self) -> Iterator[str]:
+        """The texts of the fields that `==` does not compare."""
         told = {one.in_full.partition(" along ")[0] for one in self.centres}
         if len(told) == 1 and [one.axis for one in self.centres] == spatial_axes(self.dims):
             yield f"centres {told.pop()}"
@@ -260,9 +256,9 @@ class TensorSpec(Frozen):
 
     @property
     def is_restored(self) -> bool:
-        """Whether something holds of its values that adapters restore.
+        """Whether adapters restore the property that its values hold.
 
-        After a ReLU they are left as they are, and so are maps after tanh, which a linear fit then meets best.
+        Not what ReLU left, nor maps behind tanh, which a linear fit without a bound meets best.
         """
         is_map = {"H", "W"} <= {axis for dim in self.dims for axis in dim.axes}
         left = ("never negative", *["between -1 and 1"] * is_map)
@@ -270,7 +266,7 @@ class TensorSpec(Frozen):
 
     @property
     def order(self) -> tuple[Cells, int]:
-        """How cells stand among tokens."""
+        """Order of the cells on a token axis, and tokens behind them."""
         return self.cells, self.trailing
 
     def __eq__(self, other: object) -> bool:
@@ -283,7 +279,7 @@ class TensorSpec(Frozen):
         return self.dtype, self.dims, self.role, self.same_as, self.cells, self.trailing, self.points
 
     def with_dims(self, dims: Sequence[Dim]) -> TensorSpec:
-        """The same tensor in other sizes; where cells lie is known only along input axes that it follows as before.
+        """The same with other dims; centres are kept along input axes on which the same dims depend as before.
 
         Example:
             >>> cells = (Centres(axis="H", first=43, step=8), Centres(axis="W", first=43, step=8))
@@ -304,7 +300,7 @@ class TensorSpec(Frozen):
 
     @property
     def is_floating(self) -> bool:
-        """Whether the values may be learned: no integers, no booleans."""
+        """Whether the dtype is floating or complex, so that values may be learned."""
         return self.dtype in _FLOATING
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -320,7 +316,7 @@ def _following(axis: str, dims: Iterable[Dim]) -> list[Dim]:
 
 
 def spatial_axes(dims: Iterable[Dim]) -> list[str]:
-    """The input axes that dims follow, without those of samples and channels."""
+    """The input axes that dims depend on, without batch (`B`) and channels (`C`)."""
     return sorted({axis for dim in dims for axis in dim.axes if axis[0] not in "BC"})
 
 
@@ -332,10 +328,10 @@ _CENTRES = re.compile(r"\s*(?P<first>-?[\d.e+-]+) \+ (?P<step>[\d.e+-]+) i(?: al
 
 
 def _read_centres(text: str, dims: Sequence[Dim]) -> tuple[Centres, ...]:
-    """Where cells lie, from its text.
+    """The `centres` field from its text.
 
     Raises:
-        SignatureError: The text is malformed, or tells of an axis that no dim follows.
+        SignatureError: The text is malformed, or names an axis that no dim depends on.
     """
     read: dict[str, Centres] = {}
     axes = spatial_axes(dims)
@@ -368,7 +364,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas outside parentheses; an empty text has no parts."""
+    """The parts between commas outside parentheses; none of an empty text."""
     parts, depth = [""], 0
     for char in text:
         depth += (char == "(") - (char == ")")

@@ -1,4 +1,4 @@
-"""Statistics: what a module expects of the values of its images: range, mean, standard deviation, order of colours."""
+"""Statistics: how images are normalised for a module: range, mean, standard deviation, order of colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ColourOrder", "Statistics", "agree", "conversion", "image_of"]
 ColourOrder: TypeAlias = Literal["rgb", "bgr"]
 
 _CLOSE = 1e-3
-"""Of a standard deviation: below this two conventions are one, written with other digits."""
+"""In standard deviations: two conventions that differ by less are the same one, rounded."""
 
 
 def _no_text(value: object) -> object:
@@ -31,9 +31,9 @@ _Number: TypeAlias = Annotated[float, BeforeValidator(_no_text)]
 
 
 class Statistics(MadeByHand):
-    """How pixels become what a module is given: `(pixel - mean)/std`, for pixels from 0 to `range`.
+    """The normalisation of a module's images: `(pixel - mean)/std`, for pixels from 0 to `range`.
 
-    A mean or standard deviation of one number goes for all channels.
+    A single mean or standard deviation goes for all channels.
 
     Example:
         >>> imagenet = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -83,7 +83,7 @@ class Statistics(MadeByHand):
 
     @property
     def channels(self) -> int | None:
-        """How many channels it tells of; None where one number goes for all."""
+        """How many channels it has numbers for; None where single numbers go for all."""
         count = max(len(self.mean), len(self.std))
         return count if count > 1 else None
 
@@ -92,7 +92,7 @@ class Statistics(MadeByHand):
         return [*_each(self.mean, channels)], [*_each(self.std, channels)]
 
     def turned(self, order: ColourOrder) -> Statistics:
-        """The same with the channels in an order of colours.
+        """The same statistics with the channels in another order of colours.
 
         Example:
             >>> print(Statistics(mean=(1, 2, 3), range=255).turned("bgr"))
@@ -119,7 +119,7 @@ _REMEDY = "aa.Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), 
 
 
 def _faults(error: ValidationError) -> list[Mismatch]:
-    """What was told, where it is of another type, or of no such name."""
+    """One mismatch for each argument of a wrong type or an unknown name."""
     names = dict.fromkeys(str(one["loc"][0]) if one["loc"] else "" for one in error.errors())
     found = {str(one["loc"][0]) if one["loc"] else "": visible(repr(one["input"]))[:60] for one in error.errors()}
     other = f"one of {', '.join(_EXPECTED)}"
@@ -131,15 +131,15 @@ def _each(told: Sequence[float], channels: int) -> Sequence[float]:
 
 
 def _shown(numbers: Sequence[float]) -> str:
-    """Each number, or one where they are equal."""
+    """The numbers as text, a single one where all are equal."""
     texts = [f"{number:.6g}" for number in numbers]
     return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 
 def conversion(given: Statistics, wanted: Statistics, channels: int) -> tuple[list[float], list[float]]:
-    """The factor and the offset of each channel that make values of one convention values of another.
+    """Factor and offset of each channel that convert images of one convention to another.
 
-    Channels stand in the order of `wanted`.
+    Channels are in the order of `wanted`.
 
     Example:
         >>> conversion(Statistics(), Statistics(mean=0.5, std=0.5), 1)
@@ -154,12 +154,12 @@ def conversion(given: Statistics, wanted: Statistics, channels: int) -> tuple[li
 
 
 def _short(number: float) -> float:
-    """Without digits below those of 64 bits, which only make code longer; 32 bits have 7."""
+    """Rounded to 12 digits, since more only lengthen generated code: float32 has 7."""
     return float(f"{number:.12g}")
 
 
 def agree(given: Statistics, wanted: Statistics, channels: int) -> bool:
-    """Whether two conventions give the same values, but for digits.
+    """Whether two conventions give the same values, but for rounding.
 
     Example:
         >>> agree(Statistics(mean=0.5, std=0.5), Statistics(mean=127.5, std=127.5, range=255), 3)
@@ -171,7 +171,7 @@ def agree(given: Statistics, wanted: Statistics, channels: int) -> bool:
 
 
 def image_of(inputs: Values) -> tuple[str, int] | None:
-    """Path and channels of the one image or clip among inputs; None where there is none, or several.
+    """Path and number of channels of the one image or clip among inputs; None where there is none, or several.
 
     Example:
         >>> image_of(Values.parse({"x": "f32[B, 3, H, W]", "size": "f32[2]"}))

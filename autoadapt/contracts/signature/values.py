@@ -1,4 +1,4 @@
-"""Values: what is known of tensors in their containers."""
+"""Values: a tree of containers with a spec for each tensor in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Values", "describe"]
 
 
 class Values(Frozen):
-    """A tree of tensors: all that goes in, or all that comes out."""
+    """The inputs or the outputs of a module: their containers, and the spec of each tensor."""
 
     tree: Tree
     leaves: tuple[TensorSpec, ...]
@@ -51,7 +51,7 @@ class Values(Frozen):
         return dict(self.items())[path]
 
     def standing(self, kept: Collection[str]) -> tuple[TensorSpec, ...]:
-        """The leaves that are kept, each the same tensor as the first one that is kept of those it was the same as.
+        """The leaves at some paths, where `same_as` names the first of these paths with the same tensor.
 
         Example:
             >>> values = Values.parse({"a": "f32[B]", "b": "f32[B] = a", "c": "f32[B] = a"})
@@ -129,7 +129,7 @@ def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
 
 
 def _written(text: str) -> TensorSpec:
-    """A spec that a person wrote; a module may return nothing in a tensor, but nobody asks for it."""
+    """A spec that a person wrote; axes of size 0 are refused, since nobody asks for empty tensors."""
     spec = TensorSpec.parse(text)
     if Dim.parse("0") in spec.dims:
         remedy = "f32[B, 256, ceil(H/4), ceil(W/4)]"

@@ -1,4 +1,4 @@
-"""Written outputs: what a caller writes for a contract, checked before it is read: a text for each tensor."""
+"""Written outputs: a contract that a caller typed is a text for each tensor; numbers and tensors are refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_written(outputs: object) -> None:
 
 
 def _refuse_tensors(leaves: Sequence[tuple[tuple[str, ...], object]]) -> None:
-    """Weights, or what a module returned: sizes at one input do not tell those at others."""
+    """Refuse tensors, such as what a module returned: their shape at one input does not tell that at others."""
     expected = "the module that returns it, or a text with dtype and sizes"
     faults = [
         Mismatch(".".join(path) or "output", expected, _shape(leaf), "like=old  # the module itself")
@@ -60,15 +60,15 @@ def _shape(tensor: torch.Tensor | np.ndarray) -> str:
 
 
 class _Level(NamedTuple):
-    """What is told of one map by numbers."""
+    """A level that the caller described by numbers."""
 
     channels: Any
     stride: int | None = None
-    """`None` where channels are told alone, or a shape: the sizes at one input do not tell the stride."""
+    """None where the caller gave only channels, or a shape: sizes at one input do not tell the stride."""
 
 
 def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """What is no container, by its path; a number, or numbers that describe one map together, as a level."""
+    """The items with their paths; a number, or numbers that describe one level together, as a `_Level`."""
     if level := _level(value, is_inside=bool(path)):
         yield path, level
     elif isinstance(value, Mapping):
@@ -82,9 +82,9 @@ def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 
 
 def _level(value: Any, *, is_inside: bool) -> _Level | None:
-    """Channels; a pair of channels and stride, or both by the names that timm gives them; a shape.
+    """A level from its channels, from (channels, stride), from timm's `num_chs` and `reduction`, or from a shape.
 
-    Numbers that are not inside of a container are the channels of levels, as timm tells them.
+    A list of numbers that stands in no container is none: its numbers are the channels of several levels.
     """
     if _is_number(value):
         return _Level(value)
@@ -103,22 +103,22 @@ def _level(value: Any, *, is_inside: bool) -> _Level | None:
 
 
 def _is_number(leaf: object) -> bool:
-    """Whether it is a number, of numpy and as a text too."""
+    """Whether it is a number, also one of numpy or in a text."""
     return isinstance(leaf, Number) or (isinstance(leaf, str) and leaf.strip().isdecimal())
 
 
 def _is_count(number: Any) -> bool:
-    """Whether it is a whole number of something."""
+    """Whether it is an integer above 0."""
     return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and int(number) > 0
 
 
 def _is_whole(number: Any) -> bool:
-    """Whether it is a float that says a count, as 128.0."""
+    """Whether it is a float without a fraction, as 128.0."""
     return isinstance(number, (float, np.floating)) and float(number).is_integer()
 
 
 def _written(outputs: object, leaves: Sequence[tuple[tuple[str, ...], object]]) -> str:
-    """Levels of a pyramid, as strides are told; else the last is 32 where there are four or five. Texts as they are."""
+    """The outputs as texts, for the remedy; strides that were not given start at 4 for up to four levels, else at 2."""
     first = 4 if len(leaves) <= 4 else 2
     shown = [
         _text(leaf, first << number) if isinstance(leaf, _Level) else repr(leaf).replace("'", '"')
@@ -132,7 +132,7 @@ def _written(outputs: object, leaves: Sequence[tuple[tuple[str, ...], object]]) 
 
 
 def _text(level: _Level, stride: int) -> str:
-    """A level as a contract says it; of 256 channels where what is told can be no count."""
+    """The text of a level; with 256 channels where the given number can be no count."""
     told = level.channels
     channels = int(told) if isinstance(told, str) or _is_whole(told) else told
     stride = level.stride or stride
